@@ -1,0 +1,359 @@
+"""Config to objects, name to object, directory to system.
+
+Works on plain dicts; ``zoo.compose`` makes them from Hydra configs and ``zoo.inspection`` tries them without weights.
+"""
+
+import inspect
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from beartype.door import is_bearable
+from torch import nn
+
+from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, atomic_directory, load_strictly, read_tensors, recover, write_tensors
+from zoo.compose import compose, refuse_code
+from zoo.data.processor import Processor, hash_files
+from zoo.errors import ConfigError, WeightsError, name_choices
+from zoo.registry import find_part, find_row, packaged_directory, read_yaml
+from zoo.system import System, specs_of
+from zoo.types import Encoder, EncoderSpec, Head
+
+FORMAT = 1  # of a checkpoint directory
+EXAMPLE_DIM = 64  # width of the encoders that a head built alone is given
+
+
+def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> Any:
+    """Construct a registered part from ``{name: ..., keyword: value, ...}``.
+
+    Args:
+        kind: registry kind.
+        config: ``name`` and constructor keywords.
+        key: config key, for messages.
+        given: keywords that the assembly supplies (a head's ``inputs``).
+
+    Raises:
+        ConfigError: an unknown name or keyword, a value of the wrong type, or what the constructor refuses.
+    """
+    refuse_code(config, key)
+    keywords = dict(config)
+    name = keywords.pop("name", None)
+    if name is None:
+        raise ConfigError(f"{key}: has no 'name'; a config names a registered {kind} (see: zoo list)")
+    part = find_part(kind, name, f"{key}.name")
+    keywords = check_keywords(part, keywords, key, given)
+    try:
+        return part(**keywords, **given)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+
+
+def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
+    """Hold keywords against a constructor's signature and type hints; whole numbers become floats where those are meant."""
+    parameters = {name: p for name, p in inspect.signature(part).parameters.items() if name not in given}
+    hints = typing.get_type_hints(part.__init__)
+    checked = {}
+    for name, value in keywords.items():
+        if name not in parameters:
+            raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(name, parameters)}")
+        hint = hints.get(name, Any)
+        if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
+            value = float(value)
+        if not is_bearable(value, hint) or (isinstance(value, bool) and not is_bearable(True, hint)):
+            raise ConfigError(f"{key}.{name}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
+        checked[name] = value
+    missing = [name for name, p in parameters.items() if p.default is p.empty and name not in checked]
+    if missing:
+        raise ConfigError(f"{key}: needs {', '.join(missing)}; set {key}.{missing[0]}=...")
+    return checked
+
+
+def _readable(hint: Any) -> str:
+    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")
+
+
+def build_system(config: Mapping[str, Any], key: str = "system") -> System:
+    """Build encoders, head and processor from a system's config; where torch's default device is meta, without weights.
+
+    Raises:
+        ConfigError: anything that does not fit, with the config key, both sides and what is allowed.
+    """
+    refuse_code(config, key)
+    unknown = sorted(set(config) - {"name", "encoders", "head", "processor"})
+    if unknown:
+        raise ConfigError(f"{key}.{unknown[0]}: a system has no such key; known: name, encoders, head, processor")
+    for part in ("encoders", "head"):
+        if not isinstance(config.get(part), Mapping) or not config[part]:
+            raise ConfigError(f"{key}.{part}: is missing; choose one, for example with head@{key}.head=clip")
+    encoders = {m: _build_encoder(m, c, f"{key}.encoders.{m}") for m, c in config["encoders"].items()}
+    refuse_encoders(config, specs_of(encoders), key)
+    head = build_part("head", config["head"], f"{key}.head", inputs=specs_of(encoders))
+    processor = _build_processor(config.get("processor") or {}, encoders, key)
+    return System(encoders, head, processor=processor, config=config, name=str(config.get("name", "system")))
+
+
+def _build_encoder(modality: str, config: Mapping[str, Any], key: str) -> Encoder:
+    encoder = build_part("encoder", config, key)
+    if encoder.modality != modality:
+        raise ConfigError(
+            f"{key}: encoder {config['name']!r} takes {encoder.modality}, but stands under {modality!r}; put it under "
+            f"encoders.{encoder.modality} or choose an encoder of {modality} (see: zoo list --kind encoder)"
+        )
+    return encoder
+
+
+def refuse_encoders(config: Mapping[str, Any], specs: Mapping[str, EncoderSpec], key: str) -> None:
+    """Raise ConfigError where the head does not take these encoders."""
+    name = config["head"].get("name")
+    accepts = find_part("head", name, f"{key}.head.name").accepts
+    legal = f"head {name!r} takes {accepts.minimum}" + (f" to {accepts.maximum}" if accepts.maximum > accepts.minimum else "")
+    legal += f" encoder(s) of {', '.join(accepts.modalities)}"
+    for modality, spec in specs.items():
+        if modality not in accepts.modalities:
+            raise ConfigError(f"{key}.encoders.{modality}: an encoder of {modality} does not fit; {legal}")
+        if accepts.reads == "pooled" and not spec.pooled:
+            raise ConfigError(
+                f"{key}.encoders.{modality}: gives no pooled vector (pool: none), which head {name!r} reads; set "
+                f"{key}.encoders.{modality}.pool to one that pools"
+            )
+    if not accepts.minimum <= len(specs) <= accepts.maximum:
+        raise ConfigError(f"{key}.encoders: has {len(specs)} ({', '.join(specs) or 'none'}); {legal}")
+
+
+def _build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str) -> Processor:
+    """One part per modality; facts that the encoder owns are taken from it, and may not be contradicted."""
+    parts = {}
+    for modality in dict.fromkeys([*encoders, *config]):
+        keywords = dict(config.get(modality) or {})
+        here = f"{key}.processor.{modality}"
+        encoder = encoders.get(modality)
+        for name in find_part("processor", modality, here).encoder_keys if encoder is not None else ():
+            theirs = getattr(encoder, name, None)
+            ours = keywords.setdefault(name, theirs)
+            if theirs is not None and ours != theirs:
+                raise ConfigError(
+                    f"{here}.{name}: the processor has {ours}, the encoder at {key}.encoders.{modality}.{name} has {theirs}; "
+                    "they must be equal: change one of the two"
+                )
+        parts[modality] = build_part("processor", {"name": modality, **keywords}, here)
+        _refuse_other_eot(parts[modality], encoder, modality, key)
+    return Processor(parts)
+
+
+def _refuse_other_eot(part: Any, encoder: Any, modality: str, key: str) -> None:
+    if getattr(encoder, "pool", None) == "eot" and part.eot_token_id != encoder.eot_token_id:
+        raise ConfigError(
+            f"{key}.encoders.{modality}.eot_token_id: pools at {encoder.eot_token_id}, but the tokenizer ends texts with "
+            f"{part.eot_token_id} ({key}.processor.{modality}.eot_token_id); they must be equal"
+        )
+
+
+def create_model(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """Create an encoder, language model, head or system by name, in eval mode.
+
+    Args:
+        name: any name of ``zoo.list_models()``.
+        weights: a saved directory or file, or "bundled" (shipped with zoo); None leaves random weights.
+        overrides: constructor keywords that replace the row's (for a system: a nested dict per key).
+
+    Raises:
+        ConfigError: unknown name (near matches are named), keyword or value.
+        WeightsError: weights that cannot be read or do not fit; nothing is half loaded.
+    """
+    row = find_row(name)
+    with torch.device(device or "cpu"):
+        if row.kind == "system":
+            model: nn.Module = build_system(_merge(compose("system", [f"system={name}"])["system"], overrides))
+        else:
+            given = {"inputs": overrides.pop("inputs", None) or example_inputs(row.family)} if row.kind == "head" else {}
+            config = _merge({"name": row.family, **row.arguments}, overrides)
+            model = build_part(row.kind, config, name, **given)
+            model.config = {row.kind: config}
+    return finish(model, weights, name, device, dtype)
+
+
+def example_inputs(head: str) -> dict[str, EncoderSpec]:
+    """Encoders for a head that is created alone: as few as it takes, image and text first, 64 wide."""
+    accepts = find_part("head", head).accepts
+    order = [m for m in ("image", "text", "audio") if m in accepts.modalities]
+    return {m: EncoderSpec(m, EXAMPLE_DIM) for m in order[: accepts.minimum]}
+
+
+def _merge(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(config)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def finish(
+    model: nn.Module, weights: str | Path | None, name: str, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Module:
+    """Load weights where asked for, set dtype and device, and leave training mode."""
+    if weights is not None:
+        load_weights(model, find_weights(weights, name))
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def find_weights(weights: str | Path, name: str) -> Path:
+    """Where weights lie: "bundled" is a folder of the packaged assets, anything else a path."""
+    if weights == "bundled":
+        path = packaged_directory("assets") / name
+        if not path.is_dir():
+            raise WeightsError(f"weights: no bundled weights for {name!r}; {name_choices(name, bundled_names())}")
+        return path
+    if str(weights).startswith(("hf://", "timm://")):
+        raise WeightsError(f"weights: {str(weights)!r} cannot be loaded yet; give a directory saved by zoo.save, or a .safetensors or .pt file")
+    return Path(weights)
+
+
+def bundled_names() -> list[str]:
+    """Models whose weights ship with zoo."""
+    return sorted(path.parent.name for path in packaged_directory("assets").glob(f"*/{CONFIG_FILE}"))
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a saved directory or one file of tensors into a model that is already built, strictly.
+
+    Raises:
+        WeightsError: unreadable, or not an exact fit.
+    """
+    directory = path if path.is_dir() else None
+    if directory is None:
+        load_strictly(model, read_tensors(path), origin=str(path))
+        return
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise WeightsError(f"{directory}: holds no {WEIGHTS_FILE}; give a directory saved by zoo.save, or a file of weights")
+    load_strictly(model, read_tensors(directory / WEIGHTS_FILE), origin=str(directory))
+    if isinstance(model, System):
+        model.processor = load_processor(directory, read_config(directory))
+
+
+def create_system(
+    config_or_name: str | Mapping[str, Any], overrides: Sequence[str] = (), *, weights: str | Path | None = None
+) -> System:
+    """Create a system from a name with overrides in Hydra's syntax, or from a plain config.
+
+    Args:
+        config_or_name: a system's name, or a mapping with ``encoders``, ``head`` and, where wanted, ``processor``. Each
+            encoder and the head is a mapping with ``name``, or the name of a row.
+        overrides: for example ``["encoder@system.encoders.image=vig_nano", "system.head.embed_dim=32"]``.
+
+    Raises:
+        ConfigError: unknown names and keys, or parts that do not fit.
+    """
+    if isinstance(config_or_name, str):
+        find_row(config_or_name, "system")
+        config = compose("system", [f"system={config_or_name}", *overrides])["system"]
+    else:
+        if overrides:
+            raise ConfigError("overrides: they go with a system's name; change the mapping itself instead")
+        config = expand_names(config_or_name)
+    system = build_system(config)
+    return typing.cast(System, finish(system, weights, system.name, None, None))
+
+
+def expand_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the names of rows in a system's mapping by what they stand for."""
+
+    def expand(kind: str, part: Any) -> Any:
+        row = find_row(part, kind) if isinstance(part, str) else None
+        return {"name": row.family, **row.arguments} if row else part
+
+    config = dict(config.get("system", config))
+    if isinstance(config.get("encoders"), Mapping):
+        config["encoders"] = {m: expand("encoder", part) for m, part in config["encoders"].items()}
+    return {**config, "head": expand("head", config.get("head"))}
+
+
+def save(model: nn.Module, directory: str | Path) -> Path:
+    """Write ``config.yaml``, ``model.safetensors`` and the processor's files, all or nothing.
+
+    Raises:
+        ConfigError: the model was not built by zoo, so that nobody could build it again.
+    """
+    config = {"system": model.config} if isinstance(model, System) else getattr(model, "config", None)
+    if not config or not next(iter(config.values())):
+        raise ConfigError(f"{type(model).__name__} has no config: build it with zoo.create_model or zoo.create_system")
+    with atomic_directory(Path(directory)) as folder:
+        write_tensors(model.state_dict(), folder / WEIGHTS_FILE)
+        content = {"format": FORMAT, **config}
+        if isinstance(model, System) and model.processor is not None:
+            model.processor.save(folder)  # type: ignore[attr-defined]
+            content["processor_sha256"] = hash_files(folder)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+    return Path(directory)
+
+
+def load(
+    source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> "System | Encoder | Head":
+    """Load what ``save`` wrote, or the model of a run directory; the architecture is read from the source itself.
+
+    Raises:
+        WeightsError: not a checkpoint, damaged, changed preprocessing, or weights that do not fit.
+    """
+    if str(source) in bundled_names() and not Path(source).exists():
+        source = packaged_directory("assets") / str(source)
+    directory = find_checkpoint(Path(source))
+    config = read_config(directory)
+    if "system" in config:
+        model: nn.Module = build_system(config["system"])
+    else:
+        kind = next((kind for kind in ("encoder", "language", "head") if kind in config), None)
+        if kind is None:
+            raise WeightsError(f"{directory / CONFIG_FILE}: names no system and no encoder; it was not written by zoo.save")
+        given = {"inputs": example_inputs(config[kind]["name"])} if kind == "head" else {}
+        model = build_part(kind, config[kind], kind, **given)
+        model.config = {kind: config[kind]}  # type: ignore[assignment]
+    return finish(model, directory, str(source), device, dtype)  # type: ignore[return-value]
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The saved model of a directory: itself, or ``best`` or ``last`` inside a run directory."""
+    for candidate in (path, path / "best", path / "last"):
+        recover(candidate)
+        if (candidate / WEIGHTS_FILE).is_file() and (candidate / CONFIG_FILE).is_file():
+            return candidate
+    if not path.exists():
+        raise WeightsError(f"{path}: no such directory; give a run directory, a saved model, or one of: {', '.join(bundled_names())}")
+    raise WeightsError(f"{path}: holds no model ({CONFIG_FILE} and {WEIGHTS_FILE}, there or in best/ or last/)")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read and check a checkpoint's ``config.yaml``; keys that name code are refused."""
+    path = directory / CONFIG_FILE
+    try:
+        config = read_yaml(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WeightsError(f"{path}: cannot be read ({str(error).splitlines()[0]}); a checkpoint's config is plain YAML") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise WeightsError(f"{path}: format is {found!r}; this zoo reads format {FORMAT}")
+    refuse_code(config)
+    return config
+
+
+def load_processor(directory: Path, config: Mapping[str, Any]) -> Processor | None:
+    """Read the processor that travels with the weights; one that was changed after saving is refused."""
+    expected = config.get("processor_sha256")
+    if expected is None:
+        return None
+    if hash_files(directory) != expected:
+        raise WeightsError(
+            f"{directory}: processor.json or tokenizer.json is not the one that these weights were saved with "
+            f"(SHA-256 {hash_files(directory)[:12]}, expected {expected[:12]}); restore it, or save the model again"
+        )
+    return Processor.load(directory)

@@ -1,0 +1,159 @@
+"""Read and write weights: safetensors, strict, atomic, never a pickle that runs code."""
+
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from zoo.errors import WeightsError
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass
+class LoadReport:
+    """What fitted and what did not when weights met an architecture."""
+
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)  # the architecture has it, the file does not
+    unexpected: list[str] = field(default_factory=list)  # the file has it, the architecture does not
+    resized: list[str] = field(default_factory=list)  # "name [file shape] -> [architecture shape]"
+
+    @property
+    def fits(self) -> bool:
+        """Whether every tensor of both sides found its partner."""
+        return not (self.missing or self.unexpected or self.resized)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matched)} tensors fit"]
+        for word in ("missing", "unexpected", "resized"):
+            names = getattr(self, word)
+            if names:
+                parts.append(f"{len(names)} {word}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+        return "; ".join(parts)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read ``.safetensors``, or ``.pt`` / ``.pth`` / ``.bin`` without running any code in it.
+
+    Raises:
+        WeightsError: the file is missing, damaged, of another kind, or would have run code.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix not in (".pt", ".pth", ".bin"):
+            raise WeightsError(f"{path}: {path.suffix or 'no suffix'!r} is not a kind of weights; allowed: .safetensors, .pt, .pth, .bin")
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, EOFError, OSError, RuntimeError) as error:
+        raise WeightsError(f"{path}: cannot be read ({_first_line(error)}); the file is damaged or not what its name says") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: holds more than tensors and would run code when opened, which is never done; ask its author for .safetensors"
+        ) from error
+    return _tensors_of(loaded, path)
+
+
+def _tensors_of(loaded: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]  # Lightning and open_clip wrap their weights so
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"{path}: holds {type(loaded).__name__}, not a table of tensors by name")
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
+    """Hold a model's state against tensors by name and shape, changing nothing."""
+    state = model.state_dict()
+    report = LoadReport(missing=sorted(state.keys() - tensors.keys()), unexpected=sorted(tensors.keys() - state.keys()))
+    for name in sorted(state.keys() & tensors.keys()):
+        ours, theirs = list(state[name].shape), list(tensors[name].shape)
+        if ours == theirs:
+            report.matched.append(name)
+        else:
+            report.resized.append(f"{name} {theirs} -> {ours}")
+    return report
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, origin: str) -> LoadReport:
+    """Load tensors where every one fits; otherwise leave the model as it was.
+
+    Raises:
+        WeightsError: anything missing, left over or of another shape; the message counts each kind and names the first.
+    """
+    report = compare(model, tensors)
+    if not report.fits:
+        raise WeightsError(f"{origin}: the weights do not fit {type(model).__name__}: {report}. Nothing was loaded.")
+    model.load_state_dict(dict(tensors), strict=True)
+    return report
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write safetensors; shared storage is written once per name."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(plain, path, metadata={"format": "pt", **(metadata or {})})
+
+
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Yield a fresh folder that becomes ``target`` when the block ends well; otherwise ``target`` stays as it was.
+
+    A kill at any moment leaves the old folder, the new one, or (between two renames) the old one under ``NAME.old``,
+    which the next writer or reader puts back with ``recover``.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover(target)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        yield fresh
+        fresh.chmod(0o755)  # mkdtemp makes it private
+        sync_files(fresh.rglob("*"))
+        old = _old(target)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def recover(target: Path) -> None:
+    """Put back what a kill between two renames left under another name."""
+    if not target.exists() and _old(target).exists():
+        _old(target).rename(target)
+
+
+def sync_files(paths: Iterable[Path]) -> None:
+    """Flush files to disk, so that a rename never publishes an empty one."""
+    for path in paths:
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a small file so that readers see the old or the new one, never half."""
+    fresh = path.with_name(f".{path.name}.tmp")
+    fresh.write_text(text, encoding="utf-8")
+    sync_files([fresh])
+    fresh.replace(path)

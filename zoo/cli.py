@@ -1,0 +1,153 @@
+"""The command ``zoo``: parse, call, print.
+
+Each command's code and imports stand in a function of its own, so that ``zoo list`` never loads torch.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zoo.errors import ZooError
+
+SWEEP_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--hydra-help", "--package", "-p", "--resolve")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 done, 1 some items failed, 2 the user's mistake, 130 stopped by the user."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        known, rest = _parser().parse_known_args(arguments)
+        if rest and not known.takes_overrides:
+            _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        return known.run(known, rest)
+    except ZooError as error:
+        if os.environ.get("ZOO_DEBUG") == "1":
+            raise
+        stopped = type(error).__name__ == "Interrupted"
+        print(f"zoo: {error}", file=sys.stderr)
+        return 130 if stopped else 2
+    except KeyboardInterrupt:
+        print("zoo: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away, as `| head` does
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="zoo", description="Multimodal models made of parts.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace, list[str]], int], text: str, *, overrides: bool = False) -> argparse.ArgumentParser:
+        usage = f"zoo {name} [OPTIONS] [KEY=VALUE ...]" if overrides else None
+        command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
+        command.add_argument("--json", action="store_true", help="print JSON lines")
+        command.set_defaults(run=run, takes_overrides=overrides)
+        return command
+
+    command = add("list", _list, "List the models that can be created.")
+    command.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example '*vit*'")
+    command.add_argument("--kind", help="encoder, language, head or system")
+    command.add_argument("--modality", help="image, audio or text")
+    command = add("info", _info, "Show a model's parts, parameters, FLOPs, tokens, memory and verification card.")
+    command.add_argument("name")
+    add("check", _check, "Run a training step of a config without weights; refuse what does not fit.", overrides=True)
+    add("train", _train, "Train; Hydra's flags work (-m sweeps, --cfg job).", overrides=True)
+    add("evaluate", _evaluate, "Evaluate a checkpoint or run: checkpoint=PATH.", overrides=True)
+    command = add("classify", _classify, "Classify images, zero-shot, among labels of your own.")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
+    labels = command.add_mutually_exclusive_group(required=True)
+    labels.add_argument("--labels", help="labels separated by commas")
+    labels.add_argument("--labels-file", metavar="FILE", help="one label per line")
+    command.add_argument("--model", help="run directory, saved model or bundled name")
+    command.add_argument("--templates", metavar="FILE", help="prompts, one per line, with {} for the label")
+    command.add_argument("--top-k", type=int, default=3)
+    command.add_argument("--batch-size", type=int, default=64)
+    command.add_argument("--output", metavar="FILE", help="write .csv, .json or .html instead of the table")
+    return parser
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _list(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.registry import find_row, list_models
+
+    found = [find_row(name) for name in list_models(options.pattern, options.kind, options.modality)]
+    if options.json:
+        for row in found:
+            _print_json({"name": row.name, "kind": row.kind, "family": row.family, "modalities": row.modalities})
+        return 0
+    if not found:
+        raise ZooError(f"nothing matches {options.pattern!r}; see all with: zoo list")
+    width = max(len(row.name) for row in found)
+    for row in found:  # plain columns: they are also what a pipe wants, and rich would double the time of this command
+        print(f"{row.name:<{width}}  {row.kind:<8}  {', '.join(row.modalities)}")
+    return 0
+
+
+def _info(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.display import show_info
+    from zoo.inspection import summarize
+
+    show_info(options.name, summarize(options.name), as_json=options.json)
+    return 0
+
+
+def _check(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.compose import compose
+    from zoo.display import show_check
+    from zoo.inspection import check
+
+    show_check(check(compose("train", rest)), as_json=options.json)
+    return 0
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.compose import apply_overrides, compose, run_with_hydra
+
+    if any(word in SWEEP_FLAGS for word in rest):
+        return run_with_hydra(rest, lambda config: _train_one(config, options.json))
+    resume = [word.partition("=")[2] for word in rest if word.startswith("resume=") and word != "resume=null"]
+    if not resume:
+        return _train_one(compose("train", rest), options.json)
+    from zoo.run import read_run_config
+
+    changes = [word for word in rest if not word.startswith(("resume=", "run_dir="))]
+    return _train_one({**apply_overrides(read_run_config(resume[-1]), changes), "resume": resume[-1]}, options.json)
+
+
+def _train_one(config: dict[str, Any], as_json: bool) -> int:
+    from zoo.display import show_trained, training_progress
+    from zoo.run import train
+
+    with training_progress(config, as_json=as_json) as progress:
+        result = train(config, progress=progress)
+    show_trained(result, as_json=as_json)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.compose import compose
+    from zoo.display import counting_progress, show_evaluation
+    from zoo.run import evaluate
+
+    config = compose("evaluate", rest)
+    with counting_progress("evaluate", None, as_json=options.json) as advance:
+        result, output = evaluate(config, advance=advance)
+    show_evaluation(result, output, as_json=options.json)
+    return 0
+
+
+def _classify(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.classify import classify_command
+
+    return classify_command(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

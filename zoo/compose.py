@@ -1,0 +1,301 @@
+"""Configs: Hydra groups from the files and tables of ``conf/``, overrides checked, the result as plain dicts.
+
+The only file that knows Hydra and OmegaConf. Every row of a table becomes an option of its group, so
+``encoder@system.encoders.image=vig_nano`` works for every name that ``zoo list`` shows. Nothing here imports torch.
+"""
+
+import inspect
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize
+from hydra import main as hydra_main
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from zoo.errors import ConfigError, ZooError, name_choices
+from zoo.registry import TABLES, Row, find_part, packaged_directory, read_yaml, rows
+
+PLAIN_GROUPS = ("data", "training", "evaluation", "experiment")
+_HEADER = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
+
+
+def register_configs() -> None:
+    """Put everything in ``conf/`` into Hydra's ConfigStore (once per process; doing it again changes nothing)."""
+    store = ConfigStore.instance()
+    conf = packaged_directory("conf")
+    for kind in TABLES:
+        for row in rows(kind).values():
+            node = _system_node(row) if kind == "system" else {"name": row.family, **row.arguments}
+            store.store(group=kind, name=row.name, node=node)
+    for group in PLAIN_GROUPS:
+        for path in sorted((conf / group).glob("*.yaml")):
+            _store_file(store, path, group)
+    for path in sorted(conf.glob("*.yaml")):
+        _store_file(store, path, None)
+
+
+def _store_file(store: ConfigStore, path: Path, group: str | None) -> None:
+    header = _HEADER.search(path.read_text(encoding="utf-8"))
+    store.store(group=group, name=path.stem, node=read_yaml(path) or {}, package=header[1] if header else None)
+
+
+def _system_node(row: Row) -> dict[str, Any]:
+    """A row names its parts (``encoders: {image: vit_nano}``, ``head: clip``); Hydra wants them as a defaults list."""
+    arguments = dict(row.arguments)
+    defaults: list[Any] = [{f"/encoder@encoders.{modality}": name} for modality, name in arguments.pop("encoders").items()]
+    defaults.append({"/head@head": arguments.pop("head")})
+    return {"defaults": [*defaults, "_self_"], "name": row.name, **arguments}
+
+
+def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose an entry config with overrides and return it resolved, as plain dicts and lists.
+
+    A keyword that a part has but its row does not mention may be set without Hydra's ``+``.
+
+    Raises:
+        ConfigError: an unknown key or option (near matches are named), a bad override, a key that names code.
+    """
+    register_configs()
+    GlobalHydra.instance().clear()
+    with initialize(version_base="1.3", config_path=None):
+        config, _ = _compose_leniently(config_name, list(overrides))
+    return to_plain(config)
+
+
+def to_plain(config: DictConfig) -> dict[str, Any]:
+    """Resolve interpolations, and refuse what names code."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"config: {first_line(error)}; give it as an override, KEY=VALUE") from error
+    assert isinstance(plain, dict)
+    refuse_code(plain)
+    return plain  # type: ignore[return-value]
+
+
+def _compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+    """Compose; where Hydra refuses a key that is a constructor keyword of the part there, add it with ``+``.
+
+    Returns the config and the overrides that made it.
+    """
+    for _ in range(len(overrides) + 1):
+        try:
+            return hydra_compose(config_name, overrides=overrides), overrides
+        except (HydraException, OmegaConfBaseException) as error:
+            culprit = _unknown_key(error)
+            position = _position(overrides, culprit) if culprit else None
+            if culprit is None or position is None:
+                raise ConfigError(_explain(error, overrides)) from error
+            _refuse_unknown_keyword(config_name, overrides, position, culprit)
+            overrides = [*overrides[:position], "+" + overrides[position], *overrides[position + 1 :]]
+    raise AssertionError("each round mends one override")
+
+
+def _unknown_key(error: Exception) -> str | None:
+    found = re.match(r"Could not override '([^'@]+)'", str(error))
+    return found[1] if found and isinstance(error, ConfigCompositionException) else None
+
+
+def _position(overrides: Sequence[str], key: str) -> int | None:
+    return next((i for i, text in enumerate(overrides) if text.split("=")[0] == key), None)
+
+
+def _refuse_unknown_keyword(config_name: str, overrides: list[str], position: int, key: str) -> None:
+    """Raise ConfigError unless ``key`` is a keyword of the part that the config has at its parent."""
+    rest = hydra_compose(config_name, overrides=overrides[:position])
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(rest, parent) if parent else rest
+    if not isinstance(node, DictConfig):
+        above = _nearest_node(rest, parent)
+        raise ConfigError(f"{key}: no such key; under {above[0] or 'the top level'}: {name_choices(above[2], above[1])}")
+    legal = set(map(str, node)) | set(keywords_at(parent, node.get("name")))
+    if last not in legal:
+        where = f"under {parent}" if parent else "at the top level"
+        raise ConfigError(f"{key}: no such key {where}; {name_choices(last, legal)}")
+
+
+def _nearest_node(config: DictConfig, key: str) -> tuple[str, list[str], str]:
+    """The deepest part of ``key`` that exists: its path, its keys, and the first word that does not exist."""
+    path, node = "", config
+    for word in key.split("."):
+        child = OmegaConf.select(node, word)
+        if not isinstance(child, DictConfig):
+            return path, [str(k) for k in node], word
+        path, node = f"{path}.{word}".strip("."), child
+    return path, [str(k) for k in node], ""
+
+
+def keywords_at(key: str, name: Any) -> list[str]:
+    """Constructor keywords of the part that a config holds at ``key``; empty where no part stands there."""
+    kind = kind_at(key)
+    if kind is None or (kind != "processor" and not isinstance(name, str)):
+        return []
+    part = find_part(kind, key.rpartition(".")[2] if kind == "processor" else name, f"{key}.name")
+    return [k for k in inspect.signature(part).parameters if k != "inputs"]
+
+
+def kind_at(key: str) -> str | None:
+    """Which kind of part stands at a config key."""
+    kinds = {
+        r"(system\.)?encoders\.\w+": "encoder",
+        r"(system\.)?head": "head",
+        r"(system\.)?processor\.\w+": "processor",
+        r"data\.source": "source",
+        r"evaluation": "evaluation",
+    }
+    return next((kind for pattern, kind in kinds.items() if re.fullmatch(pattern, key)), None)
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """One or two lines for a person, with near matches where an option is unknown."""
+    text = str(error)
+    option = re.search(r"Could not find '(?P<group>[^']*)/(?P<name>[^'/]+)'", text)
+    if isinstance(error, MissingConfigException) and option:
+        group, wrong = option["group"], option["name"]
+        legal = ConfigStore.instance().list(group) if group in (*TABLES, *PLAIN_GROUPS) else []
+        key = next((o.split("=")[0] for o in overrides if o.endswith("=" + wrong)), group)
+        return f"{key}: there is no {group} {wrong!r}; {name_choices(wrong, [name.removesuffix('.yaml') for name in legal])}"
+    near = re.search(r"Did you mean to override (\S+?)\?", text)
+    if isinstance(error, OverrideParseException):
+        return f"override {first_line(error)}; write KEY=VALUE, for example training.max_steps=100"
+    group_key = re.match(r"Could not override '([^']+)'", text)
+    if group_key:
+        tail = f"did you mean {near[1]!r}?" if near else "see the keys with: zoo train --cfg job"
+        return f"{group_key[1]}: no such key or group; {tail}"
+    return f"config: {first_line(error)}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def refuse_code(config: Any, key: str = "") -> None:
+    """Raise ConfigError for any key that asks a framework to call or import something."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            here = f"{key}.{name}".strip(".")
+            if str(name).startswith("_") and str(name).endswith("_"):
+                raise ConfigError(f"{here}: {value!r} names code; a config names registered parts only, with 'name: ...' (see: zoo list)")
+            refuse_code(value, here)
+    elif isinstance(config, list | tuple):
+        for i, value in enumerate(config):
+            refuse_code(value, f"{key}[{i}]")
+
+
+def refuse_foreign_plugins(overrides: Sequence[str]) -> None:
+    """Hydra's own node may start launchers and callbacks; only Hydra's and its plugins' classes are let through."""
+    register_configs()
+    GlobalHydra.instance().clear()
+    with initialize(version_base="1.3", config_path=None):
+        try:
+            node = hydra_compose("train", overrides=list(overrides), return_hydra_config=True).hydra
+        except (HydraException, OmegaConfBaseException):
+            return  # composing the job itself will say what is wrong
+    _refuse_targets(OmegaConf.to_container(node, resolve=False), "hydra")
+
+
+def _refuse_targets(node: Any, key: str) -> None:
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if name == "_target_" and not str(value).startswith(("hydra._internal.", "hydra_plugins.")):
+            raise ConfigError(f"{key}._target_: {value!r} names code; only Hydra's own launchers and sweepers may stand there")
+        _refuse_targets(value, f"{key}.{name}")
+
+
+
+
+def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Set ``key=value`` overrides on a saved, resolved config; groups cannot be chosen any more.
+
+    Raises:
+        ConfigError: a key that the config does not have, or an override that is not ``key=value``.
+    """
+    tree = OmegaConf.create(dict(config))
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise ConfigError(_explain(error, overrides)) from error
+    for override in parsed:
+        key = override.key_or_group
+        if OmegaConf.select(tree, key, throw_on_missing=False) is None and not _has(tree, key):
+            above = _nearest_node(tree, key)
+            raise ConfigError(f"{key}: the saved config has no such key; {name_choices(above[2], above[1])}")
+        OmegaConf.update(tree, key, override.value())
+    return to_plain(tree)
+
+
+def _has(tree: DictConfig, key: str) -> bool:
+    parent, _, last = key.rpartition(".")
+    node = OmegaConf.select(tree, parent) if parent else tree
+    return isinstance(node, DictConfig) and last in node
+
+
+def run_with_hydra(words: Sequence[str], job: Callable[[dict[str, Any]], int]) -> int:
+    """Hand over to Hydra for sweeps (``-m``), ``--cfg job`` and the like; in a sweep each job has its own ``run_dir``.
+
+    Raises:
+        ConfigError: as ``compose``, before the first job starts.
+    """
+    flags = [word for word in words if word.startswith("-") or word in _values_of_flags(words)]
+    overrides = _amend([word for word in words if word not in flags])
+    refuse_foreign_plugins([_first_choice(text) for text in overrides])
+    failures: list[str] = []
+
+    def call(config: DictConfig) -> None:
+        plain = to_plain(config)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            base = plain["run_dir"] or f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+            plain["run_dir"] = f"{base}/{HydraConfig.get().job.num}"
+        try:
+            job(plain)
+        except ZooError as error:
+            failures.append(f"job {plain['run_dir']}: {error}")
+            print(f"zoo: {failures[-1]}", file=sys.stderr)
+
+    GlobalHydra.instance().clear()
+    old = sys.argv
+    sys.argv = ["zoo train", *flags, *overrides]
+    try:
+        hydra_main(version_base="1.3", config_path=None, config_name="train")(call)()
+    finally:
+        sys.argv = old
+    return 1 if failures else 0
+
+
+def _values_of_flags(words: Sequence[str]) -> list[str]:
+    """Words that belong to the flag before them (``--cfg job``)."""
+    takes = ("--cfg", "-c", "--info", "-i", "--package", "-p")
+    return [after for word, after in zip(words, words[1:], strict=False) if word in takes]
+
+
+def _first_choice(text: str) -> str:
+    """``a=1,2`` -> ``a=1``: one job of a sweep stands for all when keys are checked."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except OverrideParseException as error:
+        raise ConfigError(_explain(error, [text])) from error
+    if not override.is_sweep_override():
+        return text
+    first = next(iter(override.sweep_string_iterator()))
+    return f"{text.partition('=')[0]}={first}"
+
+
+def _amend(overrides: list[str]) -> list[str]:
+    """Check keys, and put ``+`` before those that a part has but its row does not mention."""
+    register_configs()
+    GlobalHydra.instance().clear()
+    with initialize(version_base="1.3", config_path=None):
+        _, amended = _compose_leniently("train", [_first_choice(text) for text in overrides])
+    return ["+" + old if new.startswith("+") and not old.startswith("+") else old for old, new in zip(overrides, amended, strict=True)]

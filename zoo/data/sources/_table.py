@@ -1,0 +1,106 @@
+"""Rows of a CSV or JSON-lines file, each either usable or with the reason why not."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from zoo.errors import DataError, name_choices
+
+SUFFIXES = (".csv", ".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: ``number`` counts as an editor or spreadsheet does, from 1; ``fault`` is None where the row can be used."""
+
+    number: int
+    values: dict[str, Any] = field(default_factory=dict)
+    fault: str | None = None
+
+
+def read_table(path: Path, keys: Sequence[str]) -> Iterator[Row]:
+    """Read the rows of a table that needs certain keys.
+
+    Raises:
+        DataError: no such file, neither CSV nor JSON lines, or a CSV header that lacks a key.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"data.table: {path} is neither CSV nor JSON lines; the name must end in one of {' '.join(SUFFIXES)}")
+    read, newline = (_read_csv, "") if path.suffix.lower() == ".csv" else (_read_json_lines, "\n")
+    try:
+        # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not spoil the rest.
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
+            yield from map(_check_unicode, read(path, file, keys))
+    except OSError as error:
+        raise DataError(f"data.table: {path} cannot be read ({error.strerror}); check the path and its mode") from error
+
+
+def missing_key(key: str, present: Sequence[str]) -> str:
+    """Say that a key is not there, which are, and which was perhaps meant."""
+    hint = name_choices(key, present)
+    return f"no key {key!r}; keys present: {', '.join(map(str, present)) or 'none'}" + (f"; {hint}" if hint.startswith("did") else "")
+
+
+def _read_csv(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Row]:
+    reader = csv.reader(file, strict=True)
+    header = _next_record(reader)
+    if not isinstance(header, list):
+        raise DataError(f"data.table: {path} {'is empty' if header is None else header}; its first row must name the columns")
+    if not is_unicode(header):
+        raise DataError(f"data.table: {path}: the first row is not UTF-8; save the file as UTF-8")
+    for key in keys:
+        if header.count(key) != 1:
+            fault = missing_key(key, header) if key not in header else f"column {key!r} stands there {header.count(key)} times"
+            raise DataError(f"data.table: {path}: {fault}; rename the column or set the *_key options")
+    number = 1
+    while (record := _next_record(reader)) is not None:
+        number += 1
+        if isinstance(record, str):
+            yield Row(number, fault=record)
+        elif record and len(record) != len(header):
+            yield Row(number, fault=f"{len(record)} cells where the header has {len(header)}; quote cells that hold a comma")
+        elif record:  # an empty line is no row
+            yield Row(number, dict(zip(header, record, strict=True)))
+
+
+def _next_record(reader: Iterator[list[str]]) -> list[str] | str | None:
+    """The next record, what is wrong with it, or None at the end."""
+    try:
+        return next(reader)
+    except StopIteration:
+        return None
+    except csv.Error as error:
+        return f"malformed CSV ({error})"
+
+
+def _read_json_lines(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield Row(number, fault=f"malformed JSON ({error})")
+            continue
+        if not isinstance(values, dict):
+            yield Row(number, fault=f"a JSON {type(values).__name__}, where an object with the keys {', '.join(keys)} is expected")
+            continue
+        missing = [missing_key(key, list(values)) for key in keys if key not in values]
+        yield Row(number, values, fault="; ".join(missing) or None)
+
+
+def _check_unicode(row: Row) -> Row:
+    texts = [value for pair in row.values.items() for value in pair if isinstance(value, str)]
+    return row if is_unicode(texts) else Row(row.number, fault="not UTF-8; save the file as UTF-8")
+
+
+def is_unicode(texts: Sequence[str]) -> bool:
+    """Whether texts hold no lone surrogates, which stand for bytes that are not UTF-8."""
+    try:
+        "".join(texts).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

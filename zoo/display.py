@@ -1,0 +1,123 @@
+"""What people see on a terminal: tables and progress bars by rich, or JSON lines."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from zoo.cards import read_card
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table, the first column to the left and numbers to the right."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    Console().print(made)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON line."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def readable(number: float, unit: str = "") -> str:
+    """1234567 -> 1.23 M."""
+    for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= scale:
+            return f"{number / scale:.3g} {letter}{unit}"
+    return f"{number:g} {unit}".strip()
+
+
+def show_info(name: str, summary: Any, *, as_json: bool) -> None:
+    """Print what a model costs and what was verified of it."""
+    card = read_card(name)
+    if as_json:
+        print_json({"name": name, **vars(summary), "card": card})
+        return
+    rows = [[part, f"{count:,}"] for part, count in summary.parts.items()]
+    rows += [["parameters", f"{summary.parameters:,}"], ["trainable", f"{summary.trainable:,}"]]
+    rows += [["memory of the weights", readable(summary.memory_bytes, "B")]]
+    rows += [[f"tokens, {m}", f"{n}"] for m, n in summary.tokens.items()]
+    rows += [[f"GMAC, {part}", f"{flops / 2e9:.4g}"] for part, flops in summary.flops.items()]
+    table(name, ["", ""], rows)
+    if card is not None:
+        rows = [[c, words["status"], words.get("figure") or "", words.get("command") or ""] for c, words in card["capabilities"].items()]
+        table(f"Verified at {card['commit'][:12]} on {card['date']}", ["capability", "status", "figure", "command"], rows)
+
+
+def show_check(report: Any, *, as_json: bool) -> None:
+    """Print the edges of a checked config."""
+    if as_json:
+        print_json({"edges": [vars(edge) for edge in report.edges], "parameters": report.parameters, "trainable": report.trainable})
+        return
+    table("A training step fits together", ["from", "to", "carries"], [[e.source, e.target, e.carries] for e in report.edges])
+    print(f"{report.parameters:,} parameters, {report.trainable:,} trainable; nothing was allocated")
+
+
+class TrainingProgress:
+    """A bar with the loss; where nobody looks at a terminal, a line now and then."""
+
+    def __init__(self, total: int, bar: Progress | None, as_json: bool) -> None:
+        self.total, self.bar, self.as_json = total, bar, as_json
+        self.task = bar.add_task("train", total=total, loss="") if bar is not None else None
+        self.every = max(1, total // 20)
+
+    def update(self, step: int, values: Mapping[str, float]) -> None:
+        """Show a step."""
+        if self.as_json:
+            print_json({"step": step, **values})
+        elif self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=step, loss=f"loss {values['loss']:.4f}")
+        elif step % self.every == 0 or step == self.total:
+            print(f"step {step}/{self.total}  loss {values['loss']:.4f}", flush=True)
+
+
+@contextmanager
+def training_progress(config: Mapping[str, Any], *, as_json: bool) -> Iterator[TrainingProgress]:
+    """Show a training run's progress."""
+    total = config["training"]["max_steps"]
+    if as_json or not sys.stdout.isatty():
+        yield TrainingProgress(total, None, as_json)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
+        yield TrainingProgress(total, bar, False)
+
+
+@contextmanager
+def counting_progress(word: str, total: int | None, *, as_json: bool) -> Iterator[Callable[[int], None]]:
+    """Show how many items are done."""
+    if as_json or not sys.stderr.isatty():
+        yield lambda items: None
+        return
+    with Progress(TextColumn(word), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(word, total=total)
+        yield lambda items: bar.advance(task, items)
+
+
+def show_trained(result: Any, *, as_json: bool) -> None:
+    """Say where a run's results lie."""
+    if as_json:
+        print_json({"run_dir": str(result.run_dir), "model": str(result.model), "metrics": result.metrics})
+        return
+    print(f"trained: {result.run_dir} (loss {result.metrics['loss']:.4f})" if result.metrics else f"trained already: {result.run_dir}")
+    print(f"model:   {result.model}\ncurves:  {result.run_dir / 'curves.png'}")
+
+
+def show_evaluation(result: Any, output: Path, *, as_json: bool) -> None:
+    """Print an evaluation's figures."""
+    if as_json:
+        print_json({**result.metrics, "items": result.num_items, "output": str(output)})
+        return
+    rows = [[name, f"{100 * value:.2f} %"] for name, value in result.metrics.items()]
+    table(f"{result.num_items} items, {len(result.class_names)} classes", ["metric", "value"], rows)
+    print(f"written: {output}/metrics.json, {output}/confusion.png")

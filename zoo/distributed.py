@@ -1,0 +1,51 @@
+"""Rank, world size, and a gather that gradients pass through. Without a process group all of it is the identity."""
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether a process group with more than one rank is up."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """Number of this process, 0 when alone."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 when alone."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather along the first axis; backward sums every rank's gradient of this rank's rows.
+
+    Written out because the one in ``torch.distributed.nn`` needs an all-to-all in backward, which gloo does slowly.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, local.contiguous())
+        ctx.rows = len(local)  # type: ignore[attr-defined]
+        return torch.cat(parts)  # [world * B, ...]
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        rows = ctx.rows  # type: ignore[attr-defined]
+        return grad[dist.get_rank() * rows : (dist.get_rank() + 1) * rows]
+
+
+def gather(local: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "world_batch ..."]:
+    """Concatenate every rank's rows in rank order, with gradient. Every rank must hold equally many rows.
+
+    When each rank computes the *same* global loss from the gathered rows, the data-parallel mean of the parameters'
+    gradients is exactly the gradient of that loss.
+    """
+    return _Gather.apply(local) if is_distributed() else local

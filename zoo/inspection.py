@@ -1,0 +1,169 @@
+"""Try a config without weights: what a model costs, and whether a whole training step would run.
+
+Everything here happens on the meta device: shapes flow, nothing is allocated.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from zoo.build import build_part, build_system, create_model
+from zoo.errors import ConfigError, ZooError
+from zoo.registry import find_part
+from zoo.system import System
+from zoo.types import Batch, Encoded
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a model costs for one item.
+
+    Attributes:
+        parameters: number of parameters.
+        trainable: those that a gradient reaches.
+        flops: floating-point operations of one forward pass at the nominal input size (2 per multiply-add), by part and
+            in all under "total".
+        tokens: tokens that each encoder gives at the nominal input size, by modality.
+        memory_bytes: of parameters and buffers.
+        parts: parameters by part.
+    """
+
+    parameters: int
+    trainable: int
+    flops: dict[str, int]
+    tokens: dict[str, int]
+    memory_bytes: int
+    parts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One connection that the check tried."""
+
+    source: str
+    target: str
+    carries: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a training step would do."""
+
+    edges: list[Edge]
+    parameters: int
+    trainable: int
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters, shared ones once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def summarize(name_or_model: str | nn.Module) -> Summary:
+    """Count parameters, FLOPs, tokens and memory of a registered name or a model, without weights.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    model = create_model(name_or_model, device="meta") if isinstance(name_or_model, str) else name_or_model
+    encoders = dict(model.encoders) if isinstance(model, System) else {}
+    if hasattr(model, "modality"):
+        encoders = {model.modality: model}
+    tokens, flops = {}, {}
+    for modality, encoder in encoders.items():
+        encoded, flops[modality] = _trace(modality, encoder)
+        tokens[modality] = encoded.tokens.shape[1]
+    tensors = [*model.parameters(), *model.buffers()]
+    parts = {f"encoders.{m}": count(e) for m, e in encoders.items()} | {"head": count(model.head)} if isinstance(model, System) else {}
+    return Summary(
+        parameters=count(model),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        flops={**flops, "total": sum(flops.values())},
+        tokens=tokens,
+        memory_bytes=sum(t.numel() * t.element_size() for t in tensors),
+        parts=parts,
+    )
+
+
+def nominal_input(modality: str, encoder: nn.Module, batch_size: int = 1) -> tuple[Tensor, Tensor | None]:
+    """A batch on the encoder's device of the size that the encoder is made for."""
+    part = find_part("processor", modality)
+    keywords = {key: getattr(encoder, key) for key in part.encoder_keys}
+    return build_part("processor", {"name": modality, **keywords}, f"processor.{modality}").meta(batch_size)
+
+
+def _trace(modality: str, encoder: nn.Module) -> tuple[Encoded, int]:
+    """Run an encoder on one item of nominal size on the meta device; count FLOPs with fused attention taken apart."""
+    x, mask = nominal_input(modality, encoder)
+    tensors = {k: v.detach().to("meta") for k, v in [*encoder.named_parameters(), *encoder.named_buffers()]}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encoded = functional_call(encoder, tensors, (x, mask))
+    return encoded, counter.get_total_flops()
+
+
+def check(config: Mapping[str, Any]) -> CheckReport:
+    """Run one training step of a composed config (``zoo.compose.compose``) on the meta device.
+
+    Args:
+        config: with ``system``, ``data`` and ``training``.
+
+    Raises:
+        ConfigError: parts that do not fit, with config key, both sides and legal choices.
+    """
+    batch_size = config["training"]["batch_size"]
+    with torch.device("meta"):
+        system = build_system(config["system"]).train()
+    modalities = _source_modalities(config, system)
+    batch = system.processor.meta(modalities, min(batch_size, 4))  # type: ignore[union-attr]
+    edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
+    encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
+    try:
+        output = system.head(encoded, batch)
+    except ZooError:
+        raise
+    except RuntimeError as error:
+        raise ConfigError(f"system.head: refuses what the encoders give: {str(error).splitlines()[0]}") from error
+    edges.append(Edge("system.head", "loss", f"scalar {str(output.loss.dtype).removeprefix('torch.')}"))
+    output.loss.backward()
+    _step(system)
+    return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
+
+
+def _source_modalities(config: Mapping[str, Any], system: System) -> Sequence[str]:
+    """What the source gives and the system uses; refuse a source that lacks something."""
+    name = config["data"]["source"].get("name")
+    given = find_part("source", name, "data.source.name").modalities
+    for modality in system.encoders:
+        if modality not in given:
+            raise ConfigError(
+                f"data.source: {name!r} gives {', '.join(given)}; system.encoders.{modality} needs {modality}: choose another "
+                f"source (data=...) or an encoder of {' or '.join(given)}"
+            )
+    return [m for m in given if m in system.processor.parts]  # type: ignore[union-attr]
+
+
+def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> Encoded:
+    x, key = batch.inputs[modality], f"system.encoders.{modality}"
+    try:
+        encoded = system.encoders[modality](x, batch.masks.get(modality))
+    except ZooError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: refuses {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
+    edges.append(Edge(f"system.processor.{modality}", key, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"))
+    pooled = "none" if encoded.pooled is None else list(encoded.pooled.shape)
+    edges.append(Edge(key, "system.head", f"tokens {list(encoded.tokens.shape)}, pooled {pooled}"))
+    return encoded
+
+
+def _step(system: System) -> None:
+    """Optimizer step without data; every trainable parameter must have met a gradient."""
+    without = [name for name, p in system.named_parameters() if p.requires_grad and p.grad is None]
+    if len(without) == len([p for p in system.parameters() if p.requires_grad]):
+        raise ConfigError("system: no parameter gets a gradient; nothing would be trained")
+    torch.optim.AdamW([p for p in system.parameters() if p.grad is not None], foreach=False).step()

@@ -1,0 +1,96 @@
+"""Multi-head attention: the one place that calls scaled-dot-product attention."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with queries, keys and values from one matrix multiplication.
+
+    Source: Vaswani et al. 2017, section 3.2. Rows of ``qkv.weight`` are q, k, v, each head-major (timm, CLIP ``in_proj``).
+
+    Raises:
+        ConfigError: ``num_heads`` does not divide ``dim``.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, bias: bool = True) -> None:
+        super().__init__()
+        refuse_uneven_heads(dim, num_heads)
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch num_tokens dim"],
+        mask: Bool[Tensor, "batch num_tokens"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "batch num_tokens dim"]:
+        """``mask`` is True at tokens that may be attended to."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.out(attend(q, k, v, num_heads=self.num_heads, mask=mask, causal=causal))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of one sequence to another; rows of ``key_value.weight`` are k, v."""
+
+    def __init__(self, *, dim: int, num_heads: int, bias: bool = True) -> None:
+        super().__init__()
+        refuse_uneven_heads(dim, num_heads)
+        self.num_heads = num_heads
+        self.query = nn.Linear(dim, dim, bias=bias)
+        self.key_value = nn.Linear(dim, 2 * dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries dim"],
+        context: Float[Tensor, "batch keys dim"],
+        mask: Bool[Tensor, "batch keys"] | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """``mask`` is True at the tokens of ``context`` that may be attended to."""
+        k, v = self.key_value(context).chunk(2, dim=-1)
+        return self.out(attend(self.query(x), k, v, num_heads=self.num_heads, mask=mask))
+
+
+def refuse_uneven_heads(dim: int, num_heads: int) -> None:
+    """Raise ConfigError where the heads do not share the width evenly."""
+    if num_heads < 1 or dim % num_heads:
+        legal = [n for n in range(1, dim + 1) if dim % n == 0 and dim // n >= 8]
+        raise ConfigError(f"num_heads: {num_heads} does not divide dim {dim}; divisors of {dim}: {legal}")
+
+
+def attend(
+    q: Float[Tensor, "batch queries dim"],
+    k: Float[Tensor, "batch keys dim"],
+    v: Float[Tensor, "batch keys dim"],
+    *,
+    num_heads: int,
+    mask: Bool[Tensor, "batch keys"] | None = None,
+    causal: bool = False,
+) -> Float[Tensor, "batch queries dim"]:
+    """Split into heads, attend with scale head_dim ** -0.5, join the heads."""
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N, head_dim]
+    allowed = attention_mask(mask, q.shape[2], causal)
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal and allowed is None)
+    return x.transpose(1, 2).flatten(2)  # [B, queries, dim]
+
+
+def attention_mask(
+    mask: Bool[Tensor, "batch keys"] | None, queries: int, causal: bool
+) -> Bool[Tensor, "batch 1 queries_or_1 keys"] | None:
+    """Combine a key mask with causality; True is allowed.
+
+    Keys ``[1 1 0]`` with ``causal`` give the rows ``[1 0 0], [1 1 0], [1 1 0]``. Where a query would be allowed nothing
+    (an empty item, or causal padding to the left) it sees every key instead of giving NaN; nobody reads its output.
+    """
+    if mask is None:
+        return None
+    allowed = mask[:, None, None, :]  # [B, 1, 1, keys]
+    if causal:
+        allowed = allowed & torch.ones(queries, queries, dtype=torch.bool, device=mask.device).tril()
+    return allowed | ~allowed.any(-1, keepdim=True)

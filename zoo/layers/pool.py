@@ -1,0 +1,43 @@
+"""Many tokens to one vector."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from zoo.layers.attention import CrossAttention
+from zoo.layers.mlp import MLP
+
+
+def masked_mean(
+    tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]
+) -> Float[Tensor, "batch dim"]:
+    """Mean over the tokens that are allowed; an empty row gives zeros."""
+    weight = mask.to(tokens.dtype).unsqueeze(-1)  # [B, N, 1]
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def take_tokens(
+    tokens: Float[Tensor, "batch num_tokens dim"], index: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch dim"]:
+    """The token at one index per row."""
+    return tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to all tokens, then a residual MLP.
+
+    Source: the "MAP" head of Zhai et al. 2022 (arXiv 2106.04560), as SigLIP uses it.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, hidden_dim: int, activation: str = "gelu", eps: float = 1e-6) -> None:
+        super().__init__()
+        self.probe = nn.Parameter(torch.empty(1, 1, dim))
+        self.attention = CrossAttention(dim=dim, num_heads=num_heads)
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.mlp = MLP(dim=dim, hidden_dim=hidden_dim, activation=activation)
+
+    def forward(
+        self, tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"] | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        x = self.attention(self.probe.expand(len(tokens), -1, -1), tokens, mask)  # [B, 1, dim]
+        return (x + self.mlp(self.norm(x))).squeeze(1)  # [B, dim]

@@ -1,0 +1,62 @@
+"""Pre-norm transformer block and stack, shared by the image and text encoders."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from zoo.layers.attention import Attention
+from zoo.layers.drop import DropPath
+from zoo.layers.mlp import MLP
+
+
+class LayerScale(nn.Module):
+    """Multiply each channel by a learned factor that starts small. Source: Touvron et al. 2021 (arXiv 2103.17239), eq. 4."""
+
+    def __init__(self, *, dim: int, init: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
+        return x * self.scale
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Source: Dosovitskiy et al. 2020 (arXiv 2010.11929), equations 2 and 3.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        activation: str = "gelu",
+        eps: float = 1e-6,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attention = Attention(dim=dim, num_heads=num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = MLP(dim=dim, hidden_dim=hidden_dim, activation=activation)
+        scaled = layer_scale is not None
+        self.scale1 = LayerScale(dim=dim, init=layer_scale) if scaled else nn.Identity()
+        self.scale2 = LayerScale(dim=dim, init=layer_scale) if scaled else nn.Identity()
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch num_tokens dim"],
+        mask: Bool[Tensor, "batch num_tokens"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "batch num_tokens dim"]:
+        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, causal)))
+        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+
+
+def drop_path_rates(last: float, depth: int) -> list[float]:
+    """Rates that grow linearly from 0 in the first block to ``last`` in the last one (timm's rule)."""
+    return [last * i / max(depth - 1, 1) for i in range(depth)]

@@ -1,0 +1,37 @@
+"""Loss and metrics over steps as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+from zoo.training.log import read_lines
+
+
+def draw_curves(metrics: Path, output: Path) -> None:
+    """Draw every logged value over steps, one panel each: training in the first row, evaluation in the next.
+
+    Does nothing where nothing was logged yet.
+    """
+    from matplotlib.figure import Figure
+
+    panels = _series(read_lines(metrics)) if metrics.exists() else {}
+    if not panels:
+        return
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+    for place, ((kind, name), points) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", color="tab:blue" if kind == "train" else "tab:orange")
+        axes.set_title(f"{kind} {name}", fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    figure.savefig(output, dpi=110)
+
+
+def _series(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    panels: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in ("step", "kind") and isinstance(value, int | float):
+                panels.setdefault((line["kind"], name), []).append((line["step"], value))
+    return dict(sorted(panels.items(), key=lambda item: item[0][0] != "train"))

@@ -1,0 +1,57 @@
+"""A run's log: JSON lines that depend on seed and config only, and beside them what depends on the machine."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from zoo.checkpoint import write_text_atomically
+
+
+class RunLog:
+    """``metrics.jsonl`` (identical for identical runs) and ``timing.jsonl`` (seconds, items per second)."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.metrics, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
+        self._started, self._items = time.monotonic(), 0
+
+    def truncate(self, step: int) -> None:
+        """Forget what was logged after ``step``, and a last line that a kill cut short."""
+        for path in (self.metrics, self.timing):
+            cut_lines(path, step)
+
+    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
+        """Append one line of metrics."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+
+    def count(self, items: int) -> None:
+        """Add to the items seen since the last line of timing."""
+        self._items += items
+
+    def write_timing(self, step: int) -> float:
+        """Append items per second since the last call, and return it."""
+        now = time.monotonic()
+        rate = self._items / max(now - self._started, 1e-9)
+        with self.timing.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "items_per_second": round(rate, 2), "seconds": round(now - self._started, 3)}) + "\n")
+        self._started, self._items = now, 0
+        return rate
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a JSON-lines file; a last one that a kill cut short is left out."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def cut_lines(path: Path, step: int) -> None:
+    """Drop the lines of later steps from a JSON-lines file, where there is one."""
+    if path.exists():
+        kept = [line for line in read_lines(path) if line["step"] <= step]
+        write_text_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))

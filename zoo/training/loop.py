@@ -1,0 +1,303 @@
+"""The training loop: read it top to bottom.
+
+Accelerate does devices, processes, precision and the saving of states; what a step is stands here.
+"""
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
+from zoo.errors import DataError, WeightsError, ZooError
+from zoo.training import fingerprint
+from zoo.training.curves import draw_curves
+from zoo.training.log import RunLog, cut_lines
+from zoo.training.optim import make_optimizer
+from zoo.training.schedule import learning_rate_at
+from zoo.training.settings import PRECISIONS, TrainingSettings
+from zoo.training.state import load_state, save_state
+from zoo.types import Batch, HeadOutput
+
+
+class Interrupted(ZooError):
+    """The user stopped the run; its state is saved."""
+
+
+class Progress(Protocol):
+    """Where a person watches the run."""
+
+    def update(self, step: int, values: dict[str, float]) -> None: ...
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        model: maps a ``Batch`` to a ``HeadOutput``.
+        data: the training split through augmentation and processor.
+        save_model: writes a model to a directory, all or nothing.
+        evaluate: maps a model to metrics; None trains without looking.
+        progress: told of every step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ProcessedSplit,
+        settings: TrainingSettings,
+        *,
+        run_dir: Path,
+        seed: int,
+        save_model: Callable[[nn.Module, Path], Any],
+        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+        progress: Progress | None = None,
+        num_workers: int = 0,
+        cpu: bool = False,
+    ) -> None:
+        self.settings, self.run_dir, self.seed, self.data = settings, run_dir, seed, data
+        self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
+        self.accelerator = Accelerator(
+            mixed_precision=PRECISIONS[settings.precision], log_with=list(settings.trackers) or None, project_dir=str(run_dir), cpu=cpu
+        )
+        if settings.trackers:
+            self.accelerator.init_trackers("tracked")
+        self.plain_model = model.to(self.accelerator.device)
+        self.average = None
+        if settings.ema_decay is not None:  # copied before Accelerate wraps the model's forward
+            self.average = AveragedModel(self.plain_model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+            self.accelerator.register_for_checkpointing(self.average)
+        self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
+        self.log = RunLog(run_dir)
+        self.step, self.best = 0, -math.inf
+        self.stop_requested = False
+
+    def run(self, *, resume: bool = False) -> dict[str, float]:
+        """Train to ``max_steps``, from the newest state where ``resume`` is set, and return the last metrics.
+
+        Raises:
+            Interrupted: Ctrl-C or a termination signal; the state is saved first.
+            DataError: the loss is not finite; the message names the batch's items.
+            WeightsError: the restored state is not the saved one; the message names the first layer that differs.
+        """
+        self.model.train()
+        if resume:
+            self._restore()
+        self._cut_logs()
+        values: dict[str, float] = {}
+        with _signals(self._request_stop):
+            for batches in self._steps():
+                values = self._train_step(batches)
+                self.step += 1
+                self._after_step(values)
+        if self.accelerator.is_main_process:
+            draw_curves(self.log.metrics, self.run_dir / "curves.png")
+        if self.settings.trackers:
+            self.accelerator.end_training()
+        return values
+
+    @property
+    def final_model(self) -> nn.Module:
+        """What is evaluated and saved: the average where there is one."""
+        return self.average.module if self.average is not None else self.plain_model
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """The batches of each remaining optimizer step."""
+        accumulate = self.settings.accumulate
+        loader = iter(training_loader(self.data, self._sampler(self.step * accumulate), num_workers=self.num_workers))
+        for _ in range(self.step, self.settings.max_steps):
+            yield [next(loader).to(self.accelerator.device) for _ in range(accumulate)]
+
+    def _sampler(self, start: int) -> StepSampler:
+        return StepSampler(
+            len(self.data),
+            batch_size=self.settings.batch_size,
+            seed=self.seed,
+            start=start,
+            stop=self.settings.max_steps * self.settings.accumulate,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+
+    def _train_step(self, batches: list[Batch]) -> dict[str, float]:
+        """Forward, backward, clip, step; returns what to log."""
+        settings, trace = self.settings, self._trace_before(batches)
+        rate = learning_rate_at(
+            self.step,
+            peak=settings.learning_rate,
+            final=settings.final_learning_rate,
+            warmup_steps=settings.warmup_steps,
+            max_steps=settings.max_steps,
+            schedule=settings.schedule,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        outputs = [self._forward_backward(batch, last=batch is batches[-1]) for batch in batches]
+        self._refuse_non_finite(outputs, batches)
+        norm = self._clip()
+        if trace is not None:
+            trace["gradients"] = fingerprint.hash_gradients(self.plain_model)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        for module in self.plain_model.modules():
+            if hasattr(module, "after_step"):
+                module.after_step()
+        if self.average is not None:
+            self.average.update_parameters(self.plain_model)
+        self._trace_after(trace)
+        self.log.count(settings.batch_size * settings.accumulate)
+        losses = [output.loss.item() for output in outputs if output.loss is not None]
+        metrics = {name: float(value) for name, value in outputs[-1].metrics.items()}
+        return {"loss": sum(losses) / max(len(losses), 1), "learning_rate": rate, "gradient_norm": norm, **metrics}
+
+    def _forward_backward(self, batch: Batch, *, last: bool) -> HeadOutput:
+        synchronise = self.accelerator.no_sync(self.model) if not last else nullcontext()
+        with synchronise:
+            with self.accelerator.autocast():
+                output = self.model(batch)
+            if output.loss is not None:
+                self.accelerator.backward(output.loss / self.settings.accumulate)
+        return output
+
+    def _clip(self) -> float:
+        limit = self.settings.clip_gradients
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        return float(norm) if norm is not None else math.nan
+
+    def _refuse_non_finite(self, outputs: list[HeadOutput], batches: list[Batch]) -> None:
+        """Stop on every rank where one rank's loss is not finite, before the weights change."""
+        bad = [b for o, b in zip(outputs, batches, strict=True) if o.loss is not None and not bool(torch.isfinite(o.loss))]
+        flags = torch.tensor([float(bool(bad)), float(self.stop_requested)], device=self.accelerator.device)
+        anyone = self.accelerator.reduce(flags) if self.accelerator.num_processes > 1 else flags
+        self.stop_requested = bool(anyone[1] > 0)
+        if anyone[0] > 0:
+            items = ", ".join(bad[0].ids[:8]) + (", ..." if len(bad[0].ids) > 8 else "") if bad else "of another process"
+            raise DataError(
+                f"the loss is not finite at step {self.step + 1}; its batch holds {items}. The last state before it is kept: look "
+                "at these items, or resume with a lower training.learning_rate"
+            )
+
+    def _after_step(self, values: dict[str, float]) -> None:
+        """Log, evaluate and checkpoint where it is time."""
+        settings, last = self.settings, self.step == self.settings.max_steps
+        if self.progress is not None and self.accelerator.is_main_process:
+            self.progress.update(self.step, values)
+        if self.step % settings.log_every == 0 or last:
+            self._write("train", values)
+        if settings.evaluate_every and self.evaluate is not None and (self.step % settings.evaluate_every == 0 or last):
+            self._evaluate()
+        if self.step % settings.checkpoint_every == 0 or last or self.stop_requested:
+            self._checkpoint()
+        if self.stop_requested and not last:
+            raise Interrupted(f"stopped at step {self.step} of {settings.max_steps}; go on with: zoo train resume={self.run_dir}")
+
+    def _write(self, kind: str, values: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            self.log.write(self.step, kind, values)
+            if kind == "train":
+                self.log.write_timing(self.step)
+        if self.settings.trackers:
+            self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=self.step)
+
+    def _evaluate(self) -> None:
+        """Evaluate on the main process; the others wait. Keeps the best model by ``monitor``."""
+        assert self.evaluate is not None
+        if self.accelerator.is_main_process:
+            model = self.final_model
+            model.eval()
+            metrics = self.evaluate(model)
+            model.train()
+            self._write("evaluation", metrics)
+            if self.settings.monitor not in metrics:
+                raise ZooError(f"training.monitor: there is no metric {self.settings.monitor!r}; known: {', '.join(metrics)}")
+            if metrics[self.settings.monitor] > self.best:
+                self.best = metrics[self.settings.monitor]
+                self.save_model(model, self.run_dir / "best")
+        self.accelerator.wait_for_everyone()
+
+    def _checkpoint(self) -> None:
+        """Write the state to resume from, and the model beside it."""
+        position = {"step": self.step, "best": self.best, "hashes": self._hashes()}
+        save_state(self.accelerator, self.run_dir, position, keep=self.settings.keep_states)
+        if self.accelerator.is_main_process:
+            self.save_model(self.final_model, self.run_dir / "last")
+
+    def _restore(self) -> None:
+        position = load_state(self.accelerator, self.run_dir)
+        if position is None:
+            return  # killed before the first state: the run starts again, and its log with it
+        self.step, self.best = position["step"], position["best"]
+        different = fingerprint.first_difference(position["hashes"], self._hashes()) if position["hashes"] else None
+        if different is not None:
+            raise WeightsError(
+                f"{self.run_dir}: the restored state is not the saved one; the first layer that differs is: {different}. Check that "
+                "data, config and library versions are those of the run (environment.json)"
+            )
+
+    def _cut_logs(self) -> None:
+        """Forget what was logged after the position that the run starts from."""
+        cut_lines(self._trace_file, self.step)
+        if self.accelerator.is_main_process:
+            self.log.truncate(self.step)
+
+    @property
+    def _trace_file(self) -> Path:
+        return self.run_dir / f"trace_{self.accelerator.process_index}.jsonl"
+
+    def _hashes(self) -> dict[str, str]:
+        """Hashes of everything that the next step depends on."""
+        if not self.settings.verify_resume:
+            return {}
+        hashes = {
+            "random state": fingerprint.hash_random_state(),
+            "parameters": fingerprint.hash_parameters(self.plain_model),
+            "optimizer state": fingerprint.hash_optimizer(self.optimizer),
+        }
+        if self.step < self.settings.max_steps:
+            draws = next(iter(self._sampler(self.step * self.settings.accumulate)))
+            hashes["batch"] = fingerprint.hash_batch(self.data.collate([self.data[draw] for draw in draws]))
+        return hashes
+
+    def _trace_before(self, batches: list[Batch]) -> dict[str, str] | None:
+        if not self.settings.trace:
+            return None
+        return {"batch": fingerprint.hash_batch(batches[0]), "random state": fingerprint.hash_random_state()}
+
+    def _trace_after(self, trace: dict[str, str] | None) -> None:
+        if trace is None:
+            return
+        trace["parameters after"] = fingerprint.hash_parameters(self.plain_model)
+        trace["optimizer state"] = fingerprint.hash_optimizer(self.optimizer)
+        with self._trace_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.step + 1, **trace}) + "\n")
+
+    def _request_stop(self) -> None:
+        self.stop_requested = True
+
+
+@contextmanager
+def _signals(request_stop: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C and a termination signal end the run after the step at hand; a second Ctrl-C ends it at once."""
+
+    def handle(number: int, frame: Any) -> None:
+        request_stop()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

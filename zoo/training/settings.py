@@ -1,0 +1,73 @@
+"""Settings of a training run; the keys of ``training`` in a config."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zoo.errors import ConfigError, name_choices
+from zoo.training.schedule import SCHEDULES
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerate's
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How to train.
+
+    Attributes:
+        max_steps: optimizer steps of the whole run.
+        batch_size: items of one batch over all processes together.
+        accumulate: batches of one optimizer step; a contrastive loss sees only each batch's own negatives.
+        learning_rate: peak value.
+        schedule: "cosine", "linear", "constant" or "inverse_sqrt", after ``warmup_steps`` of linear warmup.
+        final_learning_rate: where cosine and linear end.
+        weight_decay: decoupled, on matrices only: no gains, biases, temperatures, positions or class tokens.
+        clip_gradients: largest norm of all gradients; None leaves them.
+        precision: "fp32", "bf16" or "fp16" (autocast).
+        ema_decay: keep an exponential moving average of the weights; it is what is evaluated and saved. None: off.
+        checkpoint_every: steps between states that a run resumes from.
+        keep_states: how many of them to keep.
+        evaluate_every: steps between evaluations on the validation split; 0 evaluates never.
+        monitor: metric of the evaluation that chooses ``best/``; higher is better.
+        log_every: steps between lines of ``metrics.jsonl``.
+        trackers: further loggers that Accelerate knows, for example "tensorboard".
+        verify_resume: hash the state at each checkpoint and hold the restored one against it.
+        trace: write hashes of every step (batch, random state, gradients, parameters), to find where two runs part.
+
+    Raises:
+        ConfigError: a value outside its range.
+    """
+
+    max_steps: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    final_learning_rate: float = 0.0
+    weight_decay: float = 0.1
+    betas: Sequence[float] = (0.9, 0.98)
+    eps: float = 1e-6
+    clip_gradients: float | None = 1.0
+    accumulate: int = 1
+    precision: str = "fp32"
+    ema_decay: float | None = None
+    checkpoint_every: int = 100
+    keep_states: int = 1
+    evaluate_every: int = 100
+    monitor: str = "top1"
+    log_every: int = 10
+    trackers: Sequence[str] = ()
+    verify_resume: bool = True
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        for key in ("max_steps", "batch_size", "accumulate", "checkpoint_every", "keep_states", "log_every"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key}: {getattr(self, key)}; allowed is 1 or more")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate: {self.learning_rate}; allowed is above 0")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision: there is no {self.precision!r}; {name_choices(self.precision, PRECISIONS)}")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"schedule: there is no {self.schedule!r}; {name_choices(self.schedule, SCHEDULES)}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(f"ema_decay: {self.ema_decay}; allowed is between 0 and 1, or null")

@@ -1,0 +1,160 @@
+"""What passes between the parts: ``Batch``, ``Encoded``, ``HeadOutput``, and what each part says of itself.
+
+Glossary, one word for one thing everywhere: ``dim depth num_heads head_dim mlp_ratio patch_size image_size num_mels
+context_length vocab_size``; ``num_`` for counts; a mask is True where attention is allowed; tensors are called
+``pixels`` [B, 3, H, W] float, ``mels`` [B, num_mels, frames] float, ``token_ids`` [B, L] int64, ``tokens`` [B, N, dim],
+``logits``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """What a training step takes.
+
+    Attributes:
+        inputs: the modality's tensor by modality: ``pixels``, ``mels`` or ``token_ids``.
+        masks: True at real positions, by modality; a modality without padding has none.
+        targets: further tensors that a head reads, by name. ``groups`` [B] int64 says which items mean the same
+            (equal numbers are positives of each other); ``labels`` [B] int64 are class numbers.
+        ids: one name per item, for messages (file and row).
+    """
+
+    inputs: dict[str, Tensor]
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return a batch whose every tensor went through ``change``."""
+        moved = {
+            f.name: {key: change(value) for key, value in getattr(self, f.name).items()}
+            for f in fields(self)
+            if f.name != "ids"
+        }
+        return replace(self, **moved)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """Move every tensor to a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """Pin every tensor; a ``DataLoader`` calls this."""
+        return self.map(torch.Tensor.pin_memory)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+
+@dataclass
+class Encoded:
+    """What an encoder gives: tokens, one vector for the whole where the encoder pools, and the mask of the tokens."""
+
+    tokens: Float[Tensor, "batch num_tokens dim"]
+    pooled: Float[Tensor, "batch dim"] | None
+    mask: Bool[Tensor, "batch num_tokens"]
+
+
+@dataclass
+class HeadOutput:
+    """What a head gives for a batch.
+
+    Attributes:
+        loss: scalar; None when the batch holds nothing to learn from.
+        metrics: detached scalars for the log, by name.
+        outputs: anything else by name, for example ``logits``.
+    """
+
+    loss: Float[Tensor, ""] | None
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Shaped[Tensor, "..."]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What a head must know of an encoder before it can be built."""
+
+    modality: str
+    dim: int
+    pooled: bool = True
+
+    @classmethod
+    def of(cls, encoder: "Encoder") -> Self:
+        """Read the specification off an encoder."""
+        return cls(encoder.modality, encoder.dim, getattr(encoder, "gives_pooled", True))
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """Which encoders a head takes: how many, of which modalities, and which of their outputs it reads."""
+
+    modalities: tuple[str, ...]
+    minimum: int = 1
+    maximum: int = 1
+    reads: Literal["pooled", "tokens"] = "pooled"
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """One modality to tokens."""
+
+    modality: str
+    dim: int
+
+    def __call__(self, x: Tensor, mask: Tensor | None = None) -> Encoded: ...
+
+
+class Head(Protocol):
+    """Tokens to loss and outputs.
+
+    ``accepts`` says which encoders fit; ``verbs`` names the methods that a ``System`` hands on. A verb's first argument
+    is the system, which gives it encoders and processor.
+    """
+
+    accepts: ClassVar[Accepts]
+    verbs: ClassVar[tuple[str, ...]]
+
+    def __call__(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput: ...
+
+
+class Processor(Protocol):
+    """Raw inputs of every modality of a system to a ``Batch``."""
+
+    def __call__(self, **raw: Any) -> Batch: ...
+
+    def __getitem__(self, modality: str) -> Any: ...
+
+
+class SystemLike(Protocol):
+    """What a head's verb may ask of the system that calls it."""
+
+    encoders: Mapping[str, Encoder]
+    head: Head
+    processor: Processor | None
+    device: torch.device
+
+    def encode(self, modality: str, raw: Any) -> Encoded: ...
+
+
+@dataclass
+class Sample:
+    """One item of a source, still raw.
+
+    Attributes:
+        id: file and row, or another name that leads back to the item.
+        inputs: raw input by modality: an image (PIL or uint8 array), a waveform, a string.
+        group: items of equal group mean the same; None where the source does not know.
+        label: class number, for evaluation.
+    """
+
+    id: str
+    inputs: dict[str, Any]
+    group: int | None = None
+    label: int | None = None
