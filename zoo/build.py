@@ -18,6 +18,7 @@ from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, atomic_directory, load_str
 from zoo.compose import compose, refuse_code
 from zoo.data.processor import Processor, hash_files
 from zoo.errors import ConfigError, WeightsError, name_choices
+from zoo.layers.meta import meta_device
 from zoo.registry import find_part, find_row, packaged_directory, read_yaml
 from zoo.system import System, specs_of
 from zoo.types import Encoder, EncoderSpec, Head
@@ -171,7 +172,7 @@ def create_model(
         WeightsError: weights that cannot be read or do not fit; nothing is half loaded.
     """
     row = find_row(name)
-    with torch.device(device or "cpu"):
+    with meta_device() if device is not None and torch.device(device).type == "meta" else torch.device(device or "cpu"):
         if row.kind == "system":
             model: nn.Module = build_system(_merge(compose("system", [f"system={name}"])["system"], overrides))
         else:
@@ -214,7 +215,9 @@ def find_weights(weights: str | Path, name: str) -> Path:
             raise WeightsError(f"weights: no bundled weights for {name!r}; {name_choices(name, bundled_names())}")
         return path
     if str(weights).startswith(("hf://", "timm://")):
-        raise WeightsError(f"weights: {str(weights)!r} cannot be loaded yet; give a directory saved by zoo.save, or a .safetensors or .pt file")
+        raise WeightsError(
+            f"weights: {str(weights)!r} cannot be loaded yet; give a directory saved by zoo.save, or a .safetensors or .pt file"
+        )
     return Path(weights)
 
 
@@ -240,9 +243,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         model.processor = load_processor(directory, read_config(directory))
 
 
-def create_system(
-    config_or_name: str | Mapping[str, Any], overrides: Sequence[str] = (), *, weights: str | Path | None = None
-) -> System:
+def create_system(config_or_name: str | Mapping[str, Any], overrides: Sequence[str] = (), *, weights: str | Path | None = None) -> System:
     """Create a system from a name with overrides in Hydra's syntax, or from a plain config.
 
     Args:
@@ -297,9 +298,7 @@ def save(model: nn.Module, directory: str | Path) -> Path:
     return Path(directory)
 
 
-def load(
-    source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-) -> "System | Encoder | Head":
+def load(source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "System | Encoder | Head":
     """Load what ``save`` wrote, or the model of a run directory; the architecture is read from the source itself.
 
     Raises:

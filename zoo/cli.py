@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zoo", description="Multimodal models made of parts.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, run: Callable[[argparse.Namespace, list[str]], int], text: str, *, overrides: bool = False) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: Callable[[argparse.Namespace, list[str]], int], text: str, *, overrides: bool = False
+    ) -> argparse.ArgumentParser:
         usage = f"zoo {name} [OPTIONS] [KEY=VALUE ...]" if overrides else None
         command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
         command.add_argument("--json", action="store_true", help="print JSON lines")

@@ -214,8 +214,6 @@ def _refuse_targets(node: Any, key: str) -> None:
         _refuse_targets(value, f"{key}.{name}")
 
 
-
-
 def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Set ``key=value`` overrides on a saved, resolved config; groups cannot be chosen any more.
 

@@ -37,6 +37,11 @@ def readable(number: float, unit: str = "") -> str:
     return f"{number:g} {unit}".strip()
 
 
+def readable_share(share: float) -> str:
+    """0.1234 -> 12.3 %."""
+    return f"{100 * share:.1f} %"
+
+
 def show_info(name: str, summary: Any, *, as_json: bool) -> None:
     """Print what a model costs and what was verified of it."""
     card = read_card(name)

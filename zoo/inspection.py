@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.build import build_part, build_system, create_model
 from zoo.errors import ConfigError, ZooError
+from zoo.layers.meta import meta_device
 from zoo.registry import find_part
 from zoo.system import System
 from zoo.types import Batch, Encoded
@@ -99,6 +99,8 @@ def nominal_input(modality: str, encoder: nn.Module, batch_size: int = 1) -> tup
 
 def _trace(modality: str, encoder: nn.Module) -> tuple[Encoded, int]:
     """Run an encoder on one item of nominal size on the meta device; count FLOPs with fused attention taken apart."""
+    from torch.utils.flop_counter import FlopCounterMode  # half a second, which a check does not need
+
     x, mask = nominal_input(modality, encoder)
     tensors = {k: v.detach().to("meta") for k, v in [*encoder.named_parameters(), *encoder.named_buffers()]}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -116,7 +118,7 @@ def check(config: Mapping[str, Any]) -> CheckReport:
         ConfigError: parts that do not fit, with config key, both sides and legal choices.
     """
     batch_size = config["training"]["batch_size"]
-    with torch.device("meta"):
+    with meta_device():
         system = build_system(config["system"]).train()
     modalities = _source_modalities(config, system)
     batch = system.processor.meta(modalities, min(batch_size, 4))  # type: ignore[union-attr]
@@ -162,8 +164,13 @@ def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> E
 
 
 def _step(system: System) -> None:
-    """Optimizer step without data; every trainable parameter must have met a gradient."""
-    without = [name for name, p in system.named_parameters() if p.requires_grad and p.grad is None]
-    if len(without) == len([p for p in system.parameters() if p.requires_grad]):
-        raise ConfigError("system: no parameter gets a gradient; nothing would be trained")
-    torch.optim.AdamW([p for p in system.parameters() if p.grad is not None], foreach=False).step()
+    """Update without data; some trainable parameter must have met a gradient.
+
+    Plain subtraction has the shapes of any optimizer's step; building a real one imports the compiler, a second or more.
+    """
+    trained = [p for p in system.parameters() if p.grad is not None]
+    if not trained:
+        raise ConfigError("system: no parameter gets a gradient, so nothing would be trained; thaw a part")
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.sub_(parameter.grad)

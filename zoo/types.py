@@ -34,11 +34,7 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return a batch whose every tensor went through ``change``."""
-        moved = {
-            f.name: {key: change(value) for key, value in getattr(self, f.name).items()}
-            for f in fields(self)
-            if f.name != "ids"
-        }
+        moved = {f.name: {key: change(value) for key, value in getattr(self, f.name).items()} for f in fields(self) if f.name != "ids"}
         return replace(self, **moved)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":

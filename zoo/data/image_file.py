@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from zoo.errors import DataError
 
@@ -31,7 +31,28 @@ STRANGERS = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself (git lfs pull)"),
 )
 # What Pillow raises on broken files, found by cutting and flipping bytes of real ones.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, RuntimeError)
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,  # AVIF
+    TypeError,  # TIFF tags of another type than they should be
+    EOFError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+UPRIGHT = {  # EXIF orientation to what undoes it; ImageOps.exif_transpose also rewrites the EXIF block and fails where that is odd
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_image(source: str | Path | Image.Image) -> Image.Image:
@@ -185,34 +206,35 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
     try:
         with _pillow_warnings_off:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), name)
+            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            rgb = _shown(image if turn is None else image.transpose(turn), name).convert("RGB")  # always a copy
+            rgb.info = {}  # pixels only: an orientation left there would turn the picture again
+            return rgb
     except DataError:
         raise
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise DataError(_damaged(name, error)) from error
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Convert from every mode that Pillow has."""
+def _shown(image: Image.Image, name: str) -> Image.Image:
+    """Scale and composite where Pillow's conversion to RGB would clip or drop; it does the other modes well."""
     if image.mode == "I" or image.mode.startswith("I;16"):
-        return _from_16_bit(image, name).convert("RGB")
+        return _from_16_bit(image, name)
     if image.mode == "F":
-        return _from_float(image, name).convert("RGB")
+        return _from_float(image, name)
     if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha; Pillow takes no shorter way
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image
 
 
 def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
     """Grey of 0 to 65535 as 8-bit grey; Pillow would clip at 255."""
     grey = np.asarray(image).astype(np.int64)
     if grey.min() < 0 or grey.max() > 65535:
-        raise DataError(
-            f"{name}: 32-bit grey values from {grey.min()} to {grey.max()}; allowed are 0 to 65535; scale them and save again"
-        )
+        raise DataError(f"{name}: 32-bit grey values from {grey.min()} to {grey.max()}; allowed are 0 to 65535; scale them and save again")
     scaled = ((grey + 128) // 257).astype(np.uint8)
     if isinstance(clear := image.info.get("transparency"), int):  # one grey value that means "nothing here"
         scaled[grey == clear] = 255

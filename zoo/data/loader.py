@@ -46,9 +46,7 @@ class StepSampler:
         ConfigError: fewer items than a batch, or a batch that the ranks cannot share evenly.
     """
 
-    def __init__(
-        self, length: int, *, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, length: int, *, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world_size: int = 1) -> None:
         if batch_size > length:
             raise ConfigError(f"training.batch_size: {batch_size} is more than the {length} training items; lower it")
         if batch_size % world_size:

@@ -63,15 +63,12 @@ class TextTransformer(nn.Module):
         self.embedding = nn.Embedding(vocab_size, dim)
         self.positions = nn.Parameter(torch.empty(context_length, dim))
         self.blocks = nn.ModuleList(
-            Block(dim=dim, num_heads=num_heads, hidden_dim=int(dim * mlp_ratio), activation=activation, eps=eps)
-            for _ in range(depth)
+            Block(dim=dim, num_heads=num_heads, hidden_dim=int(dim * mlp_ratio), activation=activation, eps=eps) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=eps)
         self._initialise()
 
-    def forward(
-        self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None
-    ) -> Encoded:
+    def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
         """``mask`` is True at real tokens; without one every position is real."""
         length = token_ids.shape[1]
         if length > self.context_length:

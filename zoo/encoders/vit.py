@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.patch import PatchEmbedding
-from zoo.layers.pool import AttentionPool, masked_mean
+from zoo.layers.pool import AttentionPool
 from zoo.layers.position import resize_positions
 from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
@@ -78,7 +78,9 @@ class ViT(nn.Module):
         self.pre_norm = nn.LayerNorm(dim, eps=eps) if pre_norm else nn.Identity()
         hidden_dim = int(dim * mlp_ratio)
         self.blocks = nn.ModuleList(
-            Block(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps, layer_scale=layer_scale, drop_path=rate)
+            Block(
+                dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps, layer_scale=layer_scale, drop_path=rate
+            )
             for rate in drop_path_rates(drop_path, depth)
         )
         self.norm = nn.LayerNorm(dim, eps=eps)

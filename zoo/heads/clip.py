@@ -44,7 +44,7 @@ class CLIPHead(nn.Module):
     """
 
     accepts = Accepts(modalities=("image", "audio", "text"), minimum=2, maximum=2, reads="pooled")
-    verbs = ("embed", "classify", "class_vectors")
+    verbs = ("embed", "classify", "class_vectors", "score")
 
     def __init__(
         self,
@@ -114,7 +114,12 @@ class CLIPHead(nn.Module):
 
     @torch.inference_mode()
     def class_vectors(self, system: SystemLike, labels: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "labels embed_dim"]:
-        """One unit vector per label: the normalised mean over its prompts' unit vectors (CLIP, section 3.1.4)."""
+        """One unit vector per label: the normalised mean over its prompts' unit vectors (CLIP, section 3.1.4).
+
+        Raises:
+            DataError: no labels, an empty one, one given twice, or a template without ``{}``.
+        """
+        refuse_labels(labels, templates)
         prompts = [template.replace("{}", label) for label in labels for template in templates]
         vectors = self.embed(system, "text", prompts).unflatten(0, (len(labels), len(templates)))  # [labels, templates, embed_dim]
         return F.normalize(vectors.mean(1), dim=-1)
@@ -128,9 +133,15 @@ class CLIPHead(nn.Module):
         Raises:
             DataError: no labels, an empty one, one given twice, or a template without ``{}``.
         """
-        refuse_labels(labels, templates)
-        other = next(name for name in self.projections if name != "text")
-        logits = self.logit_scale.exp() * self.embed(system, other, inputs) @ self.class_vectors(system, labels, templates).T
+        other = next((name for name in self.projections if name != "text"), "image")
+        return self.score(system, other, inputs, self.class_vectors(system, labels, templates))
+
+    @torch.inference_mode()
+    def score(
+        self, system: SystemLike, modality: str, inputs: Any, vectors: Float[Tensor, "labels embed_dim"]
+    ) -> Float[Tensor, "n labels"]:
+        """``classify`` with class vectors that were made before."""
+        logits = self.logit_scale.exp() * self.embed(system, modality, inputs) @ vectors.T
         return (logits + self.logit_bias).sigmoid() if self.logit_bias is not None else logits.softmax(-1)
 
 

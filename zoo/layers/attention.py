@@ -80,9 +80,7 @@ def attend(
     return x.transpose(1, 2).flatten(2)  # [B, queries, dim]
 
 
-def attention_mask(
-    mask: Bool[Tensor, "batch keys"] | None, queries: int, causal: bool
-) -> Bool[Tensor, "batch 1 queries_or_1 keys"] | None:
+def attention_mask(mask: Bool[Tensor, "batch keys"] | None, queries: int, causal: bool) -> Bool[Tensor, "batch 1 queries_or_1 keys"] | None:
     """Combine a key mask with causality; True is allowed.
 
     Keys ``[1 1 0]`` with ``causal`` give the rows ``[1 0 0], [1 1 0], [1 1 0]``. Where a query would be allowed nothing

@@ -8,17 +8,13 @@ from zoo.layers.attention import CrossAttention
 from zoo.layers.mlp import MLP
 
 
-def masked_mean(
-    tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]
-) -> Float[Tensor, "batch dim"]:
+def masked_mean(tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]) -> Float[Tensor, "batch dim"]:
     """Mean over the tokens that are allowed; an empty row gives zeros."""
     weight = mask.to(tokens.dtype).unsqueeze(-1)  # [B, N, 1]
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def take_tokens(
-    tokens: Float[Tensor, "batch num_tokens dim"], index: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch dim"]:
+def take_tokens(tokens: Float[Tensor, "batch num_tokens dim"], index: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
     """The token at one index per row."""
     return tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)
 

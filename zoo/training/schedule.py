@@ -12,9 +12,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def learning_rate_at(
-    step: int, *, peak: float, final: float, warmup_steps: int, max_steps: int, schedule: str
-) -> float:
+def learning_rate_at(step: int, *, peak: float, final: float, warmup_steps: int, max_steps: int, schedule: str) -> float:
     """Learning rate of optimizer step ``step`` (the first is 0).
 
     With peak 1, 2 warmup steps and 6 in all, "linear" gives .5, 1, 1, .75, .5, .25.

@@ -135,7 +135,9 @@ def read_idx(path: Path, *, num_dims: int) -> UInt8[np.ndarray, "..."]:
     header = 4 + 4 * num_dims
     magic = struct.pack(">HBB", 0, 0x08, num_dims)  # two zeros, 0x08 for unsigned bytes, the number of dimensions
     if len(data) < header or data[:4] != magic:
-        raise DataError(f"{path}: starts with {data[:4].hex() or 'nothing'}; an idx file of {num_dims} dimensions starts with {magic.hex()}")
+        raise DataError(
+            f"{path}: starts with {data[:4].hex() or 'nothing'}; an idx file of {num_dims} dimensions starts with {magic.hex()}"
+        )
     shape = struct.unpack_from(f">{num_dims}I", data, 4)
     if len(data) - header != math.prod(shape):
         raise DataError(f"{path}: {len(data) - header} bytes for shape {list(shape)}, which needs {math.prod(shape)}; fetch the file again")

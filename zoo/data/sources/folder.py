@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -257,7 +256,9 @@ def _split_folders(root: Path) -> list[tuple[str | None, Path]]:
     if not words or (others and len(words) == 1):
         return [(None, root)]
     if others:
-        raise DataError(f"{root}: splits ({', '.join(p.name for p in words)}) beside other folders ({', '.join(others[:3])}); move these away")
+        raise DataError(
+            f"{root}: splits ({', '.join(p.name for p in words)}) beside other folders ({', '.join(others[:3])}); move these away"
+        )
     if len({SPLIT_WORDS[path.name] for path in words}) < len(words):
         raise DataError(f"{root}: both 'val' and 'validation' are there, which are one split; keep one")
     return [(SPLIT_WORDS[path.name], path) for path in words]
@@ -284,7 +285,7 @@ def _locate(raw: str, roots: Sequence[Path]) -> tuple[Path, str] | str:
     return f"there is no file {raw!r}" if inside else f"path {raw!r} leads out of the folder; only files in it are allowed"
 
 
-def _optional_text(value: Any) -> str | None:
+def _optional_text(value: object) -> str | None:
     """A cell's text; None where it is empty or not there."""
     return None if value is None else str(value).strip() or None
 

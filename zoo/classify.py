@@ -1,0 +1,130 @@
+"""``zoo classify``: images and labels in, predictions out; a bad image is reported and the rest go on."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from zoo.build import load
+from zoo.data.image_file import find_images
+from zoo.display import counting_progress, print_json, readable_share, table
+from zoo.errors import ConfigError, DataError
+from zoo.evaluation.classify_report import Prediction, check_output, write_predictions
+from zoo.system import System
+
+DEFAULT_MODEL = "clip_vit_nano"  # bundled; knows handwritten digits
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
+
+def classify_command(options: Namespace) -> int:
+    """Run the command; returns the exit status."""
+    if options.top_k < 1 or options.batch_size < 1:
+        raise ConfigError(f"--top-k {options.top_k}, --batch-size {options.batch_size}: allowed is 1 or more")
+    labels = read_labels(options)
+    templates = read_lines(Path(options.templates), "templates") if options.templates else DEFAULT_TEMPLATES
+    if options.output:
+        check_output(Path(options.output))
+    paths = find_images(options.paths)
+    if options.model is None:
+        print(f"zoo: no --model given; using the bundled {DEFAULT_MODEL!r}, which knows handwritten digits only", file=sys.stderr)
+    model = options.model or DEFAULT_MODEL
+    system = load(model)
+    if not isinstance(system, System):
+        raise ConfigError(f"--model: {model} is an encoder alone; classify needs a system with a contrastive head")
+    vectors = system.class_vectors(labels, templates)
+    with (
+        counting_progress("classify", len(paths), as_json=options.json)
+        if len(paths) > options.batch_size
+        else nullcontext(_ignore) as advance
+    ):
+        predictions = list(predict(system, paths, labels, vectors, options.top_k, options.batch_size, advance))
+    if options.output:
+        write_predictions(predictions, Path(options.output), model=str(model), all_labels=labels)
+    _show(predictions, options)
+    failed = [found for found in predictions if found.error is not None]
+    if failed:
+        print(f"zoo: {len(failed)} of {len(predictions)} images could not be read; the others were classified", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _ignore(items: int) -> None:
+    pass
+
+
+def read_labels(options: Namespace) -> list[str]:
+    """Labels of the command line or of a file."""
+    if options.labels_file:
+        return read_lines(Path(options.labels_file), "labels-file")
+    return [label.strip() for label in options.labels.split(",")]
+
+
+def read_lines(path: Path, option: str) -> list[str]:
+    """Lines of a UTF-8 text file; empty ones at the end are left out.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--{option}: {path} cannot be read ({error}); give a UTF-8 text file, one per line") from error
+    return [line.strip() for line in text.rstrip().splitlines()]
+
+
+def predict(
+    system: System,
+    paths: Sequence[Path],
+    labels: Sequence[str],
+    vectors: torch.Tensor,
+    top_k: int,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> Iterator[Prediction]:
+    """Classify image by image in batches, in the order of the paths."""
+    assert system.processor is not None
+    part = system.processor["image"]
+    for start in range(0, len(paths), batch_size):
+        items: dict[Path, torch.Tensor] = {}
+        errors: dict[Path, str] = {}
+        for path in paths[start : start + batch_size]:
+            try:
+                items[path] = part.item(path)
+            except DataError as error:
+                errors[path] = str(error)
+        scores = {}
+        if items:
+            found = system.score("image", part.collate(list(items.values()))[0], vectors)
+            scores = dict(zip(items, found, strict=True))
+        for path in paths[start : start + batch_size]:
+            yield _prediction(path, labels, scores.get(path), errors.get(path), top_k)
+        advance(len(paths[start : start + batch_size]))
+
+
+def _prediction(path: Path, labels: Sequence[str], scores: torch.Tensor | None, error: str | None, top_k: int) -> Prediction:
+    if scores is None:
+        return Prediction(str(path), [], [], error)
+    best = scores.topk(min(top_k, len(labels)))
+    return Prediction(str(path), [labels[i] for i in best.indices.tolist()], best.values.tolist())
+
+
+def _show(predictions: Sequence[Prediction], options: Namespace) -> None:
+    for found in predictions:
+        if found.error is not None:
+            print(f"zoo: {found.error}", file=sys.stderr)
+    if options.json:
+        for found in predictions:
+            print_json(vars(found))
+    elif options.output:
+        print(f"written: {options.output} ({len(predictions)} images)")
+    else:
+        rows = [[found.path, *_cells(found)] for found in predictions if found.error is None]
+        if rows:
+            table("", ["image", "best", "others"], rows)
+
+
+def _cells(found: Prediction) -> list[str]:
+    words = [f"{label} {readable_share(p)}" for label, p in zip(found.labels, found.probabilities, strict=True)]
+    return [words[0], ", ".join(words[1:])]

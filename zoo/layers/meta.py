@@ -1,0 +1,28 @@
+"""Modules without weights."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+FILLS = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "orthogonal_")
+
+
+@contextmanager
+def meta_device() -> Iterator[None]:
+    """Build modules on the meta device and leave out filling their weights.
+
+    There is nothing to fill, but ``torch.nn.init`` would still fall into Python decompositions on meta, and their import
+    takes longer than a whole check.
+    """
+
+    def leave(tensor: Tensor, *arguments: object, **keywords: object) -> Tensor:
+        return tensor
+
+    with ExitStack() as stack:
+        for name in FILLS:
+            stack.enter_context(patch.object(nn.init, name, leave))
+        stack.enter_context(torch.device("meta"))
+        yield
