@@ -63,7 +63,8 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
         hint = hints.get(name, Any)
         if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
             value = float(value)
-        if not is_bearable(value, hint) or (isinstance(value, bool) and not is_bearable(True, hint)):
+        stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any  # a bool is an int to Python
+        if stray_bool or not is_bearable(value, hint):
             raise ConfigError(f"{key}.{name}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
         checked[name] = value
     missing = [name for name, p in parameters.items() if p.default is p.empty and name not in checked]
@@ -176,18 +177,19 @@ def create_model(
         if row.kind == "system":
             model: nn.Module = build_system(_merge(compose("system", [f"system={name}"])["system"], overrides))
         else:
-            given = {"inputs": overrides.pop("inputs", None) or example_inputs(row.family)} if row.kind == "head" else {}
+            inputs = overrides.pop("inputs", None)
             config = _merge({"name": row.family, **row.arguments}, overrides)
+            given = {"inputs": inputs or example_inputs(config)} if row.kind == "head" else {}
             model = build_part(row.kind, config, name, **given)
             model.config = {row.kind: config}
     return finish(model, weights, name, device, dtype)
 
 
-def example_inputs(head: str) -> dict[str, EncoderSpec]:
-    """Encoders for a head that is created alone: as few as it takes, image and text first, 64 wide."""
-    accepts = find_part("head", head).accepts
+def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
+    """Encoders for a head that is created alone: as few as it takes, image and text first, as wide as its ``embed_dim``."""
+    accepts = find_part("head", config["name"]).accepts
     order = [m for m in ("image", "text", "audio") if m in accepts.modalities]
-    return {m: EncoderSpec(m, EXAMPLE_DIM) for m in order[: accepts.minimum]}
+    return {m: EncoderSpec(m, config.get("embed_dim", EXAMPLE_DIM)) for m in order[: accepts.minimum]}
 
 
 def _merge(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,7 +316,7 @@ def load(source: str | Path, *, device: torch.device | str | None = None, dtype:
         kind = next((kind for kind in ("encoder", "language", "head") if kind in config), None)
         if kind is None:
             raise WeightsError(f"{directory / CONFIG_FILE}: names no system and no encoder; it was not written by zoo.save")
-        given = {"inputs": example_inputs(config[kind]["name"])} if kind == "head" else {}
+        given = {"inputs": example_inputs(config[kind])} if kind == "head" else {}
         model = build_part(kind, config[kind], kind, **given)
         model.config = {kind: config[kind]}  # type: ignore[assignment]
     return finish(model, directory, str(source), device, dtype)  # type: ignore[return-value]

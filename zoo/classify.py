@@ -12,7 +12,7 @@ from zoo.build import load
 from zoo.data.image_file import find_images
 from zoo.display import counting_progress, print_json, readable_share, table
 from zoo.errors import ConfigError, DataError
-from zoo.evaluation.classify_report import Prediction, check_output, write_predictions
+from zoo.classify_report import Prediction, check_output, write_predictions
 from zoo.system import System
 
 DEFAULT_MODEL = "clip_vit_nano"  # bundled; knows handwritten digits

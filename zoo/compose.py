@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from zoo.errors import ConfigError, ZooError, name_choices
-from zoo.registry import TABLES, Row, find_part, packaged_directory, read_yaml, rows
+from zoo.registry import MODALITIES, TABLES, Row, find_part, packaged_directory, read_yaml, rows
 
 PLAIN_GROUPS = ("data", "training", "evaluation", "experiment")
 _HEADER = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
@@ -76,10 +76,13 @@ def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[s
 
 def to_plain(config: DictConfig) -> dict[str, Any]:
     """Resolve interpolations, and refuse what names code."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: has no value; give it as an override, {missing[0]}=...")
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"config: {first_line(error)}; give it as an override, KEY=VALUE") from error
+        raise ConfigError(f"config: {first_line(error)}") from error
     assert isinstance(plain, dict)
     refuse_code(plain)
     return plain  # type: ignore[return-value]
@@ -167,13 +170,12 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         legal = ConfigStore.instance().list(group) if group in (*TABLES, *PLAIN_GROUPS) else []
         key = next((o.split("=")[0] for o in overrides if o.endswith("=" + wrong)), group)
         return f"{key}: there is no {group} {wrong!r}; {name_choices(wrong, [name.removesuffix('.yaml') for name in legal])}"
-    near = re.search(r"Did you mean to override (\S+?)\?", text)
     if isinstance(error, OverrideParseException):
         return f"override {first_line(error)}; write KEY=VALUE, for example training.max_steps=100"
     group_key = re.match(r"Could not override '([^']+)'", text)
     if group_key:
-        tail = f"did you mean {near[1]!r}?" if near else "see the keys with: zoo train --cfg job"
-        return f"{group_key[1]}: no such key or group; {tail}"
+        places = [f"encoder@system.encoders.{m}" for m in MODALITIES] + ["head@system.head", "system", *PLAIN_GROUPS]
+        return f"{group_key[1]}: no such group or place; {name_choices(group_key[1], places)}"
     return f"config: {first_line(error)}"
 
 

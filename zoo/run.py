@@ -76,6 +76,8 @@ def _make_trainer(
     words = data.get("augmentation")
     augmentation = Augmentation(**check_keywords(Augmentation, words, "data.augmentation")) if words else None
     evaluation = build_part("evaluation", config["evaluation"], "evaluation") if config.get("evaluation") else None
+    if evaluation is not None and settings.evaluate_every:
+        source.split(data["validation_split"])  # an empty split is found now, not at the first evaluation
 
     def evaluate(model: System) -> dict[str, float]:
         return evaluation(model, source, data["validation_split"]).metrics

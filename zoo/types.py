@@ -8,7 +8,7 @@ context_length vocab_size``; ``num_`` for counts; a mask is True where attention
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -82,7 +82,7 @@ class EncoderSpec:
     pooled: bool = True
 
     @classmethod
-    def of(cls, encoder: "Encoder") -> Self:
+    def of(cls, encoder: "Encoder") -> "EncoderSpec":
         """Read the specification off an encoder."""
         return cls(encoder.modality, encoder.dim, getattr(encoder, "gives_pooled", True))
 
@@ -107,6 +107,7 @@ class Encoder(Protocol):
     def __call__(self, x: Tensor, mask: Tensor | None = None) -> Encoded: ...
 
 
+@runtime_checkable
 class Head(Protocol):
     """Tokens to loss and outputs.
 
@@ -120,6 +121,7 @@ class Head(Protocol):
     def __call__(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput: ...
 
 
+@runtime_checkable
 class Processor(Protocol):
     """Raw inputs of every modality of a system to a ``Batch``."""
 
@@ -128,6 +130,7 @@ class Processor(Protocol):
     def __getitem__(self, modality: str) -> Any: ...
 
 
+@runtime_checkable
 class SystemLike(Protocol):
     """What a head's verb may ask of the system that calls it."""
 

@@ -140,10 +140,8 @@ def as_image(raw: Any) -> Image.Image:
     Raises:
         DataError: not an image, or not readable.
     """
-    if isinstance(raw, str | Path):
+    if isinstance(raw, str | Path | Image.Image):
         return open_image(raw)
-    if isinstance(raw, Image.Image):
-        return raw if raw.mode == "RGB" else open_image(raw)
     if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and (raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] == 3)):
         return Image.fromarray(raw).convert("RGB")
     kind = f"array {raw.dtype} {list(raw.shape)}" if isinstance(raw, np.ndarray) else type(raw).__name__

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from zoo.errors import DataError
 
-MAX_PIXELS = 300_000_000  # 900 MB as RGB; Pillow itself refuses at 358 million
+MAX_PIXELS = 300_000_000  # 900 MB as RGB; the largest cameras in phones give 200 million
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # What people bring that is not a picture we read: how such a file begins (after so many bytes), and what it is.
@@ -72,7 +72,7 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
     _check_file(path)
     # Opened by us rather than by Pillow, which would map plain files into memory: a file cut later would end the process.
     try:
-        with _pillow_warnings_off, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        with _our_settings, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             return _decoded(image, str(path))
     except DataError:
         raise
@@ -129,34 +129,35 @@ def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None) -> Iter
             yield Path(entry.path)
 
 
-class _PillowWarningsOff:
-    """Silence the warnings that modules of Pillow give, also when threads enter and leave in any order.
+class _PillowSettings:
+    """Our limit of pixels and no warnings while Pillow works, also when threads enter and leave in any order.
 
-    ``warnings.catch_warnings`` restores what it found, so threads that overlap would leave the filters changed. Here the
+    Both are global. Each thread saving and restoring them by itself would leave them changed where two overlap, so the
     first to enter changes them and the last to leave restores them.
     """
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
-        self._caught: warnings.catch_warnings | None = None
+        self._caught, self._limit = warnings.catch_warnings(), Image.MAX_IMAGE_PIXELS
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._caught = warnings.catch_warnings()
+                self._caught, self._limit = warnings.catch_warnings(), Image.MAX_IMAGE_PIXELS
                 self._caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
+                Image.MAX_IMAGE_PIXELS = MAX_PIXELS
             self._inside += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._lock:
             self._inside -= 1
-            if self._inside == 0 and self._caught is not None:
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
                 self._caught.__exit__(None, None, None)
-                self._caught = None
 
 
-_pillow_warnings_off = _PillowWarningsOff()
+_our_settings = _PillowSettings()
 
 
 def _exists(path: Path) -> bool:
@@ -204,7 +205,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
             f"{name}: the image is {width} x {height} = {width * height:,} pixels; at most {MAX_PIXELS:,} are allowed; scale it down"
         )
     try:
-        with _pillow_warnings_off:
+        with _our_settings:
             image.load()
             turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             rgb = _shown(image if turn is None else image.transpose(turn), name).convert("RGB")  # always a copy

@@ -6,7 +6,7 @@ alone. So training resumes at any step by starting the sampler there, whatever t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Generator
@@ -18,6 +18,7 @@ from zoo.errors import ConfigError
 from zoo.types import Batch, Sample
 
 
+@runtime_checkable
 class Split(Protocol):
     """The samples of one split of a source."""
 

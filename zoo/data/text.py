@@ -108,7 +108,7 @@ class TextProcessor:
             ids = [*ids[: self.context_length - 1], self.eot_token_id]
         return torch.tensor(ids, dtype=torch.int64)
 
-    def collate(self, items: Sequence[Int[Tensor, " length"]]) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+    def collate(self, items: Sequence[Int[Tensor, " _"]]) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
         """Pad on the right; the mask is True at real tokens."""
         longest = self.context_length if self.pad_to == "context_length" else max(len(ids) for ids in items)
         token_ids = torch.full((len(items), longest), self.pad_token_id, dtype=torch.int64)

@@ -19,7 +19,7 @@ from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
 from zoo.types import Encoded
 
-POOLS = ("cls", "mean", "attention", "none")
+POOLS = ("cls", "mean", "mean_norm", "attention", "none")
 INITS = ("timm", "clip")
 
 
@@ -29,8 +29,9 @@ class ViT(nn.Module):
 
     Args:
         image_size: nominal height and width in pixels; other sizes resize the position table.
-        pool: "cls" takes the class token, "mean" the mean of the patch tokens, "attention" a learned query, "none" gives
-            no pooled vector.
+        pool: "cls" takes the class token, "mean" the mean of the normalised patch tokens, "mean_norm" normalises the mean
+            instead of the tokens (timm's "avg", as in MAE), "attention" asks the patch tokens with a learned query, "none"
+            gives no pooled vector.
         pre_norm: LayerNorm between the positions and the first block (CLIP).
         antialias: resize positions as timm and open_clip do (True) or as transformers does (False).
         init: "timm" (truncated normal 0.02) or "clip" (openai/CLIP).
@@ -83,7 +84,8 @@ class ViT(nn.Module):
             )
             for rate in drop_path_rates(drop_path, depth)
         )
-        self.norm = nn.LayerNorm(dim, eps=eps)
+        self.norm = nn.Identity() if pool == "mean_norm" else nn.LayerNorm(dim, eps=eps)
+        self.pool_norm = nn.LayerNorm(dim, eps=eps) if pool == "mean_norm" else nn.Identity()
         self.attention_pool = (
             AttentionPool(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps)
             if pool == "attention"
@@ -120,9 +122,10 @@ class ViT(nn.Module):
     def _pooled(self, x: Tensor) -> Float[Tensor, "batch dim"] | None:
         if self.pool == "cls":
             return x[:, 0]
-        if self.pool == "mean":
-            return x[:, self.num_prefix_tokens :].mean(1)
-        return self.attention_pool(x) if self.attention_pool is not None else None
+        patches = x[:, self.num_prefix_tokens :]
+        if self.pool in ("mean", "mean_norm"):
+            return self.pool_norm(patches.mean(1))
+        return self.attention_pool(patches) if self.attention_pool is not None else None
 
     def _initialise(self, init: str) -> None:
         scale = self.dim**-0.5 if init == "clip" else 0.02

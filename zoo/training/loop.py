@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -33,6 +33,7 @@ class Interrupted(ZooError):
     """The user stopped the run; its state is saved."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where a person watches the run."""
 

@@ -1,0 +1,8 @@
+"""Compose a system from configs and verify it without weights: the same as ``zoo check``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["check", *sys.argv[1:]]))

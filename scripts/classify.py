@@ -1,0 +1,8 @@
+"""Sort images into labels of your own: the same as ``zoo classify``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["classify", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""List models, or those whose names match a pattern: the same as ``zoo list``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["list", *sys.argv[1:]]))

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Every check of the project: style, spelling, types, then the cheap tests, then the heavy ones and the wheel.
+#
+#   scripts/test.sh                  all of it; every step runs even where one fails, and the worst exit status is kept
+#   scripts/test.sh ARGUMENTS...     only pytest, with these arguments
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+prepare_environment test
+cd "$ZOO_ROOT"
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
+
+if [ "$#" -gt 0 ]; then
+    exec python -m pytest "$@"
+fi
+
+worst=0
+failed=()
+started=$SECONDS
+reports="$(mktemp -d)"
+trap 'rm -rf "$reports"' EXIT
+trap 'exit 130' INT
+
+step() { # NAME COMMAND...
+    local name=$1 status=0
+    shift
+    heading "$name"
+    "$@" || status=$?
+    if [ "$status" -ne 0 ]; then
+        failed+=("$name")
+        [ "$status" -le "$worst" ] || worst=$status
+    fi
+}
+
+cards=()
+if grep -qs -e '--write-cards' tests/conftest.py; then
+    cards=(--write-cards)
+fi
+
+step "Lint" python -m ruff check .
+step "Format" python -m ruff format --check .
+step "Spelling" python -m codespell_lib .
+step "Types" python -m pyright
+step "Tests" python -m pytest "${cards[@]+"${cards[@]}"}" -m "not heavy and not wheel" --junitxml="$reports/1.xml"
+step "Heavy tests and the wheel" python -m pytest "${cards[@]+"${cards[@]}"}" -m "heavy or wheel" --junitxml="$reports/2.xml"
+
+python - "$reports" <<'PYTHON'
+import pathlib
+import sys
+import xml.etree.ElementTree as ElementTree
+
+counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+for report in pathlib.Path(sys.argv[1]).glob("*.xml"):
+    for suite in ElementTree.parse(report).iter("testsuite"):
+        for key in counts:
+            counts[key] += int(suite.get(key, 0))
+failed = counts["failures"] + counts["errors"]
+print(f"\n{counts['tests'] - failed - counts['skipped']} passed, {failed} failed, {counts['skipped']} skipped")
+PYTHON
+if [ "$worst" -eq 0 ]; then
+    printf 'All steps passed in %d s.\n' "$((SECONDS - started))"
+else
+    printf 'Failed after %d s: %s\n' "$((SECONDS - started))" "$(IFS=';' && printf '%s' "${failed[*]}")"
+fi
+exit "$worst"

@@ -1,0 +1,8 @@
+"""Train a system: the same as ``zoo train``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

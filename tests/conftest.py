@@ -1,0 +1,75 @@
+"""Verification cards: tests that carry ``@pytest.mark.card(system, capability)`` write what they found."""
+
+import datetime
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo.cards import CAPABILITIES, blank_card, cards_directory, read_card
+from zoo.checkpoint import write_text_atomically
+from zoo.registry import rows
+
+FIGURES = pytest.StashKey()
+OUTCOMES = pytest.StashKey()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--write-cards", action="store_true", help="write assets/cards/*.json from the tests that ran")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "card(system, capability): the test decides this line of the system's verification card")
+    config.stash[OUTCOMES] = []
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Every test starts from the same seed, and on one thread: the cores are shared."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def card_figure(request):
+    """Record a figure for the card, for example ``card_figure("max difference 2e-7")``."""
+    return lambda text: request.node.stash.__setitem__(FIGURES, text)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if call.when == "call" or (call.when == "setup" and report.outcome != "passed"):
+        for mark in item.iter_markers("card"):
+            item.config.stash[OUTCOMES].append((*mark.args, report.outcome, item.stash.get(FIGURES, ""), item.nodeid))
+
+
+def pytest_sessionfinish(session):
+    if not session.config.getoption("--write-cards"):
+        return
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False).stdout.strip()
+    by_system = {}
+    for system, *outcome in session.config.stash[OUTCOMES]:
+        by_system.setdefault(system, []).append(outcome)
+    cards_directory().mkdir(exist_ok=True)
+    for system, outcomes in by_system.items():
+        assert system in rows("system"), f"a test marks a card of {system!r}, which is no system"
+        write_card(system, outcomes, commit)
+
+
+def write_card(system, outcomes, commit):
+    """Update the lines of one card; a line that several tests decide is verified when all of them passed."""
+    card = read_card(system) or blank_card(system)
+    for capability in {outcome[0] for outcome in outcomes}:
+        assert capability in CAPABILITIES, f"no such capability: {capability!r}"
+        mine = [outcome for outcome in outcomes if outcome[0] == capability]
+        status = next((s for s in ("failed", "skipped") if any(o[1] == s for o in mine)), "passed")
+        card["capabilities"][capability] = {
+            "status": {"passed": "verified", "skipped": "not verified", "failed": "failed"}[status],
+            "figure": "; ".join(o[2] for o in mine if o[2]),
+            "command": "pytest " + " ".join(sorted({o[3].partition("[")[0] for o in mine})),
+        }
+    card.update(commit=commit, date=datetime.date.today().isoformat())
+    write_text_atomically(cards_directory() / f"{system}.json", json.dumps(card, indent=2) + "\n")

@@ -1,0 +1,137 @@
+"""The house keeps its order: who imports whom, which names mirror which, and how long a file may grow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import zoo
+from zoo.registry import PACKAGES, TABLES, find_part, part_names, rows
+
+ROOT = Path(zoo.__file__).parent.parent
+MODULES = sorted(path for path in (ROOT / "zoo").rglob("*.py"))
+
+# The folder or file on the left may import those on the right (and itself, and zoo.errors, which all may).
+BASE = {"types", "registry"}
+ALLOWED = {
+    "errors": set(),
+    "types": set(),
+    "registry": set(),
+    "distributed": set(),
+    "layers": {"types"},
+    "losses": {"types", "layers"},
+    "checkpoint": {"types", "layers"},
+    "convert": {"types", "layers", "checkpoint"},
+    "cards": BASE,
+    "data": BASE,
+    "encoders": {"layers", *BASE},
+    "language": {"layers", *BASE},
+    "heads": {"language", "layers", "losses", "distributed", *BASE},
+    "system": {"types"},
+    "training": {"types", "distributed", "checkpoint", "data"},
+    "evaluation": {"types", "distributed", "checkpoint", "data", "registry"},
+    "compose": {"registry"},
+    "build": {"types", "registry", "layers", "convert", "checkpoint", "data", "encoders", "language", "heads", "system", "compose"},
+    "inspection": {"types", "registry", "layers", "system", "build", "training"},
+    "run": {"checkpoint", "data", "registry", "system", "build", "inspection", "training", "evaluation"},
+    "display": {"cards"},
+    "classify_report": {"data"},
+    "classify": {"data", "build", "display", "classify_report", "system"},
+    "cli": {"registry", "compose", "display", "inspection", "run", "classify"},
+}
+APART = ("encoders", "heads")  # whose files never import one another
+
+
+def place(module: str) -> str:
+    """``zoo.layers.mlp`` -> ``layers``."""
+    return (module.split(".") + ["__init__"])[1]
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return {name for name in found if name.startswith("zoo.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_imports_run_one_way(path):
+    here = place(dotted(path))
+    if here == "__init__":  # the front door names every home, lazily
+        return
+    for name in imports_of(path):
+        there = place(name)
+        assert there in ALLOWED[here] | {here, "errors"}, f"{dotted(path)} may not import {name}"
+        if here in APART and there == here:
+            raise AssertionError(f"{dotted(path)} imports its neighbour {name}; what two share belongs to layers/")
+
+
+def test_every_folder_has_its_place_in_the_order():
+    assert {place(dotted(path)) for path in MODULES} - {"__init__"} <= set(ALLOWED)
+
+
+def test_every_module_imports_alone():
+    modules = [dotted(path) for path in MODULES]
+    # Each in a fresh set of zoo modules; one interpreter, because torch would be imported fifty times otherwise.
+    code = (
+        "import sys, importlib\n"
+        f"for name in {modules!r}:\n"
+        "    for loaded in [m for m in sys.modules if m == 'zoo' or m.startswith('zoo.')]: del sys.modules[loaded]\n"
+        "    import zoo.registry; zoo.registry._parts.clear()\n"
+        "    importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("kind", ["encoder", "language", "head"])
+def test_table_part_and_test_share_one_name(kind):
+    for path in (ROOT / "conf" / kind).glob("*.yaml"):
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert table["name"] == path.stem
+        assert find_part(kind, path.stem)
+        folder = PACKAGES[kind].rpartition(".")[2]
+        assert (ROOT / "tests" / folder / f"test_{path.stem}.py").is_file(), f"{path.stem} has no test file"
+    assert {path.stem for path in (ROOT / "conf" / kind).glob("*.yaml")} == set(part_names(kind))
+
+
+def test_there_are_at_most_60_yaml_files():
+    assert len(list((ROOT / "conf").rglob("*.yaml"))) <= 60
+
+
+def test_every_family_has_a_nano_form():
+    for kind in TABLES:
+        for family in {row.family for row in rows(kind).values()}:
+            assert any("nano" in row.name for row in rows(kind).values() if row.family == family), family
+
+
+@pytest.mark.parametrize("heavy", ["torch", "torchvision", "transformers", "timm", "omegaconf", "hydra", "numpy"])
+def test_listing_imports_nothing_heavy(heavy):
+    code = f"import sys, zoo.cli; zoo.cli.main(['list']); assert {heavy!r} not in sys.modules, {heavy!r}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_zoo_leaves_torch_and_its_company_alone():
+    code = "import sys, zoo; assert not {'torch', 'torchvision', 'transformers', 'timm'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_file_calls_scaled_dot_product_attention():
+    callers = [dotted(p) for p in MODULES if "scaled_dot_product_attention(" in p.read_text(encoding="utf-8")]
+    assert callers == ["zoo.layers.attention"]
+
+
+def test_files_can_be_read_in_a_sitting():
+    long = {dotted(p): n for p in MODULES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 420}
+    assert not long

@@ -1,0 +1,71 @@
+"""Every encoder with every head, by config alone: each pair trains one step or is refused with its reason.
+
+The list is printed (``pytest -s tests/test_pairs.py``) and grows by itself with every part that is added.
+"""
+
+import itertools
+
+import pytest
+import torch
+
+import zoo
+from zoo.compose import compose
+from zoo.errors import ConfigError
+from zoo.inspection import nominal_input
+from zoo.registry import MODALITIES, find_part, rows
+from zoo.types import Batch
+
+ENCODERS = [row for row in rows("encoder").values() if "nano" in row.name]
+HEADS = [row for row in rows("head").values() if "nano" in row.name]
+PARTNERS = {"image": "vit_nano", "text": "text_nano"}  # for heads that need a second encoder
+
+
+def system_config(encoder, head):
+    """The encoder under its modality, and as many partners as the head asks for."""
+    accepts = find_part("head", head.family).accepts
+    encoders = {encoder.modality: encoder.name}
+    partners = [m for m in ("text", "image") if m != encoder.modality and m in accepts.modalities]
+    for modality in partners[: accepts.minimum - 1]:
+        encoders[modality] = PARTNERS[modality]
+    return {"name": f"{encoder.name} + {head.name}", "encoders": encoders, "head": head.name}
+
+
+def one_step(system):
+    inputs, masks = {}, {}
+    for modality, encoder in system.encoders.items():
+        x, mask = nominal_input(modality, encoder, 4)
+        inputs[modality] = torch.rand(x.shape) if x.is_floating_point() else torch.randint(0, 250, x.shape)
+        masks |= {modality: torch.ones(mask.shape, dtype=torch.bool)} if mask is not None else {}
+    loss = system(Batch(inputs, masks, {"groups": torch.arange(4), "labels": torch.arange(4)})).loss
+    loss.backward()
+    assert all(p.grad is not None for p in system.parameters()), "a parameter gets no gradient"
+    torch.optim.SGD(system.parameters(), lr=0.1).step()
+    return loss.item()
+
+
+def describe(encoder, head):
+    try:
+        system = zoo.create_system(system_config(encoder, head))
+    except ConfigError as error:
+        return f"{encoder.name:28} x {head.name:16} refused: {error}"
+    return f"{encoder.name:28} x {head.name:16} trains, loss {one_step(system.train()):.3f}"
+
+
+@pytest.mark.parametrize(("encoder", "head"), list(itertools.product(ENCODERS, HEADS)), ids=lambda row: row.name)
+def test_every_pair_trains_a_step_or_is_refused_with_its_reason(encoder, head):
+    line = describe(encoder, head)
+    print(line)
+    accepts = find_part("head", head.family).accepts
+    assert ("trains" in line) == (encoder.modality in accepts.modalities), line
+
+
+def test_the_pairs_cover_every_registered_part():
+    assert {row.family for row in ENCODERS} == {row.family for row in rows("encoder").values()}
+    assert {row.family for row in HEADS} == {row.family for row in rows("head").values()}
+    assert {row.modality for row in ENCODERS} <= set(MODALITIES)
+
+
+@pytest.mark.parametrize("row", ENCODERS, ids=lambda row: row.name)
+def test_the_same_swap_is_one_override_of_a_composed_run(row):
+    config = compose("train", [f"encoder@system.encoders.{row.modality}={row.name}"])
+    assert zoo.check(config).trainable > 0

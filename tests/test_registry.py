@@ -1,0 +1,89 @@
+"""Names, rows and what is said of wrong ones."""
+
+import pytest
+import torch
+
+import zoo
+from zoo.build import example_inputs
+from zoo.inspection import nominal_input
+from zoo.registry import find_row, rows
+from zoo.types import Batch, Encoded
+
+NANO_ENCODERS = [name for name in rows("encoder") if "nano" in name]
+NANO_HEADS = [name for name in rows("head") if "nano" in name]
+NANO_SYSTEMS = [name for name in rows("system") if "nano" in name]
+
+
+def test_patterns_kinds_and_modalities_choose():
+    assert zoo.list_models("vit_nano") == ["vit_nano"]
+    assert zoo.list_models(kind="encoder", modality="text") == sorted(r.name for r in rows("encoder").values() if r.modality == "text")
+    assert "clip_vit_nano" in zoo.list_models(kind="system", modality="image")
+
+
+@pytest.mark.parametrize("call", [lambda: zoo.list_models(kind="encodr"), lambda: zoo.list_models(modality="imag")])
+def test_wrong_choices_name_near_matches(call):
+    with pytest.raises(zoo.ConfigError, match="did you mean '(encoder|image)'"):
+        call()
+
+
+def test_unknown_model_names_near_matches():
+    with pytest.raises(zoo.ConfigError, match="did you mean 'vit_nano'"):
+        zoo.create_model("vit_nan")
+
+
+def test_unknown_keyword_names_near_matches():
+    with pytest.raises(zoo.ConfigError, match=r"vit_nano.num_head: .*did you mean 'num_heads'"):
+        zoo.create_model("vit_nano", num_head=2)
+
+
+@pytest.mark.parametrize("value", ["4", 4.5, None, True])
+def test_a_value_of_the_wrong_type_is_refused(value):
+    with pytest.raises(zoo.ConfigError, match="vit_nano.depth"):
+        zoo.create_model("vit_nano", depth=value)
+
+
+def test_whole_numbers_serve_as_floats():
+    assert zoo.create_model("vit_nano", mlp_ratio=2).blocks[0].mlp.fc1.out_features == 128
+
+
+@pytest.mark.parametrize("name", zoo.list_models())
+def test_every_name_builds_on_meta(name):
+    model = zoo.create_model(name, device="meta")
+    assert all(p.is_meta for p in model.parameters())
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", NANO_ENCODERS)
+def test_nano_encoders_run_forward_and_backward(name):
+    encoder = zoo.create_model(name)
+    x, mask = (None if t is None else torch.zeros(t.shape, dtype=t.dtype) for t in nominal_input(encoder.modality, encoder, 2))
+    encoded = encoder(x, None if mask is None else ~mask)
+    assert encoded.tokens.shape[-1] == encoder.dim and encoded.mask.shape == encoded.tokens.shape[:2]
+    (encoded.tokens.sum() + (0 if encoded.pooled is None else encoded.pooled.sum())).backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
+@pytest.mark.parametrize("name", NANO_HEADS)
+def test_nano_heads_run_forward_and_backward(name):
+    inputs = example_inputs({"name": find_row(name).family, **find_row(name).arguments})
+    head = zoo.create_model(name)
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    encoded = {m: Encoded(torch.randn(3, 5, s.dim), torch.randn(3, s.dim), mask) for m, s in inputs.items()}
+    head(encoded, Batch(inputs={}, targets={"groups": torch.arange(3)})).loss.backward()
+    assert all(p.grad is not None for p in head.parameters())
+
+
+@pytest.mark.parametrize("name", NANO_SYSTEMS)
+def test_nano_systems_are_nano(name):
+    assert zoo.summarize(name).parameters <= 1_000_000
+
+
+def test_dtype_and_device_are_set():
+    model = zoo.create_model("vit_nano", dtype=torch.bfloat16)
+    assert next(model.parameters()).dtype is torch.bfloat16
+
+
+def test_no_default_dtype_or_device_leaks():
+    zoo.create_model("vit_nano", device="meta")
+    assert torch.empty(1).device.type == "cpu"
+    assert torch.nn.Linear(2, 2).weight.abs().sum() > 0

@@ -1,0 +1,108 @@
+"""Exact resume: ``train 2N`` equals ``train N, kill -9, resume, N``, in one process and in two.
+
+Two claims, tested apart: the restore is exact (the run itself holds hashes against the saved ones), and two runs agree
+(the traces of every step are compared, and the first layer that differs is named).
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from zoo.training.fingerprint import LAYERS, first_difference
+from zoo.training.log import read_lines
+from zoo.training.state import states
+
+STEPS = 24
+OVERRIDES = [
+    f"training.max_steps={STEPS}",
+    "training.batch_size=16",
+    "training.warmup_steps=4",
+    "training.checkpoint_every=5",
+    "training.evaluate_every=7",
+    "training.log_every=1",
+    "training.ema_decay=0.9",
+    "training.trace=true",
+    "system.encoders.image.drop_path=0.2",  # draws from the random state at every step
+]
+
+
+def command(processes: int, words: list[str]) -> list[str]:
+    if processes == 1:
+        return [sys.executable, "-m", "zoo.cli", "train", *words]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "--standalone"]
+    return [*launch, "-m", "zoo.cli", "train", *words]
+
+
+def start(processes: int, words: list[str], log: Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with log.open("w") as file:
+        return subprocess.Popen(command(processes, words), stdout=file, stderr=file, env=environment, start_new_session=True)
+
+
+def train(processes: int, words: list[str], log: Path) -> None:
+    assert start(processes, words, log).wait(timeout=400) == 0, log.read_text()[-3000:]
+
+
+def train_and_kill(processes: int, run_dir: Path, step: int, log: Path) -> None:
+    """Start a run and kill all its processes when its log reaches a step."""
+    process = start(processes, [*OVERRIDES, f"run_dir={run_dir}"], log)
+    deadline = time.monotonic() + 300
+    while not (lines := read_lines(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []) or lines[-1]["step"] < step:
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def assert_same_runs(one: Path, other: Path, processes: int) -> None:
+    for rank in range(processes):
+        pairs = zip(*(read_lines(run / f"trace_{rank}.jsonl") for run in (one, other)), strict=True)
+        for ours, theirs in pairs:
+            assert ours["step"] == theirs["step"]
+            layer = first_difference(ours, theirs)
+            assert layer is None, f"rank {rank}, step {ours['step']}: the first layer that differs is {layer}"
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    for model in ("last", "best"):
+        ours, theirs = (load_file(run / model / "model.safetensors") for run in (one, other))
+        assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
+
+
+@pytest.mark.heavy
+@pytest.mark.card("clip_vit_nano", "resumes exactly")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, tmp_path, card_figure):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(processes, [*OVERRIDES, f"run_dir={whole}"], tmp_path / "whole.log")
+    steps = sorted(random.SystemRandom().sample(range(1, STEPS - 1), 2))
+    card_figure(f"{processes} process(es), killed at steps {steps}")
+    train_and_kill(processes, killed, steps[0], tmp_path / "killed.log")
+    train(processes, [f"resume={killed}"], tmp_path / "resumed.log")
+    assert_same_runs(whole, killed, processes)
+
+
+@pytest.mark.heavy
+def test_ctrl_c_leaves_a_state_that_resumes(tmp_path):
+    log, run = tmp_path / "log", tmp_path / "run"
+    process = start(1, [*OVERRIDES, f"run_dir={run}", "training.max_steps=2000"], log)
+    while not (run / "metrics.jsonl").exists():
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert f"go on with: zoo train resume={run}" in log.read_text()
+    reached = int(states(run)[-1].name.removeprefix("step_"))
+    train(1, [f"resume={run}", f"training.max_steps={reached + 2}"], log)
+    assert read_lines(run / "metrics.jsonl")[-1]["step"] == reached + 2
+
+
+def test_the_first_layer_that_differs_is_named():
+    hashes = {layer: "same" for layer in LAYERS}
+    assert first_difference(hashes, hashes) is None
+    assert first_difference(hashes, {**hashes, "optimizer state": "x", "parameters": "x"}) == "parameters"

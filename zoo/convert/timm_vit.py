@@ -1,0 +1,101 @@
+"""timm's ``VisionTransformer`` <-> our ``vit``.
+
+Reference: timm 1.0, ``vision_transformer.py`` and ``attention_pool.py``. Where timm gives the class token no position
+(``no_embed_class``), ours gets a position of zeros. A classifier (``head``) has no place in an encoder: the caller drops it
+by name, ``drop=("head",)``, or meets an error.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from zoo.convert import rules
+from zoo.convert.rules import Rule, named, under
+
+ORIGIN = "timm"
+
+BLOCK = named(
+    {
+        "norm1.{w}": "norm1.{w}",
+        "attn.qkv.{w}": "attention.qkv.{w}",
+        "attn.proj.{w}": "attention.out.{w}",
+        "ls1.gamma": "scale1.scale",
+        "norm2.{w}": "norm2.{w}",
+        "mlp.fc1.{w}": "mlp.fc1.{w}",
+        "mlp.fc2.{w}": "mlp.fc2.{w}",
+        "ls2.gamma": "scale2.scale",
+    }
+)
+POOL = named(
+    {
+        "latent": "probe",
+        "q.{w}": "attention.query.{w}",
+        "kv.{w}": "attention.key_value.{w}",
+        "proj.{w}": "attention.out.{w}",
+        "norm.{w}": "norm.{w}",
+        "mlp.fc1.{w}": "mlp.fc1.{w}",
+        "mlp.fc2.{w}": "mlp.fc2.{w}",
+    }
+)
+BODY = [
+    *named(
+        {
+            "patch_embed.proj.{w}": "patch.project.{w}",
+            "reg_token": "registers",
+            "norm_pre.{w}": "pre_norm.{w}",
+            "norm.{w}": "norm.{w}",
+            "fc_norm.{w}": "pool_norm.{w}",
+        }
+    ),
+    *under("blocks.{i}.", "blocks.{i}.", BLOCK),
+    *under("attn_pool.", "attention_pool.", POOL),
+]
+EMBEDDED = named({"cls_token": "class_token", "pos_embed": "positions"})
+
+
+def _add_position(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    token, positions = tensors
+    return [token, torch.cat([torch.zeros_like(token), positions], dim=1)]  # [1, 1 + patches, dim]
+
+
+def _fold_position(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    token, positions = tensors
+    return [token + positions[:, :1], positions[:, 1:]]
+
+
+NOT_EMBEDDED = [Rule(("cls_token", "pos_embed"), ("class_token", "positions"), _add_position, _fold_position)]
+
+
+def recognises(keys: Iterable[str]) -> bool:
+    """Whether these are the keys of a timm ``VisionTransformer`` with learned positions."""
+    return {"patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"} <= set(keys)
+
+
+def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
+    """State dict of timm to that of our ``vit`` for a square image.
+
+    Args:
+        drop: names to leave out with all below them, for example ``head``.
+
+    Raises:
+        WeightsError: tensors that our encoder has no place for.
+    """
+    positions = tensors.get("pos_embed")
+    is_grid = positions is not None and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]  # so no row for a class token
+    table = NOT_EMBEDDED if is_grid and "cls_token" in tensors else EMBEDDED
+    return rules.to_zoo(tensors, [*BODY, *table], origin=ORIGIN, drop=drop)
+
+
+def from_zoo(tensors: Mapping[str, Tensor], *, no_embed_class: bool = False) -> dict[str, Tensor]:
+    """State dict of our ``vit`` to that of timm, without classifier.
+
+    Args:
+        no_embed_class: timm's option of that name; the class token's position is then added to the token itself.
+
+    Raises:
+        WeightsError: tensors that their model has no place for.
+    """
+    table = NOT_EMBEDDED if no_embed_class and "class_token" in tensors else EMBEDDED
+    return rules.from_zoo(tensors, [*BODY, *table], origin=ORIGIN)
