@@ -84,4 +84,4 @@ def test_command_line_works_from_the_wheel(installed: Path, tmp_path: Path) -> N
 
 def test_training_works_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     run(installed / "zoo", "train", "run_dir=trained", "training.max_steps=2", folder=tmp_path)
-    assert list((tmp_path / "trained" / "model").glob("*.safetensors"))
+    assert list((tmp_path / "trained").rglob("model.safetensors"))

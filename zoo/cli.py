@@ -129,7 +129,8 @@ def _train_one(config: dict[str, Any], as_json: bool) -> int:
 
     with training_progress(config, as_json=as_json) as progress:
         result = train(config, progress=progress)
-    show_trained(result, as_json=as_json)
+    if int(os.environ.get("RANK", "0")) == 0:
+        show_trained(result, as_json=as_json)
     return 0
 
 

@@ -4,6 +4,7 @@ Two claims, tested apart: the restore is exact (the run itself holds hashes agai
 (the traces of every step are compared, and the first layer that differs is named).
 """
 
+import json
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from zoo.training.fingerprint import LAYERS, first_difference
 from zoo.training.log import read_lines
@@ -65,7 +66,7 @@ def assert_same_runs(one: Path, other: Path, processes: int) -> None:
     for rank in range(processes):
         pairs = zip(*(read_lines(run / f"trace_{rank}.jsonl") for run in (one, other)), strict=True)
         for ours, theirs in pairs:
-            assert ours["step"] == theirs["step"]
+            assert ours["step"] == theirs["step"] and ours.keys() == theirs.keys() >= set(LAYERS) - {"parameters"}
             layer = first_difference(ours, theirs)
             assert layer is None, f"rank {rank}, step {ours['step']}: the first layer that differs is {layer}"
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
@@ -100,6 +101,28 @@ def test_ctrl_c_leaves_a_state_that_resumes(tmp_path):
     reached = int(states(run)[-1].name.removeprefix("step_"))
     train(1, [f"resume={run}", f"training.max_steps={reached + 2}"], log)
     assert read_lines(run / "metrics.jsonl")[-1]["step"] == reached + 2
+
+
+def change_weights(state):
+    weights = state / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+
+
+def change_data(state):
+    position = state / "0.position.json"
+    content = json.loads(position.read_text())
+    position.write_text(json.dumps({**content, "hashes": {**content["hashes"], "batch": "another"}}))
+
+
+# In processes of their own: beartype, which checks types under pytest, draws from Python's global generator.
+@pytest.mark.heavy
+@pytest.mark.parametrize(("change", "layer"), [(change_weights, "parameters"), (change_data, "batch")])
+def test_what_changed_since_the_state_was_saved_is_found_and_named(change, layer, tmp_path):
+    log, run = tmp_path / "log", tmp_path / "run"
+    train_and_kill(1, run, 12, log)
+    change(states(run)[-1])
+    assert start(1, [f"resume={run}"], log).wait(timeout=200) == 2
+    assert f"the first layer that differs is: {layer}" in log.read_text()
 
 
 def test_the_first_layer_that_differs_is_named():

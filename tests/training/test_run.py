@@ -1,10 +1,9 @@
 """A training run as its user sees it."""
 
 import json
+from importlib.metadata import version
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 import zoo
 from zoo.compose import compose
@@ -26,7 +25,7 @@ def test_a_run_leaves_config_environment_log_curves_state_and_models(run_dir):
     expected = {"config.yaml", "environment.json", "metrics.jsonl", "timing.jsonl", "curves.png", "state", "best", "last", "processor"}
     assert expected <= {path.name for path in run_dir.iterdir()}
     assert not [path for path in run_dir.rglob("*") if path.name.endswith((".tmp", ".old"))]
-    assert json.loads((run_dir / "environment.json").read_text())["versions"]["torch"] == torch.__version__
+    assert json.loads((run_dir / "environment.json").read_text())["versions"]["torch"] == version("torch")
 
 
 def test_the_log_has_every_step_and_evaluation(run_dir):
@@ -62,19 +61,6 @@ def test_a_loss_that_is_not_finite_stops_with_the_items(tmp_path, run_dir):
     config = compose("train", [*SMALL, f"run_dir={tmp_path / 'run'}", "training.learning_rate=1e30", "training.clip_gradients=null"])
     with pytest.raises(zoo.DataError, match=r"not finite at step \d+; its batch holds digits:\d+, digits:"):
         train(config)
-
-
-def test_changed_data_is_found_at_resume(tmp_path):
-    folder = tmp_path / "run"
-    train(compose("train", [*SMALL, f"run_dir={folder}"]))
-    config = compose("train", [*SMALL, f"run_dir={folder}", "training.max_steps=9", "seed=1"])
-    state = states(folder)[-1]
-    position = json.loads((state / "0.position.json").read_text())
-    assert "batch" not in position["hashes"], "the last state has no next batch"
-    weights = load_file(state / "model.safetensors")
-    save_file({name: tensor + 1 for name, tensor in weights.items()}, state / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(zoo.WeightsError, match="the first layer that differs is: parameters"):
-        train({**config, "resume": str(folder)})
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):

@@ -69,7 +69,7 @@ def split(theirs: str, ours: Sequence[str], shares: Sequence[int]) -> Rule:
     """Rows of one tensor there that belong to several here, in the proportion of ``shares``."""
 
     def into(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        unit = len(tensors[0]) // sum(shares)
+        unit = tensors[0].size(0) // sum(shares)
         return tensors[0].split([unit * share for share in shares])
 
     return Rule((theirs,), tuple(ours), into, lambda t: [torch.cat(list(t))])

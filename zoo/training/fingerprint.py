@@ -62,6 +62,6 @@ def hash_optimizer(optimizer: Optimizer) -> str:
     return hash_tensors((f"{i}.{key}", torch.as_tensor(value)) for i in sorted(state) for key, value in sorted(state[i].items()))
 
 
-def first_difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
-    """The first layer, in the order of a training step, whose hashes differ; None where all agree."""
-    return next((layer for layer in LAYERS if ours.get(layer) != theirs.get(layer)), None)
+def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """The first layer, in the order of a training step, whose hashes differ; None where all that both have agree."""
+    return next((layer for layer in LAYERS if layer in ours and layer in theirs and ours[layer] != theirs[layer]), None)

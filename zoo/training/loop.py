@@ -63,12 +63,14 @@ class Trainer:
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         progress: Progress | None = None,
         num_workers: int = 0,
-        cpu: bool = False,
     ) -> None:
         self.settings, self.run_dir, self.seed, self.data = settings, run_dir, seed, data
         self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
         self.accelerator = Accelerator(
-            mixed_precision=PRECISIONS[settings.precision], log_with=list(settings.trackers) or None, project_dir=str(run_dir), cpu=cpu
+            mixed_precision=PRECISIONS[settings.precision],
+            log_with=list(settings.trackers) or None,
+            project_dir=str(run_dir),
+            cpu=not torch.accelerator.is_available(),  # without this Accelerate ignores torchrun where there is no accelerator
         )
         if settings.trackers:
             self.accelerator.init_trackers("tracked")

@@ -99,9 +99,9 @@ class DigitPairsSplit:
         pair = self.pairs[int(generator.integers(len(self.pairs))) if varied else index % len(self.pairs)]
         canvas = np.zeros((32, 32), dtype=np.uint8)
         for side, digit in enumerate((pair // 10, pair % 10)):
-            size = int(generator.integers(13, 17))
+            size = int(generator.integers(14, 17))
             left = 16 * side + int(generator.integers(0, 17 - size))
-            top = int(generator.integers(0, 33 - size))
+            top = 8 + int(generator.integers(-3, 20 - size))  # about the middle row
             number = int(generator.choice(self.members[digit]))
             draw_digit(canvas, load_digits()[0][number], left=left, top=top, size=size)
         template = self.templates[int(generator.integers(len(self.templates))) if varied else 0]

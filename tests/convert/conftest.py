@@ -1,0 +1,30 @@
+"""What the tests of converters share."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def scramble():
+    """Give every parameter random values, so that gains of 1 and biases of 0 hide no mistake."""
+
+    def fill(model, std=0.2):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim:
+                    parameter.add_(torch.randn_like(parameter) * std)
+        return model.eval()
+
+    return fill
+
+
+@pytest.fixture
+def same_state():
+    """Fail unless two state dicts have the same names and, bit for bit, the same tensors."""
+
+    def compare(found, expected):
+        assert found.keys() == expected.keys()
+        different = [name for name in expected if not torch.equal(found[name], expected[name]) or found[name].dtype != expected[name].dtype]
+        assert not different
+
+    return compare

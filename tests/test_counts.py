@@ -1,0 +1,55 @@
+"""Parameters and operations of the shipped sizes against the papers' models, without weights."""
+
+import pytest
+
+from zoo.build import create_model
+from zoo.inspection import count, summarize
+
+# Computed from open_clip (CLIP) and transformers (SigLIP): in all, image tower and text tower with their projections.
+SYSTEMS = {
+    "clip_vit_b32": (151_277_313, 87_849_216, 63_428_096, 4.409, 2.980),
+    "clip_vit_b16": (149_620_737, 86_192_640, 63_428_096, 17.563, 2.980),
+    "clip_vit_l14": (427_616_513, 303_966_208, 123_650_304, 81.013, 6.650),
+    "clip_vit_l14_336": (427_944_193, 304_293_888, 123_650_304, 190.960, 6.650),
+}
+SIGLIP_B16 = 203_155_970
+
+# Computed from timm with num_classes=0: parameters, and GMAC of one image, products of attention included.
+VITS = {
+    "vit_tiny_patch16_224": (5_524_416, 1.254),
+    "vit_small_patch32_224": (22_493_952, 1.143),
+    "vit_small_patch16_224": (21_665_664, 4.599),
+    "vit_base_patch32_224": (87_455_232, 4.409),
+    "vit_base_patch16_224": (85_798_656, 17.564),
+    "vit_base_patch16_384": (86_859_496 - 769_000, 55.484),  # with its classifier of 1000 in the table
+    "vit_base_patch8_224": (85_807_872, 78.148),
+    "vit_large_patch32_224": (305_510_400, 15.38),
+    "vit_large_patch16_224": (303_301_632, 61.555),
+    "vit_large_patch16_384": (304_715_752 - 1_025_000, 191.066),
+    "vit_huge_patch14_224": (630_764_800, 167.294),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_parameters_of_clip_equal_the_reference(name):
+    system, (total, image, text, _, _) = create_model(name, device="meta"), SYSTEMS[name]
+    by_tower = {m: count(encoder) + count(system.head.projections[m]) for m, encoder in system.encoders.items()}
+    assert by_tower == {"image": image, "text": text}
+    assert count(system) == total == image + text + 1  # the temperature
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_operations_of_clip_are_within_half_a_percent(name):
+    flops = summarize(name).flops
+    assert [flops["image"] / 2e9, flops["text"] / 2e9] == pytest.approx(SYSTEMS[name][3:], rel=0.005)
+
+
+def test_parameters_of_siglip_equal_the_reference():
+    assert summarize("siglip_vit_b16").parameters == SIGLIP_B16
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_parameters_and_operations_of_vit(name):
+    found = summarize(name)
+    assert found.parameters == VITS[name][0]
+    assert found.flops["image"] / 2e9 == pytest.approx(VITS[name][1], rel=0.005)
