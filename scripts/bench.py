@@ -219,12 +219,12 @@ def resident(field: str) -> int:
 
 
 def table(results: list[Result]) -> Table:
-    """What was found, for people."""
-    shown = Table("job", "size", "peer", "peer s", "ours s", "ratio", "min - max", "difference", "peer MB", "ours MB")
+    """What was found, for people; peer before ours."""
+    shown = Table("job", "seconds", "ratio", "min - max", "difference", "extra MB")
     for r in results:
-        memory = ["-" if value is None else f"{value:.0f}" for value in (r.peer_megabytes, r.our_megabytes)]
-        times = (f"{r.peer_seconds:.3f}", f"{r.our_seconds:.3f}", f"x{r.ratio:.2f}", f"{r.smallest_ratio:.2f} - {r.largest_ratio:.2f}")
-        shown.add_row(r.name, str(r.size), r.peer, *times, f"{r.difference:.1e}", *memory)
+        memory = " / ".join("-" if value is None else f"{value:.0f}" for value in (r.peer_megabytes, r.our_megabytes))
+        seconds, spread = f"{r.peer_seconds:.3f} / {r.our_seconds:.3f}", f"{r.smallest_ratio:.2f} - {r.largest_ratio:.2f}"
+        shown.add_row(f"{r.name} {r.size}\n{r.peer}", seconds, f"x{r.ratio:.2f}", spread, f"{r.difference:.1e}", memory)
     return shown
 
 

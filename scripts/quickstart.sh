@@ -10,14 +10,13 @@ cd "$ZOO_ROOT"
 # A model this small is fastest on one thread, and ten times faster where other programs use the cores too.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
-heading "Training clip_vit_nano on the digits in assets/"
 run=runs/quickstart
-if compgen -G "$run/state/step_*" >/dev/null; then
-    printf '%s is there already: going on with it; to train anew: rm -r %s\n' "$run" "$run"
-    zoo train resume="$run"
+heading "Training clip_vit_nano on the digits in assets/"
+if [ -n "$(ls -d "$run"/state/step_* 2>/dev/null)" ]; then
+    zoo train resume="$run" # goes on where it stopped; trains nothing where it is done
 else
-    rm -rf "$run" # what a run leaves that was killed before it saved anything
-    zoo train run_dir="$run"
+    rm -rf "$run" # what a kill before the first state left behind
+    zoo train experiment=quickstart run_dir="$run"
 fi
 
 heading "Evaluating it"

@@ -49,7 +49,9 @@ def pytest_runtest_makereport(item, call):
 def pytest_sessionfinish(session):
     if not session.config.getoption("--write-cards"):
         return
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    ).stdout.strip()
     by_system = {}
     for system, *outcome in session.config.stash[OUTCOMES]:
         by_system.setdefault(system, []).append(outcome)

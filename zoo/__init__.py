@@ -32,7 +32,25 @@ _HOMES = {
     "HeadOutput": "zoo.types",
 }
 
-__all__ = ["ConfigError", "DataError", "WeightsError", "ZooError", "__version__", *_HOMES]
+__all__ = [
+    "Batch",
+    "ConfigError",
+    "DataError",
+    "Encoded",
+    "HeadOutput",
+    "Summary",
+    "System",
+    "WeightsError",
+    "ZooError",
+    "__version__",
+    "check",
+    "create_model",
+    "create_system",
+    "list_models",
+    "load",
+    "save",
+    "summarize",
+]
 
 
 def __getattr__(name: str) -> Any:

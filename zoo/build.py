@@ -63,7 +63,9 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
         hint = hints.get(name, Any)
         if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
             value = float(value)
-        stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any  # a bool is an int to Python
+        stray_bool = (
+            isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
+        )  # a bool is an int to Python
         if stray_bool or not is_bearable(value, hint):
             raise ConfigError(f"{key}.{name}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
         checked[name] = value
@@ -74,7 +76,7 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
 
 
 def _readable(hint: Any) -> str:
-    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")
 
 
 def build_system(config: Mapping[str, Any], key: str = "system") -> System:
@@ -181,7 +183,7 @@ def create_model(
             config = _merge({"name": row.family, **row.arguments}, overrides)
             given = {"inputs": inputs or example_inputs(config)} if row.kind == "head" else {}
             model = build_part(row.kind, config, name, **given)
-            model.config = {row.kind: config}
+            model.config = {row.kind: config}  # type: ignore[assignment]
     return finish(model, weights, name, device, dtype)
 
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,7 +57,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         if path.suffix not in (".pt", ".pth", ".bin"):
             raise WeightsError(f"{path}: {path.suffix or 'no suffix'!r} is not a kind of weights; allowed: .safetensors, .pt, .pth, .bin")
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of foreign pickles that it then refuses or reads
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, EOFError, OSError, RuntimeError) as error:
         raise WeightsError(f"{path}: cannot be read ({_first_line(error)}); the file is damaged or not what its name says") from error
     except pickle.UnpicklingError as error:

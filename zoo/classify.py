@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from zoo.build import load
+from zoo.classify_report import Prediction, check_output, write_predictions
 from zoo.data.image_file import find_images
 from zoo.display import counting_progress, print_json, readable_share, table
 from zoo.errors import ConfigError, DataError
-from zoo.classify_report import Prediction, check_output, write_predictions
 from zoo.system import System
 
 DEFAULT_MODEL = "clip_vit_nano"  # bundled; knows handwritten digits
@@ -107,7 +107,7 @@ def _prediction(path: Path, labels: Sequence[str], scores: torch.Tensor | None, 
     if scores is None:
         return Prediction(str(path), [], [], error)
     best = scores.topk(min(top_k, len(labels)))
-    return Prediction(str(path), [labels[i] for i in best.indices.tolist()], best.values.tolist())
+    return Prediction(str(path), [str(labels[int(i)]) for i in best.indices], best.values.tolist())
 
 
 def _show(predictions: Sequence[Prediction], options: Namespace) -> None:

@@ -3,6 +3,7 @@
 Everything here happens on the meta device: shapes flow, nothing is allocated.
 """
 
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,13 +75,17 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
     model = create_model(name_or_model, device="meta") if isinstance(name_or_model, str) else name_or_model
     encoders = dict(model.encoders) if isinstance(model, System) else {}
     if hasattr(model, "modality"):
-        encoders = {model.modality: model}
+        encoders = {str(model.modality): model}
     tokens, flops = {}, {}
     for modality, encoder in encoders.items():
         encoded, flops[modality] = _trace(modality, encoder)
         tokens[modality] = encoded.tokens.shape[1]
     tensors = [*model.parameters(), *model.buffers()]
-    parts = {f"encoders.{m}": count(e) for m, e in encoders.items()} | {"head": count(model.head)} if isinstance(model, System) else {}
+    parts = (
+        {f"encoders.{m}": count(e) for m, e in encoders.items()} | {"head": count(model.get_submodule("head"))}
+        if isinstance(model, System)
+        else {}
+    )
     return Summary(
         parameters=count(model),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -131,6 +136,8 @@ def check(config: Mapping[str, Any]) -> CheckReport:
         raise
     except RuntimeError as error:
         raise ConfigError(f"system.head: refuses what the encoders give: {str(error).splitlines()[0]}") from error
+    if output.loss is None:
+        raise ConfigError("system.head: gives no loss for a batch of this source; choose another source (data=...)")
     edges.append(Edge("system.head", "loss", f"scalar {str(output.loss.dtype).removeprefix('torch.')}"))
     output.loss.backward()
     _step(system)
@@ -174,4 +181,4 @@ def _step(system: System) -> None:
         raise ConfigError("system: no parameter gets a gradient, so nothing would be trained; thaw a part")
     with torch.no_grad():
         for parameter in trained:
-            parameter.sub_(parameter.grad)
+            parameter.sub_(typing.cast(Tensor, parameter.grad))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-TILE = 512  # rows of logits that exist at once: few enough to stay in cache, enough that launching costs little (measured)
+TILE = 1024  # rows of logits that exist at once: fewer cost more launches than they save in memory traffic (measured on two cores)
 
 
 def pair_targets(groups: Int[Tensor, " batch"]) -> Float[Tensor, "batch batch"]:

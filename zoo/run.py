@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate.utils import set_seed
+from torch import nn
 
 from zoo.build import build_part, build_system, check_keywords, find_checkpoint, load, save
 from zoo.checkpoint import atomic_directory, write_text_atomically
@@ -51,6 +52,8 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     """
     settings = TrainingSettings(**check_keywords(TrainingSettings, config["training"], "training"))
     check(config)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     resuming = config.get("resume") is not None
     run_dir = Path(config["resume"] if resuming else config["run_dir"] or default_run_dir(config))
     source = build_part("source", config["data"]["source"], "data.source")
@@ -79,7 +82,8 @@ def _make_trainer(
     if evaluation is not None and settings.evaluate_every:
         source.split(data["validation_split"])  # an empty split is found now, not at the first evaluation
 
-    def evaluate(model: System) -> dict[str, float]:
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        assert evaluation is not None
         return evaluation(model, source, data["validation_split"]).metrics
 
     return Trainer(

@@ -123,7 +123,7 @@ def test_keys_of_others_are_not_recognised(reference):
 
 
 @EQUALS
-@pytest.mark.parametrize("count", [1, 2, 7, 300, 1100])
+@pytest.mark.parametrize("count", [1, 2, 7, 300, 2100])
 def test_gradients_of_info_nce_equal_those_of_open_clip(count):
     first, second = (torch.nn.functional.normalize(torch.randn(count, 24), dim=-1) for _ in range(2))
     inputs = [[t.clone().requires_grad_() for t in (first, second, torch.tensor(14.3))] for _ in range(2)]

@@ -11,7 +11,13 @@ from zoo.run import evaluate, train
 from zoo.training.log import read_lines
 from zoo.training.state import states
 
-SMALL = ["training.max_steps=6", "training.batch_size=16", "training.checkpoint_every=3", "training.evaluate_every=3", "training.log_every=1"]
+SMALL = [
+    "training.max_steps=6",
+    "training.batch_size=16",
+    "training.checkpoint_every=3",
+    "training.evaluate_every=3",
+    "training.log_every=1",
+]
 
 
 @pytest.fixture(scope="module")

@@ -95,6 +95,7 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.positions, std=0.01)
         residual = self.dim**-0.5 * (2 * len(self.blocks)) ** -0.5
         for block in self.blocks:
+            assert isinstance(block, Block)
             nn.init.normal_(block.attention.qkv.weight, std=self.dim**-0.5)
             nn.init.normal_(block.attention.out.weight, std=residual)
             nn.init.normal_(block.mlp.fc1.weight, std=(2 * self.dim) ** -0.5)

@@ -11,7 +11,7 @@ from zoo.errors import ConfigError, name_choices
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), the form that OpenAI's CLIP was trained with."""
+    """Compute x * sigmoid(1.702 x), the form that OpenAI's CLIP was trained with."""
     return x * torch.sigmoid(1.702 * x)
 
 

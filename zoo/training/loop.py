@@ -152,8 +152,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         for module in self.plain_model.modules():
-            if hasattr(module, "after_step"):
-                module.after_step()
+            if callable(after_step := getattr(module, "after_step", None)):
+                after_step()
         if self.average is not None:
             self.average.update_parameters(self.plain_model)
         self._trace_after(trace)

@@ -29,6 +29,7 @@ class TrainingSettings:
         evaluate_every: steps between evaluations on the validation split; 0 evaluates never.
         monitor: metric of the evaluation that chooses ``best/``; higher is better.
         log_every: steps between lines of ``metrics.jsonl``.
+        threads: of the CPU for each process; None leaves torch's choice. Small models are fastest on one thread.
         trackers: further loggers that Accelerate knows, for example "tensorboard".
         verify_resume: hash the state at each checkpoint and hold the restored one against it.
         trace: write hashes of every step (batch, random state, gradients, parameters), to find where two runs part.
@@ -55,6 +56,7 @@ class TrainingSettings:
     evaluate_every: int = 100
     monitor: str = "top1"
     log_every: int = 10
+    threads: int | None = None
     trackers: Sequence[str] = ()
     verify_resume: bool = True
     trace: bool = False

@@ -97,8 +97,8 @@ class DigitsSplit:
         images, labels = load_digits()
         size, left, top = 24, 4, 4
         if generator is not None:
-            size = int(generator.integers(18, 29))
-            left, top = (int(value) for value in generator.integers(0, 33 - size, 2))
+            size = int(generator.integers(21, 28))
+            left, top = (int(value) for value in (32 - size) // 2 + generator.integers(-2, 3, 2))
         canvas = np.zeros((32, 32), dtype=np.uint8)
         draw_digit(canvas, images[number], left=left, top=top, size=size)
         name = DIGIT_NAMES[labels[number]]
