@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.cards import CAPABILITIES, blank_card, cards_directory, read_card
+from zoo.cards import blank_card, cards_directory, read_card, updated_card
 from zoo.checkpoint import write_text_atomically
 from zoo.registry import rows
 
@@ -58,20 +58,5 @@ def pytest_sessionfinish(session):
     cards_directory().mkdir(exist_ok=True)
     for system, outcomes in by_system.items():
         assert system in rows("system"), f"a test marks a card of {system!r}, which is no system"
-        write_card(system, outcomes, commit)
-
-
-def write_card(system, outcomes, commit):
-    """Update the lines of one card; a line that several tests decide is verified when all of them passed."""
-    card = read_card(system) or blank_card(system)
-    for capability in {outcome[0] for outcome in outcomes}:
-        assert capability in CAPABILITIES, f"no such capability: {capability!r}"
-        mine = [outcome for outcome in outcomes if outcome[0] == capability]
-        status = next((s for s in ("failed", "skipped") if any(o[1] == s for o in mine)), "passed")
-        card["capabilities"][capability] = {
-            "status": {"passed": "verified", "skipped": "not verified", "failed": "failed"}[status],
-            "figure": "; ".join(o[2] for o in mine if o[2]),
-            "command": "pytest " + " ".join(sorted({o[3].partition("[")[0] for o in mine})),
-        }
-    card.update(commit=commit, date=datetime.date.today().isoformat())
-    write_text_atomically(cards_directory() / f"{system}.json", json.dumps(card, indent=2) + "\n")
+        card = updated_card(read_card(system) or blank_card(system), outcomes, commit=commit, date=datetime.date.today().isoformat())
+        write_text_atomically(cards_directory() / f"{system}.json", json.dumps(card, indent=2) + "\n")

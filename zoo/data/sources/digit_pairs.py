@@ -13,8 +13,9 @@ from zoo.errors import ConfigError
 from zoo.registry import register
 from zoo.types import Sample
 
-# {a} is the left digit, {b} the right one; "a" becomes "an" before eight.
-TEMPLATES = ("a {a} to the left of a {b}", "a {b} to the right of a {a}", "{a} and then {b}", "first a {a}, then a {b}")
+# {a} is the left digit, {b} the right one; "a" becomes "an" before eight. All name the left digit first: with "a {b} to the
+# right of a {a}" among them both towers stay symmetric under swapping for thousands of steps (swapped captions at a cosine of 0.9997).
+TEMPLATES = ("a {a} to the left of a {b}", "{a} and then {b}", "first a {a}, then a {b}", "a {a} with a {b} on its right")
 SPLITS = ("train", "validation", "test_seen", "test_heldout", "test_all")
 NUM_HELD_OUT = 20
 _PAIR_SEED = 100  # fixed for ever: which pairs are held out must not change between runs

@@ -1,0 +1,19 @@
+"""Write the README's table of verification cards from ``assets/cards/``."""
+
+from pathlib import Path
+
+from zoo.cards import cards_table
+from zoo.checkpoint import write_text_atomically
+
+START, END = "<!-- cards: written by scripts/update_readme.py -->", "<!-- end of cards -->"
+
+
+def with_table(text: str) -> str:
+    """Replace what stands between the two marks."""
+    before, _, rest = text.partition(START)
+    return f"{before}{START}\n{cards_table()}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    readme = Path(__file__).parents[1] / "README.md"
+    write_text_atomically(readme, with_table(readme.read_text(encoding="utf-8")))

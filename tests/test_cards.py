@@ -1,0 +1,32 @@
+"""Verification cards are written by the test run and read by ``zoo info`` and the README."""
+
+import json
+from pathlib import Path
+
+import zoo
+from zoo.cards import CAPABILITIES, STATUSES, blank_card, cards_directory, cards_table, read_card, updated_card
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_readmes_table_is_made_from_the_cards():
+    assert cards_table() in README.read_text(encoding="utf-8"), "run: python scripts/update_readme.py"
+
+
+def test_every_card_is_of_a_system_and_has_every_capability():
+    for path in cards_directory().glob("*.json"):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        assert card["name"] == path.stem and path.stem in zoo.list_models(kind="system")
+        assert list(card["capabilities"]) == list(CAPABILITIES)
+        assert all(line["status"] in STATUSES for line in card["capabilities"].values())
+
+
+def test_one_failure_among_several_tests_fails_the_line():
+    outcomes = [["trains", "passed", "99 %", "tests/a.py::one[x]"], ["trains", "failed", "", "tests/a.py::two"]]
+    card = updated_card(blank_card("clip_vit_nano"), outcomes, commit="abc", date="2026-01-01")
+    line = {"status": "failed", "figure": "99 %", "command": "pytest tests/a.py::one tests/a.py::two"}
+    assert card["capabilities"]["trains"] == line and card["capabilities"]["speed"]["status"] == "not verified"
+
+
+def test_a_system_without_a_card_has_none():
+    assert read_card("no_such_system") is None
