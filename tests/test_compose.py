@@ -30,7 +30,8 @@ MISFITS = {
     "~system.encoders.text": "system.encoders: has 1 .*head 'clip' takes 2",
     "system.encoders.image.depth=two": "system.encoders.image.depth: got 'two'",
     "data.source.name=digit": "data.source.name: there is no source 'digit'; did you mean 'digits'",
-    "training.precision=fp8": "precision: there is no 'fp8'",
+    "training.precision=fp8": "training.precision: there is no 'fp8'",
+    "training.batch_size=0": "training.batch_size: 0; allowed is 1 or more",
 }
 
 

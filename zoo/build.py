@@ -45,9 +45,18 @@ def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> 
     if name is None:
         raise ConfigError(f"{key}: has no 'name'; a config names a registered {kind} (see: zoo list)")
     part = find_part(kind, name, f"{key}.name")
-    keywords = check_keywords(part, keywords, key, given)
+    return construct(part, keywords, key, **given)
+
+
+def construct(part: type, keywords: Mapping[str, Any], key: str, **given: Any) -> Any:
+    """Call a constructor with checked keywords; what it refuses is said with the config key before it.
+
+    Raises:
+        ConfigError: an unknown keyword, a value of the wrong type, or what the constructor refuses.
+    """
+    checked = check_keywords(part, keywords, key, given)
     try:
-        return part(**keywords, **given)
+        return part(**checked, **given)
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}") from error
 

@@ -125,7 +125,9 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         yield fresh
-        fresh.chmod(0o755)  # mkdtemp makes it private
+        fresh.chmod(0o755)  # mkdtemp and safetensors make what they write private
+        for path in fresh.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
         sync_files(fresh.rglob("*"))
         old = _old(target)
         if target.exists():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from zoo.build import build_part, build_system, check_keywords, create_model
+from zoo.build import build_part, build_system, construct, create_model
 from zoo.errors import ConfigError, ZooError
 from zoo.layers.meta import meta_device
 from zoo.registry import find_part
@@ -123,7 +123,7 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     Raises:
         ConfigError: parts that do not fit, with config key, both sides and legal choices.
     """
-    batch_size = TrainingSettings(**check_keywords(TrainingSettings, config["training"], "training")).batch_size
+    batch_size = construct(TrainingSettings, config["training"], "training").batch_size
     with meta_device():
         system = build_system(config["system"]).train()
     modalities = _source_modalities(config, system)

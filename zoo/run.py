@@ -17,7 +17,7 @@ import yaml
 from accelerate.utils import set_seed
 from torch import nn
 
-from zoo.build import build_part, build_system, check_keywords, find_checkpoint, load, save
+from zoo.build import build_part, build_system, construct, find_checkpoint, load, save
 from zoo.checkpoint import atomic_directory, write_text_atomically
 from zoo.data.augment import Augmentation
 from zoo.data.loader import ProcessedSplit
@@ -50,7 +50,7 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
         DataError: unusable data, or a loss that is not finite.
         Interrupted: the user stopped the run; it can be resumed.
     """
-    settings = TrainingSettings(**check_keywords(TrainingSettings, config["training"], "training"))
+    settings = construct(TrainingSettings, config["training"], "training")
     check(config)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -77,7 +77,7 @@ def _make_trainer(
 ) -> Trainer:
     data = config["data"]
     words = data.get("augmentation")
-    augmentation = Augmentation(**check_keywords(Augmentation, words, "data.augmentation")) if words else None
+    augmentation = construct(Augmentation, words, "data.augmentation") if words else None
     evaluation = build_part("evaluation", config["evaluation"], "evaluation") if config.get("evaluation") else None
     if evaluation is not None and settings.evaluate_every:
         source.split(data["validation_split"])  # an empty split is found now, not at the first evaluation

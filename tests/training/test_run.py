@@ -74,6 +74,17 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
         train(compose("train", [f"run_dir={tmp_path / 'run'}", "training.batch_size=5000"]))
 
 
+def test_an_unknown_tracker_is_refused(tmp_path):
+    with pytest.raises(zoo.ConfigError, match="training.trackers.*wandbb"):
+        train(compose("train", [*SMALL, f"run_dir={tmp_path / 'run'}", "training.trackers=[wandbb]"]))
+
+
+def test_bf16_averaging_and_accumulation_train(tmp_path):
+    words = ["training.precision=bf16", "training.ema_decay=0.5", "training.accumulate=2", "training.trackers=[tensorboard]"]
+    result = train(compose("train", [*SMALL, f"run_dir={tmp_path / 'run'}", *words]))
+    assert result.metrics["loss"] < 4 and list((tmp_path / "run" / "tracked").iterdir())
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant", "inverse_sqrt"])
 def test_schedules_warm_up_and_stay_between_zero_and_peak(schedule):
     from zoo.training.schedule import learning_rate_at

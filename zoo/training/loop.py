@@ -14,11 +14,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
-from zoo.errors import DataError, WeightsError, ZooError
+from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 from zoo.training import fingerprint
 from zoo.training.curves import draw_curves
 from zoo.training.log import RunLog, cut_lines
@@ -66,12 +67,7 @@ class Trainer:
     ) -> None:
         self.settings, self.run_dir, self.seed, self.data = settings, run_dir, seed, data
         self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
-        self.accelerator = Accelerator(
-            mixed_precision=PRECISIONS[settings.precision],
-            log_with=list(settings.trackers) or None,
-            project_dir=str(run_dir),
-            cpu=not torch.accelerator.is_available(),  # without this Accelerate ignores torchrun where there is no accelerator
-        )
+        self.accelerator = _make_accelerator(settings, run_dir)
         if settings.trackers:
             self.accelerator.init_trackers("tracked")
         self.plain_model = model.to(self.accelerator.device)
@@ -285,6 +281,19 @@ class Trainer:
 
     def _request_stop(self) -> None:
         self.stop_requested = True
+
+
+def _make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
+    AcceleratorState._reset_state()  # a sweep's next job, in the same process, may want another precision
+    try:
+        return Accelerator(
+            mixed_precision=PRECISIONS[settings.precision],
+            log_with=list(settings.trackers) or None,
+            project_dir=str(run_dir),
+            cpu=not torch.accelerator.is_available(),  # without this Accelerate ignores torchrun where there is no accelerator
+        )
+    except ValueError as error:  # what this machine or installation cannot do
+        raise ConfigError(f"training.trackers or training.precision: {error}") from error
 
 
 @contextmanager
