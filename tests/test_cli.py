@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,11 +112,13 @@ def test_labels_and_templates_come_from_files(model, pictures, tmp_path, capsys)
 
 
 @pytest.mark.heavy
-def test_a_sweep_trains_each_job_in_a_folder_of_its_own(tmp_path):
+def test_a_sweep_trains_each_job_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     small = ["training.max_steps=2", "training.batch_size=8", "training.evaluate_every=0", "system.encoders.image.drop_path=0.1"]
-    assert main(["train", "-m", f"run_dir={tmp_path}", "seed=0,1", *small]) == 0
-    seeds = [(tmp_path / str(job) / "config.yaml").read_text().count(f"seed: {job}\n") for job in (0, 1)]
+    assert main(["train", "-m", "run_dir=sweep", "seed=0,1", *small]) == 0
+    seeds = [(tmp_path / "sweep" / str(job) / "config.yaml").read_text().count(f"seed: {job}\n") for job in (0, 1)]
     assert seeds == [1, 1]
+    assert not Path("multirun.yaml").exists(), "a sweep writes into its own folder only"
 
 
 def test_hydra_shows_the_config_of_a_job(capsys):

@@ -251,12 +251,14 @@ def run_with_hydra(words: Sequence[str], job: Callable[[dict[str, Any]], int]) -
     flags = [word for word in words if word.startswith("-") or word in _values_of_flags(words)]
     overrides = _amend([word for word in words if word not in flags])
     refuse_foreign_plugins([_first_choice(text) for text in overrides])
+    given = [text.partition("=")[2] for text in overrides if text.startswith("run_dir=")]
+    base = given[-1] if given and given[-1] != "null" else f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    overrides.append(f"hydra.sweep.dir={base}")
     failures: list[str] = []
 
     def call(config: DictConfig) -> None:
         plain = to_plain(config)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            base = plain["run_dir"] or f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
             plain["run_dir"] = f"{base}/{HydraConfig.get().job.num}"
         try:
             job(plain)

@@ -51,9 +51,9 @@ def train(processes: int, words: list[str], log: Path) -> None:
     assert start(processes, words, log).wait(timeout=400) == 0, log.read_text()[-3000:]
 
 
-def train_and_kill(processes: int, run_dir: Path, step: int, log: Path) -> None:
-    """Start a run and kill all its processes when its log reaches a step."""
-    process = start(processes, [*OVERRIDES, f"run_dir={run_dir}"], log)
+def train_and_kill(processes: int, run_dir: Path, step: int, log: Path, *, resume: bool = False) -> None:
+    """Start or resume a run and kill all its processes when its log reaches a step."""
+    process = start(processes, [f"resume={run_dir}"] if resume else [*OVERRIDES, f"run_dir={run_dir}"], log)
     deadline = time.monotonic() + 300
     while not (lines := read_lines(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []) or lines[-1]["step"] < step:
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
@@ -84,6 +84,7 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, tmp_path, 
     steps = sorted(random.SystemRandom().sample(range(1, STEPS - 1), 2))
     card_figure(f"{processes} process(es), killed at steps {steps}")
     train_and_kill(processes, killed, steps[0], tmp_path / "killed.log")
+    train_and_kill(processes, killed, steps[1], tmp_path / "killed_again.log", resume=True)
     train(processes, [f"resume={killed}"], tmp_path / "resumed.log")
     assert_same_runs(whole, killed, processes)
 
