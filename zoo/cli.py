@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _print_json(value: Any) -> None:
+    # display.print_json says the same, but its module loads rich, which would double the time of `zoo list`
     print(json.dumps(value, ensure_ascii=False))
 
 
