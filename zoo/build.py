@@ -137,12 +137,14 @@ def refuse_encoders(config: Mapping[str, Any], specs: Mapping[str, EncoderSpec],
 
 
 def _build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str) -> Processor:
-    """One part per modality; facts that the encoder owns are taken from it, and may not be contradicted."""
+    """One part per modality; facts that the encoder owns are taken from it, and may not be contradicted.
+
+    What the encoder's weights were trained with (``encoder.preprocessing``) holds unless the config says otherwise.
+    """
     parts = {}
     for modality in dict.fromkeys([*encoders, *config]):
-        keywords = dict(config.get(modality) or {})
-        here = f"{key}.processor.{modality}"
-        encoder = encoders.get(modality)
+        here, encoder = f"{key}.processor.{modality}", encoders.get(modality)
+        keywords = {**getattr(encoder, "preprocessing", {}), **(config.get(modality) or {})}
         for name in find_part("processor", modality, here).encoder_keys if encoder is not None else ():
             theirs = getattr(encoder, name, None)
             ours = keywords.setdefault(name, theirs)

@@ -7,6 +7,8 @@ Where we differ: one class for the plain, CLIP and SigLIP flavours, told apart b
 the blocks, patch bias, pooling), never by the name.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -35,6 +37,7 @@ class ViT(nn.Module):
         pre_norm: LayerNorm between the positions and the first block (CLIP).
         antialias: resize positions as timm and open_clip do (True) or as transformers does (False).
         init: "timm" (truncated normal 0.02) or "clip" (openai/CLIP).
+        preprocessing: keywords of the image processor that the weights were trained with; a system's config may override them.
 
     Raises:
         ConfigError: sizes that do not divide, an unknown name, "cls" without a class token.
@@ -63,6 +66,7 @@ class ViT(nn.Module):
         pool: str = "cls",
         antialias: bool = True,
         init: str = "timm",
+        preprocessing: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for key, value, legal in (("pool", pool, POOLS), ("init", init, INITS)):
@@ -72,6 +76,7 @@ class ViT(nn.Module):
             raise ConfigError("pool: 'cls' needs class_token=true; without one choose 'mean', 'attention' or 'none'")
         self.dim, self.image_size, self.pool, self.antialias = dim, image_size, pool, antialias
         self.gives_pooled = pool != "none"
+        self.preprocessing = dict(preprocessing or {})
         self.patch = PatchEmbedding(image_size=image_size, patch_size=patch_size, dim=dim, bias=patch_bias)
         self.class_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
         self.registers = nn.Parameter(torch.empty(1, num_registers, dim)) if num_registers else None
