@@ -1,0 +1,312 @@
+"""Vision GNN: an image as a graph of patches whose edges are found anew in every block.
+
+Paper: Han et al. 2022, "Vision GNN: An Image is Worth Graph of Nodes" (arXiv 2206.00272). Reference:
+huawei-noah/Efficient-AI-Backbones, ``vig_pytorch/vig.py`` and ``pyramid_vig.py``.
+
+Where we differ: one class for the isotropic and the pyramid form (a list of stages); 1x1 convolutions are linear layers on
+tokens; any image size (positions are resized, neighbours and dilation shrink where there are fewer nodes); the classifier
+is a head of its own (``classifier_vig``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, log2
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError
+from zoo.layers.drop import DropPath
+from zoo.layers.graph import max_over_neighbours, nearest_neighbours, relative_positions_2d
+from zoo.layers.normed import NormedLinear
+from zoo.layers.position import resize_positions
+from zoo.layers.select import choose_layers
+from zoo.layers.transformer import drop_path_rates
+from zoo.registry import register
+from zoo.types import Encoded
+
+GROUPS = 4  # of the graph convolution's update, the paper's "multi-head"; the same for every published size
+
+
+@dataclass
+class Graph:
+    """The edges that one block makes.
+
+    Attributes:
+        neighbours: index of each neighbour among the candidates (row-major on ``candidate_grid``), nearest first.
+        distances: squared distance of the unit vectors, with the relative position term where the model has one.
+        shares: share of the channels in which the neighbour is the maximum, which is what the node takes from it.
+        grid: rows and columns of the nodes.
+        candidate_grid: rows and columns of the candidates: ``grid`` divided by the block's reduction.
+    """
+
+    neighbours: Int[Tensor, "batch nodes neighbors"]
+    distances: Float[Tensor, "batch nodes neighbors"]
+    shares: Float[Tensor, "batch nodes neighbors"]
+    grid: tuple[int, int]
+    candidate_grid: tuple[int, int]
+
+
+class Stem(nn.Module):
+    """Convolutions that halve the image log2(patch_size) times while the width doubles, and one at the final size."""
+
+    def __init__(self, *, patch_size: int, dim: int) -> None:
+        super().__init__()
+        steps = int(log2(patch_size)) if patch_size > 1 else 0
+        if 2**steps != patch_size or not steps:
+            raise ConfigError(f"patch_size: {patch_size}; the stem halves the image, so allowed are 2, 4, 8, 16, 32")
+        if dim % 2 ** (steps - 1):
+            raise ConfigError(f"dims: {dim}; a stem of patch_size {patch_size} needs a multiple of {2 ** (steps - 1)}")
+        widths = [3, *(dim // 2 ** (steps - 1 - i) for i in range(steps)), dim]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:-1], strict=False))
+        self.convs.append(nn.Conv2d(dim, dim, 3, padding=1))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
+        x = pixels
+        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = norm(conv(x if i == 0 else F.gelu(x)))
+        return x
+
+
+class Downsample(nn.Module):
+    """Halve the grid between two stages of a pyramid; the widths may differ."""
+
+    def __init__(self, *, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(out_dim)
+
+    def forward(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens [B, N, in_dim] on ``grid`` -> tokens [B, N', out_dim] and their grid."""
+        return to_tokens(self.norm(self.conv(to_image(x, grid))))
+
+
+class Grapher(nn.Module):
+    """Linear layer, max-relative graph convolution, linear layer; the only non-linearity lies inside the convolution.
+
+    Source: Han et al. 2022, equations 3 to 6. A node takes ``m = max_j (x_j - x_i)`` over its neighbours, and the update mixes
+    the channels ``x_0 m_0 x_1 m_1 ...`` in four groups. Neighbours are found on unit vectors, taken as they are.
+
+    Args:
+        reduction: side of the square of nodes that one candidate is the mean of.
+        grid: nominal rows and columns, for the table of relative positions; None has no such table.
+    """
+
+    def __init__(self, *, dim: int, num_neighbors: int, dilation: int, reduction: int, grid: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.num_neighbors, self.dilation, self.reduction = num_neighbors, dilation, reduction
+        self.fc1 = NormedLinear(in_dim=dim, out_dim=dim)
+        self.update = NormedLinear(in_dim=2 * dim, out_dim=2 * dim, groups=GROUPS)
+        self.fc2 = NormedLinear(in_dim=2 * dim, out_dim=dim)
+        table = None if grid is None else -relative_positions_2d(grid, dim=dim, reduction=reduction)  # nearer is smaller
+        self.relative_positions = None if table is None else nn.Parameter(table, requires_grad=False)
+
+    def forward(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> Float[Tensor, "batch nodes dim"]:
+        x = self.fc1(x)
+        candidates, _ = self._candidates(x, grid)
+        index, _ = self._neighbours(x, candidates, grid)
+        relative = max_over_neighbours(candidates, index) - x  # equal to max_j (x_j - x_i), with one subtraction
+        x = torch.stack((x, relative), dim=-1).flatten(2)  # [B, N, 2 dim], interleaved
+        return self.fc2(F.gelu(self.update(x)))
+
+    def graph(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> Graph:
+        """The edges for the tokens that ``forward`` would be given."""
+        x = self.fc1(x)
+        candidates, candidate_grid = self._candidates(x, grid)
+        index, distances = self._neighbours(x, candidates, grid)
+        items = torch.arange(len(x), device=x.device).view(-1, 1, 1)
+        winners = candidates[items, index].argmax(2)  # [B, N, dim], which neighbour gives the maximum
+        shares = F.one_hot(winners, index.shape[2]).to(x.dtype).mean(2)  # [B, N, neighbors]
+        return Graph(index, distances, shares, grid, candidate_grid)
+
+    def _candidates(self, x: Tensor, grid: tuple[int, int]) -> tuple[Float[Tensor, "batch candidates dim"], tuple[int, int]]:
+        side = min(self.reduction, *grid)  # a grid smaller than the square is one candidate
+        return (x, grid) if side == 1 else to_tokens(F.avg_pool2d(to_image(x, grid), side))
+
+    def _neighbours(self, x: Tensor, candidates: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        table = self.relative_positions
+        if table is not None and table.shape != (x.shape[1], candidates.shape[1]):  # as an image, as the reference does
+            size = (x.shape[1], candidates.shape[1])
+            table = F.interpolate(table[None, None], size=size, mode="bicubic")[0, 0]
+        return nearest_neighbours(x, candidates, num_neighbors=self.num_neighbors, dilation=self.dilation, offset=table)
+
+
+class FeedForward(nn.Module):
+    """Linear, BatchNorm, GELU, linear, BatchNorm. Source: Han et al. 2022, equation 7."""
+
+    def __init__(self, *, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = NormedLinear(in_dim=dim, out_dim=hidden_dim)
+        self.fc2 = NormedLinear(in_dim=hidden_dim, out_dim=dim)
+
+    def forward(self, x: Float[Tensor, "batch nodes dim"]) -> Float[Tensor, "batch nodes dim"]:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class ViGBlock(nn.Module):
+    """x + grapher(x), then x + feed_forward(x); the first block of a later stage halves the grid before."""
+
+    def __init__(self, *, grapher: Grapher, feed_forward: FeedForward, downsample: Downsample | None, drop_path: float) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.grapher = grapher
+        self.feed_forward = feed_forward
+        self.drop_path = DropPath(drop_path)
+
+    def enter(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Bring tokens to this block's grid and width."""
+        return (x, grid) if self.downsample is None else self.downsample(x, grid)
+
+    def forward(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        x, grid = self.enter(x, grid)
+        x = x + self.drop_path(self.grapher(x, grid))
+        return x + self.drop_path(self.feed_forward(x)), grid
+
+
+@register("encoder")
+class ViG(nn.Module):
+    """Image to the nodes of the last stage in row-major order, and their mean.
+
+    Args:
+        image_size: nominal height and width in pixels; others resize the table of positions.
+        patch_size: pixels along one side of a node of the first stage, a power of two.
+        dims: width of each stage; between two stages the grid is halved.
+        depths: blocks of each stage.
+        num_neighbors: of the first and the last block, linear between, rounded down.
+        reductions: for each stage, the side of the square of nodes that one candidate is the mean of.
+        relative: add a fixed table of relative positions to the distances (pyramid).
+        preprocessing: keywords of the image processor that the weights were trained with; a system's config may override them.
+
+    Raises:
+        ConfigError: lists of different lengths, or widths and sizes that cannot be.
+        DataError: (forward) pixels of another shape than [batch, 3, height, width], or too small for a single node.
+    """
+
+    modality = "image"
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 224,
+        patch_size: int = 16,
+        dims: Sequence[int] = (192,),
+        depths: Sequence[int] = (12,),
+        num_neighbors: Sequence[int] = (9, 18),
+        reductions: Sequence[int] = (1,),
+        relative: bool = False,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        preprocessing: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        _refuse_stages(dims, depths, reductions, num_neighbors)
+        self.image_size, self.patch_size, self.dim = image_size, patch_size, dims[-1]
+        self.preprocessing = dict(preprocessing or {})
+        self.stem = Stem(patch_size=patch_size, dim=dims[0])
+        side = ceil(image_size / patch_size)
+        self.grid = (side, side)
+        self.positions = nn.Parameter(torch.zeros(1, side * side, dims[0]))
+        neighbors, dilations = schedules(depths, num_neighbors, last_side=ceil(side / 2 ** (len(dims) - 1)))
+        rates = drop_path_rates(drop_path, sum(depths))
+        self.blocks = nn.ModuleList()
+        for stage, (dim, depth, reduction) in enumerate(zip(dims, depths, reductions, strict=True)):
+            stage_side = ceil(side / 2**stage)
+            for first in (i == 0 for i in range(depth)):
+                i = len(self.blocks)
+                grapher = Grapher(
+                    dim=dim,
+                    num_neighbors=neighbors[i],
+                    dilation=dilations[i],
+                    reduction=reduction,
+                    grid=(stage_side, stage_side) if relative else None,
+                )
+                downsample = Downsample(in_dim=dims[stage - 1], out_dim=dim) if first and stage else None
+                feed_forward = FeedForward(dim=dim, hidden_dim=int(dim * mlp_ratio))
+                self.blocks.append(ViGBlock(grapher=grapher, feed_forward=feed_forward, downsample=downsample, drop_path=rates[i]))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
+        """``mask`` is accepted for the contract; images have no padding."""
+        x, grid = self._embed(pixels)
+        for block in self.blocks:
+            x, grid = block(x, grid)
+        return Encoded(x, x.mean(1), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+
+    def intermediates(
+        self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None
+    ) -> list[Float[Tensor, "batch nodes dim"]]:
+        """The tokens after the chosen blocks (None: all), in the order of ``layers``; negative numbers count from the end.
+
+        Raises:
+            ConfigError: no such block.
+        """
+        wanted = choose_layers(layers, len(self.blocks))
+        found: dict[int, Tensor] = {}
+        x, grid = self._embed(pixels)
+        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
+            x, grid = block(x, grid)
+            found[i] = x
+        return [found[i] for i in wanted]
+
+    @torch.no_grad()
+    def graphs(self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None) -> list[Graph]:
+        """The graphs that the chosen blocks make of these images; as ``intermediates``."""
+        wanted = choose_layers(layers, len(self.blocks))
+        found: dict[int, Graph] = {}
+        x, grid = self._embed(pixels)
+        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
+            if i in wanted:
+                found[i] = block.grapher.graph(*block.enter(x, grid))
+            x, grid = block(x, grid)
+        return [found[i] for i in wanted]
+
+    def _embed(self, pixels: Tensor) -> tuple[Float[Tensor, "batch nodes dim"], tuple[int, int]]:
+        if pixels.ndim != 4 or pixels.shape[1] != 3 or min(pixels.shape[2:]) < self.patch_size:
+            raise DataError(
+                f"pixels have shape {list(pixels.shape)}; allowed is [batch, 3, height, width] with both sides at least "
+                f"{self.patch_size}, the size of one node"
+            )
+        x, grid = to_tokens(self.stem(pixels))
+        return x + resize_positions(self.positions, self.grid, grid), grid
+
+
+def schedules(depths: Sequence[int], num_neighbors: Sequence[int], *, last_side: int) -> tuple[list[int], list[int]]:
+    """Neighbours and dilation of each block.
+
+    Neighbours grow linearly and are rounded down (12 blocks, 9 to 18: 9 9 10 11 12 13 13 14 15 16 17 18); the dilation grows
+    by one every four blocks, as long as the last stage has enough nodes for it.
+    Source: ``vig.py``, ``DeepGCN.__init__``.
+    """
+    total, (first, last) = sum(depths), num_neighbors
+    neighbors = [first + (last - first) * i // max(total - 1, 1) for i in range(total)]  # whole numbers: no float boundary
+    largest = max(1, last_side**2 // max(neighbors))
+    return neighbors, [min(i // 4 + 1, largest) for i in range(total)]
+
+
+def to_image(x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> Float[Tensor, "batch dim rows columns"]:
+    """Tokens as an image, without copying (channels last in memory)."""
+    return x.unflatten(1, grid).permute(0, 3, 1, 2)  # [B, dim, rows, columns]
+
+
+def to_tokens(image: Float[Tensor, "batch dim rows columns"]) -> tuple[Float[Tensor, "batch nodes dim"], tuple[int, int]]:
+    """An image as tokens in row-major order, and its grid."""
+    return image.flatten(2).transpose(1, 2).contiguous(), (image.shape[2], image.shape[3])  # [B, N, dim]
+
+
+def _refuse_stages(dims: Sequence[int], depths: Sequence[int], reductions: Sequence[int], num_neighbors: Sequence[int]) -> None:
+    if not dims or not len(dims) == len(depths) == len(reductions):
+        raise ConfigError(
+            f"dims: {len(dims)} stages, but depths has {len(depths)} and reductions {len(reductions)}; give one number per stage in each"
+        )
+    if min(*dims, *depths, *reductions, *num_neighbors) < 1 or len(num_neighbors) != 2:
+        raise ConfigError(f"num_neighbors: {list(num_neighbors)}; give two numbers above 0, of the first and the last block")
+    uneven = [dim for dim in dims if 2 * dim % GROUPS]
+    if uneven:
+        raise ConfigError(f"dims: {uneven[0]}; the graph convolution has {GROUPS} groups of 2 x dim channels: choose even widths")

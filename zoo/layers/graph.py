@@ -1,0 +1,87 @@
+"""Graphs on patches: nearest neighbours, and what a node takes from them.
+
+Tokens are rows [B, N, dim]; candidates are the tokens that may become neighbours [B, M, dim].
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zoo.errors import ConfigError
+
+
+@torch.no_grad()
+def nearest_neighbours(
+    tokens: Float[Tensor, "batch nodes dim"],
+    candidates: Float[Tensor, "batch candidates dim"],
+    *,
+    num_neighbors: int,
+    dilation: int = 1,
+    offset: Float[Tensor, "nodes candidates"] | None = None,
+) -> tuple[Int[Tensor, "batch nodes neighbors"], Float[Tensor, "batch nodes neighbors"]]:
+    """The candidates nearest to each node by squared distance of unit vectors, nearest first, and these distances.
+
+    Of the ``num_neighbors * dilation`` nearest every ``dilation``-th is kept: dilation 2 of the ranking ``a b c d`` gives
+    ``a c``. Where there are fewer candidates, dilation and then the number shrink. Gradients never flow through a graph.
+    Source: Han et al. 2022 (arXiv 2206.00272), section 3.1; dilation: Li et al. 2019 (arXiv 1904.03751), section 3.3.
+
+    Args:
+        offset: added to the distances before the ranking (relative positions).
+    """
+    x, y = F.normalize(tokens, dim=-1), F.normalize(candidates, dim=-1)
+    length = y.square().sum(-1).unsqueeze(1)  # [B, 1, M]; 1, or 0 for an empty vector
+    base = length if offset is None else length + offset.to(y.dtype)
+    # |x - y|^2 without |x|^2, which is equal for all candidates of a node
+    distances = torch.baddbmm(base.expand(len(x), x.shape[1], -1), x, y.transpose(1, 2), alpha=-2)  # [B, N, M]
+    num_neighbors = min(num_neighbors, y.shape[1])
+    dilation = max(1, min(dilation, y.shape[1] // num_neighbors))
+    nearest, index = distances.topk(num_neighbors * dilation, largest=False)
+    nearest = nearest + x.square().sum(-1, keepdim=True)
+    return index[..., ::dilation], nearest[..., ::dilation]
+
+
+def max_over_neighbours(
+    candidates: Float[Tensor, "batch candidates dim"], index: Int[Tensor, "batch nodes neighbors"]
+) -> Float[Tensor, "batch nodes dim"]:
+    """Channel-wise maximum over each node's neighbours.
+
+    The naive gather makes a tensor ``neighbors`` times as large as the tokens. Here a running maximum (without gradients) or
+    ``embedding_bag`` (which keeps the winners' indices for the backward pass) reads each neighbour once.
+    """
+    batch, num_candidates, dim = candidates.shape
+    rows = candidates.reshape(-1, dim)  # [B * M, dim]
+    first = torch.arange(batch, device=index.device).view(-1, 1, 1) * num_candidates
+    flat = (index + first).flatten(0, 1)  # [B * N, neighbors], rows of the whole batch
+    if torch.is_grad_enabled() and rows.requires_grad:
+        best = F.embedding_bag(flat, rows, mode="max")
+    else:
+        columns = flat.T.contiguous()
+        best = rows.index_select(0, columns[0])
+        for column in columns[1:]:
+            best = torch.maximum(best, rows.index_select(0, column))
+    return best.unflatten(0, (batch, -1))  # [B, N, dim]
+
+
+def relative_positions_2d(grid: tuple[int, int], *, dim: int, reduction: int = 1) -> Float[Tensor, "nodes candidates"]:
+    """Similarity 2 P P^T / dim of the 2-D sine-cosine position embeddings P of a grid; the diagonal is 1.
+
+    Half of the ``dim`` channels tell the column and half the row, each half as sines then cosines of 10000^(-k / (dim / 4)).
+    With ``reduction`` r the columns of the table are resized bicubically to 1 / r^2 of them, as an image, though their order is
+    row-major: published weights were trained with it.
+    Source: Han et al. 2022, ``gcn_lib/pos_embed.py``; He et al. 2021 (arXiv 2111.06377) for P.
+
+    Raises:
+        ConfigError: ``dim`` is no multiple of 4.
+    """
+    if dim % 4:
+        raise ConfigError(f"dims: {dim}; relative positions need a multiple of 4")
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    omega = 10000 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
+    angles = [axis.flatten()[:, None] * omega for axis in (columns, rows)]  # each [N, dim / 4]
+    table = torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], dim=1)  # [N, dim]
+    similarity = (2 * table @ table.T / dim).float()  # [N, N]
+    if reduction == 1:
+        return similarity
+    nodes, candidates = len(similarity), (grid[0] // reduction) * (grid[1] // reduction)
+    return F.interpolate(similarity[None, None], size=(nodes, candidates), mode="bicubic")[0, 0]
