@@ -22,7 +22,7 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
     batch, dim, length = x.shape[:3]
     first = torch.arange(batch, device=x.device).view(-1, 1, 1) * length
     rows = x.transpose(1, 2).reshape(batch * length, dim)
-    return rows[(index + first).reshape(-1)].view(*index.shape, dim).permute(0, 3, 1, 2)
+    return rows[(index + first).reshape(-1)].view(*index.shape, dim).permute(0, 3, 1, 2).contiguous()  # as the published code lays it out
 
 
 class GraphConvolution(nn.Module):

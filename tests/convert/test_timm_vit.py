@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import SwiGLUPacked
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
 from zoo.build import build_part
 from zoo.checkpoint import load_strictly
@@ -28,6 +29,10 @@ FLAVOURS = {  # name: (arguments of timm's, arguments of ours)
     "layer scale": ({"init_values": 0.1}, {"layer_scale": 0.1}),
     "norm before the blocks": ({"pre_norm": True}, {"pre_norm": True, "patch_bias": False}),
     "narrow mlp": ({"mlp_ratio": 2.5}, {"mlp_ratio": 2.5}),
+    "gated mlp": (
+        {"mlp_ratio": 4.0, "mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU},
+        {"mlp_ratio": 2.0, "activation": "swiglu"},
+    ),
 }
 EVERY_FLAVOUR = pytest.mark.parametrize("flavour", FLAVOURS)
 
@@ -65,16 +70,25 @@ def test_positions_are_resized_as_in_timm(pair, flavour, shape):
     assert_equal_outputs(*pair(flavour), torch.randn(2, 3, *shape))
 
 
-def test_tokens_after_each_block_equal_timm(pair):
-    reference, model = pair("class token")
-    seen, pixels = [], torch.randn(2, 3, SIZE, SIZE)
-    for block in model.blocks:
-        block.register_forward_hook(lambda module, given, output: seen.append(output))
-    with torch.no_grad():
-        model(pixels)
-        expected = reference.forward_intermediates(pixels, output_fmt="NLC", intermediates_only=True)
-    for found, patches in zip(seen, expected, strict=True):
-        torch.testing.assert_close(found[:, 1:], patches, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("flavour", ["class token", "registers", "mean without class token", "mean, then norm"])
+@torch.no_grad()
+def test_tokens_after_each_block_equal_timm(pair, close, flavour, normalise):
+    reference, model = pair(flavour)
+    pixels, kinds = torch.randn(2, 3, 28, 70), {"output_fmt": "NLC", "intermediates_only": True}
+    expected = reference.forward_intermediates(pixels, norm=normalise, return_prefix_tokens=True, **kinds)
+    for found, theirs in zip(model.intermediates(pixels, normalise=normalise), expected, strict=True):
+        patches, prefix = theirs if isinstance(theirs, tuple) else (theirs, theirs[:, :0])  # without prefix tokens no pair
+        close(found, torch.cat([prefix, patches], dim=1))
+
+
+@torch.no_grad()
+def test_some_layers_equal_timms_get_intermediate_layers(pair):
+    reference, model = pair("registers")
+    pixels = torch.randn(2, 3, SIZE, SIZE)
+    expected = reference.get_intermediate_layers(pixels, n=[0, 2], norm=True)
+    for found, patches in zip(model.intermediates(pixels, [0, -1], normalise=True), expected, strict=True):
+        torch.testing.assert_close(found[:, model.num_prefix_tokens :], patches, atol=1e-5, rtol=1e-5)
 
 
 def test_tanh_gelu_equals_timm(scramble):
@@ -102,7 +116,37 @@ def test_a_classifier_is_reported_unless_the_caller_drops_it(scramble):
     state = scramble(VisionTransformer(**{**THEIRS, "num_classes": 7})).state_dict()
     with pytest.raises(WeightsError, match=r"2 unknown \(head.bias, head.weight\)"):
         timm_vit.to_zoo(state)
-    assert timm_vit.to_zoo(state, drop=("head",)).keys() == timm_vit.to_zoo({k: v for k, v in state.items() if "head" not in k}).keys()
+    bare = {name: tensor for name, tensor in state.items() if "head" not in name}
+    assert timm_vit.to_zoo(state, drop=timm_vit.CLASSIFIER).keys() == timm_vit.to_zoo(bare).keys()
+
+
+@torch.no_grad()
+def test_pooled_vector_through_the_classifier_gives_timms_logits(scramble, same_state):
+    reference = scramble(VisionTransformer(**{**THEIRS, "num_classes": 7}))
+    state, pixels = reference.state_dict(), torch.randn(2, 3, SIZE, SIZE)
+    model = build_part("encoder", OURS, "encoder").eval()
+    load_strictly(model, timm_vit.to_zoo(state, drop=timm_vit.CLASSIFIER), origin="timm")
+    head = timm_vit.classifier_to_zoo(state)
+    logits = torch.nn.functional.linear(model(pixels).pooled, head["linear.weight"], head["linear.bias"])
+    torch.testing.assert_close(logits, reference(pixels), atol=1e-5, rtol=1e-5)
+    same_state({**timm_vit.from_zoo(model.state_dict()), **timm_vit.classifier_from_zoo(head)}, state)
+    assert timm_vit.classifier_to_zoo(timm_vit.from_zoo(model.state_dict())) == {}
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_metas_own_files_of_dinov2_give_what_timm_makes_of_them(scramble, registers):
+    options = {"init_values": 0.1, "mlp_ratio": 4.0, "mlp_layer": SwiGLUPacked, "act_layer": torch.nn.SiLU}
+    options |= {"reg_tokens": registers, "no_embed_class": registers > 0}
+    reference = scramble(VisionTransformer(**THEIRS, **options))
+    state = {name.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): t for name, t in reference.state_dict().items()}
+    state["mask_token"] = torch.randn(1, 48)
+    if registers:
+        state["register_tokens"], state["pos_embed"] = state.pop("reg_token"), torch.randn(1, 10, 48)
+    gated = {"activation": "swiglu", "mlp_ratio": 2.0, "layer_scale": 0.1, "num_registers": registers}
+    model = build_part("encoder", {**OURS, **gated}, "encoder").eval()
+    load_strictly(model, timm_vit.to_zoo(state), origin="dinov2")
+    reference.load_state_dict(checkpoint_filter_fn(dict(state), reference))
+    assert_equal_outputs(reference, model, torch.randn(2, 3, SIZE, SIZE))
 
 
 def test_weights_that_normalise_the_mean_do_not_load_where_tokens_are_normalised(pair):

@@ -1,14 +1,29 @@
-"""transformers' CLIPModel and SiglipModel against our system, through the converter."""
+"""transformers' CLIPModel and SiglipModel against our system, and their towers against ``vit``, through the converter."""
+
+import inspect
+import json
 
 import pytest
 import torch
 from open_clip.loss import SigLipLoss
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    SiglipConfig,
+    SiglipModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
-from zoo.build import create_system
-from zoo.checkpoint import load_strictly, read_tensors
+from zoo.build import build_part, create_model, create_system
+from zoo.checkpoint import load_strictly, read_tensors, write_tensors
 from zoo.convert import transformers_clip
-from zoo.errors import WeightsError
+from zoo.encoders.vit import ViT
+from zoo.errors import ConfigError, WeightsError
+from zoo.layers.meta import meta_device
 from zoo.losses import sigmoid_loss
 from zoo.types import Batch
 
@@ -156,10 +171,14 @@ def test_a_missing_part_of_qkv_is_named():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_both_models_are_recognised_and_their_towers_are_not(name):
+def test_both_models_and_their_image_towers_are_recognised_and_told_apart(name):
     state = make_reference(name).state_dict()
-    assert transformers_clip.recognises(state) and not transformers_clip.recognises(transformers_clip.to_zoo(state))
-    assert not transformers_clip.recognises(key for key in state if key.startswith("vision_model."))
+    assert transformers_clip.recognises(state) and not transformers_clip.is_tower(state)
+    assert not transformers_clip.recognises(transformers_clip.to_zoo(state))
+    image = [key for key in state if key.startswith("vision_model.")]
+    for keys in (image, [key.removeprefix("vision_model.") for key in image]):
+        assert transformers_clip.recognises(keys) and transformers_clip.is_tower(keys)
+    assert not transformers_clip.recognises(key for key in state if key.startswith("text_model."))
 
 
 @pytest.mark.card("siglip_vit_nano", "equals its reference")
@@ -174,3 +193,187 @@ def test_gradients_of_the_sigmoid_loss_equal_those_of_open_clip(count):
         loss.backward()
     for found, expected in zip(*inputs, strict=True):
         torch.testing.assert_close(found.grad, expected.grad, atol=1e-6, rtol=1e-6)
+
+
+# Lone image towers.
+
+TOWER = {"image_size": SIZE, "patch_size": 14, "hidden_size": 60, "num_attention_heads": 5, "num_hidden_layers": 3}
+TOWER |= {"intermediate_size": 100, "attn_implementation": "eager"}  # 100 is no multiple of 60
+TOWERS = {
+    "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**TOWER)),
+    "clip gelu": lambda: CLIPVisionModel(CLIPVisionConfig(**TOWER, hidden_act="gelu", layer_norm_eps=1e-3)),
+    "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**TOWER)),
+    "siglip without head": lambda: SiglipVisionModel(SiglipVisionConfig(**TOWER, vision_use_head=False)),
+    "siglip 44 / 14": lambda: SiglipVisionModel(SiglipVisionConfig(**{**TOWER, "image_size": 44})),  # 3 x 3 patches, 2 pixels left
+}
+EVERY_TOWER = pytest.mark.parametrize("name", TOWERS)
+
+
+@pytest.fixture
+def tower(scramble):
+    """A small tower of transformers with random weights, and ours with the same; made from config and weights alone."""
+
+    def make(name):
+        reference = scramble(TOWERS[name]())
+        model = build_part("encoder", {"name": "vit", **transformers_clip.arguments(reference.config.to_dict())}, "encoder").eval()
+        load_strictly(model, transformers_clip.to_zoo(reference.state_dict()), origin="transformers")
+        return reference, model
+
+    return make
+
+
+@EVERY_TOWER
+@pytest.mark.parametrize("shape", [(42, 42), (28, 70), (84, 14), (14, 126), (98, 98)])
+@torch.no_grad()
+def test_a_tower_equals_transformers_at_any_size(tower, close, name, shape):
+    reference, model = tower(name)
+    pixels = torch.randn(2, 3, *shape)
+    found, expected = model(pixels), reference(pixels, interpolate_pos_encoding=True)
+    tokens = expected.last_hidden_state
+    if "siglip" not in name:  # CLIP normalises the class token alone; we all
+        tokens = reference.post_layernorm(tokens)
+        close(model.intermediates(pixels, [-1])[0], expected.last_hidden_state)
+    torch.testing.assert_close(found.tokens, tokens, atol=1e-5, rtol=1e-5)
+    if expected.pooler_output is None:
+        assert found.pooled is None
+    else:
+        torch.testing.assert_close(found.pooled, expected.pooler_output, atol=1e-5, rtol=1e-5)
+
+
+@EVERY_TOWER
+@torch.no_grad()
+def test_every_layer_of_a_tower_and_its_attention_equal_transformers(tower, close, name):
+    reference, model = tower(name)
+    pixels = torch.randn(2, 3, 28, 70)
+    expected = reference(pixels, interpolate_pos_encoding=True, output_hidden_states=True, output_attentions=True)
+    found = model.intermediates(pixels)
+    close(model.intermediates(pixels, [-2])[0], expected.hidden_states[-2])  # LLaVA's
+    for ours, theirs in zip(found[:-1], expected.hidden_states[1:-1], strict=True):  # SigLIP's last one is normalised
+        close(ours, theirs)
+    for ours, theirs in zip(model.attention_maps(pixels), expected.attentions, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_pixels_that_fill_no_patch_are_left_out_as_in_transformers(tower):
+    reference, model = tower("siglip 44 / 14")
+    pixels = torch.randn(2, 3, 44, 44)
+    torch.testing.assert_close(model(pixels).pooled, reference(pixels).pooler_output, atol=1e-5, rtol=1e-5)
+
+
+@EVERY_TOWER
+def test_a_tower_goes_back_bit_for_bit_with_and_without_prefix(tower, same_state, name, tmp_path):
+    reference, model = tower(name)
+    same_state(transformers_clip.from_zoo(model.state_dict()), reference.state_dict())
+    old = transformers_clip.from_zoo(model.state_dict(), prefix="vision_model.")
+    assert all(key.startswith("vision_model.") for key in old)
+    old["vision_model.embeddings.position_ids"] = torch.arange(10)[None]  # files of releases before 4.31
+    same_state(transformers_clip.to_zoo(old), model.state_dict())
+    reference.save_pretrained(tmp_path)
+    same_state(transformers_clip.to_zoo(read_tensors(tmp_path / "model.safetensors")), model.state_dict())
+    assert transformers_clip.arguments(json.loads((tmp_path / "config.json").read_text())) == transformers_clip.arguments(
+        reference.config.to_dict()
+    )
+
+
+@EVERY_TOWER
+@pytest.mark.parametrize("prefix", ["", "vision_model."])
+def test_transformers_loads_the_tower_that_we_export(tower, scramble, close, name, prefix, tmp_path):
+    reference, model = tower(name)
+    scramble(model)
+    config = transformers_clip.config(transformers_clip.arguments(reference.config.to_dict()))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_tensors(transformers_clip.from_zoo(model.state_dict(), prefix=prefix), tmp_path / "model.safetensors")
+    again, report = type(reference).from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    pixels = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = again.eval()(pixels, interpolate_pos_encoding=True).last_hidden_state
+        normalise = "siglip" in name
+        close(model.intermediates(pixels, [-1], normalise=normalise)[0], expected)
+
+
+@torch.no_grad()
+def test_the_image_tower_of_a_whole_model_is_what_is_left_without_the_rest(pair):
+    reference, system = pair("clip quick_gelu")
+    rest = ["text_model", "text_projection", "visual_projection", "logit_scale"]
+    arguments = transformers_clip.arguments(reference.config.to_dict()["vision_config"])
+    model = build_part("encoder", {"name": "vit", **arguments}, "encoder").eval()
+    load_strictly(model, transformers_clip.to_zoo(reference.state_dict(), drop=rest), origin="transformers")
+    pixels = torch.randn(2, 3, SIZE, SIZE)
+    assert torch.equal(model(pixels).pooled, system.encoders["image"](pixels).pooled)
+
+
+def test_the_projection_of_a_tower_is_reported_unless_the_caller_drops_it(same_state):
+    state = CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER)).state_dict()
+    with pytest.raises(WeightsError, match=r"1 unknown \(visual_projection.weight\)"):
+        transformers_clip.to_zoo(state)
+    bare = {name: tensor for name, tensor in state.items() if name != "visual_projection.weight"}
+    same_state(transformers_clip.to_zoo(state, drop=["visual_projection"]), transformers_clip.to_zoo(bare))
+
+
+@pytest.mark.parametrize("config", [CLIPVisionConfig(), SiglipVisionConfig()], ids=lambda config: config.model_type)
+def test_what_a_towers_config_leaves_out_has_the_default_of_transformers(config):
+    found = transformers_clip.arguments({"model_type": config.model_type})
+    assert found == transformers_clip.arguments(config.to_dict())
+    assert set(found) == set(inspect.signature(ViT).parameters) - {"drop_path", "init", "preprocessing"}
+
+
+@EVERY_TOWER
+def test_config_of_a_tower_is_the_way_back_from_arguments(name):
+    arguments = transformers_clip.arguments(TOWERS[name]().config.to_dict())
+    assert transformers_clip.arguments(transformers_clip.config(arguments)) == arguments
+
+
+def test_the_head_of_siglip_is_known_by_the_weights_where_they_are_at_hand():
+    config = {"model_type": "siglip_vision_model"}
+    assert transformers_clip.arguments(config)["pool"] == "attention"
+    assert transformers_clip.arguments(config, ["post_layernorm.weight"])["pool"] == "none"
+    assert transformers_clip.arguments({**config, "vision_use_head": False}, ["vision_model.head.probe"])["pool"] == "attention"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "clip"}, "model_type: got 'clip'; did you mean 'clip_vision_model'|known: clip_vision_model"),
+        ({"model_type": "clip_vision_model", "image_size": [224, 336]}, r"image_size: got \[224, 336\]"),
+        ({"model_type": "siglip_vision_model", "num_channels": 4}, "num_channels: got 4"),
+        ({"model_type": "siglip_vision_model", "hidden_act": "mish"}, "hidden_act: our vit has no 'mish'"),
+    ],
+)
+def test_configs_that_our_vit_cannot_express_are_refused(config, message):
+    with pytest.raises(ConfigError, match=message):
+        transformers_clip.arguments(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("clip", {"pre_norm": False}, "pre_norm: got False, which transformers' CLIPVisionModel does not have; allowed is True"),
+        ("clip", {"pool": "mean"}, "pool: got 'mean', which transformers' CLIPVisionModel does not have; allowed is 'cls'"),
+        ("clip", {"patch_bias": True}, "patch_bias: got True"),
+        ("siglip", {"pool": "mean"}, "SiglipVisionModel does not have; allowed is 'attention' or 'none'"),
+        ("siglip", {"num_registers": 4}, "num_registers: got 4"),
+    ],
+)
+def test_encoders_that_a_tower_cannot_express_are_refused(kind, changes, message):
+    arguments = transformers_clip.arguments({"model_type": f"{kind}_vision_model"})
+    with pytest.raises(ConfigError, match=message):
+        transformers_clip.config({**arguments, **changes})
+
+
+@pytest.mark.parametrize(
+    ("row", "build"),
+    [
+        ("vit_base_patch32_clip_224", lambda config: CLIPVisionModel(CLIPVisionConfig(**config))),
+        ("vit_gigantic_patch14_clip_224", lambda config: CLIPVisionModel(CLIPVisionConfig(**config))),
+        ("vit_so400m_patch14_siglip_384", lambda config: SiglipVisionModel(SiglipVisionConfig(**config))),
+    ],
+)
+def test_rows_of_the_table_are_towers_of_transformers(row, build):
+    model = create_model(row, device="meta")
+    defaults = {name: parameter.default for name, parameter in inspect.signature(ViT).parameters.items()}
+    with meta_device():
+        reference = build(transformers_clip.config({**defaults, **model.config["encoder"]}))
+    theirs = {name: tensor.shape for name, tensor in reference.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in transformers_clip.from_zoo(model.state_dict()).items()} == theirs

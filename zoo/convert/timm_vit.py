@@ -1,8 +1,9 @@
 """timm's ``VisionTransformer`` <-> our ``vit``.
 
-Reference: timm 1.0, ``vision_transformer.py`` and ``attention_pool.py``. Where timm gives the class token no position
-(``no_embed_class``), ours gets a position of zeros. A classifier (``head``) has no place in an encoder: the caller drops it
-by name, ``drop=("head",)``, or meets an error.
+Reference: timm 1.0, ``vision_transformer.py`` and ``attention_pool.py``. Meta's own files of DINOv2 are read too, and lose their
+mask token, which stands for patches that pre-training hides. Where timm gives the class token no position (``no_embed_class``),
+ours gets a position of zeros. A classifier (``head``) has no place in an encoder: the caller drops it by name,
+``drop=CLASSIFIER``, or meets an error.
 """
 
 import math
@@ -15,6 +16,7 @@ from zoo.convert import rules
 from zoo.convert.rules import Rule, named, under
 
 ORIGIN = "timm"
+CLASSIFIER = ("head",)
 
 BLOCK = named(
     {
@@ -66,6 +68,14 @@ def _fold_position(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 NOT_EMBEDDED = [Rule(("cls_token", "pos_embed"), ("class_token", "positions"), _add_position, _fold_position)]
+DINOV2 = named(  # Meta's own names, in the files that timm's dinov2 rows download
+    {
+        "register_tokens": "registers",
+        "blocks.{i}.mlp.w12.{w}": "blocks.{i}.mlp.fc1.{w}",
+        "blocks.{i}.mlp.w3.{w}": "blocks.{i}.mlp.fc2.{w}",
+    }
+)
+HEAD = named({"head.{w}": "linear.{w}"})
 
 
 def recognises(keys: Iterable[str]) -> bool:
@@ -85,7 +95,7 @@ def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict
     positions = tensors.get("pos_embed")
     is_grid = positions is not None and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]  # so no row for a class token
     table = NOT_EMBEDDED if is_grid and "cls_token" in tensors else EMBEDDED
-    return rules.to_zoo(tensors, [*BODY, *table], origin=ORIGIN, drop=drop)
+    return rules.to_zoo(tensors, [*BODY, *table, *DINOV2], origin=ORIGIN, drop=["mask_token", *drop])
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, no_embed_class: bool = False) -> dict[str, Tensor]:
@@ -99,3 +109,13 @@ def from_zoo(tensors: Mapping[str, Tensor], *, no_embed_class: bool = False) -> 
     """
     table = NOT_EMBEDDED if no_embed_class and "class_token" in tensors else EMBEDDED
     return rules.from_zoo(tensors, [*BODY, *table], origin=ORIGIN)
+
+
+def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``head.*`` of a whole model's state dict to ``linear.*`` of our head; empty where there is none."""
+    return rules.to_zoo({name: t for name, t in tensors.items() if name.startswith("head.")}, HEAD, origin=ORIGIN)
+
+
+def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``linear.*`` of our head to ``head.*``."""
+    return rules.from_zoo(tensors, HEAD, origin=ORIGIN)

@@ -46,13 +46,13 @@ BLOCK = [
     Rule(("0.relative_pos",), ("grapher.relative_positions",), lambda t: [t[0][0]], lambda t: [t[0][None]]),
     *_normed_linear("1.fc1", "feed_forward.fc1"),
     *_normed_linear("1.fc2", "feed_forward.fc2"),
-    *named({"down.0.{w}": "downsample.conv.{w}"}),
+    *named({"down.0.{w}": "downsample.{w}"}),
     *named({f"down.1.{word}": f"downsample.norm.{word}" for word in NORM}),
 ]
 BODY = [
     Rule(("pos_embed",), ("positions",), _flatten_positions, _unflatten_positions),
-    *named({"stem.convs.{i}.{w}": "stem.convs.{i}.{w}"}),
-    *named({f"stem.norms.{{i}}.{word}": f"stem.norms.{{i}}.{word}" for word in NORM}),
+    *named({"stem.convs.{i}.{w}": "stem.layers.{i}.{w}"}),
+    *named({f"stem.norms.{{i}}.{word}": f"stem.layers.{{i}}.norm.{word}" for word in NORM}),
     *under("backbone.{i}.", "blocks.{i}.", BLOCK),
 ]
 PREDICTION = [

@@ -1,19 +1,23 @@
 """Vision Transformer.
 
-Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.11929). References: timm
-``vision_transformer.py``; for the CLIP flavour openai/CLIP ``model.py``.
+Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.11929); registers: Darcet et al. 2023 (arXiv
+2309.16588). References: timm ``vision_transformer.py``; for the CLIP flavour openai/CLIP ``model.py``.
 
-Where we differ: one class for the plain, CLIP and SigLIP flavours, told apart by what is there (class token, norm before
-the blocks, patch bias, pooling), never by the name.
+Where we differ: one class for the plain, CLIP, SigLIP and DINOv2 flavours, told apart by what is there (class token,
+registers, norm before the blocks, patch bias, layer scale, pooling), never by the name. ``tokens`` are always normalised,
+where CLIP towers normalise the class token alone (transformers' ``CLIPVisionModel``: ``last_hidden_state`` is not normalised,
+``pooler_output`` is); what they give without norm, ``intermediates`` gives.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.mlp import hidden_width
 from zoo.layers.patch import PatchEmbedding
 from zoo.layers.pool import AttentionPool
 from zoo.layers.position import resize_positions
@@ -21,8 +25,8 @@ from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
 from zoo.types import Encoded
 
-POOLS = ("cls", "mean", "mean_norm", "attention", "none")
-INITS = ("timm", "clip")
+POOLS = ("cls", "cls_tanh", "mean", "mean_norm", "attention", "none")
+INITS = ("timm", "clip", "jax")
 
 
 @register("encoder")
@@ -31,12 +35,18 @@ class ViT(nn.Module):
 
     Args:
         image_size: nominal height and width in pixels; other sizes resize the position table.
-        pool: "cls" takes the class token, "mean" the mean of the normalised patch tokens, "mean_norm" normalises the mean
-            instead of the tokens (timm's "avg", as in MAE), "attention" asks the patch tokens with a learned query, "none"
-            gives no pooled vector.
+        mlp_ratio: width between the layers of the feed-forward part, in multiples of ``dim``; fractions of a channel are cut off.
+        activation: one of ``zoo.layers.mlp.ACTIVATIONS``, or "swiglu" (DINOv2's giant).
+        num_registers: further learned tokens, without position, after the class token (DINOv2).
+        pool: "cls" takes the class token, "cls_tanh" puts a linear layer and tanh behind it (transformers' ``ViTModel``, the
+            paper's pre-logits), "mean" the mean of the normalised patch tokens, "mean_norm" normalises the mean instead of
+            the tokens (timm's "avg", as in MAE), "attention" asks the patch tokens with a learned query, "none" gives no
+            pooled vector.
         pre_norm: LayerNorm between the positions and the first block (CLIP).
-        antialias: resize positions as timm and open_clip do (True) or as transformers does (False).
-        init: "timm" (truncated normal 0.02) or "clip" (openai/CLIP).
+        layer_scale: initial factor of each residual branch; null for none.
+        drop_remainder: leave out pixels at the right and lower edge that fill no patch, where otherwise such sizes are refused.
+        antialias: resize positions as timm and open_clip do (True) or as transformers does (False; DINOv2 with registers: True).
+        init: "timm" (truncated normal 0.02), "clip" (openai/CLIP) or "jax" (Google's: Xavier uniform).
         preprocessing: keywords of the image processor that the weights were trained with; a system's config may override them.
 
     Raises:
@@ -64,6 +74,7 @@ class ViT(nn.Module):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         pool: str = "cls",
+        drop_remainder: bool = False,
         antialias: bool = True,
         init: str = "timm",
         preprocessing: dict[str, Any] | None = None,
@@ -72,17 +83,17 @@ class ViT(nn.Module):
         for key, value, legal in (("pool", pool, POOLS), ("init", init, INITS)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
-        if pool == "cls" and not class_token:
-            raise ConfigError("pool: 'cls' needs class_token=true; without one choose 'mean', 'attention' or 'none'")
+        if pool.startswith("cls") and not class_token:
+            raise ConfigError(f"pool: {pool!r} needs class_token=true; without one choose 'mean', 'attention' or 'none'")
         self.dim, self.image_size, self.pool, self.antialias = dim, image_size, pool, antialias
         self.gives_pooled = pool != "none"
         self.preprocessing = dict(preprocessing or {})
-        self.patch = PatchEmbedding(image_size=image_size, patch_size=patch_size, dim=dim, bias=patch_bias)
+        self.patch = PatchEmbedding(image_size=image_size, patch_size=patch_size, dim=dim, bias=patch_bias, drop_remainder=drop_remainder)
         self.class_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
         self.registers = nn.Parameter(torch.empty(1, num_registers, dim)) if num_registers else None
         self.positions = nn.Parameter(torch.empty(1, int(class_token) + self.patch.grid**2, dim))
         self.pre_norm = nn.LayerNorm(dim, eps=eps) if pre_norm else nn.Identity()
-        hidden_dim = int(dim * mlp_ratio)
+        hidden_dim = hidden_width(dim, mlp_ratio)
         self.blocks = nn.ModuleList(
             Block(
                 dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps, layer_scale=layer_scale, drop_path=rate
@@ -91,6 +102,7 @@ class ViT(nn.Module):
         )
         self.norm = nn.Identity() if pool == "mean_norm" else nn.LayerNorm(dim, eps=eps)
         self.pool_norm = nn.LayerNorm(dim, eps=eps) if pool == "mean_norm" else nn.Identity()
+        self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None
         self.attention_pool = (
             AttentionPool(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps)
             if pool == "attention"
@@ -105,11 +117,52 @@ class ViT(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
         """``mask`` is accepted for the contract; images have no padding."""
-        x = self.pre_norm(self._embed(pixels))
+        x = self._embed(pixels)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
         return Encoded(x, self._pooled(x), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+
+    def intermediates(
+        self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None, *, normalise: bool = False
+    ) -> list[Float[Tensor, "batch num_tokens dim"]]:
+        """Tokens after some of the blocks; blocks behind the last of them are not computed.
+
+        Args:
+            layers: 0 is the first block, -1 the last; the result is in this order. None for all.
+            normalise: put the final norm behind each, so that -1 gives what ``forward`` gives as tokens. LLaVA reads CLIP's
+                patches without it: ``intermediates(pixels, [-2])[0][:, encoder.num_prefix_tokens :]``.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        wanted = find_layers(layers, len(self.blocks))
+        found, x = {}, self._embed(pixels)
+        for i in range(max(wanted, default=-1) + 1):
+            x = self.blocks[i](x)
+            if i in wanted:
+                found[i] = self.norm(x) if normalise else x
+        return [found[i] for i in wanted]
+
+    def attention_maps(
+        self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None
+    ) -> list[Float[Tensor, "batch num_heads queries keys"]]:
+        """How much each token (queries) takes from each (keys) in some of the blocks; the sum over keys is 1.
+
+        Args:
+            layers: 0 is the first block, -1 the last; the result is in this order. None for all.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        wanted = find_layers(layers, len(self.blocks))
+        found, x = {}, self._embed(pixels)
+        for i in range(max(wanted, default=-1) + 1):
+            x = self.blocks[i - 1](x) if i else x
+            if i in wanted:
+                block = cast(Block, self.blocks[i])
+                found[i] = block.attention.weights(block.norm1(x))
+        return [found[i] for i in wanted]
 
     def _embed(self, pixels: Tensor) -> Float[Tensor, "batch num_tokens dim"]:
         patches = self.patch(pixels)  # [B, dim, rows, columns]
@@ -122,30 +175,84 @@ class ViT(nn.Module):
             tokens.insert(0, self.registers.expand(len(pixels), -1, -1))  # registers carry no position (DINOv2)
         if self.class_token is not None:
             tokens.insert(0, (self.class_token + self.positions[:, :1]).expand(len(pixels), -1, -1))
-        return torch.cat(tokens, dim=1)  # [B, prefix + patches, dim]
+        return self.pre_norm(torch.cat(tokens, dim=1))  # [B, prefix + patches, dim]
 
     def _pooled(self, x: Tensor) -> Float[Tensor, "batch dim"] | None:
-        if self.pool == "cls":
-            return x[:, 0]
+        if self.pool in ("cls", "cls_tanh"):
+            return x[:, 0] if self.pooler is None else self.pooler(x[:, 0]).tanh()
         patches = x[:, self.num_prefix_tokens :]
         if self.pool in ("mean", "mean_norm"):
             return self.pool_norm(patches.mean(1))
         return self.attention_pool(patches) if self.attention_pool is not None else None
 
     def _initialise(self, init: str) -> None:
-        scale = self.dim**-0.5 if init == "clip" else 0.02
+        width = self.dim**-0.5
+        scale = width if init == "clip" else 0.02
         nn.init.trunc_normal_(self.positions, std=scale)
         for token in (self.class_token, self.registers):
             if token is not None:
                 nn.init.normal_(token, std=scale if init == "clip" else 1e-6)
         if self.attention_pool is not None:
-            nn.init.trunc_normal_(self.attention_pool.probe, std=scale)
+            nn.init.trunc_normal_(self.attention_pool.probe, std=width)
         for name, module in self.named_modules():
-            if not isinstance(module, nn.Linear):
-                continue
-            if init == "timm":
-                nn.init.trunc_normal_(module.weight, std=0.02)
-            elif name.endswith("qkv"):
-                nn.init.xavier_uniform_(module.weight)
-            if init == "timm" or "attention" in name:
-                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Linear):
+                FILLS[init](module, name)
+        if init == "jax":
+            self._initialise_rest_as_jax()
+
+    def _initialise_rest_as_jax(self) -> None:
+        _fill_lecun(self.patch.project)
+        if self.class_token is not None:
+            nn.init.zeros_(self.class_token)  # not the registers, which nothing else would tell apart
+        if self.attention_pool is not None:
+            nn.init.xavier_uniform_(self.attention_pool.probe.data[0])  # [1, dim]
+
+
+def find_layers(layers: Sequence[int] | None, depth: int) -> list[int]:
+    """Indices of layers as in Python, negative ones counted from the end, to those from the start; None to all.
+
+    Raises:
+        ConfigError: an index that is no layer.
+    """
+    if layers is None:
+        return list(range(depth))
+    if isinstance(layers, str | int) or not all(isinstance(i, int) and -depth <= i < depth for i in layers):
+        raise ConfigError(f"layers: got {layers!r}; allowed is a list of numbers from {-depth} to {depth - 1}: there are {depth} blocks")
+    return [i % depth for i in layers]
+
+
+def _fill_timm(module: nn.Linear, name: str) -> None:
+    nn.init.trunc_normal_(module.weight, std=0.02)
+    nn.init.zeros_(module.bias)
+
+
+def _fill_clip(module: nn.Linear, name: str) -> None:
+    """What torch's MultiheadAttention and Linear do by themselves, which openai/CLIP leaves as it is."""
+    if name.endswith("qkv"):
+        nn.init.xavier_uniform_(module.weight)
+    if "attention" in name:
+        nn.init.zeros_(module.bias)
+
+
+def _fill_jax(module: nn.Linear, name: str) -> None:
+    """Source: google-research/vision_transformer ``models_vit.py``; query, key and value are matrices of their own there."""
+    if name == "pooler":
+        return _fill_lecun(module)
+    several = name.endswith(("qkv", "key_value"))
+    for matrix in module.weight.data.split(module.in_features if several else module.out_features):
+        nn.init.xavier_uniform_(matrix)
+    if "mlp" in name:
+        nn.init.normal_(module.bias, std=1e-6)
+    else:
+        nn.init.zeros_(module.bias)
+
+
+def _fill_lecun(module: nn.Linear | nn.Conv2d) -> None:
+    """The default of flax: variance 1 / fan-in, cut off at two standard deviations, which 0.8796 makes up for."""
+    std = module.weight[0].numel() ** -0.5 / 0.87962566103423978
+    nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+FILLS = {"timm": _fill_timm, "clip": _fill_clip, "jax": _fill_jax}

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.layers.linear import Linear
 
 
 class Attention(nn.Module):
@@ -21,8 +22,8 @@ class Attention(nn.Module):
         super().__init__()
         refuse_uneven_heads(dim, num_heads)
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
-        self.out = nn.Linear(dim, dim, bias=bias)
+        self.qkv = Linear(dim, 3 * dim, bias=bias)
+        self.out = Linear(dim, dim, bias=bias)
 
     def forward(
         self,
@@ -34,6 +35,16 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         return self.out(attend(q, k, v, num_heads=self.num_heads, mask=mask, causal=causal))
 
+    def weights(
+        self,
+        x: Float[Tensor, "batch num_tokens dim"],
+        mask: Bool[Tensor, "batch num_tokens"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "batch num_heads num_tokens num_tokens"]:
+        """How much each token (row) takes from each (column); for pictures and probes, not on the way to an output."""
+        q, k, _ = self.qkv(x).chunk(3, dim=-1)
+        return attention_weights(q, k, num_heads=self.num_heads, mask=mask, causal=causal)
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention of one sequence to another; rows of ``key_value.weight`` are k, v."""
@@ -42,9 +53,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         refuse_uneven_heads(dim, num_heads)
         self.num_heads = num_heads
-        self.query = nn.Linear(dim, dim, bias=bias)
-        self.key_value = nn.Linear(dim, 2 * dim, bias=bias)
-        self.out = nn.Linear(dim, dim, bias=bias)
+        self.query = Linear(dim, dim, bias=bias)
+        self.key_value = Linear(dim, 2 * dim, bias=bias)
+        self.out = Linear(dim, dim, bias=bias)
 
     def forward(
         self,
@@ -78,6 +89,25 @@ def attend(
     allowed = attention_mask(mask, q.shape[2], causal)
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal and allowed is None)
     return x.transpose(1, 2).flatten(2)  # [B, queries, dim]
+
+
+def attention_weights(
+    q: Float[Tensor, "batch queries dim"],
+    k: Float[Tensor, "batch keys dim"],
+    *,
+    num_heads: int,
+    mask: Bool[Tensor, "batch keys"] | None = None,
+    causal: bool = False,
+) -> Float[Tensor, "batch num_heads queries keys"]:
+    """The softmax that ``attend`` multiplies the values with and never holds; each row sums to one."""
+    q, k = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k))  # [B, heads, N, head_dim]
+    scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # [B, heads, queries, keys]
+    allowed = attention_mask(mask, q.shape[2], causal)
+    if allowed is None and causal:
+        allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    return scores.softmax(-1)
 
 
 def attention_mask(mask: Bool[Tensor, "batch keys"] | None, queries: int, causal: bool) -> Bool[Tensor, "batch 1 queries_or_1 keys"] | None:

@@ -1,6 +1,6 @@
 """Modules without weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
@@ -17,12 +17,17 @@ def meta_device() -> Iterator[None]:
     There is nothing to fill, but ``torch.nn.init`` would still fall into Python decompositions on meta, and their import
     takes longer than a whole check.
     """
-
-    def leave(tensor: Tensor, *arguments: object, **keywords: object) -> Tensor:
-        return tensor
-
     with ExitStack() as stack:
         for name in FILLS:
-            stack.enter_context(patch.object(nn.init, name, leave))
+            stack.enter_context(patch.object(nn.init, name, _filling_only_real_tensors(getattr(nn.init, name))))
         stack.enter_context(torch.device("meta"))
         yield
+
+
+def _filling_only_real_tensors(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A library that is first imported inside ``meta_device`` may keep what it finds: that must still fill real weights."""
+
+    def fill_or_leave(tensor: Tensor, *arguments: object, **keywords: object) -> Tensor:
+        return tensor if tensor.is_meta else fill(tensor, *arguments, **keywords)
+
+    return fill_or_leave

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.linear import FUSED, Linear, fast_linear
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -45,9 +46,43 @@ class MLP(nn.Module):
 
     def __init__(self, *, dim: int, hidden_dim: int, activation: str = "gelu") -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
         self.activation = find_activation(activation)
+        self.fused = activation if activation in FUSED else None
 
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
+        if self.fused is not None and type(self.fc1) is Linear and not self.fc1._forward_hooks:  # no adapter has taken its place
+            return self.fc2(fast_linear(x, self.fc1.weight, self.fc1.bias, self.fused))
         return self.fc2(self.activation(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """Linear to twice ``hidden_dim``, silu of the first half times the second, Linear.
+
+    Source: Shazeer 2020 (arXiv 2002.05202), equation 6, with biases (DINOv2's giant; timm ``SwiGLUPacked``).
+    """
+
+    def __init__(self, *, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, 2 * hidden_dim)  # rows: gate, value
+        self.fc2 = Linear(hidden_dim, dim)
+
+    def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(gate) * value)
+
+
+def feed_forward(*, dim: int, hidden_dim: int, activation: str = "gelu") -> MLP | SwiGLU:
+    """The feed-forward part of a block: ``swiglu`` gates with a third matrix, every other activation stands between two."""
+    if activation == "swiglu":
+        return SwiGLU(dim=dim, hidden_dim=hidden_dim)
+    return MLP(dim=dim, hidden_dim=hidden_dim, activation=activation)
+
+
+def hidden_width(dim: int, mlp_ratio: float | int) -> int:
+    """Channels between the layers of a feed-forward part; fractions of one are cut off.
+
+    A ratio of 4304 / 1152 times 1152 may come out just below 4304, which the addition makes up for.
+    """
+    return int(dim * mlp_ratio + 1e-6)

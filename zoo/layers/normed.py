@@ -1,10 +1,17 @@
-"""Linear layers followed by BatchNorm, on tokens: what 1x1 convolutions with BatchNorm2d are on images."""
+"""Layers followed by BatchNorm, which in evaluation is folded into their weights.
+
+On tokens they are linear layers: what 1x1 convolutions with BatchNorm2d are on images.
+"""
+
+import typing
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.layers.linear import fast_linear
 
 
 class GroupedLinear(nn.Module):
@@ -26,29 +33,54 @@ class GroupedLinear(nn.Module):
 
 
 class NormedLinear(GroupedLinear):
-    """Linear layer, perhaps in groups, then BatchNorm over all tokens of the batch.
+    """Linear layer, perhaps in groups, then BatchNorm over all tokens of the batch, then perhaps GELU.
 
-    In evaluation the normalisation is folded into the matrix; the outputs are those of the two steps up to rounding.
+    Outputs in evaluation are those of the separate steps up to rounding.
     """
 
-    def __init__(self, *, in_dim: int, out_dim: int, groups: int = 1) -> None:
+    def __init__(self, *, in_dim: int, out_dim: int, groups: int = 1, activate: bool = False) -> None:
         super().__init__(in_dim=in_dim, out_dim=out_dim, groups=groups)
         self.norm = nn.BatchNorm1d(out_dim)
+        self.activate = activate
 
     def forward(self, x: Float[Tensor, "batch num_tokens in_dim"]) -> Float[Tensor, "batch num_tokens out_dim"]:
         rows = x.flatten(0, 1)  # [B * N, in_dim]
-        if self.training:
+        if self.norm.training:
             out = self.norm(self._multiply(rows, self.weight, self.bias))
+            out = F.gelu(out) if self.activate else out
         else:
-            scale = self.norm.weight * torch.rsqrt(self.norm.running_var + self.norm.eps)  # type: ignore[operator]
-            bias = (self.bias - self.norm.running_mean) * scale + self.norm.bias  # type: ignore[operator]
-            out = self._multiply(rows, self.weight * scale[:, None], bias)
+            weight, bias = folded(self.weight, self.bias, self.norm)
+            out = self._multiply(rows, weight, bias, "gelu" if self.activate else None)
         return out.unflatten(0, x.shape[:2])
 
-    def _multiply(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "rows out_dim"]:
+    def _multiply(self, rows: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None) -> Float[Tensor, "rows out_dim"]:
         if self.groups == 1:
-            return nn.functional.linear(rows, weight, bias)
+            return fast_linear(rows, weight, bias, activation)
         grouped = rows.unflatten(1, (self.groups, -1)).transpose(0, 1)  # [groups, B * N, in_dim / groups]
         matrices = weight.unflatten(0, (self.groups, -1)).transpose(1, 2)  # [groups, in_dim / groups, out_dim / groups]
         offset = bias.unflatten(0, (self.groups, 1, -1))  # [groups, 1, out_dim / groups]
-        return torch.baddbmm(offset, grouped, matrices).transpose(0, 1).flatten(1)  # [B * N, out_dim]
+        out = torch.baddbmm(offset, grouped, matrices).transpose(0, 1).flatten(1)  # [B * N, out_dim]
+        return F.gelu(out) if activation is not None else out
+
+
+class NormedConv(nn.Conv2d):
+    """3x3 convolution with padding, then BatchNorm; ``stride`` 2 halves an image."""
+
+    def __init__(self, *, in_dim: int, out_dim: int, stride: int) -> None:
+        super().__init__(in_dim, out_dim, 3, stride=stride, padding=1)
+        self.norm = nn.BatchNorm2d(out_dim)
+        nn.init.kaiming_normal_(self.weight)
+        nn.init.zeros_(typing.cast(Tensor, self.bias))
+
+    def forward(self, input: Float[Tensor, "batch in_dim height width"]) -> Float[Tensor, "batch out_dim rows columns"]:
+        bias = typing.cast(Tensor, self.bias)
+        if self.norm.training:
+            return self.norm(self._conv_forward(input, self.weight, bias))
+        return self._conv_forward(input, *folded(self.weight, bias, self.norm))
+
+
+def folded(weight: Tensor, bias: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer that does what the layer and its BatchNorm do with running statistics."""
+    mean, variance = typing.cast(Tensor, norm.running_mean), typing.cast(Tensor, norm.running_var)
+    scale = norm.weight * torch.rsqrt(variance + norm.eps)
+    return weight * scale.view(-1, *(1,) * (weight.ndim - 1)), (bias - mean) * scale + norm.bias

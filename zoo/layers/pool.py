@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.layers.attention import CrossAttention
-from zoo.layers.mlp import MLP
+from zoo.layers.mlp import feed_forward
 
 
 def masked_mean(tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]) -> Float[Tensor, "batch dim"]:
@@ -30,7 +30,7 @@ class AttentionPool(nn.Module):
         self.probe = nn.Parameter(torch.empty(1, 1, dim))
         self.attention = CrossAttention(dim=dim, num_heads=num_heads)
         self.norm = nn.LayerNorm(dim, eps=eps)
-        self.mlp = MLP(dim=dim, hidden_dim=hidden_dim, activation=activation)
+        self.mlp = feed_forward(dim=dim, hidden_dim=hidden_dim, activation=activation)
 
     def forward(
         self, tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"] | None = None

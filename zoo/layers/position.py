@@ -10,7 +10,8 @@ def resize_positions(
 ) -> Float[Tensor, "1 new_num_tokens dim"]:
     """Resize a table of patch positions (no prefix tokens) to another grid, bicubic.
 
-    Origins differ and give different numbers: timm and open_clip antialias, transformers does not.
+    Origins differ and give different numbers: timm and open_clip antialias, and of transformers' models only DINOv2 with
+    registers (5.17: CLIP, SigLIP, ViT and DINOv2 without registers do not). All resize to a size, none by a factor.
     """
     if grid == new_grid:
         return table

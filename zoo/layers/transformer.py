@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from zoo.layers.attention import Attention
 from zoo.layers.drop import DropPath
-from zoo.layers.mlp import MLP
+from zoo.layers.mlp import feed_forward
 
 
 class LayerScale(nn.Module):
@@ -41,7 +41,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attention = Attention(dim=dim, num_heads=num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = MLP(dim=dim, hidden_dim=hidden_dim, activation=activation)
+        self.mlp = feed_forward(dim=dim, hidden_dim=hidden_dim, activation=activation)
         scaled = layer_scale is not None
         self.scale1 = LayerScale(dim=dim, init=layer_scale) if scaled else nn.Identity()
         self.scale2 = LayerScale(dim=dim, init=layer_scale) if scaled else nn.Identity()
