@@ -12,8 +12,6 @@ import argparse
 import ctypes
 import datetime
 import json
-import math
-import random
 import statistics
 import subprocess
 import sys
@@ -21,43 +19,19 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from benchmarks import clip, images
+from benchmarks.job import Entry
 from rich.console import Console
 from rich.table import Table
 
-from zoo.build import create_model
 from zoo.cards import blank_card, cards_directory, read_card
-from zoo.checkpoint import load_strictly, write_text_atomically
-from zoo.convert import open_clip as open_clip_weights
+from zoo.checkpoint import write_text_atomically
 from zoo.errors import ConfigError, ZooError, name_choices
-from zoo.losses import info_nce
-from zoo.training.optim import make_optimizer
-from zoo.training.settings import TrainingSettings
-from zoo.types import Batch
 
-
-@dataclass
-class Job:
-    """Two callables that do the same work, and how far their outputs are apart (asked before anything is timed)."""
-
-    peer: Callable[[], object]
-    ours: Callable[[], object]
-    difference: Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One benchmark: ``make(size)`` builds the job; ``tolerance`` bounds the outputs' difference."""
-
-    make: Callable[[int], Job]
-    size: int
-    peer: str
-    tolerance: float
-    system: str | None = None  # whose card the figure belongs to
+ENTRIES = clip.ENTRIES | images.ENTRIES
 
 
 @dataclass(frozen=True)
@@ -77,102 +51,6 @@ class Result:
     difference: float
     peer_megabytes: float | None
     our_megabytes: float | None
-
-
-def need(module: str, package: str) -> ModuleType:
-    """Import a peer.
-
-    Raises:
-        ConfigError: it is not installed.
-    """
-    try:
-        return __import__(module, fromlist=["_"])
-    except ImportError as error:
-        raise ConfigError(f"the peer {module!r} of this benchmark is not installed; install it with: pip install {package}") from error
-
-
-def contrastive_loss(size: int) -> Job:
-    """Forward and backward of InfoNCE on ``size`` pairs of 512 numbers, gradients for both sides and the temperature."""
-    peer = need("open_clip.loss", "open_clip_torch").ClipLoss()
-    values = [F.normalize(torch.randn(size, 512), dim=-1) for _ in range(2)] + [torch.tensor(1 / 0.07)]
-
-    def run(loss: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
-        given = [value.clone().requires_grad_() for value in values]
-        result = loss(*given)
-        result.backward()
-        return [result.detach(), *(tensor.grad for tensor in given)]
-
-    def difference() -> float:
-        return max((a - b).abs().max().item() for a, b in zip(run(peer), run(info_nce), strict=True))
-
-    return Job(lambda: run(peer), lambda: run(info_nce), difference)
-
-
-WORDS = """a the of on in with and two three man woman dog cat child bicycle table street wooden green bright standing riding
-holding near beside behind large small old photograph kitchen beach mountain sitting people playing guitar umbrella""".split()
-
-
-def captions(count: int) -> list[str]:
-    """Captions of 8 to 20 words, as those that people and web pages write."""
-    chooser = random.Random(0)
-    return [" ".join(chooser.choices(WORDS, k=chooser.randint(8, 20))) for _ in range(count)]
-
-
-def clip_training_step(size: int) -> Job:
-    """A whole step of CLIP ViT-B/32 on ``size`` pairs: forward, loss, backward, AdamW, clamped temperature.
-
-    The peer pads captions to 77 and uses AdamW as its ``main.py`` makes it. Ours pads to the longest caption of the batch,
-    as its text processor does, and uses the fused AdamW of its training loop.
-    """
-    open_clip = need("open_clip", "open_clip_torch")
-    model = open_clip.create_model("ViT-B-32-quickgelu").train()
-    system = create_model("clip_vit_b32").train()
-    load_strictly(system, open_clip_weights.to_zoo(model.state_dict()), origin="open_clip")
-    pixels, ids = torch.randn(size, 3, 224, 224), open_clip.get_tokenizer("ViT-B-32-quickgelu")(captions(size))
-    batch = Batch({"image": pixels, "text": ids[:, : int(ids.argmax(1).max()) + 1]})  # the end symbol has the largest id
-    settings = TrainingSettings(max_steps=1, batch_size=size, learning_rate=1e-6, weight_decay=0.2)
-    loss, peer_optimizer, our_optimizer = open_clip.ClipLoss(), open_clip_adamw(model, settings), make_optimizer(system, settings)
-
-    def peer() -> None:
-        peer_optimizer.zero_grad()
-        loss(*model(pixels, ids)).backward()
-        peer_optimizer.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
-
-    def ours() -> None:
-        our_optimizer.zero_grad()
-        system(batch).loss.backward()
-        our_optimizer.step()
-        system.head.after_step()
-
-    @torch.no_grad()
-    def difference() -> float:
-        (image, text, scale), found = model(pixels, ids), system(batch)
-        pairs = [(image, found.outputs["image"]), (text, found.outputs["text"]), (loss(image, text, scale), found.loss)]
-        return max((a - b).abs().max().item() for a, b in pairs)
-
-    return Job(peer, ours, difference)
-
-
-def open_clip_adamw(model: torch.nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """The optimizer of open_clip 3.3's ``main.py``: two groups by name and shape, torch's default implementation."""
-
-    def is_gain_or_bias(name: str, parameter: torch.Tensor) -> bool:
-        return parameter.ndim < 2 or any(word in name for word in ("bn", "ln", "bias", "logit_scale"))
-
-    named = list(model.named_parameters())
-    groups = [
-        {"params": [p for name, p in named if is_gain_or_bias(name, p)], "weight_decay": 0.0},
-        {"params": [p for name, p in named if not is_gain_or_bias(name, p)], "weight_decay": settings.weight_decay},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=tuple(settings.betas), eps=settings.eps)
-
-
-ENTRIES = {
-    "contrastive_loss": Entry(contrastive_loss, 4096, "open_clip ClipLoss", 5e-6),
-    "clip_training_step": Entry(clip_training_step, 16, "open_clip ViT-B/32", 1e-4, "clip_vit_b32"),
-}
 
 
 def measure(name: str, entry: Entry, size: int, rounds: int, console: Console) -> Result:

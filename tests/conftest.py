@@ -33,6 +33,20 @@ def _seeded():
 
 
 @pytest.fixture
+def scramble():
+    """Give every parameter random values, so that gains of 1 and biases of 0 hide no mistake."""
+
+    def fill(model, std=0.2):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim:
+                    parameter.add_(torch.randn_like(parameter) * std)
+        return model.eval()
+
+    return fill
+
+
+@pytest.fixture
 def card_figure(request):
     """Record a figure for the card, for example ``card_figure("max difference 2e-7")``."""
     return lambda text: request.node.stash.__setitem__(FIGURES, text)

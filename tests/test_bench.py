@@ -14,6 +14,7 @@ from zoo.errors import ConfigError
 def bench(monkeypatch, tmp_path):
     """The script as a module, with its cards in a folder of the test."""
     path = Path(__file__).parent.parent / "scripts" / "bench.py"
+    monkeypatch.syspath_prepend(str(path.parent))
     spec = importlib.util.spec_from_file_location("bench_script", path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "bench_script", module)  # dataclasses look their module up
@@ -34,7 +35,7 @@ def test_figures_are_written_and_outputs_agree(bench, tmp_path, capsys):
 
 def test_peer_and_ours_take_turns_and_the_ratio_is_peer_over_ours(bench, monkeypatch):
     calls, seconds = [], {"peer": 6.0, "ours": 2.0}
-    job = bench.Job(lambda: "peer", lambda: "ours", lambda: 0.25)
+    job = bench.images.Job(lambda: "peer", lambda: "ours", lambda: 0.25)
     monkeypatch.setattr(bench, "peak_megabytes", lambda call: None)
     monkeypatch.setattr(bench, "timed", lambda call: calls.append(call()) or seconds[call()])
     result = bench.measure("x", bench.Entry(lambda size: job, 1, "p", 1.0), 1, 3, bench.Console(quiet=True))
@@ -58,4 +59,4 @@ def test_a_wrong_command_exits_with_two_and_says_why(bench, capsys, arguments, w
 
 def test_a_peer_that_is_not_installed_is_named_with_its_package(bench):
     with pytest.raises(ConfigError, match="'no_such_peer' .* pip install a_package"):
-        bench.need("no_such_peer", "a_package")
+        bench.images.need("no_such_peer", "a_package")

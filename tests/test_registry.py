@@ -1,5 +1,8 @@
 """Names, rows and what is said of wrong ones."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -69,7 +72,7 @@ def test_nano_heads_run_forward_and_backward(name):
     head = zoo.create_model(name)
     mask = torch.ones(3, 5, dtype=torch.bool)
     encoded = {m: Encoded(torch.randn(3, 5, s.dim), torch.randn(3, s.dim), mask) for m, s in inputs.items()}
-    head(encoded, Batch(inputs={}, targets={"groups": torch.arange(3)})).loss.backward()
+    head(encoded, Batch(inputs={}, targets={"groups": torch.arange(3), "labels": torch.arange(3)})).loss.backward()
     assert all(p.grad is not None for p in head.parameters())
 
 
@@ -87,3 +90,34 @@ def test_no_default_dtype_or_device_leaks():
     zoo.create_model("vit_nano", device="meta")
     assert torch.empty(1).device.type == "cpu"
     assert torch.nn.Linear(2, 2).weight.abs().sum() > 0
+
+
+def test_backbones_of_other_libraries_are_rows_without_importing_them(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "patch_size": 8}')
+    code = (
+        "import sys; from zoo.registry import find_row\n"
+        "row = find_row('timm/resnet18.a1_in1k', 'encoder')\n"
+        "assert (row.kind, row.family, row.modalities, row.arguments) == ('encoder', 'timm', ('image',), {'model': 'resnet18.a1_in1k'})\n"
+        f"assert find_row('transformers/{tmp_path}').arguments == {{'config': {{'model_type': 'vit', 'patch_size': 8}}}}\n"
+        "assert not {'torch', 'timm', 'transformers', 'numpy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_timms_names_are_listed_when_asked_for():
+    assert zoo.list_models("timm/resnet18*") == ["timm/resnet18", "timm/resnet18d"]
+    assert "timm/resnet18.a1_in1k" in zoo.list_models("timm/resnet18.*", kind="encoder", modality="image")
+    assert zoo.list_models("timm/*", kind="head") == zoo.list_models("timm/*", modality="text") == []
+    assert not any("/" in name for name in zoo.list_models())
+
+
+def test_backbones_are_encoders_only():
+    with pytest.raises(zoo.ConfigError, match="there is no model 'timm/resnet18'"):
+        find_row("timm/resnet18", "head")
+
+
+def test_a_backbone_is_summarised_without_weights():
+    summary = zoo.summarize("timm/test_vit")
+    assert summary.parameters == sum(p.numel() for p in zoo.create_model("timm/test_vit").parameters())
+    assert summary.tokens == {"image": 101} and summary.flops["image"] > 0

@@ -14,16 +14,17 @@ import yaml
 from beartype.door import is_bearable
 from torch import nn
 
-from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, atomic_directory, load_strictly, read_tensors, recover, write_tensors
+from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, atomic_directory, write_tensors
 from zoo.compose import compose, refuse_code
 from zoo.data.processor import Processor, hash_files
 from zoo.errors import ConfigError, WeightsError, name_choices
+from zoo.foreign import describe, is_foreign
 from zoo.layers.meta import meta_device
-from zoo.registry import find_part, find_row, packaged_directory, read_yaml
+from zoo.registry import find_part, find_row
 from zoo.system import System, specs_of
 from zoo.types import Encoder, EncoderSpec, Head
+from zoo.weights import FORMAT, fetch_hub, find_checkpoint, find_weights, load_parts, read_config, read_source
 
-FORMAT = 1  # of a checkpoint directory
 EXAMPLE_DIM = 64  # width of the encoders that a head built alone is given
 
 
@@ -70,8 +71,7 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
         if name not in parameters:
             raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(name, parameters)}")
         hint = hints.get(name, Any)
-        if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
-            value = float(value)
+        value = _floats_for_whole_numbers(value, hint)
         stray_bool = (
             isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
         )  # a bool is an int to Python
@@ -82,6 +82,16 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
     if missing:
         raise ConfigError(f"{key}: needs {', '.join(missing)}; set {key}.{missing[0]}=...")
     return checked
+
+
+def _floats_for_whole_numbers(value: Any, hint: Any) -> Any:
+    """YAML's ``1`` and ``[0, 0.5]`` where floats are meant; beartype looks at one element of a list only, drawn at random."""
+    if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
+        return float(value)
+    numbers = isinstance(value, list) and all(type(element) in (int, float) for element in value)
+    if numbers and not is_bearable([1], hint) and is_bearable([1.0], hint):
+        return [float(element) for element in value]
+    return value
 
 
 def _readable(hint: Any) -> str:
@@ -146,7 +156,7 @@ def _build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder],
         here, encoder = f"{key}.processor.{modality}", encoders.get(modality)
         keywords = {**getattr(encoder, "preprocessing", {}), **(config.get(modality) or {})}
         for name in find_part("processor", modality, here).encoder_keys if encoder is not None else ():
-            theirs = getattr(encoder, name, None)
+            theirs = getattr(encoder, "preprocessing", {}).get(name, getattr(encoder, name, None))
             ours = keywords.setdefault(name, theirs)
             if theirs is not None and ours != theirs:
                 raise ConfigError(
@@ -170,6 +180,7 @@ def create_model(
     name: str,
     *,
     weights: str | Path | None = None,
+    weights_parts: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **overrides: Any,
@@ -178,7 +189,11 @@ def create_model(
 
     Args:
         name: any name of ``zoo.list_models()``.
-        weights: a saved directory or file, or "bundled" (shipped with zoo); None leaves random weights.
+        weights: where weights come from (see ``zoo.weights``): a saved or a transformers directory, a file of tensors with zoo's,
+            timm's, open_clip's, transformers' or the paper's names, "timm://NAME", "hf://OWNER/NAME", or "bundled" (shipped
+            with zoo); None leaves random weights.
+        weights_parts: load only these parts: of a system for example ["encoders.image"]; for an encoder ["encoder"] leaves a
+            classifier behind, and ["encoders.image"] takes it out of a system's weights.
         overrides: constructor keywords that replace the row's (for a system: a nested dict per key).
 
     Raises:
@@ -195,7 +210,7 @@ def create_model(
             given = {"inputs": inputs or example_inputs(config)} if row.kind == "head" else {}
             model = build_part(row.kind, config, name, **given)
             model.config = {row.kind: config}  # type: ignore[assignment]
-    return finish(model, weights, name, device, dtype)
+    return finish(model, weights, name, device, dtype, weights_parts)
 
 
 def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
@@ -214,51 +229,26 @@ def _merge(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 
 def finish(
-    model: nn.Module, weights: str | Path | None, name: str, device: torch.device | str | None, dtype: torch.dtype | None
+    model: nn.Module,
+    weights: str | Path | None,
+    name: str,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    parts: Sequence[str] | None = None,
 ) -> nn.Module:
     """Load weights where asked for, set dtype and device, and leave training mode."""
     if weights is not None:
-        load_weights(model, find_weights(weights, name))
+        load_parts(model, find_weights(weights, name) if weights == "bundled" else weights, parts)
     return model.to(device=device, dtype=dtype).eval()
 
 
-def find_weights(weights: str | Path, name: str) -> Path:
-    """Where weights lie: "bundled" is a folder of the packaged assets, anything else a path."""
-    if weights == "bundled":
-        path = packaged_directory("assets") / name
-        if not path.is_dir():
-            raise WeightsError(f"weights: no bundled weights for {name!r}; {name_choices(name, bundled_names())}")
-        return path
-    if str(weights).startswith(("hf://", "timm://")):
-        raise WeightsError(
-            f"weights: {str(weights)!r} cannot be loaded yet; give a directory saved by zoo.save, or a .safetensors or .pt file"
-        )
-    return Path(weights)
-
-
-def bundled_names() -> list[str]:
-    """Models whose weights ship with zoo."""
-    return sorted(path.parent.name for path in packaged_directory("assets").glob(f"*/{CONFIG_FILE}"))
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a saved directory or one file of tensors into a model that is already built, strictly.
-
-    Raises:
-        WeightsError: unreadable, or not an exact fit.
-    """
-    directory = path if path.is_dir() else None
-    if directory is None:
-        load_strictly(model, read_tensors(path), origin=str(path))
-        return
-    if not (directory / WEIGHTS_FILE).is_file():
-        raise WeightsError(f"{directory}: holds no {WEIGHTS_FILE}; give a directory saved by zoo.save, or a file of weights")
-    load_strictly(model, read_tensors(directory / WEIGHTS_FILE), origin=str(directory))
-    if isinstance(model, System):
-        model.processor = load_processor(directory, read_config(directory))
-
-
-def create_system(config_or_name: str | Mapping[str, Any], overrides: Sequence[str] = (), *, weights: str | Path | None = None) -> System:
+def create_system(
+    config_or_name: str | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    weights: str | Path | None = None,
+    weights_parts: Sequence[str] | None = None,
+) -> System:
     """Create a system from a name with overrides in Hydra's syntax, or from a plain config.
 
     Args:
@@ -277,7 +267,7 @@ def create_system(config_or_name: str | Mapping[str, Any], overrides: Sequence[s
             raise ConfigError("overrides: they go with a system's name; change the mapping itself instead")
         config = expand_names(config_or_name)
     system = build_system(config)
-    return typing.cast(System, finish(system, weights, system.name, None, None))
+    return typing.cast(System, finish(system, weights, system.name, None, None, weights_parts))
 
 
 def expand_names(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,15 +304,22 @@ def save(model: nn.Module, directory: str | Path) -> Path:
 
 
 def load(source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "System | Encoder | Head":
-    """Load what ``save`` wrote, or the model of a run directory; the architecture is read from the source itself.
+    """Load what ``save`` wrote, the model of a run directory, or a directory that transformers saved (also "hf://OWNER/NAME").
+
+    The architecture is read from the source itself. A model of transformers is built from our parts and its weights are
+    converted: ViT, DINOv2 and the vision towers of CLIP and SigLIP give an encoder, a ViT with classifier gives a system. An
+    image encoder that is loaded alone carries ``processor``.
 
     Raises:
+        ConfigError: an architecture of transformers that our parts do not make.
         WeightsError: not a checkpoint, damaged, changed preprocessing, or weights that do not fit.
     """
-    if str(source) in bundled_names() and not Path(source).exists():
-        source = packaged_directory("assets") / str(source)
-    directory = find_checkpoint(Path(source))
-    config = read_config(directory)
+    path = fetch_hub(str(source)[len("hf://") :]) if str(source).startswith("hf://") else find_weights(source)
+    if is_foreign(path):
+        directory, config = path, describe(path, read_source(path).tensors)
+    else:
+        directory = find_checkpoint(path)
+        config = read_config(directory)
     if "system" in config:
         model: nn.Module = build_system(config["system"])
     else:
@@ -332,42 +329,6 @@ def load(source: str | Path, *, device: torch.device | str | None = None, dtype:
         given = {"inputs": example_inputs(config[kind])} if kind == "head" else {}
         model = build_part(kind, config[kind], kind, **given)
         model.config = {kind: config[kind]}  # type: ignore[assignment]
+        if getattr(model, "modality", None) == "image":  # its processor needs nothing that the encoder does not know
+            model.processor = _build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]
     return finish(model, directory, str(source), device, dtype)  # type: ignore[return-value]
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The saved model of a directory: itself, or ``best`` or ``last`` inside a run directory."""
-    for candidate in (path, path / "best", path / "last"):
-        recover(candidate)
-        if (candidate / WEIGHTS_FILE).is_file() and (candidate / CONFIG_FILE).is_file():
-            return candidate
-    if not path.exists():
-        raise WeightsError(f"{path}: no such directory; give a run directory, a saved model, or one of: {', '.join(bundled_names())}")
-    raise WeightsError(f"{path}: holds no model ({CONFIG_FILE} and {WEIGHTS_FILE}, there or in best/ or last/)")
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """Read and check a checkpoint's ``config.yaml``; keys that name code are refused."""
-    path = directory / CONFIG_FILE
-    try:
-        config = read_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WeightsError(f"{path}: cannot be read ({str(error).splitlines()[0]}); a checkpoint's config is plain YAML") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else None
-        raise WeightsError(f"{path}: format is {found!r}; this zoo reads format {FORMAT}")
-    refuse_code(config)
-    return config
-
-
-def load_processor(directory: Path, config: Mapping[str, Any]) -> Processor | None:
-    """Read the processor that travels with the weights; one that was changed after saving is refused."""
-    expected = config.get("processor_sha256")
-    if expected is None:
-        return None
-    if hash_files(directory) != expected:
-        raise WeightsError(
-            f"{directory}: processor.json or tokenizer.json is not the one that these weights were saved with "
-            f"(SHA-256 {hash_files(directory)[:12]}, expected {expected[:12]}); restore it, or save the model again"
-        )
-    return Processor.load(directory)

@@ -69,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=int, default=3)
     command.add_argument("--batch-size", type=int, default=64)
     command.add_argument("--output", metavar="FILE", help="write .csv, .json or .html instead of the table")
+    command = add("draw-graph", _draw_graph, "Draw the neighbours that a Vision GNN gives to a patch of an image.")
+    command.add_argument("image", metavar="IMAGE")
+    command.add_argument("--model", help="name, run directory, saved model or bundled name; default: the bundled clip_vig_nano")
+    command.add_argument("--weights", help="weights for a model that is given by name (a published .pth file, a saved model)")
+    command.add_argument("--weights-parts", nargs="+", metavar="PART", help="load only these parts of the weights, for example: encoder")
+    command.add_argument("--layer", metavar="K,...", help="blocks, from 0; default: the first, the middle and the last")
+    command.add_argument("--node", action="append", metavar="ROW,COL", help="patch, from 0 at the top left; may be given again")
+    command.add_argument("--output", "-o", metavar="FILE", default="graph.png", help=".png, .pdf, .svg or .jpg (default: graph.png)")
     return parser
 
 
@@ -151,6 +159,12 @@ def _classify(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.classify import classify_command
 
     return classify_command(options)
+
+
+def _draw_graph(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.draw_graph import draw_graph_command
+
+    return draw_graph_command(options)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Configs: Hydra groups from the files and tables of ``conf/``, overrides checked, the result as plain dicts.
 
 The only file that knows Hydra and OmegaConf. Every row of a table becomes an option of its group, so
-``encoder@system.encoders.image=vig_nano`` works for every name that ``zoo list`` shows. Nothing here imports torch.
+``encoder@system.encoders.image=vig_nano`` works for every name that ``zoo list`` shows, and ``=timm/resnet18`` for the
+backbones of other libraries. Nothing here imports torch.
 """
 
 import inspect
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +20,36 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from zoo.backbones import is_backbone
 from zoo.errors import ConfigError, ZooError, name_choices
-from zoo.registry import MODALITIES, TABLES, Row, find_part, packaged_directory, read_yaml, rows
+from zoo.registry import MODALITIES, TABLES, Row, find_part, find_row, packaged_directory, read_yaml, rows
 
 PLAIN_GROUPS = ("data", "training", "evaluation", "experiment")
 _HEADER = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
 
-def register_configs() -> None:
-    """Put everything in ``conf/`` into Hydra's ConfigStore (once per process; doing it again changes nothing)."""
+def register_configs(overrides: Sequence[str] = ()) -> None:
+    """Put everything in ``conf/`` into Hydra's ConfigStore (doing it again changes nothing), and the backbones that overrides choose.
+
+    Raises:
+        ConfigError: a backbone that cannot be used, with the key that chose it.
+    """
     store = ConfigStore.instance()
     conf = packaged_directory("conf")
     for kind in TABLES:
         for row in rows(kind).values():
             node = _system_node(row) if kind == "system" else {"name": row.family, **row.arguments}
             store.store(group=kind, name=row.name, node=node)
+            for name in row.arguments["encoders"].values() if kind == "system" else ():
+                _store_backbone(store, name, f"{row.name}.encoders")
+    for key, name in _chosen_encoders(overrides):
+        _store_backbone(store, name, key)
     for group in PLAIN_GROUPS:
         for path in sorted((conf / group).glob("*.yaml")):
             _store_file(store, path, group)
@@ -46,9 +57,38 @@ def register_configs() -> None:
         _store_file(store, path, None)
 
 
+def _chosen_encoders(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Key and option of each override of the group ``encoder``; of a sweep all its options."""
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            continue  # composing says what is wrong
+        value = override.value()
+        if override.key_or_group == "encoder":
+            for name in value.list if isinstance(value, ChoiceSweep) else [value]:
+                yield text.partition("=")[0], name.text if isinstance(name, QuotedString) else name
+
+
+def _store_backbone(store: ConfigStore, name: Any, key: str) -> None:
+    """Make ``timm/resnet18`` an option of the group ``encoder``: to Hydra it is option ``resnet18`` of a group below."""
+    if not is_backbone(name):
+        return
+    try:
+        row = find_row(name, "encoder")
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    for spelling in {name, name.rstrip("/")}:  # of a directory with a slash behind it, Hydra looks for both
+        folder, _, option = f"encoder/{spelling}".rpartition("/")
+        store.store(group="/".join(filter(None, folder.split("/"))), name=option, node={"name": row.family, **row.arguments})
+
+
 def _store_file(store: ConfigStore, path: Path, group: str | None) -> None:
-    header = _HEADER.search(path.read_text(encoding="utf-8"))
-    store.store(group=group, name=path.stem, node=read_yaml(path) or {}, package=header[1] if header else None)
+    header, node = _HEADER.search(path.read_text(encoding="utf-8")), read_yaml(path) or {}
+    for choice in node.get("defaults", ()):
+        for name in choice.values() if isinstance(choice, dict) else ():
+            _store_backbone(store, name, str(path))
+    store.store(group=group, name=path.stem, node=node, package=header[1] if header else None)
 
 
 def _system_node(row: Row) -> dict[str, Any]:
@@ -67,7 +107,7 @@ def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[s
     Raises:
         ConfigError: an unknown key or option (near matches are named), a bad override, a key that names code.
     """
-    register_configs()
+    register_configs(overrides)
     GlobalHydra.instance().clear()
     with initialize(version_base="1.3", config_path=None):
         config, _ = _compose_leniently(config_name, list(overrides))
@@ -118,8 +158,16 @@ def _position(overrides: Sequence[str], key: str) -> int | None:
 def _refuse_unknown_keyword(config_name: str, overrides: list[str], position: int, key: str) -> None:
     """Raise ConfigError unless ``key`` is a keyword of the part that the config has at its parent."""
     rest = hydra_compose(config_name, overrides=overrides[:position])
+    if key.startswith("weights.") and "weights" in rest:
+        _refuse_twice(rest, key)
+        return  # names of the system's parts, which are held against it when it is built
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(rest, parent) if parent else rest
+    if node is None and parent in PLAIN_GROUPS:
+        options = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(parent)]
+        raise ConfigError(f"{key}: no {parent} is chosen; say which with {parent}=NAME; {name_choices('', options)}")
+    if node is None and _has(rest, parent):
+        raise ConfigError(f"{key}: {parent} is null; give it whole, '{parent}={{{last}: ...}}'")
     if not isinstance(node, DictConfig):
         above = _nearest_node(rest, parent)
         raise ConfigError(f"{key}: no such key; under {above[0] or 'the top level'}: {name_choices(above[2], above[1])}")
@@ -127,6 +175,14 @@ def _refuse_unknown_keyword(config_name: str, overrides: list[str], position: in
     if last not in legal:
         where = f"under {parent}" if parent else "at the top level"
         raise ConfigError(f"{key}: no such key {where}; {name_choices(last, legal)}")
+
+
+def _refuse_twice(config: DictConfig, key: str) -> None:
+    """Raise ConfigError where a part above ``key`` has its weights already, which the override would drop."""
+    words = key.split(".")
+    for above in (".".join(words[:i]) for i in range(1, len(words))):
+        if isinstance(value := OmegaConf.select(config, above), str):
+            raise ConfigError(f"{key}: {above}={value} loads this part too; give one of the two")
 
 
 def _nearest_node(config: DictConfig, key: str) -> tuple[str, list[str], str]:
@@ -169,7 +225,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         group, wrong = option["group"], option["name"]
         legal = ConfigStore.instance().list(group) if group in (*TABLES, *PLAIN_GROUPS) else []
         key = next((o.split("=")[0] for o in overrides if o.endswith("=" + wrong)), group)
-        return f"{key}: there is no {group} {wrong!r}; {name_choices(wrong, [name.removesuffix('.yaml') for name in legal])}"
+        known = [name.removesuffix(".yaml") for name in legal if name.endswith(".yaml")]  # not the groups below
+        return f"{key}: there is no {group} {wrong!r}; {name_choices(wrong, known)}"
     if isinstance(error, OverrideParseException):
         return f"override {first_line(error)}; write KEY=VALUE, for example training.max_steps=100"
     group_key = re.match(r"Could not override '([^']+)'", text)
@@ -199,7 +256,7 @@ def refuse_code(config: Any, key: str = "") -> None:
 
 def refuse_foreign_plugins(overrides: Sequence[str]) -> None:
     """Hydra's own node may start launchers and callbacks; only Hydra's and its plugins' classes are let through."""
-    register_configs()
+    register_configs(overrides)
     GlobalHydra.instance().clear()
     with initialize(version_base="1.3", config_path=None):
         try:
@@ -296,7 +353,7 @@ def _first_choice(text: str) -> str:
 
 def _amend(overrides: list[str]) -> list[str]:
     """Check keys, and put ``+`` before those that a part has but its row does not mention."""
-    register_configs()
+    register_configs(overrides)
     GlobalHydra.instance().clear()
     with initialize(version_base="1.3", config_path=None):
         _, amended = _compose_leniently("train", [_first_choice(text) for text in overrides])

@@ -121,8 +121,9 @@ def show_trained(result: Any, *, as_json: bool) -> None:
 def show_evaluation(result: Any, output: Path, *, as_json: bool) -> None:
     """Print an evaluation's figures."""
     if as_json:
-        print_json({**result.metrics, "items": result.num_items, "output": str(output)})
+        print_json({**result.metrics, "items": result.num_items, **result.details, "output": str(output)})
         return
     rows = [[name, f"{100 * value:.2f} %"] for name, value in result.metrics.items()]
+    rows += [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in result.details.items()]
     table(f"{result.num_items} items, {len(result.class_names)} classes", ["metric", "value"], rows)
     print(f"written: {output}/metrics.json, {output}/confusion.png")

@@ -4,7 +4,7 @@ Everything here happens on the meta device: shapes flow, nothing is allocated.
 """
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from zoo.build import build_part, build_system, construct, create_model
-from zoo.errors import ConfigError, ZooError
+from zoo.build import build_part, build_system, check_keywords, construct, create_model
+from zoo.errors import ConfigError, ZooError, name_choices
 from zoo.layers.meta import meta_device
 from zoo.registry import find_part
 from zoo.system import System
+from zoo.training.freeze import freeze, train_mode
 from zoo.training.settings import TrainingSettings
 from zoo.types import Batch, Encoded
 
@@ -123,11 +124,13 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     Raises:
         ConfigError: parts that do not fit, with config key, both sides and legal choices.
     """
-    batch_size = construct(TrainingSettings, config["training"], "training").batch_size
+    settings = construct(TrainingSettings, config["training"], "training")
     with meta_device():
-        system = build_system(config["system"]).train()
+        system = build_system(complete_config(config)["system"])
+    weight_sources(config, system)
+    train_mode(system, freeze(system, settings.freeze))
     modalities = _source_modalities(config, system)
-    batch = system.processor.meta(modalities, min(batch_size, 4))  # type: ignore[union-attr]
+    batch = system.processor.meta(modalities, min(settings.batch_size, 4))  # type: ignore[union-attr]
     edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
     encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
     try:
@@ -139,9 +142,60 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     if output.loss is None:
         raise ConfigError("system.head: gives no loss for a batch of this source; choose another source (data=...)")
     edges.append(Edge("system.head", "loss", f"scalar {str(output.loss.dtype).removeprefix('torch.')}"))
-    output.loss.backward()
-    _step(system)
+    _step(system, output.loss)
     return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
+
+
+def complete_config(config: Mapping[str, Any], source: Any = None) -> dict[str, Any]:
+    """Fill in what the head takes from the data (``Head.from_source``), by the head's own ``complete``.
+
+    Args:
+        source: None asks the source's class, which may know without reading anything.
+
+    Raises:
+        ConfigError: the head's keywords and the source say different things.
+    """
+    system = config["system"]
+    head = system.get("head")
+    if not isinstance(head, Mapping) or "name" not in head:
+        return dict(config)  # building the system says what is wrong
+    part: Any = find_part("head", head["name"], "system.head.name")
+    if not hasattr(part, "from_source"):
+        return dict(config)
+    keywords = check_keywords(part, {k: v for k, v in head.items() if k != "name"}, "system.head", {"inputs": None})
+    asked = find_part("source", config["data"]["source"].get("name"), "data.source.name") if source is None else source
+    try:
+        completed = part.complete(keywords, **{fact: getattr(asked, fact, None) for fact in part.from_source})
+    except ConfigError as error:
+        raise ConfigError(f"system.head.{error}") from error
+    return {**config, "system": {**system, "head": {"name": head["name"], **completed}}}
+
+
+def weight_sources(config: Mapping[str, Any], system: System) -> dict[str, str]:
+    """Where a run's first weights come from, by part: ``{"encoders.image": "runs/clip"}``; the part "" is the whole system.
+
+    Raises:
+        ConfigError: a part that the system does not have, or something that is no path.
+    """
+    sources = dict(_flattened(config.get("weights") or {}, ""))
+    parts = dict(system.named_modules())
+    for part, source in sources.items():
+        key = f"weights.{part}".rstrip(".")
+        if part not in parts:
+            as_deep = [name for name in parts if name and name.count(".") <= part.count(".")]
+            raise ConfigError(f"{key}: the system has no part {part!r}; {name_choices(part, as_deep)}")
+        if not isinstance(source, str):
+            raise ConfigError(f"{key}: got {source!r}; give a run directory, a saved model or a file of weights")
+    return sources
+
+
+def _flattened(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """``{"encoders": {"image": X}}`` as ``("encoders.image", X)``; None is left out."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _flattened(value, f"{key}.{name}".strip("."))
+    elif node is not None:
+        yield key, node
 
 
 def _source_modalities(config: Mapping[str, Any], system: System) -> Sequence[str]:
@@ -171,14 +225,16 @@ def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> E
     return encoded
 
 
-def _step(system: System) -> None:
-    """Update without data; some trainable parameter must have met a gradient.
+def _step(system: System, loss: Tensor) -> None:
+    """Go backward and update without data; some trainable parameter must meet a gradient.
 
     Plain subtraction has the shapes of any optimizer's step; building a real one imports the compiler, a second or more.
     """
+    if loss.requires_grad:
+        loss.backward()
     trained = [p for p in system.parameters() if p.grad is not None]
     if not trained:
-        raise ConfigError("system: no parameter gets a gradient, so nothing would be trained; thaw a part")
+        raise ConfigError("training.freeze: no parameter gets a gradient, so nothing would be trained; leave a part out of it")
     with torch.no_grad():
         for parameter in trained:
             parameter.sub_(typing.cast(Tensor, parameter.grad))

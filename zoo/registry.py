@@ -2,7 +2,8 @@
 
 A *part* is a class with a registered name; its module has the same name (``zoo/encoders/vit.py`` registers ``vit``), so a
 part is found without importing the others. A *row* is a name that a user may create (``vit_base_patch16_224``): one line
-of a family's table in ``conf/``. Reading rows imports neither torch nor any part.
+of a family's table in ``conf/``, or a backbone of another library (``timm/resnet18``, see ``zoo.backbones``). Reading rows
+imports neither torch nor any part.
 """
 
 import fnmatch
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from zoo.backbones import MODALITY, describe, is_backbone, list_timm
 from zoo.errors import ConfigError, name_choices
 
 PACKAGES = {
@@ -110,9 +112,12 @@ def find_row(name: str, kind: str | None = None) -> Row:
     """Return the row of a name.
 
     Raises:
-        ConfigError: no table has it; near matches are listed.
+        ConfigError: no table has it; near matches are listed. Or a directory of transformers that cannot be used.
     """
     kinds = (kind,) if kind else TABLES
+    if "encoder" in kinds and is_backbone(name):
+        family, arguments = describe(name)
+        return Row(name, "encoder", family, MODALITY, arguments)
     for each in kinds:
         if name in rows(each):
             return rows(each)[name]
@@ -124,7 +129,8 @@ def list_models(pattern: str = "*", kind: str | None = None, modality: str | Non
     """Names that ``create_model`` takes, sorted.
 
     Args:
-        pattern: shell pattern, for example ``"*vit*"``.
+        pattern: shell pattern, for example ``"*vit*"``; one that begins with ``timm/`` lists timm's models, which others leave
+            out: ``"timm/*resnet*"``, and with their tags of weights ``"timm/resnet18.*"``.
         kind: "encoder", "language", "head" or "system"; None lists all.
         modality: "image", "audio" or "text"; None lists all.
 
@@ -135,5 +141,7 @@ def list_models(pattern: str = "*", kind: str | None = None, modality: str | Non
         raise ConfigError(f"kind: there is no {kind!r}; {name_choices(kind, TABLES)}")
     if modality is not None and modality not in MODALITIES:
         raise ConfigError(f"modality: there is no {modality!r}; {name_choices(modality, MODALITIES)}")
+    if pattern.startswith("timm/"):
+        return sorted(list_timm(pattern)) if kind in (None, "encoder") and modality in (None, MODALITY) else []
     chosen = [row for each in TABLES if kind in (None, each) for row in rows(each).values()]
     return sorted(row.name for row in chosen if fnmatch.fnmatchcase(row.name, pattern) and modality in (None, *row.modalities))

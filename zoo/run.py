@@ -17,19 +17,22 @@ import yaml
 from accelerate.utils import set_seed
 from torch import nn
 
-from zoo.build import build_part, build_system, construct, find_checkpoint, load, save
+from zoo.build import build_part, build_system, construct, load, save
 from zoo.checkpoint import atomic_directory, write_text_atomically
 from zoo.data.augment import Augmentation
 from zoo.data.loader import ProcessedSplit
+from zoo.data.mix import Mix, refuse_mix
 from zoo.data.processor import Processor
 from zoo.errors import ConfigError, WeightsError
-from zoo.inspection import check
-from zoo.registry import read_yaml
+from zoo.inspection import check, complete_config, weight_sources
+from zoo.registry import part_names, read_yaml
 from zoo.system import System
 from zoo.training.loop import Progress, Trainer
 from zoo.training.settings import TrainingSettings
+from zoo.weights import bundled_names, find_checkpoint, find_weights, load_part, load_processor, read_config
 
 RUN_CONFIG = "config.yaml"
+VIEW = ("image_size", "resize", "crop_fraction", "interpolation")  # how a picture is seen may change in fine-tuning; its numbers may not
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "tokenizers", "numpy", "safetensors", "hydra-core", "multimodal-zoo")
 
 
@@ -57,12 +60,10 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     resuming = config.get("resume") is not None
     run_dir = Path(config["resume"] if resuming else config["run_dir"] or default_run_dir(config))
     source = build_part("source", config["data"]["source"], "data.source")
+    config = complete_config(config, source)
     set_seed(int(config["seed"]))
     system = build_system(config["system"])
-    if resuming:
-        system.processor = Processor.load(run_dir / "processor")
-    else:
-        system.processor.fit(source.captions())  # type: ignore[union-attr]
+    _prepare(system, config, source, run_dir)
     trainer = _make_trainer(config, settings, system, source, run_dir, progress)
     if trainer.accelerator.is_main_process and not resuming:
         _open_run_dir(run_dir, config, system)
@@ -72,15 +73,79 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     return TrainingResult(run_dir, metrics, find_checkpoint(run_dir))
 
 
+def _prepare(system: System, config: Mapping[str, Any], source: Any, run_dir: Path) -> None:
+    """First weights and the processor; a resumed run has its weights in its state."""
+    assert isinstance(system.processor, Processor)
+    if config.get("resume") is not None:
+        if config.get("weights") != read_run_config(run_dir).get("weights"):
+            raise ConfigError("weights: a resumed run goes on with its own; to start from others begin a new run, with another run_dir")
+        system.processor = Processor.load(run_dir / "processor")
+        return
+    start_from(system, weight_sources(config, system))
+    if not system.processor.is_fitted:  # only texts ask for captions; a source for a classifier may have none
+        system.processor.fit(source.captions())
+
+
+def start_from(system: System, sources: Mapping[str, str]) -> None:
+    """Load trained weights into parts of a system, each strictly; an encoder's preprocessing comes with its weights.
+
+    Args:
+        sources: by part, as ``zoo.weights.load_part`` takes them; the part "" is the whole.
+
+    Raises:
+        WeightsError: a source that cannot be read, does not fit, or brings no tokenizer for its text encoder.
+        ConfigError: a system's preprocessing that is not that of the weights.
+    """
+    for part, source in sources.items():
+        key = f"weights.{part}".rstrip(".")
+        try:
+            load_part(system, source, part=part)
+        except WeightsError as error:
+            raise WeightsError(f"{key}: {error}") from error
+        for modality in system.encoders:
+            if part in ("", "encoders", f"encoders.{modality}"):
+                _keep_preprocessing(system, modality, source, key)
+
+
+def _keep_preprocessing(system: System, modality: str, source: str, key: str) -> None:
+    """Hold the system's processor against that of an encoder's weights; a tokenizer is taken from there."""
+    assert isinstance(system.processor, Processor)
+    ours, theirs = system.processor[modality], _processor_of(source)
+    if theirs is not None and modality in theirs.parts:
+        for name, value in theirs[modality].settings.items():
+            if name not in VIEW and ours.settings[name] != value:
+                raise ConfigError(
+                    f"system.processor.{modality}.{name}: {ours.settings[name]}, but {key}={source} was trained with {value}; they "
+                    f"must be equal: set system.processor.{modality}.{name} to it"
+                )
+        if hasattr(ours, "fit"):
+            system.processor.parts[modality] = ours = theirs[modality]
+    if hasattr(ours, "fit") and not ours.is_fitted:
+        raise WeightsError(
+            f"{key}: {source} brings no tokenizer for its {modality} encoder, and one trained on other captions would give its tokens "
+            "other meanings; give a directory saved by zoo"
+        )
+
+
+def _processor_of(source: str) -> Processor | None:
+    """The processor beside weights; None where they come alone or from elsewhere."""
+    try:
+        directory = find_checkpoint(find_weights(source))
+    except WeightsError:  # no directory that zoo saved
+        return None
+    return load_processor(directory, read_config(directory))
+
+
 def _make_trainer(
     config: Mapping[str, Any], settings: TrainingSettings, system: System, source: Any, run_dir: Path, progress: Progress | None
 ) -> Trainer:
     data = config["data"]
     words = data.get("augmentation")
     augmentation = construct(Augmentation, words, "data.augmentation") if words else None
-    evaluation = build_part("evaluation", config["evaluation"], "evaluation") if config.get("evaluation") else None
-    if evaluation is not None and settings.evaluate_every:
-        source.split(data["validation_split"])  # an empty split is found now, not at the first evaluation
+    evaluation = _make_evaluation(config.get("evaluation"), system)
+    if evaluation is not None and settings.evaluate_every:  # what cannot be is found now, not at the first evaluation
+        source.split(data["validation_split"])
+        evaluation.check(system, source)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         assert evaluation is not None
@@ -88,7 +153,7 @@ def _make_trainer(
 
     return Trainer(
         system,
-        ProcessedSplit(source.split("train"), system.processor, augmentation),  # type: ignore[arg-type]
+        ProcessedSplit(source.split("train"), system.processor, augmentation, _make_mix(data.get("mix"), system, source)),  # type: ignore[arg-type]
         settings,
         run_dir=run_dir,
         seed=int(config["seed"]),
@@ -97,6 +162,20 @@ def _make_trainer(
         progress=progress,
         num_workers=data["num_workers"],
     )
+
+
+def _make_mix(words: Mapping[str, Any] | None, system: System, source: Any) -> Mix | None:
+    if not words:
+        return None
+    refuse_mix(source.class_names, list(system.processor.parts))  # type: ignore[union-attr]
+    return construct(Mix, words, "data.mix", num_classes=len(source.class_names))
+
+
+def _make_evaluation(words: Mapping[str, Any] | None, model: Any) -> Any:
+    """The evaluation that a config names, or the one that the model's head names; None where neither does."""
+    own = getattr(getattr(model, "head", None), "evaluation", None)
+    words = words or ({"name": own} if own else None)
+    return build_part("evaluation", words, "evaluation") if words else None
 
 
 def default_run_dir(config: Mapping[str, Any]) -> Path:
@@ -168,34 +247,44 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
         ConfigError: no data and no run to take it from.
         WeightsError: the checkpoint cannot be loaded.
     """
-    checkpoint = Path(config["checkpoint"])
-    directory = find_checkpoint(checkpoint)
-    run = next((folder for folder in (checkpoint, directory.parent) if (folder / "state").is_dir()), None)
+    directory, place = _find_model(str(config["checkpoint"]))
+    run = next((folder for folder in (place, directory.parent) if (folder / "state").is_dir()), None)
     own = read_run_config(run) if run is not None else {}
     data, words = config.get("data") or own.get("data"), config.get("evaluation") or own.get("evaluation")
     if not data:
-        raise ConfigError(f"data: {checkpoint} is no run directory, so it has no data of its own; choose one, for example +data=digits")
+        raise ConfigError(
+            f"data: {config['checkpoint']} is no run directory, so it has no data of its own; choose one, for example data=digits"
+        )
     source = build_part("source", data["source"], "data.source")
-    evaluation = build_part("evaluation", words or {"name": "zero_shot"}, "evaluation")
-    system = load(directory, device=config.get("device"))
-    if not isinstance(system, System):
-        raise WeightsError(f"{directory}: holds an encoder alone; an evaluation needs a system")
-    result = evaluation(system, source, data["test_split"], advance=advance)
-    output = Path(config.get("output") or checkpoint / "evaluation")
-    _write_result(result, output, directory, data)
+    model = load(directory, device=config.get("device"))
+    evaluation = _make_evaluation(words, model)
+    if evaluation is None:
+        known = ", ".join(part_names("evaluation"))
+        raise ConfigError(f"evaluation: {directory} has none of its own; choose one with evaluation=NAME, known: {known}")
+    name = type(evaluation).__module__.rpartition(".")[2]
+    result = evaluation(model, source, data["test_split"], advance=advance)
+    output = Path(config.get("output") or place / "evaluation" / name)
+    _write_result(result, output, {"evaluation": name, "model": str(directory), "split": data["test_split"], "data": dict(data)})
     return result, output
 
 
-def _write_result(result: Any, output: Path, model: Path, data: Mapping[str, Any]) -> None:
-    from zoo.evaluation.zero_shot import draw_confusion
+def _find_model(checkpoint: str) -> tuple[Path, Path]:
+    """Where a model lies, and where its evaluations go: beside it, and those of a bundled one under ``runs/``."""
+    if checkpoint in bundled_names() and not Path(checkpoint).exists():
+        return find_weights("bundled", checkpoint), Path("runs") / checkpoint
+    return find_checkpoint(Path(checkpoint)), Path(checkpoint)
+
+
+def _write_result(result: Any, output: Path, facts: Mapping[str, Any]) -> None:
+    from zoo.evaluation._accuracy import draw_confusion
 
     with atomic_directory(output) as folder:
         draw_confusion(result, folder / "confusion.png")
         content = {
             **result.metrics,
             "items": result.num_items,
-            "model": str(model),
-            "data": dict(data),
+            **facts,
+            "details": result.details,
             "class_names": result.class_names,
             "confusion": result.confusion.tolist(),
         }

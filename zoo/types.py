@@ -112,7 +112,9 @@ class Head(Protocol):
     """Tokens to loss and outputs.
 
     ``accepts`` says which encoders fit; ``verbs`` names the methods that a ``System`` hands on. A verb's first argument
-    is the system, which gives it encoders and processor.
+    is the system, which gives it encoders and processor. A head may name the evaluation that is its own in ``evaluation``.
+    One that depends on the data names attributes of the source in ``from_source``, and a training run hands them to its
+    classmethod ``complete(keywords, **facts)``, which returns the keywords that it is built with.
     """
 
     accepts: ClassVar[Accepts]

@@ -5,20 +5,6 @@ import torch
 
 
 @pytest.fixture
-def scramble():
-    """Give every parameter random values, so that gains of 1 and biases of 0 hide no mistake."""
-
-    def fill(model, std=0.2):
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim:
-                    parameter.add_(torch.randn_like(parameter) * std)
-        return model.eval()
-
-    return fill
-
-
-@pytest.fixture
 def same_state():
     """Fail unless two state dicts have the same names and, bit for bit, the same tensors."""
 

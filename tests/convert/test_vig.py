@@ -1,4 +1,4 @@
-"""Published Vision GNN weights against our ``vig``: the naive form of scripts/naive_vig.py, and values from the published code.
+"""Published Vision GNN weights against our ``vig``: the naive form of scripts/benchmarks/naive_vig.py, and values from the published code.
 
 Everything in float64: one tie among neighbours moves float32 outputs by whole units.
 """
@@ -17,7 +17,7 @@ from zoo.checkpoint import load_strictly
 from zoo.convert import vig
 from zoo.errors import WeightsError
 
-spec = importlib.util.spec_from_file_location("naive_vig", Path(__file__).parents[2] / "scripts" / "naive_vig.py")
+spec = importlib.util.spec_from_file_location("naive_vig", Path(__file__).parents[2] / "scripts" / "benchmarks" / "naive_vig.py")
 naive_vig = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(naive_vig)
 

@@ -62,6 +62,13 @@ def test_evaluation_sees_every_item_once_unvaried(data):
     assert ids == [f"digits:{i}" for i in split_indices("train")]
 
 
+def test_a_limit_takes_so_many_items_spread_over_the_split(data):
+    split = split_indices("train")
+    ids = [name for batch in evaluation_loader(data, batch_size=40, limit=100) for name in batch.ids]
+    assert ids == [f"digits:{split[i * 1258 // 100]}" for i in range(100)]
+    assert sum(map(len, evaluation_loader(data, batch_size=500, limit=5000))) == 1258
+
+
 def test_the_splits_of_the_digits_share_nothing_and_hold_all_of_them():
     parts = [set(split_indices(name).tolist()) for name in ("train", "validation", "test")]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 1797

@@ -116,7 +116,9 @@ def test_the_graph_that_is_shown_is_the_one_that_is_used():
     assert (graph.grid, graph.candidate_grid) == ((8, 8), (4, 4))
     torch.testing.assert_close(graph.shares.sum(-1), torch.ones(1, 64, dtype=torch.float64))
     x = model.blocks[1].grapher.fc1(model.intermediates(pixels, [0])[0])
-    best = max_over_neighbours(torch.nn.functional.avg_pool2d(x.unflatten(1, (8, 8)).permute(0, 3, 1, 2), 2).flatten(2).mT, graph.neighbours)
+    best = max_over_neighbours(
+        torch.nn.functional.avg_pool2d(x.unflatten(1, (8, 8)).permute(0, 3, 1, 2), 2).flatten(2).mT, graph.neighbours
+    )
     seen = []
     model.blocks[1].grapher.update.register_forward_hook(lambda module, given, output: seen.append(given[0]))
     model(pixels)
@@ -134,9 +136,7 @@ def test_layers_count_from_both_ends_and_others_are_refused():
 def test_the_table_of_relative_positions_is_not_trained():
     model = zoo.create_model("pvig_nano").train()
     model(torch.rand(2, 3, 32, 32)).pooled.sum().backward()
-    assert {name for name, p in model.named_parameters() if p.grad is None} == {
-        f"blocks.{i}.grapher.relative_positions" for i in range(4)
-    }
+    assert {name for name, p in model.named_parameters() if p.grad is None} == {f"blocks.{i}.grapher.relative_positions" for i in range(4)}
 
 
 @pytest.mark.parametrize(

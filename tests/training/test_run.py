@@ -4,10 +4,15 @@ import json
 from importlib.metadata import version
 
 import pytest
+import torch
+import yaml
+from PIL import Image
 
 import zoo
+from zoo.checkpoint import read_tensors
 from zoo.compose import compose
-from zoo.run import evaluate, train
+from zoo.registry import packaged_directory
+from zoo.run import evaluate, read_run_config, train
 from zoo.training.log import read_lines
 from zoo.training.state import states
 
@@ -111,3 +116,104 @@ def test_only_matrices_decay():
     names = {named[id(p)] for p in undecayed["params"]}
     assert {"head.logit_scale", "encoders.image.positions", "encoders.image.class_token", "encoders.text.positions"} <= names
     assert all(p.ndim >= 2 for p in decayed["params"]) and undecayed["weight_decay"] == 0
+
+
+SHORT = ["training.max_steps=2", "training.batch_size=4", "training.evaluate_every=0", "training.log_every=1"]
+CLASSIFIER = ["system=classifier_vit_nano", *SHORT]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of two classes."""
+    for name in ("ankle_boot", "bag"):
+        (tmp_path / "pictures" / "train" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40, 30), (60 * i, 0, 0)).save(tmp_path / "pictures" / "train" / name / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def test_a_classifier_takes_its_classes_from_the_data_and_keeps_them(pictures, tmp_path):
+    run_dir = tmp_path / "run"
+    train(compose("train", [*CLASSIFIER, "data=folder", f"data.source.path={pictures}", "data.num_workers=0", f"run_dir={run_dir}"]))
+    names = ["ankle boot", "bag"]
+    for config in (read_run_config(run_dir), yaml.safe_load((run_dir / "last" / "config.yaml").read_text())):
+        assert config["system"]["head"] == {"name": "classifier", "num_classes": 2, "class_names": names}
+    assert zoo.load(run_dir).head.class_names == names
+    assert "top1" in read_lines(run_dir / "metrics.jsonl")[-1]
+
+
+def test_a_classifier_needs_no_captions(tmp_path, monkeypatch):
+    from zoo.data.sources.digit_pairs import DigitPairs
+
+    monkeypatch.delattr(DigitPairs, "captions")
+    train(compose("train", [*CLASSIFIER, "data=digit_pairs", f"run_dir={tmp_path / 'run'}"]))
+    assert zoo.load(tmp_path / "run").head.num_classes == 100
+
+
+def test_another_number_of_classes_is_refused_by_check_and_where_only_the_data_know_it_by_train(pictures, tmp_path):
+    with pytest.raises(zoo.ConfigError, match="system.head.num_classes: 1000, but .* data.source has 10 classes"):
+        zoo.check(compose("train", ["system=classifier_vit_tiny_patch16_224"]))
+    words = [*CLASSIFIER, "system.head.num_classes=3", "data=folder", f"data.source.path={pictures}", f"run_dir={tmp_path / 'run'}"]
+    zoo.check(compose("train", words))
+    with pytest.raises(
+        zoo.ConfigError, match=r"num_classes: 3, but .* 2 classes \(ankle boot, bag\); set system.head.num_classes=2, or null"
+    ):
+        train(compose("train", words))
+
+
+def test_a_run_starts_from_the_weights_of_another_and_its_tokenizer(tmp_path):
+    freeze = "training.freeze=[encoders,head.projections]"
+    train(compose("train", [*SHORT, "weights=clip_vit_nano", freeze, "training.ema_decay=0.5", f"run_dir={tmp_path / 'run'}"]))
+    bundled = packaged_directory("assets") / "clip_vit_nano"
+    ours, theirs = (read_tensors(folder / "model.safetensors") for folder in (tmp_path / "run" / "last", bundled))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == ["head.logit_scale"]
+    assert (tmp_path / "run" / "processor" / "tokenizer.json").read_bytes() == (bundled / "tokenizer.json").read_bytes()
+
+
+def test_parts_start_from_sources_of_their_own(tmp_path):
+    zoo.save(zoo.create_model("text_nano"), tmp_path / "text")
+    words = ["training.freeze=[encoders.image]", "weights.encoders.image=clip_vit_nano", f"run_dir={tmp_path / 'run'}"]
+    train(compose("train", [*CLASSIFIER, *words]))
+    encoder, bundled = zoo.load(tmp_path / "run").encoders["image"].state_dict(), zoo.load("clip_vit_nano").encoders["image"].state_dict()
+    assert all(torch.equal(encoder[name], bundled[name]) for name in bundled)
+    with pytest.raises(zoo.WeightsError, match=f"weights.encoders.text: {tmp_path / 'text'} brings no tokenizer for its text encoder"):
+        train(compose("train", [*SHORT, f"weights.encoders.text={tmp_path / 'text'}", f"run_dir={tmp_path / 'other'}"]))
+
+
+def test_a_text_encoder_brings_its_tokenizer(tmp_path):
+    train(compose("train", [*SHORT, "weights.encoders.text=clip_vit_nano", f"run_dir={tmp_path / 'run'}", "data=digit_pairs"]))
+    bundled = packaged_directory("assets") / "clip_vit_nano"
+    assert (tmp_path / "run" / "processor" / "tokenizer.json").read_bytes() == (bundled / "tokenizer.json").read_bytes()
+
+
+REFUSED_WEIGHTS = {
+    "weights.encoders.imag=clip_vit_nano": "weights.encoders.imag: the system has no part 'encoders.imag'; did you mean 'encoders.image'",
+    "weights.head=3": "weights.head: got 3; give a run directory",
+    "weights.encoders.image=nowhere": "weights.encoders.image: nowhere: no such",
+    "weights=clip_vit_nano": r"weights: clip_vit_nano: the weights do not fit System: .* missing: head.linear",
+    "weights.encoders.image=clip_vit_nano system.processor.image.mean=[0.4,0.4,0.4]": (
+        r"system.processor.image.mean: \[0.4, 0.4, 0.4\], but weights.encoders.image=clip_vit_nano was trained with \[0.5, 0.5, 0.5\]"
+    ),
+    "weights=a weights.head=b": "weights.head: weights=a loads this part too; give one of the two",
+    "weights.encoders.image=a weights.encoders.image.blocks=b": "weights.encoders.image=a loads this part too",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED_WEIGHTS)
+def test_weights_that_cannot_be_started_from_are_refused(words, tmp_path):
+    with pytest.raises(zoo.ZooError, match=REFUSED_WEIGHTS[words]):
+        train(compose("train", [*CLASSIFIER, *words.split(), f"run_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_may_be_written_as_one_mapping():
+    whole = compose("train", ["weights={encoders.image: a, head: {linear: b}}"])
+    with pytest.raises(zoo.ConfigError, match="weights.head.linear: the system has no part"):
+        zoo.check(whole)
+    zoo.check({**whole, "weights": {"encoders.image": "a", "encoders": {"text": "b"}}})
+
+
+def test_other_weights_are_refused_on_resume(run_dir):
+    config = {**read_run_config(run_dir), "resume": str(run_dir)}
+    with pytest.raises(zoo.ConfigError, match="weights: a resumed run goes on with its own"):
+        train({**config, "weights": "clip_vit_nano"})

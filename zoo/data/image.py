@@ -32,7 +32,8 @@ class ImageProcessor:
     Args:
         image_size: height and width of the result in pixels.
         resize: "crop" scales the shortest side to image_size / crop_fraction and cuts the centre (CLIP, timm); "squash"
-            resizes both sides (SigLIP, transformers ViT); "pad" fits the longest side and fills with the mean (LLaVA 1.5).
+            scales both sides to that (SigLIP, transformers ViT) and cuts the centre; "pad" fits the longest side and fills
+            with the mean (LLaVA 1.5).
         crop_fraction: timm's crop_pct; 1.0 for CLIP.
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1].
@@ -79,7 +80,12 @@ class ImageProcessor:
         }
 
     def item(self, raw: Any) -> UInt8[Tensor, "3 height width"]:
-        """One image (path, PIL image, uint8 array [H, W] or [H, W, 3]) as a uint8 tensor of the final size."""
+        """One image (path, PIL image, uint8 array [H, W] or [H, W, 3]) as a uint8 tensor of the final size; such a tensor passes."""
+        if isinstance(raw, Tensor):
+            expected = [3, self.image_size, self.image_size]
+            if raw.dtype != torch.uint8 or list(raw.shape) != expected:
+                raise DataError(f"an image is {raw.dtype} of shape {list(raw.shape)}; a ready one is torch.uint8 {expected}")
+            return raw
         image = self.resized(as_image(raw))
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
 
@@ -107,7 +113,7 @@ class ImageProcessor:
         if (width, height) == (size, size) and self.crop_fraction == 1:
             return image
         if self.resize == "squash":
-            return image.resize((size, size), filter_)
+            return self._squash_and_crop(image)
         if self.resize == "pad":
             scale = size / max(width, height)
             fitted = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), filter_)
@@ -115,6 +121,14 @@ class ImageProcessor:
             canvas.paste(fitted, ((size - fitted.width) // 2, (size - fitted.height) // 2))
             return canvas
         return self._scale_and_crop(image)
+
+    def _squash_and_crop(self, image: Image.Image) -> Image.Image:
+        """Both sides to the scale size, centre cut, as one resampling of the part that survives."""
+        size, scaled = self.image_size, int(self.image_size / self.crop_fraction)
+        margin = round((scaled - size) / 2)  # as torchvision rounds
+        across, down = image.width / scaled, image.height / scaled  # source pixels per target pixel
+        box = (margin * across, margin * down, (margin + size) * across, (margin + size) * down)
+        return image.resize((size, size), INTERPOLATIONS[self.interpolation], box=box)
 
     def _scale_and_crop(self, image: Image.Image) -> Image.Image:
         """Shortest side to the scale size, centre cut; only the part that survives is resampled.

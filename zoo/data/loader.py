@@ -10,12 +10,29 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Generator
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from zoo.data.augment import Augmentation
+from zoo.data.mix import Mix
 from zoo.data.processor import Processor
 from zoo.errors import ConfigError
 from zoo.types import Batch, Sample
+
+MIX_STREAM = 1  # after an item's numbers: the numbers of the batch that it begins
+
+
+@dataclass(frozen=True)
+class Item:
+    """One processed item.
+
+    Attributes:
+        tensors: by modality.
+        seed: the numbers that varied it; None in evaluation.
+    """
+
+    sample: Sample
+    tensors: dict[str, Any]
+    seed: tuple[int, ...] | None
 
 
 @runtime_checkable
@@ -72,26 +89,31 @@ class StepSampler:
 
 
 class ProcessedSplit(Dataset):
-    """A split through augmentation and processor; picklable, so that workers can hold it."""
+    """A split through augmentation, processor and mixing; picklable, so that workers can hold it.
 
-    def __init__(self, split: Split, processor: Processor, augmentation: Augmentation | None = None) -> None:
-        self.split, self.processor, self.augmentation = split, processor, augmentation
+    What is drawn is varied and mixed; what is asked for by a plain number (evaluation) is neither.
+    """
+
+    def __init__(self, split: Split, processor: Processor, augmentation: Augmentation | None = None, mix: Mix | None = None) -> None:
+        self.split, self.processor, self.augmentation, self.mix = split, processor, augmentation, mix
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, draw: Draw | int) -> tuple[Sample, dict[str, Any]]:
+    def __getitem__(self, draw: Draw | int) -> Item:
         draw = Draw(draw) if isinstance(draw, int) else draw
         generator = np.random.default_rng(draw.seed) if draw.seed is not None else None
         sample = self.split.sample(draw.index, generator)
-        if self.augmentation is not None and generator is not None:
-            sample = self.augmentation(sample, generator)
-        return sample, self.processor.items(sample)
+        if self.augmentation is not None and generator is not None and "image" in self.processor.parts:
+            sample = self.augmentation(sample, generator, self.processor["image"])
+        return Item(sample, self.processor.items(sample), draw.seed)
 
-    def collate(self, pairs: Sequence[tuple[Sample, dict[str, Any]]]) -> Batch:
-        """Make one batch; given to ``DataLoader``."""
-        samples, items = zip(*pairs, strict=True)
-        return self.processor.collate(samples, items)
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """Make one batch; given to ``DataLoader``. Its mixing follows from the numbers of its first item."""
+        batch = self.processor.collate([item.sample for item in items], [item.tensors for item in items])
+        if self.mix is None or items[0].seed is None:
+            return batch
+        return self.mix(batch, np.random.default_rng((*items[0].seed, MIX_STREAM)))
 
 
 def training_loader(data: ProcessedSplit, sampler: StepSampler, *, num_workers: int = 0) -> DataLoader:
@@ -102,6 +124,11 @@ def training_loader(data: ProcessedSplit, sampler: StepSampler, *, num_workers: 
     return DataLoader(data, batch_sampler=sampler, collate_fn=data.collate, num_workers=num_workers, generator=Generator())
 
 
-def evaluation_loader(data: ProcessedSplit, *, batch_size: int, num_workers: int = 0) -> DataLoader:
-    """Every item once, in order, unaugmented."""
-    return DataLoader(data, batch_size=batch_size, collate_fn=data.collate, num_workers=num_workers, generator=Generator())
+def evaluation_loader(data: ProcessedSplit, *, batch_size: int, limit: int | None = None, num_workers: int = 0) -> DataLoader:
+    """Items in order, unvaried, each once.
+
+    Args:
+        limit: only so many, spread evenly, because splits may be sorted by class; None takes all.
+    """
+    chosen = data if limit is None or limit >= len(data) else Subset(data, [i * len(data) // limit for i in range(limit)])
+    return DataLoader(chosen, batch_size=batch_size, collate_fn=data.collate, num_workers=num_workers, generator=Generator())

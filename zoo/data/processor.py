@@ -61,12 +61,18 @@ class Processor:
 
     def meta(self, modalities: Sequence[str], batch_size: int) -> Batch:
         """A batch of the right shapes without data."""
-        batch = Batch(inputs={}, targets={"groups": torch.empty(batch_size, dtype=torch.int64, device="meta")})
+        numbers = torch.empty(batch_size, dtype=torch.int64, device="meta")
+        batch = Batch(inputs={}, targets={"groups": numbers, "labels": numbers})
         for modality in modalities:
             batch.inputs[modality], mask = self[modality].meta(batch_size)
             if mask is not None:
                 batch.masks[modality] = mask
         return batch
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether nothing has to be trained on captions before use."""
+        return all(part.is_fitted for part in self.parts.values() if hasattr(part, "fit"))
 
     def fit(self, captions: Sequence[str]) -> None:
         """Train what has to be trained on the run's captions (a tokenizer that is not there yet)."""

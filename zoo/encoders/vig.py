@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError
 from zoo.layers.drop import DropPath
 from zoo.layers.graph import max_over_neighbours, nearest_neighbours, relative_positions_2d
-from zoo.layers.normed import NormedLinear
+from zoo.layers.normed import NormedConv, NormedLinear
 from zoo.layers.position import resize_positions
 from zoo.layers.select import choose_layers
 from zoo.layers.transformer import drop_path_rates
@@ -61,28 +61,14 @@ class Stem(nn.Module):
         if dim % 2 ** (steps - 1):
             raise ConfigError(f"dims: {dim}; a stem of patch_size {patch_size} needs a multiple of {2 ** (steps - 1)}")
         widths = [3, *(dim // 2 ** (steps - 1 - i) for i in range(steps)), dim]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths, widths[1:-1], strict=False))
-        self.convs.append(nn.Conv2d(dim, dim, 3, padding=1))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths[1:])
+        strides = [2] * steps + [1]
+        self.layers = nn.ModuleList(NormedConv(in_dim=a, out_dim=b, stride=s) for a, b, s in zip(widths, widths[1:], strides, strict=False))
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
-        x = pixels
-        for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = norm(conv(x if i == 0 else F.gelu(x)))
+        x = pixels.contiguous(memory_format=torch.channels_last)
+        for i, layer in enumerate(self.layers):
+            x = layer(x if i == 0 else F.gelu(x))
         return x
-
-
-class Downsample(nn.Module):
-    """Halve the grid between two stages of a pyramid; the widths may differ."""
-
-    def __init__(self, *, in_dim: int, out_dim: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_dim, out_dim, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2d(out_dim)
-
-    def forward(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens [B, N, in_dim] on ``grid`` -> tokens [B, N', out_dim] and their grid."""
-        return to_tokens(self.norm(self.conv(to_image(x, grid))))
 
 
 class Grapher(nn.Module):
@@ -100,7 +86,7 @@ class Grapher(nn.Module):
         super().__init__()
         self.num_neighbors, self.dilation, self.reduction = num_neighbors, dilation, reduction
         self.fc1 = NormedLinear(in_dim=dim, out_dim=dim)
-        self.update = NormedLinear(in_dim=2 * dim, out_dim=2 * dim, groups=GROUPS)
+        self.update = NormedLinear(in_dim=2 * dim, out_dim=2 * dim, groups=GROUPS, activate=True)
         self.fc2 = NormedLinear(in_dim=2 * dim, out_dim=dim)
         table = None if grid is None else -relative_positions_2d(grid, dim=dim, reduction=reduction)  # nearer is smaller
         self.relative_positions = None if table is None else nn.Parameter(table, requires_grad=False)
@@ -111,7 +97,7 @@ class Grapher(nn.Module):
         index, _ = self._neighbours(x, candidates, grid)
         relative = max_over_neighbours(candidates, index) - x  # equal to max_j (x_j - x_i), with one subtraction
         x = torch.stack((x, relative), dim=-1).flatten(2)  # [B, N, 2 dim], interleaved
-        return self.fc2(F.gelu(self.update(x)))
+        return self.fc2(self.update(x))
 
     def graph(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> Graph:
         """The edges for the tokens that ``forward`` would be given."""
@@ -140,17 +126,17 @@ class FeedForward(nn.Module):
 
     def __init__(self, *, dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.fc1 = NormedLinear(in_dim=dim, out_dim=hidden_dim)
+        self.fc1 = NormedLinear(in_dim=dim, out_dim=hidden_dim, activate=True)
         self.fc2 = NormedLinear(in_dim=hidden_dim, out_dim=dim)
 
     def forward(self, x: Float[Tensor, "batch nodes dim"]) -> Float[Tensor, "batch nodes dim"]:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.fc1(x))
 
 
 class ViGBlock(nn.Module):
     """x + grapher(x), then x + feed_forward(x); the first block of a later stage halves the grid before."""
 
-    def __init__(self, *, grapher: Grapher, feed_forward: FeedForward, downsample: Downsample | None, drop_path: float) -> None:
+    def __init__(self, *, grapher: Grapher, feed_forward: FeedForward, downsample: NormedConv | None, drop_path: float) -> None:
         super().__init__()
         self.downsample = downsample
         self.grapher = grapher
@@ -159,7 +145,7 @@ class ViGBlock(nn.Module):
 
     def enter(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """Bring tokens to this block's grid and width."""
-        return (x, grid) if self.downsample is None else self.downsample(x, grid)
+        return (x, grid) if self.downsample is None else to_tokens(self.downsample(to_image(x, grid)))
 
     def forward(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         x, grid = self.enter(x, grid)
@@ -224,13 +210,10 @@ class ViG(nn.Module):
                     reduction=reduction,
                     grid=(stage_side, stage_side) if relative else None,
                 )
-                downsample = Downsample(in_dim=dims[stage - 1], out_dim=dim) if first and stage else None
+                downsample = NormedConv(in_dim=dims[stage - 1], out_dim=dim, stride=2) if first and stage else None
                 feed_forward = FeedForward(dim=dim, hidden_dim=int(dim * mlp_ratio))
                 self.blocks.append(ViGBlock(grapher=grapher, feed_forward=feed_forward, downsample=downsample, drop_path=rates[i]))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # of the convolutions: tokens are images whose channels come last
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
         """``mask`` is accepted for the contract; images have no padding."""

@@ -45,6 +45,7 @@ class CLIPHead(nn.Module):
 
     accepts = Accepts(modalities=("image", "audio", "text"), minimum=2, maximum=2, reads="pooled")
     verbs = ("embed", "classify", "class_vectors", "score")
+    evaluation = "zero_shot"
 
     def __init__(
         self,

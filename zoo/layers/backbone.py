@@ -55,7 +55,7 @@ def try_out(build: Callable[[], M], encode: Callable[[M, Tensor], tuple[Tensor, 
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
     except REFUSALS as error:  # what another library raises for what it does not take is its own affair
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         raise ConfigError(f"{name}: cannot serve as an encoder of images of {image_size} x {image_size}: {reason}") from error
     unused = tuple(key for key, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None)
     return Trial(tokens.shape[1], tokens.shape[2], unused)

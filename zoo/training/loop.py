@@ -22,8 +22,9 @@ from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 from zoo.training import fingerprint
 from zoo.training.curves import draw_curves
+from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
-from zoo.training.optim import make_optimizer
+from zoo.training.optim import make_optimizer, set_learning_rate
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import PRECISIONS, TrainingSettings
 from zoo.training.state import load_state, save_state
@@ -71,6 +72,7 @@ class Trainer:
         if settings.trackers:
             self.accelerator.init_trackers("tracked")
         self.plain_model = model.to(self.accelerator.device)
+        self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
         if settings.ema_decay is not None:  # copied before Accelerate wraps the model's forward
             self.average = AveragedModel(self.plain_model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
@@ -88,7 +90,7 @@ class Trainer:
             DataError: the loss is not finite; the message names the batch's items.
             WeightsError: the restored state is not the saved one; the message names the first layer that differs.
         """
-        self.model.train()
+        train_mode(self.model, self.frozen)
         if resume:
             self._restore()
         self._cut_logs()
@@ -138,8 +140,7 @@ class Trainer:
             max_steps=settings.max_steps,
             schedule=settings.schedule,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         outputs = [self._forward_backward(batch, last=batch is batches[-1]) for batch in batches]
         self._refuse_non_finite(outputs, batches)
         norm = self._clip()
@@ -214,7 +215,7 @@ class Trainer:
             model = self.final_model
             model.eval()
             metrics = self.evaluate(model)
-            model.train()
+            train_mode(self.model, self.frozen)
             self._write("evaluation", metrics)
             if self.settings.monitor not in metrics:
                 raise ZooError(f"training.monitor: there is no metric {self.settings.monitor!r}; known: {', '.join(metrics)}")
@@ -225,13 +226,34 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         """Write the state to resume from, and the model beside it."""
+        self._share_buffers()
         position = {"step": self.step, "best": self.best, "hashes": self._hashes()}
         save_state(self.accelerator, self.run_dir, position, keep=self.settings.keep_states)
         if self.accelerator.is_main_process:
             self.save_model(self.final_model, self.run_dir / "last")
 
+    def _share_buffers(self) -> None:
+        """Give every rank the main process's buffers (BatchNorm statistics), as DDP does before its next forward.
+
+        The main process alone saves the model, so that the other ranks' own would not come back.
+        """
+        if self.accelerator.num_processes > 1:
+            for buffer in self.plain_model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def _restore(self) -> None:
-        position = load_state(self.accelerator, self.run_dir)
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        try:
+            position = load_state(self.accelerator, self.run_dir)
+        except ZooError:
+            raise
+        except ValueError as error:  # torch's, of the optimizer's groups
+            raise ConfigError(
+                f"training.freeze or training.layer_decay: the state in {self.run_dir} was saved with others ({error}); resume with "
+                "those of the run, or start a new one with weights=RUN_DIR"
+            ) from error
+        for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(ours)  # the state brings its own decay and betas, but the config of this run counts
         if position is None:
             return  # killed before the first state: the run starts again, and its log with it
         self.step, self.best = position["step"], position["best"]

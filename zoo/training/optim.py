@@ -1,6 +1,8 @@
-"""The optimizer: AdamW with decay on matrices only."""
+"""The optimizer: AdamW with decay on matrices only, and rates that may fall from layer to layer."""
 
-from collections.abc import Iterator
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -8,33 +10,70 @@ from torch.optim import AdamW
 
 from zoo.training.settings import TrainingSettings
 
+# "blocks.3." is block 3; "stages.1.blocks.2." block 2 of stage 1, as timm and transformers name them.
+BLOCK = re.compile(r"(?:^|\.)(?:stages|layers|layer|blocks|block)\.(\d+)\.(?:(?:blocks|layers)\.(\d+)\.)?")
+
 
 def undecayed_names(model: nn.Module) -> Iterator[str]:
     """Parameters that a module names in ``no_weight_decay`` (positions, class tokens), by their full name."""
     for prefix, module in model.named_modules():
-        words = getattr(module, "no_weight_decay", ())
+        words: Sequence[str] = getattr(module, "no_weight_decay", ())
+        words = words() if callable(words) else words  # timm's models have a method of that name
         for name, _ in module.named_parameters():
-            if any(word in name.split(".") for word in words):
+            if any(word == name or word in name.split(".") for word in words):
                 yield f"{prefix}.{name}".strip(".")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups: matrices decay; gains, biases, temperatures and named exceptions do not.
+def layers_above(encoder: nn.Module) -> dict[str, int]:
+    """How many layers lie above each of an encoder's parameters.
 
-    Source: CLIP, section 2.5 ("all weights that are not gains or biases"); open_clip ``main.py``.
+    With two blocks: positions 3, patch 3, blocks.0 2, blocks.1 1, norm 0 (the last layer, where the head is too). What stands
+    before the first block in the order of ``named_parameters`` counts as below it, what stands after as above. Blocks are told
+    by their names, those of stages are counted on; an encoder without blocks is one layer below the head.
+    """
+    names = [name for name, _ in encoder.named_parameters()]
+    matches = {name: match for name in names if (match := BLOCK.search(name))}
+    trunk = Counter(name[: match.start()] for name, match in matches.items()).most_common(1)  # not the few of a neck or pool
+    blocks = {name: (int(m[1]), int(m[2] or 0)) for name, m in matches.items() if name[: m.start()] == trunk[0][0]}
+    numbers = {block: i for i, block in enumerate(sorted(set(blocks.values())), 1)}
+    first = next((i for i, name in enumerate(names) if name in blocks), len(names))
+    layers = {name: numbers[blocks[name]] if name in blocks else (len(numbers) + 1) * (i > first) for i, name in enumerate(names)}
+    return {name: len(numbers) + 1 - layer for name, layer in layers.items()}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict]:
+    """Matrices decay; gains, biases, temperatures and named exceptions do not. ``lr_scale`` falls by ``layer_decay`` per layer.
+
+    Sources: CLIP, section 2.5 ("all weights that are not gains or biases"); open_clip ``main.py``; for the layers Bao et al.
+    2021 (BEiT, arXiv 2106.08254) and their ``optim_factory.py``. The head is the last layer. timm's ``param_groups_layer_decay``
+    differs in one point: a ViT's last norm shares the rate of the last block, where a class token is pooled.
     """
     exempt = set(undecayed_names(model))
-    decayed, undecayed = [], []
+    above: dict[str, int] = {}
+    encoders = getattr(model, "encoders", None)
+    if layer_decay is not None and isinstance(encoders, nn.ModuleDict):
+        for modality, encoder in encoders.items():
+            above |= {f"encoders.{modality}.{name}": layers for name, layers in layers_above(encoder).items()}
+    groups = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (undecayed if parameter.ndim < 2 or name in exempt else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            groups[above.get(name, 0), parameter.ndim < 2 or name in exempt].append(parameter)
+    factor = 1.0 if layer_decay is None else layer_decay
+    return [
+        {"params": groups[layers, exempted], "weight_decay": 0.0 if exempted else weight_decay, "lr_scale": factor**layers}
+        for layers, exempted in sorted(groups)
+    ]
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
     """AdamW with the fused kernel, which on a CPU is several times faster and equal to rounding."""
     betas = (float(settings.betas[0]), float(settings.betas[1]))
-    groups = parameter_groups(model, settings.weight_decay)
+    groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
     fused = all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for group in groups for p in group["params"])
     return AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.eps, fused=fused)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of the scheduled rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]

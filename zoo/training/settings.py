@@ -21,6 +21,10 @@ class TrainingSettings:
         schedule: "cosine", "linear", "constant" or "inverse_sqrt", after ``warmup_steps`` of linear warmup.
         final_learning_rate: where cosine and linear end.
         weight_decay: decoupled, on matrices only: no gains, biases, temperatures, positions or class tokens.
+        layer_decay: factor on the learning rate from each layer of an encoder to the one below it (0.75 in BEiT and MAE, for
+            fine-tuning); the head and what follows the blocks have the full rate. None: one rate for all.
+        freeze: names of modules and parameters that are not trained, with everything below them (``encoders.image``,
+            ``encoders.*.blocks.0``); they behave as in evaluation.
         clip_gradients: largest norm of all gradients; None leaves them.
         precision: "fp32", "bf16" or "fp16" (autocast).
         ema_decay: keep an exponential moving average of the weights; it is what is evaluated and saved. None: off.
@@ -47,6 +51,8 @@ class TrainingSettings:
     weight_decay: float = 0.1
     betas: Sequence[float] = (0.9, 0.98)
     eps: float = 1e-6
+    layer_decay: float | None = None
+    freeze: Sequence[str] = ()
     clip_gradients: float | None = 1.0
     accumulate: int = 1
     precision: str = "fp32"
@@ -71,5 +77,9 @@ class TrainingSettings:
             raise ConfigError(f"precision: there is no {self.precision!r}; {name_choices(self.precision, PRECISIONS)}")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule: there is no {self.schedule!r}; {name_choices(self.schedule, SCHEDULES)}")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay: {self.layer_decay}; allowed is above 0 to 1, or null")
+        if isinstance(self.freeze, str):
+            raise ConfigError(f"freeze: {self.freeze!r} is one string; give a list, training.freeze=[{self.freeze}]")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"ema_decay: {self.ema_decay}; allowed is between 0 and 1, or null")

@@ -1,0 +1,160 @@
+"""Image encoders: Vision Transformer against timm, Vision GNN against the published form.
+
+Figures in float32 of a Vision GNN cannot be compared after many blocks (one tie among neighbours moves them), so the difference
+of its outputs is that of float64 copies.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from benchmarks import naive_vig
+from benchmarks.job import Entry, Job, need
+from torch import Tensor, nn
+
+from zoo.build import create_model
+from zoo.checkpoint import load_strictly
+from zoo.convert import timm_vit, vig
+from zoo.training.optim import make_optimizer
+from zoo.training.settings import TrainingSettings
+from zoo.types import Batch
+
+LEARNING_RATE = 1e-6
+SETTINGS = TrainingSettings(max_steps=1, batch_size=1, learning_rate=LEARNING_RATE, weight_decay=0.05)
+
+
+def vit_pair(name: str) -> tuple[nn.Module, nn.Module]:
+    """A ViT of timm without classifier and ours with its weights."""
+    reference = need("timm", "timm").create_model(name, num_classes=0).eval()
+    model = create_model(name)
+    load_strictly(model, timm_vit.to_zoo(reference.state_dict()), origin="timm")
+    return reference, model
+
+
+def vit_forward(name: str, dtype: torch.dtype = torch.float32) -> Callable[[int], Job]:
+    """Forward pass of ``size`` images; the peer always in float32, ours with weights of ``dtype``."""
+
+    def make(size: int) -> Job:
+        reference, model = vit_pair(name)
+        model, pixels = model.to(dtype), torch.randn(size, 3, 224, 224)
+
+        @torch.inference_mode()
+        def peer() -> Tensor:
+            return reference(pixels)
+
+        @torch.inference_mode()
+        def ours() -> Tensor:
+            return model(pixels.to(dtype)).pooled
+
+        return Job(peer, ours, lambda: (peer() - ours().float()).abs().max().item())
+
+    return make
+
+
+def classifier_step(model: nn.Module, logits: Callable[[], Tensor], labels: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Forward, cross entropy, backward, update."""
+    optimizer.zero_grad()
+    F.cross_entropy(logits(), labels).backward()
+    optimizer.step()
+
+
+def vit_training_step(size: int) -> Job:
+    """A whole step of ViT S/16 with 1000 classes: timm in float32 with torch's default AdamW, ours in bf16 autocast with the fused one."""
+    reference = need("timm", "timm").create_model("vit_small_patch16_224", num_classes=1000).train()
+    system = create_model("classifier_vit_small_patch16_224").train()
+    state = reference.state_dict()
+    load_strictly(system.encoders["image"], timm_vit.to_zoo(state, drop=timm_vit.CLASSIFIER), origin="timm")
+    load_strictly(system.head, timm_vit.classifier_to_zoo(state), origin="timm")
+    pixels, labels = torch.randn(size, 3, 224, 224), torch.randint(1000, (size,))
+    batch = Batch({"image": pixels}, targets={"labels": labels})
+    theirs = torch.optim.AdamW(reference.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
+    optimizer = make_optimizer(system, SETTINGS)
+
+    def ours() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = system(batch).loss
+        loss.backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def difference() -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = system(batch).outputs["logits"]
+        return (reference(pixels) - found.float()).abs().max().item()
+
+    return Job(lambda: classifier_step(reference, lambda: reference(pixels), labels, theirs), ours, difference)
+
+
+def vig_pair(name: str) -> tuple[naive_vig.NaiveViG, nn.Module]:
+    """The published form of a Vision GNN, and ours with its weights; both with 1000 classes."""
+    reference = naive_vig.published(name).eval()
+    system, state = create_model(f"classifier_{name}"), reference.state_dict()
+    load_strictly(system.encoders["image"], vig.to_zoo(state, drop=vig.CLASSIFIER), origin="published")
+    load_strictly(system.head, vig.classifier_to_zoo(state), origin="published")
+    return reference, system
+
+
+def vig_difference(reference: nn.Module, system: nn.Module) -> float:
+    """How far the logits of float64 copies are apart."""
+    pixels = torch.randn(1, 3, 224, 224, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = copy.deepcopy(reference).double().eval()(pixels)
+        return (copy.deepcopy(system).double().eval().logits(pixels) - expected).abs().max().item()
+
+
+def vig_forward(name: str) -> Callable[[int], Job]:
+    """Forward pass of ``size`` images through encoder and classifier."""
+
+    def make(size: int) -> Job:
+        reference, system = vig_pair(name)
+        pixels = torch.randn(size, 3, 224, 224)
+
+        @torch.inference_mode()
+        def peer() -> Tensor:
+            return reference(pixels)
+
+        @torch.inference_mode()
+        def ours() -> Tensor:
+            return system.logits(pixels)
+
+        return Job(peer, ours, lambda: vig_difference(reference, system))
+
+    return make
+
+
+def vig_training_step(name: str) -> Callable[[int], Job]:
+    """A whole step on ``size`` images, float32: forward, loss, backward, AdamW (ours the fused one of its training loop)."""
+
+    def make(size: int) -> Job:
+        reference, system = vig_pair(name)
+        far = vig_difference(reference, system)
+        reference.train(), system.train()
+        pixels, labels = torch.randn(size, 3, 224, 224), torch.randint(1000, (size,))
+        batch = Batch({"image": pixels}, targets={"labels": labels})
+        trained = [p for p in reference.parameters() if p.requires_grad]
+        theirs, optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.05), make_optimizer(system, SETTINGS)
+
+        def ours() -> None:
+            optimizer.zero_grad()
+            system(batch).loss.backward()
+            optimizer.step()
+
+        return Job(lambda: classifier_step(reference, lambda: reference(pixels), labels, theirs), ours, lambda: far)
+
+    return make
+
+
+BF16 = 0.1  # bf16 keeps 8 bits of each number; outputs of the final norm are of size one
+ENTRIES = {
+    "vit_base_forward": Entry(vit_forward("vit_base_patch16_224"), 8, "timm ViT-B/16", 1e-4),
+    "vit_small_forward": Entry(vit_forward("vit_small_patch16_224"), 8, "timm ViT-S/16", 1e-4),
+    "vit_base_forward_bf16": Entry(vit_forward("vit_base_patch16_224", torch.bfloat16), 8, "timm ViT-B/16 fp32", BF16),
+    "vit_small_forward_bf16": Entry(vit_forward("vit_small_patch16_224", torch.bfloat16), 8, "timm ViT-S/16 fp32", BF16),
+    "vit_training_step": Entry(vit_training_step, 8, "timm ViT-S/16 fp32", BF16, "classifier_vit_small_patch16_224"),
+    "vig_forward": Entry(vig_forward("vig_tiny"), 8, "published ViG-Ti", 1e-9),
+    "vig_training_step": Entry(vig_training_step("vig_tiny"), 8, "published ViG-Ti", 1e-9, "classifier_vig_tiny"),
+    "pvig_forward": Entry(vig_forward("pvig_tiny"), 8, "published Pyramid ViG-Ti", 1e-9),
+    "pvig_training_step": Entry(vig_training_step("pvig_tiny"), 8, "published Pyramid ViG-Ti", 1e-9, "classifier_pvig_tiny"),
+}

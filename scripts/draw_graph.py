@@ -1,0 +1,8 @@
+"""Draw the neighbours that a Vision GNN gives to a patch: the same as ``zoo draw-graph``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["draw-graph", *sys.argv[1:]]))

@@ -1,0 +1,89 @@
+"""Accuracy of a classifier head, and how a run finds its evaluation."""
+
+import json
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+
+import zoo
+from zoo.compose import compose
+from zoo.evaluation.classification import Classification, columns_of
+from zoo.run import evaluate, train
+from zoo.training.log import read_lines
+
+SMALL = [
+    "training.max_steps=4",
+    "training.batch_size=15",
+    "training.checkpoint_every=2",
+    "training.evaluate_every=2",
+    "training.log_every=1",
+]
+
+
+def test_accuracy_is_that_of_the_verb_logits(classifier, source):
+    result = Classification(batch_size=100)(classifier, source, "test")
+    samples = [source.split("test").sample(i) for i in range(359)]
+    guesses = classifier.logits([sample.inputs["image"] for sample in samples]).argmax(1)
+    assert result.metrics["top1"] == pytest.approx(accuracy_score([sample.label for sample in samples], guesses))
+    assert result.num_items == 359 and result.class_names == source.class_names
+
+
+def test_classes_in_another_order_are_put_in_the_datas(classifier, source):
+    expected = Classification(limit=100)(classifier, source, "test")
+    head = {"name": "classifier", "class_names": source.class_names[::-1]}
+    reversed_ = zoo.create_system({"encoders": {"image": "vit_nano"}, "head": head})
+    state = classifier.state_dict()
+    state |= {name: state[name].flip(0) for name in ("head.linear.weight", "head.linear.bias")}
+    reversed_.load_state_dict(state)
+    found = Classification(limit=100)(reversed_, source, "test")
+    assert found.metrics == expected.metrics and torch.equal(found.confusion, expected.confusion)
+
+
+def test_columns_are_found_by_name():
+    assert columns_of(["cat", "dog"], 2, ["dog", "cat"]) == [1, 0] and columns_of(None, 3, ["a", "b", "c"]) == [0, 1, 2]
+    for known, number in ((["cat", "cow"], 2), (["cat", "dog", "cow"], 3), (None, 3)):
+        with pytest.raises(zoo.ConfigError, match=f"the head tells {number} classes apart, which are not the 2 of the data"):
+            columns_of(known, number, ["dog", "cat"])
+
+
+def test_models_that_cannot_are_refused(clip, source):
+    with pytest.raises(zoo.ConfigError, match="'classification' needs a head with the verbs logits.*evaluation=zero_shot"):
+        Classification()(clip, source, "test")
+
+
+def test_items_without_label_or_that_cannot_be_read_end_it_loudly(classifier, unlabelled, unreadable):
+    with pytest.raises(zoo.DataError, match="has a label"):
+        Classification()(classifier, unlabelled, "test")
+    with pytest.raises(zoo.DataError, match="item b.png: cannot be read"):
+        Classification()(classifier, unreadable, "test")
+
+
+def test_a_run_takes_the_heads_own_evaluation_and_mixes_only_in_training(tmp_path):
+    words = ["system=classifier_vit_nano", "data.mix={mixup: 0.8, cutmix: 1.0}", *SMALL]
+    train(compose("train", [*words, f"run_dir={tmp_path / 'run'}"]))
+    lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "evaluation"]
+    assert [line["step"] for line in lines] == [2, 4] and {"top1", "top5", "mean_per_class"} <= set(lines[0])
+    for evaluation in ({}, {"evaluation": {"name": "knn_probe", "k": 3}}):
+        result, output = evaluate({"checkpoint": str(tmp_path / "run"), **evaluation})
+        name = evaluation.get("evaluation", {"name": "classification"})["name"]
+        written = json.loads((output / "metrics.json").read_text())
+        assert output == tmp_path / "run" / "evaluation" / name and written["evaluation"] == name
+        assert written["top1"] == result.metrics["top1"] and written["split"] == "test" and written["details"] == result.details
+    assert (tmp_path / "run" / "evaluation" / "classification" / "confusion.png").is_file()  # the second left the first alone
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluation=classification"], "evaluation: 'classification' needs"),
+        (["data.mix={mixup: 0.8}"], "data.mix: .* reads image, text"),
+        (["system=classifier_vit_nano", "data.mix={mixup: -1}"], "data.mix.mixup: -1.0; allowed"),
+        (["system=classifier_vit_nano", "evaluation=zero_shot"], "choose evaluation=classification"),
+        (["evaluation.limit=3"], "evaluation.limit: no evaluation is chosen; say which with evaluation=NAME"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_training(tmp_path, words, message):
+    with pytest.raises(zoo.ConfigError, match=message):
+        train(compose("train", [*words, *SMALL, f"run_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run").exists()

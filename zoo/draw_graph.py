@@ -1,0 +1,197 @@
+"""``zoo draw-graph``: the neighbours that a Vision GNN gives to a patch, drawn over the image, layer beside layer.
+
+Source of the picture: Han et al. 2022 (arXiv 2206.00272), figure 5.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from zoo.build import create_model, load
+from zoo.data.image import ImageProcessor
+from zoo.display import print_json, table
+from zoo.errors import ConfigError
+from zoo.registry import list_models
+from zoo.system import System
+from zoo.weights import bundled_names
+
+DEFAULT_MODEL = "clip_vig_nano"  # bundled; has seen handwritten digits only
+SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A neighbour of one node: its place on ``Neighbourhood.candidate_grid``, nearest first."""
+
+    row: int
+    column: int
+    distance: float
+    share: float  # of the channels that the node takes from it
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """One node in one layer, and its neighbours."""
+
+    layer: int
+    node: tuple[int, int]
+    grid: tuple[int, int]
+    candidate_grid: tuple[int, int]
+    edges: list[Edge]
+
+
+def draw_graph_command(options: Namespace) -> int:
+    """Run the command; returns the exit status."""
+    output = Path(options.output)
+    if output.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--output: {output} ends in {output.suffix or 'nothing'!r}; allowed are {' '.join(SUFFIXES)}")
+    encoder, processor = find_encoder(options)
+    image = processor.item(options.image)
+    pixels, _ = processor.collate([image])
+    found = neighbourhoods(encoder, pixels, read_layers(options.layer, len(encoder.blocks)), read_nodes(options.node))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    draw(image, found, output, title=f"{Path(options.image).name}, {options.model or DEFAULT_MODEL}")
+    _show(found, output, as_json=options.json)
+    return 0
+
+
+def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
+    """The Vision GNN of a model's name, run or saved folder, in eval mode, and the processor that feeds it.
+
+    Raises:
+        ConfigError: a model without a graph.
+    """
+    name = options.model or DEFAULT_MODEL
+    if options.model is None:
+        print(f"zoo: no --model given; using the bundled {name!r}, which has seen handwritten digits only", file=sys.stderr)
+    if options.weights is None and (name in bundled_names() or Path(name).exists()):
+        model: nn.Module = load(name)  # type: ignore[assignment]
+    else:
+        model = create_model(name, weights=options.weights, weights_parts=options.weights_parts)
+        if options.weights is None:
+            print(f"zoo: {name} has random weights, so its graph says little; give --weights", file=sys.stderr)
+    encoder: Any = model.encoders["image"] if isinstance(model, System) and "image" in model.encoders else model
+    if not hasattr(encoder, "graphs"):
+        raise ConfigError(f"--model: {name} makes no graph; choose one with a Vision GNN: {', '.join(list_models('*vig*'))}")
+    saved = model.processor["image"] if isinstance(model, System) and model.processor is not None else None
+    return encoder, saved or ImageProcessor(image_size=encoder.image_size, **encoder.preprocessing)
+
+
+def read_layers(text: str | None, depth: int) -> list[int]:
+    """``0,5,-1`` -> numbers; None takes the first, the middle and the last block."""
+    if text is None:
+        return sorted({0, depth // 2, depth - 1})
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(
+            f"--layer: {text!r}; give numbers separated by commas, 0 to {depth - 1}, for example --layer 0,{depth - 1}"
+        ) from None
+
+
+def read_nodes(texts: Sequence[str] | None) -> list[tuple[int, int]] | None:
+    """``["3,4"]`` -> ``[(3, 4)]``; None stands for the centre."""
+    nodes = []
+    for text in texts or ():
+        words = text.split(",")
+        if len(words) != 2 or not all(word.strip().isdecimal() for word in words):
+            raise ConfigError(f"--node: {text!r}; give row and column of a patch, counted from 0 at the top left, for example --node 3,4")
+        nodes.append((int(words[0]), int(words[1])))
+    return nodes or None
+
+
+@torch.inference_mode()
+def neighbourhoods(
+    encoder: Any, pixels: Tensor, layers: Sequence[int], nodes: Sequence[tuple[int, int]] | None
+) -> list[list[Neighbourhood]]:
+    """For each node a row of neighbourhoods, one per layer.
+
+    Args:
+        encoder: a Vision GNN (an encoder with ``graphs``).
+        pixels: [1, 3, height, width].
+        nodes: row and column on the grid of the first layer asked for; in a coarser layer the node that covers it. None takes the
+            centre.
+
+    Raises:
+        ConfigError: a layer or a node that is not there.
+    """
+    graphs = encoder.graphs(pixels, layers)
+    finest = graphs[0].grid
+    rows = []
+    for row, column in nodes or [(finest[0] // 2, finest[1] // 2)]:
+        if row >= finest[0] or column >= finest[1]:
+            raise ConfigError(
+                f"--node: {row},{column} lies outside; layer {layers[0]} has rows 0 to {finest[0] - 1} and columns 0 to {finest[1] - 1}"
+            )
+        rows.append(
+            [_neighbourhood(graph, layer % len(encoder.blocks), (row, column), finest) for graph, layer in zip(graphs, layers, strict=True)]
+        )
+    return rows
+
+
+def _neighbourhood(graph: Any, layer: int, place: tuple[int, int], finest: tuple[int, int]) -> Neighbourhood:
+    node = (place[0] * graph.grid[0] // finest[0], place[1] * graph.grid[1] // finest[1])
+    index = node[0] * graph.grid[1] + node[1]
+    columns = graph.candidate_grid[1]
+    numbers = zip(graph.neighbours[0, index].tolist(), graph.distances[0, index].tolist(), graph.shares[0, index].tolist(), strict=True)
+    edges = [Edge(j // columns, j % columns, distance, share) for j, distance, share in numbers]
+    return Neighbourhood(layer, node, graph.grid, graph.candidate_grid, edges)
+
+
+def draw(image: UInt8[Tensor, "3 height width"], rows: Sequence[Sequence[Neighbourhood]], output: Path, *, title: str) -> None:
+    """Draw a panel per node and layer: the node framed in white, its neighbours coloured by the share it takes from each."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    picture = image.permute(1, 2, 0).numpy()  # [height, width, 3]
+    most = max(edge.share for row in rows for found in row for edge in found.edges)
+    colours = ScalarMappable(Normalize(0, most), colormaps["plasma"])
+    figure = Figure(figsize=(3.6 * len(rows[0]) + 0.9, 3.9 * len(rows) + 0.3), layout="constrained")
+    panels = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axes, found in zip(panels.flat, (found for row in rows for found in row), strict=True):
+        _draw_panel(axes, picture, found, colours)
+    figure.colorbar(colours, ax=panels, label="share of the channels taken from this neighbour", shrink=0.8)
+    figure.suptitle(title)
+    figure.savefig(output, dpi=130)
+
+
+def _draw_panel(axes: Any, picture: UInt8[np.ndarray, "height width 3"], found: Neighbourhood, colours: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    height, width = picture.shape[:2]
+    axes.imshow(picture, alpha=0.75)
+    node_height, node_width = height / found.grid[0], width / found.grid[1]
+    x, y = (found.node[1] + 0.5) * node_width, (found.node[0] + 0.5) * node_height
+    cell_height, cell_width = height / found.candidate_grid[0], width / found.candidate_grid[1]
+    for edge in sorted(found.edges, key=lambda edge: edge.share):  # the strongest on top
+        colour, strength = colours.to_rgba(edge.share), edge.share / colours.norm.vmax
+        left, top = edge.column * cell_width, edge.row * cell_height
+        axes.add_patch(Rectangle((left, top), cell_width, cell_height, facecolor=(*colour[:3], 0.45), edgecolor=colour, linewidth=1.5))
+        axes.plot([x, left + cell_width / 2], [y, top + cell_height / 2], color=colour, linewidth=0.8 + 2.5 * strength)
+    corner = (found.node[1] * node_width, found.node[0] * node_height)
+    axes.add_patch(Rectangle(corner, node_width, node_height, fill=False, edgecolor="black", linewidth=4))
+    axes.add_patch(Rectangle(corner, node_width, node_height, fill=False, edgecolor="white", linewidth=2))
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+    axes.set_title(f"layer {found.layer}, node {found.node[0]},{found.node[1]}: {len(found.edges)} neighbours", fontsize=10)
+
+
+def _show(rows: Sequence[Sequence[Neighbourhood]], output: Path, *, as_json: bool) -> None:
+    flat = [found for row in rows for found in row]
+    if as_json:
+        for found in flat:
+            print_json({**vars(found), "edges": [vars(edge) for edge in found.edges], "output": str(output)})
+        return
+    for found in flat:
+        lines = [[f"{e.row},{e.column}", f"{e.distance:.3f}", f"{100 * e.share:.1f} %"] for e in found.edges]
+        table(f"layer {found.layer}, node {found.node[0]},{found.node[1]}", ["neighbour", "distance", "share of channels"], lines)
+    print(f"written: {output}")

@@ -1,0 +1,246 @@
+"""Any vision backbone of transformers.
+
+Reference: transformers 5.17, which is itself what runs here: its module, under its own names of parameters. The row of such an
+encoder (``transformers/DIRECTORY``) is the parsed ``config.json``; of a model of images and text (CLIP, SigLIP, LLaVA) the
+vision tower is built.
+
+Where we differ: nothing is computed differently. Its ``last_hidden_state`` is the tokens, feature maps [B, dim, rows, columns]
+in row-major order. Its ``pooler_output`` is the pooled vector; where there is none it is the class token, and where there is no
+class token either, the mean of the tokens.
+"""
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError, WeightsError, name_choices
+from zoo.layers.backbone import flatten_map, freeze, try_out
+from zoo.registry import register
+from zoo.types import Encoded
+
+DEFAULT_SIZE = 224  # of convolutional models, whose config names no image size; ImageNet's usual one
+REFUSED = {
+    "timm_backbone": "it wraps a model of timm; create that as timm/NAME",
+    "timm_wrapper": "it wraps a model of timm; create that as timm/NAME",
+    "vit_mae": "it hides patches at random; for its encoder alone set config.model_type=vit and pooler=false",
+    "yolos": "its last tokens are detections, not places",
+}
+DTYPES = ("dtype", "torch_dtype")
+POSITIONS = (  # learned tokens and positions, as transformers' models name them
+    "class_embedding",
+    "cls_token",
+    "distillation_token",
+    "position_embedding",
+    "position_embeddings",
+    "register_tokens",
+    "relative_position_bias_table",
+)
+
+
+@register("encoder")
+class Transformers(nn.Module):
+    """Image to the last hidden state of a model of transformers, and its pooled output.
+
+    Args:
+        config: what transformers writes into ``config.json``, with ``model_type``.
+        image_size: height and width in pixels; None takes the config's, or 224 where it names none. Models with a table of
+            positions resize it where transformers can.
+        pooler: False leaves out a pooling layer that is a part of its own, as in ``ViTModel``; checkpoints of classifiers have none.
+        preprocessing: keywords of the image processor that the weights were trained with.
+
+    Raises:
+        ConfigError: transformers is not installed, or the config is of no vision backbone, asks for code of its own, or has a
+            value that transformers refuses.
+    """
+
+    modality = "image"
+    no_weight_decay = POSITIONS
+
+    def __init__(
+        self,
+        *,
+        config: dict[str, Any],
+        image_size: int | None = None,
+        pooler: bool = True,
+        preprocessing: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        library, parsed = _import_transformers(), _parse(config)
+        self.image_size = _side_of(parsed) if image_size is None else image_size
+        self.preprocessing = dict(preprocessing or {})
+        architecture = _architecture(parsed)
+        leaves_out = not pooler and "add_pooling_layer" in inspect.signature(architecture.__init__).parameters
+        self._build_keywords = {"add_pooling_layer": False} if leaves_out else {}
+
+        def build() -> nn.Module:
+            with _quiet_and_offline():
+                return library.AutoModel.from_config(parsed, dtype=torch.get_default_dtype(), **self._build_keywords)
+
+        self._resizes = "interpolate_pos_encoding" in inspect.signature(architecture.forward).parameters
+        self._channels_last: bool | None = None  # of feature maps, seen in the trial, whose images are square
+        self.num_prefix_tokens = 0
+        trial = try_out(build, self._encode, self.image_size, f"config (model_type {parsed.model_type})")
+        self.dim, self.num_prefix_tokens = trial.dim, _prefix_tokens(parsed, trial.num_tokens, self.image_size)
+        self.model = build()
+        freeze(self.model, trial.unused)
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
+        """``mask`` is accepted for the contract; images have no padding.
+
+        Raises:
+            DataError: a size that the model does not take.
+        """
+        try:
+            tokens, pooled = self._encode(self.model, pixels)
+        except ValueError as error:  # so transformers refuses sizes
+            raise DataError(f"pixels are {list(pixels.shape)}, which {type(self.model).__name__} refuses: {error}") from error
+        return Encoded(tokens, pooled, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    def _encode(self, model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        output = model(pixels, **({"interpolate_pos_encoding": True} if self._resizes else {}))
+        tokens, pooled = getattr(output, "last_hidden_state", None), getattr(output, "pooler_output", None)
+        if tokens is None:
+            raise ConfigError(f"{type(model).__name__} gives {', '.join(output)}, but no last_hidden_state; it is no backbone")
+        if tokens.ndim == 4:
+            if self._channels_last is None:
+                self._channels_last = tokens.shape[1] == tokens.shape[2] != tokens.shape[3]
+            tokens = flatten_map(tokens, channels_last=bool(self._channels_last))
+        if pooled is not None:
+            pooled = pooled.flatten(1)  # [B, dim] or [B, dim, 1, 1]
+        if pooled is None or pooled.shape[1] != tokens.shape[2]:
+            pooled = tokens[:, 0] if self.num_prefix_tokens else tokens.mean(1)
+        return tokens, pooled
+
+    def read_pretrained(self, directory: str | Path) -> dict[str, Tensor]:
+        """The weights of a directory that transformers saved, under the names of this encoder; nothing is loaded yet.
+
+        transformers itself reads them, with its renaming of older names, into this encoder's class: of CLIP the vision tower,
+        of a classifier the backbone. Only safetensors are read, and no code is run.
+
+        Raises:
+            WeightsError: unreadable, a weight of this encoder that is missing or of another shape, or one for which it has no place.
+        """
+        read = type(self.model).from_pretrained  # type: ignore[attr-defined]
+        keywords = {"config": self.model.config, "dtype": torch.get_default_dtype(), **self._build_keywords}
+        careful = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+        try:
+            with torch.device("cpu"), _quiet_and_offline():
+                model, report = read(str(directory), **keywords, **careful)  # mismatched sizes are refused below, with their names
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise WeightsError(f"{directory}: cannot be read as {type(self.model).__name__} ({reason})") from error
+        _refuse_misfits(model, report, directory)
+        return {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+
+
+def _import_transformers() -> ModuleType:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError("config: needs transformers; install it with: pip install 'multimodal-zoo[transformers]'") from error
+    return transformers
+
+
+@contextmanager
+def _quiet_and_offline() -> Iterator[None]:
+    """Transformers prints while it builds and reads, and some of its models would fetch another one from the hub."""
+    from huggingface_hub import constants
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with patch.object(constants, "HF_HUB_OFFLINE", True):
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _parse(config: Mapping[str, Any]) -> Any:
+    """The ``PretrainedConfig`` of the backbone.
+
+    Raises:
+        ConfigError: it asks for code, its ``model_type`` is unknown or of no use here, or transformers refuses a value.
+    """
+    library = _import_transformers()
+    settings = {key: value for key, value in config.items() if key not in DTYPES}
+    kind = settings.pop("model_type", None)
+    parts = [("config", config), *((f"config.{key}", value) for key, value in config.items() if isinstance(value, Mapping))]
+    for where, part in parts:
+        if "auto_map" in part:
+            raise ConfigError(f"{where}.auto_map: {part['auto_map']!r} names code; only models that transformers itself has can be built")
+    if kind not in library.CONFIG_MAPPING:
+        near = name_choices(kind, library.CONFIG_MAPPING) if isinstance(kind, str) else "a config names one, for example vit"
+        raise ConfigError(f"config.model_type: transformers has no {kind!r}; {near}")
+    if kind in REFUSED:
+        raise ConfigError(f"config.model_type: {kind!r} cannot be used here: {REFUSED[kind]}")
+    if "quantization_config" in settings:
+        raise ConfigError("config.quantization_config: quantised weights cannot be used; give a directory of plain ones")
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        with _quiet_and_offline():
+            parsed = library.AutoConfig.for_model(kind, **settings)
+    except (AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"config: transformers refuses it for model_type {kind!r}: {reason}") from error
+    parsed = getattr(parsed, "vision_config", None) or parsed
+    parsed.return_dict = True
+    return parsed
+
+
+def _architecture(parsed: Any) -> type:
+    """Transformers' class of a vision backbone."""
+    library = _import_transformers()
+    known = library.MODEL_MAPPING
+    architecture = known[type(parsed)] if type(parsed) in known else None
+    if isinstance(architecture, tuple) or architecture is None or architecture.main_input_name != "pixel_values":
+        takes = getattr(architecture, "main_input_name", None)
+        reason = "transformers has no model for it alone" if takes is None else f"its model takes {takes}, not pixel_values"
+        raise ConfigError(f"config.model_type: {parsed.model_type!r} is no vision backbone: {reason}")
+    if getattr(parsed, "is_encoder_decoder", False):
+        raise ConfigError(f"config.model_type: {parsed.model_type!r} is no vision backbone: its tokens are those of a decoder")
+    return architecture
+
+
+def _side_of(parsed: Any) -> int:
+    size = getattr(parsed, "image_size", None)
+    sides = set(size) if isinstance(size, list | tuple) else {size}
+    if len(sides) != 1 or not isinstance(side := sides.pop(), int | None):
+        raise ConfigError(f"config.image_size: got {size!r}; an encoder takes squares: allowed is one number, or set image_size")
+    return side or DEFAULT_SIZE
+
+
+def _prefix_tokens(parsed: Any, num_tokens: int, image_size: int) -> int:
+    """How many tokens go beyond the grid of places; they stand first. 224 pixels in patches of 16, 197 tokens: 1.
+
+    A hierarchical model has fewer tokens than patches, in a square: 50 tokens, 1.
+    """
+    patch_size = getattr(parsed, "patch_size", None)
+    patch_size = patch_size[0] if isinstance(patch_size, list | tuple) else patch_size
+    grid = (image_size // patch_size) ** 2 if isinstance(patch_size, int) else 0
+    return num_tokens - grid if 0 < grid <= num_tokens else num_tokens - math.isqrt(num_tokens) ** 2
+
+
+def _refuse_misfits(model: nn.Module, report: Mapping[str, Any], directory: str | Path) -> None:
+    """Raise WeightsError for what is missing, of another shape, or left over inside the backbone (a head beside it may be)."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    inside = {name for name, _ in model.named_children()}
+    left = sorted(key for key in report["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in inside)
+    resized = sorted(f"{key} {list(theirs)} -> {list(ours)}" for key, theirs, ours in report["mismatched_keys"])
+    for word, keys in (("missing", sorted(report["missing_keys"])), ("resized", resized), ("left over", left)):
+        if keys:
+            hint = "; the checkpoint has no pooling layer: set pooler=false" if all("pooler" in key for key in keys) else ""
+            raise WeightsError(f"{directory}: {len(keys)} weights {word} for {type(model).__name__} ({', '.join(keys[:3])}){hint}")

@@ -1,0 +1,225 @@
+"""Classification head: one encoder's output to a fixed list of classes.
+
+Papers: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.1 (one linear layer, zeros before fine-tuning); Han et al. 2022
+(arXiv 2206.00272), whose Vision GNN predicts through a hidden layer with BatchNorm. References: timm
+``vision_transformer.py``, big_vision ``models/vit.py``, huawei-noah/Efficient-AI-Backbones ``vig.py``.
+
+Where we differ: any modality; the 1x1 convolutions of Vision GNN's head are linear layers.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.pool import AttentionPool
+from zoo.registry import register
+from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput, SystemLike
+
+POOLS = ("encoder", "attention")
+INITS = ("trunc_normal", "zeros", "kaiming")
+IMAGENET_CLASSES = 1000
+
+
+@register("head")
+class Classifier(nn.Module):
+    """Pool, perhaps a hidden layer, then logits; cross entropy against hard or soft labels.
+
+    Args:
+        inputs: what the encoder gives, by modality.
+        num_classes: None takes as many as there are ``class_names``, or ImageNet's 1000 where those are not known either. A
+            training run fills both from its data.
+        class_names: in the order of the logits.
+        pool: "encoder" reads the encoder's pooled vector; "attention" asks its tokens with a learned query of ``num_heads``.
+        hidden_dim: width of a layer with BatchNorm and GELU before the last (Vision GNN: 1024); None has no such layer.
+        dropout: before the last layer, in training.
+        label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2016, section 7).
+        init: of the linear layers: "trunc_normal" (0.02, timm), "zeros" (the last layer only, so that fine-tuning starts from
+            even probabilities; big_vision) or "kaiming" (Vision GNN).
+
+    Raises:
+        ConfigError: an unknown word, a number outside its range, names that do not make classes, or an encoder that does not
+            give what ``pool`` reads.
+    """
+
+    accepts = Accepts(modalities=("image", "audio", "text"), minimum=1, maximum=1, reads="tokens")  # which of both, ``pool`` says
+    verbs = ("classify", "logits")
+    evaluation = "classification"
+    from_source = ("class_names",)
+    no_weight_decay = ("probe",)
+
+    def __init__(
+        self,
+        *,
+        inputs: Mapping[str, EncoderSpec],
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        pool: str = "encoder",
+        num_heads: int | None = None,
+        hidden_dim: int | None = None,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+        init: str = "trunc_normal",
+    ) -> None:
+        super().__init__()
+        for key, value, legal in (("pool", pool, POOLS), ("init", init, INITS)):
+            if value not in legal:
+                raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
+        for key, share in (("dropout", dropout), ("label_smoothing", label_smoothing)):
+            if not 0 <= share < 1:
+                raise ConfigError(f"{key}: {share}; allowed is 0 to below 1")
+        self.num_classes = checked_number(num_classes, class_names)
+        self.class_names = None if class_names is None else list(class_names)
+        self.label_smoothing = label_smoothing
+        ((self.modality, spec),) = inputs.items()
+        self.attention_pool = _attention_pool(pool, spec, num_heads)
+        if hidden_dim is not None and hidden_dim < 1:
+            raise ConfigError(f"hidden_dim: {hidden_dim}; allowed is 1 or more, or null for no hidden layer")
+        self.hidden = None if hidden_dim is None else nn.Linear(spec.dim, hidden_dim)
+        self.hidden_norm = None if hidden_dim is None else nn.BatchNorm1d(hidden_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_dim or spec.dim, self.num_classes)
+        self._initialise(init)
+
+    @classmethod
+    def complete(cls, keywords: Mapping[str, Any], *, class_names: Sequence[str] | None) -> dict[str, Any]:
+        """Fill in what a source says of its classes; a training run calls this before it builds the head.
+
+        Args:
+            keywords: of the constructor, from the config.
+            class_names: the source's, in the order of its labels; None where it was not read yet.
+
+        Raises:
+            ConfigError: the source has no classes, or not those that the keywords say.
+        """
+        if class_names is None:
+            return dict(keywords)
+        if not class_names:
+            raise ConfigError("num_classes: the source at data.source names no classes; label its items, or choose another (data=...)")
+        number, names = keywords.get("num_classes"), keywords.get("class_names")
+        shown = ", ".join(class_names[:3]) + (", ..." if len(class_names) > 3 else "")
+        if number not in (None, len(class_names)):
+            raise ConfigError(
+                f"num_classes: {number}, but the source at data.source has {len(class_names)} classes ({shown}); set "
+                f"system.head.num_classes={len(class_names)}, or null to take the source's"
+            )
+        reordered = names is not None and set(names) == set(class_names) and list(names) != list(class_names)
+        if names is not None and (reordered or len(names) != len(class_names)):
+            raise ConfigError(
+                f"class_names: {len(names)} names ({', '.join(names[:3])}, ...) are not the {len(class_names)} of the source at "
+                f"data.source in its order ({shown}); leave class_names out (null) to take the source's"
+            )
+        return {**keywords, "num_classes": len(class_names), "class_names": list(class_names if names is None else names)}
+
+    def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
+        """Mean loss over this process's items, and top-1 where labels are hard."""
+        if self.modality not in encoded:
+            raise DataError(f"the batch holds no {self.modality}, which head 'classifier' reads")
+        logits = self.project(encoded[self.modality])
+        labels = _labels(batch, logits)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        metrics = {} if labels.is_floating_point() else {"top1": (logits.detach().argmax(1) == labels).float().mean()}
+        return HeadOutput(loss, metrics, {"logits": logits})
+
+    def project(self, encoded: Encoded) -> Float[Tensor, "batch num_classes"]:
+        """Logits of each item, in fp32 or wider."""
+        x = encoded.pooled if self.attention_pool is None else self.attention_pool(encoded.tokens, encoded.mask)
+        assert x is not None
+        if self.hidden is not None and self.hidden_norm is not None:
+            if self.training and len(x) < 2:
+                raise DataError("a batch of one item cannot be normalised by the BatchNorm of hidden_dim; give each process 2 or more")
+            x = F.gelu(self.hidden_norm(self.hidden(x)))
+        logits = self.linear(self.dropout(x))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    @torch.inference_mode()
+    def logits(self, system: SystemLike, inputs: Any, *, batch_size: int = 64) -> Float[Tensor, "n num_classes"]:
+        """Unnormalised scores of raw inputs, or of a ready tensor, of the encoder's modality.
+
+        Raises:
+            DataError: an input cannot be read, or there is none.
+        """
+        inputs = [inputs] if isinstance(inputs, str) else inputs
+        if len(inputs) == 0:
+            raise DataError(f"nothing to classify: the list of {self.modality} inputs is empty; give at least one")
+        parts = (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
+        return torch.cat([self.project(system.encode(self.modality, part)) for part in parts])
+
+    @torch.inference_mode()
+    def classify(self, system: SystemLike, inputs: Any, *, batch_size: int = 64) -> Float[Tensor, "n num_classes"]:
+        """Probability of each class, in the order of ``class_names``; as ``logits``."""
+        return self.logits(system, inputs, batch_size=batch_size).softmax(-1)
+
+    def _initialise(self, init: str) -> None:
+        fill = nn.init.kaiming_normal_ if init == "kaiming" else lambda tensor: nn.init.trunc_normal_(tensor, std=0.02)
+        if self.attention_pool is not None:
+            nn.init.trunc_normal_(self.attention_pool.probe, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                fill(module.weight)
+                nn.init.zeros_(module.bias)
+        if init == "zeros":
+            nn.init.zeros_(self.linear.weight)
+
+
+def checked_number(num_classes: int | None, class_names: Sequence[str] | None) -> int:
+    """How many classes there are.
+
+    Raises:
+        ConfigError: fewer than two, another number than names, or names that are empty or stand twice.
+    """
+    if isinstance(class_names, str):
+        raise ConfigError(f"class_names: {class_names!r} is one string; give a list of names")
+    if num_classes is None:
+        num_classes = IMAGENET_CLASSES if class_names is None else len(class_names)
+    if num_classes < 2:
+        raise ConfigError(f"num_classes: {num_classes}; a classifier needs 2 or more")
+    if class_names is None:
+        return num_classes
+    if len(class_names) != num_classes:
+        raise ConfigError(f"class_names: {len(class_names)} names for num_classes {num_classes}; give as many, or leave one of both out")
+    empty = [i for i, name in enumerate(class_names, 1) if not name.strip()]
+    if empty:
+        raise ConfigError(f"class_names: name {empty[0]} of {num_classes} is empty; every class needs a name")
+    twice = sorted(name for name, times in Counter(class_names).items() if times > 1)
+    if twice:
+        raise ConfigError(f"class_names: {', '.join(map(repr, twice))} given more than once; each name may stand once")
+    return num_classes
+
+
+def _attention_pool(pool: str, spec: EncoderSpec, num_heads: int | None) -> AttentionPool | None:
+    if pool == "encoder":
+        if not spec.pooled:
+            raise ConfigError(
+                f"pool: 'encoder' reads a pooled vector, which the {spec.modality} encoder does not give (pool: none); set "
+                f"system.encoders.{spec.modality}.pool to one that pools, or pool=attention with num_heads here"
+            )
+        if num_heads is not None:
+            raise ConfigError(f"num_heads: {num_heads} has no meaning with pool 'encoder'; leave it out, or set pool=attention")
+        return None
+    if num_heads is None:
+        raise ConfigError(f"num_heads: pool 'attention' needs it; give a divisor of the encoder's dim {spec.dim}")
+    return AttentionPool(dim=spec.dim, num_heads=num_heads, hidden_dim=4 * spec.dim)  # 4: Zhai et al. 2022's "MAP" head
+
+
+def _labels(batch: Batch, logits: Float[Tensor, "batch num_classes"]) -> Shaped[Tensor, "batch ..."]:
+    """Class numbers [B] or probabilities [B, num_classes] in the type of the logits.
+
+    Raises:
+        DataError: items without labels, or labels of another shape.
+    """
+    labels = batch.targets.get("labels")
+    if labels is None:
+        items = f" ({', '.join(batch.ids[:3])}, ...)" if batch.ids else ""
+        raise DataError(f"the batch has no labels, or not for every item{items}; head 'classifier' needs a class for each item")
+    soft = labels.is_floating_point()
+    expected = logits.shape if soft else logits.shape[:1]
+    if labels.shape != expected:
+        what = "probabilities [batch, num_classes]" if soft else "class numbers [batch]"
+        raise DataError(f"labels have shape {list(labels.shape)}; {what} of this batch have {list(expected)}")
+    return labels.to(logits.dtype) if soft else labels

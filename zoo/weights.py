@@ -1,0 +1,257 @@
+"""Weights from wherever they lie into a model: find them, recognise whose they are, convert, load strictly.
+
+A *source* is a run directory, a directory saved by ``zoo.save``, a transformers directory, a file of tensors (zoo's, timm's,
+open_clip's, transformers' or a paper's own names), ``bundled``, ``timm://NAME`` or ``hf://OWNER/NAME``.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, LoadReport, compare, load_strictly, read_tensors, recover
+from zoo.compose import refuse_code
+from zoo.convert import open_clip, timm_vit, transformers_clip, transformers_dinov2, transformers_vit, vig
+from zoo.data.processor import Processor, hash_files
+from zoo.errors import ConfigError, WeightsError, name_choices
+from zoo.registry import packaged_directory, read_yaml
+from zoo.system import System
+
+FORMAT = 1  # of a checkpoint directory
+SYSTEM_ORIGINS = (open_clip, transformers_clip)  # their weights are those of a whole system
+ENCODER_ORIGINS = (timm_vit, vig, transformers_vit, transformers_dinov2)  # one encoder, perhaps with a classifier
+ENCODER = "encoder"  # the part of a foreign source that is left when its classifier is dropped
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tensors as their origin names them."""
+
+    tensors: Mapping[str, Tensor]
+    origin: str
+    directory: Path | None = None
+    config: Mapping[str, Any] | None = None  # of a checkpoint that zoo wrote
+
+
+def load_part(module: nn.Module, source: str | Path, *, part: str = "") -> LoadReport:
+    """Load a source into a model or into one part of a system, strictly: everything fits, or nothing is loaded.
+
+    Args:
+        module: the whole model.
+        part: dotted name of a part of the model (``encoders.image``, ``head``); of a source that holds a whole system the same
+            part is taken, of one with a classifier the encoder. "" is the whole. For a lone encoder it says what to take of
+            the source: a part of a system, or ``encoder`` to leave a classifier behind.
+
+    Raises:
+        ConfigError: the model has no such part.
+        WeightsError: unreadable, of unknown origin, or not an exact fit.
+    """
+    found = read_source(source)
+    if found.config is not None and "system" in found.config and not part and not isinstance(module, System):
+        parts = [f"encoders.{modality}" for modality in found.config["system"]["encoders"]]
+        raise WeightsError(f"{found.origin}: holds a whole system; name the part with weights_parts=[...]: {', '.join(parts)}, head")
+    target = module if not isinstance(module, System) or not part else _submodule(module, part)
+    report = load_strictly(target, _fitting(target, found, part), origin=found.origin)
+    if isinstance(module, System) and not part and found.config is not None and found.directory is not None:
+        module.processor = load_processor(found.directory, found.config)
+    return report
+
+
+def _submodule(system: System, part: str) -> nn.Module:
+    names = [name for name, _ in system.named_modules() if name]
+    if part not in names:
+        raise ConfigError(f"weights: {system.name} has no part {part!r}; {name_choices(part, names)}")
+    return system.get_submodule(part)
+
+
+def _fitting(target: nn.Module, found: Source, part: str) -> Mapping[str, Tensor]:
+    """The first reading of a source that fits the target; where none does, the one that comes nearest, for the message."""
+    readings = list(_readings(target, found, part))
+    fits = (tensors for tensors in readings if compare(target, tensors).fits)
+    return next(fits, max(readings, key=lambda tensors: len(compare(target, tensors).matched)))
+
+
+def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[str, Tensor]]:
+    tensors = found.tensors
+    inside = {name.removeprefix(part + "."): tensor for name, tensor in tensors.items() if name.startswith(part + ".")} if part else {}
+    yield inside or tensors
+    if transformers_clip.is_tower(tensors):
+        yield transformers_clip.to_zoo(tensors)
+    for origin in SYSTEM_ORIGINS:
+        if origin.recognises(tensors) and not transformers_clip.is_tower(tensors):
+            converted = origin.to_zoo(tensors)
+            yield {name.removeprefix(part + "."): t for name, t in converted.items() if name.startswith(part + ".")} if part else converted
+    for origin in ENCODER_ORIGINS:
+        if origin.recognises(tensors):
+            yield _system_reading(target, origin, tensors) if isinstance(target, System) else _encoder_reading(origin, found, part)
+    yield {f"model.{name}": tensor for name, tensor in tensors.items()}  # the encoders timm and transformers hold their model so
+
+
+def _system_reading(system: System, origin: ModuleType, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An encoder and its classifier as a system of one encoder and the head ``classifier``."""
+    trunk, (modality, *_) = origin.to_zoo(tensors, drop=origin.CLASSIFIER), system.encoders
+    return {f"encoders.{modality}.{name}": tensor for name, tensor in trunk.items()} | {
+        f"head.{name}": tensor for name, tensor in origin.classifier_to_zoo(tensors).items()
+    }
+
+
+def _encoder_reading(origin: ModuleType, found: Source, part: str) -> dict[str, Tensor]:
+    classifier = sorted(name for name in found.tensors if name.startswith(tuple(f"{word}." for word in origin.CLASSIFIER)))
+    if classifier and not part:
+        raise WeightsError(
+            f"{found.origin}: holds a classifier too ({', '.join(classifier[:2])}, ...), for which an encoder has no place. Load the "
+            f"encoder alone with weights_parts=[{ENCODER!r}], or both into a system with the head 'classifier'. Nothing was loaded."
+        )
+    return origin.to_zoo(found.tensors, drop=origin.CLASSIFIER)
+
+
+def read_source(source: str | Path) -> Source:
+    """Find and read a source of weights.
+
+    Raises:
+        WeightsError: not there, unreadable, or a library or network that it needs is not there.
+    """
+    text = str(source)
+    for scheme, read in (("timm://", _read_timm), ("hf://", _read_hub)):
+        if text.startswith(scheme):
+            return read(text.removeprefix(scheme))
+    path = find_weights(source)
+    if path.is_file():
+        return Source(read_tensors(path), text)
+    if (path / "config.json").is_file() and not (path / CONFIG_FILE).is_file():
+        return Source(read_shards(path), text, path)
+    directory = find_checkpoint(path)
+    return Source(read_tensors(directory / WEIGHTS_FILE), text, directory, read_config(directory))
+
+
+def find_weights(weights: str | Path, name: str | None = None) -> Path:
+    """Where weights lie: "bundled" or a bundled model's name is a folder of the packaged assets, anything else a path."""
+    wanted = name if weights == "bundled" else str(weights)
+    if wanted in bundled_names() and (weights == "bundled" or not Path(weights).exists()):
+        return packaged_directory("assets") / str(wanted)
+    if weights == "bundled":
+        raise WeightsError(f"weights: no bundled weights for {name!r}; {name_choices(str(name), bundled_names())}")
+    return Path(weights)
+
+
+def bundled_names() -> list[str]:
+    """Models whose weights ship with zoo."""
+    return sorted(path.parent.name for path in packaged_directory("assets").glob(f"*/{CONFIG_FILE}"))
+
+
+def read_shards(directory: Path) -> dict[str, Tensor]:
+    """The tensors of a transformers directory: ``model.safetensors``, its shards, or ``pytorch_model.bin``.
+
+    Raises:
+        WeightsError: none of them is there, or one is damaged.
+    """
+    for name in (WEIGHTS_FILE, "pytorch_model.bin"):
+        index = directory / f"{name}.index.json"
+        if index.is_file():
+            try:
+                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise WeightsError(f"{index}: cannot be read ({error!r}); fetch the directory again") from error
+            return {key: tensor for shard in shards for key, tensor in read_tensors(directory / Path(shard).name).items()}
+        if (directory / name).is_file():
+            return read_tensors(directory / name)
+    raise WeightsError(f"{directory}: holds a config.json but no {WEIGHTS_FILE} and no pytorch_model.bin; fetch the directory again")
+
+
+def _read_timm(name: str) -> Source:
+    try:
+        import timm
+    except ImportError as error:
+        raise WeightsError("weights: timm:// needs timm; install it with: pip install 'multimodal-zoo[vision]'") from error
+    return Source(_fetched(lambda: timm.create_model(name, pretrained=True).state_dict(), f"timm://{name}"), f"timm://{name}")
+
+
+def _read_hub(name: str) -> Source:
+    directory = fetch_hub(name)
+    return Source(read_shards(directory), f"hf://{name}", directory)
+
+
+def fetch_hub(name: str) -> Path:
+    """The local folder of a model of the Hugging Face hub: from the cache, or fetched into it.
+
+    Raises:
+        WeightsError: no such model, or no network.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise WeightsError("weights: hf:// needs huggingface_hub; install it with: pip install 'multimodal-zoo[transformers]'") from error
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    return Path(_fetched(lambda: snapshot_download(name, allow_patterns=patterns), f"hf://{name}"))
+
+
+def _fetched(fetch: Callable[[], Any], origin: str) -> Any:
+    """Call a library that may fetch over the network; what it raises there becomes one line for a user."""
+    try:
+        return fetch()
+    except (OSError, RuntimeError, ValueError) as error:  # no network, no such model, no weights for it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{origin}: cannot be fetched ({reason}); check the name and the network, or give a local file") from error
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The saved model of a directory: itself, or ``best`` or ``last`` inside a run directory.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    for candidate in (path, path / "best", path / "last"):
+        recover(candidate)
+        if (candidate / WEIGHTS_FILE).is_file() and (candidate / CONFIG_FILE).is_file():
+            return candidate
+    if not path.exists():
+        raise WeightsError(
+            f"{path}: no such directory or file; give a run directory, a saved model, or one of: {', '.join(bundled_names())}"
+        )
+    raise WeightsError(f"{path}: holds no model ({CONFIG_FILE} and {WEIGHTS_FILE}, there or in best/ or last/)")
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read and check a checkpoint's ``config.yaml``; keys that name code are refused.
+
+    Raises:
+        WeightsError: unreadable, or of another format.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        config = read_yaml(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WeightsError(f"{path}: cannot be read ({str(error).splitlines()[0]}); a checkpoint's config is plain YAML") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise WeightsError(f"{path}: format is {found!r}; this zoo reads format {FORMAT}")
+    refuse_code(config)
+    return config
+
+
+def load_processor(directory: Path, config: Mapping[str, Any]) -> Processor | None:
+    """Read the processor that travels with the weights; one that was changed after saving is refused.
+
+    Raises:
+        WeightsError: the files are not those that were saved.
+    """
+    expected = config.get("processor_sha256")
+    if expected is None:
+        return None
+    if hash_files(directory) != expected:
+        raise WeightsError(
+            f"{directory}: processor.json or tokenizer.json is not the one that these weights were saved with "
+            f"(SHA-256 {hash_files(directory)[:12]}, expected {expected[:12]}); restore it, or save the model again"
+        )
+    return Processor.load(directory)
+
+
+def load_parts(module: nn.Module, source: str | Path, parts: Sequence[str] | None) -> None:
+    """Load the whole of a source, or only the named parts."""
+    for part in parts if parts is not None else [""]:
+        load_part(module, source, part=part)
