@@ -129,3 +129,19 @@ def test_hydra_shows_the_config_of_a_job(capsys):
 def test_a_foreign_class_in_hydras_own_node_is_refused(capsys):
     assert main(["train", "-m", "seed=0", "+hydra.callbacks.mine._target_=os.system"]) == 2
     assert "names code" in capsys.readouterr().err
+
+
+def test_a_trained_classifier_classifies_among_its_own_classes(tmp_path, capsys):
+    system = zoo.create_model("classifier_vit_nano", head={"class_names": ["even", "odd", "neither"]})
+    zoo.save(system, tmp_path / "model")
+    words = ["classify", "assets/samples", "--model", str(tmp_path / "model"), "--json"]
+    assert main(words) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 6 and all(set(line["labels"]) == {"even", "odd", "neither"} for line in lines)
+    assert main([*words, "--labels", "a,b"]) == 2
+    assert "with classes of its own" in capsys.readouterr().err
+
+
+def test_a_zero_shot_model_asks_for_labels(capsys):
+    assert main(["classify", "assets/samples", "--model", "clip_vit_nano"]) == 2
+    assert "give --labels" in capsys.readouterr().err

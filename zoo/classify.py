@@ -17,6 +17,7 @@ from zoo.system import System
 
 DEFAULT_MODEL = "clip_vit_nano"  # bundled; knows handwritten digits
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
+Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] -> probabilities [B, labels]
 
 
 def classify_command(options: Namespace) -> int:
@@ -33,14 +34,14 @@ def classify_command(options: Namespace) -> int:
     model = options.model or DEFAULT_MODEL
     system = load(model)
     if not isinstance(system, System):
-        raise ConfigError(f"--model: {model} is an encoder alone; classify needs a system with a contrastive head")
-    vectors = system.class_vectors(labels, templates)
+        raise ConfigError(f"--model: {model} is an encoder alone; classify needs a system with a contrastive head or a classifier")
+    labels, score = find_scorer(system, labels, templates, str(model))
     with (
         counting_progress("classify", len(paths), as_json=options.json)
         if len(paths) > options.batch_size
         else nullcontext(_ignore) as advance
     ):
-        predictions = list(predict(system, paths, labels, vectors, options.top_k, options.batch_size, advance))
+        predictions = list(predict(system, paths, labels, score, options.top_k, options.batch_size, advance))
     if options.output:
         write_predictions(predictions, Path(options.output), model=str(model), all_labels=labels)
     _show(predictions, options)
@@ -54,10 +55,34 @@ def _ignore(items: int) -> None:
     pass
 
 
-def read_labels(options: Namespace) -> list[str]:
-    """Labels of the command line or of a file."""
+def find_scorer(system: System, labels: list[str] | None, templates: Sequence[str], model: str) -> tuple[list[str], Scorer]:
+    """The labels and what gives their probabilities for a batch of pixels.
+
+    Raises:
+        ConfigError: labels for a classifier, which has its own; none for a system that compares images with texts; or a head
+            that can do neither.
+    """
+    verbs = system.head.verbs
+    if "class_vectors" in verbs:
+        if labels is None:
+            raise ConfigError(f"--labels: {model} compares images with texts; give --labels a,b,c or --labels-file FILE")
+        vectors = system.class_vectors(labels, templates)
+        return labels, lambda pixels: system.score("image", pixels, vectors)
+    names = getattr(system.head, "class_names", None)
+    if "classify" not in verbs or "image" not in system.encoders:
+        raise ConfigError(f"--model: {model} cannot classify images; it can: {', '.join(verbs) or 'nothing'}")
+    if labels is not None:
+        raise ConfigError(f"--labels: {model} is a classifier with classes of its own; leave the labels out")
+    numbers = [str(i) for i in range(system.head.num_classes)]
+    return list(names or numbers), system.classify
+
+
+def read_labels(options: Namespace) -> list[str] | None:
+    """Labels of the command line or of a file; None where neither is given."""
     if options.labels_file:
         return read_lines(Path(options.labels_file), "labels-file")
+    if options.labels is None:
+        return None
     return [label.strip() for label in options.labels.split(",")]
 
 
@@ -78,7 +103,7 @@ def predict(
     system: System,
     paths: Sequence[Path],
     labels: Sequence[str],
-    vectors: torch.Tensor,
+    score: Scorer,
     top_k: int,
     batch_size: int,
     advance: Callable[[int], None],
@@ -96,7 +121,7 @@ def predict(
                 errors[path] = str(error)
         scores = {}
         if items:
-            found = system.score("image", part.collate(list(items.values()))[0], vectors)
+            found = score(part.collate(list(items.values()))[0])
             scores = dict(zip(items, found, strict=True))
         for path in paths[start : start + batch_size]:
             yield _prediction(path, labels, scores.get(path), errors.get(path), top_k)

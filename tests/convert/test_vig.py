@@ -111,10 +111,27 @@ def features(reference, pixels):
     return reference.backbone(x + position).flatten(2).transpose(1, 2)
 
 
+def marked(capability):
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.card(f"classifier_{name}", capability)) for name in GOLDEN]
+    )
+
+
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", GOLDEN)
+@marked("goes back")
+def test_published_weights_of_full_size_come_back_bit_for_bit(name, same_state, card_figure):
+    published = naive_vig.published(name).state_dict()
+    system = zoo.create_model(f"classifier_{name}")
+    load_strictly(system.encoders.image, vig.to_zoo(published, drop=vig.CLASSIFIER), origin="published")
+    load_strictly(system.head, vig.classifier_to_zoo(published), origin="published")
+    same_state(vig.from_zoo(system.encoders.image.state_dict()) | vig.classifier_from_zoo(system.head.state_dict()), published)
+    card_figure("bit-equal")
+
+
+@pytest.mark.heavy
+@marked("equals its reference")
 @torch.no_grad()
-def test_outputs_equal_those_of_the_published_code(name):
+def test_outputs_equal_those_of_the_published_code(name, card_figure):
     logits, best, first, hundredth = GOLDEN[name]
     published = fill(naive_vig.published(name).double().eval()).state_dict()
     system = zoo.create_model(f"classifier_{name}", dtype=torch.float64)
@@ -122,7 +139,9 @@ def test_outputs_equal_those_of_the_published_code(name):
     load_strictly(system.head, vig.classifier_to_zoo(published), origin="published")
     pixels = uniform((1, 3, 224, 224), 12345)
     found = system.logits(pixels)[0]
-    assert (found[:5] - torch.tensor(logits, dtype=torch.float64)).abs().max() < 1e-9
+    difference = (found[:5] - torch.tensor(logits, dtype=torch.float64)).abs().max().item()
+    card_figure(f"logits of the published code in float64 within {difference:.0e}")
+    assert difference < 1e-9
     assert found.argmax() == best
     neighbours = system.encoders.image.graphs(pixels, [0])[0].neighbours[0]
     assert neighbours[0].tolist() == first and neighbours[100].tolist() == hundredth
