@@ -62,7 +62,7 @@ def test_the_bundled_model_is_the_default(picture, tmp_path, capsys):
         (["--model", "vig_nanoo"], "did you mean .vig_nano"),
         (["--node", "8,0"], "outside; layer 0 has rows 0 to 7"),
         (["--node", "1"], "give row and column"),
-        (["--layer", "9"], "allowed are 0 to 3"),
+        (["--layer", "9"], "numbers from -4 to 3"),
         (["--layer", "one"], "numbers separated by commas"),
         (["-o", "graph.txt"], "allowed are .png .pdf .svg .jpg"),
     ],

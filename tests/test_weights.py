@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from transformers import ViTConfig, ViTForImageClassification
 
 import zoo
 from zoo.convert import vig
@@ -92,6 +93,24 @@ def test_weights_of_open_clip_load_into_the_system_of_that_size(tmp_path):
     torch.testing.assert_close(system.embed("image", pixels), expected, rtol=0, atol=1e-5)
     tower = zoo.create_model("vit_base_patch32_clip_224", weights=tmp_path / "open_clip.safetensors", weights_parts=["encoders.image"])
     assert torch.equal(tower.positions, system.encoders["image"].positions)
+
+
+def test_a_backbone_of_timm_takes_timms_file_without_its_classifier(tmp_path):
+    reference = timm.create_model("resnet10t").eval()
+    torch.save(reference.state_dict(), tmp_path / "resnet.pth")
+    model = zoo.create_model("timm/resnet10t", weights=tmp_path / "resnet.pth")
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixels).pooled, reference.forward_head(reference.forward_features(pixels), pre_logits=True))
+
+
+def test_a_backbone_of_transformers_takes_its_directory(tmp_path):
+    config = ViTConfig(hidden_size=48, num_hidden_layers=1, num_attention_heads=3, intermediate_size=64, image_size=32, patch_size=8)
+    reference = ViTForImageClassification(config).eval()
+    reference.save_pretrained(tmp_path)
+    model, pixels = zoo.create_model(f"transformers/{tmp_path}", weights=tmp_path), torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixels).tokens, reference.vit(pixels).last_hidden_state)
 
 
 def test_nothing_is_loaded_where_something_does_not_fit(timm_file):

@@ -18,12 +18,12 @@ from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, atomic_directory, write_te
 from zoo.compose import compose, refuse_code
 from zoo.data.processor import Processor, hash_files
 from zoo.errors import ConfigError, WeightsError, name_choices
-from zoo.foreign import describe, is_foreign
+from zoo.foreign import describe
 from zoo.layers.meta import meta_device
 from zoo.registry import find_part, find_row
 from zoo.system import System, specs_of
 from zoo.types import Encoder, EncoderSpec, Head
-from zoo.weights import FORMAT, fetch_hub, find_checkpoint, find_weights, load_parts, read_config, read_source
+from zoo.weights import FORMAT, fetch_hub, find_checkpoint, find_weights, is_foreign, load_parts, read_config, read_source
 
 EXAMPLE_DIM = 64  # width of the encoders that a head built alone is given
 
@@ -88,8 +88,9 @@ def _floats_for_whole_numbers(value: Any, hint: Any) -> Any:
     """YAML's ``1`` and ``[0, 0.5]`` where floats are meant; beartype looks at one element of a list only, drawn at random."""
     if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
         return float(value)
-    numbers = isinstance(value, list) and all(type(element) in (int, float) for element in value)
-    if numbers and not is_bearable([1], hint) and is_bearable([1.0], hint):
+    if not isinstance(value, list) or not all(type(element) in (int, float) for element in value):
+        return value
+    if not is_bearable([1], hint) and is_bearable([1.0], hint):
         return [float(element) for element in value]
     return value
 

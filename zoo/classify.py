@@ -73,7 +73,7 @@ def find_scorer(system: System, labels: list[str] | None, templates: Sequence[st
         raise ConfigError(f"--model: {model} cannot classify images; it can: {', '.join(verbs) or 'nothing'}")
     if labels is not None:
         raise ConfigError(f"--labels: {model} is a classifier with classes of its own; leave the labels out")
-    numbers = [str(i) for i in range(system.head.num_classes)]
+    numbers = [str(i) for i in range(getattr(system.head, "num_classes", 0))]
     return list(names or numbers), system.classify
 
 

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     command = add("list", _list, "List the models that can be created.")
-    command.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example '*vit*'")
+    command.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example '*vit*'; 'timm/*' lists timm's")
     command.add_argument("--kind", help="encoder, language, head or system")
     command.add_argument("--modality", help="image, audio or text")
     command = add("info", _info, "Show a model's parts, parameters, FLOPs, tokens, memory and verification card.")

@@ -7,7 +7,6 @@ from types import ModuleType
 from typing import Any
 
 from zoo.backbones import read_preprocessing
-from zoo.checkpoint import CONFIG_FILE
 from zoo.convert import transformers_clip, transformers_dinov2, transformers_vit
 from zoo.errors import ConfigError, WeightsError, name_choices
 
@@ -19,11 +18,6 @@ VISION: dict[str, ModuleType] = {  # by model_type
     "clip_vision_model": transformers_clip,
     "siglip_vision_model": transformers_clip,
 }
-
-
-def is_foreign(directory: Path) -> bool:
-    """Whether a directory was saved by transformers and not by us."""
-    return (directory / FOREIGN_CONFIG).is_file() and not (directory / CONFIG_FILE).is_file()
 
 
 def describe(directory: Path, keys: Iterable[str]) -> dict[str, Any]:

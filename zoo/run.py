@@ -33,7 +33,9 @@ from zoo.weights import bundled_names, find_checkpoint, find_weights, load_part,
 
 RUN_CONFIG = "config.yaml"
 VIEW = ("image_size", "resize", "crop_fraction", "interpolation")  # how a picture is seen may change in fine-tuning; its numbers may not
-PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "tokenizers", "numpy", "safetensors", "hydra-core", "multimodal-zoo")
+PACKAGES = (
+    "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()  # whose versions matter
+)
 
 
 @dataclass

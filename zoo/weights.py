@@ -80,6 +80,13 @@ def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[s
     tensors = found.tensors
     inside = {name.removeprefix(part + "."): tensor for name, tensor in tensors.items() if name.startswith(part + ".")} if part else {}
     yield inside or tensors
+    if hasattr(target, "from_timm"):  # a backbone of another library reads that library's weights itself
+        yield target.from_timm(tensors)  # type: ignore[operator]
+        return
+    if hasattr(target, "read_pretrained"):
+        if found.directory is not None and is_foreign(found.directory):
+            yield target.read_pretrained(found.directory)  # type: ignore[operator]
+        return
     if transformers_clip.is_tower(tensors):
         yield transformers_clip.to_zoo(tensors)
     for origin in SYSTEM_ORIGINS:
@@ -89,7 +96,6 @@ def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[s
     for origin in ENCODER_ORIGINS:
         if origin.recognises(tensors):
             yield _system_reading(target, origin, tensors) if isinstance(target, System) else _encoder_reading(origin, found, part)
-    yield {f"model.{name}": tensor for name, tensor in tensors.items()}  # the encoders timm and transformers hold their model so
 
 
 def _system_reading(system: System, origin: ModuleType, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,10 +129,15 @@ def read_source(source: str | Path) -> Source:
     path = find_weights(source)
     if path.is_file():
         return Source(read_tensors(path), text)
-    if (path / "config.json").is_file() and not (path / CONFIG_FILE).is_file():
+    if is_foreign(path):
         return Source(read_shards(path), text, path)
     directory = find_checkpoint(path)
     return Source(read_tensors(directory / WEIGHTS_FILE), text, directory, read_config(directory))
+
+
+def is_foreign(directory: Path) -> bool:
+    """Whether a directory was saved by transformers and not by us."""
+    return (directory / "config.json").is_file() and not (directory / CONFIG_FILE).is_file()
 
 
 def find_weights(weights: str | Path, name: str | None = None) -> Path:

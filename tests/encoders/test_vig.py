@@ -129,7 +129,7 @@ def test_layers_count_from_both_ends_and_others_are_refused():
     model, pixels = zoo.create_model("vig_nano"), torch.rand(1, 3, 32, 32)
     last, first = model.intermediates(pixels, [-1, 0])
     assert torch.equal(last, model(pixels).tokens) and not torch.equal(first, last)
-    with pytest.raises(zoo.ConfigError, match="allowed are 0 to 3"):
+    with pytest.raises(zoo.ConfigError, match="numbers from -4 to 3"):
         model.graphs(pixels, [4])
 
 

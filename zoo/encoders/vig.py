@@ -11,7 +11,7 @@ is a head of its own (``classifier_vig``).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log2
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from zoo.layers.drop import DropPath
 from zoo.layers.graph import max_over_neighbours, nearest_neighbours, relative_positions_2d
 from zoo.layers.normed import NormedConv, NormedLinear
 from zoo.layers.position import resize_positions
-from zoo.layers.select import choose_layers
+from zoo.layers.select import find_layers
 from zoo.layers.transformer import drop_path_rates
 from zoo.registry import register
 from zoo.types import Encoded
@@ -196,24 +196,18 @@ class ViG(nn.Module):
         side = ceil(image_size / patch_size)
         self.grid = (side, side)
         self.positions = nn.Parameter(torch.zeros(1, side * side, dims[0]))
+        self.blocks = nn.ModuleList()
         neighbors, dilations = schedules(depths, num_neighbors, last_side=ceil(side / 2 ** (len(dims) - 1)))
         rates = drop_path_rates(drop_path, sum(depths))
-        self.blocks = nn.ModuleList()
-        for stage, (dim, depth, reduction) in enumerate(zip(dims, depths, reductions, strict=True)):
-            stage_side = ceil(side / 2**stage)
+        for stage, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
+            grid = (ceil(side / 2**stage),) * 2 if relative else None
             for first in (i == 0 for i in range(depth)):
                 i = len(self.blocks)
-                grapher = Grapher(
-                    dim=dim,
-                    num_neighbors=neighbors[i],
-                    dilation=dilations[i],
-                    reduction=reduction,
-                    grid=(stage_side, stage_side) if relative else None,
-                )
+                grapher = Grapher(dim=dim, num_neighbors=neighbors[i], dilation=dilations[i], reduction=reductions[stage], grid=grid)
                 downsample = NormedConv(in_dim=dims[stage - 1], out_dim=dim, stride=2) if first and stage else None
                 feed_forward = FeedForward(dim=dim, hidden_dim=int(dim * mlp_ratio))
                 self.blocks.append(ViGBlock(grapher=grapher, feed_forward=feed_forward, downsample=downsample, drop_path=rates[i]))
-        self.to(memory_format=torch.channels_last)  # of the convolutions: tokens are images whose channels come last
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of the convolutions: tokens are images whose channels come last
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
         """``mask`` is accepted for the contract; images have no padding."""
@@ -230,10 +224,10 @@ class ViG(nn.Module):
         Raises:
             ConfigError: no such block.
         """
-        wanted = choose_layers(layers, len(self.blocks))
+        wanted = find_layers(layers, len(self.blocks))
         found: dict[int, Tensor] = {}
         x, grid = self._embed(pixels)
-        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
+        for i, block in enumerate(self.blocks[: max(wanted, default=-1) + 1]):
             x, grid = block(x, grid)
             found[i] = x
         return [found[i] for i in wanted]
@@ -241,10 +235,11 @@ class ViG(nn.Module):
     @torch.no_grad()
     def graphs(self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None) -> list[Graph]:
         """The graphs that the chosen blocks make of these images; as ``intermediates``."""
-        wanted = choose_layers(layers, len(self.blocks))
+        wanted = find_layers(layers, len(self.blocks))
         found: dict[int, Graph] = {}
         x, grid = self._embed(pixels)
-        for i, block in enumerate(self.blocks[: max(wanted) + 1]):
+        for i, module in enumerate(self.blocks[: max(wanted, default=-1) + 1]):
+            block = cast(ViGBlock, module)
             if i in wanted:
                 found[i] = block.grapher.graph(*block.enter(x, grid))
             x, grid = block(x, grid)

@@ -21,6 +21,7 @@ from zoo.layers.mlp import hidden_width
 from zoo.layers.patch import PatchEmbedding
 from zoo.layers.pool import AttentionPool
 from zoo.layers.position import resize_positions
+from zoo.layers.select import find_layers
 from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
 from zoo.types import Encoded
@@ -206,19 +207,6 @@ class ViT(nn.Module):
             nn.init.zeros_(self.class_token)  # not the registers, which nothing else would tell apart
         if self.attention_pool is not None:
             nn.init.xavier_uniform_(self.attention_pool.probe.data[0])  # [1, dim]
-
-
-def find_layers(layers: Sequence[int] | None, depth: int) -> list[int]:
-    """Indices of layers as in Python, negative ones counted from the end, to those from the start; None to all.
-
-    Raises:
-        ConfigError: an index that is no layer.
-    """
-    if layers is None:
-        return list(range(depth))
-    if isinstance(layers, str | int) or not all(isinstance(i, int) and -depth <= i < depth for i in layers):
-        raise ConfigError(f"layers: got {layers!r}; allowed is a list of numbers from {-depth} to {depth - 1}: there are {depth} blocks")
-    return [i % depth for i in layers]
 
 
 def _fill_timm(module: nn.Linear, name: str) -> None:

@@ -44,5 +44,5 @@ def fits_onednn(x: Tensor, weight: Tensor) -> bool:
         and torch.backends.mkldnn.enabled  # type: ignore[attr-defined]
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
     )
