@@ -152,7 +152,7 @@ def test_a_classifier_needs_no_captions(tmp_path, monkeypatch):
 
 def test_another_number_of_classes_is_refused_by_check_and_where_only_the_data_know_it_by_train(pictures, tmp_path):
     with pytest.raises(zoo.ConfigError, match="system.head.num_classes: 1000, but .* data.source has 10 classes"):
-        zoo.check(compose("train", ["system=classifier_vit_tiny_patch16_224"]))
+        zoo.check(compose("train", ["system=classifier_vit_tiny_patch16_224", "system.head.num_classes=1000"]))
     words = [*CLASSIFIER, "system.head.num_classes=3", "data=folder", f"data.source.path={pictures}", f"run_dir={tmp_path / 'run'}"]
     zoo.check(compose("train", words))
     with pytest.raises(

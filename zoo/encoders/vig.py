@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
 from zoo.layers.drop import DropPath
-from zoo.layers.graph import max_over_neighbours, nearest_neighbours, relative_positions_2d
+from zoo.layers.graph import MaxRelativeUpdate, max_over_neighbours, nearest_neighbours, relative_positions_2d
 from zoo.layers.normed import NormedConv, NormedLinear
 from zoo.layers.position import resize_positions
 from zoo.layers.select import find_layers
@@ -86,7 +86,7 @@ class Grapher(nn.Module):
         super().__init__()
         self.num_neighbors, self.dilation, self.reduction = num_neighbors, dilation, reduction
         self.fc1 = NormedLinear(in_dim=dim, out_dim=dim)
-        self.update = NormedLinear(in_dim=2 * dim, out_dim=2 * dim, groups=GROUPS, activate=True)
+        self.update = MaxRelativeUpdate(dim=dim, groups=GROUPS)
         self.fc2 = NormedLinear(in_dim=2 * dim, out_dim=dim)
         table = None if grid is None else -relative_positions_2d(grid, dim=dim, reduction=reduction)  # nearer is smaller
         self.relative_positions = None if table is None else nn.Parameter(table, requires_grad=False)
@@ -96,8 +96,7 @@ class Grapher(nn.Module):
         candidates, _ = self._candidates(x, grid)
         index, _ = self._neighbours(x, candidates, grid)
         relative = max_over_neighbours(candidates, index) - x  # equal to max_j (x_j - x_i), with one subtraction
-        x = torch.stack((x, relative), dim=-1).flatten(2)  # [B, N, 2 dim], interleaved
-        return self.fc2(self.update(x))
+        return self.fc2(self.update(x, relative))
 
     def graph(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> Graph:
         """The edges for the tokens that ``forward`` would be given."""

@@ -3,12 +3,15 @@
 Tokens are rows [B, N, dim]; candidates are the tokens that may become neighbours [B, M, dim].
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.errors import ConfigError
+from zoo.layers.normed import NormedLinear, folded
 
 
 @torch.no_grad()
@@ -44,23 +47,68 @@ def nearest_neighbours(
 def max_over_neighbours(
     candidates: Float[Tensor, "batch candidates dim"], index: Int[Tensor, "batch nodes neighbors"]
 ) -> Float[Tensor, "batch nodes dim"]:
-    """Channel-wise maximum over each node's neighbours.
+    """Channel-wise maximum over each node's neighbours; the gradient goes to the first neighbour that has it.
 
-    The naive gather makes a tensor ``neighbors`` times as large as the tokens. Here a running maximum (without gradients) or
-    ``embedding_bag`` (which keeps the winners' indices for the backward pass) reads each neighbour once.
+    The naive gather makes a tensor ``neighbors`` times as large as the tokens; here each neighbour is read once into a running
+    maximum.
     """
     batch, num_candidates, dim = candidates.shape
-    rows = candidates.reshape(-1, dim)  # [B * M, dim]
     first = torch.arange(batch, device=index.device).view(-1, 1, 1) * num_candidates
     flat = (index + first).flatten(0, 1)  # [B * N, neighbors], rows of the whole batch
-    if torch.is_grad_enabled() and rows.requires_grad:
-        best = F.embedding_bag(flat, rows, mode="max")
-    else:
-        columns = flat.T.contiguous()
-        best = rows.index_select(0, columns[0])
-        for column in columns[1:]:
-            best = torch.maximum(best, rows.index_select(0, column))
+    best = _RunningMaximum.apply(candidates.reshape(-1, dim), flat)
     return best.unflatten(0, (batch, -1))  # [B, N, dim]
+
+
+class _RunningMaximum(torch.autograd.Function):
+    """Maximum over the rows that ``index`` names, remembering for the backward pass which of them it was, a byte per number."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        columns = index.T.contiguous()  # [neighbors, nodes]
+        best = rows.index_select(0, columns[0])
+        learning = ctx.needs_input_grad[0]
+        winner = torch.zeros_like(best, dtype=torch.uint8 if len(columns) < 256 else torch.int32) if learning else None
+        row = torch.empty_like(best)
+        for number, column in enumerate(columns[1:], 1):
+            torch.index_select(rows, 0, column, out=row)
+            if winner is not None:  # numbers grow, so the largest that ever won is the last that won
+                torch.maximum(winner, torch.gt(row, best).to(winner.dtype).mul_(number), out=winner)
+            torch.maximum(best, row, out=best)
+        ctx.save_for_backward(winner, index)
+        ctx.num_rows = len(rows)
+        return best
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,), (winner, index) = gradients, ctx.saved_tensors
+        target = index.gather(1, winner.long())  # [nodes, dim], the row that gave each number
+        return gradient.new_zeros(ctx.num_rows, gradient.shape[1]).scatter_add_(0, target, gradient), None
+
+
+class MaxRelativeUpdate(NormedLinear):
+    """The update of a node: its own channels and the relative ones, interleaved, through a linear layer in groups.
+
+    Source: Han et al. 2022, equations 4 and 5 (``MRConv2d`` of the published code).
+    """
+
+    def __init__(self, *, dim: int, groups: int) -> None:
+        super().__init__(in_dim=2 * dim, out_dim=2 * dim, groups=groups, activate=True)
+
+    def forward(
+        self, x: Float[Tensor, "batch nodes dim"], relative: Float[Tensor, "batch nodes dim"]
+    ) -> Float[Tensor, "batch nodes doubled_dim"]:
+        """[x_0, m_0, x_1, m_1, ...] -> [B, N, 2 dim]."""
+        if torch.is_grad_enabled() or self.norm.training or x.is_meta or torch.is_autocast_enabled(x.device.type):
+            return super().forward(torch.stack((x, relative), dim=-1).flatten(2))
+        weight, bias = folded(self.weight, self.bias, self.norm)
+        nodes, groups = x.shape[0] * x.shape[1], self.groups
+        parts = weight.unflatten(0, (groups, -1)).unflatten(2, (-1, 2))  # [groups, out, in, 2]: own and relative channels
+        out = torch.empty(nodes, groups, parts.shape[1], dtype=x.dtype, device=x.device)
+        by_group = out.transpose(0, 1)  # [groups, nodes, out]; written in place, so nothing is interleaved or moved
+        own, theirs = (t.reshape(nodes, groups, -1).transpose(0, 1) for t in (x, relative))
+        torch.bmm(own, parts[..., 0].transpose(1, 2), out=by_group)
+        torch.baddbmm(by_group, theirs, parts[..., 1].transpose(1, 2), out=by_group)
+        return F.gelu(out.flatten(1).add_(bias)).unflatten(0, x.shape[:2])
 
 
 def relative_positions_2d(grid: tuple[int, int], *, dim: int, reduction: int = 1) -> Float[Tensor, "nodes candidates"]:
