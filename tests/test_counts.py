@@ -29,6 +29,21 @@ VITS = {
     "vit_huge_patch14_224": (630_764_800, 167.294),
 }
 
+# Of the sheets of the papers' models: with a classifier of 1000 classes.
+CLASSIFIERS = {
+    "classifier_vit_tiny_patch16_224": 5_717_416,
+    "classifier_vit_small_patch32_224": 22_878_952,
+    "classifier_vit_small_patch16_224": 22_050_664,
+    "classifier_vit_base_patch32_224": 88_224_232,
+    "classifier_vit_base_patch16_224": 86_567_656,
+    "classifier_vit_base_patch16_384": 86_859_496,
+    "classifier_vit_base_patch8_224": 86_576_872,
+    "classifier_vit_large_patch32_224": 306_535_400,
+    "classifier_vit_large_patch16_224": 304_326_632,
+    "classifier_vit_large_patch16_384": 304_715_752,
+    "classifier_vit_huge_patch14_224": 632_045_800,
+}
+
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_parameters_of_clip_equal_the_reference(name):
@@ -53,3 +68,8 @@ def test_parameters_and_operations_of_vit(name):
     found = summarize(name)
     assert found.parameters == VITS[name][0]
     assert found.flops["image"] / 2e9 == pytest.approx(VITS[name][1], rel=0.005)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_parameters_with_a_classifier(name):
+    assert summarize(name).parameters == CLASSIFIERS[name]
