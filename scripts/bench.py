@@ -10,10 +10,8 @@ little, the ratio of neighbours says more; its smallest and largest value stand 
 
 import argparse
 import ctypes
-import datetime
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +25,7 @@ from benchmarks.job import Entry
 from rich.console import Console
 from rich.table import Table
 
-from zoo.cards import blank_card, cards_directory, read_card
+from zoo.cards import write_lines
 from zoo.checkpoint import write_text_atomically
 from zoo.errors import ConfigError, ZooError, name_choices
 
@@ -108,19 +106,13 @@ def table(results: list[Result]) -> Table:
 
 def write_card(result: Result, system: str, tolerance: float) -> None:
     """Put the figure into the "speed" line of a system's card; slower, or with other outputs, it reads "failed"."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    card = read_card(system) or blank_card(system)
     spread = f"{result.smallest_ratio:.2f} to {result.largest_ratio:.2f} in {result.rounds} rounds"
-    card["capabilities"]["speed"] = {
+    line = {
         "status": "verified" if result.ratio > 1 and result.difference <= tolerance else "failed",
         "figure": f"{result.name} x{result.ratio:.2f} of {result.peer} ({spread}), difference {result.difference:.0e}",
         "command": f"python scripts/bench.py {result.name} --rounds {result.rounds} --threads {result.threads} --size {result.size}",
-        "commit": commit,
     }
-    card.update(commit=commit, date=datetime.date.today().isoformat())
-    cards_directory().mkdir(exist_ok=True)
-    write_text_atomically(cards_directory() / f"{system}.json", json.dumps(card, indent=2) + "\n")
+    write_lines(system, {"speed": line})
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

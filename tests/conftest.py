@@ -1,15 +1,9 @@
 """Verification cards: tests that carry ``@pytest.mark.card(system, capability)`` write what they found."""
 
-import datetime
-import json
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
 
-from zoo.cards import blank_card, cards_directory, read_card, updated_card
-from zoo.checkpoint import write_text_atomically
+from zoo.cards import lines_of, write_lines
 from zoo.registry import rows
 
 FIGURES = pytest.StashKey()
@@ -63,14 +57,9 @@ def pytest_runtest_makereport(item, call):
 def pytest_sessionfinish(session):
     if not session.config.getoption("--write-cards"):
         return
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    ).stdout.strip()
     by_system = {}
     for system, *outcome in session.config.stash[OUTCOMES]:
         by_system.setdefault(system, []).append(outcome)
-    cards_directory().mkdir(exist_ok=True)
     for system, outcomes in by_system.items():
         assert system in rows("system"), f"a test marks a card of {system!r}, which is no system"
-        card = updated_card(read_card(system) or blank_card(system), outcomes, commit=commit, date=datetime.date.today().isoformat())
-        write_text_atomically(cards_directory() / f"{system}.json", json.dumps(card, indent=2) + "\n")
+        write_lines(system, lines_of(outcomes))

@@ -26,7 +26,7 @@ ALLOWED = {
     "losses": {"types", "layers"},
     "checkpoint": {"types", "layers"},
     "convert": {"types", "layers", "checkpoint"},
-    "cards": BASE,
+    "cards": {"checkpoint", *BASE},
     "data": BASE,
     "encoders": {"layers", *BASE},
     "language": {"layers", *BASE},
@@ -57,7 +57,9 @@ ALLOWED = {
     "classify_report": {"data"},
     "classify": {"data", "build", "display", "classify_report", "system"},
     "draw_graph": {"registry", "data", "build", "weights", "display", "system"},
-    "cli": {"registry", "compose", "display", "inspection", "run", "classify", "draw_graph"},
+    "fetched": {"checkpoint"},
+    "fetch": {"fetched", "checkpoint"},
+    "cli": {"registry", "compose", "display", "inspection", "run", "classify", "draw_graph", "fetch"},
 }
 APART = ("encoders", "heads")  # whose files never import one another
 

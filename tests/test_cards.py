@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import zoo
-from zoo.cards import CAPABILITIES, STATUSES, blank_card, cards_directory, cards_table, read_card, updated_card
+from zoo.cards import CAPABILITIES, STATUSES, cards_directory, cards_table, lines_of, read_card, write_lines
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -23,9 +23,15 @@ def test_every_card_is_of_a_system_and_has_every_capability():
 
 def test_one_failure_among_several_tests_fails_the_line():
     outcomes = [["trains", "passed", "99 %", "tests/a.py::one[x]"], ["trains", "failed", "", "tests/a.py::two"]]
-    card = updated_card(blank_card("clip_vit_nano"), outcomes, commit="abc", date="2026-01-01")
-    line = {"status": "failed", "figure": "99 %", "command": "pytest tests/a.py::one tests/a.py::two"}
-    assert card["capabilities"]["trains"] == line and card["capabilities"]["speed"]["status"] == "not verified"
+    assert lines_of(outcomes) == {"trains": {"status": "failed", "figure": "99 %", "command": "pytest tests/a.py::one tests/a.py::two"}}
+
+
+def test_lines_are_added_and_the_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.cards.cards_directory", lambda: tmp_path / "cards")
+    for capability in ("trains", "speed"):
+        write_lines("clip_vit_nano", {capability: {"status": "verified", "figure": "x", "command": "y"}})
+    found = {word: line["status"] for word, line in read_card("clip_vit_nano")["capabilities"].items()}
+    assert found == {**dict.fromkeys(CAPABILITIES, "not verified"), "trains": "verified", "speed": "verified"}
 
 
 def test_a_system_without_a_card_has_none():

@@ -1,7 +1,9 @@
 """Verification cards: what the test run found of each system. Written by the test run, never by hand."""
 
+import datetime
 import json
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,15 @@ def blank_card(name: str) -> dict[str, Any]:
     return {"name": name, "commit": "", "date": "", "capabilities": {word: {"status": "not verified"} for word in CAPABILITIES}}
 
 
-def updated_card(card: dict[str, Any], outcomes: Sequence[Sequence[str]], *, commit: str, date: str) -> dict[str, Any]:
-    """Write what tests found into a card.
+def lines_of(outcomes: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
+    """What tests found, as lines of a card by capability.
 
     Args:
         outcomes: capability, pytest's outcome, figure and test id of each test. A line that several tests decide is verified
             when all of them passed.
     """
-    lines = dict(card["capabilities"])
+    lines = {}
     for capability in {outcome[0] for outcome in outcomes}:
-        assert capability in CAPABILITIES, f"no such capability: {capability!r}"
         mine = [outcome for outcome in outcomes if outcome[0] == capability]
         worst = next((word for word in ("failed", "skipped") if any(outcome[1] == word for outcome in mine)), "passed")
         lines[capability] = {
@@ -44,7 +45,20 @@ def updated_card(card: dict[str, Any], outcomes: Sequence[Sequence[str]], *, com
             "figure": "; ".join(outcome[2] for outcome in mine if outcome[2]),
             "command": "pytest " + " ".join(sorted({outcome[3].partition("[")[0] for outcome in mine})),
         }
-    return {**card, "commit": commit, "date": date, "capabilities": lines}
+    return lines
+
+
+def write_lines(name: str, lines: Mapping[str, Mapping[str, str]]) -> None:
+    """Put lines into a system's card, with today's date and the commit that is checked out; the other lines stay."""
+    from zoo.checkpoint import write_text_atomically  # brings torch, which reading a card does not need
+
+    assert set(lines) <= set(CAPABILITIES), f"no such capability: {sorted(set(lines) - set(CAPABILITIES))}"
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    card = read_card(name) or blank_card(name)
+    card = {**card, "commit": commit, "date": datetime.date.today().isoformat(), "capabilities": {**card["capabilities"], **lines}}
+    cards_directory().mkdir(exist_ok=True)
+    write_text_atomically(cards_directory() / f"{name}.json", json.dumps(card, indent=2) + "\n")
 
 
 def cards_table() -> str:

@@ -77,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--layer", metavar="K,...", help="blocks, from 0; default: the first, the middle and the last")
     command.add_argument("--node", action="append", metavar="ROW,COL", help="patch, from 0 at the top left; may be given again")
     command.add_argument("--output", "-o", metavar="FILE", default="graph.png", help=".png, .pdf, .svg or .jpg (default: graph.png)")
+    command = add("fetch", _fetch, "Fetch real weights and data into a cache; without a name, list what there is.")
+    command.add_argument("name", nargs="?")
+    command.add_argument("--directory", metavar="DIR", help="put it there as DIR/NAME; default: $ZOO_CACHE or ~/.cache/zoo")
     return parser
 
 
@@ -165,6 +168,12 @@ def _draw_graph(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.draw_graph import draw_graph_command
 
     return draw_graph_command(options)
+
+
+def _fetch(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.fetch import fetch_command
+
+    return fetch_command(options)
 
 
 if __name__ == "__main__":

@@ -153,8 +153,8 @@ ENTRIES = {
     "vit_base_forward_bf16": Entry(vit_forward("vit_base_patch16_224", torch.bfloat16), 8, "timm ViT-B/16 fp32", BF16),
     "vit_small_forward_bf16": Entry(vit_forward("vit_small_patch16_224", torch.bfloat16), 8, "timm ViT-S/16 fp32", BF16),
     "vit_training_step": Entry(vit_training_step, 8, "timm ViT-S/16 fp32", BF16, "classifier_vit_small_patch16_224"),
-    "vig_forward": Entry(vig_forward("vig_tiny"), 8, "published ViG-Ti", 1e-9),
+    "vig_forward": Entry(vig_forward("vig_tiny"), 32, "published ViG-Ti", 1e-9),
     "vig_training_step": Entry(vig_training_step("vig_tiny"), 8, "published ViG-Ti", 1e-9, "classifier_vig_tiny"),
-    "pvig_forward": Entry(vig_forward("pvig_tiny"), 8, "published Pyramid ViG-Ti", 1e-9),
+    "pvig_forward": Entry(vig_forward("pvig_tiny"), 32, "published Pyramid ViG-Ti", 1e-9),
     "pvig_training_step": Entry(vig_training_step("pvig_tiny"), 8, "published Pyramid ViG-Ti", 1e-9, "classifier_pvig_tiny"),
 }

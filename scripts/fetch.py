@@ -1,0 +1,8 @@
+"""Fetch real weights and data into a cache: the same as ``zoo fetch``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["fetch", *sys.argv[1:]]))

