@@ -56,10 +56,11 @@ ALLOWED = {
     "display": {"cards"},
     "classify_report": {"data"},
     "classify": {"data", "build", "display", "classify_report", "system"},
+    "export": {"registry", "checkpoint", "convert", "data", "build", "system"},
     "draw_graph": {"registry", "data", "build", "weights", "display", "system"},
     "fetched": {"checkpoint"},
     "fetch": {"fetched", "checkpoint"},
-    "cli": {"registry", "compose", "display", "inspection", "run", "classify", "draw_graph", "fetch"},
+    "cli": {"registry", "compose", "display", "inspection", "run", "classify", "build", "export", "draw_graph", "fetch"},
 }
 APART = ("encoders", "heads")  # whose files never import one another
 

@@ -268,7 +268,7 @@ def test_real_dinov2_carries_its_preprocessing(real):
 
 
 @pytest.mark.heavy
-@torch.inference_mode()
+@torch.no_grad()
 def test_real_efficientnet_equals_timm_and_knows_photos(real):
     import skimage.data
     import timm
@@ -297,8 +297,9 @@ def test_neighbours_by_real_dinov2_name_clothes_as_sklearn_on_transformers_featu
     model.processor = Processor({"image": processor})
     found = KnnProbe(k=5, train_limit=400, limit=200, batch_size=50)(model, source, "test").metrics["top1"]
 
-    def features(split, limit):
-        items = [source.split(split).sample(index * len(source.split(split)) // limit) for index in range(limit)]
+    def features(name, limit):
+        split = source.split(name)
+        items = [split.sample(index * len(split) // limit) for index in range(limit)]
         batches = [processor([sample.inputs["image"] for sample in items[start : start + 50]])[0] for start in range(0, limit, 50)]
         return torch.cat([reference(pixels).pooler_output for pixels in batches]).numpy(), [sample.label for sample in items]
 

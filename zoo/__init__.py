@@ -10,6 +10,7 @@ from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 
 if TYPE_CHECKING:
     from zoo.build import create_model, create_system, load, save
+    from zoo.export import export
     from zoo.inspection import Summary, check, summarize
     from zoo.registry import list_models
     from zoo.system import System
@@ -23,6 +24,7 @@ _HOMES = {
     "create_system": "zoo.build",
     "load": "zoo.build",
     "save": "zoo.build",
+    "export": "zoo.export",
     "summarize": "zoo.inspection",
     "check": "zoo.inspection",
     "Summary": "zoo.inspection",
@@ -46,6 +48,7 @@ __all__ = [
     "check",
     "create_model",
     "create_system",
+    "export",
     "list_models",
     "load",
     "save",

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from zoo.errors import ZooError
 
@@ -69,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=int, default=3)
     command.add_argument("--batch-size", type=int, default=64)
     command.add_argument("--output", metavar="FILE", help="write .csv, .json or .html instead of the table")
+    command = add("export", _export, "Write a model as another library's files.")
+    command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory or bundled name")
+    command.add_argument("directory", metavar="DIR", help="is written as a whole")
+    command.add_argument("--format", default="transformers", help="transformers (default), timm or vig")
     command = add("draw-graph", _draw_graph, "Draw the neighbours that a Vision GNN gives to a patch of an image.")
     command.add_argument("image", metavar="IMAGE")
     command.add_argument("--model", help="name, run directory, saved model or bundled name; default: the bundled clip_vig_nano")
@@ -162,6 +166,15 @@ def _classify(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.classify import classify_command
 
     return classify_command(options)
+
+
+def _export(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.build import load
+    from zoo.export import export
+
+    written = str(export(cast(Any, load(options.model)), options.directory, options.format))
+    _print_json({"written": written, "format": options.format}) if options.json else print(f"written: {written}")
+    return 0
 
 
 def _draw_graph(options: argparse.Namespace, rest: list[str]) -> int:
