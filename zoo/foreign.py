@@ -33,9 +33,11 @@ def describe(directory: Path, keys: Iterable[str]) -> dict[str, Any]:
     path = directory / FOREIGN_CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config["model_type"]
+        kind = None if "architecture" in config else config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: not a config of transformers ({error!r}); fetch the directory again") from error
+    if kind is None:
+        raise ConfigError(f"{path}: a model of timm; use zoo.create_model('timm/{config['architecture']}', weights={str(directory)!r})")
     if kind not in VISION:
         raise ConfigError(
             f"{path}: model_type {kind!r} cannot be converted to parts of ours; {name_choices(str(kind), VISION)}. As it is, any vision "

@@ -224,3 +224,8 @@ def test_a_library_that_is_imported_while_nothing_is_filled_still_fills_later():
         kept = nn.init.normal_
         assert kept(torch.empty(3)).is_meta
     assert 0.9 < kept(torch.zeros(10_000)).std() < 1.1
+
+
+def test_a_model_may_be_made_where_no_gradients_are_kept():
+    with torch.inference_mode():
+        assert zoo.create_model("timm/test_vit")(torch.rand(1, 3, 160, 160)).pooled.shape == (1, 64)

@@ -41,10 +41,10 @@ def try_out(build: Callable[[], M], encode: Callable[[M, Tensor], tuple[Tensor, 
         ConfigError: the library refuses to build it, or it takes no such images, or gives something else.
     """
     try:
-        with meta_device():
+        with torch.inference_mode(False), torch.enable_grad(), meta_device():  # whatever the caller is in
             model = build().eval()
             pixels = torch.empty(2, 3, image_size, image_size)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             tokens, pooled = encode(model, pixels)
             if tokens.ndim != 3 or len(tokens) != 2 or pooled.shape != (2, tokens.shape[-1]):
                 raise ConfigError(

@@ -69,7 +69,7 @@ def test_packed_files_and_the_layout_of_torchvision_are_found(place: str, tmp_pa
 
 def test_missing_files_are_named_with_the_way_to_get_them(folder: Path) -> None:
     (folder / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DataError, match=r"lacks t10k-labels-idx1-ubyte \((.|\n)*dataset-fashion-mnist(.|\n)*download=true"):
+    with pytest.raises(DataError, match=r"lacks t10k-labels-idx1-ubyte \((.|\n)*zoo fetch fashion_mnist(.|\n)*download=true"):
         FashionMnist(path=folder)
 
 

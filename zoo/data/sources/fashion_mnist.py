@@ -59,7 +59,7 @@ class FashionMnist:
         if missing := _missing_files(self.path):
             raise DataError(
                 f"data.path: {self.path} lacks {', '.join(missing)} (packed as .gz or not, there or in {SUBFOLDERS[1]})\n"
-                "install the Debian package dataset-fashion-mnist and name its folder, or set download=true"
+                "name the folder that `zoo fetch fashion_mnist` prints (it takes the Debian package), or set download=true"
             )
 
     def split(self, name: str) -> "FashionMnistSplit":
