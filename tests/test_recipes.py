@@ -6,12 +6,16 @@ from zoo.compose import compose
 from zoo.run import evaluate, train
 
 
+def learn(folder, *words):
+    """Train a recipe and evaluate it on its test split."""
+    train(compose("train", [*words, f"run_dir={folder / 'run'}"]))
+    return evaluate({"checkpoint": str(folder / "run"), "output": str(folder / "evaluation")})[0]
+
+
 @pytest.mark.heavy
 @pytest.mark.card("clip_vit_nano", "trains")
 def test_the_quickstart_reaches_95_percent_zero_shot(tmp_path, card_figure):
-    run_dir = tmp_path / "run"
-    train(compose("train", ["experiment=quickstart", f"run_dir={run_dir}"]))
-    result, _ = evaluate({"checkpoint": str(run_dir), "output": str(tmp_path / "evaluation")})
+    result = learn(tmp_path, "experiment=quickstart")
     card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot")
     assert result.metrics["top1"] >= 0.95
 
@@ -20,9 +24,7 @@ def test_the_quickstart_reaches_95_percent_zero_shot(tmp_path, card_figure):
 @pytest.mark.card("clip_vig_nano", "trains")
 def test_a_vision_gnn_in_its_place_reaches_93_percent(tmp_path, card_figure):
     """One override away from the quickstart; the goal that both share."""
-    run_dir = tmp_path / "run"
-    train(compose("train", ["experiment=quickstart", "encoder@system.encoders.image=vig_nano", f"run_dir={run_dir}"]))
-    result, _ = evaluate({"checkpoint": str(run_dir), "output": str(tmp_path / "evaluation")})
+    result = learn(tmp_path, "experiment=quickstart", "encoder@system.encoders.image=vig_nano")
     card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot")
     assert result.metrics["top1"] >= 0.93
 
@@ -30,11 +32,9 @@ def test_a_vision_gnn_in_its_place_reaches_93_percent(tmp_path, card_figure):
 @pytest.mark.heavy
 @pytest.mark.card("classifier_vig_nano", "trains")
 def test_a_classifier_learns_the_digits(tmp_path, card_figure):
-    run_dir = tmp_path / "run"
     settings = ["max_steps=200", "batch_size=64", "learning_rate=2e-3", "warmup_steps=20", "evaluate_every=100", "threads=1"]
     words = ["data.mix={mixup:0.2}", "training.layer_decay=0.9", *(f"training.{setting}" for setting in settings)]
-    train(compose("train", ["system=classifier_vig_nano", *words, f"run_dir={run_dir}"]))
-    result, _ = evaluate({"checkpoint": str(run_dir), "output": str(tmp_path / "evaluation")})
+    result = learn(tmp_path, "system=classifier_vig_nano", *words)
     card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits after 200 steps")
     assert result.metrics["top1"] >= 0.93
 
@@ -42,9 +42,7 @@ def test_a_classifier_learns_the_digits(tmp_path, card_figure):
 @pytest.mark.heavy
 @pytest.mark.card("siglip_vit_nano", "trains")
 def test_siglip_learns_the_digits(tmp_path, card_figure):
-    run_dir = tmp_path / "run"
-    train(compose("train", ["experiment=quickstart", "system=siglip_vit_nano", f"run_dir={run_dir}"]))
-    result, _ = evaluate({"checkpoint": str(run_dir), "output": str(tmp_path / "evaluation")})
+    result = learn(tmp_path, "experiment=quickstart", "system=siglip_vit_nano")
     card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot")
     assert result.metrics["top1"] >= 0.85  # no goal stands for it: well above the chance of 0.1
 
@@ -53,9 +51,7 @@ def test_siglip_learns_the_digits(tmp_path, card_figure):
 @pytest.mark.card("clip_vit_digits", "trains")
 def test_pairs_that_were_never_seen_together_are_told_apart(tmp_path, card_figure):
     """The recipe of ``experiment=digit_pairs`` in less than half its steps."""
-    run_dir = tmp_path / "run"
     words = ["experiment=digit_pairs", "training.max_steps=1000", "training.evaluate_every=1000", "training.checkpoint_every=1000"]
-    train(compose("train", [*words, f"run_dir={run_dir}"]))
-    result, _ = evaluate({"checkpoint": str(run_dir), "output": str(tmp_path / "evaluation")})
+    result = learn(tmp_path, *words)
     card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % among 100 pairs on {result.num_items} scenes of held-out pairs, 1,000 steps")
     assert result.metrics["top1"] >= 0.8

@@ -25,6 +25,7 @@ from zoo.system import System
 FORMAT = 1  # of a checkpoint directory
 SYSTEM_ORIGINS = (open_clip, transformers_clip)  # their weights are those of a whole system
 ENCODER_ORIGINS = (timm_vit, vig, transformers_vit, transformers_dinov2)  # one encoder, perhaps with a classifier
+TIMM = "timm://"
 ENCODER = "encoder"  # the part of a foreign source that is left when its classifier is dropped
 
 
@@ -51,15 +52,23 @@ def load_part(module: nn.Module, source: str | Path, *, part: str = "") -> LoadR
         ConfigError: the model has no such part.
         WeightsError: unreadable, of unknown origin, or not an exact fit.
     """
-    found = read_source(source)
+    target = module if not isinstance(module, System) or not part else _submodule(module, part)
+    found = _read_for(target, source)
     if found.config is not None and "system" in found.config and not part and not isinstance(module, System):
         parts = [f"encoders.{modality}" for modality in found.config["system"]["encoders"]]
         raise WeightsError(f"{found.origin}: holds a whole system; name the part with weights_parts=[...]: {', '.join(parts)}, head")
-    target = module if not isinstance(module, System) or not part else _submodule(module, part)
     report = load_strictly(target, _fitting(target, found, part), origin=found.origin)
     if isinstance(module, System) and not part and found.config is not None and found.directory is not None:
         module.processor = load_processor(found.directory, found.config)
     return report
+
+
+def _read_for(target: nn.Module, source: str | Path) -> Source:
+    """Read a source; a backbone of timm fetches timm's weights itself, because it knows at which image size it wants them."""
+    name = str(source).removeprefix(TIMM)
+    if name == str(source) or not hasattr(target, "from_timm"):
+        return read_source(source)
+    return Source(target.read_pretrained(name), str(source))  # type: ignore[operator]
 
 
 def _submodule(system: System, part: str) -> nn.Module:
@@ -78,8 +87,7 @@ def _fitting(target: nn.Module, found: Source, part: str) -> Mapping[str, Tensor
 
 def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[str, Tensor]]:
     tensors = found.tensors
-    inside = {name.removeprefix(part + "."): tensor for name, tensor in tensors.items() if name.startswith(part + ".")} if part else {}
-    yield inside or tensors
+    yield _below(tensors, part) or tensors
     if hasattr(target, "from_timm"):  # a backbone of another library reads that library's weights itself
         yield target.from_timm(tensors)  # type: ignore[operator]
         return
@@ -87,15 +95,19 @@ def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[s
         if found.directory is not None and is_foreign(found.directory):
             yield target.read_pretrained(found.directory)  # type: ignore[operator]
         return
-    if transformers_clip.is_tower(tensors):
-        yield transformers_clip.to_zoo(tensors)
     for origin in SYSTEM_ORIGINS:
-        if origin.recognises(tensors) and not transformers_clip.is_tower(tensors):
+        if origin.recognises(tensors):
             converted = origin.to_zoo(tensors)
-            yield {name.removeprefix(part + "."): t for name, t in converted.items() if name.startswith(part + ".")} if part else converted
+            yield converted if transformers_clip.is_tower(tensors) else _below(converted, part)  # a lone tower is an encoder itself
     for origin in ENCODER_ORIGINS:
         if origin.recognises(tensors):
             yield _system_reading(target, origin, tensors) if isinstance(target, System) else _encoder_reading(origin, found, part)
+
+
+def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part under its own names; "" is the whole."""
+    prefix = f"{part}." if part else ""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _system_reading(system: System, origin: ModuleType, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,7 +135,7 @@ def read_source(source: str | Path) -> Source:
         WeightsError: not there, unreadable, or a library or network that it needs is not there.
     """
     text = str(source)
-    for scheme, read in (("timm://", _read_timm), ("hf://", _read_hub)):
+    for scheme, read in ((TIMM, _read_timm), ("hf://", _read_hub)):
         if text.startswith(scheme):
             return read(text.removeprefix(scheme))
     path = find_weights(source)

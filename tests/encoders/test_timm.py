@@ -175,6 +175,8 @@ def test_pretrained_weights_are_timms_own_at_this_image_size(tmp_path, monkeypat
     assert_same(encoder(pixels).tokens, trained.forward_features(pixels))
     larger = zoo.create_model("timm/test_vit", image_size=192)
     load_strictly(larger, larger.read_pretrained("test_vit.r160_in1k"), origin="timm")
+    named = zoo.create_model("timm/test_vit", image_size=192, weights="timm://test_vit.r160_in1k")
+    assert all(torch.equal(tensor, larger.state_dict()[name]) for name, tensor in named.state_dict().items())
 
 
 def test_weights_that_do_not_exist_are_refused():

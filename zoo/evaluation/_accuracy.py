@@ -1,6 +1,6 @@
 """What every evaluation by classes shares: the result, its figures and its picture, and what a model must bring."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from zoo.data.loader import ProcessedSplit, evaluation_loader
 from zoo.errors import ConfigError, DataError
 from zoo.types import Batch
 
@@ -56,6 +57,24 @@ def measure(
     recall = confusion.diagonal()[present] / confusion.sum(1)[present]
     metrics = {f"top{k}": float(hit.float().mean()) for k, hit in hits.items()} | {"mean_per_class": float(recall.mean())}
     return AccuracyResult(metrics, confusion, list(class_names), len(labels), dict(details or {}))
+
+
+def over_split(
+    data: ProcessedSplit, answer: Callable[[Batch], Tensor], *, batch_size: int, limit: int | None, advance: Callable[[int], None]
+) -> tuple[Float[Tensor, "n columns"], Int[Tensor, " n"]]:
+    """What ``answer`` gives for each item of a split (or ``limit`` items spread evenly over it), on the CPU, and the labels.
+
+    Raises:
+        DataError: the split is empty, or an item has no label or cannot be used.
+    """
+    rows, labels = [], []
+    for batch in evaluation_loader(data, batch_size=batch_size, limit=limit):
+        labels.append(labels_of(batch))
+        rows.append(answer(batch).cpu())
+        advance(len(batch))
+    if not rows:
+        raise DataError("evaluation: the split is empty; choose another with data.test_split=...")
+    return torch.cat(rows), torch.cat(labels)
 
 
 def labels_of(batch: Batch) -> Int[Tensor, " batch"]:

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.data.loader import ProcessedSplit, Split, evaluation_loader
+from zoo.data.loader import ProcessedSplit, Split
 from zoo.data.processor import Processor
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.evaluation._accuracy import labels_of
-from zoo.types import Encoded, Encoder
+from zoo.evaluation._accuracy import over_split
+from zoo.types import Batch, Encoded, Encoder
 
 FEATURES = ("pooled", "mean", "cls_mean")
 
@@ -66,19 +66,17 @@ class FeatureReader:
         encoder = self._encoder(model)
         device = next(encoder.parameters()).device  # type: ignore[attr-defined]
         data = ProcessedSplit(split, Processor({self.modality: model.processor[self.modality]}))
-        vectors, labels = [], []
-        for batch in evaluation_loader(data, batch_size=self.batch_size, limit=limit):
-            labels.append(labels_of(batch))
+
+        def vectors(batch: Batch) -> Tensor:
             batch = batch.to(device)
             encoded = encoder(batch.inputs[self.modality], batch.masks.get(self.modality))
-            vectors.append(self._vectors(encoded, getattr(encoder, "num_prefix_tokens", 0)).float().cpu())
-            bad = (~vectors[-1].isfinite()).any(1).nonzero()
+            found = self._vectors(encoded, getattr(encoder, "num_prefix_tokens", 0)).float()
+            bad = (~found.isfinite()).any(1).nonzero()
             if len(bad):
                 raise DataError(f"item {batch.ids[int(bad[0])]}: its features are not finite; look at the item, or at the weights")
-            advance(len(batch))
-        if not vectors:
-            raise DataError("evaluation: the split is empty; choose another with data.test_split=...")
-        return torch.cat(vectors), torch.cat(labels)
+            return found
+
+        return over_split(data, vectors, batch_size=self.batch_size, limit=limit, advance=advance)
 
     def _encoder(self, model: Any) -> Encoder:
         """The system's encoder of the modality, or the model itself where it is one."""

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.data.loader import ProcessedSplit, evaluation_loader
-from zoo.errors import ConfigError, DataError
-from zoo.evaluation._accuracy import AccuracyResult, checked_limits, labels_of, measure, refuse_model, refuse_source
+from zoo.data.loader import ProcessedSplit
+from zoo.errors import ConfigError
+from zoo.evaluation._accuracy import AccuracyResult, checked_limits, measure, over_split, refuse_model, refuse_source
 from zoo.registry import register
+from zoo.types import Batch
 
 
 @register("evaluation")
@@ -48,20 +48,13 @@ class Classification:
         """
         self.check(model, source)
         columns = columns_of(model.head.class_names, model.head.num_classes, source.class_names)
-        scores, labels = self._score(model, ProcessedSplit(source.split(split), model.processor), advance)
-        return measure(scores[:, columns], labels, source.class_names)
 
-    def _score(
-        self, system: Any, data: ProcessedSplit, advance: Callable[[int], None]
-    ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-        scores, labels = [], []
-        for batch in evaluation_loader(data, batch_size=self.batch_size, limit=self.limit):
-            labels.append(labels_of(batch))
-            scores.append(system(batch.to(system.device)).outputs["logits"])
-            advance(len(batch))
-        if not scores:
-            raise DataError("evaluation: the split is empty; choose another with data.test_split=...")
-        return torch.cat(scores).cpu(), torch.cat(labels)
+        def logits(batch: Batch) -> Tensor:
+            return model(batch.to(model.device)).outputs["logits"]
+
+        data = ProcessedSplit(source.split(split), model.processor)
+        scores, labels = over_split(data, logits, batch_size=self.batch_size, limit=self.limit, advance=advance)
+        return measure(scores[:, columns], labels, source.class_names)
 
 
 def columns_of(known: Sequence[str] | None, num_classes: int, asked: Sequence[str]) -> list[int]:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.data.loader import ProcessedSplit, evaluation_loader
-from zoo.errors import ConfigError, DataError
-from zoo.evaluation._accuracy import AccuracyResult, checked_limits, labels_of, measure, refuse_model, refuse_source
+from zoo.data.loader import ProcessedSplit
+from zoo.errors import ConfigError
+from zoo.evaluation._accuracy import AccuracyResult, checked_limits, measure, over_split, refuse_model, refuse_source
 from zoo.registry import register
+from zoo.types import Batch
 
 
 @register("evaluation")
@@ -53,18 +53,11 @@ class ZeroShot:
         """
         self.check(model, source)
         vectors = model.class_vectors(source.class_names, self.templates or source.templates)
-        scores, labels = self._score(model, ProcessedSplit(source.split(split), model.processor), vectors, advance)
-        return measure(scores, labels, source.class_names)
 
-    def _score(
-        self, system: Any, data: ProcessedSplit, vectors: Float[Tensor, "classes dim"], advance: Callable[[int], None]
-    ) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-        scores, labels = [], []
-        for batch in evaluation_loader(data, batch_size=self.batch_size, limit=self.limit):
+        def similarities(batch: Batch) -> Tensor:
             modality = next(name for name in batch.inputs if name != "text")
-            scores.append(system.embed(modality, batch.inputs[modality].to(system.device)) @ vectors.T)
-            labels.append(labels_of(batch))
-            advance(len(batch))
-        if not scores:
-            raise DataError("evaluation: the split is empty; choose another with data.test_split=...")
-        return torch.cat(scores).cpu(), torch.cat(labels)
+            return model.embed(modality, batch.inputs[modality].to(model.device)) @ vectors.T
+
+        data = ProcessedSplit(source.split(split), model.processor)
+        scores, labels = over_split(data, similarities, batch_size=self.batch_size, limit=self.limit, advance=advance)
+        return measure(scores, labels, source.class_names)
