@@ -35,7 +35,7 @@ ALLOWED = {
     "training": {"types", "distributed", "checkpoint", "data"},
     "evaluation": {"types", "distributed", "checkpoint", "data", "registry"},
     "compose": {"registry", "backbones"},
-    "weights": {"registry", "convert", "checkpoint", "data", "system", "compose"},
+    "weights": {"backbones", "registry", "convert", "checkpoint", "data", "system", "compose"},
     "foreign": {"convert", "checkpoint", "backbones"},
     "build": {
         "types",
@@ -56,7 +56,7 @@ ALLOWED = {
     "display": {"cards"},
     "classify_report": {"data"},
     "classify": {"data", "build", "display", "classify_report", "system"},
-    "export": {"registry", "checkpoint", "convert", "data", "build", "system"},
+    "export": {"backbones", "registry", "checkpoint", "convert", "data", "build", "system"},
     "draw_graph": {"registry", "data", "build", "weights", "display", "system"},
     "fetched": {"checkpoint"},
     "fetch": {"fetched", "checkpoint"},

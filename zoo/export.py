@@ -9,15 +9,14 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from zoo.backbones import CONFIG as FOREIGN_CONFIG
 from zoo.build import build_part
 from zoo.checkpoint import WEIGHTS_FILE, atomic_directory, write_tensors
 from zoo.convert import timm_vit, transformers_clip, transformers_dinov2, transformers_vit, vig
-from zoo.data.image import ImageProcessor
+from zoo.data.image import INTERPOLATIONS, ImageProcessor
 from zoo.errors import ConfigError, name_choices
 from zoo.registry import find_part
 from zoo.system import System
-
-RESAMPLINGS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _to_transformers(parts: Parts) -> tuple[dict[str, Any], dict[str, Tensor]]:
         labels = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
         config = {**transformers_vit.config(parts.arguments), **labels, "architectures": ["ViTForImageClassification"]}
         tensors = transformers_vit.from_zoo(state, prefix="vit.") | transformers_vit.classifier_from_zoo(weights)
-        return {**files, "config.json": config}, tensors
+        return {**files, FOREIGN_CONFIG: config}, tensors
     reasons = []
     for origin in (transformers_vit, transformers_dinov2, transformers_clip):
         try:
@@ -110,7 +109,7 @@ def _to_transformers(parts: Parts) -> tuple[dict[str, Any], dict[str, Tensor]]:
         except ConfigError as error:
             reasons.append(str(error))
         else:
-            return {**files, "config.json": config}, origin.from_zoo(state)
+            return {**files, FOREIGN_CONFIG: config}, origin.from_zoo(state)
     raise ConfigError("format: 'transformers' has no model of this form: " + "; ".join(reasons))
 
 
@@ -129,7 +128,7 @@ def _preprocessor(processor: ImageProcessor) -> dict[str, Any]:
     """
     size = processor.image_size
     shared = {
-        "resample": RESAMPLINGS[processor.interpolation],
+        "resample": int(INTERPOLATIONS[processor.interpolation]),  # PIL's number
         **{"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255},
         **{"image_mean": list(processor.mean), "image_std": list(processor.std)},
     }

@@ -6,11 +6,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from zoo.backbones import CONFIG as FOREIGN_CONFIG
 from zoo.backbones import read_preprocessing
 from zoo.convert import transformers_clip, transformers_dinov2, transformers_vit
 from zoo.errors import ConfigError, WeightsError, name_choices
 
-FOREIGN_CONFIG = "config.json"
 VISION: dict[str, ModuleType] = {  # by model_type
     "vit": transformers_vit,
     "dinov2": transformers_dinov2,

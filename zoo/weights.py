@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from zoo.backbones import CONFIG as FOREIGN_CONFIG
 from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, LoadReport, compare, load_strictly, read_tensors, recover
 from zoo.compose import refuse_code
 from zoo.convert import open_clip, timm_vit, transformers_clip, transformers_dinov2, transformers_vit, vig
@@ -149,7 +150,7 @@ def read_source(source: str | Path) -> Source:
 
 def is_foreign(directory: Path) -> bool:
     """Whether a directory was saved by transformers and not by us."""
-    return (directory / "config.json").is_file() and not (directory / CONFIG_FILE).is_file()
+    return (directory / FOREIGN_CONFIG).is_file() and not (directory / CONFIG_FILE).is_file()
 
 
 def find_weights(weights: str | Path, name: str | None = None) -> Path:

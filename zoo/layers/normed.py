@@ -14,34 +14,28 @@ from zoo.errors import ConfigError
 from zoo.layers.linear import fast_linear
 
 
-class GroupedLinear(nn.Module):
-    """A linear layer whose channels are mixed within groups only: a 1x1 convolution with ``groups``.
+class NormedLinear(nn.Module):
+    """Linear layer, then BatchNorm over all tokens of the batch, then perhaps GELU.
+
+    Outputs in evaluation are those of the separate steps up to rounding.
+
+    Args:
+        groups: channels are mixed within so many groups only, as in a 1x1 convolution with ``groups``.
 
     Raises:
         ConfigError: ``groups`` does not divide a width.
     """
 
-    def __init__(self, *, in_dim: int, out_dim: int, groups: int = 1) -> None:
+    def __init__(self, *, in_dim: int, out_dim: int, groups: int = 1, activate: bool = False) -> None:
         super().__init__()
         if in_dim % groups or out_dim % groups:
             raise ConfigError(f"dim: widths {in_dim} and {out_dim} cannot be shared by {groups} groups; choose multiples of {groups}")
-        self.groups = groups
+        self.groups, self.activate = groups, activate
         self.weight = nn.Parameter(torch.empty(out_dim, in_dim // groups))
         self.bias = nn.Parameter(torch.empty(out_dim))
         nn.init.kaiming_normal_(self.weight)
         nn.init.zeros_(self.bias)
-
-
-class NormedLinear(GroupedLinear):
-    """Linear layer, perhaps in groups, then BatchNorm over all tokens of the batch, then perhaps GELU.
-
-    Outputs in evaluation are those of the separate steps up to rounding.
-    """
-
-    def __init__(self, *, in_dim: int, out_dim: int, groups: int = 1, activate: bool = False) -> None:
-        super().__init__(in_dim=in_dim, out_dim=out_dim, groups=groups)
         self.norm = nn.BatchNorm1d(out_dim)
-        self.activate = activate
 
     def forward(self, x: Float[Tensor, "batch num_tokens in_dim"]) -> Float[Tensor, "batch num_tokens out_dim"]:
         rows = x.flatten(0, 1)  # [B * N, in_dim]
