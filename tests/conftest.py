@@ -26,6 +26,12 @@ def _seeded():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path_factory):
+    """Classifier weights of the user's cache are none of the tests', and those of an older version least of all."""
+    monkeypatch.setattr("zoo.classifier_cache.cache_directory", lambda: tmp_path_factory.getbasetemp() / "cache")
+
+
 @pytest.fixture
 def scramble():
     """Give every parameter random values, so that gains of 1 and biases of 0 hide no mistake."""

@@ -10,7 +10,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo.checkpoint import atomic_directory, read_tensors, recover
+from zoo.checkpoint import atomic_directory, compress, read_tensors, recover, write_tensors
+from zoo.errors import ConfigError
 from zoo.weights import load_part
 
 
@@ -145,3 +146,35 @@ def test_a_model_of_ones_own_cannot_be_saved_without_its_config(tmp_path):
 def test_the_processor_is_plain_json(saved):
     directory, _ = saved
     assert json.loads((directory / "processor.json").read_text())["image"]["image_size"] == 32
+
+
+def test_int8_rows_come_back_within_half_a_step_and_vectors_within_fp16(tmp_path):
+    torch.manual_seed(0)
+    state = {"matrix": torch.randn(80, 64) * torch.logspace(-6, 3, 80)[:, None], "conv": torch.randn(8, 32, 4, 4), "gain": torch.randn(64)}
+    state |= {"zero": torch.zeros(64, 64), "count": torch.tensor(3), "ids": torch.arange(8192).view(64, 128)}
+    write_tensors(compress(state, "int8"), tmp_path / "small.safetensors")
+    found = read_tensors(tmp_path / "small.safetensors")
+    assert found.keys() == state.keys() and torch.equal(found["zero"], state["zero"]) and torch.equal(found["ids"], state["ids"])
+    for name in ("matrix", "conv"):
+        step = state[name].flatten(1).abs().amax(1) / 127
+        error = (found[name] - state[name]).flatten(1).abs().amax(1)
+        assert found[name].dtype == torch.float32 and bool((error <= step * 0.5001).all())
+    torch.testing.assert_close(found["gain"].float(), state["gain"], rtol=1e-3, atol=1e-3)
+    assert (tmp_path / "small.safetensors").stat().st_size < sum(t.nbytes for t in (state["matrix"], state["conv"])) / 4 + 100_000
+
+
+def test_a_model_saved_as_int8_loads_as_any_other(tmp_path):
+    model = zoo.create_model("vit_nano")
+    zoo.save(model, tmp_path / "plain")
+    zoo.save(model, tmp_path / "small", storage="int8")
+    small, pixels = zoo.load(tmp_path / "small"), torch.randn(1, 3, model.image_size, model.image_size)
+    with torch.no_grad():
+        cosine = torch.cosine_similarity(small(pixels).pooled, model(pixels).pooled)
+    assert cosine > 0.999 and all(p.dtype == torch.float32 for p in small.parameters())
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("small", "plain")]
+    assert sizes[0] < 0.4 * sizes[1]
+
+
+def test_an_unknown_storage_is_refused():
+    with pytest.raises(ConfigError, match="storage: there is no 'int4'"):
+        compress({}, "int4")

@@ -64,7 +64,7 @@ def test_every_option_of_a_plain_group_composes(group, tmp_path):
 
 @pytest.mark.parametrize("name", [p.stem for p in (packaged_directory("conf") / "data").glob("*.yaml")])
 def test_every_data_option_composes_and_fits(name, tmp_path):
-    extra = [f"data.source.path={tmp_path}"] if name in ("folder", "fashion_mnist") else []
+    extra = [f"data.source.path={tmp_path}"] if name in ("folder", "fashion_mnist", "shards") else []
     zoo.check(compose("train", [f"data={name}", *extra]))
 
 

@@ -1,31 +1,81 @@
-"""Two gloo processes give the gradients of one process with the same global batch."""
+"""Two gloo processes give the losses and gradients of one process with the same global batch.
+
+One launch goes through all cases, because starting processes takes longer than the work.
+"""
 
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 import zoo
+from zoo.distributed import gather, rank, world_size
+from zoo.losses import blocks, info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
+from zoo.training.cached import cached_forward_backward
 from zoo.types import Batch
 
-ITEMS = 12
+ITEMS, NUM_BATCHES = 12, 2
+STEPS, GATHERS, POSITIVES = ("plain", "cached"), ("local", "global"), ("pairs", "groups")
+SYSTEM_CASES = list(product(("clip_vit_nano", "siglip_vit_nano"), STEPS, GATHERS, POSITIVES))
+LOSS_CASES = list(product(("info_nce", "sigmoid"), GATHERS, POSITIVES, ("random", "opposite")))
+COUNT, SCALE = 60, 100.0
 
 
-def gradients(system_name: str, output: str) -> None:
-    """Run by each process: its share of the batch through data-parallel training, gradients written by rank 0."""
-    torch.distributed.init_process_group("gloo")
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+def share(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's rows."""
+    return tensor.chunk(world_size())[rank()]
+
+
+def system_gradients(name: str, step: str, gathers: str, positives: str) -> dict[str, torch.Tensor]:
+    """Gradients of this process's share of the batch through data-parallel training."""
     torch.manual_seed(0)
-    system = zoo.create_model(system_name).train()
-    share = slice(rank * ITEMS // world, (rank + 1) * ITEMS // world)
-    whole = global_batch()
-    batch = whole.map(lambda tensor: tensor[share])
-    model = torch.nn.parallel.DistributedDataParallel(system)
-    model(batch).loss.backward()
-    if rank == 0:
-        save_file({name: p.grad for name, p in system.named_parameters()}, output)
+    system = zoo.create_model(name, head={"gather": gathers, "positives": positives}).train()
+    batch = global_batch().map(share)
+    if step == "plain":
+        model = torch.nn.parallel.DistributedDataParallel(system)
+        loss = model(batch).loss
+        loss.backward()
+    else:
+        parts = [batch.map(lambda tensor, i=i: tensor.chunk(NUM_BATCHES)[i]) for i in range(NUM_BATCHES)]
+        loss = cached_forward_backward(system, parts, Accelerator(cpu=True)).loss
+    return {"loss": loss.detach(), **{key: p.grad for key, p in system.named_parameters()}}
+
+
+def loss_gradients(name: str, gathers: str, positives: str, kind: str) -> dict[str, torch.Tensor]:
+    """Gradients of features and scalars, by blocks; those of scalars averaged over processes, as data-parallel training does."""
+    generator = torch.Generator().manual_seed(2)
+    first, second = (F.normalize(torch.randn(COUNT, 16, generator=generator), dim=-1) for _ in range(2))
+    if kind == "opposite":  # all cosines below -0.8: exponentials underflow, and sums are made again about their maxima
+        first = first[:1].repeat(COUNT, 1)
+        second = F.normalize(0.5 * second - first, dim=-1)
+    groups = torch.randint(0, 20, (COUNT,), generator=generator) if positives == "groups" else None
+    mine = [share(side).clone().requires_grad_() for side in (first, second)]
+    scalars = [torch.tensor(value, requires_grad=True) for value in ((SCALE,) if name == "info_nce" else (SCALE, -10.0))]
+    groups = None if groups is None else share(groups)
+    if gathers == "local":
+        loss = {"info_nce": local_info_nce, "sigmoid": local_sigmoid_loss}[name](*mine, *scalars, groups)
+    else:
+        everything = (*(gather(side) for side in mine), *scalars, None if groups is None else gather(groups))
+        loss = {"info_nce": info_nce, "sigmoid": sigmoid_loss}[name](*everything)
+    loss.backward()
+    found = {f"scalar{i}": gather(scalar.grad[None]).mean() for i, scalar in enumerate(scalars)}
+    return {"loss": loss.detach(), **{f"side{i}": gather(side.grad) / world_size() for i, side in enumerate(mine)}, **found}
+
+
+def run_cases(output: str) -> None:
+    """Run by each process; rank 0 writes what it found."""
+    torch.distributed.init_process_group("gloo")
+    torch.set_num_threads(1)
+    found = {case: system_gradients(*case) for case in SYSTEM_CASES}
+    blocks.TILE, blocks.PLAIN = 16, 0
+    found |= {case: loss_gradients(*case) for case in LOSS_CASES}
+    if rank() == 0:
+        save_file({f"{'/'.join(case)}/{key}": tensor.contiguous() for case, own in found.items() for key, tensor in own.items()}, output)
     torch.distributed.destroy_process_group()
 
 
@@ -38,28 +88,52 @@ def global_batch() -> Batch:
     return Batch({"image": pixels, "text": token_ids}, {"text": torch.ones(ITEMS, 9, dtype=torch.bool)}, {"groups": groups})
 
 
-@pytest.mark.heavy
-@pytest.mark.parametrize("name", ["clip_vit_nano", "siglip_vit_nano"])
-def test_two_processes_give_the_gradients_of_one(name, tmp_path):
-    found = []
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What one and two processes found, by case."""
+    results = []
     for processes in (1, 2):
-        output = tmp_path / f"{processes}.safetensors"
+        output = tmp_path_factory.mktemp("gradients") / f"{processes}.safetensors"
         launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-        done = subprocess.run([*launch, __file__, name, str(output)], capture_output=True, text=True, check=False)
+        done = subprocess.run([*launch, __file__, str(output)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
-        found.append(load_file(output))
-    largest = max(tensor.abs().max().item() for tensor in found[0].values())
-    for key, one in found[0].items():
-        # fp32 sums in another order: 1e-6 of the largest gradient.
-        torch.testing.assert_close(found[1][key], one, rtol=1e-5, atol=1e-6 * max(largest, 1.0), msg=lambda text, key=key: f"{key}: {text}")
+        results.append(load_file(output))
+    return [lambda case, own=own: of_case(own, "/".join(case) + "/") for own in results]
+
+
+def of_case(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys() and found
+    largest = max(tensor.abs().max().item() for tensor in expected.values())
+    for key, one in expected.items():
+        limit = tolerance * max(largest, 1.0)
+        torch.testing.assert_close(found[key], one, rtol=1e-5, atol=limit, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("case", SYSTEM_CASES, ids="-".join)
+def test_two_processes_give_the_gradients_of_one(case, found):
+    """Of one whose loss is that of the batch at once, whatever the form. fp32 sums in another order: 1e-6 of the largest gradient."""
+    name, _, _, positives = case
+    assert_close(found[1](case), found[0]((name, "plain", "global", positives)), 1e-6)
+    assert_close(found[0](case), found[0]((name, "plain", "global", positives)), 1e-6)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("case", LOSS_CASES, ids="-".join)
+def test_two_processes_give_the_loss_of_one(case, found):
+    """At a temperature of 1/100, so that a logit is known to 1e-5."""
+    name, _, positives, kind = case
+    assert_close(found[1](case), found[0]((name, "global", positives, kind)), 1e-5)
 
 
 def test_gather_alone_is_the_identity():
-    from zoo.distributed import gather, rank, world_size
-
     x = torch.randn(3, 2, requires_grad=True)
     assert gather(x) is x and rank() == 0 and world_size() == 1
 
 
 if __name__ == "__main__":
-    gradients(*sys.argv[1:])
+    run_cases(*sys.argv[1:])

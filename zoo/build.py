@@ -14,16 +14,15 @@ import yaml
 from beartype.door import is_bearable
 from torch import nn
 
-from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, atomic_directory, write_tensors
+from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, atomic_directory, compress, write_tensors
 from zoo.compose import compose, refuse_code
 from zoo.data.processor import Processor, hash_files
 from zoo.errors import ConfigError, WeightsError, name_choices
-from zoo.foreign import describe
 from zoo.layers.meta import meta_device
 from zoo.registry import find_part, find_row
 from zoo.system import System, specs_of
 from zoo.types import Encoder, EncoderSpec, Head
-from zoo.weights import FORMAT, fetch_hub, find_checkpoint, find_weights, is_foreign, load_parts, read_config, read_source
+from zoo.weights import FORMAT, Source, find_weights, load_parts, read_source
 
 EXAMPLE_DIM = 64  # width of the encoders that a head built alone is given
 
@@ -231,7 +230,7 @@ def _merge(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
 
 def finish(
     model: nn.Module,
-    weights: str | Path | None,
+    weights: str | Path | Source | None,
     name: str,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
@@ -239,7 +238,7 @@ def finish(
 ) -> nn.Module:
     """Load weights where asked for, set dtype and device, and leave training mode."""
     if weights is not None:
-        load_parts(model, find_weights(weights, name) if weights == "bundled" else weights, parts)
+        load_parts(model, find_weights("bundled", name) if weights == "bundled" else weights, parts)
     return model.to(device=device, dtype=dtype).eval()
 
 
@@ -284,8 +283,12 @@ def expand_names(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "head": expand("head", config.get("head"))}
 
 
-def save(model: nn.Module, directory: str | Path) -> Path:
+def save(model: nn.Module, directory: str | Path, *, storage: str | None = None) -> Path:
     """Write ``config.yaml``, ``model.safetensors`` and the processor's files, all or nothing.
+
+    Args:
+        storage: None keeps every weight as it is; "fp16" and "int8" take fewer bytes and lose precision
+            (``zoo.checkpoint.compress``).
 
     Raises:
         ConfigError: the model was not built by zoo, so that nobody could build it again.
@@ -294,10 +297,12 @@ def save(model: nn.Module, directory: str | Path) -> Path:
     if not config or not next(iter(config.values())):
         raise ConfigError(f"{type(model).__name__} has no config: build it with zoo.create_model or zoo.create_system")
     with atomic_directory(Path(directory)) as folder:
-        write_tensors(model.state_dict(), folder / WEIGHTS_FILE)
+        state = model.state_dict()
+        write_tensors(state if storage is None else compress(state, storage), folder / WEIGHTS_FILE)
         content = {"format": FORMAT, **config}
-        if isinstance(model, System) and model.processor is not None:
-            model.processor.save(folder)  # type: ignore[attr-defined]
+        processor: Any = getattr(model, "processor", None)
+        if processor is not None and (isinstance(model, System) or "text" in processor.parts):  # an image encoder's is in its config
+            processor.save(folder)
             content["processor_sha256"] = hash_files(folder)
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
@@ -305,31 +310,30 @@ def save(model: nn.Module, directory: str | Path) -> Path:
 
 
 def load(source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "System | Encoder | Head":
-    """Load what ``save`` wrote, the model of a run directory, or a directory that transformers saved (also "hf://OWNER/NAME").
+    """Load what ``save`` wrote, the model of a run directory, or one of transformers, open_clip or OpenAI (also "hf://OWNER/NAME").
 
-    The architecture is read from the source itself. A model of transformers is built from our parts and its weights are
-    converted: ViT, DINOv2 and the vision towers of CLIP and SigLIP give an encoder, a ViT with classifier gives a system. An
-    image encoder that is loaded alone carries ``processor``.
+    The architecture is read from the source itself. Another library's model is built from our parts and its weights are
+    converted: ViT, DINOv2, BERT and the vision towers of CLIP and SigLIP give an encoder, a ViT with classifier, a whole CLIP or
+    SigLIP gives a system. A source is a directory, or a file with the whole CLIP of OpenAI or open_clip. An encoder that is
+    loaded alone carries ``processor``.
 
     Raises:
         ConfigError: an architecture of transformers that our parts do not make.
         WeightsError: not a checkpoint, damaged, changed preprocessing, or weights that do not fit.
     """
-    path = fetch_hub(str(source)[len("hf://") :]) if str(source).startswith("hf://") else find_weights(source)
-    if is_foreign(path):
-        directory, config = path, describe(path, read_source(path).tensors)
-    else:
-        directory = find_checkpoint(path)
-        config = read_config(directory)
+    found = read_source(source)
+    config = found.description.config if found.config is None else found.config
     if "system" in config:
         model: nn.Module = build_system(config["system"])
     else:
         kind = next((kind for kind in ("encoder", "language", "head") if kind in config), None)
         if kind is None:
-            raise WeightsError(f"{directory / CONFIG_FILE}: names no system and no encoder; it was not written by zoo.save")
+            raise WeightsError(f"{found.directory}/{CONFIG_FILE}: names no system and no encoder; it was not written by zoo.save")
         given = {"inputs": example_inputs(config[kind])} if kind == "head" else {}
         model = build_part(kind, config[kind], kind, **given)
         model.config = {kind: config[kind]}  # type: ignore[assignment]
         if getattr(model, "modality", None) == "image":  # its processor needs nothing that the encoder does not know
             model.processor = _build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]
-    return finish(model, directory, str(source), device, dtype)  # type: ignore[return-value]
+        elif found.config is None or "processor_sha256" in config:
+            model.processor = found.processor()  # type: ignore[assignment]
+    return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]

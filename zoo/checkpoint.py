@@ -15,10 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from zoo.errors import WeightsError
+from zoo.errors import ConfigError, WeightsError, name_choices
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
+STORAGES = ("fp16", "int8")
+SCALE = "::scale"  # behind the name of an int8 tensor: the factor of each row
+SMALLEST_INT8 = 4096  # numbers of a tensor; below there is nothing to gain
 
 
 @dataclass
@@ -54,7 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: no such file of weights")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return expand(load_file(path))
         if path.suffix not in (".pt", ".pth", ".bin"):
             raise WeightsError(f"{path}: {path.suffix or 'no suffix'!r} is not a kind of weights; allowed: .safetensors, .pt, .pth, .bin")
         with warnings.catch_warnings():
@@ -105,6 +108,41 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, origin: st
         raise WeightsError(f"{origin}: the weights do not fit {type(model).__name__}: {report}. Nothing was loaded.")
     model.load_state_dict(dict(tensors), strict=True)
     return report
+
+
+def compress(tensors: Mapping[str, Tensor], storage: str) -> dict[str, Tensor]:
+    """Tensors in fewer bytes; ``read_tensors`` turns them back, and no model ever computes with them.
+
+    Args:
+        storage: "fp16", or "int8": each row (first axis) of a matrix as whole numbers from -127 to 127 and one factor, under the
+            name of the tensor with ``::scale`` behind it; what is small or a vector stays fp16.
+
+    Raises:
+        ConfigError: another word.
+    """
+    if storage not in STORAGES:
+        raise ConfigError(f"storage: there is no {storage!r}; {name_choices(storage, STORAGES)}")
+    found = {}
+    for name, tensor in tensors.items():
+        if storage == "int8" and tensor.is_floating_point() and tensor.ndim > 1 and tensor.numel() >= SMALLEST_INT8:
+            rows = tensor.detach().float().flatten(1)  # [rows, rest]
+            scale = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)  # [rows, 1]
+            found[name] = (rows / scale).round().to(torch.int8).view(tensor.shape)
+            found[name + SCALE] = scale
+        else:
+            found[name] = tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 0 else tensor
+    return found
+
+
+def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo ``compress`` up to rounding: int8 becomes float32, fp16 stays."""
+    found = {}
+    for name, tensor in tensors.items():
+        if name + SCALE in tensors:
+            tensor = (tensor.flatten(1).float() * tensors[name + SCALE]).view(tensor.shape)
+        if not name.endswith(SCALE):
+            found[name] = tensor
+    return found
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

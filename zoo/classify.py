@@ -9,14 +9,15 @@ from pathlib import Path
 import torch
 
 from zoo.build import load
+from zoo.bundled import caption_of, chosen_model
+from zoo.classifier_cache import classifier_vectors
 from zoo.classify_report import Prediction, check_output, write_predictions
 from zoo.data.image_file import find_images
+from zoo.data.prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
 from zoo.display import counting_progress, print_json, readable_share, table
 from zoo.errors import ConfigError, DataError
 from zoo.system import System
 
-DEFAULT_MODEL = "clip_vit_nano"  # bundled; knows handwritten digits
-DEFAULT_TEMPLATES = ("a photo of a {}.",)
 Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] -> probabilities [B, labels]
 
 
@@ -24,18 +25,16 @@ def classify_command(options: Namespace) -> int:
     """Run the command; returns the exit status."""
     if options.top_k < 1 or options.batch_size < 1:
         raise ConfigError(f"--top-k {options.top_k}, --batch-size {options.batch_size}: allowed is 1 or more")
-    labels = read_labels(options)
-    templates = read_lines(Path(options.templates), "templates") if options.templates else DEFAULT_TEMPLATES
+    given = labels_given(options)
+    templates = read_templates(options.templates, "--templates") if options.templates else DEFAULT_TEMPLATES
     if options.output:
         check_output(Path(options.output))
     paths = find_images(options.paths)
-    if options.model is None:
-        print(f"zoo: no --model given; using the bundled {DEFAULT_MODEL!r}, which knows handwritten digits only", file=sys.stderr)
-    model = options.model or DEFAULT_MODEL
+    model = chosen_model(options.model)
     system = load(model)
     if not isinstance(system, System):
         raise ConfigError(f"--model: {model} is an encoder alone; classify needs a system with a contrastive head or a classifier")
-    labels, score = find_scorer(system, labels, templates, str(model))
+    labels, score = find_scorer(system, given, templates, model, cached=not options.no_cache)
     with (
         counting_progress("classify", len(paths), as_json=options.json)
         if len(paths) > options.batch_size
@@ -43,8 +42,8 @@ def classify_command(options: Namespace) -> int:
     ):
         predictions = list(predict(system, paths, labels, score, options.top_k, options.batch_size, advance))
     if options.output:
-        write_predictions(predictions, Path(options.output), model=str(model), all_labels=labels)
-    _show(predictions, options)
+        write_predictions(predictions, Path(options.output), model=model, all_labels=labels)
+    _show(predictions, options, model)
     failed = [found for found in predictions if found.error is not None]
     if failed:
         print(f"zoo: {len(failed)} of {len(predictions)} images could not be read; the others were classified", file=sys.stderr)
@@ -55,19 +54,24 @@ def _ignore(items: int) -> None:
     pass
 
 
-def find_scorer(system: System, labels: list[str] | None, templates: Sequence[str], model: str) -> tuple[list[str], Scorer]:
+def find_scorer(
+    system: System, labels: Sequence[Label] | None, templates: Sequence[str], model: str, *, cached: bool = False
+) -> tuple[list[str], Scorer]:
     """The labels and what gives their probabilities for a batch of pixels.
+
+    Args:
+        cached: look for the classifier's weights on disk, and keep them there.
 
     Raises:
         ConfigError: labels for a classifier, which has its own; none for a system that compares images with texts; or a head
             that can do neither.
     """
     verbs = system.head.verbs
-    if "class_vectors" in verbs:
+    if "prompt_vectors" in verbs:
         if labels is None:
             raise ConfigError(f"--labels: {model} compares images with texts; give --labels a,b,c or --labels-file FILE")
-        vectors = system.class_vectors(labels, templates)
-        return labels, lambda pixels: system.score("image", pixels, vectors)
+        vectors = classifier_vectors(system, fill_templates(labels, templates), cached=cached)
+        return [label.label for label in labels], lambda pixels: system.score("image", pixels, vectors)
     names = getattr(system.head, "class_names", None)
     if "classify" not in verbs or "image" not in system.encoders:
         raise ConfigError(f"--model: {model} cannot classify images; it can: {', '.join(verbs) or 'nothing'}")
@@ -77,26 +81,13 @@ def find_scorer(system: System, labels: list[str] | None, templates: Sequence[st
     return list(names or numbers), system.classify
 
 
-def read_labels(options: Namespace) -> list[str] | None:
+def labels_given(options: Namespace) -> list[Label] | None:
     """Labels of the command line or of a file; None where neither is given."""
     if options.labels_file:
-        return read_lines(Path(options.labels_file), "labels-file")
+        return read_labels(options.labels_file, "--labels-file")
     if options.labels is None:
         return None
-    return [label.strip() for label in options.labels.split(",")]
-
-
-def read_lines(path: Path, option: str) -> list[str]:
-    """Lines of a UTF-8 text file; empty ones at the end are left out.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--{option}: {path} cannot be read ({error}); give a UTF-8 text file, one per line") from error
-    return [line.strip() for line in text.rstrip().splitlines()]
+    return plain_labels([label.strip() for label in options.labels.split(",")], "--labels")
 
 
 def predict(
@@ -135,7 +126,7 @@ def _prediction(path: Path, labels: Sequence[str], scores: torch.Tensor | None, 
     return Prediction(str(path), [str(labels[int(i)]) for i in best.indices], best.values.tolist())
 
 
-def _show(predictions: Sequence[Prediction], options: Namespace) -> None:
+def _show(predictions: Sequence[Prediction], options: Namespace, model: str) -> None:
     for found in predictions:
         if found.error is not None:
             print(f"zoo: {found.error}", file=sys.stderr)
@@ -147,7 +138,7 @@ def _show(predictions: Sequence[Prediction], options: Namespace) -> None:
     else:
         rows = [[found.path, *_cells(found)] for found in predictions if found.error is None]
         if rows:
-            table("", ["image", "best", "others"], rows)
+            table(f"by {caption_of(model)}", ["image", "best", "others"], rows)
 
 
 def _cells(found: Prediction) -> list[str]:

@@ -63,16 +63,38 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
     labels = command.add_mutually_exclusive_group()
     labels.add_argument("--labels", help="labels separated by commas (zero-shot models only)")
-    labels.add_argument("--labels-file", metavar="FILE", help="one label per line")
+    labels.add_argument("--labels-file", metavar="FILE", help="one label per line, or JSON with names or prompts for each")
     command.add_argument("--model", help="run directory, saved model or bundled name")
-    command.add_argument("--templates", metavar="FILE", help="prompts, one per line, with {} for the label")
+    command.add_argument("--templates", metavar="T", help="imagenet, imagenet_7, cifar, simple, or a file of prompts with {} for the label")
     command.add_argument("--top-k", type=int, default=3)
     command.add_argument("--batch-size", type=int, default=64)
     command.add_argument("--output", metavar="FILE", help="write .csv, .json or .html instead of the table")
+    command.add_argument("--no-cache", action="store_true", help="compute the labels' vectors anew; keep none on disk")
+    command = add("embed", _embed, "Embed all images of a folder into an index to be searched; a job that was stopped goes on.")
+    command.add_argument("folder", metavar="FOLDER", help="images, also in the folders below; with --modality text a file of lines")
+    command.add_argument("--output", "-o", metavar="DIR", required=True, help="the index: embeddings.npy, items.jsonl, manifest.json")
+    command.add_argument("--model", help="run directory, saved model, transformers directory or bundled name")
+    command.add_argument("--modality", default="image", help="image (default) or text")
+    command.add_argument("--format", default="npy", help="npy (default) or parquet")
+    command.add_argument("--dtype", default="float32", help="float32 (default) or float16")
+    command.add_argument("--batch-size", type=int, default=64)
+    command.add_argument("--workers", type=int, default=2, help="threads that read images (default: 2)")
+    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    change = command.add_mutually_exclusive_group()
+    change.add_argument("--update", action="store_true", help="take up new, changed and removed files; the others are not computed again")
+    change.add_argument("--restart", action="store_true", help="drop the index that DIR holds and begin anew")
+    command = add("search", _search, "Find the items of an index that are nearest to a text or an image.")
+    command.add_argument("text", nargs="?", metavar="TEXT", help="what to look for")
+    command.add_argument("--index", metavar="DIR", required=True, help="what zoo embed wrote")
+    command.add_argument("--image", metavar="FILE", help="look for items like this image instead")
+    command.add_argument("--top-k", type=int, default=10)
+    command.add_argument("--output", metavar="FILE", help="write .csv, .json or .html instead of the table")
+    command.add_argument("--model", help="where the index's model is now, if it was moved")
+    command.add_argument("--backend", default="exact", help="exact (default) or faiss")
     command = add("export", _export, "Write a model as another library's files.")
     command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory or bundled name")
     command.add_argument("directory", metavar="DIR", help="is written as a whole")
-    command.add_argument("--format", default="transformers", help="transformers (default), timm or vig")
+    command.add_argument("--format", default="transformers", help="transformers (default), open_clip, timm or vig")
     command = add("draw-graph", _draw_graph, "Draw the neighbours that a Vision GNN gives to a patch of an image.")
     command.add_argument("image", metavar="IMAGE")
     command.add_argument("--model", help="name, run directory, saved model or bundled name; default: the bundled clip_vig_nano")
@@ -153,12 +175,12 @@ def _train_one(config: dict[str, Any], as_json: bool) -> int:
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.compose import compose
     from zoo.display import counting_progress, show_evaluation
-    from zoo.run import evaluate
+    from zoo.run import evaluate_each
 
     config = compose("evaluate", rest)
     with counting_progress("evaluate", None, as_json=options.json) as advance:
-        result, output = evaluate(config, advance=advance)
-    show_evaluation(result, output, as_json=options.json)
+        for result, output in evaluate_each(config, advance=advance):
+            show_evaluation(result, output, as_json=options.json)
     return 0
 
 
@@ -166,6 +188,18 @@ def _classify(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.classify import classify_command
 
     return classify_command(options)
+
+
+def _embed(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.embed import embed_command
+
+    return embed_command(options)
+
+
+def _search(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.search import search_command
+
+    return search_command(options)
 
 
 def _export(options: argparse.Namespace, rest: list[str]) -> int:

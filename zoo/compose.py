@@ -110,8 +110,15 @@ def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[s
     register_configs(overrides)
     GlobalHydra.instance().clear()
     with initialize(version_base="1.3", config_path=None):
-        config, _ = _compose_leniently(config_name, list(overrides))
+        config, _ = _compose_leniently(config_name, list(map(_quoted_pattern, overrides)))
     return to_plain(config)
+
+
+def _quoted_pattern(text: str) -> str:
+    """``path=/data/{000..099}.tar`` in the quotes that Hydra wants around braces within a word; a shell takes away those of a user."""
+    key, equals, value = text.partition("=")
+    is_pattern = re.fullmatch(r"[^'\"\[{(\s$][^'\"$\[\]()\s]*\{[^'\"$]*", value)
+    return f"{key}{equals}'{value}'" if is_pattern else text
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:
@@ -281,7 +288,7 @@ def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
     """
     tree = OmegaConf.create(dict(config))
     try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(list(map(_quoted_pattern, overrides)))
     except OverrideParseException as error:
         raise ConfigError(_explain(error, overrides)) from error
     for override in parsed:
@@ -306,7 +313,7 @@ def run_with_hydra(words: Sequence[str], job: Callable[[dict[str, Any]], int]) -
         ConfigError: as ``compose``, before the first job starts.
     """
     flags = [word for word in words if word.startswith("-") or word in _values_of_flags(words)]
-    overrides = _amend([word for word in words if word not in flags])
+    overrides = _amend([_quoted_pattern(word) for word in words if word not in flags])
     refuse_foreign_plugins([_first_choice(text) for text in overrides])
     given = [text.partition("=")[2] for text in overrides if text.startswith("run_dir=")]
     base = given[-1] if given and given[-1] != "null" else f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"

@@ -75,6 +75,18 @@ class TrainingProgress:
         self.total, self.bar, self.as_json = total, bar, as_json
         self.task = bar.add_task("train", total=total, loss="") if bar is not None else None
         self.every = max(1, total // 20)
+        self.frozen: Any = None
+        self.told = 0
+
+    def prepare(self, done: int, total: int) -> None:
+        """Show how many items the frozen encoders have seen."""
+        if self.bar is not None:
+            if self.frozen is None:
+                self.frozen = self.bar.add_task("frozen encoders", total=total, loss="")
+            self.bar.update(self.frozen, completed=done)
+        elif not self.as_json and done * 20 // total > self.told:
+            self.told = done * 20 // total
+            print(f"frozen encoders: {done}/{total} items", flush=True)
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show a step."""
@@ -112,18 +124,30 @@ def counting_progress(word: str, total: int | None, *, as_json: bool) -> Iterato
 def show_trained(result: Any, *, as_json: bool) -> None:
     """Say where a run's results lie."""
     if as_json:
-        print_json({"run_dir": str(result.run_dir), "model": str(result.model), "metrics": result.metrics})
+        skipped = {"skipped": result.skipped} if any(result.skipped.values()) else {}
+        print_json({"run_dir": str(result.run_dir), "model": str(result.model), "metrics": result.metrics, **skipped})
         return
     print(f"trained: {result.run_dir} (loss {result.metrics['loss']:.4f})" if result.metrics else f"trained already: {result.run_dir}")
     print(f"model:   {result.model}\ncurves:  {result.run_dir / 'curves.png'}")
+    _show_skipped(result.skipped, result.run_dir / "skipped.json")
+
+
+def _show_skipped(skipped: Mapping[str, Any], written: Path) -> None:
+    """Say which data could not be used, where there is such."""
+    if left_out := skipped["left_out"]:
+        print(f"left out: {len(left_out)} of the source's entries, the first: {left_out[0]}")
+    if reasons := skipped.get("skipped"):
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
+        print(f"skipped: {sum(reasons.values())} of {skipped['items']} items ({counts}); examples in {written}")
 
 
 def show_evaluation(result: Any, output: Path, *, as_json: bool) -> None:
-    """Print an evaluation's figures."""
+    """Print an evaluation's figures; which evaluation it was is written beside them."""
+    name = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["evaluation"]
     if as_json:
-        print_json({**result.metrics, "items": result.num_items, **result.details, "output": str(output)})
+        print_json({"evaluation": name, **result.metrics, "items": result.num_items, **result.details, "output": str(output)})
         return
     rows = [[name, f"{100 * value:.2f} %"] for name, value in result.metrics.items()]
     rows += [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in result.details.items()]
-    table(f"{result.num_items} items, {len(result.class_names)} classes", ["metric", "value"], rows)
-    print(f"written: {output}/metrics.json, {output}/confusion.png")
+    table(f"{name}: {result.title}", ["metric", "value"], rows)
+    print("written: " + ", ".join(str(path) for path in sorted(output.iterdir(), key=lambda path: path.suffix)))

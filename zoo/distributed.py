@@ -1,9 +1,11 @@
-"""Rank, world size, and a gather that gradients pass through. Without a process group all of it is the identity."""
+"""Rank, world size, a gather that gradients pass through, and reductions. Without a process group all of it is the identity."""
+
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_distributed() -> bool:
@@ -49,3 +51,33 @@ def gather(local: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "world_batch ..
     gradients is exactly the gradient of that loss.
     """
     return _Gather.apply(local) if is_distributed() else local
+
+
+def sum_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """Sum of every rank's tensor, without gradient; the tensor itself is overwritten."""
+    if is_distributed():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def max_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    """Largest of every rank's tensor, element by element, without gradient."""
+    largest = tensor.clone()
+    if is_distributed():
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over ranks; what ``DistributedDataParallel`` does, for those who go backward without it.
+
+    Every rank must have gradients of the same parameters.
+    """
+    if not is_distributed():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+        assert work is not None
+        work.wait()
+    for gradient in gradients:
+        gradient.div_(dist.get_world_size())

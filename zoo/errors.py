@@ -20,6 +20,14 @@ class DataError(ZooError):
     """A file, row or batch cannot be used."""
 
 
+class ItemError(DataError):
+    """One item among many cannot be used; ``reason`` is one of a few words, under which such items are counted."""
+
+    def __init__(self, message: str, reason: str = "other") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class VerbError(ZooError, AttributeError):
     """A system was asked for something that its head does not do."""
 

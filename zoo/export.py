@@ -15,6 +15,7 @@ from zoo.checkpoint import WEIGHTS_FILE, atomic_directory, write_tensors
 from zoo.convert import timm_vit, transformers_clip, transformers_dinov2, transformers_vit, vig
 from zoo.data.image import INTERPOLATIONS, ImageProcessor
 from zoo.errors import ConfigError, name_choices
+from zoo.export_clip import CLIP_FORMATS, is_clip, write_clip
 from zoo.registry import find_part
 from zoo.system import System
 
@@ -34,17 +35,23 @@ def export(model: nn.Module, directory: str | Path, format: str = "transformers"
     """Write a model so that another library reads it; ``zoo.load`` or ``weights=`` read it back.
 
     Args:
-        model: an image encoder (``vit``, ``vig``), or a system of one with the head ``classifier``.
+        model: an image encoder (``vit``, ``vig``), a system of one with the head ``classifier``, or an image-text system with the
+            head ``clip`` ("transformers" and "open_clip", see ``zoo.export_clip``).
         directory: replaced as a whole when everything is written.
         format: "transformers" (config.json, model.safetensors, preprocessor_config.json: ViT, DINOv2 with and without registers, the
             vision towers of CLIP and SigLIP, ViTForImageClassification), "timm" (model.safetensors with the names of its
-            ``VisionTransformer``) or "vig" (model.safetensors with the names of the published ``.pth`` files).
+            ``VisionTransformer``), "vig" (model.safetensors with the names of the published ``.pth`` files) or "open_clip"
+            (open_clip_config.json, open_clip_model.safetensors).
 
     Raises:
         ConfigError: no such format, or it has no such architecture.
     """
+    if format not in {*FORMATS, *CLIP_FORMATS}:
+        raise ConfigError(f"format: there is no {format!r}; {name_choices(format, [*FORMATS, *CLIP_FORMATS])}")
+    if format in CLIP_FORMATS and is_clip(model):
+        return write_clip(cast(System, model), Path(directory), format, preprocessor)
     if format not in FORMATS:
-        raise ConfigError(f"format: there is no {format!r}; {name_choices(format, FORMATS)}")
+        raise ConfigError(f"format: {format!r} has whole image-text systems only, and this is none; choose from {', '.join(FORMATS)}")
     files, tensors = FORMATS[format](parts_of(model))
     with atomic_directory(Path(directory)) as folder:
         write_tensors(tensors, folder / WEIGHTS_FILE)
@@ -94,7 +101,7 @@ def _to_vig(parts: Parts) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _to_transformers(parts: Parts) -> tuple[dict[str, Any], dict[str, Tensor]]:
     _refuse_family(parts, "vit", "transformers")
     state = parts.encoder.state_dict()
-    files = {"preprocessor_config.json": _preprocessor(parts.processor)}
+    files = {"preprocessor_config.json": preprocessor(parts.processor)}
     if parts.head is not None:
         weights = _linear_only(parts.head, "transformers")
         names: Any = parts.head.class_names or [f"LABEL_{i}" for i in range(len(weights["linear.bias"]))]
@@ -120,7 +127,7 @@ def _linear_only(head: nn.Module, format: str) -> dict[str, Tensor]:
     return state
 
 
-def _preprocessor(processor: ImageProcessor) -> dict[str, Any]:
+def preprocessor(processor: ImageProcessor) -> dict[str, Any]:
     """``preprocessor_config.json``: with CLIP's processor where the centre is cut, else with ViT's.
 
     Raises:

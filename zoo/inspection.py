@@ -17,9 +17,10 @@ from zoo.errors import ConfigError, ZooError, name_choices
 from zoo.layers.meta import meta_device
 from zoo.registry import find_part
 from zoo.system import System
+from zoo.training import cached
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.settings import TrainingSettings
-from zoo.types import Batch, Encoded
+from zoo.types import TEACHER, Batch, Encoded
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,12 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     with meta_device():
         system = build_system(complete_config(config)["system"])
     weight_sources(config, system)
+    if settings.accumulation == "cached":
+        cached.refuse(system)
     train_mode(system, freeze(system, settings.freeze))
     modalities = _source_modalities(config, system)
     batch = system.processor.meta(modalities, min(settings.batch_size, 4))  # type: ignore[union-attr]
+    _add_teacher(system, batch, config.get("teacher"))
     edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
     encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
     try:
@@ -144,6 +148,20 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     edges.append(Edge("system.head", "loss", f"scalar {str(output.loss.dtype).removeprefix('torch.')}"))
     _step(system, output.loss)
     return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
+
+
+def _add_teacher(system: System, batch: Batch, teacher: Any) -> None:
+    """Give a head that learns from a teacher its vectors; a teacher and no such head, or the other way round, is refused."""
+    head: Any = system.head
+    wanted = getattr(head, "needs_teacher", False)
+    if wanted and not teacher:
+        raise ConfigError(f"teacher: head {type(head).__name__} learns from one; name a saved model with teacher=PATH")
+    if teacher and not wanted:
+        raise ConfigError(
+            f"teacher: head {type(head).__name__} does not learn from one; choose head@system.head=distill, or take teacher away"
+        )
+    if wanted:
+        batch.targets[TEACHER] = torch.empty(len(batch), head.teacher_dim, device="meta")
 
 
 def complete_config(config: Mapping[str, Any], source: Any = None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ from zoo.data.augment import Augmentation
 from zoo.data.loader import ProcessedSplit
 from zoo.data.mix import Mix, refuse_mix
 from zoo.data.processor import Processor
+from zoo.data.skips import MAX_SHARE, Tolerant
 from zoo.errors import ConfigError, WeightsError
 from zoo.inspection import check, complete_config, weight_sources
 from zoo.registry import part_names, read_yaml
 from zoo.system import System
+from zoo.training.log import SKIPPED_FILE
 from zoo.training.loop import Progress, Trainer
 from zoo.training.settings import TrainingSettings
-from zoo.weights import bundled_names, find_checkpoint, find_weights, load_part, load_processor, read_config
+from zoo.training.teacher import Teacher
+from zoo.weights import TIMM, bundled_names, find_checkpoint, find_weights, load_part, read_source
 
 RUN_CONFIG = "config.yaml"
 VIEW = ("image_size", "resize", "crop_fraction", "interpolation")  # how a picture is seen may change in fine-tuning; its numbers may not
@@ -40,11 +43,17 @@ PACKAGES = (
 
 @dataclass
 class TrainingResult:
-    """What a finished run leaves."""
+    """What a finished run leaves.
+
+    Attributes:
+        skipped: ``items`` that were asked for, ``skipped`` by reason and ``examples``, where bad items are skipped; the bad entries
+            that the source left out as ``left_out``.
+    """
 
     run_dir: Path
     metrics: dict[str, float]
     model: Path
+    skipped: dict[str, Any] = field(default_factory=lambda: {"left_out": []})
 
 
 def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> TrainingResult:
@@ -61,7 +70,7 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
         torch.set_num_threads(settings.threads)
     resuming = config.get("resume") is not None
     run_dir = Path(config["resume"] if resuming else config["run_dir"] or default_run_dir(config))
-    source = build_part("source", config["data"]["source"], "data.source")
+    source = _make_source(config["data"])
     config = complete_config(config, source)
     set_seed(int(config["seed"]))
     system = build_system(config["system"])
@@ -72,7 +81,16 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     trainer.accelerator.wait_for_everyone()
     set_seed(int(config["seed"]) + trainer.accelerator.process_index)
     metrics = trainer.run(resume=resuming)
-    return TrainingResult(run_dir, metrics, find_checkpoint(run_dir))
+    skipped = read_yaml(run_dir / SKIPPED_FILE) if (run_dir / SKIPPED_FILE).exists() else {}
+    return TrainingResult(run_dir, metrics, find_checkpoint(run_dir), {**skipped, "left_out": list(getattr(source, "skipped", ()))})
+
+
+def _make_source(data: Mapping[str, Any]) -> Any:
+    """The source of a config, with its tolerance of bad items where one is given."""
+    source, policy = build_part("source", data["source"], "data.source"), data.get("on_bad_item")
+    if policy is None:
+        return source
+    return Tolerant(source, policy, MAX_SHARE if data.get("max_bad_share") is None else data["max_bad_share"])
 
 
 def _prepare(system: System, config: Mapping[str, Any], source: Any, run_dir: Path) -> None:
@@ -110,32 +128,35 @@ def start_from(system: System, sources: Mapping[str, str]) -> None:
 
 
 def _keep_preprocessing(system: System, modality: str, source: str, key: str) -> None:
-    """Hold the system's processor against that of an encoder's weights; a tokenizer is taken from there."""
+    """Hold the system's processor against that of an encoder's weights; a tokenizer is taken from there, with all that goes with it."""
     assert isinstance(system.processor, Processor)
     ours, theirs = system.processor[modality], _processor_of(source)
     if theirs is not None and modality in theirs.parts:
+        # How another library's texts are cleaned, cut and padded goes with its tokenizer; nobody has to repeat it in a config.
+        free = VIEW if theirs[modality].settings.get("tokenizer", "trained") == "trained" else theirs[modality].settings
         for name, value in theirs[modality].settings.items():
-            if name not in VIEW and ours.settings[name] != value:
+            if name not in free and ours.settings[name] != value:
                 raise ConfigError(
                     f"system.processor.{modality}.{name}: {ours.settings[name]}, but {key}={source} was trained with {value}; they "
                     f"must be equal: set system.processor.{modality}.{name} to it"
                 )
         if hasattr(ours, "fit"):
+            wanted = ours.settings.get("max_length")
             system.processor.parts[modality] = ours = theirs[modality]
+            ours.max_length = wanted or ours.max_length  # shorter texts are the user's choice
     if hasattr(ours, "fit") and not ours.is_fitted:
         raise WeightsError(
             f"{key}: {source} brings no tokenizer for its {modality} encoder, and one trained on other captions would give its tokens "
-            "other meanings; give a directory saved by zoo"
+            "other meanings; give a directory saved by zoo, or one of transformers with its tokenizer"
         )
 
 
 def _processor_of(source: str) -> Processor | None:
     """The processor beside weights; None where they come alone or from elsewhere."""
-    try:
-        directory = find_checkpoint(find_weights(source))
-    except WeightsError:  # no directory that zoo saved
+    if source.startswith(TIMM):
         return None
-    return load_processor(directory, read_config(directory))
+    found = read_source(source)
+    return found.processor() if found.config is not None or found.is_describable else None
 
 
 def _make_trainer(
@@ -145,6 +166,8 @@ def _make_trainer(
     words = data.get("augmentation")
     augmentation = construct(Augmentation, words, "data.augmentation") if words else None
     evaluation = _make_evaluation(config.get("evaluation"), system)
+    if hasattr(evaluation, "cache"):
+        evaluation.cache = False  # these weights change with every step and are never met again
     if evaluation is not None and settings.evaluate_every:  # what cannot be is found now, not at the first evaluation
         source.split(data["validation_split"])
         evaluation.check(system, source)
@@ -163,7 +186,25 @@ def _make_trainer(
         evaluate=evaluate if evaluation is not None else None,
         progress=progress,
         num_workers=data["num_workers"],
+        **_teacher(config, system),
     )
+
+
+def _teacher(config: Mapping[str, Any], system: System) -> dict[str, Teacher]:
+    """What completes each batch where a config names a teacher; its tokenizer must be the student's."""
+    if not config.get("teacher"):
+        return {}
+    model: Any = load(config["teacher"])
+    (modality,) = system.encoders
+    theirs = getattr(model, "processor", None)
+    ours = system.processor[modality]  # type: ignore[index]
+    if theirs is not None and modality in theirs.parts and hasattr(ours, "tokenizer"):
+        texts = [part.tokenizer.to_str() for part in (ours, theirs[modality])]
+        if texts[0] != texts[1]:
+            raise ConfigError(
+                f"teacher: {config['teacher']} has another tokenizer than system.encoders.{modality}; start from weights with its own"
+            )
+    return {"complete": Teacher(model, modality)}
 
 
 def _make_mix(words: Mapping[str, Any] | None, system: System, source: Any) -> Mix | None:
@@ -243,7 +284,7 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
     """Evaluate a checkpoint; data and evaluation are the run's own where the config has none.
 
     Returns:
-        The evaluation's result and the folder that holds ``metrics.json`` and ``confusion.png``.
+        The evaluation's result and the folder that holds ``metrics.json`` and its picture.
 
     Raises:
         ConfigError: no data and no run to take it from.
@@ -257,7 +298,7 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
         raise ConfigError(
             f"data: {config['checkpoint']} is no run directory, so it has no data of its own; choose one, for example data=digits"
         )
-    source = build_part("source", data["source"], "data.source")
+    source = _make_source(data)
     model = load(directory, device=config.get("device"))
     evaluation = _make_evaluation(words, model)
     if evaluation is None:
@@ -270,6 +311,29 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
     return result, output
 
 
+def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> Iterator[tuple[Any, Path]]:
+    """``evaluate`` for each name (or mapping with ``name``) in ``evaluations``, or for the one evaluation where there are none.
+
+    Raises:
+        ConfigError: both ``evaluation`` and ``evaluations`` are set, or no list of names; and what ``evaluate`` raises.
+    """
+    chosen = config.get("evaluations")
+    if chosen is None:
+        yield evaluate(config, advance=advance)
+        return
+    if config.get("evaluation") is not None:
+        raise ConfigError("evaluations: evaluation is set too; give one of the two")
+    parts = [{"name": part} if isinstance(part, str) else part for part in chosen] if isinstance(chosen, list) else []
+    names = [part.get("name") if isinstance(part, Mapping) else None for part in parts]
+    if not names or None in names or len(set(names)) < len(names):
+        raise ConfigError(f"evaluations: got {chosen!r}; give a list of different names, for example [zero_shot,linear_probe]")
+    for part in parts:  # a name that is not there is found before the first hour of work, not after it
+        build_part("evaluation", part, f"evaluations.{part['name']}")
+    for name, part in zip(names, parts, strict=True):
+        output = None if config.get("output") is None else str(Path(config["output"]) / str(name))
+        yield evaluate({**config, "evaluation": part, "output": output}, advance=advance)
+
+
 def _find_model(checkpoint: str) -> tuple[Path, Path]:
     """Where a model lies, and where its evaluations go: beside it, and those of a bundled one under ``runs/``."""
     if checkpoint in bundled_names() and not Path(checkpoint).exists():
@@ -278,16 +342,7 @@ def _find_model(checkpoint: str) -> tuple[Path, Path]:
 
 
 def _write_result(result: Any, output: Path, facts: Mapping[str, Any]) -> None:
-    from zoo.evaluation._accuracy import draw_confusion
-
     with atomic_directory(output) as folder:
-        draw_confusion(result, folder / "confusion.png")
-        content = {
-            **result.metrics,
-            "items": result.num_items,
-            **facts,
-            "details": result.details,
-            "class_names": result.class_names,
-            "confusion": result.confusion.tolist(),
-        }
+        result.draw(folder)
+        content = {**result.metrics, "items": result.num_items, **facts, "details": result.details, **result.facts}
         (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

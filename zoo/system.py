@@ -1,11 +1,11 @@
 """A system: encoders by modality, one head, and the processor that feeds them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.errors import ConfigError, VerbError, name_choices
 from zoo.types import Batch, Encoded, Encoder, EncoderSpec, Head, HeadOutput, Processor
@@ -39,22 +39,36 @@ class System(nn.Module):
 
     def forward(self, batch: Batch) -> HeadOutput:
         """Encode what the batch holds, then ask the head."""
-        encoded = {m: encoder(batch.inputs[m], batch.masks.get(m)) for m, encoder in self.encoders.items() if m in batch.inputs}
-        return self.head(encoded, batch)
+        return self.head(self.encode_batch(batch), batch)
+
+    def encode_batch(self, batch: Batch, modalities: Collection[str] | None = None) -> dict[str, Encoded]:
+        """What the encoders make of a batch, as much of it as the head reads; None takes every modality that it holds."""
+        reads, wanted = self.head.accepts.reads, [m for m in self.encoders if modalities is None or m in modalities]
+        before = {m: from_features(self.encoders[m], batch.features[m]) for m in wanted if m in batch.features}
+        return before | {m: self._encode(m, batch.inputs[m], batch.masks.get(m), reads) for m in wanted if m in batch.inputs}
+
+    def _encode(self, modality: str, x: Tensor, mask: Tensor | None, reads: str) -> Encoded:
+        """An encoder with the attribute ``pools_alone`` is told what will be read, and may leave out the rest."""
+        encoder = self.encoders[modality]
+        return encoder(x, mask, reads=reads) if getattr(encoder, "pools_alone", False) else encoder(x, mask)
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    def encode(self, modality: str, raw: Any) -> Encoded:
-        """Raw inputs (or a ready tensor) of one modality through processor and encoder."""
+    def encode(self, modality: str, raw: Any, *, reads: str = "tokens") -> Encoded:
+        """Raw inputs (or a ready tensor) of one modality through processor and encoder.
+
+        Args:
+            reads: "pooled" where nothing but the pooled vectors is read, so that an encoder may compute these alone.
+        """
         if modality not in self.encoders:
             raise ConfigError(f"modality: {self.name} has no {modality!r} encoder; {name_choices(modality, self.encoders)}")
         if self.processor is None:
             raise ConfigError(f"{self.name} has no processor: give a Batch to system(batch), or load it from a saved directory")
         x, mask = self.processor[modality](raw)
-        return self.encoders[modality](x.to(self.device), None if mask is None else mask.to(self.device))
+        return self._encode(modality, x.to(self.device), None if mask is None else mask.to(self.device), reads)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -65,6 +79,13 @@ class System(nn.Module):
         if name in self.head.verbs:
             return partial(getattr(self.head, name), self)
         raise VerbError(f"{self.name} (head {type(self.head).__name__}) cannot {name!r}; it can: {', '.join(self.head.verbs) or 'nothing'}")
+
+
+def from_features(encoder: nn.Module, features: Tensor) -> Encoded:
+    """What an encoder gives, from what its frozen part gave: all of it, unless the encoder has something behind that."""
+    if hasattr(encoder, "from_features"):
+        return encoder.from_features(features)  # type: ignore[operator]
+    return Encoded(features[:, None], features, torch.ones(len(features), 1, dtype=torch.bool, device=features.device))
 
 
 def specs_of(encoders: Mapping[str, Encoder]) -> dict[str, EncoderSpec]:

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+TEACHER = "teacher"  # in ``Batch.targets``: what a teacher gives for the same inputs [B, dim]
+
 
 @dataclass
 class Batch:
@@ -25,12 +27,14 @@ class Batch:
         targets: further tensors that a head reads, by name. ``groups`` [B] int64 says which items mean the same
             (equal numbers are positives of each other); ``labels`` [B] int64 are class numbers.
         ids: one name per item, for messages (file and row).
+        features: in place of ``inputs``, what an encoder's frozen part gave for them before ("batch width", by modality).
     """
 
     inputs: dict[str, Tensor]
     masks: dict[str, Tensor] = field(default_factory=dict)
     targets: dict[str, Tensor] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return a batch whose every tensor went through ``change``."""
@@ -46,7 +50,7 @@ class Batch:
         return self.map(torch.Tensor.pin_memory)
 
     def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())))
+        return len(next(iter((self.inputs or self.features).values())))
 
 
 @dataclass
@@ -99,7 +103,11 @@ class Accepts:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """One modality to tokens."""
+    """One modality to tokens.
+
+    One with the attribute ``pools_alone = True`` takes a third argument ``reads`` ("tokens" or "pooled"); for "pooled" it may give
+    the pooled vectors as its only tokens [batch, 1, dim].
+    """
 
     modality: str
     dim: int
@@ -124,6 +132,19 @@ class Head(Protocol):
 
 
 @runtime_checkable
+class FeatureHead(Head, Protocol):
+    """A head whose loss depends on one tensor per modality, each made of its own encoder's output alone.
+
+    ``head(encoded, batch)`` is ``loss_of(features(encoded), batch.targets)``. Along the first axis the features are items, so those
+    of several batches may be concatenated, and ``features`` takes any of the modalities.
+    """
+
+    def features(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]: ...
+
+    def loss_of(self, features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> HeadOutput: ...
+
+
+@runtime_checkable
 class Processor(Protocol):
     """Raw inputs of every modality of a system to a ``Batch``."""
 
@@ -141,7 +162,7 @@ class SystemLike(Protocol):
     processor: Processor | None
     device: torch.device
 
-    def encode(self, modality: str, raw: Any) -> Encoded: ...
+    def encode(self, modality: str, raw: Any, *, reads: str = "tokens") -> Encoded: ...
 
 
 @dataclass

@@ -1,12 +1,13 @@
 """Weights from wherever they lie into a model: find them, recognise whose they are, convert, load strictly.
 
-A *source* is a run directory, a directory saved by ``zoo.save``, a transformers directory, a file of tensors (zoo's, timm's,
+A *source* is a run directory, a directory saved by ``zoo.save``, one of transformers or open_clip, a file of tensors (zoo's, timm's,
 open_clip's, transformers' or a paper's own names), ``bundled``, ``timm://NAME`` or ``hf://OWNER/NAME``.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,15 +18,25 @@ from torch import Tensor, nn
 from zoo.backbones import CONFIG as FOREIGN_CONFIG
 from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, LoadReport, compare, load_strictly, read_tensors, recover
 from zoo.compose import refuse_code
-from zoo.convert import open_clip, timm_vit, transformers_clip, transformers_dinov2, transformers_vit, vig
+from zoo.convert import open_clip, timm_vit, transformers_bert, transformers_clip, transformers_dinov2, transformers_vit, vig
 from zoo.data.processor import Processor, hash_files
 from zoo.errors import ConfigError, WeightsError, name_choices
-from zoo.registry import packaged_directory, read_yaml
+from zoo.foreign import (
+    OPEN_CLIP_CONFIG,
+    Description,
+    describe,
+    describe_file,
+    is_open_clip,
+    open_clip_weights,
+    refuse_other_arithmetic,
+)
+from zoo.registry import find_part, packaged_directory, read_yaml
 from zoo.system import System
+from zoo.torchscript import is_torchscript, read_torchscript
 
 FORMAT = 1  # of a checkpoint directory
 SYSTEM_ORIGINS = (open_clip, transformers_clip)  # their weights are those of a whole system
-ENCODER_ORIGINS = (timm_vit, vig, transformers_vit, transformers_dinov2)  # one encoder, perhaps with a classifier
+ENCODER_ORIGINS = (timm_vit, vig, transformers_vit, transformers_dinov2, transformers_bert)  # one encoder, perhaps with a classifier
 TIMM = "timm://"
 ENCODER = "encoder"  # the part of a foreign source that is left when its classifier is dropped
 
@@ -38,9 +49,50 @@ class Source:
     origin: str
     directory: Path | None = None
     config: Mapping[str, Any] | None = None  # of a checkpoint that zoo wrote
+    file: Path | None = None
+
+    @cached_property
+    def description(self) -> Description:
+        """What a source that zoo did not write says of itself.
+
+        Raises:
+            WeightsError, ConfigError: see ``zoo.foreign``.
+        """
+        if self.directory is not None:
+            return describe(self.directory, self.tensors)
+        if self.file is None:
+            raise WeightsError(f"{self.origin}: holds weights alone; name the model: zoo.create_model(NAME, weights={self.origin!r})")
+        return describe_file(self.file, self.tensors)
+
+    @property
+    def describes_itself(self) -> bool:
+        """Whether it is another library's and there is a config beside its weights, or its tensors tell enough."""
+        if self.config is not None:
+            return False
+        return self.directory is not None or (self.file is not None and open_clip.recognises(self.tensors))
+
+    @property
+    def is_describable(self) -> bool:
+        """Whether it describes itself as a model that our parts make."""
+        try:
+            return self.describes_itself and self.description is not None
+        except (ConfigError, WeightsError):
+            return False
+
+    def processor(self) -> Processor | None:
+        """The processor that goes with the weights; None where nothing is said of it."""
+        if self.config is not None and self.directory is not None:
+            return load_processor(self.directory, self.config)
+        alone = self.file is not None and not (self.file.parent / OPEN_CLIP_CONFIG).is_file()
+        if not self.describes_itself or alone:
+            return None
+        parts = {m: find_part("processor", m)(**settings) for m, settings in self.description.processors().items()}
+        if self.description.tokenizer is not None:
+            parts["text"].use(self.description.tokenizer)
+        return Processor(parts)
 
 
-def load_part(module: nn.Module, source: str | Path, *, part: str = "") -> LoadReport:
+def load_part(module: nn.Module, source: "str | Path | Source", *, part: str = "") -> LoadReport:
     """Load a source into a model or into one part of a system, strictly: everything fits, or nothing is loaded.
 
     Args:
@@ -58,14 +110,27 @@ def load_part(module: nn.Module, source: str | Path, *, part: str = "") -> LoadR
     if found.config is not None and "system" in found.config and not part and not isinstance(module, System):
         parts = [f"encoders.{modality}" for modality in found.config["system"]["encoders"]]
         raise WeightsError(f"{found.origin}: holds a whole system; name the part with weights_parts=[...]: {', '.join(parts)}, head")
-    report = load_strictly(target, _fitting(target, found, part), origin=found.origin)
-    if isinstance(module, System) and not part and found.config is not None and found.directory is not None:
-        module.processor = load_processor(found.directory, found.config)
+    tensors = _fitting(target, found, part)
+    whole = isinstance(module, System) and not part
+    if compare(target, tensors).fits and (found.describes_itself if whole else found.is_describable):
+        refuse_other_arithmetic(module, part, found.description, found.origin)
+    report = load_strictly(target, tensors, origin=found.origin)
+    if isinstance(module, System) and not part:
+        _take_processor(module, found)
     return report
 
 
-def _read_for(target: nn.Module, source: str | Path) -> Source:
+def _take_processor(system: System, found: Source) -> None:
+    """What a source says of preprocessing travels with its weights; what it does not say stays as it was."""
+    theirs: Any = found.processor()
+    if theirs is not None:
+        system.processor = Processor({**getattr(system.processor, "parts", {}), **theirs.parts})
+
+
+def _read_for(target: nn.Module, source: "str | Path | Source") -> Source:
     """Read a source; a backbone of timm fetches timm's weights itself, because it knows at which image size it wants them."""
+    if isinstance(source, Source):
+        return source
     name = str(source).removeprefix(TIMM)
     if name == str(source) or not hasattr(target, "from_timm"):
         return read_source(source)
@@ -102,7 +167,7 @@ def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[s
             yield converted if transformers_clip.is_tower(tensors) else _below(converted, part)  # a lone tower is an encoder itself
     for origin in ENCODER_ORIGINS:
         if origin.recognises(tensors):
-            yield _system_reading(target, origin, tensors) if isinstance(target, System) else _encoder_reading(origin, found, part)
+            yield _system_reading(target, origin, tensors) if isinstance(target, System) else _encoder_reading(target, origin, found, part)
 
 
 def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -119,14 +184,15 @@ def _system_reading(system: System, origin: ModuleType, tensors: Mapping[str, Te
     }
 
 
-def _encoder_reading(origin: ModuleType, found: Source, part: str) -> dict[str, Tensor]:
+def _encoder_reading(target: nn.Module, origin: ModuleType, found: Source, part: str) -> dict[str, Tensor]:
     classifier = sorted(name for name in found.tensors if name.startswith(tuple(f"{word}." for word in origin.CLASSIFIER)))
     if classifier and not part:
         raise WeightsError(
             f"{found.origin}: holds a classifier too ({', '.join(classifier[:2])}, ...), for which an encoder has no place. Load the "
             f"encoder alone with weights_parts=[{ENCODER!r}], or both into a system with the head 'classifier'. Nothing was loaded."
         )
-    return origin.to_zoo(found.tensors, drop=origin.CLASSIFIER)
+    pooler = getattr(origin, "POOLER", ()) if getattr(target, "pooler", None) is None else ()
+    return origin.to_zoo(found.tensors, drop=[*origin.CLASSIFIER, *pooler])
 
 
 def read_source(source: str | Path) -> Source:
@@ -141,16 +207,26 @@ def read_source(source: str | Path) -> Source:
             return read(text.removeprefix(scheme))
     path = find_weights(source)
     if path.is_file():
-        return Source(read_tensors(path), text)
+        return Source(_read_file(path), text, file=path)
     if is_foreign(path):
-        return Source(read_shards(path), text, path)
+        return _read_foreign(path, text)
     directory = find_checkpoint(path)
     return Source(read_tensors(directory / WEIGHTS_FILE), text, directory, read_config(directory))
 
 
+def _read_file(path: Path) -> dict[str, Tensor]:
+    return read_torchscript(path) if is_torchscript(path) else read_tensors(path)
+
+
+def _read_foreign(directory: Path, origin: str) -> Source:
+    tensors = _read_file(open_clip_weights(directory)) if is_open_clip(directory) else read_shards(directory)
+    return Source(tensors, origin, directory)
+
+
 def is_foreign(directory: Path) -> bool:
-    """Whether a directory was saved by transformers and not by us."""
-    return (directory / FOREIGN_CONFIG).is_file() and not (directory / CONFIG_FILE).is_file()
+    """Whether a directory was saved by transformers or open_clip and not by us."""
+    theirs = (directory / FOREIGN_CONFIG).is_file() or (directory / OPEN_CLIP_CONFIG).is_file()
+    return theirs and not (directory / CONFIG_FILE).is_file()
 
 
 def find_weights(weights: str | Path, name: str | None = None) -> Path:
@@ -196,8 +272,7 @@ def _read_timm(name: str) -> Source:
 
 
 def _read_hub(name: str) -> Source:
-    directory = fetch_hub(name)
-    return Source(read_shards(directory), f"hf://{name}", directory)
+    return _read_foreign(fetch_hub(name), f"hf://{name}")
 
 
 def fetch_hub(name: str) -> Path:
@@ -211,7 +286,10 @@ def fetch_hub(name: str) -> Path:
     except ImportError as error:
         raise WeightsError("weights: hf:// needs huggingface_hub; install it with: pip install 'multimodal-zoo[transformers]'") from error
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    return Path(_fetched(lambda: snapshot_download(name, allow_patterns=patterns), f"hf://{name}"))
+    directory = Path(_fetched(lambda: snapshot_download(name, allow_patterns=patterns), f"hf://{name}"))
+    if not any(directory.glob("*.safetensors")):  # only the oldest have none; many have both, and one is enough
+        directory = Path(_fetched(lambda: snapshot_download(name, allow_patterns=[*patterns, "*.bin"]), f"hf://{name}"))
+    return directory
 
 
 def _fetched(fetch: Callable[[], Any], origin: str) -> Any:
@@ -275,7 +353,7 @@ def load_processor(directory: Path, config: Mapping[str, Any]) -> Processor | No
     return Processor.load(directory)
 
 
-def load_parts(module: nn.Module, source: str | Path, parts: Sequence[str] | None) -> None:
+def load_parts(module: nn.Module, source: str | Path | Source, parts: Sequence[str] | None) -> None:
     """Load the whole of a source, or only the named parts."""
     for part in parts if parts is not None else [""]:
         load_part(module, source, part=part)

@@ -11,7 +11,7 @@ from benchmarks.job import Entry, Job, need
 from zoo.build import create_model
 from zoo.checkpoint import load_strictly
 from zoo.convert import open_clip as open_clip_weights
-from zoo.losses import info_nce
+from zoo.losses import info_nce, sigmoid_loss
 from zoo.training.optim import make_optimizer
 from zoo.training.settings import TrainingSettings
 from zoo.types import Batch
@@ -19,8 +19,16 @@ from zoo.types import Batch
 
 def contrastive_loss(size: int) -> Job:
     """Forward and backward of InfoNCE on ``size`` pairs of 512 numbers, gradients for both sides and the temperature."""
-    peer = need("open_clip.loss", "open_clip_torch").ClipLoss()
-    values = [F.normalize(torch.randn(size, 512), dim=-1) for _ in range(2)] + [torch.tensor(1 / 0.07)]
+    return _loss_job(need("open_clip.loss", "open_clip_torch").ClipLoss(), info_nce, size, 1 / 0.07)
+
+
+def pairwise_sigmoid_loss(size: int) -> Job:
+    """Forward and backward of SigLIP's loss on ``size`` pairs of 512 numbers, with gradients for temperature and bias too."""
+    return _loss_job(need("open_clip.loss", "open_clip_torch").SigLipLoss(), sigmoid_loss, size, 10.0, -10.0)
+
+
+def _loss_job(peer: Callable[..., torch.Tensor], ours: Callable[..., torch.Tensor], size: int, *scalars: float) -> Job:
+    values = [F.normalize(torch.randn(size, 512), dim=-1) for _ in range(2)] + [torch.tensor(value) for value in scalars]
 
     def run(loss: Callable[..., torch.Tensor]) -> list[torch.Tensor]:
         given = [value.clone().requires_grad_() for value in values]
@@ -29,9 +37,9 @@ def contrastive_loss(size: int) -> Job:
         return [result.detach(), *(tensor.grad for tensor in given)]
 
     def difference() -> float:
-        return max((a - b).abs().max().item() for a, b in zip(run(peer), run(info_nce), strict=True))
+        return max((a - b).abs().max().item() for a, b in zip(run(peer), run(ours), strict=True))
 
-    return Job(lambda: run(peer), lambda: run(info_nce), difference)
+    return Job(lambda: run(peer), lambda: run(ours), difference)
 
 
 WORDS = """a the of on in with and two three man woman dog cat child bicycle table street wooden green bright standing riding
@@ -81,6 +89,30 @@ def clip_training_step(size: int) -> Job:
     return Job(peer, ours, difference)
 
 
+def zero_shot_classifier(size: int) -> Job:
+    """Classifier weights of CLIP ViT-B/32 for ``size`` classes of ImageNet x 80 templates, from strings to unit vectors.
+
+    The peer is called as its ``zero_shot_classifier`` calls it: ten classes at once, all prompts padded to 77. Outputs are compared
+    on the first ten classes, so that a full size does not compute the peer's twice.
+    """
+    open_clip = need("open_clip", "open_clip_torch")
+    model = open_clip.create_model("ViT-B-32-quickgelu").eval()
+    system = create_model("clip_vit_b32")
+    load_strictly(system, open_clip_weights.to_zoo(model.state_dict()), origin="open_clip")
+    tokenizer, templates = open_clip.get_tokenizer("ViT-B-32-quickgelu"), list(open_clip.OPENAI_IMAGENET_TEMPLATES)
+    labels = sorted(set(open_clip.IMAGENET_CLASSNAMES))  # two of the thousand are called the same
+    labels = random.Random(0).sample(labels, min(size, len(labels)))
+    plain = [str(template("{}")) for template in templates]  # theirs are functions of the name
+
+    def peer(names: list[str] = labels) -> torch.Tensor:
+        return open_clip.build_zero_shot_classifier(model, tokenizer, names, templates)
+
+    def ours(names: list[str] = labels) -> torch.Tensor:
+        return system.class_vectors(names, plain)
+
+    return Job(peer, ours, lambda: (peer(labels[:10]).T - ours(labels[:10])).abs().max().item())
+
+
 def open_clip_adamw(model: torch.nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     """The optimizer of open_clip 3.3's ``main.py``: two groups by name and shape, torch's default implementation."""
 
@@ -97,5 +129,8 @@ def open_clip_adamw(model: torch.nn.Module, settings: TrainingSettings) -> torch
 
 ENTRIES = {
     "contrastive_loss": Entry(contrastive_loss, 4096, "open_clip ClipLoss", 5e-6),
+    "sigmoid_loss": Entry(pairwise_sigmoid_loss, 4096, "open_clip SigLipLoss", 5e-6),
+    "zero_shot_classifier": Entry(zero_shot_classifier, 100, "open_clip, 80 templates", 1e-5, "clip_vit_b32"),
+    "zero_shot_one_class": Entry(lambda size: zero_shot_classifier(1), 1, "open_clip, 80 templates", 1e-5),
     "clip_training_step": Entry(clip_training_step, 16, "open_clip ViT-B/32", 1e-4, "clip_vit_b32"),
 }

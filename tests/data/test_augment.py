@@ -63,7 +63,7 @@ def test_a_crop_with_a_ratio_equals_torchvisions_resized_crop(seed):
         Image.fromarray(picture()), top, left, bottom - top, right - left, [24, 24], interpolation=v2.InterpolationMode.BICUBIC
     )
     found = augmented(Augmentation(crop_scale=(0.08, 1.0), crop_ratio=(0.75, 4 / 3)), seed=seed)
-    assert torch.equal(found, F.pil_to_tensor(expected))
+    assert (found.int() - F.pil_to_tensor(expected).int()).abs().max() <= 1  # torch's filter instead of PIL's
 
 
 def test_crops_are_distributed_as_torchvisions():
@@ -96,7 +96,7 @@ def test_a_library_step_is_torchvisions_under_a_seed_of_the_item(step):
     generator = np.random.default_rng(7)
     generator.random()  # the flip
     torch.manual_seed(int(generator.integers(2**63)))
-    expected = reference(PROCESSOR.resized(Image.fromarray(picture())))
+    expected = reference(F.to_pil_image(PROCESSOR.item(picture())))
     assert torch.equal(augmented(Augmentation(crop_scale=(1, 1), **{step: settings}), seed=7), F.pil_to_tensor(expected))
 
 
@@ -145,6 +145,12 @@ def test_erasing_comes_with_its_probability_and_covers_all_values():
     assert 0.18 < pictures.flatten(1).any(1).float().mean() < 0.32
     noise = pictures[pictures > 0].float()
     assert noise.max() == 255 and abs(noise.mean() - 128) < 1
+
+
+def test_erasing_leaves_the_sources_own_picture_alone():
+    image = np.zeros((24, 24, 3), np.uint8)
+    processor = ImageProcessor(image_size=24)  # nothing is cut and nothing resized: the array itself would be handed on
+    assert augmented(Augmentation(crop_scale=(1, 1), erase=1.0), image=image, processor=processor).any() and not image.any()
 
 
 def test_a_narrow_picture_that_cannot_be_erased_stays():

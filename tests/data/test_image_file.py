@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from skimage import data as photos
 
-from zoo.data import image_file
-from zoo.data.image_file import find_images, open_image
+from zoo.data import image_file, jpeg
+from zoo.data.image_file import find_images, open_image, read_pixels
 from zoo.errors import DataError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -262,3 +263,65 @@ def test_paths_without_images_are_refused(tmp_path: Path) -> None:
     for paths, expected in (([], "no paths"), ([tmp_path / "absent"], "absent"), ([tmp_path], "no images")):
         with pytest.raises(DataError, match=expected):
             find_images(paths)
+
+
+@pytest.mark.parametrize(
+    "options", [{"quality": 75}, {"quality": 95, "subsampling": 0}, {"subsampling": 1}, {"progressive": True}], ids=str
+)
+@pytest.mark.parametrize("size", [(640, 480), (333, 257), (16, 8), (1, 1)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_plain_jpeg_has_pillows_values_without_pillow(options, size, mode, tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(photos.coffee()).resize(size).convert(mode).save(file, "JPEG", **options)
+    path = written(tmp_path / "x.jpg", file.getvalue())
+    expected = np.asarray(open_image(path))
+    monkeypatch.setattr(image_file, "open_image", None)
+    for source in (path, str(path), path.read_bytes()):
+        found = read_pixels(source)
+        assert found.dtype == np.uint8 and (found == expected).all()
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_pixels_are_those_of_the_opened_image(kind: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "x", encoded(kind))
+    assert (read_pixels(path) == pixels(open_image(path))).all()
+    assert (read_pixels(path.read_bytes()) == read_pixels(open_image(path))).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_jpeg_is_turned_back(orientation: int) -> None:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(NOISE).save(file, "JPEG", exif=exif)
+    assert (read_pixels(file.getvalue()) == pixels(open_image(file.getvalue()))).all()
+
+
+def test_a_jpeg_of_four_inks_and_one_without_torchvision_go_pillows_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(file, "JPEG")
+    assert (read_pixels(file.getvalue()) == pixels(open_image(file.getvalue()))).all()
+    monkeypatch.setattr(jpeg, "_decoder", lambda: None)
+    assert (read_pixels(encoded("jpeg")) == pixels(open_image(encoded("jpeg")))).all()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive"])
+def test_pixels_of_a_damaged_jpeg_are_refused_where_the_image_is(kind: str, capfd: pytest.CaptureFixture) -> None:
+    rng, whole, outcomes = random.Random(kind), encoded(kind), set()
+    for _ in range(150):
+        broken = bytearray(whole[: rng.choice((len(whole), rng.randrange(1, len(whole))))])
+        broken[rng.randrange(min(len(broken), rng.choice((64, 10**6))))] = rng.randrange(256)
+        found = []
+        for read in (lambda data: open_image(data, name="n").size[::-1], lambda data: read_pixels(data, name="n").shape[:2]):
+            try:
+                found.append(read(bytes(broken)))
+            except DataError as error:
+                found.append(str(error))
+        assert found[0] == found[1]
+        outcomes.add(type(found[0]))
+    assert outcomes == {tuple, str}
+
+
+def test_a_picture_in_memory_is_named_as_its_owner_says() -> None:
+    for read in (open_image, read_pixels):
+        with pytest.raises(DataError, match=r"^a.tar:7.jpg: this is a web page"):
+            read(b"<html>404</html>", name="a.tar:7.jpg")

@@ -11,6 +11,7 @@ from zoo.build import build_part
 from zoo.convert import timm_vit
 from zoo.data.image import ImageProcessor
 from zoo.encoders.vit import ViT
+from zoo.errors import ConfigError
 from zoo.inspection import count
 from zoo.layers.attention import Attention, attention_mask
 from zoo.layers.meta import meta_device
@@ -207,3 +208,20 @@ def test_a_width_that_is_no_multiple_survives_its_ratio(dim, hidden):
     with meta_device():
         model = ViT(dim=dim, num_heads=1, depth=1, mlp_ratio=hidden / dim)
     assert model.blocks[0].mlp.fc1.out_features == hidden
+
+
+def test_concat_joins_class_token_and_patch_mean_of_several_blocks():
+    torch.manual_seed(0)
+    sizes = {"image_size": 28, "patch_size": 14, "dim": 12, "depth": 3, "num_heads": 2, "num_registers": 1}
+    model, pixels = ViT(**sizes, pool="concat", pool_layers=(-1, 0)).eval(), torch.randn(2, 3, 28, 28)
+    with torch.no_grad():
+        last, first = model.intermediates(pixels, [-1, 0], normalise=True)
+        parts = torch.cat([last[:, 0], last[:, 2:].mean(1), first[:, 0], first[:, 2:].mean(1)], dim=1)  # one class token, one register
+        expected, found = parts @ model.pooler.weight.T + model.pooler.bias, model(pixels)
+    torch.testing.assert_close(found.pooled, expected, rtol=0, atol=1e-5)
+    assert found.pooled.shape == (2, 12)
+
+
+def test_concat_refuses_layers_that_are_not_there():
+    with pytest.raises(ConfigError, match="3"):
+        ViT(image_size=28, patch_size=14, dim=12, depth=3, num_heads=2, pool="concat", pool_layers=(3,))

@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score
 
 import zoo
+from zoo.cli import main
 from zoo.compose import compose
 from zoo.evaluation.classification import Classification, columns_of
 from zoo.run import evaluate, train
@@ -87,3 +88,32 @@ def test_what_does_not_fit_is_found_before_training(tmp_path, words, message):
     with pytest.raises(zoo.ConfigError, match=message):
         train(compose("train", [*words, *SMALL, f"run_dir={tmp_path / 'run'}"]))
     assert not (tmp_path / "run").exists()
+
+
+def test_several_evaluations_of_one_model_are_one_command(tmp_path, capsys):
+    names = ["zero_shot", "linear_probe", "knn_probe", "retrieval"]
+    words = ["checkpoint=clip_vit_nano", "data=digits", f"output={tmp_path}"]
+    parts = "zero_shot,{name: linear_probe, C: 1.0, train_limit: 200},knn_probe,retrieval"
+    assert main(["evaluate", "--json", *words, f"evaluations=[{parts}]"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["evaluation"] for line in lines] == names and lines[1]["train_items"] == 200
+    assert all(line["top1"] > 0.9 for line in lines[:3]) and "mean_recall" in lines[3]
+    alone, output = evaluate(compose("evaluate", ["checkpoint=clip_vit_nano", "data=digits", f"output={tmp_path / 'alone'}"]))
+    assert lines[0]["top1"] == alone.metrics["top1"], "the head's own evaluation is zero_shot"
+    assert json.loads((tmp_path / "zero_shot" / "metrics.json").read_text()) == json.loads((output / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluations=[zero_shot]", "evaluation=zero_shot"], "evaluation is set too; give one of the two"),
+        (["evaluations=[]"], "evaluations: got []; give a list of different names"),
+        (["evaluations=zero_shot"], "evaluations: got 'zero_shot'; give a list"),
+        (["evaluations=[zero_shot,zero_shot]"], "give a list of different names"),
+        (["evaluations=[zero_shot,linear_prob]"], "there is no evaluation 'linear_prob'; did you mean 'linear_probe'"),
+        (["evaluations=[zero_shot,{name: linear_probe, c: 1}]"], "evaluations.linear_probe.c: "),
+    ],
+)
+def test_lists_of_evaluations_that_cannot_be_are_refused_before_any_work(tmp_path, capsys, words, message):
+    assert main(["evaluate", "checkpoint=clip_vit_nano", "data=digits", f"output={tmp_path / 'found'}", *words]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "found").exists()

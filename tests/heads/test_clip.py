@@ -98,3 +98,48 @@ def test_equal_meanings_are_no_negatives():
     batch = zoo.Batch({"image": torch.rand(4, 3, 32, 32), "text": torch.full((4, 3), 2)}, {}, {"groups": torch.zeros(4, dtype=torch.int64)})
     system.head.logit_scale.data.fill_(0.0)
     assert system(batch).loss.item() >= math.log(4) - 1e-4
+
+
+@pytest.mark.parametrize("name", ["clip_vit_nano", "siglip_vit_nano"])
+def test_class_vectors_are_the_normalised_means_of_prompts_embedded_one_by_one(name):
+    system = zoo.create_model(name)
+    system.processor.fit(CAPTIONS)
+    prompts = [["a photo of a cat", "cat"], ["a dog"], ["a photo of a cat", "a photo", "a red shoe", "a photo"]]
+    alone = {text: system.embed("text", [text])[0].double().numpy() for own in prompts for text in own}
+    means = np.stack([np.mean([alone[text] for text in own], axis=0) for own in prompts])
+    expected = means / np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(system.prompt_vectors(prompts).numpy(), expected, atol=1e-5)
+    filled = system.prompt_vectors([["a cat", "the cat"], ["a dog", "the dog"]])
+    torch.testing.assert_close(system.class_vectors(["cat", "dog"], ["a {}", "the {}"]), filled)
+
+
+def test_texts_come_back_in_their_order_whatever_the_batches(system):
+    texts = [*CAPTIONS, "zebra", CAPTIONS[1], "a"]
+    found = system.embed("text", texts)
+    torch.testing.assert_close(found, system.embed("text", texts, batch_size=2), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, torch.cat([system.embed("text", [text]) for text in texts]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, system.embed("text", system.processor(text=texts).inputs["text"]), rtol=1e-5, atol=1e-5)
+
+
+def test_texts_are_computed_once_each_in_bounded_batches(system):
+    rows = []
+    system.encoders["text"].register_forward_hook(lambda module, given, out: rows.append(len(given[0])))
+    system.prompt_vectors([[f"number {i % 1500}"] for i in range(4000)])
+    assert sum(rows) == 1500 and max(rows) == 2**15 // system.encoders["text"].context_length
+
+
+def test_the_towers_are_told_that_only_pooled_vectors_are_read(system):
+    batch = zoo.Batch(
+        {"image": torch.rand(2, 3, 32, 32), "text": torch.tensor([[1, 9, 2, 0, 0], [1, 2, 0, 0, 0]])}, {}, {"groups": torch.arange(2)}
+    )
+    whole = system.head({name: system.encoders[name](x) for name, x in batch.inputs.items()}, batch).loss
+    seen = []
+    system.encoders["text"].register_forward_hook(lambda module, given, out: seen.append(out.tokens.shape[1]))
+    torch.testing.assert_close(system(batch).loss, whole, rtol=1e-5, atol=1e-5)
+    assert seen == [1] and system.encode("text", ["a cat and a dog"]).tokens.shape[1] > 1
+
+
+@pytest.mark.parametrize("prompts, message", [([], "no classes"), ([["a"], []], "class 2 of 2"), (["a cat"], "class 1 of 1 has 'a cat'")])
+def test_classes_without_prompts_are_refused(system, prompts, message):
+    with pytest.raises(zoo.DataError, match=message):
+        system.prompt_vectors(prompts)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ OVERRIDES = [
     "training.trace=true",
     "system.encoders.image.drop_path=0.2",  # draws from the random state at every step
 ]
+CACHED = ["training.accumulate=2", "training.accumulation=cached", "training.batch_size=8"]
 
 
 def command(processes: int, words: list[str]) -> list[str]:
@@ -51,9 +53,9 @@ def train(processes: int, words: list[str], log: Path) -> None:
     assert start(processes, words, log).wait(timeout=400) == 0, log.read_text()[-3000:]
 
 
-def train_and_kill(processes: int, run_dir: Path, step: int, log: Path, *, resume: bool = False) -> None:
+def train_and_kill(processes: int, run_dir: Path, step: int, log: Path, *, resume: bool = False, words: Sequence[str] = ()) -> None:
     """Start or resume a run and kill all its processes when its log reaches a step."""
-    process = start(processes, [f"resume={run_dir}"] if resume else [*OVERRIDES, f"run_dir={run_dir}"], log)
+    process = start(processes, [f"resume={run_dir}"] if resume else [*OVERRIDES, *words, f"run_dir={run_dir}"], log)
     deadline = time.monotonic() + 300
     while not (lines := read_lines(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []) or lines[-1]["step"] < step:
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
@@ -77,13 +79,13 @@ def assert_same_runs(one: Path, other: Path, processes: int) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.card("clip_vit_nano", "resumes exactly")
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, tmp_path, card_figure):
+@pytest.mark.parametrize(("processes", "words"), [(1, []), (2, []), (2, CACHED)], ids=["one", "two", "two-cached"])
+def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, words, tmp_path, card_figure):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(processes, [*OVERRIDES, f"run_dir={whole}"], tmp_path / "whole.log")
+    train(processes, [*OVERRIDES, *words, f"run_dir={whole}"], tmp_path / "whole.log")
     steps = sorted(random.SystemRandom().sample(range(1, STEPS - 1), 2))
     card_figure(f"{processes} process(es), killed at steps {steps}")
-    train_and_kill(processes, killed, steps[0], tmp_path / "killed.log")
+    train_and_kill(processes, killed, steps[0], tmp_path / "killed.log", words=words)
     train_and_kill(processes, killed, steps[1], tmp_path / "killed_again.log", resume=True)
     train(processes, [f"resume={killed}"], tmp_path / "resumed.log")
     assert_same_runs(whole, killed, processes)

@@ -6,14 +6,25 @@ same. Files of older releases also hold the buffers ``position_ids``, which are 
 ``vit``. Its tokens are normalised, where ``CLIPVisionModel`` gives ``last_hidden_state`` without ``post_layernorm``.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from zoo.convert import rules
 from zoo.convert.rules import joined, lifted, named, scalar, split, under
-from zoo.convert.transformers_vision import feed_forward, filled, refuse_others, sizes, their_activation, their_sizes
+from zoo.convert.transformers_vision import (
+    count,
+    feed_forward,
+    filled,
+    refuse_others,
+    sizes,
+    text_sizes,
+    their_activation,
+    their_sizes,
+    their_text_sizes,
+)
+from zoo.errors import ConfigError
 from zoo.layers.mlp import hidden_width
 
 ORIGIN = "transformers"
@@ -30,6 +41,21 @@ DEFAULTS = {  # of CLIPVisionConfig and SiglipVisionConfig
         "vision_use_head": True,
     },
 }
+TEXT_SHARED = {"num_hidden_layers": 12, "eos_token_id": 49407}
+TEXT_DEFAULTS = {  # of CLIPTextConfig and SiglipTextConfig
+    "clip_text_model": {
+        **TEXT_SHARED,
+        **{"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8},
+        **{"max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    },
+    "siglip_text_model": {
+        **TEXT_SHARED,
+        **{"vocab_size": 32000, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+        **{"max_position_embeddings": 64, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
+    },
+}
+OLD_EOS = 2  # what configs of before July 2023 say whatever the tokenizer has; transformers then pools at the largest id
+PROJECTION_DIM = 512  # of CLIPConfig
 
 BLOCK = [
     joined(["self_attn.q_proj.{w}", "self_attn.k_proj.{w}", "self_attn.v_proj.{w}"], "attention.qkv.{w}"),
@@ -193,3 +219,99 @@ def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "hidden_act": their_activation(arguments, target),
         **({} if arguments["class_token"] else {"vision_use_head": arguments["pool"] == "attention"}),
     }
+
+
+def text_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``text_config`` with its ``model_type`` (``clip_text_model``, ``siglip_text_model``) as keywords of our ``text``.
+
+    Raises:
+        ConfigError: what our ``text`` does not have.
+    """
+    whole = filled(config, TEXT_DEFAULTS)
+    is_clip = whole["model_type"] == "clip_text_model"
+    pool = _text_pool(whole) if is_clip else {"pool": "last"}
+    return {**text_sizes(whole), **feed_forward(whole), "causal": is_clip, **pool}
+
+
+def _text_pool(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where ``CLIPTextTransformer`` pools: at the first end symbol; an id that no token can have gives position 0."""
+    eos = config["eos_token_id"]
+    if not isinstance(eos, int):
+        raise ConfigError(f"eos_token_id: got {eos!r}; allowed is one whole number")
+    if eos == OLD_EOS:
+        return {"pool": "argmax"}
+    return {"pool": "eot", "eot_token_id": eos} if 0 <= eos < config["vocab_size"] else {"pool": "cls"}
+
+
+def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
+    """A ``config.json`` of model type ``clip`` or ``siglip`` as encoders and head of our system.
+
+    Args:
+        keys: names of the weights, where they are at hand.
+
+    Raises:
+        ConfigError: what our parts do not have.
+    """
+    kind = config["model_type"]
+    vision, text = ({**_tower(config, tower), "model_type": f"{kind}_{tower}_model"} for tower in ("vision", "text"))
+    image = arguments(vision, [key for key in keys if key.startswith("vision_model.")])
+    head = {"loss": "info_nce", "embed_dim": count({"projection_dim": PROJECTION_DIM, **config}, "projection_dim")}
+    if kind == "siglip":
+        head = {
+            "loss": "sigmoid",
+            "embed_dim": image["dim"],
+            "projections": {"image": "none", "text": "linear_bias"},
+            "logit_scale_max": None,
+        }
+    encoders = {"image": {"name": "vit", **image}, "text": {"name": "text", **text_arguments(text)}}
+    return {"encoders": encoders, "head": {"name": "clip", **head}}
+
+
+def _tower(config: Mapping[str, Any], tower: str) -> dict[str, Any]:
+    """A tower's config; files of the first releases have it, or changes to it, under a second name, which wins."""
+    return {**(config.get(f"{tower}_config") or {}), **(config.get(f"{tower}_config_dict") or {})}
+
+
+def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of our parts, those with default values included, as the ``config.json`` of a ``CLIPModel`` or ``SiglipModel``.
+
+    Raises:
+        ConfigError: what theirs do not have; the message names the key of the system.
+    """
+    kind = "siglip" if head["loss"] == "sigmoid" else "clip"
+    model = {"clip": "CLIPModel", "siglip": "SiglipModel"}[kind]
+    words = {"clip": {"image": "linear", "text": "linear"}, "siglip": {"image": "none", "text": "linear_bias"}}[kind]
+    given = head["projections"]
+    projections = dict.fromkeys(words, given) if isinstance(given, str) else {m: given.get(m, "linear") for m in words}
+    target = f"transformers' {model}"
+    _named("head.projections.", lambda: refuse_others(projections, {m: (word,) for m, word in words.items()}, target))
+    pools = {"class_token": (kind == "clip",), "pool": ("cls" if kind == "clip" else "attention",)}
+    _named("encoders.image.", lambda: refuse_others(image, pools, target))
+    vision = _named("encoders.image.", lambda: config(image))
+    legal = {"causal": (True,), "pool": ("eot", "argmax")} if kind == "clip" else {"causal": (False,), "pool": ("last",)}
+    _named("encoders.text.", lambda: refuse_others(text, legal, target))
+    texts = _named("encoders.text.", lambda: their_text_sizes(text, target))
+    if kind == "clip":
+        texts["eos_token_id"] = OLD_EOS if text["pool"] == "argmax" else _real_eos(text["eot_token_id"])
+        vision["projection_dim"] = texts["projection_dim"] = head["embed_dim"]
+    else:
+        texts["projection_size"] = head["embed_dim"]
+    whole = {"model_type": kind, "architectures": [model], "text_config": {**texts, "model_type": f"{kind}_text_model"}}
+    vision.pop("architectures")
+    return {**whole, "vision_config": vision, **({"projection_dim": head["embed_dim"]} if kind == "clip" else {})}
+
+
+def _named(prefix: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def _real_eos(eot_token_id: int) -> int:
+    if eot_token_id == OLD_EOS:
+        raise ConfigError(
+            f"encoders.text.eot_token_id: {OLD_EOS} makes transformers' CLIPModel pool at the largest id of a text, as its oldest configs "
+            "meant; the end symbol needs another id"
+        )
+    return eot_token_id

@@ -1,4 +1,4 @@
-"""What the configs of transformers' image models have in common: a ``config.json`` as a dict <-> keywords of our ``vit``.
+"""What transformers' configs have in common: a ``config.json`` as a dict <-> keywords of our ``vit`` and ``text``.
 
 Reference: transformers 5.17. Dropout and the initialisation have no place here: they change training only, and ours has none
 of the one and its own of the other.
@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.mlp import hidden_width
 
 ACTIVATIONS = {  # theirs: ours; some of theirs are other ways to compute the same
     "gelu": "gelu",
@@ -85,6 +86,18 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def text_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords that come out of every text model's config in one way."""
+    return {
+        "vocab_size": count(config, "vocab_size"),
+        "context_length": count(config, "max_position_embeddings"),
+        "dim": count(config, "hidden_size"),
+        "depth": count(config, "num_hidden_layers"),
+        "num_heads": count(config, "num_attention_heads"),
+        "eps": float(config["layer_norm_eps"]),
+    }
+
+
 def feed_forward(config: Mapping[str, Any]) -> dict[str, Any]:
     """Width and activation of the feed-forward part.
 
@@ -107,6 +120,20 @@ def their_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "num_hidden_layers": arguments["depth"],
         "num_attention_heads": arguments["num_heads"],
         "layer_norm_eps": arguments["eps"],
+    }
+
+
+def their_text_sizes(arguments: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """The other way round of ``text_sizes`` and ``feed_forward``."""
+    return {
+        "vocab_size": arguments["vocab_size"],
+        "max_position_embeddings": arguments["context_length"],
+        "hidden_size": arguments["dim"],
+        "num_hidden_layers": arguments["depth"],
+        "num_attention_heads": arguments["num_heads"],
+        "layer_norm_eps": arguments["eps"],
+        "intermediate_size": hidden_width(arguments["dim"], arguments["mlp_ratio"]),
+        "hidden_act": their_activation(arguments, target),
     }
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from torch import Tensor
 
-from zoo.data.image import INTERPOLATIONS, ImageProcessor, as_image
+from zoo.data.image import ImageProcessor, as_pixels, resize_pixels, to_image, to_pixels
 from zoo.errors import ConfigError, name_choices
 from zoo.types import Sample
 
@@ -74,32 +74,34 @@ class Augmentation:
         """Return the sample with its image varied, a uint8 tensor of the processor's size; other modalities stay."""
         if "image" not in sample.inputs:
             return sample
-        image = self._cropped(as_image(sample.inputs["image"]), generator)
-        if generator.random() < self.flip:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self.crop_ratio is None:
-            image = processor.resized(image)
-        else:
-            image = image.resize((processor.image_size, processor.image_size), INTERPOLATIONS[processor.interpolation])
+        pixels = self._cropped(as_pixels(sample.inputs["image"]), generator)
+        mirrored, size = generator.random() < self.flip, processor.image_size
+        pixels = processor.at_size(pixels) if self.crop_ratio is None else resize_pixels(pixels, size, size, processor.interpolation)
+        if mirrored:
+            pixels = pixels.flip(-1)
         if self.library_steps:
+            image = to_image(pixels)
             with drawn_from(generator):
                 for step in self.library_steps:
                     image = step(image)
-        values = np.array(image)  # [height, width, 3]
+            pixels = to_pixels(image)
         if self.erase > 0 and generator.random() < self.erase:
-            erase_rectangle(values, generator)
-        return replace(sample, inputs={**sample.inputs, "image": torch.from_numpy(values).permute(2, 0, 1)})  # [3, height, width]
+            pixels = pixels.clone()  # it may be the source's own
+            erase_rectangle(pixels.permute(1, 2, 0).numpy(), generator)
+        return replace(sample, inputs={**sample.inputs, "image": pixels})  # [3, height, width]
 
-    def _cropped(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    def _cropped(self, pixels: UInt8[Tensor, "3 height width"], generator: np.random.Generator) -> UInt8[Tensor, "3 new_height new_width"]:
+        height, width = pixels.shape[1:]
         if self.crop_ratio is not None:
-            return image.crop(crop_box(image.width, image.height, self.crop_scale, self.crop_ratio, generator))
+            left, top, right, bottom = crop_box(width, height, self.crop_scale, self.crop_ratio, generator)
+            return pixels[:, top:bottom, left:right]
         if self.crop_scale == (1.0, 1.0):
-            return image
+            return pixels
         share = generator.uniform(*self.crop_scale) ** 0.5
-        width, height = max(1, round(image.width * share)), max(1, round(image.height * share))
-        left = int(generator.integers(image.width - width + 1))
-        top = int(generator.integers(image.height - height + 1))
-        return image.crop((left, top, left + width, top + height))
+        new_width, new_height = max(1, round(width * share)), max(1, round(height * share))
+        left = int(generator.integers(width - new_width + 1))
+        top = int(generator.integers(height - new_height + 1))
+        return pixels[:, top : top + new_height, left : left + new_width]
 
 
 @contextmanager

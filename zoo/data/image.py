@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from zoo.data.image_file import open_image
+from zoo.data.image_file import open_image, read_pixels
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.registry import register
 
@@ -21,13 +22,19 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+TORCH_FILTERS = ("bilinear", "bicubic")  # that torch has for uint8 with antialiasing
+LEAST_SHRINKING = 1.5  # from here on torch is within one grey level of PIL; nearer to 1, two values in a million are two levels off
+MOST_ELONGATED = 3.0  # beyond, PIL resamples only the part that is kept
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP clip.py, _transform
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @register("processor")
 class ImageProcessor:
-    """Decode, resize and crop with PIL (antialiased) on uint8, then normalise the whole batch at once.
+    """Decode, resize and crop on uint8 (antialiased), then normalise the whole batch at once.
+
+    PIL's filters are the reference. Where a picture is shrunk by half or more they are computed by torch, which is three times as
+    fast and differs in 0.3 % of the values, by one grey level.
 
     Args:
         image_size: height and width of the result in pixels.
@@ -86,8 +93,7 @@ class ImageProcessor:
             if raw.dtype != torch.uint8 or list(raw.shape) != expected:
                 raise DataError(f"an image is {raw.dtype} of shape {list(raw.shape)}; a ready one is torch.uint8 {expected}")
             return raw
-        image = self.resized(as_image(raw))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
+        return self.at_size(as_pixels(raw))
 
     def collate(self, items: Sequence[UInt8[Tensor, "3 height width"]]) -> tuple[Float[Tensor, "batch 3 height width"], None]:
         """Stack uint8 images and normalise them in one pass."""
@@ -106,57 +112,92 @@ class ImageProcessor:
         """A batch without data, for the check on the meta device."""
         return torch.empty(batch_size, 3, self.image_size, self.image_size, device="meta"), None
 
-    def resized(self, image: Image.Image) -> Image.Image:
-        """Bring an RGB image to ``image_size`` x ``image_size``."""
-        size, filter_ = self.image_size, INTERPOLATIONS[self.interpolation]
-        width, height = image.size
+    def at_size(self, pixels: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 size size"]:
+        """Bring an RGB picture to ``image_size`` x ``image_size``; one that has it already is given back as it is."""
+        size, (height, width) = self.image_size, pixels.shape[1:]
         if (width, height) == (size, size) and self.crop_fraction == 1:
+            return pixels
+        new_width, new_height, left, top = self._placed(width, height)
+        shrinking, elongated = min(width / new_width, height / new_height), max(width, height) / min(width, height)
+        if self.interpolation not in TORCH_FILTERS or shrinking < LEAST_SHRINKING or elongated > MOST_ELONGATED:
+            return to_pixels(self.resized(to_image(pixels)))
+        whole = resize_pixels(pixels, new_height, new_width, self.interpolation)
+        if self.resize != "pad":
+            return whole[:, top : top + size, left : left + size]
+        canvas = torch.tensor(self._fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)
+        canvas[:, -top : new_height - top, -left : new_width - left] = whole
+        return canvas
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """``at_size`` by PIL alone: the reference, and the way for pictures that are enlarged or hardly shrunk."""
+        size, filter_ = self.image_size, INTERPOLATIONS[self.interpolation]
+        if image.size == (size, size) and self.crop_fraction == 1:
             return image
-        if self.resize == "squash":
-            return self._squash_and_crop(image)
+        new_width, new_height, left, top = self._placed(*image.size)
         if self.resize == "pad":
-            scale = size / max(width, height)
-            fitted = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), filter_)
-            canvas = Image.new("RGB", (size, size), tuple(int(255 * value) for value in self.mean))
-            canvas.paste(fitted, ((size - fitted.width) // 2, (size - fitted.height) // 2))
+            canvas = Image.new("RGB", (size, size), self._fill)
+            canvas.paste(image.resize((new_width, new_height), filter_), (-left, -top))
             return canvas
-        return self._scale_and_crop(image)
+        # Resampling a box equals resizing everything and cropping, but a picture 20,000 pixels wide costs no more than a square
+        # one. The long side's scale differs a little from the other's: its length is truncated.
+        across, down = image.width / new_width, image.height / new_height  # source pixels per target pixel
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return image.resize((size, size), filter_, box=box)
 
-    def _squash_and_crop(self, image: Image.Image) -> Image.Image:
-        """Both sides to the scale size, centre cut, as one resampling of the part that survives."""
-        size, scaled = self.image_size, int(self.image_size / self.crop_fraction)
-        margin = round((scaled - size) / 2)  # as torchvision rounds
-        across, down = image.width / scaled, image.height / scaled  # source pixels per target pixel
-        box = (margin * across, margin * down, (margin + size) * across, (margin + size) * down)
-        return image.resize((size, size), INTERPOLATIONS[self.interpolation], box=box)
+    @property
+    def _fill(self) -> tuple[int, int, int]:
+        red, green, blue = (int(255 * value) for value in self.mean)
+        return red, green, blue
 
-    def _scale_and_crop(self, image: Image.Image) -> Image.Image:
-        """Shortest side to the scale size, centre cut; only the part that survives is resampled.
+    def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Width and height that the whole picture is brought to, and left and top of the square cut from it (negative: border).
 
-        Resampling a box equals resizing everything and cropping, but a picture 20,000 pixels wide costs no more than a
-        square one. The other side is truncated to whole pixels and the offset rounded as torchvision does.
+        With image_size 224, 640 x 480 becomes 298 x 224 (truncated, as torchvision does), of which the square at 37, 0 is cut.
         """
         size = self.image_size
-        short = int(size / self.crop_fraction)
-        width, height = image.size
-        scale = min(width, height) / short  # source pixels per target pixel
-        new_width, new_height = int(short * width / min(width, height)), int(short * height / min(width, height))
-        left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-        across, down = width / new_width, height / new_height  # the long side's scale differs a little: its length is truncated
-        assert scale > 0
-        box = (left * across, top * down, (left + size) * across, (top + size) * down)
-        return image.resize((size, size), INTERPOLATIONS[self.interpolation], box=box)
+        if self.resize == "pad":
+            scale = size / max(width, height)
+            new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+            return new_width, new_height, -((size - new_width) // 2), -((size - new_height) // 2)
+        scaled, short = int(size / self.crop_fraction), min(width, height)
+        squash = self.resize == "squash"
+        new_width, new_height = (scaled, scaled) if squash else (int(scaled * width / short), int(scaled * height / short))
+        return new_width, new_height, round((new_width - size) / 2), round((new_height - size) / 2)
 
 
-def as_image(raw: Any) -> Image.Image:
-    """Raw image of any allowed kind to an RGB PIL image.
+def resize_pixels(pixels: UInt8[Tensor, "3 height width"], height: int, width: int, interpolation: str) -> UInt8[Tensor, "3 new_h new_w"]:
+    """Resize with antialiasing; like PIL's result but for one grey level in 0.3 % of the values (rarely two where it hardly shrinks).
+
+    Fast where the colours of a pixel lie side by side, as in a view of an array [H, W, 3].
+    """
+    if interpolation not in TORCH_FILTERS:
+        return to_pixels(to_image(pixels).resize((width, height), INTERPOLATIONS[interpolation]))
+    batch = pixels.permute(1, 2, 0).unsqueeze(0).permute(0, 3, 1, 2)  # [1, 3, H, W] that torch sees as channels-last
+    return F.interpolate(batch, size=(height, width), mode=interpolation, antialias=True)[0]
+
+
+def to_image(pixels: UInt8[Tensor, "3 height width"]) -> Image.Image:
+    """A PIL image with a copy of the values."""
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
+
+
+def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    """A copy of the values of an RGB image."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
+
+
+def as_pixels(raw: Any) -> UInt8[Tensor, "3 height width"]:
+    """Raw image of any allowed kind to RGB values; those of an array may be shared with it.
 
     Raises:
         DataError: not an image, or not readable.
     """
-    if isinstance(raw, str | Path | Image.Image):
-        return open_image(raw)
-    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and (raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] == 3)):
-        return Image.fromarray(raw).convert("RGB")
+    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and (raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] == 3)) and raw.size:
+        colours = raw if raw.ndim == 3 else np.repeat(raw[..., None], 3, axis=2)
+        return torch.from_numpy(np.require(colours, requirements=["C", "W"])).permute(2, 0, 1)  # [3, H, W]
+    if isinstance(raw, str | Path | bytes):
+        return torch.from_numpy(read_pixels(raw)).permute(2, 0, 1)  # [3, H, W]
+    if isinstance(raw, Image.Image):
+        return to_pixels(open_image(raw))
     kind = f"array {raw.dtype} {list(raw.shape)}" if isinstance(raw, np.ndarray) else type(raw).__name__
     raise DataError(f"an image cannot be made from {kind}; give a path, a PIL image, or a uint8 array [H, W] or [H, W, 3]")

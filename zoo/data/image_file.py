@@ -1,5 +1,6 @@
 """Any picture to an upright 8-bit RGB image, and the pictures that lie in folders."""
 
+import io
 import os
 import struct
 import threading
@@ -10,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from zoo.data import jpeg
 from zoo.errors import DataError
 
 MAX_PIXELS = 300_000_000  # 900 MB as RGB; the largest cameras in phones give 200 million
@@ -55,35 +58,71 @@ UPRIGHT = {  # EXIF orientation to what undoes it; ImageOps.exif_transpose also 
 }
 
 
-def open_image(source: str | Path | Image.Image) -> Image.Image:
+def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image in memory") -> Image.Image:
     """Read a picture of any kind as an upright image in mode RGB.
 
     The first frame of an animation; transparent parts on white; 16-bit grey divided by 257; float grey of [0, 1] times
     255; turned as its EXIF orientation says.
 
+    Args:
+        source: a path, the bytes of a file, or what Pillow opened.
+        name: what messages call a picture that is no file.
+
     Raises:
         DataError: the file is missing, empty, cut short, too large, or not a picture that can be read.
     """
     if isinstance(source, Image.Image):
-        return _decoded(source, getattr(source, "filename", "") or "image in memory")
+        return _decoded(source, getattr(source, "filename", "") or name)
+    if isinstance(source, bytes):
+        return _open(io.BytesIO(source), name)
     if not isinstance(source, str | Path):
         raise DataError(f"an image cannot be opened from {type(source).__name__}; give a path or a PIL image")
     path = Path(source)
     _check_file(path)
     # Opened by us rather than by Pillow, which would map plain files into memory: a file cut later would end the process.
     try:
-        with _our_settings, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            return _decoded(image, str(path))
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: too large ({error}); at most {MAX_PIXELS:,} pixels are allowed; scale it down") from error
-    except UnidentifiedImageError as error:
-        raise DataError(_describe_stranger(path)) from error
+        with path.open("rb") as file:
+            return _open(file, str(path))
     except PermissionError as error:
         raise DataError(f"{path}: no permission to read it; change the file's mode or owner") from error
-    except DECODE_ERRORS as error:
+    except OSError as error:
         raise DataError(_damaged(str(path), error)) from error
+
+
+def read_pixels(source: str | Path | bytes | Image.Image, *, name: str = "image in memory") -> UInt8[np.ndarray, "height width 3"]:
+    """The values that ``open_image`` gives, as an array of its own; a plain JPEG takes a third less time.
+
+    Raises:
+        DataError: as ``open_image``.
+    """
+    data = source if isinstance(source, bytes) else None if isinstance(source, Image.Image) else _jpeg_bytes(source)
+    pixels = None if data is None else _plain_jpeg(data)
+    return np.array(open_image(source, name=name)) if pixels is None else pixels
+
+
+def _jpeg_bytes(path: str | Path) -> bytes | None:
+    """The bytes of a JPEG file; None for any other."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(jpeg.START))
+            return start + file.read() if start == jpeg.START else None
+    except (OSError, ValueError, TypeError):  # open_image says what is wrong
+        return None
+
+
+def _plain_jpeg(data: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Pixels of an upright grey or RGB JPEG; None for all else."""
+    if not data.startswith(jpeg.START):
+        return None
+    try:
+        with _our_settings, Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            width, height = image.size
+            plain = image.format == "JPEG" and image.mode in ("L", "RGB") and width * height <= MAX_PIXELS
+            if not plain or image.getexif().get(ExifTags.Base.Orientation, 1) in UPRIGHT:
+                return None
+    except (*DECODE_ERRORS, Image.DecompressionBombError):
+        return None
+    return jpeg.decode_plain(data, height, width)
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -179,15 +218,29 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
 
 
-def _describe_stranger(path: Path) -> str:
+def _open(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
+    """Decode an open file; what Pillow raises becomes a DataError."""
+    try:
+        with _our_settings, Image.open(file, formats=FORMATS) as image:
+            return _decoded(image, name)
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: too large ({error}); at most {MAX_PIXELS:,} pixels are allowed; scale it down") from error
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        raise DataError(_describe_stranger(file.read(64), name)) from error
+    except DECODE_ERRORS as error:
+        raise DataError(_damaged(name, error)) from error
+
+
+def _describe_stranger(start: bytes, name: str) -> str:
     """Say what a file is that no decoder takes."""
-    with path.open("rb") as file:
-        start = file.read(64)
-    kind = next((name for skip, magic, name in STRANGERS if start[skip:].startswith(magic)), None)
+    kind = next((kind for skip, magic, kind in STRANGERS if start[skip:].startswith(magic)), None)
     allowed = ", ".join(FORMATS)
     if kind is not None:
-        return f"{path}: this is {kind}; allowed are {allowed}; convert it first"
-    return f"{path}: not an image, damaged in its first bytes, or of an unsupported format; allowed are {allowed}"
+        return f"{name}: this is {kind}; allowed are {allowed}; convert it first"
+    return f"{name}: not an image, damaged in its first bytes, or of an unsupported format; allowed are {allowed}"
 
 
 def _damaged(name: str, error: BaseException) -> str:

@@ -11,12 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.mlp import hidden_width
+from zoo.layers.packing import Packing
 from zoo.layers.pool import masked_mean, take_tokens
+from zoo.layers.prefix import PrefixTree
 from zoo.layers.transformer import Block
 from zoo.registry import register
 from zoo.types import Encoded
 
-POOLS = ("eot", "cls", "mean", "last", "none")
+POOLS = ("eot", "argmax", "cls", "mean", "last", "none")
 
 
 @register("encoder")
@@ -26,8 +29,9 @@ class TextTransformer(nn.Module):
     Args:
         context_length: the most tokens that one text may have.
         causal: each token sees only itself and what comes before. Padding must then lie to the right.
-        pool: "eot" takes the first ``eot_token_id`` of each row, "cls" the first token, "last" the last position whatever
-            it holds (SigLIP), "mean" the mean over real tokens, "none" gives no pooled vector.
+        pool: "eot" takes the first ``eot_token_id`` of each row, "argmax" the first of the row's largest ids (open_clip, and
+            transformers' old configs of CLIP; the end symbol, as long as no token of a larger id is added), "cls" the first token,
+            "last" the last position whatever it holds (SigLIP), "mean" the mean over real tokens, "none" gives no pooled vector.
 
     Raises:
         ConfigError: an unknown pool, or "eot" without an ``eot_token_id`` inside the vocabulary.
@@ -35,6 +39,7 @@ class TextTransformer(nn.Module):
     """
 
     modality = "text"
+    pools_alone = True  # ``forward`` takes ``reads``
     no_weight_decay = ("positions",)
 
     def __init__(
@@ -63,31 +68,70 @@ class TextTransformer(nn.Module):
         self.embedding = nn.Embedding(vocab_size, dim)
         self.positions = nn.Parameter(torch.empty(context_length, dim))
         self.blocks = nn.ModuleList(
-            Block(dim=dim, num_heads=num_heads, hidden_dim=int(dim * mlp_ratio), activation=activation, eps=eps) for _ in range(depth)
+            Block(dim=dim, num_heads=num_heads, hidden_dim=hidden_width(dim, mlp_ratio), activation=activation, eps=eps)
+            for _ in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=eps)
         self._initialise()
 
-    def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
-        """``mask`` is True at real tokens; without one every position is real."""
+    def forward(
+        self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None, reads: str = "tokens"
+    ) -> Encoded:
+        """``mask`` is True at real tokens; without one every position is real.
+
+        Args:
+            reads: "tokens", or "pooled" where the caller reads nothing but the pooled vectors; these, equal up to rounding, are
+                then also all the tokens there are [batch, 1, dim], and neither padding nor what follows the end is computed.
+        """
         length = token_ids.shape[1]
         if length > self.context_length:
             raise DataError(f"texts have {length} tokens; context_length allows {self.context_length}: truncate or split them")
+        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        place = self._place(token_ids)
+        if reads == "pooled" and self._can_pack(token_ids, real, place):
+            return _encoded_alone(self._pool_packed(token_ids, real, place))
         x = self.embedding(token_ids) + self.positions[:length]
         # A causal tower never looks right, so that padding at the end needs no mask and takes the faster kernel.
         seen = None if self.causal else mask
         for block in self.blocks:
             x = block(x, seen, self.causal)
         x = self.norm(x)
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
-        return Encoded(x, self._pooled(x, token_ids, real), real)
+        pooled = masked_mean(x, real) if self.pool == "mean" else None if place is None else take_tokens(x, place)
+        return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else _encoded_alone(pooled)
 
-    def _pooled(self, x: Tensor, token_ids: Tensor, mask: Tensor) -> Float[Tensor, "batch dim"] | None:
+    def _place(self, token_ids: Tensor) -> Int[Tensor, " batch"] | None:
+        """The position that is pooled in each row, where it is a single one."""
         if self.pool == "eot":
-            return take_tokens(x, (token_ids == self.eot_token_id).int().argmax(1))
-        if self.pool == "mean":
-            return masked_mean(x, mask)
-        return {"cls": x[:, 0], "last": x[:, -1], "none": None}[self.pool]
+            return (token_ids == self.eot_token_id).int().argmax(1)
+        if self.pool == "argmax":
+            return token_ids.argmax(1)
+        first = token_ids.new_zeros(len(token_ids))
+        return {"cls": first, "last": first + token_ids.shape[1] - 1}.get(self.pool)
+
+    def _can_pack(self, token_ids: Tensor, real: Tensor, place: Tensor | None) -> bool:
+        """Whether packed rows give the pooled vectors; sizes must be known, and a token pooled alone must be among the real ones."""
+        if token_ids.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return False
+        if not len(self.blocks) or not token_ids.numel() or self.pool == "none":
+            return False
+        return self.causal or place is None or bool(real.gather(1, place[:, None]).all())
+
+    def _pool_packed(self, token_ids: Tensor, real: Tensor, place: Tensor | None) -> Float[Tensor, "batch dim"]:
+        """Pooled vectors from real tokens alone; of a causal tower from those up to the last that is pooled."""
+        length = token_ids.shape[1]
+        if self.causal:
+            counted = torch.arange(1, length + 1, device=token_ids.device)
+            ends = (real * counted).amax(1) if place is None else place + 1  # [B]
+            sharing = not torch.is_grad_enabled()
+            layout = PrefixTree(token_ids, ends) if sharing else Packing(counted <= ends[:, None], causal=True)
+        else:
+            layout = Packing(real)
+        x = self.embedding(token_ids.flatten()[layout.index]) + self.positions[layout.index % length]  # [total, dim]
+        last = layout if place is None else layout.only(place)
+        for i, block in enumerate(self.blocks, 1):
+            x = block(x, layout=layout if i < len(self.blocks) else last)
+        x = self.norm(x)
+        return masked_mean(layout.unpack(x), real) if place is None else last.restore(x)
 
     def _initialise(self) -> None:
         """openai/CLIP ``initialize_parameters``: residual outputs shrink with depth."""
@@ -102,3 +146,8 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.mlp.fc2.weight, std=residual)
             nn.init.zeros_(block.attention.qkv.bias)
             nn.init.zeros_(block.attention.out.bias)
+
+
+def _encoded_alone(pooled: Float[Tensor, "batch dim"]) -> Encoded:
+    """Pooled vectors as the only tokens."""
+    return Encoded(pooled[:, None], pooled, torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device))

@@ -26,7 +26,7 @@ from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
 from zoo.types import Encoded
 
-POOLS = ("cls", "cls_tanh", "mean", "mean_norm", "attention", "none")
+POOLS = ("cls", "cls_tanh", "mean", "mean_norm", "attention", "concat", "none")
 INITS = ("timm", "clip", "jax")
 
 
@@ -41,8 +41,11 @@ class ViT(nn.Module):
         num_registers: further learned tokens, without position, after the class token (DINOv2).
         pool: "cls" takes the class token, "cls_tanh" puts a linear layer and tanh behind it (transformers' ``ViTModel``, the
             paper's pre-logits), "mean" the mean of the normalised patch tokens, "mean_norm" normalises the mean instead of
-            the tokens (timm's "avg", as in MAE), "attention" asks the patch tokens with a learned query, "none" gives no
-            pooled vector.
+            the tokens (timm's "avg", as in MAE), "attention" asks the patch tokens with a learned query, "concat" joins the
+            class token and the mean of the patches after each of ``pool_layers`` and brings them to ``dim`` by a linear layer
+            (what DINOv2 is evaluated on: Oquab et al. 2023, arXiv 2304.07193, appendix B.3), "none" gives no pooled vector.
+        pool_layers: blocks that "concat" reads; 0 is the first, -1 the last.
+        pool_dropout: in training, share of the numbers that the last linear layer of "concat" or "cls_tanh" does not see.
         pre_norm: LayerNorm between the positions and the first block (CLIP).
         layer_scale: initial factor of each residual branch; null for none.
         drop_remainder: leave out pixels at the right and lower edge that fill no patch, where otherwise such sizes are refused.
@@ -56,6 +59,7 @@ class ViT(nn.Module):
 
     modality = "image"
     no_weight_decay = ("class_token", "registers", "positions", "probe")
+    after_features = ("pooler",)  # what ``from_features`` computes
 
     def __init__(
         self,
@@ -75,6 +79,8 @@ class ViT(nn.Module):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         pool: str = "cls",
+        pool_layers: Sequence[int] = (-4, -3, -2, -1),
+        pool_dropout: float = 0.0,
         drop_remainder: bool = False,
         antialias: bool = True,
         init: str = "timm",
@@ -84,8 +90,9 @@ class ViT(nn.Module):
         for key, value, legal in (("pool", pool, POOLS), ("init", init, INITS)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
-        if pool.startswith("cls") and not class_token:
+        if (pool.startswith("cls") or pool == "concat") and not class_token:
             raise ConfigError(f"pool: {pool!r} needs class_token=true; without one choose 'mean', 'attention' or 'none'")
+        self.pool_layers = find_layers(pool_layers, depth) if pool == "concat" else []
         self.dim, self.image_size, self.pool, self.antialias = dim, image_size, pool, antialias
         self.gives_pooled = pool != "none"
         self.preprocessing = dict(preprocessing or {})
@@ -103,7 +110,9 @@ class ViT(nn.Module):
         )
         self.norm = nn.Identity() if pool == "mean_norm" else nn.LayerNorm(dim, eps=eps)
         self.pool_norm = nn.LayerNorm(dim, eps=eps) if pool == "mean_norm" else nn.Identity()
-        self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None
+        pooled_dim = {"cls_tanh": dim, "concat": 2 * dim * len(self.pool_layers)}.get(pool)
+        self.pooler = nn.Linear(pooled_dim, dim) if pooled_dim is not None else None
+        self.pool_dropout = nn.Dropout(pool_dropout)
         self.attention_pool = (
             AttentionPool(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps)
             if pool == "attention"
@@ -118,11 +127,36 @@ class ViT(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
         """``mask`` is accepted for the contract; images have no padding."""
-        x = self._embed(pixels)
-        for block in self.blocks:
+        x, features = self._run(pixels)
+        return Encoded(x, self._finished(features), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+
+    def features(self, x: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Float[Tensor, "batch _"]:
+        """What comes before the last linear layer of the pool; where that alone is trained, the rest need not run again."""
+        features = self._run(x)[1]
+        assert features is not None
+        return features
+
+    def from_features(self, features: Float[Tensor, "batch _"]) -> Encoded:
+        """The rest of the way; its only tokens are the pooled vectors."""
+        pooled = self._finished(features)
+        assert pooled is not None
+        return Encoded(pooled[:, None], pooled, torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device))
+
+    def _run(self, pixels: Tensor) -> tuple[Float[Tensor, "batch num_tokens dim"], Float[Tensor, "batch _"] | None]:
+        """Normalised tokens, and the pooled vector before its linear layer."""
+        x, read = self._embed(pixels), {}
+        for i, block in enumerate(self.blocks):
             x = block(x)
+            if i in self.pool_layers:
+                read[i] = self.norm(x)
         x = self.norm(x)
-        return Encoded(x, self._pooled(x), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+        return x, self._joined([read[i] for i in self.pool_layers]) if read else self._pooled(x)
+
+    def _finished(self, features: Tensor | None) -> Float[Tensor, "batch dim"] | None:
+        if self.pooler is None or features is None:
+            return features
+        pooled = self.pooler(self.pool_dropout(features))
+        return pooled.tanh() if self.pool == "cls_tanh" else pooled
 
     def intermediates(
         self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None, *, normalise: bool = False
@@ -180,11 +214,15 @@ class ViT(nn.Module):
 
     def _pooled(self, x: Tensor) -> Float[Tensor, "batch dim"] | None:
         if self.pool in ("cls", "cls_tanh"):
-            return x[:, 0] if self.pooler is None else self.pooler(x[:, 0]).tanh()
+            return x[:, 0]
         patches = x[:, self.num_prefix_tokens :]
         if self.pool in ("mean", "mean_norm"):
             return self.pool_norm(patches.mean(1))
         return self.attention_pool(patches) if self.attention_pool is not None else None
+
+    def _joined(self, layers: Sequence[Tensor]) -> Float[Tensor, "batch _"]:
+        parts = [part for x in layers for part in (x[:, 0], x[:, self.num_prefix_tokens :].mean(1))]
+        return torch.cat(parts, dim=-1)  # [B, 2 * layers * dim]
 
     def _initialise(self, init: str) -> None:
         width = self.dim**-0.5

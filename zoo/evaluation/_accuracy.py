@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +32,21 @@ class AccuracyResult:
     class_names: list[str]
     num_items: int
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What was evaluated on, in a few words."""
+        return f"{self.num_items} items, {len(self.class_names)} classes"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds beside figures and details."""
+        return {"class_names": self.class_names, "confusion": self.confusion.tolist()}
+
+    def draw(self, folder: Path) -> str:
+        """Draw the confusion matrix; returns the picture's name."""
+        draw_confusion(self, folder / "confusion.png")
+        return "confusion.png"
 
 
 def measure(

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.classifier_cache import classifier_vectors
 from zoo.data.loader import ProcessedSplit
+from zoo.data.prompts import fill_templates, in_order, plain_labels, read_labels, read_templates
 from zoo.errors import ConfigError
 from zoo.evaluation._accuracy import AccuracyResult, checked_limits, measure, over_split, refuse_model, refuse_source
 from zoo.registry import register
@@ -18,27 +20,47 @@ from zoo.types import Batch
 
 @register("evaluation")
 class ZeroShot:
-    """Top-1, top-5 and mean per-class accuracy of a system with the verbs ``embed`` and ``class_vectors``.
+    """Top-1, top-5 and mean per-class accuracy of a system with the verbs ``embed`` and ``prompt_vectors``.
 
     Args:
-        templates: prompts with ``{}`` for the class name; None takes the source's own.
+        templates: a set by name ("imagenet", "imagenet_7", "cifar", "simple"), a file with one per line, or a list of prompts with
+            ``{}`` for the class name; None takes the source's own.
+        labels: a label file (see ``zoo.data.prompts``) with names or prompts for each of the source's classes; None takes these.
         batch_size: items at once.
         limit: only so many items, spread evenly over the split; None takes all.
+        cache: keep the classifier's weights on disk, and look for them there; a training run never does.
 
     Raises:
         ConfigError: a number that is not positive.
+        DataError: templates or labels that cannot be read.
     """
 
-    def __init__(self, *, templates: Sequence[str] | None = None, batch_size: int = 256, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        templates: str | Sequence[str] | None = None,
+        labels: str | None = None,
+        batch_size: int = 256,
+        limit: int | None = None,
+        cache: bool = True,
+    ) -> None:
         checked_limits({"batch_size": batch_size, "limit": limit})
-        self.templates, self.batch_size, self.limit = templates, batch_size, limit
+        self.templates = None if templates is None else read_templates(templates, "evaluation.templates")
+        self.labels = None if labels is None else read_labels(labels, "evaluation.labels")
+        self.batch_size, self.limit, self.cache = batch_size, limit, cache
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError for a model without the verbs, DataError for a source without classes."""
-        refuse_model(model, ("embed", "class_vectors"), "zero_shot")
+        refuse_model(model, ("embed", "prompt_vectors"), "zero_shot")
         if "text" not in model.encoders:
             raise ConfigError("evaluation: 'zero_shot' needs a text encoder, which the system does not have; choose evaluation=knn_probe")
         refuse_source(source)
+        self.prompts(source)
+
+    def prompts(self, source: Any) -> list[list[str]]:
+        """The prompts of each of the source's classes, in their order; raise DataError where the label file lacks a class."""
+        labels = plain_labels(source.class_names) if self.labels is None else in_order(self.labels, source.class_names, "evaluation.labels")
+        return fill_templates(labels, self.templates or source.templates)
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> AccuracyResult:
@@ -52,7 +74,8 @@ class ZeroShot:
             DataError: the source has no classes, or an item cannot be used.
         """
         self.check(model, source)
-        vectors = model.class_vectors(source.class_names, self.templates or source.templates)
+        prompts = self.prompts(source)
+        vectors = classifier_vectors(model, prompts, cached=self.cache)
 
         def similarities(batch: Batch) -> Tensor:
             modality = next(name for name in batch.inputs if name != "text")
@@ -60,4 +83,4 @@ class ZeroShot:
 
         data = ProcessedSplit(source.split(split), model.processor)
         scores, labels = over_split(data, similarities, batch_size=self.batch_size, limit=self.limit, advance=advance)
-        return measure(scores, labels, source.class_names)
+        return measure(scores, labels, source.class_names, {"prompts": sum(map(len, prompts))})

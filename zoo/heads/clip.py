@@ -7,6 +7,7 @@ Where we differ: any two modalities; items with equal meaning may share their ta
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 
 from zoo.distributed import gather
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.losses import info_nce, sigmoid_loss
+from zoo.losses import info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
 from zoo.registry import register
 from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput, SystemLike
 
 LOSSES = ("info_nce", "sigmoid")
+GATHERS = ("local", "global")
 POSITIVES = ("pairs", "groups")
 PROJECTIONS = ("linear", "linear_bias", "none")
+ITEMS_AT_ONCE = 64  # images or sounds
+TOKENS_AT_ONCE = 2**15  # of texts, if all were as long as may be: 425 texts of CLIP's 77; more would leave the processor's cache
 
 
 @register("head")
@@ -38,13 +42,16 @@ class CLIPHead(nn.Module):
         logit_scale: initial factor on the cosine (CLIP: 1 / 0.07); None takes the loss's own (SigLIP: 10).
         logit_scale_max: the learned factor is clamped to [1, logit_scale_max] after each step; None leaves it free.
         logit_bias: initial bias, only for the sigmoid loss.
+        dropout: in training, share of a pooled vector's numbers that its projection does not see.
+        gather: how several processes compute the loss of the global batch, with equal gradients: "local": each its own rows
+            against the columns of all; "global": each the whole, which costs as many times more as there are processes.
 
     Raises:
         ConfigError: an unknown word, or widths that cannot meet without a projection.
     """
 
     accepts = Accepts(modalities=("image", "audio", "text"), minimum=2, maximum=2, reads="pooled")
-    verbs = ("embed", "classify", "class_vectors", "score")
+    verbs = ("embed", "classify", "class_vectors", "prompt_vectors", "score")
     evaluation = "zero_shot"
 
     def __init__(
@@ -58,13 +65,15 @@ class CLIPHead(nn.Module):
         logit_scale: float | None = None,
         logit_scale_max: float | None = 100.0,
         logit_bias: float = -10.0,
+        dropout: float = 0.0,
+        gather: str = "local",
     ) -> None:
         super().__init__()
-        for key, value, legal in (("loss", loss, LOSSES), ("positives", positives, POSITIVES)):
+        for key, value, legal in (("loss", loss, LOSSES), ("positives", positives, POSITIVES), ("gather", gather, GATHERS)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
-        self.loss_name, self.positives, self.logit_scale_max = loss, positives, logit_scale_max
-        self.embed_dim = embed_dim
+        self.loss_name, self.positives, self.gather, self.logit_scale_max = loss, positives, gather, logit_scale_max
+        self.embed_dim, self.dropout = embed_dim, nn.Dropout(dropout)
         words = dict.fromkeys(inputs, projections) if isinstance(projections, str) else projections
         self.projections = nn.ModuleDict({m: _projection(m, spec.dim, embed_dim, words.get(m, "linear")) for m, spec in inputs.items()})
         initial = logit_scale if logit_scale is not None else (10.0 if loss == "sigmoid" else 1 / 0.07)
@@ -72,24 +81,38 @@ class CLIPHead(nn.Module):
         self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias))) if loss == "sigmoid" else None
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Loss over the global batch: every rank gathers all features and computes the same value."""
-        names = sorted(self.projections)
-        missing = [name for name in names if name not in encoded]
+        """Loss over the global batch, the same value on every rank; the outputs are this rank's vectors."""
+        missing = [name for name in sorted(self.projections) if name not in encoded]
         if missing:
-            raise DataError(f"the batch holds no {' and no '.join(missing)}; head 'clip' needs {' and '.join(names)}")
-        first, second = (gather(self.project(name, encoded[name])) for name in names)
-        groups = gather(batch.targets["groups"]) if self.positives == "groups" else None
+            names = " and ".join(sorted(self.projections))
+            raise DataError(f"the batch holds no {' and no '.join(missing)}; head 'clip' needs {names}")
+        return self.loss_of(self.features(encoded), batch.targets)
+
+    def features(self, encoded: dict[str, Encoded]) -> dict[str, Float[Tensor, "batch embed_dim"]]:
+        """Unit vector of each item, by modality. The loss depends on these alone."""
+        return {modality: self.project(modality, encoded[modality]) for modality in self.projections if modality in encoded}
+
+    def loss_of(self, features: Mapping[str, Float[Tensor, "batch embed_dim"]], targets: Mapping[str, Tensor]) -> HeadOutput:
+        """Loss of this rank's features and those of the other ranks."""
+        first, second = (features[name] for name in sorted(self.projections))
+        groups = targets["groups"] if self.positives == "groups" else None
+        losses = {"local": (local_info_nce, local_sigmoid_loss), "global": (info_nce, sigmoid_loss)}
+        softmax_form, sigmoid_form = losses[self.gather]
+        if self.gather == "global":
+            first, second, groups = gather(first), gather(second), None if groups is None else gather(groups)
         scale = self.logit_scale.exp()
         if self.logit_bias is None:
-            loss = info_nce(first, second, scale, groups)
+            loss = softmax_form(first, second, scale, groups)
         else:
-            loss = sigmoid_loss(first, second, scale, self.logit_bias, groups)
-        return HeadOutput(loss, {"logit_scale": scale.detach()}, {names[0]: first, names[1]: second})
+            loss = sigmoid_form(first, second, scale, self.logit_bias, groups)
+        return HeadOutput(loss, {"logit_scale": scale.detach()}, dict(features))
 
     def project(self, modality: str, encoded: Encoded) -> Float[Tensor, "batch embed_dim"]:
         """Unit vector of each item."""
         assert encoded.pooled is not None
-        return F.normalize(self.projections[modality](encoded.pooled).float(), dim=-1)
+        projection = self.projections[modality]
+        pooled = encoded.pooled if isinstance(projection, nn.Identity) else self.dropout(encoded.pooled)
+        return F.normalize(projection(pooled).float(), dim=-1)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -98,8 +121,13 @@ class CLIPHead(nn.Module):
             self.logit_scale.clamp_(0.0, math.log(self.logit_scale_max))
 
     @torch.inference_mode()
-    def embed(self, system: SystemLike, modality: str, inputs: Any, *, batch_size: int = 64) -> Float[Tensor, "n embed_dim"]:
+    def embed(self, system: SystemLike, modality: str, inputs: Any, *, batch_size: int | None = None) -> Float[Tensor, "n embed_dim"]:
         """Embed raw inputs or a ready tensor as unit vectors.
+
+        Texts go in alphabetical order, each once: a causal text tower computes what texts of a batch begin with once for all.
+
+        Args:
+            batch_size: items at once; None chooses.
 
         Raises:
             ConfigError: the system has no encoder of that modality.
@@ -110,20 +138,43 @@ class CLIPHead(nn.Module):
         inputs = [inputs] if isinstance(inputs, str) else inputs
         if len(inputs) == 0:
             raise DataError(f"nothing to embed: the list of {modality} inputs is empty; give at least one")
+        longest: int = getattr(system.encoders[modality], "context_length", 0)
+        if batch_size is None:
+            batch_size = max(1, TOKENS_AT_ONCE // longest) if longest else ITEMS_AT_ONCE
+        if modality != "text" or isinstance(inputs, Tensor) or not all(isinstance(item, str) for item in inputs):
+            return self._embed(system, modality, inputs, batch_size)
+        place = {item: i for i, item in enumerate(sorted(set(inputs)))}
+        vectors = self._embed(system, modality, list(place), batch_size)
+        return vectors[torch.tensor([place[item] for item in inputs], device=vectors.device)]
+
+    def _embed(self, system: SystemLike, modality: str, inputs: Any, batch_size: int) -> Float[Tensor, "n embed_dim"]:
         parts = (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
-        return torch.cat([self.project(modality, system.encode(modality, part)) for part in parts])
+        return torch.cat([self.project(modality, system.encode(modality, part, reads="pooled")) for part in parts])
 
     @torch.inference_mode()
     def class_vectors(self, system: SystemLike, labels: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "labels embed_dim"]:
-        """One unit vector per label: the normalised mean over its prompts' unit vectors (CLIP, section 3.1.4).
+        """One unit vector per label, from every template with the label in it; ``prompt_vectors`` takes ready prompts.
 
         Raises:
             DataError: no labels, an empty one, one given twice, or a template without ``{}``.
         """
         refuse_labels(labels, templates)
-        prompts = [template.replace("{}", label) for label in labels for template in templates]
-        vectors = self.embed(system, "text", prompts).unflatten(0, (len(labels), len(templates)))  # [labels, templates, embed_dim]
-        return F.normalize(vectors.mean(1), dim=-1)
+        return self.prompt_vectors(system, [[template.replace("{}", label) for template in templates] for label in labels])
+
+    @torch.inference_mode()
+    def prompt_vectors(self, system: SystemLike, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "classes embed_dim"]:
+        """One unit vector per class: the normalised mean over its prompts' unit vectors (CLIP, section 3.1.4).
+
+        Args:
+            prompts: whole texts, a list of at least one for each class; numbers may differ.
+
+        Raises:
+            DataError: no class, or one without prompts.
+        """
+        refuse_prompts(prompts)
+        vectors = self.embed(system, "text", [prompt for own in prompts for prompt in own])  # [prompts, embed_dim]
+        means = [own.mean(0) for own in vectors.split([len(own) for own in prompts])]
+        return F.normalize(torch.stack(means), dim=-1)
 
     @torch.inference_mode()
     def classify(
@@ -153,7 +204,7 @@ def refuse_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
     empty = [i for i, label in enumerate(labels, 1) if not label.strip()]
     if empty:
         raise DataError(f"labels: label {empty[0]} of {len(labels)} is empty; remove it or write its name")
-    twice = sorted({label for label in labels if list(labels).count(label) > 1})
+    twice = sorted(label for label, times in Counter(labels).items() if times > 1)
     if twice:
         raise DataError(f"labels: {', '.join(map(repr, twice))} given more than once; each label may stand once")
     if isinstance(templates, str) or not templates:
@@ -161,6 +212,15 @@ def refuse_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
     without = [template for template in templates if "{}" not in template]
     if without:
         raise DataError(f"templates: {without[0]!r} has no {{}} where the label goes")
+
+
+def refuse_prompts(prompts: Sequence[Sequence[str]]) -> None:
+    """Raise DataError for prompts that cannot make a classifier."""
+    if not prompts:
+        raise DataError("prompts: there are no classes; give a list of prompts for each of at least one")
+    for number, own in enumerate(prompts, 1):
+        if isinstance(own, str) or not own:
+            raise DataError(f"prompts: class {number} of {len(prompts)} has {own!r}; give a list of at least one text")
 
 
 def _projection(modality: str, dim: int, embed_dim: int, word: str) -> nn.Module:

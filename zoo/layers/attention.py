@@ -1,12 +1,27 @@
 """Multi-head attention: the one place that calls scaled-dot-product attention."""
 
+from typing import Protocol, runtime_checkable
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.layers.linear import Linear
+from zoo.layers.linear import Linear, fast_linear
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """Which tokens of a list [total, dim] attend to which, where they are no padded batch; see ``zoo.layers.packing``."""
+
+    asked: Int[Tensor, " asked"] | None
+
+    def asking(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "asked dim"]: ...
+
+    def attend(
+        self, q: Float[Tensor, "asked dim"], k: Float[Tensor, "total dim"], v: Float[Tensor, "total dim"], *, num_heads: int
+    ) -> Float[Tensor, "asked dim"]: ...
 
 
 class Attention(nn.Module):
@@ -27,13 +42,30 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch num_tokens dim"],
+        x: Float[Tensor, "*tokens dim"],
         mask: Bool[Tensor, "batch num_tokens"] | None = None,
         causal: bool = False,
-    ) -> Float[Tensor, "batch num_tokens dim"]:
-        """``mask`` is True at tokens that may be attended to."""
+        layout: Layout | None = None,
+    ) -> Float[Tensor, "*asked dim"]:
+        """Attend within each row of a batch [batch, num_tokens, dim], or as the layout of a list [total, dim] says.
+
+        Args:
+            mask: True at tokens that may be attended to.
+        """
+        if layout is not None:
+            return self.out(layout.attend(*self._project(x, layout), num_heads=self.num_heads))
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         return self.out(attend(q, k, v, num_heads=self.num_heads, mask=mask, causal=causal))
+
+    def _project(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of the tokens that ask, keys and values of all."""
+        if layout.asked is None or type(self.qkv) is not Linear or self.qkv._forward_hooks:  # an adapter may have taken its place
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+            return layout.asking(q), k, v
+        dim, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+        q = fast_linear(layout.asking(x), weight[:dim], None if bias is None else bias[:dim])
+        k, v = fast_linear(x, weight[dim:], None if bias is None else bias[dim:]).chunk(2, dim=-1)
+        return q, k, v
 
     def weights(
         self,
@@ -84,9 +116,15 @@ def attend(
     mask: Bool[Tensor, "batch keys"] | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "batch queries dim"]:
-    """Split into heads, attend with scale head_dim ** -0.5, join the heads."""
+    """Split into heads, attend with scale head_dim ** -0.5, join the heads.
+
+    Args:
+        causal: the queries are the last of the keys; each sees the keys up to its own.
+    """
     q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N, head_dim]
     allowed = attention_mask(mask, q.shape[2], causal)
+    if causal and mask is None and q.shape[2] < k.shape[2]:
+        allowed = causal_mask(q.shape[2], k.shape[2], q.device)
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal and allowed is None)
     return x.transpose(1, 2).flatten(2)  # [B, queries, dim]
 
@@ -104,7 +142,7 @@ def attention_weights(
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # [B, heads, queries, keys]
     allowed = attention_mask(mask, q.shape[2], causal)
     if allowed is None and causal:
-        allowed = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+        allowed = causal_mask(q.shape[2], k.shape[2], q.device)
     if allowed is not None:
         scores = scores.masked_fill(~allowed, float("-inf"))
     return scores.softmax(-1)
@@ -120,5 +158,10 @@ def attention_mask(mask: Bool[Tensor, "batch keys"] | None, queries: int, causal
         return None
     allowed = mask[:, None, None, :]  # [B, 1, 1, keys]
     if causal:
-        allowed = allowed & torch.ones(queries, queries, dtype=torch.bool, device=mask.device).tril()
+        allowed = allowed & causal_mask(queries, mask.shape[1], mask.device)
     return allowed | ~allowed.any(-1, keepdim=True)
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "queries keys"]:
+    """Queries that are the last of the keys: 2 of 3 see ``[1 1 0], [1 1 1]``."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)

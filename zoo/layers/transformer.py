@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.layers.attention import Attention
+from zoo.layers.attention import Attention, Layout
 from zoo.layers.drop import DropPath
 from zoo.layers.mlp import feed_forward
 
@@ -49,11 +49,15 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch num_tokens dim"],
+        x: Float[Tensor, "*tokens dim"],
         mask: Bool[Tensor, "batch num_tokens"] | None = None,
         causal: bool = False,
-    ) -> Float[Tensor, "batch num_tokens dim"]:
-        x = x + self.drop_path(self.scale1(self.attention(self.norm1(x), mask, causal)))
+        layout: Layout | None = None,
+    ) -> Float[Tensor, "*asked dim"]:
+        """As ``Attention``: a batch [batch, num_tokens, dim], or a list [total, dim] of whose tokens the layout asks some or all."""
+        assert layout is None or self.drop_path.rate == 0, "a path is dropped per item, and a list does not tell items apart"
+        change = self.attention(self.norm1(x), mask, causal, layout)
+        x = (x if layout is None else layout.asking(x)) + self.drop_path(self.scale1(change))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 

@@ -31,7 +31,7 @@ def hash_tensors(named: Iterable[tuple[str, Tensor | None]]) -> str:
 
 def hash_batch(batch: Batch) -> str:
     """Hash of a batch with its ids."""
-    tables = {"inputs": batch.inputs, "masks": batch.masks, "targets": batch.targets}
+    tables = {"inputs": batch.inputs, "masks": batch.masks, "targets": batch.targets, "features": batch.features}
     named = [(f"{table}.{key}", tensor) for table, tensors in tables.items() for key, tensor in sorted(tensors.items())]
     return hash_tensors(named) + hashlib.blake2b(json.dumps(batch.ids).encode(), digest_size=4).hexdigest()
 

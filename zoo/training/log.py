@@ -2,17 +2,22 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.checkpoint import write_text_atomically
+from zoo.data.skips import Skips
+
+SKIPPED_FILE = "skipped.json"
 
 
 class RunLog:
-    """``metrics.jsonl`` (identical for identical runs) and ``timing.jsonl`` (seconds, items per second)."""
+    """``metrics.jsonl`` (identical for identical runs), ``timing.jsonl`` (seconds, items per second) and ``skipped.json``."""
 
     def __init__(self, run_dir: Path) -> None:
         self.metrics, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
+        self.skipped = run_dir / SKIPPED_FILE
         self._started, self._items = time.monotonic(), 0
 
     def truncate(self, step: int) -> None:
@@ -24,6 +29,11 @@ class RunLog:
         """Append one line of metrics."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+
+    def write_skipped(self, states: Sequence[Mapping[str, Any]], *, main: bool) -> None:
+        """Keep how many items of the data were skipped, by reason, with examples: the sum over the processes."""
+        if main:
+            write_text_atomically(self.skipped, json.dumps(Skips().restore(*states).state(), indent=2, ensure_ascii=False) + "\n")
 
     def count(self, items: int) -> None:
         """Add to the items seen since the last line of timing."""

@@ -15,12 +15,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
-from zoo.training import fingerprint
+from zoo.training import cached, fingerprint, frozen
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
@@ -41,6 +42,8 @@ class Progress(Protocol):
 
     def update(self, step: int, values: dict[str, float]) -> None: ...
 
+    def prepare(self, done: int, total: int) -> None: ...
+
 
 class Trainer:
     """One training run.
@@ -51,6 +54,7 @@ class Trainer:
         save_model: writes a model to a directory, all or nothing.
         evaluate: maps a model to metrics; None trains without looking.
         progress: told of every step.
+        complete: adds to each batch what a head reads beside it (the vectors of a teacher).
     """
 
     def __init__(
@@ -65,13 +69,18 @@ class Trainer:
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         progress: Progress | None = None,
         num_workers: int = 0,
+        complete: Callable[[Batch], Batch] = lambda batch: batch,
     ) -> None:
-        self.settings, self.run_dir, self.seed, self.data = settings, run_dir, seed, data
+        self.complete = complete
+        self.settings, self.run_dir, self.seed = settings, run_dir, seed
+        self.data: ProcessedSplit | frozen.FrozenSplit = data
         self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
         self.accelerator = _make_accelerator(settings, run_dir)
         if settings.trackers:
             self.accelerator.init_trackers("tracked")
         self.plain_model = model.to(self.accelerator.device)
+        if settings.accumulation == "cached":
+            cached.refuse(model, self.accelerator)
         self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
         if settings.ema_decay is not None:  # copied before Accelerate wraps the model's forward
@@ -90,6 +99,8 @@ class Trainer:
             DataError: the loss is not finite; the message names the batch's items.
             WeightsError: the restored state is not the saved one; the message names the first layer that differs.
         """
+        if self.settings.frozen_passes:
+            self._run_frozen()
         train_mode(self.model, self.frozen)
         if resume:
             self._restore()
@@ -106,6 +117,25 @@ class Trainer:
             self.accelerator.end_training()
         return values
 
+    def _run_frozen(self) -> None:
+        """Run the frozen encoders over the data, once in the life of a run, and train on their features."""
+        passes, folder = self.settings.frozen_passes, self.run_dir / frozen.FOLDER
+        assert isinstance(self.data, ProcessedSplit)
+        if self.accelerator.is_main_process:
+            frozen.keep_features(
+                self.plain_model.eval(),
+                self.data,
+                folder,
+                passes=passes,
+                batch_size=self.settings.batch_size,
+                seed=self.seed,
+                num_workers=self.num_workers,
+                autocast=lambda: self.accelerator.autocast(),
+                tell=self.progress.prepare if self.progress is not None else None,
+            )
+        self.accelerator.wait_for_everyone()
+        self.data, self.num_workers = frozen.FrozenSplit(folder, len(self.data), passes), 0
+
     @property
     def final_model(self) -> nn.Module:
         """What is evaluated and saved: the average where there is one."""
@@ -116,7 +146,7 @@ class Trainer:
         accumulate = self.settings.accumulate
         loader = iter(training_loader(self.data, self._sampler(self.step * accumulate), num_workers=self.num_workers))
         for _ in range(self.step, self.settings.max_steps):
-            yield [next(loader).to(self.accelerator.device) for _ in range(accumulate)]
+            yield [self.complete(next(loader).to(self.accelerator.device)) for _ in range(accumulate)]
 
     def _sampler(self, start: int) -> StepSampler:
         return StepSampler(
@@ -127,6 +157,7 @@ class Trainer:
             stop=self.settings.max_steps * self.settings.accumulate,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
+            order=self.data.order,
         )
 
     def _train_step(self, batches: list[Batch]) -> dict[str, float]:
@@ -141,7 +172,7 @@ class Trainer:
             schedule=settings.schedule,
         )
         set_learning_rate(self.optimizer, rate)
-        outputs = [self._forward_backward(batch, last=batch is batches[-1]) for batch in batches]
+        outputs = self._forward_backward(batches)
         self._refuse_non_finite(outputs, batches)
         norm = self._clip()
         if trace is not None:
@@ -159,7 +190,13 @@ class Trainer:
         metrics = {name: float(value) for name, value in outputs[-1].metrics.items()}
         return {"loss": sum(losses) / max(len(losses), 1), "learning_rate": rate, "gradient_norm": norm, **metrics}
 
-    def _forward_backward(self, batch: Batch, *, last: bool) -> HeadOutput:
+    def _forward_backward(self, batches: list[Batch]) -> list[HeadOutput]:
+        """The output of each batch; in a cached step the one of all, for each."""
+        if self.settings.accumulation == "cached" and len(batches) > 1:
+            return [cached.cached_forward_backward(self.plain_model, batches, self.accelerator)] * len(batches)  # type: ignore[arg-type]
+        return [self._forward_backward_alone(batch, last=batch is batches[-1]) for batch in batches]
+
+    def _forward_backward_alone(self, batch: Batch, *, last: bool) -> HeadOutput:
         synchronise = self.accelerator.no_sync(self.model) if not last else nullcontext()
         with synchronise:
             with self.accelerator.autocast():
@@ -192,13 +229,21 @@ class Trainer:
         if self.progress is not None and self.accelerator.is_main_process:
             self.progress.update(self.step, values)
         if self.step % settings.log_every == 0 or last:
-            self._write("train", values)
+            self._write("train", {**values, **self._skipped()})
         if settings.evaluate_every and self.evaluate is not None and (self.step % settings.evaluate_every == 0 or last):
             self._evaluate()
         if self.step % settings.checkpoint_every == 0 or last or self.stop_requested:
             self._checkpoint()
         if self.stop_requested and not last:
             raise Interrupted(f"stopped at step {self.step} of {settings.max_steps}; go on with: zoo train resume={self.run_dir}")
+
+    def _skipped(self) -> dict[str, float]:
+        """How many items all processes skipped so far; nothing where a bad item is an error."""
+        if self.data.skips is None:
+            return {}
+        total = torch.tensor(self.data.skips.total, device=self.accelerator.device)
+        everyones: Any = self.accelerator.reduce(total) if self.accelerator.num_processes > 1 else total
+        return {"skipped": int(everyones)}
 
     def _write(self, kind: str, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -227,8 +272,11 @@ class Trainer:
     def _checkpoint(self) -> None:
         """Write the state to resume from, and the model beside it."""
         self._share_buffers()
-        position = {"step": self.step, "best": self.best, "hashes": self._hashes()}
+        skips = self.data.skips
+        position = {"step": self.step, "best": self.best, "hashes": self._hashes(), "skips": None if skips is None else skips.state()}
         save_state(self.accelerator, self.run_dir, position, keep=self.settings.keep_states)
+        if skips is not None:
+            self.log.write_skipped(gather_object([skips.state()]), main=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             self.save_model(self.final_model, self.run_dir / "last")
 
@@ -257,6 +305,8 @@ class Trainer:
         if position is None:
             return  # killed before the first state: the run starts again, and its log with it
         self.step, self.best = position["step"], position["best"]
+        if self.data.skips is not None and position.get("skips") is not None:
+            self.data.skips.restore(position["skips"])
         different = fingerprint.first_difference(position["hashes"], self._hashes()) if position["hashes"] else None
         if different is not None:
             raise WeightsError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from zoo.errors import ConfigError, name_choices
 from zoo.training.schedule import SCHEDULES
 
+ACCUMULATIONS = ("independent", "cached")
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerate's
 
 
@@ -16,7 +17,10 @@ class TrainingSettings:
     Attributes:
         max_steps: optimizer steps of the whole run.
         batch_size: items of one batch over all processes together.
-        accumulate: batches of one optimizer step; a contrastive loss sees only each batch's own negatives.
+        accumulate: batches of one optimizer step.
+        accumulation: what the loss sees of the batches of a step. "independent": one batch at a time, and their mean counts; a
+            contrastive loss has only each batch's own negatives. "cached": all of them together, as if they were one batch of
+            ``accumulate * batch_size`` items, at the memory of one; trained towers are computed twice (GradCache).
         learning_rate: peak value.
         schedule: "cosine", "linear", "constant" or "inverse_sqrt", after ``warmup_steps`` of linear warmup.
         final_learning_rate: where cosine and linear end.
@@ -25,6 +29,8 @@ class TrainingSettings:
             fine-tuning); the head and what follows the blocks have the full rate. None: one rate for all.
         freeze: names of modules and parameters that are not trained, with everything below them (``encoders.image``,
             ``encoders.*.blocks.0``); they behave as in evaluation.
+        frozen_passes: where every encoder is frozen (but for a linear layer behind its pool), run them this often over the data before
+            training, each time augmented anew, and train on what they gave; 0 runs them in every step.
         clip_gradients: largest norm of all gradients; None leaves them.
         precision: "fp32", "bf16" or "fp16" (autocast).
         ema_decay: keep an exponential moving average of the weights; it is what is evaluated and saved. None: off.
@@ -53,8 +59,10 @@ class TrainingSettings:
     eps: float = 1e-6
     layer_decay: float | None = None
     freeze: Sequence[str] = ()
+    frozen_passes: int = 0
     clip_gradients: float | None = 1.0
     accumulate: int = 1
+    accumulation: str = "independent"
     precision: str = "fp32"
     ema_decay: float | None = None
     checkpoint_every: int = 100
@@ -71,8 +79,12 @@ class TrainingSettings:
         for key in ("max_steps", "batch_size", "accumulate", "checkpoint_every", "keep_states", "log_every"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}: {getattr(self, key)}; allowed is 1 or more")
+        if self.frozen_passes < 0:
+            raise ConfigError(f"frozen_passes: {self.frozen_passes}; allowed is 0 or more")
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate: {self.learning_rate}; allowed is above 0")
+        if self.accumulation not in ACCUMULATIONS:
+            raise ConfigError(f"accumulation: there is no {self.accumulation!r}; {name_choices(self.accumulation, ACCUMULATIONS)}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: there is no {self.precision!r}; {name_choices(self.precision, PRECISIONS)}")
         if self.schedule not in SCHEDULES:

@@ -57,7 +57,7 @@ def test_class_folders_give_captions_labels_and_groups(tmp_path: Path) -> None:
     sample = source.split("train").sample(1)
     assert (sample.id, sample.label, sample.inputs["text"]) == ("hot_dog/1.png", 1, "a photo of a hot dog.")
     assert sample.group == stable_group("hot dog") and 0 <= sample.group < 2**63
-    assert sample.inputs["image"].size == (2, 2)
+    assert sample.inputs["image"].shape == (2, 2, 3)
 
 
 def test_a_generator_draws_templates_and_none_takes_the_first(tmp_path: Path) -> None:

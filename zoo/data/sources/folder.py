@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.data.image_file import IMAGE_SUFFIXES, open_image, walk_images
+from zoo.data.image_file import IMAGE_SUFFIXES, read_pixels, walk_images
 from zoo.data.sources._captions import caption, checked_templates, class_captions, stable_group
 from zoo.data.sources._table import Row, is_unicode, read_table
-from zoo.errors import ConfigError, DataError, name_choices
+from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.registry import register
 from zoo.types import Sample
 
@@ -205,6 +205,10 @@ class FolderSplit:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def identities(self, modality: str) -> list[str] | None:
+        """Which picture each item shows, as rows of a table may share one; None where every item is one of its own."""
+        return [entry.relative for entry in self.entries] if modality == "image" else None
+
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
         """Item ``index``, its picture read.
 
@@ -213,9 +217,9 @@ class FolderSplit:
         """
         entry = self.entries[index]
         try:
-            image = open_image(entry.path)
+            image = read_pixels(entry.path)
         except DataError as error:
-            raise DataError(f"item {entry.id}: {error}") from error
+            raise ItemError(f"item {entry.id}: {error}", "image") from error
         text = caption(self.templates, entry.class_name or "", generator) if entry.text is None else entry.text
         group = stable_group(entry.text or entry.class_name or "")
         label = None if entry.class_name is None else self.labels[entry.class_name]

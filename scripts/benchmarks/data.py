@@ -1,0 +1,118 @@
+"""Data: pictures from JPEG bytes to a normalised batch, and samples from tar shards, each in one process.
+
+The photos are scikit-image's, at 640 x 480 and 1024 x 768 pixels. The difference of pictures is in grey levels of 0 to 255.
+"""
+
+import io
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.job import Entry, Job, need
+from PIL import Image
+from torch import Tensor
+
+from zoo.data.augment import Augmentation
+from zoo.data.image import ImageProcessor
+from zoo.data.image_file import read_pixels
+from zoo.data.sources.shards import Shards
+from zoo.types import Sample
+
+IMAGE_SIZE = 224
+SIZES = ((640, 480), (1024, 768))
+QUALITY = 90
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+def photos(count: int) -> list[bytes]:
+    """JPEG files of real photos, the sizes taking turns."""
+    samples = need("skimage.data", "scikit-image")
+    files = []
+    for number in range(count):
+        image = Image.fromarray(getattr(samples, PHOTOS[number % len(PHOTOS)])()).convert("RGB")
+        file = io.BytesIO()
+        image.resize(SIZES[number // len(PHOTOS) % len(SIZES)], Image.Resampling.BICUBIC).save(file, "JPEG", quality=QUALITY)
+        files.append(file.getvalue())
+    return files
+
+
+def image_path(size: int) -> Job:
+    """Decode, resize, crop and normalise ``size`` photos for evaluation; the peer with PIL and torchvision's v1 transforms."""
+    processor = ImageProcessor(image_size=IMAGE_SIZE)
+    transform = need("open_clip", "open_clip_torch").image_transform(IMAGE_SIZE, is_train=False, mean=processor.mean, std=processor.std)
+    files = photos(size)
+
+    def peer() -> Tensor:
+        return torch.stack([transform(Image.open(io.BytesIO(file))) for file in files])
+
+    def ours() -> Tensor:
+        return processor.collate([processor.item(read_pixels(file)) for file in files])[0]
+
+    def difference() -> float:
+        return ((peer() - ours()).abs() * torch.tensor(processor.std).view(3, 1, 1) * 255).max().item()
+
+    return Job(peer, ours, difference)
+
+
+def training_image_path(size: int) -> Job:
+    """The same with a random crop (RandomResizedCrop's ranges); crops differ, so it is the whole picture's that are compared."""
+    processor = ImageProcessor(image_size=IMAGE_SIZE)
+    transforms = need("torchvision.transforms", "torchvision")
+
+    def steps(crop: object) -> Callable[[Image.Image], Tensor]:
+        normalise = transforms.Normalize(processor.mean, processor.std)
+        return transforms.Compose([crop, transforms.Lambda(lambda image: image.convert("RGB")), transforms.ToTensor(), normalise])
+
+    bicubic = transforms.InterpolationMode.BICUBIC
+    transform, files = steps(transforms.RandomResizedCrop(IMAGE_SIZE, scale=(0.5, 1.0), interpolation=bicubic)), photos(size)
+    augmentation = Augmentation(crop_scale=(0.5, 1.0), crop_ratio=(3 / 4, 4 / 3))
+
+    def peer() -> Tensor:
+        return torch.stack([transform(Image.open(io.BytesIO(file))) for file in files])
+
+    def ours(augment: Augmentation = augmentation) -> Tensor:
+        samples = [Sample(str(i), {"image": read_pixels(file)}) for i, file in enumerate(files)]
+        varied = [augment(sample, np.random.default_rng(i), processor) for i, sample in enumerate(samples)]
+        return processor.collate([processor.item(sample.inputs["image"]) for sample in varied])[0]
+
+    def difference() -> float:
+        squashed = steps(transforms.Resize((IMAGE_SIZE, IMAGE_SIZE), interpolation=bicubic))
+        whole = Augmentation(crop_scale=(1.0, 1.0), crop_ratio=(4 / 3, 4 / 3))
+        theirs = torch.stack([squashed(Image.open(io.BytesIO(file))) for file in files])
+        return ((theirs - ours(whole)).abs() * torch.tensor(processor.std).view(3, 1, 1) * 255).max().item()
+
+    return Job(peer, ours, difference)
+
+
+def shard_records(size: int) -> Job:
+    """Read the members of ``size`` samples of a tar file, nothing decoded: the peer front to back, ours in the order of an epoch."""
+    webdataset = need("webdataset", "webdataset")
+    folder = tempfile.TemporaryDirectory()
+    path, files = Path(folder.name) / "000.tar", photos(2 * len(PHOTOS))
+    with webdataset.TarWriter(str(path)) as writer:
+        for i in range(size):
+            texts = {"txt": f"photo {i}", "json": {"caption": f"photo {i}", "status": "success"}}
+            writer.write({"__key__": f"{i:09d}", "jpg": files[i % len(files)], **texts})
+    split = Shards(path=str(path), index_directory=folder.name).split("train")
+
+    def peer() -> dict[str, bytes]:
+        return {sample["__key__"]: sample["jpg"] for sample in webdataset.WebDataset(str(path), shardshuffle=False)}
+
+    def ours() -> dict[str, bytes]:
+        found = (split.contents(int(index)) for index in split.order(0, 0)[: len(split)])
+        return {name.rpartition(":")[2]: contents["jpg"] for name, contents in found}
+
+    def difference() -> float:
+        assert folder.name  # lives as long as the job
+        return float(peer() != ours())
+
+    return Job(peer, ours, difference)
+
+
+ENTRIES = {
+    "image_path": Entry(image_path, 16, "PIL + torchvision v1 (open_clip)", 1.01),
+    "training_image_path": Entry(training_image_path, 16, "PIL + torchvision v1", 1.01),
+    "shard_records": Entry(shard_records, 400, "webdataset", 0.0),
+}

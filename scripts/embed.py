@@ -1,0 +1,8 @@
+"""Embed the images of a folder into an index: the same as ``zoo embed``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["embed", *sys.argv[1:]]))

@@ -1,0 +1,70 @@
+"""BERT's encoder: what holds beside equality with the reference (tests/convert/test_transformers_bert.py)."""
+
+import pytest
+import torch
+
+from zoo.build import create_model
+from zoo.encoders.bert import POOLS, Bert
+from zoo.errors import ConfigError, DataError
+from zoo.inspection import summarize
+
+SIZES = {"vocab_size": 50, "context_length": 12, "dim": 24, "depth": 2, "num_heads": 3}
+
+
+def make(**changes):
+    torch.manual_seed(0)
+    return Bert(**{**SIZES, **changes}).eval()
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_padding_does_not_change_the_real_tokens(pool):
+    model, ids = make(pool=pool), torch.randint(0, 50, (2, 7))
+    mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    with torch.no_grad():
+        together, alone = model(ids, mask), model(ids[1:, :4])
+    torch.testing.assert_close(together.tokens[1:, :4], alone.tokens, rtol=0, atol=1e-6)
+    if pool != "none":
+        torch.testing.assert_close(together.pooled[1:], alone.pooled, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    # Devlin et al. 2018 as instantiated by transformers (counts with pooler); MiniLM has none
+    [
+        ("bert_tiny", 4_385_920),
+        ("bert_mini", 11_170_560),
+        ("bert_base_uncased", 109_482_240),
+        ("bert_base_cased", 108_310_272),
+        ("bert_large_uncased", 335_141_888),
+        ("minilm_l6", 22_565_376),
+    ],
+)
+def test_parameter_counts_are_those_of_the_reference(name, expected):
+    assert summarize(name).parameters == expected
+
+
+def test_a_narrow_table_is_widened_and_saves_parameters():
+    narrow, wide = make(embedding_dim=8), make()
+    assert narrow.embedding.weight.shape == (50, 8) and narrow.widen.weight.shape == (24, 8)
+    assert narrow(torch.zeros(1, 3, dtype=torch.int64)).tokens.shape == (1, 3, 24)
+    assert sum(p.numel() for p in narrow.parameters()) < sum(p.numel() for p in wide.parameters())
+
+
+def test_dropout_acts_in_training_only():
+    model, ids = make(dropout=0.5), torch.randint(0, 50, (2, 7))
+    assert torch.equal(model(ids).tokens, model(ids).tokens)
+    model.train()
+    assert not torch.equal(model(ids).tokens, model(ids).tokens)
+
+
+def test_wrong_pool_and_long_texts_are_refused():
+    with pytest.raises(ConfigError, match="pool: there is no 'max'"):
+        make(pool="max")
+    with pytest.raises(DataError, match="13 tokens; context_length allows 12"):
+        make()(torch.zeros(1, 13, dtype=torch.int64))
+
+
+def test_the_nano_trains():
+    model = create_model("bert_nano").train()
+    model(torch.randint(0, 512, (2, 9))).pooled.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -1,0 +1,55 @@
+"""Exact resume over tar shards in which samples are broken: what was skipped is counted on, and batches stay what they were."""
+
+import importlib.util
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zoo.training.log import read_lines
+
+PATH = Path(__file__).with_name("test_resume.py")
+SPEC = importlib.util.spec_from_file_location("resume_runs", PATH)
+runs = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(runs)
+
+
+def write_shards(folder: Path) -> str:
+    """Three shards of 20 samples, one of seven of them without a picture that can be read; returns their pattern."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for shard in range(3):
+        with tarfile.open(folder / f"{shard}.tar", "w") as file:
+            for i in range(20):
+                picture = io.BytesIO()
+                Image.fromarray(generator.integers(256, size=(40, 48, 3), dtype=np.uint8)).save(picture, "JPEG")
+                whole = picture.getvalue()
+                for suffix, content in (("jpg", whole[:200] if i % 7 == 3 else whole), ("txt", b"number %d" % i), ("cls", b"%d" % (i % 3))):
+                    member = tarfile.TarInfo(f"{shard}{i:03d}.{suffix}")
+                    member.size = len(content)
+                    file.addfile(member, io.BytesIO(content))
+    return f"{folder}/{{0..2}}.tar"
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("processes", "num_workers"), [(1, 0), (1, 2), (2, 0)])
+def test_a_killed_run_over_shards_with_broken_samples_resumes_exactly(processes, num_workers, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    path, whole, killed = write_shards(tmp_path / "shards"), tmp_path / "whole", tmp_path / "killed"
+    words = [f"data.source.path={path}", f"data.source.validation={path}", "data.source.class_names=[a,b,c]", "data.max_bad_share=0.5"]
+    words = ["data=shards", *words, "data.source.shuffle_window=32", f"data.num_workers={num_workers}"]
+    runs.train(processes, [*runs.OVERRIDES, *words, f"run_dir={whole}"], tmp_path / "whole.log")
+    killed_at = random.SystemRandom().randrange(6, runs.STEPS - 2)
+    runs.train_and_kill(processes, killed, killed_at, tmp_path / "killed.log", words=words)
+    runs.train(processes, [f"resume={killed}"], tmp_path / "resumed.log")
+    runs.assert_same_runs(whole, killed, processes)
+    counts = [json.loads((run / "skipped.json").read_text()) for run in (whole, killed)]
+    skipped = counts[0]["skipped"]
+    assert counts[0] == counts[1] and skipped.keys() == {"image"} and skipped["image"] > 40
+    assert [line["skipped"] for line in read_lines(whole / "metrics.jsonl") if line["kind"] == "train"][-1] == skipped["image"]
+    assert f"skipped: {skipped['image']} of" in (tmp_path / "resumed.log").read_text()

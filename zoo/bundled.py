@@ -1,0 +1,26 @@
+"""The model that commands take when none is given, and what its own README says of it. Needs no torch."""
+
+import sys
+
+from zoo.registry import packaged_directory
+
+DEFAULT_MODEL = "clip_vit_nano"  # a folder of assets/
+
+
+def chosen_model(given: str | None) -> str:
+    """The model given, or the default one, which is then told on standard error."""
+    if given is not None:
+        return given
+    print(f"zoo: no --model given; using the bundled {caption_of(DEFAULT_MODEL)}", file=sys.stderr)
+    return DEFAULT_MODEL
+
+
+def caption_of(name: str) -> str:
+    """The name of a model and, of a bundled one, the first line of its README's text: ``clip_vit_nano: knows ...``."""
+    readme = packaged_directory("assets") / name / "README.md"
+    if not readme.is_file():
+        return name
+    text = readme.read_text(encoding="utf-8")
+    body = text.partition("---\n")[2].partition("---\n")[2] if text.startswith("---\n") else text  # YAML before it is for machines
+    lines = (line.strip() for line in body.splitlines())
+    return ": ".join([name, *[line for line in lines if line and not line.startswith(("#", "!", "|", "<"))][:1]])

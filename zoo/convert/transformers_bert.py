@@ -1,0 +1,150 @@
+"""transformers' ``BertModel`` <-> our ``bert``.
+
+Reference: transformers 5.17, ``modeling_bert.py``. Files of older releases hold the buffer ``position_ids``, which is no weight,
+and those of a model with a head put ``bert.`` before the names. Heads have no place in an encoder: the caller drops them by
+name, ``drop=CLASSIFIER``, and BERT's pooler too where ours pools otherwise.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from zoo.convert import rules
+from zoo.convert.rules import joined, named, under
+from zoo.convert.transformers_vision import ACTIVATIONS, count, refuse_others, their_activation
+from zoo.errors import ConfigError, name_choices
+from zoo.layers.mlp import hidden_width
+
+ORIGIN = "transformers"
+CLASSIFIER = ("cls", "classifier", "qa_outputs")
+POOLER = ("pooler", "bert.pooler")
+MODEL_TYPE = "bert"
+DEFAULTS = {  # of BertConfig
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "is_decoder": False,
+}
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}  # of sentence-transformers
+
+BLOCK = [
+    joined(["attention.self.query.{w}", "attention.self.key.{w}", "attention.self.value.{w}"], "attention.qkv.{w}"),
+    *named(
+        {
+            "attention.output.dense.{w}": "attention.out.{w}",
+            "attention.output.LayerNorm.{w}": "norm1.{w}",
+            "intermediate.dense.{w}": "mlp.fc1.{w}",
+            "output.dense.{w}": "mlp.fc2.{w}",
+            "output.LayerNorm.{w}": "norm2.{w}",
+        }
+    ),
+]
+MODEL = [
+    *named(
+        {
+            "embeddings.word_embeddings.weight": "embedding.weight",
+            "embeddings.position_embeddings.weight": "positions",
+            "embeddings.token_type_embeddings.weight": "types",
+            "embeddings.LayerNorm.{w}": "norm.{w}",
+            "pooler.dense.{w}": "pooler.{w}",
+        }
+    ),
+    *under("encoder.layer.{i}.", "blocks.{i}.", BLOCK),
+]
+OLD_BUFFERS = ("embeddings.position_ids", "bert.embeddings.position_ids")
+
+
+def recognises(keys: Iterable[str]) -> bool:
+    """Whether these are the keys of a ``BertModel``, with or without the prefix ``bert.``."""
+    keys = set(keys)
+    names = ("embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight", "encoder.layer.0.attention.self.query.weight")
+    return any(all(prefix + name in keys for name in names) for prefix in ("", "bert."))
+
+
+def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
+    """State dict, as it is in memory or in a file, to that of our ``bert``.
+
+    Raises:
+        WeightsError: tensors that ours has no place for.
+    """
+    table = [*MODEL, *under("bert.", "", MODEL)]
+    return rules.to_zoo(tensors, table, origin=ORIGIN, drop=[*OLD_BUFFERS, *drop])
+
+
+def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
+    """State dict of our ``bert`` to that of ``BertModel``.
+
+    Raises:
+        WeightsError: tensors that theirs has no place for (of a narrow embedding).
+    """
+    return rules.from_zoo(tensors, under(prefix, "", MODEL), origin=ORIGIN)
+
+
+def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A ``config.json`` of model type ``bert`` as keywords of our ``bert``.
+
+    Args:
+        keys: names of the weights, where they are at hand: they tell whether there is a pooler.
+        pooling: sentence-transformers' ``1_Pooling/config.json``, where there is one; its pools do not use BERT's pooler.
+
+    Raises:
+        ConfigError: what ours does not have.
+    """
+    kind = str(config.get("model_type"))
+    if kind != MODEL_TYPE:
+        raise ConfigError(f"model_type: got {kind!r}; {name_choices(kind, [MODEL_TYPE])}")
+    whole = {"position_embedding_type": "absolute", **DEFAULTS, **config}
+    refuse_others(whole, {"is_decoder": (False,), "position_embedding_type": ("absolute", None)}, "our bert")
+    if whole["hidden_act"] not in ACTIVATIONS:
+        raise ConfigError(f"hidden_act: our bert has no {whole['hidden_act']!r}; {name_choices(str(whole['hidden_act']), ACTIVATIONS)}")
+    return {
+        "vocab_size": count(whole, "vocab_size"),
+        "context_length": count(whole, "max_position_embeddings"),
+        "dim": count(whole, "hidden_size"),
+        "depth": count(whole, "num_hidden_layers"),
+        "num_heads": count(whole, "num_attention_heads"),
+        "mlp_ratio": count(whole, "intermediate_size") / count(whole, "hidden_size"),
+        "num_types": count(whole, "type_vocab_size"),
+        "activation": ACTIVATIONS[whole["hidden_act"]],
+        "eps": float(whole["layer_norm_eps"]),
+        "pool": _pool(pooling, keys),
+    }
+
+
+def _pool(pooling: Mapping[str, Any] | None, keys: Collection[str]) -> str:
+    if pooling is None:
+        return "cls_tanh" if not keys or any("pooler.dense" in key for key in keys) else "none"
+    chosen = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
+    if len(chosen) != 1 or chosen[0] not in POOLINGS:
+        raise ConfigError(f"1_Pooling/config.json: pools by {', '.join(chosen) or 'nothing'}; allowed is one of: {', '.join(POOLINGS)}")
+    return POOLINGS[chosen[0]]
+
+
+def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of our ``bert``, those with default values included, as a ``config.json`` of a ``BertModel``.
+
+    Raises:
+        ConfigError: what theirs does not have.
+    """
+    target = "transformers' BertModel"
+    refuse_others(arguments, {"embedding_dim": (None, arguments["dim"])}, target)
+    return {
+        "model_type": MODEL_TYPE,
+        "architectures": ["BertModel"],
+        "vocab_size": arguments["vocab_size"],
+        "max_position_embeddings": arguments["context_length"],
+        "hidden_size": arguments["dim"],
+        "num_hidden_layers": arguments["depth"],
+        "num_attention_heads": arguments["num_heads"],
+        "intermediate_size": hidden_width(arguments["dim"], arguments["mlp_ratio"]),
+        "type_vocab_size": arguments["num_types"],
+        "hidden_act": their_activation(arguments, target),
+        "layer_norm_eps": arguments["eps"],
+    }

@@ -1,0 +1,54 @@
+"""The order in which an epoch shows its items: a pure function of seed and epoch, any part of which can be had at once."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+
+@runtime_checkable
+class Order(Protocol):
+    """Places of an epoch to items; a permutation as an array is one."""
+
+    def __getitem__(self, places: slice, /) -> Int[np.ndarray, " places"]: ...
+
+
+class WindowedOrder:
+    """Shards in random order, and the items of so many neighbouring places mixed: reads stay near one another.
+
+    With shards of 3, 2 and 2 items, shard order 2, 0, 1 and a window of 4, the items are first ``5 6 0 1 | 2 3 4``; then each window
+    is shuffled by itself, for example ``0 6 5 1 | 4 2 3``. Memory is that of one window and the shards.
+
+    Args:
+        sizes: items of each shard; items are numbered through all of them.
+    """
+
+    def __init__(self, sizes: Sequence[int] | Int[np.ndarray, " shards"], *, window: int, seed: int, epoch: int) -> None:
+        in_place = np.asarray(sizes, dtype=np.int64)
+        shards = np.random.default_rng((seed, epoch)).permutation(len(in_place))
+        self.window, self.seed = window, (seed, epoch)
+        self._ends = np.cumsum(in_place[shards])  # [shards] places
+        # What to add to a place to get the item: first item of its shard minus first place of it.
+        self._shifts = (np.cumsum(in_place) - in_place)[shards] - (self._ends - in_place[shards])
+        self._kept: tuple[int, Int[np.ndarray, " places"]] = (-1, np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, places: slice) -> Int[np.ndarray, " places"]:
+        start, stop, _ = places.indices(len(self))
+        parts = [np.empty(0, dtype=np.int64)]
+        while start < stop:
+            first = start - start % self.window
+            parts.append(self._items(first)[start - first : stop - first])
+            start = first + self.window
+        return np.concatenate(parts)
+
+    def _items(self, first: int) -> Int[np.ndarray, " places"]:
+        """The window that begins at a place, shuffled."""
+        if self._kept[0] != first:
+            places = np.arange(first, min(first + self.window, len(self)))
+            items = places + self._shifts[np.searchsorted(self._ends, places, side="right")]
+            self._kept = first, np.random.default_rng((*self.seed, first)).permutation(items)
+        return self._kept[1]

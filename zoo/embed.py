@@ -1,0 +1,292 @@
+"""``zoo embed``: the vectors of all images of a folder, or of all lines of a text file, as an index on disk (see ``zoo.index``).
+
+The job can be killed at any time, and the same command goes on with it.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.build import load
+from zoo.bundled import chosen_model
+from zoo.data.image_file import walk_images
+from zoo.data.processor import hash_files
+from zoo.data.prompts import read_lines
+from zoo.display import counting_progress, print_json
+from zoo.errors import ConfigError, DataError, name_choices
+from zoo.index import FAILED, Matrix, alone_in, checked_words, read_json_lines
+from zoo.index_writer import IndexWriter, Item, clear, refuse_strange
+from zoo.training.fingerprint import hash_parameters
+
+SHARD_ROWS = 1024  # what a kill may cost: minutes of a large model on a CPU
+FAILURES_SHOWN = 20
+MODALITIES = ("image", "text")
+Embedder = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """What a job left.
+
+    Attributes:
+        count: rows of the index.
+        failed: items that could not be read, each with ``error``.
+        embedded: items that were read now; the others were there before.
+    """
+
+    index: Path
+    count: int
+    failed: list[Item]
+    embedded: int
+
+
+def embed_command(options: Namespace) -> int:
+    """Run the command; returns the exit status."""
+    checked_words(options.format, options.dtype)
+    items = list_items(Path(options.folder), options.modality)
+    if not options.restart:
+        refuse_strange(Path(options.output))
+    refuse_device(options.device)
+    name = chosen_model(options.model)
+    model = load(name, device=options.device)
+    try:
+        with counting_progress("embed", len(items), as_json=options.json) as advance:
+            result = embed_folder(
+                model,
+                options.folder,
+                options.output,
+                name=name,
+                modality=options.modality,
+                storage=options.format,
+                dtype=options.dtype,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                update=options.update,
+                restart=options.restart,
+                advance=advance,
+            )
+    except KeyboardInterrupt:
+        print(f"zoo: stopped; what is done is kept in {options.output}, and the same command goes on", file=sys.stderr)
+        return 130
+    _show(result, as_json=options.json)
+    return 1 if result.failed else 0
+
+
+def refuse_device(name: str) -> None:
+    """Raise ConfigError for a device that torch does not know or that this machine does not have."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device: {name} cannot be used here ({str(error).splitlines()[0][:120]}); use cpu") from error
+
+
+def embed_folder(
+    model: Any,
+    origin: str | Path,
+    directory: str | Path,
+    *,
+    name: str,
+    modality: str = "image",
+    storage: str = "npy",
+    dtype: str = "float32",
+    batch_size: int = 64,
+    workers: int = 2,
+    update: bool = False,
+    restart: bool = False,
+    advance: Callable[[int], None] = lambda items: None,
+    shard_rows: int = SHARD_ROWS,
+) -> EmbedResult:
+    """Embed all images of a folder (or lines of a text file) into an index; a job that was stopped goes on.
+
+    Args:
+        model: a system with the verb ``embed``, or a model with an encoder of the modality that pools.
+        origin: a folder, with those below it; for texts a file.
+        directory: of the index.
+        name: where the model is from: ``zoo search`` loads it again.
+        storage: "npy" or "parquet".
+        dtype: "float32" or "float16".
+        workers: threads that read files.
+        update: take up what changed in the folder since; without, a changed folder is an error.
+        restart: drop the index that the directory holds.
+        advance: told how many more items are done.
+
+    Raises:
+        ConfigError: the directory's index is of another model or the folder changed, or the model cannot embed this.
+        DataError: there is no such folder, or nothing in it.
+    """
+    if batch_size < 1 or workers < 1:
+        raise ConfigError(f"--batch-size {batch_size}, --workers {workers}: allowed is 1 or more")
+    checked_words(storage, dtype)
+    origin, directory = Path(origin), Path(directory)
+    embed, items = find_embedder(model, modality), list_items(origin, modality)
+    if not restart:
+        refuse_strange(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with alone_in(directory):
+        if restart:
+            clear(directory)
+        facts = {"weights": hash_parameters(model), "preprocessing": hash_processor(model), "modality": modality, "dtype": dtype}
+        writer = IndexWriter(directory, facts, shard_rows)
+        unchanged = writer.begin(items, update=update)
+        if unchanged and writer.old is not None and writer.old.manifest.storage == storage:
+            writer.drop()
+            advance(len(items))
+            return EmbedResult(directory, len(writer.old), [], 0)
+        before = writer.num_known
+        advance(before)
+        for shard in writer.todo():
+            writer.add(shard, *embed_items(shard, _reader(model, modality, origin), embed, batch_size, workers, advance))
+        where = str(Path(name).absolute()) if Path(name).exists() else name
+        manifest = writer.finish(model=where, origin=str(origin.absolute()), storage=storage, dim=_width(model, modality))
+        return EmbedResult(directory, manifest.count, list(read_json_lines(directory / FAILED)), len(items) - before)
+
+
+def list_items(origin: Path, modality: str) -> list[Item]:
+    """All images of a folder with their sizes and times, in the order of their paths, or all lines of a text file.
+
+    Raises:
+        ConfigError: no such modality.
+        DataError: no such folder or file, or nothing in it.
+    """
+    if modality not in MODALITIES:
+        raise ConfigError(f"--modality: there is no {modality!r}; {name_choices(modality, MODALITIES)}")
+    if modality == "text":
+        items: list[Item] = [{"text": line} for line in read_lines(origin, "texts")]
+        if items == [{"text": ""}]:
+            raise DataError(f"{origin}: the file holds no text; give a UTF-8 text file, one text per line")
+        return items
+    if not origin.is_dir():
+        what = "is a file" if origin.exists() else "there is no such folder"
+        raise DataError(f"{origin}: {what}; give a folder of images (the current folder is {Path.cwd()})")
+    items = [_described(path, origin) for path in walk_images(origin)]
+    if not items:
+        raise DataError(f"{origin}: no images in this folder or below; nothing to embed")
+    return items
+
+
+def _described(path: Path, folder: Path) -> Item:
+    try:
+        status = os.stat(path)
+    except OSError:  # a link that leads nowhere: reading it will say so
+        return {"path": path.relative_to(folder).as_posix(), "size": 0, "mtime_ns": 0}
+    return {"path": path.relative_to(folder).as_posix(), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def find_embedder(model: Any, modality: str) -> Embedder:
+    """What gives unit vectors for raw inputs or a ready tensor: the verb ``embed``, or the encoder's pooled vector.
+
+    Raises:
+        ConfigError: the model has no encoder of that modality, none that pools, or no processor.
+    """
+    encoders = dict(model.encoders) if hasattr(model, "encoders") else {getattr(model, "modality", "nothing"): model}
+    if modality not in encoders:
+        raise ConfigError(f"--model: {_named(model)} has no {modality!r} encoder; {name_choices(modality, encoders)}")
+    if getattr(model, "processor", None) is None:
+        raise ConfigError(f"--model: {_named(model)} has no processor to read a {modality} with; give a directory saved by zoo")
+    if "embed" in getattr(getattr(model, "head", None), "verbs", ()):
+        return lambda raw: model.embed(modality, raw, batch_size=len(raw))
+    encoder = encoders[modality]
+    if not getattr(encoder, "gives_pooled", True):
+        raise ConfigError(f"--model: the {modality} encoder of {_named(model)} does not pool, so it gives no vector for a whole {modality}")
+
+    @torch.inference_mode()
+    def pooled(raw: Any) -> Tensor:
+        x, mask = model.processor[modality](raw)
+        device = next(encoder.parameters()).device
+        return F.normalize(encoder(x.to(device), None if mask is None else mask.to(device)).pooled.float(), dim=-1)
+
+    return pooled
+
+
+def _named(model: Any) -> str:
+    return getattr(model, "name", type(model).__name__)
+
+
+def _width(model: Any, modality: str) -> int:
+    """Length of the vectors; asked where not one item could be read."""
+    if not hasattr(model, "encoders"):
+        return model.dim
+    return getattr(model.head, "embed_dim", model.encoders[modality].dim)
+
+
+def hash_processor(model: Any) -> str:
+    """Hash of the files that the model's processor would be saved as."""
+    with TemporaryDirectory() as folder:
+        model.processor.save(Path(folder))
+        return hash_files(Path(folder))
+
+
+def _reader(model: Any, modality: str, origin: Path) -> Callable[[Item], Any]:
+    """What reads an item; it raises DataError where it cannot."""
+    if modality == "image":
+        part = model.processor[modality]
+        return lambda item: part.item(origin / item["path"])
+
+    def text(item: Item) -> str:
+        if not item["text"]:
+            raise DataError("the line is empty")
+        return item["text"]
+
+    return text
+
+
+def embed_items(
+    items: Sequence[Item], read: Callable[[Item], Any], embed: Embedder, batch_size: int, workers: int, advance: Callable[[int], None]
+) -> tuple[Matrix, dict[int, str]]:
+    """Vectors of the items that could be read, and by number why another could not."""
+    rows: list[Matrix] = []
+    errors: dict[int, str] = {}
+    for first, batch in _read_ahead(items, read, batch_size, workers):
+        good = []
+        for number, reading in enumerate(batch, first):
+            try:
+                good.append((number, reading.result()))
+            except DataError as error:
+                errors[number] = str(error)
+        if good:
+            vectors = embed([value for _, value in good]).float().cpu()
+            fine = vectors.isfinite().all(1)
+            errors |= {good[int(i)][0]: "its vector is not finite; look at the item, or at the weights" for i in (~fine).nonzero()}
+            rows.append(vectors[fine].numpy())
+        advance(len(batch))
+    return np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32), errors
+
+
+def _read_ahead(
+    items: Sequence[Item], read: Callable[[Item], Any], batch_size: int, workers: int
+) -> Iterator[tuple[int, list[Future[Any]]]]:
+    """Batches as they are being read: the next one while the model works on this."""
+    with ThreadPoolExecutor(workers) as pool:
+        ahead: deque[tuple[int, list[Future[Any]]]] = deque()
+        for first in range(0, len(items), batch_size):
+            ahead.append((first, [pool.submit(read, item) for item in items[first : first + batch_size]]))
+            if len(ahead) > 1:
+                yield ahead.popleft()
+        yield from ahead
+
+
+def _show(result: EmbedResult, *, as_json: bool) -> None:
+    failures = [item.get("path") or item.get("text") or "" for item in result.failed]
+    if as_json:
+        for item in result.failed:
+            print_json(item)
+        print_json({"index": str(result.index), "count": result.count, "failed": len(result.failed), "embedded": result.embedded})
+        return
+    for item, name in list(zip(result.failed, failures, strict=True))[:FAILURES_SHOWN]:
+        print(f"zoo: {item['error'] if name in item['error'] else ': '.join([name, item['error']])}", file=sys.stderr)
+    if result.failed:
+        share = f"{len(failures)} of {len(failures) + result.count}"
+        print(f"zoo: {share} items could not be read (all in {result.index / FAILED}); the others were embedded", file=sys.stderr)
+    print(f"index: {result.index} ({result.count} vectors; {result.embedded} items were new)")

@@ -1,0 +1,9 @@
+"""Contrastive losses as pure functions of unit vectors, each in three forms with equal gradients.
+
+Plain: all logits at once, for small batches. Tiled: a block of logits at a time, for large ones. Local: each process
+computes its own rows against the columns of all. ``info_nce`` and ``sigmoid_loss`` choose between the first two.
+"""
+
+from zoo.losses.pairs import pair_targets
+from zoo.losses.sigmoid import local_sigmoid_loss, plain_sigmoid_loss, sigmoid_loss, tiled_sigmoid_loss
+from zoo.losses.softmax import info_nce, local_info_nce, plain_info_nce, tiled_info_nce

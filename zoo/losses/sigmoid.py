@@ -1,0 +1,121 @@
+"""The pairwise sigmoid loss of SigLIP.
+
+Paper: Zhai et al. 2023 (SigLIP, arXiv 2303.15343), algorithm 1. References: big_vision ``siglip.py``, open_clip
+``SigLipLoss``, whose exchange between neighbours is ``local_sigmoid_loss``; the second modality is gathered here.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from zoo.distributed import gather, is_distributed, rank, sum_over_ranks, world_size
+from zoo.losses.blocks import blocks, full_precision, is_small, scaled_gradients
+from zoo.losses.pairs import Positives
+
+
+def sigmoid_loss(
+    first: Float[Tensor, "batch dim"],
+    second: Float[Tensor, "batch dim"],
+    scale: Float[Tensor, ""],
+    bias: Float[Tensor, ""],
+    groups: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """Each of the batch x batch pairs is a yes/no question; summed over pairs, divided by the batch (not its square).
+
+    A large batch never holds its logits at once. Autocast does not reach in.
+
+    Args:
+        first: unit vectors of one modality.
+        second: unit vectors of the other; row i belongs to row i.
+        groups: items of equal number are positives of each other; None means that only pairs are.
+    """
+    with full_precision(first):
+        return (plain_sigmoid_loss if is_small(first) else tiled_sigmoid_loss)(first, second, scale, bias, groups)
+
+
+def plain_sigmoid_loss(
+    first: Float[Tensor, "batch dim"],
+    second: Float[Tensor, "batch dim"],
+    scale: Float[Tensor, ""],
+    bias: Float[Tensor, ""],
+    groups: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """``sigmoid_loss`` as it is defined."""
+    logits = scale * first @ second.T + bias  # [B, B]
+    same = torch.eye(len(first), device=first.device) if groups is None else (groups[:, None] == groups[None, :]).float()
+    return -F.logsigmoid((2 * same - 1) * logits).sum() / len(first)
+
+
+def tiled_sigmoid_loss(
+    first: Float[Tensor, "batch dim"],
+    second: Float[Tensor, "batch dim"],
+    scale: Float[Tensor, ""],
+    bias: Float[Tensor, ""],
+    groups: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """``sigmoid_loss`` a block of logits at a time."""
+    return _Questions.apply(first, second, scale, bias, Positives(len(first), 0, groups), False, torch.is_grad_enabled())
+
+
+def local_sigmoid_loss(
+    first: Float[Tensor, "rows dim"],
+    second: Float[Tensor, "rows dim"],
+    scale: Float[Tensor, ""],
+    bias: Float[Tensor, ""],
+    groups: Int[Tensor, " rows"] | None = None,
+) -> Float[Tensor, ""]:
+    """``sigmoid_loss`` of the global batch, of which each process asks only the questions of its own rows.
+
+    Value and gradients are to be understood as those of ``zoo.losses.local_info_nce``.
+
+    Args:
+        first: unit vectors of one modality, of this process's items.
+        second: unit vectors of the other.
+        groups: of this process's items.
+    """
+    if not is_distributed():
+        return sigmoid_loss(first, second, scale, bias, groups)
+    with full_precision(first):
+        positives = Positives(len(first), rank() * len(first), None if groups is None else gather(groups))
+        return _Questions.apply(first, gather(second), scale, bias, positives, True, torch.is_grad_enabled())
+
+
+class _Questions(torch.autograd.Function):
+    """Sum over all pairs, divided by the columns. No pair needs another's logit, so one pass makes the gradients too.
+
+    ``shared``: the other rows are with other processes; ``learn``: gradients will be asked for.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, first: Tensor, second: Tensor, scale: Tensor, bias: Tensor, positives: Positives, shared: bool, learn: bool
+    ) -> Tensor:
+        ctx.factor, ctx.shared, offset = float(scale), shared, float(bias)
+        needs_second = learn and ctx.needs_input_grad[1]
+        needs_first = learn and (ctx.needs_input_grad[0] or not needs_second)  # the temperature's gradient follows from either
+        grad_first, grad_second = torch.zeros_like(first) if needs_first else None, torch.zeros_like(second) if needs_second else None
+        total, grad_bias = first.new_zeros(()), first.new_zeros(())
+        for rows, columns, logits in blocks(first, second, ctx.factor):
+            positives.negate(logits.add_(offset), rows, columns)  # now the answer is no to all
+            total -= F.logsigmoid(-logits).sum()
+            if not learn:
+                continue
+            positives.negate(weights := logits.sigmoid_(), rows, columns)  # the loss's gradient for the logits
+            grad_bias += weights.sum()
+            if grad_first is not None:
+                grad_first[rows].addmm_(weights, second[columns])
+            if grad_second is not None:
+                grad_second[columns].addmm_(weights.T, first[rows])
+        ctx.save_for_backward(first, second, grad_first, grad_second, grad_bias)
+        return (sum_over_ranks(total) if shared else total) / len(second)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        first, second, *sides, grad_bias = ctx.saved_tensors
+        amount = grad * (world_size() if ctx.shared else 1) / len(second)
+        grad_first, grad_second = (None if side is None else side.clone() for side in sides)  # backward may be asked again
+        return *scaled_gradients(first, second, grad_first, grad_second, ctx.factor, amount), amount * grad_bias, None, None, None

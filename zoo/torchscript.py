@@ -1,0 +1,112 @@
+"""The tensors of a TorchScript archive, such as OpenAI's ``ViT-B-32.pt``, read without running anything in it.
+
+Such a file is a zip that holds code, which is never looked at, a pickle of the module's attributes, and the raw tensors. The
+pickle is read with an unpickler that knows five harmless names: a module becomes a plain holder of attributes, everything else
+is refused. Reference: torch's ``docs/source/jit.rst`` and ``torch/csrc/jit/serialization``.
+"""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import WeightsError
+
+DTYPES = {  # by the name that a pickle gives a storage
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+LISTS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist")
+
+
+class Module:
+    """Stands for a module of any class: its attributes and nothing else."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = dict(state) if isinstance(state, dict) else {}
+
+
+class _Reader(pickle.Unpickler):
+    def __init__(self, archive: zipfile.ZipFile, folder: str) -> None:
+        super().__init__(archive.open(f"{folder}/data.pkl"))
+        self.archive, self.folder = archive, folder
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return Module
+        if module == "torch._utils" and name == "_rebuild_tensor_v2":
+            return _rebuild
+        if module == "collections" and name == "OrderedDict":
+            return OrderedDict
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        if module == "torch.jit._pickle" and name in LISTS:
+            return list
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """A storage: the kind, its type, the file's name, where it was, how many elements."""
+        _, dtype, name, _, count = pid
+        data = bytearray(self.archive.read(f"{self.folder}/data/{name}"))
+        return torch.frombuffer(data, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
+
+
+def _rebuild(storage: Tensor, offset: int, shape: Sequence[int], stride: Sequence[int], *rest: Any) -> Tensor:
+    if not shape:
+        return storage[offset].clone()
+    return storage.as_strided(tuple(shape), tuple(stride), offset).clone()
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is such an archive, which ``torch.load`` never reads with ``weights_only``."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        parts = [name.split("/", 1)[-1] for name in archive.namelist()]
+    return "data.pkl" in parts and "constants.pkl" in parts
+
+
+def read_torchscript(path: Path) -> dict[str, Tensor]:
+    """Parameters and buffers by the names that ``state_dict`` gives them, and the root's whole numbers as tensors.
+
+    Raises:
+        WeightsError: damaged, or something in it that is no module, tensor, number or list of them.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("/data.pkl")
+            root = _Reader(archive, folder).load()
+            found = dict(_tensors(root, ""))
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: a TorchScript archive that names {error}, which is not read because it could run code; where you trust it, convert "
+            "it once: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
+        ) from error
+    except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, IndexError, StopIteration) as error:
+        raise WeightsError(f"{path}: a TorchScript archive that cannot be read ({type(error).__name__}: {error})") from error
+    if not found:
+        raise WeightsError(f"{path}: a TorchScript archive without tensors")
+    return found
+
+
+def _tensors(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in getattr(module, "attributes", {}).items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, int) and not isinstance(value, bool) and not prefix:
+            yield name, torch.tensor(value)
+        elif isinstance(value, Module):
+            yield from _tensors(value, f"{prefix}{name}.")
