@@ -171,7 +171,7 @@ def test_what_a_config_leaves_out_has_the_default_of_transformers():
 
 
 def test_arguments_say_every_keyword_that_shapes_the_function():
-    training_only = {"drop_path", "init", "preprocessing"}
+    training_only = {"drop_path", "init", "preprocessing"} | {key for key in inspect.signature(ViT).parameters if key.startswith("pool_")}
     assert set(transformers_vit.arguments({"model_type": "vit"})) == set(inspect.signature(ViT).parameters) - training_only
 
 

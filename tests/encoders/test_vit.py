@@ -217,7 +217,9 @@ def test_concat_joins_class_token_and_patch_mean_of_several_blocks():
     with torch.no_grad():
         last, first = model.intermediates(pixels, [-1, 0], normalise=True)
         parts = torch.cat([last[:, 0], last[:, 2:].mean(1), first[:, 0], first[:, 2:].mean(1)], dim=1)  # one class token, one register
-        expected, found = parts @ model.pooler.weight.T + model.pooler.bias, model(pixels)
+        weights = model.pooler.project
+        expected = parts * (1 + model.pooler.standardise.eps) ** -0.5 @ weights.weight.T + weights.bias  # nothing seen yet: mean 0, variance 1
+        found = model(pixels)
     torch.testing.assert_close(found.pooled, expected, rtol=0, atol=1e-5)
     assert found.pooled.shape == (2, 12)
 

@@ -49,10 +49,18 @@ def test_the_saved_model_is_whole(runs):
 
 def test_each_pass_is_augmented_anew(tmp_path):
     run(tmp_path / "two", "training.frozen_passes=2")
-    split = FrozenSplit(tmp_path / "two" / "frozen", 1, 1)
+    split = FrozenSplit(tmp_path / "two" / "frozen", 1)
     image = split.features["image"]
     first, second = image[: len(image) // 2], image[len(image) // 2 :]
     assert len(first) == len(second) and not np.allclose(first, second, atol=1e-3)
+
+
+def test_passes_may_differ_by_modality(tmp_path):
+    run(tmp_path / "run", "training.frozen_passes={image: 1, text: 3}")
+    split = FrozenSplit(tmp_path / "run" / "frozen", 1)
+    assert len(split.features["text"]) == 3 * len(split.features["image"]) == 3 * len(split.targets["groups"])
+    with pytest.raises(zoo.ConfigError, match="give a number from 1 on for each of: image, text"):
+        run(tmp_path / "bad", "training.frozen_passes={image: 1}")
 
 
 def test_a_tower_that_is_trained_is_refused(tmp_path):

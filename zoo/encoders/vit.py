@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -30,6 +31,27 @@ POOLS = ("cls", "cls_tanh", "mean", "mean_norm", "attention", "concat", "none")
 INITS = ("timm", "clip", "jax")
 
 
+class Joined(nn.Module):
+    """Joined vectors of several layers to one: standardised, then a linear layer, or two with GELU between.
+
+    The channels' sizes differ a hundredfold, which BatchNorm without gain and bias evens out (He et al. 2021, MAE, arXiv
+    2111.06377, appendix A.1).
+    """
+
+    def __init__(self, width: int, dim: int, *, hidden_dim: int | None, dropout: float) -> None:
+        super().__init__()
+        self.standardise = nn.BatchNorm1d(width, affine=False)
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = nn.Linear(width, hidden_dim) if hidden_dim is not None else None
+        self.project = nn.Linear(hidden_dim or width, dim)
+
+    def forward(self, x: Float[Tensor, "batch width"]) -> Float[Tensor, "batch dim"]:
+        x = self.dropout(self.standardise(x))
+        if self.hidden is not None:
+            x = self.dropout(F.gelu(self.hidden(x)))
+        return self.project(x)
+
+
 @register("encoder")
 class ViT(nn.Module):
     """Image to ``[class token, registers, patches in row-major order]``, normalised, and one pooled vector.
@@ -42,10 +64,11 @@ class ViT(nn.Module):
         pool: "cls" takes the class token, "cls_tanh" puts a linear layer and tanh behind it (transformers' ``ViTModel``, the
             paper's pre-logits), "mean" the mean of the normalised patch tokens, "mean_norm" normalises the mean instead of
             the tokens (timm's "avg", as in MAE), "attention" asks the patch tokens with a learned query, "concat" joins the
-            class token and the mean of the patches after each of ``pool_layers`` and brings them to ``dim`` by a linear layer
-            (what DINOv2 is evaluated on: Oquab et al. 2023, arXiv 2304.07193, appendix B.3), "none" gives no pooled vector.
+            class token and the mean of the patches after each of ``pool_layers`` (what DINOv2 is evaluated on: Oquab et al. 2023,
+            arXiv 2304.07193, appendix B.3) and brings them to ``dim`` (``Joined``), "none" gives no pooled vector.
         pool_layers: blocks that "concat" reads; 0 is the first, -1 the last.
-        pool_dropout: in training, share of the numbers that the last linear layer of "concat" or "cls_tanh" does not see.
+        pool_hidden_dim: of "concat"; None is one linear layer, a number two of them with as many channels between.
+        pool_dropout: of "concat", in training.
         pre_norm: LayerNorm between the positions and the first block (CLIP).
         layer_scale: initial factor of each residual branch; null for none.
         drop_remainder: leave out pixels at the right and lower edge that fill no patch, where otherwise such sizes are refused.
@@ -80,6 +103,7 @@ class ViT(nn.Module):
         drop_path: float = 0.0,
         pool: str = "cls",
         pool_layers: Sequence[int] = (-4, -3, -2, -1),
+        pool_hidden_dim: int | None = None,
         pool_dropout: float = 0.0,
         drop_remainder: bool = False,
         antialias: bool = True,
@@ -110,9 +134,10 @@ class ViT(nn.Module):
         )
         self.norm = nn.Identity() if pool == "mean_norm" else nn.LayerNorm(dim, eps=eps)
         self.pool_norm = nn.LayerNorm(dim, eps=eps) if pool == "mean_norm" else nn.Identity()
-        pooled_dim = {"cls_tanh": dim, "concat": 2 * dim * len(self.pool_layers)}.get(pool)
-        self.pooler = nn.Linear(pooled_dim, dim) if pooled_dim is not None else None
-        self.pool_dropout = nn.Dropout(pool_dropout)
+        self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None
+        if pool == "concat":
+            width = 2 * dim * len(self.pool_layers)
+            self.pooler = Joined(width, dim, hidden_dim=pool_hidden_dim, dropout=pool_dropout)
         self.attention_pool = (
             AttentionPool(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps)
             if pool == "attention"
@@ -131,7 +156,7 @@ class ViT(nn.Module):
         return Encoded(x, self._finished(features), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
     def features(self, x: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Float[Tensor, "batch _"]:
-        """What comes before the last linear layer of the pool; where that alone is trained, the rest need not run again."""
+        """What comes before the pool's own weights; where these alone are trained, the rest need not run again."""
         features = self._run(x)[1]
         assert features is not None
         return features
@@ -155,8 +180,7 @@ class ViT(nn.Module):
     def _finished(self, features: Tensor | None) -> Float[Tensor, "batch dim"] | None:
         if self.pooler is None or features is None:
             return features
-        pooled = self.pooler(self.pool_dropout(features))
-        return pooled.tanh() if self.pool == "cls_tanh" else pooled
+        return self.pooler(features).tanh() if self.pool == "cls_tanh" else self.pooler(features)
 
     def intermediates(
         self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None, *, normalise: bool = False

@@ -25,7 +25,7 @@ from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput, SystemLi
 LOSSES = ("info_nce", "sigmoid")
 GATHERS = ("local", "global")
 POSITIVES = ("pairs", "groups")
-PROJECTIONS = ("linear", "linear_bias", "none")
+PROJECTIONS = ("linear", "linear_bias", "mlp", "none")
 ITEMS_AT_ONCE = 64  # images or sounds
 TOKENS_AT_ONCE = 2**15  # of texts, if all were as long as may be: 425 texts of CLIP's 77; more would leave the processor's cache
 
@@ -38,7 +38,8 @@ class CLIPHead(nn.Module):
         inputs: what each encoder gives, by modality.
         loss: "info_nce" (softmax over the batch) or "sigmoid" (SigLIP).
         positives: "pairs": item i matches only item i; "groups": items of equal ``batch.targets["groups"]`` match too.
-        projections: by modality "linear" (no bias, CLIP), "linear_bias" (SigLIP's text) or "none"; a single word serves all.
+        projections: by modality "linear" (no bias, CLIP), "linear_bias" (SigLIP's text), "mlp" (LayerNorm, then two linear layers with
+            GELU between) or "none"; a single word serves all.
         logit_scale: initial factor on the cosine (CLIP: 1 / 0.07); None takes the loss's own (SigLIP: 10).
         logit_scale_max: the learned factor is clamped to [1, logit_scale_max] after each step; None leaves it free.
         logit_bias: initial bias, only for the sigmoid loss.
@@ -75,7 +76,7 @@ class CLIPHead(nn.Module):
         self.loss_name, self.positives, self.gather, self.logit_scale_max = loss, positives, gather, logit_scale_max
         self.embed_dim, self.dropout = embed_dim, nn.Dropout(dropout)
         words = dict.fromkeys(inputs, projections) if isinstance(projections, str) else projections
-        self.projections = nn.ModuleDict({m: _projection(m, spec.dim, embed_dim, words.get(m, "linear")) for m, spec in inputs.items()})
+        self.projections = nn.ModuleDict({m: _projection(m, spec.dim, embed_dim, words.get(m, "linear"), dropout) for m, spec in inputs.items()})
         initial = logit_scale if logit_scale is not None else (10.0 if loss == "sigmoid" else 1 / 0.07)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(initial)))
         self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias))) if loss == "sigmoid" else None
@@ -223,7 +224,7 @@ def refuse_prompts(prompts: Sequence[Sequence[str]]) -> None:
             raise DataError(f"prompts: class {number} of {len(prompts)} has {own!r}; give a list of at least one text")
 
 
-def _projection(modality: str, dim: int, embed_dim: int, word: str) -> nn.Module:
+def _projection(modality: str, dim: int, embed_dim: int, word: str, dropout: float) -> nn.Module:
     if word not in PROJECTIONS:
         raise ConfigError(f"projections.{modality}: there is no {word!r}; {name_choices(word, PROJECTIONS)}")
     if word == "none":
@@ -233,6 +234,9 @@ def _projection(modality: str, dim: int, embed_dim: int, word: str) -> nn.Module
                 f"choose 'linear', or set embed_dim to {dim}"
             )
         return nn.Identity()
+    if word == "mlp":
+        layers = (nn.LayerNorm(dim), nn.Linear(dim, embed_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(embed_dim, embed_dim))
+        return nn.Sequential(*layers)
     linear = nn.Linear(dim, embed_dim, bias=word == "linear_bias")
     nn.init.normal_(linear.weight, std=dim**-0.5)
     return linear

@@ -1,7 +1,7 @@
 """Frozen encoders run once: their features are kept on disk, and training goes over these.
 
-A locked tower (LiT, Zhai et al. 2021, arXiv 2111.07991, section 3) gives the same vectors in every epoch. With ``passes`` 4, each
-item is drawn four times, augmented as in the first four epochs of a plain run; every later epoch takes one of the four.
+A locked tower (LiT, Zhai et al. 2021, arXiv 2111.07991, section 3) gives the same vectors in every epoch. With 4 passes each item is
+drawn four times, varied as in the first four epochs of a plain run; every later epoch takes one of the four.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.checkpoint import atomic_directory
 from zoo.data.loader import Draw, Item, Order, ProcessedSplit, StepSampler, training_loader
+from zoo.data.processor import Processor
 from zoo.errors import ConfigError
 from zoo.types import Batch, Sample
 
@@ -26,14 +27,13 @@ class FrozenSplit:
     Args:
         folder: what ``keep_features`` wrote.
         length: items of one pass.
-        passes: how many there are.
+        order: the split's own order of an epoch.
     """
 
     skips = None
-    order: Callable[[int, int], Order] | None = None
 
-    def __init__(self, folder: Path, length: int, passes: int) -> None:
-        self.length, self.passes = length, passes
+    def __init__(self, folder: Path, length: int, order: Callable[[int, int], Order] | None = None) -> None:
+        self.length, self.order = length, order
         self.features = {path.stem: np.load(path, mmap_mode="r") for path in sorted((folder / "features").glob("*.npy"))}
         self.targets = {path.stem: np.load(path) for path in sorted((folder / "targets").glob("*.npy"))}
 
@@ -42,14 +42,16 @@ class FrozenSplit:
 
     def __getitem__(self, draw: Draw) -> Item:
         assert draw.seed is not None
-        epoch = draw.seed[1]
-        return Item(Sample(f"item {draw.index}", {}), {"row": epoch % self.passes * self.length + draw.index}, draw.seed)
+        return Item(Sample(f"item {draw.index}", {}), {"index": draw.index, "epoch": draw.seed[1]}, draw.seed)
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """The rows of these items."""
-        rows = np.array([item.tensors["row"] for item in items])
-        features = {m: torch.from_numpy(table[rows].astype(np.float32)) for m, table in self.features.items()}
-        targets = {name: torch.from_numpy(table[rows]) for name, table in self.targets.items()}
+        """The rows of these items; epoch e takes pass ``e % passes`` of each modality."""
+        index, epoch = (np.array([item.tensors[key] for item in items]) for key in ("index", "epoch"))
+        features = {}
+        for modality, table in self.features.items():
+            rows = epoch % (len(table) // self.length) * self.length + index
+            features[modality] = torch.from_numpy(table[rows].astype(np.float32))
+        targets = {name: torch.from_numpy(table[index]) for name, table in self.targets.items()}
         return Batch(inputs={}, targets=targets, ids=[item.sample.id for item in items], features=features)
 
 
@@ -76,42 +78,59 @@ def keep_features(
     data: ProcessedSplit,
     folder: Path,
     *,
-    passes: int,
+    passes: int | Mapping[str, int],
     batch_size: int,
     seed: int,
     num_workers: int,
     autocast: Callable[[], Any],
     tell: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Run a model's frozen encoders over the split ``passes`` times and write ``features/MODALITY.npy`` (fp16) and ``targets/NAME.npy``.
+    """Run a model's frozen encoders over the split and write ``features/MODALITY.npy`` (fp16) and ``targets/NAME.npy``.
 
-    Row ``p * len(data) + i`` is item i of pass p. A folder that is there is kept: a run that resumes has its features.
+    Row ``p * len(data) + i`` of a modality is item i of pass p. A folder that is there is kept: a run that resumes has its features.
 
     Args:
+        passes: how often; by modality where they differ (texts are cheap, and their captions vary).
         tell: hears how many items of how many are done.
+
+    Raises:
+        ConfigError: an encoder that is trained, or passes of a modality that the model does not have, or of only some.
     """
     if folder.exists():
         return
     encoders: Mapping[str, nn.Module] = dict(model.encoders)  # type: ignore[arg-type]
     refuse_unfrozen(encoders)
-    length, device = len(data), next(model.parameters()).device
+    counts = dict.fromkeys(encoders, passes) if isinstance(passes, int) else dict(passes)
+    if set(counts) != set(encoders) or min(counts.values()) < 1:
+        raise ConfigError(f"training.frozen_passes: got {counts}; give a number from 1 on for each of: {', '.join(encoders)}")
+    length, device, done = len(data), next(model.parameters()).device, 0
     with atomic_directory(folder) as fresh:
-        tables: dict[str, np.ndarray] = {}
-        for number in range(passes):
-            for rows, batch in _in_order(data, number, batch_size=batch_size, seed=seed, num_workers=num_workers):
-                batch = batch.to(device)
-                with autocast():
-                    found = {f"features/{m}": features_of(e, batch.inputs[m], batch.masks.get(m)) for m, e in encoders.items()}
-                found |= {f"targets/{name}": tensor for name, tensor in batch.targets.items()}
-                for name, tensor in found.items():
-                    values = (tensor.half() if name.startswith("features/") else tensor).cpu().numpy()
-                    if name not in tables:
-                        tables[name] = _open_table(fresh / f"{name}.npy", (passes * length, *values.shape[1:]), values.dtype)
-                    tables[name][rows + number * length] = values
-                if tell is not None:
-                    tell(number * length + int(rows[-1]) + 1, passes * length)
-        for table in tables.values():
-            table.flush()  # type: ignore[attr-defined]
+        for modality, encoder in encoders.items():
+            alone = ProcessedSplit(data.split, Processor({modality: data.processor[modality]}), data.augmentation)
+            tables: dict[str, np.ndarray] = {}
+            for number in range(counts[modality]):
+                for rows, batch in _in_order(alone, number, batch_size=batch_size, seed=seed, num_workers=num_workers):
+                    batch = batch.to(device)
+                    with autocast():
+                        features = features_of(encoder, batch.inputs[modality], batch.masks.get(modality))
+                    _write(tables, fresh / f"features/{modality}.npy", rows + number * length, features.half(), counts[modality] * length)
+                    if number == 0:
+                        for name, tensor in batch.targets.items():
+                            _write(tables, fresh / f"targets/{name}.npy", rows, tensor, length)
+                    done += len(rows)
+                    if tell is not None:
+                        tell(done, length * sum(counts.values()))
+            for table in tables.values():
+                table.flush()  # type: ignore[attr-defined]
+
+
+def _write(tables: dict[str, np.ndarray], path: Path, rows: np.ndarray, tensor: Tensor, length: int) -> None:
+    """Put rows into a table on disk, which the first ones open."""
+    values = tensor.cpu().numpy()
+    if path.name not in tables:
+        path.parent.mkdir(exist_ok=True)
+        tables[path.name] = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=(length, *values.shape[1:]))
+    tables[path.name][rows] = values
 
 
 def _in_order(data: ProcessedSplit, number: int, *, batch_size: int, seed: int, num_workers: int) -> Any:
@@ -134,8 +153,3 @@ class _Listed(StepSampler):
 
     def __iter__(self) -> Any:
         return iter(self.draws)
-
-
-def _open_table(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    path.parent.mkdir(exist_ok=True)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)

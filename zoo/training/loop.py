@@ -134,7 +134,7 @@ class Trainer:
                 tell=self.progress.prepare if self.progress is not None else None,
             )
         self.accelerator.wait_for_everyone()
-        self.data, self.num_workers = frozen.FrozenSplit(folder, len(self.data), passes), 0
+        self.data, self.num_workers = frozen.FrozenSplit(folder, len(self.data), self.data.order), 0
 
     @property
     def final_model(self) -> nn.Module:

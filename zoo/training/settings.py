@@ -29,8 +29,9 @@ class TrainingSettings:
             fine-tuning); the head and what follows the blocks have the full rate. None: one rate for all.
         freeze: names of modules and parameters that are not trained, with everything below them (``encoders.image``,
             ``encoders.*.blocks.0``); they behave as in evaluation.
-        frozen_passes: where every encoder is frozen (but for a linear layer behind its pool), run them this often over the data before
-            training, each time augmented anew, and train on what they gave; 0 runs them in every step.
+        frozen_passes: where every encoder is frozen (but for what follows its features), run them this often over the data before
+            training, each time varied anew, and train on what they gave; by modality where they differ (``{image: 1, text: 4}``).
+            0 runs them in every step.
         clip_gradients: largest norm of all gradients; None leaves them.
         precision: "fp32", "bf16" or "fp16" (autocast).
         ema_decay: keep an exponential moving average of the weights; it is what is evaluated and saved. None: off.
@@ -59,7 +60,7 @@ class TrainingSettings:
     eps: float = 1e-6
     layer_decay: float | None = None
     freeze: Sequence[str] = ()
-    frozen_passes: int = 0
+    frozen_passes: int | dict[str, int] = 0
     clip_gradients: float | None = 1.0
     accumulate: int = 1
     accumulation: str = "independent"
@@ -79,8 +80,8 @@ class TrainingSettings:
         for key in ("max_steps", "batch_size", "accumulate", "checkpoint_every", "keep_states", "log_every"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}: {getattr(self, key)}; allowed is 1 or more")
-        if self.frozen_passes < 0:
-            raise ConfigError(f"frozen_passes: {self.frozen_passes}; allowed is 0 or more")
+        if isinstance(self.frozen_passes, int) and self.frozen_passes < 0:
+            raise ConfigError(f"frozen_passes: {self.frozen_passes}; allowed is 0 or more, or a number for each modality")
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate: {self.learning_rate}; allowed is above 0")
         if self.accumulation not in ACCUMULATIONS:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from zoo.data.sources._held_out import HeldOut, content_words
-from zoo.data.sources.emoji import Emoji
+from zoo.data.sources.emoji import Emoji, SharedOrder
 from zoo.errors import ConfigError, DataError
 from zoo.registry import find_part
 
@@ -203,3 +203,13 @@ def test_a_picture_that_cannot_be_read_is_named(backgrounds: str, folder: Path) 
     for seed in range(4):
         with pytest.raises(DataError, match="item emoji/noto/0.png: "):
             split.sample(0, np.random.default_rng(seed))
+
+
+def test_an_epoch_holds_the_wanted_share_of_each_kind_evenly():
+    order = SharedOrder([False] * 6 + [True] * 14, 0.25)
+    epochs = [np.bincount(order(0, epoch), minlength=20) for epoch in range(3)]
+    for counts in epochs:
+        assert counts.sum() == 20 and counts[6:].sum() == 5
+        assert set(counts[:6]) == {2, 3} and set(counts[6:]) == {0, 1}
+    assert np.array_equal(order(0, 1), order(0, 1)) and not np.array_equal(epochs[0], epochs[1])
+    assert sorted(SharedOrder([False] * 4, 0.5)(0, 0)) == [0, 1, 2, 3]

@@ -70,6 +70,7 @@ class Emoji:
         extra: more folders to train on (``zoo fetch emoji_styles``, ``icons``, ``openclipart``, ``stamps``); what is of a held-out
             concept there, or mentions one, is left out.
         templates: each has ``{}`` where the label goes; in evaluation they are the prompts.
+        other_share: share of training items that show something else than a concept of the emoji; None takes ``extra`` as it is.
         tag_share: share of training captions that are a few of the tags instead of the label.
         backgrounds: of training: "white", or "varied", where half are of any not too dark colour.
 
@@ -87,6 +88,7 @@ class Emoji:
         path: str | Path,
         concepts: str = "seen",
         extra: Sequence[str | Path] = (),
+        other_share: float | None = None,
         templates: Sequence[str] = TEMPLATES,
         tag_share: float | int = 0.25,
         backgrounds: str = "white",
@@ -94,10 +96,12 @@ class Emoji:
         for key, value, allowed in (("concepts", concepts, CONCEPTS), ("backgrounds", backgrounds, BACKGROUNDS)):
             if value not in allowed:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, allowed)}")
-        if not 0 <= tag_share <= 1:
-            raise ConfigError(f"tag_share: {tag_share}; allowed are shares from 0 to 1")
+        for key, share in (("tag_share", tag_share), ("other_share", other_share)):
+            if share is not None and not 0 <= share <= 1:
+                raise ConfigError(f"{key}: {share}; allowed are shares from 0 to 1")
         if isinstance(extra, str | Path):
             raise ConfigError(f"extra: {str(extra)!r} is one folder; give a list of folders")
+        self.other_share = other_share
         self.templates, self.tag_share, self.backgrounds = checked_templates(templates), tag_share, backgrounds
         self.path, self.concepts = Path(path), concepts
         self._drawings = list(read_drawings(self.path, "emoji"))
@@ -115,7 +119,11 @@ class Emoji:
         if name not in self.splits:
             raise ConfigError(f"split: there is no {name!r}; {name_choices(name, self.splits)}")
         labels = {label: index for index, label in enumerate(self.class_names)}
-        return EmojiSplit(self._of_split(name), labels, self.templates, self.tag_share, self.backgrounds)
+        split = EmojiSplit(self._of_split(name), labels, self.templates, self.tag_share, self.backgrounds)
+        if name == "train" and self.other_share is not None:
+            concepts = {drawing.label for drawing in self._drawings}
+            split.order = SharedOrder([drawing.label not in concepts for drawing in split.drawings], self.other_share)
+        return split
 
     def captions(self) -> list[str]:
         """The labels of training in all templates, its captions and its tags, to train a tokenizer on."""
@@ -146,8 +154,36 @@ class Emoji:
         return [drawing for drawing in found if drawing.style != TEST_STYLE and allowed(drawing)]
 
 
+class SharedOrder:
+    """An epoch in which a given share of items is of one kind; items of each kind stand equally often, up to one.
+
+    With items ``[a b c | x]`` and a share of 0.5 for the second kind, an epoch of four is for example ``[c x x a]``.
+    """
+
+    def __init__(self, second: Sequence[bool], share: float) -> None:
+        self.kinds = [np.flatnonzero(np.array(second) == kind) for kind in (False, True)]
+        counted = [len(kind) for kind in self.kinds]
+        others = round(share * sum(counted)) if all(counted) else counted[1]
+        self.counts = [sum(counted) - others, others]
+
+    def __call__(self, seed: int, epoch: int) -> np.ndarray:
+        generator = np.random.default_rng((seed, epoch))
+        drawn = [_drawn(kind, count, generator) for kind, count in zip(self.kinds, self.counts, strict=True)]
+        return generator.permutation(np.concatenate(drawn))
+
+
+def _drawn(items: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    """So many of the items: all of them as often as that goes, the rest chosen."""
+    if not count:
+        return items[:0]
+    whole, rest = divmod(count, len(items))
+    return np.concatenate([np.tile(items, whole), generator.choice(items, rest, replace=False)])
+
+
 class EmojiSplit:
     """One split; pictures are read when asked for."""
+
+    order: SharedOrder | None = None
 
     def __init__(
         self, drawings: Sequence[Drawing], labels: dict[str, int], templates: Sequence[str], tag_share: float | int, backgrounds: str
