@@ -85,7 +85,7 @@ def from_features(encoder: nn.Module, features: Tensor) -> Encoded:
     """What an encoder gives, from what its frozen part gave: all of it, unless the encoder has something behind that."""
     if hasattr(encoder, "from_features"):
         return encoder.from_features(features)  # type: ignore[operator]
-    return Encoded(features[:, None], features, torch.ones(len(features), 1, dtype=torch.bool, device=features.device))
+    return Encoded.of_pooled(features)
 
 
 def specs_of(encoders: Mapping[str, Encoder]) -> dict[str, EncoderSpec]:

@@ -61,6 +61,11 @@ class Encoded:
     pooled: Float[Tensor, "batch dim"] | None
     mask: Bool[Tensor, "batch num_tokens"]
 
+    @classmethod
+    def of_pooled(cls, pooled: Float[Tensor, "batch dim"]) -> "Encoded":
+        """Pooled vectors as the only tokens, where nothing else is read."""
+        return cls(pooled[:, None], pooled, torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device))
+
 
 @dataclass
 class HeadOutput:

@@ -68,3 +68,19 @@ def test_the_nano_trains():
     model = create_model("bert_nano").train()
     model(torch.randint(0, 512, (2, 9))).pooled.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("pool", ["cls_tanh", "cls", "mean"])
+def test_pooled_alone_equals_the_whole_with_gradients(pool):
+    model, ids = make(pool=pool), torch.randint(0, 50, (5, 9))
+    mask = torch.arange(9) < torch.tensor([[9], [4], [1], [4], [7]])
+    whole, alone = model(ids, mask), model(ids, mask, reads="pooled")
+    torch.testing.assert_close(alone.pooled, whole.pooled, rtol=0, atol=1e-5)
+    assert alone.tokens.shape == (5, 1, 24)
+    gradients = []
+    for found in (whole, alone):
+        model.zero_grad()
+        found.pooled.square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)  # gradients reach hundreds

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.attention import Attention
 from zoo.layers.mlp import feed_forward, hidden_width
+from zoo.layers.packing import Layout, Packing, can_pack
 from zoo.layers.pool import masked_mean
 from zoo.registry import register
 from zoo.types import Encoded
@@ -34,9 +35,11 @@ class PostNormBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"] | None = None
-    ) -> Float[Tensor, "batch length dim"]:
-        x = self.norm1(x + self.dropout(self.attention(x, mask)))
+        self, x: Float[Tensor, "*tokens dim"], mask: Bool[Tensor, "batch length"] | None = None, layout: Layout | None = None
+    ) -> Float[Tensor, "*asked dim"]:
+        """As ``Attention``: a batch [batch, length, dim], or a list [total, dim] of whose tokens the layout asks some or all."""
+        change = self.dropout(self.attention(x, mask, layout=layout))
+        x = self.norm1((x if layout is None else layout.asking(x)) + change)
         return self.norm2(x + self.dropout(self.mlp(x)))
 
 
@@ -58,6 +61,7 @@ class Bert(nn.Module):
     """
 
     modality = "text"
+    pools_alone = True  # takes ``reads``
     no_weight_decay = ("positions", "types")
 
     def __init__(
@@ -95,23 +99,46 @@ class Bert(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self._initialise()
 
-    def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
-        """``mask`` is True at real tokens; without one every position is real."""
+    def forward(
+        self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None, reads: str = "tokens"
+    ) -> Encoded:
+        """``mask`` is True at real tokens; without one every position is real.
+
+        Args:
+            reads: "tokens", or "pooled" where the caller reads nothing but the pooled vectors; these, equal up to rounding, are
+                then also all the tokens there are [batch, 1, dim], and no padding is computed.
+        """
         length = token_ids.shape[1]
         if length > self.context_length:
             raise DataError(f"texts have {length} tokens; context_length allows {self.context_length}: truncate or split them")
-        x = self.dropout(self.norm(self.widen(self.embedding(token_ids)) + self.positions[:length] + self.types[0]))
+        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        if reads == "pooled" and self._can_pack(token_ids, real):
+            return Encoded.of_pooled(self._pool_packed(token_ids, real))
+        x = self._embed(token_ids, self.positions[:length])
         for block in self.blocks:
             x = block(x, mask)
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
-        return Encoded(x, self._pooled(x, real), real)
+        pooled = masked_mean(x, real) if self.pool == "mean" else self._finished(x[:, 0]) if self.gives_pooled else None
+        return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
 
-    def _pooled(self, x: Tensor, mask: Tensor) -> Float[Tensor, "batch dim"] | None:
-        if self.pooler is not None:
-            return torch.tanh(self.pooler(x[:, 0]))
-        if self.pool == "mean":
-            return masked_mean(x, mask)
-        return x[:, 0] if self.pool == "cls" else None
+    def _embed(self, token_ids: Int[Tensor, "*tokens"], positions: Float[Tensor, "*positions dim"]) -> Float[Tensor, "*tokens dim"]:
+        return self.dropout(self.norm(self.widen(self.embedding(token_ids)) + positions + self.types[0]))
+
+    def _can_pack(self, token_ids: Tensor, real: Tensor) -> bool:
+        """Whether packed rows give the pooled vectors; a first token that is pooled must be among the real ones."""
+        possible = can_pack(token_ids) and len(self.blocks) > 0 and self.gives_pooled
+        return possible and (self.pool == "mean" or bool(real[:, 0].all()))
+
+    def _pool_packed(self, token_ids: Tensor, real: Tensor) -> Float[Tensor, "batch dim"]:
+        """Pooled vectors from real tokens alone."""
+        layout = Packing(real)
+        x = self._embed(token_ids.flatten()[layout.index], self.positions[layout.index % token_ids.shape[1]])  # [total, dim]
+        last = layout if self.pool == "mean" else layout.only(token_ids.new_zeros(len(token_ids)))
+        for i, block in enumerate(self.blocks, 1):
+            x = block(x, layout=layout if i < len(self.blocks) else last)
+        return masked_mean(layout.unpack(x), real) if self.pool == "mean" else self._finished(last.restore(x))
+
+    def _finished(self, first: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        return first if self.pooler is None else torch.tanh(self.pooler(first))
 
     def _initialise(self) -> None:
         """N(0, 0.02) for matrices and tables, zero biases (google-research/bert ``modeling.py``)."""

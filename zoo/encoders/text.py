@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.mlp import hidden_width
-from zoo.layers.packing import Packing
+from zoo.layers.packing import Packing, can_pack
 from zoo.layers.pool import masked_mean, take_tokens
 from zoo.layers.prefix import PrefixTree
 from zoo.layers.transformer import Block
@@ -89,7 +89,7 @@ class TextTransformer(nn.Module):
         real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
         place = self._place(token_ids)
         if reads == "pooled" and self._can_pack(token_ids, real, place):
-            return _encoded_alone(self._pool_packed(token_ids, real, place))
+            return Encoded.of_pooled(self._pool_packed(token_ids, real, place))
         x = self.embedding(token_ids) + self.positions[:length]
         # A causal tower never looks right, so that padding at the end needs no mask and takes the faster kernel.
         seen = None if self.causal else mask
@@ -97,7 +97,7 @@ class TextTransformer(nn.Module):
             x = block(x, seen, self.causal)
         x = self.norm(x)
         pooled = masked_mean(x, real) if self.pool == "mean" else None if place is None else take_tokens(x, place)
-        return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else _encoded_alone(pooled)
+        return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
 
     def _place(self, token_ids: Tensor) -> Int[Tensor, " batch"] | None:
         """The position that is pooled in each row, where it is a single one."""
@@ -110,9 +110,7 @@ class TextTransformer(nn.Module):
 
     def _can_pack(self, token_ids: Tensor, real: Tensor, place: Tensor | None) -> bool:
         """Whether packed rows give the pooled vectors; sizes must be known, and a token pooled alone must be among the real ones."""
-        if token_ids.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-            return False
-        if not len(self.blocks) or not token_ids.numel() or self.pool == "none":
+        if not can_pack(token_ids) or not len(self.blocks) or self.pool == "none":
             return False
         return self.causal or place is None or bool(real.gather(1, place[:, None]).all())
 
@@ -146,8 +144,3 @@ class TextTransformer(nn.Module):
             nn.init.normal_(block.mlp.fc2.weight, std=residual)
             nn.init.zeros_(block.attention.qkv.bias)
             nn.init.zeros_(block.attention.out.bias)
-
-
-def _encoded_alone(pooled: Float[Tensor, "batch dim"]) -> Encoded:
-    """Pooled vectors as the only tokens."""
-    return Encoded(pooled[:, None], pooled, torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device))

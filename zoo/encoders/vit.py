@@ -165,7 +165,7 @@ class ViT(nn.Module):
         """The rest of the way; its only tokens are the pooled vectors."""
         pooled = self._finished(features)
         assert pooled is not None
-        return Encoded(pooled[:, None], pooled, torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device))
+        return Encoded.of_pooled(pooled)
 
     def _run(self, pixels: Tensor) -> tuple[Float[Tensor, "batch num_tokens dim"], Float[Tensor, "batch _"] | None]:
         """Normalised tokens, and the pooled vector before its linear layer."""

@@ -76,7 +76,9 @@ class CLIPHead(nn.Module):
         self.loss_name, self.positives, self.gather, self.logit_scale_max = loss, positives, gather, logit_scale_max
         self.embed_dim, self.dropout = embed_dim, nn.Dropout(dropout)
         words = dict.fromkeys(inputs, projections) if isinstance(projections, str) else projections
-        self.projections = nn.ModuleDict({m: _projection(m, spec.dim, embed_dim, words.get(m, "linear"), dropout) for m, spec in inputs.items()})
+        self.projections = nn.ModuleDict(
+            {m: _projection(m, spec.dim, embed_dim, words.get(m, "linear"), dropout) for m, spec in inputs.items()}
+        )
         initial = logit_scale if logit_scale is not None else (10.0 if loss == "sigmoid" else 1 / 0.07)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(initial)))
         self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias))) if loss == "sigmoid" else None

@@ -30,6 +30,12 @@ from zoo.layers.attention import attend
 ROUNDING = {"cuda": 8}  # by type of device: there fewer calls are worth a few tokens that nobody reads
 
 
+def can_pack(token_ids: Int[Tensor, "batch length"]) -> bool:
+    """Whether lengths can be known: there is something, and nobody traces or compiles."""
+    traced = token_ids.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return not traced and token_ids.numel() > 0
+
+
 @dataclass(frozen=True)
 class Group:
     """Rows of equal lengths, which attend in one call.

@@ -69,7 +69,9 @@ def refuse_unfrozen(encoders: Mapping[str, nn.Module]) -> None:
 
 def features_of(encoder: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
     """What a frozen encoder gives before anything that is still trained."""
-    return encoder.features(x, mask) if hasattr(encoder, "features") else encoder(x, mask).pooled  # type: ignore[operator]
+    if hasattr(encoder, "features"):
+        return encoder.features(x, mask)  # type: ignore[operator]
+    return (encoder(x, mask, reads="pooled") if getattr(encoder, "pools_alone", False) else encoder(x, mask)).pooled
 
 
 @torch.no_grad()
