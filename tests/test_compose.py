@@ -57,14 +57,17 @@ def test_every_system_composes_and_fits(name):
 
 @pytest.mark.parametrize("group", ["experiment", "training", "evaluation"])
 def test_every_option_of_a_plain_group_composes(group, tmp_path):
+    needed = {"fashion_mnist": ["data"], "clip_dinov2_minilm": ["data"], "distil_text": ["data", "teacher"]}  # of experiments
+    words = {"data": f"data.source.path={tmp_path}", "teacher": f"teacher={tmp_path}"}
     for path in (packaged_directory("conf") / group).glob("*.yaml"):
-        extra = [f"data.source.path={tmp_path}"] if "fashion_mnist" in path.stem else []
-        zoo.check(compose("train", [f"{group}={path.stem}", *extra]))
+        zoo.check(compose("train", [f"{group}={path.stem}", *(words[key] for key in needed.get(path.stem, []))]))
 
 
 @pytest.mark.parametrize("name", [p.stem for p in (packaged_directory("conf") / "data").glob("*.yaml")])
 def test_every_data_option_composes_and_fits(name, tmp_path):
-    extra = [f"data.source.path={tmp_path}"] if name in ("folder", "fashion_mnist", "shards") else []
+    extra = [f"data.source.path={tmp_path}"] if name in ("emoji", "folder", "fashion_mnist", "shards") else []
+    if name == "lines":  # texts alone
+        extra = ["experiment=distil_text", f"data.source.path={tmp_path}", f"teacher={tmp_path}"]
     zoo.check(compose("train", [f"data={name}", *extra]))
 
 

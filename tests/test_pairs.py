@@ -13,7 +13,7 @@ from zoo.compose import compose
 from zoo.errors import ConfigError
 from zoo.inspection import nominal_input
 from zoo.registry import MODALITIES, find_part, rows
-from zoo.types import Batch
+from zoo.types import TEACHER, Batch
 
 ENCODERS = [row for row in rows("encoder").values() if "nano" in row.name]
 HEADS = [row for row in rows("head").values() if "nano" in row.name]
@@ -36,7 +36,8 @@ def one_step(system):
         x, mask = nominal_input(modality, encoder, 4)
         inputs[modality] = torch.rand(x.shape) if x.is_floating_point() else torch.randint(0, 250, x.shape)
         masks |= {modality: torch.ones(mask.shape, dtype=torch.bool)} if mask is not None else {}
-    loss = system(Batch(inputs, masks, {"groups": torch.arange(4), "labels": torch.arange(4)})).loss
+    teacher = {TEACHER: torch.randn(4, system.head.teacher_dim)} if getattr(system.head, "needs_teacher", False) else {}
+    loss = system(Batch(inputs, masks, {"groups": torch.arange(4), "labels": torch.arange(4), **teacher})).loss
     loss.backward()
     assert all(p.grad is not None for p in system.parameters() if p.requires_grad), "a parameter gets no gradient"
     torch.optim.SGD(system.parameters(), lr=0.1).step()

@@ -10,7 +10,7 @@ import zoo
 from zoo.build import example_inputs
 from zoo.inspection import nominal_input
 from zoo.registry import find_row, rows
-from zoo.types import Batch, Encoded
+from zoo.types import TEACHER, Batch, Encoded
 
 NANO_ENCODERS = [name for name in rows("encoder") if "nano" in name]
 NANO_HEADS = [name for name in rows("head") if "nano" in name]
@@ -72,7 +72,8 @@ def test_nano_heads_run_forward_and_backward(name):
     head = zoo.create_model(name)
     mask = torch.ones(3, 5, dtype=torch.bool)
     encoded = {m: Encoded(torch.randn(3, 5, s.dim), torch.randn(3, s.dim), mask) for m, s in inputs.items()}
-    head(encoded, Batch(inputs={}, targets={"groups": torch.arange(3), "labels": torch.arange(3)})).loss.backward()
+    targets = {"groups": torch.arange(3), "labels": torch.arange(3), TEACHER: torch.randn(3, getattr(head, "teacher_dim", 1))}
+    head(encoded, Batch(inputs={}, targets=targets)).loss.backward()
     assert all(p.grad is not None for p in head.parameters() if p.requires_grad)
 
 

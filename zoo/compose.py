@@ -6,6 +6,7 @@ backbones of other libraries. Nothing here imports torch.
 """
 
 import inspect
+import logging
 import re
 import sys
 import time
@@ -321,6 +322,7 @@ def run_with_hydra(words: Sequence[str], job: Callable[[dict[str, Any]], int]) -
     failures: list[str] = []
 
     def call(config: DictConfig) -> None:
+        logging.getLogger("zoo").disabled = False  # Hydra's "disabled" turns off every logger that is there
         plain = to_plain(config)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             plain["run_dir"] = f"{base}/{HydraConfig.get().job.num}"
@@ -337,6 +339,7 @@ def run_with_hydra(words: Sequence[str], job: Callable[[dict[str, Any]], int]) -
         hydra_main(version_base="1.3", config_path=None, config_name="train")(call)()
     finally:
         sys.argv = old
+        logging.getLogger("zoo").disabled = False
     return 1 if failures else 0
 
 
