@@ -15,7 +15,7 @@ done
 
 imagenet='preprocessing={mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}'
 python "$here/scripts/shrink.py" "$minilm" "$folder/text" depth=3 embedding_dim=128 context_length=64
-python "$here/scripts/shrink.py" "$dinov2" "$folder/image" depth=8 pool=concat pool_hidden_dim=512 pool_dropout=0.35 image_size=112 "$imagenet"
+python "$here/scripts/shrink.py" "$dinov2" "$folder/image" depth=8 pool=concat pool_hidden_dim=512 pool_dropout=0.27 image_size=112 "$imagenet"
 
 zoo train experiment=distil_text data.source.path="$wordnet" teacher="$minilm" weights.encoders.text="$folder/text" run_dir="$folder/distilled"
 zoo train experiment=clip_dinov2_minilm data.source.path="$emoji" data.source.extra="[$(IFS=,; echo "${extra[*]}")]" \

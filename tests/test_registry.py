@@ -122,3 +122,8 @@ def test_a_backbone_is_summarised_without_weights():
     summary = zoo.summarize("timm/test_vit")
     assert summary.parameters == sum(p.numel() for p in zoo.create_model("timm/test_vit").parameters())
     assert summary.tokens == {"image": 101} and summary.flops["image"] > 0
+
+
+def test_a_name_stands_for_one_row_only():
+    names = [name for kind in ("encoder", "language", "head", "system") for name in rows(kind)]
+    assert len(names) == len(set(names))

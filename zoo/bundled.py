@@ -4,7 +4,7 @@ import sys
 
 from zoo.registry import packaged_directory
 
-DEFAULT_MODEL = "clip_vit_nano"  # a folder of assets/
+DEFAULT_MODEL = "clip_dinov2_minilm"  # a folder of assets/
 
 
 def chosen_model(given: str | None) -> str:
