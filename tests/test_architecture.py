@@ -64,7 +64,7 @@ ALLOWED = {
     "classify": {"classifier_cache", "data", "build", "bundled", "display", "classify_report", "system"},
     "index": {"checkpoint"},
     "index_writer": {"index", "checkpoint"},
-    "embed": {"data", "build", "bundled", "display", "index", "index_writer", "training"},
+    "embed": {"types", "data", "build", "bundled", "display", "index", "index_writer", "training"},
     "search_report": {"page"},
     "search": {"build", "display", "embed", "index", "index_writer", "search_report", "training"},
     "export_clip": {"registry", "checkpoint", "convert", "data", "system"},

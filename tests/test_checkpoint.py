@@ -175,6 +175,12 @@ def test_a_model_saved_as_int8_loads_as_any_other(tmp_path):
     assert sizes[0] < 0.4 * sizes[1]
 
 
+def test_a_number_too_large_for_fp16_stays_as_it_is():
+    state = {"statistics": torch.tensor([1.0, 1e6]), "gain": torch.tensor([1.0, 2.0])}
+    small = compress(state, "fp16")
+    assert torch.equal(small["statistics"], state["statistics"]) and small["gain"].dtype == torch.float16
+
+
 def test_an_unknown_storage_is_refused():
     with pytest.raises(ConfigError, match="storage: there is no 'int4'"):
         compress({}, "int4")

@@ -115,7 +115,7 @@ def compress(tensors: Mapping[str, Tensor], storage: str) -> dict[str, Tensor]:
 
     Args:
         storage: "fp16", or "int8": each row (first axis) of a matrix as whole numbers from -127 to 127 and one factor, under the
-            name of the tensor with ``::scale`` behind it; what is small or a vector stays fp16.
+            name of the tensor with ``::scale`` behind it; what is small or a vector becomes fp16, where its range suffices.
 
     Raises:
         ConfigError: another word.
@@ -130,7 +130,8 @@ def compress(tensors: Mapping[str, Tensor], storage: str) -> dict[str, Tensor]:
             found[name] = (rows / scale).round().to(torch.int8).view(tensor.shape)
             found[name + SCALE] = scale
         else:
-            found[name] = tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 0 else tensor
+            fits = tensor.dtype == torch.float32 and tensor.ndim > 0 and bool((tensor.abs() < torch.finfo(torch.float16).max).all())
+            found[name] = tensor.half() if fits else tensor  # no number may become infinite
     return found
 
 

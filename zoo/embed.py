@@ -29,6 +29,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.index import FAILED, Matrix, alone_in, checked_words, read_json_lines
 from zoo.index_writer import IndexWriter, Item, clear, refuse_strange
 from zoo.training.fingerprint import hash_parameters
+from zoo.types import encode
 
 SHARD_ROWS = 1024  # what a kill may cost: minutes of a large model on a CPU
 FAILURES_SHOWN = 20
@@ -205,7 +206,8 @@ def find_embedder(model: Any, modality: str) -> Embedder:
     def pooled(raw: Any) -> Tensor:
         x, mask = model.processor[modality](raw)
         device = next(encoder.parameters()).device
-        return F.normalize(encoder(x.to(device), None if mask is None else mask.to(device)).pooled.float(), dim=-1)
+        encoded: Any = encode(encoder, x.to(device), None if mask is None else mask.to(device), reads="pooled")
+        return F.normalize(encoded.pooled.float(), dim=-1)
 
     return pooled
 

@@ -19,6 +19,7 @@ from zoo.registry import find_part
 from zoo.system import System
 from zoo.training import cached
 from zoo.training.freeze import freeze, train_mode
+from zoo.training.frozen import passes_of, refuse_unfrozen
 from zoo.training.settings import TrainingSettings
 from zoo.types import TEACHER, Batch, Encoded
 
@@ -132,6 +133,8 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     if settings.accumulation == "cached":
         cached.refuse(system)
     train_mode(system, freeze(system, settings.freeze))
+    if settings.frozen_passes:
+        _refuse_frozen_passes(config, system, settings)
     modalities = _source_modalities(config, system)
     batch = system.processor.meta(modalities, min(settings.batch_size, 4))  # type: ignore[union-attr]
     _add_teacher(system, batch, config.get("teacher"))
@@ -148,6 +151,15 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     edges.append(Edge("system.head", "loss", f"scalar {str(output.loss.dtype).removeprefix('torch.')}"))
     _step(system, output.loss)
     return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
+
+
+def _refuse_frozen_passes(config: Mapping[str, Any], system: System, settings: TrainingSettings) -> None:
+    """Raise ConfigError where encoders cannot run once before training: they are trained, or something needs their inputs."""
+    refuse_unfrozen(dict(system.encoders))
+    passes_of(list(system.encoders), settings.frozen_passes)
+    for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher"))):
+        if value:
+            raise ConfigError(f"training.frozen_passes: {key} needs the inputs themselves in every step; take one of the two away")
 
 
 def _add_teacher(system: System, batch: Batch, teacher: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, VerbError, name_choices
-from zoo.types import Batch, Encoded, Encoder, EncoderSpec, Head, HeadOutput, Processor
+from zoo.types import Batch, Encoded, Encoder, EncoderSpec, Head, HeadOutput, Processor, encode
 
 
 class System(nn.Module):
@@ -43,14 +43,10 @@ class System(nn.Module):
 
     def encode_batch(self, batch: Batch, modalities: Collection[str] | None = None) -> dict[str, Encoded]:
         """What the encoders make of a batch, as much of it as the head reads; None takes every modality that it holds."""
+        encoders: Any = self.encoders
         reads, wanted = self.head.accepts.reads, [m for m in self.encoders if modalities is None or m in modalities]
         before = {m: from_features(self.encoders[m], batch.features[m]) for m in wanted if m in batch.features}
-        return before | {m: self._encode(m, batch.inputs[m], batch.masks.get(m), reads) for m in wanted if m in batch.inputs}
-
-    def _encode(self, modality: str, x: Tensor, mask: Tensor | None, reads: str) -> Encoded:
-        """An encoder with the attribute ``pools_alone`` is told what will be read, and may leave out the rest."""
-        encoder = self.encoders[modality]
-        return encoder(x, mask, reads=reads) if getattr(encoder, "pools_alone", False) else encoder(x, mask)
+        return before | {m: encode(encoders[m], batch.inputs[m], batch.masks.get(m), reads=reads) for m in wanted if m in batch.inputs}
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +64,8 @@ class System(nn.Module):
         if self.processor is None:
             raise ConfigError(f"{self.name} has no processor: give a Batch to system(batch), or load it from a saved directory")
         x, mask = self.processor[modality](raw)
-        return self._encode(modality, x.to(self.device), None if mask is None else mask.to(self.device), reads)
+        mask = None if mask is None else mask.to(self.device)
+        return encode(self.encoders[modality], x.to(self.device), mask, reads=reads)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
         try:

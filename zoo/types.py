@@ -120,6 +120,13 @@ class Encoder(Protocol):
     def __call__(self, x: Tensor, mask: Tensor | None = None) -> Encoded: ...
 
 
+def encode(encoder: Encoder, x: Tensor, mask: Tensor | None = None, *, reads: str = "tokens") -> Encoded:
+    """Ask an encoder; one that can leave out what is not read is told what is."""
+    if getattr(encoder, "pools_alone", False):
+        return encoder(x, mask, reads=reads)  # type: ignore[call-arg]
+    return encoder(x, mask)
+
+
 @runtime_checkable
 class Head(Protocol):
     """Tokens to loss and outputs.

@@ -63,6 +63,17 @@ def test_passes_may_differ_by_modality(tmp_path):
         run(tmp_path / "bad", "training.frozen_passes={image: 1}")
 
 
+def test_cached_accumulation_works_on_kept_features(tmp_path):
+    words = ["training.frozen_passes=1", "training.accumulate=2", "training.batch_size=32", "training.accumulation=cached"]
+    losses = run(tmp_path / "run", *words)
+    assert len(losses) == 6 and all(np.isfinite(losses))
+
+
+def test_a_mix_of_pictures_cannot_go_with_kept_features(tmp_path):
+    with pytest.raises(zoo.ConfigError, match="frozen_passes: data.mix needs the inputs"):
+        zoo.check(compose("train", [*TOWERS[1:], "training.freeze=[encoders]", "training.frozen_passes=1", "data.mix={mixup: 0.8}"]))
+
+
 def test_a_tower_that_is_trained_is_refused(tmp_path):
     with pytest.raises(zoo.ConfigError, match="frozen_passes: encoders.text.* is trained.*freeze it"):
         run(tmp_path / "bad", "training.frozen_passes=1", "training.freeze=[encoders.image]")

@@ -77,7 +77,7 @@ def cached_forward_backward(model: CachedModel, batches: Sequence[Batch], accele
         _first_pass(model, batch, name, accelerator, again=name in trained)
         for batch in batches
         for name in model.encoders
-        if name in batch.inputs
+        if name in batch.inputs or name in batch.features
     ]
     output = _loss_pass(model.head, passes, batches, accelerator)
     for buffer, before in buffers:

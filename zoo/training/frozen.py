@@ -4,7 +4,7 @@ A locked tower (LiT, Zhai et al. 2021, arXiv 2111.07991, section 3) gives the sa
 drawn four times, varied as in the first four epochs of a plain run; every later epoch takes one of the four.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from zoo.checkpoint import atomic_directory
 from zoo.data.loader import Draw, Item, Order, ProcessedSplit, StepSampler, training_loader
 from zoo.data.processor import Processor
 from zoo.errors import ConfigError
-from zoo.types import Batch, Sample
+from zoo.types import Batch, Sample, encode
 
 FOLDER = "frozen"  # of a run directory
 
@@ -67,11 +67,25 @@ def refuse_unfrozen(encoders: Mapping[str, nn.Module]) -> None:
             )
 
 
+def passes_of(encoders: Collection[str], passes: int | Mapping[str, int]) -> dict[str, int]:
+    """Passes by modality.
+
+    Raises:
+        ConfigError: of a modality that is not there, or not of each.
+    """
+    counts = dict.fromkeys(encoders, passes) if isinstance(passes, int) else dict(passes)
+    if set(counts) != set(encoders) or min(counts.values()) < 1:
+        raise ConfigError(f"training.frozen_passes: got {counts}; give a number from 1 on for each of: {', '.join(encoders)}")
+    return counts
+
+
 def features_of(encoder: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
     """What a frozen encoder gives before anything that is still trained."""
     if hasattr(encoder, "features"):
         return encoder.features(x, mask)  # type: ignore[operator]
-    return (encoder(x, mask, reads="pooled") if getattr(encoder, "pools_alone", False) else encoder(x, mask)).pooled
+    pooled = encode(encoder, x, mask, reads="pooled").pooled  # type: ignore[arg-type]
+    assert pooled is not None
+    return pooled
 
 
 @torch.no_grad()
@@ -102,9 +116,7 @@ def keep_features(
         return
     encoders: Mapping[str, nn.Module] = dict(model.encoders)  # type: ignore[arg-type]
     refuse_unfrozen(encoders)
-    counts = dict.fromkeys(encoders, passes) if isinstance(passes, int) else dict(passes)
-    if set(counts) != set(encoders) or min(counts.values()) < 1:
-        raise ConfigError(f"training.frozen_passes: got {counts}; give a number from 1 on for each of: {', '.join(encoders)}")
+    counts = passes_of(encoders, passes)
     length, device, done = len(data), next(model.parameters()).device, 0
     with atomic_directory(folder) as fresh:
         for modality, encoder in encoders.items():
@@ -129,10 +141,10 @@ def keep_features(
 def _write(tables: dict[str, np.ndarray], path: Path, rows: np.ndarray, tensor: Tensor, length: int) -> None:
     """Put rows into a table on disk, which the first ones open."""
     values = tensor.cpu().numpy()
-    if path.name not in tables:
+    if str(path) not in tables:
         path.parent.mkdir(exist_ok=True)
-        tables[path.name] = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=(length, *values.shape[1:]))
-    tables[path.name][rows] = values
+        tables[str(path)] = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=(length, *values.shape[1:]))
+    tables[str(path)][rows] = values
 
 
 def _in_order(data: ProcessedSplit, number: int, *, batch_size: int, seed: int, num_workers: int) -> Any:

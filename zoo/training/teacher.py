@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from zoo.errors import ConfigError
-from zoo.types import TEACHER, Batch
+from zoo.types import TEACHER, Batch, encode
 
 
 class Teacher:
@@ -31,8 +31,8 @@ class Teacher:
     def __call__(self, batch: Batch) -> Batch:
         """The batch with ``targets["teacher"]`` [batch, dim]."""
         self.model.to(batch.inputs[self.modality].device)
-        encoder, x, mask = self.encoders[self.modality], batch.inputs[self.modality], batch.masks.get(self.modality)
-        encoded = encoder(x, mask, reads="pooled") if getattr(encoder, "pools_alone", False) else encoder(x, mask)
+        x, mask = batch.inputs[self.modality], batch.masks.get(self.modality)
+        encoded = encode(self.encoders[self.modality], x, mask, reads="pooled")
         head = getattr(self.model, "head", None)
         vectors = encoded.pooled if head is None else head.project(self.modality, encoded)
         return replace(batch, targets={**batch.targets, TEACHER: vectors})
