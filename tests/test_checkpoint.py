@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 import zoo
 from zoo.checkpoint import atomic_directory, compress, read_tensors, recover, write_tensors
 from zoo.errors import ConfigError
-from zoo.weights import load_part
+from zoo.weights.loading import load_part
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from zoo.classify_report import Prediction, check_output, write_predictions
+from zoo.commands.classify_report import Prediction, check_output, write_predictions
 from zoo.errors import DataError
 
 NASTY = "a,\"b\"\r\n'c';<script>alert(1)</script>&amp;"

@@ -9,7 +9,7 @@ from PIL import Image
 
 import zoo
 from zoo.cli import main
-from zoo.draw_graph import neighbourhoods
+from zoo.commands.draw_graph import neighbourhoods
 
 
 @pytest.fixture

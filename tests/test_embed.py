@@ -15,8 +15,8 @@ from PIL import Image
 
 import zoo
 from zoo.cli import main
-from zoo.embed import embed_folder
-from zoo.index import FAILED, ITEMS, MANIFEST, UNFINISHED, Index
+from zoo.commands.embed import embed_folder
+from zoo.commands.index import FAILED, ITEMS, MANIFEST, UNFINISHED, Index
 
 NAMES = ["b.png", "a/2.png", "a/10.jpg", "ä ü.png", "c\nd.png", "日本.png"]
 
@@ -103,7 +103,7 @@ def test_kill_9_in_the_middle_loses_one_shard_at_most(clip, tmp_path):
     for seed in range(150):
         draw(tmp_path / "many" / f"{seed:03d}.png", seed)
     code = (
-        "import zoo, torch, time; from zoo.embed import embed_folder; torch.set_num_threads(1)\n"
+        "import zoo, torch, time; from zoo.commands.embed import embed_folder; torch.set_num_threads(1)\n"
         "embed_folder(zoo.load('clip_vit_nano'), 'many', 'index', name='clip_vit_nano', shard_rows=16, batch_size=8,"
         " advance=lambda items: time.sleep(0.1))"
     )
@@ -123,7 +123,7 @@ def test_a_kill_between_the_last_renames_is_noticed_and_mended(clip, pictures, t
     embed(clip, pictures, target)
     before = files(target)
     draw(pictures / "new.png", 9)
-    monkeypatch.setattr("zoo.index.write_text_atomically", lambda path, text: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("zoo.commands.index.write_text_atomically", lambda path, text: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         embed(clip, pictures, target, update=True)
     monkeypatch.undo()

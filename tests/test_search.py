@@ -10,9 +10,9 @@ import torch
 
 import zoo
 from zoo.cli import main
-from zoo.embed import embed_folder
+from zoo.commands.embed import embed_folder
+from zoo.commands.search import Searcher, nearest, nearest_by_faiss
 from zoo.registry import packaged_directory
-from zoo.search import Searcher, nearest, nearest_by_faiss
 
 SAMPLES = packaged_directory("assets") / "samples"
 

@@ -9,7 +9,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 import zoo
 from zoo.convert import vig
-from zoo.weights import load_part
+from zoo.weights.loading import load_part
 
 TINY = {"image_size": 32, "patch_size": 8, "dim": 48, "depth": 2, "num_heads": 3}
 

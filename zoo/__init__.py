@@ -10,7 +10,7 @@ from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 
 if TYPE_CHECKING:
     from zoo.build import create_model, create_system, load, save
-    from zoo.export import export
+    from zoo.exports.exporting import export
     from zoo.inspection import Summary, check, summarize
     from zoo.registry import list_models
     from zoo.system import System
@@ -24,7 +24,7 @@ _HOMES = {
     "create_system": "zoo.build",
     "load": "zoo.build",
     "save": "zoo.build",
-    "export": "zoo.export",
+    "export": "zoo.exports.exporting",
     "summarize": "zoo.inspection",
     "check": "zoo.inspection",
     "Summary": "zoo.inspection",

@@ -22,7 +22,7 @@ from zoo.layers.meta import meta_device
 from zoo.registry import find_part, find_row
 from zoo.system import System, specs_of
 from zoo.types import Encoder, EncoderSpec, Head
-from zoo.weights import FORMAT, Source, find_weights, load_parts, read_source
+from zoo.weights.loading import FORMAT, Source, find_weights, load_parts, read_source
 
 EXAMPLE_DIM = 64  # width of the encoders that a head built alone is given
 
@@ -189,7 +189,7 @@ def create_model(
 
     Args:
         name: any name of ``zoo.list_models()``.
-        weights: where weights come from (see ``zoo.weights``): a saved or a transformers directory, a file of tensors with zoo's,
+        weights: where weights come from (see ``zoo.weights.loading``): a saved or a transformers directory, a file of tensors with zoo's,
             timm's, open_clip's, transformers' or the paper's names, "timm://NAME", "hf://OWNER/NAME", or "bundled" (shipped
             with zoo); None leaves random weights.
         weights_parts: load only these parts: of a system for example ["encoders.image"]; for an encoder ["encoder"] leaves a

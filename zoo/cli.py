@@ -131,7 +131,7 @@ def _list(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _info(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.display import show_info
+    from zoo.commands.display import show_info
     from zoo.inspection import summarize
 
     show_info(options.name, summarize(options.name), as_json=options.json)
@@ -139,8 +139,8 @@ def _info(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.display import show_check
     from zoo.compose import compose
-    from zoo.display import show_check
     from zoo.inspection import check
 
     show_check(check(compose("train", rest)), as_json=options.json)
@@ -151,18 +151,23 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.compose import apply_overrides, compose, run_with_hydra
 
     if any(word in SWEEP_FLAGS for word in rest):
-        return run_with_hydra(rest, lambda config: _train_one(config, options.json))
-    resume = [word.partition("=")[2] for word in rest if word.startswith("resume=") and word != "resume=null"]
-    if not resume:
-        return _train_one(compose("train", rest), options.json)
-    from zoo.run import read_run_config
+        status = run_with_hydra(rest, lambda config: _train_one(config, options.json))
+    elif resume := [word.partition("=")[2] for word in rest if word.startswith("resume=") and word != "resume=null"]:
+        from zoo.run import read_run_config
 
-    changes = [word for word in rest if not word.startswith(("resume=", "run_dir="))]
-    return _train_one({**apply_overrides(read_run_config(resume[-1]), changes), "resume": resume[-1]}, options.json)
+        changes = [word for word in rest if not word.startswith(("resume=", "run_dir="))]
+        status = _train_one({**apply_overrides(read_run_config(resume[-1]), changes), "resume": resume[-1]}, options.json)
+    else:
+        status = _train_one(compose("train", rest), options.json)
+    if status == 0:
+        from zoo.distributed import leave
+
+        leave()
+    return status
 
 
 def _train_one(config: dict[str, Any], as_json: bool) -> int:
-    from zoo.display import show_trained, training_progress
+    from zoo.commands.display import show_trained, training_progress
     from zoo.run import train
 
     with training_progress(config, as_json=as_json) as progress:
@@ -173,8 +178,8 @@ def _train_one(config: dict[str, Any], as_json: bool) -> int:
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.display import counting_progress, show_evaluation
     from zoo.compose import compose
-    from zoo.display import counting_progress, show_evaluation
     from zoo.run import evaluate_each
 
     config = compose("evaluate", rest)
@@ -185,26 +190,26 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _classify(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.classify import classify_command
+    from zoo.commands.classify import classify_command
 
     return classify_command(options)
 
 
 def _embed(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.embed import embed_command
+    from zoo.commands.embed import embed_command
 
     return embed_command(options)
 
 
 def _search(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.search import search_command
+    from zoo.commands.search import search_command
 
     return search_command(options)
 
 
 def _export(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.build import load
-    from zoo.export import export
+    from zoo.exports.exporting import export
 
     written = str(export(cast(Any, load(options.model)), options.directory, options.format))
     _print_json({"written": written, "format": options.format}) if options.json else print(f"written: {written}")
@@ -212,13 +217,13 @@ def _export(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _draw_graph(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.draw_graph import draw_graph_command
+    from zoo.commands.draw_graph import draw_graph_command
 
     return draw_graph_command(options)
 
 
 def _fetch(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.fetch import fetch_command
+    from zoo.commands.fetch import fetch_command
 
     return fetch_command(options)
 

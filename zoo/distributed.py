@@ -23,6 +23,16 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
+def leave() -> None:
+    """End the process group, once every rank is here; call it last in a program, and only where none has failed.
+
+    A rank that ends with the group still up takes its threads down in no order, and now and then aborts.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 class _Gather(torch.autograd.Function):
     """All-gather along the first axis; backward sums every rank's gradient of this rank's rows.
 

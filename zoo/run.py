@@ -32,7 +32,7 @@ from zoo.training.log import SKIPPED_FILE
 from zoo.training.loop import Progress, Trainer
 from zoo.training.settings import TrainingSettings
 from zoo.training.teacher import Teacher
-from zoo.weights import TIMM, bundled_names, find_checkpoint, find_weights, load_part, read_source
+from zoo.weights.loading import TIMM, bundled_names, find_checkpoint, find_weights, load_part, read_source
 
 RUN_CONFIG = "config.yaml"
 VIEW = ("image_size", "resize", "crop_fraction", "interpolation")  # how a picture is seen may change in fine-tuning; its numbers may not
@@ -110,7 +110,7 @@ def start_from(system: System, sources: Mapping[str, str]) -> None:
     """Load trained weights into parts of a system, each strictly; an encoder's preprocessing comes with its weights.
 
     Args:
-        sources: by part, as ``zoo.weights.load_part`` takes them; the part "" is the whole.
+        sources: by part, as ``zoo.weights.loading.load_part`` takes them; the part "" is the whole.
 
     Raises:
         WeightsError: a source that cannot be read, does not fit, or brings no tokenizer for its text encoder.

@@ -113,8 +113,9 @@ class Trainer:
                 self._after_step(values)
         if self.accelerator.is_main_process:
             draw_curves(self.log.metrics, self.run_dir / "curves.png")
-        if self.settings.trackers:
-            self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()  # not end_training, which takes the process group from a sweep's next job
+        self.accelerator.wait_for_everyone()  # what the main process wrote is there on every rank
         return values
 
     def _run_frozen(self) -> None:

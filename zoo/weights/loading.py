@@ -21,7 +21,9 @@ from zoo.compose import refuse_code
 from zoo.convert import open_clip, timm_vit, transformers_bert, transformers_clip, transformers_dinov2, transformers_vit, vig
 from zoo.data.processor import Processor, hash_files
 from zoo.errors import ConfigError, WeightsError, name_choices
-from zoo.foreign import (
+from zoo.registry import find_part, packaged_directory, read_yaml
+from zoo.system import System
+from zoo.weights.foreign import (
     OPEN_CLIP_CONFIG,
     Description,
     describe,
@@ -30,9 +32,7 @@ from zoo.foreign import (
     open_clip_weights,
     refuse_other_arithmetic,
 )
-from zoo.registry import find_part, packaged_directory, read_yaml
-from zoo.system import System
-from zoo.torchscript import is_torchscript, read_torchscript
+from zoo.weights.torchscript import is_torchscript, read_torchscript
 
 FORMAT = 1  # of a checkpoint directory
 SYSTEM_ORIGINS = (open_clip, transformers_clip)  # their weights are those of a whole system
@@ -56,7 +56,7 @@ class Source:
         """What a source that zoo did not write says of itself.
 
         Raises:
-            WeightsError, ConfigError: see ``zoo.foreign``.
+            WeightsError, ConfigError: see ``zoo.weights.foreign``.
         """
         if self.directory is not None:
             return describe(self.directory, self.tensors)

@@ -1,4 +1,4 @@
-"""``zoo embed``: the vectors of all images of a folder, or of all lines of a text file, as an index on disk (see ``zoo.index``).
+"""``zoo embed``: the vectors of all images of a folder, or of all lines of a text file, as an index on disk (see ``zoo.commands.index``).
 
 The job can be killed at any time, and the same command goes on with it.
 """
@@ -20,16 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.build import load
-from zoo.bundled import chosen_model
+from zoo.commands.display import counting_progress, print_json
+from zoo.commands.index import FAILED, Matrix, alone_in, checked_words, read_json_lines
+from zoo.commands.index_writer import IndexWriter, Item, clear, refuse_strange
 from zoo.data.image_file import walk_images
 from zoo.data.processor import hash_files
 from zoo.data.prompts import read_lines
-from zoo.display import counting_progress, print_json
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.index import FAILED, Matrix, alone_in, checked_words, read_json_lines
-from zoo.index_writer import IndexWriter, Item, clear, refuse_strange
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import encode
+from zoo.weights.bundled import chosen_model
 
 SHARD_ROWS = 1024  # what a kill may cost: minutes of a large model on a CPU
 FAILURES_SHOWN = 20

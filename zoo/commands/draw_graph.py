@@ -16,12 +16,12 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from zoo.build import create_model, load
+from zoo.commands.display import print_json, table
 from zoo.data.image import ImageProcessor
-from zoo.display import print_json, table
 from zoo.errors import ConfigError
 from zoo.registry import list_models
 from zoo.system import System
-from zoo.weights import bundled_names
+from zoo.weights.loading import bundled_names
 
 DEFAULT_MODEL = "clip_vig_nano"  # bundled; has seen handwritten digits only
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg")

@@ -15,7 +15,7 @@ from zoo.checkpoint import WEIGHTS_FILE, atomic_directory, write_tensors
 from zoo.convert import timm_vit, transformers_clip, transformers_dinov2, transformers_vit, vig
 from zoo.data.image import INTERPOLATIONS, ImageProcessor
 from zoo.errors import ConfigError, name_choices
-from zoo.export_clip import CLIP_FORMATS, is_clip, write_clip
+from zoo.exports.clip import CLIP_FORMATS, is_clip, write_clip
 from zoo.registry import find_part
 from zoo.system import System
 
@@ -36,7 +36,7 @@ def export(model: nn.Module, directory: str | Path, format: str = "transformers"
 
     Args:
         model: an image encoder (``vit``, ``vig``), a system of one with the head ``classifier``, or an image-text system with the
-            head ``clip`` ("transformers" and "open_clip", see ``zoo.export_clip``).
+            head ``clip`` ("transformers" and "open_clip", see ``zoo.exports.clip``).
         directory: replaced as a whole when everything is written.
         format: "transformers" (config.json, model.safetensors, preprocessor_config.json: ViT, DINOv2 with and without registers, the
             vision towers of CLIP and SigLIP, ViTForImageClassification), "timm" (model.safetensors with the names of its

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from zoo.checkpoint import sync_files, write_text_atomically
-from zoo.errors import ConfigError, DataError
-from zoo.index import (
+from zoo.commands.index import (
     FAILED,
     FORMAT,
     ITEMS,
@@ -33,6 +32,7 @@ from zoo.index import (
     read_manifest,
     write_index,
 )
+from zoo.errors import ConfigError, DataError
 
 PLAN, LISTING = "plan.json", "listing.jsonl"
 SAME = ("weights", "preprocessing", "modality", "dtype")  # one index has one of each

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from zoo.build import load
-from zoo.bundled import caption_of, chosen_model
 from zoo.classifier_cache import classifier_vectors
-from zoo.classify_report import Prediction, check_output, write_predictions
+from zoo.commands.classify_report import Prediction, check_output, write_predictions
+from zoo.commands.display import counting_progress, print_json, readable_share, table
 from zoo.data.image_file import find_images
 from zoo.data.prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
-from zoo.display import counting_progress, print_json, readable_share, table
 from zoo.errors import ConfigError, DataError
 from zoo.system import System
+from zoo.weights.bundled import caption_of, chosen_model
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] -> probabilities [B, labels]
 

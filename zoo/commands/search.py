@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from zoo.build import load
-from zoo.display import print_json, table
-from zoo.embed import find_embedder, hash_processor
+from zoo.commands.display import print_json, table
+from zoo.commands.embed import find_embedder, hash_processor
+from zoo.commands.index import Index, Matrix
+from zoo.commands.index_writer import name_of
+from zoo.commands.search_report import Hit, check_output, write_hits
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.index import Index, Matrix
-from zoo.index_writer import name_of
-from zoo.search_report import Hit, check_output, write_hits
 from zoo.training.fingerprint import hash_parameters
 
 BACKENDS = ("exact", "faiss")
