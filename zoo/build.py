@@ -7,7 +7,7 @@ import inspect
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -25,6 +25,7 @@ from zoo.types import Encoder, EncoderSpec, Head
 from zoo.weights.loading import FORMAT, Source, find_weights, load_parts, read_source
 
 EXAMPLE_DIM = 64  # width of the encoders that a head built alone is given
+EXAMPLE_LANGUAGE = "llama_nano"  # and its language model
 
 
 def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> Any:
@@ -109,13 +110,23 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
     if unknown:
         raise ConfigError(f"{key}.{unknown[0]}: a system has no such key; known: name, encoders, head, processor")
     for part in ("encoders", "head"):
-        if not isinstance(config.get(part), Mapping) or not config[part]:
+        if not isinstance(config.get(part), Mapping) or (part == "head" and not config[part]):
             raise ConfigError(f"{key}.{part}: is missing; choose one, for example with head@{key}.head=clip")
     encoders = {m: _build_encoder(m, c, f"{key}.encoders.{m}") for m, c in config["encoders"].items()}
     refuse_encoders(config, specs_of(encoders), key)
-    head = build_part("head", config["head"], f"{key}.head", inputs=specs_of(encoders))
+    head = _build_head(config["head"], specs_of(encoders), f"{key}.head")
     processor = _build_processor(config.get("processor") or {}, encoders, key)
     return System(encoders, head, processor=processor, config=config, name=str(config.get("name", "system")))
+
+
+def _build_head(config: Mapping[str, Any], inputs: Mapping[str, EncoderSpec], key: str) -> Head:
+    """A head, and first the language model in it where it has one: ``{name: llava, language: {name: causal_lm, ...}, ...}``."""
+    part, given = find_part("head", str(config.get("name")), f"{key}.name"), {}
+    if "language" in inspect.signature(part).parameters:
+        if not isinstance(config.get("language"), Mapping):
+            raise ConfigError(f"{key}.language: is missing; choose one, for example with language@{key}.language=llama_nano")
+        given["language"] = build_part("language", config["language"], f"{key}.language")
+    return build_part("head", {k: v for k, v in config.items() if k not in given}, key, inputs=inputs, **given)
 
 
 def _build_encoder(modality: str, config: Mapping[str, Any], key: str) -> Encoder:
@@ -207,8 +218,11 @@ def create_model(
         else:
             inputs = overrides.pop("inputs", None)
             config = _merge({"name": row.family, **row.arguments}, overrides)
-            given = {"inputs": inputs or example_inputs(config)} if row.kind == "head" else {}
-            model = build_part(row.kind, config, name, **given)
+            if row.kind == "head":
+                config = {**example_language(config), **config}
+                model = cast(nn.Module, _build_head(config, inputs or example_inputs(config), name))
+            else:
+                model = build_part(row.kind, config, name)
             model.config = {row.kind: config}  # type: ignore[assignment]
     return finish(model, weights, name, device, dtype, weights_parts)
 
@@ -218,6 +232,19 @@ def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
     accepts = find_part("head", config["name"]).accepts
     order = [m for m in ("image", "text", "audio") if m in accepts.modalities]
     return {m: EncoderSpec(m, config.get("embed_dim", EXAMPLE_DIM)) for m in order[: accepts.minimum]}
+
+
+def example_language(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A small language model for a head that has one and is created alone."""
+    if "language" not in inspect.signature(find_part("head", config["name"])).parameters:
+        return {}
+    return {"language": _of_row("language", EXAMPLE_LANGUAGE)}
+
+
+def _of_row(kind: str, name: str) -> dict[str, Any]:
+    """A part's config, as its row gives it."""
+    row = find_row(name, kind)
+    return {"name": row.family, **row.arguments}
 
 
 def _merge(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,20 +294,22 @@ def create_system(
             raise ConfigError("overrides: they go with a system's name; change the mapping itself instead")
         config = expand_names(config_or_name)
     system = build_system(config)
-    return typing.cast(System, finish(system, weights, system.name, None, None, weights_parts))
+    return cast(System, finish(system, weights, system.name, None, None, weights_parts))
 
 
 def expand_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """Replace the names of rows in a system's mapping by what they stand for."""
 
     def expand(kind: str, part: Any) -> Any:
-        row = find_row(part, kind) if isinstance(part, str) else None
-        return {"name": row.family, **row.arguments} if row else part
+        return _of_row(kind, part) if isinstance(part, str) else part
 
     config = dict(config.get("system", config))
     if isinstance(config.get("encoders"), Mapping):
         config["encoders"] = {m: expand("encoder", part) for m, part in config["encoders"].items()}
-    return {**config, "head": expand("head", config.get("head"))}
+    head, language = expand("head", config.get("head")), config.pop("language", None)
+    if isinstance(head, Mapping) and (language or isinstance(head.get("language"), str)):
+        head = {**head, "language": expand("language", language or head["language"])}
+    return {**config, "head": head}
 
 
 def save(model: nn.Module, directory: str | Path, *, storage: str | None = None) -> Path:

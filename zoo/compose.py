@@ -97,6 +97,8 @@ def _system_node(row: Row) -> dict[str, Any]:
     arguments = dict(row.arguments)
     defaults: list[Any] = [{f"/encoder@encoders.{modality}": name} for modality, name in arguments.pop("encoders").items()]
     defaults.append({"/head@head": arguments.pop("head")})
+    if "language" in arguments:  # of its head
+        defaults.append({"/language@head.language": arguments.pop("language")})
     return {"defaults": [*defaults, "_self_"], "name": row.name, **arguments}
 
 
@@ -210,7 +212,7 @@ def keywords_at(key: str, name: Any) -> list[str]:
     if kind is None or (kind != "processor" and not isinstance(name, str)):
         return []
     part = find_part(kind, key.rpartition(".")[2] if kind == "processor" else name, f"{key}.name")
-    return [k for k in inspect.signature(part).parameters if k != "inputs"]
+    return [k for k in inspect.signature(part).parameters if k not in ("inputs", "language")]
 
 
 def kind_at(key: str) -> str | None:
@@ -218,6 +220,7 @@ def kind_at(key: str) -> str | None:
     kinds = {
         r"(system\.)?encoders\.\w+": "encoder",
         r"(system\.)?head": "head",
+        r"(system\.)?head\.language": "language",
         r"(system\.)?processor\.\w+": "processor",
         r"data\.source": "source",
         r"evaluation": "evaluation",
@@ -239,8 +242,13 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"override {first_line(error)}; write KEY=VALUE, for example training.max_steps=100"
     group_key = re.match(r"Could not override '([^']+)'", text)
     if group_key:
-        places = [f"encoder@system.encoders.{m}" for m in MODALITIES] + ["head@system.head", "system", *PLAIN_GROUPS]
-        return f"{group_key[1]}: no such group or place; {name_choices(group_key[1], places)}"
+        places = [f"encoder@system.encoders.{m}" for m in MODALITIES] + [
+            "head@system.head",
+            "language@system.head.language",
+            "system",
+            *PLAIN_GROUPS,
+        ]
+        return f"{group_key[1]}: no such group or place; {name_choices(group_key[1], [*places, *PLAIN_GROUPS])}"
     return f"config: {first_line(error)}"
 
 

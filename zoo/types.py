@@ -15,6 +15,10 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 TEACHER = "teacher"  # in ``Batch.targets``: what a teacher gives for the same inputs [B, dim]
+SUPERVISED = "supervised"  # in ``Batch.targets``: True at token ids that are to be predicted, each from those before it [B, L] bool
+IGNORED = -100  # as a label: no loss here (torch's and transformers' number)
+# Where a token of another modality stands among token ids; no table has such rows, so that no vocabulary has to grow for them.
+PLACEHOLDER_IDS = {"image": -200, "audio": -201}
 
 
 @dataclass
@@ -50,7 +54,8 @@ class Batch:
         return self.map(torch.Tensor.pin_memory)
 
     def __len__(self) -> int:
-        return len(next(iter((self.inputs or self.features).values())))
+        """How many items; one conversation may hold any number of images, so that its texts are counted where there are any."""
+        return len(self.ids) or len(self.inputs.get("text", next(iter((self.inputs or self.features).values()))))
 
 
 @dataclass
@@ -118,6 +123,38 @@ class Encoder(Protocol):
     dim: int
 
     def __call__(self, x: Tensor, mask: Tensor | None = None) -> Encoded: ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A causal language model: what stands before a position, to a distribution over the next token.
+
+    Called with token ids [batch, length] or with their vectors [batch, length, dim], it gives the hidden states after the last norm
+    [batch, length, dim]; ``logits`` makes [..., vocab_size] of those that are asked for. ``embed`` makes vectors of token ids, so that
+    others may be put among them. A mask [batch, keys] is True at real tokens, of the cache and of this call; padding may lie on either
+    side, and positions are counted over real tokens unless they are given. With a cache of ``new_cache`` the call continues what the
+    cache holds, and the cache holds this call's tokens too. With a layout the tokens are a list [total, dim] (``zoo.layers.packing``).
+    """
+
+    dim: int
+    vocab_size: int
+    context_length: int
+
+    def __call__(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        positions: Tensor | None = None,
+        cache: Any = None,
+        layout: Any = None,
+    ) -> Tensor: ...
+
+    def embed(self, token_ids: Tensor) -> Tensor: ...
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+
+    def new_cache(self, batch_size: int, length: int) -> Any: ...
 
 
 def encode(encoder: Encoder, x: Tensor, mask: Tensor | None = None, *, reads: str = "tokens") -> Encoded:
