@@ -242,7 +242,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"override {first_line(error)}; write KEY=VALUE, for example training.max_steps=100"
     group_key = re.match(r"Could not override '([^']+)'", text)
     if group_key:
-        parts = [*(f"encoder@system.encoders.{m}" for m in MODALITIES), "head@system.head", "language@system.head.language"]
+        parts = [*(f"encoder@system.encoders.{m}" for m in MODALITIES), "head@system.head", "language@system.head.language", "system"]
         return f"{group_key[1]}: no such group or place; {name_choices(group_key[1], [*parts, 'system', *PLAIN_GROUPS])}"
     return f"config: {first_line(error)}"
 
