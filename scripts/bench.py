@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import clip, data, images
+from benchmarks import audio, clip, data, images, language, speech
 from benchmarks.job import Entry
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +29,7 @@ from zoo.cards import write_lines
 from zoo.checkpoint import write_text_atomically
 from zoo.errors import ConfigError, ZooError, name_choices
 
-ENTRIES = clip.ENTRIES | images.ENTRIES | data.ENTRIES
+ENTRIES = clip.ENTRIES | images.ENTRIES | language.ENTRIES | data.ENTRIES | audio.ENTRIES | speech.ENTRIES
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 import zoo
 from zoo.compose import apply_overrides, compose, run_with_hydra
-from zoo.registry import packaged_directory, rows
+from zoo.registry import find_row, packaged_directory, rows
 
 REFUSED = {
     "system.encoders.image.drop_pat=0.1": "system.encoders.image.drop_pat: .*did you mean 'drop_path'",
@@ -49,25 +49,49 @@ def test_parts_that_do_not_fit_are_refused_before_weights_are_made(overrides):
         zoo.check(compose("train", overrides.split(",")))
 
 
+def data_of(name: str, path) -> list[str]:
+    """Data that a system can be trained on; the pictures and captions of the default serve most."""
+    row = find_row(name, "system")
+    if row.family == "tacotron":
+        return ["data=spoken_numbers"]
+    if row.family == "bert":
+        pairs = "none" if name.startswith("roberta") else "swapped" if name.startswith("albert") else "next"
+        return ["data=documents", f"data.source.path={path}", f"data.source.pairs={pairs}"]
+    return ["data=speech", f"data.source.path={path}"] if "audio" in row.modalities else []
+
+
 @pytest.mark.parametrize("name", rows("system"))
-def test_every_system_composes_and_fits(name):
-    report = zoo.check(compose("train", [f"system={name}"]))
+def test_every_system_composes_and_fits(name, tmp_path):
+    report = zoo.check(compose("train", [f"system={name}", *data_of(name, tmp_path)]))
     assert report.edges[-1].target == "loss"
 
 
 @pytest.mark.parametrize("group", ["experiment", "training", "evaluation"])
 def test_every_option_of_a_plain_group_composes(group, tmp_path):
-    needed = {"fashion_mnist": ["data"], "clip_dinov2_minilm": ["data"], "distil_text": ["data", "teacher"]}  # of experiments
+    needed = {  # of experiments
+        **dict.fromkeys(("fashion_mnist", "clip_dinov2_minilm", "clap_speech", "bert_nano"), ["data"]),
+        "distil_text": ["data", "teacher"],
+    }
     words = {"data": f"data.source.path={tmp_path}", "teacher": f"teacher={tmp_path}"}
     for path in (packaged_directory("conf") / group).glob("*.yaml"):
         zoo.check(compose("train", [f"{group}={path.stem}", *(words[key] for key in needed.get(path.stem, []))]))
 
 
+SYSTEMS = {  # that a data option is for, where it is not the default one
+    **dict.fromkeys(("digit_questions", "emoji_conversations", "geography_questions", "instruct"), "system=llava_nano"),
+    "documents": "system=roberta_pretraining_nano",
+    "preferences": "system=llava_nano objective=dpo",
+    "speech": "system=clap_whisper_nano",
+    "spoken_numbers": "system=tacotron2_nano",
+}
+WITHOUT_PATH = ("digit_pairs", "digit_questions", "digits", "spoken_numbers")
+
+
 @pytest.mark.parametrize("name", [p.stem for p in (packaged_directory("conf") / "data").glob("*.yaml")])
 def test_every_data_option_composes_and_fits(name, tmp_path):
-    extra = [f"data.source.path={tmp_path}"] if name in ("emoji", "folder", "fashion_mnist", "shards") else []
+    extra = SYSTEMS.get(name, "").split() + ([] if name in WITHOUT_PATH else [f"data.source.path={tmp_path}"])
     if name == "lines":  # texts alone
-        extra = ["experiment=distil_text", f"data.source.path={tmp_path}", f"teacher={tmp_path}"]
+        extra += ["experiment=distil_text", f"teacher={tmp_path}"]
     zoo.check(compose("train", [f"data={name}", *extra]))
 
 

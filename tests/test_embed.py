@@ -68,6 +68,20 @@ def test_rows_are_the_models_vectors_in_the_order_of_paths(clip, pictures, tmp_p
     assert (result.count, result.embedded, sum(done)) == (6, 8, 8) and not (tmp_path / "index" / UNFINISHED).exists()
 
 
+def test_recordings_are_embedded_as_pictures_are(tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    folder, model = tmp_path / "sounds", zoo.create_system("clap_whisper_nano")
+    folder.mkdir()
+    for seed, name in enumerate(["b.wav", "a.flac", "c.ogg"]):
+        soundfile.write(folder / name, np.random.default_rng(seed).standard_normal(3000 + 1000 * seed) * 0.1, 16000)
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "picture.png").write_bytes(b"")
+    result = embed(model, folder, tmp_path / "index", modality="audio")
+    assert paths(tmp_path / "index") == ["a.flac", "b.wav", "c.ogg"] and [item["path"] for item in result.failed] == ["empty.wav"]
+    expected = model.embed("audio", [folder / name for name in paths(tmp_path / "index")])
+    np.testing.assert_allclose(matrix(tmp_path / "index"), expected.numpy(), atol=1e-6)
+
+
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(clip, pictures, tmp_path, capsys):
     assert main(["embed", str(pictures), "-o", str(tmp_path / "index"), "--model", "clip_vit_nano", "--json"]) == 1
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -251,7 +265,8 @@ def test_two_jobs_at_once_do_not_meet(clip, pictures, tmp_path):
         (["EMPTY"], "no images in this folder or below"),
         (["nowhere"], "there is no such folder"),
         (["PICTURES/b.png"], "b.png: is a file; give a folder of images"),
-        (["PICTURES", "--modality", "audio"], "--modality: there is no 'audio'; known: image, text"),
+        (["PICTURES", "--modality", "audio"], "no recordings in this folder or below"),
+        (["PICTURES", "--modality", "video"], "--modality: there is no 'video'; known: audio, image, text"),
         (["PICTURES", "--modality", "text"], "cannot be read"),
         (["PICTURES", "--format", "csv"], "--format: there is no 'csv'"),
         (["PICTURES", "--batch-size", "0"], "allowed is 1 or more"),

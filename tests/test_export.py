@@ -82,7 +82,7 @@ def test_a_vision_gnn_comes_back_from_its_published_names(tmp_path, capsys):
         ("text_nano", {}, "timm", "no image encoder"),
         ("clip_vit_nano", {}, "timm", "no image encoder and no classifier"),
         ("classifier_vit_nano", {"head": {"hidden_dim": 8}}, "timm", "plain linear classifiers only; this head also has hidden.bias"),
-        ("vit_nano", {"pool": "cls", "preprocessing": {"resize": "pad"}}, "transformers", "no processor that resizes by 'pad'"),
+        ("vit_nano", {"pool": "cls", "preprocessing": {"resize": "border"}}, "transformers", "no processor that resizes by 'border'"),
     ],
 )
 def test_what_the_other_library_does_not_have_is_refused(name, keywords, format, message, tmp_path):

@@ -28,6 +28,7 @@ from zoo.data.image import ImageProcessor
 from zoo.data.processor import Processor
 from zoo.data.sources.emoji import Emoji
 from zoo.data.sources.fashion_mnist import FashionMnist
+from zoo.data.sources.geography_questions import GeographyQuestions
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 from zoo.evaluation.knn_probe import KnnProbe
 from zoo.fetched import dinov2_small_focus, efficientnet_lite0, packages
@@ -439,6 +440,41 @@ def test_real_minilm_finds_the_sentence_of_equal_meaning(real):
 
 
 @pytest.mark.heavy
+@torch.inference_mode()
+def test_real_minilm_gives_the_sentence_vectors_of_transformers(real):
+    """Mean pooling over real tokens, cut to 256 as sentence-transformers does; padded, without padding, and back in a directory."""
+    from transformers import AutoModel, AutoTokenizer
+
+    path = real("minilm")
+    sentences = [
+        "a man eats food",
+        "",
+        "Na\u00efve caf\u00e9, 3.14!",
+        "\u732b\u306f\u597d\u304d \U0001f642",
+        "one [SEP] two [MASK]",
+        "long words " * 200,
+    ]
+    words = {"padding": True, "truncation": True, "max_length": 256, "return_tensors": "pt"}
+    batch = AutoTokenizer.from_pretrained(path)(sentences, **words)
+    mask = batch["attention_mask"][..., None]
+    expected = (AutoModel.from_pretrained(path).eval()(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+    model = zoo.load(path)
+    ids, real_tokens = model.processor["text"](sentences)
+    assert torch.equal(ids, batch["input_ids"]) and torch.equal(real_tokens, mask[..., 0].bool())
+    for reads in ("tokens", "pooled"):
+        torch.testing.assert_close(model(ids, real_tokens, reads=reads).pooled, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.heavy
+def test_real_minilm_comes_back_from_a_directory_of_sentence_transformers(real, tmp_path):
+    model = zoo.load(real("minilm"))
+    again = zoo.load(zoo.export(model, tmp_path / "out"))
+    texts = ["a man eats food", "Someone is HAVING a meal"]
+    assert again.pool == "mean" and torch.equal(again.processor["text"](texts)[0], model.processor["text"](texts)[0])
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.heavy
 def test_real_emoji_are_the_concepts_of_the_sheet_and_their_split(real):
     source = Emoji(path=real("emoji"))
     rows = [json.loads(line) for line in (source.path / "table.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -465,3 +501,17 @@ def test_what_more_there_is_to_train_on_keeps_clear_of_the_tests(real, name):
     assert len(added) > 500 and all(drawing.path.is_file() for drawing in added)
     assert not any(drawing.style == "twemoji" or (drawing.label or "").lower() in unseen for drawing in added)
     assert [drawing.name for drawing in source.split("validation").drawings] == [d.name for d in plain.split("validation").drawings]
+
+
+@pytest.mark.heavy
+def test_real_maps_are_those_of_the_sheet_and_their_questions_are_true(real):
+    source = GeographyQuestions(path=real("kgeography"))
+    rows = [json.loads(line) for line in (source.path / "table.jsonl").read_text(encoding="utf-8").splitlines()]
+    regions = [region for row in rows for region in row["regions"]]
+    assert (len(rows), len(regions), sum(bool(region["capital"]) for region in regions)) == (154, 3050, 2886)
+    assert len({region["flag"] for region in regions if region["flag"]}) == 649 and all(region["share"] > 0 for region in regions)
+    kansas = next(region for region in regions if region["name"] == "Kansas")
+    assert kansas["capital"] == "Topeka" and (source.path / kansas["flag"]).is_file()
+    sizes = {name: (len(source.split(name).maps), len(source.split(name).flags)) for name in source.splits}
+    assert all(maps > 5 and flags > 30 for maps, flags in sizes.values())
+    assert {source.split("test").sample(index).kind for index in range(7)} == set(source.kinds)

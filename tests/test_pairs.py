@@ -3,6 +3,7 @@
 The list is printed, and grows by itself with every part that is added.
 """
 
+import inspect
 import itertools
 
 import pytest
@@ -13,7 +14,7 @@ from zoo.compose import compose
 from zoo.errors import ConfigError
 from zoo.inspection import nominal_input
 from zoo.registry import MODALITIES, find_part, rows
-from zoo.types import TEACHER, Batch
+from zoo.types import PLACEHOLDER_IDS, SUPERVISED, TEACHER, Batch
 
 ENCODERS = [row for row in rows("encoder").values() if "nano" in row.name]
 HEADS = [row for row in rows("head").values() if "nano" in row.name]
@@ -27,17 +28,32 @@ def system_config(encoder, head):
     partners = [m for m in ("text", "image") if m != encoder.modality and m in accepts.modalities]
     for modality in partners[: accepts.minimum - 1]:
         encoders[modality] = PARTNERS[modality]
-    return {"name": f"{encoder.name} + {head.name}", "encoders": encoders, "head": head.name}
+    talks = "language" in inspect.signature(find_part("head", head.family)).parameters
+    language = {"language": "llama_nano"} if talks else {}
+    return {"name": f"{encoder.name} + {head.name}", "encoders": encoders, "head": head.name, **language}
+
+
+def said_of(system, inputs):
+    """Token ids of four conversations, each about one item, and which of them are learnt."""
+    counts = {m: count(inputs[m][0]) for m, count in system.head.counts.items()}
+    row = [5, *(PLACEHOLDER_IDS[m] for m, count in counts.items() for _ in range(count)), 7, 8, 9]
+    token_ids = torch.tensor(row).expand(4, -1)
+    return token_ids, torch.arange(len(row)).expand(4, -1) >= len(row) - 2
 
 
 def one_step(system):
     inputs, masks = {}, {}
     for modality, encoder in system.encoders.items():
         x, mask = nominal_input(modality, encoder, 4)
+        if modality == "audio" and hasattr(system.head, "language"):  # 30 s are more than a nano context takes
+            x, mask = x[..., :100], mask[:, :100]
         inputs[modality] = torch.rand(x.shape) if x.is_floating_point() else torch.randint(0, 250, x.shape)
         masks |= {modality: torch.ones(mask.shape, dtype=torch.bool)} if mask is not None else {}
+    targets = {"groups": torch.arange(4), "labels": torch.arange(4)}
+    if hasattr(system.head, "language"):
+        inputs["text"], targets[SUPERVISED] = said_of(system, inputs)
     teacher = {TEACHER: torch.randn(4, system.head.teacher_dim)} if getattr(system.head, "needs_teacher", False) else {}
-    loss = system(Batch(inputs, masks, {"groups": torch.arange(4), "labels": torch.arange(4), **teacher})).loss
+    loss = system(Batch(inputs, masks, {**targets, **teacher})).loss
     loss.backward()
     assert all(p.grad is not None for p in system.parameters() if p.requires_grad), "a parameter gets no gradient"
     torch.optim.SGD(system.parameters(), lr=0.1).step()

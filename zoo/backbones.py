@@ -1,4 +1,4 @@
-"""Vision backbones of other libraries as rows: ``timm/NAME`` and ``transformers/DIRECTORY_OR_HUB_ID``.
+"""Models of other libraries as rows: ``timm/NAME`` and ``transformers/DIRECTORY_OR_HUB_ID``, vision backbones and language models.
 
 They stand in no table of ``conf/``; what a table's row would say is made here when such a name is asked for. Neither torch nor
 the library is imported for that. A row of transformers holds the whole parsed ``config.json``, so that what is built from it
@@ -18,6 +18,7 @@ from zoo.errors import ConfigError, name_choices
 FAMILIES = ("timm", "transformers")
 MODALITY = "image"
 CONFIG = "config.json"
+CAUSAL = ("ForCausalLM", "LMHeadModel")  # ends of the names of transformers' causal language models
 # Keys of a config.json that say nothing of the backbone: where it came from, its classifier's labels, in which type it was saved.
 NEEDLESS = ("architectures", "dtype", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype", "transformers_version")
 RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
@@ -26,7 +27,9 @@ RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's
 SQUARE, SHORTEST = "both sides", "shortest side"
 PROCESSORS = {
     **dict.fromkeys(("Beit", "Blip", "DINOv3ViT", "DeiT", "Pvt", "Segformer", "ViT"), SQUARE),
-    **dict.fromkeys(("Bit", "CLIP", "ChineseCLIP", "ConvNext", "Levit", "MobileNetV1", "MobileNetV2", "PoolFormer", "Siglip"), SHORTEST),
+    **dict.fromkeys(
+        ("Bit", "CLIP", "ChineseCLIP", "ConvNext", "Levit", "Llava", "MobileNetV1", "MobileNetV2", "PoolFormer", "Siglip"), SHORTEST
+    ),
 }
 
 
@@ -47,6 +50,37 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
             f"{name}: names no model; write {'timm/resnet18' if family == 'timm' else 'transformers/DIRECTORY or /OWNER/NAME'}"
         )
     return family, {"model": model} if family == "timm" else read_directory(model)
+
+
+def describe_language(name: str) -> tuple[str, dict[str, Any]]:
+    """The family and the constructor keywords of a language model of transformers.
+
+    Raises:
+        ConfigError: it is timm's, or names no directory or hub id with a usable config.
+    """
+    family, _, source = name.partition("/")
+    if family != "transformers" or not source:
+        raise ConfigError(f"{name}: is no language model; write transformers/DIRECTORY or transformers/OWNER/NAME")
+    return family, {"config": _needful(_parsed(source))}
+
+
+def is_language(name: str) -> bool:
+    """Whether a directory of transformers, or a hub id, says of itself that it is a causal language model."""
+    source = name.removeprefix("transformers/")
+    try:
+        return source != name and any(str(word).endswith(CAUSAL) for word in _parsed(source).get("architectures") or ())
+    except ConfigError:
+        return False
+
+
+def _parsed(source: str) -> dict[str, Any]:
+    path = _find_file(source, CONFIG)
+    if path is None:
+        raise ConfigError(f"transformers/{source}: holds no {CONFIG}; give a directory that transformers saved")
+    config = _read_json(path)
+    if "model_type" not in config:
+        raise ConfigError(f"{path}: has no model_type, so it is no config of transformers")
+    return config
 
 
 def list_timm(pattern: str) -> list[str]:
@@ -194,12 +228,14 @@ def image_keywords(settings: Mapping[str, Any], origin: str = "preprocessor_conf
             f"{name_choices(kind, PROCESSORS, most=20)} (with ImageProcessor behind it). Leave the file out, and set the preprocessing "
             "yourself"
         )
-    for key, wanted in (("do_resize", True), ("do_pad", False), ("do_flip_channel_order", False)):
+    pads = kind == "Llava" and bool(settings.get("do_pad"))
+    for key, wanted in (("do_resize", True), ("do_pad", pads), ("do_flip_channel_order", False)):
         if bool(settings.get(key, wanted)) != wanted and settings.get(key) is not None:
             raise ConfigError(f"{origin}: {key}: {settings[key]} cannot be done by zoo's image processor; allowed is {str(wanted).lower()}")
     if settings.get("resample") not in RESAMPLINGS:
         raise ConfigError(f"{origin}: resample: got {settings.get('resample')!r}; allowed are {RESAMPLINGS} (PIL's numbers)")
     mode, size, scaled = _sizes(kind, settings, origin)
+    mode = "pad" if pads else mode
     keywords = {"resize": mode, "interpolation": RESAMPLINGS[settings["resample"]], "crop_fraction": _fraction(size, scaled)}
     return size, keywords | _normalisation(settings, origin)
 

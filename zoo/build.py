@@ -4,99 +4,35 @@ Works on plain dicts; ``zoo.compose`` makes them from Hydra configs and ``zoo.in
 """
 
 import inspect
-import typing
+import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import yaml
-from beartype.door import is_bearable
 from torch import nn
 
+from zoo import adapters
 from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, atomic_directory, compress, write_tensors
 from zoo.compose import compose, refuse_code
-from zoo.data.processor import Processor, hash_files
-from zoo.errors import ConfigError, WeightsError, name_choices
+from zoo.construct import build_part, construct
+from zoo.counting import spec_of_shown, token_counts, try_patches
+from zoo.data.processor import CONVERSATION, Processor, hash_files
+from zoo.errors import ConfigError, WeightsError
+from zoo.layers.backbone import freeze
 from zoo.layers.meta import meta_device
 from zoo.registry import find_part, find_row
 from zoo.system import System, specs_of
-from zoo.types import Encoder, EncoderSpec, Head
+from zoo.types import Encoder, EncoderSpec, Head, LanguageModel
 from zoo.weights.loading import FORMAT, Source, find_weights, load_parts, read_source
 
+log = logging.getLogger("zoo")
+
 EXAMPLE_DIM = 64  # width of the encoders that a head built alone is given
+EXAMPLE_WORDS = {"vocab_size": 512, "word_dim": EXAMPLE_DIM}  # and of the table of words of one of text
 EXAMPLE_LANGUAGE = "llama_nano"  # and its language model
-
-
-def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> Any:
-    """Construct a registered part from ``{name: ..., keyword: value, ...}``.
-
-    Args:
-        kind: registry kind.
-        config: ``name`` and constructor keywords.
-        key: config key, for messages.
-        given: keywords that the assembly supplies (a head's ``inputs``).
-
-    Raises:
-        ConfigError: an unknown name or keyword, a value of the wrong type, or what the constructor refuses.
-    """
-    refuse_code(config, key)
-    keywords = dict(config)
-    name = keywords.pop("name", None)
-    if name is None:
-        raise ConfigError(f"{key}: has no 'name'; a config names a registered {kind} (see: zoo list)")
-    part = find_part(kind, name, f"{key}.name")
-    return construct(part, keywords, key, **given)
-
-
-def construct(part: type, keywords: Mapping[str, Any], key: str, **given: Any) -> Any:
-    """Call a constructor with checked keywords; what it refuses is said with the config key before it.
-
-    Raises:
-        ConfigError: an unknown keyword, a value of the wrong type, or what the constructor refuses.
-    """
-    checked = check_keywords(part, keywords, key, given)
-    try:
-        return part(**checked, **given)
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error}") from error
-
-
-def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
-    """Hold keywords against a constructor's signature and type hints; whole numbers become floats where those are meant."""
-    parameters = {name: p for name, p in inspect.signature(part).parameters.items() if name not in given}
-    hints = typing.get_type_hints(part.__init__)
-    checked = {}
-    for name, value in keywords.items():
-        if name not in parameters:
-            raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(name, parameters)}")
-        hint = hints.get(name, Any)
-        value = _floats_for_whole_numbers(value, hint)
-        stray_bool = (
-            isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
-        )  # a bool is an int to Python
-        if stray_bool or not is_bearable(value, hint):
-            raise ConfigError(f"{key}.{name}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
-        checked[name] = value
-    missing = [name for name, p in parameters.items() if p.default is p.empty and name not in checked]
-    if missing:
-        raise ConfigError(f"{key}: needs {', '.join(missing)}; set {key}.{missing[0]}=...")
-    return checked
-
-
-def _floats_for_whole_numbers(value: Any, hint: Any) -> Any:
-    """YAML's ``1`` and ``[0, 0.5]`` where floats are meant; beartype looks at one element of a list only, drawn at random."""
-    if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
-        return float(value)
-    if not isinstance(value, list) or not all(type(element) in (int, float) for element in value):
-        return value
-    if not is_bearable([1], hint) and is_bearable([1.0], hint):
-        return [float(element) for element in value]
-    return value
-
-
-def _readable(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")
 
 
 def build_system(config: Mapping[str, Any], key: str = "system") -> System:
@@ -106,7 +42,7 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
         ConfigError: anything that does not fit, with the config key, both sides and what is allowed.
     """
     refuse_code(config, key)
-    unknown = sorted(set(config) - {"name", "encoders", "head", "processor"})
+    unknown = sorted(set(config) - {"name", "encoders", "head", "processor", adapters.KEY})
     if unknown:
         raise ConfigError(f"{key}.{unknown[0]}: a system has no such key; known: name, encoders, head, processor")
     for part in ("encoders", "head"):
@@ -114,9 +50,44 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
             raise ConfigError(f"{key}.{part}: is missing; choose one, for example with head@{key}.head=clip")
     encoders = {m: _build_encoder(m, c, f"{key}.encoders.{m}") for m, c in config["encoders"].items()}
     refuse_encoders(config, specs_of(encoders), key)
-    head = _build_head(config["head"], specs_of(encoders), f"{key}.head")
-    processor = _build_processor(config.get("processor") or {}, encoders, key)
-    return System(encoders, head, processor=processor, config=config, name=str(config.get("name", "system")))
+    specs = _specs_for_head(config, encoders, key)
+    head = _build_head(config["head"], specs, f"{key}.head")
+    if isinstance(connectors := getattr(head, "connectors", None), nn.ModuleDict):
+        head.counts = token_counts(encoders, specs, connectors)  # type: ignore[attr-defined]  # the system tells its processor
+    processor = _build_processor(config.get("processor") or {}, encoders, key, getattr(head, "language", None))
+    system = System(encoders, head, processor=processor, config=config, name=str(config.get("name", "system")))
+    add_adapters(system, config.get(adapters.KEY) or {}, f"{key}.{adapters.KEY}")
+    return system
+
+
+def add_adapters(system: System, words: Mapping[str, Any], key: str) -> None:
+    """Put adapters into parts of a system.
+
+    Args:
+        words: keywords of ``zoo.adapters.Adapter`` by part, for example ``{"head.language": {"kind": "lora", "rank": 16}}``.
+
+    Raises:
+        ConfigError: unknown keywords, and what ``zoo.adapters.inject`` refuses.
+    """
+    adapters.inject(system, {part: construct(adapters.Adapter, w or {}, f"{key}.{part}") for part, w in words.items()}, key)
+
+
+def _specs_for_head(config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str) -> dict[str, EncoderSpec]:
+    """What the head is told of the encoders. Parameters behind the layer that it reads get no gradient, and are frozen."""
+    part: Any = find_part("head", config["head"]["name"], f"{key}.head.name")
+    if part.accepts.reads != "patches":
+        return specs_of(encoders)
+    layer = config["head"].get("feature_layer", inspect.signature(part).parameters["feature_layer"].default)
+    specs = {}
+    for modality, encoder in encoders.items():
+        build = partial(_build_encoder, modality, config["encoders"][modality], f"{key}.encoders.{modality}")
+        try:
+            shown = try_patches(build, layer)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.head.feature_layer: encoders.{modality}: {error}") from error
+        freeze(cast(nn.Module, encoder), shown.unused)
+        specs[modality] = spec_of_shown(encoder, shown)
+    return specs
 
 
 def _build_head(config: Mapping[str, Any], inputs: Mapping[str, EncoderSpec], key: str) -> Head:
@@ -157,16 +128,20 @@ def refuse_encoders(config: Mapping[str, Any], specs: Mapping[str, EncoderSpec],
         raise ConfigError(f"{key}.encoders: has {len(specs)} ({', '.join(specs) or 'none'}); {legal}")
 
 
-def _build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str) -> Processor:
-    """One part per modality; facts that the encoder owns are taken from it, and may not be contradicted.
+def _build_processor(
+    config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str, language: LanguageModel | None = None
+) -> Processor:
+    """One part per modality; facts that the encoder or the language model owns are taken from it, and may not be contradicted.
 
     What the encoder's weights were trained with (``encoder.preprocessing``) holds unless the config says otherwise.
     """
     parts = {}
-    for modality in dict.fromkeys([*encoders, *config]):
+    names: list[str] = [*encoders, *config, *([] if language is None else [CONVERSATION])]
+    for modality in dict.fromkeys(names):
         here, encoder = f"{key}.processor.{modality}", encoders.get(modality)
+        part = find_part("processor", modality, here)
         keywords = {**getattr(encoder, "preprocessing", {}), **(config.get(modality) or {})}
-        for name in find_part("processor", modality, here).encoder_keys if encoder is not None else ():
+        for name in part.encoder_keys if encoder is not None else ():
             theirs = getattr(encoder, "preprocessing", {}).get(name, getattr(encoder, name, None))
             ours = keywords.setdefault(name, theirs)
             if theirs is not None and ours != theirs:
@@ -174,16 +149,41 @@ def _build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder],
                     f"{here}.{name}: the processor has {ours}, the encoder at {key}.encoders.{modality}.{name} has {theirs}; "
                     "they must be equal: change one of the two"
                 )
+        keywords |= _of_language(getattr(part, "language_keys", ()), keywords, language, here, key)
         parts[modality] = build_part("processor", {"name": modality, **keywords}, here)
-        _refuse_other_eot(parts[modality], encoder, modality, key)
+        refuse_other_eot(parts[modality], encoder, modality, key)
     return Processor(parts)
 
 
-def _refuse_other_eot(part: Any, encoder: Any, modality: str, key: str) -> None:
+def _of_language(names: Sequence[str], keywords: Mapping[str, Any], language: LanguageModel | None, here: str, key: str) -> dict[str, int]:
+    """What a processor is told of the language model that reads its tokens, where the config does not say; it may say less."""
+    if language is None and names:
+        raise ConfigError(f"{here}: the head has no language model to read conversations; choose one with head@{key}.head=llava_nano")
+    found = {}
+    for name in names:
+        ours, theirs = keywords.get(name), getattr(language, name)
+        if isinstance(ours, int) and ours > theirs:
+            raise ConfigError(
+                f"{here}.{name}: the processor has {ours}, the language model at {key}.head.language.{name} has {theirs}; it may not be "
+                "more: change one of the two"
+            )
+        if ours is None:
+            found[name] = theirs
+    return found
+
+
+def refuse_other_eot(part: Any, encoder: Any, modality: str, key: str) -> None:
+    """Raise ConfigError where a tokenizer ends texts with another symbol than the encoder looks for."""
     if getattr(encoder, "pool", None) == "eot" and part.eot_token_id != encoder.eot_token_id:
         raise ConfigError(
             f"{key}.encoders.{modality}.eot_token_id: pools at {encoder.eot_token_id}, but the tokenizer ends texts with "
             f"{part.eot_token_id} ({key}.processor.{modality}.eot_token_id); they must be equal"
+        )
+    separator = getattr(encoder, "separator_id", None)
+    if separator is not None and separator != part.eot_token_id:
+        raise ConfigError(
+            f"{key}.encoders.{modality}.separator_id: {separator} ends a text for the encoder, but {part.eot_token_id} for the tokenizer "
+            f"({key}.processor.{modality}.eot_token_id); they must be equal, or separator_id null"
         )
 
 
@@ -231,7 +231,8 @@ def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
     """Encoders for a head that is created alone: as few as it takes, image and text first, as wide as its ``embed_dim``."""
     accepts = find_part("head", config["name"]).accepts
     order = [m for m in ("image", "text", "audio") if m in accepts.modalities]
-    return {m: EncoderSpec(m, config.get("embed_dim", EXAMPLE_DIM)) for m in order[: accepts.minimum]}
+    words: dict[str, dict[str, Any]] = {"text": EXAMPLE_WORDS}
+    return {m: EncoderSpec(m, config.get("embed_dim", EXAMPLE_DIM), **words.get(m, {})) for m in order[: accepts.minimum]}
 
 
 def example_language(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,7 +331,7 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
         write_tensors(state if storage is None else compress(state, storage), folder / WEIGHTS_FILE)
         content = {"format": FORMAT, **config}
         processor: Any = getattr(model, "processor", None)
-        if processor is not None and (isinstance(model, System) or "text" in processor.parts):  # an image encoder's is in its config
+        if processor is not None and (isinstance(model, System) or "image" not in processor.parts):  # an image encoder's is in its config
             processor.save(folder)
             content["processor_sha256"] = hash_files(folder)
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
@@ -338,13 +339,16 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
     return Path(directory)
 
 
-def load(source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "System | Encoder | Head":
+def load(
+    source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> "System | Encoder | Head | LanguageModel":
     """Load what ``save`` wrote, the model of a run directory, or one of transformers, open_clip or OpenAI (also "hf://OWNER/NAME").
 
     The architecture is read from the source itself. Another library's model is built from our parts and its weights are
-    converted: ViT, DINOv2, BERT and the vision towers of CLIP and SigLIP give an encoder, a ViT with classifier, a whole CLIP or
-    SigLIP gives a system. A source is a directory, or a file with the whole CLIP of OpenAI or open_clip. An encoder that is
-    loaded alone carries ``processor``.
+    converted: ViT, DINOv2, BERT, RoBERTa, ALBERT, the encoder of T5 and the vision towers of CLIP and SigLIP give an encoder, a
+    ViT with classifier, a whole CLIP or SigLIP gives a system, a Whisper (of transformers, OpenAI or CTranslate2) its encoder,
+    and a GPT-2, LLaMA or Mistral a system without encoders that talks. A source is a directory, or a file: GGUF, a Whisper, or
+    the whole CLIP of OpenAI or open_clip. An encoder that is loaded alone carries ``processor``.
 
     Raises:
         ConfigError: an architecture of transformers that our parts do not make.
@@ -352,6 +356,8 @@ def load(source: str | Path, *, device: torch.device | str | None = None, dtype:
     """
     found = read_source(source)
     config = found.description.config if found.config is None else found.config
+    if found.config is None and found.description.left_out:
+        log.warning("%s: %s is left out; what zoo.load gives is the encoder alone", source, found.description.left_out)
     if "system" in config:
         model: nn.Module = build_system(config["system"])
     else:
@@ -365,4 +371,6 @@ def load(source: str | Path, *, device: torch.device | str | None = None, dtype:
             model.processor = _build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]
         elif found.config is None or "processor_sha256" in config:
             model.processor = found.processor()  # type: ignore[assignment]
+        elif getattr(model, "modality", None) == "audio":
+            model.processor = _build_processor({}, {"audio": model}, "encoder")  # type: ignore[assignment, dict-item]
     return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]

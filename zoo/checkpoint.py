@@ -75,6 +75,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _tensors_of(loaded: object, path: Path) -> dict[str, Tensor]:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]  # Lightning and open_clip wrap their weights so
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("model_state_dict"), Mapping):  # so does openai-whisper
+        sizes = {f"dims.{name}": torch.tensor(value) for name, value in loaded.get("dims", {}).items()}
+        loaded = {**loaded["model_state_dict"], **sizes}
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise WeightsError(f"{path}: holds {type(loaded).__name__}, not a table of tensors by name")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("folder", metavar="FOLDER", help="images, also in the folders below; with --modality text a file of lines")
     command.add_argument("--output", "-o", metavar="DIR", required=True, help="the index: embeddings.npy, items.jsonl, manifest.json")
     command.add_argument("--model", help="run directory, saved model, transformers directory or bundled name")
-    command.add_argument("--modality", default="image", help="image (default) or text")
+    command.add_argument("--modality", default="image", help="image (default), audio or text")
     command.add_argument("--format", default="npy", help="npy (default) or parquet")
     command.add_argument("--dtype", default="float32", help="float32 (default) or float16")
     command.add_argument("--batch-size", type=int, default=64)
@@ -91,10 +91,49 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--output", metavar="FILE", help="write .csv, .json or .html instead of the table")
     command.add_argument("--model", help="where the index's model is now, if it was moved")
     command.add_argument("--backend", default="exact", help="exact (default) or faiss")
+    command = add("chat", _chat, "Talk with a model, and show it pictures and sound: one PROMPT, or a session of lines (/help in it).")
+    command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the question; - reads it from standard input; without it a session")
+    command.add_argument("--model", required=True, help="run directory, saved model or transformers directory of a model that talks")
+    command.add_argument("--image", action="append", metavar="FILE", help="a picture for the first question; may be given again")
+    command.add_argument("--audio", action="append", metavar="FILE", help="a clip for the first question; may be given again")
+    command.add_argument("--system", metavar="TEXT", help="what the model is told first, in place of its template's own sentence")
+    command.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="no answer is longer (default: 256)")
+    command.add_argument("--temperature", type=float, default=0.0, help="above 0 answers are drawn; 0 (default) takes the likeliest token")
+    command.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens")
+    command.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens that hold the share P")
+    command.add_argument("--min-p", type=float, metavar="P", help="draw among tokens at least P times as likely as the likeliest")
+    command.add_argument("--num-beams", type=int, default=1, metavar="N", help="follow N answers at once and take the likeliest")
+    command.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 words are repeated less")
+    command.add_argument("--stop", action="append", metavar="TEXT", help="end an answer before this text; may be given again")
+    command.add_argument("--seed", type=int, help="of drawn answers")
+    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    command = add(
+        "answer", _answer, "Let a model answer the questions of a source: checkpoint=M data=NAME, as for evaluate.", overrides=True
+    )
+    command.add_argument(
+        "--output", "-o", metavar="FILE", required=True, help="JSON lines for data=instruct; a job that was stopped goes on"
+    )
+    command.add_argument("--split", default="train", help="of the source (default: train)")
+    command.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="no answer is longer (default: 128)")
+    command.add_argument("--temperature", type=float, default=0.0, help="above 0 answers are drawn; 0 (default) takes the likeliest token")
+    command.add_argument("--seed", type=int, default=0, help="of drawn answers (default: 0)")
+    command.add_argument("--batch-size", type=int, default=16, help="questions at once (default: 16)")
+    command.add_argument("--limit", type=int, metavar="N", help="only so many questions, spread evenly over the split")
+    command = add("speak", _speak, "Say a text: a recording, sentence by sentence.")
+    command.add_argument("text", nargs="?", metavar="TEXT")
+    command.add_argument("--file", metavar="FILE", help="a text file instead; - for standard input")
+    command.add_argument("--output", "-o", metavar="FILE", default="speech.wav", help=".wav, .flac or .ogg (default: speech.wav)")
+    command.add_argument("--model", help="run directory, saved model or bundled name; default: the voice that ships with zoo")
+    command.add_argument("--plots", metavar="DIR", help="also draw alignment and mels of each sentence there")
+    command.add_argument("--vocoder", default="griffin_lim", help="griffin_lim (default), wavernn, vocos or vocos:WEIGHTS")
+    command.add_argument("--speaker", type=int, metavar="N", help="number of the voice, of a model with several")
+    command.add_argument("--seed", type=int, default=0, help="of what is random in speaking")
+    command.add_argument("--max-seconds", type=float, default=20.0, help="the longest sentence (default: 20)")
+    command.add_argument("--batch-size", type=int, default=16)
     command = add("export", _export, "Write a model as another library's files.")
     command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory or bundled name")
     command.add_argument("directory", metavar="DIR", help="is written as a whole")
-    command.add_argument("--format", default="transformers", help="transformers (default), open_clip, timm or vig")
+    command.add_argument("--format", default="transformers", help="transformers (default), open_clip, timm, vig, torchaudio or zoo")
     command = add("draw-graph", _draw_graph, "Draw the neighbours that a Vision GNN gives to a patch of an image.")
     command.add_argument("image", metavar="IMAGE")
     command.add_argument("--model", help="name, run directory, saved model or bundled name; default: the bundled clip_vig_nano")
@@ -205,6 +244,25 @@ def _search(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.commands.search import search_command
 
     return search_command(options)
+
+
+def _chat(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.chat import chat_command
+
+    return chat_command(options)
+
+
+def _answer(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.answer import answer_command
+    from zoo.compose import compose
+
+    return answer_command(options, compose("evaluate", rest))
+
+
+def _speak(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.speak import speak_command
+
+    return speak_command(options)
 
 
 def _export(options: argparse.Namespace, rest: list[str]) -> int:

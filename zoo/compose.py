@@ -29,9 +29,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from zoo.backbones import is_backbone
 from zoo.errors import ConfigError, ZooError, name_choices
-from zoo.registry import MODALITIES, TABLES, Row, find_part, find_row, packaged_directory, read_yaml, rows
+from zoo.registry import MODALITIES, TABLES, Row, find_part, find_row, packaged_directory, part_names, read_yaml, rows
 
-PLAIN_GROUPS = ("data", "training", "evaluation", "experiment")
+PLAIN_GROUPS = ("data", "training", "evaluation", "objective", "experiment")
 _HEADER = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
 
@@ -49,46 +49,50 @@ def register_configs(overrides: Sequence[str] = ()) -> None:
             store.store(group=kind, name=row.name, node=node)
             for name in row.arguments["encoders"].values() if kind == "system" else ():
                 _store_backbone(store, name, f"{row.name}.encoders")
-    for key, name in _chosen_encoders(overrides):
-        _store_backbone(store, name, key)
+    for key, group, name in _chosen_models(overrides):
+        _store_backbone(store, name, key, group)
     for group in PLAIN_GROUPS:
         for path in sorted((conf / group).glob("*.yaml")):
             _store_file(store, path, group)
+    for group in ("evaluation", "objective"):  # where a part has no file, its class documents all that there is to set
+        for name in part_names(group):
+            if not (conf / group / f"{name}.yaml").exists():
+                store.store(group=group, name=name, node={"name": name})
     for path in sorted(conf.glob("*.yaml")):
         _store_file(store, path, None)
 
 
-def _chosen_encoders(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Key and option of each override of the group ``encoder``; of a sweep all its options."""
+def _chosen_models(overrides: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
+    """Key, group and option of each override of the groups ``encoder`` and ``language``; of a sweep all its options."""
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException:
             continue  # composing says what is wrong
         value = override.value()
-        if override.key_or_group == "encoder":
+        if override.key_or_group in ("encoder", "language"):
             for name in value.list if isinstance(value, ChoiceSweep) else [value]:
-                yield text.partition("=")[0], name.text if isinstance(name, QuotedString) else name
+                yield text.partition("=")[0], override.key_or_group, name.text if isinstance(name, QuotedString) else name
 
 
-def _store_backbone(store: ConfigStore, name: Any, key: str) -> None:
-    """Make ``timm/resnet18`` an option of the group ``encoder``: to Hydra it is option ``resnet18`` of a group below."""
+def _store_backbone(store: ConfigStore, name: Any, key: str, group: str = "encoder") -> None:
+    """Make ``timm/resnet18`` an option of its group: to Hydra it is option ``resnet18`` of a group below."""
     if not is_backbone(name):
         return
     try:
-        row = find_row(name, "encoder")
+        row = find_row(name, group)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
     for spelling in {name, name.rstrip("/")}:  # of a directory with a slash behind it, Hydra looks for both
-        folder, _, option = f"encoder/{spelling}".rpartition("/")
+        folder, _, option = f"{group}/{spelling}".rpartition("/")
         store.store(group="/".join(filter(None, folder.split("/"))), name=option, node={"name": row.family, **row.arguments})
 
 
 def _store_file(store: ConfigStore, path: Path, group: str | None) -> None:
     header, node = _HEADER.search(path.read_text(encoding="utf-8")), read_yaml(path) or {}
     for choice in node.get("defaults", ()):
-        for name in choice.values() if isinstance(choice, dict) else ():
-            _store_backbone(store, name, str(path))
+        for place, name in choice.items() if isinstance(choice, dict) else ():
+            _store_backbone(store, name, str(path), "language" if "/language@" in str(place) else "encoder")
     store.store(group=group, name=path.stem, node=node, package=header[1] if header else None)
 
 
@@ -224,6 +228,7 @@ def kind_at(key: str) -> str | None:
         r"(system\.)?processor\.\w+": "processor",
         r"data\.source": "source",
         r"evaluation": "evaluation",
+        r"objective": "objective",
     }
     return next((kind for pattern, kind in kinds.items() if re.fullmatch(pattern, key)), None)
 

@@ -3,16 +3,20 @@
 Everything here happens on the meta device: shapes flow, nothing is allocated.
 """
 
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from zoo.build import build_part, build_system, check_keywords, construct, create_model
+from zoo.alignment import make_objective
+from zoo.build import add_adapters, build_system, create_model
+from zoo.construct import check_keywords, construct
+from zoo.counting import nominal_input
+from zoo.data.masking import Masking
+from zoo.data.processor import is_target
 from zoo.errors import ConfigError, ZooError, name_choices
 from zoo.layers.meta import meta_device
 from zoo.registry import find_part
@@ -20,8 +24,9 @@ from zoo.system import System
 from zoo.training import cached
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.frozen import passes_of, refuse_unfrozen
+from zoo.training.optim import parameter_groups
 from zoo.training.settings import TrainingSettings
-from zoo.types import TEACHER, Batch, Encoded
+from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, LanguageModel, encode
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class Summary:
         parameters: number of parameters.
         trainable: those that a gradient reaches.
         flops: floating-point operations of one forward pass at the nominal input size (2 per multiply-add), by part and
-            in all under "total".
-        tokens: tokens that each encoder gives at the nominal input size, by modality.
+            of all encoders under "total"; of a language model those of one token, which "total" leaves out.
+        tokens: tokens that each encoder gives at the nominal input size, by modality, and what a connector makes of them.
         memory_bytes: of parameters and buffers.
         parts: parameters by part.
     """
@@ -79,42 +84,74 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
     encoders = dict(model.encoders) if isinstance(model, System) else {}
     if hasattr(model, "modality"):
         encoders = {str(model.modality): model}
+    head: Any = getattr(model, "head", None)
+    reads = _reads(head) if isinstance(model, System) else {}
     tokens, flops = {}, {}
     for modality, encoder in encoders.items():
-        encoded, flops[modality] = _trace(modality, encoder)
+        encoded, flops[modality] = _trace(_Asked(encoder, reads), *nominal_input(modality, encoder))
         tokens[modality] = encoded.tokens.shape[1]
+    tokens |= {
+        f"{m} behind the connector": counts(nominal_input(m, encoders[m])[0][0]) for m, counts in getattr(head, "counts", {}).items()
+    }
+    total, language = sum(flops.values()), getattr(head, "language", model)
+    if isinstance(language, LanguageModel):
+        flops["language, each token"] = _trace(_NextToken(cast(nn.Module, language)), torch.zeros(1, 1, dtype=torch.int64, device="meta"))[
+            1
+        ]
     tensors = [*model.parameters(), *model.buffers()]
-    parts = (
-        {f"encoders.{m}": count(e) for m, e in encoders.items()} | {"head": count(model.get_submodule("head"))}
-        if isinstance(model, System)
-        else {}
-    )
+    parts = {f"encoders.{m}": count(e) for m, e in encoders.items()} | _parts_of_head(head) if isinstance(model, System) else {}
     return Summary(
         parameters=count(model),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        flops={**flops, "total": sum(flops.values())},
+        flops={**flops, "total": total},
         tokens=tokens,
         memory_bytes=sum(t.numel() * t.element_size() for t in tensors),
         parts=parts,
     )
 
 
-def nominal_input(modality: str, encoder: nn.Module, batch_size: int = 1) -> tuple[Tensor, Tensor | None]:
-    """A batch on the encoder's device of the size that the encoder is made for."""
-    part = find_part("processor", modality)
-    keywords = {key: getattr(encoder, key) for key in part.encoder_keys}
-    return build_part("processor", {"name": modality, **keywords}, f"processor.{modality}").meta(batch_size)
+def _reads(head: Any) -> dict[str, Any]:
+    """How a system asks its encoders, as keywords of ``encode``: for all their tokens, unless its head reads patches."""
+    return {"reads": "patches", "layer": head.feature_layer} if head.accepts.reads == "patches" else {}
 
 
-def _trace(modality: str, encoder: nn.Module) -> tuple[Encoded, int]:
-    """Run an encoder on one item of nominal size on the meta device; count FLOPs with fused attention taken apart."""
+def _parts_of_head(head: nn.Module) -> dict[str, int]:
+    """Parameters of a head; where there is a language model in it, of each of its parts."""
+    if not hasattr(head, "language"):
+        return {"head": count(head)}
+    return {f"head.{name}": count(part) for name, part in head.named_children() if count(part)}
+
+
+class _Asked(nn.Module):
+    """An encoder that is asked in one way."""
+
+    def __init__(self, encoder: nn.Module, reads: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder, self.reads = encoder, dict(reads)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Encoded:
+        return encode(cast(Encoder, self.encoder), x, mask, **self.reads)
+
+
+class _NextToken(nn.Module):
+    """A language model through to the scores of the next token."""
+
+    def __init__(self, language: nn.Module) -> None:
+        super().__init__()
+        self.language = language
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return self.language.logits(self.language(token_ids))  # type: ignore[operator]
+
+
+def _trace(module: nn.Module, *inputs: Tensor | None) -> tuple[Any, int]:
+    """Run a module on the meta device; count FLOPs with fused attention taken apart."""
     from torch.utils.flop_counter import FlopCounterMode  # half a second, which a check does not need
 
-    x, mask = nominal_input(modality, encoder)
-    tensors = {k: v.detach().to("meta") for k, v in [*encoder.named_parameters(), *encoder.named_buffers()]}
+    tensors = {k: v.detach().to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoded = functional_call(encoder, tensors, (x, mask))
-    return encoded, counter.get_total_flops()
+        output = functional_call(module, tensors, inputs)
+    return output, counter.get_total_flops()
 
 
 def check(config: Mapping[str, Any]) -> CheckReport:
@@ -129,7 +166,9 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     settings = construct(TrainingSettings, config["training"], "training")
     with meta_device():
         system = build_system(complete_config(config)["system"])
+        add_adapters(system, settings.adapters, "training.adapters")
     weight_sources(config, system)
+    parameter_groups(system, 0.0, scales=settings.learning_rates)
     if settings.accumulation == "cached":
         cached.refuse(system)
     train_mode(system, freeze(system, settings.freeze))
@@ -137,7 +176,9 @@ def check(config: Mapping[str, Any]) -> CheckReport:
         _refuse_frozen_passes(config, system, settings)
     modalities = _source_modalities(config, system)
     batch = system.processor.meta(modalities, min(settings.batch_size, 4))  # type: ignore[union-attr]
-    _add_teacher(system, batch, config.get("teacher"))
+    make_objective(config, system, settings.batch_size)
+    _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
+    _add_masked(system, batch, config["data"].get("masking"))
     edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
     encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
     try:
@@ -148,6 +189,7 @@ def check(config: Mapping[str, Any]) -> CheckReport:
         raise ConfigError(f"system.head: refuses what the encoders give: {str(error).splitlines()[0]}") from error
     if output.loss is None:
         raise ConfigError("system.head: gives no loss for a batch of this source; choose another source (data=...)")
+    edges += _edges_of_conversations(system, batch, encoded)
     edges.append(Edge("system.head", "loss", f"scalar {str(output.loss.dtype).removeprefix('torch.')}"))
     _step(system, output.loss)
     return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
@@ -157,7 +199,7 @@ def _refuse_frozen_passes(config: Mapping[str, Any], system: System, settings: T
     """Raise ConfigError where encoders cannot run once before training: they are trained, or something needs their inputs."""
     refuse_unfrozen(dict(system.encoders))
     passes_of(list(system.encoders), settings.frozen_passes)
-    for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher"))):
+    for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher")), ("objective", config.get("objective"))):
         if value:
             raise ConfigError(f"training.frozen_passes: {key} needs the inputs themselves in every step; take one of the two away")
 
@@ -174,6 +216,23 @@ def _add_teacher(system: System, batch: Batch, teacher: Any) -> None:
         )
     if wanted:
         batch.targets[TEACHER] = torch.empty(len(batch), head.teacher_dim, device="meta")
+
+
+def _add_masked(system: System, batch: Batch, words: Any) -> None:
+    """Give a head that predicts hidden tokens some to predict; hiding them from another head, or from none, is refused."""
+    wanted = getattr(system.head, "needs_masking", False)
+    if wanted and words is None:
+        raise ConfigError(
+            f"data.masking: null, but head {type(system.head).__name__} learns to predict hidden tokens; set data.masking={{}}"
+        )
+    if not wanted and words is None:
+        return
+    if not wanted:
+        raise ConfigError(
+            f"data.masking: hides tokens, which head {type(system.head).__name__} does not learn to predict; set data.masking=null"
+        )
+    check_keywords(Masking, words, "data.masking", {"tokenizer": None, "mask_token_id": None})
+    batch.targets[MASKED] = torch.empty_like(batch.inputs["text"])
 
 
 def complete_config(config: Mapping[str, Any], source: Any = None) -> dict[str, Any]:
@@ -238,21 +297,38 @@ def _source_modalities(config: Mapping[str, Any], system: System) -> Sequence[st
                 f"data.source: {name!r} gives {', '.join(given)}; system.encoders.{modality} needs {modality}: choose another "
                 f"source (data=...) or an encoder of {' or '.join(given)}"
             )
-    return [m for m in given if m in system.processor.parts]  # type: ignore[union-attr]
+    parts: Mapping[str, Any] = system.processor.parts  # type: ignore[union-attr]
+    learnt = [name for name, part in parts.items() if is_target(part) and part.modality in given]
+    return [*(m for m in given if m in parts), *learnt]
 
 
 def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> Encoded:
     x, key = batch.inputs[modality], f"system.encoders.{modality}"
     try:
-        encoded = system.encoders[modality](x, batch.masks.get(modality))
+        encoded = encode(cast(Encoder, system.encoders[modality]), x, batch.masks.get(modality), **_reads(system.head))
     except ZooError as error:
         raise ConfigError(f"{key}: {error}") from error
     except RuntimeError as error:
         raise ConfigError(f"{key}: refuses {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
     edges.append(Edge(f"system.processor.{modality}", key, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"))
     pooled = "none" if encoded.pooled is None else list(encoded.pooled.shape)
-    edges.append(Edge(key, "system.head", f"tokens {list(encoded.tokens.shape)}, pooled {pooled}"))
+    target = f"system.head.connectors.{modality}" if hasattr(system.head, "connectors") else "system.head"
+    edges.append(Edge(key, target, f"tokens {list(encoded.tokens.shape)}, pooled {pooled}"))
     return encoded
+
+
+def _edges_of_conversations(system: System, batch: Batch, encoded: Mapping[str, Encoded]) -> list[Edge]:
+    """What a language model is given: token ids, and of each modality the tokens that its connector makes."""
+    head: Any = system.head
+    if not hasattr(head, "language"):
+        return []
+    edges = [Edge("data.source", "system.processor.conversation", "raw")]
+    edges.append(Edge("system.processor.conversation", "system.head.language", f"token ids {list(batch.inputs['text'].shape)}"))
+    for modality, connector in getattr(head, "connectors", {}).items():
+        tokens, _ = connector(encoded[modality].tokens, encoded[modality].mask)
+        carries = f"tokens {list(tokens.shape)}, {tokens.shape[1]} of {encoded[modality].tokens.shape[1]} for each item"
+        edges.append(Edge(f"system.head.connectors.{modality}", "system.head.language", carries))
+    return edges
 
 
 def _step(system: System, loss: Tensor) -> None:
@@ -267,4 +343,4 @@ def _step(system: System, loss: Tensor) -> None:
         raise ConfigError("training.freeze: no parameter gets a gradient, so nothing would be trained; leave a part out of it")
     with torch.no_grad():
         for parameter in trained:
-            parameter.sub_(typing.cast(Tensor, parameter.grad))
+            parameter.sub_(cast(Tensor, parameter.grad))

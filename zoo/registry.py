@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from zoo.backbones import MODALITY, describe, is_backbone, list_timm
+from zoo.backbones import MODALITY, describe, describe_language, is_backbone, is_language, list_timm
 from zoo.errors import ConfigError, name_choices
 
 PACKAGES = {
@@ -26,8 +26,10 @@ PACKAGES = {
     "processor": "zoo.data",
     "source": "zoo.data.sources",
     "evaluation": "zoo.evaluation",
+    "objective": "zoo.objectives",
 }
 MODALITIES = ("audio", "image", "text")
+PROCESSORS = (*MODALITIES, "conversation", "speech")
 TABLES = ("encoder", "language", "head", "system")  # the kinds whose conf/ files are tables of rows
 
 _parts: dict[tuple[str, str], type] = {}
@@ -66,7 +68,9 @@ def part_names(kind: str) -> list[str]:
     """The names of all parts of a kind, read from the folder without importing them."""
     folder = Path(__file__).parent.joinpath(*PACKAGES[kind].split(".")[1:])
     if kind == "processor":  # named after its modality; the rest of zoo/data/ holds other things
-        return [name for name in MODALITIES if (folder / f"{name}.py").exists()]
+        return [name for name in PROCESSORS if (folder / f"{name}.py").exists()]
+    if kind == "language":  # beside the models lies what all of them are asked with
+        return sorted(path.stem for path in (packaged_directory("conf") / kind).glob("*.yaml"))
     return sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
 
 
@@ -115,6 +119,9 @@ def find_row(name: str, kind: str | None = None) -> Row:
         ConfigError: no table has it; near matches are listed. Or a directory of transformers that cannot be used.
     """
     kinds = (kind,) if kind else TABLES
+    if "language" in kinds and is_backbone(name) and (kind == "language" or is_language(name)):
+        family, arguments = describe_language(name)
+        return Row(name, "language", family, "text", arguments)
     if "encoder" in kinds and is_backbone(name):
         family, arguments = describe(name)
         return Row(name, "encoder", family, MODALITY, arguments)

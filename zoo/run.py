@@ -17,10 +17,12 @@ import yaml
 from accelerate.utils import set_seed
 from torch import nn
 
-from zoo.build import build_part, build_system, construct, load, save
+from zoo.alignment import add_reference, make_objective
+from zoo.build import add_adapters, build_part, build_system, construct, load, refuse_other_eot, save
 from zoo.checkpoint import atomic_directory, write_text_atomically
 from zoo.data.augment import Augmentation
 from zoo.data.loader import ProcessedSplit
+from zoo.data.masking import Masking
 from zoo.data.mix import Mix, refuse_mix
 from zoo.data.processor import Processor
 from zoo.data.skips import MAX_SHARE, Tolerant
@@ -75,9 +77,13 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     set_seed(int(config["seed"]))
     system = build_system(config["system"])
     _prepare(system, config, source, run_dir)
+    add_adapters(system, settings.adapters, "training.adapters")
+    system.objective = objective = make_objective(config, system, settings.batch_size)
     trainer = _make_trainer(config, settings, system, source, run_dir, progress)
     if trainer.accelerator.is_main_process and not resuming:
         _open_run_dir(run_dir, config, system)
+    if objective is not None:
+        add_reference(trainer, objective, config, run_dir)
     trainer.accelerator.wait_for_everyone()
     set_seed(int(config["seed"]) + trainer.accelerator.process_index)
     metrics = trainer.run(resume=resuming)
@@ -144,6 +150,7 @@ def _keep_preprocessing(system: System, modality: str, source: str, key: str) ->
             wanted = ours.settings.get("max_length")
             system.processor.parts[modality] = ours = theirs[modality]
             ours.max_length = wanted or ours.max_length  # shorter texts are the user's choice
+    refuse_other_eot(ours, system.encoders[modality], modality, "system")
     if hasattr(ours, "fit") and not ours.is_fitted:
         raise WeightsError(
             f"{key}: {source} brings no tokenizer for its {modality} encoder, and one trained on other captions would give its tokens "
@@ -178,7 +185,13 @@ def _make_trainer(
 
     return Trainer(
         system,
-        ProcessedSplit(source.split("train"), system.processor, augmentation, _make_mix(data.get("mix"), system, source)),  # type: ignore[arg-type]
+        ProcessedSplit(
+            source.split("train"),
+            system.processor,  # type: ignore[arg-type]
+            augmentation,
+            _make_mix(data.get("mix"), system, source),
+            _make_masking(data.get("masking"), system),
+        ),
         settings,
         run_dir=run_dir,
         seed=int(config["seed"]),
@@ -192,7 +205,7 @@ def _make_trainer(
 
 def _teacher(config: Mapping[str, Any], system: System) -> dict[str, Teacher]:
     """What completes each batch where a config names a teacher; its tokenizer must be the student's."""
-    if not config.get("teacher"):
+    if not config.get("teacher") or config.get("objective"):  # an objective asks it for something else
         return {}
     model: Any = load(config["teacher"])
     (modality,) = system.encoders
@@ -212,6 +225,14 @@ def _make_mix(words: Mapping[str, Any] | None, system: System, source: Any) -> M
         return None
     refuse_mix(source.class_names, list(system.processor.parts))  # type: ignore[union-attr]
     return construct(Mix, words, "data.mix", num_classes=len(source.class_names))
+
+
+def _make_masking(words: Mapping[str, Any] | None, system: System) -> Masking | None:
+    """What hides tokens of the training texts; ``zoo.inspection.check`` has seen that the head learns from it."""
+    if words is None:
+        return None
+    part: Any = system.processor["text"]  # type: ignore[index]
+    return construct(Masking, words, "data.masking", tokenizer=part.tokenizer, mask_token_id=part.mask_token_id)
 
 
 def _make_evaluation(words: Mapping[str, Any] | None, model: Any) -> Any:

@@ -1,6 +1,6 @@
 """A system: encoders by modality, one head, and the processor that feeds them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -33,20 +33,44 @@ class System(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)  # type: ignore[arg-type]
         self.head = head
+        if hasattr(head, "tie"):  # one that shares a weight with an encoder, whose it stays
+            head.tie(dict(self.encoders))  # type: ignore[attr-defined]
         self.processor = processor
         self.config = dict(config or {})
         self.name = name
+        self.objective: Callable[[Any, dict[str, Encoded], Batch], HeadOutput] | None = None  # a training run's, in place of the head's own
 
     def forward(self, batch: Batch) -> HeadOutput:
-        """Encode what the batch holds, then ask the head."""
-        return self.head(self.encode_batch(batch), batch)
+        """Encode what the batch holds, then ask the head; in a run with an objective of its own that."""
+        encoded = self.encode_batch(batch)
+        return self.head(encoded, batch) if self.objective is None else self.objective(self.head, encoded, batch)
 
     def encode_batch(self, batch: Batch, modalities: Collection[str] | None = None) -> dict[str, Encoded]:
         """What the encoders make of a batch, as much of it as the head reads; None takes every modality that it holds."""
-        encoders: Any = self.encoders
-        reads, wanted = self.head.accepts.reads, [m for m in self.encoders if modalities is None or m in modalities]
+        wanted = [m for m in self.encoders if modalities is None or m in modalities]
         before = {m: from_features(self.encoders[m], batch.features[m]) for m in wanted if m in batch.features}
-        return before | {m: encode(encoders[m], batch.inputs[m], batch.masks.get(m), reads=reads) for m in wanted if m in batch.inputs}
+        return before | {m: self.encode_ready(m, batch.inputs[m], batch.masks.get(m)) for m in wanted if m in batch.inputs}
+
+    def encode_ready(self, modality: str, x: Tensor, mask: Tensor | None = None) -> Encoded:
+        """What the head reads of ready tensors of one modality, of which there may be none."""
+        encoder: Any = self.encoders[modality]
+        if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
+            x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
+            mask = None if mask is None else mask.to(weight.device)
+        ask = partial(encode, encoder, reads=self.head.accepts.reads, layer=getattr(self.head, "feature_layer", None))
+        return ask(x, mask) if len(x) else encode_nothing(encoder, x, mask, ask)
+
+    @property
+    def processor(self) -> Processor | None:
+        """Raw inputs to a ``Batch``; one that is put in its place is told how many tokens the head makes of an item."""
+        return self._processor
+
+    @processor.setter
+    def processor(self, processor: Processor | None) -> None:
+        self._processor = processor
+        conversation = getattr(processor, "parts", {}).get("conversation")
+        if conversation is not None:
+            conversation.counts = getattr(self.head, "counts", {})
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +100,22 @@ class System(nn.Module):
         if name in self.head.verbs:
             return partial(getattr(self.head, name), self)
         raise VerbError(f"{self.name} (head {type(self.head).__name__}) cannot {name!r}; it can: {', '.join(self.head.verbs) or 'nothing'}")
+
+
+def encode_nothing(encoder: nn.Module, x: Tensor, mask: Tensor | None, ask: Callable[[Tensor, Tensor | None], Encoded]) -> Encoded:
+    """What an encoder gives for no item at all: no tokens, of the right width, that reach every parameter with a gradient of zero.
+
+    One item of zeros is encoded and left out again: many models cannot reshape nothing, and every rank of a distributed run has to go
+    through the same layers. BatchNorm behaves as in evaluation, so that its statistics do not learn of that item.
+    """
+    norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for norm in norms:
+        norm.eval()
+    encoded = ask(x.new_zeros(1, *x.shape[1:]), None if mask is None else mask.new_ones(1, *mask.shape[1:]))
+    for norm in norms:
+        norm.train()
+    pooled = None if encoded.pooled is None else encoded.pooled[:0]
+    return Encoded(encoded.tokens[:0], pooled, encoded.mask[:0])
 
 
 def from_features(encoder: nn.Module, features: Tensor) -> Encoded:

@@ -11,11 +11,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 TEACHER = "teacher"  # in ``Batch.targets``: what a teacher gives for the same inputs [B, dim]
 SUPERVISED = "supervised"  # in ``Batch.targets``: True at token ids that are to be predicted, each from those before it [B, L] bool
+MASKED = "masked"  # in ``Batch.targets``: the token id that stood at each place chosen to be predicted, IGNORED elsewhere [B, L]
+MELS = "mels"  # in ``Batch.targets``: frames to be said [B, num_mels, frames]
+FRAMES = "frames"  # True at those that are no padding [B, frames] bool
+MAGNITUDES = "magnitudes"  # the same frames as linear spectra [B, bins, frames]
 IGNORED = -100  # as a label: no loss here (torch's and transformers' number)
 # Where a token of another modality stands among token ids; no table has such rows, so that no vocabulary has to grow for them.
 PLACEHOLDER_IDS = {"image": -200, "audio": -201}
@@ -87,28 +91,59 @@ class HeadOutput:
     outputs: dict[str, Shaped[Tensor, "..."]] = field(default_factory=dict)
 
 
+@dataclass
+class Predictions:
+    """What a language model makes of the supervised tokens of a batch, each from those before it.
+
+    Attributes:
+        hidden: states from which the logits are made.
+        labels: the tokens that stand there.
+        rows: which conversation of the batch each is of, in order.
+    """
+
+    hidden: Float[Tensor, "num_tokens dim"]
+    logits: Float[Tensor, "num_tokens vocab_size"]
+    labels: Int[Tensor, " num_tokens"]
+    rows: Int[Tensor, " num_tokens"]
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What a head must know of an encoder before it can be built."""
+    """What a head must know of an encoder before it can be built.
+
+    Attributes:
+        dim: width of its tokens.
+        pooled: whether it gives a pooled vector.
+        num_tokens: of each item, where the head reads patches and every item has as many; None where that is not known.
+        vocab_size: rows of its table of words, where it has one.
+        word_dim: width of that table, where a head may share it (``encoder.word_logits``).
+    """
 
     modality: str
     dim: int
     pooled: bool = True
+    num_tokens: int | None = None
+    vocab_size: int | None = None
+    word_dim: int | None = None
 
     @classmethod
     def of(cls, encoder: "Encoder") -> "EncoderSpec":
         """Read the specification off an encoder."""
-        return cls(encoder.modality, encoder.dim, getattr(encoder, "gives_pooled", True))
+        words = {name: getattr(encoder, name, None) for name in ("vocab_size", "word_dim")}
+        return cls(encoder.modality, encoder.dim, getattr(encoder, "gives_pooled", True), **words)
 
 
 @dataclass(frozen=True)
 class Accepts:
-    """Which encoders a head takes: how many, of which modalities, and which of their outputs it reads."""
+    """Which encoders a head takes: how many, of which modalities, and which of their outputs it reads.
+
+    "patches" are the tokens that a language model is shown; see ``encode``.
+    """
 
     modalities: tuple[str, ...]
     minimum: int = 1
     maximum: int = 1
-    reads: Literal["pooled", "tokens"] = "pooled"
+    reads: Literal["pooled", "tokens", "patches"] = "pooled"
 
 
 @runtime_checkable
@@ -131,9 +166,10 @@ class LanguageModel(Protocol):
 
     Called with token ids [batch, length] or with their vectors [batch, length, dim], it gives the hidden states after the last norm
     [batch, length, dim]; ``logits`` makes [..., vocab_size] of those that are asked for. ``embed`` makes vectors of token ids, so that
-    others may be put among them. A mask [batch, keys] is True at real tokens, of the cache and of this call; padding may lie on either
-    side, and positions are counted over real tokens unless they are given. With a cache of ``new_cache`` the call continues what the
-    cache holds, and the cache holds this call's tokens too. With a layout the tokens are a list [total, dim] (``zoo.layers.packing``).
+    others may be put among them. A mask [batch, length] is True at real tokens of this call, and a cache keeps those of the calls
+    before it; padding may lie on either side, and positions are counted over real tokens unless they are given. With a cache of
+    ``new_cache`` the call continues what the cache holds, and the cache holds this call's tokens too. With a layout the tokens are a
+    list [total, dim] (``zoo.layers.packing``).
     """
 
     dim: int
@@ -157,8 +193,18 @@ class LanguageModel(Protocol):
     def new_cache(self, batch_size: int, length: int) -> Any: ...
 
 
-def encode(encoder: Encoder, x: Tensor, mask: Tensor | None = None, *, reads: str = "tokens") -> Encoded:
-    """Ask an encoder; one that can leave out what is not read is told what is."""
+def encode(encoder: Encoder, x: Tensor, mask: Tensor | None = None, *, reads: str = "tokens", layer: int | None = None) -> Encoded:
+    """Ask an encoder; one that can leave out what is not read is told what is.
+
+    Args:
+        reads: "tokens", "pooled", or "patches": of an encoder that has a method ``patches`` the tokens of places alone, without class
+            token and registers; of others their usual tokens.
+        layer: of patches, counted as transformers' ``hidden_states``: -1 is the last block's output before the final norm, -2 the one
+            before; None: the last, normalised. Encoders whose layers differ in width or in number of tokens give their last.
+    """
+    if reads == "patches":
+        patches: Any = getattr(encoder, "patches", None)
+        return encoder(x, mask) if patches is None else patches(x, mask, layer=layer)
     if getattr(encoder, "pools_alone", False):
         return encoder(x, mask, reads=reads)  # type: ignore[call-arg]
     return encoder(x, mask)
@@ -171,7 +217,8 @@ class Head(Protocol):
     ``accepts`` says which encoders fit; ``verbs`` names the methods that a ``System`` hands on. A verb's first argument
     is the system, which gives it encoders and processor. A head may name the evaluation that is its own in ``evaluation``.
     One that depends on the data names attributes of the source in ``from_source``, and a training run hands them to its
-    classmethod ``complete(keywords, **facts)``, which returns the keywords that it is built with.
+    classmethod ``complete(keywords, **facts)``, which returns the keywords that it is built with. One that shares weights with an
+    encoder is given the encoders through its method ``tie(encoders)``; they stay the encoder's, and are saved once.
     """
 
     accepts: ClassVar[Accepts]
@@ -194,6 +241,13 @@ class FeatureHead(Head, Protocol):
 
 
 @runtime_checkable
+class TalkingHead(Head, Protocol):
+    """A head that predicts the supervised tokens of conversations; losses on answers and perplexity are made of these."""
+
+    def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions: ...
+
+
+@runtime_checkable
 class Processor(Protocol):
     """Raw inputs of every modality of a system to a ``Batch``."""
 
@@ -213,6 +267,8 @@ class SystemLike(Protocol):
 
     def encode(self, modality: str, raw: Any, *, reads: str = "tokens") -> Encoded: ...
 
+    def encode_ready(self, modality: str, x: Tensor, mask: Tensor | None = None) -> Encoded: ...
+
 
 @dataclass
 class Sample:
@@ -223,9 +279,13 @@ class Sample:
         inputs: raw input by modality: an image (PIL or uint8 array), a waveform, a string.
         group: items of equal group mean the same; None where the source does not know.
         label: class number, for evaluation.
+        answers: what a judge takes for right, the plainest first: of a conversation's last question, or references of a caption.
+        kind: of the question ("sum", "capital"), for figures by kind; empty where there is one kind only.
     """
 
     id: str
     inputs: dict[str, Any]
     group: int | None = None
     label: int | None = None
+    answers: list[str] = field(default_factory=list)
+    kind: str = ""

@@ -41,7 +41,9 @@ def test_squash_is_pils_resize_within_one_grey_level(size):
 @pytest.mark.parametrize("shape", [(1024, 768), (768, 1024), (640, 427), (500, 375), (300, 250), (900, 200)])
 def test_every_resize_is_pils_within_one_grey_level(resize, interpolation, shape):
     photo = Image.fromarray(photos.coffee()).resize(shape)
-    processor = ImageProcessor(image_size=224, resize=resize, interpolation=interpolation, crop_fraction=1.0 if resize == "pad" else 0.9)
+    processor = ImageProcessor(
+        image_size=224, resize=resize, interpolation=interpolation, crop_fraction=1.0 if resize in ("pad", "border") else 0.9
+    )
     ours, theirs = processor.item(np.array(photo)), torch.from_numpy(np.array(processor.resized(photo))).permute(2, 0, 1)
     difference = (ours.int() - theirs.int()).abs()
     assert difference.max() <= 1 and (difference > 0).float().mean() < 0.02  # PIL's own box resampling differs in as many
@@ -54,14 +56,28 @@ def test_a_picture_of_the_final_size_and_a_read_only_array_pass_unchanged():
     assert (found.permute(1, 2, 0).numpy() == pixels[:, ::-1]).all()
 
 
-def test_pad_keeps_the_aspect_and_fills_with_the_mean():
-    ours = ImageProcessor(image_size=64, resize="pad").item(Image.new("RGB", (100, 50), "white"))
+@pytest.mark.parametrize("resize", ["pad", "border"])
+def test_padding_keeps_the_aspect_and_fills_with_the_mean(resize):
+    ours = ImageProcessor(image_size=64, resize=resize).item(Image.new("RGB", (100, 50), "white"))
     assert (ours[:, 32] == 255).all() and ours[:, 0, 0].tolist() == [int(255 * value) for value in CLIP_MEAN]
+
+
+@pytest.mark.parametrize("shape", [(640, 427), (427, 640), (100, 50), (300, 299), (900, 200), (40, 12)])
+def test_pad_is_what_llava_does(shape):
+    """haotian-liu/LLaVA ``expand2square``, then CLIP's resize of the square; transformers' ``LlavaImageProcessor`` with ``do_pad``."""
+    photo, longest = Image.fromarray(photos.coffee()).resize(shape), max(shape)
+    square = Image.new("RGB", (longest, longest), (122, 116, 104))
+    square.paste(photo, ((longest - shape[0]) // 2, (longest - shape[1]) // 2))
+    expected = np.array(square.resize((224, 224), Image.Resampling.BICUBIC)).astype(int)
+    ours = ImageProcessor(image_size=224, resize="pad").item(photo).permute(1, 2, 0).numpy()
+    difference = np.abs(ours - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.02
 
 
 @pytest.mark.parametrize("size", [(20000, 10), (1, 1), (3, 700)])
 def test_extreme_shapes_work(size):
-    assert ImageProcessor(image_size=32).item(Image.new("RGB", size)).shape == (3, 32, 32)
+    for resize in RESIZES:
+        assert ImageProcessor(image_size=32, resize=resize).item(Image.new("RGB", size)).shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize("raw", [3, np.zeros((2, 2)), np.zeros((2, 2, 4), dtype=np.uint8), None])

@@ -1,9 +1,15 @@
-"""A trained system and its data, and a classifier that is not trained."""
+"""A trained system and its data, a classifier that is not trained, and a system that answers questions as a function says."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import torch
 
 import zoo
 from zoo.build import build_part
+from zoo.data.messages import Conversation, Message
+from zoo.types import Sample
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +64,69 @@ def unlabelled(source):
 @pytest.fixture
 def unreadable(source):
     return Unlabelled(source, fault=zoo.DataError("item b.png: cannot be read"))
+
+
+WORDS = "zero one two three four five six seven eight nine".split()
+
+
+class Squares:
+    """Item i shows a square of brightness 10 * (i % 10): odd items ask for its number, even ones whether it is dark."""
+
+    modalities, splits, class_names, templates, kinds = ("conversation", "image"), ("train", "test"), [], [], ["number", "dark"]
+
+    def __init__(self, length=12, *, answers=None, fault=None):
+        self.length, self.answers, self.fault = length, answers, fault
+
+    def split(self, name):
+        return SquaresSplit(self, name)
+
+
+class SquaresSplit:
+    def __init__(self, source, name):
+        self.source, self.name = source, name
+
+    def __len__(self):
+        return self.source.length
+
+    def sample(self, index, generator=None):
+        if self.source.fault == index:
+            raise zoo.DataError(f"item {index}: cannot be read")
+        number = index % 10
+        image = np.full((8, 8, 3), 10 * number, dtype=np.uint8)
+        kind, question, answer = (
+            ("number", "Which number?", WORDS[number]) if index % 2 else ("dark", "Is it dark?", "yes" if number < 5 else "no")
+        )
+        said = (Message("user", f"<image>\n{question}"), Message("assistant", answer))
+        conversation = Conversation(said, (image,), id=f"{self.name}:{index}")
+        return Sample(conversation.id, {"conversation": conversation}, answers=self.source.answers or [answer], kind=kind)
+
+
+class Talker:
+    """A system with the verb ``generate``; what it is asked is kept in ``asked``."""
+
+    name, device, processor = "talker", torch.device("cpu"), None
+
+    def __init__(self, answer):
+        self.answer, self.asked, self.options = answer, [], []
+        self.head = SimpleNamespace(verbs=("generate",))
+
+    def generate(self, prompts, **options):
+        self.asked += prompts
+        self.options.append(options)
+        return [self.answer(prompt) for prompt in prompts]
+
+
+def right_answer(prompt):
+    """Reads the last picture; without one says yes, and of a grey one thirteen."""
+    if not prompt.images:
+        return "yes"
+    number = int(prompt.images[-1].mean()) // 10
+    if "Which number" in prompt.messages[-1].text:
+        return WORDS[number] if number < 10 else "thirteen"
+    return "Yes." if number < 5 else "No."
+
+
+@pytest.fixture(scope="session")
+def talking():
+    """Questions about squares, a system that answers them, and an answer that is right."""
+    return SimpleNamespace(Squares=Squares, Talker=Talker, right_answer=right_answer)

@@ -95,3 +95,21 @@ def test_each_group_gets_its_share_of_the_scheduled_rate():
 def test_a_factor_outside_its_range_is_refused(value):
     with pytest.raises(zoo.ConfigError, match=f"training.layer_decay: {value}.*; allowed is above 0 to 1, or null"):
         construct(TrainingSettings, {**SETTINGS, "layer_decay": value}, "training")
+
+
+def test_a_part_with_a_rate_of_its_own_has_it_and_the_innermost_counts():
+    model = zoo.create_system({"encoders": {"image": "vit_nano"}, "head": {"name": "classifier", "num_classes": 3}})
+    rates = {"encoders.image": 2e-4, "encoders.image.blocks.1": 5e-5}
+    settings = construct(TrainingSettings, {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3, "learning_rates": rates}, "training")
+    optimizer = make_optimizer(model, settings)
+    set_learning_rate(optimizer, 0.5e-3)  # half way down the schedule
+    found = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        peak = 5e-5 if ".blocks.1." in name else 2e-4 if name.startswith("encoders.") else 1e-3
+        assert found[id(parameter)] == pytest.approx(peak / 2), name
+
+
+def test_a_rate_for_a_part_that_is_not_there_is_refused_with_near_matches():
+    model = zoo.create_system({"encoders": {"image": "vit_nano"}, "head": {"name": "classifier", "num_classes": 3}})
+    with pytest.raises(zoo.ConfigError, match=r"training.learning_rates.encoders.imag.*encoders.image"):
+        parameter_groups(model, 0.1, scales={"encoders.imag": 0.1})

@@ -53,9 +53,18 @@ def train(processes: int, words: list[str], log: Path) -> None:
     assert start(processes, words, log).wait(timeout=400) == 0, log.read_text()[-3000:]
 
 
-def train_and_kill(processes: int, run_dir: Path, step: int, log: Path, *, resume: bool = False, words: Sequence[str] = ()) -> None:
+def train_and_kill(
+    processes: int,
+    run_dir: Path,
+    step: int,
+    log: Path,
+    *,
+    resume: bool = False,
+    words: Sequence[str] = (),
+    overrides: Sequence[str] = OVERRIDES,
+) -> None:
     """Start or resume a run and kill all its processes when its log reaches a step."""
-    process = start(processes, [f"resume={run_dir}"] if resume else [*OVERRIDES, *words, f"run_dir={run_dir}"], log)
+    process = start(processes, [f"resume={run_dir}"] if resume else [*overrides, *words, f"run_dir={run_dir}"], log)
     deadline = time.monotonic() + 300
     while not (lines := read_lines(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []) or lines[-1]["step"] < step:
         assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
@@ -89,6 +98,36 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, words, tmp
     train_and_kill(processes, killed, steps[1], tmp_path / "killed_again.log", resume=True)
     train(processes, [f"resume={killed}"], tmp_path / "resumed.log")
     assert_same_runs(whole, killed, processes)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("quantise", [None, "nf4"])
+def test_a_killed_run_with_lora_resumes_exactly(quantise, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = [f"training.adapters={{encoders.image.blocks: {{rank: 2, dropout: 0.1, quantise: {quantise or 'null'}}}}}"]
+    words = [*words, "training.learning_rates={head: 1e-3}"]
+    train(1, [*OVERRIDES, *words, f"run_dir={whole}"], tmp_path / "whole.log")
+    train_and_kill(1, killed, random.SystemRandom().randrange(6, STEPS - 2), tmp_path / "killed.log", words=words)
+    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
+    assert_same_runs(whole, killed, 1)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_killed_pretraining_of_bert_resumes_exactly(num_workers, tmp_path):
+    """The word pieces are trained anew for each run, pairs are drawn and tokens hidden at every step, and dropout draws too."""
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text(" ".join(f"Thing {number} has part {(number * i) % 11} in it." for i in range(8)))
+    words = ["system=bert_pretraining_nano", "data=documents", f"data.source.path={tmp_path}", "data.source.pairs=next"]
+    words += ["data.masking.unit=runs", "data.source.split_fractions=[0.8,0.1,0.1]", f"data.num_workers={num_workers}"]
+    words += ["system.encoders.text.dropout=0.1", "training.monitor=mlm_accuracy"]
+    overrides = [word for word in OVERRIDES if ".image." not in word]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(1, [*overrides, *words, f"run_dir={whole}"], tmp_path / "whole.log")
+    killed_at = random.SystemRandom().randrange(6, STEPS - 2)
+    train_and_kill(1, killed, killed_at, tmp_path / "killed.log", words=words, overrides=overrides)
+    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
+    assert_same_runs(whole, killed, 1)
 
 
 @pytest.mark.heavy

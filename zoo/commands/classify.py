@@ -67,7 +67,7 @@ def find_scorer(
             that can do neither.
     """
     verbs = system.head.verbs
-    if "prompt_vectors" in verbs:
+    if "class_vectors" in verbs:
         if labels is None:
             raise ConfigError(f"--labels: {model} compares images with texts; give --labels a,b,c or --labels-file FILE")
         vectors = classifier_vectors(system, fill_templates(labels, templates), cached=cached)

@@ -1,4 +1,4 @@
-"""``zoo embed``: the vectors of all images of a folder, or of all lines of a text file, as an index on disk (see ``zoo.commands.index``).
+"""``zoo embed``: vectors of all images or recordings of a folder, or of all lines of a text file, as an index (``zoo.commands.index``).
 
 The job can be killed at any time, and the same command goes on with it.
 """
@@ -23,7 +23,8 @@ from zoo.build import load
 from zoo.commands.display import counting_progress, print_json
 from zoo.commands.index import FAILED, Matrix, alone_in, checked_words, read_json_lines
 from zoo.commands.index_writer import IndexWriter, Item, clear, refuse_strange
-from zoo.data.image_file import walk_images
+from zoo.data.audio_file import AUDIO_SUFFIXES
+from zoo.data.image_file import IMAGE_SUFFIXES, walk_images
 from zoo.data.processor import hash_files
 from zoo.data.prompts import read_lines
 from zoo.errors import ConfigError, DataError, name_choices
@@ -33,7 +34,9 @@ from zoo.weights.bundled import chosen_model
 
 SHARD_ROWS = 1024  # what a kill may cost: minutes of a large model on a CPU
 FAILURES_SHOWN = 20
-MODALITIES = ("image", "text")
+SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
+NAMES = {"image": "images", "audio": "recordings"}
+MODALITIES = (*SUFFIXES, "text")
 Embedder = Callable[[Any], Tensor]
 
 
@@ -155,7 +158,7 @@ def embed_folder(
 
 
 def list_items(origin: Path, modality: str) -> list[Item]:
-    """All images of a folder with their sizes and times, in the order of their paths, or all lines of a text file.
+    """All images (or recordings) of a folder with their sizes and times, in the order of their paths, or all lines of a text file.
 
     Raises:
         ConfigError: no such modality.
@@ -170,10 +173,10 @@ def list_items(origin: Path, modality: str) -> list[Item]:
         return items
     if not origin.is_dir():
         what = "is a file" if origin.exists() else "there is no such folder"
-        raise DataError(f"{origin}: {what}; give a folder of images (the current folder is {Path.cwd()})")
-    items = [_described(path, origin) for path in walk_images(origin)]
+        raise DataError(f"{origin}: {what}; give a folder of {NAMES[modality]} (the current folder is {Path.cwd()})")
+    items = [_described(path, origin) for path in walk_images(origin, suffixes=SUFFIXES[modality])]
     if not items:
-        raise DataError(f"{origin}: no images in this folder or below; nothing to embed")
+        raise DataError(f"{origin}: no {NAMES[modality]} in this folder or below; nothing to embed")
     return items
 
 
@@ -232,7 +235,7 @@ def hash_processor(model: Any) -> str:
 
 def _reader(model: Any, modality: str, origin: Path) -> Callable[[Item], Any]:
     """What reads an item; it raises DataError where it cannot."""
-    if modality == "image":
+    if modality in SUFFIXES:
         part = model.processor[modality]
         return lambda item: part.item(origin / item["path"])
 

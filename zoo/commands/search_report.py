@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.commands.page import bar, card, check_output, write_page, write_whole
+from zoo.page import bar, card, check_output, write_page, write_whole
 
 
 @dataclass(frozen=True)

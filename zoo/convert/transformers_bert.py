@@ -1,22 +1,25 @@
-"""transformers' ``BertModel`` <-> our ``bert``.
+"""transformers' ``BertModel``, ``BertForMaskedLM`` and ``BertForPreTraining`` <-> our ``bert`` and its head.
 
 Reference: transformers 5.17, ``modeling_bert.py``. Files of older releases hold the buffer ``position_ids``, which is no weight,
 and those of a model with a head put ``bert.`` before the names. Heads have no place in an encoder: the caller drops them by
-name, ``drop=CLASSIFIER``, and BERT's pooler too where ours pools otherwise.
+name, ``drop=CLASSIFIER``, and BERT's pooler too where ours pools otherwise. The decoder of masked-language modelling is the table
+of words and is held once; files may hold it twice.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.convert import rules
 from zoo.convert.rules import joined, named, under
 from zoo.convert.transformers_vision import ACTIVATIONS, count, refuse_others, their_activation
-from zoo.errors import ConfigError, name_choices
+from zoo.errors import ConfigError, WeightsError, name_choices
 from zoo.layers.mlp import hidden_width
 
 ORIGIN = "transformers"
+FAMILY = "bert"
 CLASSIFIER = ("cls", "classifier", "qa_outputs")
 POOLER = ("pooler", "bert.pooler")
 MODEL_TYPE = "bert"
@@ -58,6 +61,16 @@ MODEL = [
     ),
     *under("encoder.layer.{i}.", "blocks.{i}.", BLOCK),
 ]
+HEAD = named(
+    {
+        "cls.predictions.transform.dense.{w}": "dense.{w}",
+        "cls.predictions.transform.LayerNorm.{w}": "norm.{w}",
+        "cls.predictions.bias": "bias",
+        "cls.seq_relationship.{w}": "sequence.{w}",
+    }
+)
+TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
+WORDS = "bert.embeddings.word_embeddings.weight"
 OLD_BUFFERS = ("embeddings.position_ids", "bert.embeddings.position_ids")
 
 
@@ -66,6 +79,11 @@ def recognises(keys: Iterable[str]) -> bool:
     keys = set(keys)
     names = ("embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight", "encoder.layer.0.attention.self.query.weight")
     return any(all(prefix + name in keys for name in names) for prefix in ("", "bert."))
+
+
+def has_head(keys: Collection[str]) -> bool:
+    """Whether there is a head of masked-language modelling."""
+    return "cls.predictions.bias" in keys
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
@@ -87,6 +105,29 @@ def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Te
     return rules.from_zoo(tensors, under(prefix, "", MODEL), origin=ORIGIN)
 
 
+def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The heads of pre-training to our head ``bert``.
+
+    Raises:
+        WeightsError: a decoder of its own, or another head.
+    """
+    refuse_untied(tensors, WORDS, *TIED)
+    head = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in CLASSIFIER}
+    return rules.to_zoo(head, HEAD, origin=ORIGIN, drop=TIED)
+
+
+def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The other way round of ``classifier_to_zoo``; the tied decoder is left to the reader."""
+    return rules.from_zoo(tensors, HEAD, origin=ORIGIN)
+
+
+def refuse_untied(tensors: Mapping[str, Tensor], words: str, weight: str, bias: str) -> None:
+    """Raise WeightsError for a decoder in a file that is not the table of words, or has another bias than the head."""
+    for copy, original in ((weight, words), (bias, bias.replace(".decoder", ""))):
+        if copy in tensors and original in tensors and not torch.equal(tensors[copy], tensors[original]):
+            raise WeightsError(f"{copy}: is not {original}, to which the decoder of our head bert is tied; untied decoders are not read")
+
+
 def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A ``config.json`` of model type ``bert`` as keywords of our ``bert``.
 
@@ -100,7 +141,16 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Ma
     kind = str(config.get("model_type"))
     if kind != MODEL_TYPE:
         raise ConfigError(f"model_type: got {kind!r}; {name_choices(kind, [MODEL_TYPE])}")
-    whole = {"position_embedding_type": "absolute", **DEFAULTS, **config}
+    return family_arguments({**DEFAULTS, **config}, keys, pooling)
+
+
+def family_arguments(whole: Mapping[str, Any], keys: Collection[str], pooling: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the configs of BERT, RoBERTa and ALBERT have in common, defaults filled in.
+
+    Raises:
+        ConfigError: what ours does not have.
+    """
+    whole = {"position_embedding_type": "absolute", "is_decoder": False, **whole}
     refuse_others(whole, {"is_decoder": (False,), "position_embedding_type": ("absolute", None)}, "our bert")
     if whole["hidden_act"] not in ACTIVATIONS:
         raise ConfigError(f"hidden_act: our bert has no {whole['hidden_act']!r}; {name_choices(str(whole['hidden_act']), ACTIVATIONS)}")
@@ -118,26 +168,46 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Ma
     }
 
 
+def head_arguments(config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """Keywords of our head ``bert``; the activation and eps are those of the encoder."""
+    whole = {**DEFAULTS, **config}
+    sequence = "next" if "cls.seq_relationship.bias" in keys else None
+    return {"sequence": sequence, "activation": ACTIVATIONS[whole["hidden_act"]], "eps": float(whole["layer_norm_eps"])}
+
+
 def _pool(pooling: Mapping[str, Any] | None, keys: Collection[str]) -> str:
     if pooling is None:
-        return "cls_tanh" if not keys or any("pooler.dense" in key for key in keys) else "none"
+        return "cls_tanh" if not keys or any("pooler." in key for key in keys) else "none"
     chosen = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
     if len(chosen) != 1 or chosen[0] not in POOLINGS:
         raise ConfigError(f"1_Pooling/config.json: pools by {', '.join(chosen) or 'nothing'}; allowed is one of: {', '.join(POOLINGS)}")
     return POOLINGS[chosen[0]]
 
 
-def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of our ``bert``, those with default values included, as a ``config.json`` of a ``BertModel``.
+def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Keywords of our ``bert``, those with default values included, and of its head, as a ``config.json``.
 
     Raises:
         ConfigError: what theirs does not have.
     """
     target = "transformers' BertModel"
+    refuse_others({"padding_row": None, **arguments}, {"padding_row": (None,)}, target)
+    architecture = "BertModel"
+    if head is not None:
+        architecture = "BertForMaskedLM" if head["sequence"] is None else "BertForPreTraining"
+        refuse_others(head, {"sequence": (None, "next")}, f"transformers' {architecture}")
+        refuse_head(arguments, head, f"transformers' {architecture}")
+    return {**family_config(arguments, target), "model_type": MODEL_TYPE, "architectures": [architecture]}
+
+
+def family_config(arguments: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """The other way round of ``family_arguments``.
+
+    Raises:
+        ConfigError: what theirs does not have.
+    """
     refuse_others(arguments, {"embedding_dim": (None, arguments["dim"])}, target)
     return {
-        "model_type": MODEL_TYPE,
-        "architectures": ["BertModel"],
         "vocab_size": arguments["vocab_size"],
         "max_position_embeddings": arguments["context_length"],
         "hidden_size": arguments["dim"],
@@ -148,3 +218,10 @@ def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "hidden_act": their_activation(arguments, target),
         "layer_norm_eps": arguments["eps"],
     }
+
+
+def refuse_head(arguments: Mapping[str, Any], head: Mapping[str, Any], target: str) -> None:
+    """Raise ConfigError for a head that is not tied, or of another activation or eps than its encoder."""
+    refuse_others(head, {"tied": (True,), "activation": (arguments["activation"],), "eps": (arguments["eps"],)}, target)
+    if head["sequence"] is not None:
+        refuse_others(arguments, {"pool": ("cls_tanh",)}, target)

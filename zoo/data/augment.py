@@ -71,24 +71,34 @@ class Augmentation:
             self.library_steps.append(_color_jitter(color_jitter))
 
     def __call__(self, sample: Sample, generator: np.random.Generator, processor: ImageProcessor) -> Sample:
-        """Return the sample with its image varied, a uint8 tensor of the processor's size; other modalities stay."""
-        if "image" not in sample.inputs:
-            return sample
-        pixels = self._cropped(as_pixels(sample.inputs["image"]), generator)
+        """Return the sample with its images varied, uint8 tensors of the processor's size; other modalities stay."""
+        inputs = dict(sample.inputs)
+        if "image" in inputs:
+            inputs["image"] = self.varied(inputs["image"], generator, processor)
+        if "conversation" in inputs:
+            conversation = inputs["conversation"]
+            inputs["conversation"] = replace(
+                conversation, images=tuple(self.varied(image, generator, processor) for image in conversation.images)
+            )
+        return replace(sample, inputs=inputs) if {"image", "conversation"} & set(inputs) else sample
+
+    def varied(self, image: Any, generator: np.random.Generator, processor: ImageProcessor) -> UInt8[Tensor, "3 height width"]:
+        """One raw image, varied."""
+        pixels = self._cropped(as_pixels(image), generator)
         mirrored, size = generator.random() < self.flip, processor.image_size
         pixels = processor.at_size(pixels) if self.crop_ratio is None else resize_pixels(pixels, size, size, processor.interpolation)
         if mirrored:
             pixels = pixels.flip(-1)
         if self.library_steps:
-            image = to_image(pixels)
+            pil = to_image(pixels)
             with drawn_from(generator):
                 for step in self.library_steps:
-                    image = step(image)
-            pixels = to_pixels(image)
+                    pil = step(pil)
+            pixels = to_pixels(pil)
         if self.erase > 0 and generator.random() < self.erase:
             pixels = pixels.clone()  # it may be the source's own
             erase_rectangle(pixels.permute(1, 2, 0).numpy(), generator)
-        return replace(sample, inputs={**sample.inputs, "image": pixels})  # [3, height, width]
+        return pixels  # [3, height, width]
 
     def _cropped(self, pixels: UInt8[Tensor, "3 height width"], generator: np.random.Generator) -> UInt8[Tensor, "3 new_height new_width"]:
         height, width = pixels.shape[1:]

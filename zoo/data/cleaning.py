@@ -8,6 +8,8 @@ import html
 import string
 from collections.abc import Callable
 
+from zoo.data.speech_text import read_aloud
+from zoo.data.voices import phonemes
 from zoo.errors import DataError
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -61,4 +63,6 @@ CLEANINGS: dict[str, Callable[[str], str]] = {
     "web": clean_web_text,
     "punctuation": drop_punctuation,
     "canonical": clean_canonically,
+    "speech": read_aloud,
+    "phonemes": phonemes,
 }

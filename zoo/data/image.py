@@ -15,7 +15,7 @@ from zoo.data.image_file import open_image, read_pixels
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.registry import register
 
-RESIZES = ("crop", "squash", "pad")
+RESIZES = ("crop", "squash", "pad", "border")
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -39,8 +39,8 @@ class ImageProcessor:
     Args:
         image_size: height and width of the result in pixels.
         resize: "crop" scales the shortest side to image_size / crop_fraction and cuts the centre (CLIP, timm); "squash"
-            scales both sides to that (SigLIP, transformers ViT) and cuts the centre; "pad" fits the longest side and fills
-            with the mean (LLaVA 1.5).
+            scales both sides to that (SigLIP, transformers ViT) and cuts the centre; "pad" makes a square of it with the mean
+            at the sides, and scales that (LLaVA 1.5); "border" scales the longest side, and fills the rest with the mean (timm).
         crop_fraction: timm's crop_pct; 1.0 for CLIP.
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1].
@@ -121,12 +121,14 @@ class ImageProcessor:
         shrinking, elongated = min(width / new_width, height / new_height), max(width, height) / min(width, height)
         if self.interpolation not in TORCH_FILTERS or shrinking < LEAST_SHRINKING or elongated > MOST_ELONGATED:
             return to_pixels(self.resized(to_image(pixels)))
+        if self.resize == "pad":
+            return self._squared(pixels)
         whole = resize_pixels(pixels, new_height, new_width, self.interpolation)
-        if self.resize != "pad":
-            return whole[:, top : top + size, left : left + size]
-        canvas = torch.tensor(self._fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)
-        canvas[:, -top : new_height - top, -left : new_width - left] = whole
-        return canvas
+        if self.resize == "border":
+            canvas = self._canvas(size)
+            canvas[:, -top : new_height - top, -left : new_width - left] = whole
+            return canvas
+        return whole[:, top : top + size, left : left + size]
 
     def resized(self, image: Image.Image) -> Image.Image:
         """``at_size`` by PIL alone: the reference, and the way for pictures that are enlarged or hardly shrunk."""
@@ -135,6 +137,8 @@ class ImageProcessor:
             return image
         new_width, new_height, left, top = self._placed(*image.size)
         if self.resize == "pad":
+            return self._padded(image).resize((size, size), filter_)
+        if self.resize == "border":
             canvas = Image.new("RGB", (size, size), self._fill)
             canvas.paste(image.resize((new_width, new_height), filter_), (-left, -top))
             return canvas
@@ -143,6 +147,29 @@ class ImageProcessor:
         across, down = image.width / new_width, image.height / new_height  # source pixels per target pixel
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         return image.resize((size, size), filter_, box=box)
+
+    def _padded(self, image: Image.Image) -> Image.Image:
+        """A square with the picture in its middle; the long side of a very long one is resized first: its square might take gigabytes."""
+        width = height = max(image.size)
+        if max(image.size) > MOST_ELONGATED * min(image.size):
+            width, height = (self.image_size, height) if image.width > image.height else (width, self.image_size)
+            kept = (width, image.height) if image.width > image.height else (image.width, height)
+            image = image.resize(kept, INTERPOLATIONS[self.interpolation])
+        canvas = Image.new("RGB", (width, height), self._fill)
+        canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        return canvas
+
+    def _squared(self, pixels: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 size size"]:
+        """A square with the picture in its middle, resized."""
+        (height, width), longest = pixels.shape[1:], max(pixels.shape[1:])
+        canvas = self._canvas(longest)
+        top, left = (longest - height) // 2, (longest - width) // 2
+        canvas[:, top : top + height, left : left + width] = pixels
+        return resize_pixels(canvas, self.image_size, self.image_size, self.interpolation)
+
+    def _canvas(self, side: int) -> UInt8[Tensor, "3 side side"]:
+        """A square of the mean, whose colours lie side by side."""
+        return torch.tensor(self._fill, dtype=torch.uint8).expand(side, side, 3).contiguous().permute(2, 0, 1)
 
     @property
     def _fill(self) -> tuple[int, int, int]:
@@ -155,7 +182,7 @@ class ImageProcessor:
         With image_size 224, 640 x 480 becomes 298 x 224 (truncated, as torchvision does), of which the square at 37, 0 is cut.
         """
         size = self.image_size
-        if self.resize == "pad":
+        if self.resize in ("pad", "border"):
             scale = size / max(width, height)
             new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
             return new_width, new_height, -((size - new_width) // 2), -((size - new_height) // 2)

@@ -144,8 +144,11 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
+def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """Pictures in a folder and below by suffix, sorted; links are followed, and no folder is entered twice.
+
+    Args:
+        suffixes: of other files than pictures.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -163,8 +166,8 @@ def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None) -> Iter
         if entry.name.startswith("."):
             continue
         if Path(entry.path).is_dir():
-            yield from walk_images(Path(entry.path), seen)
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            yield from walk_images(Path(entry.path), seen, suffixes=suffixes)
+        elif entry.name.lower().endswith(suffixes):
             yield Path(entry.path)
 
 

@@ -13,6 +13,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from zoo.data.augment import Augmentation
+from zoo.data.masking import Masking
 from zoo.data.mix import Mix
 from zoo.data.order import Order
 from zoo.data.processor import Processor
@@ -126,8 +127,15 @@ class ProcessedSplit(Dataset):
         skips: what the loaders in this process left out so far; None where a bad item is an error.
     """
 
-    def __init__(self, split: Split, processor: Processor, augmentation: Augmentation | None = None, mix: Mix | None = None) -> None:
-        self.split, self.processor, self.augmentation, self.mix = split, processor, augmentation, mix
+    def __init__(
+        self,
+        split: Split,
+        processor: Processor,
+        augmentation: Augmentation | None = None,
+        mix: Mix | None = None,
+        masking: Masking | None = None,
+    ) -> None:
+        self.split, self.processor, self.augmentation, self.mix, self.masking = split, processor, augmentation, mix, masking
         share = getattr(split, "max_bad_share", None)
         self.skips = None if share is None else Skips(share)
 
@@ -161,8 +169,10 @@ class ProcessedSplit(Dataset):
         return Item(sample, self.processor.items(sample), draw.seed)
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Make one batch; given to ``DataLoader``. Its mixing follows from the numbers of its first item."""
+        """Make one batch; given to ``DataLoader``. It is mixed by the numbers of its first item; tokens are hidden by those of each."""
         batch = self.processor.collate([item.sample for item in items], [item.tensors for item in items])
+        if self.masking is not None and items[0].seed is not None:
+            batch = self.masking(batch, [item.seed for item in items if item.seed is not None])
         if self.mix is None or items[0].seed is None:
             return batch
         return self.mix(batch, np.random.default_rng((*items[0].seed, MIX_STREAM)))

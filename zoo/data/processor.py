@@ -1,4 +1,8 @@
-"""The processors of a system's modalities as one object that is saved, hashed and loaded with the weights."""
+"""The processors of a system's modalities as one object that is saved, hashed and loaded with the weights.
+
+Conversations hold any number of pictures and clips; those of a whole batch stand one behind the other in ``inputs["image"]`` and
+``inputs["audio"]``, which have no rows where there are none, so that every process still touches the same parameters.
+"""
 
 import hashlib
 import json
@@ -8,18 +12,22 @@ from typing import Any
 
 import torch
 
+from zoo.data.messages import MARKERS, PLURALS, Conversation, as_conversation
 from zoo.data.sources._captions import stable_group
-from zoo.errors import DataError, WeightsError, name_choices
+from zoo.errors import DataError, ItemError, WeightsError, name_choices
 from zoo.registry import find_part
-from zoo.types import Batch, Sample
+from zoo.types import SUPERVISED, Batch, Sample
 
 FILE = "processor.json"
+CONVERSATION = "conversation"  # the part that owns tokenizer and chat template
+FILES = (FILE, "tokenizer.json", "conversation_tokenizer.json", "chat_template.jinja")
 
 
 class Processor:
     """Raw inputs to a ``Batch``; one part per modality.
 
-    ``processor(image=[...], text=[...])`` takes lists of raw inputs or ready tensors of equal length.
+    ``processor(image=[...], text=[...])`` takes lists of raw inputs or ready tensors of equal length, and
+    ``processor(conversation=[...])`` whatever ``zoo.data.messages.as_conversation`` takes.
     """
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
@@ -30,12 +38,22 @@ class Processor:
             raise DataError(f"this system has no {modality!r} processor; {name_choices(modality, self.parts)}")
         return self.parts[modality]
 
-    def __call__(self, **raw: Any) -> Batch:
+    def __call__(self, *, for_generation: bool = False, padding_side: str = "right", **raw: Any) -> Batch:
+        """Raw inputs as a batch.
+
+        Args:
+            for_generation: conversations are prompts, which end with the assistant's prefix.
+            padding_side: of conversations; "left" or "right".
+        """
+        if CONVERSATION in raw:
+            if len(raw) > 1:
+                raise DataError(f"inputs: {', '.join(raw)}; pictures and clips of conversations stand in them, not beside them")
+            given = [as_conversation(each, str(number)) for number, each in enumerate(raw[CONVERSATION])]
+            items = [self.conversation_item(each, for_generation=for_generation) for each in given]
+            return self._collate_conversations([each.id for each in given], items, padding_side)
         batch = Batch(inputs={})
         for modality, values in raw.items():
-            batch.inputs[modality], mask = self[modality](values)
-            if mask is not None:
-                batch.masks[modality] = mask
+            _put(batch, modality, self[modality](values))
         lengths = {modality: len(tensor) for modality, tensor in batch.inputs.items()}
         if len(set(lengths.values())) > 1:
             raise DataError(f"inputs differ in number: {lengths}; give as many of each")
@@ -43,15 +61,50 @@ class Processor:
 
     def items(self, sample: Sample) -> dict[str, Any]:
         """One sample's tensors by modality; modalities that the system does not use are left out."""
-        return {modality: part.item(sample.inputs[modality]) for modality, part in self.parts.items() if modality in sample.inputs}
+        if CONVERSATION in self.parts:
+            return self.conversation_item(conversation_of(sample))
+        reads = {name: part.modality if is_target(part) else name for name, part in self.parts.items()}
+        return {name: self.parts[name].item(sample.inputs[modality]) for name, modality in reads.items() if modality in sample.inputs}
+
+    def conversation_item(self, conversation: Conversation, *, for_generation: bool = False) -> dict[str, Any]:
+        """A conversation's tokens, and lists of its pictures and clips, processed.
+
+        Raises:
+            DataError: it holds a modality that this system has no encoder for, or what cannot be used.
+        """
+        media: dict[str, list[Any]] = {}
+        for modality in MARKERS:
+            given = conversation.media(modality)
+            if given and modality not in self.parts:
+                what = PLURALS[modality] if len(given) > 1 else PLURALS[modality][:-1]
+                raise ItemError(f"{conversation.name} holds {len(given)} {what}, but this system has no encoder of {modality}", modality)
+            media[modality] = [self.parts[modality].item(raw) for raw in given]
+        tokens = self[CONVERSATION].item(conversation, media, for_generation=for_generation)
+        return {CONVERSATION: tokens, **{modality: found[: tokens.kept[modality]] for modality, found in media.items()}}
+
+    def _collate_conversations(self, ids: Sequence[str], items: Sequence[dict[str, Any]], padding_side: str = "right") -> Batch:
+        token_ids, mask, supervised = self[CONVERSATION].collate([item[CONVERSATION] for item in items], padding_side=padding_side)
+        batch = Batch(inputs={"text": token_ids}, masks={"text": mask}, targets={SUPERVISED: supervised}, ids=list(ids))
+        for modality in MARKERS:
+            if modality in self.parts:
+                batch.inputs[modality], found = self._collated(modality, [each for item in items for each in item[modality]])
+                if found is not None:
+                    batch.masks[modality] = found
+        return batch
+
+    def _collated(self, modality: str, items: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """All of a modality; without any, tensors of the right shape with no rows."""
+        if items:
+            return self.parts[modality].collate(items)
+        x, mask = self.parts[modality].meta(0)
+        return torch.empty_like(x, device="cpu"), None if mask is None else torch.empty_like(mask, device="cpu")
 
     def collate(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> Batch:
         """Processed items and the samples they came from, as one batch."""
-        batch = Batch(inputs={}, ids=[sample.id for sample in samples])
-        for modality in items[0]:
-            batch.inputs[modality], mask = self.parts[modality].collate([item[modality] for item in items])
-            if mask is not None:
-                batch.masks[modality] = mask
+        ids, modalities = [sample.id for sample in samples], [] if CONVERSATION in self.parts else list(items[0])
+        batch = self._collate_conversations(ids, items) if CONVERSATION in self.parts else Batch(inputs={}, ids=ids)
+        for modality in modalities:
+            _put(batch, modality, self.parts[modality].collate([item[modality] for item in items]))
         # An item without a group means something of its own, on every rank: its id says so.
         groups = [stable_group(sample.id) if sample.group is None else sample.group for sample in samples]
         batch.targets["groups"] = torch.tensor(groups)
@@ -60,13 +113,17 @@ class Processor:
         return batch
 
     def meta(self, modalities: Sequence[str], batch_size: int) -> Batch:
-        """A batch of the right shapes without data."""
+        """A batch of the right shapes without data; of conversations each with one picture and one clip."""
+        if CONVERSATION in self.parts:
+            token_ids, mask, supervised = self[CONVERSATION].meta(batch_size)
+            batch = Batch(inputs={"text": token_ids}, masks={"text": mask}, targets={SUPERVISED: supervised})
+            return self._add_meta(batch, [modality for modality in MARKERS if modality in self.parts], batch_size)
         numbers = torch.empty(batch_size, dtype=torch.int64, device="meta")
-        batch = Batch(inputs={}, targets={"groups": numbers, "labels": numbers})
+        return self._add_meta(Batch(inputs={}, targets={"groups": numbers, "labels": numbers}), modalities, batch_size)
+
+    def _add_meta(self, batch: Batch, modalities: Sequence[str], batch_size: int) -> Batch:
         for modality in modalities:
-            batch.inputs[modality], mask = self[modality].meta(batch_size)
-            if mask is not None:
-                batch.masks[modality] = mask
+            _put(batch, modality, self[modality].meta(batch_size))
         return batch
 
     @property
@@ -107,11 +164,41 @@ class Processor:
         return cls(parts)
 
 
+def is_target(part: Any) -> bool:
+    """Whether a part makes what a head learns to give, out of the modality ``part.modality`` of samples (``zoo.data.speech``)."""
+    return getattr(part, "target", False)
+
+
+def _put(batch: Batch, name: str, found: Any) -> None:
+    """What a part gives: an encoder's input and its mask, or targets by name."""
+    if isinstance(found, Mapping):
+        batch.targets.update(found)
+        return
+    batch.inputs[name], mask = found
+    if mask is not None:
+        batch.masks[name] = mask
+
+
 def hash_files(directory: Path) -> str:
     """SHA-256 over the processor's files: preprocessing that changed after saving is found at load."""
     digest = hashlib.sha256()
-    for name in (FILE, "tokenizer.json"):
+    for name in FILES:
         path = directory / name
         if path.exists():
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def conversation_of(sample: Sample) -> Conversation:
+    """What a sample says; of pictures or clips with a caption, that they are shown and the assistant says it.
+
+    Raises:
+        DataError: it holds neither a conversation nor a text.
+    """
+    given = sample.inputs.get(CONVERSATION)
+    if given is not None:
+        return as_conversation(given, sample.id)
+    if "text" not in sample.inputs:
+        raise DataError(f"item {sample.id} holds {', '.join(sample.inputs)}; a system that talks needs a conversation or a caption")
+    shown = {"images" if modality == "image" else modality: [sample.inputs[modality]] for modality in MARKERS if modality in sample.inputs}
+    return Conversation.of_caption(sample.inputs["text"], id=sample.id, **shown)

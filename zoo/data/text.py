@@ -1,37 +1,44 @@
 """Text: strings or ready ids to ``token_ids``, through the ``tokenizers`` library."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from zoo.data.cleaning import CLEANINGS
-from zoo.data.tokenizers import CLIP_END_ID, CLIP_VOCABULARY, clip_tokenizer, find_merges
+from zoo.data.speech_text import SYMBOLS, symbol_tokenizer
+from zoo.data.tokenizers import CLIP_END_ID, CLIP_VOCABULARY, bert_template, clip_tokenizer, find_mask, find_merges
 from zoo.errors import ConfigError, DataError, WeightsError, name_choices
 from zoo.registry import register
 
 SPECIAL_TOKENS = ("<pad>", "<sot>", "<eot>")  # ids 0, 1, 2 of a tokenizer that is trained here
 TRAINED_END_ID = 2
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
-TOKENIZERS = ("trained", "clip", "given")
+WORD_PIECE_SYMBOLS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")  # ids 0 to 4; the end symbol is 2 here too
+LETTERS = 100  # the most frequent ones, with which word pieces spell words
+TOKENIZERS = ("trained", "word_pieces", "clip", "given", *SYMBOLS)
+SYMBOL_COUNTS = {name: len(symbols) for name, symbols in SYMBOLS.items()}
 PADDINGS = ("longest", "context_length")
 
 
 @register("processor")
 class TextProcessor:
-    """Cleaned text as token ids between start and end symbols, padded to the longest of the batch.
+    """Cleaned text, or two texts in one row, as token ids between start and end symbols, padded to the longest of the batch.
 
     The tokenizer travels with the weights as ``tokenizer.json``; where there is one it is used, whatever ``tokenizer`` says.
 
     Args:
         vocab_size: the most entries that the tokenizer may have; must equal the text encoder's.
         context_length: longer texts are cut, and keep their end symbol.
-        tokenizer: where it comes from: "trained" on a run's captions (byte-level BPE), "clip" (OpenAI's merges, see
-            ``zoo.data.tokenizers.find_merges``), "given" (only with weights; without one ready ids are taken).
+        tokenizer: where it comes from: "trained" on a run's captions (byte-level BPE), "word_pieces" (also trained on them: BERT's, with a
+            mask symbol and pairs of texts), "clip" (OpenAI's merges, see ``zoo.data.tokenizers.find_merges``), "given" (only with
+            weights; without one ready ids are taken); or symbols to be read aloud, one a token and none around them, a text that is
+            too long being an error: "characters", "nvidia_characters", "phonemes" (``zoo.data.speech_text``).
         cleaning: what is done to a text before its tokenizer sees it: one of ``zoo.data.cleaning.CLEANINGS``.
         max_length: cut to fewer tokens than the encoder could take (sentence-transformers' max_seq_length).
         pad_to: "longest" of the batch, or "context_length".
@@ -70,7 +77,7 @@ class TextProcessor:
         self.vocab_size, self.context_length, self.max_length = vocab_size, context_length, max_length
         self.source, self.cleaning, self.lowercase = tokenizer, cleaning, lowercase
         self.pad_to, self.pad_token_id, self.eot_token_id, self.mask_padding = pad_to, pad_token_id, eot_token_id, mask_padding
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer: Tokenizer | None = symbol_tokenizer(tokenizer) if tokenizer in SYMBOLS else None
         self._has_searched = tokenizer != "clip"
 
     @property
@@ -100,25 +107,15 @@ class TextProcessor:
         Raises:
             ConfigError: this processor's tokenizer is another's, or its texts would end with an id that a trained one does not have.
         """
-        if self.source != "trained":
+        trainings = {"trained": _train_bytes, "word_pieces": _train_word_pieces}
+        if self.source not in trainings:
             raise ConfigError(f"system.processor.text.tokenizer: {self.source!r}, and there is none: {self._how_to_get_one()}")
         if self.eot_token_id != TRAINED_END_ID:
             raise ConfigError(
                 f"system.processor.text.eot_token_id: {self.eot_token_id}, but a tokenizer that is trained on captions ends texts with "
                 f"{TRAINED_END_ID}; set it here and in system.encoders.text.eot_token_id"
             )
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size,
-            special_tokens=list(SPECIAL_TOKENS),
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(sorted({self.clean(caption) for caption in captions}), trainer)
-        tokenizer.post_processor = processors.TemplateProcessing(single="<sot> $A <eot>", special_tokens=[("<sot>", 1), ("<eot>", 2)])
-        self.use(tokenizer)
+        self.use(trainings[self.source](sorted({self.clean(caption) for caption in captions}), self.vocab_size, self.lowercase))
 
     def use(self, tokenizer: Tokenizer) -> None:
         """Take a ready tokenizer.
@@ -139,19 +136,55 @@ class TextProcessor:
             DataError: cleaning needs a library that is not installed.
         """
         text = CLEANINGS[self.cleaning](text)
-        return text.lower() if self.lowercase else text
+        inside = self.source == "word_pieces"  # there the tokenizer does, which leaves a [MASK] that stands in a text alone
+        return text.lower() if self.lowercase and not inside else text
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id of the symbol that hides a token.
+
+        Raises:
+            ConfigError: there is no tokenizer, or it has no such symbol.
+        """
+        found = None if self.tokenizer is None else find_mask(self.tokenizer)
+        if found is None:
+            raise ConfigError(
+                f"system.processor.text.tokenizer: {self.source!r} has no mask symbol ([MASK] or <mask>); choose word_pieces, or start "
+                "from weights whose tokenizer has one"
+            )
+        return found
 
     def item(self, raw: Any) -> Int[Tensor, " length"]:
-        """One string as token ids with start and end symbols, cut to ``context_length``."""
-        if not isinstance(raw, str):
-            raise DataError(f"a text is a string; got {type(raw).__name__} {str(raw)[:60]!r}")
+        """One string, or a pair of strings, as token ids with start and end symbols, cut to ``context_length``.
+
+        Raises:
+            DataError: something else, or there is no tokenizer.
+        """
+        pair = tuple(raw) if isinstance(raw, tuple | list) and len(raw) == 2 else (raw,)
+        if not all(isinstance(text, str) for text in pair):
+            raise DataError(f"a text is a string, or a pair of strings; got {type(raw).__name__} {str(raw)[:60]!r}")
         if self.tokenizer is None:
             raise DataError(f"this system has no tokenizer yet: {self._how_to_get_one()}, or give token ids")
-        ids = self.tokenizer.encode(self.clean(raw)).ids
         longest = min(self.context_length, self.max_length or self.context_length)
+        if len(pair) == 2:
+            return torch.tensor(self._pair(self.clean(str(pair[0])), self.clean(str(pair[1])), longest), dtype=torch.int64)
+        ids = self.tokenizer.encode(self.clean(str(pair[0]))).ids
+        if self.source in SYMBOLS and not 0 < len(ids) <= longest:
+            raise DataError(f"a text of {len(ids)} symbols cannot be said at once, allowed are 1 to {longest}: {raw[:60]!r}; split it")
         if len(ids) > longest:
             ids = [*ids[: longest - 1], self.eot_token_id]
         return torch.tensor(ids, dtype=torch.int64)
+
+    def _pair(self, first: str, second: str, longest: int) -> list[int]:
+        """Two texts in one row; the longer of the two is cut first, as in transformers."""
+        assert self.tokenizer is not None
+        one, other = (self.tokenizer.encode(text, add_special_tokens=False) for text in (first, second))
+        room = longest - self.tokenizer.num_special_tokens_to_add(is_pair=True)
+        if room < 2:
+            raise ConfigError(f"context_length: {longest} is too small for two texts and their symbols; give {longest - room + 2} or more")
+        for text, share in zip((one, other), _shares(len(one.ids), len(other.ids), room), strict=True):
+            text.truncate(share)
+        return self.tokenizer.post_process(one, other).ids
 
     def _how_to_get_one(self) -> str:
         if self.source == "clip":
@@ -206,11 +239,73 @@ class TextProcessor:
 
 
 def _refuse_sizes(tokenizer: str, vocab_size: int, context_length: int, eot_token_id: int) -> None:
-    smallest = {"trained": SMALLEST_VOCABULARY, "clip": CLIP_VOCABULARY, "given": 1}[tokenizer]
+    letters = 2 * LETTERS + len(WORD_PIECE_SYMBOLS)  # each at the begin of a word and within
+    smallest = {"trained": SMALLEST_VOCABULARY, "word_pieces": letters, "clip": CLIP_VOCABULARY, "given": 1, **SYMBOL_COUNTS}[tokenizer]
     if vocab_size < smallest:
-        what = "CLIP's tokenizer" if tokenizer == "clip" else "byte-level BPE"
+        what = {
+            "clip": "CLIP's tokenizer",
+            "word_pieces": "a vocabulary of word pieces",
+            **dict.fromkeys(SYMBOLS, f"the table {tokenizer!r}"),
+        }.get(tokenizer, "byte-level BPE")
         raise ConfigError(f"vocab_size: {vocab_size} is too small; {what} needs at least {smallest}")
     if context_length < 3:
         raise ConfigError(f"context_length: {context_length} is too small; start, end and one token need at least 3")
     if tokenizer == "clip" and eot_token_id != CLIP_END_ID:
         raise ConfigError(f"eot_token_id: got {eot_token_id}; CLIP's tokenizer ends texts with {CLIP_END_ID}")
+
+
+def _shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens two texts keep: the longer gives way until both fit. 2 and 9 in a room of 6 keep 2 and 4; 9 and 9 keep 3 each."""
+    if first + second <= room:
+        return first, second
+    short = min(first, second, room // 2)
+    return (short, room - short) if first <= second else (room - short, short)
+
+
+def _train_bytes(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+    """Byte-level BPE between start and end symbols, of texts that are cleaned already."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<sot> $A <eot>", special_tokens=[("<sot>", 1), ("<eot>", 2)])
+    return tokenizer
+
+
+def _train_word_pieces(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+    """BERT's word pieces; a word with a letter that is too rare for the alphabet is unknown.
+
+    The library numbers letters in an order that changes from run to run, and with it which of two equally frequent pieces comes first;
+    here they are counted and numbered before.
+    """
+    tokenizer = _word_pieces({"[UNK]": 0}, lowercase)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(tokenizer.normalizer.normalize_str(text))  # type: ignore[union-attr]
+    kept = sorted((letter for letter in counts if not letter.isspace()), key=lambda letter: (-counts[letter], letter))[:LETTERS]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*WORD_PIECE_SYMBOLS, *(f"##{letter}" for letter in sorted(kept))],
+        initial_alphabet=sorted(kept),
+        limit_alphabet=len(kept),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    trained = _word_pieces(tokenizer.get_vocab(), lowercase)
+    trained.add_special_tokens([AddedToken(symbol, special=True, normalized=False) for symbol in WORD_PIECE_SYMBOLS])
+    trained.post_processor = bert_template("[CLS]", 1, "[SEP]", 2)
+    return trained
+
+
+def _word_pieces(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer

@@ -35,6 +35,7 @@ CLIP_END_ID = CLIP_VOCABULARY - 1
 CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # OpenAI's regex ignores case: there a long s is an s, and an iota below a letter (U+0345) neither a letter nor none.
 OPENAI_WORDS = CLIP_WORDS.replace("|'s|", r"|'s|'\x{17F}|").replace(r"[^\s", r"[^\x{345}\s")
+MASKS = ("[MASK]", "<mask>")  # of BERT and ALBERT, of RoBERTa
 SENTENCE_PIECE = ("spiece.model", "sentencepiece.model", "tokenizer.model")
 
 
@@ -127,7 +128,7 @@ def read_tokenizer(directory: Path, *, model_type: str = "") -> ForeignTokenizer
     Raises:
         WeightsError: files that cannot be read, or a SentencePiece model without the libraries to convert it.
     """
-    config = {**(_read_json(directory / SPECIAL_TOKENS) or {}), **(_read_json(directory / TOKENIZER_CONFIG) or {})}
+    config = {**(read_json(directory / SPECIAL_TOKENS) or {}), **(read_json(directory / TOKENIZER_CONFIG) or {})}
     tokenizer = _read_any(directory, config)
     if tokenizer is None:
         return None
@@ -170,7 +171,7 @@ def _read_any(directory: Path, config: Mapping[str, Any]) -> Tokenizer | None:
         raise WeightsError(f"{directory}: its tokenizer cannot be read ({error}); fetch the directory again") from error
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object; None where there is no such file."""
     if not path.is_file():
         return None
@@ -183,21 +184,21 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _word(token: Any) -> str | None:
+def word_of(token: Any) -> str | None:
     """A special token is a string, or an object with its ``content``."""
     word = token.get("content") if isinstance(token, Mapping) else token
     return word if isinstance(word, str) else None
 
 
 def _id_of(tokenizer: Tokenizer, token: Any) -> int | None:
-    word = _word(token)
+    word = word_of(token)
     return None if word is None else tokenizer.token_to_id(word)
 
 
 def _read_bpe(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
     """CLIP's ``vocab.json`` and ``merges.txt``; the other byte-level tokenizers of these names know no end of words."""
-    vocabulary = _read_json(directory / "vocab.json") or {}
-    symbols = (_word(config.get("bos_token")) or CLIP_SYMBOLS[0], _word(config.get("eos_token")) or CLIP_SYMBOLS[1])
+    vocabulary = read_json(directory / "vocab.json") or {}
+    symbols = (word_of(config.get("bos_token")) or CLIP_SYMBOLS[0], word_of(config.get("eos_token")) or CLIP_SYMBOLS[1])
     missing = [symbol for symbol in symbols if symbol not in vocabulary]
     if missing or not any(word.endswith("</w>") for word in vocabulary):
         raise WeightsError(
@@ -214,7 +215,7 @@ def _read_word_pieces(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
     pieces = (directory / "vocab.txt").read_text(encoding="utf-8").split("\n")
     vocabulary = {piece: i for i, piece in enumerate(pieces[:-1] if pieces[-1] == "" else pieces)}
     unknown, start, end = (
-        _word(config.get(key)) or word for key, word in (("unk_token", "[UNK]"), ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+        word_of(config.get(key)) or word for key, word in (("unk_token", "[UNK]"), ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
     )
     tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token=unknown))
     tokenizer.normalizer = normalizers.BertNormalizer(
@@ -225,12 +226,22 @@ def _read_word_pieces(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##")
-    special = [word for word in (_word(config.get("pad_token")) or "[PAD]", unknown, start, end, "[MASK]") if word in vocabulary]
+    special = [word for word in (word_of(config.get("pad_token")) or "[PAD]", unknown, start, end, "[MASK]") if word in vocabulary]
     tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", special_tokens=[(start, vocabulary[start]), (end, vocabulary[end])]
-    )
+    tokenizer.post_processor = bert_template(start, vocabulary[start], end, vocabulary[end])
     return tokenizer
+
+
+def bert_template(start: str, start_id: int, end: str, end_id: int) -> processors.TemplateProcessing:
+    """``[CLS] a [SEP]``, and of two texts ``[CLS] a [SEP] b [SEP]``, whose second has type 1."""
+    return processors.TemplateProcessing(
+        single=f"{start} $A {end}", pair=f"{start} $A {end} $B:1 {end}:1", special_tokens=[(start, start_id), (end, end_id)]
+    )
+
+
+def find_mask(tokenizer: Tokenizer) -> int | None:
+    """The id of the symbol that hides a token in masked-language modelling; None where there is none."""
+    return next((number for word in MASKS if (number := tokenizer.token_to_id(word)) is not None), None)
 
 
 def _read_sentence_pieces(path: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -245,7 +256,7 @@ def _read_sentence_pieces(path: Path, config: Mapping[str, Any]) -> Tokenizer:
             f"or put the tokenizer's {TOKENIZER_FILE} beside it"
         ) from error
     tokenizer = converter.converted()
-    end = _word(config.get("eos_token")) or "</s>"
+    end = word_of(config.get("eos_token")) or "</s>"
     number = tokenizer.token_to_id(end)
     if number is None:
         raise WeightsError(f"{path}: has no piece {end!r}, which ends texts; check eos_token in {TOKENIZER_CONFIG}")

@@ -7,6 +7,7 @@ MobileNetV3, VGG or EfficientViT) is pooled before that, so that ``dim`` is the 
 last layers belong to its classifier and are kept, but not trained.
 """
 
+import inspect
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, WeightsError, name_choices
 from zoo.layers.backbone import flatten_map, freeze, try_out
+from zoo.layers.select import find_state
 from zoo.registry import register
 from zoo.types import Encoded
 
-RESIZES = {"center": "crop", "squash": "squash", "border": "pad"}  # timm's crop_mode: our resize
+RESIZES = {"center": "crop", "squash": "squash", "border": "border"}  # timm's crop_mode: our resize
 
 
 @register("encoder")
@@ -86,6 +88,48 @@ class Timm(nn.Module):
         except AssertionError as error:  # so timm refuses sizes
             raise DataError(f"pixels are {list(pixels.shape)}, which timm/{self.model_name} refuses: {error}") from error
         return Encoded(tokens, pooled, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    def patches(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        mask: Bool[Tensor, "batch ..."] | None = None,
+        *,
+        layer: int | None = -2,
+    ) -> Encoded:
+        """Tokens of places alone; of a plain stack of blocks (ViT, DeiT, EVA) after one of them, of others always the last.
+
+        Args:
+            layer: as transformers numbers ``hidden_states`` from the end: -1 is the last block's output without the final norm, -2
+                the one before; None is the last, normalised.
+
+        Raises:
+            ConfigError: there is no such layer.
+            DataError: a size that the model does not take.
+        """
+        depth = self._num_even_blocks
+        if layer is None or not depth:
+            encoded = self(pixels)
+            return Encoded(encoded.tokens[:, self.num_prefix_tokens :], None, encoded.mask[:, self.num_prefix_tokens :])
+        number = find_state(layer, depth)
+        if not number:
+            raise ConfigError(
+                f"layer {layer}: timm/{self.model_name} shows what its {depth} blocks give; allowed is {-depth} to {depth}, not 0"
+            )
+        try:
+            (tokens,) = self.model.forward_intermediates(  # type: ignore[operator]
+                pixels, indices=[number - 1], norm=False, stop_early=True, output_fmt="NLC", intermediates_only=True
+            )
+        except AssertionError as error:  # so timm refuses sizes
+            raise DataError(f"pixels are {list(pixels.shape)}, which timm/{self.model_name} refuses: {error}") from error
+        return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    @property
+    def _num_even_blocks(self) -> int:
+        """Blocks of a plain stack, all of one width and number of tokens; 0 where the model is none, or does not show them."""
+        shown = inspect.signature(getattr(self.model, "forward_intermediates", lambda: None)).parameters
+        stages, blocks = getattr(self.model, "feature_info", []), getattr(self.model, "blocks", [])
+        even = len(stages) == len(blocks) and len({(s["num_chs"], s["reduction"]) for s in stages}) == 1
+        return len(blocks) if even and {"norm", "output_fmt", "stop_early"} <= set(shown) else 0
 
     def from_timm(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict of timm, with or without classifier, under the names of this encoder.

@@ -11,19 +11,18 @@ class token either, the mean of the tokens.
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, WeightsError, name_choices
+from zoo.errors import ConfigError, DataError
 from zoo.layers.backbone import flatten_map, freeze, try_out
+from zoo.layers.pretrained import import_transformers, parse_config, quiet_and_offline, read_into
+from zoo.layers.select import find_state
 from zoo.registry import register
 from zoo.types import Encoded
 
@@ -34,7 +33,6 @@ REFUSED = {
     "vit_mae": "it hides patches at random; for its encoder alone set config.model_type=vit and pooler=false",
     "yolos": "its last tokens are detections, not places",
 }
-DTYPES = ("dtype", "torch_dtype")
 POSITIONS = (  # learned tokens and positions, as transformers' models name them
     "class_embedding",
     "cls_token",
@@ -74,7 +72,7 @@ class Transformers(nn.Module):
         preprocessing: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        library, parsed = _import_transformers(), _parse(config)
+        library, parsed = import_transformers(), _parse(config)
         self.image_size = _side_of(parsed) if image_size is None else image_size
         self.preprocessing = dict(preprocessing or {})
         architecture = _architecture(parsed)
@@ -82,7 +80,7 @@ class Transformers(nn.Module):
         self._build_keywords = {"add_pooling_layer": False} if leaves_out else {}
 
         def build() -> nn.Module:
-            with _quiet_and_offline():
+            with quiet_and_offline():
                 return library.AutoModel.from_config(parsed, dtype=torch.get_default_dtype(), **self._build_keywords)
 
         self._resizes = "interpolate_pos_encoding" in inspect.signature(architecture.forward).parameters
@@ -104,6 +102,38 @@ class Transformers(nn.Module):
         except ValueError as error:  # so transformers refuses sizes
             raise DataError(f"pixels are {list(pixels.shape)}, which {type(self.model).__name__} refuses: {error}") from error
         return Encoded(tokens, pooled, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    def patches(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        mask: Bool[Tensor, "batch ..."] | None = None,
+        *,
+        layer: int | None = -2,
+    ) -> Encoded:
+        """Tokens of places alone, of one of the model's ``hidden_states``; always the last where these differ in shape from it.
+
+        Args:
+            layer: index into ``hidden_states``; None is the last hidden state, which many models normalise.
+
+        Raises:
+            ConfigError: there is no such layer.
+            DataError: a size that the model does not take.
+        """
+        tokens = self(pixels).tokens if layer is None else self._hidden_state(pixels, layer)
+        tokens = tokens[:, self.num_prefix_tokens :]
+        return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    def _hidden_state(self, pixels: Tensor, layer: int) -> Float[Tensor, "batch num_tokens dim"]:
+        resizing = {"interpolate_pos_encoding": True} if self._resizes else {}
+        try:
+            output = self.model(pixels, output_hidden_states=True, **resizing)
+        except ValueError as error:
+            raise DataError(f"pixels are {list(pixels.shape)}, which {type(self.model).__name__} refuses: {error}") from error
+        states, last = getattr(output, "hidden_states", None), output.last_hidden_state
+        if not states or last.ndim != 3 or any(state.shape != last.shape for state in states):
+            return flatten_map(last, channels_last=bool(self._channels_last)) if last.ndim == 4 else last
+        find_state(layer, len(states) - 1)
+        return states[layer]
 
     def _encode(self, model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
         output = model(pixels, **({"interpolate_pos_encoding": True} if self._resizes else {}))
@@ -129,43 +159,8 @@ class Transformers(nn.Module):
         Raises:
             WeightsError: unreadable, a weight of this encoder that is missing or of another shape, or one for which it has no place.
         """
-        read = type(self.model).from_pretrained  # type: ignore[attr-defined]
-        keywords = {"config": self.model.config, "dtype": torch.get_default_dtype(), **self._build_keywords}
-        careful = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-        try:
-            with torch.device("cpu"), _quiet_and_offline():
-                model, report = read(str(directory), **keywords, **careful)  # mismatched sizes are refused below, with their names
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"{directory}: cannot be read as {type(self.model).__name__} ({reason})") from error
-        _refuse_misfits(model, report, directory)
+        model = read_into(self.model, directory, **self._build_keywords)
         return {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
-
-
-def _import_transformers() -> ModuleType:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError("config: needs transformers; install it with: pip install 'multimodal-zoo[transformers]'") from error
-    return transformers
-
-
-@contextmanager
-def _quiet_and_offline() -> Iterator[None]:
-    """Transformers prints while it builds and reads, and some of its models would fetch another one from the hub."""
-    from huggingface_hub import constants
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with patch.object(constants, "HF_HUB_OFFLINE", True):
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _parse(config: Mapping[str, Any]) -> Any:
@@ -174,28 +169,7 @@ def _parse(config: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: it asks for code, its ``model_type`` is unknown or of no use here, or transformers refuses a value.
     """
-    library = _import_transformers()
-    settings = {key: value for key, value in config.items() if key not in DTYPES}
-    kind = settings.pop("model_type", None)
-    parts = [("config", config), *((f"config.{key}", value) for key, value in config.items() if isinstance(value, Mapping))]
-    for where, part in parts:
-        if "auto_map" in part:
-            raise ConfigError(f"{where}.auto_map: {part['auto_map']!r} names code; only models that transformers itself has can be built")
-    if kind not in library.CONFIG_MAPPING:
-        near = name_choices(kind, library.CONFIG_MAPPING) if isinstance(kind, str) else "a config names one, for example vit"
-        raise ConfigError(f"config.model_type: transformers has no {kind!r}; {near}")
-    if kind in REFUSED:
-        raise ConfigError(f"config.model_type: {kind!r} cannot be used here: {REFUSED[kind]}")
-    if "quantization_config" in settings:
-        raise ConfigError("config.quantization_config: quantised weights cannot be used; give a directory of plain ones")
-    from huggingface_hub.errors import StrictDataclassError
-
-    try:
-        with _quiet_and_offline():
-            parsed = library.AutoConfig.for_model(kind, **settings)
-    except (AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(f"config: transformers refuses it for model_type {kind!r}: {reason}") from error
+    parsed = parse_config(config, REFUSED, example="vit")
     parsed = getattr(parsed, "vision_config", None) or parsed
     parsed.return_dict = True
     return parsed
@@ -203,7 +177,7 @@ def _parse(config: Mapping[str, Any]) -> Any:
 
 def _architecture(parsed: Any) -> type:
     """Transformers' class of a vision backbone."""
-    library = _import_transformers()
+    library = import_transformers()
     known = library.MODEL_MAPPING
     architecture = known[type(parsed)] if type(parsed) in known else None
     if isinstance(architecture, tuple) or architecture is None or architecture.main_input_name != "pixel_values":
@@ -232,15 +206,3 @@ def _prefix_tokens(parsed: Any, num_tokens: int, image_size: int) -> int:
     patch_size = patch_size[0] if isinstance(patch_size, list | tuple) else patch_size
     grid = (image_size // patch_size) ** 2 if isinstance(patch_size, int) else 0
     return num_tokens - grid if 0 < grid <= num_tokens else num_tokens - math.isqrt(num_tokens) ** 2
-
-
-def _refuse_misfits(model: nn.Module, report: Mapping[str, Any], directory: str | Path) -> None:
-    """Raise WeightsError for what is missing, of another shape, or left over inside the backbone (a head beside it may be)."""
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    inside = {name for name, _ in model.named_children()}
-    left = sorted(key for key in report["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in inside)
-    resized = sorted(f"{key} {list(theirs)} -> {list(ours)}" for key, theirs, ours in report["mismatched_keys"])
-    for word, keys in (("missing", sorted(report["missing_keys"])), ("resized", resized), ("left over", left)):
-        if keys:
-            hint = "; the checkpoint has no pooling layer: set pooler=false" if all("pooler" in key for key in keys) else ""
-            raise WeightsError(f"{directory}: {len(keys)} weights {word} for {type(model).__name__} ({', '.join(keys[:3])}){hint}")

@@ -22,7 +22,7 @@ from zoo.layers.mlp import hidden_width
 from zoo.layers.patch import PatchEmbedding
 from zoo.layers.pool import AttentionPool
 from zoo.layers.position import resize_positions
-from zoo.layers.select import find_layers
+from zoo.layers.select import find_layers, find_state
 from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
 from zoo.types import Encoded
@@ -182,6 +182,28 @@ class ViT(nn.Module):
             return features
         return self.pooler(features).tanh() if self.pool == "cls_tanh" else self.pooler(features)
 
+    def patches(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        mask: Bool[Tensor, "batch ..."] | None = None,
+        *,
+        layer: int | None = -2,
+    ) -> Encoded:
+        """Patch tokens alone, after a block and without the final norm (what LLaVA reads), or of the last block with it.
+
+        Args:
+            layer: as transformers numbers ``hidden_states``: -1 is the last block's output, -2 the one before, 0 what enters the
+                first block; None is the last, normalised. Blocks behind it are not computed.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        x = self._embed(pixels)
+        for block in self.blocks[: find_state(layer, len(self.blocks))]:
+            x = block(x)
+        x = (self.norm(x) if layer is None else x)[:, self.num_prefix_tokens :]
+        return Encoded(x, None, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+
     def intermediates(
         self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None, *, normalise: bool = False
     ) -> list[Float[Tensor, "batch num_tokens dim"]]:
@@ -189,8 +211,7 @@ class ViT(nn.Module):
 
         Args:
             layers: 0 is the first block, -1 the last; the result is in this order. None for all.
-            normalise: put the final norm behind each, so that -1 gives what ``forward`` gives as tokens. LLaVA reads CLIP's
-                patches without it: ``intermediates(pixels, [-2])[0][:, encoder.num_prefix_tokens :]``.
+            normalise: put the final norm behind each, so that -1 gives what ``forward`` gives as tokens.
 
         Raises:
             ConfigError: there is no such layer.

@@ -10,14 +10,22 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from zoo.backbones import CONFIG as FOREIGN_CONFIG
-from zoo.build import build_part
+from zoo.adapters import without_adapters
+from zoo.build import build_part, save
 from zoo.checkpoint import WEIGHTS_FILE, atomic_directory, write_tensors
 from zoo.convert import timm_vit, transformers_clip, transformers_dinov2, transformers_vit, vig
 from zoo.data.image import INTERPOLATIONS, ImageProcessor
 from zoo.errors import ConfigError, name_choices
 from zoo.exports.clip import CLIP_FORMATS, is_clip, write_clip
+from zoo.exports.language import is_language, write_language
+from zoo.exports.llava import is_llava, write_llava
+from zoo.exports.speech import FORMAT as TORCHAUDIO
+from zoo.exports.speech import write_tacotron2
+from zoo.exports.text import is_text, write_text
 from zoo.registry import find_part
 from zoo.system import System
+
+OURS = "zoo"
 
 
 @dataclass(frozen=True)
@@ -35,21 +43,36 @@ def export(model: nn.Module, directory: str | Path, format: str = "transformers"
     """Write a model so that another library reads it; ``zoo.load`` or ``weights=`` read it back.
 
     Args:
-        model: an image encoder (``vit``, ``vig``), a system of one with the head ``classifier``, or an image-text system with the
-            head ``clip`` ("transformers" and "open_clip", see ``zoo.exports.clip``).
+        model: an image encoder (``vit``, ``vig``), a system of one with the head ``classifier``, an image-text system with the
+            head ``clip`` ("transformers" and "open_clip", see ``zoo.exports.clip``), a language model ("transformers": GPT-2, LLaMA,
+            Mistral; with the tokenizer where it has one), one that sees through a ``vit`` ("transformers": LLaVA), or a text encoder
+            (``bert``, ``albert``, ``t5``), alone or in a system with the head ``bert`` ("transformers": BERT, RoBERTa, ALBERT, T5; with
+            the tokenizer where it has one).
         directory: replaced as a whole when everything is written.
         format: "transformers" (config.json, model.safetensors, preprocessor_config.json: ViT, DINOv2 with and without registers, the
             vision towers of CLIP and SigLIP, ViTForImageClassification), "timm" (model.safetensors with the names of its
             ``VisionTransformer``), "vig" (model.safetensors with the names of the published ``.pth`` files) or "open_clip"
-            (open_clip_config.json, open_clip_model.safetensors).
+            (open_clip_config.json, open_clip_model.safetensors), "torchaudio" (Tacotron 2, see ``zoo.exports.speech``) or "zoo" (what
+            ``zoo.save`` writes, of any model). In all of them adapters are folded into the weights that they stand beside.
 
     Raises:
         ConfigError: no such format, or it has no such architecture.
     """
-    if format not in {*FORMATS, *CLIP_FORMATS}:
-        raise ConfigError(f"format: there is no {format!r}; {name_choices(format, [*FORMATS, *CLIP_FORMATS])}")
+    if format not in (known := [*FORMATS, *CLIP_FORMATS, TORCHAUDIO, OURS]):
+        raise ConfigError(f"format: there is no {format!r}; {name_choices(format, known)}")
+    model = without_adapters(model)
+    if format == OURS:
+        return save(model, directory)
+    if format == TORCHAUDIO:
+        return write_tacotron2(model, Path(directory))
     if format in CLIP_FORMATS and is_clip(model):
         return write_clip(cast(System, model), Path(directory), format, preprocessor)
+    if format == "transformers" and is_llava(model):
+        return write_llava(cast(System, model), Path(directory), preprocessor)
+    if format == "transformers" and is_language(model):
+        return write_language(model, Path(directory))
+    if format == "transformers" and is_text(model):
+        return write_text(model, Path(directory))
     if format not in FORMATS:
         raise ConfigError(f"format: {format!r} has whole image-text systems only, and this is none; choose from {', '.join(FORMATS)}")
     files, tensors = FORMATS[format](parts_of(model))
@@ -128,10 +151,10 @@ def _linear_only(head: nn.Module, format: str) -> dict[str, Tensor]:
 
 
 def preprocessor(processor: ImageProcessor) -> dict[str, Any]:
-    """``preprocessor_config.json``: with CLIP's processor where the centre is cut, else with ViT's.
+    """``preprocessor_config.json``: with CLIP's processor where the centre is cut, LLaVA's where images are padded, else with ViT's.
 
     Raises:
-        ConfigError: images are padded, which neither does.
+        ConfigError: a part is cut of images that are squashed or padded, which none does.
     """
     size = processor.image_size
     shared = {
@@ -141,6 +164,10 @@ def preprocessor(processor: ImageProcessor) -> dict[str, Any]:
     }
     if processor.resize == "squash" and processor.crop_fraction == 1:
         return {**shared, "image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}}
+    if processor.resize == "pad" and processor.crop_fraction == 1:
+        square = {"height": size, "width": size}
+        cut = {"size": {"shortest_edge": size}, "crop_size": square, "do_center_crop": True}
+        return {**shared, **cut, "image_processor_type": "LlavaImageProcessor", "do_pad": True}
     if processor.resize != "crop":
         raise ConfigError(
             f"format: 'transformers' has no processor that resizes by {processor.resize!r} and cuts {processor.crop_fraction}"

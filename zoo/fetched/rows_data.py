@@ -73,4 +73,27 @@ DATA = (
         converter="wordnet",
         made=("lines.txt",),
     ),
+    Asset(
+        name="kgeography",
+        kind="data",
+        text="Maps and flags: 154 maps with 3,050 regions, 2,886 capitals and 649 flags",
+        usage="zoo train data=geography_questions data.source.path=PATH",
+        packages=(
+            Package(
+                registry="debian",
+                name="kgeography-data",
+                version="4:22.12.3-1",
+                sha256="1cdaf45dea7cbf1682a05109b4e9299934f0a60ca8866fa957cf4d9dcfe3982a",
+                size_bytes=10_865_148,
+                licence="GPL-2+",
+                credit="KGeography, Albert Astals Cid, Yann Verley and others (KDE)",
+                files=(
+                    PackagedFile("usr/share/kgeography/", None, "kgeography", keep=False),
+                    PackagedFile("usr/share/doc/kgeography-data/copyright", None, "LICENSE"),
+                ),
+            ),
+        ),
+        converter="kgeography",
+        made=("maps", "flags", "table.jsonl"),
+    ),
 )

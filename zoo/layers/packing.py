@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from zoo.layers.attention import attend
@@ -30,7 +30,7 @@ from zoo.layers.attention import attend
 ROUNDING = {"cuda": 8}  # by type of device: there fewer calls are worth a few tokens that nobody reads
 
 
-def can_pack(token_ids: Int[Tensor, "batch length"]) -> bool:
+def can_pack(token_ids: Shaped[Tensor, "batch length"]) -> bool:
     """Whether lengths can be known: there is something, and nobody traces or compiles."""
     traced = token_ids.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     return not traced and token_ids.numel() > 0
@@ -79,15 +79,21 @@ class Layout:
         return x if self.asked is None else x[self.asked]
 
     def attend(
-        self, q: Float[Tensor, "asked dim"], k: Float[Tensor, "total dim"], v: Float[Tensor, "total dim"], *, num_heads: int
+        self,
+        q: Float[Tensor, "asked dim"],
+        k: Float[Tensor, "total kv_dim"],
+        v: Float[Tensor, "total kv_dim"],
+        *,
+        num_heads: int,
+        window: int | None = None,
     ) -> Float[Tensor, "asked dim"]:
-        """Attention of the asking tokens to those of their rows."""
+        """Attention of the asking tokens to those of their rows; of causal ones to the last ``window``."""
         found = []
         queries = q.split([group.rows * group.queries for group in self.groups])
         for group, part, keys, values in zip(self.groups, queries, self._by_group(k), self._by_group(v), strict=True):
             rows = [x.unflatten(0, (group.rows, -1)) for x in (part, keys, values)]  # [rows, queries or keys, dim]
-            causal = self.causal and group.queries > 1  # a single one is the last of its row, and sees all
-            found.append(attend(*rows, num_heads=num_heads, mask=group.mask, causal=causal).flatten(0, 1))
+            causal = self.causal and (group.queries > 1 or window is not None)  # a single one is the last of its row, and sees all
+            found.append(attend(*rows, num_heads=num_heads, mask=group.mask, causal=causal, window=window).flatten(0, 1))
         return torch.cat(found) if found else q
 
     def _by_group(self, x: Tensor) -> Sequence[Tensor]:
@@ -135,6 +141,11 @@ class Packing(Layout):
                 groups.append(Group(rows, keys, keys, mask=None if causal else self._mask(start, rows, keys)))
             start += rows
         super().__init__(groups, causal=causal)
+
+    @property
+    def positions(self) -> Int[Tensor, " total"]:
+        """The place of each of the list's tokens in its row."""
+        return self.index % self.shape[1]
 
     def _mask(self, start: int, rows: int, keys: int) -> Bool[Tensor, "rows keys"] | None:
         """Real ones among the keys of some rows, where rounding may have added others."""

@@ -16,3 +16,21 @@ def find_layers(layers: Sequence[int] | None, depth: int) -> list[int]:
     if isinstance(layers, str | int) or not all(isinstance(i, int) and -depth <= i < depth for i in layers):
         raise ConfigError(f"layers: got {layers!r}; allowed is a list of numbers from {-depth} to {depth - 1}: there are {depth} blocks")
     return [i % depth for i in layers]
+
+
+def find_state(layer: int | None, depth: int) -> int:
+    """How many blocks stand before a hidden state, as transformers numbers ``hidden_states``; None is the last.
+
+    Of 12 blocks 0 gives 0 (what enters the first), -1 and 12 give 12 (all), -2 gives 11.
+
+    Raises:
+        ConfigError: there is no such state.
+    """
+    if layer is None:
+        return depth
+    if not -depth - 1 <= layer <= depth:
+        raise ConfigError(
+            f"layer {layer}: there are {depth} blocks; allowed is {-depth - 1} to {depth} (0 is what enters the first, -1 the last block's "
+            "output without the final norm), or null for the last, normalised"
+        )
+    return layer % (depth + 1)

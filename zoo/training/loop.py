@@ -84,7 +84,7 @@ class Trainer:
         self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
         if settings.ema_decay is not None:  # copied before Accelerate wraps the model's forward
-            self.average = AveragedModel(self.plain_model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay))
+            self.average = AveragedModel(self.plain_model, multi_avg_fn=_moving_average(settings.ema_decay))
             self.accelerator.register_for_checkpointing(self.average)
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
         self.log = RunLog(run_dir)
@@ -238,7 +238,7 @@ class Trainer:
         if self.stop_requested and not last:
             raise Interrupted(f"stopped at step {self.step} of {settings.max_steps}; go on with: zoo train resume={self.run_dir}")
 
-    def _skipped(self) -> dict[str, float]:
+    def _skipped(self) -> dict[str, int]:
         """How many items all processes skipped so far; nothing where a bad item is an error."""
         if self.data.skips is None:
             return {}
@@ -367,6 +367,17 @@ def _make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
         )
     except ValueError as error:  # what this machine or installation cannot do
         raise ConfigError(f"training.trackers or training.precision: {error}") from error
+
+
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """The update of an exponential moving average, which leaves weights in whole numbers (quantised, so frozen) as they were."""
+    update = get_ema_multi_avg_fn(decay)
+
+    def average(averaged: Any, current: Any, count: Any) -> None:
+        if torch.is_floating_point(averaged[0]):  # lists of one type each
+            update(averaged, current, count)
+
+    return average
 
 
 @contextmanager

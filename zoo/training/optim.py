@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.optim import AdamW
 
+from zoo.errors import ConfigError, name_choices
 from zoo.training.settings import TrainingSettings
 
 # "blocks.3." is block 3; "stages.1.blocks.2." block 2 of stage 1, as timm and transformers name them.
@@ -41,13 +42,31 @@ def layers_above(encoder: nn.Module) -> dict[str, int]:
     return {name: len(numbers) + 1 - layer for name, layer in layers.items()}
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict]:
+def part_of(name: str, parts: Sequence[str]) -> str | None:
+    """The innermost of the parts that a parameter is in; None where it is in none."""
+    return max((part for part in parts if name == part or name.startswith(f"{part}.")), key=len, default=None)
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float | None = None, scales: Mapping[str, float] | None = None
+) -> list[dict]:
     """Matrices decay; gains, biases, temperatures and named exceptions do not. ``lr_scale`` falls by ``layer_decay`` per layer.
+
+    Args:
+        scales: by part, what its learning rate is of that of the others.
+
+    Raises:
+        ConfigError: the model has no such part.
 
     Sources: CLIP, section 2.5 ("all weights that are not gains or biases"); open_clip ``main.py``; for the layers Bao et al.
     2021 (BEiT, arXiv 2106.08254) and their ``optim_factory.py``. The head is the last layer. timm's ``param_groups_layer_decay``
     differs in one point: a ViT's last norm shares the rate of the last block, where a class token is pooled.
     """
+    scales, known = scales or {}, [name for name, _ in (*model.named_modules(), *model.named_parameters()) if name]
+    for part in scales:
+        if part not in known:
+            as_deep = [name for name in known if name.count(".") <= part.count(".")]
+            raise ConfigError(f"training.learning_rates.{part}: the model has no such part; {name_choices(part, as_deep)}")
     exempt = set(undecayed_names(model))
     above: dict[str, int] = {}
     encoders = getattr(model, "encoders", None)
@@ -57,18 +76,20 @@ def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float |
     groups = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[above.get(name, 0), parameter.ndim < 2 or name in exempt].append(parameter)
-    factor = 1.0 if layer_decay is None else layer_decay
+            groups[above.get(name, 0), parameter.ndim < 2 or name in exempt, part_of(name, list(scales)) or ""].append(parameter)
+    factor, scales = 1.0 if layer_decay is None else layer_decay, {"": 1.0, **scales}
     return [
-        {"params": groups[layers, exempted], "weight_decay": 0.0 if exempted else weight_decay, "lr_scale": factor**layers}
-        for layers, exempted in sorted(groups)
+        {"params": groups[key], "weight_decay": 0.0 if exempted else weight_decay, "lr_scale": scales[part] * factor**layers}
+        for key in sorted(groups)
+        for layers, exempted, part in [key]
     ]
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
     """AdamW with the fused kernel, which on a CPU is several times faster and equal to rounding."""
     betas = (float(settings.betas[0]), float(settings.betas[1]))
-    groups = parameter_groups(model, settings.weight_decay, settings.layer_decay)
+    scales = {part: rate / settings.learning_rate for part, rate in settings.learning_rates.items()}
+    groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, scales)
     fused = all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for group in groups for p in group["params"])
     return AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.eps, fused=fused)
 

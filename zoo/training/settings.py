@@ -1,7 +1,8 @@
 """Settings of a training run; the keys of ``training`` in a config."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from zoo.errors import ConfigError, name_choices
 from zoo.training.schedule import SCHEDULES
@@ -29,6 +30,10 @@ class TrainingSettings:
             fine-tuning); the head and what follows the blocks have the full rate. None: one rate for all.
         freeze: names of modules and parameters that are not trained, with everything below them (``encoders.image``,
             ``encoders.*.blocks.0``); they behave as in evaluation.
+        adapters: by part, what PEFT puts beside its weights, which are then frozen: ``{head.language: {kind: lora, rank: 16}}`` with
+            the keywords of ``zoo.adapters.Adapter``.
+        learning_rates: peak values of parts that have another one, by part: ``{encoders.image: 2e-6}``. The innermost part counts,
+            and they follow the schedule of ``learning_rate``.
         frozen_passes: where every encoder is frozen (but for what follows its features), run them this often over the data before
             training, each time varied anew, and train on what they gave; by modality where they differ (``{image: 1, text: 4}``).
             0 runs them in every step.
@@ -60,6 +65,8 @@ class TrainingSettings:
     eps: float = 1e-6
     layer_decay: float | None = None
     freeze: Sequence[str] = ()
+    adapters: dict[str, Any] = field(default_factory=dict)
+    learning_rates: dict[str, float] = field(default_factory=dict)
     frozen_passes: int | dict[str, int] = 0
     clip_gradients: float | None = 1.0
     accumulate: int = 1
@@ -84,6 +91,9 @@ class TrainingSettings:
             raise ConfigError(f"frozen_passes: {self.frozen_passes}; allowed is 0 or more, or a number for each modality")
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate: {self.learning_rate}; allowed is above 0")
+        for part, rate in self.learning_rates.items():
+            if not rate > 0:
+                raise ConfigError(f"learning_rates.{part}: {rate}; allowed is above 0 (training.freeze=[{part}] trains it not at all)")
         if self.accumulation not in ACCUMULATIONS:
             raise ConfigError(f"accumulation: there is no {self.accumulation!r}; {name_choices(self.accumulation, ACCUMULATIONS)}")
         if self.precision not in PRECISIONS:

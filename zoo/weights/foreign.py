@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,11 +15,16 @@ from torch import Tensor, nn
 
 from zoo.backbones import CONFIG as FOREIGN_CONFIG
 from zoo.backbones import read_preprocessing
-from zoo.convert import open_clip, transformers_bert, transformers_clip, transformers_dinov2, transformers_vit
+from zoo.convert import open_clip, torchaudio_tacotron2, transformers_clip, transformers_dinov2, transformers_vit, whisper
+from zoo.data.conversation_tokenizer import GivenTokenizer
 from zoo.data.tokenizers import CLIP_VOCABULARY, read_tokenizer
 from zoo.errors import ConfigError, WeightsError, name_choices
 from zoo.registry import find_part
 from zoo.system import System
+from zoo.weights.gguf import is_gguf
+from zoo.weights.language import LANGUAGE, describe_gguf, describe_language, language_config, refuse_other_language
+from zoo.weights.llava import LLAVA, describe_llava, refuse_other_layer
+from zoo.weights.text import GIVEN, TEXT, describe_text
 
 VISION: dict[str, ModuleType] = {  # by model_type
     "vit": transformers_vit,
@@ -28,7 +33,6 @@ VISION: dict[str, ModuleType] = {  # by model_type
     "clip_vision_model": transformers_clip,
     "siglip_vision_model": transformers_clip,
 }
-TEXT: dict[str, ModuleType] = {"bert": transformers_bert}
 WHOLE: dict[str, ModuleType] = {"clip": transformers_clip, "siglip": transformers_clip}
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
@@ -38,14 +42,18 @@ OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "resize": "squash"}  # SigLIP's images, where nothing is said of them
 RESIZES = {"shortest": "crop", "squash": "squash"}  # open_clip's: ours
 CLIP_TEXT = {"tokenizer": "clip", "cleaning": "web", "eot_token_id": CLIP_VOCABULARY - 1}
-GIVEN = {"tokenizer": "given"}
 CLEANINGS = {  # open_clip's: ours
     "lower": {"cleaning": "web", "lowercase": True},
     "whitespace": {"cleaning": "web", "lowercase": False},
     "canonicalize": {"cleaning": "canonical", "lowercase": True},
 }
 ALL_PADDING = {"pad_to": "context_length", "mask_padding": False}
-SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers; the head normalises too
+SIZES = {  # by modality: what a processor must know of its encoder; the first tells which it is
+    "text": ("vocab_size", "context_length"),
+    "audio": ("num_mels", "context_length"),
+    "image": ("image_size",),
+}
+STRICT = {"pad_to": "context", "mask": False}  # as Whisper was trained: silence up to 30 s
 UNSEEN = ("num_heads", "activation", "causal")  # keywords of encoders that change what weights compute, but none of their shapes
 UNSEEN_IN_SYSTEMS = (*UNSEEN, "eps", "pool", "eot_token_id")  # an encoder alone may well be pooled in another way
 
@@ -60,11 +68,15 @@ class Description:
         config: the content of the ``config.yaml`` that the same model has here: an encoder, or a system.
         tokenizer: that lies beside it.
         certain: whether it says with which activation it was trained; bare weights do not.
+        left_out: what of it no part of ours makes yet, in words; empty where it is taken whole.
+        conversation: the tokenizer of a language model.
     """
 
     config: dict[str, Any]
     tokenizer: Tokenizer | None = None
     certain: bool = True
+    left_out: str = ""
+    conversation: GivenTokenizer | None = None
 
     def processors(self) -> dict[str, dict[str, Any]]:
         """The whole settings of the processor of each modality, of which the source says something."""
@@ -72,12 +84,14 @@ class Description:
         given = self.config.get("system", self.config).get("processor") or {}
         found = {}
         for modality, encoder in encoders.items():
-            modality = modality or ("text" if "vocab_size" in encoder else "image")
+            modality = modality or next((m for m, size in SIZES.items() if size[0] in encoder), "image")
             if modality == "image" and not encoder.get("preprocessing"):
                 continue
-            sizes = ("vocab_size", "context_length") if modality == "text" else ("image_size",)
-            own = {**{key: encoder[key] for key in sizes}, **encoder.get("preprocessing", {})}
+            own = {**{key: encoder[key] for key in SIZES[modality]}, **encoder.get("preprocessing", {})}
             found[modality] = {**own, **(given.get(modality) or {})}
+        if "conversation" in given:
+            language = self.config["system"]["head"]["language"]
+            found["conversation"] = {**{key: language[key] for key in ("vocab_size", "context_length")}, **given["conversation"]}
         return found
 
 
@@ -91,6 +105,8 @@ def describe(directory: Path, tensors: Mapping[str, Tensor]) -> Description:
     if is_open_clip(directory):
         return _describe_open_clip(directory / OPEN_CLIP_CONFIG, tensors)
     path = directory / FOREIGN_CONFIG
+    if whisper.recognises(tensors):
+        return describe_whisper(tensors, _read_optional(path))
     config = _read_config(path)
     if "architecture" in config:
         raise ConfigError(f"{path}: a model of timm; use zoo.create_model('timm/{config['architecture']}', weights={str(directory)!r})")
@@ -98,13 +114,20 @@ def describe(directory: Path, tensors: Mapping[str, Tensor]) -> Description:
     if kind in VISION:
         return Description(_describe_vision(directory, config, keys))
     if kind in TEXT:
-        return _describe_text(directory, config, keys)
+        content, tokenizer, left_out = describe_text(directory, config, keys)
+        return Description(content, tokenizer, left_out=left_out)
     if kind in WHOLE:
         return _describe_whole(directory, config, keys)
-    known = [*VISION, *TEXT, *WHOLE]
+    if kind in LANGUAGE:
+        system, given = describe_language(directory, config, keys)
+        return Description({"system": system}, conversation=given)
+    if kind == LLAVA:
+        system, given = describe_llava(directory, config, keys, _preprocessing(directory))
+        return Description({"system": system}, conversation=given)
+    known = [*VISION, *TEXT, *WHOLE, *LANGUAGE, LLAVA]
     raise ConfigError(
-        f"{path}: model_type {kind!r} cannot be converted to parts of ours; {name_choices(str(kind), known)}. As it is, any vision "
-        f"model can be used as the encoder transformers/{directory}"
+        f"{path}: model_type {kind!r} cannot be converted to parts of ours; {name_choices(str(kind), known)}. As they are, any vision "
+        f"model can be used as the encoder, and any causal language model as the language model transformers/{directory}"
     )
 
 
@@ -128,13 +151,31 @@ def open_clip_weights(directory: Path) -> Path:
     raise WeightsError(f"{directory}: holds {OPEN_CLIP_CONFIG} but no weights ({', '.join(OPEN_CLIP_WEIGHTS[:3])}, ...); fetch it again")
 
 
+def describe_whisper(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Description:
+    """The encoder of a Whisper; a ``config.json`` is transformers' where it says so.
+
+    Raises:
+        ConfigError: something that our encoder does not have.
+    """
+    theirs = config if config and "model_type" in config else None
+    encoder = {"name": "whisper", **whisper.arguments(tensors, theirs)}
+    return Description({"encoder": encoder, "processor": {"audio": STRICT}}, left_out="the decoder of this Whisper")
+
+
 def describe_file(path: Path, tensors: Mapping[str, Tensor]) -> Description:
-    """A file of weights alone: a CLIP of OpenAI or open_clip, from its shapes and from an open_clip_config.json beside it.
+    """A file alone: GGUF, a Whisper, or a CLIP of OpenAI or open_clip, with the open_clip_config.json beside it.
 
     Raises:
         WeightsError: weights that do not tell which model they are of.
         ConfigError: something that our parts do not have.
     """
+    if is_gguf(path):
+        system, given = describe_gguf(path, tensors)
+        return Description({"system": system}, conversation=given)
+    if whisper.recognises(tensors):
+        return describe_whisper(tensors, _read_optional(path.parent / FOREIGN_CONFIG))
+    if torchaudio_tacotron2.recognises(tensors):
+        return Description({"system": torchaudio_tacotron2.system_config(tensors)})
     if not open_clip.recognises(tensors):
         beside = path.parent / FOREIGN_CONFIG
         hint = f"give the directory {path.parent}" if beside.is_file() else f"name the model: zoo.create_model(NAME, weights={str(path)!r})"
@@ -169,28 +210,6 @@ def _classifier(directory: Path, config: Mapping[str, Any], encoder: dict[str, A
     names = [str(name) for _, name in sorted(labels.items(), key=lambda pair: int(pair[0]))]
     head = {"name": "classifier", "num_classes": len(names) or config.get("num_labels", 2), "class_names": names or None}
     return {"name": directory.resolve().name, "encoders": {"image": encoder}, "head": head, "processor": {"image": {}}}
-
-
-def _describe_text(directory: Path, config: Mapping[str, Any], keys: Iterable[str]) -> Description:
-    """A text encoder of transformers, perhaps with what sentence-transformers put around it."""
-    _refuse_modules(directory)
-    pooling, sentence = (_read_optional(directory / name) for name in ("1_Pooling/config.json", "sentence_bert_config.json"))
-    encoder = {"name": "bert", **TEXT[config["model_type"]].arguments(config, list(keys), pooling or None)}
-    found = read_tokenizer(directory, model_type=config["model_type"])
-    text: dict[str, Any] = dict(found.settings if found is not None else GIVEN)
-    if (sentence.get("max_seq_length") or encoder["context_length"]) < encoder["context_length"]:
-        text["max_length"] = sentence["max_seq_length"]
-    if sentence.get("do_lower_case"):
-        text["lowercase"] = True
-    return Description({"encoder": encoder, "processor": {"text": text}}, None if found is None else found.tokenizer)
-
-
-def _refuse_modules(directory: Path) -> None:
-    path = directory / "modules.json"
-    modules = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    for module in modules:
-        if module["type"].rpartition(".")[2] not in SENTENCE_MODULES:
-            raise ConfigError(f"{path}: {module['type']} has no part of ours; allowed are {', '.join(SENTENCE_MODULES)}")
 
 
 def _read_optional(path: Path) -> dict[str, Any]:
@@ -267,6 +286,11 @@ def refuse_other_arithmetic(module: nn.Module, part: str, description: Descripti
     Where they do not tell their activation, the log says which one they get.
     """
     theirs = description.config
+    language = theirs["system"]["head"].get("language") if "system" in theirs else None
+    key, ours = language_config(module, part)
+    if language is not None and ours is not None:
+        refuse_other_language(ours, language, key, origin)
+    refuse_other_layer(module, part, theirs["system"]["head"] if "system" in theirs else {}, origin)
     encoders = theirs["system"]["encoders"] if "system" in theirs else {None: theirs["encoder"]}
     words = UNSEEN_IN_SYSTEMS if isinstance(module, System) and not part else UNSEEN
     for modality, config in encoders.items():

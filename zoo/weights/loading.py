@@ -1,7 +1,8 @@
 """Weights from wherever they lie into a model: find them, recognise whose they are, convert, load strictly.
 
-A *source* is a run directory, a directory saved by ``zoo.save``, one of transformers or open_clip, a file of tensors (zoo's, timm's,
-open_clip's, transformers' or a paper's own names), ``bundled``, ``timm://NAME`` or ``hf://OWNER/NAME``.
+A *source* is a run directory, a directory saved by ``zoo.save``, one of transformers or open_clip, or with a GGUF file, a file of
+tensors (zoo's, timm's, open_clip's, transformers', llama.cpp's or a paper's own names), ``bundled``, ``timm://NAME`` or
+``hf://OWNER/NAME``.
 """
 
 import json
@@ -15,14 +16,33 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from zoo.adapters import KEY as ADAPTERS
+from zoo.adapters import merged_tensors
 from zoo.backbones import CONFIG as FOREIGN_CONFIG
 from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, LoadReport, compare, load_strictly, read_tensors, recover
 from zoo.compose import refuse_code
-from zoo.convert import open_clip, timm_vit, transformers_bert, transformers_clip, transformers_dinov2, transformers_vit, vig
+from zoo.convert import gguf as gguf_names
+from zoo.convert import (
+    open_clip,
+    timm_vit,
+    torchaudio_tacotron2,
+    transformers_albert,
+    transformers_bert,
+    transformers_clip,
+    transformers_dinov2,
+    transformers_roberta,
+    transformers_t5,
+    transformers_vit,
+    vig,
+    whisper,
+)
 from zoo.data.processor import Processor, hash_files
 from zoo.errors import ConfigError, WeightsError, name_choices
 from zoo.registry import find_part, packaged_directory, read_yaml
 from zoo.system import System
+from zoo.weights import gguf
+from zoo.weights.ctranslate2 import NAME as CTRANSLATE2
+from zoo.weights.ctranslate2 import is_ctranslate2, read_ctranslate2
 from zoo.weights.foreign import (
     OPEN_CLIP_CONFIG,
     Description,
@@ -32,11 +52,25 @@ from zoo.weights.foreign import (
     open_clip_weights,
     refuse_other_arithmetic,
 )
+from zoo.weights.language import PART as LANGUAGE_PART
+from zoo.weights.language import language_readings, take_tokenizer
+from zoo.weights.llava import llava_readings
 from zoo.weights.torchscript import is_torchscript, read_torchscript
 
 FORMAT = 1  # of a checkpoint directory
-SYSTEM_ORIGINS = (open_clip, transformers_clip)  # their weights are those of a whole system
-ENCODER_ORIGINS = (timm_vit, vig, transformers_vit, transformers_dinov2, transformers_bert)  # one encoder, perhaps with a classifier
+SYSTEM_ORIGINS = (open_clip, transformers_clip, torchaudio_tacotron2)  # their weights are those of a whole system
+ENCODER_ORIGINS = (
+    timm_vit,
+    vig,
+    transformers_vit,
+    transformers_dinov2,
+    transformers_bert,
+    transformers_roberta,
+    transformers_albert,
+    transformers_t5,
+    whisper,
+)  # one encoder, perhaps with a classifier
+SELF_DESCRIBING = (open_clip, whisper, gguf_names, torchaudio_tacotron2)  # files that tell the model
 TIMM = "timm://"
 ENCODER = "encoder"  # the part of a foreign source that is left when its classifier is dropped
 
@@ -69,7 +103,7 @@ class Source:
         """Whether it is another library's and there is a config beside its weights, or its tensors tell enough."""
         if self.config is not None:
             return False
-        return self.directory is not None or (self.file is not None and open_clip.recognises(self.tensors))
+        return self.directory is not None or (self.file is not None and any(o.recognises(self.tensors) for o in SELF_DESCRIBING))
 
     @property
     def is_describable(self) -> bool:
@@ -83,12 +117,15 @@ class Source:
         """The processor that goes with the weights; None where nothing is said of it."""
         if self.config is not None and self.directory is not None:
             return load_processor(self.directory, self.config)
-        alone = self.file is not None and not (self.file.parent / OPEN_CLIP_CONFIG).is_file()
+        says_more = any(origin.recognises(self.tensors) for origin in (whisper, gguf_names))
+        alone = self.file is not None and not (self.file.parent / OPEN_CLIP_CONFIG).is_file() and not says_more
         if not self.describes_itself or alone:
             return None
         parts = {m: find_part("processor", m)(**settings) for m, settings in self.description.processors().items()}
         if self.description.tokenizer is not None:
             parts["text"].use(self.description.tokenizer)
+        if self.description.conversation is not None:
+            parts["conversation"].use(self.description.conversation)
         return Processor(parts)
 
 
@@ -117,6 +154,8 @@ def load_part(module: nn.Module, source: "str | Path | Source", *, part: str = "
     report = load_strictly(target, tensors, origin=found.origin)
     if isinstance(module, System) and not part:
         _take_processor(module, found)
+    elif isinstance(module, System) and part == LANGUAGE_PART:
+        take_tokenizer(module, found)
     return report
 
 
@@ -154,6 +193,9 @@ def _fitting(target: nn.Module, found: Source, part: str) -> Mapping[str, Tensor
 def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[str, Tensor]]:
     tensors = found.tensors
     yield _below(tensors, part) or tensors
+    adapters = (found.config or {}).get("system", {}).get(ADAPTERS)
+    if adapters:  # a target without them takes the weights that they were folded into
+        yield _below(merged_tensors(tensors, adapters), part)
     if hasattr(target, "from_timm"):  # a backbone of another library reads that library's weights itself
         yield target.from_timm(tensors)  # type: ignore[operator]
         return
@@ -161,6 +203,8 @@ def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[s
         if found.directory is not None and is_foreign(found.directory):
             yield target.read_pretrained(found.directory)  # type: ignore[operator]
         return
+    yield from language_readings(target, tensors)
+    yield from llava_readings(target, tensors, part)
     for origin in SYSTEM_ORIGINS:
         if origin.recognises(tensors):
             converted = origin.to_zoo(tensors)
@@ -205,7 +249,7 @@ def read_source(source: str | Path) -> Source:
     for scheme, read in ((TIMM, _read_timm), ("hf://", _read_hub)):
         if text.startswith(scheme):
             return read(text.removeprefix(scheme))
-    path = find_weights(source)
+    path = gguf.find_gguf(find_weights(source))
     if path.is_file():
         return Source(_read_file(path), text, file=path)
     if is_foreign(path):
@@ -215,17 +259,23 @@ def read_source(source: str | Path) -> Source:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    if is_ctranslate2(path):
+        return read_ctranslate2(path)
+    if gguf.is_gguf(path):
+        return gguf.read_tensors(path)
     return read_torchscript(path) if is_torchscript(path) else read_tensors(path)
 
 
 def _read_foreign(directory: Path, origin: str) -> Source:
+    if (directory / CTRANSLATE2).is_file():
+        return Source(read_ctranslate2(directory / CTRANSLATE2), origin, directory)
     tensors = _read_file(open_clip_weights(directory)) if is_open_clip(directory) else read_shards(directory)
     return Source(tensors, origin, directory)
 
 
 def is_foreign(directory: Path) -> bool:
     """Whether a directory was saved by transformers or open_clip and not by us."""
-    theirs = (directory / FOREIGN_CONFIG).is_file() or (directory / OPEN_CLIP_CONFIG).is_file()
+    theirs = any((directory / name).is_file() for name in (FOREIGN_CONFIG, OPEN_CLIP_CONFIG, CTRANSLATE2))
     return theirs and not (directory / CONFIG_FILE).is_file()
 
 

@@ -4,15 +4,22 @@ import base64
 import html
 import io
 import os
-from collections.abc import Callable, Iterable
+import wave
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
 
 from zoo.data.image_file import open_image
 from zoo.errors import DataError, name_choices
 
 THUMBNAIL_PIXELS = 240  # twice the shown size, for dense screens
+SMALL_PIXELS = 120  # smaller pictures are shown by whole factors larger
 SUFFIXES = (".csv", ".json", ".html")
+AUDIO_FORMS = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}  # by how a file begins
 
 
 def check_output(output: Path) -> None:
@@ -63,19 +70,56 @@ def write_page(file: TextIO, title: str, lines: Iterable[str], cards: Iterable[s
 
 def card(path: str, body: str, *, error: str | None = None) -> str:
     """A picture with what was said of it (HTML), or with the reason why there is nothing to say."""
-    picture = ""
-    if error is None:
-        try:
-            picture = f'<img src="{_thumbnail(path)}" alt="">'
-        except DataError as reason:  # gone since it was looked at; what was found still holds
-            picture = f'<p class="error">{html.escape(str(reason))}</p>'
-    else:
+    shown = [picture(path)] if error is None else []
+    if error is not None:
         body = f'<p class="error">{html.escape(error)}</p>'
-    kind = "card" if error is None else "card bad"
-    return (
-        f'<article class="{kind}"><div class="picture">{picture}</div>'
-        f'<div class="said"><h2 title="{html.escape(path)}">{html.escape(Path(path).name)}</h2>{body}</div></article>\n'
-    )
+    head = f'<h2 title="{html.escape(path)}">{html.escape(Path(path).name)}</h2>'
+    return media_card(shown, head + body, kind="card" if error is None else "card bad")
+
+
+def media_card(shown: Sequence[str], body: str, *, kind: str = "card") -> str:
+    """Pictures and players (HTML of ``picture`` and ``player``) with what was said of them (HTML); without any, what was said alone.
+
+    Args:
+        kind: "card", or with a word for its looks after it: "card bad", "card right", "card wrong".
+    """
+    players = [one for one in shown if one.startswith("<audio")]
+    pictures = "".join(f'<div class="picture">{one}</div>' for one in shown if one not in players)
+    left = f'<div class="pictures">{pictures}</div>' if pictures else ""
+    return f'<article class="{kind}">{left}<div class="said">{body}{"".join(players)}</div></article>\n'
+
+
+def picture(raw: str | Path | bytes | Image.Image | np.ndarray) -> str:
+    """An image of the page's own, small; the reason where it cannot be read."""
+    try:
+        return f'<img src="{_thumbnail(raw)}" alt="">'
+    except DataError as reason:  # gone since it was looked at; what was found still holds
+        return f'<p class="error">{html.escape(str(reason))}</p>'
+
+
+def player(raw: str | Path | bytes | Float[np.ndarray, " samples"], sample_rate_hz: int) -> str:
+    """A clip that can be heard on the page.
+
+    Args:
+        sample_rate_hz: of an array; a file knows its own.
+    """
+    try:
+        content = Path(raw).read_bytes() if isinstance(raw, str | Path) else raw if isinstance(raw, bytes) else wav_of(raw, sample_rate_hz)
+    except OSError as error:
+        return f'<p class="error">{html.escape(f"{raw}: {error.strerror}")}</p>'
+    form = next((form for start, form in AUDIO_FORMS.items() if content.startswith(start)), "audio/mpeg")
+    return f'<audio controls preload="none" src="data:{form};base64,{base64.b64encode(content).decode("ascii")}"></audio>'
+
+
+def wav_of(samples: Any, sample_rate_hz: int) -> bytes:
+    """Samples from -1 to 1 as a file: mono, 16 bits."""
+    packed = io.BytesIO()
+    with wave.open(packed, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes((np.clip(np.asarray(samples, dtype=np.float32), -1, 1) * 32767).astype("<i2").tobytes())
+    return packed.getvalue()
 
 
 def bar(label: str, number: str, share: float) -> str:
@@ -86,9 +130,11 @@ def bar(label: str, number: str, share: float) -> str:
     )
 
 
-def _thumbnail(path: str) -> str:
-    image = open_image(path)
+def _thumbnail(raw: Any) -> str:
+    image = Image.fromarray(raw).convert("RGB") if isinstance(raw, np.ndarray) else open_image(raw)
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    if (times := SMALL_PIXELS // max(image.size)) > 1:  # digits of 32 pixels would be specks
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     packed = io.BytesIO()
     image.save(packed, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode("ascii")
@@ -96,9 +142,9 @@ def _thumbnail(path: str) -> str:
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f6f4; --card: #ffffff; --ink: #1d1f21; --soft: #6b7075; --line: #e2e2de;
-  --track: #ecece8; --fill: #3a6ea5; --bad: #a33a2c; }
+  --track: #ecece8; --fill: #3a6ea5; --bad: #a33a2c; --right: #3f7d4e; }
 @media (prefers-color-scheme: dark) { :root { --page: #16181a; --card: #1f2225; --ink: #e6e6e3; --soft: #9aa0a6;
-  --line: #30353a; --track: #2c3136; --fill: #6ea3d8; --bad: #e58a7b; } }
+  --line: #30353a; --track: #2c3136; --fill: #6ea3d8; --bad: #e58a7b; --right: #7cc08d; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 72rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
@@ -109,6 +155,12 @@ main { display: grid; gap: 1rem; margin-top: 1.5rem; grid-template-columns: repe
 .picture { flex: 0 0 120px; height: 120px; display: flex; align-items: center; justify-content: center; background: var(--track);
   border-radius: 4px; overflow: hidden; font-size: .75rem; }
 .picture img { max-width: 100%; max-height: 100%; }
+.pictures { display: flex; flex-direction: column; gap: .4rem; }
+.right { border-left: 4px solid var(--right); }
+.wrong { border-left: 4px solid var(--bad); }
+.said p { margin: 0 0 .35rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+.said audio { width: 100%; }
+.name { color: var(--soft); font-size: .8rem; margin-right: .4rem; }
 .said { flex: 1; min-width: 0; }
 h2 { font-size: .95rem; font-weight: 600; margin: 0 0 .4rem; overflow-wrap: anywhere; }
 .row { display: grid; grid-template-columns: 1fr auto; column-gap: .5rem; margin-bottom: .35rem; font-size: .85rem; }

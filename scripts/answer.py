@@ -1,0 +1,8 @@
+"""Let a model answer the questions of a source: the same as ``zoo answer``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["answer", *sys.argv[1:]]))

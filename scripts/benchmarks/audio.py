@@ -1,0 +1,83 @@
+"""Sound: Whisper's log-mel and encoder against openai-whisper, and its short way against its strict one."""
+
+from collections.abc import Callable
+
+import torch
+from benchmarks.job import Entry, Job, need
+from torch import Tensor
+
+from zoo.build import create_model
+from zoo.checkpoint import load_strictly
+from zoo.convert import whisper
+from zoo.data.audio import AudioProcessor
+from zoo.data.log_mel import whisper_log_mel
+
+RATE_HZ = 16000
+CONTEXT_SECONDS = 30
+
+
+def log_mel(size: int) -> Job:
+    """Mels of ``size`` clips of 30 s, one after the other; run it with --threads 1."""
+    module = need("whisper.audio", "openai-whisper")
+    clips = [torch.randn(CONTEXT_SECONDS * RATE_HZ) * 0.1 for _ in range(size)]
+
+    def peer() -> list[Tensor]:
+        return [module.log_mel_spectrogram(clip) for clip in clips]
+
+    def ours() -> list[Tensor]:
+        return [whisper_log_mel(clip, num_frames=3000) for clip in clips]
+
+    return Job(peer, ours, lambda: max((a - b).abs().max().item() for a, b in zip(peer(), ours(), strict=True)))
+
+
+def encoder(name: str) -> Callable[[int], Job]:
+    """The encoder's forward pass on ``size`` clips of 30 s."""
+
+    def make(size: int) -> Job:
+        model = create_model(name)
+        config = model.config["encoder"]
+        sizes = (config.get("num_mels", 80), 1500, *(config[key] for key in ("dim", "num_heads", "depth")))
+        reference = need("whisper.model", "openai-whisper").AudioEncoder(*sizes).eval()
+        load_strictly(model, whisper.to_zoo({f"encoder.{k}": v for k, v in reference.state_dict().items()}), origin="openai-whisper")
+        mels = torch.randn(size, sizes[0], 3000)
+
+        @torch.inference_mode()
+        def peer() -> Tensor:
+            return reference(mels)
+
+        @torch.inference_mode()
+        def ours() -> Tensor:
+            return model(mels).tokens
+
+        return Job(peer, ours, lambda: (peer() - ours()).abs().max().item())
+
+    return make
+
+
+def short_clip(size: int) -> Job:
+    """``size`` clips of 3 s through processor and encoder: padded to 30 s (the peer), and as long as they are.
+
+    What is compared are the short way's outputs with and without padding: those of the strict one attend to the silence.
+    """
+    model = create_model("whisper_tiny_encoder")
+    clips = [(torch.randn(3 * RATE_HZ) * 0.1).numpy() for _ in range(size)]
+    strict, short = AudioProcessor(pad_to="context", mask=False), AudioProcessor()
+
+    @torch.inference_mode()
+    def run(processor: AudioProcessor) -> Tensor:
+        return model(*processor(clips)).tokens
+
+    @torch.inference_mode()
+    def difference() -> float:
+        longer = model(*AudioProcessor(pad_to="context")(clips)).tokens[:, :150]
+        return (run(short) - longer).abs().max().item()
+
+    return Job(lambda: run(strict), lambda: run(short), difference)
+
+
+ENTRIES = {
+    "log_mel": Entry(log_mel, 4, "openai-whisper", 2e-6),
+    "whisper_encoder": Entry(encoder("whisper_tiny_encoder"), 1, "openai-whisper tiny", 1e-4),
+    "whisper_encoder_base": Entry(encoder("whisper_base_encoder"), 1, "openai-whisper base", 1e-4),
+    "whisper_short_clip": Entry(short_clip, 1, "the strict way", 1e-4),
+}

@@ -1,0 +1,8 @@
+"""Talk with a model, and show it pictures and sound: the same as ``zoo chat``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["chat", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""Say a text: the same as ``zoo speak``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["speak", *sys.argv[1:]]))

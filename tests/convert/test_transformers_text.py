@@ -1,0 +1,176 @@
+"""transformers' BERT, RoBERTa, ALBERT and T5, with and without their heads, against ours: directories in, directories out."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    AlbertForPreTraining,
+    AlbertModel,
+    BertConfig,
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaModel,
+    T5Config,
+    T5EncoderModel,
+    T5ForConditionalGeneration,
+)
+
+import zoo
+from zoo.checkpoint import read_tensors
+from zoo.types import IGNORED, MASKED, Batch
+
+SIZES = {"vocab_size": 101, "hidden_size": 60, "num_attention_heads": 5, "num_hidden_layers": 3, "intermediate_size": 100}
+BERT = {**SIZES, "max_position_embeddings": 19}
+ROBERTA = {**SIZES, "max_position_embeddings": 21, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+ALBERT = {**SIZES, "max_position_embeddings": 19, "embedding_size": 28}
+T5 = {"vocab_size": 101, "d_model": 60, "d_kv": 7, "num_heads": 5, "d_ff": 100, "num_layers": 3}
+ENCODERS = {
+    "bert": lambda: BertModel(BertConfig(**BERT)),
+    "bert without pooler": lambda: BertModel(BertConfig(**BERT, hidden_act="gelu_new"), add_pooling_layer=False),
+    "roberta": lambda: RobertaModel(RobertaConfig(**ROBERTA)),
+    "roberta of two types, padding 0": lambda: RobertaModel(RobertaConfig(**{**ROBERTA, "type_vocab_size": 2, "pad_token_id": 0})),
+    "albert": lambda: AlbertModel(AlbertConfig(**ALBERT)),
+    "albert without pooler": lambda: AlbertModel(AlbertConfig(**ALBERT, hidden_act="gelu"), add_pooling_layer=False),
+    "t5": lambda: T5EncoderModel(T5Config(**T5)),
+    "t5 1.1": lambda: T5EncoderModel(T5Config(**T5, feed_forward_proj="gated-gelu")),
+    "t5 gated silu": lambda: T5EncoderModel(
+        T5Config(**T5, feed_forward_proj="gated-silu", relative_attention_num_buckets=16, relative_attention_max_distance=11)
+    ),
+}
+HEADS = {
+    "BertForPreTraining": lambda: BertForPreTraining(BertConfig(**BERT)),
+    "BertForMaskedLM": lambda: BertForMaskedLM(BertConfig(**BERT, hidden_act="relu")),
+    "RobertaForMaskedLM": lambda: RobertaForMaskedLM(RobertaConfig(**ROBERTA, hidden_act="relu")),
+    "AlbertForPreTraining": lambda: AlbertForPreTraining(AlbertConfig(**ALBERT)),
+    "AlbertForMaskedLM": lambda: AlbertForMaskedLM(AlbertConfig(**ALBERT)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_bars():
+    transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture
+def batch():
+    ids = torch.randint(2, 101, (4, 19))
+    mask = torch.arange(19) < torch.tensor([[19], [7], [1], [12]])
+    return ids, mask
+
+
+def padded(ids, mask, reference):
+    return torch.where(mask, ids, getattr(reference.config, "pad_token_id", 0) or 0)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+@torch.no_grad()
+def test_an_encoder_comes_in_and_goes_back(kind, scramble, batch, same_state, close, tmp_path):
+    reference = scramble(ENCODERS[kind]())
+    reference.save_pretrained(tmp_path / "theirs")
+    model, (ids, mask) = zoo.load(tmp_path / "theirs"), batch
+    ids = padded(ids, mask, reference)
+    theirs, ours = reference(input_ids=ids, attention_mask=mask.long()), model(ids, mask)
+    close(ours.tokens[mask], theirs.last_hidden_state[mask])
+    if theirs.get("pooler_output") is not None:
+        close(ours.pooled, theirs.pooler_output)
+    zoo.export(model, tmp_path / "back")
+    same_state(read_tensors(tmp_path / "back" / "model.safetensors"), read_tensors(tmp_path / "theirs" / "model.safetensors"))
+    words = {} if theirs.get("pooler_output") is not None or "t5" in kind else {"add_pooling_layer": False}
+    again, report = type(reference).from_pretrained(tmp_path / "back", output_loading_info=True, **words)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    close(again.eval()(input_ids=ids, attention_mask=mask.long()).last_hidden_state, theirs.last_hidden_state)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@torch.no_grad()
+def test_a_model_with_its_head_comes_in_and_goes_back(kind, scramble, batch, same_state, close, tmp_path):
+    reference = scramble(HEADS[kind]())
+    reference.save_pretrained(tmp_path / "theirs")
+    system, (ids, mask) = zoo.load(tmp_path / "theirs"), batch
+    ids = padded(ids, mask, reference)
+    labels = torch.where(mask & (torch.rand(mask.shape) < 0.4), ids, IGNORED)
+    targets = {MASKED: labels, "labels": torch.tensor([0, 1, 1, 0])}
+    pairs = {"BertForPreTraining": "next_sentence_label", "AlbertForPreTraining": "sentence_order_label"}
+    words = {pairs[kind]: targets["labels"]} if kind in pairs else {}
+    theirs = reference(input_ids=ids, attention_mask=mask.long(), labels=labels, **words)
+    ours = system(Batch({"text": ids}, {"text": mask}, targets))
+    logits = theirs.prediction_logits if kind in pairs else theirs.logits
+    close(ours.outputs["logits"], logits[labels != IGNORED])
+    close(ours.loss, theirs.loss)
+    zoo.export(system, tmp_path / "back")
+    same_state(read_tensors(tmp_path / "back" / "model.safetensors"), read_tensors(tmp_path / "theirs" / "model.safetensors"))
+    again, report = type(reference).from_pretrained(tmp_path / "back", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    close(again.eval()(input_ids=ids, attention_mask=mask.long(), labels=labels, **words).loss, theirs.loss)
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [kind]
+
+
+@torch.no_grad()
+def test_the_encoder_is_taken_out_of_a_whole_t5(scramble, batch, close, tmp_path, caplog):
+    whole = scramble(T5ForConditionalGeneration(T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)))
+    whole.save_pretrained(tmp_path)
+    model, (ids, mask) = zoo.load(tmp_path), batch
+    assert "its decoder is left out" in caplog.text
+    close(model(ids, mask).tokens[mask], whole.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state[mask])
+
+
+@torch.no_grad()
+def test_token_types_are_the_references(scramble, batch, close, tmp_path):
+    ids, mask = batch
+    types = torch.randint(0, 2, ids.shape)
+    for kind in ("bert", "albert"):
+        reference = scramble(ENCODERS[kind]())
+        reference.save_pretrained(tmp_path / kind)
+        theirs = reference(input_ids=ids, attention_mask=mask.long(), token_type_ids=types)
+        close(zoo.load(tmp_path / kind)(ids, mask, types=types).tokens[mask], theirs.last_hidden_state[mask])
+
+
+def test_an_untied_decoder_is_refused(scramble, tmp_path):
+    scramble(BertForMaskedLM(BertConfig(**BERT, tie_word_embeddings=False))).save_pretrained(tmp_path)
+    with pytest.raises(zoo.WeightsError, match="cls.predictions.decoder.weight: is not .* untied decoders are not read"):
+        zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("albert", {"num_hidden_groups": 2}, "num_hidden_groups: got 2"),
+        ("albert", {"inner_group_num": 2}, "inner_group_num: got 2"),
+        ("roberta", {"pad_token_id": 30}, "pad_token_id: got 30"),
+        ("t5", {"feed_forward_proj": "gated-mish"}, "feed_forward_proj: our t5 has no 'gated-mish'"),
+    ],
+)
+def test_what_ours_does_not_have_is_refused(kind, change, words, tmp_path):
+    ENCODERS[kind]().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(zoo.ConfigError, match=words):
+        zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("bert_nano", {"embedding_dim": 16}, "embedding_dim: got 16"),
+        ("t5_nano", {"activation": "gelu", "gated": True}, "activation: got 'gelu'"),
+    ],
+)
+def test_what_theirs_does_not_have_is_refused(name, words, message, tmp_path):
+    with pytest.raises(zoo.ConfigError, match=message):
+        zoo.export(zoo.create_model(name, **words), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@torch.no_grad()
+def test_a_mean_pool_goes_out_as_sentence_transformers_writes_it_and_comes_back(scramble, batch, tmp_path):
+    model, (ids, mask) = scramble(zoo.create_model("bert_nano")), batch
+    zoo.export(model, tmp_path)
+    again = zoo.load(tmp_path)
+    assert again.pool == "mean" and torch.equal(again(ids, mask).pooled, model(ids, mask).pooled)

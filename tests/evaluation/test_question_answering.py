@@ -1,0 +1,178 @@
+"""Questions asked of a system that answers as a function says: figures by hand, prompts as sent, pages as a browser reads them."""
+
+import html.parser
+import json
+from types import SimpleNamespace
+
+import pytest
+
+import zoo
+from zoo.commands.display import show_evaluation
+from zoo.data.messages import Conversation, Message
+from zoo.evaluation.question_answering import QuestionAnswering
+from zoo.run import _write_result
+from zoo.types import Sample
+
+NASTY = "<script>alert(1)</script> & \"b\" 'c'"
+
+
+@pytest.fixture
+def evaluated(talking):
+    def evaluate(answer, source=None, **options):
+        model = talking.Talker(answer)
+        return QuestionAnswering(**options)(model, source or talking.Squares(), "test"), model
+
+    return evaluate
+
+
+def test_figures_are_those_counted_by_hand(evaluated, talking):
+    # says yes to every question: of 12 items the even ones 0 2 4 10 are dark (4 of 6), and no number is "yes"
+    result, _ = evaluated(lambda prompt: "Yes.")
+    assert result.metrics == {"exact_match": pytest.approx(4 / 12), "vqa_accuracy": pytest.approx(4 / 12)}
+    assert result.by_kind["dark"] == {"items": 6, "exact_match": pytest.approx(4 / 6), "vqa_accuracy": pytest.approx(4 / 6)}
+    assert result.by_kind["number"]["exact_match"] == 0 and result.num_items == 12
+    assert evaluated(talking.right_answer)[0].metrics["exact_match"] == 1
+
+
+def test_ten_references_are_votes(evaluated, talking):
+    result, _ = evaluated(lambda prompt: "yes", talking.Squares(answers=["yes", "yes"] + ["no"] * 8))
+    assert result.metrics == {"exact_match": 0, "vqa_accuracy": pytest.approx(0.6)}
+
+
+@pytest.mark.parametrize("how", ["blank", "left_out"])
+def test_the_blind_baseline_sees_nothing_and_stands_beside(how, evaluated, talking):
+    result, model = evaluated(talking.right_answer, blind=how)
+    blind = [prompt for prompt in model.asked if not prompt.images or int(prompt.images[0].mean()) == 128]
+    assert len(blind) == 12 and all("<image>" not in p.messages[0].text for p in blind) == (how == "left_out")
+    # without a picture it says yes: right for 4 dark ones; a grey one is no number and not dark: right for 2
+    assert result.metrics["blind_exact_match"] == pytest.approx((4 if how == "left_out" else 2) / 12)
+    assert result.metrics["exact_match"] == 1 and result.answers[1].blind in ("yes", "thirteen")
+
+
+def test_examples_stand_before_the_question_with_their_pictures_and_are_always_the_same(evaluated, talking):
+    _, model = evaluated(talking.right_answer, num_shots=3)
+    prompt = model.asked[5]
+    assert [m.role for m in prompt.messages] == ["user", "assistant"] * 3 + ["user"] and len(prompt.images) == 4
+    assert int(prompt.images[-1].mean()) == 50 and prompt.messages[-1].text == "<image>\nWhich number?"
+    for question, answer, image in zip(prompt.messages[::2], prompt.messages[1::2], prompt.images, strict=False):
+        assert talking.right_answer(Conversation((question,), (image,))).strip(".").lower() == answer.text
+    again = evaluated(talking.right_answer, num_shots=3, batch_size=5)[1].asked[5]
+    assert again.messages == prompt.messages
+    assert evaluated(talking.right_answer, num_shots=3, seed=1)[1].asked[5].messages != prompt.messages
+
+
+def test_an_item_is_never_its_own_example(evaluated, talking):
+    _, model = evaluated(talking.right_answer, talking.Squares(3), num_shots=2, shots_split="test")
+    for number, prompt in enumerate(model.asked):
+        assert sorted(int(image.mean()) // 10 for image in prompt.images[:-1]) == [n for n in range(3) if n != number]
+    with pytest.raises(zoo.ConfigError, match="num_shots: 3 examples of 2 items"):
+        evaluated(talking.right_answer, talking.Squares(3), num_shots=3, shots_split="test")
+
+
+def test_a_chain_of_thought_is_two_calls(evaluated, talking):
+    result, model = evaluated(
+        lambda p: "so dark" if len(p.messages) == 1 else "yes", talking.Squares(1), chain_of_thought=True, instruction="One word."
+    )
+    first, second = model.asked
+    assert first.messages[-1].text == "<image>\nIs it dark?\nLet's think step by step."
+    assert [m.text for m in second.messages[1:]] == ["so dark", "Therefore, the answer is\nOne word."] and len(second.images) == 1
+    assert [o["max_new_tokens"] for o in model.options] == [128, 32]
+    assert result.answers[0].rationale == "so dark" and result.metrics["exact_match"] == 1
+
+
+def test_options_of_generation_are_handed_on(evaluated, talking):
+    _, model = evaluated(talking.right_answer, instruction="Short.", stop=["\n"], num_beams=2, max_new_tokens=5, batch_size=7, limit=7)
+    assert model.options == [{"max_new_tokens": 5, "num_beams": 2, "stop": ("\n",), "batch_size": 7}]
+    assert model.asked[0].messages[-1].text.endswith("?\nShort.")
+
+
+def test_a_limit_keeps_every_kind_and_kinds_choose(evaluated, talking):
+    result, _ = evaluated(talking.right_answer, talking.Squares(400), limit=100)
+    assert result.num_items == 100 and min(row["items"] for row in result.by_kind.values()) > 25
+    only, _ = evaluated(talking.right_answer, kinds=["dark"])
+    assert {a.kind for a in only.answers} == {"dark"} and only.by_kind == {}
+
+
+def test_what_cannot_be_asked_is_refused(classifier, evaluated, talking):
+    with pytest.raises(zoo.ConfigError, match="needs a head with the verbs generate"):
+        QuestionAnswering().check(classifier, talking.Squares())
+    with pytest.raises(zoo.ConfigError, match="the source gives image, and answers are held against texts"):
+        QuestionAnswering().check(talking.Talker(talking.right_answer), SimpleNamespace(modalities=("image",)))
+    with pytest.raises(zoo.ConfigError, match="kinds: there is no 'darkk'; did you mean 'dark'"):
+        QuestionAnswering(kinds=["darkk"]).check(talking.Talker(talking.right_answer), talking.Squares())
+    with pytest.raises(zoo.ConfigError, match="blind: there is no 'blnk'"):
+        QuestionAnswering(blind="blnk")
+    with pytest.raises(zoo.DataError, match="item 3: cannot be read"):
+        evaluated(talking.right_answer, talking.Squares(fault=3))
+    with pytest.raises(zoo.DataError, match="the split is empty"):
+        evaluated(talking.right_answer, talking.Squares(0))
+
+
+def test_bad_items_are_left_out_where_the_source_tolerates_them(evaluated, talking):
+    class Tolerant(talking.Squares):
+        def split(self, name):
+            split = super().split(name)
+            split.max_bad_share = 0.5
+            return split
+
+    assert evaluated(talking.right_answer, Tolerant(fault=3))[0].num_items == 11
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.sources, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs).get("class")))
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+class Nasty:
+    modalities, kinds = ("conversation", "image"), []
+
+    def split(self, name):
+        import numpy as np
+
+        said = (Message("user", f"<image><audio>\n{NASTY}"), Message("assistant", NASTY))
+        conversation = Conversation(said, (np.zeros((8, 8), dtype=np.uint8),), (np.zeros(160, dtype=np.float32),), id=NASTY)
+
+        class Split(list):
+            def sample(self, index, generator=None):
+                return self[index]
+
+        return Split([Sample(NASTY, {"conversation": conversation}, answers=[NASTY], kind=NASTY)])
+
+
+def test_the_page_stands_alone_and_what_people_wrote_stays_text(tmp_path, evaluated):
+    result, _ = evaluated(lambda prompt: NASTY, Nasty(), blind="blank")
+    result.draw(tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.text.count(NASTY) == 5 and "script" not in {tag for tag, _ in page.tags}  # kind, question, two answers, reference
+    assert ("article", "card right") in page.tags and ("audio", None) in page.tags and ("img", None) in page.tags
+    assert page.sources and all(source.startswith("data:") for source in page.sources)
+    row = json.loads((tmp_path / "answers.jsonl").read_text(encoding="utf-8"))
+    assert row["question"] == row["answer"] == row["blind"] == NASTY and row["exact_match"] == 1
+
+
+def test_pictures_of_some_are_shown_and_every_answer_is_written(tmp_path, evaluated, talking):
+    result, _ = evaluated(talking.right_answer, talking.Squares(50), examples=10)
+    result.draw(tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert sum(tag == "img" for tag, _ in page.tags) == 10 and "10 of 50 questions, 2 kinds are shown" in page.text
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 50
+
+
+def test_the_terminal_shows_kinds_examples_and_figures(tmp_path, capsys, evaluated, talking):
+    result, _ = evaluated(talking.right_answer, blind="left_out")
+    _write_result(result, tmp_path / "out", {"evaluation": "question_answering"})
+    show_evaluation(result, tmp_path / "out", as_json=False)
+    shown = capsys.readouterr().out
+    assert "by kind" in shown and "Which number?" in shown and "blind_exact_match" in shown and "100.00 %" in shown
+    show_evaluation(result, tmp_path / "out", as_json=True)
+    assert json.loads(capsys.readouterr().out)["exact_match"] == 1
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["by_kind"]["dark"]["items"] == 6

@@ -1,0 +1,67 @@
+"""Speech against recordings: the distance by hand and by librosa's path, and the whole evaluation on a voice that is not trained."""
+
+import json
+import math
+
+import librosa
+import numpy as np
+import pytest
+import scipy.fft
+import torch
+
+import zoo
+from zoo.errors import ConfigError
+from zoo.evaluation.tts import Tts, mel_cepstral_distortion, warping_path
+from zoo.types import Sample
+
+
+class Clips:
+    modalities = ("audio", "text")
+
+    def split(self, name):
+        return self
+
+    def __len__(self):
+        return 3
+
+    def sample(self, index, generator=None):
+        sound = np.random.default_rng(index).normal(size=6000).astype(np.float32) * 0.1
+        return Sample(str(index), {"audio": (sound, 16000), "text": ("forty two", "seven", "one hundred")[index]})
+
+
+def test_the_path_is_librosas():
+    distances = np.random.default_rng(0).random((17, 23))
+    cost, path = librosa.sequence.dtw(C=distances)
+    ours = warping_path(distances)
+    assert ours == [tuple(map(int, place)) for place in path[::-1]]
+    assert sum(distances[place] for place in ours) == pytest.approx(cost[-1, -1])
+
+
+def test_distortion_is_the_formula():
+    one, two = torch.randn(20, 9), torch.randn(20, 9)
+    cepstra = [scipy.fft.dct(mels.numpy(), type=2, norm="ortho", axis=0)[1:14].T for mels in (one, two)]
+    distances = np.linalg.norm(cepstra[0][:, None] - cepstra[1], axis=-1)
+    expected = 10 / math.log(10) * math.sqrt(2) * np.mean([distances[place] for place in warping_path(distances)])
+    assert mel_cepstral_distortion(one, two) == pytest.approx(expected, rel=1e-5)
+    assert mel_cepstral_distortion(one, one.repeat_interleave(2, 1)) == pytest.approx(0, abs=1e-4)
+
+
+def test_an_untrained_voice_is_measured_and_its_faults_are_named(tmp_path):
+    system = zoo.create_system("tacotron2_nano")
+    told = []
+    result = Tts(batch_size=2, max_seconds=0.5)(system, Clips(), "test", advance=told.append)
+    assert result.num_items == sum(told) == 3
+    assert set(result.metrics) == {"aligned", "stopped", "diagonality", "focus", "mel_cepstral_distortion", "length_ratio"}
+    assert all(0 <= result.metrics[name] <= 1 for name in ("aligned", "stopped", "diagonality", "focus"))
+    assert sum(result.details["stop_reasons"].values()) == 3
+    assert result.draw(tmp_path) == "alignments.png" and (tmp_path / "alignments.png").stat().st_size > 5000
+    lines = [json.loads(line) for line in (tmp_path / "utterances.jsonl").read_text().splitlines()]
+    failed = [line["text"] for line in lines if line["faults"]]
+    assert [each["text"] for each in result.facts["failed"]] == failed and len(failed) == 3 * (1 - result.metrics["aligned"])
+
+
+def test_what_does_not_speak_is_refused():
+    with pytest.raises(ConfigError, match="needs a head that speaks"):
+        Tts().check(zoo.create_system("clip_vit_nano"), Clips())
+    with pytest.raises(ConfigError, match="max_seconds"):
+        Tts(max_seconds=0.0)

@@ -1,0 +1,102 @@
+"""Answers that are written to train another model on: the file, its media, and a job that goes on where it was stopped."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import zoo
+from zoo.cli import main
+from zoo.commands.answer import AnswerWriter
+from zoo.data.image_file import open_image
+from zoo.data.messages import Conversation, Message
+from zoo.data.sources.instruct import Instruct
+from zoo.types import Sample
+
+
+class Questions:
+    """Item i shows a square of brightness 10 i, and every third a clip; item 4 cannot be read."""
+
+    def __len__(self):
+        return 11
+
+    def sample(self, index, generator=None):
+        if index == 4:
+            raise zoo.DataError("item 4: cannot be read")
+        image, clip = np.full((4, 4), 10 * index, dtype=np.uint8), np.full(80, index / 100, dtype=np.float32)
+        heard = index % 3 == 0
+        said = (Message("user", f"<image>{'<audio>' if heard else ''}\nWhat?"), Message("assistant", "as the data has it"))
+        return Sample(f"q{index}", {"conversation": Conversation(said, (image,), (clip,) if heard else (), id=f"q{index}")})
+
+
+class Teacher:
+    """Says the brightness and the seed; of item 7 nothing. Stops after ``calls`` calls."""
+
+    processor = None
+
+    def __init__(self, calls=None):
+        self.calls, self.asked = calls, 0
+
+    def generate(self, prompts, *, seed, **options):
+        if self.calls is not None and self.asked == self.calls:
+            raise KeyboardInterrupt
+        self.asked += 1
+        return ["" if prompt.images[0].max() == 70 else f" {prompt.images[0].max()} by {seed} " for prompt in prompts]
+
+
+def run(output, teacher, **job):
+    return AnswerWriter(output, {"checkpoint": "a", **job}).run(teacher, Questions(), {"temperature": 1.0}, None, seed=5, batch_size=3)
+
+
+def test_the_file_holds_the_teachers_answers_and_is_data_for_another(tmp_path):
+    found = run(tmp_path / "out.jsonl", Teacher())
+    assert (found.answers, found.empty, found.faults) == (9, 1, ["item 4: cannot be read"])
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["messages"][-1]["content"] for row in rows[:4]] == ["0 by 5", "10 by 5", "20 by 5", "30 by 6"]
+    source = Instruct(path=str(tmp_path / "out.jsonl"), validation=str(tmp_path / "out.jsonl"))
+    conversation = source.split("validation").sample(3).inputs["conversation"]
+    assert conversation.answer == "30 by 6" and np.asarray(open_image(conversation.images[0])).max() == 30
+    assert conversation.audio[0].suffix == ".wav" and conversation.audio[0].is_file()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_job_that_was_stopped_goes_on_and_writes_the_same(tmp_path):
+    run(tmp_path / "whole.jsonl", Teacher())
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out.jsonl", Teacher(calls=2))
+    assert not (tmp_path / "out.jsonl").exists()
+    with (tmp_path / ".out.jsonl.unfinished").open("a") as file:
+        file.write('{"answer": {"id": "cut in the mid')
+    teacher = Teacher()
+    run(tmp_path / "out.jsonl", teacher)
+    assert teacher.asked == 2  # of four batches
+    assert (tmp_path / "out.jsonl").read_text().replace("out_media", "whole_media") == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_an_unfinished_file_of_another_job_is_refused(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "out.jsonl", Teacher(calls=1))
+    with pytest.raises(zoo.DataError, match="is of another job, which was stopped"):
+        run(tmp_path / "out.jsonl", Teacher(), split="test")
+    with pytest.raises(zoo.DataError, match="name a file that ends in .jsonl"):
+        AnswerWriter(tmp_path / "out.json", {})
+
+
+def test_the_command_answers_with_a_saved_model(tmp_path, capsys, monkeypatch):
+    torch.manual_seed(0)
+    model = zoo.create_system("llava_nano")
+    model.processor.fit(["what is it?", "a red ball"])
+    zoo.save(model, tmp_path / "model")
+    rows = [{"messages": [{"role": "user", "content": f"what {i}?"}, {"role": "assistant", "content": "it"}]} for i in range(4)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [f"checkpoint={tmp_path / 'model'}", "data=instruct", f"data.source.path={tmp_path / 'in.jsonl'}"]
+    words += [f"data.source.validation={tmp_path / 'in.jsonl'}"]
+    options = ["-o", str(tmp_path / "out.jsonl"), "--split", "validation", "--max-new-tokens", "4", "--json"]
+    assert main(["answer", *words, *options]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["answers"] + told["empty"] == 4
+    assert main(["answer", *words, "-o", str(tmp_path / "o.jsonl"), "--batch-size", "0"]) == 2
+    assert "--batch-size: 0; allowed is 1 or more" in capsys.readouterr().err
+    assert main(["answer", "checkpoint=clip_vit_nano", words[1], words[2], "-o", str(tmp_path / "o.jsonl")]) == 2
+    assert capsys.readouterr().err.startswith("zoo: ")

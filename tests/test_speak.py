@@ -1,0 +1,78 @@
+"""``zoo speak`` as a user meets it, with a voice that has learnt nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+
+import zoo
+from zoo.cli import main
+from zoo.data.speech_text import SYMBOLS
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory):
+    import torch
+
+    torch.manual_seed(0)
+    return str(zoo.save(zoo.create_system("tacotron2_nano"), tmp_path_factory.mktemp("voice") / "model"))
+
+
+def test_sentences_become_one_recording_with_plots(voice, tmp_path, capsys):
+    output = tmp_path / "out.wav"
+    words = ["speak", "Dr. Lee has 2 cats. They cost $3!", "-o", str(output), "--model", voice, "--max-seconds", "0.4", "--json"]
+    status = main([*words, "--plots", str(tmp_path / "plots")])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == ["Dr. Lee has 2 cats.", "They cost $3!"]
+    assert status == int(any(line["faults"] for line in lines))
+    sound, rate = soundfile.read(output)
+    assert rate == 16000 and len(sound) / rate == pytest.approx(sum(line["seconds"] for line in lines) + 0.25, abs=0.01)
+    assert [path.name for path in sorted((tmp_path / "plots").iterdir())] == ["001.png", "002.png"]
+
+
+def test_failed_alignments_are_named_and_tell_in_the_status(voice, tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("One sentence that nobody has learnt.\n\nAnother one.\n", encoding="utf-8")
+    output = tmp_path / "out.flac"
+    assert main(["speak", "--file", str(text), "-o", str(output), "--model", voice, "--max-seconds", "0.4"]) == 1
+    out, err = capsys.readouterr()
+    assert "failed alignment in 'One sentence that nobody has learnt.'" in err and "2 sentences" in out
+    assert output.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "TEXT: give a text"),
+        (["a", "--file", "b"], "one of the two"),
+        (["a", "-o", "out.doc"], "--output: out.doc is no recording"),
+        (["a", "-o", "nowhere/out.wav"], "there is no folder"),
+        (["--file", "missing.txt"], "--file: missing.txt cannot be read"),
+        (["?!"], "nothing to say"),
+        (["a", "--vocoder", "hifi"], "vocoder: there is no 'hifi'"),
+        (["a", "--speaker", "1"], "leave it out"),
+        (["a", "--max-seconds", "-1"], "max_seconds -1"),
+        (["a", "--batch-size", "0"], "--batch-size: 0"),
+    ],
+)
+def test_mistakes_get_one_clear_line(voice, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["speak", *words, "--model", voice]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(Path(tmp_path).glob("*.wav"))
+
+
+def test_a_model_that_does_not_speak_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = zoo.save(zoo.create_system("clip_vit_nano"), tmp_path / "clip")
+    assert main(["speak", "hello", "--model", str(other)]) == 2
+    assert "does not speak" in capsys.readouterr().err
+
+
+def test_a_voice_comes_back_from_its_files_and_says_the_same(voice):
+    loaded = zoo.load(voice)
+    assert loaded.processor["text"].tokenizer.get_vocab_size() == len(SYMBOLS["characters"])
+    one, two = (loaded.synthesize(["seven"], max_seconds=0.3)[0] for _ in range(2))
+    assert one.waveform.equal(two.waveform) and one.alignment.equal(two.alignment)

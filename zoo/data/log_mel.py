@@ -1,0 +1,118 @@
+"""Whisper's log-mel spectrum, and mel filters for any.
+
+Paper: Radford et al. 2022 (arXiv 2212.04356), section 2.2. Reference: openai-whisper ``audio.py``. Filters are those of librosa
+``filters.mel`` (Slaney's scale and norm), bit for bit.
+
+Where we differ: nothing complex has its absolute value taken. Real and imaginary parts are squared where they lie, and one product
+with a matrix that has each filter's weight twice makes the mels, for a few frames at a time, which stay in the processor's cache.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+FRAMES_AT_ONCE = 250
+DYNAMIC_RANGE = 8.0  # of log10: what is 80 dB and more below the loudest is as loud as that
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How waveforms are cut into frames; the window is Hann's, periodic, and the first frame is centred at the first sample."""
+
+    sample_rate_hz: int
+    num_fft: int
+    hop_samples: int
+    highest_hz: float
+    lowest_hz: float = 0.0
+
+
+WHISPER = Spectrum(sample_rate_hz=16000, num_fft=400, hop_samples=160, highest_hz=8000.0)
+
+
+def whisper_log_mel(
+    waveform: Float[Tensor, " samples"], num_mels: int = 80, *, num_frames: int, pad: bool = False
+) -> Float[Tensor, "num_mels frames"]:
+    """Whisper's log-mel of a clip at 16 kHz, as it stands in the log-mel of the clip with zeros behind it.
+
+    The reference puts zeros behind a clip up to 30 s. Here the zeros that a frame of the clip may see are enough: where the reference
+    has 3000 frames, this has those that begin with a sample of the clip, equal to them. Behind a clip of ``num_frames`` frames and more
+    stands its own reflection, as it does there.
+
+    Args:
+        num_frames: of the reference: 3000.
+        pad: give as many, silence behind the clip; what lies wholly behind it is known without being computed.
+    """
+    hop, length = WHISPER.hop_samples, len(waveform)
+    whole = max(length, min(length + WHISPER.num_fft, num_frames * hop))
+    power = mel_power(F.pad(waveform, (0, whole - length)), WHISPER, num_mels)[:-1]  # [frames, num_mels]
+    power.clamp_(min=1e-10).log10_()
+    floor = max(-10.0, power.max().item() - DYNAMIC_RANGE)
+    mels = power.clamp_(min=floor).add_(4.0).mul_(0.25).T  # [num_mels, frames]
+    if not pad:
+        return mels[:, : -(-length // hop)].contiguous()
+    padded = mels.new_full((num_mels, max(num_frames, mels.shape[1])), (floor + 4) / 4)
+    padded[:, : mels.shape[1]] = mels
+    return padded
+
+
+def mel_power(waveform: Float[Tensor, " samples"], spectrum: Spectrum, num_mels: int) -> Float[Tensor, "frames num_mels"]:
+    """Mels of squared magnitudes of each frame."""
+    frames, window, filters = _frames(waveform, spectrum), _window(spectrum.num_fft), _doubled_filters(spectrum, num_mels)
+    power = waveform.new_empty(len(frames), num_mels)
+    for start in range(0, len(frames), FRAMES_AT_ONCE):
+        parts = torch.view_as_real(torch.fft.rfft(frames[start : start + FRAMES_AT_ONCE] * window)).flatten(1)  # [frames, 2 * bins]
+        torch.mm(parts.square_(), filters, out=power[start : start + FRAMES_AT_ONCE])
+    return power
+
+
+def _frames(waveform: Float[Tensor, " samples"], spectrum: Spectrum) -> Float[Tensor, "frames num_fft"]:
+    """Overlapping frames, a view; the waveform is reflected at both ends."""
+    half = spectrum.num_fft // 2
+    return F.pad(waveform[None], (half, half), mode="reflect")[0].unfold(0, spectrum.num_fft, spectrum.hop_samples)
+
+
+@functools.cache
+def _window(num_fft: int) -> Float[Tensor, " num_fft"]:
+    return torch.hann_window(num_fft, dtype=torch.float32, device="cpu")
+
+
+@functools.cache
+def _doubled_filters(spectrum: Spectrum, num_mels: int) -> Float[Tensor, "twice_bins num_mels"]:
+    """Each bin's row twice: of the squares of its real and its imaginary part."""
+    return mel_filters(spectrum, num_mels).T.repeat_interleave(2, dim=0).contiguous()
+
+
+@functools.cache
+def mel_filters(spectrum: Spectrum, num_mels: int) -> Float[Tensor, "num_mels bins"]:
+    """Triangles whose corners are evenly spaced on Slaney's mel scale, each of area 2 / its width in Hz.
+
+    The order of operations and of roundings is that of librosa ``filters.mel``.
+    """
+    bins = np.fft.rfftfreq(spectrum.num_fft, 1 / spectrum.sample_rate_hz)
+    corners = _hertz(np.linspace(_mel(spectrum.lowest_hz), _mel(spectrum.highest_hz), num_mels + 2))
+    widths, slopes = np.diff(corners), corners[:, None] - bins[None]
+    weights = np.zeros((num_mels, len(bins)), dtype=np.float32)
+    for i in range(num_mels):
+        weights[i] = np.maximum(0, np.minimum(-slopes[i] / widths[i], slopes[i + 2] / widths[i + 1]))
+    weights *= (2.0 / (corners[2:] - corners[:-2]))[:, None]
+    return torch.from_numpy(weights)
+
+
+# Slaney's scale (Auditory Toolbox, 1998): linear to 1000 Hz, 15 mels, then 27 mels for each factor of 6.4.
+_LINEAR, _BREAK, _STEP = 200.0 / 3, 1000.0, np.log(6.4) / 27
+
+
+def _mel(hertz: float) -> float:
+    return hertz / _LINEAR if hertz < _BREAK else _BREAK / _LINEAR + float(np.log(hertz / _BREAK)) / _STEP
+
+
+def _hertz(mels: np.ndarray) -> np.ndarray:
+    above = mels >= _BREAK / _LINEAR
+    hertz = _LINEAR * mels
+    hertz[above] = _BREAK * np.exp(_STEP * (mels[above] - _BREAK / _LINEAR))
+    return hertz

@@ -1,0 +1,212 @@
+"""The encoder of T5: pre-norm, without biases, with relative positions.
+
+Paper: Raffel et al. 2019 (arXiv 1910.10683), section 2.1; for version 1.1 Shazeer 2020 (arXiv 2002.05202), the "GEGLU" with tanh.
+References: transformers 5.17, ``modeling_t5.py``; google-research/text-to-text-transfer-transformer.
+
+Where we differ: queries, keys and values are one matrix, and so are the two of a gate; dropout is 0 unless asked for, and none on
+attention's probabilities; half precision is not clamped; there is a pooled vector, the mean over real tokens (Sentence-T5, Ni et al.
+2021, arXiv 2108.08877). Nothing in the model limits lengths; ``context_length`` is what it was trained with.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.attention import attend_heads, attention_mask
+from zoo.layers.linear import Linear
+from zoo.layers.mlp import find_activation
+from zoo.layers.norm import RMSNorm
+from zoo.layers.pool import masked_mean
+from zoo.registry import register
+from zoo.types import Encoded
+
+POOLS = ("mean", "none")
+
+
+def relative_buckets(
+    relative: Int[Tensor, "queries keys"], *, num_buckets: int, max_distance: int, both_ways: bool = True
+) -> Int[Tensor, "queries keys"]:
+    """Which row of the bias table a distance has: small ones have a row each, large ones share rows by their logarithm.
+
+    With 32 buckets and distances up to 128, both ways: 0 -> 0, -1 -> 1, -7 -> 7, -8 -> 8, -16 -> 10, -127 and beyond -> 15; +1 -> 17.
+
+    Args:
+        relative: place of the key minus that of the query.
+        both_ways: the upper half of the rows is for keys that come after; otherwise these all have row 0.
+    """
+    rows = num_buckets // 2 if both_ways else num_buckets
+    offset = (relative > 0).long() * rows if both_ways else torch.zeros_like(relative)
+    distance = relative.abs() if both_ways else (-relative).clamp(min=0)
+    exact = rows // 2
+    grown = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (rows - exact)
+    shared = (exact + grown.long()).clamp(max=rows - 1)
+    return offset + torch.where(distance < exact, distance, shared)
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head self-attention whose scores are not scaled, with a bias by distance; its width inside may differ from ``dim``."""
+
+    def __init__(self, *, dim: int, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = Linear(dim, 3 * num_heads * head_dim, bias=False)  # rows: q, k, v, each head-major
+        self.out = Linear(num_heads * head_dim, dim, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        bias: Float[Tensor, "1 num_heads length length"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """``mask`` is True at tokens that may be attended to."""
+        states = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, L, 3, heads, head_dim]
+        q, k, v = states.permute(2, 0, 3, 1, 4)  # each [B, heads, L, head_dim]
+        allowed = attention_mask(mask, x.shape[1], causal=False)
+        return self.out(attend_heads(q, k, v, allowed=allowed, bias=bias.to(q.dtype), scale=1.0))
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, Linear; where it is gated, the activation of one half times the other half."""
+
+    def __init__(self, *, dim: int, hidden_dim: int, activation: str, gated: bool, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, (1 + gated) * hidden_dim, bias=False)  # rows: gate, value
+        self.fc2 = Linear(hidden_dim, dim, bias=False)
+        self.activation, self.gated = find_activation(activation), gated
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        if not self.gated:
+            return self.fc2(self.dropout(self.activation(self.fc1(x))))
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(self.dropout(self.activation(gate) * value))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(
+        self, *, dim: int, num_heads: int, head_dim: int, hidden_dim: int, activation: str, gated: bool, eps: float, dropout: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = RMSNorm(dim, eps=eps)
+        self.attention = RelativeAttention(dim=dim, num_heads=num_heads, head_dim=head_dim)
+        self.norm2 = RMSNorm(dim, eps=eps)
+        self.mlp = FeedForward(dim=dim, hidden_dim=hidden_dim, activation=activation, gated=gated, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        bias: Float[Tensor, "1 num_heads length length"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        x = x + self.dropout(self.attention(self.norm1(x), bias, mask))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+@register("encoder")
+class T5(nn.Module):
+    """Token ids to normalised tokens of the last block, and their mean.
+
+    Args:
+        context_length: the most tokens that one text may have; the model's weights do not depend on it.
+        head_dim: width of each head; heads times it need not be ``dim`` (T5-3B, T5-11B).
+        hidden_dim: width between the layers of the feed-forward part.
+        activation: "relu" in version 1.0, "gelu_tanh" in version 1.1.
+        gated: the feed-forward part has a third matrix (version 1.1).
+        num_buckets: rows of the table of biases by distance, which all blocks share.
+        max_distance: from which on all distances share a row.
+        pool: "mean" over real tokens, or "none".
+        dropout: of embeddings, of what each sublayer adds, inside the feed-forward part and of the output; 0.1 in the paper.
+
+    Raises:
+        ConfigError: an unknown pool, or buckets that distances cannot be shared out to.
+        DataError: (forward) a row longer than ``context_length``.
+    """
+
+    modality = "text"
+    no_weight_decay = ("distances",)
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = 32128,
+        context_length: int = 512,
+        dim: int = 512,
+        depth: int = 6,
+        num_heads: int = 8,
+        head_dim: int = 64,
+        hidden_dim: int = 2048,
+        activation: str = "relu",
+        gated: bool = False,
+        num_buckets: int = 32,
+        max_distance: int = 128,
+        eps: float = 1e-6,
+        pool: str = "mean",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise ConfigError(f"pool: there is no {pool!r}; {name_choices(pool, POOLS)}")
+        if num_buckets < 4 or num_buckets % 4 or max_distance <= num_buckets // 4:
+            raise ConfigError(
+                f"num_buckets: {num_buckets} with max_distance {max_distance}; allowed are multiples of 4, and a distance above a quarter "
+                "of them"
+            )
+        self.dim, self.vocab_size, self.context_length = dim, vocab_size, context_length
+        self.num_heads, self.head_dim, self.num_buckets, self.max_distance = num_heads, head_dim, num_buckets, max_distance
+        self.pool, self.gives_pooled = pool, pool != "none"
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.distances = nn.Parameter(torch.empty(num_buckets, num_heads))
+        self.blocks = nn.ModuleList(
+            Block(
+                dim=dim,
+                num_heads=num_heads,
+                head_dim=head_dim,
+                hidden_dim=hidden_dim,
+                activation=activation,
+                gated=gated,
+                eps=eps,
+                dropout=dropout,
+            )
+            for _ in range(depth)
+        )
+        self.norm = RMSNorm(dim, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        self._initialise()
+
+    def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
+        """``mask`` is True at real tokens; without one every position is real."""
+        if token_ids.shape[1] > self.context_length:
+            raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
+        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        x, bias = self.dropout(self.embedding(token_ids)), self.bias(token_ids.shape[1])
+        for block in self.blocks:
+            x = block(x, bias, mask)
+        x = self.dropout(self.norm(x))
+        return Encoded(x, masked_mean(x, real) if self.gives_pooled else None, real)
+
+    def bias(self, length: int) -> Float[Tensor, "1 num_heads {length} {length}"]:
+        """What each head adds to the scores of a row of so many tokens."""
+        places = torch.arange(length, device=self.distances.device)
+        rows = relative_buckets(places[None] - places[:, None], num_buckets=self.num_buckets, max_distance=self.max_distance)
+        return F.embedding(rows, self.distances).permute(2, 0, 1)[None].contiguous()  # [1, heads, L, L]
+
+    def _initialise(self) -> None:
+        """Mesh TensorFlow's: the scale that the scores lack is in the queries. Source: the reference's ``_init_weights``."""
+        inner = self.num_heads * self.head_dim
+        nn.init.normal_(self.embedding.weight, std=1.0)
+        nn.init.normal_(self.distances, std=self.dim**-0.5)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            q, k, v = block.attention.qkv.weight.split(inner)
+            nn.init.normal_(q, std=(self.dim * self.head_dim) ** -0.5)
+            for matrix, width in ((k, self.dim), (v, self.dim), (block.attention.out.weight, inner)):
+                nn.init.normal_(matrix, std=width**-0.5)
+            nn.init.normal_(block.mlp.fc1.weight, std=self.dim**-0.5)
+            nn.init.normal_(block.mlp.fc2.weight, std=block.mlp.fc2.in_features**-0.5)

@@ -1,0 +1,160 @@
+"""Perplexity: how surprised a model is by the right answers, per token and by kind of question.
+
+The exponential of the mean negative log-probability of the supervised tokens, each given all before it: of conversations the answers, of
+plain text every token but the first (of each piece that the model can take). Source: Jelinek et al. 1977; transformers' documentation,
+"Perplexity of fixed-length models".
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.data.conversation import Tokens
+from zoo.errors import ConfigError, DataError
+from zoo.evaluation._accuracy import checked_limits
+from zoo.evaluation._answers import check_source, read_samples
+from zoo.registry import register
+from zoo.types import SUPERVISED, Batch, Predictions, Sample, TalkingHead
+
+
+@dataclass
+class PerplexityResult:
+    """Figures of one split.
+
+    Attributes:
+        metrics: ``perplexity``, which is no share, and ``token_accuracy``: the share of tokens that are the likeliest one.
+        by_kind: perplexity, token accuracy and tokens for each kind of question; empty where there is one kind only.
+    """
+
+    metrics: dict[str, float]
+    num_items: int
+    details: dict[str, Any] = field(default_factory=dict)
+    by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
+    numbers = frozenset(("perplexity",))  # metrics that are no shares
+
+    @property
+    def title(self) -> str:
+        """What was evaluated on, in a few words."""
+        return f"{self.num_items} items, {self.details['tokens']} tokens"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds beside figures and details."""
+        return {"by_kind": self.by_kind}
+
+    @property
+    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Title, columns and rows of what a terminal shows beside the figures."""
+        if not self.by_kind:
+            return []
+        rows = [
+            [kind, f"{row['perplexity']:.4g}", f"{100 * row['token_accuracy']:.2f} %", f"{row['tokens']:.0f}"]
+            for kind, row in self.by_kind.items()
+        ]
+        return [("by kind", ["kind", "perplexity", "token accuracy", "tokens"], rows)]
+
+    def draw(self, folder: Path) -> str:
+        """Nothing to draw; the figures are the picture."""
+        return ""
+
+
+@register("evaluation")
+class Perplexity:
+    """Perplexity of the answers in conversations, or of plain texts.
+
+    Args:
+        kinds: only questions of these kinds; null takes all.
+        batch_size: items at once.
+        limit: only so many items, spread over the split; null takes all.
+
+    Raises:
+        ConfigError: a number that is not positive.
+    """
+
+    def __init__(self, *, kinds: Sequence[str] | None = None, batch_size: int = 16, limit: int | None = None) -> None:
+        if isinstance(kinds, str):
+            raise ConfigError(f"kinds: {kinds!r} is one string; give a list, [{kinds}]")
+        checked_limits({"batch_size": batch_size, "limit": limit})
+        self.kinds, self.batch_size, self.limit = kinds, batch_size, limit
+
+    def check(self, model: Any, source: Any) -> None:
+        """Raise ConfigError for a model that predicts no tokens, or a source without conversations and texts."""
+        head = getattr(model, "head", None)
+        if not isinstance(head, TalkingHead):
+            raise ConfigError(
+                f"evaluation: 'perplexity' needs a head that predicts tokens (llava); {type(head or model).__name__} does not"
+            )
+        check_source(source, self.kinds)
+
+    @torch.inference_mode()
+    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> PerplexityResult:
+        """Evaluate a system on one split.
+
+        Args:
+            advance: told how many more items are done.
+
+        Raises:
+            ConfigError: the model or the source cannot be evaluated so.
+            DataError: an item cannot be used, or no token is predicted at all.
+        """
+        self.check(model, source)
+        sums: dict[str, Tensor] = {}
+        items = 0
+        for found in read_samples(source.split(split), limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
+            for samples, batch in _batches(model.processor, [sample for _, sample in found], self.batch_size):
+                for sample, row in zip(samples, token_sums(model, batch.to(model.device)), strict=True):
+                    sums[sample.kind] = sums.get(sample.kind, torch.zeros(3, dtype=torch.float64)) + row
+            items += len(found)
+        total = torch.stack(list(sums.values())).sum(0)
+        if not total[2]:
+            raise DataError("evaluation: the split has no token to predict; its conversations hold no answers")
+        figures = _figures(total)
+        by_kind = {kind: _figures(row) for kind, row in sorted(sums.items()) if row[2]} if len(sums) > 1 else {}
+        return PerplexityResult({k: figures[k] for k in ("perplexity", "token_accuracy")}, items, {"tokens": int(total[2])}, by_kind)
+
+
+def token_sums(model: Any, batch: Batch) -> Tensor:
+    """Of each conversation of a batch [batch, 3] on the CPU: negative log-probability, tokens guessed right, tokens."""
+    found: Predictions = model.head.predictions(model.encode_batch(batch), batch)
+    surprise = F.cross_entropy(found.logits.float(), found.labels, reduction="none")
+    columns = torch.stack([surprise, (found.logits.argmax(-1) == found.labels).float(), torch.ones_like(surprise)], dim=1).double().cpu()
+    return columns.new_zeros(len(batch), 3).index_add_(0, found.rows.cpu(), columns)
+
+
+def _figures(sums: Tensor) -> dict[str, float]:
+    surprise, right, tokens = sums.tolist()
+    return {"perplexity": math.exp(min(surprise / tokens, 700.0)), "token_accuracy": right / tokens, "tokens": tokens}
+
+
+def _batches(processor: Any, samples: Sequence[Sample], batch_size: int) -> Iterator[tuple[list[Sample], Batch]]:
+    """Conversations and captions as they are trained on, and plain texts apart; each row's sample with each batch."""
+    plain = [set(sample.inputs) == {"text"} for sample in samples]
+    said = [sample for sample, alone in zip(samples, plain, strict=True) if not alone]
+    if said:
+        yield said, processor.collate(said, [processor.items(sample) for sample in said])
+    windows = [pair for sample, alone in zip(samples, plain, strict=True) if alone for pair in _windows(processor["conversation"], sample)]
+    for start in range(0, len(windows), batch_size):
+        some = windows[start : start + batch_size]
+        texts, mask, supervised = processor["conversation"].collate([tokens for _, tokens in some])
+        ids = [sample.id for sample, _ in some]
+        yield [sample for sample, _ in some], Batch({"text": texts}, {"text": mask}, {SUPERVISED: supervised}, ids)
+
+
+def _windows(part: Any, sample: Sample) -> list[tuple[Sample, Tokens]]:
+    """A plain text without chat template, all of it predicted, in pieces of as many tokens as the model takes.
+
+    Raises:
+        DataError: the sample's text is none.
+    """
+    text = sample.inputs["text"]
+    if not isinstance(text, str):
+        raise DataError(f"item {sample.id}: its text is {type(text).__name__}, not one string; choose another source (data=...)")
+    ids = torch.tensor(part.tokenizer.encode(part.symbols.start + text, add_special_tokens=False).ids, dtype=torch.int64)
+    pieces = ids.split(part.max_length or part.context_length) if len(ids) else ()
+    return [(sample, Tokens(piece, torch.ones_like(piece, dtype=torch.bool))) for piece in pieces]

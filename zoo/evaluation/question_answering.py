@@ -1,0 +1,176 @@
+"""Question answering: what a system says, held against reference answers, and against what it says without seeing.
+
+Papers: Antol et al. 2015 (VQA, arXiv 1505.00468) for the accuracy; Goyal et al. 2017 (VQA v2, arXiv 1612.00837), table 3, for the
+baseline that never sees the image; Alayrac et al. 2022 (Flamingo, arXiv 2204.14198), section 3.4, for interleaved examples; Kojima et
+al. 2022 (arXiv 2205.11916), section 3, for the chain of thought in two calls, and its words.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from zoo.data.messages import Conversation
+from zoo.errors import ConfigError, name_choices
+from zoo.evaluation._accuracy import checked_limits, refuse_model
+from zoo.evaluation._answers import (
+    Answer,
+    AnswersResult,
+    Shown,
+    answers_by_kind,
+    check_source,
+    mean_scores,
+    question_text,
+    read_samples,
+    references_of,
+    sample_rate_of,
+)
+from zoo.evaluation._judge import exact_match, vqa_accuracy
+from zoo.evaluation._prompts import BLINDS, Examples, asked_in, blinded, followed, with_examples, with_words
+from zoo.registry import register
+
+METRICS = {"exact_match": exact_match, "vqa_accuracy": vqa_accuracy}
+RATIONALE = "Let's think step by step."
+CONCLUSION = "Therefore, the answer is"
+
+
+@register("evaluation")
+class QuestionAnswering:
+    """Exact match and VQA accuracy of generated answers, in all and by kind of question.
+
+    Args:
+        instruction: words behind each question, for example LLaVA-1.5's "Answer the question using a single word or phrase."
+        num_shots: answered examples before each question, with their pictures; drawn from ``shots_split`` for each item, always the
+            same ones for one ``seed``.
+        shots_split: where the examples are from; an item is never its own.
+        chain_of_thought: ask twice: with ``rationale`` behind the question, and then, that answer standing there, ``conclusion``.
+        rationale: what asks for the thoughts.
+        conclusion: what then asks for the answer.
+        max_rationale_tokens: of the first call.
+        blind: ask again without what is seen and heard, and report that beside: "blank" shows grey pictures and silence,
+            "left_out" shows none; null does not ask.
+        max_new_tokens: of an answer.
+        num_beams: 1 takes the likeliest token each time.
+        stop: strings that end an answer.
+        kinds: only questions of these kinds; null takes all.
+        examples: answers that the report shows, evenly spread.
+        batch_size: questions at once.
+        limit: only so many items, spread over the split; null takes all.
+        seed: of the examples before the questions.
+
+    Raises:
+        ConfigError: an unknown word, or a number out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        instruction: str = "",
+        num_shots: int = 0,
+        shots_split: str = "train",
+        chain_of_thought: bool = False,
+        rationale: str = RATIONALE,
+        conclusion: str = CONCLUSION,
+        max_rationale_tokens: int = 128,
+        blind: str | None = None,
+        max_new_tokens: int = 32,
+        num_beams: int = 1,
+        stop: Sequence[str] = (),
+        kinds: Sequence[str] | None = None,
+        examples: int = 60,
+        batch_size: int = 16,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if blind is not None and blind not in BLINDS:
+            raise ConfigError(f"blind: there is no {blind!r}; {name_choices(blind, BLINDS)}")
+        for key, value in (("num_shots", num_shots), ("examples", examples)):
+            if value < 0:
+                raise ConfigError(f"{key}: {value}; allowed is 0 or more")
+        if isinstance(stop, str) or isinstance(kinds, str):
+            raise ConfigError("stop and kinds: are lists; give [WORD]")
+        counts = {"max_new_tokens": max_new_tokens, "max_rationale_tokens": max_rationale_tokens, "num_beams": num_beams}
+        checked_limits({**counts, "batch_size": batch_size, "limit": limit})
+        self.instruction, self.num_shots, self.shots_split, self.seed = instruction, num_shots, shots_split, seed
+        self.thoughts = (rationale, conclusion, max_rationale_tokens) if chain_of_thought else None
+        self.blind, self.kinds, self.examples = blind, kinds, examples
+        self.max_new_tokens, self.num_beams, self.stop = max_new_tokens, num_beams, tuple(stop)
+        self.batch_size, self.limit = batch_size, limit
+
+    def check(self, model: Any, source: Any) -> None:
+        """Raise ConfigError for a model that does not talk, or a source without questions."""
+        refuse_model(model, ("generate",), "question_answering")
+        check_source(source, self.kinds)
+        if self.num_shots:
+            source.split(self.shots_split)
+
+    @torch.inference_mode()
+    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> AnswersResult:
+        """Ask a system the questions of one split.
+
+        Args:
+            advance: told how many more questions are done.
+
+        Raises:
+            ConfigError: the model or the source cannot be evaluated so.
+            DataError: an item cannot be used, or has no reference answer.
+        """
+        self.check(model, source)
+        asked, answers = source.split(split), []
+        shots = self._examples(source, split)
+        page = Shown(self.examples, len(asked), self.limit)
+        for found in read_samples(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
+            questions = [asked_in(sample) for _, sample in found]
+            prompts = [with_examples(q, shots(index)) if shots else q for (index, _), q in zip(found, questions, strict=True)]
+            said, thoughts = self._ask(model, prompts)
+            blind = self._ask(model, [blinded(p, self.blind) for p in prompts])[0] if self.blind else [None] * len(found)
+            for row, (_, sample) in enumerate(found):
+                answer = Answer(sample.id, sample.kind, question_text(questions[row]), said[row], references_of(sample))
+                answer.rationale, answer.blind = thoughts[row], blind[row]
+                answers.append(page(_judged(answer), questions[row]))
+        names = list(answers[0].scores)
+        return AnswersResult(
+            mean_scores(answers, names),
+            answers,
+            self._details(),
+            answers_by_kind(answers, names),
+            judged_by="vqa_accuracy",
+            sample_rate_hz=sample_rate_of(model),
+        )
+
+    def _examples(self, source: Any, split: str) -> Examples | None:
+        if not self.num_shots:
+            return None
+        return Examples(source.split(self.shots_split), self.num_shots, seed=self.seed, asked=split == self.shots_split)
+
+    def _ask(self, model: Any, prompts: Sequence[Conversation]) -> tuple[list[str], Sequence[str | None]]:
+        """What the model says to each prompt, and the thoughts before it where these are asked for."""
+        if self.thoughts is None:
+            return self._generate(model, [with_words(p, self.instruction) for p in prompts], self.max_new_tokens), [None] * len(prompts)
+        rationale, conclusion, most = self.thoughts
+        asked = [with_words(p, rationale) for p in prompts]
+        thoughts = self._generate(model, asked, most)
+        last = f"{conclusion}\n{self.instruction}".strip()
+        second = [followed(p, thought, last) for p, thought in zip(asked, thoughts, strict=True)]
+        return self._generate(model, second, self.max_new_tokens), thoughts
+
+    def _generate(self, model: Any, prompts: list[Conversation], most: int) -> list[str]:
+        said = model.generate(prompts, max_new_tokens=most, num_beams=self.num_beams, stop=self.stop, batch_size=self.batch_size)
+        return [text.strip() for text in said]
+
+    def _details(self) -> dict[str, Any]:
+        """What a reader of the figures must know of how they were made."""
+        told = {"num_shots": self.num_shots or None, "blind": self.blind, "instruction": self.instruction or None}
+        told |= {
+            "chain_of_thought": self.thoughts[0] if self.thoughts else None,
+            "num_beams": self.num_beams if self.num_beams > 1 else None,
+        }
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def _judged(answer: Answer) -> Answer:
+    """The answer with its scores, and those of the blind one."""
+    answer.scores = {name: judge(answer.answer, answer.references) for name, judge in METRICS.items()}
+    if answer.blind is not None:
+        answer.scores |= {f"blind_{name}": judge(answer.blind, answer.references) for name, judge in METRICS.items()}
+    return answer

@@ -1,0 +1,200 @@
+"""Speech that is made, against recordings: does the model keep its place in the text, does it stop, and how far is the sound.
+
+Mel-cepstral distortion: Kubichek 1993 ("Mel-cepstral distance measure for objective speech quality assessment"), over the best path of
+dynamic time warping (Weiss et al. 2021, Wave-Tacotron, arXiv 2011.03568, section 4.2, "MCD with DTW", 13 coefficients).
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zoo.data.loader import spread
+from zoo.errors import ConfigError, DataError
+from zoo.evaluation._accuracy import checked_limits
+from zoo.registry import register
+from zoo.speech import STOP_TOKEN, Speech
+from zoo.types import MELS
+
+COEFFICIENTS = 13  # behind the first, which is loudness
+DECIBEL = 10 / math.log(10) * math.sqrt(2)
+
+
+@dataclass
+class TtsResult:
+    """Figures of one split.
+
+    Attributes:
+        metrics: ``aligned`` (share without a fault), ``stopped`` (share that ended by its stop token), ``diagonality``, ``focus``,
+            ``mel_cepstral_distortion`` in dB (of heads that give mels) and ``length_ratio``, to the recording.
+        utterances: what each was.
+    """
+
+    metrics: dict[str, float]
+    num_items: int
+    details: dict[str, Any] = field(default_factory=dict)
+    utterances: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[Speech] = field(default_factory=list)
+    numbers = frozenset(("mel_cepstral_distortion", "length_ratio"))  # metrics that are no shares
+
+    @property
+    def title(self) -> str:
+        """What was evaluated on, in a few words."""
+        return f"{self.num_items} texts"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds beside figures and details."""
+        return {"failed": [each for each in self.utterances if each["faults"]]}
+
+    @property
+    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Title, columns and rows of what a terminal shows beside the figures."""
+        failed = [[each["text"][:60], each["stop_reason"], "; ".join(each["faults"])] for each in self.utterances if each["faults"]]
+        return [("failed alignments", ["text", "stopped by", "fault"], failed[:20])] if failed else []
+
+    def draw(self, folder: Path) -> str:
+        """Draw the first alignments and write one line for each utterance; returns the picture's name."""
+        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in self.utterances)
+        (folder / "utterances.jsonl").write_text(lines, encoding="utf-8")
+        draw_speech(self.examples, folder / "alignments.png")
+        return "alignments.png"
+
+
+@register("evaluation")
+class Tts:
+    """Lets a system say the texts of a split.
+
+    Args:
+        batch_size: texts at once.
+        limit: only so many texts, spread over the split; None takes all.
+        max_seconds: the longest utterance.
+        seed: of what is random in speaking.
+
+    Raises:
+        ConfigError: a number that is not positive.
+    """
+
+    def __init__(self, *, batch_size: int = 32, limit: int | None = None, max_seconds: float = 15.0, seed: int = 0) -> None:
+        checked_limits({"batch_size": batch_size, "limit": limit})
+        if max_seconds <= 0:
+            raise ConfigError(f"max_seconds: {max_seconds}; allowed is above 0")
+        self.batch_size, self.limit, self.max_seconds, self.seed = batch_size, limit, max_seconds, seed
+
+    def check(self, model: Any, source: Any) -> None:
+        """Raise ConfigError for a model that does not speak, or a source without texts."""
+        if "synthesize" not in getattr(getattr(model, "head", None), "verbs", ()):
+            raise ConfigError(f"evaluation: 'tts' needs a head that speaks (tacotron, tacotron2); {type(model).__name__} has none")
+        if "text" not in source.modalities:
+            raise ConfigError(f"evaluation: 'tts' needs texts; the source gives {', '.join(source.modalities)}")
+
+    @torch.inference_mode()
+    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> TtsResult:
+        """Evaluate a system on one split.
+
+        Args:
+            advance: told how many more items are done.
+
+        Raises:
+            ConfigError: the model or the source cannot be evaluated so.
+            DataError: the split is empty, or an item cannot be used.
+        """
+        self.check(model, source)
+        samples, found, examples = source.split(split), [], []
+        chosen = spread(len(samples), self.limit)
+        if not len(chosen):
+            raise DataError(f"evaluation: the split {split!r} has no text to say")
+        for start in range(0, len(chosen), self.batch_size):
+            chunk = [samples.sample(index) for index in chosen[start : start + self.batch_size]]
+            voices = {"speaker": chunk[0].label} if getattr(model.head, "num_speakers", 0) else {}
+            texts = [sample.inputs["text"] for sample in chunk]
+            said = model.synthesize(texts, batch_size=self.batch_size, max_seconds=self.max_seconds, seed=self.seed, **voices)
+            found += [self._row(speech, sample, model) for speech, sample in zip(said, chunk, strict=True)]
+            examples += said[: 6 - len(examples)]
+            advance(len(chunk))
+        return _summed(found, examples)
+
+    def _row(self, speech: Speech, sample: Any, model: Any) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "id": sample.id,
+            "text": speech.text,
+            "seconds": round(speech.seconds, 3),
+            "stop_reason": speech.stop_reason,
+            "diagonality": speech.diagonality,
+            "focus": speech.focus,
+            "faults": speech.faults,
+        }
+        sound = model.processor["speech"]
+        if "audio" in sample.inputs:
+            true = sound.item(sample.inputs["audio"])[MELS]
+            row["length_ratio"] = speech.mels.shape[1] / true.shape[1]
+            row["mel_cepstral_distortion"] = mel_cepstral_distortion(sound.log_mels(speech.mels), sound.log_mels(true))
+        return row
+
+
+def _summed(rows: list[dict[str, Any]], examples: list[Speech]) -> TtsResult:
+    names = [name for name in ("diagonality", "focus", "mel_cepstral_distortion", "length_ratio") if name in rows[0]]
+    metrics = {"aligned": sum(not row["faults"] for row in rows) / len(rows)}
+    metrics["stopped"] = sum(row["stop_reason"] == STOP_TOKEN for row in rows) / len(rows)
+    metrics |= {name: sum(row[name] for row in rows) / len(rows) for name in names}
+    reasons = dict(Counter(row["stop_reason"] for row in rows))
+    faults = dict(Counter(fault.partition(" (")[0] for row in rows for fault in row["faults"]))
+    return TtsResult(metrics, len(rows), {"stop_reasons": reasons, "faults": faults}, rows, examples)
+
+
+def mel_cepstral_distortion(first: Float[Tensor, "num_mels frames"], second: Float[Tensor, "num_mels other_frames"]) -> float:
+    """Decibels between two natural log-mels, mean over the path of dynamic time warping."""
+    one, two = (_cepstra(mels) for mels in (first, second))
+    distances = torch.cdist(one, two).double().numpy()  # [frames, other_frames]
+    return float(DECIBEL * np.mean([distances[i, j] for i, j in warping_path(distances)]))
+
+
+def _cepstra(mels: Float[Tensor, "num_mels frames"]) -> Float[Tensor, "frames coefficients"]:
+    """Orthonormal DCT-II, without the first coefficient."""
+    count = mels.shape[0]
+    orders = torch.arange(1, COEFFICIENTS + 1)[:, None]
+    basis = torch.cos(math.pi / count * (torch.arange(count) + 0.5) * orders) * math.sqrt(2 / count)  # [coefficients, num_mels]
+    return (basis @ mels.float()).T
+
+
+def warping_path(distances: Float[np.ndarray, "rows columns"]) -> list[tuple[int, int]]:
+    """The cheapest way from the first pair to the last by steps of one row, one column, or both.
+
+    Costs are added up along anti-diagonals, each of which depends on the two before it.
+    """
+    rows, columns = distances.shape
+    cost = np.full((rows + 1, columns + 1), np.inf)
+    cost[0, 0] = 0
+    for total in range(2, rows + columns + 1):
+        i = np.arange(max(1, total - columns), min(rows, total - 1) + 1)
+        j = total - i
+        best = np.minimum(np.minimum(cost[i - 1, j], cost[i, j - 1]), cost[i - 1, j - 1])
+        cost[i, j] = distances[i - 1, j - 1] + best
+    i, j = rows, columns
+    path = [(i - 1, j - 1)]
+    while (i, j) != (1, 1):
+        i, j = min(((i - 1, j - 1), (i - 1, j), (i, j - 1)), key=lambda place: cost[place])
+        path.append((i - 1, j - 1))
+    return path[::-1]
+
+
+def draw_speech(said: list[Speech], path: Path) -> None:
+    """Alignment and mels of each utterance, side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 2.6 * len(said)), layout="constrained")
+    axes = figure.subplots(len(said), 2, squeeze=False)
+    for (left, right), speech in zip(axes, said, strict=True):
+        left.imshow(speech.alignment.T.numpy(), aspect="auto", origin="lower", interpolation="nearest", vmin=0, vmax=1)
+        left.set(xlabel="step", ylabel="character", title=f"{speech.text[:50]} ({speech.stop_reason})")
+        right.imshow(speech.mels.numpy(), aspect="auto", origin="lower", interpolation="nearest")
+        right.set(xlabel="frame", ylabel="mel", title="; ".join(speech.faults) or f"diagonality {speech.diagonality:.2f}")
+    figure.savefig(path, dpi=100)

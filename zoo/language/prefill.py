@@ -1,0 +1,57 @@
+"""Prompts of mixed lengths as one padded batch, and what a model makes of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from zoo.errors import DataError
+from zoo.types import LanguageModel
+
+
+def prefill(
+    language: LanguageModel, prompts: Sequence[Float[Tensor, "_ dim"]], *, new_tokens: int, padding_side: str = "left", cache: Any = None
+) -> tuple[Float[Tensor, "rows dim"], Any]:
+    """Run the prompts and keep their keys and values.
+
+    Args:
+        new_tokens: how many more the cache must have room for.
+        cache: holds the first ``cache.length`` vectors of every prompt, which are not computed again; of one row, or of one for
+            each prompt, without padding.
+
+    Returns:
+        The hidden state at each prompt's last token, and the cache.
+
+    Raises:
+        DataError: a prompt is empty.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    if 0 in lengths:
+        raise DataError(f"prompt {lengths.index(0)} is empty; a model continues at least one token")
+    if cache is None:
+        cache = language.new_cache(len(prompts), max(lengths) + new_tokens)
+    else:
+        cache.crop(min(cache.length, min(lengths) - 1))  # of each prompt the last token at least has to be asked
+        cache.reserve(max(lengths) + new_tokens)
+        if cache.batch_size == 1 < len(prompts):
+            cache.select(torch.zeros(len(prompts), dtype=torch.int64, device=prompts[0].device))
+    vectors, mask = pad([prompt[cache.length :] for prompt in prompts], padding_side)
+    hidden = language(vectors, mask, cache=cache)
+    if mask is None or padding_side == "left":
+        return hidden[:, -1], cache
+    return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1], cache
+
+
+def pad(
+    rows: Sequence[Float[Tensor, "_ dim"]], side: str = "right"
+) -> tuple[Float[Tensor, "rows length dim"], Bool[Tensor, "rows length"] | None]:
+    """Stack vectors, with zeros at padding; no mask where there is none, which attention computes faster."""
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    vectors = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_side=side)  # [rows, length, dim]
+    if (lengths == vectors.shape[1]).all():
+        return vectors, None
+    places = torch.arange(vectors.shape[1], device=vectors.device)
+    real = places < lengths[:, None]
+    return vectors, real.flip(1) if side == "left" else real

@@ -1,0 +1,333 @@
+"""Connectors: what stands between an encoder's tokens and a language model, and how many tokens it makes of them.
+
+Papers: linear and MLP: Liu et al. 2023 (LLaVA, arXiv 2304.08485) and 2310.03744, section 3.2; pixel shuffle: Shi et al. 2016 (arXiv
+1609.05158) read backwards, as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it; Perceiver resampler: Alayrac et
+al. 2022 (Flamingo, arXiv 2204.14198), figure 5 and appendix A.1.1; attention pooling: Yu et al. 2022 (CoCa, arXiv 2205.01917),
+section 3.2; convolutions over time: Radford et al. 2022 (Whisper, arXiv 2212.04356), figure 1, with a stride in each of them.
+
+Padding never reaches a real token: what the mask leaves out is set to zero before tokens are mixed, and nobody attends to it.
+"""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.attention import CrossAttention
+from zoo.layers.linear import Linear
+from zoo.layers.mlp import MLP, hidden_width
+
+
+class Connector(nn.Module, ABC):
+    """Tokens [batch, num_tokens, in_dim] to others [batch, new_tokens, out_dim], and their mask.
+
+    ``num_tokens(n)`` says how many real tokens come of n; ``forward`` gives as many, and nothing else computes that number.
+    """
+
+    @abstractmethod
+    def num_tokens(self, n: int) -> int:
+        """How many tokens ``forward`` makes of ``n`` real ones.
+
+        Raises:
+            DataError: it does not take so many.
+        """
+
+    @abstractmethod
+    def forward(
+        self, tokens: Float[Tensor, "batch num_tokens in_dim"], mask: Bool[Tensor, "batch num_tokens"]
+    ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]: ...
+
+
+class LinearConnector(Connector):
+    """One linear layer for each token (LLaVA)."""
+
+    def __init__(self, *, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.linear = Linear(in_dim, out_dim)
+
+    def num_tokens(self, n: int) -> int:
+        return n
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch num_tokens out_dim"], Bool[Tensor, "batch num_tokens"]]:
+        return self.linear(tokens), mask
+
+
+class MLPConnector(Connector):
+    """Linear layers with GELU between them, for each token (LLaVA-1.5: two, each as wide as the language model).
+
+    Args:
+        depth: number of linear layers.
+        bias: of each of them.
+    """
+
+    def __init__(self, *, in_dim: int, out_dim: int, depth: int = 2, bias: bool = True) -> None:
+        super().__init__()
+        _refuse_below("depth", depth, 1)
+        self.layers = nn.ModuleList(Linear(out_dim if i else in_dim, out_dim, bias=bias) for i in range(depth))
+
+    def num_tokens(self, n: int) -> int:
+        return n
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch num_tokens out_dim"], Bool[Tensor, "batch num_tokens"]]:
+        for i, layer in enumerate(self.layers):
+            tokens = layer(F.gelu(tokens) if i else tokens)
+        return tokens, mask
+
+
+class PixelShuffle(Connector):
+    """Each square of factor x factor places becomes one token, whose channels stand side by side; then a linear layer.
+
+    With factor 2 the places of a 4 x 4 grid become::
+
+         0  1  2  3        [0 1 4 5]    [2 3 6 7]
+         4  5  6  7
+         8  9 10 11        [8 9 12 13]  [10 11 14 15]
+        12 13 14 15
+
+    Args:
+        factor: side of the squares.
+        bias: of the linear layer (Idefics3 and SmolVLM: none).
+    """
+
+    def __init__(self, *, in_dim: int, out_dim: int, factor: int = 2, bias: bool = True) -> None:
+        super().__init__()
+        _refuse_below("factor", factor, 1)
+        self.factor = factor
+        self.linear = Linear(in_dim * factor**2, out_dim, bias=bias)
+
+    def num_tokens(self, n: int) -> int:
+        reason = misfit(n, self.factor)
+        if reason is not None:
+            raise DataError(f"pixel_shuffle: {reason}")
+        return n // self.factor**2
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
+        number, factor = self.num_tokens(tokens.shape[1]), self.factor
+        side = math.isqrt(tokens.shape[1]) // factor
+        grid = tokens.unflatten(1, (side, factor, side, factor))  # [B, rows, factor, columns, factor, in_dim]
+        x = grid.transpose(2, 3).flatten(3).flatten(1, 2)  # [B, rows * columns, factor * factor * in_dim]
+        return self.linear(x), mask[:, :1].expand(-1, number)
+
+
+def misfit(n: int, factor: int) -> str | None:
+    """Why ``n`` tokens are no square grid that squares of this side fill; None where they are."""
+    side = math.isqrt(n)
+    if side**2 != n:
+        return f"{n} are no square grid"
+    legal = [f for f in range(1, side + 1) if side % f == 0]
+    return None if side % factor == 0 else f"factor {factor} does not divide the side of the {side} x {side} grid; allowed are {legal}"
+
+
+class PerceiverLayer(nn.Module):
+    """Latents attend to the media tokens and to themselves at once, then a feed-forward part; both residual.
+
+    Source: Flamingo, figure 5 and its code: keys and values are of media tokens and latents after one another, each with a norm of its
+    own; the feed-forward part has a norm before it.
+    """
+
+    def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm_media = nn.LayerNorm(dim)
+        self.norm_latents = nn.LayerNorm(dim)
+        self.attention = CrossAttention(dim=dim, num_heads=num_heads, bias=False)
+        self.norm = nn.LayerNorm(dim)
+        self.mlp = MLP(dim=dim, hidden_dim=hidden_width(dim, mlp_ratio))
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch num_latents dim"],
+        media: Float[Tensor, "batch num_tokens dim"],
+        mask: Bool[Tensor, "batch all_tokens"],
+    ) -> Float[Tensor, "batch num_latents dim"]:
+        """``mask`` is that of the media tokens and, behind them, of the latents."""
+        queries = self.norm_latents(latents)
+        context = torch.cat([self.norm_media(media), queries], dim=1)  # [B, N + num_latents, dim]
+        latents = latents + self.attention(queries, context, mask)
+        return latents + self.mlp(self.norm(latents))
+
+
+class PerceiverResampler(nn.Module):
+    """Any number of media tokens to ``num_latents`` of the same width, normalised.
+
+    Args:
+        mlp_ratio: Flamingo has 4.
+    """
+
+    def __init__(self, *, dim: int, num_latents: int = 64, depth: int = 6, num_heads: int = 8, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        for key, value in (("num_latents", num_latents), ("depth", depth)):
+            _refuse_below(key, value, 1)
+        self.latents = nn.Parameter(torch.empty(num_latents, dim))
+        nn.init.normal_(self.latents)  # as Flamingo's code in lucidrains/flamingo-pytorch and open_flamingo
+        self.layers = nn.ModuleList(PerceiverLayer(dim=dim, num_heads=num_heads, mlp_ratio=mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, media: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]
+    ) -> Float[Tensor, "batch num_latents dim"]:
+        latents = self.latents.expand(len(media), -1, -1)
+        media = without_padding(media, mask)
+        seen = torch.cat([mask, mask.new_ones(latents.shape[:2])], dim=1)  # [B, N + num_latents]
+        for layer in self.layers:
+            latents = layer(latents, media, seen)
+        return self.norm(latents)
+
+
+class ResamplerConnector(Connector):
+    """A Perceiver resampler at the encoder's width, then a linear layer (Flamingo).
+
+    Args:
+        num_latents: how many tokens it makes of any item.
+        num_heads: None takes one for each 64 channels, Flamingo's size.
+    """
+
+    def __init__(
+        self, *, in_dim: int, out_dim: int, num_latents: int = 64, depth: int = 2, num_heads: int | None = None, mlp_ratio: float = 4.0
+    ) -> None:
+        super().__init__()
+        heads = default_heads(in_dim) if num_heads is None else num_heads
+        self.resampler = PerceiverResampler(dim=in_dim, num_latents=num_latents, depth=depth, num_heads=heads, mlp_ratio=mlp_ratio)
+        self.linear = Linear(in_dim, out_dim)
+
+    def num_tokens(self, n: int) -> int:
+        return len(self.resampler.latents)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch num_latents out_dim"], Bool[Tensor, "batch num_latents"]]:
+        x = self.linear(self.resampler(tokens, mask))
+        return x, mask.new_ones(x.shape[:2])
+
+
+class AttentionPoolConnector(Connector):
+    """Learned queries ask the tokens once; a norm, and a linear layer (CoCa's attentional pooler).
+
+    Args:
+        num_queries: how many tokens it makes of any item.
+        num_heads: None takes one for each 64 channels.
+    """
+
+    def __init__(self, *, in_dim: int, out_dim: int, num_queries: int = 32, num_heads: int | None = None) -> None:
+        super().__init__()
+        _refuse_below("num_queries", num_queries, 1)
+        self.queries = nn.Parameter(torch.empty(num_queries, in_dim))
+        nn.init.normal_(self.queries)
+        self.norm_media = nn.LayerNorm(in_dim)
+        self.attention = CrossAttention(dim=in_dim, num_heads=default_heads(in_dim) if num_heads is None else num_heads)
+        self.norm = nn.LayerNorm(in_dim)
+        self.linear = Linear(in_dim, out_dim)
+
+    def num_tokens(self, n: int) -> int:
+        return len(self.queries)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch num_queries out_dim"], Bool[Tensor, "batch num_queries"]]:
+        media = self.norm_media(without_padding(tokens, mask))
+        x = self.attention(self.queries.expand(len(tokens), -1, -1), media, mask)
+        x = self.linear(self.norm(x))
+        return x, mask.new_ones(x.shape[:2])
+
+
+class Downsampler(Connector):
+    """Convolutions over time, each of which halves the number of frames, then a linear layer; real frames come first.
+
+    Of 5 frames a factor of 4 makes 3, then 2: each convolution rounds up.
+
+    Args:
+        factor: a power of two: 2 has one convolution, 4 two.
+    """
+
+    def __init__(self, *, in_dim: int, out_dim: int, factor: int = 4) -> None:
+        super().__init__()
+        if factor < 2 or factor & (factor - 1):
+            raise ConfigError(f"factor: {factor}; each convolution halves the frames: allowed are 2, 4, 8, 16, ...")
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(in_dim, in_dim, kernel_size=3, stride=2, padding=1) for _ in range(factor.bit_length() - 1)
+        )
+        self.linear = Linear(in_dim, out_dim)
+
+    def num_tokens(self, n: int) -> int:
+        for _ in self.convolutions:
+            n = (n + 1) // 2
+        return n
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
+        x = tokens
+        for convolution in self.convolutions:
+            x = without_padding(x, mask).transpose(1, 2)  # [B, in_dim, frames]
+            x = F.gelu(convolution(x)).transpose(1, 2)  # [B, frames / 2, in_dim]
+            mask = mask[:, ::2]  # a frame is real where the middle of its window is
+        return self.linear(x), mask
+
+
+def without_padding(
+    tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]
+) -> Float[Tensor, "batch num_tokens dim"]:
+    """Tokens with zeros at padding, whatever stood there (NaN too)."""
+    return tokens.masked_fill(~mask[..., None], 0)
+
+
+def default_heads(dim: int) -> int:
+    """As many heads as share the width evenly with 64 channels or more each: 1024 gives 16, 192 gives 3, 200 gives 2, 48 gives 1."""
+    return max((heads for heads in range(1, max(dim // 64, 1) + 1) if dim % heads == 0), default=1)
+
+
+CONNECTORS: dict[str, type[Connector]] = {
+    "linear": LinearConnector,
+    "mlp": MLPConnector,
+    "pixel_shuffle": PixelShuffle,
+    "resampler": ResamplerConnector,
+    "attention_pool": AttentionPoolConnector,
+    "downsampler": Downsampler,
+}
+
+
+def build_connector(kind: str | Mapping[str, Any], *, in_dim: int, out_dim: int, num_tokens: int | None) -> Connector:
+    """A connector by its word, or by a mapping with its word and options: ``{kind: resampler, num_latents: 32}``.
+
+    Args:
+        num_tokens: how many tokens every item has, in a grid of places; None where items differ, in the order of time (audio).
+
+    Raises:
+        ConfigError: an unknown word or option, or a connector that cannot work on such tokens.
+    """
+    options = {"kind": kind} if isinstance(kind, str) else dict(kind)
+    word = options.pop("kind", None)
+    if word not in CONNECTORS:
+        raise ConfigError(f"there is no connector {word!r}; {name_choices(str(word), CONNECTORS)}")
+    part = CONNECTORS[word]
+    _check_options(part, word, options)
+    if word == "downsampler" and num_tokens is not None:
+        raise ConfigError(_cannot(word, "it takes every second frame along time, and an image has no time", ("pixel_shuffle", "resampler")))
+    connector = part(in_dim=in_dim, out_dim=out_dim, **options)
+    if isinstance(connector, PixelShuffle):
+        if num_tokens is None:
+            raise ConfigError(_cannot(word, "it needs a square grid of places, and audio has none", ("downsampler", "resampler")))
+        reason = misfit(num_tokens, connector.factor)
+        if reason is not None:
+            raise ConfigError(_cannot(word, f"of the encoder's tokens, {reason}", ("linear", "mlp", "resampler", "attention_pool")))
+    return connector
+
+
+def _cannot(word: str, reason: str, others: tuple[str, ...]) -> str:
+    return f"{word!r} cannot work here: {reason}; or choose {', '.join(others[:-1])} or {others[-1]}"
+
+
+def _check_options(part: type[Connector], word: str, options: Mapping[str, Any]) -> None:
+    known = {name: p for name, p in inspect.signature(part).parameters.items() if name not in ("in_dim", "out_dim")}
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigError(f"{name}: connector {word!r} has no such option; {name_choices(name, known)}")
+        legal = bool if known[name].annotation is bool else float if known[name].annotation is float else int
+        fits = isinstance(value, int | float if legal is float else legal) and (legal is bool) == isinstance(value, bool)
+        if not fits and not (value is None and known[name].default is None):
+            raise ConfigError(f"{name}: got {value!r} ({type(value).__name__}); allowed is {legal.__name__}")
+
+
+def _refuse_below(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{key}: {value}; allowed is {least} or more")

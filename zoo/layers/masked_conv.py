@@ -1,0 +1,96 @@
+"""Convolutions over rows of different lengths: what stands behind a row's end is zero before and after, and counts in no statistics."""
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class MaskedBatchNorm(nn.BatchNorm1d):
+    """BatchNorm whose statistics in training are those of the real positions.
+
+    The references (keithito/tacotron, NVIDIA/tacotron2, torchaudio) count padding too, so that what a row gives there depends on how
+    long the longest row of its batch is.
+    """
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "batch channels length"], mask: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "batch channels length"]:
+        """``mask`` is True at real positions; the others become zero."""
+        if mask is None:
+            return super().forward(x)
+        if not self.training:
+            return super().forward(x) * mask[:, None]
+        batch, channels, length = x.shape
+        places = mask.flatten().nonzero()[:, 0]  # [real]
+        rows = x.transpose(1, 2).reshape(-1, channels).index_select(0, places)  # [real, channels]
+        flat = x.new_zeros(batch * length, channels, dtype=rows.dtype).index_copy(0, places, super().forward(rows))
+        return flat.view(batch, length, channels).transpose(1, 2)  # [B, channels, length]
+
+
+class ConvNorm(nn.Module):
+    """Convolution that keeps the length, then BatchNorm, with the activation behind the norm or before it.
+
+    An even kernel sees one position more to its right than to its left, as TensorFlow's "same" does.
+
+    Args:
+        activation: "relu", "tanh" or "none".
+        norm_last: whether the norm comes behind the activation (Tacotron 2017) instead of before it (Tacotron 2).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        activation: str = "none",
+        norm_last: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(in_channels, out_channels, kernel)
+        self.norm = MaskedBatchNorm(out_channels)
+        self.activation, self.norm_last, self.dropout = activation, norm_last, dropout
+        self.padding = ((kernel - 1) // 2, kernel // 2)
+        nn.init.xavier_uniform_(self.conv.weight, gain=1.0 if activation == "none" else nn.init.calculate_gain(activation))  # type: ignore[arg-type]
+
+    def forward(
+        self, x: Float[Tensor, "batch in_channels length"], mask: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "batch out_channels length"]:
+        """Zero where the mask is False; there ``x`` must be zero too."""
+        x = self._convolve(x)
+        x = self.norm(self._activate(x), mask) if self.norm_last else self._activate(self.norm(x, mask))
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        left, right = self.padding
+        if left == right:
+            return F.conv1d(x, self.conv.weight, self.conv.bias, padding=left)
+        return self.conv(F.pad(x, self.padding))
+
+    def _activate(self, x: Tensor) -> Tensor:
+        if self.activation == "none":
+            return x
+        return x.relu() if self.activation == "relu" else x.tanh()
+
+
+def all_or_mask(mask: Bool[Tensor, "batch length"] | None) -> Bool[Tensor, "batch length"] | None:
+    """None where every position is real, or on the meta device, where nobody can know: the plain kernels are faster."""
+    return None if mask is None or mask.is_meta or bool(mask.all()) else mask
+
+
+class BidirectionalRNN(nn.Module):
+    """A GRU or LSTM in both directions, each of which begins at a real position: padding changes nothing, and gives zeros."""
+
+    def __init__(self, rnn: nn.GRU | nn.LSTM) -> None:
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(
+        self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"] | None = None
+    ) -> Float[Tensor, "batch length out_dim"]:
+        """``mask`` is True at real positions, which stand at the left; a row has at least one."""
+        if mask is None:
+            return self.rnn(x)[0]
+        packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]

@@ -1,0 +1,41 @@
+"""Norms by the names that configs use."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, name_choices
+
+
+class RMSNorm(nn.Module):
+    """x over its root mean square, computed in float32, then times a learned factor for each channel.
+
+    Source: Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4. As in LLaMA the factor multiplies what was cast back.
+    """
+
+    def __init__(self, dim: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
+        if x.dtype == self.weight.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return self.weight * F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"rms": RMSNorm, "layer": nn.LayerNorm}
+
+
+def build_norm(name: str, dim: int, eps: float) -> nn.Module:
+    """A norm over the channels.
+
+    Raises:
+        ConfigError: no such norm.
+    """
+    if name not in NORMS:
+        raise ConfigError(f"norm: there is no {name!r}; {name_choices(name, NORMS)}")
+    return NORMS[name](dim, eps=eps)

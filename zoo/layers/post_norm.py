@@ -1,0 +1,174 @@
+"""What BERT and its family share behind their embeddings: post-norm blocks, token types, pools, and rows without padding.
+
+Papers: Vaswani et al. 2017 (arXiv 1706.03762), section 3.1; Devlin et al. 2018 (arXiv 1810.04805), section 3; Reimers and Gurevych
+2019 (Sentence-BERT, arXiv 1908.10084), section 3 (mean pooling).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.attention import Attention
+from zoo.layers.mlp import feed_forward
+from zoo.layers.packing import Layout, Packing, can_pack
+from zoo.layers.pool import masked_mean
+from zoo.types import Encoded
+
+POOLS = ("cls_tanh", "cls", "mean", "none")
+
+
+class PostNormBlock(nn.Module):
+    """norm(x + attention(x)), then norm(x + mlp(x)). Source: Vaswani et al. 2017, section 3.1."""
+
+    def __init__(self, *, dim: int, num_heads: int, hidden_dim: int, activation: str, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.attention = Attention(dim=dim, num_heads=num_heads)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = feed_forward(dim=dim, hidden_dim=hidden_dim, activation=activation)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "*tokens dim"], mask: Bool[Tensor, "batch length"] | None = None, layout: Layout | None = None
+    ) -> Float[Tensor, "*asked dim"]:
+        """As ``Attention``: a batch [batch, length, dim], or a list [total, dim] of whose tokens the layout asks some or all."""
+        change = self.dropout(self.attention(x, mask, layout=layout))
+        x = self.norm1((x if layout is None else layout.asking(x)) + change)
+        return self.norm2(x + self.dropout(self.mlp(x)))
+
+
+class PostNormText(nn.Module):
+    """Token ids to tokens of the last block and one pooled vector; a family says how tokens are embedded and which blocks follow.
+
+    A family makes the tables ``embedding``, ``positions`` and ``types``, and ``pooler``, and calls ``initialise_text``.
+
+    Attributes:
+        separator_id: where a row holds two texts, the id that ends each: ``[CLS] a [SEP] b [SEP]`` has the types 0 0 0 1 1. None:
+            every token is of type 0 unless the caller gives types.
+        word_dim: width of the table of words, for a head that shares it.
+
+    Raises:
+        ConfigError: an unknown pool.
+        DataError: (forward) a row longer than ``context_length``, or types without a row in the table.
+    """
+
+    modality = "text"
+    pools_alone = True  # takes ``reads``
+    no_weight_decay = ("positions", "types")
+    embedding: nn.Embedding
+    positions: nn.Parameter
+    types: nn.Parameter
+    pooler: nn.Linear | None
+
+    def __init__(self, *, dim: int, vocab_size: int, word_dim: int, context_length: int, pool: str, separator_id: int | None) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise ConfigError(f"pool: there is no {pool!r}; {name_choices(pool, POOLS)}")
+        if separator_id is not None and not 0 <= separator_id < vocab_size:
+            raise ConfigError(f"separator_id: {separator_id}; allowed is 0 to {vocab_size - 1} (below vocab_size), or null")
+        self.dim, self.vocab_size, self.word_dim, self.context_length = dim, vocab_size, word_dim, context_length
+        self.pool, self.separator_id = pool, separator_id
+        self.gives_pooled = pool != "none"
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The blocks in the order in which they run."""
+        raise NotImplementedError
+
+    def embed(
+        self,
+        token_ids: Int[Tensor, "*tokens"],
+        positions: Float[Tensor, "*places width"],
+        types: Float[Tensor, "*kinds width"],
+    ) -> Float[Tensor, "*tokens dim"]:
+        """What enters the first block, of the tokens and of the rows of both tables that are theirs."""
+        raise NotImplementedError
+
+    def places(self, real: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"] | None:
+        """Which row of ``positions`` each token has; None: that of its place in the batch."""
+        return None
+
+    def forward(
+        self,
+        token_ids: Int[Tensor, "batch length"],
+        mask: Bool[Tensor, "batch length"] | None = None,
+        reads: str = "tokens",
+        types: Int[Tensor, "batch length"] | None = None,
+    ) -> Encoded:
+        """``mask`` is True at real tokens; without one every position is real.
+
+        Args:
+            reads: "tokens", or "pooled" where the caller reads nothing but the pooled vectors; these, equal up to rounding, are
+                then also all the tokens there are [batch, 1, dim], and no padding is computed.
+            types: of the tokens; None takes them from the separators.
+        """
+        if token_ids.shape[1] > self.context_length:
+            raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
+        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        types = self._types(token_ids, types)
+        if reads == "pooled" and self._can_pack(token_ids, real):
+            return Encoded.of_pooled(self._pool_packed(token_ids, real, types))
+        x = self._enter(token_ids, real, types)
+        for block in self.layers:
+            x = block(x, mask)
+        pooled = masked_mean(x, real) if self.pool == "mean" else self._finished(x[:, 0]) if self.gives_pooled else None
+        return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
+
+    def word_logits(self, vectors: Float[Tensor, "*tokens word_dim"]) -> Float[Tensor, "*tokens vocab_size"]:
+        """Products with the table of words: the tied decoder of masked-language modelling, without its bias."""
+        return F.linear(vectors, self.embedding.weight)
+
+    def _types(self, token_ids: Tensor, types: Tensor | None) -> Int[Tensor, "batch length"] | None:
+        """The type of each token; None where all are of type 0."""
+        most = len(self.types) - 1
+        if types is not None:
+            if not types.is_meta and types.numel() and not 0 <= int(types.min()) <= int(types.max()) <= most:
+                raise DataError(f"types: {int(types.min())} to {int(types.max())}; allowed is 0 to {most} (num_types {most + 1})")
+            return types
+        if self.separator_id is None or most == 0:
+            return None
+        ends = token_ids == self.separator_id
+        return (ends.cumsum(1) - ends.long()).clamp(max=most)  # a separator ends the text that it is of
+
+    def _enter(
+        self, token_ids: Int[Tensor, "batch length"], real: Tensor, types: Tensor | None, index: Int[Tensor, " total"] | None = None
+    ) -> Float[Tensor, "*tokens dim"]:
+        """What enters the first block; of the whole batch, or of a list of places in the flat batch."""
+        length, places = token_ids.shape[1], self.places(real)
+        if index is not None:
+            token_ids, places = token_ids.flatten()[index], index % length if places is None else places.flatten()[index]
+            types = None if types is None else types.flatten()[index]
+        positions = self.positions[:length] if places is None else F.embedding(places, self.positions)
+        return self.embed(token_ids, positions, self.types[0] if types is None else F.embedding(types, self.types))
+
+    def _can_pack(self, token_ids: Tensor, real: Tensor) -> bool:
+        """Whether packed rows give the pooled vectors; a first token that is pooled must be among the real ones."""
+        possible = can_pack(token_ids) and len(self.layers) > 0 and self.gives_pooled
+        return possible and (self.pool == "mean" or bool(real[:, 0].all()))
+
+    def _pool_packed(self, token_ids: Tensor, real: Tensor, types: Tensor | None) -> Float[Tensor, "batch dim"]:
+        """Pooled vectors from real tokens alone."""
+        layout = Packing(real)
+        x = self._enter(token_ids, real, types, layout.index)  # [total, dim]
+        last = layout if self.pool == "mean" else layout.only(token_ids.new_zeros(len(token_ids)))
+        for i, block in enumerate(self.layers, 1):
+            x = block(x, layout=layout if i < len(self.layers) else last)
+        return masked_mean(layout.unpack(x), real) if self.pool == "mean" else self._finished(last.restore(x))
+
+    def _finished(self, first: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        return first if self.pooler is None else torch.tanh(self.pooler(first))
+
+    def initialise_text(self) -> None:
+        """N(0, 0.02) for matrices and tables, zero biases (google-research/bert ``modeling.py``)."""
+        for name, table in self.named_parameters(recurse=False):
+            assert table.ndim == 2, name  # positions and types
+            nn.init.normal_(table, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)

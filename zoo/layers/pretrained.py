@@ -1,0 +1,119 @@
+"""What the parts share that hold a model of transformers: its config parsed, its weights read strictly, and no word said.
+
+Reference: transformers 5.17. Nothing here runs code of a model's own, reads pickles, or asks a network.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from zoo.errors import ConfigError, WeightsError, name_choices
+
+DTYPES = ("dtype", "torch_dtype")
+
+
+def import_transformers() -> ModuleType:
+    """The library.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError("config: needs transformers; install it with: pip install 'multimodal-zoo[transformers]'") from error
+    return transformers
+
+
+@contextmanager
+def quiet_and_offline() -> Iterator[None]:
+    """Transformers prints while it builds and reads, and some of its models would fetch another one from the hub."""
+    from huggingface_hub import constants
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with patch.object(constants, "HF_HUB_OFFLINE", True):
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def parse_config(config: Mapping[str, Any], refused: Mapping[str, str], example: str) -> Any:
+    """The ``PretrainedConfig`` that a ``config.json`` says.
+
+    Args:
+        refused: model types that are of no use, and why.
+        example: a model type, for messages.
+
+    Raises:
+        ConfigError: it asks for code, its ``model_type`` is unknown or of no use here, or transformers refuses a value.
+    """
+    library = import_transformers()
+    settings = {key: value for key, value in config.items() if key not in DTYPES}
+    kind = settings.pop("model_type", None)
+    parts = [("config", config), *((f"config.{key}", value) for key, value in config.items() if isinstance(value, Mapping))]
+    for where, part in parts:
+        if "auto_map" in part:
+            raise ConfigError(f"{where}.auto_map: {part['auto_map']!r} names code; only models that transformers itself has can be built")
+    if kind not in library.CONFIG_MAPPING:
+        near = name_choices(kind, library.CONFIG_MAPPING) if isinstance(kind, str) else f"a config names one, for example {example}"
+        raise ConfigError(f"config.model_type: transformers has no {kind!r}; {near}")
+    if kind in refused:
+        raise ConfigError(f"config.model_type: {kind!r} cannot be used here: {refused[kind]}")
+    if "quantization_config" in settings:
+        raise ConfigError("config.quantization_config: quantised weights cannot be used; give a directory of plain ones")
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        with quiet_and_offline():
+            parsed = library.AutoConfig.for_model(kind, **settings)
+    except (AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ConfigError(f"config: transformers refuses it for model_type {kind!r}: {reason}") from error
+    parsed.return_dict = True
+    return parsed
+
+
+def read_into(model: nn.Module, directory: str | Path, **keywords: Any) -> nn.Module:
+    """A model of the same class and config with the weights of a directory, which transformers reads with its renaming of older names.
+
+    Args:
+        keywords: of the class's constructor, for ``from_pretrained``.
+
+    Raises:
+        WeightsError: unreadable, a weight that is missing or of another shape, or one for which there is no place.
+    """
+    read = type(model).from_pretrained  # type: ignore[attr-defined]
+    keywords = {"config": model.config, "dtype": torch.get_default_dtype(), **keywords}
+    careful = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        with torch.device("cpu"), quiet_and_offline():
+            found, report = read(str(directory), **keywords, **careful)  # mismatched sizes are refused below, with their names
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{directory}: cannot be read as {type(model).__name__} ({reason})") from error
+    _refuse_misfits(found, report, directory)
+    return found
+
+
+def _refuse_misfits(model: nn.Module, report: Mapping[str, Any], directory: str | Path) -> None:
+    """Raise WeightsError for what is missing, of another shape, or left over inside the model (a head beside it may be)."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    inside = {name for name, _ in model.named_children()}
+    left = sorted(key for key in report["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in inside)
+    resized = sorted(f"{key} {list(theirs)} -> {list(ours)}" for key, theirs, ours in report["mismatched_keys"])
+    for word, keys in (("missing", sorted(report["missing_keys"])), ("resized", resized), ("left over", left)):
+        if keys:
+            hint = "; the checkpoint has no pooling layer: set pooler=false" if all("pooler" in key for key in keys) else ""
+            raise WeightsError(f"{directory}: {len(keys)} weights {word} for {type(model).__name__} ({', '.join(keys[:3])}){hint}")

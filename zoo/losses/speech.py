@@ -1,0 +1,85 @@
+"""Losses of models that speak, as pure functions: means over real frames, so that padding changes nothing.
+
+Papers: Wang et al. 2017 (arXiv 1703.10135); Shen et al. 2017 (arXiv 1712.05884), section 2.2; Tachibana et al. 2017 (arXiv 1710.08969),
+section 4.1, for guided attention.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from zoo.errors import ConfigError, name_choices
+
+DISTANCES = ("mse", "l1")
+
+
+def frame_loss(
+    found: Float[Tensor, "batch bins frames"],
+    target: Float[Tensor, "batch bins frames"],
+    mask: Bool[Tensor, "batch frames"] | None,
+    *,
+    distance: str = "mse",
+) -> Float[Tensor, ""]:
+    """Mean distance over the bins of real frames.
+
+    Raises:
+        ConfigError: there is no such distance.
+    """
+    if distance not in DISTANCES:
+        raise ConfigError(f"distance: there is no {distance!r}; {name_choices(distance, DISTANCES)}")
+    difference = found.float() - target.float()
+    each = (difference.square() if distance == "mse" else difference.abs()).mean(1)  # [B, frames]
+    return masked_mean(each, mask)
+
+
+def stop_loss(logits: Float[Tensor, "batch steps"], mask: Bool[Tensor, "batch steps"], *, weight: float = 1.0) -> Float[Tensor, ""]:
+    """Cross entropy of "this step is the last", over the steps up to the last.
+
+    Args:
+        mask: True at steps of the recording; of T T T F the third is the last.
+        weight: of the last step against each other one: one of a hundred steps is positive.
+    """
+    last = last_steps(mask).to(logits.dtype)
+    each = F.binary_cross_entropy_with_logits(logits.float(), last.float(), weight=1 + (weight - 1) * last.float(), reduction="none")
+    return masked_mean(each, mask)
+
+
+def last_steps(mask: Bool[Tensor, "batch steps"]) -> Bool[Tensor, "batch steps"]:
+    """T T T F -> F F T F."""
+    return mask & ~F.pad(mask[:, 1:], (0, 1))
+
+
+def guided_attention_loss(
+    alignments: Float[Tensor, "batch steps length"],
+    steps_mask: Bool[Tensor, "batch steps"],
+    text_mask: Bool[Tensor, "batch length"],
+    *,
+    width: float = 0.2,
+) -> Float[Tensor, ""]:
+    """Mean over steps of the attention that lies off the diagonal: ``sum of a (1 - exp(-(n/N - t/T)^2 / (2 width^2)))``.
+
+    Source: Tachibana et al. 2017, equation 4; they divide by N and T, we by T, so that the weight of the loss does not shrink with
+    the length of a text.
+    """
+    far = distance_from_diagonal(steps_mask, text_mask)
+    penalty = 1 - torch.exp(-far.square() / (2 * width**2))
+    each = (alignments.float() * penalty * text_mask[:, None]).sum(-1)  # [B, steps]
+    return masked_mean(each, steps_mask)
+
+
+def distance_from_diagonal(
+    steps_mask: Bool[Tensor, "batch steps"], text_mask: Bool[Tensor, "batch length"]
+) -> Float[Tensor, "batch steps length"]:
+    """``n/N - t/T`` for each text position and step, counted within each row's own lengths."""
+    device = text_mask.device
+    rows = torch.arange(steps_mask.shape[1], device=device) / steps_mask.sum(1, keepdim=True).clamp(min=1)  # [B, steps]
+    columns = torch.arange(text_mask.shape[1], device=device) / text_mask.sum(1, keepdim=True).clamp(min=1)  # [B, length]
+    return columns[:, None] - rows[:, :, None]
+
+
+def masked_mean(each: Float[Tensor, "batch places"], mask: Bool[Tensor, "batch places"] | None) -> Float[Tensor, ""]:
+    """Mean over places where the mask is True."""
+    if mask is None:
+        return each.mean()
+    return torch.where(mask, each, 0.0).sum() / mask.sum().clamp(min=1)

@@ -1,0 +1,103 @@
+"""Log-probabilities of the last answer of each conversation, which every preference is made of."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from zoo.errors import ConfigError, DataError
+from zoo.types import SUPERVISED, Batch, Encoded, TalkingHead
+
+REFERENCE, MISMATCHED = "reference", "mismatched_reference"  # targets that a frozen model gives
+
+
+def refuse_head(system: Any, name: str) -> None:
+    """Raise ConfigError for a system that predicts no tokens."""
+    head = getattr(system, "head", None)
+    if not isinstance(head, TalkingHead):
+        raise ConfigError(f"objective: {name!r} needs a head that predicts tokens (llava); {type(head or system).__name__} does not")
+
+
+def last_run(supervised: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
+    """Only the last run of True in each row: ``F T T F T F`` gives ``F F F F T F``.
+
+    What the assistant said before is part of the prompt.
+    """
+    ends = supervised & ~F.pad(supervised[:, 1:], (0, 1))  # True at the last of each run
+    runs_after = ends.flip(1).cumsum(1).flip(1)  # [batch, length] ends from here on
+    return supervised & (runs_after == 1)
+
+
+def of_last_answers(batch: Batch) -> Batch:
+    """The batch with nothing but the last answers supervised."""
+    return replace(batch, targets={**batch.targets, SUPERVISED: last_run(batch.targets[SUPERVISED])})
+
+
+def log_probabilities(head: TalkingHead, encoded: dict[str, Encoded], batch: Batch, *, per_token: bool = False) -> Float[Tensor, " batch"]:
+    """Of each conversation's last answer, given all before it: the sum over its tokens, or their mean."""
+    found = head.predictions(encoded, of_last_answers(batch))
+    each = -F.cross_entropy(found.logits, found.labels, reduction="none")  # [tokens]
+    sums = each.new_zeros(len(batch.inputs["text"])).index_add(0, found.rows, each)
+    return sums / found.rows.bincount(minlength=len(sums)).clamp(min=1) if per_token else sums
+
+
+def labels_of(batch: Batch, name: str) -> Bool[Tensor, " batch"]:
+    """Which answers are the better or desirable ones.
+
+    Raises:
+        DataError: the batch's items have no labels.
+    """
+    if "labels" not in batch.targets:
+        raise DataError(f"objective {name}: the items of the batch {', '.join(batch.ids[:3])}, ... are not judged; choose data=preferences")
+    return batch.targets["labels"].bool()
+
+
+def pairs(batch: Batch, name: str) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """Rows of the preferred answers and of the others to the same prompts.
+
+    Raises:
+        DataError: an answer without its counterpart.
+    """
+    better, groups = labels_of(batch, name), batch.targets["groups"]
+    order = groups.argsort(stable=True)
+    chosen, rejected = order[better[order]], order[~better[order]]
+    if len(chosen) != len(rejected) or not torch.equal(groups[chosen], groups[rejected]):
+        raise DataError(
+            f"objective {name}: the batch {', '.join(batch.ids[:4])}, ... does not hold whole pairs of a chosen and a rejected answer; "
+            "give data=preferences rows with both, an even training.batch_size, and no data.on_bad_item=skip"
+        )
+    return chosen, rejected
+
+
+def mismatched(batch: Batch, limit: int) -> Batch:
+    """Each prompt with the last answer of the next row of another group; pictures and clips stay with the prompts.
+
+    Prompts ``p q r`` with answers ``a b c`` become ``pb qc ra``.
+
+    Args:
+        limit: tokens that the language model takes; an answer that goes on behind them is cut.
+    """
+    token_ids, answers = batch.inputs["text"], last_run(batch.targets[SUPERVISED])
+    rows, groups = range(len(token_ids)), batch.targets["groups"].tolist()
+    made = []
+    for row in rows:
+        later = [(row + step) % len(rows) for step in range(1, len(rows))]
+        other = next((index for index in later if groups[index] != groups[row]), later[0] if later else row)
+        end = int(answers[row].int().argmax()) if bool(answers[row].any()) else len(answers[row])
+        answer = token_ids[other][answers[other]][: max(limit - end, 0)]
+        made.append((token_ids[row, :end], answer))
+    length = max(len(prompt) + len(answer) for prompt, answer in made)
+    texts, mask = token_ids.new_zeros(len(rows), length), torch.zeros(len(rows), length, dtype=torch.bool, device=token_ids.device)
+    supervised = mask.clone()
+    for row, (prompt, answer) in enumerate(made):
+        whole = len(prompt) + len(answer)
+        texts[row, :whole], mask[row, :whole], supervised[row, len(prompt) : whole] = torch.cat([prompt, answer]), True, True
+    return replace(
+        batch,
+        inputs={**batch.inputs, "text": texts},
+        masks={**batch.masks, "text": mask},
+        targets={**batch.targets, SUPERVISED: supervised},
+    )

@@ -1,0 +1,88 @@
+"""Linear layers whose frozen weights take four bits each, by bitsandbytes.
+
+Paper: Dettmers et al. 2023 (QLoRA, arXiv 2305.14314), section 3 (NF4, blocks of 64, here without the second quantisation of the
+scales: with it, what is saved and read again would no longer be the same).
+
+In a state dict such a layer has the plain ``weight`` that its four bits stand for: a checkpoint is read with or without bitsandbytes,
+and the four bits come back exactly, because the largest number of each block is one of those that NF4 has.
+"""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+
+FORMATS = ("nf4", "fp4")
+
+
+def quantise(part: nn.Module, names: list[str], format: str) -> None:
+    """Replace linear layers below a part; on the meta device they stay as they are.
+
+    Raises:
+        ConfigError: an unknown format, or bitsandbytes is missing.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"quantise: there is no {format!r}; allowed is {' or '.join(FORMATS)}")
+    kind = _layer()
+    for name in names:
+        layer = part.get_submodule(name)
+        assert isinstance(layer, nn.Linear)
+        if layer.weight.is_meta:
+            continue
+        parent, _, last = name.rpartition(".")
+        setattr(part.get_submodule(parent), last, kind(layer, format))
+
+
+def dequantised(layer: nn.Module) -> Tensor | None:
+    """The weight [out, in] that a layer's four bits stand for; None of a plain layer."""
+    return layer.plain_weight() if hasattr(layer, "plain_weight") else None  # type: ignore[operator]
+
+
+@cache
+def _layer() -> type:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise ConfigError("quantise: needs bitsandbytes; install it with: pip install 'multimodal-zoo[qlora]'") from error
+
+    class Quantised(bitsandbytes.nn.Linear4bit):
+        """A frozen linear layer in four bits."""
+
+        def __init__(self, layer: nn.Linear, format: str) -> None:
+            sizes = (layer.in_features, layer.out_features)
+            bias = layer.bias is not None
+            super().__init__(*sizes, bias=bias, compute_dtype=layer.weight.dtype, compress_statistics=False, quant_type=format)
+            self.support_avx512bf16_for_cpu = False  # which would pack the bits anew in evaluation, and compute in bf16
+            self.bias, self.dtype, self.format = layer.bias, layer.weight.dtype, format
+            self._take(layer.weight.detach())
+
+        def _take(self, weight: Tensor) -> None:
+            device = self.weight.device if self.weight.quant_state is not None else weight.device
+            data = weight.detach().to("cpu", self.dtype, copy=True).contiguous()
+            fresh: Any = bitsandbytes.nn.Params4bit(data, False, compress_statistics=False, quant_type=self.format, module=self)
+            self.weight = fresh.to(device)
+
+        def plain_weight(self) -> Tensor:
+            state: Any = self.weight.quant_state
+            return bitsandbytes.functional.dequantize_4bit(self.weight.data, state).to(self.dtype)
+
+        def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+            destination[f"{prefix}weight"] = self.plain_weight()
+            if self.bias is not None:
+                destination[f"{prefix}bias"] = self.bias if keep_vars else self.bias.detach()
+
+        def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+            weight = state_dict.pop(f"{prefix}weight", None)
+            missing = rest[2]
+            if weight is None:
+                missing.append(f"{prefix}weight")
+            else:
+                self._take(weight)
+            if self.bias is not None and f"{prefix}bias" in state_dict:
+                with torch.no_grad():
+                    self.bias.copy_(state_dict[f"{prefix}bias"])
+
+    return Quantised
