@@ -7,6 +7,7 @@ In a state dict such a layer has the plain ``weight`` that its four bits stand f
 and the four bits come back exactly, because the largest number of each block is one of those that NF4 has.
 """
 
+import importlib
 from functools import cache
 from typing import Any
 
@@ -44,11 +45,11 @@ def dequantised(layer: nn.Module) -> Tensor | None:
 @cache
 def _layer() -> type:
     try:
-        import bitsandbytes
+        library: Any = importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise ConfigError("quantise: needs bitsandbytes; install it with: pip install 'multimodal-zoo[qlora]'") from error
 
-    class Quantised(bitsandbytes.nn.Linear4bit):
+    class Quantised(library.nn.Linear4bit):
         """A frozen linear layer in four bits."""
 
         def __init__(self, layer: nn.Linear, format: str) -> None:
@@ -60,14 +61,15 @@ def _layer() -> type:
             self._take(layer.weight.detach())
 
         def _take(self, weight: Tensor) -> None:
-            device = self.weight.device if self.weight.quant_state is not None else weight.device
+            ours: Any = self.weight
+            device = ours.device if ours.quant_state is not None else weight.device
             data = weight.detach().to("cpu", self.dtype, copy=True).contiguous()
-            fresh: Any = bitsandbytes.nn.Params4bit(data, False, compress_statistics=False, quant_type=self.format, module=self)
+            fresh: Any = library.nn.Params4bit(data, False, compress_statistics=False, quant_type=self.format, module=self)
             self.weight = fresh.to(device)
 
         def plain_weight(self) -> Tensor:
-            state: Any = self.weight.quant_state
-            return bitsandbytes.functional.dequantize_4bit(self.weight.data, state).to(self.dtype)
+            ours: Any = self.weight
+            return library.functional.dequantize_4bit(ours.data, ours.quant_state).to(self.dtype)
 
         def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
             destination[f"{prefix}weight"] = self.plain_weight()

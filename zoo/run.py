@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,7 @@ def _make_trainer(
     if evaluation is not None and settings.evaluate_every:  # what cannot be is found now, not at the first evaluation
         source.split(data["validation_split"])
         evaluation.check(system, source)
+    settings = replace(settings, monitor=settings.monitor or getattr(evaluation, "monitor", None))
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         assert evaluation is not None

@@ -72,6 +72,8 @@ class MaskedLM:
         ConfigError: a number that is not positive.
     """
 
+    monitor = "mlm_accuracy"  # what training watches, where nothing else is said
+
     def __init__(
         self,
         *,

@@ -77,6 +77,8 @@ class Perplexity:
         ConfigError: a number that is not positive.
     """
 
+    monitor = "token_accuracy"  # what training watches, where nothing else is said
+
     def __init__(self, *, kinds: Sequence[str] | None = None, batch_size: int = 16, limit: int | None = None) -> None:
         if isinstance(kinds, str):
             raise ConfigError(f"kinds: {kinds!r} is one string; give a list, [{kinds}]")

@@ -84,6 +84,8 @@ class Retrieval:
         ConfigError: an unknown word, or a number that is not positive.
     """
 
+    monitor = "mean_recall"  # what training watches, where nothing else is said
+
     def __init__(
         self,
         *,

@@ -83,6 +83,8 @@ class Tts:
         ConfigError: a number that is not positive.
     """
 
+    monitor = "aligned"  # what training watches, where nothing else is said
+
     def __init__(self, *, batch_size: int = 32, limit: int | None = None, max_seconds: float = 15.0, seed: int = 0) -> None:
         checked_limits({"batch_size": batch_size, "limit": limit})
         if max_seconds <= 0:

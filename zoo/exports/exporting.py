@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from zoo.backbones import CONFIG as FOREIGN_CONFIG
 from zoo.adapters import without_adapters
+from zoo.backbones import CONFIG as FOREIGN_CONFIG
 from zoo.build import build_part, save
 from zoo.checkpoint import WEIGHTS_FILE, atomic_directory, write_tensors
 from zoo.convert import timm_vit, transformers_clip, transformers_dinov2, transformers_vit, vig

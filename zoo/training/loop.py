@@ -263,10 +263,11 @@ class Trainer:
             metrics = self.evaluate(model)
             train_mode(self.model, self.frozen)
             self._write("evaluation", metrics)
-            if self.settings.monitor not in metrics:
-                raise ZooError(f"training.monitor: there is no metric {self.settings.monitor!r}; known: {', '.join(metrics)}")
-            if metrics[self.settings.monitor] > self.best:
-                self.best = metrics[self.settings.monitor]
+            monitor = self.settings.monitor or next(iter(metrics))
+            if monitor not in metrics:
+                raise ZooError(f"training.monitor: there is no metric {monitor!r}; known: {', '.join(metrics)}")
+            if metrics[monitor] > self.best:
+                self.best = metrics[monitor]
                 self.save_model(model, self.run_dir / "best")
         self.accelerator.wait_for_everyone()
 
