@@ -80,7 +80,8 @@ def test_every_row_is_pinned_and_says_where_it_comes_from(asset):
     pins = [package.sha256 for package in asset.packages] + [file.sha256 for file in asset.files if file.sha256 is not None]
     assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in pins)
     facts = [(package.version, package.licence, package.credit, package.files) for package in asset.packages]
-    assert all(map(all, facts)) and asset.text and "PATH" in asset.usage and asset.size_bytes > 1e6
+    assert all(map(all, facts)) and asset.text and asset.size_bytes > 1e6
+    assert "PATH" in asset.usage or asset.name == "flite"  # which is found in the cache
     names = [file.name for file in asset.files]
     assert len(set(names)) == len(names) and not {SOURCE_FILE, CREDITS_FILE} & {*names, *asset.made}
     assert not any(file.keep for file in asset.files if file.path.endswith("/"))

@@ -52,6 +52,9 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
     refuse_encoders(config, specs_of(encoders), key)
     specs = _specs_for_head(config, encoders, key)
     head = _build_head(config["head"], specs, f"{key}.head")
+    for encoder in encoders.values():  # what nobody reads gets no gradient, which several processes would wait for
+        if not getattr(head, "reads_pooled", True) and isinstance(pooler := getattr(encoder, "pooler", None), nn.Module):
+            pooler.requires_grad_(False)
     if isinstance(connectors := getattr(head, "connectors", None), nn.ModuleDict):
         head.counts = token_counts(encoders, specs, connectors)  # type: ignore[attr-defined]  # the system tells its processor
     processor = _build_processor(config.get("processor") or {}, encoders, key, getattr(head, "language", None))

@@ -216,6 +216,7 @@ class Head(Protocol):
 
     ``accepts`` says which encoders fit; ``verbs`` names the methods that a ``System`` hands on. A verb's first argument
     is the system, which gives it encoders and processor. A head may name the evaluation that is its own in ``evaluation``.
+    One whose ``reads_pooled`` is False leaves an encoder's pooled vector alone.
     One that depends on the data names attributes of the source in ``from_source``, and a training run hands them to its
     classmethod ``complete(keywords, **facts)``, which returns the keywords that it is built with. One that shares weights with an
     encoder is given the encoders through its method ``tie(encoders)``; they stay the encoder's, and are saved once.

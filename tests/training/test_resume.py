@@ -131,6 +131,28 @@ def test_a_killed_pretraining_of_bert_resumes_exactly(num_workers, tmp_path):
 
 
 @pytest.mark.heavy
+@pytest.mark.card("llava_nano", "resumes exactly")
+def test_the_second_stage_of_llava_with_lora_starts_from_the_first_and_resumes_exactly(tmp_path, card_figure):
+    """Stage 1 trains the connector alone; stage 2 is given its directory and nothing else."""
+    first, whole, killed = (tmp_path / name for name in ("first", "whole", "killed"))
+    data = ["system=llava_nano", "data=digit_questions", "evaluation=perplexity", "evaluation.limit=40", "training.batch_size=16"]
+    train(1, [*data, "training.freeze=[encoders,head.language]", "training.max_steps=5", f"run_dir={first}"], tmp_path / "first.log")
+    second = [*data, f"weights={first}", "training.freeze=[encoders]", "training.learning_rates={head.connectors: 2e-5}"]
+    second += ["training.adapters={head.language: {rank: 4, alpha: 8, dropout: 0.1}}"]
+    overrides = [word for word in OVERRIDES if ".image." not in word]
+    train(1, [*overrides, *second, f"run_dir={whole}"], tmp_path / "whole.log")
+    killed_at = random.SystemRandom().randrange(6, STEPS - 2)
+    card_figure(f"stage 2 with LoRA, killed at step {killed_at}")
+    train_and_kill(1, killed, killed_at, tmp_path / "killed.log", words=second, overrides=overrides)
+    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
+    assert_same_runs(whole, killed, 1)
+    before, after = (load_file(run / "last" / "model.safetensors") for run in (first, whole))
+    kept = {name: name.replace(".weight", ".base_layer.weight") for name in before if "language" in name and ".qkv." in name}
+    assert kept and all((after[new] == before[name]).all() for name, new in kept.items())
+    assert any((after[name] != before[name]).any() for name in before if name.startswith("head.connectors."))
+
+
+@pytest.mark.heavy
 def test_ctrl_c_leaves_a_state_that_resumes(tmp_path):
     log, run = tmp_path / "log", tmp_path / "run"
     process = start(1, [*OVERRIDES, f"run_dir={run}", "training.max_steps=2000"], log)

@@ -206,8 +206,8 @@ def _refuse_numbers(
 ) -> None:
     if not 0 < hop <= window <= num_fft or rate < 1000:
         raise ConfigError(
-            f"sample_rate_hz {rate}, hop_samples {hop}, window_samples {window}, num_fft {num_fft}; allowed are 1000 and more, and a hop "
-            "of at most a window of at most num_fft"
+            f"sample_rate_hz {rate}, hop_samples {hop}, window_samples {window}, num_fft {num_fft}; allowed are 1000 and more, a hop of "
+            "at most a window of at most num_fft"
         )
     if not 0 <= lowest < highest <= rate / 2:
         raise ConfigError(f"lowest_hz {lowest:g}, highest_hz {highest:g}; at {rate} Hz allowed are 0 to {rate / 2:g}, rising")

@@ -51,6 +51,7 @@ class Tacotron(nn.Module):
     """
 
     accepts = Accepts(modalities=("text",), reads="tokens")
+    reads_pooled = False
     verbs = ("synthesize",)
     evaluation = "tts"
 
