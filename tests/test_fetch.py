@@ -29,7 +29,7 @@ from zoo.data.processor import Processor
 from zoo.data.sources.emoji import Emoji
 from zoo.data.sources.fashion_mnist import FashionMnist
 from zoo.data.sources.geography_questions import GeographyQuestions
-from zoo.errors import ConfigError, DataError, WeightsError, ZooError
+from zoo.errors import ConfigError, DataError, WeightsError
 from zoo.evaluation.knn_probe import KnnProbe
 from zoo.fetched import dinov2_small_focus, efficientnet_lite0, packages
 from zoo.fetched.asset import Asset, Package, PackagedFile
@@ -80,8 +80,7 @@ def test_every_row_is_pinned_and_says_where_it_comes_from(asset):
     pins = [package.sha256 for package in asset.packages] + [file.sha256 for file in asset.files if file.sha256 is not None]
     assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in pins)
     facts = [(package.version, package.licence, package.credit, package.files) for package in asset.packages]
-    assert all(map(all, facts)) and asset.text and asset.size_bytes > 1e6
-    assert "PATH" in asset.usage or asset.name == "flite"  # which is found in the cache
+    assert all(map(all, facts)) and asset.text and "PATH" in asset.usage and asset.size_bytes > 1e6
     names = [file.name for file in asset.files]
     assert len(set(names)) == len(names) and not {SOURCE_FILE, CREDITS_FILE} & {*names, *asset.made}
     assert not any(file.keep for file in asset.files if file.path.endswith("/"))
@@ -284,22 +283,6 @@ def test_a_directory_of_timm_says_how_it_is_used(tmp_path):
 
 
 # The real packages.
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """Fetch an asset, once; skip where its registry does not answer."""
-    directory = os.environ.get("ZOO_CACHE") or tmp_path_factory.mktemp("cache")
-
-    def fetch(name):
-        try:
-            return fetched(name, directory=directory)
-        except ZooError as error:
-            if isinstance(error.__cause__, NoAnswerError):
-                pytest.skip(str(error))
-            raise
-
-    return fetch
 
 
 def photo(name, height, width):

@@ -25,7 +25,7 @@ from zoo.layers.backbone import freeze
 from zoo.layers.meta import meta_device
 from zoo.registry import find_part, find_row
 from zoo.system import System, specs_of
-from zoo.types import Encoder, EncoderSpec, Head, LanguageModel
+from zoo.types import Encoder, EncoderSpec, Head, LanguageModel, reads_of
 from zoo.weights.loading import FORMAT, Source, find_weights, load_parts, read_source
 
 log = logging.getLogger("zoo")
@@ -53,7 +53,7 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
     specs = _specs_for_head(config, encoders, key)
     head = _build_head(config["head"], specs, f"{key}.head")
     for encoder in encoders.values():  # what nobody reads gets no gradient, which several processes would wait for
-        if not getattr(head, "reads_pooled", True) and isinstance(pooler := getattr(encoder, "pooler", None), nn.Module):
+        if "pooled" not in reads_of(head) and isinstance(pooler := getattr(encoder, "pooler", None), nn.Module):
             pooler.requires_grad_(False)
     if isinstance(connectors := getattr(head, "connectors", None), nn.ModuleDict):
         head.counts = token_counts(encoders, specs, connectors)  # type: ignore[attr-defined]  # the system tells its processor

@@ -26,7 +26,7 @@ from zoo.training.freeze import freeze, train_mode
 from zoo.training.frozen import passes_of, refuse_unfrozen
 from zoo.training.optim import parameter_groups
 from zoo.training.settings import TrainingSettings
-from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, LanguageModel, encode
+from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, LanguageModel, encode, reads_of
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,12 @@ def check(config: Mapping[str, Any]) -> CheckReport:
 
 def _refuse_frozen_passes(config: Mapping[str, Any], system: System, settings: TrainingSettings) -> None:
     """Raise ConfigError where encoders cannot run once before training: they are trained, or something needs their inputs."""
+    head: Any = system.head
+    if reads_of(head) != ("pooled",):
+        raise ConfigError(
+            f"training.frozen_passes: keeps the pooled vectors of encoders, but head {type(head).__name__} reads their "
+            f"{' and '.join(reads_of(head))}; set training.frozen_passes=0"
+        )
     refuse_unfrozen(dict(system.encoders))
     passes_of(list(system.encoders), settings.frozen_passes)
     for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher")), ("objective", config.get("objective"))):

@@ -216,7 +216,7 @@ class Head(Protocol):
 
     ``accepts`` says which encoders fit; ``verbs`` names the methods that a ``System`` hands on. A verb's first argument
     is the system, which gives it encoders and processor. A head may name the evaluation that is its own in ``evaluation``.
-    One whose ``reads_pooled`` is False leaves an encoder's pooled vector alone.
+    One of which ``accepts.reads`` does not tell the whole says in ``reads`` what it takes of an encoder (``reads_of``).
     One that depends on the data names attributes of the source in ``from_source``, and a training run hands them to its
     classmethod ``complete(keywords, **facts)``, which returns the keywords that it is built with. One that shares weights with an
     encoder is given the encoders through its method ``tie(encoders)``; they stay the encoder's, and are saved once.
@@ -226,6 +226,11 @@ class Head(Protocol):
     verbs: ClassVar[tuple[str, ...]]
 
     def __call__(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput: ...
+
+
+def reads_of(head: Head) -> tuple[str, ...]:
+    """Which outputs of its encoders a head takes, of "pooled", "tokens" and "patches"."""
+    return getattr(head, "reads", (head.accepts.reads,))
 
 
 @runtime_checkable

@@ -1,6 +1,5 @@
 """Whisper's encoder of transformers, openai-whisper and CTranslate2: there, back, and loaded as users load it."""
 
-import os
 import struct
 
 import numpy as np
@@ -11,10 +10,8 @@ from whisper.model import ModelDimensions, Whisper
 
 import zoo
 from zoo.checkpoint import load_strictly
-from zoo.commands.fetch import fetched
 from zoo.convert import whisper
-from zoo.errors import ConfigError, WeightsError, ZooError
-from zoo.fetched.packages import NoAnswerError
+from zoo.errors import ConfigError, WeightsError
 from zoo.weights.ctranslate2 import is_ctranslate2, read_ctranslate2
 
 ORIGINS = pytest.mark.parametrize("origin", whisper.ORIGINS)
@@ -239,22 +236,6 @@ def test_other_files_are_no_ctranslate2(tmp_path, content):
 
 
 # Real weights on a real prompt.
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-    """Fetch an asset, once; skip where its registry does not answer."""
-    directory = os.environ.get("ZOO_CACHE") or tmp_path_factory.mktemp("cache")
-
-    def fetch(name):
-        try:
-            return fetched(name, directory=directory)
-        except ZooError as error:
-            if isinstance(error.__cause__, NoAnswerError):
-                pytest.skip(str(error))
-            raise
-
-    return fetch
 
 
 def transformers_of(variables, depth=4):

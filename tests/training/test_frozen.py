@@ -93,3 +93,15 @@ def test_only_the_linear_layer_behind_the_pool_may_be_trained(tmp_path):
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(from_features(image, image.features(pixels)).pooled, image(pixels).pooled)
+
+
+@pytest.mark.parametrize(
+    ("words", "reads"),
+    [
+        (["system=llava_nano", "data=digit_questions"], "patches"),
+        (["system=classifier_vit_nano", "system.head.pool=attention", "system.head.num_heads=2"], "tokens"),
+    ],
+)
+def test_a_head_that_reads_more_than_pooled_vectors_is_refused(words, reads):
+    with pytest.raises(zoo.ConfigError, match=f"training.frozen_passes: keeps the pooled vectors.*reads their {reads}"):
+        zoo.check(compose("train", [*words, "training.freeze=[encoders]", "training.frozen_passes=1"]))

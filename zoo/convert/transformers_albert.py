@@ -10,9 +10,8 @@ from torch import Tensor
 
 from zoo.convert import rules
 from zoo.convert.rules import joined, named, under
-from zoo.convert.transformers_bert import family_arguments, family_config, refuse_head, refuse_untied
+from zoo.convert.transformers_bert import family_arguments, family_config, family_head, refuse_head, refuse_kind
 from zoo.convert.transformers_vision import ACTIVATIONS, count, refuse_others
-from zoo.errors import ConfigError, name_choices
 
 ORIGIN = "transformers"
 FAMILY = "albert"
@@ -95,9 +94,7 @@ def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         WeightsError: a decoder of its own, or another head.
     """
-    refuse_untied(tensors, WORDS, *TIED)
-    head = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in CLASSIFIER}
-    return rules.to_zoo(head, HEAD, origin=ORIGIN, drop=TIED)
+    return family_head(tensors, HEAD, words=WORDS, tied=TIED, parts=CLASSIFIER)
 
 
 def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,9 +108,7 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Ma
     Raises:
         ConfigError: what ours does not have.
     """
-    kind = str(config.get("model_type"))
-    if kind != MODEL_TYPE:
-        raise ConfigError(f"model_type: got {kind!r}; {name_choices(kind, [MODEL_TYPE])}")
+    refuse_kind(config, MODEL_TYPE)
     whole = {**DEFAULTS, **config}
     refuse_others(whole, {"num_hidden_groups": (1,), "inner_group_num": (1,)}, "our albert")
     return {**family_arguments(whole, keys, pooling), "embedding_dim": count(whole, "embedding_size")}

@@ -6,14 +6,14 @@ name, ``drop=CLASSIFIER``, and BERT's pooler too where ours pools otherwise. The
 of words and is held once; files may hold it twice.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from zoo.convert import rules
-from zoo.convert.rules import joined, named, under
+from zoo.convert.rules import Rule, joined, named, under
 from zoo.convert.transformers_vision import ACTIVATIONS, count, refuse_others, their_activation
 from zoo.errors import ConfigError, WeightsError, name_choices
 from zoo.layers.mlp import hidden_width
@@ -111,9 +111,7 @@ def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         WeightsError: a decoder of its own, or another head.
     """
-    refuse_untied(tensors, WORDS, *TIED)
-    head = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in CLASSIFIER}
-    return rules.to_zoo(head, HEAD, origin=ORIGIN, drop=TIED)
+    return family_head(tensors, HEAD, words=WORDS, tied=TIED, parts=CLASSIFIER)
 
 
 def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -121,7 +119,32 @@ def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return rules.from_zoo(tensors, HEAD, origin=ORIGIN)
 
 
-def refuse_untied(tensors: Mapping[str, Tensor], words: str, weight: str, bias: str) -> None:
+def family_head(
+    tensors: Mapping[str, Tensor], table: Sequence[Rule], *, words: str, tied: tuple[str, str], parts: Collection[str]
+) -> dict[str, Tensor]:
+    """The heads of a model of BERT's family to our head ``bert``.
+
+    Args:
+        words: key of the table of words.
+        tied: weight and bias of the decoder, which may stand in a file too.
+        parts: what the keys of heads begin with.
+
+    Raises:
+        WeightsError: a decoder of its own, or another head.
+    """
+    _refuse_untied(tensors, words, *tied)
+    head = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in parts}
+    return rules.to_zoo(head, table, origin=ORIGIN, drop=tied)
+
+
+def refuse_kind(config: Mapping[str, Any], kind: str) -> None:
+    """Raise ConfigError for a config of another model type."""
+    given = str(config.get("model_type"))
+    if given != kind:
+        raise ConfigError(f"model_type: got {given!r}; {name_choices(given, [kind])}")
+
+
+def _refuse_untied(tensors: Mapping[str, Tensor], words: str, weight: str, bias: str) -> None:
     """Raise WeightsError for a decoder in a file that is not the table of words, or has another bias than the head."""
     for copy, original in ((weight, words), (bias, bias.replace(".decoder", ""))):
         if copy in tensors and original in tensors and not torch.equal(tensors[copy], tensors[original]):
@@ -138,9 +161,7 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Ma
     Raises:
         ConfigError: what ours does not have.
     """
-    kind = str(config.get("model_type"))
-    if kind != MODEL_TYPE:
-        raise ConfigError(f"model_type: got {kind!r}; {name_choices(kind, [MODEL_TYPE])}")
+    refuse_kind(config, MODEL_TYPE)
     return family_arguments({**DEFAULTS, **config}, keys, pooling)
 
 

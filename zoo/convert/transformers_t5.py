@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.convert import rules
 from zoo.convert.rules import Rule, joined, named, under
+from zoo.convert.transformers_bert import refuse_kind
 from zoo.convert.transformers_vision import ACTIVATIONS, THEIR_ACTIVATIONS, count, refuse_others
 from zoo.errors import ConfigError, name_choices
 
@@ -98,9 +99,7 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Ma
     Raises:
         ConfigError: what ours does not have.
     """
-    kind = str(config.get("model_type"))
-    if kind != MODEL_TYPE:
-        raise ConfigError(f"model_type: got {kind!r}; {name_choices(kind, [MODEL_TYPE])}")
+    refuse_kind(config, MODEL_TYPE)
     whole = {**DEFAULTS, **config}
     if pooling is not None and pooling.get("pooling_mode_mean_tokens") is not True:
         raise ConfigError("1_Pooling/config.json: our t5 pools by the mean alone; allowed is pooling_mode_mean_tokens: true")

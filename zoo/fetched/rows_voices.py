@@ -10,7 +10,7 @@ VOICES = (
         name="flite",
         kind="data",
         text="flite 2.2, a small speech synthesiser with five English voices, as libraries (Linux, x86-64): they make generated corpora",
-        usage="zoo train experiment=tacotron_numbers",
+        usage="zoo train experiment=tacotron_numbers, which finds PATH by itself",
         packages=(
             Package(
                 registry="debian",

@@ -66,7 +66,7 @@ class BertHead(nn.Module):
         spec = inputs["text"]
         _refuse(spec, masked_lm=masked_lm, sequence=sequence, vocab_size=vocab_size, tied=tied)
         self.masked_lm, self.asked, self.tied = masked_lm, sequence, tied
-        self.reads_pooled = sequence is not None
+        self.reads = ("tokens",) if sequence is None else ("tokens", "pooled")
         self.needs_masking = masked_lm  # of the data; see ``zoo.inspection.check``
         self._words: tuple[Any, ...] = ()  # in a tuple, so that the encoder is no submodule and its table is saved once
         if masked_lm:

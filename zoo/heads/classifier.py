@@ -78,6 +78,7 @@ class Classifier(nn.Module):
         self.label_smoothing = label_smoothing
         ((self.modality, spec),) = inputs.items()
         self.attention_pool = _attention_pool(pool, spec, num_heads)
+        self.reads = ("tokens",) if pool == "attention" else ("pooled",)
         if hidden_dim is not None and hidden_dim < 1:
             raise ConfigError(f"hidden_dim: {hidden_dim}; allowed is 1 or more, or null for no hidden layer")
         self.hidden = None if hidden_dim is None else nn.Linear(spec.dim, hidden_dim)

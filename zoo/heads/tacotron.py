@@ -51,7 +51,6 @@ class Tacotron(nn.Module):
     """
 
     accepts = Accepts(modalities=("text",), reads="tokens")
-    reads_pooled = False
     verbs = ("synthesize",)
     evaluation = "tts"
 

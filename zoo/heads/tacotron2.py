@@ -52,7 +52,6 @@ class Tacotron2(nn.Module):
     """
 
     accepts = Accepts(modalities=("text",), reads="tokens")
-    reads_pooled = False
     verbs = ("synthesize",)
     evaluation = "tts"
 
