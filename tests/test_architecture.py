@@ -31,11 +31,12 @@ ALLOWED = {
     "checkpoint": {"types", "layers"},
     "convert": {"types", "layers", "checkpoint"},
     "cards": {"checkpoint", *BASE},
-    "data": {"cache", *BASE},
+    "data": {"cache", "construct", *BASE},
     "encoders": {"layers", *BASE},
     "language": {"layers", *BASE},
     "speech": {"types"},
-    "heads": {"speech", "language", "layers", "losses", "distributed", *BASE},
+    "transcription": {"language", "layers", "data", *BASE},
+    "heads": {"speech", "transcription", "language", "layers", "losses", "distributed", *BASE},
     "system": {"types"},
     "training": {"types", "distributed", "checkpoint", "data"},
     "page": {"data"},
@@ -68,6 +69,7 @@ ALLOWED = {
     "fetched": {"checkpoint"},
     "commands": {
         "speech",
+        "transcription",
         "evaluation",
         *(
             "cards",

@@ -3,9 +3,10 @@
 import shutil
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
 import zoo
-from zoo.compose import apply_overrides, compose, run_with_hydra
+from zoo.compose import apply_overrides, compose, register_configs, run_with_hydra
 from zoo.registry import find_row, packaged_directory, rows
 
 REFUSED = {
@@ -80,14 +81,21 @@ def test_every_option_of_a_plain_group_composes(group, tmp_path):
 SYSTEMS = {  # that a data option is for, where it is not the default one
     **dict.fromkeys(("digit_questions", "emoji_conversations", "geography_questions", "instruct"), "system=llava_nano"),
     "documents": "system=roberta_pretraining_nano",
+    **dict.fromkeys(("digit_documents", "raven", "rendered_text"), "system=kosmos_nano"),
     "preferences": "system=llava_nano objective=dpo",
     "speech": "system=clap_whisper_nano",
     "spoken_numbers": "system=tacotron2_nano",
 }
-WITHOUT_PATH = ("digit_pairs", "digit_questions", "digits", "spoken_numbers")
+
+WITHOUT_PATH = ("digit_documents", "digit_pairs", "digit_questions", "digits", "raven", "rendered_text", "spoken_numbers")
 
 
-@pytest.mark.parametrize("name", [p.stem for p in (packaged_directory("conf") / "data").glob("*.yaml")])
+def data_options() -> list[str]:
+    register_configs()
+    return [name.removesuffix(".yaml") for name in ConfigStore.instance().list("data")]
+
+
+@pytest.mark.parametrize("name", data_options())
 def test_every_data_option_composes_and_fits(name, tmp_path):
     extra = SYSTEMS.get(name, "").split() + ([] if name in WITHOUT_PATH else [f"data.source.path={tmp_path}"])
     if name == "lines":  # texts alone

@@ -29,6 +29,7 @@ from zoo.data.processor import Processor
 from zoo.data.sources.emoji import Emoji
 from zoo.data.sources.fashion_mnist import FashionMnist
 from zoo.data.sources.geography_questions import GeographyQuestions
+from zoo.data.sources.pages import Pages
 from zoo.errors import ConfigError, DataError, WeightsError
 from zoo.evaluation.knn_probe import KnnProbe
 from zoo.fetched import dinov2_small_focus, efficientnet_lite0, packages
@@ -499,3 +500,18 @@ def test_real_maps_are_those_of_the_sheet_and_their_questions_are_true(real):
     sizes = {name: (len(source.split(name).maps), len(source.split(name).flags)) for name in source.splits}
     assert all(maps > 5 and flags > 30 for maps, flags in sizes.values())
     assert {source.split("test").sample(index).kind for index in range(7)} == set(source.kinds)
+
+
+@pytest.mark.heavy
+def test_the_real_manual_is_that_of_the_sheet_and_its_figures_stand_by_their_titles(real):
+    source = Pages(path=real("gimp_help") / "pages", deduplicate="near")
+    files = list((real("gimp_help") / "pages").rglob("*.*"))
+    assert sum(path.suffix == ".html" for path in files) == 685 and len(files) - 685 == 1969
+    report = source.report()
+    assert sum(report["documents"].values()) == 685 and report["documents"]["kept"] > 660
+    assert report["images"]["kept"] > 1400 and not {"missing", "unreadable"} & set(report["images"])
+    split = source.split("train")
+    texts = {split.sample(i).id: split.sample(i).inputs["conversation"].messages[0].text for i in range(len(split))}
+    assert sum(len(text.split()) for text in texts.values()) > 200_000
+    page = next(text for id, text in texts.items() if "Figure" in text and id.startswith("gimp-filter-"))
+    assert "<image>" in page.partition("Figure")[2] and page[0].isdigit()  # its heading, and not the links to other pages

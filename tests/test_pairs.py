@@ -53,6 +53,9 @@ def one_step(system):
     targets = {"groups": torch.arange(4), "labels": torch.arange(4)}
     if hasattr(system.head, "language"):
         inputs["text"], targets[SUPERVISED] = said_of(system, inputs)
+    if "transcript" in getattr(system.head, "processors", ()):
+        inputs["text"] = torch.randint(0, system.head.vocab_size, (4, 6))
+        targets[SUPERVISED] = torch.ones(4, 6, dtype=torch.bool)
     loss = system(Batch(inputs, masks, {**targets, **own_targets(system.head, inputs)})).loss
     loss.backward()
     assert all(p.grad is not None for p in system.parameters() if p.requires_grad), "a parameter gets no gradient"

@@ -1,8 +1,11 @@
-"""Adapters: few weights beside frozen ones, put into parts of a model by PEFT, and folded into the weights again.
+"""Adapters: few weights beside frozen ones, put into parts of a model, by PEFT where it has them, and folded into the weights again.
 
 Papers: Hu et al. 2021 (LoRA, arXiv 2106.09685), section 4.1; Liu et al. 2024 (DoRA, arXiv 2402.09353); Kalajdzievski 2023 (rsLoRA,
 arXiv 2312.03732); Liu et al. 2022 (IA3, arXiv 2205.05638), section 3.3. Which layers: Dettmers et al. 2023 (QLoRA, arXiv
 2305.14314), section 4 (all linear layers of the blocks).
+
+Prefix tuning (Li and Liang 2021, arXiv 2101.00190) is ours, because PEFT's is for models of transformers alone; there is nothing that it
+could be folded into.
 
 A saved model names its adapters in its config (``system.adapters``), so that it is built with them again.
 """
@@ -17,13 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.decoder import CausalAttention, Prefix
 from zoo.layers.linear import Linear
 from zoo.quantised import dequantised, quantise
 
-KINDS = ("lora", "dora", "ia3")
+KINDS = ("lora", "dora", "ia3", "prefix")
 KEY = "adapters"  # of a system's config
 ADAPTER = "default"  # PEFT's name of the only one
 BASE = ".base_layer."
+UNFOLDED = "a prefix cannot be folded into weights; keep the model as it was saved (zoo.load, zoo.save), or train with lora, dora or ia3"
 LEARNT = (".lora_A.", ".lora_B.", ".lora_magnitude_vector.", ".ia3_l.")
 
 
@@ -32,14 +37,16 @@ class Adapter:
     """What is put into one part of a model.
 
     Attributes:
-        kind: "lora", "dora" (LoRA of directions, with learned lengths) or "ia3" (learned factors on keys, values and inner
-            activations; the layers are then named by ``targets`` and ``inner``).
+        kind: "lora", "dora" (LoRA of directions, with learned lengths), "ia3" (learned factors on keys, values and inner
+            activations; the layers are then named by ``targets`` and ``inner``) or "prefix" (learned keys and values before every text,
+            in each block of a language model).
         rank: of the change of each weight.
         alpha: the change is multiplied by ``alpha / rank``, or with ``rank_stabilised`` by ``alpha / sqrt(rank)``.
         dropout: of the inputs of the change, in training.
         targets: names of linear layers below the part, ``*`` stands for any text (``*.attention.qkv``). Empty: all of them but those
             that make logits.
         inner: those of the targets whose inputs are scaled (IA3 alone; the feed-forward layers).
+        num_tokens: of a prefix.
         quantise: keep the frozen weights of the targets in four bits, "nf4" or "fp4" (QLoRA); None keeps them as they are.
 
     Raises:
@@ -53,6 +60,7 @@ class Adapter:
     rank_stabilised: bool = False
     targets: Sequence[str] = field(default_factory=tuple)
     inner: Sequence[str] = field(default_factory=tuple)
+    num_tokens: int = 16
     quantise: str | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +70,8 @@ class Adapter:
             raise ConfigError(f"quantise: {self.quantise!r} goes with kind lora, not with {self.kind}")
         if self.rank < 1 or not 0 <= self.dropout < 1:
             raise ConfigError(f"rank: {self.rank}, dropout: {self.dropout}; allowed is a rank of 1 or more, a dropout from 0 to below 1")
+        if self.num_tokens < 1:
+            raise ConfigError(f"num_tokens: {self.num_tokens}; allowed is 1 or more")
         if isinstance(self.targets, str) or isinstance(self.inner, str):
             raise ConfigError("targets: is one string; give a list, targets=[NAME]")
 
@@ -82,22 +92,41 @@ def inject(model: nn.Module, adapters: Mapping[str, Adapter], key: str = KEY) ->
     """
     if not adapters:
         return
-    peft = _peft()
     parts = dict(model.named_modules())
     for name, adapter in adapters.items():
         if name not in parts:
             known = [part for part in parts if part and part.count(".") <= name.count(".")]
             raise ConfigError(f"{key}.{name}: the model has no such part; {name_choices(name, known)}")
-        if any(BASE.strip(".") in part.split(".") for part, _ in parts[name].named_modules()):
+        if _has_adapters(parts[name]):
             raise ConfigError(f"{key}.{name}: has adapters already; merge them first (zoo.adapters.merge), or name other parts")
+        if adapter.kind == "prefix":
+            _put_prefix(parts[name], adapter.num_tokens, f"{key}.{name}")
+            continue
         targets = _targets(parts[name], adapter.targets, f"{key}.{name}.targets")
         inner = [] if adapter.kind != "ia3" else [t for t in targets if any(fnmatchcase(t, word) for word in adapter.inner)]
         if adapter.quantise is not None:
             quantise(parts[name], targets, adapter.quantise)
+        peft = _peft()
         peft.inject_adapter_in_model(_peft_config(peft, adapter, targets, inner), parts[name])
     config: Any = getattr(model, "config", None)
     if config is not None:
         config[KEY] = {**config.get(KEY, {}), **{name: _plain(adapter) for name, adapter in adapters.items()}}
+
+
+def _put_prefix(part: nn.Module, num_tokens: int, key: str) -> None:
+    """Freeze a part and give each of its causal attentions a prefix."""
+    attentions = [module for module in part.modules() if isinstance(module, CausalAttention)]
+    if not attentions or getattr(part, "window", None) is not None:
+        raise ConfigError(f"{key}: a prefix is for our language models whose tokens see all before them; choose lora, dora or ia3")
+    part.requires_grad_(False)
+    for attention in attentions:
+        head_dim = attention.out.in_features // attention.num_heads
+        prefix = Prefix(num_tokens=num_tokens, num_heads=attention.num_kv_heads, head_dim=head_dim)
+        attention.prefix = prefix.to(attention.out.weight.device)
+
+
+def _has_adapters(model: nn.Module) -> bool:
+    return any(hasattr(module, "base_layer") or isinstance(module, Prefix) for module in model.modules())
 
 
 def _plain(adapter: Adapter) -> dict[str, Any]:
@@ -142,7 +171,12 @@ def merge(model: nn.Module) -> nn.Module:
 
     Returns:
         The same model, changed in place.
+
+    Raises:
+        ConfigError: a prefix, which is no change of weights.
     """
+    if any(isinstance(module, Prefix) for module in model.modules()):
+        raise ConfigError(f"{KEY}: {UNFOLDED}")
     config: Any = getattr(model, "config", None) or {}
     layers: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if hasattr(m, "base_layer") and hasattr(m, "merge")]
     for name, layer in layers:
@@ -154,7 +188,7 @@ def merge(model: nn.Module) -> nn.Module:
 
 def without_adapters(model: nn.Module) -> nn.Module:
     """The model itself where it has no adapters, else a copy into whose weights they are folded."""
-    return merge(copy.deepcopy(model)) if any(hasattr(module, "base_layer") for module in model.modules()) else model
+    return merge(copy.deepcopy(model)) if _has_adapters(model) else model
 
 
 def _merged_layer(layer: Any) -> nn.Module:
@@ -172,11 +206,16 @@ def _merged_layer(layer: Any) -> nn.Module:
     return plain.requires_grad_(False)
 
 
+def can_be_folded(adapters: Mapping[str, Mapping[str, Any]] | None) -> bool:
+    """Whether a saved config has adapters, all of which are changes of weights."""
+    return bool(adapters) and all(words.get("kind") != "prefix" for words in adapters.values())
+
+
 def merged_tensors(tensors: Mapping[str, Tensor], adapters: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
     """A saved model's weights with its adapters folded in, under the names that the model has without them.
 
     Args:
-        adapters: the saved config's.
+        adapters: the saved config's, which ``can_be_folded``.
     """
     found = {name.replace(BASE, "."): tensor for name, tensor in tensors.items() if not any(word in name for word in LEARNT)}
     for name in [name for name in tensors if name.endswith(f"{BASE}weight")]:

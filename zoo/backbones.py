@@ -247,6 +247,7 @@ def _kind_of(settings: Mapping[str, Any]) -> str:
 def _sizes(kind: str, settings: Mapping[str, Any], origin: str) -> tuple[str, int, int]:
     """How to resize, the size of the result, and the size before the centre is cut."""
     shape, side = _side(settings.get("size"), PROCESSORS[kind], f"{origin}: size")
+    shape = SQUARE if settings.get("use_square_size") else shape  # Kosmos-2's files
     crop = _side(settings.get("crop_size"), SQUARE, f"{origin}: crop_size")[1] if settings.get("do_center_crop") else None
     if kind == "ConvNext":  # warps from 384 pixels on, and cuts its centre itself below
         return ("crop", side, int(side / settings.get("crop_pct", 224 / 256))) if side < 384 else ("squash", side, side)

@@ -5,7 +5,7 @@ Works on plain dicts; ``zoo.compose`` makes them from Hydra configs and ``zoo.in
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -57,7 +57,7 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
             pooler.requires_grad_(False)
     if isinstance(connectors := getattr(head, "connectors", None), nn.ModuleDict):
         head.counts = token_counts(encoders, specs, connectors)  # type: ignore[attr-defined]  # the system tells its processor
-    processor = _build_processor(config.get("processor") or {}, encoders, key, getattr(head, "language", None))
+    processor = _build_processor(config.get("processor") or {}, encoders, key, head)
     system = System(encoders, head, processor=processor, config=config, name=str(config.get("name", "system")))
     add_adapters(system, config.get(adapters.KEY) or {}, f"{key}.{adapters.KEY}")
     return system
@@ -80,12 +80,13 @@ def _specs_for_head(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
     part: Any = find_part("head", config["head"]["name"], f"{key}.head.name")
     if part.accepts.reads != "patches":
         return specs_of(encoders)
-    layer = config["head"].get("feature_layer", inspect.signature(part).parameters["feature_layer"].default)
+    known = inspect.signature(part).parameters
+    layer, class_token = (config["head"].get(k, known[k].default if k in known else None) for k in ("feature_layer", "class_token"))
     specs = {}
     for modality, encoder in encoders.items():
         build = partial(_build_encoder, modality, config["encoders"][modality], f"{key}.encoders.{modality}")
         try:
-            shown = try_patches(build, layer)
+            shown = try_patches(build, layer, class_token=bool(class_token))
         except ConfigError as error:
             raise ConfigError(f"{key}.head.feature_layer: encoders.{modality}: {error}") from error
         freeze(cast(nn.Module, encoder), shown.unused)
@@ -131,19 +132,18 @@ def refuse_encoders(config: Mapping[str, Any], specs: Mapping[str, EncoderSpec],
         raise ConfigError(f"{key}.encoders: has {len(specs)} ({', '.join(specs) or 'none'}); {legal}")
 
 
-def _build_processor(
-    config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str, language: LanguageModel | None = None
-) -> Processor:
-    """One part per modality; facts that the encoder or the language model owns are taken from it, and may not be contradicted.
+def _build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str, head: Head | None = None) -> Processor:
+    """One part per modality; facts that the encoder, head or language model owns are taken from it, and may not be contradicted.
 
     What the encoder's weights were trained with (``encoder.preprocessing``) holds unless the config says otherwise.
     """
-    parts = {}
-    names: list[str] = [*encoders, *config, *([] if language is None else [CONVERSATION])]
+    parts, language = {}, getattr(head, "language", None)
+    names: list[str] = [*encoders, *config, *getattr(head, "processors", ()), *([] if language is None else [CONVERSATION])]
     for modality in dict.fromkeys(names):
         here, encoder = f"{key}.processor.{modality}", encoders.get(modality)
         part = find_part("processor", modality, here)
-        keywords = {**getattr(encoder, "preprocessing", {}), **(config.get(modality) or {})}
+        trained = getattr(head, "conversing", {}) if modality == CONVERSATION else getattr(encoder, "preprocessing", {})
+        keywords = {**trained, **(config.get(modality) or {})}
         for name in part.encoder_keys if encoder is not None else ():
             theirs = getattr(encoder, "preprocessing", {}).get(name, getattr(encoder, name, None))
             ours = keywords.setdefault(name, theirs)
@@ -152,23 +152,33 @@ def _build_processor(
                     f"{here}.{name}: the processor has {ours}, the encoder at {key}.encoders.{modality}.{name} has {theirs}; "
                     "they must be equal: change one of the two"
                 )
-        keywords |= _of_language(getattr(part, "language_keys", ()), keywords, language, here, key)
+        keywords |= _told(getattr(part, "language_keys", ()), keywords, language, here, f"{key}.head.language")
+        keywords |= _told(getattr(part, "head_keys", ()), keywords, head, here, f"{key}.head")
         parts[modality] = build_part("processor", {"name": modality, **keywords}, here)
         refuse_other_eot(parts[modality], encoder, modality, key)
+    if hasattr(head, "conversation"):
+        refuse_missing_symbols(parts[CONVERSATION], encoders, key)
     return Processor(parts)
 
 
-def _of_language(names: Sequence[str], keywords: Mapping[str, Any], language: LanguageModel | None, here: str, key: str) -> dict[str, int]:
-    """What a processor is told of the language model that reads its tokens, where the config does not say; it may say less."""
-    if language is None and names:
-        raise ConfigError(f"{here}: the head has no language model to read conversations; choose one with head@{key}.head=llava_nano")
+def _told(names: Sequence[str], keywords: Mapping[str, Any], owner: Any, here: str, where: str) -> dict[str, int]:
+    """What a processor is told of the model that reads its tokens, where the config does not say; it may say less.
+
+    Args:
+        owner: the head, or the language model in it.
+        where: its config key.
+    """
+    if names and not all(hasattr(owner, name) for name in names):
+        example = (
+            "llava_nano, which reads conversations" if where.endswith("language") else "whisper_nano_decoder, which writes transcripts"
+        )
+        raise ConfigError(f"{here}: there is nothing at {where} that reads its tokens; choose a head that does, for example {example}")
     found = {}
     for name in names:
-        ours, theirs = keywords.get(name), getattr(language, name)
+        ours, theirs = keywords.get(name), getattr(owner, name)
         if isinstance(ours, int) and ours > theirs:
             raise ConfigError(
-                f"{here}.{name}: the processor has {ours}, the language model at {key}.head.language.{name} has {theirs}; it may not be "
-                "more: change one of the two"
+                f"{here}.{name}: the processor has {ours}, {where}.{name} is {theirs}; it may not be more: change one of the two"
             )
         if ours is None:
             found[name] = theirs
@@ -187,6 +197,16 @@ def refuse_other_eot(part: Any, encoder: Any, modality: str, key: str) -> None:
         raise ConfigError(
             f"{key}.encoders.{modality}.separator_id: {separator} ends a text for the encoder, but {part.eot_token_id} for the tokenizer "
             f"({key}.processor.{modality}.eot_token_id); they must be equal, or separator_id null"
+        )
+
+
+def refuse_missing_symbols(part: Any, modalities: Iterable[str], key: str) -> None:
+    """Raise ConfigError where a head that looks for symbols around items would find none."""
+    missing = [modality for modality in modalities if modality not in part.span_symbols]
+    if missing:
+        raise ConfigError(
+            f"{key}.processor.conversation.template: {part.template_name!r} lays no start and end symbols around {missing[0]}, which the "
+            f"head looks for; choose template kosmos, or name two special tokens: {key}.processor.conversation.spans.{missing[0]}"
         )
 
 
@@ -231,11 +251,12 @@ def create_model(
 
 
 def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
-    """Encoders for a head that is created alone: as few as it takes, image and text first, as wide as its ``embed_dim``."""
+    """Encoders for a head that is created alone: as few as it takes, image and text first, as wide as its ``embed_dim`` or ``dim``."""
     accepts = find_part("head", config["name"]).accepts
     order = [m for m in ("image", "text", "audio") if m in accepts.modalities]
     words: dict[str, dict[str, Any]] = {"text": EXAMPLE_WORDS}
-    return {m: EncoderSpec(m, config.get("embed_dim", EXAMPLE_DIM), **words.get(m, {})) for m in order[: accepts.minimum]}
+    width = config.get("embed_dim", config.get("dim", EXAMPLE_DIM))
+    return {m: EncoderSpec(m, width, **words.get(m, {})) for m in order[: accepts.minimum]}
 
 
 def example_language(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -349,7 +370,7 @@ def load(
 
     The architecture is read from the source itself. Another library's model is built from our parts and its weights are
     converted: ViT, DINOv2, BERT, RoBERTa, ALBERT, the encoder of T5 and the vision towers of CLIP and SigLIP give an encoder, a
-    ViT with classifier, a whole CLIP or SigLIP gives a system, a Whisper (of transformers, OpenAI or CTranslate2) its encoder,
+    ViT with classifier, a whole CLIP or SigLIP and a Whisper (of transformers, OpenAI or CTranslate2) give a system,
     and a GPT-2, LLaMA or Mistral a system without encoders that talks. A source is a directory, or a file: GGUF, a Whisper, or
     the whole CLIP of OpenAI or open_clip. An encoder that is loaded alone carries ``processor``.
 

@@ -130,6 +130,31 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="of what is random in speaking")
     command.add_argument("--max-seconds", type=float, default=20.0, help="the longest sentence (default: 20)")
     command.add_argument("--batch-size", type=int, default=16)
+    command = add("transcribe", _transcribe, "Write down what is said in recordings, of any length.")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="recordings, and folders of them")
+    command.add_argument("--model", help="run directory, saved model, or directory of a Whisper; default: whisper_tiny_en of zoo fetch")
+    command.add_argument("--output", "-o", metavar="DIR", help="write files there; a job that was stopped goes on")
+    command.add_argument("--format", default="txt", metavar="F,...", help="txt (default), json, srt, vtt, tsv, or all")
+    command.add_argument("--overwrite", action="store_true", help="make transcripts anew that are there already")
+    command.add_argument("--language", metavar="CODE", help="en, de, ...; default: found by the first 30 s")
+    command.add_argument("--task", default="transcribe", help="transcribe (default), or translate into English (multilingual models)")
+    command.add_argument("--word-timestamps", action="store_true", help="tell when each word was said (json, srt, vtt)")
+    command.add_argument("--no-timestamps", action="store_true", help="one segment for each 30 s")
+    command.add_argument("--num-beams", type=int, metavar="N", help="follow N texts at once and take the likeliest")
+    command.add_argument("--patience", type=float, metavar="P", help="of beams: wait for N * P texts that have ended")
+    command.add_argument("--length-penalty", type=float, metavar="A", help="0 to 1, by which texts of unequal length are compared")
+    command.add_argument("--best-of", type=int, metavar="N", help="of N texts that are drawn take the likeliest")
+    command.add_argument("--temperatures", metavar="T,...", help="one after the other is tried; default: 0,0.2,0.4,0.6,0.8,1")
+    command.add_argument("--compression-ratio-threshold", default="2.4", metavar="R", help="a text above repeats itself: next temperature")
+    command.add_argument("--log-probability-threshold", default="-1", metavar="L", help="a text below is improbable: next temperature")
+    command.add_argument("--no-speech-threshold", default="0.6", metavar="P", help="above it an improbable text is taken for silence")
+    command.add_argument("--initial-prompt", metavar="TEXT", help="names and spelling, as if said before the recording")
+    command.add_argument("--no-previous-text", action="store_true", help="what was said before does not help with what follows")
+    command.add_argument("--windows", default="seek", help="seek (default): one after the other; fixed: each 30 s by itself, many at once")
+    command.add_argument("--short", action="store_true", help="hear what there is of a window, without padding: faster")
+    command.add_argument("--batch-size", type=int, default=1, help="windows at once, of several recordings or with --windows fixed")
+    command.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
     command = add("export", _export, "Write a model as another library's files.")
     command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory or bundled name")
     command.add_argument("directory", metavar="DIR", help="is written as a whole")
@@ -263,6 +288,12 @@ def _speak(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.commands.speak import speak_command
 
     return speak_command(options)
+
+
+def _transcribe(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.transcribe import transcribe_command
+
+    return transcribe_command(options)
 
 
 def _export(options: argparse.Namespace, rest: list[str]) -> int:

@@ -32,6 +32,7 @@ from zoo.errors import ConfigError, ZooError, name_choices
 from zoo.registry import MODALITIES, TABLES, Row, find_part, find_row, packaged_directory, part_names, read_yaml, rows
 
 PLAIN_GROUPS = ("data", "training", "evaluation", "objective", "experiment")
+OPTIONAL = {"data": ("packing",)}  # keys that any option of a group may be given
 _HEADER = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 
 
@@ -90,6 +91,10 @@ def _store_backbone(store: ConfigStore, name: Any, key: str, group: str = "encod
 
 def _store_file(store: ConfigStore, path: Path, group: str | None) -> None:
     header, node = _HEADER.search(path.read_text(encoding="utf-8")), read_yaml(path) or {}
+    if "variants" in node:  # a table: several options, and what they share
+        for name, own in node["variants"].items():
+            store.store(group=group, name=name, node={**node.get("shared", {}), **own})
+        return
     for choice in node.get("defaults", ()):
         for place, name in choice.items() if isinstance(choice, dict) else ():
             _store_backbone(store, name, str(path), "language" if "/language@" in str(place) else "encoder")
@@ -185,7 +190,7 @@ def _refuse_unknown_keyword(config_name: str, overrides: list[str], position: in
     if not isinstance(node, DictConfig):
         above = _nearest_node(rest, parent)
         raise ConfigError(f"{key}: no such key; under {above[0] or 'the top level'}: {name_choices(above[2], above[1])}")
-    legal = set(map(str, node)) | set(keywords_at(parent, node.get("name")))
+    legal = {*map(str, node), *keywords_at(parent, node.get("name")), *OPTIONAL.get(parent, ())}
     if last not in legal:
         where = f"under {parent}" if parent else "at the top level"
         raise ConfigError(f"{key}: no such key {where}; {name_choices(last, legal)}")

@@ -29,7 +29,7 @@ def nominal_input(modality: str, encoder: nn.Module, batch_size: int = 1) -> tup
     return part(**own | getattr(encoder, "preprocessing", {})).meta(batch_size)  # which go before its attributes
 
 
-def try_patches(build: Callable[[], Encoder], layer: int | None) -> Shown:
+def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token: bool = False) -> Shown:
     """Build an encoder on the meta device, send two items of nominal size through it as ``encode(reads="patches")`` does, and back.
 
     Raises:
@@ -38,7 +38,7 @@ def try_patches(build: Callable[[], Encoder], layer: int | None) -> Shown:
     with torch.inference_mode(False), torch.enable_grad(), meta_device():
         encoder: Any = build()
         x, mask = nominal_input(encoder.modality, encoder, 2)
-        tokens = encode(encoder.train(), x, mask, reads="patches", layer=layer).tokens
+        tokens = encode(encoder.train(), x, mask, reads="patches", layer=layer, class_token=class_token).tokens
         if tokens.requires_grad:
             tokens.sum().backward()
     unused = tuple(name for name, parameter in encoder.named_parameters() if parameter.requires_grad and parameter.grad is None)

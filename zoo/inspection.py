@@ -16,6 +16,7 @@ from zoo.build import add_adapters, build_system, create_model
 from zoo.construct import check_keywords, construct
 from zoo.counting import nominal_input
 from zoo.data.masking import Masking
+from zoo.data.packs import Packs
 from zoo.data.processor import is_target
 from zoo.errors import ConfigError, ZooError, name_choices
 from zoo.layers.meta import meta_device
@@ -26,7 +27,7 @@ from zoo.training.freeze import freeze, train_mode
 from zoo.training.frozen import passes_of, refuse_unfrozen
 from zoo.training.optim import parameter_groups
 from zoo.training.settings import TrainingSettings
-from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, LanguageModel, encode, reads_of
+from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, LanguageModel, encode, patches_of, reads_of
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
 
 def _reads(head: Any) -> dict[str, Any]:
     """How a system asks its encoders, as keywords of ``encode``: for all their tokens, unless its head reads patches."""
-    return {"reads": "patches", "layer": head.feature_layer} if head.accepts.reads == "patches" else {}
+    return {"reads": "patches", **patches_of(head)} if head.accepts.reads == "patches" else {}
 
 
 def _parts_of_head(head: nn.Module) -> dict[str, int]:
@@ -179,6 +180,8 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     make_objective(config, system, settings.batch_size)
     _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
     _add_masked(system, batch, config["data"].get("masking"))
+    if config["data"].get("packing"):
+        check_keywords(Packs, config["data"]["packing"], "data.packing", dict.fromkeys(("data", "seed", "tell")))
     edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
     encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
     try:

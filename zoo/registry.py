@@ -29,7 +29,7 @@ PACKAGES = {
     "objective": "zoo.objectives",
 }
 MODALITIES = ("audio", "image", "text")
-PROCESSORS = (*MODALITIES, "conversation", "speech")
+PROCESSORS = (*MODALITIES, "conversation", "speech", "transcript")
 TABLES = ("encoder", "language", "head", "system")  # the kinds whose conf/ files are tables of rows
 
 _parts: dict[tuple[str, str], type] = {}

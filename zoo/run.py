@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from zoo.data.augment import Augmentation
 from zoo.data.loader import ProcessedSplit
 from zoo.data.masking import Masking
 from zoo.data.mix import Mix, refuse_mix
+from zoo.data.packs import Packs
 from zoo.data.processor import Processor
 from zoo.data.skips import MAX_SHARE, Tolerant
 from zoo.errors import ConfigError, WeightsError
@@ -34,9 +36,10 @@ from zoo.training.log import SKIPPED_FILE
 from zoo.training.loop import Progress, Trainer
 from zoo.training.settings import TrainingSettings
 from zoo.training.teacher import Teacher
-from zoo.weights.loading import TIMM, bundled_names, find_checkpoint, find_weights, load_part, read_source
+from zoo.weights.loading import TIMM, bundled_names, find_checkpoint, find_weights, is_foreign, load_part, read_source
 
 RUN_CONFIG = "config.yaml"
+DATA_FILE = "data.json"  # of a run directory: what the source and the packs hold and left out, where they tell
 VIEW = ("image_size", "resize", "crop_fraction", "interpolation")  # how a picture is seen may change in fine-tuning; its numbers may not
 PACKAGES = (
     "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()  # whose versions matter
@@ -82,6 +85,7 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     trainer = _make_trainer(config, settings, system, source, run_dir, progress)
     if trainer.accelerator.is_main_process and not resuming:
         _open_run_dir(run_dir, config, system)
+    _tell_of_data(source, trainer, run_dir, progress)
     if objective is not None:
         add_reference(trainer, objective, config, run_dir)
     trainer.accelerator.wait_for_everyone()
@@ -89,6 +93,16 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     metrics = trainer.run(resume=resuming)
     skipped = read_yaml(run_dir / SKIPPED_FILE) if (run_dir / SKIPPED_FILE).exists() else {}
     return TrainingResult(run_dir, metrics, find_checkpoint(run_dir), {**skipped, "left_out": list(getattr(source, "skipped", ()))})
+
+
+def _tell_of_data(source: Any, trainer: Trainer, run_dir: Path, progress: Progress | None) -> None:
+    """Write and show what became of the source's documents, where it counts them, and how they were packed."""
+    parts: dict[str, Any] = {"source": source, "packs": trainer.data}
+    found = {key: part.report() for key, part in parts.items() if hasattr(part, "report")}
+    if found and trainer.accelerator.is_main_process:
+        write_text_atomically(run_dir / DATA_FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        if progress is not None:
+            progress.say(found)
 
 
 def _make_source(data: Mapping[str, Any]) -> Any:
@@ -184,15 +198,16 @@ def _make_trainer(
         assert evaluation is not None
         return evaluation(model, source, data["validation_split"]).metrics
 
+    items = ProcessedSplit(
+        source.split("train"),
+        system.processor,  # type: ignore[arg-type]
+        augmentation,
+        _make_mix(data.get("mix"), system, source),
+        _make_masking(data.get("masking"), system),
+    )
     return Trainer(
         system,
-        ProcessedSplit(
-            source.split("train"),
-            system.processor,  # type: ignore[arg-type]
-            augmentation,
-            _make_mix(data.get("mix"), system, source),
-            _make_masking(data.get("masking"), system),
-        ),
+        _packed(items, data.get("packing"), int(config["seed"]), progress),
         settings,
         run_dir=run_dir,
         seed=int(config["seed"]),
@@ -202,6 +217,14 @@ def _make_trainer(
         num_workers=data["num_workers"],
         **_teacher(config, system),
     )
+
+
+def _packed(items: ProcessedSplit, words: Mapping[str, Any] | None, seed: int, progress: Progress | None) -> ProcessedSplit | Packs:
+    """The items as packs of so many tokens, where a config asks for it."""
+    if not words:
+        return items
+    tell = None if progress is None else partial(progress.prepare, what="measured documents")
+    return construct(Packs, words, "data.packing", data=items, seed=seed, tell=tell)
 
 
 def _teacher(config: Mapping[str, Any], system: System) -> dict[str, Teacher]:
@@ -237,10 +260,16 @@ def _make_masking(words: Mapping[str, Any] | None, system: System) -> Masking | 
 
 
 def _make_evaluation(words: Mapping[str, Any] | None, model: Any) -> Any:
-    """The evaluation that a config names, or the one that the model's head names; None where neither does."""
+    """The evaluation that a config names, or the one that the model's head names; None where neither does.
+
+    One that asks another model, by its name in ``judge``, is given the model.
+    """
     own = getattr(getattr(model, "head", None), "evaluation", None)
     words = words or ({"name": own} if own else None)
-    return build_part("evaluation", words, "evaluation") if words else None
+    evaluation = build_part("evaluation", words, "evaluation") if words else None
+    if isinstance(name := getattr(evaluation, "judge", None), str):
+        evaluation.judge = load(name)
+    return evaluation
 
 
 def default_run_dir(config: Mapping[str, Any]) -> Path:
@@ -357,10 +386,13 @@ def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: Non
 
 
 def _find_model(checkpoint: str) -> tuple[Path, Path]:
-    """Where a model lies, and where its evaluations go: beside it, and those of a bundled one under ``runs/``."""
-    if checkpoint in bundled_names() and not Path(checkpoint).exists():
+    """Where a model lies, and where its evaluations go: beside it, and those of a bundled one or another library's under ``runs/``."""
+    path = Path(checkpoint)
+    if checkpoint in bundled_names() and not path.exists():
         return find_weights("bundled", checkpoint), Path("runs") / checkpoint
-    return find_checkpoint(Path(checkpoint)), Path(checkpoint)
+    if path.is_file() or is_foreign(path):
+        return path, Path("runs") / path.resolve().name
+    return find_checkpoint(path), path
 
 
 def _write_result(result: Any, output: Path, facts: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, VerbError, name_choices
-from zoo.types import Batch, Encoded, Encoder, EncoderSpec, Head, HeadOutput, Processor, encode
+from zoo.types import Batch, Encoded, Encoder, EncoderSpec, Head, HeadOutput, Processor, encode, patches_of
 
 
 class System(nn.Module):
@@ -57,7 +57,7 @@ class System(nn.Module):
         if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
             x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
             mask = None if mask is None else mask.to(weight.device)
-        ask = partial(encode, encoder, reads=self.head.accepts.reads, layer=getattr(self.head, "feature_layer", None))
+        ask = partial(encode, encoder, reads=self.head.accepts.reads, **patches_of(self.head))
         return ask(x, mask) if len(x) else encode_nothing(encoder, x, mask, ask)
 
     @property
@@ -71,6 +71,8 @@ class System(nn.Module):
         conversation = getattr(processor, "parts", {}).get("conversation")
         if conversation is not None:
             conversation.counts = getattr(self.head, "counts", {})
+        if hasattr(self.head, "conversation"):  # one that asks which symbols stand around an item
+            self.head.conversation = conversation  # type: ignore[attr-defined]
 
     @property
     def device(self) -> torch.device:

@@ -193,18 +193,27 @@ class LanguageModel(Protocol):
     def new_cache(self, batch_size: int, length: int) -> Any: ...
 
 
-def encode(encoder: Encoder, x: Tensor, mask: Tensor | None = None, *, reads: str = "tokens", layer: int | None = None) -> Encoded:
+def encode(
+    encoder: Encoder,
+    x: Tensor,
+    mask: Tensor | None = None,
+    *,
+    reads: str = "tokens",
+    layer: int | None = None,
+    class_token: bool = False,
+) -> Encoded:
     """Ask an encoder; one that can leave out what is not read is told what is.
 
     Args:
-        reads: "tokens", "pooled", or "patches": of an encoder that has a method ``patches`` the tokens of places alone, without class
-            token and registers; of others their usual tokens.
+        reads: "tokens", "pooled", or "patches": of an encoder that has a method ``patches`` the tokens of places alone, without
+            registers; of others their usual tokens.
         layer: of patches, counted as transformers' ``hidden_states``: -1 is the last block's output before the final norm, -2 the one
             before; None: the last, normalised. Encoders whose layers differ in width or in number of tokens give their last.
+        class_token: before the patches the class token, of encoders that have one.
     """
     if reads == "patches":
         patches: Any = getattr(encoder, "patches", None)
-        return encoder(x, mask) if patches is None else patches(x, mask, layer=layer)
+        return encoder(x, mask) if patches is None else patches(x, mask, layer=layer, class_token=class_token)
     if getattr(encoder, "pools_alone", False):
         return encoder(x, mask, reads=reads)  # type: ignore[call-arg]
     return encoder(x, mask)
@@ -216,7 +225,8 @@ class Head(Protocol):
 
     ``accepts`` says which encoders fit; ``verbs`` names the methods that a ``System`` hands on. A verb's first argument
     is the system, which gives it encoders and processor. A head may name the evaluation that is its own in ``evaluation``.
-    One of which ``accepts.reads`` does not tell the whole says in ``reads`` what it takes of an encoder (``reads_of``).
+    One of which ``accepts.reads`` does not tell the whole says in ``reads`` what it takes of an encoder (``reads_of``); one that
+    reads patches says in ``feature_layer`` and ``class_token`` which (``patches_of``).
     One that depends on the data names attributes of the source in ``from_source``, and a training run hands them to its
     classmethod ``complete(keywords, **facts)``, which returns the keywords that it is built with. One that shares weights with an
     encoder is given the encoders through its method ``tie(encoders)``; they stay the encoder's, and are saved once.
@@ -231,6 +241,11 @@ class Head(Protocol):
 def reads_of(head: Head) -> tuple[str, ...]:
     """Which outputs of its encoders a head takes, of "pooled", "tokens" and "patches"."""
     return getattr(head, "reads", (head.accepts.reads,))
+
+
+def patches_of(head: Head) -> dict[str, Any]:
+    """Which tokens a head that reads patches is shown, as keywords of ``encode``."""
+    return {"layer": getattr(head, "feature_layer", None), "class_token": getattr(head, "class_token", False)}
 
 
 @runtime_checkable
@@ -287,6 +302,7 @@ class Sample:
         label: class number, for evaluation.
         answers: what a judge takes for right, the plainest first: of a conversation's last question, or references of a caption.
         kind: of the question ("sum", "capital"), for figures by kind; empty where there is one kind only.
+        choices: strings, or pictures, of which one is right; where answers are chosen and not written.
     """
 
     id: str
@@ -295,3 +311,4 @@ class Sample:
     label: int | None = None
     answers: list[str] = field(default_factory=list)
     kind: str = ""
+    choices: list[Any] = field(default_factory=list)

@@ -1,17 +1,24 @@
-"""Generation as LLaVA does it: vectors of an image before a question, and greedy tokens, against transformers."""
+"""Language models that see against transformers: LLaVA's generation behind an image, and Kosmos's training on ragged documents."""
+
+from itertools import cycle, islice
+from types import SimpleNamespace
 
 import torch
 from benchmarks.job import Entry, Job, need
 
-from zoo.build import create_model
+from zoo.build import build_system, create_model
 from zoo.checkpoint import load_strictly
-from zoo.convert import transformers_causal_lm
+from zoo.convert import transformers_causal_lm, transformers_kosmos2
 from zoo.language.generation import generate
 from zoo.language.sampling import Sampling
+from zoo.types import IGNORED, PLACEHOLDER_IDS, SUPERVISED, Batch
 
 MODEL = "smollm2_135m"
 IMAGE_TOKENS, QUESTION_TOKENS, NEW_TOKENS = 256, 64, 64
-PLACEHOLDER = -200
+PLACEHOLDER = PLACEHOLDER_IDS["image"]
+LENGTHS = (512, 180, 300, 420, 96, 260, 350, 236)  # of documents; padded to the longest they take 1.74 times as many tokens
+LATENTS, EVERY = 16, 96  # tokens of a picture, and text between two pictures
+START, PAD, END, OPEN, CLOSE, FIRST_WORD = 0, 1, 2, 3, 4, 5  # ids
 
 
 def generation(size: int) -> Job:
@@ -54,7 +61,61 @@ def generation(size: int) -> Job:
     return Job(peer, answers, lambda: (peer() != answers()).float().mean().item())
 
 
+def kosmos(size: int) -> Job:
+    """Forward and backward of ``size`` ragged documents with pictures in them, by a small Kosmos-2 with random weights.
+
+    The peer is ``Kosmos2ForConditionalGeneration``, whose batch is padded to the longest document. All text is learnt; the language
+    model's head has a share of its work as in Kosmos-1 (table 17). The difference is that of the losses, or of the gradients of the table
+    of words where that is larger.
+    """
+    transformers = need("transformers", "transformers")
+    text = {"vocab_size": 4096, "max_position_embeddings": 512, "embed_dim": 384, "layers": 6, "ffn_dim": 1536, "attention_heads": 6}
+    vision = {"image_size": 56, "patch_size": 14, "hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4}
+    theirs = transformers.Kosmos2ForConditionalGeneration(
+        transformers.Kosmos2Config(
+            text_config={**text, "dropout": 0.0, "attention_dropout": 0.0},
+            vision_config={**vision, "num_attention_heads": 3},
+            latent_query_num=LATENTS,
+        )
+    ).train()
+    theirs.image_to_text_projection.x_attn.is_causal = False  # in 5.17 only its eager attention lets every latent see the whole picture
+    ours = build_system({"name": "small", **transformers_kosmos2.system(theirs.config.to_dict())}).train()
+    load_strictly(ours, transformers_kosmos2.to_zoo(theirs.state_dict()), origin="transformers")
+    ours.head.conversation = SimpleNamespace(spans={"image": (OPEN, CLOSE)}, template_name="kosmos")  # for the check of places
+    documents = [_document(length, text["vocab_size"]) for length in islice(cycle(LENGTHS), size)]
+    ids = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True, padding_value=PAD)
+    mask, slots = ids != PAD, ids == PLACEHOLDER
+    pixels = torch.randn(int((ids == OPEN).sum()), 3, vision["image_size"], vision["image_size"])
+    supervised = mask & ~slots & (ids != START)
+    batch = Batch({"text": ids, "image": pixels}, {"text": mask}, {SUPERVISED: supervised})
+    given = {"input_ids": ids.masked_fill(slots, FIRST_WORD), "attention_mask": mask.long(), "image_embeds_position_mask": slots.long()}
+
+    def peer() -> tuple[torch.Tensor, torch.Tensor]:
+        theirs.zero_grad()
+        loss = theirs(pixel_values=pixels, **given, labels=ids.masked_fill(~supervised, IGNORED)).loss
+        loss.backward()
+        return loss.detach(), theirs.text_model.model.embed_tokens.weight.grad
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        ours.zero_grad()
+        loss = ours(batch).loss
+        loss.backward()
+        return loss.detach(), ours.head.language.embedding.weight.grad
+
+    return Job(peer, step, lambda: max((a - b).abs().max().item() for a, b in zip(peer(), step(), strict=True)))
+
+
+def _document(length: int, vocab_size: int) -> torch.Tensor:
+    """``<s>``, words with a picture between its symbols now and then, ``</s>``: so many ids."""
+    ids = torch.randint(FIRST_WORD, vocab_size, (length,))
+    ids[0], ids[-1] = START, END
+    for place in range(1, length - LATENTS - 2, EVERY + LATENTS + 2):
+        ids[place : place + LATENTS + 2] = torch.tensor([OPEN, *[PLACEHOLDER] * LATENTS, CLOSE])
+    return ids
+
+
 ENTRIES = {
     "generation": Entry(generation, 1, "transformers generate, SmolLM2-135M", 0.0, "llava_smollm2"),
     "generation_batch8": Entry(generation, 8, "transformers generate, SmolLM2-135M", 0.0),
+    "kosmos": Entry(kosmos, 8, "transformers Kosmos2ForConditionalGeneration, padded", 1e-5),
 }

@@ -1,8 +1,15 @@
-"""Tacotron 2 against torchaudio's, with equal weights; dropout is held on both sides, so that both do the same work and say the same."""
+"""Speech: Tacotron 2 against torchaudio's, and Whisper's decoder against openai-whisper's and transformers'.
 
+Weights are equal. Of Tacotron 2 dropout is held on both sides, so that both do the same work and say the same; of Whisper the end of the
+text is never said, so that all write as many tokens.
+"""
+
+import inspect
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -10,9 +17,13 @@ from benchmarks.job import Entry, Job, need
 from torch import Tensor, nn
 
 from zoo.build import create_system
-from zoo.convert import torchaudio_tacotron2
+from zoo.convert import torchaudio_tacotron2, whisper_system
+from zoo.registry import find_part
+from zoo.transcription.rules import Rules
+from zoo.transcription.search import begin, choose
 from zoo.types import MELS, Batch
 
+WHISPER, AUDIO_TOKENS, NEW_TOKENS = "whisper_base", 1500, 64
 CHARACTERS, FRAMES = 80, 200  # a sentence of LJSpeech, and two seconds and a third of it
 
 
@@ -80,7 +91,81 @@ def training_step(size: int) -> Job:
     return Job(lambda: step(reference, theirs()), lambda: step(system, system(batch).loss), difference)
 
 
+def decoding(peer: Callable[[Any, Tensor, list[int], list[int]], Callable[[], Tensor]]) -> Callable[[int], Job]:
+    """64 greedy tokens for each of ``size`` windows, whose recordings are encoded already; what differs is the share of other tokens.
+
+    Blanks and special symbols are not said, as by Whisper's rules; attention to the recording is part of the work.
+    """
+
+    def make(size: int) -> Job:
+        system = create_system(WHISPER)
+        symbols, decoder = system.processor["transcript"], system.head.decoder  # type: ignore[index]
+        prompt = [*symbols.start("en", "transcribe"), symbols.no_timestamps]
+        never = [*symbols.suppressed, symbols.eot]
+        encoded = torch.randn(size, AUDIO_TOKENS, decoder.dim)
+        said = SimpleNamespace(eot=symbols.eot, timestamp_begin=symbols.timestamp_begin, suppressed=never, blank=[])
+        rules = Rules(said, timestamps=False)  # type: ignore[arg-type]
+
+        @torch.inference_mode()
+        def ours() -> Tensor:
+            memory = decoder.remember(encoded)
+            begun = begin(decoder, memory, [prompt] * size, sot_place=0, no_speech=symbols.no_speech, most=NEW_TOKENS)
+            texts = choose(begun, rules, most=NEW_TOKENS, temperature=0.0, count=1, seed=0, places=range(size))
+            return torch.tensor([text.token_ids for (text,) in texts])
+
+        theirs = peer(system, encoded, prompt, never)
+        return Job(theirs, ours, lambda: (theirs() != ours()).float().mean().item())
+
+    return make
+
+
+def keywords(system: Any) -> list[dict[str, Any]]:
+    """Of encoder and head, with the defaults of those that the config leaves out."""
+    found = []
+    for kind, words in (("encoder", system.config["encoders"]["audio"]), ("head", system.config["head"])):
+        defaults = {name: word.default for name, word in inspect.signature(find_part(kind, words["name"])).parameters.items()}
+        found.append({**defaults, **words})
+    return found
+
+
+def openai_decoding(system: Any, encoded: Tensor, prompt: list[int], never: list[int]) -> Callable[[], Tensor]:
+    """The tokens of openai-whisper's ``decode``, with the same weights."""
+    module = need("whisper", "openai-whisper")
+    dims = whisper_system.dimensions(*keywords(system))
+    model = module.model.Whisper(module.model.ModelDimensions(**dims)).eval()
+    model.load_state_dict(whisper_system.from_zoo(system.state_dict(), origin="openai-whisper"))
+    words = {"temperature": 0.0, "sample_len": NEW_TOKENS, "without_timestamps": True, "suppress_blank": False, "fp16": False}
+    options = module.DecodingOptions(language="en", suppress_tokens=never, **words)
+
+    def tokens() -> Tensor:
+        return torch.tensor([result.tokens for result in module.decode(model, encoded, options)])
+
+    return tokens
+
+
+def transformers_decoding(system: Any, encoded: Tensor, prompt: list[int], never: list[int]) -> Callable[[], Tensor]:
+    """The new tokens of transformers' ``generate``, with the same weights."""
+    transformers = need("transformers", "transformers")
+    config = transformers.WhisperConfig(**whisper_system.config(*keywords(system)))
+    model = transformers.WhisperForConditionalGeneration(config).eval()
+    model.load_state_dict(whisper_system.from_zoo(system.state_dict()), strict=False)  # the tied table stands there once
+    model.tie_weights()
+    generate = transformers.GenerationMixin.generate  # Whisper's own is for recordings
+    words = {"do_sample": False, "max_new_tokens": NEW_TOKENS, "suppress_tokens": never, "begin_suppress_tokens": None}
+    told = transformers.GenerationConfig(decoder_start_token_id=prompt[0], eos_token_id=None, pad_token_id=0, use_cache=True, **words)
+    start = torch.tensor([prompt] * len(encoded))
+
+    @torch.inference_mode()
+    def tokens() -> Tensor:
+        audio = transformers.modeling_outputs.BaseModelOutput(encoded)
+        return generate(model, encoder_outputs=audio, decoder_input_ids=start, generation_config=told)[:, len(prompt) :]
+
+    return tokens
+
+
 ENTRIES = {
+    "whisper_decode": Entry(decoding(openai_decoding), 1, "openai-whisper decode, base", 0.0, "whisper_base"),
+    "whisper_decode_transformers": Entry(decoding(transformers_decoding), 1, "transformers generate, Whisper base", 0.0),
     "tacotron2_inference": Entry(inference, 1, "torchaudio Tacotron2", 1e-4, "tacotron2"),
     "tacotron2_training_step": Entry(training_step, 8, "torchaudio Tacotron2", 1e-4, "tacotron2"),
 }

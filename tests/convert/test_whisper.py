@@ -1,16 +1,18 @@
-"""Whisper's encoder of transformers, openai-whisper and CTranslate2: there, back, and loaded as users load it."""
+"""Whisper's encoder of transformers, openai-whisper and CTranslate2, and whole ones of the last: there, back, as users load them."""
 
+import json
 import struct
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperModel
 from whisper.model import ModelDimensions, Whisper
 
 import zoo
 from zoo.checkpoint import load_strictly
-from zoo.convert import whisper
+from zoo.convert import whisper, whisper_system
 from zoo.errors import ConfigError, WeightsError
 from zoo.weights.ctranslate2 import is_ctranslate2, read_ctranslate2
 
@@ -43,25 +45,44 @@ def write_ctranslate2(path, variables, version=6):
 
 
 def ctranslate2_of(state, heads=3, dtype=np.float32):
-    """Variables of CTranslate2 from the encoder of transformers, by names of its WhisperSpec."""
-    own = {k.removeprefix("model.encoder."): v.numpy().astype(dtype) for k, v in state.items() if k.startswith("model.encoder.")}
-    found = {"encoder/num_heads": np.array(heads, dtype=np.int16), "decoder/pre_norm": np.array(1, dtype=np.int8)}
-    found |= {f"encoder/{k.replace('.', '/')}": own[k] for k in own if k.startswith("conv")}
-    found["encoder/position_encodings/encodings"] = own["embed_positions.weight"]
+    """Variables of CTranslate2 from a whole Whisper of transformers, by names of its WhisperSpec."""
+    found = {f"{half}/num_heads": np.array(heads, dtype=np.int16) for half in ("encoder", "decoder")}
+    found |= {"decoder/pre_norm": np.array(1, dtype=np.int8), "decoder/alignment_layer": np.array(-1, dtype=np.int16)}
+    for half, depth in (("encoder", CONFIG["encoder_layers"]), ("decoder", DECODER["decoder_layers"])):
+        prefix = f"model.{half}."
+        own = {k.removeprefix(prefix): v.numpy().astype(dtype) for k, v in state.items() if k.startswith(prefix)}
+        found |= {f"{half}/{name}": value for name, value in half_of_ctranslate2(own, depth).items()}
+    return found
+
+
+def half_of_ctranslate2(own, depth):
+    """Encoder or decoder."""
+    found = {k.replace(".", "/"): own[k] for k in own if k.startswith("conv")}
+    found["position_encodings/encodings"] = own["embed_positions.weight"]
+    if "embed_tokens.weight" in own:
+        found["embeddings/weight"] = own["embed_tokens.weight"]
 
     def norm(theirs, ours):
         return {f"{theirs}/gamma": own[f"{ours}.weight"], f"{theirs}/beta": own[f"{ours}.bias"]}
 
-    found |= norm("encoder/layer_norm", "layer_norm")
-    for i in range(CONFIG["encoder_layers"]):
-        there, here = f"encoder/layer_{i}", f"layers.{i}"
-        found[f"{there}/self_attention/linear_0/weight"] = np.concatenate([own[f"{here}.self_attn.{p}_proj.weight"] for p in "qkv"])
-        q, v = (own[f"{here}.self_attn.{p}_proj.bias"] for p in "qv")
-        found[f"{there}/self_attention/linear_0/bias"] = np.concatenate([q, np.zeros_like(q), v])
-        for theirs, ours in (("self_attention/linear_1", "self_attn.out_proj"), ("ffn/linear_0", "fc1"), ("ffn/linear_1", "fc2")):
-            found |= {f"{there}/{theirs}/{word}": own[f"{here}.{ours}.{word}"] for word in ("weight", "bias")}
-        found |= norm(f"{there}/self_attention/layer_norm", f"{here}.self_attn_layer_norm")
-        found |= norm(f"{there}/ffn/layer_norm", f"{here}.final_layer_norm")
+    def joined(attention, parts):
+        biases = [own.get(f"{attention}.{p}_proj.bias", np.zeros_like(own[f"{attention}.q_proj.bias"])) for p in parts]
+        return {"weight": np.concatenate([own[f"{attention}.{p}_proj.weight"] for p in parts]), "bias": np.concatenate(biases)}
+
+    found |= norm("layer_norm", "layer_norm")
+    for i in range(depth):
+        there, here = f"layer_{i}", f"layers.{i}"
+        projections = {"self_attention/linear_0": joined(f"{here}.self_attn", "qkv")}
+        named = {"self_attention/linear_1": "self_attn.out_proj", "ffn/linear_0": "fc1", "ffn/linear_1": "fc2"}
+        norms = {"self_attention/layer_norm": "self_attn_layer_norm", "ffn/layer_norm": "final_layer_norm"}
+        if f"{here}.encoder_attn.q_proj.weight" in own:
+            projections["attention/linear_1"] = joined(f"{here}.encoder_attn", "kv")
+            named |= {"attention/linear_0": "encoder_attn.q_proj", "attention/linear_2": "encoder_attn.out_proj"}
+            norms["attention/layer_norm"] = "encoder_attn_layer_norm"
+        projections |= {t: {word: own[f"{here}.{o}.{word}"] for word in ("weight", "bias")} for t, o in named.items()}
+        found |= {f"{there}/{t}/{word}": value for t, words in projections.items() for word, value in words.items()}
+        for theirs, ours in norms.items():
+            found |= norm(f"{there}/{theirs}", f"{here}.{ours}")
     return found
 
 
@@ -94,7 +115,7 @@ def reference_tokens(origin, model, path, mels):
 def test_a_whisper_of_every_origin_gives_its_encoder(origin, way, published, tmp_path):
     path, mels = saved(origin, published.eval(), tmp_path), torch.randn(2, 20, 60)
     if way == "load":
-        model = zoo.load(path)
+        model = zoo.load(path).encoders["audio"]
     else:
         if way.endswith("file") and path.is_dir():
             path = next(file for file in path.iterdir() if file.suffix in (".bin", ".safetensors"))
@@ -104,10 +125,11 @@ def test_a_whisper_of_every_origin_gives_its_encoder(origin, way, published, tmp
     torch.testing.assert_close(model(mels).tokens, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
-@ORIGINS
-def test_a_loaded_encoder_prepares_clips_as_the_reference_and_is_saved_with_that(origin, published, tmp_path, caplog):
-    model = zoo.load(saved(origin, published, tmp_path))
-    assert "the decoder of this Whisper is left out" in caplog.text
+def test_a_lone_encoder_prepares_clips_as_the_reference_and_is_saved_with_that(published, tmp_path):
+    published.model.encoder.save_pretrained(tmp_path)
+    state = {f"encoder.{name}": tensor for name, tensor in published.model.encoder.state_dict().items()}
+    save_file(state, tmp_path / "model.safetensors")
+    model = zoo.load(tmp_path)
     strict = {"num_mels": 20, "context_length": 30, "pad_to": "context", "mask": False}
     assert strict.items() <= model.processor["audio"].settings.items()
     zoo.save(model, tmp_path / "saved")
@@ -132,13 +154,30 @@ def test_the_way_back_to_transformers_is_bit_equal(published, prefix, same_state
 def test_the_way_back_to_openai_and_ctranslate2_is_bit_equal(published, same_state):
     state = {k: v for k, v in Whisper(ModelDimensions(20, 30, 48, 3, 2, 13, 9, 48, 3, 1)).state_dict().items() if k.startswith("encoder.")}
     same_state(whisper.from_zoo(whisper.to_zoo(state), origin="openai-whisper"), state)
-    variables = {k: torch.from_numpy(v) for k, v in ctranslate2_of(published.state_dict()).items() if v.ndim}
+    whole = ctranslate2_of(published.state_dict())
+    variables = {k: torch.from_numpy(v) for k, v in whole.items() if v.ndim and k.startswith("encoder/")}
     same_state(whisper.from_zoo(whisper.to_zoo(variables), origin="CTranslate2"), variables)
+
+
+@torch.no_grad()
+def test_a_directory_of_ctranslate2_is_a_system_with_the_logits_of_transformers(published, tmp_path, close):
+    write_ctranslate2(tmp_path / "model.bin", ctranslate2_of(published.state_dict()))
+    (tmp_path / "config.json").write_text(json.dumps({"alignment_heads": [[0, 2]]}))
+    system = zoo.load(tmp_path)
+    mels, token_ids = torch.randn(2, 20, 60), torch.randint(0, 13, (2, 7))
+    memory = system.head.decoder.remember(system.encoders["audio"](mels).tokens)
+    close(system.head.decoder(token_ids, memory), published(mels, decoder_input_ids=token_ids).logits)
+    assert system.head.alignment_heads == ((0, 2),)
+
+
+def test_the_way_to_ctranslate2_and_back_is_bit_equal(published, same_state):
+    variables = {k: torch.from_numpy(v) for k, v in ctranslate2_of(published.state_dict()).items() if v.ndim}
+    same_state(whisper_system.from_zoo(whisper_system.to_zoo(variables), origin="CTranslate2"), variables)
 
 
 @ORIGINS
 def test_sizes_come_from_config_or_tensors(origin, published, tmp_path):
-    encoder = zoo.load(saved(origin, published, tmp_path)).config["encoder"]
+    encoder = zoo.load(saved(origin, published, tmp_path)).config["encoders"]["audio"]
     ratio = encoder.pop("mlp_ratio")
     assert encoder == {"name": "whisper", **KEYWORDS}
     assert ratio == pytest.approx(4.0 if origin == "openai-whisper" else 80 / 48)
@@ -270,9 +309,8 @@ def test_real_tiny_en_equals_transformers_on_a_real_prompt(real):
     path, prompt = real("whisper_tiny_en"), real("asterisk_sounds") / "clips" / "agent-pass.wav"
     expected_mels = WhisperFeatureExtractor()(read_audio(prompt)[0], sampling_rate=16000, return_tensors="pt").input_features
     expected = transformers_of(read_ctranslate2(path / "model.bin"))(expected_mels).last_hidden_state
-    model = zoo.load(path)
-    mels, mask = model.processor["audio"]([prompt])
-    found = model(mels, mask).tokens
+    system = zoo.load(path)
+    found = system.encode("audio", [prompt]).tokens
     assert found.shape == expected.shape == (1, 1500, 384)
     # Of the largest value: fp32 over four layers, from mels that differ by 1e-7, with sums in another order.
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()

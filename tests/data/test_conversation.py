@@ -91,7 +91,7 @@ def test_a_prompt_is_a_string_or_strings_images_and_audio_in_order(tmp_path):
     [
         ({**LLAVA_ROW, "image": ["a.png", "b.png"]}, "conversation 3 holds 2 images but 1 `<image>`"),
         ({**LLAVA_ROW, "image": None}, "conversation 3 holds 0 images but 1 `<image>`"),
-        ({"messages": [{"role": "narrator", "content": "a"}]}, "no role 'narrator'; allowed are system, user, assistant, human"),
+        ({"messages": [{"role": "narrator", "content": "a"}]}, "no role 'narrator'; allowed are system, user, assistant, document, human"),
         ({"messages": [{"role": "user", "content": 3}]}, "message 1 holds int"),
         ({"messages": [{"role": "user"}]}, "message 1 has no 'role' and 'content'"),
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "allowed types are text, image, audio"),

@@ -40,9 +40,25 @@ def test_captions_of_a_system_are_scored_and_shown(tmp_path, talking):
     model = talking.Talker(lambda prompt: "a dark square on the page. ")
     result = Captioning(limit=5, batch_size=2, num_beams=3)(model, source, "test")
     assert result.metrics["bleu_4"] == pytest.approx(1) and result.metrics["rouge_l"] == pytest.approx(1)
-    assert result.num_items == 5 and result.details == {"references_per_item": 2, "num_beams": 3}
+    assert result.num_items == 5 and result.details["references_per_item"] == 2 and result.details["num_beams"] == 3
+    assert result.details["chance_bleu_4"] == pytest.approx(1)  # all items have the same references here
     assert model.options[0] == {"max_new_tokens": 32, "num_beams": 3, "batch_size": 2}
     assert result.draw(tmp_path) == "report.html" and "a dark square" in (tmp_path / "report.html").read_text()
+
+
+def test_examples_and_the_beginning_of_a_caption_stand_before_what_is_said(talking):
+    model = talking.Talker(lambda prompt: " a dark square")
+    result = Captioning(num_shots=2, prompt="An image of ", stop=["\n"], limit=4)(model, talking.Squares(4), "test")
+    prompt = model.asked[3]
+    assert [m.role for m in prompt.messages] == ["user", "assistant"] * 3 and len(prompt.images) == 3
+    assert prompt.messages[-1].text == "An image of" and all(m.text.startswith("An image of ") for m in prompt.messages[1:-1:2])
+    assert model.options[0]["stop"] == ("\n",) and result.answers[0].answer == "a dark square"
+    assert result.details["num_shots"] == 2 and result.details["prompt"] == "An image of"
+    # the references are yes, one, yes, three: half the split away, yes is said of yes, and one of three
+    assert result.details["chance_rouge_l"] == pytest.approx(0.5)
+    again = talking.Talker(lambda prompt: "")
+    Captioning(num_shots=2, prompt="An image of", batch_size=3)(again, talking.Squares(4), "test")
+    assert again.asked[3].messages == prompt.messages
 
 
 def test_missing_scorers_are_named_before_the_work(monkeypatch, talking):
@@ -51,3 +67,5 @@ def test_missing_scorers_are_named_before_the_work(monkeypatch, talking):
         Captioning().check(talking.Talker(lambda prompt: ""), talking.Squares())
     with pytest.raises(zoo.ConfigError, match="kinds: 'caption' is one string"):
         Captioning(kinds="caption")
+    with pytest.raises(zoo.ConfigError, match="num_shots: -1; allowed is 0 or more"):
+        Captioning(num_shots=-1)

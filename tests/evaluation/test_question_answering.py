@@ -32,6 +32,8 @@ def test_figures_are_those_counted_by_hand(evaluated, talking):
     assert result.by_kind["dark"] == {"items": 6, "exact_match": pytest.approx(4 / 6), "vqa_accuracy": pytest.approx(4 / 6)}
     assert result.by_kind["number"]["exact_match"] == 0 and result.num_items == 12
     assert evaluated(talking.right_answer)[0].metrics["exact_match"] == 1
+    # the most frequent answers: "yes", right for 4 of the dark ones, and "one" (of 1 3 5 7 9 and again 1), for 2 of the numbers
+    assert result.details["chance"] == pytest.approx(6 / 12)
 
 
 def test_ten_references_are_votes(evaluated, talking):
@@ -78,6 +80,22 @@ def test_a_chain_of_thought_is_two_calls(evaluated, talking):
     assert [m.text for m in second.messages[1:]] == ["so dark", "Therefore, the answer is\nOne word."] and len(second.images) == 1
     assert [o["max_new_tokens"] for o in model.options] == [128, 32]
     assert result.answers[0].rationale == "so dark" and result.metrics["exact_match"] == 1
+
+
+def test_thoughts_of_the_picture_may_come_before_the_question(evaluated, talking):
+    words = {"chain_of_thought": True, "rationale_first": True, "rationale": "Introduce this picture in detail:"}
+    result, model = evaluated(lambda p: "it is <image> black" if len(p.messages) == 1 else "yes", talking.Squares(1), **words)
+    first, second = model.asked
+    assert first.messages[-1].text == "<image>\nIntroduce this picture in detail:"
+    assert [m.text for m in second.messages[1:]] == ["it is < image> black", "Is it dark?"]  # what it says is no picture
+    assert result.answers[0].rationale == "it is <image> black" and result.metrics["exact_match"] == 1
+    with pytest.raises(zoo.ConfigError, match="rationale_first: true, but chain_of_thought is false"):
+        QuestionAnswering(rationale_first=True)
+
+
+def test_thoughts_that_are_empty_leave_one_question(evaluated, talking):
+    _, model = evaluated(lambda p: "", talking.Squares(1), chain_of_thought=True)
+    assert [m.text for m in model.asked[1].messages] == ["<image>\nIs it dark?\nLet's think step by step.\nTherefore, the answer is"]
 
 
 def test_options_of_generation_are_handed_on(evaluated, talking):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import librosa
 import numpy as np
@@ -58,6 +59,41 @@ def test_an_untrained_voice_is_measured_and_its_faults_are_named(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "utterances.jsonl").read_text().splitlines()]
     failed = [line["text"] for line in lines if line["faults"]]
     assert [each["text"] for each in result.facts["failed"]] == failed and len(failed) == 3 * (1 - result.metrics["aligned"])
+
+
+class Judge:
+    """Hears in what a machine said the first word of three texts, and in the recordings all of it."""
+
+    processor = None
+
+    def __init__(self):
+        self.head, self.asked = SimpleNamespace(verbs=("transcribe",)), []
+
+    def transcribe(self, audio, **options):
+        self.asked.append(([len(sound) for sound in audio], options))
+        texts = ["forty", "seven", "one"] if len(audio) == 6 else ["forty"]
+        return [SimpleNamespace(text=text) for text in [*texts, "forty two", "seven.", "One hundred!"]][: len(audio)]
+
+
+def test_a_judge_hears_what_was_said_and_the_recordings_beside_it():
+    judge = Judge()
+    result = Tts(max_seconds=0.5, judge=judge, language="en", seed=3)(zoo.create_system("tacotron2_nano"), Clips(), "test")
+    lengths, options = judge.asked[0]
+    assert lengths[3:] == [6000] * 3 and options == {"language": "en", "batch_size": 32, "seed": 3}
+    # "42" "7" "100": one word each; 40 and 1 are heard for 42 and 100
+    assert result.metrics["wer"] == pytest.approx(2 / 3) and result.metrics["recorded_wer"] == 0
+    assert result.metrics["cer"] == pytest.approx((1 + 3) / 6) and result.metrics["recorded_cer"] == 0
+    assert result.tables[-1][2] == [["forty two", "40", "42"], ["one hundred", "one", "100"]]
+
+
+def test_without_a_judge_nobody_listens_and_one_that_cannot_is_refused():
+    system = zoo.create_system("tacotron2_nano")
+    assert "wer" not in Tts(limit=1, max_seconds=0.2)(system, Clips(), "test").metrics
+    for judge, words in (("runs/whisper", "is a name: load it first"), (system, "verb transcribe .* got System")):
+        with pytest.raises(ConfigError, match=words):
+            Tts(judge=judge).check(system, Clips())
+    with pytest.raises(ConfigError, match="normalise"):
+        Tts(judge=system, normalise="Englsh")
 
 
 def test_what_does_not_speak_is_refused():

@@ -8,8 +8,8 @@ from zoo.errors import ConfigError, DataError
 from zoo.layers.connector import CONNECTORS, PerceiverResampler, build_connector, default_heads
 
 IN, OUT = 24, 40
-FOR_IMAGES = ("linear", "mlp", "pixel_shuffle", "resampler", "attention_pool")
-FOR_AUDIO = ("linear", "mlp", "downsampler", "resampler", "attention_pool")
+FOR_IMAGES = ("linear", "mlp", "pixel_shuffle", "resampler", "kosmos2", "attention_pool")
+FOR_AUDIO = ("linear", "mlp", "downsampler", "resampler", "kosmos2", "attention_pool")
 
 
 def connector(kind, num_tokens=None):
@@ -66,6 +66,27 @@ def test_every_parameter_learns(kind):
     part = connector(kind, None if kind == "downsampler" else 16)
     part(torch.randn(2, 16, IN), torch.ones(2, 16, dtype=torch.bool))[0].square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in part.parameters())
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_kosmos_2_connector_is_that_of_transformers(normalise):
+    from transformers import Kosmos2Config
+    from transformers.models.kosmos2.modeling_kosmos2 import Kosmos2ImageToTextProjection
+
+    words = {"embed_dim": OUT, "attention_heads": 5}
+    reference = Kosmos2ImageToTextProjection(Kosmos2Config(text_config=words, vision_config={"hidden_size": IN}, latent_query_num=7))
+    part = connector({"kind": "kosmos2", "num_latents": 7, "num_heads": 5, "normalise": normalise})
+    theirs = {name: torch.randn_like(tensor) for name, tensor in reference.state_dict().items()}
+    reference.load_state_dict(theirs)
+    ours = {"latents": theirs["latent_query"]}
+    for name in ("weight", "bias"):
+        query, key, value, out = (theirs[f"x_attn.{p}_proj.{name}"] for p in ("q", "k", "v", "out"))
+        ours |= {f"attention.query.{name}": query, f"attention.key_value.{name}": torch.cat([key, value])}
+        ours |= {f"attention.out.{name}": out, f"dense.{name}": theirs[f"dense.{name}"]}
+    part.load_state_dict(ours)
+    x = torch.randn(3, 9, IN)
+    expected, _ = reference.eval()(nn.functional.normalize(x, dim=-1) if normalise else x)
+    torch.testing.assert_close(part(x, torch.ones(3, 9, dtype=torch.bool))[0], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mlp_is_that_of_llava_1_5():

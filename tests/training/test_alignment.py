@@ -90,5 +90,7 @@ def test_teachers_that_read_something_else_are_refused(data, tmp_path):
         run(data, tmp_path / "b", "dpo", "teacher=clip_vit_nano")
     with pytest.raises(zoo.ConfigError, match="teacher: objective 'distillation' learns from one"):
         run(data, tmp_path / "c", "distillation")
-    with pytest.raises(zoo.ConfigError, match="training.frozen_passes: keeps the pooled vectors of encoders, but head Llava reads their patches"):
+    with pytest.raises(
+        zoo.ConfigError, match="training.frozen_passes: keeps the pooled vectors of encoders, but head Llava reads their patches"
+    ):
         run(data, tmp_path / "d", "dpo", "training.frozen_passes=1", "training.freeze=[encoders]")

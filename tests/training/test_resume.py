@@ -14,7 +14,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from zoo.training.fingerprint import LAYERS, first_difference
@@ -150,6 +153,53 @@ def test_the_second_stage_of_llava_with_lora_starts_from_the_first_and_resumes_e
     kept = {name: name.replace(".weight", ".base_layer.weight") for name in before if "language" in name and ".qkv." in name}
     assert kept and all((after[new] == before[name]).all() for name, new in kept.items())
     assert any((after[name] != before[name]).any() for name in before if name.startswith("head.connectors."))
+
+
+@pytest.mark.heavy
+@pytest.mark.card("whisper_nano", "resumes exactly")
+def test_a_killed_fine_tuning_of_whisper_with_lora_resumes_exactly(tmp_path, card_figure):
+    """Noise of several lengths in buckets, previous texts drawn for half of the samples, timestamps, and dropout in the adapters."""
+    draw, rows = np.random.default_rng(0), []
+    for number in range(48):
+        soundfile.write(tmp_path / f"{number}.wav", draw.normal(size=1600 * (2 + number % 5)) * 0.1, 16000)
+        said = [{"start": 0.0, "end": 0.1, "text": "one"}, {"start": 0.1, "end": 0.2, "text": f"{number}"}]
+        rows.append({"path": f"{number}.wav", "segments": said, "previous": f"before {number}", "split": "dev" if number < 8 else "train"})
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["system=whisper_nano", "data=speech", f"data.source.path={tmp_path}", "data.source.previous_share=0.5"]
+    words += ["data.source.batch_size=16", "system.processor.transcript.timestamps=true", "training.freeze=[encoders]"]
+    words += ["training.adapters={head.decoder: {rank: 2, dropout: 0.1}}", "evaluation.temperatures=[0.0]", "evaluation.limit=2"]
+    overrides = [word for word in OVERRIDES if ".image." not in word]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(1, [*overrides, "evaluation=asr", *words, f"run_dir={whole}"], tmp_path / "whole.log")
+    killed_at = random.SystemRandom().randrange(6, STEPS - 2)
+    card_figure(f"LoRA, killed at step {killed_at}")
+    train_and_kill(1, killed, killed_at, tmp_path / "killed.log", words=["evaluation=asr", *words], overrides=overrides)
+    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
+    assert_same_runs(whole, killed, 1)
+
+
+@pytest.mark.heavy
+def test_a_run_killed_in_the_middle_of_an_epoch_of_packs_resumes_exactly(tmp_path):
+    """Documents of many lengths, some cut into parts, some with a picture that cannot be read; one epoch and a half of packs."""
+    draw = random.Random(0)
+    for number in range(4):
+        Image.new("RGB", (16, 16), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "4.png").write_bytes(b"no picture")
+    rows = [{"parts": [f"Thing {n}. " * draw.randrange(1, 40), {"image": f"{n % 5}.png"}, "It is here."]} for n in range(90)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "held.jsonl").write_text(json.dumps({"text": "Thing 0."}))
+    words = ["system=kosmos_nano", "data=interleaved", f"data.source.path={tmp_path}/d.jsonl", "data.packing={tokens: 256}"]
+    words += [f"data.source.{split}={tmp_path}/held.jsonl" for split in ("validation", "test")]
+    words += ["system.processor.conversation.max_length=64", "data.max_bad_share=0.5"]
+    words += ["data.num_workers=2", "evaluation=perplexity", "training.batch_size=2"]
+    overrides = [word for word in OVERRIDES if ".image." not in word and "batch_size" not in word]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(1, [*overrides, *words, f"run_dir={whole}"], tmp_path / "whole.log")
+    packs = json.loads((whole / "data.json").read_text())["packs"]
+    assert packs["parts"] > packs["documents"] > packs["packs"] / 2 and STEPS < packs["packs"] < 2 * STEPS
+    train_and_kill(1, killed, random.SystemRandom().randrange(6, STEPS - 2), tmp_path / "killed.log", words=words, overrides=overrides)
+    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
+    assert_same_runs(whole, killed, 1)
 
 
 @pytest.mark.heavy

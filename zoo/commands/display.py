@@ -75,18 +75,27 @@ class TrainingProgress:
         self.total, self.bar, self.as_json = total, bar, as_json
         self.task = bar.add_task("train", total=total, loss="") if bar is not None else None
         self.every = max(1, total // 20)
-        self.frozen: Any = None
-        self.told = 0
+        self.before: dict[str, Any] = {}
+        self.told: dict[str, int] = {}
 
-    def prepare(self, done: int, total: int) -> None:
-        """Show how many items the frozen encoders have seen."""
+    def prepare(self, done: int, total: int, what: str = "frozen encoders") -> None:
+        """Show how many items are done of what comes before the first step."""
         if self.bar is not None:
-            if self.frozen is None:
-                self.frozen = self.bar.add_task("frozen encoders", total=total, loss="")
-            self.bar.update(self.frozen, completed=done)
-        elif not self.as_json and done * 20 // total > self.told:
-            self.told = done * 20 // total
-            print(f"frozen encoders: {done}/{total} items", flush=True)
+            if what not in self.before:
+                self.before[what] = self.bar.add_task(what, total=total, loss="")
+            self.bar.update(self.before[what], completed=done)
+        elif not self.as_json and done * 20 // total > self.told.get(what, 0):
+            self.told[what] = done * 20 // total
+            print(f"{what}: {done}/{total} items", flush=True)
+
+    def say(self, facts: Mapping[str, Any]) -> None:
+        """Show what the data hold, and what of them was left out."""
+        if self.as_json:
+            print_json({"data": facts})
+            return
+        for name, figures in facts.items():
+            line = f"data, {name}: {_readable_figures(figures)}"
+            print(line, flush=True) if self.bar is None else self.bar.console.print(line, highlight=False)
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show a step."""
@@ -96,6 +105,15 @@ class TrainingProgress:
             self.bar.update(self.task, completed=step, loss=f"loss {values['loss']:.4f}")
         elif step % self.every == 0 or step == self.total:
             print(f"step {step}/{self.total}  loss {values['loss']:.4f}", flush=True)
+
+
+def _readable_figures(figures: Mapping[str, Any]) -> str:
+    """``{"documents": {"kept": 3, "too small": 1}, "packs": 2}`` -> ``documents (kept 3, too small 1), packs 2``."""
+    return ", ".join(
+        f"{name} ({_readable_figures(value)})" if isinstance(value, Mapping) else f"{name} {value:,}"
+        for name, value in figures.items()
+        if not isinstance(value, Mapping) or value
+    )
 
 
 @contextmanager

@@ -66,6 +66,36 @@ def read_audio(source: Recording, *, max_seconds: float | None = None, cut: bool
     return _checked(waveform, name), rate
 
 
+def read_piece(path: str | Path, start: float, seconds: float) -> tuple[Float32[np.ndarray, " samples"], int]:
+    """So many seconds of a recording from a place on, or what there is of them, and the sample rate; nothing else is decoded.
+
+    Raises:
+        ItemError: a file that libsndfile does not read, or one that ends before the place.
+    """
+    soundfile = _need("soundfile")
+    try:
+        with soundfile.SoundFile(path) as sound:
+            rate, first = sound.samplerate, round(start * sound.samplerate)
+            if first >= sound.frames:
+                _refuse(str(path), f"ends at {sound.frames / rate:.2f} s, where a piece from {start:g} s on is asked for")
+            sound.seek(first)
+            samples = sound.read(round(seconds * rate), dtype="float32", always_2d=True)  # [frames, channels]
+    except (soundfile.LibsndfileError, *DECODE_ERRORS) as error:
+        if isinstance(error, ItemError):
+            raise
+        _refuse(str(path), f"no piece of it can be read ({error}); convert it to WAV or FLAC")
+    return _checked(samples.mean(axis=1), str(path)), rate
+
+
+def seconds_in_header(path: str | Path) -> float:
+    """How long a recording lasts by its header; 0 where libsndfile reads none."""
+    soundfile = _need("soundfile")
+    try:
+        return float(soundfile.info(path).duration)
+    except (soundfile.LibsndfileError, *DECODE_ERRORS):
+        return 0.0
+
+
 def stream_blocks(source: Recording, *, sample_rate_hz: int, seconds: float = 30.0) -> Iterator[Float32[np.ndarray, " samples"]]:
     """The samples that ``read_audio`` and ``resample`` give, in blocks of so many seconds; the last one may be shorter.
 

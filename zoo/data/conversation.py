@@ -1,11 +1,11 @@
 """Conversations to token ids, in which placeholders stand for the pictures and clips that a language model is shown.
 
-References: haotian-liu/LLaVA ``train.py`` (masks, cut after expansion) and transformers ``processing_llava.py`` (a run of
-placeholders for each marker). Where we differ: placeholders are negative ids outside every vocabulary (``PLACEHOLDER_IDS``).
+Reference: transformers ``processing_llava.py`` (a run of placeholders for each marker). Where we differ: placeholders are negative ids
+outside every vocabulary (``PLACEHOLDER_IDS``).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ from jaxtyping import Bool, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from zoo.data.chat_templates import TEMPLATES, TOKENIZERS_OWN, ChatTemplate, Piece, Symbols, build_template
+from zoo.data.chat_kosmos import KOSMOS_WORDS
+from zoo.data.chat_pieces import ChatTemplate, Piece, Symbols
+from zoo.data.chat_templates import SPANS, STOPS, TAKE_DOCUMENTS, TEMPLATES, TOKENIZERS_OWN, build_template
 from zoo.data.conversation_tokenizer import SMALLEST_VOCABULARY, TEMPLATE_FILE, GivenTokenizer, train_tokenizer, with_markers
+from zoo.data.conversation_tokens import Tokens, Written, collate_tokens, supervised
 from zoo.data.messages import MARKERS, PLURALS, Conversation, Message, as_conversation
 from zoo.errors import ConfigError, DataError, ItemError, WeightsError, name_choices
 from zoo.registry import register
@@ -24,22 +27,6 @@ from zoo.types import PLACEHOLDER_IDS
 __all__ = ["Conversation", "ConversationProcessor", "Message", "Tokens", "as_conversation"]
 
 TOKENIZERS = (*SMALLEST_VOCABULARY, "given")
-SIDES = ("left", "right")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One conversation as token ids.
-
-    Attributes:
-        token_ids: with a run of ``PLACEHOLDER_IDS[modality]`` for each picture and clip.
-        supervised: True at ids that are to be learnt.
-        kept: how many pictures and clips are in it, by modality; those behind the place where it was cut are not.
-    """
-
-    token_ids: Int[Tensor, " length"]
-    supervised: Bool[Tensor, " length"]
-    kept: dict[str, int] = field(default_factory=dict)
 
 
 @register("processor")
@@ -60,6 +47,8 @@ class ConversationProcessor:
         max_images: more pictures in a conversation make it unusable.
         names: special tokens by transformers' names; None takes those of the tokenizer.
         eos_token_ids: ids that end a text, beside ``names["eos_token"]`` and the template's own.
+        spans: symbols that stand before and behind a picture's or clip's tokens, by modality: ``{image: [<image>, </image>]}``; None
+            takes the template's (kosmos has these), an empty mapping none.
 
     Raises:
         ConfigError: an unknown word, or sizes that cannot be.
@@ -81,11 +70,13 @@ class ConversationProcessor:
         max_images: int | None = None,
         names: Mapping[str, str] | None = None,
         eos_token_ids: Sequence[int] = (),
+        spans: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         for key, value, legal in (("tokenizer", tokenizer, TOKENIZERS), ("template", template, TEMPLATES)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
-        smallest = SMALLEST_VOCABULARY.get(tokenizer, 1)
+        self.span_symbols = _checked_spans(SPANS.get(template, {}) if spans is None else spans)
+        smallest = SMALLEST_VOCABULARY.get(tokenizer, 1) + (len(self._new_symbols) if tokenizer in SMALLEST_VOCABULARY else 0)
         if vocab_size < smallest:
             raise ConfigError(f"vocab_size: {vocab_size} is too small; tokenizer {tokenizer} needs at least {smallest}")
         if context_length < 2 or not 2 <= (max_length or context_length) <= context_length:
@@ -97,7 +88,9 @@ class ConversationProcessor:
         self.vocab_size, self.context_length, self.source, self.template_name = vocab_size, context_length, tokenizer, template
         self.system, self.max_length, self.max_images = system, max_length, max_images
         self.names, self.further_ends = None if names is None else dict(names), list(eos_token_ids)
+        self.given_spans = None if spans is None else {modality: list(words) for modality, words in spans.items()}
         self.counts: dict[str, Callable[[Tensor], int]] = {}
+        self.spans: dict[str, tuple[int, int]] = {}  # ids of ``span_symbols`` that the tokenizer has
         self.tokenizer: Tokenizer | None = None
         self.chat_template: str | None = None
         self.symbols = Symbols()
@@ -109,7 +102,12 @@ class ConversationProcessor:
         """The constructor's keywords, for ``processor.json``."""
         keys = ("vocab_size", "context_length", "system", "max_length", "max_images", "names")
         chosen = {"tokenizer": self.source, "template": self.template_name, "eos_token_ids": self.further_ends}
-        return {**{key: getattr(self, key) for key in keys}, **chosen}
+        return {**{key: getattr(self, key) for key in keys}, **chosen, "spans": self.given_spans}
+
+    @property
+    def _new_symbols(self) -> list[str]:
+        """Symbols of spans that a tokenizer which is trained here has to be given."""
+        return list(dict.fromkeys(word for words in self.span_symbols.values() for word in words))
 
     @property
     def is_fitted(self) -> bool:
@@ -124,7 +122,8 @@ class ConversationProcessor:
         """
         if self.source == "given":
             raise ConfigError(f"system.processor.conversation.tokenizer: given, and there is none: {self._how_to_get_one()}")
-        self.use(train_tokenizer(captions, vocab_size=self.vocab_size, kind=self.source))
+        said = [*captions, *([KOSMOS_WORDS] if self.template_name == "kosmos" else [])]  # whose letters a tokenizer needs too
+        self.use(train_tokenizer(said, vocab_size=self.vocab_size, kind=self.source, symbols=self._new_symbols))
 
     def use(self, given: GivenTokenizer) -> None:
         """Take a ready tokenizer; names of special tokens that the config gives go before its own.
@@ -133,7 +132,8 @@ class ConversationProcessor:
             WeightsError: it has ids that the language model has no row for.
             ConfigError: the template is to be the tokenizer's, which has none.
         """
-        known = {i: word for word, i in given.tokenizer.get_vocab(with_added_tokens=True).items() if word not in MARKERS.values()}
+        vocabulary = given.tokenizer.get_vocab(with_added_tokens=True)
+        known = {i: word for word, i in vocabulary.items() if word not in MARKERS.values()}
         if not known or max(known) >= self.vocab_size:
             raise WeightsError(
                 f"the tokenizer has ids up to {max(known, default=-1)} ({known.get(max(known, default=-1))!r}); vocab_size allows "
@@ -150,6 +150,8 @@ class ConversationProcessor:
         self.symbols = GivenTokenizer(self.tokenizer, self.names).symbols()
         self.chat_template = given.chat_template
         self._template = build_template(self.template_name, self.symbols, self.system, self.chat_template)
+        found = {modality: [vocabulary.get(word, self.vocab_size) for word in words] for modality, words in self.span_symbols.items()}
+        self.spans = {modality: (ids[0], ids[1]) for modality, ids in found.items() if max(ids) < self.vocab_size}
         self._modalities = {
             self.tokenizer.encode(marker, add_special_tokens=False).ids[-1]: modality for modality, marker in MARKERS.items()
         }
@@ -181,21 +183,23 @@ class ConversationProcessor:
         ends = {*self.further_ends, *([self._id("eos_token")] if "eos_token" in (self.names or {}) else [])}
         if self.template.end in self.symbols.special:
             ends |= {number for number in [self._known.token_to_id(self.template.end)] if number is not None}
-        return sorted(ends)
+        return sorted(ends | {start for start, _ in self.spans.values()})  # a picture is nothing that could be said
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """Strings that end what the assistant says, where that is no special token (LLaVA's plain template: a new line)."""
         end = self.template.end
-        return () if not end or end in self.symbols.special else (end,)
+        return (*(() if not end or end in self.symbols.special else (end,)), *STOPS.get(self.template_name, ()))
 
     def conversation(self, raw: Any, id: str = "", *, answer: str | None = None) -> Conversation:
         """What people give as a conversation; with an answer, that the assistant gives it last.
 
+        To template kosmos a string, or a list of strings, images and audio, is how a document begins, not a question.
+
         Raises:
             ItemError: it is none.
         """
-        given = as_conversation(raw, id)
+        given = as_conversation(raw, id, "document" if self.template_name == "kosmos" else "user")
         return given if answer is None else replace(given, messages=(*given.messages, Message("assistant", answer)))
 
     def render(self, conversation: Conversation, *, for_generation: bool = False) -> list[Piece]:
@@ -208,7 +212,13 @@ class ConversationProcessor:
         for number, message in enumerate(messages):
             if message.role == "assistant" and not message.text.strip() and not (for_generation and message is messages[-1]):
                 raise ItemError(f"{conversation.name}: message {number + 1}, the assistant's, is empty; give it a text", "empty")
-        if not for_generation and all(message.role != "assistant" for message in messages):
+        if any(message.role == "document" for message in messages) and self.template_name not in TAKE_DOCUMENTS:
+            raise ItemError(
+                f"{conversation.name} is a document, for which template {self.template_name} has no place; set "
+                f"system.processor.conversation.template to {' or '.join(TAKE_DOCUMENTS)}",
+                "roles",
+            )
+        if not for_generation and all(message.role not in ("assistant", "document") for message in messages):
             raise ItemError(f"{conversation.name} holds nothing that the assistant says, so there is nothing to learn", "conversation")
         try:
             return self.template.pieces(messages, for_generation=for_generation)
@@ -226,18 +236,42 @@ class ConversationProcessor:
             DataError: what does not fit, or a conversation that cannot be used.
         """
         conversation, media = as_conversation(raw), media or {}
+        counts = {modality: [self.count(modality, each) for each in listed] for modality, listed in media.items()}
+        written = self._write(conversation, counts, for_generation)
+        return self._cut(written, conversation, for_generation)
+
+    def parts(self, conversation: Conversation, counts: Mapping[str, Sequence[int]]) -> list[Tokens]:
+        """As ``item``, and of a document that is too long all of it, in parts that the language model takes.
+
+        Args:
+            counts: of how many tokens its pictures and clips are, in order.
+
+        Raises:
+            ItemError: a picture alone is too long, or a conversation that cannot be used.
+        """
+        written, limit = self._write(conversation, counts), self.max_length or self.context_length
+        if [message.role for message in conversation.messages] != ["document"]:
+            return [self._cut(written, conversation, False)]
+        first = written.runs[0] if self.bos_token_id is not None and written.runs[0] == [self.bos_token_id] else []
+        borders = written.borders(limit, len(first))
+        if borders is None:
+            raise ItemError(
+                f"{conversation.name}: a picture or clip takes more than the {limit} tokens that are allowed (max_length, context_length)",
+                "length",
+            )
+        places = [0, *borders, len(written.runs)]
+        return [written.tokens(start, stop, first if start else ()) for start, stop in zip(places, places[1:], strict=False)]
+
+    def _write(self, conversation: Conversation, counts: Mapping[str, Sequence[int]], for_generation: bool = False) -> Written:
         if self.max_images is not None and len(conversation.images) > self.max_images:
             raise ItemError(f"{conversation.name} holds {len(conversation.images)} images; max_images allows {self.max_images}", "images")
         pieces = self.render(conversation, for_generation=for_generation)
-        ids, offsets = self._encode("".join(piece.text for piece in pieces))
-        learnt = _supervised(pieces, offsets)
-        runs, places = self._expanded(ids, media, conversation)
-        token_ids = torch.tensor([number for run in runs for number in run], dtype=torch.int64)
-        lengths = torch.tensor([len(run) for run in runs], dtype=torch.int64)
-        if not len(token_ids):
+        text = "".join(piece.text for piece in pieces)
+        ids, offsets = self._encode(text)
+        runs, places = self._expanded(ids, counts, conversation)
+        if not any(runs):
             raise ItemError(f"{conversation.name}: template {self.template_name} leaves nothing to read; say or show something", "empty")
-        supervised = torch.tensor(learnt, dtype=torch.bool).repeat_interleave(lengths) & (token_ids >= 0)
-        return self._cut(Tokens(token_ids, supervised), runs, places, conversation, for_generation)
+        return Written(text, runs, places, supervised(pieces, offsets), offsets)
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids, and where they stand in the text.
@@ -251,7 +285,7 @@ class ConversationProcessor:
         return first + encoding.ids, [(0, skipped)] * len(first) + [(begin + skipped, end + skipped) for begin, end in encoding.offsets]
 
     def _expanded(
-        self, ids: Sequence[int], media: Mapping[str, Sequence[Tensor]], conversation: Conversation
+        self, ids: Sequence[int], counts: Mapping[str, Sequence[int]], conversation: Conversation
     ) -> tuple[list[list[int]], list[str | None]]:
         """For each token the ids that it becomes, and its modality where it is a marker."""
         runs, places, seen = [], [], dict.fromkeys(MARKERS, 0)
@@ -261,44 +295,58 @@ class ConversationProcessor:
             if modality is None:
                 runs.append([number])
                 continue
-            if seen[modality] < len(media.get(modality, ())):
-                runs.append([PLACEHOLDER_IDS[modality]] * self._count(modality, media[modality][seen[modality]]))
+            if seen[modality] < len(counts.get(modality, ())):
+                runs.append(self._run(modality, counts[modality][seen[modality]]))
             seen[modality] += 1
         for modality, count in seen.items():
-            if count != len(media.get(modality, ())):
+            if count != len(counts.get(modality, ())):
                 raise ItemError(
-                    f"{conversation.name} holds {len(media.get(modality, ()))} {PLURALS[modality]}, of which template {self.template_name} "
-                    f"shows {count}; choose another template, or give media and markers in the user's messages",
+                    f"{conversation.name} holds {len(counts.get(modality, ()))} {PLURALS[modality]}, of which template "
+                    f"{self.template_name} shows {count}; choose another template, or give media and markers in the user's messages",
                     "markers",
                 )
         return runs, places
 
-    def _count(self, modality: str, item: Tensor) -> int:
+    def _run(self, modality: str, count: int) -> list[int]:
+        """The ids of a picture or clip, between those of its span's symbols where it has any."""
+        placeholders = [PLACEHOLDER_IDS[modality]] * count
+        if modality not in self.span_symbols:
+            return placeholders
+        if modality not in self.spans:
+            raise WeightsError(
+                f"the tokenizer has no {' and '.join(self.span_symbols[modality])} below vocab_size {self.vocab_size}, which stand around "
+                f"the tokens of each {modality}; set system.processor.conversation.spans.{modality} to two special tokens that it has"
+            )
+        start, end = self.spans[modality]
+        return [start, *placeholders, end]
+
+    def count(self, modality: str, item: Tensor) -> int:
+        """How many tokens the language model is shown of a processed picture or clip.
+
+        Raises:
+            DataError: the system has no connector for it.
+        """
         if modality not in self.counts:
             raise DataError(f"this system has no connector for {modality}; give its language model an encoder of {modality}")
         return int(self.counts[modality](item))
 
-    def _cut(
-        self, tokens: Tokens, runs: Sequence[Sequence[int]], places: Sequence[str | None], conversation: Conversation, for_generation: bool
-    ) -> Tokens:
+    def _cut(self, written: Written, conversation: Conversation, for_generation: bool) -> Tokens:
         """The first tokens, as many as are allowed.
 
         With 4 allowed, ``7 I I I 8 9`` becomes ``7 I I I``; with 3, where the cut would go through the picture, ``7``.
         """
-        limit = self.max_length or self.context_length
-        limit, end, whole = (self.context_length if for_generation else limit), 0, 0
-        if for_generation and len(tokens.token_ids) > limit:
+        limit = self.context_length if for_generation else self.max_length or self.context_length
+        whole = written.fitting(limit)
+        if for_generation and whole < len(written.runs):
+            tokens = written.tokens()
             shown = int((tokens.token_ids < 0).sum())
             raise DataError(
                 f"{conversation.name}: the prompt takes {len(tokens.token_ids)} tokens ({shown} of them pictures and clips); the language "
                 f"model takes {limit} (context_length); shorten it or show less"
             )
-        while whole < len(runs) and end + len(runs[whole]) <= limit:
-            end, whole = end + len(runs[whole]), whole + 1
-        kept = {modality: places[:whole].count(modality) for modality in MARKERS}
-        cut = Tokens(tokens.token_ids[:end], tokens.supervised[:end], kept)
+        cut = written.tokens(0, whole)
         if not for_generation and not cut.supervised.any():
-            before = int(tokens.supervised.int().argmax())
+            before = int(written.tokens().supervised.int().argmax())
             raise ItemError(
                 f"{conversation.name}: {before} tokens stand before the first answer, but only {limit} are allowed in all (max_length, "
                 "context_length), so that nothing is left to learn; raise them, or show fewer or smaller pictures",
@@ -310,16 +358,7 @@ class ConversationProcessor:
         self, items: Sequence[Tokens], *, padding_side: str = "right"
     ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
         """Token ids, mask (True at real tokens) and what is supervised, padded to the longest."""
-        if padding_side not in SIDES:
-            raise ConfigError(f"padding_side: there is no {padding_side!r}; {name_choices(padding_side, SIDES)}")
-        shape = len(items), max(len(item.token_ids) for item in items)
-        token_ids = torch.full(shape, self.pad_token_id, dtype=torch.int64)
-        mask, supervised = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-        for row, item in enumerate(items):
-            length = len(item.token_ids)
-            place = slice(0, length) if padding_side == "right" else slice(shape[1] - length, shape[1])
-            token_ids[row, place], mask[row, place], supervised[row, place] = item.token_ids, True, item.supervised
-        return token_ids, mask, supervised
+        return collate_tokens(items, self.pad_token_id, padding_side)
 
     def meta(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
         """A batch without data, for the check on the meta device."""
@@ -362,20 +401,12 @@ class ConversationProcessor:
         return "train it, or load trained weights"
 
 
-def _supervised(pieces: Sequence[Piece], offsets: Sequence[tuple[int, int]]) -> list[bool]:
-    """Whether tokens hold any of what is supervised, by where they stand in the joined text.
-
-    With the pieces "Q A:" and " yes</s>", the tokens ``Q``, ` A`, ``:``, ` yes`, ``</s>`` give F F F T T. A tokenizer may leave spaces out
-    of a token's place, which then begins where the token before it ends.
-    """
-    sums, so_far = [0], 0
-    for piece in pieces:
-        for _ in piece.text:
-            so_far += piece.supervised
-            sums.append(so_far)
-    learnt, before = [], 0
-    for start, end in offsets:
-        begin = min(start, before)
-        learnt.append(sums[end] > sums[begin])
-        before = max(before, end)
-    return learnt
+def _checked_spans(spans: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
+    found = {}
+    for modality, words in spans.items():
+        if modality not in MARKERS:
+            raise ConfigError(f"spans: there is no modality {modality!r}; {name_choices(str(modality), MARKERS)}")
+        if isinstance(words, str) or len(words) != 2 or not all(isinstance(word, str) and word for word in words) or words[0] == words[1]:
+            raise ConfigError(f"spans.{modality}: {words!r}; give two different special tokens, for example ['<image>', '</image>']")
+        found[modality] = (words[0], words[1])
+    return found

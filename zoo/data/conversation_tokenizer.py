@@ -5,14 +5,15 @@ differ: ``tokenizer.json`` says how a text is split for GPT-2's class too, whose
 off single digits, so that two spaces before a number are one token here, as in its training, and two there).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from zoo.data.chat_templates import CHATML_END, CHATML_START, Symbols
+from zoo.data.chat_pieces import Symbols
+from zoo.data.chat_templates import CHATML_END, CHATML_START
 from zoo.data.messages import MARKERS
 from zoo.data.tokenizers import SENTENCE_PIECE, SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_FILE, read_json, word_of
 from zoo.errors import ConfigError, WeightsError
@@ -174,21 +175,25 @@ def _ends(directory: Path, model: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(found) if isinstance(found, list) else () if found is None else (int(found),)
 
 
-def train_tokenizer(captions: Iterable[str], *, vocab_size: int, kind: str) -> GivenTokenizer:
+def train_tokenizer(captions: Iterable[str], *, vocab_size: int, kind: str, symbols: Sequence[str] = ()) -> GivenTokenizer:
     """Byte-level BPE ("trained") or one token a character ("characters"); it depends on the captions only, not on their order.
+
+    Args:
+        symbols: further special tokens, whose ids follow those of ``TRAINED_TOKENS``.
 
     Raises:
         ConfigError: more characters than ``vocab_size`` allows.
     """
     texts = sorted({_without_markers(caption) for caption in captions})
+    special = (*TRAINED_TOKENS, *symbols)
     if kind == "characters":
         letters = sorted(set("".join(texts)))
-        if len(letters) + len(TRAINED_TOKENS) > vocab_size:
+        if len(letters) + len(special) > vocab_size:
             raise ConfigError(
-                f"vocab_size: {vocab_size} is too small for the {len(letters)} characters of the captions and {len(TRAINED_TOKENS)} "
+                f"vocab_size: {vocab_size} is too small for the {len(letters)} characters of the captions and {len(special)} "
                 "special tokens; raise it, or set tokenizer to trained"
             )
-        vocabulary = {word: number for number, word in enumerate((*TRAINED_TOKENS, *letters))}
+        vocabulary = {word: number for number, word in enumerate((*special, *letters))}
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=TRAINED_NAMES["unk_token"]))
         tokenizer.decoder = decoders.Fuse()
     else:
@@ -197,12 +202,12 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, kind: str) -> G
         tokenizer.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=list(TRAINED_TOKENS),
+            special_tokens=list(special),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
         tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in TRAINED_TOKENS])
+    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special])
     return GivenTokenizer(tokenizer, TRAINED_NAMES)
 
 

@@ -33,12 +33,14 @@ class Item:
         tensors: by modality.
         seed: the numbers that varied it; None in evaluation.
         faults: of the items that it stands for, as they could not be used.
+        count: how many of the source's items it holds; a pack holds several.
     """
 
     sample: Sample
     tensors: dict[str, Any]
     seed: tuple[int, ...] | None
     faults: tuple[DataError, ...] = ()
+    count: int = 1
 
 
 @runtime_checkable
@@ -227,7 +229,7 @@ class _Reader(Dataset):
             batch = self.data.collate(items) if items and error is None else None
         except DataError as fault:
             batch, error = None, fault
-        return Loaded(batch, faults, len(items) + len(faults), error)
+        return Loaded(batch, faults, sum(item.count for item in items) + len(faults), error)
 
 
 class Batches:

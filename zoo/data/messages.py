@@ -4,6 +4,7 @@ A marker ``<image>`` or ``<audio>`` stands in the text for each picture and each
 haotian-liu/LLaVA ("conversations" of "from" and "value") and the messages of transformers and OpenAI ("role" and "content").
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from PIL import Image
 
 from zoo.errors import ItemError
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "document")  # a document is said by nobody: all of it is learnt
 ALIASES = {"human": "user", "gpt": "assistant", "model": "assistant"}  # LLaVA's, Gemma's
 MARKERS = {"image": "<image>", "audio": "<audio>"}
+_SYMBOL = re.compile(rf"<(/?)({'|'.join(MARKERS)})>")
 PLURALS = {"image": "images", "audio": "clips"}
 MEDIA_KEYS = {"image": ("image", "images"), "audio": ("audio", "audios")}  # of a row of JSON
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff".split())
@@ -107,8 +109,11 @@ class Conversation:
         return found
 
     @classmethod
-    def of_prompt(cls, prompt: Any, id: str = "") -> "Conversation":
+    def of_prompt(cls, prompt: Any, id: str = "", role: str = "user") -> "Conversation":
         """What a user says: a string, or strings, images and audio in order; beside a marker the text begins on a new line.
+
+        Args:
+            role: "document" where it is the beginning of one.
 
         Raises:
             ItemError: something that is neither text nor picture nor clip, or a string that is the name of such a file.
@@ -117,7 +122,14 @@ class Conversation:
         if not isinstance(parts, list | tuple) or not parts:
             raise ItemError(f"prompt {id}: got {type(prompt).__name__}; {EXPECTED}".replace("prompt :", "a prompt:"), "conversation")
         text, found = _joined([_part(part) for part in parts])
-        return cls((Message("user", text),), tuple(found["image"]), tuple(found["audio"]), id)
+        return cls((Message(role, text),), tuple(found["image"]), tuple(found["audio"]), id)
+
+    @classmethod
+    def of_document(cls, parts: Sequence[tuple[str, Any]], id: str = "") -> "Conversation":
+        """A document of ("text", text), ("image", raw) and ("audio", raw) in order; what looks like a marker in its texts is none."""
+        text = "\n".join(without_markers(value) if kind == "text" else MARKERS[kind] for kind, value in parts)
+        found = {modality: [value for kind, value in parts if kind == modality] for modality in MARKERS}
+        return cls((Message("document", text),), tuple(found["image"]), tuple(found["audio"]), id)
 
     @classmethod
     def of_caption(cls, text: str, *, images: Sequence[Any] = (), audio: Sequence[Any] = (), id: str = "") -> "Conversation":
@@ -149,8 +161,11 @@ class Conversation:
         return _of_messages(row[keys[0]], keys[1:], listed, folder, id)
 
 
-def as_conversation(raw: Any, id: str = "") -> Conversation:
+def as_conversation(raw: Any, id: str = "", role: str = "user") -> Conversation:
     """A conversation of anything that people give: one, a string, a list of parts, a list of messages, a row of JSON.
+
+    Args:
+        role: whose a string or a list of parts is.
 
     Raises:
         ItemError: it is none of these, or does not fit together.
@@ -163,7 +178,12 @@ def as_conversation(raw: Any, id: str = "") -> Conversation:
         return Conversation(tuple(raw), id=id)
     if isinstance(raw, list | tuple) and raw and all(isinstance(part, Mapping) for part in raw):
         return Conversation.parse(raw, id=id)
-    return Conversation.of_prompt(raw, id)
+    return Conversation.of_prompt(raw, id, role)
+
+
+def without_markers(text: str) -> str:
+    """A text of the world, in which ``<image>`` or ``</image>`` is spelt so that no tokenizer takes it for a symbol: ``< image>``."""
+    return _SYMBOL.sub(r"< \1\2>", text)
 
 
 def media_kind(raw: Any) -> str | None:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Num
+
+BUCKETS = 20  # batches whose items are sorted by length together
 
 
 @runtime_checkable
@@ -52,3 +54,20 @@ class WindowedOrder:
             items = places + self._shifts[np.searchsorted(self._ends, places, side="right")]
             self._kept = first, np.random.default_rng((*self.seed, first)).permutation(items)
         return self._kept[1]
+
+
+def bucketed(lengths: Num[np.ndarray, " items"], batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, " items"]:
+    """A permutation in which batches hold items of nearly equal length: items at random, sorted within so many batches, batches at random.
+
+    What does not fill a batch stands at the end, where training leaves it out.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    items = generator.permutation(len(lengths))
+    if batch_size == 1:
+        return items
+    window = BUCKETS * batch_size
+    groups = [items[start : start + window] for start in range(0, len(items), window)]
+    ordered = np.concatenate([group[np.argsort(lengths[group], kind="stable")] for group in groups])
+    whole = len(ordered) // batch_size * batch_size
+    batches = ordered[:whole].reshape(-1, batch_size)
+    return np.concatenate([batches[generator.permutation(len(batches))].flatten(), ordered[whole:]])

@@ -20,7 +20,7 @@ from zoo.types import SUPERVISED, Batch, Sample
 
 FILE = "processor.json"
 CONVERSATION = "conversation"  # the part that owns tokenizer and chat template
-FILES = (FILE, "tokenizer.json", "conversation_tokenizer.json", "chat_template.jinja")
+FILES = (FILE, "tokenizer.json", "conversation_tokenizer.json", "transcript_tokenizer.json", "chat_template.jinja")
 
 
 class Processor:
@@ -48,7 +48,7 @@ class Processor:
         if CONVERSATION in raw:
             if len(raw) > 1:
                 raise DataError(f"inputs: {', '.join(raw)}; pictures and clips of conversations stand in them, not beside them")
-            given = [as_conversation(each, str(number)) for number, each in enumerate(raw[CONVERSATION])]
+            given = [self[CONVERSATION].conversation(each, str(number)) for number, each in enumerate(raw[CONVERSATION])]
             items = [self.conversation_item(each, for_generation=for_generation) for each in given]
             return self._collate_conversations([each.id for each in given], items, padding_side)
         batch = Batch(inputs={})
@@ -64,7 +64,7 @@ class Processor:
         if CONVERSATION in self.parts:
             return self.conversation_item(conversation_of(sample))
         reads = {name: part.modality if is_target(part) else name for name, part in self.parts.items()}
-        return {name: self.parts[name].item(sample.inputs[modality]) for name, modality in reads.items() if modality in sample.inputs}
+        return {name: _item(self.parts[name], sample, modality) for name, modality in reads.items() if modality in sample.inputs}
 
     def conversation_item(self, conversation: Conversation, *, for_generation: bool = False) -> dict[str, Any]:
         """A conversation's tokens, and lists of its pictures and clips, processed.
@@ -169,8 +169,18 @@ def is_target(part: Any) -> bool:
     return getattr(part, "target", False)
 
 
+def _item(part: Any, sample: Sample, modality: str) -> Any:
+    """What a part makes of a sample; one that reads more of it than one modality has ``item_of``."""
+    return part.item_of(sample) if hasattr(part, "item_of") else part.item(sample.inputs[modality])
+
+
 def _put(batch: Batch, name: str, found: Any) -> None:
-    """What a part gives: an encoder's input and its mask, or targets by name."""
+    """What a part gives: an encoder's input and its mask, targets by name, or several of them as a batch."""
+    if isinstance(found, Batch):
+        batch.inputs.update(found.inputs)
+        batch.masks.update(found.masks)
+        batch.targets.update(found.targets)
+        return
     if isinstance(found, Mapping):
         batch.targets.update(found)
         return

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, WeightsError, name_choices
 from zoo.layers.backbone import flatten_map, freeze, try_out
-from zoo.layers.select import find_state
+from zoo.layers.select import find_state, select_places
 from zoo.registry import register
 from zoo.types import Encoded
 
@@ -95,32 +95,42 @@ class Timm(nn.Module):
         mask: Bool[Tensor, "batch ..."] | None = None,
         *,
         layer: int | None = -2,
+        class_token: bool = False,
     ) -> Encoded:
         """Tokens of places alone; of a plain stack of blocks (ViT, DeiT, EVA) after one of them, of others always the last.
 
         Args:
             layer: as transformers numbers ``hidden_states`` from the end: -1 is the last block's output without the final norm, -2
                 the one before; None is the last, normalised.
+            class_token: before them the class token too, where there is one.
 
         Raises:
             ConfigError: there is no such layer.
             DataError: a size that the model does not take.
         """
         depth = self._num_even_blocks
+        class_token = class_token and self.num_prefix_tokens > 0 and getattr(self.model, "has_class_token", True)
         if layer is None or not depth:
-            encoded = self(pixels)
-            return Encoded(encoded.tokens[:, self.num_prefix_tokens :], None, encoded.mask[:, self.num_prefix_tokens :])
+            tokens = select_places(self(pixels).tokens, self.num_prefix_tokens, first=class_token)
+            return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
         number = find_state(layer, depth)
         if not number:
             raise ConfigError(
                 f"layer {layer}: timm/{self.model_name} shows what its {depth} blocks give; allowed is {-depth} to {depth}, not 0"
             )
         try:
-            (tokens,) = self.model.forward_intermediates(  # type: ignore[operator]
-                pixels, indices=[number - 1], norm=False, stop_early=True, output_fmt="NLC", intermediates_only=True
+            (found,) = self.model.forward_intermediates(  # type: ignore[operator]
+                pixels,
+                indices=[number - 1],
+                norm=False,
+                stop_early=True,
+                output_fmt="NLC",
+                intermediates_only=True,
+                **({"return_prefix_tokens": True} if class_token else {}),
             )
         except AssertionError as error:  # so timm refuses sizes
             raise DataError(f"pixels are {list(pixels.shape)}, which timm/{self.model_name} refuses: {error}") from error
+        tokens = torch.cat([found[1][:, :1], found[0]], dim=1) if class_token else found  # [B, 1 + places, dim]
         return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
     @property

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError
 from zoo.layers.backbone import flatten_map, freeze, try_out
 from zoo.layers.pretrained import import_transformers, parse_config, quiet_and_offline, read_into
-from zoo.layers.select import find_state
+from zoo.layers.select import find_state, select_places
 from zoo.registry import register
 from zoo.types import Encoded
 
@@ -109,18 +109,20 @@ class Transformers(nn.Module):
         mask: Bool[Tensor, "batch ..."] | None = None,
         *,
         layer: int | None = -2,
+        class_token: bool = False,
     ) -> Encoded:
         """Tokens of places alone, of one of the model's ``hidden_states``; always the last where these differ in shape from it.
 
         Args:
             layer: index into ``hidden_states``; None is the last hidden state, which many models normalise.
+            class_token: before them the first token of those that stand for no place, where there are any.
 
         Raises:
             ConfigError: there is no such layer.
             DataError: a size that the model does not take.
         """
         tokens = self(pixels).tokens if layer is None else self._hidden_state(pixels, layer)
-        tokens = tokens[:, self.num_prefix_tokens :]
+        tokens = select_places(tokens, self.num_prefix_tokens, first=class_token)
         return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
     def _hidden_state(self, pixels: Tensor, layer: int) -> Float[Tensor, "batch num_tokens dim"]:

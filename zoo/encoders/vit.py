@@ -22,7 +22,7 @@ from zoo.layers.mlp import hidden_width
 from zoo.layers.patch import PatchEmbedding
 from zoo.layers.pool import AttentionPool
 from zoo.layers.position import resize_positions
-from zoo.layers.select import find_layers, find_state
+from zoo.layers.select import find_layers, find_state, select_places
 from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
 from zoo.types import Encoded
@@ -188,12 +188,14 @@ class ViT(nn.Module):
         mask: Bool[Tensor, "batch ..."] | None = None,
         *,
         layer: int | None = -2,
+        class_token: bool = False,
     ) -> Encoded:
         """Patch tokens alone, after a block and without the final norm (what LLaVA reads), or of the last block with it.
 
         Args:
             layer: as transformers numbers ``hidden_states``: -1 is the last block's output, -2 the one before, 0 what enters the
                 first block; None is the last, normalised. Blocks behind it are not computed.
+            class_token: before them the class token too, where there is one (what Kosmos reads); registers are never shown.
 
         Raises:
             ConfigError: there is no such layer.
@@ -201,7 +203,8 @@ class ViT(nn.Module):
         x = self._embed(pixels)
         for block in self.blocks[: find_state(layer, len(self.blocks))]:
             x = block(x)
-        x = (self.norm(x) if layer is None else x)[:, self.num_prefix_tokens :]
+        x = self.norm(x) if layer is None else x
+        x = select_places(x, self.num_prefix_tokens, first=class_token and self.class_token is not None)
         return Encoded(x, None, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
     def intermediates(

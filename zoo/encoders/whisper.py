@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.layers.linear import Linear, fast_linear
+from zoo.layers.attention import KeysWithoutBias
 from zoo.layers.mlp import hidden_width
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.pool import masked_mean
@@ -27,18 +27,6 @@ from zoo.types import Encoded
 
 POOLS = ("mean", "none")
 STRIDE = 2  # frames for each token
-
-
-class QueryValueBias(Linear):
-    """Queries, keys and values of one matrix [3 * dim, dim]; a bias [2 * dim] for queries and values, none for keys."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, 3 * dim, bias=False)
-        self.bias = nn.Parameter(torch.zeros(2 * dim))
-
-    def forward(self, input: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch out_dim"]:
-        query, value = self.bias.chunk(2)
-        return fast_linear(input, self.weight, torch.cat([query, torch.zeros_like(query), value]))
 
 
 @register("encoder")
@@ -83,7 +71,7 @@ class WhisperEncoder(nn.Module):
             Block(dim=dim, num_heads=num_heads, hidden_dim=hidden_width(dim, mlp_ratio), eps=eps) for _ in range(depth)
         )
         for block in self.blocks:
-            block.attention.qkv = QueryValueBias(dim)  # type: ignore[union-attr]
+            block.attention.qkv = KeysWithoutBias(dim)  # type: ignore[union-attr]
         self.norm = nn.LayerNorm(dim, eps=eps)
         self._initialise()
 

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from zoo.data.chat_pieces import markers
 from zoo.data.image_file import open_image
 from zoo.data.loader import Split
-from zoo.data.messages import MARKERS, Conversation, Message
+from zoo.data.messages import MARKERS, Conversation, Message, without_markers
 from zoo.data.processor import conversation_of
 from zoo.errors import ConfigError
 
@@ -38,8 +39,28 @@ def with_words(conversation: Conversation, words: str) -> Conversation:
 
 
 def followed(conversation: Conversation, answer: str, question: str) -> Conversation:
-    """What the assistant said to it, and the user's next question."""
-    return replace(conversation, messages=(*conversation.messages, Message("assistant", answer), Message("user", question)))
+    """What the assistant said to it, and the user's next question; nothing said leaves that behind the one before."""
+    if not answer.strip():
+        return with_words(conversation, question)
+    said = Message("assistant", without_markers(answer))  # a model may spell a marker letter by letter
+    return replace(conversation, messages=(*conversation.messages, said, Message("user", question)))
+
+
+def asked_instead(conversation: Conversation, words: str) -> Conversation:
+    """Other words in place of what the user says last, behind the same pictures and clips."""
+    *before, last = conversation.messages
+    return replace(conversation, messages=(*before, Message(last.role, f"{markers(last.text)}\n{words}")))
+
+
+def begun(conversation: Conversation, words: str) -> Conversation:
+    """An answer that begins with ``words``, for the assistant to go on with: "An image of"."""
+    return replace(conversation, messages=(*conversation.messages, Message("assistant", words))) if words else conversation
+
+
+def answer_begins(conversation: Conversation, words: str) -> Conversation:
+    """An answered conversation whose answer stands behind ``words``: "a dog" -> "An image of a dog"."""
+    *before, last = conversation.messages
+    return replace(conversation, messages=(*before, Message(last.role, f"{words} {last.text}"))) if words else conversation
 
 
 def with_examples(conversation: Conversation, examples: Sequence[Conversation]) -> Conversation:
@@ -72,13 +93,18 @@ class Examples:
 
     def __call__(self, index: int) -> list[Conversation]:
         """The examples for item ``index``."""
+        return [conversation_of(self.split.sample(row)) for row in self.rows(index)]
+
+    def rows(self, index: int) -> list[int]:
+        """Which items they are."""
         generator = np.random.default_rng((self.seed, index))
         drawn = generator.choice(len(self.split) - self.asked, self.number, replace=False)
-        rows = [int(row) + int(self.asked and row >= index) for row in drawn]  # over the item itself
-        return [self._conversation(row) for row in rows]
+        return [int(row) + int(self.asked and row >= index) for row in drawn]  # over the item itself
 
-    def _conversation(self, row: int) -> Conversation:
-        return conversation_of(self.split.sample(row))
+
+def examples_of(source: Any, split: str, number: int, shots_split: str, seed: int) -> Examples | None:
+    """What draws ``number`` examples from ``shots_split`` for questions of ``split``; None for none."""
+    return Examples(source.split(shots_split), number, seed=seed, asked=split == shots_split) if number else None
 
 
 def blinded(conversation: Conversation, how: str) -> Conversation:

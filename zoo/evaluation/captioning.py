@@ -6,6 +6,9 @@ CIDEr-D as there, its document frequencies taken from the references at hand.
 
 Where we differ: COCO's server splits words by a tokenizer of Stanford's in Java. Here a word is a run of letters, digits and apostrophes
 in lower case, with punctuation left out as there; "n't" and "'s" are not split off.
+
+Examples before the picture: Alayrac et al. 2022 (Flamingo, arXiv 2204.14198), section 3.4. "An image of", to go on with: Huang et al. 2023
+(Kosmos-1, arXiv 2302.14045), section 4.1.
 """
 
 import re
@@ -14,10 +17,11 @@ from typing import Any
 
 import torch
 
+from zoo.data.messages import Conversation
 from zoo.errors import ConfigError
 from zoo.evaluation._accuracy import checked_limits, refuse_model
 from zoo.evaluation._answers import Answer, AnswersResult, Shown, check_source, question_text, read_samples, references_of, sample_rate_of
-from zoo.evaluation._prompts import asked_in
+from zoo.evaluation._prompts import Examples, answer_begins, asked_in, begun, examples_of, with_examples
 from zoo.registry import register
 
 METRICS = ("bleu_4", "rouge_l", "cider")
@@ -27,13 +31,20 @@ METRICS = ("bleu_4", "rouge_l", "cider")
 class Captioning:
     """Scores of captions that a system writes; ``cider`` may be above 1.
 
+    Details beginning with ``chance_`` are the scores of references of other items in place of captions.
+
     Args:
+        prompt: words that every caption begins with, for the system to go on with: "An image of"; they are not judged.
+        num_shots: captioned examples before each picture; drawn from ``shots_split`` for each item, always the same ones for one ``seed``.
+        shots_split: where the examples are from; an item is never its own.
+        stop: strings that end a caption.
         max_new_tokens: of a caption.
         num_beams: 1 takes the likeliest token each time.
         kinds: only items of these kinds, for example [caption]; null takes all.
         examples: captions that the report shows, evenly spread.
         batch_size: items at once.
         limit: only so many items, spread over the split; null takes all.
+        seed: of the examples.
 
     Raises:
         ConfigError: a number out of its range.
@@ -42,25 +53,35 @@ class Captioning:
     def __init__(
         self,
         *,
+        prompt: str = "",
+        num_shots: int = 0,
+        shots_split: str = "train",
+        stop: Sequence[str] = (),
         max_new_tokens: int = 32,
         num_beams: int = 1,
         kinds: Sequence[str] | None = None,
         examples: int = 60,
         batch_size: int = 16,
         limit: int | None = None,
+        seed: int = 0,
     ) -> None:
-        if isinstance(kinds, str):
-            raise ConfigError(f"kinds: {kinds!r} is one string; give a list, [{kinds}]")
-        if examples < 0:
-            raise ConfigError(f"examples: {examples}; allowed is 0 or more")
+        for key, value in (("kinds", kinds), ("stop", stop)):
+            if isinstance(value, str):
+                raise ConfigError(f"{key}: {value!r} is one string; give a list, [{value}]")
+        for key, value in (("num_shots", num_shots), ("examples", examples)):
+            if value < 0:
+                raise ConfigError(f"{key}: {value}; allowed is 0 or more")
         checked_limits({"max_new_tokens": max_new_tokens, "num_beams": num_beams, "batch_size": batch_size, "limit": limit})
         self.max_new_tokens, self.num_beams, self.kinds, self.examples = max_new_tokens, num_beams, kinds, examples
         self.batch_size, self.limit = batch_size, limit
+        self.prompt, self.num_shots, self.shots_split, self.stop, self.seed = prompt.strip(), num_shots, shots_split, tuple(stop), seed
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError for a model that does not talk, a source without conversations, or missing scorers."""
         refuse_model(model, ("generate",), "captioning")
         check_source(source, self.kinds)
+        if self.num_shots:
+            source.split(self.shots_split)
         _scorers()
 
     @torch.inference_mode()
@@ -76,16 +97,27 @@ class Captioning:
         """
         self.check(model, source)
         asked, answers = source.split(split), []
+        shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
         page = Shown(self.examples, len(asked), self.limit)
+        options = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "batch_size": self.batch_size}
+        options |= {"stop": self.stop} if self.stop else {}
         for found in read_samples(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
-            prompts = [asked_in(sample) for _, sample in found]
-            said = model.generate(prompts, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams, batch_size=self.batch_size)
-            for (_, sample), prompt, text in zip(found, prompts, said, strict=True):
-                answers.append(page(Answer(sample.id, sample.kind, question_text(prompt), text.strip(), references_of(sample)), prompt))
+            questions = [asked_in(sample) for _, sample in found]
+            said = model.generate([self._prompt(q, index, shots) for (index, _), q in zip(found, questions, strict=True)], **options)
+            for (_, sample), question, text in zip(found, questions, said, strict=True):
+                answers.append(page(Answer(sample.id, sample.kind, question_text(question), text.strip(), references_of(sample)), question))
         metrics = caption_scores([answer.answer for answer in answers], [answer.references for answer in answers])
         references = sum(len(answer.references) for answer in answers) / len(answers)
-        details = {"references_per_item": references} | ({"num_beams": self.num_beams} if self.num_beams > 1 else {})
+        told = {"num_beams": self.num_beams if self.num_beams > 1 else None}
+        told |= {"num_shots": self.num_shots or None, "prompt": self.prompt or None}
+        details = {"references_per_item": references, **_chance([answer.references for answer in answers])}
+        details |= {name: value for name, value in told.items() if value is not None}
         return AnswersResult(metrics, answers, details, sample_rate_hz=sample_rate_of(model))
+
+    def _prompt(self, question: Conversation, index: int, shots: Examples | None) -> Conversation:
+        """What the system is shown of item ``index``: examples, the picture, and what its caption begins with."""
+        shown = [answer_begins(example, self.prompt) for example in shots(index)] if shots else []
+        return begun(with_examples(question, shown), self.prompt)
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -103,6 +135,15 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
         cider().compute_score(theirs, ours)[0],
     )
     return dict(zip(METRICS, map(float, found), strict=True))
+
+
+def _chance(references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The scores of whoever says of each item what is true of another, half the split away; nothing of a single one."""
+    if len(references) < 2:
+        return {}
+    half = len(references) // 2
+    found = caption_scores([several[0] for several in (*references[half:], *references[:half])], references)
+    return {f"chance_{name}": value for name, value in found.items()}
 
 
 def words_of(text: str) -> str:

@@ -2,9 +2,11 @@
 
 Papers: Antol et al. 2015 (VQA, arXiv 1505.00468) for the accuracy; Goyal et al. 2017 (VQA v2, arXiv 1612.00837), table 3, for the
 baseline that never sees the image; Alayrac et al. 2022 (Flamingo, arXiv 2204.14198), section 3.4, for interleaved examples; Kojima et
-al. 2022 (arXiv 2205.11916), section 3, for the chain of thought in two calls, and its words.
+al. 2022 (arXiv 2205.11916), section 3, for the chain of thought in two calls, and its words; Huang et al. 2023 (Kosmos-1, arXiv
+2302.14045), section 4.4, for thoughts of the picture before the question is known.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +28,7 @@ from zoo.evaluation._answers import (
     sample_rate_of,
 )
 from zoo.evaluation._judge import exact_match, vqa_accuracy
-from zoo.evaluation._prompts import BLINDS, Examples, asked_in, blinded, followed, with_examples, with_words
+from zoo.evaluation._prompts import BLINDS, asked_in, asked_instead, blinded, examples_of, followed, with_examples, with_words
 from zoo.registry import register
 
 METRICS = {"exact_match": exact_match, "vqa_accuracy": vqa_accuracy}
@@ -38,14 +40,17 @@ CONCLUSION = "Therefore, the answer is"
 class QuestionAnswering:
     """Exact match and VQA accuracy of generated answers, in all and by kind of question.
 
+    The detail ``chance`` is the exact match of always giving the most frequent answer of a kind.
+
     Args:
         instruction: words behind each question, for example LLaVA-1.5's "Answer the question using a single word or phrase."
         num_shots: answered examples before each question, with their pictures; drawn from ``shots_split`` for each item, always the
             same ones for one ``seed``.
         shots_split: where the examples are from; an item is never its own.
         chain_of_thought: ask twice: with ``rationale`` behind the question, and then, that answer standing there, ``conclusion``.
-        rationale: what asks for the thoughts.
-        conclusion: what then asks for the answer.
+        rationale: what asks for the thoughts; Kosmos-1: "Introduce this picture in detail:", with ``rationale_first``.
+        rationale_first: ask for the thoughts in place of the question, and then, these standing there, the question itself.
+        conclusion: what then asks for the answer, where the question came before.
         max_rationale_tokens: of the first call.
         blind: ask again without what is seen and heard, and report that beside: "blank" shows grey pictures and silence,
             "left_out" shows none; null does not ask.
@@ -70,6 +75,7 @@ class QuestionAnswering:
         shots_split: str = "train",
         chain_of_thought: bool = False,
         rationale: str = RATIONALE,
+        rationale_first: bool = False,
         conclusion: str = CONCLUSION,
         max_rationale_tokens: int = 128,
         blind: str | None = None,
@@ -92,7 +98,10 @@ class QuestionAnswering:
         counts = {"max_new_tokens": max_new_tokens, "max_rationale_tokens": max_rationale_tokens, "num_beams": num_beams}
         checked_limits({**counts, "batch_size": batch_size, "limit": limit})
         self.instruction, self.num_shots, self.shots_split, self.seed = instruction, num_shots, shots_split, seed
+        if rationale_first and not chain_of_thought:
+            raise ConfigError("rationale_first: true, but chain_of_thought is false; set both")
         self.thoughts = (rationale, conclusion, max_rationale_tokens) if chain_of_thought else None
+        self.rationale_first = rationale_first
         self.blind, self.kinds, self.examples = blind, kinds, examples
         self.max_new_tokens, self.num_beams, self.stop = max_new_tokens, num_beams, tuple(stop)
         self.batch_size, self.limit = batch_size, limit
@@ -117,7 +126,7 @@ class QuestionAnswering:
         """
         self.check(model, source)
         asked, answers = source.split(split), []
-        shots = self._examples(source, split)
+        shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
         page = Shown(self.examples, len(asked), self.limit)
         for found in read_samples(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
             questions = [asked_in(sample) for _, sample in found]
@@ -132,26 +141,22 @@ class QuestionAnswering:
         return AnswersResult(
             mean_scores(answers, names),
             answers,
-            self._details(),
+            {"chance": _chance(answers)} | self._details(),
             answers_by_kind(answers, names),
             judged_by="vqa_accuracy",
             sample_rate_hz=sample_rate_of(model),
         )
-
-    def _examples(self, source: Any, split: str) -> Examples | None:
-        if not self.num_shots:
-            return None
-        return Examples(source.split(self.shots_split), self.num_shots, seed=self.seed, asked=split == self.shots_split)
 
     def _ask(self, model: Any, prompts: Sequence[Conversation]) -> tuple[list[str], Sequence[str | None]]:
         """What the model says to each prompt, and the thoughts before it where these are asked for."""
         if self.thoughts is None:
             return self._generate(model, [with_words(p, self.instruction) for p in prompts], self.max_new_tokens), [None] * len(prompts)
         rationale, conclusion, most = self.thoughts
-        asked = [with_words(p, rationale) for p in prompts]
+        asked = [(asked_instead if self.rationale_first else with_words)(p, rationale) for p in prompts]
         thoughts = self._generate(model, asked, most)
-        last = f"{conclusion}\n{self.instruction}".strip()
-        second = [followed(p, thought, last) for p, thought in zip(asked, thoughts, strict=True)]
+        last = [question_text(p) if self.rationale_first else conclusion for p in prompts]
+        last = [f"{words}\n{self.instruction}".strip() for words in last]
+        second = [followed(p, thought, words) for p, thought, words in zip(asked, thoughts, last, strict=True)]
         return self._generate(model, second, self.max_new_tokens), thoughts
 
     def _generate(self, model: Any, prompts: list[Conversation], most: int) -> list[str]:
@@ -166,6 +171,14 @@ class QuestionAnswering:
             "num_beams": self.num_beams if self.num_beams > 1 else None,
         }
         return {name: value for name, value in told.items() if value is not None}
+
+
+def _chance(answers: Sequence[Answer]) -> float:
+    """The exact match of whoever gives every question the plainest answer that is most frequent among those of its kind."""
+    counts: dict[str, Counter[str]] = {}
+    for answer in answers:
+        counts.setdefault(answer.kind, Counter())[answer.references[0]] += 1
+    return sum(exact_match(counts[a.kind].most_common(1)[0][0], a.references) for a in answers) / len(answers)
 
 
 def _judged(answer: Answer) -> Answer:

@@ -1,7 +1,8 @@
-"""Speech that is made, against recordings: does the model keep its place in the text, does it stop, and how far is the sound.
+"""Speech that is made, against recordings: does it keep its place in the text, does it stop, how far is the sound, and what is heard.
 
 Mel-cepstral distortion: Kubichek 1993 ("Mel-cepstral distance measure for objective speech quality assessment"), over the best path of
-dynamic time warping (Weiss et al. 2021, Wave-Tacotron, arXiv 2011.03568, section 4.2, "MCD with DTW", 13 coefficients).
+dynamic time warping (Weiss et al. 2021, Wave-Tacotron, arXiv 2011.03568, section 4.2, "MCD with DTW", 13 coefficients). What is heard is
+what another system, the judge, transcribes; what it makes of the corpus's own recordings stands beside it, as no judge is without errors.
 """
 
 import json
@@ -17,12 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zoo.data.audio_file import resample
 from zoo.data.loader import spread
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation._accuracy import checked_limits
+from zoo.evaluation._answers import sample_rate_of
+from zoo.evaluation._heard import audio_of
+from zoo.evaluation._words import WordJudge
 from zoo.registry import register
 from zoo.speech import STOP_TOKEN, Speech
-from zoo.types import MELS
+from zoo.types import MELS, Sample
 
 COEFFICIENTS = 13  # behind the first, which is loudness
 DECIBEL = 10 / math.log(10) * math.sqrt(2)
@@ -34,7 +39,8 @@ class TtsResult:
 
     Attributes:
         metrics: ``aligned`` (share without a fault), ``stopped`` (share that ended by its stop token), ``diagonality``, ``focus``,
-            ``mel_cepstral_distortion`` in dB (of heads that give mels) and ``length_ratio``, to the recording.
+            ``mel_cepstral_distortion`` in dB (of heads that give mels) and ``length_ratio``, to the recording. With a judge ``wer`` and
+            ``cer``, and ``recorded_wer`` and ``recorded_cer`` of the recordings.
         utterances: what each was.
     """
 
@@ -59,7 +65,11 @@ class TtsResult:
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Title, columns and rows of what a terminal shows beside the figures."""
         failed = [[each["text"][:60], each["stop_reason"], "; ".join(each["faults"])] for each in self.utterances if each["faults"]]
-        return [("failed alignments", ["text", "stopped by", "fault"], failed[:20])] if failed else []
+        found = [("failed alignments", ["text", "stopped by", "fault"], failed[:20])] if failed else []
+        wrong = [
+            [each["text"][:60], each["heard"][:60], each.get("recorded_heard", "")[:60]] for each in self.utterances if each.get("errors")
+        ]
+        return found + ([("heard otherwise", ["text", "heard", "heard in the recording"], wrong[:20])] if wrong else [])
 
     def draw(self, folder: Path) -> str:
         """Draw the first alignments and write one line for each utterance; returns the picture's name."""
@@ -77,19 +87,33 @@ class Tts:
         batch_size: texts at once.
         limit: only so many texts, spread over the split; None takes all.
         max_seconds: the longest utterance.
-        seed: of what is random in speaking.
+        seed: of what is random in speaking, and in hearing.
+        judge: a system that transcribes what was said (``zoo evaluate`` takes the directory of one); None: nobody listens.
+        language: that the judge hears; None lets a multilingual one find out.
+        normalise: how texts are written before words are compared; see ``WordJudge``.
 
     Raises:
-        ConfigError: a number that is not positive.
+        ConfigError: a number that is not positive, an unknown word, or a library that is not installed.
     """
 
     monitor = "aligned"  # what training watches, where nothing else is said
 
-    def __init__(self, *, batch_size: int = 32, limit: int | None = None, max_seconds: float = 15.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        batch_size: int = 32,
+        limit: int | None = None,
+        max_seconds: float = 15.0,
+        seed: int = 0,
+        judge: Any = None,
+        language: str | None = None,
+        normalise: str = "english",
+    ) -> None:
         checked_limits({"batch_size": batch_size, "limit": limit})
         if max_seconds <= 0:
             raise ConfigError(f"max_seconds: {max_seconds}; allowed is above 0")
         self.batch_size, self.limit, self.max_seconds, self.seed = batch_size, limit, max_seconds, seed
+        self.judge, self.language, self.compare = judge, language, None if judge is None else WordJudge(normalise)
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError for a model that does not speak, or a source without texts."""
@@ -97,6 +121,9 @@ class Tts:
             raise ConfigError(f"evaluation: 'tts' needs a head that speaks (tacotron, tacotron2); {type(model).__name__} has none")
         if "text" not in source.modalities:
             raise ConfigError(f"evaluation: 'tts' needs texts; the source gives {', '.join(source.modalities)}")
+        if self.judge is not None and "transcribe" not in getattr(getattr(self.judge, "head", None), "verbs", ()):
+            what = f"{self.judge!r} is a name: load it first (zoo.load)" if isinstance(self.judge, str) else type(self.judge).__name__
+            raise ConfigError(f"evaluation.judge: must be a system with the verb transcribe (whisper); got {what}")
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> TtsResult:
@@ -119,7 +146,8 @@ class Tts:
             voices = {"speaker": chunk[0].label} if getattr(model.head, "num_speakers", 0) else {}
             texts = [sample.inputs["text"] for sample in chunk]
             said = model.synthesize(texts, batch_size=self.batch_size, max_seconds=self.max_seconds, seed=self.seed, **voices)
-            found += [self._row(speech, sample, model) for speech, sample in zip(said, chunk, strict=True)]
+            heard = self._listen(said, chunk) if self.compare is not None else [{}] * len(said)
+            found += [self._row(speech, sample, model) | h for speech, sample, h in zip(said, chunk, heard, strict=True)]
             examples += said[: 6 - len(examples)]
             advance(len(chunk))
         return _summed(found, examples)
@@ -141,15 +169,43 @@ class Tts:
             row["mel_cepstral_distortion"] = mel_cepstral_distortion(sound.log_mels(speech.mels), sound.log_mels(true))
         return row
 
+    def _listen(self, said: list[Speech], chunk: list[Sample]) -> list[dict[str, Any]]:
+        """What the judge hears in each utterance and in its recording, and how that differs from the text."""
+        rate = sample_rate_of(self.judge)
+        sounds = [resample(speech.waveform.numpy().astype(np.float32), speech.sample_rate_hz, rate) for speech in said]
+        recorded = [row for row, sample in enumerate(chunk) if "audio" in sample.inputs]
+        words = {"language": self.language, "batch_size": self.batch_size, "seed": self.seed}
+        told = self.judge.transcribe(sounds + [audio_of(chunk[row], rate) for row in recorded], **words)
+        found: list[dict[str, Any]] = [{} for _ in said]
+        for prefix, rows, transcripts in (("", range(len(said)), told), ("recorded_", recorded, told[len(said) :])):
+            for row, transcript in zip(rows, transcripts, strict=False):  # those of recordings stand behind
+                compared = self.compare(chunk[row].inputs["text"], transcript.text)  # type: ignore[misc]
+                figures = {"heard": compared.heard, "errors": compared.words.errors, "words": compared.words.units}
+                figures |= {"character_errors": compared.characters.errors, "characters": compared.characters.units}
+                found[row] |= {prefix + name: value for name, value in figures.items()}
+        return found
+
 
 def _summed(rows: list[dict[str, Any]], examples: list[Speech]) -> TtsResult:
     names = [name for name in ("diagonality", "focus", "mel_cepstral_distortion", "length_ratio") if name in rows[0]]
     metrics = {"aligned": sum(not row["faults"] for row in rows) / len(rows)}
     metrics["stopped"] = sum(row["stop_reason"] == STOP_TOKEN for row in rows) / len(rows)
     metrics |= {name: sum(row[name] for row in rows) / len(rows) for name in names}
+    metrics |= _word_errors(rows)
     reasons = dict(Counter(row["stop_reason"] for row in rows))
     faults = dict(Counter(fault.partition(" (")[0] for row in rows for fault in row["faults"]))
     return TtsResult(metrics, len(rows), {"stop_reasons": reasons, "faults": faults}, rows, examples)
+
+
+def _word_errors(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Rates of what was heard, where a judge listened."""
+    found = {}
+    for prefix in ("", "recorded_"):
+        for rate, units, errors in (("wer", "words", "errors"), ("cer", "characters", "character_errors")):
+            count = sum(row.get(prefix + units, 0) for row in rows)
+            if count:
+                found[prefix + rate] = sum(row.get(prefix + errors, 0) for row in rows) / count
+    return found
 
 
 def mel_cepstral_distortion(first: Float[Tensor, "num_mels frames"], second: Float[Tensor, "num_mels other_frames"]) -> float:

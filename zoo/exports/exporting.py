@@ -17,11 +17,14 @@ from zoo.convert import timm_vit, transformers_clip, transformers_dinov2, transf
 from zoo.data.image import INTERPOLATIONS, ImageProcessor
 from zoo.errors import ConfigError, name_choices
 from zoo.exports.clip import CLIP_FORMATS, is_clip, write_clip
+from zoo.exports.kosmos import is_kosmos, write_kosmos
 from zoo.exports.language import is_language, write_language
 from zoo.exports.llava import is_llava, write_llava
 from zoo.exports.speech import FORMAT as TORCHAUDIO
 from zoo.exports.speech import write_tacotron2
 from zoo.exports.text import is_text, write_text
+from zoo.exports.whisper import FORMAT as OPENAI_WHISPER
+from zoo.exports.whisper import is_whisper, write_whisper
 from zoo.registry import find_part
 from zoo.system import System
 
@@ -45,28 +48,33 @@ def export(model: nn.Module, directory: str | Path, format: str = "transformers"
     Args:
         model: an image encoder (``vit``, ``vig``), a system of one with the head ``classifier``, an image-text system with the
             head ``clip`` ("transformers" and "open_clip", see ``zoo.exports.clip``), a language model ("transformers": GPT-2, LLaMA,
-            Mistral; with the tokenizer where it has one), one that sees through a ``vit`` ("transformers": LLaVA), or a text encoder
-            (``bert``, ``albert``, ``t5``), alone or in a system with the head ``bert`` ("transformers": BERT, RoBERTa, ALBERT, T5; with
-            the tokenizer where it has one).
+            Mistral; with the tokenizer where it has one), one that sees through a ``vit`` ("transformers": LLaVA, Kosmos-2), or a text
+            encoder (``bert``, ``albert``, ``t5``), alone or in a system with the head ``bert`` ("transformers": BERT, RoBERTa, ALBERT, T5;
+            with the tokenizer where it has one), or a system of encoder and head ``whisper`` ("transformers", "openai-whisper").
         directory: replaced as a whole when everything is written.
         format: "transformers" (config.json, model.safetensors, preprocessor_config.json: ViT, DINOv2 with and without registers, the
             vision towers of CLIP and SigLIP, ViTForImageClassification), "timm" (model.safetensors with the names of its
             ``VisionTransformer``), "vig" (model.safetensors with the names of the published ``.pth`` files) or "open_clip"
-            (open_clip_config.json, open_clip_model.safetensors), "torchaudio" (Tacotron 2, see ``zoo.exports.speech``) or "zoo" (what
-            ``zoo.save`` writes, of any model). In all of them adapters are folded into the weights that they stand beside.
+            (open_clip_config.json, open_clip_model.safetensors), "torchaudio" (Tacotron 2, see ``zoo.exports.speech``),
+            "openai-whisper" (``model.pt``, see ``zoo.exports.whisper``) or "zoo" (what ``zoo.save`` writes, of any model). In all of
+            them adapters are folded into the weights that they stand beside.
 
     Raises:
         ConfigError: no such format, or it has no such architecture.
     """
-    if format not in (known := [*FORMATS, *CLIP_FORMATS, TORCHAUDIO, OURS]):
+    if format not in (known := [*FORMATS, *CLIP_FORMATS, TORCHAUDIO, OPENAI_WHISPER, OURS]):
         raise ConfigError(f"format: there is no {format!r}; {name_choices(format, known)}")
     model = without_adapters(model)
     if format == OURS:
         return save(model, directory)
     if format == TORCHAUDIO:
         return write_tacotron2(model, Path(directory))
+    if format == OPENAI_WHISPER or (format == "transformers" and is_whisper(model)):
+        return write_whisper(model, Path(directory), format)
     if format in CLIP_FORMATS and is_clip(model):
         return write_clip(cast(System, model), Path(directory), format, preprocessor)
+    if format == "transformers" and is_kosmos(model):
+        return write_kosmos(cast(System, model), Path(directory), preprocessor)
     if format == "transformers" and is_llava(model):
         return write_llava(cast(System, model), Path(directory), preprocessor)
     if format == "transformers" and is_language(model):

@@ -39,6 +39,8 @@ def write_language(model: nn.Module, directory: Path) -> Path:
     """
     config: Any = _config(model)
     inner: Any = model.get_submodule("head.language") if isinstance(model, System) else model
+    if config["name"] == "magneto":
+        raise ConfigError("export: transformers has Kosmos's decoder inside Kosmos-2 alone; export a system that sees, or use zoo.save")
     if config["name"] != FAMILY:
         raise ConfigError(
             f"export: {config['name']!r} is another library's model already; save it with zoo.save, or with its own save_pretrained"
@@ -62,7 +64,7 @@ def language_tensors(state: Mapping[str, Tensor], config: Mapping[str, Any], *, 
         config: of our ``causal_lm``; keywords that it leaves out have their defaults.
         prefix: before every name.
     """
-    return transformers_causal_lm.from_zoo(state, _whole(config), prefix=prefix)
+    return transformers_causal_lm.from_zoo(state, whole_keywords("language", {"name": FAMILY, **config}), prefix=prefix)
 
 
 def language_files(config: Mapping[str, Any], conversation: Any = None) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def language_files(config: Mapping[str, Any], conversation: Any = None) -> dict[
     Args:
         conversation: the processor's part that owns the tokenizer.
     """
-    theirs = transformers_causal_lm.config(_whole(config))
+    theirs = transformers_causal_lm.config(whole_keywords("language", {"name": FAMILY, **config}))
     if conversation is None or not conversation.is_fitted:
         return {FOREIGN_CONFIG: theirs | {"bos_token_id": None, "eos_token_id": None}}
     ends = conversation.eos_token_ids
@@ -86,7 +88,9 @@ def language_files(config: Mapping[str, Any], conversation: Any = None) -> dict[
 def tokenizer_files(conversation: Any) -> dict[str, Any]:
     """``tokenizer.json``, ``tokenizer_config.json`` and the chat template, without the markers that were added here."""
     content = json.loads(conversation.tokenizer.to_str())
-    ids = [*content["model"].get("vocab", {}).values(), *(t["id"] for t in content["added_tokens"] if t["content"] not in MARKERS)]
+    words = content["model"].get("vocab", {})
+    numbers = words.values() if isinstance(words, dict) else range(len(words))  # SentencePiece's are listed in order
+    ids = [*numbers, *(t["id"] for t in content["added_tokens"] if t["content"] not in MARKERS)]
     last = max(ids, default=-1)
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in MARKERS or t["id"] <= last]
     config = {
@@ -100,6 +104,7 @@ def tokenizer_files(conversation: Any) -> dict[str, Any]:
     return {"tokenizer.json": content, "tokenizer_config.json": config, **template}
 
 
-def _whole(config: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(find_part("language", FAMILY)).parameters
+def whole_keywords(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's keywords with the defaults of those that its config leaves out."""
+    parameters = inspect.signature(find_part(kind, config["name"])).parameters
     return {name: config.get(name, p.default) for name, p in parameters.items()}

@@ -1,8 +1,7 @@
 """Language models of ours that see, as directories of transformers (``LlavaForConditionalGeneration``)."""
 
-import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from zoo.checkpoint import WEIGHTS_FILE, atomic_directory, write_tensors
 from zoo.convert import transformers_llava
 from zoo.data.image import ImageProcessor
 from zoo.errors import ConfigError
-from zoo.exports.language import language_files
-from zoo.registry import find_part
+from zoo.exports.language import language_files, whole_keywords
 from zoo.system import System
 
 Describe = Callable[[ImageProcessor], dict[str, Any]]
@@ -84,14 +82,8 @@ def _keywords(system: System) -> tuple[dict[str, Any], dict[str, Any], dict[str,
             f"system has {', '.join(f'{part}: {name}' for part, name in families.items())}. Save it with zoo.save"
         )
     parts = ("encoder", config["encoders"]["image"]), ("head", config["head"]), ("language", config["head"]["language"])
-    image, head, language = (_whole(kind, words) for kind, words in parts)
+    image, head, language = (whole_keywords(kind, words) for kind, words in parts)
     return image, head, language
-
-
-def _whole(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords with the defaults of those that a config leaves out."""
-    parameters = inspect.signature(find_part(kind, config["name"])).parameters
-    return {name: config.get(name, p.default) for name, p in parameters.items()}
 
 
 def _lengthened(table: Tensor, rows: int) -> Tensor:

@@ -27,6 +27,8 @@ class Layout(Protocol):
         *,
         num_heads: int,
         window: int | None = None,
+        dropout: float = 0.0,
+        before: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "asked dim"]: ...
 
 
@@ -106,6 +108,23 @@ class CrossAttention(nn.Module):
         return self.out(attend(self.query(x), k, v, num_heads=self.num_heads, mask=mask))
 
 
+class KeysWithoutBias(Linear):
+    """Queries, where asked for, keys and values of one matrix; keys have no bias (Whisper). Rows of ``weight`` are q, k, v.
+
+    Args:
+        in_dim: of what is projected; None: ``dim``.
+    """
+
+    def __init__(self, dim: int, *, queries: bool = True, in_dim: int | None = None) -> None:
+        parts = 3 if queries else 2
+        super().__init__(dim if in_dim is None else in_dim, parts * dim, bias=False)
+        self.dim, self.bias = dim, nn.Parameter(torch.zeros((parts - 1) * dim))
+
+    def forward(self, input: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
+        *query, value = self.bias.split(self.dim)
+        return fast_linear(input, self.weight, torch.cat([*query, torch.zeros_like(value), value]))
+
+
 def refuse_uneven_heads(dim: int, num_heads: int) -> None:
     """Raise ConfigError where the heads do not share the width evenly."""
     if num_heads < 1 or dim % num_heads:
@@ -122,6 +141,7 @@ def attend(
     mask: Bool[Tensor, "batch keys"] | None = None,
     causal: bool = False,
     window: int | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "batch queries dim"]:
     """Split into heads, attend with scale head_dim ** -0.5, join the heads.
 
@@ -129,6 +149,7 @@ def attend(
         num_heads: of the queries; keys and values may have fewer heads, each for as many queries' heads that follow on each other.
         causal: the queries are the last of the keys; each sees the keys up to its own.
         window: a causal query sees so many keys at most, its own among them.
+        dropout: share of the weights that are set to zero.
     """
     head_dim, (queries, keys) = q.shape[-1] // num_heads, (q.shape[1], k.shape[1])
     q, k, v = (x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N, head_dim]
@@ -136,7 +157,7 @@ def attend(
     allowed = attention_mask(mask, queries, causal, window)
     if causal and mask is None and (queries < keys or narrow):
         allowed = causal_mask(queries, keys, q.device, window)
-    return attend_heads(q, k, v, allowed=allowed, causal=causal)
+    return attend_heads(q, k, v, allowed=allowed, causal=causal, dropout=dropout)
 
 
 def attend_heads(
@@ -148,6 +169,7 @@ def attend_heads(
     causal: bool = False,
     bias: Float[Tensor, "1 num_heads queries keys"] | None = None,
     scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Float[Tensor, "batch queries dim"]:
     """Attend with scale head_dim ** -0.5, and join the heads.
 
@@ -159,6 +181,7 @@ def attend_heads(
         causal: where nothing is said of ``allowed``, as many queries as keys see the keys up to their own.
         bias: added to the scores, where no heads are shared.
         scale: another factor of the products than head_dim ** -0.5 (T5: 1).
+        dropout: share of the weights that are set to zero.
     """
     batch, num_heads, queries, head_dim = q.shape
     shared = num_heads // k.shape[1]  # query heads for each head of the keys
@@ -173,7 +196,8 @@ def attend_heads(
     if bias is not None:
         assert shared == 1 and (allowed is not None or not causal)
         seen = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))  # [B or 1, heads, queries, keys]
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal and seen is None and queries > 1, scale=scale)
+    causal = causal and seen is None and queries > 1
+    x = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=causal, scale=scale)
     return x.reshape(batch, num_heads, queries, head_dim).transpose(1, 2).flatten(2)  # [B, queries, dim]
 
 

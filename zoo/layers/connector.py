@@ -3,7 +3,8 @@
 Papers: linear and MLP: Liu et al. 2023 (LLaVA, arXiv 2304.08485) and 2310.03744, section 3.2; pixel shuffle: Shi et al. 2016 (arXiv
 1609.05158) read backwards, as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it; Perceiver resampler: Alayrac et
 al. 2022 (Flamingo, arXiv 2204.14198), figure 5 and appendix A.1.1; attention pooling: Yu et al. 2022 (CoCa, arXiv 2205.01917),
-section 3.2; convolutions over time: Radford et al. 2022 (Whisper, arXiv 2212.04356), figure 1, with a stride in each of them.
+section 3.2; one attention of latents: Peng et al. 2023 (Kosmos-2, arXiv 2306.14824), as released; convolutions over time: Radford et
+al. 2022 (Whisper, arXiv 2212.04356), figure 1, with a stride in each of them.
 
 Padding never reaches a real token: what the mask leaves out is set to zero before tokens are mixed, and nobody attends to it.
 """
@@ -204,6 +205,38 @@ class ResamplerConnector(Connector):
         return x, mask.new_ones(x.shape[:2])
 
 
+class Kosmos2Connector(Connector):
+    """A linear layer, then learned latents attend once to the media tokens and to themselves: no norm, no residual, no feed-forward part.
+
+    Source: microsoft/unilm ``kosmos-2`` (``xconnector``); transformers ``Kosmos2ImageToTextProjection``.
+
+    Args:
+        num_latents: how many tokens it makes of any item.
+        num_heads: None takes one for each 64 channels of the language model.
+        normalise: give each media token the length 1 first.
+    """
+
+    def __init__(self, *, in_dim: int, out_dim: int, num_latents: int = 64, num_heads: int | None = None, normalise: bool = True) -> None:
+        super().__init__()
+        _refuse_below("num_latents", num_latents, 1)
+        self.normalise = normalise
+        self.dense = Linear(in_dim, out_dim)
+        self.latents = nn.Parameter(torch.empty(num_latents, out_dim))
+        nn.init.normal_(self.latents)
+        self.attention = CrossAttention(dim=out_dim, num_heads=default_heads(out_dim) if num_heads is None else num_heads)
+
+    def num_tokens(self, n: int) -> int:
+        return len(self.latents)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch num_latents out_dim"], Bool[Tensor, "batch num_latents"]]:
+        tokens = without_padding(tokens, mask)
+        media = self.dense(F.normalize(tokens, dim=-1) if self.normalise else tokens)
+        latents = self.latents.expand(len(tokens), -1, -1)
+        seen = mask.new_ones(latents.shape[:2])  # [B, num_latents]
+        x = self.attention(latents, torch.cat([media, latents], dim=1), torch.cat([mask, seen], dim=1))  # keys: [B, N + num_latents, dim]
+        return x, seen
+
+
 class AttentionPoolConnector(Connector):
     """Learned queries ask the tokens once; a norm, and a linear layer (CoCa's attentional pooler).
 
@@ -281,6 +314,7 @@ CONNECTORS: dict[str, type[Connector]] = {
     "mlp": MLPConnector,
     "pixel_shuffle": PixelShuffle,
     "resampler": ResamplerConnector,
+    "kosmos2": Kosmos2Connector,
     "attention_pool": AttentionPoolConnector,
     "downsampler": Downsampler,
 }

@@ -47,21 +47,24 @@ def find_activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 class MLP(nn.Module):
-    """Linear, activation, Linear."""
+    """Linear, activation, perhaps a norm, Linear."""
 
-    def __init__(self, *, dim: int, hidden_dim: int, activation: str = "gelu", bias: bool = True) -> None:
+    def __init__(self, *, dim: int, hidden_dim: int, activation: str = "gelu", bias: bool = True, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden_dim, bias=bias)
+        self.norm = norm
         self.fc2 = Linear(hidden_dim, dim, bias=bias)
         self.activation = find_activation(activation)
         self.fused = activation if activation in FUSED else None
 
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         if self.fused is not None and type(self.fc1) is Linear and not self.fc1._forward_hooks:  # no adapter has taken its place
-            return self.fc2(fast_linear(x, self.fc1.weight, self.fc1.bias, self.fused))
-        hidden = self.fc1(x)
-        in_place = self.activation is quick_gelu and not torch.is_grad_enabled() and not self.fc1._forward_hooks
-        return self.fc2(quick_gelu_(hidden) if in_place else self.activation(hidden))
+            hidden = fast_linear(x, self.fc1.weight, self.fc1.bias, self.fused)
+        else:
+            hidden = self.fc1(x)
+            in_place = self.activation is quick_gelu and not torch.is_grad_enabled() and not self.fc1._forward_hooks
+            hidden = quick_gelu_(hidden) if in_place else self.activation(hidden)
+        return self.fc2(hidden if self.norm is None else self.norm(hidden))
 
 
 class SwiGLU(nn.Module):
@@ -80,11 +83,16 @@ class SwiGLU(nn.Module):
         return self.fc2(F.silu(gate) * value)
 
 
-def feed_forward(*, dim: int, hidden_dim: int, activation: str = "gelu", bias: bool = True) -> MLP | SwiGLU:
-    """The feed-forward part of a block: ``swiglu`` gates with a third matrix, every other activation stands between two."""
+def feed_forward(*, dim: int, hidden_dim: int, activation: str = "gelu", bias: bool = True, norm: nn.Module | None = None) -> MLP | SwiGLU:
+    """The feed-forward part of a block: ``swiglu`` gates with a third matrix, every other activation stands between two.
+
+    Args:
+        norm: of the hidden channels, before the second of two matrices.
+    """
     if activation == "swiglu":
+        assert norm is None
         return SwiGLU(dim=dim, hidden_dim=hidden_dim, bias=bias)
-    return MLP(dim=dim, hidden_dim=hidden_dim, activation=activation, bias=bias)
+    return MLP(dim=dim, hidden_dim=hidden_dim, activation=activation, bias=bias, norm=norm)
 
 
 def hidden_width(dim: int, mlp_ratio: float | int) -> int:

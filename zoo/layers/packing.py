@@ -86,14 +86,24 @@ class Layout:
         *,
         num_heads: int,
         window: int | None = None,
+        dropout: float = 0.0,
+        before: tuple[Float[Tensor, "added kv_dim"], Float[Tensor, "added kv_dim"]] | None = None,
     ) -> Float[Tensor, "asked dim"]:
-        """Attention of the asking tokens to those of their rows; of causal ones to the last ``window``."""
+        """Attention of the asking tokens to those of their rows; of causal ones to the last ``window``.
+
+        Args:
+            before: further keys and values, which stand before every row; groups with masks take none.
+        """
         found = []
         queries = q.split([group.rows * group.queries for group in self.groups])
         for group, part, keys, values in zip(self.groups, queries, self._by_group(k), self._by_group(v), strict=True):
             rows = [x.unflatten(0, (group.rows, -1)) for x in (part, keys, values)]  # [rows, queries or keys, dim]
+            if before is not None:
+                assert group.mask is None
+                rows[1:] = [torch.cat([x.to(y.dtype).expand(len(y), -1, -1), y], dim=1) for x, y in zip(before, rows[1:], strict=True)]
             causal = self.causal and (group.queries > 1 or window is not None)  # a single one is the last of its row, and sees all
-            found.append(attend(*rows, num_heads=num_heads, mask=group.mask, causal=causal, window=window).flatten(0, 1))
+            answers = attend(*rows, num_heads=num_heads, mask=group.mask, causal=causal, window=window, dropout=dropout)
+            found.append(answers.flatten(0, 1))
         return torch.cat(found) if found else q
 
     def _by_group(self, x: Tensor) -> Sequence[Tensor]:

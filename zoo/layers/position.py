@@ -1,7 +1,10 @@
 """Position embeddings and their resizing."""
 
+import math
+
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -18,3 +21,14 @@ def resize_positions(
     image = table.float().unflatten(1, grid).permute(0, 3, 1, 2)  # [1, dim, rows, columns]
     image = F.interpolate(image, size=new_grid, mode="bicubic", align_corners=False, antialias=antialias)
     return image.flatten(2).transpose(1, 2).to(table.dtype)  # [1, new_num_tokens, dim]
+
+
+def sinusoids(positions: Int[Tensor, "*tokens"], dim: int, *, theta: float = 10_000.0) -> Float[Tensor, "*tokens dim"]:
+    """Sines in the first half of the channels, cosines in the second, of wavelengths from 2 pi up to 2 pi theta positions; float32.
+
+    Source: Vaswani et al. 2017, section 3.5, in the order of tensor2tensor and fairseq; a last odd channel is zero.
+    """
+    half = dim // 2
+    steps = torch.arange(half, dtype=torch.float32, device=positions.device) * -(math.log(theta) / max(half - 1, 1))
+    angles = positions[..., None].float() * steps.exp()
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=-1), (0, dim - 2 * half))

@@ -6,6 +6,7 @@ second half, as in transformers; Meta's own files pair neighbours, which is anot
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,6 +59,21 @@ class Rotary:
         low, high = self.scaling["low_freq_factor"], self.scaling["high_freq_factor"]
         kept = ((turns - low) / (high - low)).clamp(0, 1)  # 1: as it was, 0: divided
         return frequencies * (kept + (1 - kept) / factor)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Queries and keys turned alike: ``Turn(*rotary.tables(positions))(states, num_queries)``."""
+
+    cos: Float[Tensor, "*tokens half"]
+    sin: Float[Tensor, "*tokens half"]
+
+    def __call__(
+        self, states: Float[Tensor, "*tokens num_heads head_dim"], num_queries: int
+    ) -> tuple[Float[Tensor, "*tokens queries head_dim"], Float[Tensor, "*tokens keys head_dim"]]:
+        """Turned queries, which are the first heads of ``states``, and turned keys."""
+        turned = rotate(states, self.cos, self.sin)
+        return turned[..., :num_queries, :], turned[..., num_queries:, :]
 
 
 def rotate(

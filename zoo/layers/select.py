@@ -1,8 +1,18 @@
-"""Which layers a caller asks for."""
+"""Which layers a caller asks for, and which of their tokens."""
 
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from zoo.errors import ConfigError
+
+
+def select_places(tokens: Float[Tensor, "batch num_tokens dim"], prefix: int, *, first: bool) -> Float[Tensor, "batch shown dim"]:
+    """The tokens behind a prefix of some that stand for no place (class token, registers), and before them perhaps the very first."""
+    places = tokens[:, prefix:]
+    return torch.cat([tokens[:, :1], places], dim=1) if first and prefix else places  # [B, 1 + places, dim]
 
 
 def find_layers(layers: Sequence[int] | None, depth: int) -> list[int]:

@@ -7,7 +7,7 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
+from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 from zoo.training import cached, fingerprint, frozen
 from zoo.training.curves import draw_curves
@@ -42,7 +43,9 @@ class Progress(Protocol):
 
     def update(self, step: int, values: dict[str, float]) -> None: ...
 
-    def prepare(self, done: int, total: int) -> None: ...
+    def prepare(self, done: int, total: int, what: str = "frozen encoders") -> None: ...
+
+    def say(self, facts: Mapping[str, Any]) -> None: ...
 
 
 class Trainer:
@@ -60,7 +63,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        data: ProcessedSplit,
+        data: ProcessedSplit | Packs,
         settings: TrainingSettings,
         *,
         run_dir: Path,
@@ -73,7 +76,7 @@ class Trainer:
     ) -> None:
         self.complete = complete
         self.settings, self.run_dir, self.seed = settings, run_dir, seed
-        self.data: ProcessedSplit | frozen.FrozenSplit = data
+        self.data: ProcessedSplit | Packs | frozen.FrozenSplit = data
         self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
         self.accelerator = _make_accelerator(settings, run_dir)
         if settings.trackers:

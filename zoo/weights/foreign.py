@@ -22,9 +22,11 @@ from zoo.errors import ConfigError, WeightsError, name_choices
 from zoo.registry import find_part
 from zoo.system import System
 from zoo.weights.gguf import is_gguf
+from zoo.weights.kosmos import KOSMOS, describe_kosmos, refuse_other_latents
 from zoo.weights.language import LANGUAGE, describe_gguf, describe_language, language_config, refuse_other_language
 from zoo.weights.llava import LLAVA, describe_llava, refuse_other_layer
 from zoo.weights.text import GIVEN, TEXT, describe_text
+from zoo.weights.whisper import describe_whisper, refuse_other_heads
 
 VISION: dict[str, ModuleType] = {  # by model_type
     "vit": transformers_vit,
@@ -34,6 +36,7 @@ VISION: dict[str, ModuleType] = {  # by model_type
     "siglip_vision_model": transformers_clip,
 }
 WHOLE: dict[str, ModuleType] = {"clip": transformers_clip, "siglip": transformers_clip}
+TALKING = {LLAVA: describe_llava, KOSMOS: describe_kosmos}  # language models that see
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
     *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
@@ -53,7 +56,6 @@ SIZES = {  # by modality: what a processor must know of its encoder; the first t
     "audio": ("num_mels", "context_length"),
     "image": ("image_size",),
 }
-STRICT = {"pad_to": "context", "mask": False}  # as Whisper was trained: silence up to 30 s
 UNSEEN = ("num_heads", "activation", "causal")  # keywords of encoders that change what weights compute, but none of their shapes
 UNSEEN_IN_SYSTEMS = (*UNSEEN, "eps", "pool", "eot_token_id")  # an encoder alone may well be pooled in another way
 
@@ -92,6 +94,9 @@ class Description:
         if "conversation" in given:
             language = self.config["system"]["head"]["language"]
             found["conversation"] = {**{key: language[key] for key in ("vocab_size", "context_length")}, **given["conversation"]}
+        if "transcript" in given:
+            head = self.config["system"]["head"]
+            found["transcript"] = {**{key: head[key] for key in ("vocab_size", "context_length")}, **given["transcript"]}
         return found
 
 
@@ -106,7 +111,7 @@ def describe(directory: Path, tensors: Mapping[str, Tensor]) -> Description:
         return _describe_open_clip(directory / OPEN_CLIP_CONFIG, tensors)
     path = directory / FOREIGN_CONFIG
     if whisper.recognises(tensors):
-        return describe_whisper(tensors, _read_optional(path))
+        return Description(*describe_whisper(tensors, directory))
     config = _read_config(path)
     if "architecture" in config:
         raise ConfigError(f"{path}: a model of timm; use zoo.create_model('timm/{config['architecture']}', weights={str(directory)!r})")
@@ -121,10 +126,10 @@ def describe(directory: Path, tensors: Mapping[str, Tensor]) -> Description:
     if kind in LANGUAGE:
         system, given = describe_language(directory, config, keys)
         return Description({"system": system}, conversation=given)
-    if kind == LLAVA:
-        system, given = describe_llava(directory, config, keys, _preprocessing(directory))
+    if kind in TALKING:
+        system, given = TALKING[kind](directory, config, keys, _preprocessing(directory))
         return Description({"system": system}, conversation=given)
-    known = [*VISION, *TEXT, *WHOLE, *LANGUAGE, LLAVA]
+    known = [*VISION, *TEXT, *WHOLE, *LANGUAGE, *TALKING]
     raise ConfigError(
         f"{path}: model_type {kind!r} cannot be converted to parts of ours; {name_choices(str(kind), known)}. As they are, any vision "
         f"model can be used as the encoder, and any causal language model as the language model transformers/{directory}"
@@ -151,17 +156,6 @@ def open_clip_weights(directory: Path) -> Path:
     raise WeightsError(f"{directory}: holds {OPEN_CLIP_CONFIG} but no weights ({', '.join(OPEN_CLIP_WEIGHTS[:3])}, ...); fetch it again")
 
 
-def describe_whisper(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> Description:
-    """The encoder of a Whisper; a ``config.json`` is transformers' where it says so.
-
-    Raises:
-        ConfigError: something that our encoder does not have.
-    """
-    theirs = config if config and "model_type" in config else None
-    encoder = {"name": "whisper", **whisper.arguments(tensors, theirs)}
-    return Description({"encoder": encoder, "processor": {"audio": STRICT}}, left_out="the decoder of this Whisper")
-
-
 def describe_file(path: Path, tensors: Mapping[str, Tensor]) -> Description:
     """A file alone: GGUF, a Whisper, or a CLIP of OpenAI or open_clip, with the open_clip_config.json beside it.
 
@@ -173,7 +167,7 @@ def describe_file(path: Path, tensors: Mapping[str, Tensor]) -> Description:
         system, given = describe_gguf(path, tensors)
         return Description({"system": system}, conversation=given)
     if whisper.recognises(tensors):
-        return describe_whisper(tensors, _read_optional(path.parent / FOREIGN_CONFIG))
+        return Description(*describe_whisper(tensors, path))
     if torchaudio_tacotron2.recognises(tensors):
         return Description({"system": torchaudio_tacotron2.system_config(tensors)})
     if not open_clip.recognises(tensors):
@@ -290,7 +284,10 @@ def refuse_other_arithmetic(module: nn.Module, part: str, description: Descripti
     key, ours = language_config(module, part)
     if language is not None and ours is not None:
         refuse_other_language(ours, language, key, origin)
-    refuse_other_layer(module, part, theirs["system"]["head"] if "system" in theirs else {}, origin)
+    head = theirs["system"]["head"] if "system" in theirs else {}
+    refuse_other_layer(module, part, head, origin)
+    refuse_other_heads(module, part, head, origin)
+    refuse_other_latents(module, part, head, origin)
     encoders = theirs["system"]["encoders"] if "system" in theirs else {None: theirs["encoder"]}
     words = UNSEEN_IN_SYSTEMS if isinstance(module, System) and not part else UNSEEN
     for modality, config in encoders.items():

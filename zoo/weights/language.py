@@ -23,6 +23,7 @@ HEAD = "llava"
 PART = "head.language"
 UNSEEN = (  # keywords that change what weights compute, but none of their shapes
     *("num_heads", "num_kv_heads", "head_dim", "eps", "rope_theta", "rope_scaling", "window", "activation", "positions", "norm"),
+    *("xpos_scale", "embed_scale"),
 )
 
 
@@ -71,7 +72,7 @@ def refuse_other_language(ours: Mapping[str, Any], theirs: Mapping[str, Any], ke
     defaults = {word: p.default for word, p in inspect.signature(find_part("language", ours["name"])).parameters.items()}
     mine = _whole({**defaults, **ours})
     for word, value in _whole({**defaults, **theirs}).items():
-        same = math.isclose(mine[word], value, rel_tol=1e-3) if word == "eps" else mine[word] == value
+        same = math.isclose(mine[word], value, rel_tol=1e-3) if word in ("eps", "embed_scale") else mine[word] == value
         if word in UNSEEN and (word in theirs or word in ("num_kv_heads", "head_dim")) and not same:
             raise ConfigError(
                 f"{key}.{word}: {mine[word]!r}, but {origin} was trained with {value!r}, which no shape shows; set {key}.{word} to it, or "
@@ -88,9 +89,10 @@ def language_config(module: nn.Module, part: str) -> tuple[str, Mapping[str, Any
 
 
 def _whole(words: Mapping[str, Any]) -> dict[str, Any]:
-    """With what None stands for."""
-    heads = words["num_heads"]
-    return {**words, "num_kv_heads": words["num_kv_heads"] or heads, "head_dim": words["head_dim"] or words["dim"] // heads}
+    """With what None stands for, of those that the family has."""
+    heads, dim = words["num_heads"], words["dim"]
+    meant = {"num_kv_heads": heads, "head_dim": dim // heads, "embed_scale": dim**0.5}
+    return {**words, **{word: value for word, value in meant.items() if word in words and words[word] is None}}
 
 
 def language_readings(target: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor, nn
 
 from zoo.adapters import KEY as ADAPTERS
-from zoo.adapters import merged_tensors
+from zoo.adapters import can_be_folded, merged_tensors
 from zoo.backbones import CONFIG as FOREIGN_CONFIG
 from zoo.checkpoint import CONFIG_FILE, WEIGHTS_FILE, LoadReport, compare, load_strictly, read_tensors, recover
 from zoo.compose import refuse_code
@@ -35,6 +35,7 @@ from zoo.convert import (
     transformers_vit,
     vig,
     whisper,
+    whisper_system,
 )
 from zoo.data.processor import Processor, hash_files
 from zoo.errors import ConfigError, WeightsError, name_choices
@@ -52,13 +53,14 @@ from zoo.weights.foreign import (
     open_clip_weights,
     refuse_other_arithmetic,
 )
+from zoo.weights.kosmos import kosmos_readings
 from zoo.weights.language import PART as LANGUAGE_PART
 from zoo.weights.language import language_readings, take_tokenizer
 from zoo.weights.llava import llava_readings
 from zoo.weights.torchscript import is_torchscript, read_torchscript
 
 FORMAT = 1  # of a checkpoint directory
-SYSTEM_ORIGINS = (open_clip, transformers_clip, torchaudio_tacotron2)  # their weights are those of a whole system
+SYSTEM_ORIGINS = (open_clip, transformers_clip, torchaudio_tacotron2, whisper_system)  # their weights are those of a whole system
 ENCODER_ORIGINS = (
     timm_vit,
     vig,
@@ -123,7 +125,7 @@ class Source:
             return None
         parts = {m: find_part("processor", m)(**settings) for m, settings in self.description.processors().items()}
         if self.description.tokenizer is not None:
-            parts["text"].use(self.description.tokenizer)
+            parts["transcript" if "transcript" in parts else "text"].use(self.description.tokenizer)
         if self.description.conversation is not None:
             parts["conversation"].use(self.description.conversation)
         return Processor(parts)
@@ -194,7 +196,7 @@ def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[s
     tensors = found.tensors
     yield _below(tensors, part) or tensors
     adapters = (found.config or {}).get("system", {}).get(ADAPTERS)
-    if adapters:  # a target without them takes the weights that they were folded into
+    if can_be_folded(adapters):  # a target without them takes the weights that they were folded into
         yield _below(merged_tensors(tensors, adapters), part)
     if hasattr(target, "from_timm"):  # a backbone of another library reads that library's weights itself
         yield target.from_timm(tensors)  # type: ignore[operator]
@@ -205,10 +207,13 @@ def _readings(target: nn.Module, found: Source, part: str) -> Iterator[Mapping[s
         return
     yield from language_readings(target, tensors)
     yield from llava_readings(target, tensors, part)
+    yield from kosmos_readings(target, tensors, part)
     for origin in SYSTEM_ORIGINS:
         if origin.recognises(tensors):
             converted = origin.to_zoo(tensors)
             yield converted if transformers_clip.is_tower(tensors) else _below(converted, part)  # a lone tower is an encoder itself
+            if not isinstance(target, System) and not part:
+                yield _below(converted, "head")
     for origin in ENCODER_ORIGINS:
         if origin.recognises(tensors):
             yield _system_reading(target, origin, tensors) if isinstance(target, System) else _encoder_reading(target, origin, found, part)
@@ -221,8 +226,10 @@ def _below(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def _system_reading(system: System, origin: ModuleType, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An encoder and its classifier as a system of one encoder and the head ``classifier``."""
+    """An encoder and its classifier as a system of one encoder and the head ``classifier``; one that never has any, as an encoder."""
     trunk, (modality, *_) = origin.to_zoo(tensors, drop=origin.CLASSIFIER), system.encoders
+    if not hasattr(origin, "classifier_to_zoo"):
+        return {f"encoders.{modality}.{name}": tensor for name, tensor in trunk.items()}
     return {f"encoders.{modality}.{name}": tensor for name, tensor in trunk.items()} | {
         f"head.{name}": tensor for name, tensor in origin.classifier_to_zoo(tensors).items()
     }

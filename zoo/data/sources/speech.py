@@ -4,37 +4,29 @@ Layouts: a CSV or JSON-lines table (``zoo fetch asterisk_sounds`` gives one); LJ
 beside ``wavs/``; LibriSpeech (Panayotov et al. 2015), ``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside FLAC files.
 """
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
-from zoo.data.audio_file import AUDIO_SUFFIXES, require_audio
+from zoo.data.audio_file import read_piece, require_audio, seconds_in_header
+from zoo.data.order import Order, bucketed
 from zoo.data.sources._captions import stable_group
-from zoo.data.sources._table import SUFFIXES, Row, read_table
+from zoo.data.sources._recordings import Clip, librispeech_clips, ljspeech_clips, table_clips, windows_of
+from zoo.data.sources._table import SUFFIXES
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.registry import register
 from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")
-SPLIT_WORDS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
 LAYOUTS = ("auto", "table", "ljspeech", "librispeech")
 TABLES = ("table.jsonl", "table.csv", "metadata.jsonl", "metadata.csv")  # looked for where none is named
 POLICIES = ("error", "skip")
 FAULTS_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One recording and its text; ``split`` None means by a hash of the text."""
-
-    path: Path
-    id: str
-    text: str
-    split: str | None = None
+PREVIOUS_CHARACTERS = 1000  # of what was said before: more than the 223 tokens that Whisper takes
 
 
 @register("source")
@@ -48,9 +40,16 @@ class Speech:
         path: the folder, or a table.
         layout: "table", "ljspeech", "librispeech", or "auto" to look which it is.
         table: CSV or JSON lines, in ``path`` or elsewhere; paths in it are relative to it. A column ``split`` says which split a
-            row belongs to.
+            row belongs to, and a column ``kind`` gives figures of its own; LibriSpeech's subsets are kinds. ``previous`` is what was
+            said before, ``language`` and ``task`` are the text's, ``seconds`` the recording's; ``segments`` of JSON lines, a list of
+            objects with ``start``, ``end`` (in seconds) and ``text``, tells when what is said.
         audio_key: column of the paths.
         split_fractions: shares of train, validation and test where nothing else says it.
+        window_seconds: cut recordings with segments into windows of this length (Whisper: 30), each with its segments; None: leave them
+            whole.
+        previous_share: of the samples of training that hold, as ``previous``, what was said before them: in the window or the table's
+            row, or the utterances before it in a chapter of LJSpeech or LibriSpeech. Whisper was trained with 0.5.
+        batch_size: in training so many neighbours are of nearly equal length (as training.batch_size); 1 leaves them in random order.
         on_bad: "error" refuses a table with faults, "skip" leaves such rows out; ``skipped`` lists them.
 
     Raises:
@@ -71,18 +70,31 @@ class Speech:
         audio_key: str = "path",
         text_key: str = "text",
         split_fractions: Sequence[float] = (0.9, 0.05, 0.05),
+        window_seconds: float | None = None,
+        previous_share: float = 0.0,
+        batch_size: int = 1,
         on_bad: str = "error",
     ) -> None:
         for key, value, legal in (("layout", layout, LAYOUTS), ("on_bad", on_bad, POLICIES)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
+        if (window_seconds is not None and window_seconds <= 0) or not 0 <= previous_share <= 1 or batch_size < 1:
+            raise ConfigError(
+                f"window_seconds {window_seconds}, previous_share {previous_share}, batch_size {batch_size}; allowed are above 0, 0 to 1, "
+                "and 1 or more"
+            )
         require_audio()
         self.path, self.fractions, self.skipped = Path(path), _checked_fractions(split_fractions), []
+        self.window_seconds, self.previous_share, self.batch_size = window_seconds, previous_share, batch_size
         self.layout, clips = self._found(layout, None if table is None else Path(table), (audio_key, text_key))
         self._clips: dict[str, list[Clip]] = {split: [] for split in SPLITS}
         for clip in clips:
-            self._clips[clip.split or _hashed_split(clip.text, self.fractions)].append(clip)
+            if isinstance(clip, str):
+                self.skipped.append(clip)
+            else:
+                self._add(clip)
         self._settle(on_bad)
+        self.kinds = sorted({clip.kind for clips in self._clips.values() for clip in clips if clip.kind})
 
     def split(self, name: str) -> "SpeechSplit":
         """The samples of one split.
@@ -96,14 +108,14 @@ class Speech:
         if not self._clips[name]:
             counts = ", ".join(f"{split} {len(clips)}" for split, clips in self._clips.items())
             raise DataError(f"{self.path}: no recording fell into {name!r} ({counts}); add some, or change split_fractions")
-        return SpeechSplit(self._clips[name])
+        return SpeechSplit(self._clips[name], self.previous_share, self.batch_size)
 
     def captions(self) -> list[str]:
         """The texts of training, each once, to train a tokenizer on."""
         return list(dict.fromkeys(clip.text for clip in self._clips["train"]))
 
-    def _found(self, layout: str, table: Path | None, keys: tuple[str, str]) -> tuple[str, Iterator[Clip]]:
-        """The layout, and the clips as they are read."""
+    def _found(self, layout: str, table: Path | None, keys: tuple[str, str]) -> tuple[str, Iterator[Clip | str]]:
+        """The layout, and the clips and faults as they are read."""
         if self.path.is_file():
             table, root = self.path, self.path.parent
         elif self.path.is_dir():
@@ -112,11 +124,13 @@ class Speech:
             raise DataError(f"data.path: {self.path} does not exist; give a folder of recordings (the current folder is {Path.cwd()})")
         if table is not None:
             found = root / table if (root / table).is_file() else table
-            return "table", self._table_clips(found, keys)
-        known: dict[str, Callable[[], Iterator[Clip] | None]] = {
-            "ljspeech": lambda: self._ljspeech(root),
-            "table": lambda: next((self._table_clips(root / name, keys) for name in TABLES if (root / name).is_file()), None),
-            "librispeech": lambda: self._librispeech(root),
+            if not found.is_file():
+                raise DataError(f"data.table: there is no file {found}; its name ends in one of {' '.join(SUFFIXES)}")
+            return "table", table_clips(found, *keys)
+        known: dict[str, Callable[[], Iterator[Clip | str] | None]] = {
+            "ljspeech": lambda: ljspeech_clips(root),
+            "table": lambda: next((table_clips(root / name, *keys) for name in TABLES if (root / name).is_file()), None),
+            "librispeech": lambda: librispeech_clips(root),
         }
         for name, read in known.items():
             clips = read() if layout in ("auto", name) else None
@@ -130,60 +144,16 @@ class Speech:
         missing = " nor ".join(wanted.values()) if layout == "auto" else wanted[layout]
         raise DataError(f"data.path: {self.path} holds {'neither' if layout == 'auto' else 'no'} {missing}; name the file with data.table=")
 
-    def _table_clips(self, table: Path, keys: tuple[str, str]) -> Iterator[Clip]:
-        if not table.is_file():
-            raise DataError(f"data.table: there is no file {table}; its name ends in one of {' '.join(SUFFIXES)}")
-        for row in read_table(table, keys):
-            clip = row.fault or self._row_clip(row, table.parent, keys)
-            if isinstance(clip, Clip):
-                yield clip
-            else:
-                self.skipped.append(f"{table.name}, row {row.number}: {clip}")
-
-    def _row_clip(self, row: Row, folder: Path, keys: tuple[str, str]) -> Clip | str:
-        """The clip of a row, or what is wrong with the row."""
-        for key in keys:
-            value = row.values[key]
-            if not isinstance(value, str) or not value.strip():
-                return f"{key} is {'empty' if isinstance(value, str) else repr(value)}, where a text is expected"
-        name, split = row.values[keys[0]].strip(), row.values.get("split") or None
-        if split is not None and split not in SPLIT_WORDS:
-            return f"split is {split!r}; {name_choices(str(split), SPLIT_WORDS)}"
-        path = Path(os.path.normpath(folder / name))
-        if not path.is_file():
-            return f"there is no file {name!r}"
-        return Clip(path, name, row.values[keys[1]].strip(), SPLIT_WORDS.get(split or ""))
-
-    def _ljspeech(self, root: Path) -> Iterator[Clip] | None:
-        """None where it is not laid out so."""
-        return self._ljspeech_clips(root) if (root / "metadata.csv").is_file() and (root / "wavs").is_dir() else None
-
-    def _ljspeech_clips(self, root: Path) -> Iterator[Clip]:
-        for number, line in enumerate(_lines(root / "metadata.csv"), start=1):
-            fields = line.split("|")  # no quotes: a quotation mark is one
-            path, text = root / "wavs" / f"{fields[0]}.wav", fields[-1].strip()
-            if len(fields) in (2, 3) and text and path.is_file():
-                yield Clip(path, fields[0], text)
-                continue
-            shape = f"{len(fields)} fields between |, where 2 or 3 are expected"
-            fault = shape if len(fields) not in (2, 3) else "no text" if not text else f"there is no file wavs/{path.name}"
-            self.skipped.append(f"metadata.csv, line {number}: {fault}")
-
-    def _librispeech(self, root: Path) -> Iterator[Clip] | None:
-        """None where it is not laid out so."""
-        files = sorted(root.rglob("*.trans.txt"))
-        return self._librispeech_clips(root, files) if files else None
-
-    def _librispeech_clips(self, root: Path, files: Sequence[Path]) -> Iterator[Clip]:
-        for file in files:
-            subset = next((part for part in file.relative_to(root).parts[:-1] if part.partition("-")[0] in SPLIT_WORDS), "")
-            for number, line in enumerate(_lines(file), start=1):
-                name, _, text = line.strip().partition(" ")
-                path = next((p for s in AUDIO_SUFFIXES if (p := file.parent / f"{name}{s}").is_file()), None)
-                if path is not None and text.strip():
-                    yield Clip(path, name, text.strip(), SPLIT_WORDS.get(subset.partition("-")[0]))
-                else:
-                    self.skipped.append(f"{file.name}, line {number}: {'no text' if path else f'there is no recording {name!r}'}")
+    def _add(self, clip: Clip) -> None:
+        """Put a clip, or its windows, into its split."""
+        split = clip.split or _hashed_split(clip.text, self.fractions)
+        if self.window_seconds is None or not clip.segments:
+            self._clips[split].append(clip)
+            return
+        try:
+            self._clips[split] += windows_of(clip, self.window_seconds)
+        except DataError as fault:
+            self.skipped.append(str(fault))
 
     def _settle(self, on_bad: str) -> None:
         """Refuse faults, or a source without recordings."""
@@ -195,25 +165,51 @@ class Speech:
 
 
 class SpeechSplit:
-    """One split; a sample holds the path of its recording, which the processor reads as far as it needs."""
+    """One split; a sample holds the path of its recording, which the processor reads as far as it needs, or the samples of a window."""
 
-    def __init__(self, clips: Sequence[Clip]) -> None:
-        self.clips = clips
+    def __init__(self, clips: Sequence[Clip], previous_share: float = 0.0, batch_size: int = 1) -> None:
+        self.clips, self.previous_share, self.batch_size = clips, previous_share, batch_size
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def identities(self, modality: str) -> list[str] | None:
         """Which recording each item holds, as rows of a table may share one; None where every item is one of its own."""
-        paths = [str(clip.path) for clip in self.clips]
+        paths = [str(clip.path) if clip.start is None else f"{clip.path} at {clip.start}" for clip in self.clips]
         return paths if modality == "audio" and max(Counter(paths).values()) > 1 else None
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index``."""
+        """Item ``index``; in training some are given what was said before them."""
         clip = self.clips[index]
         if not clip.path.is_file():
             raise ItemError(f"item {clip.id}: {clip.path} is not there any more; restore it", "audio")
-        return Sample(clip.id, {"audio": clip.path, "text": clip.text}, group=_group(clip.text))
+        audio = clip.path if clip.start is None else read_piece(clip.path, clip.start, clip.seconds or 0.0)
+        inputs = {"audio": audio, "text": clip.text, **{key: clip.further[key] for key in ("language", "task") if key in clip.further}}
+        if clip.segments:
+            inputs["segments"] = list(clip.segments)
+        if generator is not None and self.previous_share and generator.random() < self.previous_share and (before := self._before(index)):
+            inputs["previous"] = before
+        return Sample(clip.id, inputs, group=_group(clip.text), kind=clip.kind)
+
+    def order(self, seed: int, epoch: int) -> Order:
+        """At random, or batches of nearly equal length in random order, so that little is padded."""
+        if self.batch_size == 1:
+            return np.random.default_rng((seed, epoch)).permutation(len(self.clips))
+        return bucketed(self._seconds, self.batch_size, seed, epoch)
+
+    @cached_property
+    def _seconds(self) -> Float[np.ndarray, " items"]:
+        return np.array([clip.seconds or seconds_in_header(clip.path) for clip in self.clips])
+
+    def _before(self, index: int) -> str:
+        """What was said before an item in the same reading, as far as this split has it without a gap; or what the table says."""
+        texts, place, told = [], self.clips[index].place, self.clips[index].further.get("previous", "")
+        while place is not None and index > 0 and sum(map(len, texts)) < PREVIOUS_CHARACTERS:
+            index, place = index - 1, (place[0], place[1] - 1)
+            if self.clips[index].place != place:
+                break
+            texts.append(self.clips[index].text)
+        return " ".join(reversed(texts)) or told
 
 
 def _group(text: str) -> int:
@@ -233,15 +229,3 @@ def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     if isinstance(fractions, str) or len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError(f"split_fractions: {fractions!r}; three shares of train, validation and test that sum to 1, as [0.9, 0.05, 0.05]")
     return tuple(map(float, fractions))
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); it has to be a UTF-8 text file") from error

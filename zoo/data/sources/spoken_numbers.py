@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int16, Int64
 
 from zoo.cache import cache_directory
-from zoo.data.order import Order
+from zoo.data.order import Order, bucketed
 from zoo.data.sources._captions import stable_group
 from zoo.data.speech_text import MONTHS, number_words, read_aloud
 from zoo.data.voices import ENGINES, find_voice
@@ -30,7 +30,6 @@ KINDS = ("numbers", "dates", "commands")
 VALIDATION_SHARE, TEST_SHARE = 0.03, 0.05
 COMMANDS = ("turn on the light", "turn off the radio", "open the door", "close the window", "play the next song", "set an alarm")
 VERSION = 1  # of what is made; a higher one makes it again
-BUCKETS = 20  # batches whose items are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -130,23 +129,6 @@ class SpokenNumbersSplit:
     def order(self, seed: int, epoch: int) -> Order:
         """Batches of nearly equal length in random order, so that little is padded."""
         return bucketed(self.corpus.ends - self.starts, self.batch_size, seed, epoch)
-
-
-def bucketed(lengths: Int64[np.ndarray, " items"], batch_size: int, seed: int, epoch: int) -> Int64[np.ndarray, " items"]:
-    """A permutation in which batches hold items of nearly equal length: items at random, sorted within so many batches, batches at random.
-
-    What does not fill a batch stands at the end, where training leaves it out.
-    """
-    generator = np.random.default_rng((seed, epoch))
-    items = generator.permutation(len(lengths))
-    if batch_size == 1:
-        return items
-    window = BUCKETS * batch_size
-    groups = [items[start : start + window] for start in range(0, len(items), window)]
-    ordered = np.concatenate([group[np.argsort(lengths[group], kind="stable")] for group in groups])
-    whole = len(ordered) // batch_size * batch_size
-    batches = ordered[:whole].reshape(-1, batch_size)
-    return np.concatenate([batches[generator.permutation(len(batches))].flatten(), ordered[whole:]])
 
 
 def split_of(number: int) -> str:

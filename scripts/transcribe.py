@@ -1,0 +1,8 @@
+"""Transcribe recordings: the same as ``zoo transcribe``."""
+
+import sys
+
+from zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["transcribe", *sys.argv[1:]]))

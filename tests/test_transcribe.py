@@ -1,0 +1,146 @@
+"""``zoo transcribe`` as a user meets it, with a model that has learnt nothing."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import zoo
+from zoo.cli import main
+
+QUICK = ["--temperatures", "0", "--no-speech-threshold", "none", "--log-probability-threshold", "none"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    import torch
+
+    torch.manual_seed(0)
+    system = zoo.create_system("whisper_nano", ["system.head.context_length=24"])
+    system.processor["transcript"].fit(["some words to learn letters from", "The End."])
+    return str(zoo.save(system, tmp_path_factory.mktemp("whisper") / "model"))
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    folder = tmp_path / "sounds"
+    (folder / "deep").mkdir(parents=True)
+    for number, name in enumerate(("a.wav", "b.flac", "deep/c.wav")):
+        noise = np.random.default_rng(number).standard_normal(8000 + number) * 0.1
+        soundfile.write(folder / name, noise, 16000)
+    return folder
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_recordings_are_printed_with_their_times(model, sounds, capsys):
+    assert main(["transcribe", str(sounds / "a.wav"), str(sounds / "b.flac"), "--model", model, *QUICK]) == 0
+    blocks = capsys.readouterr().out.split(str(sounds))
+    assert [block.partition("\n")[0] for block in blocks] == ["", "/a.wav:", "/b.flac:"]
+    assert all("[00:00.000 --> " in block or "(nobody speaks)" in block for block in blocks[1:])
+
+
+def test_json_lines_hold_path_and_transcript(model, sounds, capsys):
+    assert main(["transcribe", str(sounds), "--model", model, "--json", "--batch-size", "2", "--word-timestamps", *QUICK]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(Path(line["path"]).name for line in lines) == ["a.wav", "b.flac", "c.wav"]
+    assert all({"text", "segments", "language", "duration_s"} <= set(line) for line in lines)
+    assert lines[0]["duration_s"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_folders_become_files_in_the_same_folders(model, sounds, tmp_path, capsys):
+    out = tmp_path / "texts"
+    assert main(["transcribe", str(sounds), "-o", str(out), "--format", "all", "--model", model, *QUICK]) == 0
+    expected = [f"{stem}.{format}" for stem in ("a", "b", "deep/c") for format in ("json", "srt", "tsv", "txt", "vtt")]
+    assert files(out) == sorted([*expected, "transcribe.json"])
+    read = json.loads((out / "a.json").read_text(encoding="utf-8"))
+    assert (out / "a.txt").read_text(encoding="utf-8").split() == read["text"].split()
+    assert "3 transcripts of 0.0 minutes" in capsys.readouterr().out
+
+
+def test_a_job_goes_on_where_it_was_stopped(model, sounds, tmp_path, capsys):
+    out, words = tmp_path / "texts", ["--model", model, *QUICK]
+    assert main(["transcribe", str(sounds), "-o", str(out), *words]) == 0
+    (out / "a.txt").unlink()
+    (out / "b.txt").write_text("kept", encoding="utf-8")
+    made = (out / "deep/c.txt").stat().st_mtime_ns
+    os.utime(sounds / "deep/c.wav", ns=(made + 10**9, made + 10**9))  # changed since
+    assert main(["transcribe", str(sounds), "-o", str(out), *words]) == 0
+    assert "1 of 3 are there already" in capsys.readouterr().err
+    assert (out / "a.txt").exists() and (out / "b.txt").read_text(encoding="utf-8") == "kept"
+    assert (out / "deep/c.txt").stat().st_mtime_ns > made
+    assert main(["transcribe", str(sounds), "-o", str(out), "--overwrite", *words]) == 0
+    assert (out / "b.txt").read_text(encoding="utf-8") != "kept"
+
+
+def test_another_setting_is_an_error_until_all_is_made_anew(model, sounds, tmp_path, capsys):
+    out, words = tmp_path / "texts", ["--model", model, *QUICK]
+    assert main(["transcribe", str(sounds), "-o", str(out), *words]) == 0
+    assert main(["transcribe", str(sounds), "-o", str(out), "--num-beams", "2", *words]) == 2
+    assert "num_beams None is now 2" in capsys.readouterr().err
+    assert main(["transcribe", str(sounds), "-o", str(out), "--num-beams", "2", "--overwrite", *words]) == 0
+
+
+def test_files_of_others_are_not_overwritten(model, sounds, capsys):
+    (sounds / "a.txt").write_text("mine", encoding="utf-8")
+    assert main(["transcribe", str(sounds / "a.wav"), "-o", str(sounds), "--model", model, *QUICK]) == 2
+    assert "is there, and not from here" in capsys.readouterr().err
+    assert (sounds / "a.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_one_bad_file_is_named_and_the_others_go_on(model, sounds, tmp_path, capsys):
+    (sounds / "empty.wav").write_bytes(b"")
+    whole = (sounds / "a.wav").read_bytes()
+    (sounds / "short.wav").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(sounds / "nan.wav", np.full(800, np.nan, dtype=np.float32), 16000, subtype="FLOAT")
+    assert main(["transcribe", str(sounds), "-o", str(tmp_path / "texts"), "--model", model, *QUICK]) == 1
+    error = capsys.readouterr().err
+    assert all(word in error for word in ("the file is empty", "cut short", "not finite", "3 of 6 recordings could not be read"))
+    assert files(tmp_path / "texts") == ["a.txt", "b.txt", "deep/c.txt", "transcribe.json"]
+
+
+def test_recordings_of_one_name_keep_their_suffix(model, sounds, tmp_path):
+    soundfile.write(sounds / "a.flac", np.zeros(1600), 16000)
+    assert main(["transcribe", str(sounds), "-o", str(tmp_path / "texts"), "--model", model, *QUICK]) == 0
+    assert files(tmp_path / "texts")[:2] == ["a.flac.txt", "a.wav.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.wav"], "nowhere.wav: no such file or folder"),
+        (["."], "no recordings in this folder"),
+        (["a.wav", "--format", "doc"], "--format: there is no 'doc'"),
+        (["a.wav", "--task", "sing"], "task: there is no 'sing'"),
+        (["a.wav", "--language", "german"], "English alone"),
+        (["a.wav", "--temperatures", "hot"], "--temperatures: 'hot' is no number"),
+        (["a.wav", "--batch-size", "0"], "--batch-size: 0"),
+        (["a.wav", "--patience", "2"], "no effect without beams"),
+        (["a.wav", "--device", "tpu9"], "--device: tpu9 cannot be used"),
+        (["a.wav", "-o", "a.wav"], "--output: a.wav cannot be written"),
+    ],
+)
+def test_mistakes_get_one_clear_line(model, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    if words != ["."]:
+        soundfile.write("a.wav", np.zeros(1600), 16000)
+    assert main(["transcribe", *words, "--model", model]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_without_a_model_the_command_that_brings_one_is_told(sounds, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    assert main(["transcribe", str(sounds)]) == 2
+    assert "fetch it with: zoo fetch whisper_tiny_en" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_hear_words_is_refused(sounds, tmp_path, capsys):
+    other = zoo.save(zoo.create_system("clip_vit_nano"), tmp_path / "clip")
+    assert main(["transcribe", str(sounds), "--model", str(other)]) == 2
+    assert "does not transcribe" in capsys.readouterr().err

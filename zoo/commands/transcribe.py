@@ -1,0 +1,298 @@
+"""``zoo transcribe``: recordings to text, on the terminal or as files beside which a note says how they were made.
+
+The job can be killed at any time: what is written is whole, and the same command goes on with the rest.
+"""
+
+import json
+import sys
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from zoo.build import load
+from zoo.cache import cache_directory
+from zoo.checkpoint import write_text_atomically
+from zoo.commands.display import print_json
+from zoo.commands.embed import refuse_device
+from zoo.commands.fetch import is_cached
+from zoo.data.audio_file import AUDIO_SUFFIXES
+from zoo.data.image_file import walk_images
+from zoo.errors import ConfigError, DataError, name_choices
+from zoo.fetched.table import find_asset
+from zoo.training.fingerprint import hash_parameters
+from zoo.transcription.settings import Settings
+from zoo.transcription.transcript import Transcript
+from zoo.transcription.verb import recogniser_of
+from zoo.transcription.windows import OnProgress, transcribe_each
+from zoo.transcription.writers import WRITERS, format_time
+
+DEFAULT_MODEL = "whisper_tiny_en"  # of ``zoo fetch``
+NOTE_FILE = "transcribe.json"  # in the folder of the results: by which model and settings they were made
+
+
+@dataclass(frozen=True)
+class Item:
+    """One recording, and the file names of its transcripts without what follows the dot."""
+
+    path: Path
+    stem: Path
+
+    def files(self, directory: Path, formats: Sequence[str]) -> list[Path]:
+        """Where its transcripts go."""
+        return [directory / f"{self.stem}.{format}" for format in formats]
+
+    def is_done(self, directory: Path, formats: Sequence[str]) -> bool:
+        """Whether they are there, and no older than the recording."""
+        try:
+            made = self.path.stat().st_mtime_ns
+            return all(file.stat().st_mtime_ns >= made for file in self.files(directory, formats))
+        except OSError:
+            return False
+
+
+def transcribe_command(options: Namespace) -> int:
+    """Run the command; returns the exit status: 1 where a recording could not be read."""
+    formats = _formats(options.format)
+    settings, items = _settings(options), list_recordings(options.paths)
+    refuse_device(options.device)
+    system: Any = load(_chosen_model(options.model), device=options.device)
+    if "transcribe" not in getattr(getattr(system, "head", None), "verbs", ()):
+        raise ConfigError(f"--model: {options.model} does not transcribe; it needs a head 'whisper' (see: zoo list 'whisper_*')")
+    recogniser = recogniser_of(system, settings)
+    directory = None if options.output is None else Path(options.output)
+    todo = items
+    if directory is not None:
+        _prepare(directory, {"weights": hash_parameters(system), **asdict(recogniser.settings)}, items, formats, anew=options.overwrite)
+        todo = [item for item in items if options.overwrite or not item.is_done(directory, formats)]
+        if len(todo) < len(items):
+            print(f"zoo: {len(items) - len(todo)} of {len(items)} are there already; --overwrite makes them anew", file=sys.stderr)
+    report = _Report(todo, directory, formats, as_json=options.json)
+    try:
+        with seconds_progress(todo, as_json=options.json) as (tell, say):
+            paths = (item.path for item in todo)
+            for number, heard in transcribe_each(recogniser, paths, batch_size=options.batch_size, on_progress=tell):
+                report.take(number, heard, say)
+    except KeyboardInterrupt:
+        kept = f"; what is done is kept in {directory}, and the same command goes on" if directory is not None else ""
+        print(f"zoo: stopped{kept}", file=sys.stderr)
+        return 130
+    return report.finish()
+
+
+class _Report:
+    """Writes or prints each transcript as soon as it is there, and counts what failed."""
+
+    def __init__(self, items: Sequence[Item], directory: Path | None, formats: Sequence[str], *, as_json: bool) -> None:
+        self.items, self.directory, self.formats, self.as_json = items, directory, formats, as_json
+        self.failed, self.seconds = 0, 0.0
+
+    def take(self, number: int, heard: Transcript | DataError, say: Callable[[str], None]) -> None:
+        item = self.items[number]
+        if isinstance(heard, DataError):
+            self.failed += 1
+            told = str(heard) if str(item.path) in str(heard) else f"{item.path}: {heard}"
+            print_json({"path": str(item.path), "error": told}) if self.as_json else print(f"zoo: {told}", file=sys.stderr)
+            return
+        self.seconds += heard.duration_s
+        written = [] if self.directory is None else self._write(item, heard, self.directory)
+        if self.as_json:
+            files = {"written": [str(file) for file in written]} if written else {}
+            print_json({"path": str(item.path), **files, **heard.as_json()})
+        elif self.directory is None:
+            say(self._shown(item, heard))
+
+    def _write(self, item: Item, transcript: Transcript, directory: Path) -> list[Path]:
+        files = item.files(directory, self.formats)
+        try:
+            for file, format in zip(files, self.formats, strict=True):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_text_atomically(file, WRITERS[format](transcript))
+        except OSError as error:
+            raise DataError(f"--output: {error.filename or directory} cannot be written ({error.strerror}); give another folder") from error
+        return files
+
+    def _shown(self, item: Item, transcript: Transcript) -> str:
+        """For people: text with times, or a format that was asked for."""
+        title = f"{item.path}:\n" if len(self.items) > 1 else ""
+        if self.formats != ["txt"]:
+            return title + "\n".join(WRITERS[format](transcript) for format in self.formats)
+        spoken = [segment for segment in transcript.segments if segment.text.strip()]
+        lines = [f"[{format_time(s.start)} --> {format_time(s.end)}] {s.text.strip()}\n" for s in spoken]
+        return title + ("".join(lines) or "(nobody speaks)\n")
+
+    def finish(self) -> int:
+        """Say what was done; returns the exit status."""
+        good = len(self.items) - self.failed
+        if self.directory is not None and not self.as_json:
+            print(f"{self.directory}: {good} transcripts of {self.seconds / 60:.1f} minutes ({', '.join(self.formats)})")
+        if self.failed:
+            print(f"zoo: {self.failed} of {len(self.items)} recordings could not be read; the others were transcribed", file=sys.stderr)
+        return 1 if self.failed else 0
+
+
+def list_recordings(given: Sequence[str]) -> list[Item]:
+    """Files as they are given, and all recordings of folders and below, each once.
+
+    Transcripts are called as their recording, without its suffix; where two would be called the same they keep it.
+
+    Raises:
+        DataError: a path that is not there, or a folder without recordings.
+    """
+    found: dict[Path, Path] = {}
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            inside = list(walk_images(path, suffixes=AUDIO_SUFFIXES))
+            if not inside:
+                raise DataError(f"{path}: no recordings in this folder or below; allowed are {', '.join(AUDIO_SUFFIXES)}")
+            for file in inside:
+                found.setdefault(file, file.relative_to(path))
+        elif path.exists():
+            found.setdefault(path, Path(path.name))
+        else:
+            raise DataError(f"{path}: no such file or folder; check the path (the current folder is {Path.cwd()})")
+    short = Counter(place.with_suffix("") for place in found.values())
+    whole = Counter(found.values())
+    if twice := [place for place, count in whole.items() if count > 1]:
+        raise DataError(f"{twice[0]}: {whole[twice[0]]} recordings of this name are given; transcribe their folders one after the other")
+    return [Item(path, place if short[place.with_suffix("")] > 1 else place.with_suffix("")) for path, place in found.items()]
+
+
+def _settings(options: Namespace) -> Settings:
+    """What the options say.
+
+    Raises:
+        ConfigError: an option named as on the command line, with what is allowed.
+    """
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size: {options.batch_size}; allowed is 1 or more windows")
+    return Settings(
+        language=options.language,
+        task=options.task,
+        temperatures=tuple(_number("--temperatures", word) or 0.0 for word in options.temperatures.split(","))
+        if options.temperatures is not None
+        else Settings.temperatures,
+        num_beams=options.num_beams,
+        best_of=options.best_of,
+        patience=options.patience,
+        length_penalty=options.length_penalty,
+        compression_ratio_threshold=_number("--compression-ratio-threshold", options.compression_ratio_threshold),
+        log_probability_threshold=_number("--log-probability-threshold", options.log_probability_threshold),
+        no_speech_threshold=_number("--no-speech-threshold", options.no_speech_threshold),
+        timestamps=False if options.no_timestamps else None,
+        word_timestamps=options.word_timestamps,
+        initial_prompt=options.initial_prompt,
+        condition_on_previous_text=not options.no_previous_text,
+        windows=options.windows,
+        short=True if options.short else None,
+        seed=options.seed,
+    )
+
+
+def _number(option: str, word: str) -> float | None:
+    if word.strip().lower() == "none":
+        return None
+    try:
+        return float(word)
+    except ValueError as error:
+        raise ConfigError(f"{option}: {word!r} is no number; allowed are numbers, and thresholds may be none") from error
+
+
+def _formats(given: str) -> list[str]:
+    words = list(WRITERS) if given == "all" else list(dict.fromkeys(word.strip() for word in given.split(",")))
+    for word in words:
+        if word not in WRITERS:
+            raise ConfigError(f"--format: there is no {word!r}; {name_choices(word, [*WRITERS, 'all'])}")
+    return words
+
+
+def _chosen_model(given: str | None) -> str:
+    """The model given, or the default one where it was fetched.
+
+    Raises:
+        ConfigError: it was not.
+    """
+    if given is not None:
+        return given
+    folder = cache_directory() / DEFAULT_MODEL
+    if not is_cached(find_asset(DEFAULT_MODEL), folder):
+        raise ConfigError(
+            f"--model: none is given, and {DEFAULT_MODEL} (English, 71 MB) is not in {cache_directory()}; fetch it with: zoo fetch "
+            f"{DEFAULT_MODEL}"
+        )
+    print(f"zoo: no --model given; using {DEFAULT_MODEL}, which knows English alone", file=sys.stderr)
+    return str(folder)
+
+
+def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], formats: Sequence[str], *, anew: bool) -> None:
+    """Make the folder of the results, with a note of how they are made.
+
+    Raises:
+        ConfigError: it holds results that were made in another way, or files that are not from here.
+        DataError: it cannot be written.
+    """
+    facts = json.loads(json.dumps(facts))
+    note = directory / NOTE_FILE
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
+        if not anew and before is not None and before != facts:
+            changed = [key for key in facts if before.get(key) != facts[key]]
+            what = ", ".join(f"{key} {before.get(key)!r} is now {facts[key]!r}" if key != "weights" else "another model" for key in changed)
+            raise ConfigError(f"--output: transcripts in {directory} were made differently ({what}); give another folder, or --overwrite")
+        if not anew and before is None:
+            there = [file for item in items for file in item.files(directory, formats) if file.exists()]
+            if there:
+                raise ConfigError(f"--output: {there[0]} is there, and not from here; give another folder, or --overwrite")
+        write_text_atomically(note, json.dumps(facts, indent=1) + "\n")
+    except OSError as error:
+        raise DataError(f"--output: {directory} cannot be written ({error.strerror}); give another folder") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"--output: {note} is damaged ({error}); give another folder, or delete it") from error
+
+
+@contextmanager
+def seconds_progress(items: Sequence[Item], *, as_json: bool) -> Iterator[tuple[OnProgress | None, Callable[[str], None]]]:
+    """A bar in seconds of sound, and what prints a text above it."""
+    if as_json or not sys.stderr.isatty():
+        yield None, lambda text: print(text, end="", flush=True)
+        return
+    lengths, done = [_length(item.path) for item in items], [0.0] * len(items)
+    columns = (
+        TextColumn("{task.fields[name]}"),
+        BarColumn(),
+        TextColumn("{task.fields[heard]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("transcribe", total=sum(lengths) or None, name="", heard="")
+
+        def tell(number: int, seconds: float, length: float) -> None:
+            done[number], lengths[number] = seconds, length
+            heard = f"{format_time(sum(done)).partition('.')[0]} of {format_time(sum(lengths)).partition('.')[0]}"
+            bar.update(task, completed=sum(done), total=sum(lengths), name=items[number].path.name[:30], heard=heard)
+
+        def say(text: str) -> None:
+            bar.stop()  # else the bar would be drawn into the text
+            print(text, end="", flush=True)
+            bar.start()
+
+        yield tell, say
+
+
+def _length(path: Path) -> float:
+    """Seconds of a recording, by its header alone; 0 where that does not tell."""
+    import soundfile
+
+    try:
+        return soundfile.info(str(path)).duration
+    except (OSError, RuntimeError, TypeError):
+        return 0.0

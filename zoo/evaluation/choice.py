@@ -1,0 +1,331 @@
+"""Choice: which of several answers a system finds likeliest, beside chance; nothing has to be generated.
+
+Papers: Brown et al. 2020 (arXiv 2005.14165), section 2.4, for answers chosen by likelihood; Huang et al. 2023 (Kosmos-1, arXiv 2302.14045),
+sections 4.3 (sentiment of rendered text), 4.4 (thoughts of the picture first), 4.6 (classes of images, with and without descriptions).
+
+What is chosen among, in this order: ``labels``; the texts of ``others`` items; the item's own choices; the source's classes. With
+``others`` a document is asked for the text behind its last picture: the likelihood of the words that a picture is followed by.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zoo.data.messages import MARKERS, Conversation, Message
+from zoo.data.processor import conversation_of
+from zoo.errors import ConfigError, DataError, name_choices
+from zoo.evaluation._accuracy import checked_limits, refuse_model
+from zoo.evaluation._answers import (
+    Answer,
+    AnswersResult,
+    Shown,
+    answers_by_kind,
+    check_source,
+    mean_scores,
+    question_text,
+    read_samples,
+    sample_rate_of,
+)
+from zoo.evaluation._choices import chosen, credit
+from zoo.evaluation._prompts import BLINDS, Examples, asked_in, asked_instead, blinded, examples_of, followed, with_examples
+from zoo.registry import register
+from zoo.types import Sample
+
+NORMALISATIONS = ("none", "characters")
+_OTHERS_STREAM = 1  # beside the stream of examples, which is seeded by seed and item alone
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One item as it is asked.
+
+    Attributes:
+        question: up to where the answer begins.
+        names: what is chosen among.
+        right: number of the right one.
+    """
+
+    index: int
+    sample: Sample
+    question: Conversation
+    names: list[str]
+    right: int
+
+
+@register("evaluation")
+class Choice:
+    """Accuracy of the answer with the highest log-probability, and how likely the right one is.
+
+    Args:
+        question: asked of each picture in place of the item's own question: "What is the name of the digit?"
+        prompt: words that every answer begins with: "The photo of the".
+        labels: what is chosen among, in the order of the source's classes where items have class numbers; null: see above.
+        others: choose among the item's own text and those of so many other items.
+        max_words: only so many words of each text that is chosen among.
+        descriptions: a text on each label, or a JSON file of them, that stand before the question; without them stands beside.
+        rationale: a first call asks for this in place of the question: "Introduce this picture in detail:"; its answer stands before it.
+        max_rationale_tokens: of that call.
+        num_shots: answered examples before each question; drawn from ``shots_split``, always the same ones for one ``seed``.
+        shots_split: where the examples are from; an item is never its own.
+        normalise: "none", or "characters": log-probability for each character of an answer, where answers differ much in length.
+        with_end: count the token that ends an answer too, where one answer begins another.
+        blind: score again without what is seen, and report that beside: "blank" shows grey pictures, "left_out" none.
+        kinds: only items of these kinds; null takes all.
+        examples: answers that the report shows, evenly spread.
+        batch_size: items at once.
+        limit: only so many items, spread over the split; null takes all.
+        seed: of the examples and the other items.
+
+    Raises:
+        ConfigError: an unknown word, a number out of its range, or options that do not go together.
+    """
+
+    monitor = "accuracy"  # what training watches, where nothing else is said
+
+    def __init__(
+        self,
+        *,
+        question: str = "",
+        prompt: str = "",
+        labels: Sequence[str] | None = None,
+        others: int | None = None,
+        max_words: int | None = None,
+        descriptions: str | Mapping[str, str] | None = None,
+        rationale: str = "",
+        max_rationale_tokens: int = 64,
+        num_shots: int = 0,
+        shots_split: str = "train",
+        normalise: str = "none",
+        with_end: bool = False,
+        blind: str | None = None,
+        kinds: Sequence[str] | None = None,
+        examples: int = 60,
+        batch_size: int = 8,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        for key, word, legal in (("normalise", normalise, NORMALISATIONS), ("blind", blind, (*BLINDS, None))):
+            if word not in legal:
+                raise ConfigError(f"{key}: there is no {word!r}; {name_choices(str(word), [each for each in legal if each])}")
+        for key, value in (("labels", labels), ("kinds", kinds)):
+            if isinstance(value, str):
+                raise ConfigError(f"{key}: {value!r} is one string; give a list")
+        if labels is not None and (others is not None or len(set(labels)) < max(len(labels), 2)):
+            raise ConfigError(f"labels: {list(labels)}; give at least two different ones, and not others too")
+        if num_shots < 0 or examples < 0:
+            raise ConfigError(f"num_shots: {num_shots}, examples: {examples}; allowed is 0 or more")
+        if descriptions is not None and not question:
+            raise ConfigError('descriptions: stand before a question; give one, question="Which of these is it?"')
+        limits = {"others": others, "max_words": max_words, "max_rationale_tokens": max_rationale_tokens, "batch_size": batch_size}
+        checked_limits({**limits, "limit": limit})
+        self.question, self.prompt, self.labels, self.others, self.max_words = question, prompt.strip(), labels, others, max_words
+        self.descriptions, self.rationale, self.max_rationale_tokens = read_descriptions(descriptions), rationale, max_rationale_tokens
+        self.num_shots, self.shots_split, self.normalise, self.with_end = num_shots, shots_split, normalise, with_end
+        self.blind, self.kinds, self.examples = blind, kinds, examples
+        self.batch_size, self.limit, self.seed = batch_size, limit, seed
+
+    def check(self, model: Any, source: Any) -> None:
+        """Raise ConfigError for a model that does not score answers, or a source without questions or captions."""
+        refuse_model(model, ("score", "generate") if self.rationale else ("score",), "choice")
+        check_source(source, self.kinds)
+        if self.num_shots:
+            source.split(self.shots_split)
+        known = list(self.labels or getattr(source, "class_names", ()))
+        for name in self.descriptions:
+            if known and name not in known:
+                raise ConfigError(f"evaluation.descriptions: there is no label {name!r}; {name_choices(name, known)}")
+
+    @torch.inference_mode()
+    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> AnswersResult:
+        """Evaluate a system on one split.
+
+        Args:
+            advance: told how many more items are done.
+
+        Raises:
+            ConfigError: the model or the source cannot be evaluated so.
+            DataError: an item cannot be used, or there is nothing to choose among.
+        """
+        self.check(model, source)
+        items, answers, nats = source.split(split), [], {}
+        examples = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
+        page = Shown(self.examples, len(items), self.limit)
+        for found in read_samples(items, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
+            asked = [self._asked(index, sample, source, items) for index, sample in found]
+            variants = self._variants(model, asked, [self._shots(source, examples, one.index) for one in asked])
+            scores = {name: self._scores(model, asked, prompts) for name, (prompts, _) in variants.items()}
+            for row, one in enumerate(asked):
+                answer = self._judged(one, {name: several[row] for name, several in scores.items()}, nats)
+                answer.rationale = variants[""][1][row]
+                answers.append(page(answer, one.question))
+        names = list(answers[0].scores)
+        details = {f"{name}nats_of_the_right_answer": sum(each) / len(each) for name, each in nats.items()}
+        return AnswersResult(
+            mean_scores(answers, names),
+            answers,
+            details | self._details(),
+            answers_by_kind(answers, names),
+            judged_by="accuracy",
+            sample_rate_hz=sample_rate_of(model),
+        )
+
+    def _asked(self, index: int, sample: Sample, source: Any, items: Any) -> Asked:
+        """The question of an item, and what is chosen among."""
+        question, own = split_answer(sample)
+        own = _first_words(sample.answers[0] if sample.answers else own, self.max_words)
+        if self.question:
+            question = asked_instead(question, self.question) if question.messages[-1].role == "user" else _shown(question, self.question)
+        classes = list(getattr(source, "class_names", ()) or ())
+        if self.others is not None:
+            names = self._texts_of_others(index, own, items)
+            return Asked(index, sample, question, names, names.index(own))
+        names = list(self.labels or [each for each in sample.choices if isinstance(each, str)] or classes)
+        by_number = sample.label is not None and len(names) == len(classes)
+        right = sample.label if by_number else names.index(own) if own in names else None
+        if len(names) < 2 or right is None:
+            known = ", ".join(map(repr, names[:6])) or "no choices"
+            raise DataError(
+                f"item {sample.id}: its answer {own!r} is none of {known}; give evaluation.labels, or evaluation.others to choose among "
+                "the texts of other items"
+            )
+        return Asked(index, sample, question, names, right)
+
+    def _shots(self, source: Any, examples: Examples | None, index: int) -> list[Conversation]:
+        """The examples before item ``index``, asked and answered as it is."""
+        if examples is None:
+            return []
+        found = [self._asked(row, examples.split.sample(row), source, examples.split) for row in examples.rows(index)]
+        said = [Message("assistant", f"{self.prompt} {one.names[one.right]}".strip()) for one in found]
+        return [replace(one.question, messages=(*one.question.messages, answer)) for one, answer in zip(found, said, strict=True)]
+
+    def _texts_of_others(self, index: int, own: str, items: Any) -> list[str]:
+        """The item's text, and different ones of other items, in an order that is a pure function of seed and item.
+
+        Raises:
+            DataError: the split has too few different texts.
+        """
+        assert self.others is not None
+        generator = np.random.default_rng((self.seed, index, _OTHERS_STREAM))
+        names = [own]
+        for row in map(int, generator.permutation(len(items))):
+            text = _first_words(split_answer(items.sample(row))[1], self.max_words)
+            if text and text not in names:
+                names.append(text)
+            if len(names) > self.others:
+                return [names[i] for i in generator.permutation(len(names))]
+        raise DataError(f"evaluation.others: {self.others}, but the split has {len(names)} different texts; lower it")
+
+    def _variants(
+        self, model: Any, asked: Sequence[Asked], shots: Sequence[Sequence[Conversation]]
+    ) -> dict[str, tuple[list[Conversation], Sequence[str | None]]]:
+        """Prompts by what stands before the names of their figures, and the thoughts in them."""
+        plain = [with_examples(one.question, shown) for one, shown in zip(asked, shots, strict=True)]
+        told = [with_examples(self._described(one), shown) for one, shown in zip(asked, shots, strict=True)]
+        thoughts: Sequence[str | None] = [None] * len(asked)
+        if self.rationale:
+            first = [asked_instead(prompt, self.rationale) for prompt in plain]
+            said = model.generate(first, max_new_tokens=self.max_rationale_tokens, batch_size=self.batch_size)
+            thoughts = [text.strip() for text in said]
+            told = [followed(p, text, question_text(q)) for p, text, q in zip(first, said, told, strict=True)]
+        found: dict[str, tuple[list[Conversation], Sequence[str | None]]] = {"": (told, thoughts)}
+        if self.descriptions or self.rationale:
+            found["plain_"] = (plain, thoughts)
+        if self.blind:
+            found["blind_"] = ([blinded(prompt, self.blind) for prompt in plain], thoughts)
+        return found
+
+    def _described(self, one: Asked) -> Conversation:
+        """Descriptions of the names before the question, where there are any."""
+        if not self.descriptions:
+            return one.question
+        lines = [f"{name}: {self.descriptions[name]}" for name in one.names if name in self.descriptions]
+        return asked_instead(one.question, "\n".join([*lines, question_text(one.question)]))
+
+    def _scores(self, model: Any, asked: Sequence[Asked], prompts: Sequence[Conversation]) -> list[list[float]]:
+        """The log-probability of each answer behind what all begin with; all in one call, in which no picture is encoded twice."""
+        rows, answers = [], []
+        for one, prompt in zip(asked, prompts, strict=True):
+            said = [f"{self.prompt} {name}".strip() for name in one.names]
+            rows += [prompt] * len(said)
+            answers += said
+        found = iter(model.score(rows, answers, batch_size=2 * self.batch_size, with_end=self.with_end).tolist())
+        scores = [[next(found) for _ in one.names] for one in asked]
+        if self.prompt:
+            before = model.score(list(prompts), [self.prompt] * len(asked), batch_size=2 * self.batch_size, with_end=False).tolist()
+            scores = [[score - first for score in several] for several, first in zip(scores, before, strict=True)]
+        return scores
+
+    def _judged(self, one: Asked, scores: Mapping[str, list[float]], nats: dict[str, list[float]]) -> Answer:
+        """What was chosen, with its figures; those of the right answer's likelihood go to ``nats``."""
+        answer = Answer(one.sample.id, one.sample.kind, question_text(one.question), "", [one.names[one.right]])
+        for name, several in scores.items():
+            nats.setdefault(name, []).append(-several[one.right])
+            lengths = [len(each) if self.normalise == "characters" else 1 for each in one.names]
+            compared = [score / length for score, length in zip(several, lengths, strict=True)]
+            answer.scores[f"{name}accuracy"] = credit(compared, one.right)
+            if name == "":
+                answer.answer = one.names[chosen(compared)]
+                answer.scores["chance"] = 1 / len(one.names)
+            elif name == "blind_":
+                answer.blind = one.names[chosen(compared)]
+        return answer
+
+    def _details(self) -> dict[str, Any]:
+        """What a reader of the figures must know of how they were made."""
+        told = {
+            "num_shots": self.num_shots or None,
+            "others": self.others,
+            "question": self.question or None,
+            "prompt": self.prompt or None,
+        }
+        told |= {"rationale": self.rationale or None, "blind": self.blind, "descriptions": len(self.descriptions) or None}
+        told |= {"normalise": None if self.normalise == "none" else self.normalise}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def split_answer(sample: Sample) -> tuple[Conversation, str]:
+    """A sample up to its answer, and that: of a document the text behind its last picture or clip.
+
+    Raises:
+        DataError: nothing is asked in it, or nothing stands behind its last picture.
+    """
+    conversation = conversation_of(sample)
+    if [message.role for message in conversation.messages] != ["document"]:
+        return asked_in(sample), conversation.answer
+    text = conversation.messages[0].text
+    at = max(text.rfind(marker) + len(marker) if marker in text else 0 for marker in MARKERS.values())
+    if not at or not text[at:].strip():
+        raise DataError(f"item {sample.id}: is a document without words behind its last picture, so that nothing can be asked")
+    return replace(conversation, messages=(Message("document", text[:at]),)), text[at:].strip()
+
+
+def read_descriptions(given: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Texts by label; of a JSON file where a name is given.
+
+    Raises:
+        ConfigError: it is no mapping of strings, or the file cannot be read.
+    """
+    if isinstance(given, str):
+        try:
+            given = json.loads(Path(given).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f'descriptions: {given} cannot be read as JSON ({error}); give a file like {{"two": "a curve"}}') from error
+    given = {} if given is None else given
+    if not isinstance(given, Mapping) or any(not isinstance(text, str) for text in given.values()):
+        raise ConfigError(f"descriptions: {str(given)[:60]}; give a text for each label, {{two: a curve above a line}}")
+    return {str(name): text for name, text in given.items()}
+
+
+def _shown(document: Conversation, question: str) -> Conversation:
+    """The pictures of a document with a question."""
+    found = "".join(marker * document.count(marker) for marker in MARKERS.values())
+    return replace(document, messages=(Message("user", f"{found}\n{question}"),))
+
+
+def _first_words(text: str, most: int | None) -> str:
+    return " ".join(text.split()[:most])

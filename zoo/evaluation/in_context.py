@@ -1,0 +1,228 @@
+"""In-context learning: how often the last word of a document is right after 0, 1, 2, 4, 8 of the examples before it.
+
+A document is "<image> A<image> B ... <image> A": the last picture is asked for, the k pairs right before it are shown, the others left
+out. The same pictures are asked for at every k, so that the curve shows what examples do. The answer is chosen among the document's own
+words by likelihood, and chance is one over their number.
+
+Sources: Brown et al. 2020 (arXiv 2005.14165), section 2.1 and figure 1.2, for accuracy over the number of examples; Tsimpoukelli et al.
+2021 (Frozen, arXiv 2106.13884), section 4.3, for pictures that are given new words in the context.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.data.messages import MARKERS, Conversation
+from zoo.data.processor import conversation_of
+from zoo.errors import ConfigError, DataError
+from zoo.evaluation._accuracy import checked_limits, refuse_model
+from zoo.evaluation._answers import read_samples
+from zoo.evaluation._choices import credit
+from zoo.registry import register
+from zoo.types import Sample
+
+PICTURE = "in_context.png"
+_MARKER = re.compile("(" + "|".join(map(re.escape, MARKERS.values())) + ")")
+
+
+@dataclass
+class Point:
+    """What was found at one number of examples.
+
+    Attributes:
+        items: documents that have so many.
+        accuracy: share of them whose last word was chosen.
+        chance: what guessing among the document's words would give.
+        seen: share of them whose last word stands among the examples shown.
+    """
+
+    items: int = 0
+    accuracy: float = 0.0
+    chance: float = 0.0
+    seen: float = 0.0
+
+    def add(self, accuracy: float, chance: float, seen: float) -> None:
+        """Take in one document."""
+        self.items += 1
+        for name, value in (("accuracy", accuracy), ("chance", chance), ("seen", seen)):
+            mean = getattr(self, name)
+            setattr(self, name, mean + (value - mean) / self.items)
+
+
+@dataclass
+class InContextResult:
+    """The curve over the number of examples.
+
+    Attributes:
+        curve: by number of examples.
+    """
+
+    curve: dict[int, Point]
+    num_items: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Shares from 0 to 1: the accuracy after the most examples, chance, how much more than after the fewest, and every accuracy."""
+        first, *_, last = [next(iter(self.curve.values())), *self.curve.values()]
+        named = {"accuracy": last.accuracy, "chance": last.chance, "gain": last.accuracy - first.accuracy}
+        return named | {f"accuracy@{number}": point.accuracy for number, point in self.curve.items()}
+
+    @property
+    def title(self) -> str:
+        """What was evaluated on, in a few words."""
+        return f"{self.num_items} documents"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds beside figures and details."""
+        return {"curve": [{"examples": number, **vars(point)} for number, point in self.curve.items()]}
+
+    @property
+    def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
+        """Title, columns and rows of what a terminal shows beside the figures."""
+        columns = ["examples", "documents", "accuracy", "chance", "answer is among the examples"]
+        rows = [
+            [str(number), str(point.items), *(f"{100 * share:.2f} %" for share in (point.accuracy, point.chance, point.seen))]
+            for number, point in self.curve.items()
+        ]
+        return [("accuracy over the number of examples", columns, rows)]
+
+    def draw(self, folder: Path) -> str:
+        """Draw the curve beside chance; returns the picture's name."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        numbers = list(self.curve)
+        for name, style in (("accuracy", "o-"), ("chance", "--"), ("seen", ":")):
+            label = "answer is among the examples" if name == "seen" else name
+            axes.plot(numbers, [100 * getattr(point, name) for point in self.curve.values()], style, label=label)
+        axes.set(xlabel="examples before the question", ylabel="%", ylim=(0, 102), xticks=numbers, title=self.title)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(folder / PICTURE, dpi=110)
+        return PICTURE
+
+
+@register("evaluation")
+class InContext:
+    """Accuracy of the last word of documents of pictures and words, over the number of examples before it.
+
+    Args:
+        num_examples: how many are shown; documents with fewer are left out there.
+        batch_size: documents at once.
+        limit: only so many documents, spread over the split; null takes all.
+
+    Raises:
+        ConfigError: a number out of its range.
+    """
+
+    monitor = "accuracy"  # what training watches, where nothing else is said
+
+    def __init__(self, *, num_examples: Sequence[int] = (0, 1, 2, 4, 8), batch_size: int = 16, limit: int | None = None) -> None:
+        if isinstance(num_examples, str) or not num_examples or any(number < 0 for number in num_examples):
+            raise ConfigError(f"num_examples: {num_examples!r}; give a list of numbers, each 0 or more, for example [0, 1, 2, 4, 8]")
+        checked_limits({"batch_size": batch_size, "limit": limit})
+        self.num_examples, self.batch_size, self.limit = sorted(set(num_examples)), batch_size, limit
+
+    def check(self, model: Any, source: Any) -> None:
+        """Raise ConfigError for a model that does not score answers, or a source without documents."""
+        refuse_model(model, ("score",), "in_context")
+        if "conversation" not in source.modalities:
+            raise ConfigError(
+                f"evaluation: 'in_context' needs documents of pictures and words; the source gives {', '.join(source.modalities)}: choose "
+                "data=digit_documents"
+            )
+
+    @torch.inference_mode()
+    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> InContextResult:
+        """Evaluate a system on one split.
+
+        Args:
+            advance: told how many more documents are done.
+
+        Raises:
+            ConfigError: the model or the source cannot be evaluated so.
+            DataError: a document is not of pictures and words in turn, or none has enough of them.
+        """
+        self.check(model, source)
+        curve, items = {number: Point() for number in self.num_examples}, 0
+        for found in read_samples(source.split(split), limit=self.limit, kinds=None, batch_size=self.batch_size, advance=advance):
+            asked = [question for _, sample in found for question in questions_of(sample, self.num_examples)]
+            scores = self._scores(model, asked)
+            for question, several in zip(asked, scores, strict=True):
+                right = question.choices.index(question.answer)
+                curve[question.number].add(credit(several, right), 1 / len(question.choices), float(question.seen))
+            items += len(found)
+        curve = {number: point for number, point in curve.items() if point.items}
+        if not curve:
+            raise DataError(
+                f"evaluation.num_examples: no document has {self.num_examples[0]} pictures before its last one; ask for fewer, or raise "
+                "data.source.num_examples"
+            )
+        return InContextResult(curve, items)
+
+    def _scores(self, model: Any, asked: Sequence["Question"]) -> list[list[float]]:
+        """The log-probability of each choice of each question; all in one call, in which no picture is encoded twice."""
+        if not asked:
+            return []
+        prompts = [question.prompt for question in asked for _ in question.choices]
+        answers = [choice for question in asked for choice in question.choices]
+        scores = iter(model.score(prompts, answers, batch_size=4 * self.batch_size, with_end=False).tolist())
+        return [[next(scores) for _ in question.choices] for question in asked]
+
+
+@dataclass(frozen=True)
+class Question:
+    """The end of a document after some examples; ``seen`` is whether its answer stands among these."""
+
+    number: int
+    prompt: list[Any]
+    answer: str
+    choices: list[str]
+    seen: bool
+
+
+def questions_of(sample: Sample, numbers: Sequence[int]) -> list[Question]:
+    """A document asked for its last word, after each number of examples that it has.
+
+    ``[I1, "A", I2, "B", I3, "A"]`` after 1: the prompt ``[I2, "B", I3]``, whose answer is "A".
+
+    Raises:
+        DataError: it is not of pictures (or clips) and words in turn, or its answer is none of its choices.
+    """
+    words, pairs = pairs_of(conversation_of(sample), sample.id)
+    (asked, answer), examples = pairs[-1], pairs[:-1]
+    choices = list(sample.choices) or sorted({word for _, word in pairs})
+    if answer not in choices or len(choices) < 2:
+        raise DataError(
+            f"item {sample.id}: its last word is {answer!r}, its choices are {choices}; give at least two, the answer among them"
+        )
+    found = []
+    for number in numbers:
+        if number > len(examples):
+            continue
+        shown = examples[len(examples) - number :]
+        prompt = [*words, *(part for pair in shown for part in pair), asked]
+        found.append(Question(number, prompt, answer, choices, answer in [word for _, word in shown]))
+    return found
+
+
+def pairs_of(conversation: Conversation, id: str = "") -> tuple[list[str], list[tuple[Any, str]]]:
+    """The words that a document begins with, where it does, and its pictures (or clips) each with the words behind it.
+
+    Raises:
+        DataError: it has no picture, or two without a word between them.
+    """
+    media = {modality: iter(conversation.media(modality)) for modality in MARKERS}
+    first, *rest = _MARKER.split("\n".join(message.text for message in conversation.messages))
+    modality = {marker: name for name, marker in MARKERS.items()}
+    pairs = [(next(media[modality[marker]]), text.strip()) for marker, text in zip(rest[::2], rest[1::2], strict=True)]
+    if not pairs or any(not text for _, text in pairs):
+        raise DataError(f"item {id}: is no document of pictures, each with words behind it; in_context needs such (data=digit_documents)")
+    return [first.strip()] if first.strip() else [], pairs

@@ -1,0 +1,118 @@
+"""Raven's matrices: each candidate is put in the missing place and asked about, and the one with the likeliest "Yes" is taken.
+
+Source: Huang et al. 2023 (Kosmos-1, arXiv 2302.14045), section 4.2.2: 22 % (26 % without instruction tuning) where chance is 17 %.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from zoo.data.messages import MARKERS, Conversation, Message
+from zoo.errors import ConfigError, DataError
+from zoo.evaluation._accuracy import checked_limits, refuse_model
+from zoo.evaluation._answers import (
+    Answer,
+    AnswersResult,
+    Shown,
+    answers_by_kind,
+    check_source,
+    mean_scores,
+    question_text,
+    read_samples,
+)
+from zoo.evaluation._choices import chosen, credit
+from zoo.evaluation._prompts import asked_in
+from zoo.registry import register
+from zoo.types import Sample
+
+
+@register("evaluation")
+class Raven:
+    """Share of the puzzles whose right candidate has the likeliest "Yes"; chance stands beside.
+
+    Args:
+        answer: whose likelihood is compared.
+        kinds: only puzzles of these layouts, for example [2x2]; null takes all.
+        examples: puzzles that the report shows, evenly spread.
+        batch_size: puzzles at once.
+        limit: only so many puzzles, spread over the split; null takes all.
+
+    Raises:
+        ConfigError: a number out of its range, or an empty answer.
+    """
+
+    monitor = "accuracy"  # what training watches, where nothing else is said
+
+    def __init__(
+        self,
+        *,
+        answer: str = "Yes",
+        kinds: Sequence[str] | None = None,
+        examples: int = 30,
+        batch_size: int = 8,
+        limit: int | None = None,
+    ) -> None:
+        if isinstance(kinds, str):
+            raise ConfigError(f"kinds: {kinds!r} is one string; give a list, [{kinds}]")
+        if not answer.strip() or examples < 0:
+            raise ConfigError(f"answer: {answer!r}, examples: {examples}; give a word, and 0 or more examples")
+        checked_limits({"batch_size": batch_size, "limit": limit})
+        self.answer, self.kinds, self.examples, self.batch_size, self.limit = answer, kinds, examples, batch_size, limit
+
+    def check(self, model: Any, source: Any) -> None:
+        """Raise ConfigError for a model that does not score answers, or a source without puzzles."""
+        refuse_model(model, ("score",), "raven")
+        if "conversation" not in source.modalities:
+            raise ConfigError(f"evaluation: 'raven' needs puzzles; the source gives {', '.join(source.modalities)}: choose data=raven")
+        check_source(source, self.kinds)
+
+    @torch.inference_mode()
+    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> AnswersResult:
+        """Evaluate a system on one split.
+
+        Args:
+            advance: told how many more puzzles are done.
+
+        Raises:
+            ConfigError: the model or the source cannot be evaluated so.
+            DataError: an item that is no puzzle.
+        """
+        self.check(model, source)
+        asked, answers = source.split(split), []
+        page = Shown(self.examples, len(asked), self.limit)
+        for found in read_samples(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
+            prompts = [candidate_prompts(sample) for _, sample in found]
+            flat = [prompt for several in prompts for prompt in several]
+            scores = iter(model.score(flat, [self.answer] * len(flat), batch_size=2 * self.batch_size, with_end=False).tolist())
+            for (_, sample), several in zip(found, prompts, strict=True):
+                answers.append(page(_judged(sample, [next(scores) for _ in several]), _shown(sample)))
+        names = list(answers[0].scores)
+        return AnswersResult(mean_scores(answers, names), answers, {}, answers_by_kind(answers, names), judged_by="accuracy")
+
+
+def candidate_prompts(sample: Sample) -> list[Conversation]:
+    """The question of a puzzle once for each candidate, which is the last picture.
+
+    Raises:
+        DataError: the item has no candidates, or none of them is right.
+    """
+    question = asked_in(sample)
+    if not sample.choices or sample.label is None or not question.images or not 0 <= sample.label < len(sample.choices):
+        raise DataError(f"item {sample.id}: is no puzzle: it needs pictures, candidates and which of them is right (data=raven)")
+    return [replace(question, images=(*question.images[:-1], candidate)) for candidate in sample.choices]
+
+
+def _judged(sample: Sample, scores: Sequence[float]) -> Answer:
+    assert sample.label is not None  # ``candidate_prompts`` looked
+    names = [f"candidate {number + 1}" for number in range(len(scores))]
+    answer = Answer(sample.id, sample.kind, question_text(asked_in(sample)), names[chosen(scores)], [names[sample.label]])
+    answer.scores = {"accuracy": credit(scores, sample.label), "chance": 1 / len(scores)}
+    return answer
+
+
+def _shown(sample: Sample) -> Conversation:
+    """The matrix and all candidates, for the page."""
+    images = (*asked_in(sample).images[:-1], *sample.choices)
+    return Conversation((Message("user", MARKERS["image"] * len(images)),), images, id=sample.id)

@@ -1,0 +1,256 @@
+"""Whisper's text decoder: a causal transformer that also attends to the tokens of a recording.
+
+Paper: Radford et al. 2022 (arXiv 2212.04356), section 2.2. References: openai-whisper ``model.py``, class ``TextDecoder``; transformers
+``modeling_whisper.py``, class ``WhisperDecoder``.
+
+Where we differ: queries, keys and values are one matrix, and so are keys and values of the recording, which are computed once and held
+in a ``Memory`` apart from the cache; rows that follow on each other may share a recording's memory without a copy of it (beams).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from zoo.errors import DataError
+from zoo.layers.attention import KeysWithoutBias, attend_heads, refuse_uneven_heads
+from zoo.layers.cache import Cache
+from zoo.layers.decoder import Call, CausalAttention, seen_keys
+from zoo.layers.linear import Linear, fast_linear, lay_out, pack, unpack
+from zoo.layers.mlp import MLP, hidden_width
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values of recordings, for every layer.
+
+    Attributes:
+        keys: [depth, batch, num_heads, num_tokens, head_dim]; likewise ``values``.
+        mask: True at tokens of a recording; None: all are.
+    """
+
+    keys: Float[Tensor, "depth batch num_heads num_tokens head_dim"]
+    values: Float[Tensor, "depth batch num_heads num_tokens head_dim"]
+    mask: Bool[Tensor, "batch num_tokens"] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """How many recordings."""
+        return self.keys.shape[1]
+
+    def select(self, rows: Int[Tensor, " rows"]) -> "Memory":
+        """These recordings in this order; one may be named again or left out. For beams no copies are needed, see ``WhisperDecoder``."""
+        mask = None if self.mask is None else self.mask.index_select(0, rows)
+        return Memory(self.keys.index_select(1, rows), self.values.index_select(1, rows), mask)
+
+
+class MemoryAttention(nn.Module):
+    """Attention to a recording whose keys and values are there already; keys have no bias."""
+
+    def __init__(self, *, dim: int, memory_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = Linear(dim, dim)
+        self.key_value = KeysWithoutBias(dim, queries=False, in_dim=memory_dim)
+        self.out = Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "rows length dim"], memory: Memory, layer: int) -> Float[Tensor, "rows length dim"]:
+        """``rows`` are as many for each recording, and those of one follow on each other."""
+        allowed = None if memory.mask is None else memory.mask[:, None, None, :]
+        found = attend_heads(self.queries(x, memory), memory.keys[layer], memory.values[layer], allowed=allowed)  # [B, k * L, dim]
+        return self.out(found.reshape(x.shape))
+
+    def queries(self, x: Float[Tensor, "rows length dim"], memory: Memory) -> Float[Tensor, "batch num_heads queries head_dim"]:
+        """Queries of all rows of a recording, one row after the other."""
+        q = self.query(x).unflatten(-1, (self.num_heads, -1))  # [B * k, L, heads, head_dim]
+        return q.reshape(memory.batch_size, -1, *q.shape[2:]).transpose(1, 2)  # [B, heads, k * L, head_dim]
+
+    def keys_and_values(
+        self, tokens: Float[Tensor, "batch num_tokens memory_dim"]
+    ) -> list[Float[Tensor, "batch num_heads num_tokens head_dim"]]:
+        """Both of a recording's tokens."""
+        found = self.key_value(tokens).unflatten(-1, (2, self.num_heads, -1))  # [B, N, 2, heads, head_dim]
+        return list(found.permute(2, 0, 3, 1, 4))
+
+
+class WhisperBlock(nn.Module):
+    """x + attention(norm(x)), then x + attention(norm(x)) to the recording, then x + mlp(norm(x))."""
+
+    def __init__(self, *, dim: int, memory_dim: int, num_heads: int, hidden_dim: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attention = CausalAttention(dim=dim, num_heads=num_heads, num_kv_heads=num_heads, head_dim=dim // num_heads, bias=True)
+        self.attention.qkv = KeysWithoutBias(dim)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.cross = MemoryAttention(dim=dim, memory_dim=memory_dim, num_heads=num_heads)
+        self.norm3 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = MLP(dim=dim, hidden_dim=hidden_dim)
+
+    def forward(self, x: Float[Tensor, "rows length dim"], memory: Memory, call: Call, layer: int) -> Float[Tensor, "rows length dim"]:
+        x = self.attended(x, call, layer)
+        x = x + self.cross(self.norm2(x), memory, layer)
+        return x + self.mlp(self.norm3(x))
+
+    def attended(self, x: Float[Tensor, "rows length dim"], call: Call, layer: int) -> Float[Tensor, "rows length dim"]:
+        """What comes to the attention to the recording."""
+        return x + self.attention(self.norm1(x), call, layer)
+
+
+class WhisperDecoder(nn.Module):
+    """Token ids and a recording's memory to scores of the next token.
+
+    In use::
+
+        memory = decoder.remember(encoded.tokens, mask)      # once for each window
+        cache = decoder.new_cache(batch_size=1, length=448)
+        logits = decoder(prompt_ids, memory, cache=cache)    # [1, L, vocab_size]
+        logits = decoder(next_ids, memory, cache=cache)      # [1, 1]; one more token
+
+    Of token ids there may be k times as many rows as recordings: the first k are of the first recording, and so on. Beams of a
+    recording share its memory in this way, which nobody copies. Padding of a batch stands on the right, where no token sees it.
+
+    Args:
+        context_length: the most token ids of a row, and the size of the table of their positions.
+        mlp_ratio: channels of the feed-forward part, in ``dim``.
+        memory_dim: width of a recording's tokens; None: ``dim``.
+
+    Raises:
+        ConfigError: ``num_heads`` does not divide ``dim``.
+        DataError: (forward) a row longer than ``context_length``, or a number of rows that is no multiple of the recordings'.
+    """
+
+    no_weight_decay = ("positions",)
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        context_length: int = 448,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        eps: float = 1e-5,
+        memory_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        refuse_uneven_heads(dim, num_heads)
+        self.dim, self.vocab_size, self.context_length, self.num_heads = dim, vocab_size, context_length, num_heads
+        self.memory_dim = dim if memory_dim is None else memory_dim
+        self.embedding = nn.Embedding(vocab_size, dim)
+        self.positions = nn.Parameter(torch.empty(context_length, dim))
+        sizes = {"dim": dim, "memory_dim": self.memory_dim, "num_heads": num_heads, "hidden_dim": hidden_width(dim, mlp_ratio)}
+        self.blocks = nn.ModuleList(WhisperBlock(**sizes, eps=eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=eps)
+        self._initialise()
+
+    def forward(
+        self, token_ids: Int[Tensor, "rows length"], memory: Memory, *, cache: Cache | None = None
+    ) -> Float[Tensor, "rows length vocab_size"]:
+        """Scores of what follows each token; see ``states`` and ``logits``, for who needs but some of them."""
+        return self.logits(self.states(token_ids, memory, cache=cache))
+
+    def states(
+        self, token_ids: Int[Tensor, "rows length"], memory: Memory, *, cache: Cache | None = None
+    ) -> Float[Tensor, "rows length dim"]:
+        """Hidden states after the last norm.
+
+        Args:
+            cache: holds what came before, and then these tokens too.
+        """
+        x, call = self._begin(token_ids, memory, cache)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, memory, call, layer)
+        return self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
+        """Scores of each entry of the vocabulary as the next token, in fp32 or wider."""
+        logits = fast_linear(hidden, self.embedding.weight, None)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def remember(
+        self, tokens: Float[Tensor, "batch num_tokens memory_dim"], mask: Bool[Tensor, "batch num_tokens"] | None = None
+    ) -> Memory:
+        """Keys and values of recordings, for all that is decoded of them.
+
+        Args:
+            mask: True at tokens of a recording; one that is True throughout costs nothing.
+
+        Raises:
+            DataError: tokens of another width.
+        """
+        if tokens.shape[-1] != self.memory_dim:
+            raise DataError(f"tokens of a recording are {list(tokens.shape)}; this decoder reads [batch, num_tokens, {self.memory_dim}]")
+        keys, values = zip(*(block.cross.keys_and_values(tokens) for block in self.blocks), strict=True)  # type: ignore[union-attr, operator]
+        whole = mask is None or (not mask.is_meta and bool(mask.all()))
+        return Memory(torch.stack(keys), torch.stack(values), None if whole else mask)  # [depth, B, heads, N, head_dim]
+
+    def new_cache(self, batch_size: int, length: int) -> Cache:
+        """An empty cache for so many tokens a row; in evaluation the weights are laid out for what follows."""
+        self.prepare(batch_size)
+        weight, head_dim = self.embedding.weight, self.dim // self.num_heads
+        shape = {"depth": len(self.blocks), "num_heads": self.num_heads, "head_dim": head_dim}
+        return Cache(batch_size=batch_size, length=length, dtype=weight.dtype, device=weight.device, **shape)
+
+    def prepare(self, rows: int) -> None:
+        """Lay the weights out for steps of so many rows, as beams are where a cache was made for fewer; outputs stay as they are."""
+        if not self.training:
+            lay_out(self._matrices(), by_columns=True)
+            if rows > 1:
+                pack(self._matrices())
+
+    def cross_attention(
+        self, token_ids: Int[Tensor, "rows length"], memory: Memory
+    ) -> Float[Tensor, "depth rows num_heads length num_tokens"]:
+        """How every head of every layer scores the recording's tokens for each token id, before the softmax.
+
+        Scores of tokens behind a recording are -inf.
+        """
+        x, call = self._begin(token_ids, memory, None)
+        found = []
+        for layer, block in enumerate(self.blocks):
+            q = block.cross.queries(block.norm2(block.attended(x, call, layer)), memory)  # type: ignore[union-attr, operator]
+            scores = q @ memory.keys[layer].transpose(-2, -1) * q.shape[-1] ** -0.5  # [B, heads, k * L, N]
+            if memory.mask is not None:
+                scores = scores.masked_fill(~memory.mask[:, None, None, :], float("-inf"))
+            scores = scores.unflatten(2, (-1, token_ids.shape[1])).transpose(1, 2)  # [B, k, heads, L, N]
+            found.append(scores.flatten(0, 1))
+            x = block(x, memory, call, layer)
+        return torch.stack(found)  # [depth, B * k, heads, L, N]
+
+    def train(self, mode: bool = True) -> "WhisperDecoder":
+        """Training or evaluation, as ``torch.nn.Module`` has it."""
+        if mode:
+            unpack(self._matrices())
+            lay_out(self._matrices(), by_columns=False)
+        return super().train(mode)
+
+    def _begin(self, token_ids: Tensor, memory: Memory, cache: Cache | None) -> tuple[Tensor, Call]:
+        """Vectors of the tokens at their positions, and what the blocks share."""
+        (rows, length), past = token_ids.shape, 0 if cache is None else cache.length
+        end = past + length
+        if end > self.context_length:
+            raise DataError(f"texts have {end} tokens; context_length allows {self.context_length}: shorten them")
+        if memory.batch_size and rows % memory.batch_size or not memory.batch_size and rows:
+            raise DataError(f"token ids have {rows} rows, of {memory.batch_size} recordings; give each recording as many")
+        if cache is not None:
+            cache.extend(length)
+        x = self.embedding(token_ids) + self.positions[past:end]
+        return x, Call(allowed=seen_keys(None, length, end, None, token_ids.device), cache=cache)
+
+    def _matrices(self) -> Iterator[Tensor]:
+        """What multiplies tokens."""
+        yield from (module.weight for module in self.modules() if isinstance(module, nn.Linear))
+        yield self.embedding.weight
+
+    def _initialise(self) -> None:
+        """Gaussian of variance 1 / fan-in, as the paper says, and zero biases; tables 0.02, of which nothing is published."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for table in (self.embedding.weight, self.positions):
+            nn.init.normal_(table, std=0.02)
