@@ -267,7 +267,7 @@ def _make_evaluation(words: Mapping[str, Any] | None, model: Any) -> Any:
     own = getattr(getattr(model, "head", None), "evaluation", None)
     words = words or ({"name": own} if own else None)
     evaluation = build_part("evaluation", words, "evaluation") if words else None
-    if isinstance(name := getattr(evaluation, "judge", None), str):
+    if evaluation is not None and isinstance(name := getattr(evaluation, "judge", None), str):
         evaluation.judge = load(name)
     return evaluation
 

@@ -148,9 +148,7 @@ PROMPTS = ("vm-unknown-caller", "agent-incorrect", "vm-torerecord")  # of the te
 
 
 @pytest.mark.heavy
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
-)  # openai-whisper leaves files open
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")  # theirs stay open
 @pytest.mark.card("whisper_tiny_en", "equals its reference")
 def test_real_tiny_en_hears_asterisks_prompts_as_openai_whisper_does(real, tmp_path, card_figure):
     model, clips = zoo.load(real("whisper_tiny_en")), real("asterisk_sounds")

@@ -235,6 +235,8 @@ def test_scores_are_log_probabilities_of_the_answer_behind_a_document(system):
     answer = len(whole.labels) - len(alone.labels) + 1  # its tokens and </s>
     chances = -F.cross_entropy(whole.logits, whole.labels, reduction="none")
     torch.testing.assert_close(score, chances[-answer:].sum(), rtol=0, atol=1e-4)
+    (begins,) = system.score([prompt], ["red square"], with_end=False)
+    torch.testing.assert_close(begins, chances[-answer:-1].sum(), rtol=0, atol=1e-4)
 
 
 def test_a_saved_system_says_the_same_and_still_checks(system, tmp_path):

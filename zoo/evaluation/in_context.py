@@ -217,12 +217,12 @@ def pairs_of(conversation: Conversation, id: str = "") -> tuple[list[str], list[
     """The words that a document begins with, where it does, and its pictures (or clips) each with the words behind it.
 
     Raises:
-        DataError: it has no picture, or two without a word between them.
+        DataError: it is a conversation, has no picture, or two without a word between them.
     """
     media = {modality: iter(conversation.media(modality)) for modality in MARKERS}
     first, *rest = _MARKER.split("\n".join(message.text for message in conversation.messages))
     modality = {marker: name for name, marker in MARKERS.items()}
     pairs = [(next(media[modality[marker]]), text.strip()) for marker, text in zip(rest[::2], rest[1::2], strict=True)]
-    if not pairs or any(not text for _, text in pairs):
+    if not pairs or any(not text for _, text in pairs) or {message.role for message in conversation.messages} != {"document"}:
         raise DataError(f"item {id}: is no document of pictures, each with words behind it; in_context needs such (data=digit_documents)")
     return [first.strip()] if first.strip() else [], pairs

@@ -69,7 +69,7 @@ def test_a_puzzle_follows_from_its_numbers_alone():
 
 
 def test_what_there_is_not_is_refused():
-    with pytest.raises(ConfigError, match="kinds: there is no '4x4'"):
+    with pytest.raises(ConfigError, match="layouts: there is no '4x4'"):
         Raven(layouts=["4x4"])
     with pytest.raises(ConfigError, match="num_rules: .*numbers from 1 to 3"):
         Raven(num_rules=[4])

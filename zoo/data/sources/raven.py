@@ -101,7 +101,10 @@ class Raven:
         role: str = "document",
         puzzles: int = 19200,
     ) -> None:
-        self.kinds = checked_kinds(layouts, tuple(LAYOUTS))
+        try:
+            self.kinds = checked_kinds(layouts, tuple(LAYOUTS))
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("kinds:", "layouts:", 1)) from error
         if not num_rules or any(not 1 <= number <= 3 for number in num_rules):
             raise ConfigError(f"num_rules: {list(num_rules)}; give a list of numbers from 1 to 3")
         if size < 16 or puzzles < 1:
