@@ -26,7 +26,6 @@ ASKED = {
     "sentiment": (["data=rendered_text", "evaluation=choice", "+evaluation.rationale=Describe it:"], 0.5),
     "classes": (
         ["data=digits", "evaluation=choice", "+evaluation.question=Which?", "+evaluation.descriptions={two: a bow}"],
-        "chance",
         0.1,
     ),
     "next word": (["data=digit_documents", "evaluation=choice", "+evaluation.others=3"], 0.25),
