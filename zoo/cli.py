@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--image", action="append", metavar="FILE", help="a picture for the first question; may be given again")
     command.add_argument("--audio", action="append", metavar="FILE", help="a clip for the first question; may be given again")
     command.add_argument("--system", metavar="TEXT", help="what the model is told first, in place of its template's own sentence")
+    command.add_argument("--boxes", metavar="FILE", help="draw the places that an answer names into the last picture (Kosmos-2)")
     command.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="no answer is longer (default: 256)")
     command.add_argument("--temperature", type=float, default=0.0, help="above 0 answers are drawn; 0 (default) takes the likeliest token")
     command.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens")

@@ -37,17 +37,19 @@ def check_output(output: Path) -> None:
         raise DataError(f"output: the folder {output.parent} does not exist; make it first")
 
 
-def write_whole(output: Path, write: Callable[[TextIO], object]) -> None:
-    """Let ``write`` fill a text file that appears whole or not at all.
+def write_whole(output: Path, write: Callable[[TextIO], object] | bytes) -> None:
+    """Let ``write`` fill a text file that appears whole or not at all; bytes are a file as they are.
 
     Raises:
         DataError: the output cannot be written there.
     """
     unfinished = output.with_name(f".{output.name}.{os.getpid()}.unfinished")
     try:
-        # A file name need not be UTF-8; what is not is written as an escape, which in JSON is the right one.
-        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            write(file)
+        if isinstance(write, bytes):
+            unfinished.write_bytes(write)
+        else:  # a file name need not be UTF-8; what is not is written as an escape, which in JSON is the right one
+            with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+                write(file)
         os.replace(unfinished, output)
     except OSError as error:
         raise DataError(f"output: {output} cannot be written ({error.strerror}); check the folder's mode and the disk's space") from error

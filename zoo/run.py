@@ -40,7 +40,8 @@ from zoo.weights.loading import TIMM, bundled_names, find_checkpoint, find_weigh
 
 RUN_CONFIG = "config.yaml"
 DATA_FILE = "data.json"  # of a run directory: what the source and the packs hold and left out, where they tell
-VIEW = ("image_size", "resize", "crop_fraction", "interpolation")  # how a picture is seen may change in fine-tuning; its numbers may not
+# How a picture is seen, and how much silence is shown behind a sound, may change in fine-tuning; their numbers may not.
+VIEWS = {"image": ("image_size", "resize", "crop_fraction", "interpolation"), "audio": ("pad_to", "mask", "max_seconds", "too_long")}
 PACKAGES = (
     "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()  # whose versions matter
 )
@@ -153,7 +154,8 @@ def _keep_preprocessing(system: System, modality: str, source: str, key: str) ->
     ours, theirs = system.processor[modality], _processor_of(source)
     if theirs is not None and modality in theirs.parts:
         # How another library's texts are cleaned, cut and padded goes with its tokenizer; nobody has to repeat it in a config.
-        free = VIEW if theirs[modality].settings.get("tokenizer", "trained") == "trained" else theirs[modality].settings
+        named = theirs[modality].settings.get("tokenizer", "trained") != "trained"
+        free = theirs[modality].settings if named else VIEWS.get(modality, ())
         for name, value in theirs[modality].settings.items():
             if name not in free and ours.settings[name] != value:
                 raise ConfigError(

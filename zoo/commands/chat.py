@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.build import load
+from zoo.commands.chat_boxes import Boxes, lines_of
 from zoo.commands.chat_session import Answer, ChatSession
 from zoo.commands.display import print_json
 from zoo.commands.embed import refuse_device
@@ -48,7 +49,8 @@ def chat_command(options: Namespace) -> int:
     for modality in ("image", "audio"):
         for path in getattr(options, modality) or ():
             session.show(modality, path)
-    chat = Chat(session, as_json=options.json)
+    boxes = None if options.boxes is None else Boxes(model, Path(options.boxes))
+    chat = Chat(session, as_json=options.json, boxes=boxes)
     if prompt is not None:
         return 130 if chat.ask(prompt.strip()).stop_reason == "interrupted" else 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -71,10 +73,11 @@ class Chat:
 
     Args:
         as_json: a line of JSON for each answer instead of text as it comes.
+        boxes: where the places that answers name are drawn; None does not ask for any.
     """
 
-    def __init__(self, session: ChatSession, *, as_json: bool) -> None:
-        self.session, self.as_json = session, as_json
+    def __init__(self, session: ChatSession, *, as_json: bool, boxes: Boxes | None = None) -> None:
+        self.session, self.as_json, self.boxes = session, as_json, boxes
         self.was_interrupted = False  # the last answer
 
     def converse(self) -> int:
@@ -115,12 +118,21 @@ class Chat:
     def ask(self, text: str) -> Answer:
         """Ask, and show the answer as it comes."""
         start = time.perf_counter()
-        answer = self.session.ask(text, None if self.as_json else _show)
+        asked = text if self.boxes is None else self.boxes.ask_for(text)
+        answer = self.session.ask(asked, None if self.as_json or self.boxes else _show)
         self.was_interrupted = answer.stop_reason == "interrupted"
+        plain, phrases = answer.text, []
+        if self.boxes is not None:
+            shown = self.session.shown["image"]
+            plain, phrases = self.boxes.take(answer.text, shown[-1].name if shown else None)
         if self.as_json:
-            facts = asdict(answer)
-            print_json({"prompt": text, "answer": facts.pop("text"), **facts, "seconds": round(time.perf_counter() - start, 3)})
+            facts = asdict(answer) | {"text": plain}
+            places = {} if self.boxes is None else {"phrases": [{"text": each.text, "boxes": each.boxes} for each in phrases]}
+            told = {"prompt": text, "answer": facts.pop("text"), **facts, **places}
+            print_json({**told, "seconds": round(time.perf_counter() - start, 3)})
             return answer
+        if self.boxes is not None:
+            _show("\n".join([plain, *lines_of(phrases)]))
         print(flush=True)
         if not answer.text and not self.was_interrupted:
             print("zoo: the model said nothing; the question is not kept", file=sys.stderr)

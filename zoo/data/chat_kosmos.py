@@ -7,6 +7,8 @@ sequences) and table 1; section 4.1 for "Question: ... Answer: ...". What is wri
     picture, caption    <s><image> caption</s>                  learnt: the caption
     question, answer    <s><image> Question: q Answer: a</s>    learnt: the answer
 
+and before "Question:" ``<grounding>``, where a question begins with it (Kosmos-2, arXiv 2306.14824: the answer then names places).
+
 Where we differ: the paper does not say how spaces go with pictures; here none stands before one and one behind it, whatever a document
 has there, so that a caption begins with the same token everywhere. Of several answers all but the last end with a new line.
 """
@@ -15,6 +17,7 @@ import re
 from collections.abc import Sequence
 
 from zoo.data.chat_pieces import Piece, Symbols, in_turn
+from zoo.data.grounding import GROUNDING
 from zoo.data.messages import MARKERS, Message
 from zoo.errors import ItemError
 
@@ -78,7 +81,9 @@ def _question(text: str) -> str:
     text = spaced(text)
     shown = _LEADING.match(text).group()  # type: ignore[union-attr]  # which matches the empty text too
     asked = text[len(shown) :].strip()
-    return f"{shown}{' ' if shown else ''}Question: {asked} Answer:" if asked else shown
+    words = asked.removeprefix(GROUNDING).strip()
+    tag = [GROUNDING] if asked.startswith(GROUNDING) else []
+    return " ".join([*([shown] if shown else []), *tag, *([f"Question: {words} Answer:"] if words else [])])
 
 
 def _is_marked(text: str) -> bool:
