@@ -12,7 +12,7 @@ import zoo
 from zoo.checkpoint import read_tensors
 from zoo.compose import compose
 from zoo.registry import packaged_directory
-from zoo.run import evaluate, read_run_config, train
+from zoo.run import evaluate, read_run_config, start_from, train
 from zoo.training.log import read_lines
 from zoo.training.state import states
 
@@ -184,6 +184,19 @@ def test_a_text_encoder_brings_its_tokenizer(tmp_path):
     train(compose("train", [*SHORT, "weights.encoders.text=clip_vit_nano", f"run_dir={tmp_path / 'run'}", "data=digit_pairs"]))
     bundled = packaged_directory("assets") / "clip_vit_nano"
     assert (tmp_path / "run" / "processor" / "tokenizer.json").read_bytes() == (bundled / "tokenizer.json").read_bytes()
+
+
+def test_silence_behind_a_sound_may_be_left_away(tmp_path):
+    """An encoder that was trained on whole windows of 30 s goes on in short mode."""
+    strict = {"pad_to": "context", "mask": False}
+    told = {"encoders": {"audio": "whisper_nano_encoder"}, "head": "llava_head_nano", "language": "llama_nano", "name": "strict"}
+    whole = zoo.create_system({**told, "processor": {"audio": strict, "conversation": {"tokenizer": "characters"}}})
+    whole.processor.fit(["a"])
+    zoo.save(whole, tmp_path / "strict")
+    short = zoo.create_system("llava_whisper_nano")
+    start_from(short, {"encoders.audio": str(tmp_path / "strict")})
+    assert short.processor["audio"].pad_to == "longest"
+    assert torch.equal(short.encoders["audio"].state_dict()["norm.weight"], whole.encoders["audio"].state_dict()["norm.weight"])
 
 
 REFUSED_WEIGHTS = {
