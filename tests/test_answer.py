@@ -1,6 +1,7 @@
 """Answers that are written to train another model on: the file, its media, and a job that goes on where it was stopped."""
 
 import json
+import wave
 
 import numpy as np
 import pytest
@@ -26,8 +27,9 @@ class Questions:
             raise zoo.DataError("item 4: cannot be read")
         image, clip = np.full((4, 4), 10 * index, dtype=np.uint8), np.full(80, index / 100, dtype=np.float32)
         heard = index % 3 == 0
+        sound = (clip, 8000) if index == 3 else clip  # with a rate of its own, or at the processor's
         said = (Message("user", f"<image>{'<audio>' if heard else ''}\nWhat?"), Message("assistant", "as the data has it"))
-        return Sample(f"q{index}", {"conversation": Conversation(said, (image,), (clip,) if heard else (), id=f"q{index}")})
+        return Sample(f"q{index}", {"conversation": Conversation(said, (image,), (sound,) if heard else (), id=f"q{index}")})
 
 
 class Teacher:
@@ -57,7 +59,8 @@ def test_the_file_holds_the_teachers_answers_and_is_data_for_another(tmp_path):
     source = Instruct(path=str(tmp_path / "out.jsonl"), validation=str(tmp_path / "out.jsonl"))
     conversation = source.split("validation").sample(3).inputs["conversation"]
     assert conversation.answer == "30 by 6" and np.asarray(open_image(conversation.images[0])).max() == 30
-    assert conversation.audio[0].suffix == ".wav" and conversation.audio[0].is_file()
+    with wave.open(str(conversation.audio[0])) as file:
+        assert (file.getframerate(), file.getnframes()) == (8000, 80)
     assert not list(tmp_path.glob(".*"))
 
 

@@ -76,3 +76,14 @@ def test_a_voice_comes_back_from_its_files_and_says_the_same(voice):
     assert loaded.processor["text"].tokenizer.get_vocab_size() == len(SYMBOLS["characters"])
     one, two = (loaded.synthesize(["seven"], max_seconds=0.3)[0] for _ in range(2))
     assert one.waveform.equal(two.waveform) and one.alignment.equal(two.alignment)
+
+
+def test_the_bundled_voice_says_numbers_and_stops_by_itself(tmp_path, capsys):
+    output = tmp_path / "number.wav"
+    assert main(["speak", "4307", "-o", str(output), "--json"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert "no --model given; using the bundled tacotron2_numbers: Says numbers" in err
+    assert told["stop_reason"] == "stop token" and told["diagonality"] > 0.95 and 1 < told["seconds"] < 5
+    sound, rate = soundfile.read(output)
+    assert rate == 16000 and abs(sound).max() > 0.05

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
+from zoo.data.audio_file import checked_rate, to_mono
 from zoo.data.image_file import open_image
 from zoo.errors import DataError, name_choices
 
@@ -99,11 +99,11 @@ def picture(raw: str | Path | bytes | Image.Image | np.ndarray) -> str:
         return f'<p class="error">{html.escape(str(reason))}</p>'
 
 
-def player(raw: str | Path | bytes | Float[np.ndarray, " samples"], sample_rate_hz: int) -> str:
-    """A clip that can be heard on the page.
+def player(raw: Any, sample_rate_hz: int) -> str:
+    """A clip that can be heard on the page: a path, the bytes of a file, samples, or samples and their rate.
 
     Args:
-        sample_rate_hz: of an array; a file knows its own.
+        sample_rate_hz: of samples alone.
     """
     try:
         content = Path(raw).read_bytes() if isinstance(raw, str | Path) else raw if isinstance(raw, bytes) else wav_of(raw, sample_rate_hz)
@@ -113,14 +113,15 @@ def player(raw: str | Path | bytes | Float[np.ndarray, " samples"], sample_rate_
     return f'<audio controls preload="none" src="data:{form};base64,{base64.b64encode(content).decode("ascii")}"></audio>'
 
 
-def wav_of(samples: Any, sample_rate_hz: int) -> bytes:
-    """Samples from -1 to 1 as a file: mono, 16 bits."""
+def wav_of(raw: Any, sample_rate_hz: int) -> bytes:
+    """Samples from -1 to 1, alone or with their rate, as a file: mono, 16 bits."""
+    samples, rate = raw if isinstance(raw, tuple) else (raw, sample_rate_hz)
     packed = io.BytesIO()
     with wave.open(packed, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(sample_rate_hz)
-        file.writeframes((np.clip(np.asarray(samples, dtype=np.float32), -1, 1) * 32767).astype("<i2").tobytes())
+        file.setframerate(checked_rate(rate))
+        file.writeframes((np.clip(to_mono(np.asarray(samples)), -1, 1) * 32767).astype("<i2").tobytes())
     return packed.getvalue()
 
 

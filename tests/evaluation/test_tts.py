@@ -11,7 +11,7 @@ import scipy.fft
 import torch
 
 import zoo
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, DataError
 from zoo.evaluation.tts import Tts, mel_cepstral_distortion, warping_path
 from zoo.types import Sample
 
@@ -59,6 +59,36 @@ def test_an_untrained_voice_is_measured_and_its_faults_are_named(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "utterances.jsonl").read_text().splitlines()]
     failed = [line["text"] for line in lines if line["faults"]]
     assert [each["text"] for each in result.facts["failed"]] == failed and len(failed) == 3 * (1 - result.metrics["aligned"])
+
+
+class Faulty(Clips):
+    """The second text is too long to be said at once, the third recording is empty."""
+
+    def sample(self, index, generator=None):
+        found = super().sample(index)
+        if index == 1:
+            found.inputs["text"] = "seven " * 100
+        if index == 2:
+            found.inputs["audio"] = (np.zeros(0, dtype=np.float32), 16000)
+        return found
+
+
+def test_what_cannot_be_said_or_compared_is_left_out_with_the_reason(tmp_path):
+    told = []
+    result = Tts(batch_size=1, max_seconds=0.2)(zoo.create_system("tacotron2_nano"), Faulty(), "test", advance=told.append)
+    assert result.num_items == 1 and sum(told) == 3 and result.details["left_out"] == 2
+    assert [each["id"] for each in result.facts["left_out"]] == ["1", "2"]
+    assert "cannot be said at once" in result.left_out[0]["reason"] and "at least one sample" in result.left_out[1]["reason"]
+    assert result.tables[-1][0] == "left out"
+
+
+def test_where_nothing_can_be_said_the_evaluation_says_why():
+    class Long(Faulty):
+        def sample(self, index, generator=None):
+            return super().sample(1)
+
+    with pytest.raises(DataError, match="no item of the split 'test' can be used; the first: .* cannot be said at once"):
+        Tts(max_seconds=0.2)(zoo.create_system("tacotron2_nano"), Long(), "test")
 
 
 class Judge:

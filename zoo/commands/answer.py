@@ -163,10 +163,10 @@ class AnswerWriter:
         if isinstance(raw, str | Path):
             return str(Path(raw).resolve())
         self.media.mkdir(exist_ok=True)
-        is_clip = not isinstance(raw, bytes | Image.Image) and np.asarray(raw).dtype != np.uint8
+        is_clip = isinstance(raw, tuple) or (not isinstance(raw, bytes | Image.Image) and np.asarray(raw).dtype != np.uint8)
         path = self.media / f"{name}{'.wav' if is_clip else '.png'}"
         if is_clip:
-            path.write_bytes(wav_of(np.asarray(raw), rate))
+            path.write_bytes(wav_of(raw, rate))
         else:
             picture = open_image(raw) if isinstance(raw, bytes | Image.Image) else Image.fromarray(np.asarray(raw))
             picture.save(path)

@@ -13,9 +13,8 @@ from zoo.commands.display import counting_progress, print_json
 from zoo.data.speech_text import split_sentences
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.tts import draw_speech
-from zoo.registry import packaged_directory
 from zoo.speech import Speech
-from zoo.weights.bundled import chosen_model
+from zoo.weights.bundled import DEFAULT_VOICE, chosen_model
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 PAUSE_SECONDS = 0.25  # between sentences
@@ -31,7 +30,7 @@ def speak_command(options: Namespace) -> int:
         raise ConfigError(f"--output: {output} is no recording; allowed are {', '.join(SUFFIXES)}")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output: there is no folder {output.absolute().parent}; make it first")
-    system: Any = load(chosen_model(options.model) if options.model else _bundled_voice())
+    system: Any = load(chosen_model(options.model, DEFAULT_VOICE))
     if "synthesize" not in getattr(getattr(system, "head", None), "verbs", ()):
         raise ConfigError(
             f"--model: {options.model} does not speak; it needs a head 'tacotron' or 'tacotron2' (see: zoo list '*tacotron*')"
@@ -46,20 +45,6 @@ def speak_command(options: Namespace) -> int:
         _draw(said, Path(options.plots))
     _show(said, output, as_json=options.json)
     return 1 if any(speech.faults for speech in said) else 0
-
-
-def _bundled_voice() -> Path:
-    """A voice that ships with zoo.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    found = sorted(path.parent for path in packaged_directory("assets").glob("tacotron*/config.yaml"))
-    if not found:
-        raise ConfigError(
-            "--model: no voice ships with this zoo; train one (zoo train experiment=tacotron_numbers) and name its run directory"
-        )
-    return found[0]
 
 
 def _texts(options: Namespace) -> list[str]:

@@ -42,6 +42,7 @@ class TtsResult:
             ``mel_cepstral_distortion`` in dB (of heads that give mels) and ``length_ratio``, to the recording. With a judge ``wer`` and
             ``cer``, and ``recorded_wer`` and ``recorded_cer`` of the recordings.
         utterances: what each was.
+        left_out: items that the model cannot say, or whose recording it cannot take, with the reason.
     """
 
     metrics: dict[str, float]
@@ -49,6 +50,7 @@ class TtsResult:
     details: dict[str, Any] = field(default_factory=dict)
     utterances: list[dict[str, Any]] = field(default_factory=list)
     examples: list[Speech] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
     numbers = frozenset(("mel_cepstral_distortion", "length_ratio"))  # metrics that are no shares
 
     @property
@@ -59,13 +61,15 @@ class TtsResult:
     @property
     def facts(self) -> dict[str, Any]:
         """What ``metrics.json`` holds beside figures and details."""
-        return {"failed": [each for each in self.utterances if each["faults"]]}
+        return {"failed": [each for each in self.utterances if each["faults"]], "left_out": self.left_out}
 
     @property
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Title, columns and rows of what a terminal shows beside the figures."""
         failed = [[each["text"][:60], each["stop_reason"], "; ".join(each["faults"])] for each in self.utterances if each["faults"]]
         found = [("failed alignments", ["text", "stopped by", "fault"], failed[:20])] if failed else []
+        if self.left_out:
+            found.append(("left out", ["item", "reason"], [[each["id"], each["reason"]] for each in self.left_out[:20]]))
         wrong = [
             [each["text"][:60], each["heard"][:60], each.get("recorded_heard", "")[:60]] for each in self.utterances if each.get("errors")
         ]
@@ -134,23 +138,28 @@ class Tts:
 
         Raises:
             ConfigError: the model or the source cannot be evaluated so.
-            DataError: the split is empty, or an item cannot be used.
+            DataError: the split is empty, or none of its items can be used.
         """
         self.check(model, source)
-        samples, found, examples = source.split(split), [], []
+        samples, found, examples, left_out = source.split(split), [], [], []
         chosen = spread(len(samples), self.limit)
         if not len(chosen):
             raise DataError(f"evaluation: the split {split!r} has no text to say")
         for start in range(0, len(chosen), self.batch_size):
-            chunk = [samples.sample(index) for index in chosen[start : start + self.batch_size]]
+            rows = chosen[start : start + self.batch_size]
+            chunk = [sample for index in rows if (sample := _usable(samples, index, model, left_out)) is not None]
+            advance(len(rows))
+            if not chunk:
+                continue
             voices = {"speaker": chunk[0].label} if getattr(model.head, "num_speakers", 0) else {}
             texts = [sample.inputs["text"] for sample in chunk]
             said = model.synthesize(texts, batch_size=self.batch_size, max_seconds=self.max_seconds, seed=self.seed, **voices)
             heard = self._listen(said, chunk) if self.compare is not None else [{}] * len(said)
             found += [self._row(speech, sample, model) | h for speech, sample, h in zip(said, chunk, heard, strict=True)]
             examples += said[: 6 - len(examples)]
-            advance(len(chunk))
-        return _summed(found, examples)
+        if not found:
+            raise DataError(f"evaluation: no item of the split {split!r} can be used; the first: {left_out[0]['reason']}")
+        return _summed(found, examples, left_out)
 
     def _row(self, speech: Speech, sample: Any, model: Any) -> dict[str, Any]:
         row: dict[str, Any] = {
@@ -186,7 +195,22 @@ class Tts:
         return found
 
 
-def _summed(rows: list[dict[str, Any]], examples: list[Speech]) -> TtsResult:
+def _usable(split: Any, index: int, model: Any, left_out: list[dict[str, str]]) -> Sample | None:
+    """An item whose text the model takes, and its recording where it has one; another is noted with the reason."""
+    name = f"{index}"
+    try:
+        sample = split.sample(index)
+        name = sample.id
+        model.processor["text"].item(sample.inputs["text"])
+        if "audio" in sample.inputs:
+            model.processor["speech"].item(sample.inputs["audio"])
+    except DataError as fault:
+        left_out.append({"id": str(name), "reason": str(fault)})
+        return None
+    return sample
+
+
+def _summed(rows: list[dict[str, Any]], examples: list[Speech], left_out: list[dict[str, str]]) -> TtsResult:
     names = [name for name in ("diagonality", "focus", "mel_cepstral_distortion", "length_ratio") if name in rows[0]]
     metrics = {"aligned": sum(not row["faults"] for row in rows) / len(rows)}
     metrics["stopped"] = sum(row["stop_reason"] == STOP_TOKEN for row in rows) / len(rows)
@@ -194,7 +218,8 @@ def _summed(rows: list[dict[str, Any]], examples: list[Speech]) -> TtsResult:
     metrics |= _word_errors(rows)
     reasons = dict(Counter(row["stop_reason"] for row in rows))
     faults = dict(Counter(fault.partition(" (")[0] for row in rows for fault in row["faults"]))
-    return TtsResult(metrics, len(rows), {"stop_reasons": reasons, "faults": faults}, rows, examples)
+    details = {"stop_reasons": reasons, "faults": faults} | ({"left_out": len(left_out)} if left_out else {})
+    return TtsResult(metrics, len(rows), details, rows, examples, left_out)
 
 
 def _word_errors(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -5,14 +5,15 @@ import sys
 from zoo.registry import packaged_directory
 
 DEFAULT_MODEL = "clip_dinov2_minilm"  # a folder of assets/
+DEFAULT_VOICE = "tacotron2_numbers"
 
 
-def chosen_model(given: str | None) -> str:
+def chosen_model(given: str | None, default: str = DEFAULT_MODEL) -> str:
     """The model given, or the default one, which is then told on standard error."""
     if given is not None:
         return given
-    print(f"zoo: no --model given; using the bundled {caption_of(DEFAULT_MODEL)}", file=sys.stderr)
-    return DEFAULT_MODEL
+    print(f"zoo: no --model given; using the bundled {caption_of(default)}", file=sys.stderr)
+    return default
 
 
 def caption_of(name: str) -> str:
