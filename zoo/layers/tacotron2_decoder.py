@@ -172,6 +172,11 @@ class Tacotron2Decoder(nn.Module):
             self._standing = (known, first, second)
         return self._standing[1], self._standing[2]
 
+    def train(self, mode: bool = True) -> "Tacotron2Decoder":
+        """Training or evaluation, as ``torch.nn.Module`` has it; training forgets the matrices on end."""
+        self._standing = None if mode else self._standing
+        return super().train(mode)
+
     def stepper(self, memory: Float[Tensor, "batch length memory_dim"], mask: Bool[Tensor, "batch length"] | None) -> "Stepper":
         """For frames one after the other, each from those before."""
         return Stepper(self, memory, mask)

@@ -258,7 +258,7 @@ class Trainer:
             self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=self.step)
 
     def _evaluate(self) -> None:
-        """Evaluate on the main process; the others wait. Keeps the best model by ``monitor``."""
+        """Evaluate on the main process; the others wait. Keeps the best model by ``monitor``, of equal ones the last."""
         assert self.evaluate is not None
         if self.accelerator.is_main_process:
             model = self.final_model
@@ -269,7 +269,7 @@ class Trainer:
             monitor = self.settings.monitor or next(iter(metrics))
             if monitor not in metrics:
                 raise ZooError(f"training.monitor: there is no metric {monitor!r}; known: {', '.join(metrics)}")
-            if metrics[monitor] > self.best:
+            if metrics[monitor] >= self.best:
                 self.best = metrics[monitor]
                 self.save_model(model, self.run_dir / "best")
         self.accelerator.wait_for_everyone()

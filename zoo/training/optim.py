@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 from torch.optim import AdamW
 
 from zoo.errors import ConfigError, name_choices
@@ -86,12 +87,19 @@ def parameter_groups(
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
-    """AdamW with the fused kernel, which on a CPU is several times faster and equal to rounding."""
+    """AdamW with the fused kernel, which on a CPU is several times faster and equal to rounding.
+
+    That kernel does not tell autograd that it writes (torch 2.11), so it is told here: what a model makes of its weights is kept
+    for inference until their version changes.
+    """
     betas = (float(settings.betas[0]), float(settings.betas[1]))
     scales = {part: rate / settings.learning_rate for part, rate in settings.learning_rates.items()}
     groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, scales)
     fused = all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for group in groups for p in group["params"])
-    return AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.eps, fused=fused)
+    optimizer = AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.eps, fused=fused)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    optimizer.register_step_post_hook(lambda *_: increment_version(parameters))
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -43,7 +43,8 @@ class TrainingSettings:
         checkpoint_every: steps between states that a run resumes from.
         keep_states: how many of them to keep.
         evaluate_every: steps between evaluations on the validation split; 0 evaluates never.
-        monitor: metric of the evaluation that chooses ``best/``; higher is better. None: the one that the evaluation names, or its first.
+        monitor: metric of the evaluation that chooses ``best/``; higher is better, of equal ones the later. None: the
+            one that the evaluation names, or its first.
         log_every: steps between lines of ``metrics.jsonl``.
         threads: of the CPU for each process; None leaves torch's choice. Small models are fastest on one thread.
         trackers: further loggers that Accelerate knows, for example "tensorboard".
