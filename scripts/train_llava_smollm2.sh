@@ -36,7 +36,7 @@ common+=(system=llava_smollm2 head@system.head=llava_last system.encoders.image.
     'data.source.weights={digits: 2, emoji: 1, geography: 0.5}')
 zoo train "${common[@]}" "${first[@]}" weights.encoders.image="$folder/encoder" run_dir="$folder/first"
 zoo train "${common[@]}" "${second[@]}" training.max_steps=1000 run_dir="$folder/second"
-asked='name: question_answering, limit: 200, max_new_tokens: 12, blind: blank'
+asked='name: question_answering, limit: 120, max_new_tokens: 8, blind: blank'
 zoo evaluate checkpoint="$folder/second" data=digit_questions 'data.source.num_digits=[2]' output="$folder/digits" "evaluations=[{$asked}]"
 zoo evaluate checkpoint="$folder/second" data=emoji_conversations data.source.path="$emoji" 'data.source.kinds=[choice,label]' output="$folder/emoji" "evaluations=[{$asked}]"
 zoo evaluate checkpoint="$folder/second" data=geography_questions data.source.path="$maps" output="$folder/maps" "evaluations=[{$asked}]"
