@@ -93,6 +93,25 @@ def test_one_way_alone_and_the_options_reach_the_system(mode, short):
     assert result.details["language"] == "de" and result.details["task"] == "translate" and result.details.get("mode") == mode
 
 
+def test_language_and_task_are_those_of_a_row_unless_told():
+    class Languages(Clips):
+        said_in = ({"language": "de"}, {}, {"language": "fr", "task": "translate"}, {"language": "de"})
+
+        def sample(self, index, generator=None):
+            sample = super().sample(index)
+            return Sample(sample.id, sample.inputs | self.said_in[index], kind=sample.kind)
+
+    def asked(**told):
+        model = Listener(HEARD)
+        result = Asr(batch_size=4, **told)(model, Languages(), "test")
+        assert result.metrics["wer"] == pytest.approx(2 / 11)  # each text is held against its own
+        return [(each["language"], each["task"], each["count"]) for each in model.options]
+
+    assert asked() == [("de", "transcribe", 2), (None, "transcribe", 1), ("fr", "translate", 1)]
+    assert asked(language="found") == [(None, "transcribe", 3), (None, "translate", 1)]
+    assert asked(language="fr", task="transcribe") == [("fr", "transcribe", 4)]
+
+
 def test_worst_recordings_are_shown_first_and_those_without_errors_last():
     result = Asr(normalise="none")(Listener(HEARD), Clips(), "test")
     kinds, worst = result.tables

@@ -20,6 +20,7 @@ from zoo.registry import register
 from zoo.types import Sample
 
 MODES = {"strict": (False,), "short": (True,), "both": (False, True)}  # the keyword ``short`` of ``transcribe``
+FOUND = "found"  # the language is what the model takes it for
 Times = dict[bool | None, float]  # seconds that each of these ways took
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -32,8 +33,9 @@ class Asr:
         normalise: how texts are written before they are compared: "english", "basic", "characters" or "none"; see ``WordJudge``.
         mode: "strict" windows of 30 s, as Whisper was trained; "short" ones, which cost what a clip lasts; "both", to see what the short
             ones do to the errors (``short_...`` among the figures); None: as the system's processor shows recordings.
-        language: None lets a multilingual model find out for every recording.
-        task: "transcribe", or "translate" where the texts are English.
+        language: what is spoken, by code; "found" lets a multilingual model find out for every recording; None: as a recording's row of
+            data says, and where it does not, as "found".
+        task: "transcribe", or "translate" where the texts are English; None: as a recording's row says, else "transcribe".
         temperatures: 0 decodes once; further ones decode again what looks wrong.
         num_beams: None takes the likeliest token each time.
         timestamps: let the model write them; None: if it was trained to.
@@ -55,7 +57,7 @@ class Asr:
         normalise: str = "english",
         mode: str | None = None,
         language: str | None = None,
-        task: str = "transcribe",
+        task: str | None = None,
         temperatures: Sequence[float] | float = TEMPERATURES,
         num_beams: int | None = None,
         timestamps: bool | None = None,
@@ -74,7 +76,8 @@ class Asr:
             raise ConfigError(f"examples: {examples}; allowed is 0 or more")
         checked_limits({"batch_size": batch_size, "limit": limit, "num_beams": num_beams})
         self.compare, self.mode, self.examples, self.batch_size, self.limit = WordJudge(normalise), mode, examples, batch_size, limit
-        self.words = {"language": language, "task": task, "temperatures": tried, "num_beams": num_beams}
+        self.language, self.task = language, task
+        self.words: dict[str, Any] = {"temperatures": tried, "num_beams": num_beams}
         self.words |= {"timestamps": timestamps, "initial_prompt": initial_prompt, "batch_size": batch_size, "seed": seed}
 
     def check(self, model: Any, source: Any) -> None:
@@ -111,7 +114,7 @@ class Asr:
         """What the model hears of each recording; bad ones are left out where the split may leave them out."""
         try:
             audio = [audio_of(sample, rate) for sample in chunk]
-            told = {short: self._transcribed(model, audio, short, times) for short in times}
+            told = {short: self._transcribed(model, chunk, audio, short, times) for short in times}
         except DataError as fault:
             if skips is None:
                 raise
@@ -128,11 +131,22 @@ class Asr:
             rows.append(Heard(sample.id, sample.kind, sound, first.duration_s, first.text.strip(), *compared))
         return rows
 
-    def _transcribed(self, model: Any, audio: list[Any], short: bool | None, times: Times) -> list[Any]:
-        start = time.perf_counter()
-        transcripts = model.transcribe(audio, short=short, **self.words)
+    def _transcribed(self, model: Any, chunk: list[Sample], audio: list[Any], short: bool | None, times: Times) -> list[Any]:
+        """Transcripts in the chunk's order, of recordings in one language and of one task together."""
+        alike: dict[tuple[str | None, str], list[int]] = {}
+        for place, sample in enumerate(chunk):
+            alike.setdefault(self._spoken(sample), []).append(place)
+        start, found = time.perf_counter(), {}
+        for (language, task), places in alike.items():
+            heard = model.transcribe([audio[place] for place in places], short=short, language=language, task=task, **self.words)
+            found |= dict(zip(places, heard, strict=True))
         times[short] += time.perf_counter() - start
-        return transcripts
+        return [found[place] for place in range(len(chunk))]
+
+    def _spoken(self, sample: Sample) -> tuple[str | None, str]:
+        """The language, or None where the model finds it, and the task of a recording."""
+        language = self.language or sample.inputs.get("language")
+        return None if language == FOUND else language, self.task or sample.inputs.get("task") or "transcribe"
 
     def _result(self, found: list[Heard], skips: Skips | None, times: Times, rate: int) -> HeardResult:
         if not sum(row.compared.words.units for row in found):
@@ -157,9 +171,9 @@ class Asr:
         words, characters = summed([row.compared for row in found])
         told: dict[str, Any] = {"normalise": self.compare.normalise, "words": words.units, "errors": words.errors}
         told |= {"characters": characters.units, "temperatures": list(self.words["temperatures"])}
-        further = {"mode": self.mode, **{name: self.words[name] for name in ("timestamps", "language", "num_beams", "initial_prompt")}}
-        told |= {name: value for name, value in further.items() if value is not None}
-        return told | ({"task": self.words["task"]} if self.words["task"] != "transcribe" else {})
+        further = {"mode": self.mode, "language": self.language, "task": self.task}
+        further |= {name: self.words[name] for name in ("timestamps", "num_beams", "initial_prompt")}
+        return told | {name: value for name, value in further.items() if value is not None}
 
 
 def figures(several: Sequence[Compared]) -> dict[str, float]:
