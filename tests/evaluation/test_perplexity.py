@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -102,6 +103,41 @@ def test_the_terminal_shows_perplexity_as_a_number(llava, talking, tmp_path, cap
     shown = capsys.readouterr().out
     assert f"{result.metrics['perplexity']:.4g}" in shown and "by kind" in shown
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["perplexity"] > 1 and math.isfinite(result.metrics["perplexity"])
+
+
+def test_a_damaged_picture_is_an_error_or_left_out_and_counted(llava, talking, tmp_path):
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"\x89PNG and nothing more")
+
+    class Damaged(talking.Squares):
+        share = None
+
+        def split(self, name):
+            inner = super().split(name)
+
+            class Split:
+                max_bad_share = self.share
+
+                def __len__(self):
+                    return len(inner)
+
+                def sample(self, index, generator=None):
+                    sample = inner.sample(index)
+                    if index == 4:
+                        sample.inputs["conversation"] = replace(sample.inputs["conversation"], images=(damaged,))
+                    return sample
+
+            return Split()
+
+    source, told = Damaged(), []
+    with pytest.raises(zoo.DataError, match=r"damaged\.png"):
+        Perplexity(batch_size=5)(llava, source, "test")
+    source.share = 0.1
+    result = Perplexity(batch_size=5)(llava, source, "test", advance=told.append)
+    losses = by_hand(llava, [talking.Squares().split("test").sample(i) for i in range(12) if i != 4])
+    assert result.metrics["perplexity"] == pytest.approx(float(losses.mean().detach().exp()), rel=1e-4)
+    assert result.num_items == 11 and sum(told) == 12 and result.details["skipped"] == 1
+    assert "damaged.png" in str(result.details["skipped_examples"])
 
 
 def test_what_predicts_no_tokens_is_refused(clip, talking, llava):

@@ -126,14 +126,35 @@ def test_what_cannot_be_asked_is_refused(classifier, evaluated, talking):
         evaluated(talking.right_answer, talking.Squares(0))
 
 
-def test_bad_items_are_left_out_where_the_source_tolerates_them(evaluated, talking):
+@pytest.fixture
+def tolerant(talking):
     class Tolerant(talking.Squares):
         def split(self, name):
             split = super().split(name)
             split.max_bad_share = 0.5
             return split
 
-    assert evaluated(talking.right_answer, Tolerant(fault=3))[0].num_items == 11
+    return Tolerant
+
+
+def test_bad_items_are_left_out_where_the_source_tolerates_them(evaluated, talking, tolerant):
+    result, _ = evaluated(talking.right_answer, tolerant(fault=3))
+    assert result.num_items == 11 and result.details["skipped"] == 1 and "item 3: cannot be read" in str(result.details["skipped_examples"])
+    with pytest.raises(zoo.DataError, match="no item that can be used .*item 0: cannot be read"):
+        evaluated(talking.right_answer, tolerant(1, fault=0))
+
+
+def test_bad_items_of_a_batch_are_left_out_once_and_the_rest_is_asked_one_by_one(talking, tolerant):
+    class Refusing(talking.Talker):
+        def generate(self, prompts, **options):
+            if any(int(prompt.images[-1].mean()) == 70 for prompt in prompts):
+                raise zoo.DataError("item 7: no picture")
+            return super().generate(prompts, **options)
+
+    model, told = Refusing(talking.right_answer), []
+    result = QuestionAnswering(batch_size=5)(model, tolerant(), "test", advance=told.append)
+    assert result.num_items == len(result.answers) == 11 and result.metrics["exact_match"] == 1
+    assert told == [5, 5, 2] and result.details["skipped"] == 1 and len(model.asked) == 11
 
 
 class Page(html.parser.HTMLParser):

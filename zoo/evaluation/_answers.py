@@ -2,17 +2,13 @@
 
 import html
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from zoo.data.loader import Split
 from zoo.data.messages import MARKERS, Conversation
 from zoo.data.processor import conversation_of
-from zoo.data.skips import Skips
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.page import media_card, picture, player, write_page, write_whole
 from zoo.types import Sample
@@ -134,50 +130,6 @@ def question_text(conversation: Conversation) -> str:
     for marker in MARKERS.values():
         text = text.replace(marker, "")
     return text.strip()
-
-
-def chosen_rows(length: int, limit: int | None) -> Sequence[int]:
-    """All rows, or ``limit`` of them: one drawn from each of as many equal stretches.
-
-    Not every so many-th: kinds of questions often stand in turns, and a limit would then leave one kind only.
-    """
-    if limit is None or limit >= length:
-        return range(length)
-    bounds = np.arange(limit + 1) * length // limit
-    return np.random.default_rng(limit).integers(bounds[:-1], bounds[1:]).tolist()
-
-
-def read_samples(
-    split: Split, *, limit: int | None, kinds: Sequence[str] | None, batch_size: int, advance: Callable[[int], None]
-) -> Iterator[list[tuple[int, Sample]]]:
-    """Rows and their samples, some at a time; those of other kinds are passed over, and bad ones where the split may leave them out.
-
-    Raises:
-        DataError: an item that cannot be used, or none is left.
-    """
-    share = getattr(split, "max_bad_share", None)
-    skips, found, total = None if share is None else Skips(share), [], 0
-    for index in chosen_rows(len(split), limit):
-        try:
-            sample = split.sample(index)
-        except DataError as fault:
-            if skips is None:
-                raise
-            skips.add([fault], 1)
-            continue
-        if kinds is None or sample.kind in kinds:
-            found.append((index, sample))
-            total += 1
-        if len(found) == batch_size:
-            yield found
-            advance(len(found))
-            found = []
-    if found:
-        yield found
-        advance(len(found))
-    if not total:
-        what = "is empty" if kinds is None else f"has no item of kind {' or '.join(kinds)}"
-        raise DataError(f"evaluation: the split {what}; choose another with data.test_split=..., or other evaluation.kinds")
 
 
 class Shown:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from zoo.data.skips import Skips
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation._accuracy import checked_limits, refuse_model
-from zoo.evaluation._answers import read_samples, sample_rate_of
+from zoo.evaluation._answers import sample_rate_of
 from zoo.evaluation._heard import Heard, HeardResult, audio_of, forget
+from zoo.evaluation._reading import Reading
 from zoo.evaluation._words import Compared, WordJudge, summed
 from zoo.registry import register
 from zoo.types import Sample
@@ -101,29 +101,18 @@ class Asr:
             DataError: a recording cannot be used, or no text holds a word.
         """
         self.check(model, source)
-        samples, rate, found = source.split(split), sample_rate_of(model), []
-        share = getattr(samples, "max_bad_share", None)
-        skips = None if share is None else Skips(share)
+        rate, found = sample_rate_of(model), []
+        reading = Reading(source.split(split), limit=self.limit, batch_size=self.batch_size, advance=advance)
         times: Times = dict.fromkeys((None,) if self.mode is None else MODES[self.mode], 0.0)
-        for chunk in read_samples(samples, limit=self.limit, kinds=None, batch_size=self.batch_size, advance=advance):
-            found += self._heard(model, [sample for _, sample in chunk], rate, skips, times)
+        for heard in reading(lambda rows: self._heard(model, [sample for _, sample in rows], rate, times)):
+            found += heard
             forget(found, self.examples)
-        return self._result(found, skips, times, rate)
+        return self._result(found, reading.details, times, rate)
 
-    def _heard(self, model: Any, chunk: list[Sample], rate: int, skips: Skips | None, times: Times) -> list[Heard]:
-        """What the model hears of each recording; bad ones are left out where the split may leave them out."""
-        try:
-            audio = [audio_of(sample, rate) for sample in chunk]
-            told = {short: self._transcribed(model, chunk, audio, short, times) for short in times}
-        except DataError as fault:
-            if skips is None:
-                raise
-            if len(chunk) > 1:
-                return [row for sample in chunk for row in self._heard(model, [sample], rate, skips, times)]
-            skips.add([fault], 1)
-            return []
-        if skips is not None:
-            skips.add((), len(chunk))
+    def _heard(self, model: Any, chunk: list[Sample], rate: int, times: Times) -> list[Heard]:
+        """What the model hears of each recording."""
+        audio = [audio_of(sample, rate) for sample in chunk]
+        told = {short: self._transcribed(model, chunk, audio, short, times) for short in times}
         rows = []
         for place, (sample, sound) in enumerate(zip(chunk, audio, strict=True)):
             compared = [self.compare(sample.inputs["text"], transcripts[place].text) for transcripts in told.values()]
@@ -148,7 +137,7 @@ class Asr:
         language = self.language or sample.inputs.get("language")
         return None if language == FOUND else language, self.task or sample.inputs.get("task") or "transcribe"
 
-    def _result(self, found: list[Heard], skips: Skips | None, times: Times, rate: int) -> HeardResult:
+    def _result(self, found: list[Heard], left_out: dict[str, Any], times: Times, rate: int) -> HeardResult:
         if not sum(row.compared.words.units for row in found):
             raise DataError(f"evaluation: no text of the split holds a word (normalise={self.compare.normalise}); give other texts")
         metrics = figures([row.compared for row in found])
@@ -161,9 +150,7 @@ class Asr:
             chosen = [row.compared for row in found if row.kind == kind]
             by_kind[kind] = {"items": float(len(chosen)), **figures(chosen)}
         seconds = {("short_" if short and others else "") + "seconds": round(taken, 2) for short, taken in times.items()}
-        details = self._details(found) | {"audio_seconds": round(sum(row.seconds for row in found), 2), **seconds}
-        if skips is not None and skips.total:
-            details |= {"skipped": skips.total, "skipped_examples": skips.examples}
+        details = self._details(found) | {"audio_seconds": round(sum(row.seconds for row in found), 2), **seconds} | left_out
         return HeardResult(metrics, found, details, by_kind if len(by_kind) > 1 else {}, self.examples, rate)
 
     def _details(self, found: list[Heard]) -> dict[str, Any]:

@@ -20,8 +20,9 @@ import torch
 from zoo.data.messages import Conversation
 from zoo.errors import ConfigError
 from zoo.evaluation._accuracy import checked_limits, refuse_model
-from zoo.evaluation._answers import Answer, AnswersResult, Shown, check_source, question_text, read_samples, references_of, sample_rate_of
+from zoo.evaluation._answers import Answer, AnswersResult, Shown, check_source, question_text, references_of, sample_rate_of
 from zoo.evaluation._prompts import Examples, answer_begins, asked_in, begun, examples_of, with_examples
+from zoo.evaluation._reading import Reading, Row
 from zoo.registry import register
 
 METRICS = ("bleu_4", "rouge_l", "cider")
@@ -99,20 +100,27 @@ class Captioning:
         asked, answers = source.split(split), []
         shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
         page = Shown(self.examples, len(asked), self.limit)
-        options = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "batch_size": self.batch_size}
-        options |= {"stop": self.stop} if self.stop else {}
-        for found in read_samples(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
-            questions = [asked_in(sample) for _, sample in found]
-            said = model.generate([self._prompt(q, index, shots) for (index, _), q in zip(found, questions, strict=True)], **options)
-            for (_, sample), question, text in zip(found, questions, said, strict=True):
-                answers.append(page(Answer(sample.id, sample.kind, question_text(question), text.strip(), references_of(sample)), question))
+        reading = Reading(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        for found in reading(lambda rows: self._captions(model, rows, shots)):
+            answers += [page(answer, question) for answer, question in found]
         metrics = caption_scores([answer.answer for answer in answers], [answer.references for answer in answers])
         references = sum(len(answer.references) for answer in answers) / len(answers)
         told = {"num_beams": self.num_beams if self.num_beams > 1 else None}
         told |= {"num_shots": self.num_shots or None, "prompt": self.prompt or None}
         details = {"references_per_item": references, **_chance([answer.references for answer in answers])}
         details |= {name: value for name, value in told.items() if value is not None}
-        return AnswersResult(metrics, answers, details, sample_rate_hz=sample_rate_of(model))
+        return AnswersResult(metrics, answers, details | reading.details, sample_rate_hz=sample_rate_of(model))
+
+    def _captions(self, model: Any, rows: Sequence[Row], shots: Examples | None) -> list[tuple[Answer, Conversation]]:
+        """Captions with what they were asked for by."""
+        questions = [asked_in(sample) for _, sample in rows]
+        prompts = [self._prompt(q, index, shots) for (index, _), q in zip(rows, questions, strict=True)]
+        options = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "batch_size": self.batch_size}
+        said = model.generate(prompts, **options, **({"stop": self.stop} if self.stop else {}))
+        return [
+            (Answer(sample.id, sample.kind, question_text(question), text.strip(), references_of(sample)), question)
+            for (_, sample), question, text in zip(rows, questions, said, strict=True)
+        ]
 
     def _prompt(self, question: Conversation, index: int, shots: Examples | None) -> Conversation:
         """What the system is shown of item ``index``: examples, the picture, and what its caption begins with."""

@@ -28,11 +28,11 @@ from zoo.evaluation._answers import (
     check_source,
     mean_scores,
     question_text,
-    read_samples,
     sample_rate_of,
 )
 from zoo.evaluation._choices import chosen, credit
 from zoo.evaluation._prompts import BLINDS, Examples, asked_in, asked_instead, blinded, examples_of, followed, with_examples
+from zoo.evaluation._reading import Reading
 from zoo.registry import register
 from zoo.types import Sample
 
@@ -155,24 +155,30 @@ class Choice:
         items, answers, nats = source.split(split), [], {}
         examples = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
         page = Shown(self.examples, len(items), self.limit)
-        for found in read_samples(items, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
-            asked = [self._asked(index, sample, source, items) for index, sample in found]
-            variants = self._variants(model, asked, [self._shots(source, examples, one.index) for one in asked])
-            scores = {name: self._scores(model, asked, prompts) for name, (prompts, _) in variants.items()}
-            for row, one in enumerate(asked):
-                answer = self._judged(one, {name: several[row] for name, several in scores.items()}, nats)
-                answer.rationale = variants[""][1][row]
+        reading = Reading(items, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        for found in reading(lambda rows: self._scored([self._asked(*row, source, items) for row in rows], model, source, examples)):
+            for one, scores, rationale in found:
+                answer = self._judged(one, scores, nats)
+                answer.rationale = rationale
                 answers.append(page(answer, one.question))
         names = list(answers[0].scores)
         details = {f"{name}nats_of_the_right_answer": sum(each) / len(each) for name, each in nats.items()}
         return AnswersResult(
             mean_scores(answers, names),
             answers,
-            details | self._details(),
+            details | self._details() | reading.details,
             answers_by_kind(answers, names),
             judged_by="accuracy",
             sample_rate_hz=sample_rate_of(model),
         )
+
+    def _scored(
+        self, asked: Sequence[Asked], model: Any, source: Any, examples: Examples | None
+    ) -> list[tuple[Asked, dict[str, list[float]], str | None]]:
+        """Items with the scores of what is chosen among, by variant, and the thoughts before them."""
+        variants = self._variants(model, asked, [self._shots(source, examples, one.index) for one in asked])
+        scores = {name: self._scores(model, asked, prompts) for name, (prompts, _) in variants.items()}
+        return [(one, {name: each[row] for name, each in scores.items()}, variants[""][1][row]) for row, one in enumerate(asked)]
 
     def _asked(self, index: int, sample: Sample, source: Any, items: Any) -> Asked:
         """The question of an item, and what is chosen among."""

@@ -20,8 +20,8 @@ from zoo.data.messages import MARKERS, Conversation
 from zoo.data.processor import conversation_of
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation._accuracy import checked_limits, refuse_model
-from zoo.evaluation._answers import read_samples
 from zoo.evaluation._choices import credit
+from zoo.evaluation._reading import Reading, Row
 from zoo.registry import register
 from zoo.types import Sample
 
@@ -151,21 +151,24 @@ class InContext:
             DataError: a document is not of pictures and words in turn, or none has enough of them.
         """
         self.check(model, source)
-        curve, items = {number: Point() for number in self.num_examples}, 0
-        for found in read_samples(source.split(split), limit=self.limit, kinds=None, batch_size=self.batch_size, advance=advance):
-            asked = [question for _, sample in found for question in questions_of(sample, self.num_examples)]
-            scores = self._scores(model, asked)
-            for question, several in zip(asked, scores, strict=True):
+        curve = {number: Point() for number in self.num_examples}
+        reading = Reading(source.split(split), limit=self.limit, batch_size=self.batch_size, advance=advance)
+        for found in reading(lambda rows: self._scored(model, rows)):
+            for question, several in found:
                 right = question.choices.index(question.answer)
                 curve[question.number].add(credit(several, right), 1 / len(question.choices), float(question.seen))
-            items += len(found)
         curve = {number: point for number, point in curve.items() if point.items}
         if not curve:
             raise DataError(
                 f"evaluation.num_examples: no document has {self.num_examples[0]} pictures before its last one; ask for fewer, or raise "
                 "data.source.num_examples"
             )
-        return InContextResult(curve, items)
+        return InContextResult(curve, reading.items, reading.details)
+
+    def _scored(self, model: Any, rows: Sequence[Row]) -> list[tuple["Question", list[float]]]:
+        """The questions of some documents, with the scores of their choices."""
+        asked = [question for _, sample in rows for question in questions_of(sample, self.num_examples)]
+        return list(zip(asked, self._scores(model, asked), strict=True))
 
     def _scores(self, model: Any, asked: Sequence["Question"]) -> list[list[float]]:
         """The log-probability of each choice of each question; all in one call, in which no picture is encoded twice."""

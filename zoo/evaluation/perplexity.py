@@ -18,7 +18,8 @@ from torch import Tensor
 from zoo.data.conversation import Tokens
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation._accuracy import checked_limits
-from zoo.evaluation._answers import check_source, read_samples
+from zoo.evaluation._answers import check_source
+from zoo.evaluation._reading import Reading, Row
 from zoo.registry import register
 from zoo.types import SUPERVISED, Batch, Predictions, Sample, TalkingHead
 
@@ -107,18 +108,24 @@ class Perplexity:
         """
         self.check(model, source)
         sums: dict[str, Tensor] = {}
-        items = 0
-        for found in read_samples(source.split(split), limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
-            for samples, batch in _batches(model.processor, [sample for _, sample in found], self.batch_size):
-                for sample, row in zip(samples, token_sums(model, batch.to(model.device)), strict=True):
-                    sums[sample.kind] = sums.get(sample.kind, torch.zeros(3, dtype=torch.float64)) + row
-            items += len(found)
+        reading = Reading(source.split(split), limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        for found in reading(lambda rows: self._sums(model, rows)):
+            for sample, row in found:
+                sums[sample.kind] = sums.get(sample.kind, torch.zeros(3, dtype=torch.float64)) + row
         total = torch.stack(list(sums.values())).sum(0)
         if not total[2]:
             raise DataError("evaluation: the split has no token to predict; its conversations hold no answers")
         figures = _figures(total)
         by_kind = {kind: _figures(row) for kind, row in sorted(sums.items()) if row[2]} if len(sums) > 1 else {}
-        return PerplexityResult({k: figures[k] for k in ("perplexity", "token_accuracy")}, items, {"tokens": int(total[2])}, by_kind)
+        details = {"tokens": int(total[2])} | reading.details
+        return PerplexityResult({k: figures[k] for k in ("perplexity", "token_accuracy")}, reading.items, details, by_kind)
+
+    def _sums(self, model: Any, rows: Sequence[Row]) -> list[tuple[Sample, Tensor]]:
+        """The sums of each conversation, and of each piece of a plain text."""
+        found: list[tuple[Sample, Tensor]] = []
+        for samples, batch in _batches(model.processor, [sample for _, sample in rows], self.batch_size):
+            found += zip(samples, token_sums(model, batch.to(model.device)), strict=True)
+        return found
 
 
 def token_sums(model: Any, batch: Batch) -> Tensor:

@@ -23,12 +23,12 @@ from zoo.evaluation._answers import (
     check_source,
     mean_scores,
     question_text,
-    read_samples,
     references_of,
     sample_rate_of,
 )
 from zoo.evaluation._judge import exact_match, vqa_accuracy
-from zoo.evaluation._prompts import BLINDS, asked_in, asked_instead, blinded, examples_of, followed, with_examples, with_words
+from zoo.evaluation._prompts import BLINDS, Examples, asked_in, asked_instead, blinded, examples_of, followed, with_examples, with_words
+from zoo.evaluation._reading import Reading, Row
 from zoo.registry import register
 
 METRICS = {"exact_match": exact_match, "vqa_accuracy": vqa_accuracy}
@@ -128,24 +128,31 @@ class QuestionAnswering:
         asked, answers = source.split(split), []
         shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
         page = Shown(self.examples, len(asked), self.limit)
-        for found in read_samples(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
-            questions = [asked_in(sample) for _, sample in found]
-            prompts = [with_examples(q, shots(index)) if shots else q for (index, _), q in zip(found, questions, strict=True)]
-            said, thoughts = self._ask(model, prompts)
-            blind = self._ask(model, [blinded(p, self.blind) for p in prompts])[0] if self.blind else [None] * len(found)
-            for row, (_, sample) in enumerate(found):
-                answer = Answer(sample.id, sample.kind, question_text(questions[row]), said[row], references_of(sample))
-                answer.rationale, answer.blind = thoughts[row], blind[row]
-                answers.append(page(_judged(answer), questions[row]))
+        reading = Reading(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        for found in reading(lambda rows: self._answers(model, rows, shots)):
+            answers += [page(answer, question) for answer, question in found]
         names = list(answers[0].scores)
         return AnswersResult(
             mean_scores(answers, names),
             answers,
-            {"chance": _chance(answers)} | self._details(),
+            {"chance": _chance(answers)} | self._details() | reading.details,
             answers_by_kind(answers, names),
             judged_by="vqa_accuracy",
             sample_rate_hz=sample_rate_of(model),
         )
+
+    def _answers(self, model: Any, rows: Sequence[Row], shots: Examples | None) -> list[tuple[Answer, Conversation]]:
+        """Answers with their questions."""
+        questions = [asked_in(sample) for _, sample in rows]
+        prompts = [with_examples(q, shots(index)) if shots else q for (index, _), q in zip(rows, questions, strict=True)]
+        said, thoughts = self._ask(model, prompts)
+        blind = self._ask(model, [blinded(p, self.blind) for p in prompts])[0] if self.blind else [None] * len(rows)
+        found = []
+        for place, (_, sample) in enumerate(rows):
+            answer = Answer(sample.id, sample.kind, question_text(questions[place]), said[place], references_of(sample))
+            answer.rationale, answer.blind = thoughts[place], blind[place]
+            found.append((_judged(answer), questions[place]))
+        return found
 
     def _ask(self, model: Any, prompts: Sequence[Conversation]) -> tuple[list[str], Sequence[str | None]]:
         """What the model says to each prompt, and the thoughts before it where these are asked for."""

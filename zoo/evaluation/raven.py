@@ -20,10 +20,10 @@ from zoo.evaluation._answers import (
     check_source,
     mean_scores,
     question_text,
-    read_samples,
 )
 from zoo.evaluation._choices import chosen, credit
 from zoo.evaluation._prompts import asked_in
+from zoo.evaluation._reading import Reading, Row
 from zoo.registry import register
 from zoo.types import Sample
 
@@ -82,14 +82,19 @@ class Raven:
         self.check(model, source)
         asked, answers = source.split(split), []
         page = Shown(self.examples, len(asked), self.limit)
-        for found in read_samples(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance):
-            prompts = [candidate_prompts(sample) for _, sample in found]
-            flat = [prompt for several in prompts for prompt in several]
-            scores = iter(model.score(flat, [self.answer] * len(flat), batch_size=2 * self.batch_size, with_end=False).tolist())
-            for (_, sample), several in zip(found, prompts, strict=True):
-                answers.append(page(_judged(sample, [next(scores) for _ in several]), _shown(sample)))
+        reading = Reading(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        for found in reading(lambda rows: self._scored(model, rows)):
+            answers += [page(_judged(sample, scores), _shown(sample)) for sample, scores in found]
         names = list(answers[0].scores)
-        return AnswersResult(mean_scores(answers, names), answers, {}, answers_by_kind(answers, names), judged_by="accuracy")
+        details, by_kind = reading.details, answers_by_kind(answers, names)
+        return AnswersResult(mean_scores(answers, names), answers, details, by_kind, judged_by="accuracy")
+
+    def _scored(self, model: Any, rows: Sequence[Row]) -> list[tuple[Sample, list[float]]]:
+        """Puzzles with the score of each candidate."""
+        prompts = [candidate_prompts(sample) for _, sample in rows]
+        flat = [prompt for several in prompts for prompt in several]
+        scores = iter(model.score(flat, [self.answer] * len(flat), batch_size=2 * self.batch_size, with_end=False).tolist())
+        return [(sample, [next(scores) for _ in several]) for (_, sample), several in zip(rows, prompts, strict=True)]
 
 
 def candidate_prompts(sample: Sample) -> list[Conversation]:
