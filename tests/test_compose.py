@@ -115,6 +115,15 @@ def test_a_keyword_that_the_row_does_not_mention_can_be_set():
     assert config["system"]["encoders"]["image"]["drop_path"] == 0.1
 
 
+def test_only_heads_are_given_a_language_model_so_that_other_parts_have_a_keyword_of_that_name():
+    config = compose("evaluate", ["checkpoint=c", "evaluation=asr", "evaluation.language=de"])
+    assert config["evaluation"] == {"name": "asr", "language": "de"}
+    config = compose("train", ["system=whisper_nano", "data=speech", "data.source.path=p", "system.processor.transcript.language=de"])
+    assert config["system"]["processor"]["transcript"]["language"] == "de"
+    with pytest.raises(zoo.ConfigError, match=r"system\.head\.inputs: no such key"):
+        compose("train", ["system.head.inputs=x"])
+
+
 def test_another_tower_is_one_override():
     assert zoo.create_system("clip_vit_nano", ["encoder@system.encoders.text=text_bidirectional_nano"]).encoders["text"].causal is False
 

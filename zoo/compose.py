@@ -221,7 +221,8 @@ def keywords_at(key: str, name: Any) -> list[str]:
     if kind is None or (kind != "processor" and not isinstance(name, str)):
         return []
     part = find_part(kind, key.rpartition(".")[2] if kind == "processor" else name, f"{key}.name")
-    return [k for k in inspect.signature(part).parameters if k not in ("inputs", "language")]
+    given = ("inputs", "language") if kind == "head" else ()  # made by the builder, of other parts of the config
+    return [k for k in inspect.signature(part).parameters if k not in given]
 
 
 def kind_at(key: str) -> str | None:

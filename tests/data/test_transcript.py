@@ -203,6 +203,15 @@ def test_settings_that_are_not_allowed_are_refused(change, words):
         TranscriptProcessor(**{**SMALL, **change})
 
 
+@pytest.mark.parametrize("said", [{"language": "de"}, {"task": "translate"}])
+def test_a_row_in_a_language_that_the_model_does_not_know_is_a_fault_of_that_row(said):
+    part = TranscriptProcessor(**SMALL)
+    part.fit(["one two"])
+    with pytest.raises(ItemError, match="a transcript's language: .* English alone, .*: 'one two'") as fault:
+        part.item({"text": "one two", **said})
+    assert fault.value.reason == "language"
+
+
 def test_without_a_tokenizer_ready_ids_are_taken_and_texts_are_not():
     part = TranscriptProcessor(**{**SMALL, "tokenizer": "given"})
     assert not part.is_fitted and part.suppressed and part(torch.tensor([[part.sot, 1, part.eot]])).masks["text"].all()

@@ -101,6 +101,12 @@ def test_language_and_task_are_those_of_a_row_unless_told():
             sample = super().sample(index)
             return Sample(sample.id, sample.inputs | self.said_in[index], kind=sample.kind)
 
+    class English(Listener):
+        def transcribe(self, audio, *, language, **options):
+            if language not in (None, "en"):
+                raise zoo.ConfigError(f"language: {language!r}; this model transcribes English alone")
+            return super().transcribe(audio, language=language, **options)
+
     def asked(**told):
         model = Listener(HEARD)
         result = Asr(batch_size=4, **told)(model, Languages(), "test")
@@ -110,6 +116,13 @@ def test_language_and_task_are_those_of_a_row_unless_told():
     assert asked() == [("de", "transcribe", 2), (None, "transcribe", 1), ("fr", "translate", 1)]
     assert asked(language="found") == [(None, "transcribe", 3), (None, "translate", 1)]
     assert asked(language="fr", task="transcribe") == [("fr", "transcribe", 4)]
+
+    with pytest.raises(zoo.DataError, match="clip 0: its row says language 'de', .* English alone; correct the row, or set eval"):
+        Asr(batch_size=4)(English(HEARD), Languages(), "test")
+    result = Asr(batch_size=4)(English(HEARD), Languages(max_bad_share=0.1), "test")
+    assert result.num_items == 1 and result.details["skipped"] == 3 and list(result.details["skipped_examples"]) == ["language"]
+    with pytest.raises(zoo.ConfigError, match="English alone"):  # told for all: no row's fault
+        Asr(language="de", task="transcribe")(English(HEARD), Languages(max_bad_share=0.1), "test")
 
 
 def test_worst_recordings_are_shown_first_and_those_without_errors_last():

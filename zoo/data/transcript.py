@@ -275,8 +275,7 @@ class TranscriptProcessor:
                 end of None being beyond the recording; ``previous``, what was said before; ``language``; ``task``.
 
         Raises:
-            ItemError: it is too long, or times that cannot be.
-            ConfigError: an unknown language or task.
+            ItemError: it is too long, times that cannot be, or a language or task that the model does not know.
         """
         given = {"text": raw} if isinstance(raw, str) else raw
         if not isinstance(given, Mapping) or not isinstance(given.get("text", ""), str) or not {"text", "segments"} & set(given):
@@ -284,7 +283,10 @@ class TranscriptProcessor:
                 f"a transcript is a text, or a mapping with 'text' or 'segments'; got {type(raw).__name__} {str(raw)[:60]!r}", "text"
             )
         before = self._before(given.get("previous"))
-        start = self.start(given.get("language"), given.get("task"))
+        try:
+            start = self.start(given.get("language"), given.get("task"))
+        except ConfigError as fault:  # the processor's own were looked at when it was made
+            raise ItemError(f"a transcript's {fault}: {given.get('text', '')[:60]!r}", "language") from fault
         ids = [*before, *start, *self._said(given), self.eot]
         if len(ids) > self.context_length:
             raise ItemError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from zoo.errors import ConfigError, DataError, name_choices
+from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.evaluation._accuracy import checked_limits, refuse_model
 from zoo.evaluation._answers import sample_rate_of
 from zoo.evaluation._heard import Heard, HeardResult, audio_of, forget
@@ -110,26 +110,40 @@ class Asr:
         return self._result(found, reading.details, times, rate)
 
     def _heard(self, model: Any, chunk: list[Sample], rate: int, times: Times) -> list[Heard]:
-        """What the model hears of each recording."""
+        """What the model hears of each recording; the seconds that it took are added to ``times``."""
         audio = [audio_of(sample, rate) for sample in chunk]
-        told = {short: self._transcribed(model, chunk, audio, short, times) for short in times}
+        told, took = {}, {}
+        for short in times:
+            start = time.perf_counter()
+            told[short] = self._transcribed(model, chunk, audio, short)
+            took[short] = time.perf_counter() - start
         rows = []
         for place, (sample, sound) in enumerate(zip(chunk, audio, strict=True)):
             compared = [self.compare(sample.inputs["text"], transcripts[place].text) for transcripts in told.values()]
             first = next(iter(told.values()))[place]
             rows.append(Heard(sample.id, sample.kind, sound, first.duration_s, first.text.strip(), *compared))
+        for short, seconds in took.items():
+            times[short] += seconds
         return rows
 
-    def _transcribed(self, model: Any, chunk: list[Sample], audio: list[Any], short: bool | None, times: Times) -> list[Any]:
+    def _transcribed(self, model: Any, chunk: list[Sample], audio: list[Any], short: bool | None) -> list[Any]:
         """Transcripts in the chunk's order, of recordings in one language and of one task together."""
         alike: dict[tuple[str | None, str], list[int]] = {}
         for place, sample in enumerate(chunk):
             alike.setdefault(self._spoken(sample), []).append(place)
-        start, found = time.perf_counter(), {}
+        found = {}
         for (language, task), places in alike.items():
-            heard = model.transcribe([audio[place] for place in places], short=short, language=language, task=task, **self.words)
+            try:
+                heard = model.transcribe([audio[place] for place in places], short=short, language=language, task=task, **self.words)
+            except ConfigError as fault:
+                if (self.language and self.task) or not {"language", "task"} & set(chunk[places[0]].inputs):
+                    raise
+                raise ItemError(
+                    f"item {chunk[places[0]].id}: its row says language {language!r}, task {task!r}, and {fault}; correct the row, or set "
+                    "evaluation.language and evaluation.task for all",
+                    "language",
+                ) from fault
             found |= dict(zip(places, heard, strict=True))
-        times[short] += time.perf_counter() - start
         return [found[place] for place in range(len(chunk))]
 
     def _spoken(self, sample: Sample) -> tuple[str | None, str]:
