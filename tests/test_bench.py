@@ -19,7 +19,7 @@ def bench(monkeypatch, tmp_path):
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "bench_script", module)  # dataclasses look their module up
     spec.loader.exec_module(module)
-    monkeypatch.setattr("zoo.cards.cards_directory", lambda: tmp_path / "cards")
+    monkeypatch.setattr("zoo.evaluation.results.cards.cards_directory", lambda: tmp_path / "cards")
     return module
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import zoo
-from zoo.cards import CAPABILITIES, STATUSES, cards_directory, cards_table, lines_of, read_card, write_lines
+from zoo.evaluation.results.cards import CAPABILITIES, STATUSES, cards_directory, cards_table, lines_of, read_card, write_lines
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -27,7 +27,7 @@ def test_one_failure_among_several_tests_fails_the_line():
 
 
 def test_lines_are_added_and_the_others_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.cards.cards_directory", lambda: tmp_path / "cards")
+    monkeypatch.setattr("zoo.evaluation.results.cards.cards_directory", lambda: tmp_path / "cards")
     for capability in ("trains", "speed"):
         write_lines("clip_vit_nano", {capability: {"status": "verified", "figure": "x", "command": "y"}})
     found = {word: line["status"] for word, line in read_card("clip_vit_nano")["capabilities"].items()}

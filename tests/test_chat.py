@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import zoo
-from zoo.cli import main
 from zoo.commands.chat import Chat
 from zoo.commands.chat_session import ChatSession
-from zoo.data.messages import Conversation
+from zoo.commands.cli import main
 from zoo.errors import ConfigError, DataError
-from zoo.language.sampling import Sampling
-from zoo.registry import packaged_directory
+from zoo.language.decoding.sampling import Sampling
+from zoo.processors.chat.messages import Conversation
+from zoo.storage.places import packaged_directory
 
 SAMPLES = packaged_directory("assets") / "samples"
 LETTERS = "abcdefghijklmnopqrstuvwxyz ?."

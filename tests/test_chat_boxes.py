@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo.cli import main
-from zoo.data.grounding import GROUNDING, TAGS
-from zoo.data.messages import Conversation
+from zoo.commands.cli import main
+from zoo.processors.chat.grounding import GROUNDING, TAGS
+from zoo.processors.chat.messages import Conversation
 
 SAID = "It is<phrase> a fire</phrase><object><patch_index_0044><patch_index_0863></object>."
 WORDS = (*TAGS, "<patch_index_0044>", "<patch_index_0863>")

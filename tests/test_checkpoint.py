@@ -10,9 +10,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo.checkpoint import atomic_directory, compress, read_tensors, recover, write_tensors
+from zoo.assembly.loading import load_part
 from zoo.errors import ConfigError
-from zoo.weights.loading import load_part
+from zoo.storage.files import atomic_directory, recover
+from zoo.storage.tensors import compress, read_tensors, write_tensors
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo import classifier_cache
-from zoo.build import build_part
-from zoo.classifier_cache import classifier_key, classifier_vectors, hash_weights
-from zoo.cli import main
+from zoo.commands.cli import main
+from zoo.evaluation.measures import classifier_weights as classifier_cache
+from zoo.evaluation.measures.classifier_weights import classifier_key, classifier_vectors, hash_weights
 from zoo.evaluation.zero_shot import ZeroShot
+from zoo.registry.construct import build_part
 
 PROMPTS = [["a photo of the digit three", "three"], ["seven"]]
 

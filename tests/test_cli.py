@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.cli import main
+from zoo.commands.cli import main
 
 
 @pytest.fixture(scope="module")

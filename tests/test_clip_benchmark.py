@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo.compose import compose
-from zoo.data.sources.digits import DIGIT_NAMES, Digits
-from zoo.run import evaluate, train
+from zoo.assembly.compose import compose
+from zoo.runs.evaluate import evaluate
+from zoo.runs.train import train
+from zoo.sources.digits import DIGIT_NAMES, Digits
 
 TOWERS = ["system.encoders.image.pool=cls", "system.encoders.image.patch_bias=false", "system.encoders.image.pre_norm=true"]
 SCRIPT = Path(zoo.__file__).parent.parent / "scripts" / "benchmark_clip.py"

@@ -6,8 +6,9 @@ import pytest
 from hydra.core.config_store import ConfigStore
 
 import zoo
-from zoo.compose import apply_overrides, compose, register_configs, run_with_hydra
-from zoo.registry import find_row, packaged_directory, rows
+from zoo.assembly.compose import apply_overrides, compose, register_configs, run_with_hydra
+from zoo.registry import find_row, rows
+from zoo.storage.places import packaged_directory
 
 REFUSED = {
     "system.encoders.image.drop_pat=0.1": "system.encoders.image.drop_pat: .*did you mean 'drop_path'",
@@ -217,5 +218,5 @@ def test_a_file_of_overrides_may_name_backbones(tmp_path, monkeypatch):
     conf = shutil.copytree(packaged_directory("conf"), tmp_path / "conf")
     text = "# @package _global_\ndefaults:\n  - override /encoder@system.encoders.image: timm/test_resnet\n"
     (conf / "experiment" / "other_tower.yaml").write_text(text)
-    monkeypatch.setattr("zoo.compose.packaged_directory", lambda name: tmp_path / name)
+    monkeypatch.setattr("zoo.assembly.compose.packaged_directory", lambda name: tmp_path / name)
     assert compose("train", ["experiment=other_tower"])["system"]["encoders"]["image"] == {"name": "timm", "model": "test_resnet"}

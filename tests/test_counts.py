@@ -2,8 +2,8 @@
 
 import pytest
 
-from zoo.build import create_model
-from zoo.inspection import count, summarize
+from zoo.assembly.create import create_model
+from zoo.assembly.summary import count, summarize
 
 # Computed from open_clip (CLIP) and transformers (SigLIP): in all, image tower and text tower with their projections.
 SYSTEMS = {

@@ -14,9 +14,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo.distributed import gather, rank, world_size
 from zoo.losses import blocks, info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
-from zoo.training.cached import cached_forward_backward
+from zoo.losses.distributed import gather, rank, world_size
+from zoo.training.grad_cache import cached_forward_backward
 from zoo.types import Batch
 
 ITEMS, NUM_BATCHES = 12, 2

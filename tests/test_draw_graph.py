@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo.cli import main
+from zoo.commands.cli import main
 from zoo.commands.draw_graph import neighbourhoods
 
 

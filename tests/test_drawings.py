@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.fetched import emoji, emoji_styles, icons, openclipart, stamps, wordnet
-from zoo.fetched.drawings import draw, squared
-from zoo.fetched.iconify import read_icons
+from zoo.downloads import emoji, emoji_styles, icons, openclipart, stamps, wordnet
+from zoo.downloads.drawings import draw, squared
+from zoo.downloads.iconify import read_icons
 
 RED_LEFT = '<path fill="#f00" d="M0 0h8v16h-8z"/>'  # the left half of 16 x 16
 

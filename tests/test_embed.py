@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import zoo
-from zoo.cli import main
+from zoo.commands.cli import main
 from zoo.commands.embed import embed_folder
-from zoo.commands.index import FAILED, ITEMS, MANIFEST, UNFINISHED, Index
+from zoo.commands.index.store import FAILED, ITEMS, MANIFEST, UNFINISHED, Index
 
 NAMES = ["b.png", "a/2.png", "a/10.jpg", "ä ü.png", "c\nd.png", "日本.png"]
 
@@ -137,7 +137,7 @@ def test_a_kill_between_the_last_renames_is_noticed_and_mended(clip, pictures, t
     embed(clip, pictures, target)
     before = files(target)
     draw(pictures / "new.png", 9)
-    monkeypatch.setattr("zoo.commands.index.write_text_atomically", lambda path, text: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("zoo.commands.index.store.write_text_atomically", lambda path, text: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         embed(clip, pictures, target, update=True)
     monkeypatch.undo()

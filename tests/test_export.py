@@ -7,7 +7,7 @@ import transformers
 from safetensors.torch import load_file
 
 import zoo
-from zoo.cli import main
+from zoo.commands.cli import main
 
 SIZES = {"image_size": 42, "patch_size": 14, "dim": 60, "num_heads": 5, "preprocessing": {"mean": [0.5, 0.5, 0.5], "crop_fraction": 0.875}}
 CLIP = {"pre_norm": True, "patch_bias": False, "pool": "cls", "eps": 1e-5}

@@ -11,8 +11,8 @@ from skimage import data as photos
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 import zoo
-from zoo.cli import main
-from zoo.run import start_from
+from zoo.commands.cli import main
+from zoo.runs.first_weights import start_from
 
 SIZES = {"dim": 64, "depth": 2, "num_heads": 4}
 IMAGE = {"name": "vit", "image_size": 56, "patch_size": 14, **SIZES, "eps": 1e-5, "pre_norm": True, "patch_bias": False}

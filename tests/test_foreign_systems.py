@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 import zoo
-from zoo.checkpoint import read_tensors
+from zoo.storage.tensors import read_tensors
 from zoo.types import Batch
 
 VISION = {"image_size": 42, "patch_size": 14, "hidden_size": 60, "num_attention_heads": 5, "num_hidden_layers": 3, "intermediate_size": 100}
@@ -78,7 +78,7 @@ def test_a_directory_of_transformers_gives_what_transformers_gives(kind, tmp_pat
 @EVERY_KIND
 def test_what_a_config_leaves_out_has_transformers_default(kind, tmp_path):
     """Defaults of 5.17 are large, so that they are compared as described, not built."""
-    from zoo.convert import transformers_clip
+    from zoo.interop.clip import transformers_clip
 
     name = "clip" if KINDS[kind][0] is CLIPModel else "siglip"
     config = (CLIPConfig if name == "clip" else SiglipConfig)()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.compose import compose
+from zoo.assembly.compose import compose
 from zoo.errors import ConfigError
 from zoo.types import PLACEHOLDER_IDS
 

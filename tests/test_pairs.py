@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import zoo
-from zoo.compose import compose
+from zoo.assembly.compose import compose
+from zoo.assembly.summary import nominal_input
 from zoo.errors import ConfigError
-from zoo.inspection import nominal_input
 from zoo.registry import MODALITIES, find_part, rows
 from zoo.types import MAGNITUDES, MASKED, MELS, PLACEHOLDER_IDS, SUPERVISED, TEACHER, Batch
 

@@ -5,9 +5,9 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 import zoo
-from zoo.adapters import Adapter, inject, merge
-from zoo.build import add_adapters
-from zoo.convert import transformers_causal_lm
+from zoo.assembly.build import add_adapters
+from zoo.interop.causal_lm import transformers_causal_lm
+from zoo.layers.adapters import Adapter, inject, merge
 from zoo.layers.decoder import CausalAttention
 from zoo.layers.packing import Packing
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from zoo.compose import compose
-from zoo.run import evaluate, train
+from zoo.assembly.compose import compose
+from zoo.runs.evaluate import evaluate
+from zoo.runs.train import train
 
 
 def learn(folder, *words):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.build import example_inputs
-from zoo.inspection import nominal_input
+from zoo.assembly.create import example_inputs
+from zoo.assembly.summary import nominal_input
 from zoo.registry import find_row, rows
 from zoo.types import MAGNITUDES, MASKED, MELS, SUPERVISED, TEACHER, Batch, Encoded
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import zoo
-from zoo.cli import main
+from zoo.commands.cli import main
 from zoo.commands.embed import embed_folder
 from zoo.commands.search import Searcher, nearest, nearest_by_faiss
-from zoo.registry import packaged_directory
+from zoo.storage.places import packaged_directory
 
 SAMPLES = packaged_directory("assets") / "samples"
 

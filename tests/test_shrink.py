@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.shrink import low_rank, shrink
+from zoo.assembly.shrink import low_rank, shrink
 
 SCRIPT = Path(zoo.__file__).parent.parent / "scripts" / "shrink.py"
 

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 import zoo
-from zoo.cli import main
-from zoo.data.speech_text import SYMBOLS
+from zoo.commands.cli import main
+from zoo.processors.media.read_aloud import SYMBOLS
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from zoo.errors import ConfigError
+from zoo.heads.bases.synthesis import StopWatch, alignment_faults
 from zoo.losses.speech import frame_loss, guided_attention_loss, last_steps, stop_loss
-from zoo.speech import SATURATED, SILENCE, STEP_LIMIT, STOP_TOKEN, StopWatch, alignment_faults, diagonality, focus
+from zoo.types import SATURATED, SILENCE, STEP_LIMIT, STOP_TOKEN, diagonality, focus
 
 
 def path(places, length):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import zoo
-from zoo.cli import main
+from zoo.commands.cli import main
 
 QUICK = ["--temperatures", "0", "--no-speech-threshold", "none", "--log-probability-threshold", "none"]
 

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from transformers import ViTConfig, ViTForImageClassification
 
 import zoo
-from zoo.convert import vig
-from zoo.weights.loading import load_part
+from zoo.assembly.loading import load_part
+from zoo.interop import vig
 
 TINY = {"image_size": 32, "patch_size": 8, "dim": 48, "depth": 2, "num_heads": 3}
 

@@ -79,7 +79,7 @@ def test_library_works_from_the_wheel(installed: Path, tmp_path: Path) -> None:
 
 def test_command_line_works_from_the_wheel(installed: Path, tmp_path: Path) -> None:
     assert "clip_vit_nano" in run(installed / "zoo", "list", folder=tmp_path)
-    assert "clip_vit_nano" in run(installed / "python", "-I", "-m", "zoo.cli", "list", folder=tmp_path)
+    assert "clip_vit_nano" in run(installed / "python", "-I", "-m", "zoo", "list", folder=tmp_path)
 
 
 def test_training_works_from_the_wheel(installed: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import zoo
-from zoo.build import build_system
-from zoo.compose import compose
+from zoo.assembly.build import build_system
+from zoo.assembly.compose import compose
 from zoo.errors import ConfigError
-from zoo.run import train
+from zoo.runs.train import train
 from zoo.types import SUPERVISED
 
 TONES = {"a": 400, "b": 700, "c": 1100, "d": 1700}  # Hz
@@ -60,7 +60,7 @@ def test_a_processor_may_not_know_more_tokens_than_the_decoder():
 
 def test_a_head_brings_its_processor_along():
     config = {"name": "x", "encoders": {"audio": "whisper_nano_encoder"}, "head": {"name": "whisper", "vocab_size": 2000, "dim": 48}}
-    assert build_system(zoo.build.expand_names(config)).processor["transcript"].vocab_size == 2000
+    assert build_system(zoo.assembly.create.expand_names(config)).processor["transcript"].vocab_size == 2000
 
 
 @pytest.mark.heavy
@@ -98,7 +98,7 @@ def test_adapters_go_into_both_halves_and_leave_the_first_outputs(recordings, tm
     batch = system.processor(audio=[said("ab")], transcript=["ab"])
     expected = system(batch).loss
     words = {"kind": "lora", "rank": 2}
-    zoo.build.add_adapters(system, {"encoders.audio": words, "head.decoder": words}, "training.adapters")
+    zoo.assembly.build.add_adapters(system, {"encoders.audio": words, "head.decoder": words}, "training.adapters")
     torch.testing.assert_close(system(batch).loss, expected)
     system(batch).loss.backward()
     learnt = [name for name, parameter in system.named_parameters() if parameter.grad is not None]

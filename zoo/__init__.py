@@ -9,26 +9,28 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 
 if TYPE_CHECKING:
-    from zoo.build import create_model, create_system, load, save
-    from zoo.exports.exporting import export
-    from zoo.inspection import Summary, check, summarize
+    from zoo.assembly.create import create_model, create_system
+    from zoo.assembly.export import export
+    from zoo.assembly.save_load import load, save
+    from zoo.assembly.summary import Summary, summarize
+    from zoo.assembly.system import System
     from zoo.registry import list_models
-    from zoo.system import System
+    from zoo.runs.check import check
     from zoo.types import Batch, Encoded, HeadOutput
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "list_models": "zoo.registry",
-    "create_model": "zoo.build",
-    "create_system": "zoo.build",
-    "load": "zoo.build",
-    "save": "zoo.build",
-    "export": "zoo.exports.exporting",
-    "summarize": "zoo.inspection",
-    "check": "zoo.inspection",
-    "Summary": "zoo.inspection",
-    "System": "zoo.system",
+    "create_model": "zoo.assembly.create",
+    "create_system": "zoo.assembly.create",
+    "load": "zoo.assembly.save_load",
+    "save": "zoo.assembly.save_load",
+    "export": "zoo.assembly.export",
+    "summarize": "zoo.assembly.summary",
+    "check": "zoo.runs.check",
+    "Summary": "zoo.assembly.summary",
+    "System": "zoo.assembly.system",
     "Batch": "zoo.types",
     "Encoded": "zoo.types",
     "HeadOutput": "zoo.types",

@@ -42,3 +42,8 @@ def name_choices(wrong: str, known: Iterable[str], *, most: int = 12) -> str:
         return "none are known"
     listed = ", ".join(known[:most])
     return f"known: {listed}" + (f" and {len(known) - most} more" if len(known) > most else "")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message, or the error's type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

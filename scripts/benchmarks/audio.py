@@ -7,11 +7,11 @@ import torch
 from benchmarks.job import Entry, Job, need
 from torch import Tensor
 
-from zoo.build import create_model
-from zoo.checkpoint import load_strictly
-from zoo.convert import whisper
-from zoo.data.audio import AudioProcessor
-from zoo.data.log_mel import whisper_log_mel
+from zoo.assembly.create import create_model
+from zoo.interop.whisper import encoder as whisper
+from zoo.processors.audio import AudioProcessor
+from zoo.processors.media.log_mel import whisper_log_mel
+from zoo.storage.tensors import load_strictly
 
 RATE_HZ = 16000
 CONTEXT_SECONDS = 30

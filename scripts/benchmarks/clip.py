@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from benchmarks.job import Entry, Job, need
 
-from zoo.build import create_model
-from zoo.checkpoint import load_strictly
-from zoo.convert import open_clip as open_clip_weights
+from zoo.assembly.create import create_model
+from zoo.interop.clip import open_clip as open_clip_weights
 from zoo.losses import info_nce, sigmoid_loss
+from zoo.storage.tensors import load_strictly
 from zoo.training.optim import make_optimizer
 from zoo.training.settings import TrainingSettings
 from zoo.types import Batch

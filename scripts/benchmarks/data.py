@@ -14,10 +14,10 @@ from benchmarks.job import Entry, Job, need
 from PIL import Image
 from torch import Tensor
 
-from zoo.data.augment import Augmentation
-from zoo.data.image import ImageProcessor
-from zoo.data.image_file import read_pixels
-from zoo.data.sources.shards import Shards
+from zoo.data.augmentation import Augmentation
+from zoo.processors.image import ImageProcessor
+from zoo.processors.media.image_file import read_pixels
+from zoo.sources.shards import Shards
 from zoo.types import Sample
 
 IMAGE_SIZE = 224

@@ -13,9 +13,10 @@ from benchmarks import naive_vig
 from benchmarks.job import Entry, Job, need
 from torch import Tensor, nn
 
-from zoo.build import create_model
-from zoo.checkpoint import load_strictly
-from zoo.convert import timm_vit, vig
+from zoo.assembly.create import create_model
+from zoo.interop import vig
+from zoo.interop.vit import timm_vit
+from zoo.storage.tensors import load_strictly
 from zoo.training.optim import make_optimizer
 from zoo.training.settings import TrainingSettings
 from zoo.types import Batch

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 import torch
 from benchmarks.job import Entry, Job, need
 
-from zoo.build import build_system, create_model
-from zoo.checkpoint import load_strictly
-from zoo.convert import transformers_causal_lm, transformers_kosmos2
-from zoo.language.generation import generate
-from zoo.language.sampling import Sampling
+from zoo.assembly.build import build_system
+from zoo.assembly.create import create_model
+from zoo.interop.causal_lm import transformers_causal_lm
+from zoo.interop.kosmos2 import names as transformers_kosmos2
+from zoo.language.decoding.generate import generate
+from zoo.language.decoding.sampling import Sampling
+from zoo.storage.tensors import load_strictly
 from zoo.types import IGNORED, PLACEHOLDER_IDS, SUPERVISED, Batch
 
 MODEL = "smollm2_135m"

@@ -16,11 +16,12 @@ import torch
 from benchmarks.job import Entry, Job, need
 from torch import Tensor, nn
 
-from zoo.build import create_system
-from zoo.convert import torchaudio_tacotron2, whisper_system
+from zoo.assembly.create import create_system
+from zoo.interop import tacotron2 as torchaudio_tacotron2
+from zoo.interop.whisper import system as whisper_system
+from zoo.language.transcription.rules import Rules
+from zoo.language.transcription.search import begin, choose
 from zoo.registry import find_part
-from zoo.transcription.rules import Rules
-from zoo.transcription.search import begin, choose
 from zoo.types import MELS, Batch
 
 WHISPER, AUDIO_TOKENS, NEW_TOKENS = "whisper_base", 1500, 64

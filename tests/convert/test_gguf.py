@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 import zoo
-from zoo.convert import gguf as names
+from zoo.interop.causal_lm import gguf_names as names
 from zoo.layers.rope import Rotary
 
 SIZES = {"vocab_size": 300, "hidden_size": 96, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": 64}

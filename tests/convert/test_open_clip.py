@@ -5,11 +5,11 @@ import torch
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-from zoo.build import create_system
-from zoo.checkpoint import load_strictly
-from zoo.convert import open_clip
+from zoo.assembly.create import create_system
 from zoo.errors import WeightsError
+from zoo.interop.clip import open_clip
 from zoo.losses import info_nce
+from zoo.storage.tensors import load_strictly
 from zoo.types import Batch
 
 EOT, CONTEXT, SIZE = 299, 13, 42

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from zoo.convert.rules import from_zoo, joined, lifted, named, scalar, split, to_zoo, transposed, under
 from zoo.errors import WeightsError
+from zoo.interop.base.rules import from_zoo, joined, lifted, named, scalar, split, to_zoo, transposed, under
 
 RULES = [
     *under("layers.{i}.", "blocks.{i}.", [joined(["q.{w}", "k.{w}", "v.{w}"], "qkv.{w}"), *named({"ln.{w}": "norm.{w}"})]),

@@ -5,10 +5,10 @@ import torch
 from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 
-from zoo.build import build_part
-from zoo.checkpoint import load_strictly
-from zoo.convert import timm_vit
 from zoo.errors import WeightsError
+from zoo.interop.vit import timm_vit
+from zoo.registry.construct import build_part
+from zoo.storage.tensors import load_strictly
 
 SIZE, PATCH = 42, 14
 THEIRS = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": 48, "depth": 3, "num_heads": 3, "num_classes": 0, "dynamic_img_size": True}

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torchaudio.models import Tacotron2
 
 import zoo
-from zoo.convert import torchaudio_tacotron2 as origin
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop import tacotron2 as origin
 from zoo.types import Batch
 
 SIZES = {

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
-from zoo.build import build_part
-from zoo.checkpoint import load_strictly
-from zoo.convert import transformers_bert
 from zoo.errors import ConfigError
+from zoo.interop.text_encoders import bert as transformers_bert
+from zoo.registry.construct import build_part
+from zoo.storage.tensors import load_strictly
 
 SIZES = {"vocab_size": 101, "hidden_size": 60, "num_attention_heads": 5, "num_hidden_layers": 3, "intermediate_size": 100}
 CONFIG = {**SIZES, "max_position_embeddings": 19, "attn_implementation": "eager"}

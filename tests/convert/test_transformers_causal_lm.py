@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig
 
-from zoo.build import build_part
-from zoo.checkpoint import load_strictly
-from zoo.convert import meta_llama, transformers_causal_lm
-from zoo.convert.gguf import halves
 from zoo.errors import ConfigError, WeightsError
-from zoo.exports.language import language_files, language_tensors
+from zoo.interop.causal_lm import meta_llama, transformers_causal_lm
+from zoo.interop.causal_lm.gguf_names import halves
+from zoo.interop.causal_lm.write import language_files, language_tensors
+from zoo.registry.construct import build_part
+from zoo.storage.tensors import load_strictly
 
 SIZES = {"vocab_size": 97, "hidden_size": 60, "intermediate_size": 88, "num_hidden_layers": 2, "max_position_embeddings": 64}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}

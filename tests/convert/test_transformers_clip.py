@@ -18,13 +18,14 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from zoo.build import build_part, create_model, create_system
-from zoo.checkpoint import load_strictly, read_tensors, write_tensors
-from zoo.convert import transformers_clip
+from zoo.assembly.create import create_model, create_system
 from zoo.encoders.vit import ViT
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.clip import transformers_clip
 from zoo.layers.meta import meta_device
 from zoo.losses import sigmoid_loss
+from zoo.registry.construct import build_part
+from zoo.storage.tensors import load_strictly, read_tensors, write_tensors
 from zoo.types import Batch
 
 VOCABULARY, CONTEXT, SIZE = 300, 13, 42

@@ -14,12 +14,13 @@ from transformers import (
     Dinov2WithRegistersModel,
 )
 
-from zoo.build import build_part, create_model
-from zoo.checkpoint import load_strictly, read_tensors, write_tensors
-from zoo.convert import transformers_dinov2
+from zoo.assembly.create import create_model
 from zoo.encoders.vit import ViT
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.vit import transformers_dinov2
 from zoo.layers.meta import meta_device
+from zoo.registry.construct import build_part
+from zoo.storage.tensors import load_strictly, read_tensors, write_tensors
 
 SIZE, PATCH = 42, 14
 CONFIG = {"image_size": SIZE, "patch_size": PATCH, "hidden_size": 60, "num_attention_heads": 5, "num_hidden_layers": 3}

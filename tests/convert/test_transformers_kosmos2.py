@@ -11,12 +11,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers.models.kosmos2 import modeling_kosmos2
 
 import zoo
-from zoo.checkpoint import read_tensors, write_tensors
-from zoo.convert import transformers_kosmos2
 from zoo.errors import ConfigError, WeightsError
-from zoo.language.generation import generate
+from zoo.interop.kosmos2 import names as transformers_kosmos2
+from zoo.language.decoding.generate import generate
+from zoo.language.decoding.sampling import Sampling
 from zoo.language.magneto import Magneto
-from zoo.language.sampling import Sampling
+from zoo.storage.tensors import read_tensors, write_tensors
 
 WORDS = {"vocab_size": 131, "max_position_embeddings": 90, "embed_dim": 42, "layers": 3, "ffn_dim": 50, "attention_heads": 3}
 VISION = {"image_size": 28, "patch_size": 7, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 60}

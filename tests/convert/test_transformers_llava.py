@@ -9,10 +9,10 @@ import transformers as reference
 from PIL import Image
 
 import zoo
-from zoo.checkpoint import read_tensors, write_tensors
-from zoo.convert import transformers_llava
 from zoo.errors import ConfigError, WeightsError
-from zoo.language.splice import splice
+from zoo.interop.llava import names as transformers_llava
+from zoo.layers.splice import splice
+from zoo.storage.tensors import read_tensors, write_tensors
 
 IMAGE = 110
 VISION = {"image_size": 32, "patch_size": 8, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96}

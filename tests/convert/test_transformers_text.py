@@ -23,7 +23,7 @@ from transformers import (
 )
 
 import zoo
-from zoo.checkpoint import read_tensors
+from zoo.storage.tensors import read_tensors
 from zoo.types import IGNORED, MASKED, Batch
 
 SIZES = {"vocab_size": 101, "hidden_size": 60, "num_attention_heads": 5, "num_hidden_layers": 3, "intermediate_size": 100}

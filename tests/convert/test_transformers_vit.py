@@ -23,14 +23,14 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
-import zoo.convert
-from zoo.build import build_part
-from zoo.checkpoint import load_strictly, read_tensors, write_tensors
-from zoo.convert import transformers_vit
-from zoo.convert.transformers_vision import ACTIVATIONS, THEIR_ACTIVATIONS
+import zoo.interop
 from zoo.encoders.vit import ViT
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.base.transformers_config import ACTIVATIONS, THEIR_ACTIVATIONS
+from zoo.interop.vit import transformers_vit
 from zoo.layers.mlp import find_activation
+from zoo.registry.construct import build_part
+from zoo.storage.tensors import load_strictly, read_tensors, write_tensors
 
 SIZE, PATCH = 42, 14
 SIZES = {"image_size": SIZE, "patch_size": PATCH, "hidden_size": 60, "num_attention_heads": 5, "num_hidden_layers": 3}

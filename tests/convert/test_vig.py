@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import zoo
-from zoo.build import build_part
-from zoo.checkpoint import load_strictly
-from zoo.convert import vig
 from zoo.errors import WeightsError
+from zoo.interop import vig
+from zoo.registry.construct import build_part
+from zoo.storage.tensors import load_strictly
 
 spec = importlib.util.spec_from_file_location("naive_vig", Path(__file__).parents[2] / "scripts" / "benchmarks" / "naive_vig.py")
 naive_vig = importlib.util.module_from_spec(spec)

@@ -11,10 +11,11 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration, Whisper
 from whisper.model import ModelDimensions, Whisper
 
 import zoo
-from zoo.checkpoint import load_strictly
-from zoo.convert import whisper, whisper_system
 from zoo.errors import ConfigError, WeightsError
-from zoo.weights.ctranslate2 import is_ctranslate2, read_ctranslate2
+from zoo.interop.whisper import encoder as whisper
+from zoo.interop.whisper import system as whisper_system
+from zoo.storage.ctranslate2 import is_ctranslate2, read_ctranslate2
+from zoo.storage.tensors import load_strictly
 
 ORIGINS = pytest.mark.parametrize("origin", whisper.ORIGINS)
 CONFIG = {"d_model": 48, "encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 80, "max_source_positions": 30}
@@ -304,7 +305,7 @@ def transformers_of(variables, depth=4):
 def test_real_tiny_en_equals_transformers_on_a_real_prompt(real):
     from transformers import WhisperFeatureExtractor
 
-    from zoo.data.audio_file import read_audio
+    from zoo.processors.media.audio_file import read_audio
 
     path, prompt = real("whisper_tiny_en"), real("asterisk_sounds") / "clips" / "agent-pass.wav"
     expected_mels = WhisperFeatureExtractor()(read_audio(prompt)[0], sampling_rate=16000, return_tensors="pt").input_features

@@ -9,9 +9,9 @@ from whisper import load_model
 from whisper.model import ModelDimensions, Whisper
 
 import zoo
-from zoo.convert import whisper_system
-from zoo.data.transcript_tokens import SpecialIds
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.whisper import system as whisper_system
+from zoo.processors.tokenizers.whisper_tokens import SpecialIds
 
 CONFIG = {"d_model": 48, "encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 80, "max_source_positions": 30}
 DECODER = {"decoder_layers": 1, "decoder_attention_heads": 3, "decoder_ffn_dim": 8, "vocab_size": 13, "max_target_positions": 9}
@@ -108,8 +108,8 @@ def test_what_the_targets_do_not_have_is_refused(tmp_path):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_files_bring_their_special_tokens_and_alignment_heads(name, tmp_path, monkeypatch):
     """Sizes are those of the published model, but for the width of its halves."""
-    monkeypatch.setattr("zoo.weights.whisper.find_tiktoken", lambda multilingual: None)
-    row = zoo.registry.find_row(f"whisper_{name.replace('.', '_').replace('-', '_')}_decoder").arguments
+    monkeypatch.setattr("zoo.interop.whisper.describe.find_tiktoken", lambda multilingual: None)
+    row = zoo.registry.rows.find_row(f"whisper_{name.replace('.', '_').replace('-', '_')}_decoder").arguments
     sizes = ModelDimensions(20, 30, 8, 1, 1, PUBLISHED[name], 16, 8, 1, 1)
     torch.save({"dims": vars(sizes), "model_state_dict": Whisper(sizes).state_dict()}, tmp_path / f"{name}.pt")
     monkeypatch.setitem(row, "alignment_heads", [[0, 0]])
@@ -166,7 +166,7 @@ def test_special_tokens_are_where_a_generation_config_says(published, tmp_path):
 def test_real_tiny_en_gives_the_logits_and_greedy_tokens_of_openai_whisper(real, tmp_path, close):
     from whisper import log_mel_spectrogram, pad_or_trim, transcribe
 
-    from zoo.data.audio_file import read_audio
+    from zoo.processors.media.audio_file import read_audio
 
     system, folder = zoo.load(real("whisper_tiny_en")), real("asterisk_sounds") / "clips"
     zoo.export(system, tmp_path, format="openai-whisper")

@@ -6,12 +6,12 @@ import soundfile
 import torch
 from transformers import WhisperFeatureExtractor
 
-from zoo.data.audio import AudioProcessor
-from zoo.data.audio_file import resample
-from zoo.data.augment import Augmentation
-from zoo.data.image import ImageProcessor
-from zoo.data.processor import Processor
+from zoo.data.augmentation import Augmentation
+from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError
+from zoo.processors.audio import AudioProcessor
+from zoo.processors.image import ImageProcessor
+from zoo.processors.media.audio_file import resample
 from zoo.types import Sample
 
 SECOND = 16000

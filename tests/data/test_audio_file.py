@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from zoo.data import audio_file
-from zoo.data.audio_file import checked_rate, read_audio, resample, stream_blocks, to_mono
 from zoo.errors import ConfigError, DataError
+from zoo.processors.media import audio_file
+from zoo.processors.media.audio_file import checked_rate, read_audio, resample, stream_blocks, to_mono
 
 RATE = 22050
 # Largest error of a sample: half a step of so many bits, companding, or what a perceptual coder leaves of a tone.

@@ -13,8 +13,8 @@ from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as F
 
 import zoo
-from zoo.data.augment import Augmentation, crop_box, erase_rectangle
-from zoo.data.image import ImageProcessor
+from zoo.data.augmentation import Augmentation, crop_box, erase_rectangle
+from zoo.processors.image import ImageProcessor
 from zoo.types import Sample
 
 PROCESSOR = ImageProcessor(image_size=24, crop_fraction=0.9)

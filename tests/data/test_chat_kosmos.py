@@ -5,13 +5,13 @@ import torch
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from zoo.data.chat_kosmos import spaced
-from zoo.data.conversation import ConversationProcessor
-from zoo.data.conversation_tokenizer import GivenTokenizer
-from zoo.data.image import ImageProcessor
-from zoo.data.messages import Conversation, Message
-from zoo.data.processor import Processor
+from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, WeightsError
+from zoo.processors.chat.kosmos_template import spaced
+from zoo.processors.chat.messages import Conversation, Message
+from zoo.processors.conversation import ConversationProcessor
+from zoo.processors.image import ImageProcessor
+from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer
 from zoo.types import PLACEHOLDER_IDS
 
 IMAGE, TOKENS = PLACEHOLDER_IDS["image"], 3

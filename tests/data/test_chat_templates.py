@@ -5,11 +5,11 @@ import json
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from zoo.data.chat_templates import LLAMA2_SYSTEM, VICUNA_SYSTEM, Jinja, Symbols, build_template
-from zoo.data.conversation import ConversationProcessor
-from zoo.data.conversation_tokenizer import GivenTokenizer
-from zoo.data.messages import Conversation, Message
 from zoo.errors import ConfigError, DataError, WeightsError
+from zoo.processors.chat.messages import Conversation, Message
+from zoo.processors.chat.templates import LLAMA2_SYSTEM, VICUNA_SYSTEM, Jinja, Symbols, build_template
+from zoo.processors.conversation import ConversationProcessor
+from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer
 
 LLAMA = Symbols({"bos_token": "<s>", "eos_token": "</s>"}, starts=True, special=frozenset({"<s>", "</s>", "<unk>"}))
 CHATML = Symbols(

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.data.augment import Augmentation
-from zoo.data.conversation import Conversation, ConversationProcessor, Message, as_conversation
-from zoo.data.conversation_tokenizer import GivenTokenizer
-from zoo.data.image import ImageProcessor
-from zoo.data.processor import Processor, hash_files
+from zoo.data.augmentation import Augmentation
+from zoo.data.system_processor import Processor, hash_files
 from zoo.errors import ConfigError, DataError, WeightsError
+from zoo.processors.conversation import Conversation, ConversationProcessor, Message, as_conversation
+from zoo.processors.image import ImageProcessor
+from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer
 from zoo.types import PLACEHOLDER_IDS, Sample
 
 IMAGE = PLACEHOLDER_IDS["image"]

@@ -7,10 +7,10 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
-from zoo.data.conversation import ConversationProcessor
-from zoo.data.conversation_tokenizer import read_language_tokenizer
-from zoo.data.messages import Conversation, Message
 from zoo.errors import WeightsError
+from zoo.processors.chat.messages import Conversation, Message
+from zoo.processors.conversation import ConversationProcessor
+from zoo.processors.tokenizers.chat_tokenizer import read_language_tokenizer
 
 CORPUS = ["The capital of France is Paris, isn't it? USER: hello there ASSISTANT: 12 and 1789 and 42."] * 4
 TEXTS = [

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 from transformers.models.kosmos2 import processing_kosmos2 as reference
 
-from zoo.data.grounding import TAGS, Phrase, box_of, cells_of, draw_boxes, location_tokens, read_boxes, with_boxes
 from zoo.errors import DataError
+from zoo.processors.chat.grounding import TAGS, Phrase, box_of, cells_of, draw_boxes, location_tokens, read_boxes, with_boxes
 
 SAID = (
     "<grounding> An image of<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object> warming himself by"

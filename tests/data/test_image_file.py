@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from skimage import data as photos
 
-from zoo.data import image_file, jpeg
-from zoo.data.image_file import find_images, open_image, read_pixels
 from zoo.errors import DataError
+from zoo.processors.media import image_file, jpeg
+from zoo.processors.media.image_file import find_images, open_image, read_pixels
 
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 GREY16 = np.array([[0, 256, 257, 32768, 65535]], dtype=np.uint16)

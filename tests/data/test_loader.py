@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import zoo
-from zoo.build import build_part
-from zoo.data.augment import Augmentation
+from zoo.data.augmentation import Augmentation
 from zoo.data.loader import ProcessedSplit, StepSampler, evaluation_loader, training_loader
-from zoo.data.sources.digit_pairs import held_out_pairs
-from zoo.data.sources.digits import DIGIT_NAMES, load_digits, split_indices
+from zoo.registry.construct import build_part
+from zoo.sources.digit_pairs import held_out_pairs
+from zoo.sources.digits import DIGIT_NAMES, load_digits, split_indices
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from transformers import WhisperFeatureExtractor
 from whisper.audio import log_mel_spectrogram, pad_or_trim
 from whisper.audio import mel_filters as published_filters
 
-from zoo.data.log_mel import WHISPER, Spectrum, mel_filters, whisper_log_mel
+from zoo.processors.media.log_mel import WHISPER, Spectrum, mel_filters, whisper_log_mel
 
 SECOND = 16000
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import zoo
 from zoo.data.masking import Masking, _words
-from zoo.data.text import TextProcessor
+from zoo.processors.text import TextProcessor
 from zoo.types import IGNORED, MASKED, Batch
 
 TEXTS = ["unbelievable dogs and cats running quickly", "running over the highest mountains", "a believable story of running dogs"]

@@ -9,10 +9,10 @@ import torch
 from scipy.stats import beta, kstest
 
 import zoo
-from zoo.build import build_part
-from zoo.data.augment import Augmentation
+from zoo.data.augmentation import Augmentation
 from zoo.data.loader import ProcessedSplit, StepSampler, evaluation_loader, training_loader
-from zoo.data.mix import Mix, refuse_mix
+from zoo.data.mixup import Mix, refuse_mix
+from zoo.registry.construct import build_part
 from zoo.types import Batch
 
 CLASSES = 5

@@ -5,14 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from zoo.data.conversation import ConversationProcessor
-from zoo.data.image import ImageProcessor
 from zoo.data.loader import Draw, ProcessedSplit, StepSampler, training_loader
-from zoo.data.messages import Conversation
 from zoo.data.order import WindowedOrder
 from zoo.data.packs import Packs, fill
-from zoo.data.processor import Processor
+from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError
+from zoo.processors.chat.messages import Conversation
+from zoo.processors.conversation import ConversationProcessor
+from zoo.processors.image import ImageProcessor
 from zoo.types import SUPERVISED, Sample
 
 RED = Image.new("RGB", (8, 8), "red")

@@ -7,9 +7,9 @@ from PIL import Image
 from skimage import data as photos
 
 import zoo
-from zoo.data.image import CLIP_MEAN, CLIP_STD, RESIZES, ImageProcessor
-from zoo.data.processor import Processor
-from zoo.data.text import TextProcessor
+from zoo.data.system_processor import Processor
+from zoo.processors.image import CLIP_MEAN, CLIP_STD, RESIZES, ImageProcessor
+from zoo.processors.text import TextProcessor
 
 
 def grey_levels(ours, theirs):

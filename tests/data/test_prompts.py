@@ -8,7 +8,7 @@ import pytest
 from open_clip import zero_shot_metadata
 
 import zoo
-from zoo.data.prompts import Label, fill_templates, in_order, plain_labels, read_labels, read_templates, template_sets
+from zoo.data.zero_shot_prompts import Label, fill_templates, in_order, plain_labels, read_labels, read_templates, template_sets
 
 
 def test_the_imagenet_sets_are_open_clips():
@@ -30,7 +30,9 @@ def test_the_cifar_set_is_built_as_openais():
 
 
 def test_sets_are_read_without_torch():
-    code = "import sys; from zoo.data.prompts import read_templates; read_templates('imagenet'); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from zoo.data.zero_shot_prompts import read_templates; read_templates('imagenet'); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import zoo
-from zoo.data.image import ImageProcessor
 from zoo.data.loader import ProcessedSplit, StepSampler, evaluation_loader, training_loader
-from zoo.data.processor import Processor
 from zoo.data.skips import Skips, Tolerant
+from zoo.data.system_processor import Processor
 from zoo.errors import DataError, ItemError
+from zoo.processors.image import ImageProcessor
 from zoo.types import Sample
 
 BAD = {3: "image", 4: "image", 11: "caption"}

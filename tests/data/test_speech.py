@@ -6,13 +6,13 @@ import pytest
 import torch
 import torchaudio
 
-from zoo.data.griffin_lim import griffin_lim, undo_pre_emphasis
-from zoo.data.processor import Processor
-from zoo.data.speech import SpeechProcessor
-from zoo.data.tacotron_mel import Framing, compress, expand, from_mels, magnitudes, to_mels
-from zoo.data.text import TextProcessor
-from zoo.data.vocoders import WAVERNN
+from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, ItemError
+from zoo.processors.media.griffin_lim import griffin_lim, undo_pre_emphasis
+from zoo.processors.media.tacotron_mel import Framing, compress, expand, from_mels, magnitudes, to_mels
+from zoo.processors.media.vocoders import WAVERNN
+from zoo.processors.speech import SpeechProcessor
+from zoo.processors.text import TextProcessor
 from zoo.types import FRAMES, MAGNITUDES, MELS, Sample
 
 NVIDIA = Framing()

@@ -3,9 +3,9 @@
 import pytest
 from torchaudio.pipelines import TACOTRON2_GRIFFINLIM_CHAR_LJSPEECH
 
-from zoo.data.speech_text import CHARACTERS, number_words, read_aloud, split_sentences, symbol_tokenizer
-from zoo.data.text import TextProcessor
 from zoo.errors import ConfigError, DataError
+from zoo.processors.media.read_aloud import CHARACTERS, number_words, read_aloud, split_sentences, symbol_tokenizer
+from zoo.processors.text import TextProcessor
 
 
 @pytest.mark.parametrize(

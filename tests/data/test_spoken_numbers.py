@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from zoo.data.sources.spoken_numbers import SpokenNumbers, _sentences, bucketed, split_of
-from zoo.data.voices import find_voice
 from zoo.errors import ConfigError
+from zoo.processors.media.voices import find_voice
+from zoo.sources.spoken_numbers import SpokenNumbers, _sentences, bucketed, split_of
 
 WORDS = {"engine": "espeak", "voice": "en-us", "highest": 60}
 
@@ -41,7 +41,7 @@ def test_what_is_said_is_heard_and_made_alike(place, tmp_path):
 
 def test_the_second_time_it_comes_from_the_cache(place, monkeypatch):
     SpokenNumbers(**WORDS, path=place).split("test")
-    monkeypatch.setattr("zoo.data.sources.spoken_numbers._make", lambda *words: pytest.fail("made again"))
+    monkeypatch.setattr("zoo.sources.spoken_numbers._make", lambda *words: pytest.fail("made again"))
     SpokenNumbers(**WORDS, path=place).split("test")
 
 
@@ -81,7 +81,7 @@ def test_voices_that_are_not_there_are_named(monkeypatch):
         find_voice("espeak", "nobody")
     with pytest.raises(ConfigError, match="slt"):
         find_voice("flite", "sltt")
-    monkeypatch.setattr("zoo.data.voices._places", lambda name: iter(()))
+    monkeypatch.setattr("zoo.processors.media.voices._places", lambda name: iter(()))
     with pytest.raises(ConfigError, match="zoo fetch flite"):
         find_voice("flite", "awb")
     with pytest.raises(ConfigError, match="there is no 'other'"):

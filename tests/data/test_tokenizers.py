@@ -9,9 +9,17 @@ import torch
 from tokenizers import Tokenizer
 
 import zoo
-from zoo.data.cleaning import clean_web_text
-from zoo.data.text import TextProcessor
-from zoo.data.tokenizers import CLIP_VOCABULARY, clip_tokenizer, find_merges, is_clips, read_tokenizer, swap_ids, tokenizer_files
+from zoo.processors.text import TextProcessor
+from zoo.processors.tokenizers.cleaning import clean_web_text
+from zoo.processors.tokenizers.library_tokenizers import (
+    CLIP_VOCABULARY,
+    clip_tokenizer,
+    find_merges,
+    is_clips,
+    read_tokenizer,
+    swap_ids,
+    tokenizer_files,
+)
 
 GOLDENS = {  # specs/clip.md, section 4
     "a diagram": [49406, 320, 22697, 49407],
@@ -74,7 +82,7 @@ def test_plain_text_is_cleaned_without_ftfy_as_with_it(monkeypatch):
 
     for text in [*NASTY, *random_texts(), string.printable, *string.printable]:
         with monkeypatch.context() as patched:
-            patched.setattr("zoo.data.cleaning._is_plain", lambda text: False)
+            patched.setattr("zoo.processors.tokenizers.cleaning._is_plain", lambda text: False)
             mended = clean_web_text(text)
         assert clean_web_text(text) == mended
     monkeypatch.setattr(ftfy, "fix_text", None)
@@ -95,7 +103,7 @@ def test_where_the_merges_come_from(tmp_path, monkeypatch):
 
 
 def test_without_merges_ready_ids_are_taken_and_a_string_says_how_to_get_them(monkeypatch):
-    monkeypatch.setattr("zoo.data.text.find_merges", lambda: None)
+    monkeypatch.setattr("zoo.processors.text.find_merges", lambda: None)
     text = TextProcessor(vocab_size=49408, context_length=77, tokenizer="clip", eot_token_id=49407)
     assert text(torch.tensor([[49406, 320, 49407, 0]]))[1].tolist() == [[True, True, True, False]]
     with pytest.raises(zoo.DataError, match="CLIP's merges are not here; pip install open_clip_torch, or set ZOO_CLIP_MERGES"):

@@ -4,11 +4,11 @@ import pytest
 import torch
 import whisper.tokenizer
 
-from zoo.data.processor import Processor
-from zoo.data.transcript import TranscriptProcessor
-from zoo.data.transcript_tokens import LANGUAGES, SpecialIds, find_tiktoken, tiktoken_tokenizer
+from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, ItemError, WeightsError
-from zoo.exports.whisper import whole_tokenizer
+from zoo.interop.whisper.write import whole_tokenizer
+from zoo.processors.tokenizers.whisper_tokens import LANGUAGES, SpecialIds, find_tiktoken, tiktoken_tokenizer
+from zoo.processors.transcript import TranscriptProcessor
 from zoo.types import SUPERVISED, Batch, Sample
 
 pytestmark = [  # the reference leaves its files open

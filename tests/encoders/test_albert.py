@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import zoo
+from zoo.assembly.summary import summarize
 from zoo.encoders.albert import Albert
-from zoo.inspection import summarize
 
 SIZES = {"vocab_size": 50, "context_length": 12, "embedding_dim": 8, "dim": 24, "depth": 3, "num_heads": 3}
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from zoo.build import create_model
+from zoo.assembly.create import create_model
+from zoo.assembly.summary import summarize
 from zoo.encoders.bert import Bert
 from zoo.errors import ConfigError, DataError
-from zoo.inspection import summarize
 from zoo.layers.post_norm import POOLS
 
 SIZES = {"vocab_size": 50, "context_length": 12, "dim": 24, "depth": 2, "num_heads": 3}

@@ -6,12 +6,13 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 import zoo
-from zoo.build import build_part
-from zoo.checkpoint import load_strictly
-from zoo.convert import transformers_clip, transformers_dinov2
-from zoo.counting import try_patches
+from zoo.assembly.token_counts import try_patches
 from zoo.errors import ConfigError
+from zoo.interop.clip import transformers_clip
+from zoo.interop.vit import transformers_dinov2
 from zoo.registry import find_row
+from zoo.registry.construct import build_part
+from zoo.storage.tensors import load_strictly
 from zoo.types import encode
 
 SIZES = {"image_size": 32, "patch_size": 8, "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 96}

@@ -13,9 +13,9 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import nn
 
 import zoo
-from zoo.checkpoint import load_strictly
-from zoo.data.image import ImageProcessor
 from zoo.layers.meta import meta_device
+from zoo.processors.image import ImageProcessor
+from zoo.storage.tensors import load_strictly
 from zoo.training.optim import undecayed_names
 
 # Per layout of the features: name, image size, prefix tokens; then models that widen them behind their pooling.

@@ -11,12 +11,11 @@ import transformers
 from PIL import Image
 
 import zoo
-from zoo.backbones import image_keywords
-from zoo.build import build_part
-from zoo.checkpoint import load_strictly
-from zoo.compose import refuse_code
-from zoo.data.image import ImageProcessor
+from zoo.interop.base.image_preprocessing import image_keywords
+from zoo.processors.image import ImageProcessor
 from zoo.registry import find_row
+from zoo.registry.construct import build_part, refuse_code
+from zoo.storage.tensors import load_strictly
 from zoo.training.optim import undecayed_names
 
 SIZES = {"image_size": 32, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -5,8 +5,8 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 import zoo
+from zoo.assembly.summary import summarize
 from zoo.encoders.vig import schedules
-from zoo.inspection import summarize
 from zoo.layers.graph import max_over_neighbours, nearest_neighbours, relative_positions_2d
 
 # Computed with the published code: trainable, with the fixed relative positions, and GMAC of one image with its classifier.

@@ -7,15 +7,15 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import zoo
-from zoo.build import build_part
-from zoo.convert import timm_vit
-from zoo.data.image import ImageProcessor
+from zoo.assembly.summary import count
 from zoo.encoders.vit import ViT
 from zoo.errors import ConfigError
-from zoo.inspection import count
+from zoo.interop.vit import timm_vit
 from zoo.layers.attention import Attention, attention_mask
 from zoo.layers.meta import meta_device
+from zoo.processors.image import ImageProcessor
 from zoo.registry import rows
+from zoo.registry.construct import build_part
 
 PUBLISHED = [row.name for row in rows("encoder").values() if row.family == "vit" and row.name.startswith(("vit_", "deit_"))]
 OWN = ("vit_nano", "vit_digits", "vit_small_patch14_dinov2_l8_112")  # not published

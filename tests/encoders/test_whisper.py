@@ -8,11 +8,11 @@ from whisper.model import AudioEncoder
 from whisper.model import sinusoids as published_sinusoids
 
 import zoo
-from zoo.checkpoint import load_strictly
-from zoo.convert import whisper
-from zoo.data.audio import AudioProcessor
 from zoo.encoders.whisper import WhisperEncoder, sinusoids
 from zoo.errors import ConfigError, DataError
+from zoo.interop.whisper import encoder as whisper
+from zoo.processors.audio import AudioProcessor
+from zoo.storage.tensors import load_strictly
 
 SIZES = {"num_mels": 20, "context_length": 50, "dim": 60, "depth": 3, "num_heads": 5}
 # Of the sheet, computed from openai-whisper: trainable parameters, and GMAC of 30 s.

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.build import build_part
-from zoo.data.messages import Conversation, Message
+from zoo.processors.chat.messages import Conversation, Message
+from zoo.registry.construct import build_part
 from zoo.types import Sample
 
 

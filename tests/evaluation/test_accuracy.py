@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
 import zoo
-from zoo.evaluation._accuracy import draw_confusion, measure
+from zoo.evaluation.results.accuracy import draw_confusion, measure
 
 
 def random_result(classes, items=400):

@@ -10,11 +10,12 @@ import soundfile
 import whisper
 
 import zoo
-from zoo.build import build_part
-from zoo.compose import compose
-from zoo.data.audio_file import read_audio
+from zoo.assembly.compose import compose
 from zoo.evaluation.asr import Asr
-from zoo.run import evaluate, train
+from zoo.processors.media.audio_file import read_audio
+from zoo.registry.construct import build_part
+from zoo.runs.evaluate import evaluate
+from zoo.runs.train import train
 from zoo.types import Sample
 
 RATE = 16000

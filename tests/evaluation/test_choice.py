@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.data.messages import Conversation, Message
 from zoo.evaluation.choice import Choice, split_answer
+from zoo.processors.chat.messages import Conversation, Message
 from zoo.types import Sample
 
 
@@ -79,7 +79,7 @@ def test_without_the_picture_it_is_scored_again_beside(how, expected, yes_or_no)
 
 
 def test_examples_are_asked_and_answered_as_the_question_is(talking):
-    digits = zoo.build.build_part("source", {"name": "digits"}, "data.source")
+    digits = zoo.assembly.build.build_part("source", {"name": "digits"}, "data.source")
     _, model = run(Scorer(lambda *_: 0.0), digits, question="Which digit?", prompt="It is", num_shots=2, limit=3)
     prompt = model.asked[0][0]
     assert [m.text for m in prompt.messages[::2]] == ["<image>\nWhich digit?"] * 3 and len(prompt.images) == 3

@@ -7,10 +7,11 @@ import torch
 from sklearn.metrics import accuracy_score
 
 import zoo
-from zoo.cli import main
-from zoo.compose import compose
+from zoo.assembly.compose import compose
+from zoo.commands.cli import main
 from zoo.evaluation.classification import Classification, columns_of
-from zoo.run import evaluate, train
+from zoo.runs.evaluate import evaluate
+from zoo.runs.train import train
 from zoo.training.log import read_lines
 
 SMALL = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.evaluation._features import FeatureReader
+from zoo.evaluation.measures.features import FeatureReader
 from zoo.types import Encoded
 
 

@@ -8,10 +8,10 @@ import torch
 
 import zoo
 from zoo.commands.display import show_evaluation
-from zoo.data.messages import Conversation, Message
-from zoo.evaluation._choices import credit
 from zoo.evaluation.in_context import InContext, questions_of
-from zoo.run import _write_result
+from zoo.evaluation.measures.choices import credit
+from zoo.processors.chat.messages import Conversation, Message
+from zoo.runs.evaluate import write_result
 from zoo.types import Sample
 
 
@@ -88,7 +88,7 @@ def test_figures_are_those_counted_by_hand():
 
 def test_the_curve_is_written_drawn_and_printed(tmp_path, capsys):
     result = InContext()(Copier(), Documents([document(PAIRS)]), "test")
-    _write_result(result, tmp_path / "out", {"evaluation": "in_context"})
+    write_result(result, tmp_path / "out", {"evaluation": "in_context"})
     show_evaluation(result, tmp_path / "out", as_json=False)
     said = capsys.readouterr().out
     assert (tmp_path / "out" / "in_context.png").stat().st_size > 5000 and '"examples": 2' in (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoo.evaluation._judge import exact_match, normalised, vqa_accuracy
+from zoo.evaluation.measures.vqa_accuracy import exact_match, normalised, vqa_accuracy
 
 
 @pytest.mark.parametrize(

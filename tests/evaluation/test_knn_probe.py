@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import zoo
 from zoo.evaluation.knn_probe import KnnProbe, nearest, votes
-from zoo.run import evaluate
+from zoo.runs.evaluate import evaluate
 
 
 def clouds(count, seed, classes=6):

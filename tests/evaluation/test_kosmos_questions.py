@@ -5,10 +5,10 @@ import json
 import pytest
 
 import zoo
-from zoo.build import build_part
-from zoo.compose import compose
-from zoo.evaluation._prompts import examples_of, with_examples
-from zoo.run import evaluate
+from zoo.assembly.compose import compose
+from zoo.evaluation.measures.few_shot import examples_of, with_examples
+from zoo.registry.construct import build_part
+from zoo.runs.evaluate import evaluate
 
 WORDS = ["Question: Which digit is this? Answer: seven", "what is the sentiment of the opinion? positive negative", "An image of Yes No"]
 

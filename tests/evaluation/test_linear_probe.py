@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import zoo
-from zoo.data.image import ImageProcessor
-from zoo.data.processor import Processor
+from zoo.data.system_processor import Processor
 from zoo.evaluation.linear_probe import COARSE, LinearProbe, class_scores, fit, sweep
+from zoo.processors.image import ImageProcessor
 from zoo.types import Encoded
 
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import zoo
-from zoo.compose import compose
+from zoo.assembly.compose import compose
 from zoo.data.masking import Masking
-from zoo.data.sources.documents import Documents
 from zoo.evaluation.masked_lm import MaskedLM
-from zoo.run import evaluate, train
+from zoo.runs.evaluate import evaluate
+from zoo.runs.train import train
+from zoo.sources.documents import Documents
 from zoo.training.log import read_lines
 from zoo.types import IGNORED, MASKED
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 import zoo
-from zoo.build import build_part
 from zoo.commands.display import show_evaluation
 from zoo.evaluation.perplexity import Perplexity
-from zoo.language.splice import splice
-from zoo.run import _write_result
+from zoo.layers.splice import splice
+from zoo.registry.construct import build_part
+from zoo.runs.evaluate import write_result
 from zoo.types import SUPERVISED, Sample
 
 
@@ -98,7 +98,7 @@ def test_a_model_without_knowledge_is_as_surprised_as_there_are_tokens(talking):
 
 def test_the_terminal_shows_perplexity_as_a_number(llava, talking, tmp_path, capsys):
     result = Perplexity()(llava, talking.Squares(), "test")
-    _write_result(result, tmp_path / "out", {"evaluation": "perplexity"})
+    write_result(result, tmp_path / "out", {"evaluation": "perplexity"})
     show_evaluation(result, tmp_path / "out", as_json=False)
     shown = capsys.readouterr().out
     assert f"{result.metrics['perplexity']:.4g}" in shown and "by kind" in shown

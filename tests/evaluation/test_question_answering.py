@@ -8,9 +8,9 @@ import pytest
 
 import zoo
 from zoo.commands.display import show_evaluation
-from zoo.data.messages import Conversation, Message
 from zoo.evaluation.question_answering import QuestionAnswering
-from zoo.run import _write_result
+from zoo.processors.chat.messages import Conversation, Message
+from zoo.runs.evaluate import write_result
 from zoo.types import Sample
 
 NASTY = "<script>alert(1)</script> & \"b\" 'c'"
@@ -209,7 +209,7 @@ def test_pictures_of_some_are_shown_and_every_answer_is_written(tmp_path, evalua
 
 def test_the_terminal_shows_kinds_examples_and_figures(tmp_path, capsys, evaluated, talking):
     result, _ = evaluated(talking.right_answer, blind="left_out")
-    _write_result(result, tmp_path / "out", {"evaluation": "question_answering"})
+    write_result(result, tmp_path / "out", {"evaluation": "question_answering"})
     show_evaluation(result, tmp_path / "out", as_json=False)
     shown = capsys.readouterr().out
     assert "by kind" in shown and "Which number?" in shown and "blind_exact_match" in shown and "100.00 %" in shown

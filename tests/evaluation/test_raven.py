@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.data.sources.raven import Raven as Puzzles
 from zoo.evaluation.raven import Raven, candidate_prompts
+from zoo.sources.raven import Raven as Puzzles
 from zoo.types import Sample
 
 

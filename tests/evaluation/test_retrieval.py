@@ -10,9 +10,9 @@ from PIL import Image
 from torchmetrics.functional.retrieval import retrieval_hit_rate
 
 import zoo
-from zoo.build import build_part
 from zoo.evaluation.retrieval import Retrieval, ranks, recall_curve
-from zoo.run import evaluate
+from zoo.registry.construct import build_part
+from zoo.runs.evaluate import evaluate
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

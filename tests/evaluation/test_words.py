@@ -8,7 +8,7 @@ import pytest
 from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from zoo.errors import ConfigError
-from zoo.evaluation._words import Edits, WordJudge, summed
+from zoo.evaluation.measures.wer import Edits, WordJudge, summed
 
 TEXTS = [
     "Let's go, it's $20 million and 3.5% in nineteen ninety-five!",

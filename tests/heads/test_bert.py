@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import zoo
-from zoo.checkpoint import read_tensors
 from zoo.heads.bert import BertHead
+from zoo.storage.tensors import read_tensors
 from zoo.types import IGNORED, MASKED, Batch, Encoded, EncoderSpec
 
 SIZES = {"name": "bert", "vocab_size": 300, "context_length": 16, "dim": 24, "depth": 1, "num_heads": 3, "separator_id": 2}

@@ -9,9 +9,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import zoo
-from zoo.build import build_part
-from zoo.checkpoint import load_strictly
-from zoo.convert import timm_vit, vig
+from zoo.interop import vig
+from zoo.interop.vit import timm_vit
+from zoo.registry.construct import build_part
+from zoo.storage.tensors import load_strictly
 from zoo.types import Encoded, EncoderSpec
 
 SIZES = {"image_size": 32, "patch_size": 8, "dim": 48, "depth": 2, "num_heads": 3}

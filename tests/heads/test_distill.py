@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import zoo
-from zoo.compose import compose
-from zoo.run import train
-from zoo.shrink import shrink
+from zoo.assembly.compose import compose
+from zoo.assembly.shrink import shrink
+from zoo.runs.train import train
 from zoo.training.log import read_lines
 from zoo.types import Batch, Encoded, EncoderSpec
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import zoo
+from zoo.assembly.summary import count
 from zoo.errors import ConfigError, DataError
-from zoo.inspection import count
 from zoo.types import PLACEHOLDER_IDS, SUPERVISED, Batch, encode
 
 TEXTS = ["a small red square and the number seven", "which is it? what do you see", "first second third"]

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import zoo
+from zoo.assembly.summary import count
 from zoo.errors import ConfigError, DataError
-from zoo.inspection import count
 from zoo.types import SUPERVISED, Batch
 
 TEXTS = ["what do you see?", "the number seven", "a small red square", "which is it?"]

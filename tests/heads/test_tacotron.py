@@ -7,8 +7,7 @@ import zoo
 from zoo.errors import ConfigError, DataError
 from zoo.heads.tacotron import Tacotron
 from zoo.layers.tacotron_decoder import Stepper
-from zoo.speech import SATURATED, SILENCE
-from zoo.types import FRAMES, MAGNITUDES, MELS, Batch, Encoded, EncoderSpec
+from zoo.types import FRAMES, MAGNITUDES, MELS, SATURATED, SILENCE, Batch, Encoded, EncoderSpec
 
 
 def make(**words):

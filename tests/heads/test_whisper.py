@@ -7,12 +7,13 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from whisper.model import TextDecoder, disable_sdpa
 
 import zoo
-from zoo.checkpoint import load_strictly
-from zoo.convert import rules, whisper_system
-from zoo.convert.whisper_names import OPENAI
 from zoo.errors import ConfigError, DataError
 from zoo.heads.whisper import Whisper
+from zoo.interop.base import rules
+from zoo.interop.whisper import system as whisper_system
+from zoo.interop.whisper.names import OPENAI
 from zoo.layers.whisper_decoder import WhisperDecoder
+from zoo.storage.tensors import load_strictly
 from zoo.types import SUPERVISED, Batch, Encoded, EncoderSpec
 
 SIZES = {"vocab_size": 61, "context_length": 19, "dim": 48, "depth": 3, "num_heads": 3}

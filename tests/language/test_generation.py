@@ -4,13 +4,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from zoo.build import create_model
-from zoo.checkpoint import load_strictly
-from zoo.convert import transformers_causal_lm
+from zoo.assembly.create import create_model
 from zoo.errors import ConfigError, DataError
+from zoo.interop.causal_lm import transformers_causal_lm
 from zoo.language.causal_lm import CausalLM
-from zoo.language.generation import Generated, generate
-from zoo.language.sampling import Sampling
+from zoo.language.decoding.generate import Generated, generate
+from zoo.language.decoding.sampling import Sampling
+from zoo.storage.tensors import load_strictly
 
 VOCAB = 61
 

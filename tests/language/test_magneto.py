@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.language.generation import generate
+from zoo.language.decoding.generate import generate
+from zoo.language.decoding.sampling import Sampling
 from zoo.language.magneto import Magneto, sub_norm_gain
-from zoo.language.sampling import Sampling
 from zoo.layers.packing import Packing
 
 SHAPE = {"vocab_size": 61, "context_length": 40, "dim": 48, "depth": 2, "num_heads": 3}

@@ -12,7 +12,17 @@ from transformers import (
 )
 
 from zoo.errors import ConfigError
-from zoo.language.sampling import Sampling, draw, keep_min_p, keep_top_k, keep_top_p, mark_seen, penalise_repetition, uniforms, warp
+from zoo.language.decoding.sampling import (
+    Sampling,
+    draw,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    mark_seen,
+    penalise_repetition,
+    uniforms,
+    warp,
+)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.errors import DataError
-from zoo.language.splice import splice
+from zoo.layers.splice import splice
 
 IMAGE, AUDIO = -200, -201
 IDS = ["a.json:1", "a.json:2", "a.json:3"]

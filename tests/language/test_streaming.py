@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from zoo.errors import ConfigError
-from zoo.language.streaming import StopStrings, TextStream, cut_at_stop, longest_beginning
+from zoo.language.decoding.streaming import StopStrings, TextStream, cut_at_stop, longest_beginning
 
 TEXT = "Sure: na\u00efve caf\u00e9, \u732b and \U0001f600\U0001f44d\U0001f3fd!\n\nUSER: END."
 

@@ -5,8 +5,8 @@ import torch
 import transformers
 
 import zoo
-from zoo.build import build_part
 from zoo.layers.packing import Packing
+from zoo.registry.construct import build_part
 
 SIZES = {"vocab_size": 97, "hidden_size": 60, "num_hidden_layers": 2, "num_attention_heads": 6, "max_position_embeddings": 64}
 GROUPED = {**SIZES, "intermediate_size": 80, "num_key_value_heads": 3}

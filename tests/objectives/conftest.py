@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.data.messages import Conversation, Message
-from zoo.language.splice import splice
+from zoo.layers.splice import splice
+from zoo.processors.chat.messages import Conversation, Message
 from zoo.types import Sample
 
 TEXTS = [("what is it?", "a red ball", "no idea"), ("how many?", "two", "about seven of them"), ("is it dark?", "yes", "no")]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.objectives._answers import last_run, log_probabilities, mismatched, pairs
+from zoo.training.objectives.preference.log_probabilities import last_run, log_probabilities, mismatched, pairs
 from zoo.types import SUPERVISED, Batch
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import zoo
-from zoo.objectives.distillation import Distillation
+from zoo.training.objectives.distillation import Distillation
 
 
 def test_the_parts_are_those_of_torch_over_the_supervised_tokens(talking, trained):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.objectives.dpo import Dpo
-from zoo.objectives.ipo import Ipo
+from zoo.training.objectives.dpo import Dpo
+from zoo.training.objectives.ipo import Ipo
 
 
 def test_dpo_is_its_formula_over_single_answers(talking, log_probability, trained):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import zoo
-from zoo.objectives._answers import MISMATCHED, log_probabilities, mismatched
-from zoo.objectives.kto import Kto
+from zoo.training.objectives.kto import Kto
+from zoo.training.objectives.preference.log_probabilities import MISMATCHED, log_probabilities, mismatched
 
 
 def sigmoid(x):

@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 import zoo
-from zoo.compose import compose
-from zoo.run import train
+from zoo.assembly.compose import compose
+from zoo.runs.train import train
 from zoo.training.log import read_lines
 
 pytestmark = pytest.mark.heavy
@@ -36,7 +36,7 @@ def resumed(run_dir, copy):
     """The same run from its first state on; the type checker of the tests draws from Python's generator, so states are not compared."""
     shutil.copytree(run_dir, copy)
     shutil.rmtree(copy / "state" / f"step_{STEPS:09d}")
-    config = zoo.run.read_run_config(copy)
+    config = zoo.runs.run_directory.read_run_config(copy)
     train({**config, "resume": str(copy), "training": {**config["training"], "verify_resume": False}})
     assert (copy / "metrics.jsonl").read_text() == (run_dir / "metrics.jsonl").read_text()
     ours, theirs = (load_file(folder / "last" / "model.safetensors") for folder in (run_dir, copy))

@@ -5,9 +5,9 @@ import torch
 from accelerate import Accelerator
 
 import zoo
-from zoo.compose import compose
-from zoo.run import train
-from zoo.training.cached import cached_forward_backward
+from zoo.assembly.compose import compose
+from zoo.runs.train import train
+from zoo.training.grad_cache import cached_forward_backward
 from zoo.training.log import read_lines
 from zoo.training.settings import TrainingSettings
 from zoo.types import Batch

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import zoo
-from zoo.compose import compose
-from zoo.run import train
+from zoo.assembly.compose import compose
+from zoo.runs.train import train
 from zoo.training.fingerprint import hash_parameters
 from zoo.training.freeze import freeze, train_mode
 
@@ -99,7 +99,7 @@ def launch(words, processes):
     """In processes of their own: two of them, and beartype, which checks types under pytest, draws from Python's generator."""
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "--standalone"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*start, "-m", "zoo.cli", "train", *words], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run([*start, "-m", "zoo", "train", *words], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

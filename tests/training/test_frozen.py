@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import zoo
-from zoo.compose import compose
-from zoo.run import train
-from zoo.system import from_features
-from zoo.training.frozen import FrozenSplit
+from zoo.assembly.compose import compose
+from zoo.assembly.system import from_features
+from zoo.runs.train import train
+from zoo.training.feature_cache import FrozenSplit
 from zoo.training.log import read_lines
 
 TOWERS = ["training.freeze=[encoders]", "system=clip_vit_digits"]

@@ -8,8 +8,8 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 
 import zoo
-from zoo.build import construct
-from zoo.convert import timm_vit
+from zoo.interop.vit import timm_vit
+from zoo.registry.construct import construct
 from zoo.training.optim import layers_above, make_optimizer, parameter_groups, set_learning_rate
 from zoo.training.settings import TrainingSettings
 

@@ -41,9 +41,9 @@ CACHED = ["training.accumulate=2", "training.accumulation=cached", "training.bat
 
 def command(processes: int, words: list[str]) -> list[str]:
     if processes == 1:
-        return [sys.executable, "-m", "zoo.cli", "train", *words]
+        return [sys.executable, "-m", "zoo", "train", *words]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "--standalone"]
-    return [*launch, "-m", "zoo.cli", "train", *words]
+    return [*launch, "-m", "zoo", "train", *words]
 
 
 def start(processes: int, words: list[str], log: Path) -> subprocess.Popen:

@@ -9,10 +9,13 @@ import yaml
 from PIL import Image
 
 import zoo
-from zoo.checkpoint import read_tensors
-from zoo.compose import compose
-from zoo.registry import packaged_directory
-from zoo.run import evaluate, read_run_config, start_from, train
+from zoo.assembly.compose import compose
+from zoo.runs.evaluate import evaluate
+from zoo.runs.first_weights import start_from
+from zoo.runs.run_directory import read_run_config
+from zoo.runs.train import train
+from zoo.storage.places import packaged_directory
+from zoo.storage.tensors import read_tensors
 from zoo.training.log import read_lines
 from zoo.training.state import states
 
@@ -55,7 +58,7 @@ def test_a_run_directory_in_use_is_refused(run_dir):
 
 
 def test_resuming_what_is_no_run_is_refused(tmp_path, capsys):
-    from zoo.cli import main
+    from zoo.commands.cli import main
 
     assert main(["train", f"resume={tmp_path}"]) == 2
     assert "holds no run" in capsys.readouterr().err
@@ -143,7 +146,7 @@ def test_a_classifier_takes_its_classes_from_the_data_and_keeps_them(pictures, t
 
 
 def test_a_classifier_needs_no_captions(tmp_path, monkeypatch):
-    from zoo.data.sources.digit_pairs import DigitPairs
+    from zoo.sources.digit_pairs import DigitPairs
 
     monkeypatch.delattr(DigitPairs, "captions")
     train(compose("train", [*CLASSIFIER, "data=digit_pairs", f"run_dir={tmp_path / 'run'}"]))

@@ -9,15 +9,15 @@ import torch
 import whisper
 import whisper.timing
 
-from zoo.convert import whisper as encoder_convert
-from zoo.convert.rules import to_zoo, under
-from zoo.convert.whisper_names import OPENAI
-from zoo.data.transcript import TranscriptProcessor
-from zoo.data.transcript_tokens import find_tiktoken, tiktoken_tokenizer
 from zoo.encoders.whisper import WhisperEncoder
+from zoo.interop.base.rules import to_zoo, under
+from zoo.interop.whisper import encoder as encoder_convert
+from zoo.interop.whisper.names import OPENAI
+from zoo.language.transcription.decoding import Recogniser
+from zoo.language.transcription.settings import Settings
 from zoo.layers.whisper_decoder import WhisperDecoder
-from zoo.transcription.decoding import Recogniser
-from zoo.transcription.settings import Settings
+from zoo.processors.tokenizers.whisper_tokens import find_tiktoken, tiktoken_tokenizer
+from zoo.processors.transcript import TranscriptProcessor
 
 SHARPNESS = 5.0  # of the random models' scores
 SPREADS = {"positional": 3.0, "cross_attn.value": 3.0, "cross_attn.out": 3.0}  # what is heard and where counts more than what was said

@@ -5,7 +5,7 @@ import pytest
 import torch
 from whisper import timing
 
-from zoo.transcription.alignment import median_filter, warp
+from zoo.language.transcription.alignment import median_filter, warp
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (3, 4), (40, 3), (23, 170)])

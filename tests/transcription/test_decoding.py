@@ -8,8 +8,8 @@ from whisper.decoding import DecodingOptions, decode
 from whisper.utils import compression_ratio as reference_ratio
 
 from zoo.errors import ConfigError
-from zoo.transcription.decoding import Window, compression_ratio
-from zoo.transcription.mels import RecordingMels
+from zoo.language.transcription.decoding import Window, compression_ratio
+from zoo.language.transcription.mels import RecordingMels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")  # of numpy 2, at openai-whisper's beams
 OPEN = {"compression_ratio_threshold": None, "log_probability_threshold": None, "no_speech_threshold": None}

@@ -7,8 +7,8 @@ import torch
 import whisper
 
 from zoo.errors import ItemError
-from zoo.transcription import mels
-from zoo.transcription.mels import RecordingMels
+from zoo.language.transcription import mels
+from zoo.language.transcription.mels import RecordingMels
 
 
 @pytest.mark.parametrize("samples", [1, 159, 161, 400, 5000, 480000, 480001, 480320, 16000 * 61 + 77])

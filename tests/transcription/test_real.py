@@ -8,9 +8,9 @@ import torch
 import whisper
 
 import zoo
-from zoo.convert.rules import from_zoo, under
-from zoo.convert.whisper_names import OPENAI
-from zoo.data.audio_file import read_audio
+from zoo.interop.base.rules import from_zoo, under
+from zoo.interop.whisper.names import OPENAI
+from zoo.processors.media.audio_file import read_audio
 
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:__array_wrap__")]
 

@@ -6,7 +6,7 @@ import torch
 from whisper.decoding import ApplyTimestampRules, SuppressBlank, SuppressTokens
 from whisper.tokenizer import get_tokenizer
 
-from zoo.transcription.rules import Rules
+from zoo.language.transcription.rules import Rules
 
 BEGIN = 50363  # of English models' timestamps
 END = 50256

@@ -3,7 +3,7 @@
 import pytest
 
 from zoo.errors import ConfigError
-from zoo.transcription.settings import Settings
+from zoo.language.transcription.settings import Settings
 
 
 @pytest.mark.parametrize(

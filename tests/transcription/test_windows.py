@@ -6,8 +6,8 @@ import torch
 import whisper
 
 from zoo.errors import ConfigError, DataError
-from zoo.transcription import mels
-from zoo.transcription.windows import split_spans, transcribe_each
+from zoo.language.transcription import mels
+from zoo.language.transcription.windows import split_spans, transcribe_each
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")  # of numpy 2, at openai-whisper's beams
 OPEN = {"compression_ratio_threshold": None, "log_probability_threshold": None, "no_speech_threshold": None}

@@ -6,7 +6,7 @@ import pytest
 from whisper.timing import WordTiming, merge_punctuations
 from whisper.tokenizer import get_tokenizer
 
-from zoo.transcription.words import APPENDED, PREPENDED, Timed, join_punctuation, split_words
+from zoo.language.transcription.words import APPENDED, PREPENDED, Timed, join_punctuation, split_words
 
 TEXTS = [
     " Hello, world. It's 5 o'clock (or so), don't you think?",

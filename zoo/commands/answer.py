@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zoo.build import build_part, load
+from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
-from zoo.data.image_file import open_image
 from zoo.data.loader import Split, spread
-from zoo.data.messages import Conversation
-from zoo.data.processor import conversation_of
+from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError
-from zoo.page import wav_of, write_whole
-from zoo.weights.loading import find_checkpoint
+from zoo.evaluation.results.html_report import wav_of
+from zoo.interop.zoo_checkpoint import find_checkpoint
+from zoo.processors.chat.messages import Conversation
+from zoo.processors.media.image_file import open_image
+from zoo.registry.construct import build_part
+from zoo.storage.files import write_whole
 
 SAMPLE_RATE_HZ = 16000
 FAULTS_SHOWN = 3

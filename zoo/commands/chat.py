@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zoo.build import load
+from zoo.assembly.save_load import load
 from zoo.commands.chat_boxes import Boxes, lines_of
 from zoo.commands.chat_session import Answer, ChatSession
 from zoo.commands.display import print_json
 from zoo.commands.embed import refuse_device
 from zoo.errors import ConfigError, DataError, ZooError, name_choices
-from zoo.language.sampling import Sampling
+from zoo.language.decoding.sampling import Sampling
 
 COMMANDS = {  # what stands behind it, and what it does
     "/image": ("PATH", "show a picture with the next question"),

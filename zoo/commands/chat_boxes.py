@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from zoo.data.grounding import GROUNDING, Phrase, draw_boxes, read_boxes
-from zoo.data.image_file import open_image
 from zoo.errors import ConfigError, DataError
-from zoo.page import write_whole
+from zoo.processors.chat.grounding import GROUNDING, Phrase, draw_boxes, read_boxes
+from zoo.processors.media.image_file import open_image
+from zoo.storage.files import write_whole
 
 
 class Boxes:

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.checkpoint import write_text_atomically
-from zoo.data.messages import Conversation, Message
 from zoo.errors import ConfigError, DataError, ItemError
-from zoo.language.generation import generate
-from zoo.language.sampling import Sampling, fresh_seed
-from zoo.language.streaming import StopStrings, TextStream, check_stop
+from zoo.language.decoding.generate import generate
+from zoo.language.decoding.sampling import Sampling, fresh_seed
+from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop
+from zoo.processors.chat.messages import Conversation, Message
+from zoo.storage.files import write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Answer:
     """What the assistant said.
 
     Attributes:
-        stop_reason: of ``zoo.language.generation.Generated``, or "interrupted" by the user.
+        stop_reason: of ``zoo.language.decoding.generate.Generated``, or "interrupted" by the user.
         num_tokens: of the answer.
         prompt_tokens: of the whole conversation before it, pictures and clips among them.
         computed_tokens: how many of these the language model was shown now; the others stood in the cache.

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from zoo.build import load
-from zoo.classifier_cache import classifier_vectors
+from zoo.assembly.bundled import caption_of, chosen_model
+from zoo.assembly.save_load import load
+from zoo.assembly.system import System
 from zoo.commands.classify_report import Prediction, check_output, write_predictions
 from zoo.commands.display import counting_progress, print_json, readable_share, table
-from zoo.data.image_file import find_images
-from zoo.data.prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
+from zoo.data.zero_shot_prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
 from zoo.errors import ConfigError, DataError
-from zoo.system import System
-from zoo.weights.bundled import caption_of, chosen_model
+from zoo.evaluation.measures.classifier_weights import classifier_vectors
+from zoo.processors.media.image_file import find_images
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] -> probabilities [B, labels]
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from zoo.page import bar, card, check_output, write_page, write_whole
+from zoo.evaluation.results.html_report import bar, card, check_output, write_page
+from zoo.storage.files import write_whole
 
 LABELS_SHOWN = 200  # on a page; all of them took part
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from zoo.cards import read_card
+from zoo.evaluation.results.cards import read_card
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

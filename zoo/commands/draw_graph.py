@@ -15,13 +15,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from zoo.build import create_model, load
+from zoo.assembly.create import create_model
+from zoo.assembly.save_load import load
+from zoo.assembly.system import System
 from zoo.commands.display import print_json, table
-from zoo.data.image import ImageProcessor
 from zoo.errors import ConfigError
+from zoo.interop.zoo_checkpoint import bundled_names
+from zoo.processors.image import ImageProcessor
 from zoo.registry import list_models
-from zoo.system import System
-from zoo.weights.loading import bundled_names
 
 DEFAULT_MODEL = "clip_vig_nano"  # bundled; has seen handwritten digits only
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg")

@@ -1,4 +1,4 @@
-"""``zoo embed``: vectors of all images or recordings of a folder, or of all lines of a text file, as an index (``zoo.commands.index``).
+"""``zoo embed``: vectors of all images or recordings of a folder, or of all lines of a text file, as an index (``zoo.commands.index.store``).
 
 The job can be killed at any time, and the same command goes on with it.
 """
@@ -19,18 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.build import load
+from zoo.assembly.bundled import chosen_model
+from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
-from zoo.commands.index import FAILED, Matrix, alone_in, checked_words, read_json_lines
-from zoo.commands.index_writer import IndexWriter, Item, clear, refuse_strange
-from zoo.data.audio_file import AUDIO_SUFFIXES
-from zoo.data.image_file import IMAGE_SUFFIXES, walk_images
-from zoo.data.processor import hash_files
-from zoo.data.prompts import read_lines
+from zoo.commands.index.store import FAILED, Matrix, alone_in, checked_words, read_json_lines
+from zoo.commands.index.writer import IndexWriter, Item, clear, refuse_strange
+from zoo.data.system_processor import hash_files
+from zoo.data.zero_shot_prompts import read_lines
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.processors.media.audio_file import AUDIO_SUFFIXES
+from zoo.processors.media.image_file import IMAGE_SUFFIXES, walk_images
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import encode
-from zoo.weights.bundled import chosen_model
 
 SHARD_ROWS = 1024  # what a kill may cost: minutes of a large model on a CPU
 FAILURES_SHOWN = 20

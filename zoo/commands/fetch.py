@@ -15,11 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zoo.cache import cache_directory
+from zoo.downloads.asset import Asset, Package
+from zoo.downloads.packages import check_hash, fetch_package, unpack_files
+from zoo.downloads.table import ASSETS, find_asset
 from zoo.errors import DataError, WeightsError, ZooError
-from zoo.fetched.asset import Asset, Package
-from zoo.fetched.packages import check_hash, fetch_package, unpack_files
-from zoo.fetched.table import ASSETS, find_asset
+from zoo.storage.places import cache_directory
 
 SOURCE_FILE = "SOURCE.json"
 CREDITS_FILE = "CREDITS.md"
@@ -53,7 +53,7 @@ def fetched(name: str, *, directory: str | Path | None = None) -> Path:
     """The folder of an asset: from the cache, or fetched into it.
 
     Args:
-        name: a key of ``zoo.fetched.table.ASSETS`` (see: zoo fetch).
+        name: a key of ``zoo.downloads.table.ASSETS`` (see: zoo fetch).
         directory: the cache; see ``cache_directory``.
 
     Raises:
@@ -114,7 +114,7 @@ def _pins(note: Mapping[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def _fetch(asset: Asset, target: Path) -> None:
-    from zoo.checkpoint import atomic_directory  # loads torch, which the list of assets does not need
+    from zoo.storage.files import atomic_directory  # loads torch, which the list of assets does not need
 
     with tempfile.TemporaryDirectory(prefix="zoo-fetch-") as scratch:
         files = Path(scratch, "files")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from zoo.build import load
+from zoo.assembly.save_load import load
 from zoo.commands.display import print_json, table
 from zoo.commands.embed import find_embedder, hash_processor
-from zoo.commands.index import Index, Matrix
-from zoo.commands.index_writer import name_of
-from zoo.commands.search_report import Hit, check_output, write_hits
+from zoo.commands.index.search_report import Hit, check_output, write_hits
+from zoo.commands.index.store import Index, Matrix
+from zoo.commands.index.writer import name_of
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.training.fingerprint import hash_parameters
 

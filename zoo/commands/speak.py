@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from zoo.build import load
+from zoo.assembly.bundled import DEFAULT_VOICE, chosen_model
+from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
-from zoo.data.speech_text import split_sentences
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.tts import draw_speech
-from zoo.speech import Speech
-from zoo.weights.bundled import DEFAULT_VOICE, chosen_model
+from zoo.processors.media.read_aloud import split_sentences
+from zoo.types import Speech
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 PAUSE_SECONDS = 0.25  # between sentences

@@ -16,22 +16,22 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from zoo.build import load
-from zoo.cache import cache_directory
-from zoo.checkpoint import write_text_atomically
+from zoo.assembly.save_load import load
 from zoo.commands.display import print_json
 from zoo.commands.embed import refuse_device
 from zoo.commands.fetch import is_cached
-from zoo.data.audio_file import AUDIO_SUFFIXES
-from zoo.data.image_file import walk_images
+from zoo.downloads.table import find_asset
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.fetched.table import find_asset
+from zoo.language.transcription.settings import Settings
+from zoo.language.transcription.transcribe import recogniser_of
+from zoo.language.transcription.transcript import Transcript
+from zoo.language.transcription.windows import OnProgress, transcribe_each
+from zoo.language.transcription.writers import WRITERS, format_time
+from zoo.processors.media.audio_file import AUDIO_SUFFIXES
+from zoo.processors.media.image_file import walk_images
+from zoo.storage.files import write_text_atomically
+from zoo.storage.places import cache_directory
 from zoo.training.fingerprint import hash_parameters
-from zoo.transcription.settings import Settings
-from zoo.transcription.transcript import Transcript
-from zoo.transcription.verb import recogniser_of
-from zoo.transcription.windows import OnProgress, transcribe_each
-from zoo.transcription.writers import WRITERS, format_time
 
 DEFAULT_MODEL = "whisper_tiny_en"  # of ``zoo fetch``
 NOTE_FILE = "transcribe.json"  # in the folder of the results: by which model and settings they were made

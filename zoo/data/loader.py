@@ -12,12 +12,12 @@ import numpy as np
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from zoo.data.augment import Augmentation
+from zoo.data.augmentation import Augmentation
 from zoo.data.masking import Masking
-from zoo.data.mix import Mix
+from zoo.data.mixup import Mix
 from zoo.data.order import Order
-from zoo.data.processor import Processor
 from zoo.data.skips import Skips
+from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError
 from zoo.types import Batch, Sample
 

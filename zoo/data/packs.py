@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from zoo.data.conversation_tokens import Tokens
 from zoo.data.loader import MOST_REPLACED, Draw, Item, ProcessedSplit
-from zoo.data.messages import MARKERS, Conversation
 from zoo.data.order import Order
-from zoo.data.processor import CONVERSATION, conversation_of
 from zoo.data.skips import Skips
+from zoo.data.system_processor import CONVERSATION, conversation_of
 from zoo.errors import ConfigError, DataError
+from zoo.processors.chat.conversation_tokens import Tokens
+from zoo.processors.chat.messages import MARKERS, Conversation
 from zoo.types import Batch, Sample
 
 WINDOW = 16_384  # parts that are packed with one another: reads of shards stay near, and planning takes no time

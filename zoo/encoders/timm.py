@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, WeightsError, name_choices
-from zoo.layers.backbone import flatten_map, freeze, try_out
+from zoo.layers.hosted_backbone import flatten_map, freeze, try_out
 from zoo.layers.select import find_state, select_places
 from zoo.registry import register
 from zoo.types import Encoded

@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
-from zoo.layers.backbone import flatten_map, freeze, try_out
-from zoo.layers.pretrained import import_transformers, parse_config, quiet_and_offline, read_into
+from zoo.layers.hosted_backbone import flatten_map, freeze, try_out
+from zoo.layers.hosted_transformers import import_transformers, parse_config, quiet_and_offline, read_into
 from zoo.layers.select import find_state, select_places
 from zoo.registry import register
 from zoo.types import Encoded

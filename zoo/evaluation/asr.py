@@ -1,7 +1,7 @@
 """Speech that is heard, against what was said: word and character errors, in all and by kind of recording, and the worst of them.
 
 Paper: Radford et al. 2022 (Whisper, arXiv 2212.04356), section 4.4 and appendix C, for the normalisation of texts before words are
-compared; see ``zoo.evaluation._words``. The decoding is that of ``transcribe``, with its fallback unless temperatures say otherwise.
+compared; see ``zoo.evaluation.measures.wer``. The decoding is that of ``transcribe``, with its fallback unless temperatures say otherwise.
 """
 
 import time
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
-from zoo.evaluation._accuracy import checked_limits, refuse_model
-from zoo.evaluation._answers import sample_rate_of
-from zoo.evaluation._heard import Heard, HeardResult, audio_of, forget
-from zoo.evaluation._reading import Reading
-from zoo.evaluation._words import Compared, WordJudge, summed
+from zoo.evaluation.measures.split_reader import Reading
+from zoo.evaluation.measures.wer import Compared, WordJudge, summed
+from zoo.evaluation.results.accuracy import checked_limits, refuse_model
+from zoo.evaluation.results.answers import sample_rate_of
+from zoo.evaluation.results.asr_result import Heard, HeardResult, audio_of, forget
 from zoo.registry import register
 from zoo.types import Sample
 

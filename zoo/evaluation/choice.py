@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoo.data.messages import MARKERS, Conversation, Message
-from zoo.data.processor import conversation_of
+from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.evaluation._accuracy import checked_limits, refuse_model
-from zoo.evaluation._answers import (
+from zoo.evaluation.measures.choices import chosen, credit
+from zoo.evaluation.measures.few_shot import BLINDS, Examples, asked_in, asked_instead, blinded, examples_of, followed, with_examples
+from zoo.evaluation.measures.split_reader import Reading
+from zoo.evaluation.results.accuracy import checked_limits, refuse_model
+from zoo.evaluation.results.answers import (
     Answer,
     AnswersResult,
     Shown,
@@ -30,9 +32,7 @@ from zoo.evaluation._answers import (
     question_text,
     sample_rate_of,
 )
-from zoo.evaluation._choices import chosen, credit
-from zoo.evaluation._prompts import BLINDS, Examples, asked_in, asked_instead, blinded, examples_of, followed, with_examples
-from zoo.evaluation._reading import Reading
+from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
 from zoo.types import Sample
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zoo.data.loader import ProcessedSplit
 from zoo.errors import ConfigError
-from zoo.evaluation._accuracy import AccuracyResult, checked_limits, measure, over_split, refuse_model, refuse_source
+from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, measure, over_split, refuse_model, refuse_source
 from zoo.registry import register
 from zoo.types import Batch
 

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.errors import ConfigError, name_choices
-from zoo.evaluation._accuracy import AccuracyResult, checked_limits, measure, refuse_source
-from zoo.evaluation._features import FeatureReader, refuse_same_split
+from zoo.evaluation.measures.features import FeatureReader, refuse_same_split
+from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, measure, refuse_source
 from zoo.registry import register
 
 WEIGHTS = ("distance", "uniform")

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
-from zoo.evaluation._accuracy import AccuracyResult, checked_limits, measure, refuse_source
-from zoo.evaluation._features import FeatureReader, refuse_same_split
+from zoo.evaluation.measures.features import FeatureReader, refuse_same_split
+from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, measure, refuse_source
 from zoo.registry import register
 
 COARSE = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # powers of ten that C is tried at first

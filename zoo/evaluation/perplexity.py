@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.data.conversation import Tokens
 from zoo.errors import ConfigError, DataError
-from zoo.evaluation._accuracy import checked_limits
-from zoo.evaluation._answers import check_source
-from zoo.evaluation._reading import Reading, Row
+from zoo.evaluation.measures.split_reader import Reading, Row
+from zoo.evaluation.results.accuracy import checked_limits
+from zoo.evaluation.results.answers import check_source
+from zoo.processors.conversation import Tokens
 from zoo.registry import register
 from zoo.types import SUPERVISED, Batch, Predictions, Sample, TalkingHead
 

@@ -12,10 +12,22 @@ from typing import Any
 
 import torch
 
-from zoo.data.messages import Conversation
 from zoo.errors import ConfigError, name_choices
-from zoo.evaluation._accuracy import checked_limits, refuse_model
-from zoo.evaluation._answers import (
+from zoo.evaluation.measures.few_shot import (
+    BLINDS,
+    Examples,
+    asked_in,
+    asked_instead,
+    blinded,
+    examples_of,
+    followed,
+    with_examples,
+    with_words,
+)
+from zoo.evaluation.measures.split_reader import Reading, Row
+from zoo.evaluation.measures.vqa_accuracy import exact_match, vqa_accuracy
+from zoo.evaluation.results.accuracy import checked_limits, refuse_model
+from zoo.evaluation.results.answers import (
     Answer,
     AnswersResult,
     Shown,
@@ -26,9 +38,7 @@ from zoo.evaluation._answers import (
     references_of,
     sample_rate_of,
 )
-from zoo.evaluation._judge import exact_match, vqa_accuracy
-from zoo.evaluation._prompts import BLINDS, Examples, asked_in, asked_instead, blinded, examples_of, followed, with_examples, with_words
-from zoo.evaluation._reading import Reading, Row
+from zoo.processors.chat.messages import Conversation
 from zoo.registry import register
 
 METRICS = {"exact_match": exact_match, "vqa_accuracy": vqa_accuracy}

@@ -9,21 +9,13 @@ from typing import Any
 
 import torch
 
-from zoo.data.messages import MARKERS, Conversation, Message
 from zoo.errors import ConfigError, DataError
-from zoo.evaluation._accuracy import checked_limits, refuse_model
-from zoo.evaluation._answers import (
-    Answer,
-    AnswersResult,
-    Shown,
-    answers_by_kind,
-    check_source,
-    mean_scores,
-    question_text,
-)
-from zoo.evaluation._choices import chosen, credit
-from zoo.evaluation._prompts import asked_in
-from zoo.evaluation._reading import Reading, Row
+from zoo.evaluation.measures.choices import chosen, credit
+from zoo.evaluation.measures.few_shot import asked_in
+from zoo.evaluation.measures.split_reader import Reading, Row
+from zoo.evaluation.results.accuracy import checked_limits, refuse_model
+from zoo.evaluation.results.answers import Answer, AnswersResult, Shown, answers_by_kind, check_source, mean_scores, question_text
+from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
 from zoo.types import Sample
 

@@ -18,16 +18,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.data.audio_file import resample
 from zoo.data.loader import spread
 from zoo.errors import ConfigError, DataError
-from zoo.evaluation._accuracy import checked_limits
-from zoo.evaluation._answers import sample_rate_of
-from zoo.evaluation._heard import audio_of
-from zoo.evaluation._words import WordJudge
+from zoo.evaluation.measures.wer import WordJudge
+from zoo.evaluation.results.accuracy import checked_limits
+from zoo.evaluation.results.answers import sample_rate_of
+from zoo.evaluation.results.asr_result import audio_of
+from zoo.processors.media.audio_file import resample
 from zoo.registry import register
-from zoo.speech import STOP_TOKEN, Speech
-from zoo.types import MELS, Sample
+from zoo.types import MELS, STOP_TOKEN, Sample, Speech
 
 COEFFICIENTS = 13  # behind the first, which is loudness
 DECIBEL = 10 / math.log(10) * math.sqrt(2)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.classifier_cache import classifier_vectors
 from zoo.data.loader import ProcessedSplit
-from zoo.data.prompts import fill_templates, in_order, plain_labels, read_labels, read_templates
+from zoo.data.zero_shot_prompts import fill_templates, in_order, plain_labels, read_labels, read_templates
 from zoo.errors import ConfigError
-from zoo.evaluation._accuracy import AccuracyResult, checked_limits, measure, over_split, refuse_model, refuse_source
+from zoo.evaluation.measures.classifier_weights import classifier_vectors
+from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, measure, over_split, refuse_model, refuse_source
 from zoo.registry import register
 from zoo.types import Batch
 
@@ -25,7 +25,7 @@ class ZeroShot:
     Args:
         templates: a set by name ("imagenet", "imagenet_7", "cifar", "simple"), a file with one per line, or a list of prompts with
             ``{}`` for the class name; None takes the source's own.
-        labels: a label file (see ``zoo.data.prompts``) with names or prompts for each of the source's classes; None takes these.
+        labels: a label file (see ``zoo.data.zero_shot_prompts``) with names or prompts for each of the source's classes; None takes these.
         batch_size: items at once.
         limit: only so many items, spread evenly over the split; None takes all.
         cache: keep the classifier's weights on disk, and look for them there; a training run never does.

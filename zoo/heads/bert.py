@@ -67,7 +67,7 @@ class BertHead(nn.Module):
         _refuse(spec, masked_lm=masked_lm, sequence=sequence, vocab_size=vocab_size, tied=tied)
         self.masked_lm, self.asked, self.tied = masked_lm, sequence, tied
         self.reads = ("tokens",) if sequence is None else ("tokens", "pooled")
-        self.needs_masking = masked_lm  # of the data; see ``zoo.inspection.check``
+        self.needs_masking = masked_lm  # of the data; see ``zoo.runs.check.check``
         self._words: tuple[Any, ...] = ()  # in a tuple, so that the encoder is no submodule and its table is saved once
         if masked_lm:
             width, size = spec.word_dim or spec.dim, vocab_size or spec.vocab_size

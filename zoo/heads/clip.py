@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.distributed import gather
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.losses import info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
+from zoo.losses.distributed import gather
 from zoo.registry import register
 from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput, SystemLike
 

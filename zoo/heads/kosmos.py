@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.language.talking import Connected, Talking
+from zoo.heads.bases.multimodal_lm import Connected, Talking
 from zoo.registry import register
 from zoo.types import PLACEHOLDER_IDS, EncoderSpec, LanguageModel
 

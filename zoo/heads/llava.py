@@ -10,7 +10,7 @@ encoders is a plain language model. Padding is not computed, so that short conve
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.language.talking import Talking
+from zoo.heads.bases.multimodal_lm import Talking
 from zoo.registry import register
 from zoo.types import EncoderSpec, LanguageModel
 

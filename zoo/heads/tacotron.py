@@ -15,14 +15,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
+from zoo.heads.bases.synthesis import Pace, Spoken, say_groups, speak, targets_of
 from zoo.layers.cbhg import CBHG
 from zoo.layers.masked_conv import all_or_mask
 from zoo.layers.tacotron_decoder import Stepper, TacotronDecoder
 from zoo.layers.teacher_forcing import Speakers, TeacherForcing, fed_frames, join_groups, sampled_frames, whole_groups
 from zoo.losses.speech import frame_loss, guided_attention_loss
 from zoo.registry import register
-from zoo.speech import Pace, Speech, Spoken, say_groups, speak, targets_of
-from zoo.types import MAGNITUDES, Accepts, Batch, Encoded, EncoderSpec, HeadOutput
+from zoo.types import MAGNITUDES, Accepts, Batch, Encoded, EncoderSpec, HeadOutput, Speech
 
 
 @register("head")
@@ -205,7 +205,7 @@ class Tacotron(nn.Module):
             max_seconds: the longest utterance.
             seed: of the phases that are looked for.
             speaker: number of the voice, of a model with several.
-            vocoder: "griffin_lim", or one of ``zoo.data.vocoders``.
+            vocoder: "griffin_lim", or one of ``zoo.processors.media.vocoders``.
 
         Raises:
             ConfigError: numbers outside their ranges.

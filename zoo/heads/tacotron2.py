@@ -16,14 +16,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.heads.bases.synthesis import Pace, Spoken, say_groups, speak, targets_of
 from zoo.layers.masked_conv import ConvNorm, all_or_mask
 from zoo.layers.prenet import PrenetMasks
 from zoo.layers.tacotron2_decoder import Frames, Tacotron2Decoder
 from zoo.layers.teacher_forcing import Speakers, TeacherForcing, fed_frames, join_groups, sampled_frames, whole_groups
 from zoo.losses.speech import frame_loss, guided_attention_loss, stop_loss
 from zoo.registry import register
-from zoo.speech import Pace, Speech, Spoken, say_groups, speak, targets_of
-from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput
+from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput, Speech
 
 EVALUATION_SEED = 0  # of the pre-net's dropout where a batch is evaluated
 
@@ -213,7 +213,7 @@ class Tacotron2(nn.Module):
             max_seconds: the longest utterance.
             seed: of the pre-net's dropout and the vocoder's phases.
             speaker: number of the voice, of a model with several.
-            vocoder: "griffin_lim", or one of ``zoo.data.vocoders``.
+            vocoder: "griffin_lim", or one of ``zoo.processors.media.vocoders``.
 
         Raises:
             ConfigError: numbers outside their ranges.

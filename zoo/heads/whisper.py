@@ -1,7 +1,7 @@
 """Whisper's transcripts: token ids of what is said, each from those before it and from the tokens of the recording.
 
 Paper: Radford et al. 2022 (arXiv 2212.04356), sections 2.2 and 2.3. References: openai-whisper ``model.py``, transformers
-``WhisperForConditionalGeneration``. ``zoo.layers.whisper_decoder`` says where the decoder differs, ``zoo.data.transcript`` what ids mean.
+``WhisperForConditionalGeneration``. ``zoo.layers.whisper_decoder`` says where the decoder differs, ``zoo.processors.transcript`` what ids mean.
 
 Where we differ: logits are computed where something is learnt alone; the recording may be as long as it is (short mode of the encoder).
 """
@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
+from zoo.language.transcription.transcribe import transcribe
 from zoo.layers.whisper_decoder import WhisperDecoder
 from zoo.registry import register
-from zoo.transcription.verb import transcribe
 from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, HeadOutput
 
 

@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
-from zoo.language.decoder_only import DecoderOnly
 from zoo.layers.decoder import DecoderBlock
+from zoo.layers.decoder_only import DecoderOnly
 from zoo.layers.linear import Linear
 from zoo.layers.norm import build_norm
 from zoo.layers.rope import Rotary, Turn

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
-from zoo.language.decoder_only import DecoderOnly
 from zoo.layers.attention import refuse_uneven_heads
 from zoo.layers.decoder import DecoderBlock
+from zoo.layers.decoder_only import DecoderOnly
 from zoo.layers.linear import Linear
 from zoo.layers.position import sinusoids
 from zoo.layers.xpos import ScaledTurn, XPos

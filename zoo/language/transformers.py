@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
+from zoo.layers.hosted_transformers import import_transformers, parse_config, quiet_and_offline, read_into
 from zoo.layers.meta import meta_device
 from zoo.layers.packing import Packing
-from zoo.layers.pretrained import import_transformers, parse_config, quiet_and_offline, read_into
 from zoo.registry import register
 
 REFUSALS = (AssertionError, AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)

@@ -104,7 +104,7 @@ class CausalAttention(nn.Module):
         self.num_heads, self.num_kv_heads, self.dropout = num_heads, num_kv_heads, dropout
         self.qkv = Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
         self.norm = norm
-        self.prefix: Prefix | None = None  # see ``zoo.adapters``
+        self.prefix: Prefix | None = None  # see ``zoo.layers.adapters``
         self.out = Linear(num_heads * head_dim, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "*tokens dim"], call: Call, layer: int) -> Float[Tensor, "*tokens dim"]:

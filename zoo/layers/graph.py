@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.errors import ConfigError
-from zoo.layers.normed import NormedLinear, folded
+from zoo.layers.conv_bn import NormedLinear, folded
 
 
 @torch.no_grad()

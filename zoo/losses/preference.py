@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from zoo.distributed import sum_over_ranks, world_size
+from zoo.losses.distributed import sum_over_ranks, world_size
 
 
 def dpo_loss(

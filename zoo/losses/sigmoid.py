@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.distributed import gather, is_distributed, rank, sum_over_ranks, world_size
 from zoo.losses.blocks import blocks, full_precision, is_small, scaled_gradients
+from zoo.losses.distributed import gather, is_distributed, rank, sum_over_ranks, world_size
 from zoo.losses.pairs import Positives
 
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.distributed import gather, is_distributed, max_over_ranks, rank, sum_over_ranks, world_size
 from zoo.losses.blocks import blocks, full_precision, is_small, places, scaled_gradients
+from zoo.losses.distributed import gather, is_distributed, max_over_ranks, rank, sum_over_ranks, world_size
 from zoo.losses.pairs import Positives, pair_targets
 
 KEPT_BYTES = 256 * 2**20  # exponentials up to this size wait for backward, which then need not make them again

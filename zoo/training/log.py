@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoint import write_text_atomically
 from zoo.data.skips import Skips
+from zoo.storage.files import write_text_atomically
 
 SKIPPED_FILE = "skipped.json"
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from zoo.checkpoint import read_tensors, write_tensors
 from zoo.errors import WeightsError
+from zoo.storage.tensors import read_tensors, write_tensors
 from zoo.types import Batch
 
 FILE = "reference.safetensors"  # of a run directory
@@ -21,7 +21,7 @@ class Reference:
 
     Args:
         model: another model, which stays as it is; or the trained one itself.
-        objective: has ``frozen_targets(head, encoded, batch)``; see ``zoo.objectives``.
+        objective: has ``frozen_targets(head, encoded, batch)``; see ``zoo.training.objectives``.
         tensors: of the trained model itself, all that changes in training, as it was when the run began (``initial_tensors``); the model
             is asked as if it still had these. What is frozen stands in memory once.
     """

@@ -31,7 +31,7 @@ class TrainingSettings:
         freeze: names of modules and parameters that are not trained, with everything below them (``encoders.image``,
             ``encoders.*.blocks.0``); they behave as in evaluation.
         adapters: by part, what PEFT puts beside its weights, which are then frozen: ``{head.language: {kind: lora, rank: 16}}`` with
-            the keywords of ``zoo.adapters.Adapter``.
+            the keywords of ``zoo.layers.adapters.Adapter``.
         learning_rates: peak values of parts that have another one, by part: ``{encoders.image: 2e-6}``. The innermost part counts,
             and they follow the schedule of ``learning_rate``.
         frozen_passes: where every encoder is frozen (but for what follows its features), run them this often over the data before

@@ -7,8 +7,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from zoo.checkpoint import sync_files
 from zoo.errors import WeightsError
+from zoo.storage.files import sync_files
 
 POSITION_FILE = "position.json"
 

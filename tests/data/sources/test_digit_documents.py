@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from zoo.data.sources.digit_documents import SYMBOLS, DigitDocuments
-from zoo.data.sources.digits import split_indices
 from zoo.errors import ConfigError, DataError
+from zoo.sources.digit_documents import SYMBOLS, DigitDocuments
+from zoo.sources.digits import split_indices
 
 
 def pairs(split, index, generator=None):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from zoo.data.sources._questions import number_word
-from zoo.data.sources.digit_pairs import held_out_pairs
-from zoo.data.sources.digit_questions import KINDS, DigitQuestions, DigitQuestionsSplit, question_of
-from zoo.data.sources.digits import load_digits, split_indices
 from zoo.errors import ConfigError, DataError
+from zoo.sources.digit_pairs import held_out_pairs
+from zoo.sources.digit_questions import KINDS, DigitQuestions, DigitQuestionsSplit, question_of
+from zoo.sources.digits import load_digits, split_indices
+from zoo.sources.wording.questions import number_word
 
 WORDS = {number_word(number): number for number in range(100)}
 

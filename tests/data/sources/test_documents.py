@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from zoo.data.sources._documents import Document, cut_sentences
-from zoo.data.sources.documents import Documents
+from zoo.data.readers.text_documents import Document, cut_sentences
 from zoo.errors import ConfigError, DataError
+from zoo.sources.documents import Documents
 
 ALL = {"split_fractions": [1.0, 0.0, 0.0]}
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.sources._held_out import HeldOut, content_words
-from zoo.data.sources.emoji import Emoji, SharedOrder
 from zoo.errors import ConfigError, DataError
 from zoo.registry import find_part
+from zoo.sources.emoji import Emoji, SharedOrder
+from zoo.sources.wording.held_out import HeldOut, content_words
 
 STYLES = ("noto", "fxemoji", "twemoji")
 LABELS = [f"thing {2 * chr(97 + index)}" for index in range(20)]  # the last two are held out

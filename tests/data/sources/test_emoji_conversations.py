@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.sources.emoji import Emoji
-from zoo.data.sources.emoji_conversations import DESCRIBED, KINDS, EmojiConversations
 from zoo.errors import ConfigError
+from zoo.sources.emoji import Emoji
+from zoo.sources.emoji_conversations import DESCRIBED, KINDS, EmojiConversations
 
 LABELS = [f"thing {2 * chr(97 + index)}" for index in range(20)]  # the last two are held out
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoo.data.sources.fashion_mnist import FashionMnist, read_idx
 from zoo.errors import ConfigError, DataError
 from zoo.registry import find_part
+from zoo.sources.fashion_mnist import FashionMnist, read_idx
 
 TRAIN, TEST = 5003, 12
 

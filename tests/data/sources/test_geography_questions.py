@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.sources.geography_questions import COLOURS, KINDS, LAND, GeographyQuestions
+from zoo.downloads.kgeography import area_of, convert, singular
 from zoo.errors import ConfigError, DataError
-from zoo.fetched.kgeography import area_of, convert, singular
+from zoo.sources.geography_questions import COLOURS, KINDS, LAND, GeographyQuestions
 
 XML = """<?xml version="1.0" encoding="utf-8"?><!DOCTYPE kgeographyMap>
 <map><mapFile>{stem}.png</mapFile><name>{name}</name><divisionsName>Counties</divisionsName>

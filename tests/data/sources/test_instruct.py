@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.conversation import ConversationProcessor
-from zoo.data.image import ImageProcessor
 from zoo.data.loader import ProcessedSplit, StepSampler, evaluation_loader, training_loader
-from zoo.data.processor import Processor
 from zoo.data.skips import Tolerant
-from zoo.data.sources.instruct import Instruct, WeightedOrder
+from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError
+from zoo.processors.conversation import ConversationProcessor
+from zoo.processors.image import ImageProcessor
+from zoo.sources.instruct import Instruct, WeightedOrder
 
 
 def llava(number, **more):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.sources._sieve import Document, Sieve
-from zoo.data.sources.interleaved import Interleaved
+from zoo.data.readers.document_filter import Document, Sieve
 from zoo.errors import ConfigError, DataError
+from zoo.sources.interleaved import Interleaved
 
 
 def png(side=80, value=0):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from zoo.data.sources.lines import Lines
 from zoo.errors import ConfigError, DataError
+from zoo.sources.lines import Lines
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from zoo.data.conversation import ConversationProcessor
 from zoo.data.loader import Draw, ProcessedSplit
 from zoo.data.packs import Packs
-from zoo.data.processor import Processor, conversation_of
-from zoo.data.sources.mixture import Mixture
+from zoo.data.system_processor import Processor, conversation_of
 from zoo.errors import ConfigError, DataError
+from zoo.processors.conversation import ConversationProcessor
+from zoo.sources.mixture import Mixture
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from zoo.data.sources._html import parts_of_html
-from zoo.data.sources.pages import Pages
+from zoo.data.readers.html import parts_of_html
 from zoo.errors import ConfigError, DataError
+from zoo.sources.pages import Pages
 
 PAGE = """<!DOCTYPE html><html><head><title>No</title><style>p {}</style></head><body>
 <div class="navheader"><a href="x"><img src="prev.png"></a> Prev</div>

@@ -8,7 +8,7 @@ from PIL import Image
 
 import zoo
 from zoo.data.loader import StepSampler
-from zoo.data.sources.preferences import Preferences
+from zoo.sources.preferences import Preferences
 
 PAIR = {"prompt": "Which?", "chosen": "this", "rejected": "that"}
 

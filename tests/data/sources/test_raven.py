@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from zoo.data.sources.raven import LAYOUTS, VALUES, Panel, Raven, draw_panel, make_puzzle, words_of
 from zoo.errors import ConfigError, DataError
+from zoo.sources.raven import LAYOUTS, VALUES, Panel, Raven, draw_panel, make_puzzle, words_of
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

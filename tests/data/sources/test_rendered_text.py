@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from zoo.data.sources.rendered_text import WORDS, RenderedText, draw_text, opinions
 from zoo.errors import ConfigError, DataError
+from zoo.sources.rendered_text import WORDS, RenderedText, draw_text, opinions
 
 
 def test_a_not_turns_an_opinion_round():

@@ -12,14 +12,14 @@ import webdataset
 from PIL import Image
 from skimage import data as photos
 
-from zoo.compose import compose
-from zoo.data.augment import Augmentation
-from zoo.data.image import ImageProcessor
+from zoo.assembly.compose import compose
+from zoo.data.augmentation import Augmentation
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
-from zoo.data.processor import Processor
-from zoo.data.sources import _shard_index, _tar
-from zoo.data.sources.shards import Shards, find_shards
+from zoo.data.readers import shard_index, tar
+from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, ItemError
+from zoo.processors.image import ImageProcessor
+from zoo.sources.shards import Shards, find_shards
 
 PHOTO = Image.fromarray(photos.chelsea())
 
@@ -121,7 +121,7 @@ def test_an_offset_beyond_8_gib_is_read():
     header = bytearray(tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT))
     header[124:136] = b"\x80" + (9 * 2**30).to_bytes(11, "big")
     header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 8 * 32)
-    (member,) = _tar.walk(lambda offset, count: bytes(header), 2**34, 2**34 + 512 + 9 * 2**30, trusted=True)
+    (member,) = tar.walk(lambda offset, count: bytes(header), 2**34, 2**34 + 512 + 9 * 2**30, trusted=True)
     assert (member.offset, member.size, member.end) == (2**34 + 512, 9 * 2**30, 2**34 + 512 + 9 * 2**30)
 
 
@@ -202,8 +202,8 @@ def test_patterns_name_files_once_and_in_order(tmp_path):
 
 def test_an_index_is_made_once_and_again_where_a_shard_changed(tmp_path, monkeypatch):
     path, read = shards(tmp_path / "x"), []
-    real = _shard_index.read_shard
-    monkeypatch.setattr(_shard_index, "read_shard", lambda path, **options: read.append(path.name) or real(path, **options))
+    real = shard_index.read_shard
+    monkeypatch.setattr(shard_index, "read_shard", lambda path, **options: read.append(path.name) or real(path, **options))
     first = train(path)
     assert isinstance(first.index.entries, np.memmap) and first.index.entries.itemsize == 12
     assert len(train(path)) == 16 and read == ["000.tar", "001.tar", "002.tar"]
@@ -232,7 +232,7 @@ def test_without_a_place_for_the_cache_the_index_is_in_memory(tmp_path):
 def test_many_shards_are_read_by_several_processes(tmp_path, monkeypatch, capfd):
     path, alone = shards(tmp_path / "x"), None
     alone = train(path, index_directory=str(tmp_path / "one")).index
-    monkeypatch.setattr(_shard_index, "PARALLEL_FROM", 2)
+    monkeypatch.setattr(shard_index, "PARALLEL_FROM", 2)
     together = train(path, index_directory=str(tmp_path / "two")).index
     assert (alone.entries == together.entries).all() and (alone.sizes == together.sizes).all()
     assert f"indexing 3 shards, once; kept in {tmp_path / 'two'}" in capfd.readouterr().err
@@ -344,7 +344,7 @@ def test_braces_need_no_quotes_beyond_the_shells():
 
 
 def test_more_shards_than_may_be_open_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tar, "MOST_OPEN", 1)
+    monkeypatch.setattr(tar, "MOST_OPEN", 1)
     split = train(shards(tmp_path / "x"))
     assert [split.sample(i).inputs["text"] for i in (0, 15, 6, 1)] == ["photo 0", "photo 15", "photo 6", "photo 1"]
     assert len(split.files._open) == 1

@@ -8,11 +8,11 @@ import soundfile
 import torch
 
 import zoo
-from zoo.compose import compose
-from zoo.data.sources.speech import Speech
+from zoo.assembly.compose import compose
+from zoo.downloads import asterisk
 from zoo.errors import ConfigError, DataError
-from zoo.fetched import asterisk
-from zoo.run import train
+from zoo.runs.train import train
+from zoo.sources.speech import Speech
 
 RATE = 16000
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from zoo.data.audio_file import read_piece, seconds_in_header
-from zoo.data.sources._recordings import Clip, windows_of
-from zoo.data.sources.speech import Speech
+from zoo.data.readers.recordings import Clip, windows_of
 from zoo.errors import ConfigError, DataError, ItemError
+from zoo.processors.media.audio_file import read_piece, seconds_in_header
+from zoo.sources.speech import Speech
 
 RATE = 8000
 

@@ -1,0 +1,133 @@
+"""Config to objects, name to object, directory to system.
+
+Works on plain dicts; ``zoo.assembly.compose`` makes them from Hydra configs and ``zoo.assembly.summary`` tries them without weights.
+"""
+
+import inspect
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
+
+from torch import nn
+
+from zoo.assembly.compatibility import facts_of_owner, refuse_encoders, refuse_missing_symbols, refuse_other_eot
+from zoo.assembly.system import System, specs_of
+from zoo.assembly.token_counts import spec_of_shown, token_counts, try_patches
+from zoo.data.system_processor import CONVERSATION, Processor
+from zoo.errors import ConfigError
+from zoo.layers import adapters
+from zoo.layers.hosted_backbone import freeze
+from zoo.registry import find_part
+from zoo.registry.construct import build_part, construct, refuse_code
+from zoo.types import Encoder, EncoderSpec, Head, reads_of
+
+log = logging.getLogger("zoo")
+
+
+def build_system(config: Mapping[str, Any], key: str = "system") -> System:
+    """Build encoders, head and processor from a system's config; where torch's default device is meta, without weights.
+
+    Raises:
+        ConfigError: anything that does not fit, with the config key, both sides and what is allowed.
+    """
+    refuse_code(config, key)
+    unknown = sorted(set(config) - {"name", "encoders", "head", "processor", adapters.KEY})
+    if unknown:
+        raise ConfigError(f"{key}.{unknown[0]}: a system has no such key; known: name, encoders, head, processor")
+    for part in ("encoders", "head"):
+        if not isinstance(config.get(part), Mapping) or (part == "head" and not config[part]):
+            raise ConfigError(f"{key}.{part}: is missing; choose one, for example with head@{key}.head=clip")
+    encoders = {m: _build_encoder(m, c, f"{key}.encoders.{m}") for m, c in config["encoders"].items()}
+    refuse_encoders(config, specs_of(encoders), key)
+    specs = _specs_for_head(config, encoders, key)
+    head = build_head(config["head"], specs, f"{key}.head")
+    for encoder in encoders.values():  # what nobody reads gets no gradient, which several processes would wait for
+        if "pooled" not in reads_of(head) and isinstance(pooler := getattr(encoder, "pooler", None), nn.Module):
+            pooler.requires_grad_(False)
+    if isinstance(connectors := getattr(head, "connectors", None), nn.ModuleDict):
+        head.counts = token_counts(encoders, specs, connectors)  # type: ignore[attr-defined]  # the system tells its processor
+    processor = build_processor(config.get("processor") or {}, encoders, key, head)
+    system = System(encoders, head, processor=processor, config=config, name=str(config.get("name", "system")))
+    add_adapters(system, config.get(adapters.KEY) or {}, f"{key}.{adapters.KEY}")
+    return system
+
+
+def add_adapters(system: System, words: Mapping[str, Any], key: str) -> None:
+    """Put adapters into parts of a system.
+
+    Args:
+        words: keywords of ``zoo.layers.adapters.Adapter`` by part, for example ``{"head.language": {"kind": "lora", "rank": 16}}``.
+
+    Raises:
+        ConfigError: unknown keywords, and what ``zoo.layers.adapters.inject`` refuses.
+    """
+    adapters.inject(system, {part: construct(adapters.Adapter, w or {}, f"{key}.{part}") for part, w in words.items()}, key)
+
+
+def _specs_for_head(config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str) -> dict[str, EncoderSpec]:
+    """What the head is told of the encoders. Parameters behind the layer that it reads get no gradient, and are frozen."""
+    part: Any = find_part("head", config["head"]["name"], f"{key}.head.name")
+    if part.accepts.reads != "patches":
+        return specs_of(encoders)
+    known = inspect.signature(part).parameters
+    layer, class_token = (config["head"].get(k, known[k].default if k in known else None) for k in ("feature_layer", "class_token"))
+    specs = {}
+    for modality, encoder in encoders.items():
+        build = partial(_build_encoder, modality, config["encoders"][modality], f"{key}.encoders.{modality}")
+        try:
+            shown = try_patches(build, layer, class_token=bool(class_token))
+        except ConfigError as error:
+            raise ConfigError(f"{key}.head.feature_layer: encoders.{modality}: {error}") from error
+        freeze(cast(nn.Module, encoder), shown.unused)
+        specs[modality] = spec_of_shown(encoder, shown)
+    return specs
+
+
+def build_head(config: Mapping[str, Any], inputs: Mapping[str, EncoderSpec], key: str) -> Head:
+    """A head, and first the language model in it where it has one: ``{name: llava, language: {name: causal_lm, ...}, ...}``."""
+    part, given = find_part("head", str(config.get("name")), f"{key}.name"), {}
+    if "language" in inspect.signature(part).parameters:
+        if not isinstance(config.get("language"), Mapping):
+            raise ConfigError(f"{key}.language: is missing; choose one, for example with language@{key}.language=llama_nano")
+        given["language"] = build_part("language", config["language"], f"{key}.language")
+    return build_part("head", {k: v for k, v in config.items() if k not in given}, key, inputs=inputs, **given)
+
+
+def _build_encoder(modality: str, config: Mapping[str, Any], key: str) -> Encoder:
+    encoder = build_part("encoder", config, key)
+    if encoder.modality != modality:
+        raise ConfigError(
+            f"{key}: encoder {config['name']!r} takes {encoder.modality}, but stands under {modality!r}; put it under "
+            f"encoders.{encoder.modality} or choose an encoder of {modality} (see: zoo list --kind encoder)"
+        )
+    return encoder
+
+
+def build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str, head: Head | None = None) -> Processor:
+    """One part per modality; facts that the encoder, head or language model owns are taken from it, and may not be contradicted.
+
+    What the encoder's weights were trained with (``encoder.preprocessing``) holds unless the config says otherwise.
+    """
+    parts, language = {}, getattr(head, "language", None)
+    names: list[str] = [*encoders, *config, *getattr(head, "processors", ()), *([] if language is None else [CONVERSATION])]
+    for modality in dict.fromkeys(names):
+        here, encoder = f"{key}.processor.{modality}", encoders.get(modality)
+        part = find_part("processor", modality, here)
+        trained = getattr(head, "conversing", {}) if modality == CONVERSATION else getattr(encoder, "preprocessing", {})
+        keywords = {**trained, **(config.get(modality) or {})}
+        for name in part.encoder_keys if encoder is not None else ():
+            theirs = getattr(encoder, "preprocessing", {}).get(name, getattr(encoder, name, None))
+            ours = keywords.setdefault(name, theirs)
+            if theirs is not None and ours != theirs:
+                raise ConfigError(
+                    f"{here}.{name}: the processor has {ours}, the encoder at {key}.encoders.{modality}.{name} has {theirs}; "
+                    "they must be equal: change one of the two"
+                )
+        keywords |= facts_of_owner(getattr(part, "language_keys", ()), keywords, language, here, f"{key}.head.language")
+        keywords |= facts_of_owner(getattr(part, "head_keys", ()), keywords, head, here, f"{key}.head")
+        parts[modality] = build_part("processor", {"name": modality, **keywords}, here)
+        refuse_other_eot(parts[modality], encoder, modality, key)
+    if hasattr(head, "conversation"):
+        refuse_missing_symbols(parts[CONVERSATION], encoders, key)
+    return Processor(parts)

@@ -1,0 +1,136 @@
+"""Create models and systems by name."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from zoo.assembly.build import build_head, build_system
+from zoo.assembly.compose import compose
+from zoo.assembly.loading import finish
+from zoo.assembly.system import System
+from zoo.errors import ConfigError
+from zoo.layers.meta import meta_device
+from zoo.registry import find_part, find_row
+from zoo.registry.construct import build_part
+from zoo.types import EncoderSpec
+
+EXAMPLE_DIM = 64  # width of the encoders that a head built alone is given
+EXAMPLE_WORDS = {"vocab_size": 512, "word_dim": EXAMPLE_DIM}  # and of the table of words of one of text
+EXAMPLE_LANGUAGE = "llama_nano"  # and its language model
+
+
+def create_model(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    weights_parts: Sequence[str] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """Create an encoder, language model, head or system by name, in eval mode.
+
+    Args:
+        name: any name of ``zoo.list_models()``.
+        weights: where weights come from (see ``zoo.assembly.loading``): a saved or a transformers directory, a file of tensors with zoo's,
+            timm's, open_clip's, transformers' or the paper's names, "timm://NAME", "hf://OWNER/NAME", or "bundled" (shipped
+            with zoo); None leaves random weights.
+        weights_parts: load only these parts: of a system for example ["encoders.image"]; for an encoder ["encoder"] leaves a
+            classifier behind, and ["encoders.image"] takes it out of a system's weights.
+        overrides: constructor keywords that replace the row's (for a system: a nested dict per key).
+
+    Raises:
+        ConfigError: unknown name (near matches are named), keyword or value.
+        WeightsError: weights that cannot be read or do not fit; nothing is half loaded.
+    """
+    row = find_row(name)
+    with meta_device() if device is not None and torch.device(device).type == "meta" else torch.device(device or "cpu"):
+        if row.kind == "system":
+            model: nn.Module = build_system(_merge(compose("system", [f"system={name}"])["system"], overrides))
+        else:
+            inputs = overrides.pop("inputs", None)
+            config = _merge({"name": row.family, **row.arguments}, overrides)
+            if row.kind == "head":
+                config = {**example_language(config), **config}
+                model = cast(nn.Module, build_head(config, inputs or example_inputs(config), name))
+            else:
+                model = build_part(row.kind, config, name)
+            model.config = {row.kind: config}  # type: ignore[assignment]
+    return finish(model, weights, name, device, dtype, weights_parts)
+
+
+def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
+    """Encoders for a head that is created alone: as few as it takes, image and text first, as wide as its ``embed_dim`` or ``dim``."""
+    accepts = find_part("head", config["name"]).accepts
+    order = [m for m in ("image", "text", "audio") if m in accepts.modalities]
+    words: dict[str, dict[str, Any]] = {"text": EXAMPLE_WORDS}
+    width = config.get("embed_dim", config.get("dim", EXAMPLE_DIM))
+    return {m: EncoderSpec(m, width, **words.get(m, {})) for m in order[: accepts.minimum]}
+
+
+def example_language(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A small language model for a head that has one and is created alone."""
+    if "language" not in inspect.signature(find_part("head", config["name"])).parameters:
+        return {}
+    return {"language": _of_row("language", EXAMPLE_LANGUAGE)}
+
+
+def _of_row(kind: str, name: str) -> dict[str, Any]:
+    """A part's config, as its row gives it."""
+    row = find_row(name, kind)
+    return {"name": row.family, **row.arguments}
+
+
+def _merge(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(config)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def create_system(
+    config_or_name: str | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    weights: str | Path | None = None,
+    weights_parts: Sequence[str] | None = None,
+) -> System:
+    """Create a system from a name with overrides in Hydra's syntax, or from a plain config.
+
+    Args:
+        config_or_name: a system's name, or a mapping with ``encoders``, ``head`` and, where wanted, ``processor``. Each
+            encoder and the head is a mapping with ``name``, or the name of a row.
+        overrides: for example ``["encoder@system.encoders.image=vig_nano", "system.head.embed_dim=32"]``.
+
+    Raises:
+        ConfigError: unknown names and keys, or parts that do not fit.
+    """
+    if isinstance(config_or_name, str):
+        find_row(config_or_name, "system")
+        config = compose("system", [f"system={config_or_name}", *overrides])["system"]
+    else:
+        if overrides:
+            raise ConfigError("overrides: they go with a system's name; change the mapping itself instead")
+        config = expand_names(config_or_name)
+    system = build_system(config)
+    return cast(System, finish(system, weights, system.name, None, None, weights_parts))
+
+
+def expand_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace the names of rows in a system's mapping by what they stand for."""
+
+    def expand(kind: str, part: Any) -> Any:
+        return _of_row(kind, part) if isinstance(part, str) else part
+
+    config = dict(config.get("system", config))
+    if isinstance(config.get("encoders"), Mapping):
+        config["encoders"] = {m: expand("encoder", part) for m, part in config["encoders"].items()}
+    head, language = expand("head", config.get("head")), config.pop("language", None)
+    if isinstance(head, Mapping) and (language or isinstance(head.get("language"), str)):
+        head = {**head, "language": expand("language", language or head["language"])}
+    return {**config, "head": head}

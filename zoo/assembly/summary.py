@@ -1,0 +1,124 @@
+"""Try a config without weights: what a model costs, and whether a whole training step would run.
+
+Everything here happens on the meta device: shapes flow, nothing is allocated.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from zoo.assembly.create import create_model
+from zoo.assembly.system import System
+from zoo.assembly.token_counts import nominal_input
+from zoo.types import Encoded, Encoder, LanguageModel, encode, patches_of
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a model costs for one item.
+
+    Attributes:
+        parameters: number of parameters.
+        trainable: those that a gradient reaches.
+        flops: floating-point operations of one forward pass at the nominal input size (2 per multiply-add), by part and
+            of all encoders under "total"; of a language model those of one token, which "total" leaves out.
+        tokens: tokens that each encoder gives at the nominal input size, by modality, and what a connector makes of them.
+        memory_bytes: of parameters and buffers.
+        parts: parameters by part.
+    """
+
+    parameters: int
+    trainable: int
+    flops: dict[str, int]
+    tokens: dict[str, int]
+    memory_bytes: int
+    parts: dict[str, int] = field(default_factory=dict)
+
+
+def count(module: nn.Module) -> int:
+    """Number of parameters, shared ones once."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def summarize(name_or_model: str | nn.Module) -> Summary:
+    """Count parameters, FLOPs, tokens and memory of a registered name or a model, without weights.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    model = create_model(name_or_model, device="meta") if isinstance(name_or_model, str) else name_or_model
+    encoders = dict(model.encoders) if isinstance(model, System) else {}
+    if hasattr(model, "modality"):
+        encoders = {str(model.modality): model}
+    head: Any = getattr(model, "head", None)
+    reads = reads_of_system(head) if isinstance(model, System) else {}
+    tokens, flops = {}, {}
+    for modality, encoder in encoders.items():
+        encoded, flops[modality] = _trace(_Asked(encoder, reads), *nominal_input(modality, encoder))
+        tokens[modality] = encoded.tokens.shape[1]
+    tokens |= {
+        f"{m} behind the connector": counts(nominal_input(m, encoders[m])[0][0]) for m, counts in getattr(head, "counts", {}).items()
+    }
+    total, language = sum(flops.values()), getattr(head, "language", model)
+    if isinstance(language, LanguageModel):
+        flops["language, each token"] = _trace(_NextToken(cast(nn.Module, language)), torch.zeros(1, 1, dtype=torch.int64, device="meta"))[
+            1
+        ]
+    tensors = [*model.parameters(), *model.buffers()]
+    parts = {f"encoders.{m}": count(e) for m, e in encoders.items()} | _parts_of_head(head) if isinstance(model, System) else {}
+    return Summary(
+        parameters=count(model),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        flops={**flops, "total": total},
+        tokens=tokens,
+        memory_bytes=sum(t.numel() * t.element_size() for t in tensors),
+        parts=parts,
+    )
+
+
+def reads_of_system(head: Any) -> dict[str, Any]:
+    """How a system asks its encoders, as keywords of ``encode``: for all their tokens, unless its head reads patches."""
+    return {"reads": "patches", **patches_of(head)} if head.accepts.reads == "patches" else {}
+
+
+def _parts_of_head(head: nn.Module) -> dict[str, int]:
+    """Parameters of a head; where there is a language model in it, of each of its parts."""
+    if not hasattr(head, "language"):
+        return {"head": count(head)}
+    return {f"head.{name}": count(part) for name, part in head.named_children() if count(part)}
+
+
+class _Asked(nn.Module):
+    """An encoder that is asked in one way."""
+
+    def __init__(self, encoder: nn.Module, reads: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder, self.reads = encoder, dict(reads)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Encoded:
+        return encode(cast(Encoder, self.encoder), x, mask, **self.reads)
+
+
+class _NextToken(nn.Module):
+    """A language model through to the scores of the next token."""
+
+    def __init__(self, language: nn.Module) -> None:
+        super().__init__()
+        self.language = language
+
+    def forward(self, token_ids: Tensor) -> Tensor:
+        return self.language.logits(self.language(token_ids))  # type: ignore[operator]
+
+
+def _trace(module: nn.Module, *inputs: Tensor | None) -> tuple[Any, int]:
+    """Run a module on the meta device; count FLOPs with fused attention taken apart."""
+    from torch.utils.flop_counter import FlopCounterMode  # half a second, which a check does not need
+
+    tensors = {k: v.detach().to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        output = functional_call(module, tensors, inputs)
+    return output, counter.get_total_flops()

@@ -1,0 +1,228 @@
+"""Rows of interleaved documents to their parts, and where rows lie: lines of JSON files and samples of tar shards."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.data.readers import tar
+from zoo.data.readers.document_filter import Document, Sieve
+from zoo.data.readers.shard_index import index_shards, is_image
+from zoo.errors import ConfigError, DataError, ItemError
+from zoo.processors.chat.messages import MARKERS
+from zoo.sources.wording.captions import stable_group
+from zoo.types import Sample
+
+SPLITS = ("train", "validation", "test")
+EXPECTED = "'parts', 'texts' and 'images' (OBELICS), 'text_list' and 'image_info' (MMC4), or 'text'"
+Locate = Callable[[str, Any], Any]  # kind and what a row says of a file, to a path or bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row lies: in which file, from which byte, how many; ``name`` is for people."""
+
+    file: int
+    offset: int
+    size: int
+    name: str
+
+
+class Rows:
+    """The rows of JSON lines and of tar shards, read at any place.
+
+    In a shard a document is ``KEY.json`` with its pictures beside it, ``KEY.0.jpg KEY.1.png``, which the row calls ``0.jpg`` and
+    ``1.png``, or takes in order where it names none.
+
+    Args:
+        folder: that paths of JSON lines are relative to; None: each file's own.
+
+    Raises:
+        DataError: a file that cannot be read, or a bad shard.
+    """
+
+    def __init__(self, paths: Sequence[Path], folder: Path | None) -> None:
+        self.paths, self.folder = list(paths), folder
+        stamps, self.places = [], []
+        for number, path in enumerate(self.paths):
+            try:
+                stamps.append(tar.stamp(os.stat(path)))
+                self.places += _places_of_shard(path, number) if path.suffix == ".tar" else _places_of_lines(path, number)
+            except OSError as error:
+                raise DataError(f"data.path: {path} cannot be read ({error.strerror}); give JSON lines or tar shards") from error
+        self.files = tar.ShardFiles(self.paths, stamps)
+
+    def read(self, place: Place) -> Document:
+        """The document that lies there, with paths or bytes of its pictures and clips.
+
+        Raises:
+            ItemError: the row cannot be used.
+        """
+        data, path = self.files.read(place.file, place.offset, place.size), self.paths[place.file]
+        if path.suffix == ".tar":
+            return _of_shard(data, place.name)
+        folder = path.parent if self.folder is None else self.folder
+
+        def locate(kind: str, value: Any) -> Any:
+            if value is None:
+                raise ItemError(f"document {place.name}: a part of type {kind!r} names no file; give it as {kind!r} or 'path'", "form")
+            return value if "://" in value else folder / value  # an address is dropped with that reason
+
+        return Document(place.name, tuple(parts_of(_json(data, place.name), place.name, locate)))
+
+
+def parts_of(row: Any, name: str, locate: Locate) -> Iterator[tuple[str, Any]]:
+    """Texts, pictures and clips of a row, in order; see ``zoo.sources.interleaved`` for what a row may be.
+
+    Raises:
+        ItemError: it is none of that.
+    """
+    if not isinstance(row, Mapping):
+        raise ItemError(f"document {name} is {type(row).__name__}; give an object with {EXPECTED}", "form")
+    if isinstance(row.get("parts"), list):
+        listed = [_part(part, name) for part in row["parts"]]
+    elif isinstance(row.get("texts"), list) and isinstance(row.get("images"), list):
+        listed = _of_obelics(row["texts"], row["images"], name)
+    elif isinstance(row.get("text_list"), list) and isinstance(row.get("image_info"), list):
+        listed = _of_mmc4(row["text_list"], row["image_info"], name)
+    elif isinstance(row.get("text"), str):
+        shown = [(kind, row[key]) for kind in MARKERS for key in (kind,) if row.get(key) is not None]
+        listed = [*shown, ("text", row["text"])]
+    else:
+        raise ItemError(f"document {name}: its keys are {', '.join(map(str, row)) or 'none'}; give {EXPECTED}", "form")
+    for kind, value in listed:
+        if kind != "text":
+            yield kind, locate(kind, value)
+        elif value.strip():
+            yield kind, value.strip()
+
+
+def _part(part: Any, name: str) -> tuple[str, Any]:
+    """A string, ``{"text": ...}``, ``{"image": ...}``, or ``{"type": "image", "path": ...}``."""
+    if isinstance(part, str):
+        return "text", part
+    if isinstance(part, Mapping):
+        kind = part.get("type") or next((key for key in ("text", *MARKERS) if key in part), None)
+        value = part.get(str(kind), part.get("path"))
+        if (kind == "text" and isinstance(value, str)) or (kind in MARKERS and (value is None or isinstance(value, str))):
+            return str(kind), value
+    raise ItemError(f"document {name}: a part is {str(part)[:60]}; give a text, or an object with 'text', 'image' or 'audio'", "form")
+
+
+def _of_obelics(texts: Sequence[Any], images: Sequence[Any], name: str) -> list[tuple[str, Any]]:
+    """Two lists of equal length; at each place stands a text or a picture, and None in the other list."""
+    if len(texts) != len(images):
+        raise ItemError(
+            f"document {name}: {len(texts)} texts and {len(images)} images; the lists must be equally long, with null where the other "
+            "holds something",
+            "form",
+        )
+    pairs = [pair for text, image in zip(texts, images, strict=True) for pair in (("image", image), ("text", text))]
+    return _strings(pairs, name)
+
+
+def _of_mmc4(texts: Sequence[Any], infos: Sequence[Any], name: str) -> list[tuple[str, Any]]:
+    """Sentences, and pictures each of which stands before the one that it was matched with."""
+    found: list[tuple[str, Any]] = []
+    before: dict[int, list[Any]] = {}
+    for info in infos:
+        place = info.get("matched_text_index") if isinstance(info, Mapping) else None
+        if not isinstance(place, int) or not 0 <= place < len(texts):
+            raise ItemError(f"document {name}: an image of image_info has matched_text_index {place!r} of {len(texts)} texts", "form")
+        before.setdefault(place, []).append(info.get("image_name") or info.get("raw_url"))
+    for number, text in enumerate(texts):
+        found += [*(("image", image) for image in before.get(number, ())), ("text", text)]
+    return _strings(found, name)
+
+
+def _strings(pairs: Sequence[tuple[str, Any]], name: str) -> list[tuple[str, Any]]:
+    wrong = next((value for _, value in pairs if value is not None and not isinstance(value, str)), None)
+    if wrong is not None:
+        raise ItemError(f"document {name}: holds {str(wrong)[:60]!r}, where a string is expected", "form")
+    return [(kind, value) for kind, value in pairs if value is not None]
+
+
+def _json(data: bytes, name: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ItemError(f"document {name} is no JSON ({error})", "json") from error
+
+
+def _of_shard(data: bytes, name: str) -> Document:
+    members = list(tar.walk(lambda offset, count: data[offset : offset + count], 0, len(data), trusted=True))
+    contents = {member.suffix: data[member.offset : member.offset + member.size] for member in members}
+    name = f"{name.rpartition(':')[0]}:{members[0].key}" if members else name
+    if "json" not in contents:
+        raise ItemError(f"document {name}: has no json, only {', '.join(contents) or 'nothing'}", "form")
+    in_order = iter([suffix for suffix in contents if is_image(suffix)])
+
+    def locate(kind: str, value: Any) -> Any:
+        suffix = next(in_order, None) if value is None else value.removeprefix(f"{Path(members[0].key).name}.").lower()
+        if suffix is None or suffix not in contents:
+            return Path(str(value))  # which is missing
+        return contents[suffix]
+
+    return Document(name, tuple(parts_of(_json(contents["json"], name), name, locate)))
+
+
+def _places_of_lines(path: Path, number: int) -> list[Place]:
+    found, offset = [], 0
+    with path.open("rb") as file:
+        for line, content in enumerate(file, start=1):
+            if content.strip():
+                found.append(Place(number, offset, len(content), f"{path.name}:{line}"))
+            offset += len(content)
+    return found
+
+
+def _places_of_shard(path: Path, number: int) -> list[Place]:
+    index = index_shards([path])
+    if index.faults:
+        raise DataError(f"data.source: a bad shard; download it again, or leave it out\n  {index.faults[0]}")
+    return [Place(number, int(entry["offset"]), int(entry["size"]), f"{path.name}:{i}") for i, entry in enumerate(index.entries)]
+
+
+class DocumentsSplit:
+    """Documents, read when asked for; their pictures and clips are paths or bytes until the processor opens them."""
+
+    def __init__(self, places: Sequence[Any], read: Callable[[Any], Document], sieve: Sieve) -> None:
+        self.places, self.read, self.sieve = places, read, sieve
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
+        """Document ``index``, always the same.
+
+        Raises:
+            ItemError: it cannot be used any more.
+        """
+        document = self.sieve.trim(self.read(self.places[index]))
+        return Sample(document.id, {"conversation": document.conversation()})
+
+
+def share_out(key: str, fractions: Sequence[float]) -> str:
+    """The split of a document, by the hash of what tells it from others."""
+    share, limit = stable_group(key) / 2**63, 0.0
+    for name, fraction in zip(SPLITS, fractions, strict=True):
+        limit += fraction
+        if share < limit:
+            return name
+    return next(name for name, fraction in zip(reversed(SPLITS), reversed(fractions), strict=True) if fraction)
+
+
+def checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
+    """Three shares.
+
+    Raises:
+        ConfigError: they are not, or training has none.
+    """
+    values = tuple(float(value) for value in fractions)
+    if len(values) != 3 or min(values) < 0 or values[0] == 0 or abs(sum(values) - 1) > 1e-6:
+        raise ConfigError(f"split_fractions: {list(fractions)}; allowed are three shares for train, validation and test that sum to 1")
+    return values

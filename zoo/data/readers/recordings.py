@@ -1,0 +1,191 @@
+"""Recordings and their texts as three layouts write them down, and long recordings cut into windows.
+
+A reader gives clips, and a string for each entry that cannot be used: where it stands, and what is wrong with it.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from zoo.data.readers.table import Row, missing_key, read_table
+from zoo.errors import DataError, name_choices
+from zoo.processors.media.audio_file import AUDIO_SUFFIXES
+
+SPLIT_WORDS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
+SEGMENT_KEYS = ("start", "end", "text")
+FURTHER_KEYS = ("language", "task", "previous")  # columns of words that go with a text
+
+Segment = tuple[float, float | None, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One recording, or a piece of one, and its text.
+
+    Attributes:
+        split: None means by a hash of the text.
+        segments: when each part of the text is said: start and end in seconds from the clip's beginning, and the words. An end of None
+            lies beyond the clip, whose words then are not there.
+        further: by name, what else is known of the text.
+        place: where it stands: in which reading, and its number there. What stands before it was said before it.
+        seconds: how long it lasts, where that is known.
+        start: of a piece, in seconds from the recording's beginning; None: it is the whole recording.
+    """
+
+    path: Path
+    id: str
+    text: str
+    split: str | None = None
+    kind: str = ""
+    segments: tuple[Segment, ...] = ()
+    further: Mapping[str, str] = field(default_factory=dict)
+    place: tuple[str, int] | None = None
+    seconds: float | None = None
+    start: float | None = None
+
+
+def table_clips(table: Path, audio_key: str, text_key: str) -> Iterator[Clip | str]:
+    """Rows of a CSV or JSON-lines table; paths are relative to it. JSON lines may have segments in place of a text."""
+    needed = (audio_key, text_key) if table.suffix.lower() == ".csv" else (audio_key,)
+    for row in read_table(table, needed):
+        try:
+            if row.fault is not None:
+                raise DataError(row.fault)
+            yield _row_clip(row, table.parent, audio_key, text_key)
+        except DataError as fault:
+            yield f"{table.name}, row {row.number}: {fault}"
+
+
+def _row_clip(row: Row, folder: Path, audio_key: str, text_key: str) -> Clip:
+    """The clip of a row.
+
+    Raises:
+        DataError: what is wrong with the row.
+    """
+    values, segments = row.values, _segments(row.values.get("segments"))
+    said = " ".join(text.strip() for _, _, text in segments)
+    text = _words(values, text_key) if text_key in values or not said.strip() else said
+    name, split = _words(values, audio_key), values.get("split") or None
+    if split is not None and split not in SPLIT_WORDS:
+        raise DataError(f"split is {split!r}; {name_choices(str(split), SPLIT_WORDS)}")
+    path = Path(os.path.normpath(folder / name))
+    if not path.is_file():
+        raise DataError(f"there is no file {name!r}")
+    further = {key: _words(values, key) for key in FURTHER_KEYS if values.get(key)}
+    seconds, kind = values.get("seconds"), str(values.get("kind") or "")
+    known = float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
+    return Clip(path, name, text, SPLIT_WORDS.get(split or ""), kind, segments, further, seconds=known)
+
+
+def _words(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        raise DataError(missing_key(key, list(values)))
+    value = values[key]
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{key} is {'empty' if isinstance(value, str) else repr(value)}, where a text is expected")
+    return value.strip()
+
+
+def _segments(raw: Any) -> tuple[Segment, ...]:
+    """``[{"start": 0.0, "end": 1.5, "text": "Hello."}, ...]``, in the order in which they are said."""
+    if raw in (None, "", []):
+        return ()
+    if not isinstance(raw, list) or not all(isinstance(each, dict) and set(SEGMENT_KEYS) <= set(each) for each in raw):
+        raise DataError(f"segments are {str(raw)[:60]!r}, where a list of objects with {', '.join(SEGMENT_KEYS)} is expected")
+    found, latest = [], 0.0
+    for each in raw:
+        start, end, text = (each[key] for key in SEGMENT_KEYS)
+        if not all(isinstance(time, int | float) and not isinstance(time, bool) for time in (start, end)) or not isinstance(text, str):
+            raise DataError(f"segments: {str(each)[:60]} has no times in seconds, or no text")
+        if not latest <= start <= end:
+            raise DataError(f"segments: {start:g} to {end:g} s comes after {latest:g} s; times must rise, and segments not overlap")
+        found.append((float(start), float(end), text.strip()))
+        latest = float(end)
+    return tuple(found)
+
+
+def ljspeech_clips(root: Path) -> Iterator[Clip | str] | None:
+    """``metadata.csv`` of ``id|text|normalised text`` beside ``wavs/``; None where it is not laid out so."""
+    return _ljspeech_lines(root) if (root / "metadata.csv").is_file() and (root / "wavs").is_dir() else None
+
+
+def _ljspeech_lines(root: Path) -> Iterator[Clip | str]:
+    for number, line in enumerate(text_lines(root / "metadata.csv"), start=1):
+        fields = line.split("|")  # no quotes: a quotation mark is one
+        path, text = root / "wavs" / f"{fields[0]}.wav", fields[-1].strip()
+        if len(fields) in (2, 3) and text and path.is_file():
+            chapter = fields[0].rpartition("-")[0]  # LJ001-0007 is the seventh of the first
+            yield Clip(path, fields[0], text, place=(chapter, number))
+            continue
+        shape = f"{len(fields)} fields between |, where 2 or 3 are expected"
+        fault = shape if len(fields) not in (2, 3) else "no text" if not text else f"there is no file wavs/{path.name}"
+        yield f"metadata.csv, line {number}: {fault}"
+
+
+def librispeech_clips(root: Path) -> Iterator[Clip | str] | None:
+    """``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside recordings; None where it is not laid out so.
+
+    Subsets tell the split by their first word, and are the kind. The folder may be a subset itself.
+    """
+    files = sorted(root.rglob("*.trans.txt"))
+    return _librispeech_lines(root, files) if files else None
+
+
+def _librispeech_lines(root: Path, files: Sequence[Path]) -> Iterator[Clip | str]:
+    for file in files:
+        folders = [*file.relative_to(root).parts[:-1], root.absolute().name]
+        subset = next((part for part in folders if part.partition("-")[0] in SPLIT_WORDS), "")
+        split, chapter = SPLIT_WORDS.get(subset.partition("-")[0]), str(file.relative_to(root))
+        for number, line in enumerate(text_lines(file), start=1):
+            name, _, text = line.strip().partition(" ")
+            path = next((p for s in AUDIO_SUFFIXES if (p := file.parent / f"{name}{s}").is_file()), None)
+            if path is not None and text.strip():
+                yield Clip(path, name, text.strip(), split, subset, place=(chapter, number))
+            else:
+                yield f"{file.name}, line {number}: {'no text' if path else f'there is no recording {name!r}'}"
+
+
+def windows_of(clip: Clip, seconds: float) -> Iterator[Clip]:
+    """Pieces of a recording with segments, each as long as a window; a segment that does not fit into one begins the next.
+
+    Of a segment that a window cuts only the start is told, as Whisper learns it. With windows of 30 s and segments 0-10, 12-28, 29-35
+    and 36-40 the windows begin at 0 (0-10, 12-28, 29-) and at 29 (0-6, 7-11). What holds no segment is left out.
+
+    Source: Radford et al. 2022 (arXiv 2212.04356), section 2.3.
+
+    Raises:
+        DataError: a segment is longer than a window.
+    """
+    begin, number = 0.0, 0
+    rest = [(start, math.inf if end is None else end, text) for start, end, text in clip.segments]
+    while rest:
+        begin += max(0.0, (rest[0][0] - begin) // seconds) * seconds  # windows in which nothing is said
+        end = begin + seconds
+        held = list(takewhile(lambda each, end=end: each[1] <= end, rest))
+        rest = rest[len(held) :]
+        cut = rest[0] if rest and rest[0][0] < end else None
+        if held:
+            shown = [(first - begin, last - begin, text) for first, last, text in held] + ([(cut[0] - begin, None, "")] if cut else [])
+            text, name = " ".join(text for _, _, text in held), f"{clip.id} at {begin:g} s"
+            place = (f"{clip.path} {clip.id}", number)
+            yield replace(clip, id=name, text=text, segments=tuple(shown), place=place, seconds=seconds, start=begin)
+            number += 1
+        elif cut and cut[0] == begin:
+            raise DataError(f"{clip.id}: the segment at {begin:g} s is longer than a window of {seconds:g} s; cut it in two")
+        begin = cut[0] if cut else end
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); it has to be a UTF-8 text file") from error

@@ -1,0 +1,214 @@
+"""The processors of a system's modalities as one object that is saved, hashed and loaded with the weights.
+
+Conversations hold any number of pictures and clips; those of a whole batch stand one behind the other in ``inputs["image"]`` and
+``inputs["audio"]``, which have no rows where there are none, so that every process still touches the same parameters.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.errors import DataError, ItemError, WeightsError, name_choices
+from zoo.processors.chat.messages import MARKERS, PLURALS, Conversation, as_conversation
+from zoo.registry import find_part
+from zoo.sources.wording.captions import stable_group
+from zoo.types import SUPERVISED, Batch, Sample
+
+FILE = "processor.json"
+CONVERSATION = "conversation"  # the part that owns tokenizer and chat template
+FILES = (FILE, "tokenizer.json", "conversation_tokenizer.json", "transcript_tokenizer.json", "chat_template.jinja")
+
+
+class Processor:
+    """Raw inputs to a ``Batch``; one part per modality.
+
+    ``processor(image=[...], text=[...])`` takes lists of raw inputs or ready tensors of equal length, and
+    ``processor(conversation=[...])`` whatever ``zoo.processors.chat.messages.as_conversation`` takes.
+    """
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self.parts = dict(parts)
+
+    def __getitem__(self, modality: str) -> Any:
+        if modality not in self.parts:
+            raise DataError(f"this system has no {modality!r} processor; {name_choices(modality, self.parts)}")
+        return self.parts[modality]
+
+    def __call__(self, *, for_generation: bool = False, padding_side: str = "right", **raw: Any) -> Batch:
+        """Raw inputs as a batch.
+
+        Args:
+            for_generation: conversations are prompts, which end with the assistant's prefix.
+            padding_side: of conversations; "left" or "right".
+        """
+        if CONVERSATION in raw:
+            if len(raw) > 1:
+                raise DataError(f"inputs: {', '.join(raw)}; pictures and clips of conversations stand in them, not beside them")
+            given = [self[CONVERSATION].conversation(each, str(number)) for number, each in enumerate(raw[CONVERSATION])]
+            items = [self.conversation_item(each, for_generation=for_generation) for each in given]
+            return self._collate_conversations([each.id for each in given], items, padding_side)
+        batch = Batch(inputs={})
+        for modality, values in raw.items():
+            _put(batch, modality, self[modality](values))
+        lengths = {modality: len(tensor) for modality, tensor in batch.inputs.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(f"inputs differ in number: {lengths}; give as many of each")
+        return batch
+
+    def items(self, sample: Sample) -> dict[str, Any]:
+        """One sample's tensors by modality; modalities that the system does not use are left out."""
+        if CONVERSATION in self.parts:
+            return self.conversation_item(conversation_of(sample))
+        reads = {name: part.modality if is_target(part) else name for name, part in self.parts.items()}
+        return {name: _item(self.parts[name], sample, modality) for name, modality in reads.items() if modality in sample.inputs}
+
+    def conversation_item(self, conversation: Conversation, *, for_generation: bool = False) -> dict[str, Any]:
+        """A conversation's tokens, and lists of its pictures and clips, processed.
+
+        Raises:
+            DataError: it holds a modality that this system has no encoder for, or what cannot be used.
+        """
+        media: dict[str, list[Any]] = {}
+        for modality in MARKERS:
+            given = conversation.media(modality)
+            if given and modality not in self.parts:
+                what = PLURALS[modality] if len(given) > 1 else PLURALS[modality][:-1]
+                raise ItemError(f"{conversation.name} holds {len(given)} {what}, but this system has no encoder of {modality}", modality)
+            media[modality] = [self.parts[modality].item(raw) for raw in given]
+        tokens = self[CONVERSATION].item(conversation, media, for_generation=for_generation)
+        return {CONVERSATION: tokens, **{modality: found[: tokens.kept[modality]] for modality, found in media.items()}}
+
+    def _collate_conversations(self, ids: Sequence[str], items: Sequence[dict[str, Any]], padding_side: str = "right") -> Batch:
+        token_ids, mask, supervised = self[CONVERSATION].collate([item[CONVERSATION] for item in items], padding_side=padding_side)
+        batch = Batch(inputs={"text": token_ids}, masks={"text": mask}, targets={SUPERVISED: supervised}, ids=list(ids))
+        for modality in MARKERS:
+            if modality in self.parts:
+                batch.inputs[modality], found = self._collated(modality, [each for item in items for each in item[modality]])
+                if found is not None:
+                    batch.masks[modality] = found
+        return batch
+
+    def _collated(self, modality: str, items: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """All of a modality; without any, tensors of the right shape with no rows."""
+        if items:
+            return self.parts[modality].collate(items)
+        x, mask = self.parts[modality].meta(0)
+        return torch.empty_like(x, device="cpu"), None if mask is None else torch.empty_like(mask, device="cpu")
+
+    def collate(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> Batch:
+        """Processed items and the samples they came from, as one batch."""
+        ids, modalities = [sample.id for sample in samples], [] if CONVERSATION in self.parts else list(items[0])
+        batch = self._collate_conversations(ids, items) if CONVERSATION in self.parts else Batch(inputs={}, ids=ids)
+        for modality in modalities:
+            _put(batch, modality, self.parts[modality].collate([item[modality] for item in items]))
+        # An item without a group means something of its own, on every rank: its id says so.
+        groups = [stable_group(sample.id) if sample.group is None else sample.group for sample in samples]
+        batch.targets["groups"] = torch.tensor(groups)
+        if all(sample.label is not None for sample in samples):
+            batch.targets["labels"] = torch.tensor([sample.label for sample in samples])
+        return batch
+
+    def meta(self, modalities: Sequence[str], batch_size: int) -> Batch:
+        """A batch of the right shapes without data; of conversations each with one picture and one clip."""
+        if CONVERSATION in self.parts:
+            token_ids, mask, supervised = self[CONVERSATION].meta(batch_size)
+            batch = Batch(inputs={"text": token_ids}, masks={"text": mask}, targets={SUPERVISED: supervised})
+            return self._add_meta(batch, [modality for modality in MARKERS if modality in self.parts], batch_size)
+        numbers = torch.empty(batch_size, dtype=torch.int64, device="meta")
+        return self._add_meta(Batch(inputs={}, targets={"groups": numbers, "labels": numbers}), modalities, batch_size)
+
+    def _add_meta(self, batch: Batch, modalities: Sequence[str], batch_size: int) -> Batch:
+        for modality in modalities:
+            _put(batch, modality, self[modality].meta(batch_size))
+        return batch
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether nothing has to be trained on captions before use."""
+        return all(part.is_fitted for part in self.parts.values() if hasattr(part, "fit"))
+
+    def fit(self, captions: Sequence[str]) -> None:
+        """Train what has to be trained on the run's captions (a tokenizer that is not there yet)."""
+        for part in self.parts.values():
+            if hasattr(part, "fit") and not part.is_fitted:
+                part.fit(captions)
+
+    def save(self, directory: Path) -> None:
+        """Write ``processor.json`` and the parts' own files."""
+        settings = {modality: part.settings for modality, part in self.parts.items()}
+        (directory / FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for part in self.parts.values():
+            if hasattr(part, "save"):
+                part.save(directory)
+
+    @classmethod
+    def load(cls, directory: Path) -> "Processor":
+        """Read what ``save`` wrote.
+
+        Raises:
+            WeightsError: the file is missing or does not describe processors.
+        """
+        path = directory / FILE
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            parts = {modality: find_part("processor", modality)(**keywords) for modality, keywords in settings.items()}
+        except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{path}: not a processor file ({error}); export the checkpoint again") from error
+        for part in parts.values():
+            if hasattr(part, "load"):
+                part.load(directory)
+        return cls(parts)
+
+
+def is_target(part: Any) -> bool:
+    """Whether a part makes what a head learns to give, out of the modality ``part.modality`` of samples (``zoo.processors.speech``)."""
+    return getattr(part, "target", False)
+
+
+def _item(part: Any, sample: Sample, modality: str) -> Any:
+    """What a part makes of a sample; one that reads more of it than one modality has ``item_of``."""
+    return part.item_of(sample) if hasattr(part, "item_of") else part.item(sample.inputs[modality])
+
+
+def _put(batch: Batch, name: str, found: Any) -> None:
+    """What a part gives: an encoder's input and its mask, targets by name, or several of them as a batch."""
+    if isinstance(found, Batch):
+        batch.inputs.update(found.inputs)
+        batch.masks.update(found.masks)
+        batch.targets.update(found.targets)
+        return
+    if isinstance(found, Mapping):
+        batch.targets.update(found)
+        return
+    batch.inputs[name], mask = found
+    if mask is not None:
+        batch.masks[name] = mask
+
+
+def hash_files(directory: Path) -> str:
+    """SHA-256 over the processor's files: preprocessing that changed after saving is found at load."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        path = directory / name
+        if path.exists():
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def conversation_of(sample: Sample) -> Conversation:
+    """What a sample says; of pictures or clips with a caption, that they are shown and the assistant says it.
+
+    Raises:
+        DataError: it holds neither a conversation nor a text.
+    """
+    given = sample.inputs.get(CONVERSATION)
+    if given is not None:
+        return as_conversation(given, sample.id)
+    if "text" not in sample.inputs:
+        raise DataError(f"item {sample.id} holds {', '.join(sample.inputs)}; a system that talks needs a conversation or a caption")
+    shown = {"images" if modality == "image" else modality: [sample.inputs[modality]] for modality in MARKERS if modality in sample.inputs}
+    return Conversation.of_caption(sample.inputs["text"], id=sample.id, **shown)

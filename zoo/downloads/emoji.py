@@ -1,0 +1,136 @@
+"""Emoji drawings of six styles with the labels and tags of Emojibase, as PNGs and one table.
+
+A concept is a code point (or a sequence) without the variation selector FE0F. Flags, keycaps, regional indicators, skin tones and
+hair styles are left out, and what Emoji 17 added, which gives 1,623 concepts. A tenth of each of the eight groups is held out:
+those whose code points have the lowest BLAKE2b digests, so that which they are follows from the code points alone.
+
+Source: github.com/milesj/emojibase, ``data/en/data.json``; the collections are Iconify's.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from zoo.downloads.drawings import draw, write_table
+from zoo.downloads.iconify import read_icons
+
+SIDE = 128  # pixels
+NAMED_STYLES = ("noto", "twemoji", "fluent-emoji-flat")  # whose chars.json gives the code points of their icons
+STYLES = (*NAMED_STYLES, "noto-v1", "emojione", "fxemoji")
+GROUPS_LEFT_OUT = ("component", "flags")
+NEWEST = 16  # version of Emoji; the eight concepts of the next one are in few styles
+HELD_OUT = 0.1  # of each group
+PLAIN_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")  # what people type
+
+
+def convert(source: Path, target: Path) -> None:
+    """Write a folder of PNGs for each style, named by code points, and ``table.jsonl``.
+
+    Args:
+        source: folder with ``emojibase`` and a folder for each style.
+    """
+    concepts = read_concepts(source / "emojibase")
+    write_table(target, draw_styles(source, target, concepts, styles=STYLES, named=NAMED_STYLES))
+
+
+def draw_styles(
+    source: Path, target: Path, concepts: Mapping[str, Mapping[str, Any]], *, styles: Sequence[str], named: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Draw collections, and give the rows of their drawings.
+
+    Args:
+        named: collections whose ``chars.json`` gives the code points of names.
+    """
+    names = concept_names(source, concepts, named)
+    held_out = held_out_concepts(concepts)
+    for style in styles:
+        for code, svg in style_drawings(source / style, concepts, names):
+            draw(svg, target / drawing_path(style, code), side=SIDE)
+            yield drawing_row(style, code, concepts, held_out)
+
+
+def drawing_path(style: str, code: str) -> str:
+    """Where a drawing lies in the folder."""
+    return f"{style}/{code.lower()}.png"
+
+
+def drawing_row(style: str, code: str, concepts: Mapping[str, Mapping[str, Any]], held_out: Set[str]) -> dict[str, Any]:
+    """The row of a drawing."""
+    facts = {"path": drawing_path(style, code), "style": style, **concepts[code]}
+    return {**facts, "code_points": code, "held_out": code in held_out}
+
+
+def bare(code: str) -> str:
+    """Code points in capitals without FE0F: ``2764-fe0f`` -> ``2764``."""
+    return "-".join(point for point in code.upper().split("-") if point != "FE0F")
+
+
+def read_concepts(folder: Path) -> dict[str, dict[str, Any]]:
+    """Label, tags, group and subgroup by code points, of the concepts that are kept."""
+    groups = _read(folder / "groups.json")
+    found = {}
+    for entry in _read(folder / "data.json"):
+        group = groups["groups"].get(str(entry.get("group")))  # regional indicators have none
+        if group is None or group in GROUPS_LEFT_OUT or entry["label"].startswith("keycap") or entry["version"] > NEWEST:
+            continue
+        subgroup = groups["subgroups"][str(entry["subgroup"])]
+        label, *tags = (text.translate(PLAIN_QUOTES) for text in (entry["label"], *entry.get("tags", [])))
+        found[bare(entry["hexcode"])] = {"label": label, "tags": tags, "group": group, "subgroup": subgroup}
+    return found
+
+
+def held_out_concepts(concepts: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """The tenth of each group that is never trained on."""
+    groups = defaultdict(list)
+    for code, concept in concepts.items():
+        groups[concept["group"]].append(code)
+    ordered = (sorted(codes, key=lambda code: hashlib.blake2b(code.encode(), digest_size=8).digest()) for codes in groups.values())
+    return {code for codes in ordered for code in codes[: round(HELD_OUT * len(codes))]}
+
+
+def concept_names(source: Path, concepts: Mapping[str, Mapping[str, Any]], named: Sequence[str]) -> dict[str, str]:
+    """Code points by name, for the styles that have no code points of their own.
+
+    Names are Emojibase's labels, those of icons in the styles with code points (older names among their aliases), and Unicode's;
+    what would name two concepts is left out, unless it is the label of one.
+    """
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for style in named:
+        codes, content = icon_codes(source / style), _read(source / style / "icons.json")
+        for name in (*content["icons"], *content.get("aliases", {})):
+            root = name
+            while root not in codes and root in content.get("aliases", {}):
+                root = content["aliases"][root]["parent"]
+            names[flat(name)].add(codes.get(root, ""))
+    for code, name in _read(source / "emojibase" / "unicode-names.json").items():
+        names[flat(name)].add(bare(code))
+    single = {name: next(iter(codes)) for name, codes in names.items() if len(codes) == 1}
+    return {**single, **{flat(concept["label"]): code for code, concept in concepts.items()}}
+
+
+def style_drawings(folder: Path, concepts: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Code points and SVG of the concepts that a style draws, each once."""
+    codes, done = icon_codes(folder), set()
+    for name, svg in read_icons(folder).items():
+        code = codes.get(name) if codes else names.get(flat(name))
+        if code is not None and code in concepts and code not in done:
+            done.add(code)
+            yield code, svg
+
+
+def icon_codes(folder: Path) -> dict[str, str]:
+    """Code points by name of an icon; empty where the style does not say."""
+    return {name: bare(code) for code, name in _read(folder / "chars.json").items()}
+
+
+def flat(name: str) -> str:
+    """A name by its letters and digits alone: ``right-facing fist`` -> ``rightfacingfist``."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

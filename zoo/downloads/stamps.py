@@ -1,0 +1,55 @@
+"""The stamps of Tux Paint: photos and drawings of things, cut out, each with a sentence in English, as PNGs and one table.
+
+Source: tuxpaint.org; beside each picture lies a text whose first line is English. Letters, digits and chess men are left out.
+"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.downloads.drawings import draw_any, squared, write_table
+
+if TYPE_CHECKING:
+    from PIL import Image  # the list of assets does not need it
+
+SIDE = 224  # pixels
+LEFT_OUT = ("symbols/alphabets/", "symbols/chess/", "symbols/math/", "symbols/music/")
+LONGEST_LABEL = 5  # words
+
+
+def convert(source: Path, target: Path) -> None:
+    """Write a folder of PNGs and ``table.jsonl``.
+
+    Args:
+        source: folder with ``stamps``.
+    """
+    rows = []
+    for text in sorted((source / "stamps").rglob("*.txt")):
+        stem = text.relative_to(source / "stamps").with_suffix("").as_posix()
+        with text.open(encoding="utf-8") as file:
+            sentence = file.readline().strip()
+        image = _picture(text) if sentence and not stem.startswith(LEFT_OUT) else None
+        if image is not None:
+            path = f"pictures/{stem.replace('/', '--')}.png"
+            (target / "pictures").mkdir(exist_ok=True)
+            image.save(target / path)
+            tags = [part.replace("_", " ") for part in stem.split("/")[:-1]]
+            rows.append({"path": path, "style": "tuxpaint", "label": short_label(sentence), "caption": sentence, "tags": tags})
+    write_table(target, rows)
+
+
+def short_label(sentence: str) -> str | None:
+    """What a sentence names, where it does nothing else: "A blue fedora." -> "blue fedora"."""
+    words = re.fullmatch(r"(?:(?:An?|The|Some) )?([^.,;:!?()]+)\.?", sentence)
+    return words[1] if words and len(words[1].split()) <= LONGEST_LABEL else None
+
+
+def _picture(text: Path) -> "Image.Image | None":
+    from PIL import Image
+
+    picture = text.with_suffix(".png")
+    if picture.is_file():
+        with Image.open(picture) as image:
+            return squared(image.convert("RGBA"), side=SIDE)
+    drawn = draw_any(text.with_suffix(".svg"), side=SIDE) if text.with_suffix(".svg").is_file() else None
+    return None if drawn is None else squared(drawn, side=SIDE)

@@ -1,0 +1,123 @@
+"""Classifier weights on disk: what a text tower makes of a set of prompts is computed once.
+
+A file is named by a hash of all that its numbers depend on: the system's config, the text tower and its projection, the text
+processor with its tokenizer, the prompts. Files are not trusted: one that is not as it was written is computed again. A cache
+that cannot be written is none.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from zoo.storage.places import cache_directory
+
+FORMAT = 1  # raise it where equal weights and prompts would give other numbers than before
+FOLDER = "classifiers"
+LARGEST = 64  # files; those that were not used for longest are removed
+PIECE = 2**24  # bytes that one thread hashes at a time
+
+
+def classifier_vectors(system: Any, prompts: Sequence[Sequence[str]], *, cached: bool = True) -> Float[Tensor, "classes embed_dim"]:
+    """``system.prompt_vectors(prompts)``, read from the cache where it was computed before.
+
+    Args:
+        system: one with the verb ``prompt_vectors``.
+        prompts: a list for each class.
+        cached: False computes, and leaves the cache alone.
+
+    Raises:
+        DataError: as the verb.
+    """
+    key = classifier_key(system, prompts) if cached else None
+    if key is None:
+        return system.prompt_vectors(prompts)
+    path = cache_directory() / FOLDER / f"{key}.safetensors"
+    found = read_vectors(path, len(prompts))
+    if found is None:
+        found = system.prompt_vectors(prompts)
+        _write(path, found)
+    return found.to(system.device)
+
+
+def classifier_key(system: Any, prompts: Sequence[Sequence[str]]) -> str | None:
+    """Hash of what classifier weights depend on; None for a system of unknown make: without config, processor or text tower."""
+    if not system.config or system.processor is None or "text" not in system.encoders:
+        return None
+    part = system.processor["text"]
+    tokenizer: Any = getattr(part, "tokenizer", None)
+    if not hasattr(part, "settings") or not hasattr(tokenizer, "to_str"):
+        return None
+    facts = {
+        "format": FORMAT,
+        "config": system.config,
+        "processor": part.settings,
+        "tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "tower": hash_weights(system.encoders["text"]),
+        "projection": hash_weights(system.head.projections["text"]) if hasattr(system.head, "projections") else None,
+        "prompts": [list(own) for own in prompts],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_weights(module: nn.Module) -> str:
+    """SHA-256 of names, types, shapes and bytes; 150 M parameters take 0.2 s on two cores whose processor knows SHA."""
+    tensors = sorted(module.state_dict().items())
+    names = json.dumps([(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in tensors])
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        digests = pool.map(lambda piece: hashlib.sha256(piece).digest(), _pieces([tensor for _, tensor in tensors]))
+        return hashlib.sha256(names.encode() + b"".join(digests)).hexdigest()
+
+
+def _pieces(tensors: Sequence[Tensor]) -> Iterator[Any]:
+    for tensor in tensors:
+        if tensor.numel():
+            content: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+            yield from (content[start : start + PIECE] for start in range(0, len(content), PIECE))
+
+
+def read_vectors(path: Path, classes: int) -> Float[Tensor, "classes embed_dim"] | None:
+    """What a file of the cache holds; None where there is none, or it is not as it was written."""
+    try:
+        content = load(path.read_bytes())
+        vectors, digest = content["vectors"], bytes(content["sha256"].tolist())
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError):
+        return None
+    if vectors.ndim != 2 or len(vectors) != classes or digest != _digest(vectors):
+        return None
+    with suppress(OSError):
+        os.utime(path)  # used now
+    return vectors
+
+
+def _digest(vectors: Tensor) -> bytes:
+    return hashlib.sha256(vectors.contiguous().flatten().view(torch.uint8).numpy().tobytes()).digest()
+
+
+def _write(path: Path, vectors: Tensor) -> None:
+    """Write a file that is whole or not there, and remove the oldest beyond ``LARGEST``."""
+    plain = vectors.detach().cpu().contiguous()
+    content = save({"vectors": plain, "sha256": torch.tensor(list(_digest(plain)), dtype=torch.uint8)})
+    fresh = path.with_name(f"{uuid4().hex}.tmp")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            fresh.write_bytes(content)
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    with suppress(OSError):  # another process may clean up too
+        by_age = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in by_age[LARGEST:]:
+            old.unlink()

@@ -1,0 +1,71 @@
+"""Verification cards: what the test run found of each system. Written by the test run, never by hand."""
+
+import datetime
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.storage.places import packaged_directory
+
+CAPABILITIES = ("equals its reference", "goes back", "resumes exactly", "batch-invariant", "trains", "speed")
+STATUSES = ("verified", "failed", "not verified", "not supported")
+
+
+def cards_directory() -> Path:
+    """Where cards lie: one JSON file per system."""
+    return packaged_directory("assets") / "cards"
+
+
+def read_card(name: str) -> dict[str, Any] | None:
+    """The card of a system, or None where no test run has written one."""
+    path = cards_directory() / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def blank_card(name: str) -> dict[str, Any]:
+    """A card on which nothing is verified yet."""
+    return {"name": name, "commit": "", "date": "", "capabilities": {word: {"status": "not verified"} for word in CAPABILITIES}}
+
+
+def lines_of(outcomes: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
+    """What tests found, as lines of a card by capability.
+
+    Args:
+        outcomes: capability, pytest's outcome, figure and test id of each test. A line that several tests decide is verified
+            when all of them passed.
+    """
+    lines = {}
+    for capability in {outcome[0] for outcome in outcomes}:
+        mine = [outcome for outcome in outcomes if outcome[0] == capability]
+        worst = next((word for word in ("failed", "skipped") if any(outcome[1] == word for outcome in mine)), "passed")
+        lines[capability] = {
+            "status": {"passed": "verified", "skipped": "not verified", "failed": "failed"}[worst],
+            "figure": "; ".join(outcome[2] for outcome in mine if outcome[2]),
+            "command": "pytest " + " ".join(sorted({outcome[3].partition("[")[0] for outcome in mine})),
+        }
+    return lines
+
+
+def write_lines(name: str, lines: Mapping[str, Mapping[str, str]]) -> None:
+    """Put lines into a system's card, with today's date and the commit that is checked out; the other lines stay."""
+    from zoo.storage.files import write_text_atomically  # brings torch, which reading a card does not need
+
+    assert set(lines) <= set(CAPABILITIES), f"no such capability: {sorted(set(lines) - set(CAPABILITIES))}"
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    card = read_card(name) or blank_card(name)
+    card = {**card, "commit": commit, "date": datetime.date.today().isoformat(), "capabilities": {**card["capabilities"], **lines}}
+    cards_directory().mkdir(exist_ok=True)
+    write_text_atomically(cards_directory() / f"{name}.json", json.dumps(card, indent=2) + "\n")
+
+
+def cards_table() -> str:
+    """All cards as a Markdown table: one row per system, one column per capability."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(cards_directory().glob("*.json"))]
+    lines = ["| system | " + " | ".join(CAPABILITIES) + " |", "|---" * (len(CAPABILITIES) + 1) + "|"]
+    for card in found:
+        cells = [card["capabilities"][word]["status"] for word in CAPABILITIES]
+        lines.append(f"| `{card['name']}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,161 @@
+"""Files that people look at: pages with pictures that need nothing else, and files that appear whole or not at all."""
+
+import base64
+import html
+import io
+import wave
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from PIL import Image
+
+from zoo.errors import DataError, name_choices
+from zoo.processors.media.audio_file import checked_rate, to_mono
+from zoo.processors.media.image_file import open_image
+
+THUMBNAIL_PIXELS = 240  # twice the shown size, for dense screens
+SMALL_PIXELS = 120  # smaller pictures are shown by whole factors larger
+SUFFIXES = (".csv", ".json", ".html")
+AUDIO_FORMS = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}  # by how a file begins
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output that could not be written; to be asked before the work, not after.
+
+    Raises:
+        DataError: an unknown suffix, a folder that is not there, or a folder of that name.
+    """
+    if output.suffix.lower() not in SUFFIXES:
+        hint = name_choices(output.suffix, SUFFIXES)
+        raise DataError(f"output: {output} ends in {output.suffix or 'no suffix'}; allowed are {', '.join(SUFFIXES)} ({hint})")
+    if output.is_dir():
+        raise DataError(f"output: {output} is a folder; name a file")
+    if not output.parent.is_dir():
+        raise DataError(f"output: the folder {output.parent} does not exist; make it first")
+
+
+def write_page(file: TextIO, title: str, lines: Iterable[str], cards: Iterable[str]) -> None:
+    """One page that needs nothing else.
+
+    Args:
+        title: plain text, as the lines below it are.
+        cards: HTML of ``card``.
+    """
+    said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    file.write(PAGE_START.format(style=STYLE, title=html.escape(title), said=said))
+    file.writelines(cards)
+    file.write(PAGE_END)
+
+
+def card(path: str, body: str, *, error: str | None = None) -> str:
+    """A picture with what was said of it (HTML), or with the reason why there is nothing to say."""
+    shown = [picture(path)] if error is None else []
+    if error is not None:
+        body = f'<p class="error">{html.escape(error)}</p>'
+    head = f'<h2 title="{html.escape(path)}">{html.escape(Path(path).name)}</h2>'
+    return media_card(shown, head + body, kind="card" if error is None else "card bad")
+
+
+def media_card(shown: Sequence[str], body: str, *, kind: str = "card") -> str:
+    """Pictures and players (HTML of ``picture`` and ``player``) with what was said of them (HTML); without any, what was said alone.
+
+    Args:
+        kind: "card", or with a word for its looks after it: "card bad", "card right", "card wrong".
+    """
+    players = [one for one in shown if one.startswith("<audio")]
+    pictures = "".join(f'<div class="picture">{one}</div>' for one in shown if one not in players)
+    left = f'<div class="pictures">{pictures}</div>' if pictures else ""
+    return f'<article class="{kind}">{left}<div class="said">{body}{"".join(players)}</div></article>\n'
+
+
+def picture(raw: str | Path | bytes | Image.Image | np.ndarray) -> str:
+    """An image of the page's own, small; the reason where it cannot be read."""
+    try:
+        return f'<img src="{_thumbnail(raw)}" alt="">'
+    except DataError as reason:  # gone since it was looked at; what was found still holds
+        return f'<p class="error">{html.escape(str(reason))}</p>'
+
+
+def player(raw: Any, sample_rate_hz: int) -> str:
+    """A clip that can be heard on the page: a path, the bytes of a file, samples, or samples and their rate.
+
+    Args:
+        sample_rate_hz: of samples alone.
+    """
+    try:
+        content = Path(raw).read_bytes() if isinstance(raw, str | Path) else raw if isinstance(raw, bytes) else wav_of(raw, sample_rate_hz)
+    except OSError as error:
+        return f'<p class="error">{html.escape(f"{raw}: {error.strerror}")}</p>'
+    form = next((form for start, form in AUDIO_FORMS.items() if content.startswith(start)), "audio/mpeg")
+    return f'<audio controls preload="none" src="data:{form};base64,{base64.b64encode(content).decode("ascii")}"></audio>'
+
+
+def wav_of(raw: Any, sample_rate_hz: int) -> bytes:
+    """Samples from -1 to 1, alone or with their rate, as a file: mono, 16 bits."""
+    samples, rate = raw if isinstance(raw, tuple) else (raw, sample_rate_hz)
+    packed = io.BytesIO()
+    with wave.open(packed, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(checked_rate(rate))
+        file.writeframes((np.clip(to_mono(np.asarray(samples)), -1, 1) * 32767).astype("<i2").tobytes())
+    return packed.getvalue()
+
+
+def bar(label: str, number: str, share: float) -> str:
+    """A label, a number, and a bar that is filled to ``share`` from 0 to 1."""
+    return (
+        f'<div class="row"><span class="label">{html.escape(label)}</span><span class="number">{number}</span>'
+        f'<div class="track"><div class="fill" style="width:{100 * min(max(share, 0), 1):.2f}%"></div></div></div>'
+    )
+
+
+def _thumbnail(raw: Any) -> str:
+    image = Image.fromarray(raw).convert("RGB") if isinstance(raw, np.ndarray) else open_image(raw)
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    if (times := SMALL_PIXELS // max(image.size)) > 1:  # digits of 32 pixels would be specks
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    packed = io.BytesIO()
+    image.save(packed, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode("ascii")
+
+
+STYLE = """
+:root { color-scheme: light dark; --page: #f6f6f4; --card: #ffffff; --ink: #1d1f21; --soft: #6b7075; --line: #e2e2de;
+  --track: #ecece8; --fill: #3a6ea5; --bad: #a33a2c; --right: #3f7d4e; }
+@media (prefers-color-scheme: dark) { :root { --page: #16181a; --card: #1f2225; --ink: #e6e6e3; --soft: #9aa0a6;
+  --line: #30353a; --track: #2c3136; --fill: #6ea3d8; --bad: #e58a7b; --right: #7cc08d; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 72rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.4rem; font-weight: 600; margin: 0; }
+header p { margin: .2rem 0 0; color: var(--soft); overflow-wrap: anywhere; }
+main { display: grid; gap: 1rem; margin-top: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); }
+.card { display: flex; gap: 1rem; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
+.picture { flex: 0 0 120px; height: 120px; display: flex; align-items: center; justify-content: center; background: var(--track);
+  border-radius: 4px; overflow: hidden; font-size: .75rem; }
+.picture img { max-width: 100%; max-height: 100%; }
+.pictures { display: flex; flex-direction: column; gap: .4rem; }
+.right { border-left: 4px solid var(--right); }
+.wrong { border-left: 4px solid var(--bad); }
+.said p { margin: 0 0 .35rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+.said audio { width: 100%; }
+.name { color: var(--soft); font-size: .8rem; margin-right: .4rem; }
+.said { flex: 1; min-width: 0; }
+h2 { font-size: .95rem; font-weight: 600; margin: 0 0 .4rem; overflow-wrap: anywhere; }
+.row { display: grid; grid-template-columns: 1fr auto; column-gap: .5rem; margin-bottom: .35rem; font-size: .85rem; }
+.label { overflow-wrap: anywhere; }
+.number { color: var(--soft); font-variant-numeric: tabular-nums; }
+.track { grid-column: 1 / -1; height: 5px; border-radius: 3px; background: var(--track); }
+.fill { height: 100%; border-radius: 3px; background: var(--fill); }
+.row:not(:first-of-type) .fill { opacity: .55; }
+.error { margin: 0; padding: .25rem; color: var(--bad); font-size: .85rem; overflow-wrap: anywhere; }
+"""
+PAGE_START = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head>
+<body><header><h1>{title}</h1>{said}</header><main>
+"""
+PAGE_END = "</main></body></html>\n"

@@ -1,1 +1,0 @@
-"""Models written in the layouts of other libraries."""

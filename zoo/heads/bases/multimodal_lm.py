@@ -1,0 +1,323 @@
+"""What heads that talk share: connectors, features among the vectors of token ids, and what is asked of the language model behind them.
+
+Papers: Liu et al. 2023, "Visual Instruction Tuning" (LLaVA, arXiv 2304.08485), sections 4.1 and 4.2; Huang et al. 2023 (Kosmos-1, arXiv
+2302.14045), section 2.2. Padding is not computed, so that short texts need not be packed into one row.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, DataError, name_choices
+from zoo.language.decoding.generate import generate
+from zoo.language.decoding.sampling import Sampling, fresh_seed
+from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop, cut_at_stop
+from zoo.layers.connector import Connector, build_connector
+from zoo.layers.packing import Packing, can_pack
+from zoo.layers.splice import splice
+from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, HeadOutput, LanguageModel, Predictions, SystemLike
+
+ITEMS_AT_ONCE = 32  # pictures or clips that an encoder is given when answers are asked for
+
+Connected = Mapping[str, tuple[Float[Tensor, "items num_tokens dim"], Bool[Tensor, "items num_tokens"]]]  # by modality
+
+
+class Talking(nn.Module):
+    """Features at their placeholders, then the language model; cross entropy of the supervised tokens.
+
+    Args:
+        inputs: what the encoders give, by modality.
+        language: a causal language model.
+        connectors: by modality a word of ``zoo.layers.connector.CONNECTORS``, or a mapping with its options: ``{kind: resampler,
+            num_latents: 64}``; modalities without an encoder are left out.
+        feature_layer: of encoders that show their layers; see ``zoo.types.encode``.
+
+    Raises:
+        ConfigError: an unknown connector or modality, one that cannot work on what the encoder gives, or one that makes as many tokens
+            of an item as the language model takes.
+    """
+
+    accepts = Accepts(modalities=("image", "audio"), minimum=0, maximum=2, reads="patches")
+    verbs = ("generate", "score", "prompt_vectors")
+    evaluation = "perplexity"
+
+    def __init__(
+        self,
+        *,
+        inputs: Mapping[str, EncoderSpec],
+        language: LanguageModel,
+        connectors: Mapping[str, str | Mapping[str, Any]],
+        feature_layer: int | None,
+    ) -> None:
+        super().__init__()
+        unknown = sorted(set(connectors) - set(self.accepts.modalities))
+        if unknown:
+            raise ConfigError(f"connectors.{unknown[0]}: there is no such modality; {name_choices(unknown[0], self.accepts.modalities)}")
+        self.feature_layer = feature_layer
+        self.connectors = nn.ModuleDict({m: _connector(connectors[m], spec, language) for m, spec in inputs.items()})
+        self.language = language
+
+    def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
+        """Mean loss over this process's supervised tokens, and the share of them that is the likeliest one.
+
+        A batch without any gives zero, whose gradients reach every parameter, as each rank of a distributed step has to.
+
+        Raises:
+            DataError: placeholders that are not as many as the features, or a batch without conversations.
+        """
+        found = self.predictions(encoded, batch)
+        if not len(found.labels):
+            return HeadOutput(found.logits.sum())
+        loss = F.cross_entropy(found.logits, found.labels)
+        return HeadOutput(loss, {"token_accuracy": (found.logits.detach().argmax(-1) == found.labels).float().mean()})
+
+    def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
+        """Logits (fp32 or wider) of the supervised tokens alone, each from those before it; of tensors without data those of all.
+
+        Raises:
+            DataError: as ``forward``.
+        """
+        return self._predictions(batch, self._connected(encoded))
+
+    def _predictions(self, batch: Batch, features: Connected) -> Predictions:
+        token_ids, mask, supervised = _conversations(batch)
+        states, places = self._states(self.spliced(token_ids, mask, features, batch.ids), mask)
+        following = token_ids.roll(-1, 1)  # what comes after each position; the last one's is never asked
+        asked = supervised.roll(-1, 1) & mask & (following >= 0)
+        asked[:, -1] = False
+        if token_ids.is_meta:  # where nothing can be chosen
+            chosen = places = torch.arange(token_ids.numel(), device="meta")
+        else:
+            chosen = asked.flatten()[places].nonzero()[:, 0]
+            chosen = chosen[places[chosen].argsort()]  # in the order of the batch
+            places = places[chosen]
+        hidden = states[chosen]
+        logits = self.language.logits(hidden)  # [supervised, vocab_size]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return Predictions(hidden, logits, following.flatten()[places], places // token_ids.shape[1])
+
+    def spliced(
+        self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"], features: Connected, ids: Sequence[str]
+    ) -> Float[Tensor, "batch length dim"]:
+        """Vectors of the token ids, and features where their placeholders stand.
+
+        Args:
+            ids: names of the texts, for messages.
+
+        Raises:
+            DataError: placeholders that are not as many as the features.
+        """
+        return splice(token_ids, self.language.embed(token_ids), features, ids)
+
+    def _states(
+        self, vectors: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
+    ) -> tuple[Float[Tensor, "total dim"], Int[Tensor, " total"]]:
+        """Hidden states of the batch as a list, and the place of each in the flat batch; none is computed for padding on the right."""
+        right = can_pack(mask) and not bool((mask[:, 1:] & ~mask[:, :-1]).any())
+        if not right or bool(mask.all()):
+            return self.language(vectors, mask).flatten(0, 1), torch.arange(mask.numel(), device=mask.device)
+        packing = Packing(mask, causal=True)
+        return self.language(packing.pack(vectors), layout=packing), packing.index
+
+    def _connected(self, encoded: Mapping[str, Encoded]) -> Connected:
+        """What the connectors make of each modality's items, and the masks."""
+        return {m: self.connectors[m](encoded[m].tokens, encoded[m].mask) for m in self.connectors if m in encoded}
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        system: SystemLike,
+        prompts: Sequence[Any],
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        num_beams: int = 1,
+        length_penalty: float = 1.0,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int | None = None,
+        batch_size: int = 8,
+        on_text: Callable[[int, str], None] | None = None,
+    ) -> list[str]:
+        """What the assistant says to each prompt; a batch gives what single prompts give.
+
+        Args:
+            prompts: each a string, a list of strings, images and audio in order, messages, or a conversation.
+            stop: strings before which an answer is cut.
+            on_text: told number of the prompt and piece of text as soon as it is known.
+
+        Raises:
+            ConfigError: a value that ``zoo.language.decoding.sampling.Sampling`` refuses.
+            DataError: a prompt that cannot be used, or one that is too long.
+        """
+        part = _conversation_part(system)
+        conversations = _conversations_of(part, prompts)
+        sampling = Sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            repetition_penalty=repetition_penalty,
+            seed=fresh_seed() if seed is None and temperature > 0 else seed,
+            eos_token_ids=tuple(part.eos_token_ids),
+        )
+        ends = (*check_stop(stop), *part.stop_strings)
+        texts: list[str] = []
+        for start in range(0, len(conversations), batch_size):
+            rows = range(start, min(start + batch_size, len(conversations)))
+            vectors, ids = self.prompt_vectors(system, conversations[start : start + batch_size])
+            streams = [TextStream(part.decode, ends) for _ in rows]
+
+            def push(place: int, token: int, streams: list[TextStream] = streams, rows: range = rows) -> None:
+                piece = streams[place].push(token)
+                if piece and on_text is not None:
+                    on_text(rows[place], piece)
+
+            halts = StopStrings(part.decode, ends) if ends else None
+            answers = generate(self.language, vectors, ids, sampling, stop=halts, on_token=push if on_text else None, rows=rows)
+            for row, stream, answer in zip(rows, streams, answers, strict=True):
+                if on_text is not None and (rest := stream.close()):
+                    on_text(row, rest)
+                texts.append(cut_at_stop(part.decode(answer.ids), ends))
+        return texts
+
+    @torch.inference_mode()
+    def score(
+        self, system: SystemLike, prompts: Sequence[Any], answers: Sequence[str], *, batch_size: int = 8, with_end: bool = True
+    ) -> Float[Tensor, " n"]:
+        """Log-probability of each answer after its prompt: the sum over its tokens, and over the one that ends it.
+
+        Args:
+            with_end: False leaves the token that ends an answer out: how likely it is that the text begins so.
+
+        Raises:
+            DataError: not as many answers as prompts, one that is empty, or a conversation that is too long.
+        """
+        part = _conversation_part(system)
+        if isinstance(answers, str) or len(answers) != len(prompts):
+            raise DataError(f"answers: got {len(answers)} for {len(prompts)} prompts; give a list with one string for each prompt")
+        pairs, most = _conversations_of(part, prompts, answers), part.max_length or part.context_length
+        scores, kept = [], {}
+        for start in range(0, len(pairs), batch_size):
+            batch = system.processor(conversation=pairs[start : start + batch_size])  # type: ignore[misc]
+            full = [name for name, real in zip(batch.ids, batch.masks["text"], strict=True) if int(real.sum()) >= most]
+            if full:
+                raise DataError(f"conversation {full[0]} fills the {most} tokens that are allowed (max_length, context_length); shorten it")
+            batch.targets[SUPERVISED] = _last_run(batch.targets[SUPERVISED])
+            if not with_end:
+                batch.targets[SUPERVISED] &= ~torch.isin(batch.inputs["text"], torch.tensor(part.eos_token_ids))
+            found = self._predictions(batch.to(system.device), self._features_of(system, batch, kept))
+            taken = found.logits.log_softmax(-1).gather(1, found.labels[:, None])[:, 0]
+            scores.append(taken.new_zeros(len(batch)).index_add_(0, found.rows, taken))
+        return torch.cat(scores)
+
+    @torch.inference_mode()
+    def prompt_vectors(
+        self, system: SystemLike, prompts: Sequence[Any], *, kept: MutableMapping[str, Tensor] | None = None
+    ) -> tuple[list[Float[Tensor, "_ dim"]], list[Int[Tensor, " _"]]]:
+        """What the language model is given of each prompt: vectors, and token ids in which other modalities have negative numbers.
+
+        Args:
+            kept: features of pictures and clips by a digest of their content, read and filled; who asks with the same mapping
+                again, as a chat does each turn, has each of them encoded once.
+
+        Raises:
+            DataError: a prompt that cannot be used.
+        """
+        conversations = _conversations_of(_conversation_part(system), prompts)
+        batch = system.processor(conversation=conversations, for_generation=True)  # type: ignore[misc]
+        features = self._features_of(system, batch, {} if kept is None else kept)
+        token_ids, mask = batch.inputs["text"].to(system.device), batch.masks["text"].to(system.device)
+        vectors = self.spliced(token_ids, mask, features, batch.ids)
+        return [row[real] for row, real in zip(vectors, mask, strict=True)], [row[real] for row, real in zip(token_ids, mask, strict=True)]
+
+    def _features_of(self, system: SystemLike, batch: Batch, kept: MutableMapping[str, Tensor]) -> Connected:
+        """Features of a batch's items, each computed once; modalities without items are left out, and their encoders not run."""
+        found = {}
+        for modality, connector in self.connectors.items():
+            x, mask = batch.inputs[modality], batch.masks.get(modality)
+            if not len(x):
+                continue
+            digests = [
+                _digest(modality, item if mask is None else item[..., real])
+                for item, real in zip(x, x if mask is None else mask, strict=True)
+            ]
+            new = list({digest: row for row, digest in enumerate(digests) if digest not in kept}.values())
+            for rows in (new[i : i + ITEMS_AT_ONCE] for i in range(0, len(new), ITEMS_AT_ONCE)):
+                encoded = system.encode_ready(modality, x[rows], None if mask is None else mask[rows])
+                for row, tokens, real in zip(rows, *connector(encoded.tokens, encoded.mask), strict=True):
+                    kept[digests[row]] = tokens[real]
+            tokens = [kept[digest] for digest in digests]
+            counts = torch.tensor([len(each) for each in tokens], device=tokens[0].device)
+            padded = nn.utils.rnn.pad_sequence(tokens, batch_first=True)  # [items, num_tokens, dim]
+            found[modality] = padded, torch.arange(padded.shape[1], device=counts.device) < counts[:, None]
+        return found
+
+
+def _connector(word: str | Mapping[str, Any], spec: EncoderSpec, language: LanguageModel) -> Connector:
+    key = f"connectors.{spec.modality}"
+    try:
+        connector = build_connector(word, in_dim=spec.dim, out_dim=language.dim, num_tokens=spec.num_tokens)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    made = 0 if spec.num_tokens is None else connector.num_tokens(spec.num_tokens)
+    if made >= language.context_length:
+        raise ConfigError(
+            f"{key}: {word!r} makes {made} tokens of each {spec.modality}, which leaves no room for words: the language model's "
+            f"context_length is {language.context_length}; choose one that makes fewer (pixel_shuffle, resampler, attention_pool)"
+        )
+    return connector
+
+
+def _conversations(batch: Batch) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+    """Token ids, which of them are real, and which are learnt."""
+    token_ids = batch.inputs.get("text")
+    if token_ids is None or token_ids.ndim != 2 or token_ids.is_floating_point():
+        raise DataError("the batch holds no token ids [batch, length] of conversations, which the head reads (inputs['text'])")
+    supervised = batch.targets.get(SUPERVISED)
+    if supervised is None or supervised.shape != token_ids.shape:
+        raise DataError(
+            f"targets[{SUPERVISED!r}] must be True at the token ids to learn {list(token_ids.shape)}; the batch has none of that shape"
+        )
+    mask = batch.masks.get("text")
+    return token_ids, torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask, supervised
+
+
+def _conversation_part(system: SystemLike) -> Any:
+    if system.processor is None:
+        raise ConfigError("this system has no processor, so that it cannot read prompts; load it from a saved directory")
+    return system.processor["conversation"]
+
+
+def _conversations_of(part: Any, prompts: Sequence[Any], answers: Sequence[str] | None = None) -> list[Any]:
+    """Every prompt as a conversation, perhaps with its answer, before any is computed."""
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
+        raise DataError(
+            f"prompts: got {prompts!r:.60}; give a list of at least one prompt, each a string or strings, images and audio in order"
+        )
+    said = [None] * len(prompts) if answers is None else answers
+    return [
+        part.conversation(prompt, str(number), answer=answer) for number, (prompt, answer) in enumerate(zip(prompts, said, strict=True))
+    ]
+
+
+def _last_run(supervised: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
+    """Of several answers in a row the last: ``0 1 1 0 0 1 1 0`` becomes ``0 0 0 0 0 1 1 0``."""
+    behind = (~supervised).flip(1).cumsum(1).flip(1)  # how many from here on are not supervised: 4 3 3 3 2 1 1 1
+    least = behind.masked_fill(~supervised, supervised.shape[1]).amin(1, keepdim=True)
+    return supervised & (behind == least)
+
+
+def _digest(modality: str, item: Tensor) -> str:
+    return modality + hashlib.sha256(item.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,141 @@
+"""Image preprocessing of other libraries as settings of ``zoo.processors.image``, and back."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.errors import ConfigError, name_choices
+from zoo.processors.image import INTERPOLATIONS, ImageProcessor
+from zoo.storage.hub import find_file, read_json_object
+
+RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
+# Image processors of transformers that do no more than resize, centre crop, rescale and normalise, and whether a plain number
+# as ``size`` (files of older releases) means both sides or the shortest one.
+SQUARE, SHORTEST = "both sides", "shortest side"
+PROCESSORS = {
+    **dict.fromkeys(("Beit", "Blip", "DINOv3ViT", "DeiT", "Pvt", "Segformer", "ViT"), SQUARE),
+    **dict.fromkeys(
+        ("Bit", "CLIP", "ChineseCLIP", "ConvNext", "Levit", "Llava", "MobileNetV1", "MobileNetV2", "PoolFormer", "Siglip"), SHORTEST
+    ),
+}
+
+
+def read_preprocessing(source: str) -> tuple[int, dict[str, Any]] | None:
+    """Image size and preprocessing of a source; None where it says nothing of them."""
+    path = find_file(source, "preprocessor_config.json")
+    settings = read_json_object(path) if path else None
+    if settings is None:  # a whole processor (CLIP: of images and text) is one file
+        path = find_file(source, "processor_config.json")
+        settings = read_json_object(path).get("image_processor") if path else None
+    return None if settings is None else image_keywords(settings, str(path))
+
+
+def image_keywords(settings: Mapping[str, Any], origin: str = "preprocessor_config.json") -> tuple[int, dict[str, Any]]:
+    """An image processor's settings in transformers as image size and keywords of ``zoo.processors.image.ImageProcessor``.
+
+    Conversion to RGB is always done, as there where ``do_convert_rgb`` is set; ``do_reduce_labels`` is about targets. Where an
+    odd number of pixels is cut off, theirs cuts the larger half on the far side, ours as torchvision rounds.
+
+    Args:
+        settings: the parsed ``preprocessor_config.json``.
+        origin: for messages.
+
+    Raises:
+        ConfigError: something that our processor cannot do, or that the file does not say.
+    """
+    kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", _kind_of(settings))
+    if kind not in PROCESSORS:
+        raise ConfigError(
+            f"{origin}: image_processor_type {_kind_of(settings)!r} cannot be done by zoo's image processor; "
+            f"{name_choices(kind, PROCESSORS, most=20)} (with ImageProcessor behind it). Leave the file out, and set the preprocessing "
+            "yourself"
+        )
+    pads = kind == "Llava" and bool(settings.get("do_pad"))
+    for key, wanted in (("do_resize", True), ("do_pad", pads), ("do_flip_channel_order", False)):
+        if bool(settings.get(key, wanted)) != wanted and settings.get(key) is not None:
+            raise ConfigError(f"{origin}: {key}: {settings[key]} cannot be done by zoo's image processor; allowed is {str(wanted).lower()}")
+    if settings.get("resample") not in RESAMPLINGS:
+        raise ConfigError(f"{origin}: resample: got {settings.get('resample')!r}; allowed are {RESAMPLINGS} (PIL's numbers)")
+    mode, size, scaled = _sizes(kind, settings, origin)
+    mode = "pad" if pads else mode
+    keywords = {"resize": mode, "interpolation": RESAMPLINGS[settings["resample"]], "crop_fraction": _fraction(size, scaled)}
+    return size, keywords | _normalisation(settings, origin)
+
+
+def _kind_of(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
+
+
+def _sizes(kind: str, settings: Mapping[str, Any], origin: str) -> tuple[str, int, int]:
+    """How to resize, the size of the result, and the size before the centre is cut."""
+    shape, side = _side(settings.get("size"), PROCESSORS[kind], f"{origin}: size")
+    shape = SQUARE if settings.get("use_square_size") else shape  # Kosmos-2's files
+    crop = _side(settings.get("crop_size"), SQUARE, f"{origin}: crop_size")[1] if settings.get("do_center_crop") else None
+    if kind == "ConvNext":  # warps from 384 pixels on, and cuts its centre itself below
+        return ("crop", side, int(side / settings.get("crop_pct", 224 / 256))) if side < 384 else ("squash", side, side)
+    if kind == "PoolFormer" and settings.get("crop_pct") is not None:
+        side = int(side / settings["crop_pct"])
+    if kind == "Levit":
+        side = int(256 / 224 * side)
+    if crop is None and shape == SHORTEST:
+        raise ConfigError(f"{origin}: do_center_crop: false leaves images that are not square; allowed is true with size.shortest_edge")
+    if crop is not None and crop > side:
+        raise ConfigError(f"{origin}: crop_size {crop} is larger than size {side}; zoo's image processor does not pad with zeros")
+    return "crop" if shape == SHORTEST else "squash", side if crop is None else crop, side
+
+
+def _side(size: Any, plain: str, key: str) -> tuple[str, int]:
+    """What a size measures, and the number of pixels."""
+    if isinstance(size, int):
+        return plain, size
+    if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
+        return SHORTEST, size["shortest_edge"]
+    pair = [size.get("height"), size.get("width")] if isinstance(size, Mapping) else size
+    if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) and pair[0] == pair[1]:
+        return SQUARE, pair[0]
+    raise ConfigError(f"{key}: got {size!r}; allowed are a number, equal height and width, or shortest_edge")
+
+
+def _fraction(size: int, scaled: int) -> float:
+    """The ``crop_fraction`` from which ``ImageProcessor`` gets the scaled size back: ``int(size / fraction)``."""
+    fraction = size / scaled
+    return fraction if int(size / fraction) == scaled else math.nextafter(fraction, 0.0)
+
+
+def _normalisation(settings: Mapping[str, Any], origin: str) -> dict[str, list[float]]:
+    """Mean and std of values in [0, 1]; another ``rescale_factor`` than 1/255 is folded into them."""
+    normalises = settings.get("do_normalize", True)
+    mean, std = (settings.get("image_mean"), settings.get("image_std")) if normalises else ([0.0] * 3, [1.0] * 3)
+    for key, values in (("image_mean", mean), ("image_std", std)):
+        if not isinstance(values, list | tuple) or len(values) != 3 or not all(isinstance(value, int | float) for value in values):
+            raise ConfigError(f"{origin}: {key}: got {values!r}; allowed are three numbers")
+    factor = 255 * (settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0)
+    factor = 1.0 if math.isclose(factor, 1.0) else factor
+    return {"mean": [float(value) / factor for value in mean or ()], "std": [float(value) / factor for value in std or ()]}
+
+
+def preprocessor(processor: ImageProcessor) -> dict[str, Any]:
+    """``preprocessor_config.json``: with CLIP's processor where the centre is cut, LLaVA's where images are padded, else with ViT's.
+
+    Raises:
+        ConfigError: a part is cut of images that are squashed or padded, which none does.
+    """
+    size = processor.image_size
+    shared = {
+        "resample": int(INTERPOLATIONS[processor.interpolation]),  # PIL's number
+        **{"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255},
+        **{"image_mean": list(processor.mean), "image_std": list(processor.std)},
+    }
+    if processor.resize == "squash" and processor.crop_fraction == 1:
+        return {**shared, "image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}}
+    if processor.resize == "pad" and processor.crop_fraction == 1:
+        square = {"height": size, "width": size}
+        cut = {"size": {"shortest_edge": size}, "crop_size": square, "do_center_crop": True}
+        return {**shared, **cut, "image_processor_type": "LlavaImageProcessor", "do_pad": True}
+    if processor.resize != "crop":
+        raise ConfigError(
+            f"format: 'transformers' has no processor that resizes by {processor.resize!r} and cuts {processor.crop_fraction}"
+        )
+    scaled, square = {"shortest_edge": int(size / processor.crop_fraction)}, {"height": size, "width": size}
+    return {**shared, "image_processor_type": "CLIPImageProcessor", "size": scaled, "crop_size": square, "do_center_crop": True}

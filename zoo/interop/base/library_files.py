@@ -1,0 +1,34 @@
+"""Config files of transformers and open_clip."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import WeightsError
+from zoo.interop.base.image_preprocessing import read_preprocessing
+
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
+    *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
+)
+
+
+def read_library_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or not {"architecture", "model_type", "model_cfg"} & set(config):
+            raise KeyError("model_type")
+    except (OSError, ValueError, KeyError) as error:
+        owner = "open_clip" if path.name == OPEN_CLIP_CONFIG else "transformers"
+        raise WeightsError(f"{path}: not a config of {owner} ({error!r}); fetch the directory again") from error
+    return config
+
+
+def image_keywords_of(directory: Path) -> dict[str, Any]:
+    found = read_preprocessing(str(directory))
+    return {} if found is None else {"image_size": found[0], **found[1]}
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,137 @@
+"""Language models of GGUF files (llama.cpp) -> our ``causal_lm``: architectures ``llama`` (also Mistral, SmolLM2) and ``gpt2``.
+
+Reference: llama.cpp, ``convert_hf_to_gguf.py`` and the GGUF specification. Rows of q and k of the architecture ``llama`` are in the order
+of adjacent pairs (as Meta's own files have them), and are put into that of halves. There is no way back: others quantise.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import ConfigError, name_choices
+from zoo.interop.base import rules
+from zoo.interop.base.rules import Rule, named, under
+from zoo.interop.causal_lm.transformers_causal_lm import stacked, without_copy
+from zoo.layers.rope import Rotary
+
+ORIGIN = "GGUF"
+ARCHITECTURES = ("llama", "gpt2")
+LLAMA3 = {"kind": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context_length": 8192}  # of Llama 3.1 to 3.3
+FACTORS = "rope_freqs.weight"  # by how much each frequency is divided
+
+MODEL = named(
+    {
+        "token_embd.weight": "embedding.weight",
+        "position_embd.weight": "positions",
+        "output_norm.{w}": "norm.{w}",
+        "output.weight": "lm_head.weight",
+    }
+)
+BLOCK = named(
+    {
+        "attn_norm.{w}": "norm1.{w}",
+        "ffn_norm.{w}": "norm2.{w}",
+        "attn_output.{w}": "attention.out.{w}",
+        "ffn_down.{w}": "mlp.fc2.{w}",
+    }
+)
+GPT2_BLOCK = named({"attn_qkv.{w}": "attention.qkv.{w}", "ffn_up.{w}": "mlp.fc1.{w}"})
+
+
+def halves(rows: Tensor, head_dim: int) -> Tensor:
+    """Rows of each head from adjacent pairs ``[0 0' 1 1']`` to halves ``[0 1 0' 1']``."""
+    return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
+
+
+def joined_pairs(names: tuple[str, str, str], head_dim: int) -> Rule:
+    """Take q and k in the order of pairs, and v, as the rows of one."""
+    return Rule(names, ("attention.qkv.{w}",), lambda t: [torch.cat([halves(t[0], head_dim), halves(t[1], head_dim), t[2]])])
+
+
+def recognises(keys: Iterable[str]) -> bool:
+    """Whether these are the names of a GGUF file's tensors."""
+    keys = set(keys)
+    return "token_embd.weight" in keys and bool({"blk.0.attn_q.weight", "blk.0.attn_qkv.weight"} & keys)
+
+
+def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int, tied: bool = False) -> dict[str, Tensor]:
+    """Tensors of a file, as numbers, to those of our ``causal_lm``.
+
+    Raises:
+        WeightsError: tensors that ours has no place for.
+    """
+    pairs = joined_pairs(("attn_q.{w}", "attn_k.{w}", "attn_v.{w}"), head_dim)
+    gated = "blk.0.ffn_gate.weight" in tensors
+    block = [*BLOCK, pairs, stacked(["ffn_gate.{w}", "ffn_up.{w}"], "mlp.fc1.{w}", (1, 1))] if gated else [*BLOCK, *GPT2_BLOCK]
+    table = [*MODEL, *under("blk.{i}.", "blocks.{i}.", block)]
+    return without_copy(rules.to_zoo(tensors, table, origin=ORIGIN, drop=[FACTORS]), tied, ORIGIN)
+
+
+def arguments(metadata: Mapping[str, Any], keys: Collection[str], factors: Tensor | None = None) -> dict[str, Any]:
+    """A file's metadata as keywords of our ``causal_lm``.
+
+    Args:
+        keys: names of the tensors: they tell whether the head is tied.
+        factors: the tensor ``rope_freqs.weight``, where there is one.
+
+    Raises:
+        ConfigError: an architecture or a scaling of positions that ours does not have.
+    """
+    kind = str(metadata.get("general.architecture"))
+    if kind not in ARCHITECTURES:
+        raise ConfigError(f"general.architecture: got {kind!r}; {name_choices(kind, ARCHITECTURES)}")
+
+    def find(word: str, default: Any = None) -> Any:
+        found = metadata.get(f"{kind}.{word}", default)
+        if found is None:
+            raise ConfigError(f"{kind}.{word}: the GGUF file does not say; it is damaged, or of another kind of model")
+        return found
+
+    if find("expert_count", 0):
+        raise ConfigError(f"{kind}.expert_count: got {find('expert_count')}; our causal_lm has no mixture of experts: allowed is 0")
+    dim, heads = find("embedding_length"), find("attention.head_count")
+    shared = {
+        "vocab_size": metadata.get(f"{kind}.vocab_size") or len(metadata["tokenizer.ggml.tokens"]),
+        "context_length": find("context_length"),
+        "dim": dim,
+        "depth": find("block_count"),
+        "num_heads": heads,
+        "hidden_dim": find("feed_forward_length"),
+        "tied": "output.weight" not in keys,
+    }
+    if kind == "gpt2":
+        own = {"norm": "layer", "positions": "learned", "activation": "gelu_tanh", "bias": True}
+        return {**shared, **own, "eps": _rounded(find("attention.layer_norm_epsilon"))}
+    head_dim, theta = find("rope.dimension_count", dim // heads), find("rope.freq_base", 10_000.0)
+    return {
+        **shared,
+        "num_kv_heads": find("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "eps": _rounded(find("attention.layer_norm_rms_epsilon")),
+        "rope_theta": theta,
+        "rope_scaling": _scaling(find, head_dim, theta, factors),
+        "bias": "blk.0.attn_q.bias" in keys,
+    }
+
+
+def _scaling(find: Any, head_dim: int, theta: float, factors: Tensor | None) -> dict[str, Any] | None:
+    kind = find("rope.scaling.type", "none")
+    if kind == "linear":
+        return {"kind": "linear", "factor": find("rope.scaling.factor")}
+    if kind != "none":
+        raise ConfigError(f"rope.scaling.type: our causal_lm has no {kind!r}; allowed are none, linear")
+    if factors is None:
+        return None
+    scaling = {**LLAMA3, "factor": float(factors.max())}
+    device = factors.device
+    plain, scaled = (Rotary(head_dim=head_dim, theta=theta, scaling=s).frequencies(device) for s in (None, scaling))
+    if factors.shape != plain.shape or not torch.allclose(plain / factors, scaled, rtol=1e-4):
+        raise ConfigError(f"{FACTORS}: is not the scaling of Llama 3.1 to 3.3, which is the only one of this form that our causal_lm has")
+    return scaling
+
+
+def _rounded(value: float) -> float:
+    """The shortest number that float32 holds as this one: 9.999999747378752e-06 is meant as 1e-05."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,111 @@
+"""Language models of ours as directories of transformers: weights, config, and the tokenizer with its chat template."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.interop.causal_lm import transformers_causal_lm
+from zoo.registry import find_part
+from zoo.storage.files import WEIGHTS_FILE, atomic_directory
+from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
+from zoo.storage.tensors import write_tensors
+from zoo.types import is_system
+
+MARKERS = ("<image>", "<audio>")  # that our conversations add to a tokenizer
+FAMILY = "causal_lm"
+
+
+def is_language(model: nn.Module) -> bool:
+    """Whether it is a language model, alone or as the whole of a system."""
+    return _config(model) is not None
+
+
+def _config(model: nn.Module) -> dict[str, Any] | None:
+    config = getattr(model, "config", None) or {}
+    if is_system(model):
+        return None if config.get("encoders") else (config.get("head") or {}).get("language")
+    return config.get("language")
+
+
+def write_language(model: nn.Module, directory: Path) -> Path:
+    """Write ``config.json``, ``generation_config.json``, ``model.safetensors`` and, where it has one, the tokenizer.
+
+    Raises:
+        ConfigError: transformers has no model of this form, or it has adapters.
+    """
+    config: Any = _config(model)
+    inner: Any = model.get_submodule("head.language") if is_system(model) else model
+    if config["name"] == "magneto":
+        raise ConfigError("export: transformers has Kosmos's decoder inside Kosmos-2 alone; export a system that sees, or use zoo.save")
+    if config["name"] != FAMILY:
+        raise ConfigError(
+            f"export: {config['name']!r} is another library's model already; save it with zoo.save, or with its own save_pretrained"
+        )
+    if (getattr(model, "config", None) or {}).get("adapters"):
+        raise ConfigError("export: the model has adapters; fold them into its weights first: zoo.layers.adapters.merge(model)")
+    conversation = getattr(getattr(model, "processor", None), "parts", {}).get("conversation")
+    files = language_files(config, conversation)
+    with atomic_directory(directory) as folder:
+        write_tensors(language_tensors(inner.state_dict(), config), folder / WEIGHTS_FILE)
+        for name, content in files.items():
+            text = content if isinstance(content, str) else json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+            (folder / name).write_text(text, encoding="utf-8", newline="")
+    return directory
+
+
+def language_tensors(state: Mapping[str, Tensor], config: Mapping[str, Any], *, prefix: str = "") -> dict[str, Tensor]:
+    """The weights under transformers' names.
+
+    Args:
+        config: of our ``causal_lm``; keywords that it leaves out have their defaults.
+        prefix: before every name.
+    """
+    return transformers_causal_lm.from_zoo(state, whole_keywords("language", {"name": FAMILY, **config}), prefix=prefix)
+
+
+def language_files(config: Mapping[str, Any], conversation: Any = None) -> dict[str, Any]:
+    """The files beside the weights.
+
+    Args:
+        conversation: the processor's part that owns the tokenizer.
+    """
+    theirs = transformers_causal_lm.config(whole_keywords("language", {"name": FAMILY, **config}))
+    if conversation is None or not conversation.is_fitted:
+        return {FOREIGN_CONFIG: theirs | {"bos_token_id": None, "eos_token_id": None}}
+    ends = conversation.eos_token_ids
+    ids = {
+        "bos_token_id": conversation.bos_token_id,
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "pad_token_id": conversation.pad_token_id,
+    }
+    return {FOREIGN_CONFIG: theirs | ids, "generation_config.json": ids, **tokenizer_files(conversation)}
+
+
+def tokenizer_files(conversation: Any) -> dict[str, Any]:
+    """``tokenizer.json``, ``tokenizer_config.json`` and the chat template, without the markers that were added here."""
+    content = json.loads(conversation.tokenizer.to_str())
+    words = content["model"].get("vocab", {})
+    numbers = words.values() if isinstance(words, dict) else range(len(words))  # SentencePiece's are listed in order
+    ids = [*numbers, *(t["id"] for t in content["added_tokens"] if t["content"] not in MARKERS)]
+    last = max(ids, default=-1)
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in MARKERS or t["id"] <= last]
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": conversation.context_length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        **(conversation.names or {}),
+    }
+    template = {} if conversation.chat_template is None else {"chat_template.jinja": conversation.chat_template}
+    return {"tokenizer.json": content, "tokenizer_config.json": config, **template}
+
+
+def whole_keywords(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A part's keywords with the defaults of those that its config leaves out."""
+    parameters = inspect.signature(find_part(kind, config["name"])).parameters
+    return {name: config.get(name, p.default) for name, p in parameters.items()}

@@ -1,0 +1,281 @@
+"""OpenAI's and open_clip's CLIP with a Vision Transformer <-> our system of ``vit``, ``text`` and ``clip``.
+
+References: openai/CLIP ``model.py``; open_clip 3.3, ``model.py``, ``CLIP`` and ``CustomTextCLIP`` (whose text tower stands below
+``text.``). Of theirs we take learned positions and linear projections; what else a checkpoint holds is an error. Shapes tell
+the sizes, as they do in open_clip's ``build_model_from_openai_state_dict``; what they do not tell (the activation, the width of
+a head where it is not 64) a ``model_cfg`` says.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from zoo.errors import ConfigError
+from zoo.interop.base import rules
+from zoo.interop.base.rules import lifted, named, scalar, transposed, under
+from zoo.interop.base.transformers_config import refuse_others
+from zoo.layers.mlp import hidden_width
+
+ORIGIN = "open_clip"
+OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")  # facts, not weights, in OpenAI's archives
+BUFFERS = ("attn_mask", "text.attn_mask")  # of old and of traced files
+HEAD_WIDTH = 64  # where nobody says otherwise
+CUSTOM = "text."  # before the text tower's names in CustomTextCLIP
+UNUSUAL_BLOCK = dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), (False,))
+LEGAL_VISION = {
+    **{"timm_model_name": (None,), "attentional_pool": (False,), "block_type": (None, "default"), "pool_type": ("tok", "avg")},
+    **UNUSUAL_BLOCK,
+}
+LEGAL_TEXT = {
+    **{
+        "hf_model_name": (None,),
+        "embed_cls": (False,),
+        "block_type": (None, "default"),
+        "tokenizer_mode": (None, ""),
+        "ls_init_value": (None,),
+    },
+    **{"pool_type": ("argmax", "eos", "first", "last"), "proj_type": ("linear", "none")},
+    **UNUSUAL_BLOCK,
+}
+TEXT_POOLS = {"argmax": "argmax", "eos": "eot", "first": "cls", "last": "last"}  # theirs: ours
+IMAGE_POOLS = {"tok": "cls", "avg": "mean"}
+QUICK = "open_clip has one quick_gelu for both towers"
+
+BLOCK = named(
+    {
+        "ln_1.{w}": "norm1.{w}",
+        "attn.in_proj_{w}": "attention.qkv.{w}",
+        "attn.out_proj.{w}": "attention.out.{w}",
+        "ln_2.{w}": "norm2.{w}",
+        "mlp.c_fc.{w}": "mlp.fc1.{w}",
+        "mlp.c_proj.{w}": "mlp.fc2.{w}",
+        "ls_1.gamma": "scale1.scale",
+        "ls_2.gamma": "scale2.scale",
+    }
+)
+VISION = [
+    lifted("class_embedding", "class_token", axes=2),
+    lifted("positional_embedding", "positions"),
+    *named({"conv1.weight": "patch.project.weight", "ln_pre.{w}": "pre_norm.{w}", "ln_post.{w}": "norm.{w}"}),
+    *under("transformer.resblocks.{i}.", "blocks.{i}.", BLOCK),
+]
+TEXT = [
+    *named({"token_embedding.weight": "embedding.weight", "positional_embedding": "positions", "ln_final.{w}": "norm.{w}"}),
+    *under("transformer.resblocks.{i}.", "blocks.{i}.", BLOCK),
+]
+RULES = [
+    *under("visual.", "encoders.image.", VISION),
+    *under("", "encoders.text.", TEXT),
+    transposed("visual.proj", "head.projections.image.weight"),
+    transposed("text_projection", "head.projections.text.weight"),
+    *named({"text_projection.{w}": "head.projections.text.{w}"}),
+    scalar("logit_scale", "head.logit_scale"),
+    scalar("logit_bias", "head.logit_bias"),
+]
+
+
+WITH_BIAS = [rule for rule in RULES if rule.theirs != ("text_projection",)]
+WITHOUT_BIAS = [rule for rule in RULES if rule.theirs != ("text_projection.{w}",)]
+
+
+def recognises(keys: Iterable[str]) -> bool:
+    """Whether these are the keys of such a CLIP; its ResNet has others."""
+    keys = set(keys)
+    image = {"visual.class_embedding", "visual.conv1.weight"} <= keys
+    return image and bool({"token_embedding.weight", f"{CUSTOM}token_embedding.weight"} & keys)
+
+
+def is_openai(keys: Iterable[str]) -> bool:
+    """Whether these are the keys of an archive of OpenAI's, all of which have quick GELU."""
+    return set(OPENAI_SCALARS) <= set(keys)
+
+
+def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
+    """State dict of open_clip, or of an archive of OpenAI's, to the state dict of our system.
+
+    Raises:
+        WeightsError: tensors that our system has no place for.
+    """
+    plain = {name.removeprefix(CUSTOM): tensor for name, tensor in tensors.items() if name not in BUFFERS}
+    return rules.to_zoo(plain, RULES, origin=ORIGIN, drop=[*OPENAI_SCALARS, *drop])
+
+
+def from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of our system to that of open_clip.
+
+    Raises:
+        WeightsError: tensors that their CLIP has no place for.
+    """
+    table = WITH_BIAS if "head.projections.text.bias" in tensors else WITHOUT_BIAS
+    return rules.from_zoo(tensors, table, origin=ORIGIN)
+
+
+def system(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Encoders and head of our system from shapes, and from what a ``model_cfg`` says beside them.
+
+    Args:
+        tensors: as ``recognises`` knows them.
+        config: a ``model_cfg``, which may leave out whatever shapes or open_clip's defaults tell; ``quick_gelu`` is read here.
+
+    Raises:
+        ConfigError: something that our parts do not have, or a width that 64 does not divide and no ``head_width``.
+    """
+    plain = {name.removeprefix(CUSTOM): tensor for name, tensor in tensors.items()}
+    vision, text = dict(config.get("vision_cfg") or {}), dict(config.get("text_cfg") or {})
+    refuse_others({**_usual(LEGAL_VISION), **vision}, LEGAL_VISION, "our vit")
+    refuse_others({**_usual(LEGAL_TEXT), **text}, LEGAL_TEXT, "our text")
+    quick = bool(config.get("quick_gelu", False))
+    image = {"name": "vit", **_image(plain, vision), "activation": _activation(vision, quick)}
+    texts = {"name": "text", **_text(plain, text), "activation": _activation(text, quick)}
+    return {"encoders": {"image": image, "text": texts}, "head": {"name": "clip", **_head(plain)}}
+
+
+def _usual(legal: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """open_clip's defaults, which stand first."""
+    return {key: values[0] for key, values in legal.items()}
+
+
+def _activation(tower: Mapping[str, Any], quick: bool) -> str:
+    tanh = (tower.get("act_kwargs") or {}).get("approximate") == "tanh"
+    return "quick_gelu" if quick else "gelu_tanh" if tanh else "gelu"
+
+
+def _blocks(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Depth and width of the feed-forward part, of the blocks below a prefix."""
+    names = [name for name in tensors if name.startswith(f"{prefix}transformer.resblocks.") and name.endswith(".mlp.c_fc.weight")]
+    hidden, dim = tensors[f"{prefix}transformer.resblocks.0.mlp.c_fc.weight"].shape
+    return {"dim": dim, "depth": len(names), "mlp_ratio": hidden / dim}
+
+
+def _heads(dim: int, given: int | None, key: str) -> int:
+    if given is None and dim % HEAD_WIDTH:
+        raise ConfigError(
+            f"{key}: the weights do not tell it, and a width of {dim} is no multiple of {HEAD_WIDTH}, as OpenAI's are; write it into "
+            'open_clip_config.json beside them, {"model_cfg": {"vision_cfg": {"head_width": ...}, "text_cfg": {"heads": ...}}}'
+        )
+    return given or dim // HEAD_WIDTH
+
+
+def _image(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    blocks = _blocks(tensors, "visual.")
+    dim, patch_size = blocks["dim"], tensors["visual.conv1.weight"].shape[-1]
+    width, size = config.get("head_width"), config.get("image_size")
+    grid = math.isqrt(len(tensors["visual.positional_embedding"]) - 1)
+    size = grid * patch_size if size is None else size[0] if isinstance(size, list | tuple) else size
+    return {
+        **blocks,
+        "image_size": size,
+        "patch_size": patch_size,
+        "num_heads": _heads(dim, None if width is None else dim // width, "vision_cfg.head_width"),
+        "eps": float((config.get("norm_kwargs") or {}).get("eps", 1e-5)),
+        "patch_bias": False,
+        "pre_norm": "visual.ln_pre.weight" in tensors,
+        "layer_scale": float(config.get("ls_init_value") or 1e-5) if "visual.transformer.resblocks.0.ls_1.gamma" in tensors else None,
+        "pool": IMAGE_POOLS[config.get("pool_type", "tok")],
+        "drop_remainder": size % patch_size != 0,
+        "init": "clip",
+    }
+
+
+def _text(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    vocab_size, dim = tensors["token_embedding.weight"].shape
+    pool = TEXT_POOLS[config.get("pool_type", "argmax")]
+    return {
+        **_blocks(tensors, ""),
+        "vocab_size": vocab_size,
+        "context_length": len(tensors["positional_embedding"]),
+        "num_heads": _heads(dim, config.get("heads"), "text_cfg.heads"),
+        "eps": float((config.get("norm_kwargs") or {}).get("eps", 1e-5)),
+        "causal": not config.get("no_causal_mask", False),
+        "pool": pool,
+        **({"eot_token_id": config.get("eos_id", 2)} if pool == "eot" else {"eot_token_id": vocab_size - 1}),
+    }
+
+
+def _head(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    sigmoid = "logit_bias" in tensors
+    word = "linear_bias" if "text_projection.bias" in tensors else "linear" if "text_projection" in tensors else "none"
+    return {
+        "embed_dim": tensors["visual.proj"].shape[1],
+        "projections": {"image": "linear", "text": word},
+        **({"loss": "sigmoid", "logit_scale_max": None} if sigmoid else {"loss": "info_nce"}),
+    }
+
+
+def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of our parts, those with default values included, as a ``model_cfg``.
+
+    Raises:
+        ConfigError: what open_clip does not have; the message names the key of the system.
+    """
+    activations = {image["activation"], text["activation"]}
+    quick = "quick_gelu" in activations
+    if quick and len(activations) > 1:
+        raise ConfigError(f"encoders.text.activation: got {text['activation']!r} beside the image's {image['activation']!r}; {QUICK}")
+    projections = head["projections"]
+    words = (
+        dict.fromkeys(("image", "text"), projections)
+        if isinstance(projections, str)
+        else {"image": "linear", "text": "linear", **projections}
+    )
+    legal = {"image": ("linear",), "text": ("linear", "linear_bias", "none")}
+    refuse_others({f"head.projections.{m}": word for m, word in words.items()}, {f"head.projections.{m}": legal[m] for m in legal}, ORIGIN)
+    return {
+        "embed_dim": head["embed_dim"],
+        "quick_gelu": quick,
+        "vision_cfg": _vision_config(image),
+        "text_cfg": {
+            **_text_config(text),
+            **({"proj_bias": True} if words["text"] == "linear_bias" else {"proj_type": "none"} if words["text"] == "none" else {}),
+        },
+        **({"init_logit_bias": -10.0} if head["loss"] == "sigmoid" else {}),
+    }
+
+
+def _vision_config(image: Mapping[str, Any]) -> dict[str, Any]:
+    legal = {"class_token": (True,), "num_registers": (0,), "patch_bias": (False,), "pool": tuple(IMAGE_POOLS.values())}
+    refuse_others({f"encoders.image.{key}": image[key] for key in legal}, {f"encoders.image.{key}": legal[key] for key in legal}, ORIGIN)
+    return {
+        "image_size": image["image_size"],
+        "patch_size": image["patch_size"],
+        "layers": image["depth"],
+        "width": image["dim"],
+        "head_width": image["dim"] // image["num_heads"],
+        "mlp_ratio": _ratio(image),
+        **({} if image["pre_norm"] else {"no_ln_pre": True}),
+        **({} if image["layer_scale"] is None else {"ls_init_value": image["layer_scale"]}),
+        **({"pool_type": "avg"} if image["pool"] == "mean" else {}),
+        **_rest(image, "encoders.image"),
+    }
+
+
+def _text_config(text: Mapping[str, Any]) -> dict[str, Any]:
+    pools = {ours: theirs for theirs, ours in TEXT_POOLS.items()}
+    refuse_others({"encoders.text.pool": text["pool"]}, {"encoders.text.pool": tuple(pools)}, ORIGIN)
+    return {
+        "context_length": text["context_length"],
+        "vocab_size": text["vocab_size"],
+        "layers": text["depth"],
+        "width": text["dim"],
+        "heads": text["num_heads"],
+        "mlp_ratio": _ratio(text),
+        **({} if text["causal"] else {"no_causal_mask": True}),
+        **({} if text["pool"] == "argmax" else {"pool_type": pools[text["pool"]]}),
+        **({"eos_id": text["eot_token_id"]} if text["pool"] == "eot" else {}),
+        **_rest(text, "encoders.text"),
+    }
+
+
+def _rest(tower: Mapping[str, Any], key: str) -> dict[str, Any]:
+    legal = ("gelu", "gelu_tanh", "quick_gelu")
+    refuse_others({f"{key}.activation": tower["activation"]}, {f"{key}.activation": legal}, ORIGIN)
+    norm = {} if tower["eps"] == 1e-5 else {"norm_kwargs": {"eps": tower["eps"]}}
+    return norm | ({"act_kwargs": {"approximate": "tanh"}} if tower["activation"] == "gelu_tanh" else {})
+
+
+def _ratio(tower: Mapping[str, Any]) -> float:
+    """A ratio from which ``int(width * ratio)`` gives our hidden width, which a quotient alone may miss by one."""
+    hidden, dim = hidden_width(tower["dim"], tower["mlp_ratio"]), tower["dim"]
+    return hidden / dim if int(dim * (hidden / dim)) == hidden else math.nextafter(hidden / dim, math.inf)

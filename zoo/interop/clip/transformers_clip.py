@@ -1,0 +1,317 @@
+"""transformers' ``CLIPModel`` and ``SiglipModel`` <-> our system of ``vit``, ``text`` and ``clip``; their image towers <-> ``vit``.
+
+References: transformers 5.17, ``modeling_clip.py`` and ``modeling_siglip.py``. The names in memory and in saved files are the
+same. Files of older releases also hold the buffers ``position_ids``, which are no weights and are left out, and put
+``vision_model.`` before the names of a ``CLIPVisionModel`` or ``SiglipVisionModel``: with or without it, those become a lone
+``vit``. Its tokens are normalised, where ``CLIPVisionModel`` gives ``last_hidden_state`` without ``post_layernorm``.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from zoo.errors import ConfigError
+from zoo.interop.base import rules
+from zoo.interop.base.rules import joined, lifted, named, scalar, split, under
+from zoo.interop.base.transformers_config import (
+    count,
+    feed_forward,
+    filled,
+    refuse_others,
+    sizes,
+    text_sizes,
+    their_activation,
+    their_sizes,
+    their_text_sizes,
+)
+from zoo.layers.mlp import hidden_width
+
+ORIGIN = "transformers"
+CLASSIFIER: tuple[str, ...] = ()
+OLD_BUFFERS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids", "embeddings.position_ids")
+SHARED = {"image_size": 224, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+DEFAULTS = {  # of CLIPVisionConfig and SiglipVisionConfig
+    "clip_vision_model": {**SHARED, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    "siglip_vision_model": {
+        **SHARED,
+        "patch_size": 16,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
+        "vision_use_head": True,
+    },
+}
+TEXT_SHARED = {"num_hidden_layers": 12, "eos_token_id": 49407}
+TEXT_DEFAULTS = {  # of CLIPTextConfig and SiglipTextConfig
+    "clip_text_model": {
+        **TEXT_SHARED,
+        **{"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8},
+        **{"max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    },
+    "siglip_text_model": {
+        **TEXT_SHARED,
+        **{"vocab_size": 32000, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+        **{"max_position_embeddings": 64, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
+    },
+}
+OLD_EOS = 2  # what configs of before July 2023 say whatever the tokenizer has; transformers then pools at the largest id
+PROJECTION_DIM = 512  # of CLIPConfig
+
+BLOCK = [
+    joined(["self_attn.q_proj.{w}", "self_attn.k_proj.{w}", "self_attn.v_proj.{w}"], "attention.qkv.{w}"),
+    *named(
+        {
+            "self_attn.out_proj.{w}": "attention.out.{w}",
+            "layer_norm1.{w}": "norm1.{w}",
+            "layer_norm2.{w}": "norm2.{w}",
+            "mlp.fc1.{w}": "mlp.fc1.{w}",
+            "mlp.fc2.{w}": "mlp.fc2.{w}",
+        }
+    ),
+]
+POOL = [  # of SigLIP's image tower; torch's MultiheadAttention packs q, k, v
+    split("attention.in_proj_{w}", ["attention.query.{w}", "attention.key_value.{w}"], shares=[1, 2]),
+    *named(
+        {
+            "probe": "probe",
+            "attention.out_proj.{w}": "attention.out.{w}",
+            "layernorm.{w}": "norm.{w}",
+            "mlp.fc1.{w}": "mlp.fc1.{w}",
+            "mlp.fc2.{w}": "mlp.fc2.{w}",
+        }
+    ),
+]
+VISION = [
+    lifted("embeddings.class_embedding", "class_token", axes=2),
+    lifted("embeddings.position_embedding.weight", "positions"),
+    *named(
+        {
+            "embeddings.patch_embedding.{w}": "patch.project.{w}",
+            "pre_layrnorm.{w}": "pre_norm.{w}",  # sic
+            "post_layernorm.{w}": "norm.{w}",
+        }
+    ),
+    *under("encoder.layers.{i}.", "blocks.{i}.", BLOCK),
+    *under("head.", "attention_pool.", POOL),
+]
+TEXT = [
+    *named(
+        {
+            "embeddings.token_embedding.weight": "embedding.weight",
+            "embeddings.position_embedding.weight": "positions",
+            "final_layer_norm.{w}": "norm.{w}",
+        }
+    ),
+    *under("encoder.layers.{i}.", "blocks.{i}.", BLOCK),
+]
+TOWERS = [*under("vision_model.", "encoders.image.", VISION), *under("text_model.", "encoders.text.", TEXT)]
+CLIP = [
+    *TOWERS,
+    *named({"visual_projection.weight": "head.projections.image.weight", "text_projection.weight": "head.projections.text.weight"}),
+    scalar("logit_scale", "head.logit_scale"),
+]
+SIGLIP = [
+    *TOWERS,
+    *named({"text_model.head.{w}": "head.projections.text.{w}"}),
+    scalar("logit_scale", "head.logit_scale", their_shape=(1,)),
+    scalar("logit_bias", "head.logit_bias", their_shape=(1,)),
+]
+
+
+def recognises(keys: Iterable[str]) -> bool:
+    """Whether these are the keys of a ``CLIPModel`` or ``SiglipModel``, or of the image tower of one."""
+    keys = set(keys)
+    text = "text_model.embeddings.token_embedding.weight" in keys
+    both = text and ("visual_projection.weight" in keys or "text_model.head.weight" in keys)
+    return is_tower(keys) or (both and "vision_model.embeddings.patch_embedding.weight" in keys)
+
+
+def is_tower(keys: Iterable[str]) -> bool:
+    """Whether these are the keys of a ``CLIPVisionModel`` or ``SiglipVisionModel``, which become an encoder and not a system."""
+    keys = set(keys)
+    image = ("embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight")
+    alone = not any(key.startswith("text_model.") for key in keys)
+    return alone and any(all(prefix + name in keys for name in image) for prefix in ("", "vision_model."))
+
+
+def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
+    """State dict, as it is in memory or in a file, of either model to that of our system, or of a tower to that of our ``vit``.
+
+    Args:
+        drop: names to leave out with all below them. Without ``text_model``, ``text_projection``, ``visual_projection``,
+            ``logit_scale`` and ``logit_bias``, a whole model is a tower.
+
+    Raises:
+        WeightsError: tensors that ours has no place for.
+    """
+    left = [name for name in tensors if not any(name == d or name.startswith(d + ".") for d in drop)]
+    if is_tower(left):
+        table = [*VISION, *under("vision_model.", "", VISION)]
+    else:
+        table = SIGLIP if "logit_bias" in tensors else CLIP
+    return rules.to_zoo(tensors, table, origin=ORIGIN, drop=[*OLD_BUFFERS, *drop])
+
+
+def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
+    """State dict of our system to that of ``SiglipModel`` where the head has a bias for the sigmoid loss, else ``CLIPModel``.
+
+    That of our ``vit`` alone becomes a ``CLIPVisionModel``'s or ``SiglipVisionModel``'s.
+
+    Args:
+        prefix: before each name of a lone tower: ``vision_model.`` for releases of transformers before 5.
+
+    Raises:
+        WeightsError: tensors that their model has no place for.
+    """
+    if not any(name.startswith("encoders.") for name in tensors):
+        return rules.from_zoo(tensors, under(prefix, "", VISION), origin=ORIGIN)
+    return rules.from_zoo(tensors, SIGLIP if "head.logit_bias" in tensors else CLIP, origin=ORIGIN)
+
+
+def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
+    """A ``config.json`` of model type ``clip_vision_model`` or ``siglip_vision_model`` as keywords of our ``vit``.
+
+    The ``vision_config`` inside a whole model's config is such a one too.
+
+    Args:
+        keys: names of the weights, where they are at hand: they tell whether a SigLIP tower has a head.
+
+    Raises:
+        ConfigError: what our ``vit`` does not have.
+    """
+    whole = filled(config, DEFAULTS)
+    is_clip = whole["model_type"] == "clip_vision_model"
+    head = any("head.probe" in key for key in keys) if keys else whole.get("vision_use_head")
+    return {
+        **sizes(whole),
+        **feed_forward(whole),
+        "class_token": is_clip,
+        "num_registers": 0,
+        "patch_bias": not is_clip,
+        "pre_norm": is_clip,
+        "layer_scale": None,
+        "pool": "cls" if is_clip else "attention" if head else "none",
+        "antialias": False,
+    }
+
+
+def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of our ``vit``, those with default values included, as a ``config.json`` of a tower.
+
+    With a class token it is a ``CLIPVisionModel``, without one a ``SiglipVisionModel``. ``antialias`` is not carried over:
+    theirs never does, which changes nothing at the nominal size.
+
+    Raises:
+        ConfigError: what their tower does not have.
+    """
+    if arguments["class_token"]:
+        kind, legal = ("clip_vision_model", "CLIPVisionModel"), {"patch_bias": (False,), "pre_norm": (True,), "pool": ("cls",)}
+    else:
+        legal = {"patch_bias": (True,), "pre_norm": (False,), "pool": ("attention", "none")}
+        kind = ("siglip_vision_model", "SiglipVisionModel")
+    target = f"transformers' {kind[1]}"
+    refuse_others(arguments, {"num_registers": (0,), "layer_scale": (None,), **legal}, target)
+    return {
+        "model_type": kind[0],
+        "architectures": [kind[1]],
+        **their_sizes(arguments),
+        "intermediate_size": hidden_width(arguments["dim"], arguments["mlp_ratio"]),
+        "hidden_act": their_activation(arguments, target),
+        **({} if arguments["class_token"] else {"vision_use_head": arguments["pool"] == "attention"}),
+    }
+
+
+def text_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``text_config`` with its ``model_type`` (``clip_text_model``, ``siglip_text_model``) as keywords of our ``text``.
+
+    Raises:
+        ConfigError: what our ``text`` does not have.
+    """
+    whole = filled(config, TEXT_DEFAULTS)
+    is_clip = whole["model_type"] == "clip_text_model"
+    pool = _text_pool(whole) if is_clip else {"pool": "last"}
+    return {**text_sizes(whole), **feed_forward(whole), "causal": is_clip, **pool}
+
+
+def _text_pool(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where ``CLIPTextTransformer`` pools: at the first end symbol; an id that no token can have gives position 0."""
+    eos = config["eos_token_id"]
+    if not isinstance(eos, int):
+        raise ConfigError(f"eos_token_id: got {eos!r}; allowed is one whole number")
+    if eos == OLD_EOS:
+        return {"pool": "argmax"}
+    return {"pool": "eot", "eot_token_id": eos} if 0 <= eos < config["vocab_size"] else {"pool": "cls"}
+
+
+def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
+    """A ``config.json`` of model type ``clip`` or ``siglip`` as encoders and head of our system.
+
+    Args:
+        keys: names of the weights, where they are at hand.
+
+    Raises:
+        ConfigError: what our parts do not have.
+    """
+    kind = config["model_type"]
+    vision, text = ({**_tower(config, tower), "model_type": f"{kind}_{tower}_model"} for tower in ("vision", "text"))
+    image = arguments(vision, [key for key in keys if key.startswith("vision_model.")])
+    head = {"loss": "info_nce", "embed_dim": count({"projection_dim": PROJECTION_DIM, **config}, "projection_dim")}
+    if kind == "siglip":
+        head = {
+            "loss": "sigmoid",
+            "embed_dim": image["dim"],
+            "projections": {"image": "none", "text": "linear_bias"},
+            "logit_scale_max": None,
+        }
+    encoders = {"image": {"name": "vit", **image}, "text": {"name": "text", **text_arguments(text)}}
+    return {"encoders": encoders, "head": {"name": "clip", **head}}
+
+
+def _tower(config: Mapping[str, Any], tower: str) -> dict[str, Any]:
+    """A tower's config; files of the first releases have it, or changes to it, under a second name, which wins."""
+    return {**(config.get(f"{tower}_config") or {}), **(config.get(f"{tower}_config_dict") or {})}
+
+
+def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of our parts, those with default values included, as the ``config.json`` of a ``CLIPModel`` or ``SiglipModel``.
+
+    Raises:
+        ConfigError: what theirs do not have; the message names the key of the system.
+    """
+    kind = "siglip" if head["loss"] == "sigmoid" else "clip"
+    model = {"clip": "CLIPModel", "siglip": "SiglipModel"}[kind]
+    words = {"clip": {"image": "linear", "text": "linear"}, "siglip": {"image": "none", "text": "linear_bias"}}[kind]
+    given = head["projections"]
+    projections = dict.fromkeys(words, given) if isinstance(given, str) else {m: given.get(m, "linear") for m in words}
+    target = f"transformers' {model}"
+    _named("head.projections.", lambda: refuse_others(projections, {m: (word,) for m, word in words.items()}, target))
+    pools = {"class_token": (kind == "clip",), "pool": ("cls" if kind == "clip" else "attention",)}
+    _named("encoders.image.", lambda: refuse_others(image, pools, target))
+    vision = _named("encoders.image.", lambda: config(image))
+    legal = {"causal": (True,), "pool": ("eot", "argmax")} if kind == "clip" else {"causal": (False,), "pool": ("last",)}
+    _named("encoders.text.", lambda: refuse_others(text, legal, target))
+    texts = _named("encoders.text.", lambda: their_text_sizes(text, target))
+    if kind == "clip":
+        texts["eos_token_id"] = OLD_EOS if text["pool"] == "argmax" else _real_eos(text["eot_token_id"])
+        vision["projection_dim"] = texts["projection_dim"] = head["embed_dim"]
+    else:
+        texts["projection_size"] = head["embed_dim"]
+    whole = {"model_type": kind, "architectures": [model], "text_config": {**texts, "model_type": f"{kind}_text_model"}}
+    vision.pop("architectures")
+    return {**whole, "vision_config": vision, **({"projection_dim": head["embed_dim"]} if kind == "clip" else {})}
+
+
+def _named(prefix: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{error}") from error
+
+
+def _real_eos(eot_token_id: int) -> int:
+    if eot_token_id == OLD_EOS:
+        raise ConfigError(
+            f"encoders.text.eot_token_id: {OLD_EOS} makes transformers' CLIPModel pool at the largest id of a text, as its oldest configs "
+            "meant; the end symbol needs another id"
+        )
+    return eot_token_id

@@ -1,0 +1,99 @@
+"""Language models of ours that see, as directories of transformers (``LlavaForConditionalGeneration``)."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.interop.causal_lm.write import language_files, whole_keywords
+from zoo.interop.llava import names as transformers_llava
+from zoo.processors.image import ImageProcessor
+from zoo.storage.files import WEIGHTS_FILE, atomic_directory
+from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
+from zoo.storage.tensors import write_tensors
+from zoo.types import SystemLike, is_system
+
+Describe = Callable[[ImageProcessor], dict[str, Any]]
+MARKER = "<image>"
+TABLES = ("head.language.embedding.weight", "head.language.lm_head.weight")  # with a row for each word
+STEP = 64  # they are lengthened to a multiple of it
+
+
+def is_llava(model: nn.Module) -> bool:
+    """Whether it is a language model with encoders."""
+    return is_system(model) and bool(model.encoders) and hasattr(model.head, "language")
+
+
+def write_llava(system: SystemLike, directory: Path, describe_images: Describe) -> Path:
+    """Write weights, ``config.json``, ``preprocessor_config.json``, and the tokenizer where there is one.
+
+    Theirs needs a row of the table of words for the marker of images. Where ours has none, the table is lengthened by rows that are
+    the mean of all, whose scores never are the highest.
+
+    Raises:
+        ConfigError: something that their model does not have; the message names the key of the system.
+    """
+    image, head, language = _keywords(system)
+    conversation: Any = getattr(system.processor, "parts", {}).get("conversation")
+    known = conversation is not None and conversation.is_fitted
+    marker = language["vocab_size"] if conversation is None or not known else conversation.tokenizer.token_to_id(MARKER)
+    words = language if marker < language["vocab_size"] else {**language, "vocab_size": -(-(marker + 1) // STEP) * STEP}
+    config = transformers_llava.config(image, head, words, image_token_id=marker)
+    files = language_files({"name": "causal_lm", **words}, conversation)
+    ids = {key: value for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
+    config["text_config"] |= ids
+    prefix = int(bool(image["class_token"]))
+    if known:
+        _keep_marker(files["tokenizer.json"], marker)
+        files["tokenizer_config.json"] |= {"image_token": MARKER, "extra_special_tokens": {"image_token": MARKER}}
+        files["processor_config.json"] = {
+            "processor_class": "LlavaProcessor",
+            "image_token": MARKER,
+            "patch_size": image["patch_size"],
+            "num_additional_image_tokens": prefix,
+            "vision_feature_select_strategy": config["vision_feature_select_strategy"],
+        }
+    files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": describe_images(system.processor["image"])}  # type: ignore[index]
+    tensors = {name: _lengthened(t, words["vocab_size"]) if name in TABLES else t for name, t in system.state_dict().items()}
+    with atomic_directory(directory) as folder:
+        write_tensors(transformers_llava.from_zoo(tensors, words), folder / WEIGHTS_FILE)
+        for name, content in files.items():
+            text = content if isinstance(content, str) else json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+            (folder / name).write_text(text, encoding="utf-8", newline="")
+    return directory
+
+
+def _keywords(system: SystemLike) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Whole keywords of image encoder, head and language model.
+
+    Raises:
+        ConfigError: other parts than theirs has.
+    """
+    config = system.config
+    if config.get("adapters"):
+        raise ConfigError("export: the model has adapters; fold them into its weights first: zoo.layers.adapters.merge(model)")
+    families = {m: part["name"] for m, part in config["encoders"].items()} | {"language": config["head"]["language"]["name"]}
+    if families != {"image": "vit", "language": "causal_lm"}:
+        raise ConfigError(
+            "export: transformers' LlavaForConditionalGeneration has one image encoder 'vit' and a language model 'causal_lm'; this "
+            f"system has {', '.join(f'{part}: {name}' for part, name in families.items())}. Save it with zoo.save"
+        )
+    parts = ("encoder", config["encoders"]["image"]), ("head", config["head"]), ("language", config["head"]["language"])
+    image, head, language = (whole_keywords(kind, words) for kind, words in parts)
+    return image, head, language
+
+
+def _lengthened(table: Tensor, rows: int) -> Tensor:
+    more = rows - len(table)
+    return torch.cat([table, table.mean(0, keepdim=True).expand(more, -1)]) if more else table
+
+
+def _keep_marker(content: dict[str, Any], marker: int) -> None:
+    """Put the marker of images among a tokenizer's added tokens, where it was left out."""
+    if all(token["content"] != MARKER for token in content["added_tokens"]):
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        content["added_tokens"].append({"id": marker, "content": MARKER, "special": True, **flags})

@@ -1,0 +1,115 @@
+"""Whisper's encoder of transformers, openai-whisper and CTranslate2 <-> our ``whisper``.
+
+``zoo.interop.whisper.names`` has the tables. The decoder and what belongs to it have no place in an encoder, and are left out by name;
+``zoo.interop.whisper.system`` takes both.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from zoo.errors import ConfigError, WeightsError
+from zoo.interop.base import rules
+from zoo.interop.base.rules import under
+from zoo.interop.base.transformers_config import count, refuse_others
+from zoo.interop.whisper.names import ORIGINS, TRANSFORMERS, Origin
+
+ORIGIN = "whisper"
+CLASSIFIER = ()  # an encoder has none; the decoder is no classifier, and is left out without being asked for
+MODEL_TYPE = "whisper"
+HEADS = ("dims.n_audio_head", "encoder/num_heads")  # where a file of openai-whisper or CTranslate2 tells them
+DEFAULTS = {  # of WhisperConfig
+    "num_mel_bins": 80,
+    "max_source_positions": 1500,
+    "d_model": 384,
+    "encoder_layers": 4,
+    "encoder_attention_heads": 6,
+    "encoder_ffn_dim": 1536,
+    "activation_function": "gelu",
+}
+
+
+def recognises(keys: Iterable[str]) -> bool:
+    """Whether these are the keys of a Whisper, whole or the encoder of one."""
+    return origin_of(keys) is not None
+
+
+def origin_of(keys: Iterable[str]) -> Origin | None:
+    """Whose names these are."""
+    keys = set(keys)
+    return next((origin for origin in ORIGINS.values() if origin.before_in(keys) is not None), None)
+
+
+def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
+    """A Whisper of any origin to the state dict of our encoder; its decoder is left out.
+
+    Args:
+        drop: more names to leave out with all below them.
+
+    Raises:
+        WeightsError: tensors that a Whisper does not have, or missing ones.
+    """
+    origin = origin_of(tensors)
+    if origin is None:
+        raise WeightsError(f"whisper -> zoo: not the names of a Whisper of {', '.join(ORIGINS)}")
+    before = origin.before_in(tensors)
+    left_out = (f"{before}{origin.decoder}", origin.decoder, *origin.aside)
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(left_out)}
+    return rules.to_zoo(own, under(f"{before}{origin.encoder}", "", origin.encoder_rules), origin=origin.name, drop=drop)
+
+
+def from_zoo(tensors: Mapping[str, Tensor], *, origin: str = TRANSFORMERS.name, prefix: str = "") -> dict[str, Tensor]:
+    """State dict of our encoder to the names of an origin.
+
+    Args:
+        origin: a key of ``ORIGINS``.
+        prefix: before each name: ``model.`` for ``WhisperForConditionalGeneration``.
+
+    Raises:
+        WeightsError: tensors that a Whisper does not have.
+    """
+    return rules.from_zoo(tensors, under(prefix + ORIGINS[origin].encoder, "", ORIGINS[origin].encoder_rules), origin=origin)
+
+
+def arguments(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Keywords of our ``whisper``.
+
+    Args:
+        config: transformers' ``config.json``; without one sizes are read off the tensors.
+
+    Raises:
+        ConfigError: what our encoder does not have.
+        WeightsError: not a Whisper, or without a config and nothing that tells how many heads it has.
+    """
+    if config is not None:
+        return _arguments_of_config(config)
+    shapes = {name: list(tensor.shape) for name, tensor in to_zoo(tensors).items()}
+    dim, num_mels, _ = shapes["conv1.weight"]
+    heads = next((int(tensors[name]) for name in HEADS if name in tensors), None)
+    if heads is None:
+        raise WeightsError("a Whisper whose number of heads nothing tells; give its directory, with config.json, or name the model")
+    return {
+        "num_mels": num_mels,
+        "context_length": shapes["positions"][0],
+        "dim": dim,
+        "depth": 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
+        "num_heads": heads,
+        "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / dim,
+    }
+
+
+def _arguments_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    whole = {**DEFAULTS, **config}
+    if whole.get("model_type") != MODEL_TYPE:
+        raise ConfigError(f"model_type: got {whole.get('model_type')!r}; allowed is {MODEL_TYPE!r}")
+    refuse_others(whole, {"activation_function": ("gelu",)}, "our whisper")
+    dim = count(whole, "d_model")
+    return {
+        "num_mels": count(whole, "num_mel_bins"),
+        "context_length": count(whole, "max_source_positions"),
+        "dim": dim,
+        "depth": count(whole, "encoder_layers"),
+        "num_heads": count(whole, "encoder_attention_heads"),
+        "mlp_ratio": count(whole, "encoder_ffn_dim") / dim,
+    }

@@ -1,0 +1,225 @@
+"""Windows of recordings to texts, many windows at once, with another try where a text is bad.
+
+Reference: openai-whisper ``transcribe.py``, ``decode_with_fallback``, and ``decoding.py``, ``DecodingTask``.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zoo.errors import ConfigError, DataError
+from zoo.language.transcription.rules import Rules, Symbols
+from zoo.language.transcription.search import Text, beams, begin, choose, likeliest, room
+from zoo.language.transcription.settings import Settings
+from zoo.layers.whisper_decoder import Memory, WhisperDecoder
+
+MOST_TRIES = 32  # temperatures of a window, in the number that its draws depend on
+
+
+@dataclass(frozen=True)
+class Window:
+    """A piece of a recording that is to be decoded.
+
+    Attributes:
+        mels: of the piece alone, at most as many frames as the encoder takes.
+        start: frame of the recording at which it begins.
+        previous: token ids of what was said before.
+    """
+
+    mels: Float[Tensor, "num_mels frames"]
+    start: int
+    language: str
+    previous: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The text of a window.
+
+    Attributes:
+        token_ids: text and timestamps.
+        average_log_probability: of its tokens, with the end symbol.
+        compression_ratio: bytes of the text to those of the text compressed by zlib.
+        memory: of this window alone.
+    """
+
+    token_ids: list[int]
+    text: str
+    temperature: float
+    average_log_probability: float
+    compression_ratio: float
+    no_speech_probability: float
+    memory: Memory
+
+
+class Recogniser:
+    """What hears and what writes: encoder, decoder and symbols.
+
+    Args:
+        encode: mels (and a mask of their frames) to tokens of the recording.
+        window_frames: that the encoder takes.
+        tail_frames: of silence that short mode shows behind a piece. Without any a model that was trained with silence repeats itself.
+        alignment_heads: layer and head of each whose attention tells when a word was said; None: all of the upper half.
+    """
+
+    def __init__(
+        self,
+        *,
+        encode: Callable[[Tensor, Tensor | None], Any],
+        decoder: WhisperDecoder,
+        symbols: Symbols,
+        num_mels: int,
+        window_frames: int = 3000,
+        tail_frames: int = 0,
+        alignment_heads: Sequence[Sequence[int]] | None = None,
+        settings: Settings,
+    ) -> None:
+        self.encode, self.decoder, self.symbols = encode, decoder, symbols
+        self.num_mels, self.window_frames, self.tail_frames = num_mels, window_frames, tail_frames
+        depth, num_heads = len(decoder.blocks), decoder.num_heads
+        upper = [(layer, head) for layer in range(depth // 2, depth) for head in range(num_heads)]
+        self.alignment_heads = upper if alignment_heads is None else [(layer, head) for layer, head in alignment_heads]
+        self.settings = settings
+        self.device = decoder.embedding.weight.device
+        self.with_times = settings.timestamps is not False
+        self.rules = Rules(symbols, timestamps=self.with_times, device=self.device)
+        self._refuse()
+
+    def remember(self, pieces: Sequence[Float[Tensor, "num_mels _"]]) -> Memory:
+        """What the decoder reads of pieces of recordings.
+
+        Behind a piece stand zeros, as in the reference, where silence would be below: up to a whole window, or in short mode
+        ``tail_frames``.
+        """
+        short = bool(self.settings.short)
+        frames = torch.tensor([min(piece.shape[1] + self.tail_frames, self.window_frames) for piece in pieces])
+        length = int(frames.max()) if short else self.window_frames
+        mels = pieces[0].new_zeros(len(pieces), self.num_mels, length)
+        for row, piece in zip(mels, pieces, strict=True):
+            row[:, : piece.shape[1]] = piece
+        mask = torch.arange(length) < frames[:, None] if short else None
+        encoded = self.encode(mels, mask)
+        return self.decoder.remember(encoded.tokens, encoded.mask if short else None)
+
+    @torch.inference_mode()
+    def decode(self, windows: Sequence[Window]) -> list[Decoded]:
+        """Decode windows together; each gets the text that it gets alone.
+
+        Raises:
+            DataError: the model gives numbers that are not finite.
+        """
+        memory = self.remember([window.mels for window in windows])
+        found: dict[int, Decoded] = {}
+        waiting = list(range(len(windows)))
+        for number, temperature in enumerate(self.settings.tries):
+            tried = self._try([windows[i] for i in waiting], _rows(memory, waiting, len(windows)), temperature, number)
+            found |= dict(zip(waiting, tried, strict=True))
+            waiting = [i for i in waiting if self._is_bad(found[i])]
+            if not waiting:
+                break
+        return [found[i] for i in range(len(windows))]
+
+    def identify(self, mels: Float[Tensor, "num_mels frames"]) -> str:
+        """The language of a whole window: the likeliest of those the model knows.
+
+        Raises:
+            ConfigError: it knows but one.
+        """
+        languages = self.symbols.languages
+        if not languages:
+            raise ConfigError("language: this model knows one language alone, and has no symbols for others")
+        with torch.inference_mode():
+            start = torch.tensor([[self.symbols.sot]], device=self.device)
+            logits = self.decoder(start, self.remember([mels]))[0, 0]
+        ids = torch.tensor(list(languages.values()), device=self.device)
+        return list(languages)[int(logits[ids].argmax())]
+
+    def prompt(self, window: Window) -> tuple[list[int], int]:
+        """What stands before the text, and where in it the transcript starts."""
+        start = self.symbols.start(window.language, self.settings.task)
+        start = start if self.with_times else [*start, self.symbols.no_timestamps]
+        kept = list(window.previous[-(self.decoder.context_length // 2 - 1) :])
+        before = [self.symbols.sot_prev, *kept] if kept else []
+        return before + start, len(before)
+
+    def _try(self, windows: Sequence[Window], memory: Memory, temperature: float, number: int) -> list[Decoded]:
+        """Decode at one temperature; windows whose prompts are equally long go together."""
+        prompts = [self.prompt(window) for window in windows]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, (prompt, sot_place) in enumerate(prompts):
+            groups.setdefault((len(prompt), sot_place), []).append(i)
+        found: dict[int, Decoded] = {}
+        for (length, sot_place), members in groups.items():
+            most, part = room(self.decoder, length), _rows(memory, members, len(windows))
+            begun = begin(
+                self.decoder,
+                part,
+                [prompts[i][0] for i in members],
+                sot_place=sot_place,
+                no_speech=self.symbols.no_speech,
+                most=most,
+            )
+            silence = begun.no_speech
+            texts = self._texts(begun, most, temperature, [windows[i].start * MOST_TRIES + number for i in members])
+            for place, i in enumerate(members):
+                own = _rows(memory, [i], len(windows))
+                found[i] = self._decoded(likeliest(texts[place], self.settings.length_penalty), temperature, silence[place], own)
+        return [found[i] for i in range(len(windows))]
+
+    def _texts(self, begun: Any, most: int, temperature: float, places: Sequence[int]) -> list[list[Text]]:
+        settings = self.settings
+        if temperature == 0 and settings.num_beams is not None:
+            return beams(begun, self.rules, most=most, num_beams=settings.num_beams, patience=settings.patience or 1.0)
+        count = (settings.best_of or 1) if temperature > 0 else 1
+        return choose(begun, self.rules, most=most, temperature=temperature, count=count, seed=settings.seed, places=places)
+
+    def _decoded(self, text: Text, temperature: float, silence: float, memory: Memory) -> Decoded:
+        average = text.log_probability / (len(text.token_ids) + 1)
+        if average != average:
+            raise DataError("the model's scores are not finite (NaN); look at its weights, and at its precision")
+        said = self.symbols.decode([token for token in text.token_ids if token < self.symbols.eot]).strip()
+        return Decoded(text.token_ids, said, temperature, average, compression_ratio(said), silence, memory)
+
+    def _is_bad(self, decoded: Decoded) -> bool:
+        """Whether the text repeats itself or is improbable; where nobody speaks, an improbable one is no matter."""
+        settings = self.settings
+        repeats = _above(decoded.compression_ratio, settings.compression_ratio_threshold)
+        improbable = settings.log_probability_threshold is not None and decoded.average_log_probability < settings.log_probability_threshold
+        return (repeats or improbable) and not (improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold))
+
+    def is_silent(self, decoded: Decoded) -> bool:
+        """Whether nobody speaks in a window."""
+        limit = self.settings.log_probability_threshold
+        probable = limit is not None and decoded.average_log_probability > limit
+        return _above(decoded.no_speech_probability, self.settings.no_speech_threshold) and not probable
+
+    def _refuse(self) -> None:
+        """Raise ConfigError for what this model cannot do."""
+        if self.with_times and self.symbols.timestamp_begin >= self.decoder.vocab_size:
+            raise ConfigError("timestamps: this model's vocabulary has none; leave them out")
+        self.symbols.start(self.settings.language, self.settings.task)
+
+
+def compression_ratio(text: str) -> float:
+    """How much shorter zlib makes a text: 'a' a hundred times 8.3, a sentence 0.9."""
+    data = text.encode("utf-8")
+    return len(data) / len(zlib.compress(data))
+
+
+def _above(value: float, threshold: float | None) -> bool:
+    return threshold is not None and value > threshold
+
+
+def _rows(memory: Memory, rows: Sequence[int], count: int) -> Memory:
+    """Some rows of a memory; all of them without a copy, and a single one too."""
+    if list(rows) == list(range(count)):
+        return memory
+    if len(rows) == 1:
+        at = slice(rows[0], rows[0] + 1)
+        return Memory(memory.keys[:, at], memory.values[:, at], None if memory.mask is None else memory.mask[at])
+    return memory.select(torch.tensor(rows, device=memory.keys.device))

@@ -1,0 +1,211 @@
+"""Recordings of any length, window by window, many recordings at a time.
+
+Reference: openai-whisper ``transcribe.py``. A window is decoded, and the next begins where its last whole segment ends; what was said
+stands before the next. Where we differ: windows of several recordings go through the model together, a recording is never in memory as
+a whole, and special symbols, which a model that has learnt nothing may write, are no text.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zoo.errors import ConfigError, DataError
+from zoo.language.transcription.alignment import align
+from zoo.language.transcription.decoding import Decoded, Recogniser, Window
+from zoo.language.transcription.mels import FRAMES_PER_SECOND, RecordingMels
+from zoo.language.transcription.rules import TOKENS_PER_SECOND
+from zoo.language.transcription.transcript import Segment, Transcript
+from zoo.language.transcription.words import end_of, place_words, split_words, time_words
+
+OnProgress = Callable[[int, float, float], None]
+Work = Generator[list[Window], list[Decoded], Transcript]
+FRAMES_PER_TOKEN = FRAMES_PER_SECOND // TOKENS_PER_SECOND
+WARM = 0.5  # text that was drawn at a higher temperature does not stand before the next window
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens of a window from one timestamp to the next, in seconds of the window."""
+
+    token_ids: list[int]
+    start: float
+    end: float
+
+
+def ends_single(ids: Sequence[int], first_time: int) -> bool:
+    """Whether a window's tokens end with text and one timestamp, behind which nobody speaks."""
+    return [token >= first_time for token in ids[-2:]] == [False, True]
+
+
+def split_spans(ids: Sequence[int], first_time: int, *, frames: int) -> tuple[list[Span], int]:
+    """Segments of a window's tokens, and how many frames on the next window begins.
+
+    ``<0.00> a <1.00><1.20> b <2.00><2.00> c`` are a and b, and the next window begins at 2.00 s; with one timestamp at the end, behind
+    which nobody speaks, it begins behind this one.
+
+    Args:
+        first_time: id of ``<|0.00|>``.
+        frames: of the recording in the window.
+    """
+    is_time = [token >= first_time for token in ids]
+    borders = [place for place in range(1, len(ids)) if is_time[place - 1] and is_time[place]]
+    single = ends_single(ids, first_time)
+    if not borders:
+        last = next((token - first_time for token in reversed(ids) if token >= first_time), 0)
+        return [Span(list(ids), 0.0, last / TOKENS_PER_SECOND if last else frames / FRAMES_PER_SECOND)], frames
+    borders = [*borders, len(ids)] if single else borders
+    spans = []
+    for begin, end in zip([0, *borders], borders, strict=False):
+        part = list(ids[begin:end])
+        spans.append(Span(part, (part[0] - first_time) / TOKENS_PER_SECOND, (part[-1] - first_time) / TOKENS_PER_SECOND))
+    return spans, frames if single else (ids[borders[-1] - 1] - first_time) * FRAMES_PER_TOKEN
+
+
+class Listening:
+    """One recording on its way to a transcript."""
+
+    def __init__(self, recogniser: Recogniser, mels: RecordingMels, number: int, on_progress: OnProgress | None) -> None:
+        self.recogniser, self.mels, self.number, self.on_progress = recogniser, mels, number, on_progress
+        self.settings, self.symbols = recogniser.settings, recogniser.symbols
+        self.segments: list[Segment] = []
+        self.last_end_s = 0.0  # of the words before
+        prompt = self.settings.initial_prompt
+        self.prompt = [] if prompt is None else self.symbols.encode(" " + prompt.strip())
+        self.language = self.settings.language or "en"
+
+    def work(self, at_once: int) -> Work:
+        """Ask for windows, take their texts, and return the transcript.
+
+        Args:
+            at_once: how many windows may be asked for, where none depends on the one before.
+        """
+        self._tell(0)
+        if self.settings.language is None and self.symbols.languages and self.mels.num_frames:
+            self.language = self.recogniser.identify(self.mels.window(0, self.recogniser.window_frames))
+        yield from self._fixed(at_once) if self.settings.windows == "fixed" else self._seek()
+        self._tell(self.mels.num_frames)
+        said = [token for segment in self.segments for token in segment.token_ids if token < self.symbols.eot]
+        return Transcript(self.symbols.decode(said), self.segments, self.language, self.mels.duration_s)
+
+    def _seek(self) -> Generator[list[Window], list[Decoded], None]:
+        said, fresh_from, seek = list(self.prompt), 0, 0
+        while seek < self.mels.num_frames:
+            window = self._window(seek, said[fresh_from:])
+            (decoded,) = yield [window]
+            segments, step = self._taken(window, decoded)
+            self.segments += segments
+            said += [token for segment in segments for token in segment.token_ids]
+            if segments and (not self.settings.condition_on_previous_text or decoded.temperature > WARM):
+                fresh_from = len(said)
+            seek += step
+            self._tell(seek)
+
+    def _fixed(self, at_once: int) -> Generator[list[Window], list[Decoded], None]:
+        length = self.recogniser.window_frames
+        starts = range(0, self.mels.num_frames, length)
+        for first in range(0, len(starts), at_once):
+            windows = [self._window(start, self.prompt) for start in starts[first : first + at_once]]
+            for window, decoded in zip(windows, (yield windows), strict=True):
+                self.segments += self._taken(window, decoded)[0]
+            self._tell(windows[-1].start + length)
+
+    def _window(self, start: int, previous: Sequence[int]) -> Window:
+        frames = min(self.recogniser.window_frames, self.mels.num_frames - start)
+        return Window(self.mels.window(start, frames), start, self.language, tuple(previous))
+
+    def _taken(self, window: Window, decoded: Decoded) -> tuple[list[Segment], int]:
+        """A window's segments, and how many frames on the next one begins."""
+        frames = window.mels.shape[1]
+        if self.recogniser.is_silent(decoded):
+            return [], frames
+        spans, step = split_spans(decoded.token_ids, self.symbols.timestamp_begin, frames=frames)
+        offset_s = window.start / FRAMES_PER_SECOND
+        segments = [self._segment(span, decoded, offset_s, len(self.segments) + i) for i, span in enumerate(spans)]
+        if self.settings.word_timestamps:
+            segments = self._with_words(segments, window, decoded)
+            end = end_of(segments)
+            if end is not None and end > offset_s and not ends_single(decoded.token_ids, self.symbols.timestamp_begin):
+                step = round(end * FRAMES_PER_SECOND) - window.start
+            self.last_end_s = self.last_end_s if end is None else end
+        return [_cleared(segment) for segment in segments], max(1, step)
+
+    def _segment(self, span: Span, decoded: Decoded, offset_s: float, id: int) -> Segment:
+        return Segment(
+            id=id,
+            start=offset_s + span.start,
+            end=offset_s + span.end,
+            text=self.symbols.decode([token for token in span.token_ids if token < self.symbols.eot]),
+            token_ids=span.token_ids,
+            temperature=decoded.temperature,
+            average_log_probability=decoded.average_log_probability,
+            compression_ratio=decoded.compression_ratio,
+            no_speech_probability=decoded.no_speech_probability,
+        )
+
+    def _with_words(self, segments: list[Segment], window: Window, decoded: Decoded) -> list[Segment]:
+        eot = self.symbols.eot
+        said = [token for segment in segments for token in segment.token_ids if token < eot]
+        words = []
+        if said:
+            times = align(self.recogniser, decoded.memory, said, language=self.language, frames=window.mels.shape[1])
+            words = time_words(split_words(said, self.symbols.decode, self.language), times)
+        offset_s = window.start / FRAMES_PER_SECOND
+        return place_words(segments, words, offset_s=offset_s, last_end_s=self.last_end_s, eot=eot)
+
+    def _tell(self, frame: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(self.number, min(frame / FRAMES_PER_SECOND, self.mels.duration_s), self.mels.duration_s)
+
+
+def _cleared(segment: Segment) -> Segment:
+    """A segment without a length or a text holds nothing."""
+    if segment.start != segment.end and segment.text.strip():
+        return segment
+    return replace(segment, text="", token_ids=[], words=None if segment.words is None else [])
+
+
+def transcribe_each(
+    recogniser: Recogniser, sources: Iterable[Any], *, batch_size: int = 1, on_progress: OnProgress | None = None
+) -> Iterator[tuple[int, Transcript | DataError]]:
+    """Number and transcript of each recording, or what is wrong with it, as soon as it is known; none depends on the others.
+
+    Args:
+        sources: what ``RecordingMels`` takes.
+        batch_size: windows that go through the model together, 1 or more: of so many recordings, or of one with windows="fixed".
+        on_progress: told number, seconds that are done, and length in seconds of a recording.
+
+    Raises:
+        ConfigError: a batch of nothing.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size: {batch_size}; allowed is 1 or more windows")
+    todo = iter(enumerate(sources))
+    going: list[tuple[int, Work, list[Window]]] = []
+    while True:
+        while sum(len(windows) for _, _, windows in going) < batch_size and (item := next(todo, None)) is not None:
+            number, source = item
+            try:
+                work = Listening(recogniser, RecordingMels(source, recogniser.num_mels), number, on_progress).work(batch_size)
+            except DataError as error:
+                yield number, error
+                continue
+            yield from _go_on(number, work, None, going)
+        if not going:
+            return
+        windows = [window for _, _, asked in going for window in asked]
+        texts = iter([text for i in range(0, len(windows), batch_size) for text in recogniser.decode(windows[i : i + batch_size])])
+        before, going = going, []
+        for number, work, asked in before:
+            yield from _go_on(number, work, [next(texts) for _ in asked], going)
+
+
+def _go_on(
+    number: int, work: Work, texts: list[Decoded] | None, going: list[tuple[int, Work, list[Window]]]
+) -> Iterator[tuple[int, Transcript | DataError]]:
+    """Let a recording take its texts; it asks for more windows, or has ended."""
+    try:
+        going.append((number, work, next(work) if texts is None else work.send(texts)))
+    except StopIteration as end:
+        yield number, end.value
+    except DataError as error:
+        yield number, error

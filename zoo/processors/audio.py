@@ -1,0 +1,182 @@
+"""Audio: file, waveform or ready tensor to ``mels``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from zoo.errors import ConfigError, DataError, ItemError, name_choices
+from zoo.processors.media.audio_file import checked_rate, read_audio, resample, to_mono
+from zoo.processors.media.log_mel import WHISPER, whisper_log_mel
+from zoo.registry import register
+
+PADDINGS = ("longest", "context")
+TOO_LONG = ("error", "cut")
+FRAMES_PER_TOKEN = 2  # the encoder's stride
+PADDING = -2.0  # of a frame that is none: no log-mel of a sound is below -1.5
+
+
+@register("processor")
+class AudioProcessor:
+    """Decode, mix to one channel, resample, and take Whisper's log-mel; a batch is padded behind its clips.
+
+    A clip's mels do not depend on the others of its batch, and are those that the reference has at the same place (``pad_to``
+    "longest": fewer frames, equal ones). Silence is a sound like any other: -1.5 everywhere.
+
+    Raw inputs are a path, the bytes of a file, ``(array, sample_rate_hz)``, an array of samples at the processor's own rate, or
+    mels [num_mels, frames] as a tensor. Everything is done by the calling thread alone.
+
+    Args:
+        num_mels: 80, or 128 since large-v3.
+        context_length: tokens of the encoder's context, two frames of 10 ms each.
+        sample_rate_hz: at which mels are made: 16000.
+        pad_to: "longest" of the batch, or "context": 3000 frames, as the reference has it.
+        mask: give masks, True at frames of the clip. False shows the encoder the silence behind a clip, as Whisper was trained to;
+            ``pad_to`` is then "context".
+        max_seconds: the longest clip; None is what fills the context: 30.
+        too_long: "error" refuses longer ones before they are decoded, "cut" takes their beginning.
+
+    Raises:
+        ConfigError: an unknown word, a number that is not allowed, or words that contradict one another.
+    """
+
+    encoder_keys = ("num_mels", "context_length")
+
+    def __init__(
+        self,
+        *,
+        num_mels: int = 80,
+        context_length: int = 1500,
+        sample_rate_hz: int = WHISPER.sample_rate_hz,
+        pad_to: str = "longest",
+        mask: bool = True,
+        max_seconds: float | None = None,
+        too_long: str = "error",
+    ) -> None:
+        for key, value, legal in (("pad_to", pad_to, PADDINGS), ("too_long", too_long, TOO_LONG)):
+            if value not in legal:
+                raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
+        if not mask and pad_to != "context":
+            raise ConfigError(f"mask: false lets padding change what a clip means; allowed with pad_to=context only, got {pad_to!r}")
+        if sample_rate_hz != WHISPER.sample_rate_hz:
+            raise ConfigError(
+                f"sample_rate_hz: got {sample_rate_hz}; the mels of Whisper are made at {WHISPER.sample_rate_hz} (recordings of every rate "
+                "are resampled)"
+            )
+        if not 1 <= num_mels <= 256 or context_length < 1:
+            raise ConfigError(f"audio processor: num_mels {num_mels}, context_length {context_length}; allowed are 1 to 256, and 1 or more")
+        longest = context_length * FRAMES_PER_TOKEN * WHISPER.hop_samples / WHISPER.sample_rate_hz
+        if max_seconds is not None and not 0 < max_seconds <= longest:
+            raise ConfigError(
+                f"max_seconds: got {max_seconds}; a context of {context_length} tokens takes more than 0 and at most {longest:g}"
+            )
+        self.num_mels, self.context_length, self.sample_rate_hz = num_mels, context_length, sample_rate_hz
+        self.pad_to, self.mask, self.max_seconds, self.too_long = pad_to, mask, max_seconds, too_long
+        self.longest_seconds = longest if max_seconds is None else max_seconds
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's keywords, for ``processor.json``."""
+        keys = ("num_mels", "context_length", "sample_rate_hz", "pad_to", "mask", "max_seconds", "too_long")
+        return {key: getattr(self, key) for key in keys}
+
+    @property
+    def context_frames(self) -> int:
+        """Frames that fill the encoder's context."""
+        return self.context_length * FRAMES_PER_TOKEN
+
+    def item(self, raw: Any) -> Float[Tensor, "num_mels frames"]:
+        """One clip as mels: of the clip alone where there are masks, else of the whole context; ready mels pass.
+
+        Raises:
+            DataError: not a recording, one that cannot be used, or one that is too long.
+        """
+        if isinstance(raw, Tensor) and raw.ndim == 2:
+            return self._checked(raw)
+        waveform = torch.from_numpy(self.waveform(raw))
+        return whisper_log_mel(waveform, self.num_mels, num_frames=self.context_frames, pad=not self.mask)
+
+    def waveform(self, raw: Any) -> Float[np.ndarray, " samples"]:
+        """One channel of samples at the processor's rate, not longer than a clip may be.
+
+        Raises:
+            DataError: as ``item``.
+        """
+        cut, name = self.too_long == "cut", "a waveform"
+        if isinstance(raw, str | Path | bytes):
+            samples, rate = read_audio(raw, max_seconds=self.longest_seconds, cut=cut)
+            name = "audio in memory" if isinstance(raw, bytes) else str(raw)
+        else:
+            samples, rate = _samples_and_rate(raw, self.sample_rate_hz)
+        if len(samples) > self.longest_seconds * rate and not cut:
+            raise ItemError(
+                f"{name} lasts {len(samples) / rate:.1f} s; max_seconds allows {self.longest_seconds:g}: take its beginning with "
+                "too_long=cut, or cut it into pieces",
+                "audio",
+            )
+        samples = resample(samples[: int(self.longest_seconds * rate)], rate, self.sample_rate_hz)
+        return samples[: int(self.longest_seconds * self.sample_rate_hz)]  # rounding may have added one
+
+    def collate(
+        self, items: Sequence[Float[Tensor, "num_mels _"]]
+    ) -> tuple[Float[Tensor, "batch num_mels frames"], Bool[Tensor, "batch frames"] | None]:
+        """Pad behind the clips; the mask is True at their frames."""
+        frames = torch.tensor([item.shape[1] for item in items])
+        longest = self.context_frames if self.pad_to == "context" else int(frames.max())
+        mels = torch.full((len(items), self.num_mels, longest), PADDING)
+        for row, item in zip(mels, items, strict=True):
+            row[:, : item.shape[1]] = item
+        return mels, torch.arange(longest) < frames[:, None] if self.mask else None
+
+    def __call__(self, raw: Any) -> tuple[Float[Tensor, "batch num_mels frames"], Bool[Tensor, "batch frames"] | None]:
+        """A list of raw clips, or ready mels [batch, num_mels, frames], whose padding is the run of frames of -2 at the end."""
+        if isinstance(raw, Tensor):
+            if raw.ndim != 3 or raw.shape[1] != self.num_mels or not raw.is_floating_point():
+                raise DataError(
+                    f"mels are {raw.dtype} of shape {list(raw.shape)}; allowed is a float tensor [batch, {self.num_mels}, frames], or a "
+                    "list of clips"
+                )
+            return raw, self._real(raw) if self.mask else None
+        return self.collate([self.item(clip) for clip in ([raw] if isinstance(raw, str | Path | bytes) else raw)])
+
+    def meta(self, batch_size: int) -> tuple[Tensor, Tensor | None]:
+        """A batch without data, for the check on the meta device."""
+        mask = torch.empty(batch_size, self.context_frames, dtype=torch.bool, device="meta") if self.mask else None
+        return torch.empty(batch_size, self.num_mels, self.context_frames, device="meta"), mask
+
+    def _checked(self, mels: Tensor) -> Float[Tensor, "num_mels frames"]:
+        frames, most = mels.shape[1], self.context_frames
+        if not mels.is_floating_point() or len(mels) != self.num_mels or not (1 <= frames <= most if self.mask else frames == most):
+            allowed = f"1 to {most}" if self.mask else f"{most}"
+            raise ItemError(
+                f"mels are {mels.dtype} of shape {list(mels.shape)}; ready ones are floats [{self.num_mels}, {allowed} frames], a waveform "
+                "is [samples], and (array, sample_rate_hz) where it has several channels or another rate",
+                "audio",
+            )
+        return mels.float()
+
+    def _real(self, mels: Float[Tensor, "batch num_mels frames"]) -> Bool[Tensor, "batch frames"]:
+        """Which frames of ready mels are no padding: of a row, all up to the last that is not -2 throughout."""
+        sound = (mels != PADDING).any(1)  # [B, frames]
+        positions = torch.arange(1, mels.shape[2] + 1, device=mels.device)
+        return positions <= (sound * positions).amax(1, keepdim=True)
+
+
+def _samples_and_rate(raw: Any, own_rate: int) -> tuple[Float[np.ndarray, " samples"], int]:
+    """Samples of a raw clip that is no file, and their rate."""
+    values, rate = raw if isinstance(raw, tuple) and len(raw) == 2 else (raw, own_rate)
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype is torch.bfloat16 else values).numpy()
+    if not isinstance(values, np.ndarray) or (values is raw and values.ndim != 1):
+        kind = f"array {values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise ItemError(
+            f"a clip cannot be made from {kind}; give a path, the bytes of a file, samples [n] at {own_rate} Hz as an array, or "
+            "(array, sample_rate_hz)",
+            "audio",
+        )
+    return to_mono(values), checked_rate(rate)

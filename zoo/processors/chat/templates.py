@@ -1,0 +1,151 @@
+"""Chat templates: messages to the one text that a language model reads, with the part that it learns to say marked.
+
+References: haotian-liu/LLaVA ``conversation.py`` (plain, vicuna_v1, llama2: ``conv_llava_plain``, ``conv_vicuna_v1``,
+``conv_llava_llama_2``) and ``train.py`` (its masks); OpenAI's ChatML. Where we differ: what is learnt is found by where a text stands,
+not by counting tokens, so that no tokenizer can put it off by one; a single picture or clip moves to the front of its message as in
+LLaVA, several stay where they are. Those of tokenizers are in ``zoo.processors.chat.jinja_template``, that of documents in ``zoo.processors.chat.kosmos_template``.
+"""
+
+from collections.abc import Sequence
+
+from zoo.errors import ConfigError, ItemError, name_choices
+from zoo.processors.chat.jinja_template import Jinja
+from zoo.processors.chat.kosmos_template import KOSMOS_SPANS, KOSMOS_STOP, Kosmos
+from zoo.processors.chat.messages import Message
+from zoo.processors.chat.template_pieces import ChatTemplate, Piece, Symbols, answer_piece, in_turn, markers, media_first, with_system
+
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+LLAMA2_SYSTEM = (
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+CHATML_START, CHATML_END = "<|im_start|>", "<|im_end|>"
+TOKENIZERS_OWN = "tokenizer"  # the template that came with the tokenizer
+
+
+class Plain:
+    r"""A caption behind its pictures and clips: ``<image>a cat\n``; what the user says beside them is left out (LLaVA, stage 1)."""
+
+    end = "\n"
+
+    def __init__(self, symbols: Symbols, system: str | None) -> None:
+        self.symbols, self.system = symbols, system or ""
+
+    def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
+        """The pieces of one question and its answer."""
+        roles = [message.role for message in messages if message.role != "system"]
+        if roles not in (["user"], ["user", "assistant"], ["assistant"]):
+            raise ItemError(f"template plain takes one caption behind its pictures; got {', '.join(roles)}", "roles")
+        shown = "".join(markers(message.text) for message in messages if message.role == "user")
+        pieces = [Piece(self.symbols.start + self.system + shown)]
+        return pieces + [answer_piece(message.text, self.end, for_generation) for message in messages if message.role == "assistant"]
+
+
+class Vicuna:
+    """``SYSTEM USER: question ASSISTANT: answer</s>USER: ...`` (Vicuna v1.1, v1.5; LLaVA 1.5)."""
+
+    def __init__(self, symbols: Symbols, system: str | None) -> None:
+        self.symbols, self.system = symbols, VICUNA_SYSTEM if system is None else system
+        self.end = symbols.eos or "</s>"
+
+    def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
+        """The pieces of questions and answers in turn."""
+        system, rounds = in_turn(messages, "vicuna_v1")
+        system = self.system if system is None else system
+        pieces = [Piece(self.symbols.start + (system + " " if system else ""))]
+        for number, (question, answer) in enumerate(rounds):
+            pieces.append(Piece(f"USER: {media_first(question)} ASSISTANT:"))
+            if answer is not None:
+                pieces.append(answer_piece(" " + answer, self.end, for_generation and number == len(rounds) - 1))
+        return pieces
+
+
+class Llama2:
+    r"""``<s>[INST] <<SYS>>\nSYSTEM\n<</SYS>>\n\nquestion [/INST] answer </s><s>[INST] ...`` (LLaMA-2-chat, LLaVA's of it)."""
+
+    def __init__(self, symbols: Symbols, system: str | None) -> None:
+        self.symbols, self.system = symbols, LLAMA2_SYSTEM if system is None else system
+        self.end = symbols.eos or "</s>"
+
+    def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
+        """The pieces of questions and answers in turn."""
+        system, rounds = in_turn(messages, "llama2")
+        system = self.system if system is None else system
+        pieces = []
+        for number, (question, answer) in enumerate(rounds):
+            said = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system and not number else ""
+            pieces.append(Piece(f"{self.symbols.bos}[INST] {said}{media_first(question)} [/INST]"))
+            if answer is not None:
+                unfinished = for_generation and number == len(rounds) - 1
+                pieces.append(answer_piece(" " + answer, " " + self.end, unfinished))
+        return pieces
+
+
+class Chatml:
+    r"""``<|im_start|>user\nquestion<|im_end|>\n<|im_start|>assistant\nanswer<|im_end|>\n``; any order of roles."""
+
+    end = CHATML_END
+
+    def __init__(self, symbols: Symbols, system: str | None) -> None:
+        self.symbols, self.system = symbols, system or ""
+
+    def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
+        """The pieces of any messages."""
+        pieces = []
+        for message in with_system(messages, self.system):
+            head = f"{CHATML_START}{message.role}\n"
+            if message.role != "assistant":
+                pieces.append(Piece(f"{head}{message.text}{CHATML_END}\n"))
+                continue
+            unfinished = for_generation and message is messages[-1]
+            pieces += [Piece(head), answer_piece(message.text, CHATML_END, unfinished), *([] if unfinished else [Piece("\n")])]
+        if for_generation and messages[-1].role != "assistant":
+            pieces.append(Piece(f"{CHATML_START}assistant\n"))
+        return pieces
+
+
+class Nothing:
+    """The texts as they are, one behind the other, and the end symbol behind an answer: a language model that knows no chat."""
+
+    def __init__(self, symbols: Symbols, system: str | None) -> None:
+        self.symbols, self.system, self.end = symbols, system or "", symbols.eos
+
+    def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
+        """The pieces of any messages."""
+        pieces = [Piece(self.symbols.start + self.system)]
+        for message in messages:
+            last = message is messages[-1]
+            if message.role == "assistant" or (message.role == "document" and last):
+                pieces.append(answer_piece(message.text, self.end, for_generation and last))
+            else:
+                pieces.append(Piece(message.text))
+        return pieces
+
+
+NAMED = {"plain": Plain, "vicuna_v1": Vicuna, "llama2": Llama2, "chatml": Chatml, "none": Nothing, "kosmos": Kosmos}
+TEMPLATES = (*NAMED, TOKENIZERS_OWN)
+TAKE_DOCUMENTS = ("kosmos", "none")  # the others have no place for a text that nobody says
+SPANS = {"kosmos": KOSMOS_SPANS}  # by template: what stands before and behind the tokens of a picture or clip
+STOPS = {"kosmos": (KOSMOS_STOP,)}  # beside the end: strings that end an answer
+
+
+def build_template(name: str, symbols: Symbols, system: str | None, source: str | None) -> ChatTemplate:
+    """The template of a name.
+
+    Args:
+        system: what the assistant is told first; None is the template's own sentence.
+        source: the tokenizer's Jinja template, where it has one.
+
+    Raises:
+        ConfigError: there is no such template, or the tokenizer has none.
+    """
+    if name in NAMED:
+        return NAMED[name](symbols, system)
+    if name != TOKENIZERS_OWN:
+        raise ConfigError(f"template: there is no {name!r}; {name_choices(name, TEMPLATES)}")
+    if source is None:
+        raise ConfigError(f"template: {name}, but the tokenizer brings no chat template; choose one of {', '.join(NAMED)}")
+    return Jinja(source, symbols, system)

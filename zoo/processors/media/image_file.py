@@ -1,0 +1,311 @@
+"""Any picture to an upright 8-bit RGB image, and the pictures that lie in folders."""
+
+import io
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from zoo.errors import DataError
+from zoo.processors.media import jpeg
+
+MAX_PIXELS = 300_000_000  # 900 MB as RGB; the largest cameras in phones give 200 million
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What people bring that is not a picture we read: how such a file begins (after so many bytes), and what it is.
+STRANGERS = (
+    (4, b"ftyphei", "a HEIC picture"),
+    (4, b"ftypmif1", "a HEIF picture"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"%!PS", "a PostScript document"),
+    (0, b"8BPS", "a Photoshop document"),
+    (0, b"<svg", "an SVG drawing"),
+    (0, b"<?xml", "an XML document, perhaps an SVG drawing"),
+    (0, b"<!DOCTYPE", "a web page, perhaps a failed download"),
+    (0, b"<html", "a web page, perhaps a failed download"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself (git lfs pull)"),
+)
+# What Pillow raises on broken files, found by cutting and flipping bytes of real ones.
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,  # AVIF
+    TypeError,  # TIFF tags of another type than they should be
+    EOFError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+UPRIGHT = {  # EXIF orientation to what undoes it; ImageOps.exif_transpose also rewrites the EXIF block and fails where that is odd
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image in memory") -> Image.Image:
+    """Read a picture of any kind as an upright image in mode RGB.
+
+    The first frame of an animation; transparent parts on white; 16-bit grey divided by 257; float grey of [0, 1] times
+    255; turned as its EXIF orientation says.
+
+    Args:
+        source: a path, the bytes of a file, or what Pillow opened.
+        name: what messages call a picture that is no file.
+
+    Raises:
+        DataError: the file is missing, empty, cut short, too large, or not a picture that can be read.
+    """
+    if isinstance(source, Image.Image):
+        return _decoded(source, getattr(source, "filename", "") or name)
+    if isinstance(source, bytes):
+        return _open(io.BytesIO(source), name)
+    if not isinstance(source, str | Path):
+        raise DataError(f"an image cannot be opened from {type(source).__name__}; give a path or a PIL image")
+    path = Path(source)
+    _check_file(path)
+    # Opened by us rather than by Pillow, which would map plain files into memory: a file cut later would end the process.
+    try:
+        with path.open("rb") as file:
+            return _open(file, str(path))
+    except PermissionError as error:
+        raise DataError(f"{path}: no permission to read it; change the file's mode or owner") from error
+    except OSError as error:
+        raise DataError(_damaged(str(path), error)) from error
+
+
+def read_pixels(source: str | Path | bytes | Image.Image, *, name: str = "image in memory") -> UInt8[np.ndarray, "height width 3"]:
+    """The values that ``open_image`` gives, as an array of its own; a plain JPEG takes a third less time.
+
+    Raises:
+        DataError: as ``open_image``.
+    """
+    data = source if isinstance(source, bytes) else None if isinstance(source, Image.Image) else _jpeg_bytes(source)
+    pixels = None if data is None else _plain_jpeg(data)
+    return np.array(open_image(source, name=name)) if pixels is None else pixels
+
+
+def _jpeg_bytes(path: str | Path) -> bytes | None:
+    """The bytes of a JPEG file; None for any other."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(jpeg.START))
+            return start + file.read() if start == jpeg.START else None
+    except (OSError, ValueError, TypeError):  # open_image says what is wrong
+        return None
+
+
+def _plain_jpeg(data: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
+    """Pixels of an upright grey or RGB JPEG; None for all else."""
+    if not data.startswith(jpeg.START):
+        return None
+    try:
+        with _our_settings, Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            width, height = image.size
+            plain = image.format == "JPEG" and image.mode in ("L", "RGB") and width * height <= MAX_PIXELS
+            if not plain or image.getexif().get(ExifTags.Base.Orientation, 1) in UPRIGHT:
+                return None
+    except (*DECODE_ERRORS, Image.DecompressionBombError):
+        return None
+    return jpeg.decode_plain(data, height, width)
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Files as given, and for each folder the pictures in it and below, sorted; hidden ones are left out.
+
+    Raises:
+        DataError: no path given, one that does not exist, or a folder without pictures.
+    """
+    if not paths:
+        raise DataError("no paths given; name at least one image file or folder")
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not _exists(path):
+            raise DataError(f"{path}: no such file or folder; check the path (the current folder is {Path.cwd()})")
+        inside = list(walk_images(path)) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{path}: no images in this folder or below; file names must end in one of {' '.join(IMAGE_SUFFIXES)}")
+        found += inside
+    return found
+
+
+def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
+    """Pictures in a folder and below by suffix, sorted; links are followed, and no folder is entered twice.
+
+    Args:
+        suffixes: of other files than pictures.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    seen = set() if _seen is None else _seen
+    try:
+        status = folder.stat()
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be listed ({error.strerror}); check its mode and owner") from error
+    if (status.st_dev, status.st_ino) in seen:  # a link that leads back would never end
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if Path(entry.path).is_dir():
+            yield from walk_images(Path(entry.path), seen, suffixes=suffixes)
+        elif entry.name.lower().endswith(suffixes):
+            yield Path(entry.path)
+
+
+class _PillowSettings:
+    """Our limit of pixels and no warnings while Pillow works, also when threads enter and leave in any order.
+
+    Both are global. Each thread saving and restoring them by itself would leave them changed where two overlap, so the
+    first to enter changes them and the last to leave restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._caught, self._limit = warnings.catch_warnings(), Image.MAX_IMAGE_PIXELS
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._caught, self._limit = warnings.catch_warnings(), Image.MAX_IMAGE_PIXELS
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+            self._inside += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                Image.MAX_IMAGE_PIXELS = self._limit
+                self._caught.__exit__(None, None, None)
+
+
+_our_settings = _PillowSettings()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name longer than the file system allows
+        return False
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what is plainly no file with a picture in it."""
+    if not _exists(path):
+        raise DataError(f"{path}: no such file; check the path (the current folder is {Path.cwd()})")
+    if path.is_dir():
+        raise DataError(f"{path}: a folder, where one image file is expected; name a file in it")
+    if not path.is_file():
+        raise DataError(f"{path}: not a regular file (a device or a pipe?); give an image file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
+
+
+def _open(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
+    """Decode an open file; what Pillow raises becomes a DataError."""
+    try:
+        with _our_settings, Image.open(file, formats=FORMATS) as image:
+            return _decoded(image, name)
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: too large ({error}); at most {MAX_PIXELS:,} pixels are allowed; scale it down") from error
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        raise DataError(_describe_stranger(file.read(64), name)) from error
+    except DECODE_ERRORS as error:
+        raise DataError(_damaged(name, error)) from error
+
+
+def _describe_stranger(start: bytes, name: str) -> str:
+    """Say what a file is that no decoder takes."""
+    kind = next((kind for skip, magic, kind in STRANGERS if start[skip:].startswith(magic)), None)
+    allowed = ", ".join(FORMATS)
+    if kind is not None:
+        return f"{name}: this is {kind}; allowed are {allowed}; convert it first"
+    return f"{name}: not an image, damaged in its first bytes, or of an unsupported format; allowed are {allowed}"
+
+
+def _damaged(name: str, error: BaseException) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{name}: the image is damaged or cut short ({reason[:200]}); allowed are whole files only; copy or download it again"
+
+
+def _decoded(image: Image.Image, name: str) -> Image.Image:
+    """Decode, turn upright and convert, with checks before the memory is taken."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise DataError(f"{name}: the image is {width} x {height} pixels; allowed are sides of 1 pixel or more")
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{name}: the image is {width} x {height} = {width * height:,} pixels; at most {MAX_PIXELS:,} are allowed; scale it down"
+        )
+    try:
+        with _our_settings:
+            image.load()
+            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            rgb = _shown(image if turn is None else image.transpose(turn), name).convert("RGB")  # always a copy
+            rgb.info = {}  # pixels only: an orientation left there would turn the picture again
+            return rgb
+    except DataError:
+        raise
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise DataError(_damaged(name, error)) from error
+
+
+def _shown(image: Image.Image, name: str) -> Image.Image:
+    """Scale and composite where Pillow's conversion to RGB would clip or drop; it does the other modes well."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_16_bit(image, name)
+    if image.mode == "F":
+        return _from_float(image, name)
+    if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha; Pillow takes no shorter way
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image
+
+
+def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
+    """Grey of 0 to 65535 as 8-bit grey; Pillow would clip at 255."""
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise DataError(f"{name}: 32-bit grey values from {grey.min()} to {grey.max()}; allowed are 0 to 65535; scale them and save again")
+    scaled = ((grey + 128) // 257).astype(np.uint8)
+    if isinstance(clear := image.info.get("transparency"), int):  # one grey value that means "nothing here"
+        scaled[grey == clear] = 255
+    return Image.fromarray(scaled)
+
+
+def _from_float(image: Image.Image, name: str) -> Image.Image:
+    """Grey of 0.0 to 1.0 as 8-bit grey."""
+    grey = np.asarray(image)
+    if not np.isfinite(grey).all() or grey.min() < 0 or grey.max() > 1:
+        finite = grey[np.isfinite(grey)]
+        span = f"from {finite.min():g} to {finite.max():g}" if finite.size else "none finite"
+        bad = grey.size - finite.size
+        raise DataError(
+            f"{name}: float grey values {span}, {bad} of them not finite; allowed are 0 to 1; scale them and save again, 8-bit if you can"
+        )
+    return Image.fromarray(np.rint(grey * 255).astype(np.uint8))

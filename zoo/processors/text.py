@@ -1,0 +1,311 @@
+"""Text: strings or ready ids to ``token_ids``, through the ``tokenizers`` library."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+
+from zoo.errors import ConfigError, DataError, WeightsError, name_choices
+from zoo.processors.media.read_aloud import SYMBOLS, symbol_tokenizer
+from zoo.processors.tokenizers.cleaning import CLEANINGS
+from zoo.processors.tokenizers.library_tokenizers import CLIP_END_ID, CLIP_VOCABULARY, bert_template, clip_tokenizer, find_mask, find_merges
+from zoo.registry import register
+
+SPECIAL_TOKENS = ("<pad>", "<sot>", "<eot>")  # ids 0, 1, 2 of a tokenizer that is trained here
+TRAINED_END_ID = 2
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+WORD_PIECE_SYMBOLS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")  # ids 0 to 4; the end symbol is 2 here too
+LETTERS = 100  # the most frequent ones, with which word pieces spell words
+TOKENIZERS = ("trained", "word_pieces", "clip", "given", *SYMBOLS)
+SYMBOL_COUNTS = {name: len(symbols) for name, symbols in SYMBOLS.items()}
+PADDINGS = ("longest", "context_length")
+
+
+@register("processor")
+class TextProcessor:
+    """Cleaned text, or two texts in one row, as token ids between start and end symbols, padded to the longest of the batch.
+
+    The tokenizer travels with the weights as ``tokenizer.json``; where there is one it is used, whatever ``tokenizer`` says.
+
+    Args:
+        vocab_size: the most entries that the tokenizer may have; must equal the text encoder's.
+        context_length: longer texts are cut, and keep their end symbol.
+        tokenizer: where it comes from: "trained" on a run's captions (byte-level BPE), "word_pieces" (also trained on them: BERT's, with a
+            mask symbol and pairs of texts), "clip" (OpenAI's merges, see ``zoo.processors.tokenizers.library_tokenizers.find_merges``), "given" (only with
+            weights; without one ready ids are taken); or symbols to be read aloud, one a token and none around them, a text that is
+            too long being an error: "characters", "nvidia_characters", "phonemes" (``zoo.processors.media.read_aloud``).
+        cleaning: what is done to a text before its tokenizer sees it: one of ``zoo.processors.tokenizers.cleaning.CLEANINGS``.
+        max_length: cut to fewer tokens than the encoder could take (sentence-transformers' max_seq_length).
+        pad_to: "longest" of the batch, or "context_length".
+        mask_padding: False gives no mask, so that an encoder that looks both ways sees the padding too, as SigLIP's was trained
+            to; ``pad_to`` is then "context_length".
+
+    Raises:
+        ConfigError: an unknown word, sizes too small for what has to fit, an end symbol that CLIP's tokenizer does not have.
+    """
+
+    encoder_keys = ("vocab_size", "context_length")
+    tokenizer_file = "tokenizer.json"
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        context_length: int,
+        tokenizer: str = "trained",
+        cleaning: str = "whitespace",
+        lowercase: bool = True,
+        max_length: int | None = None,
+        pad_to: str = "longest",
+        pad_token_id: int = 0,
+        eot_token_id: int = TRAINED_END_ID,
+        mask_padding: bool = True,
+    ) -> None:
+        for key, value, legal in (("tokenizer", tokenizer, TOKENIZERS), ("cleaning", cleaning, CLEANINGS), ("pad_to", pad_to, PADDINGS)):
+            if value not in legal:
+                raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
+        _refuse_sizes(tokenizer, vocab_size, context_length, eot_token_id)
+        if not mask_padding and pad_to != "context_length":
+            raise ConfigError(
+                f"mask_padding: false lets padding change what a text means; allowed with pad_to=context_length only, got {pad_to!r}"
+            )
+        self.vocab_size, self.context_length, self.max_length = vocab_size, context_length, max_length
+        self.source, self.cleaning, self.lowercase = tokenizer, cleaning, lowercase
+        self.pad_to, self.pad_token_id, self.eot_token_id, self.mask_padding = pad_to, pad_token_id, eot_token_id, mask_padding
+        self._tokenizer: Tokenizer | None = symbol_tokenizer(tokenizer) if tokenizer in SYMBOLS else None
+        self._has_searched = tokenizer != "clip"
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, where there is one; CLIP's is built when it is first asked for, because that takes a quarter of a second."""
+        if self._tokenizer is None and not self._has_searched:
+            self._has_searched = True
+            merges = find_merges()
+            if merges is not None:
+                self.use(clip_tokenizer(merges))
+        return self._tokenizer
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The constructor's keywords, for ``processor.json``."""
+        keys = ("vocab_size", "context_length", "cleaning", "lowercase", "max_length", "pad_to", "pad_token_id", "eot_token_id")
+        return {**{key: getattr(self, key) for key in (*keys, "mask_padding")}, "tokenizer": self.source}
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether there is a tokenizer to use."""
+        return self.tokenizer is not None
+
+    def fit(self, captions: Iterable[str]) -> None:
+        """Train the tokenizer; the result depends on the captions only, not on their order.
+
+        Raises:
+            ConfigError: this processor's tokenizer is another's, or its texts would end with an id that a trained one does not have.
+        """
+        trainings = {"trained": _train_bytes, "word_pieces": _train_word_pieces}
+        if self.source not in trainings:
+            raise ConfigError(f"system.processor.text.tokenizer: {self.source!r}, and there is none: {self._how_to_get_one()}")
+        if self.eot_token_id != TRAINED_END_ID:
+            raise ConfigError(
+                f"system.processor.text.eot_token_id: {self.eot_token_id}, but a tokenizer that is trained on captions ends texts with "
+                f"{TRAINED_END_ID}; set it here and in system.encoders.text.eot_token_id"
+            )
+        self.use(trainings[self.source](sorted({self.clean(caption) for caption in captions}), self.vocab_size, self.lowercase))
+
+    def use(self, tokenizer: Tokenizer) -> None:
+        """Take a ready tokenizer.
+
+        Raises:
+            WeightsError: it has more entries than the encoder has rows.
+        """
+        if tokenizer.get_vocab_size() > self.vocab_size:
+            raise WeightsError(f"the tokenizer has {tokenizer.get_vocab_size()} entries; vocab_size allows {self.vocab_size}")
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+
+    def clean(self, text: str) -> str:
+        """What the tokenizer is given of a text.
+
+        Raises:
+            DataError: cleaning needs a library that is not installed.
+        """
+        text = CLEANINGS[self.cleaning](text)
+        inside = self.source == "word_pieces"  # there the tokenizer does, which leaves a [MASK] that stands in a text alone
+        return text.lower() if self.lowercase and not inside else text
+
+    @property
+    def mask_token_id(self) -> int:
+        """The id of the symbol that hides a token.
+
+        Raises:
+            ConfigError: there is no tokenizer, or it has no such symbol.
+        """
+        found = None if self.tokenizer is None else find_mask(self.tokenizer)
+        if found is None:
+            raise ConfigError(
+                f"system.processor.text.tokenizer: {self.source!r} has no mask symbol ([MASK] or <mask>); choose word_pieces, or start "
+                "from weights whose tokenizer has one"
+            )
+        return found
+
+    def item(self, raw: Any) -> Int[Tensor, " length"]:
+        """One string, or a pair of strings, as token ids with start and end symbols, cut to ``context_length``.
+
+        Raises:
+            DataError: something else, or there is no tokenizer.
+        """
+        pair = tuple(raw) if isinstance(raw, tuple | list) and len(raw) == 2 else (raw,)
+        if not all(isinstance(text, str) for text in pair):
+            raise DataError(f"a text is a string, or a pair of strings; got {type(raw).__name__} {str(raw)[:60]!r}")
+        if self.tokenizer is None:
+            raise DataError(f"this system has no tokenizer yet: {self._how_to_get_one()}, or give token ids")
+        longest = min(self.context_length, self.max_length or self.context_length)
+        if len(pair) == 2:
+            return torch.tensor(self._pair(self.clean(str(pair[0])), self.clean(str(pair[1])), longest), dtype=torch.int64)
+        ids = self.tokenizer.encode(self.clean(str(pair[0]))).ids
+        if self.source in SYMBOLS and not 0 < len(ids) <= longest:
+            raise DataError(f"a text of {len(ids)} symbols cannot be said at once, allowed are 1 to {longest}: {raw[:60]!r}; split it")
+        if len(ids) > longest:
+            ids = [*ids[: longest - 1], self.eot_token_id]
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def _pair(self, first: str, second: str, longest: int) -> list[int]:
+        """Two texts in one row; the longer of the two is cut first, as in transformers."""
+        assert self.tokenizer is not None
+        one, other = (self.tokenizer.encode(text, add_special_tokens=False) for text in (first, second))
+        room = longest - self.tokenizer.num_special_tokens_to_add(is_pair=True)
+        if room < 2:
+            raise ConfigError(f"context_length: {longest} is too small for two texts and their symbols; give {longest - room + 2} or more")
+        for text, share in zip((one, other), _shares(len(one.ids), len(other.ids), room), strict=True):
+            text.truncate(share)
+        return self.tokenizer.post_process(one, other).ids
+
+    def _how_to_get_one(self) -> str:
+        if self.source == "clip":
+            return "CLIP's merges are not here; pip install open_clip_torch, or set ZOO_CLIP_MERGES to a file bpe_simple_vocab_16e6.txt.gz"
+        if self.source == "given":
+            return "its weights brought none; put tokenizer.json beside them"
+        return "train it, or load trained weights"
+
+    def collate(self, items: Sequence[Int[Tensor, " _"]]) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"] | None]:
+        """Pad on the right; the mask is True at real tokens."""
+        longest = self.context_length if self.pad_to == "context_length" else max(len(ids) for ids in items)
+        token_ids = torch.full((len(items), longest), self.pad_token_id, dtype=torch.int64)
+        mask = torch.zeros(len(items), longest, dtype=torch.bool)
+        for row, ids in enumerate(items):
+            token_ids[row, : len(ids)] = ids
+            mask[row, : len(ids)] = True
+        return token_ids, mask if self.mask_padding else None
+
+    def __call__(self, raw: Any) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"] | None]:
+        """A list of strings, or ready ids [B, L], whose padding is the run of ``pad_token_id`` at the end."""
+        if isinstance(raw, Tensor):
+            if raw.ndim != 2 or raw.dtype != torch.int64:
+                raise DataError(f"token_ids are {raw.dtype} of shape {list(raw.shape)}; allowed is int64 [batch, length]")
+            return raw, self._real(raw) if self.mask_padding else None
+        return self.collate([self.item(text) for text in ([raw] if isinstance(raw, str) else raw)])
+
+    def _real(self, token_ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
+        """Which of ready ids are no padding: 7 0 5 0 0 -> T T T F F with padding 0, which may also be a token (CLIP's "!").
+
+        Where the end symbol is the padding too (transformers' CLIP), the first of the run is the end: 7 5 9 9 9 -> T T T F F.
+        """
+        positions = torch.arange(1, token_ids.shape[1] + 1, device=token_ids.device)
+        length = ((token_ids != self.pad_token_id) * positions).amax(1, keepdim=True) + int(self.pad_token_id == self.eot_token_id)
+        return positions <= length
+
+    def meta(self, batch_size: int) -> tuple[Tensor, Tensor | None]:
+        """A batch without data, for the check on the meta device."""
+        shape = (batch_size, self.context_length)
+        mask = torch.empty(shape, dtype=torch.bool, device="meta") if self.mask_padding else None
+        return torch.empty(shape, dtype=torch.int64, device="meta"), mask
+
+    def save(self, directory: Path) -> None:
+        """Write ``tokenizer.json`` where there is a tokenizer."""
+        if self.tokenizer is not None:
+            self.tokenizer.save(str(directory / self.tokenizer_file))
+
+    def load(self, directory: Path) -> None:
+        """Read ``tokenizer.json`` where there is one."""
+        path = directory / self.tokenizer_file
+        if path.exists():
+            self.use(Tokenizer.from_file(str(path)))
+
+
+def _refuse_sizes(tokenizer: str, vocab_size: int, context_length: int, eot_token_id: int) -> None:
+    letters = 2 * LETTERS + len(WORD_PIECE_SYMBOLS)  # each at the begin of a word and within
+    smallest = {"trained": SMALLEST_VOCABULARY, "word_pieces": letters, "clip": CLIP_VOCABULARY, "given": 1, **SYMBOL_COUNTS}[tokenizer]
+    if vocab_size < smallest:
+        what = {
+            "clip": "CLIP's tokenizer",
+            "word_pieces": "a vocabulary of word pieces",
+            **dict.fromkeys(SYMBOLS, f"the table {tokenizer!r}"),
+        }.get(tokenizer, "byte-level BPE")
+        raise ConfigError(f"vocab_size: {vocab_size} is too small; {what} needs at least {smallest}")
+    if context_length < 3:
+        raise ConfigError(f"context_length: {context_length} is too small; start, end and one token need at least 3")
+    if tokenizer == "clip" and eot_token_id != CLIP_END_ID:
+        raise ConfigError(f"eot_token_id: got {eot_token_id}; CLIP's tokenizer ends texts with {CLIP_END_ID}")
+
+
+def _shares(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens two texts keep: the longer gives way until both fit. 2 and 9 in a room of 6 keep 2 and 4; 9 and 9 keep 3 each."""
+    if first + second <= room:
+        return first, second
+    short = min(first, second, room // 2)
+    return (short, room - short) if first <= second else (room - short, short)
+
+
+def _train_bytes(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+    """Byte-level BPE between start and end symbols, of texts that are cleaned already."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<sot> $A <eot>", special_tokens=[("<sot>", 1), ("<eot>", 2)])
+    return tokenizer
+
+
+def _train_word_pieces(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
+    """BERT's word pieces; a word with a letter that is too rare for the alphabet is unknown.
+
+    The library numbers letters in an order that changes from run to run, and with it which of two equally frequent pieces comes first;
+    here they are counted and numbered before.
+    """
+    tokenizer = _word_pieces({"[UNK]": 0}, lowercase)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(tokenizer.normalizer.normalize_str(text))  # type: ignore[union-attr]
+    kept = sorted((letter for letter in counts if not letter.isspace()), key=lambda letter: (-counts[letter], letter))[:LETTERS]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[*WORD_PIECE_SYMBOLS, *(f"##{letter}" for letter in sorted(kept))],
+        initial_alphabet=sorted(kept),
+        limit_alphabet=len(kept),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    trained = _word_pieces(tokenizer.get_vocab(), lowercase)
+    trained.add_special_tokens([AddedToken(symbol, special=True, normalized=False) for symbol in WORD_PIECE_SYMBOLS])
+    trained.post_processor = bert_template("[CLS]", 1, "[SEP]", 2)
+    return trained
+
+
+def _word_pieces(vocabulary: dict[str, int], lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer

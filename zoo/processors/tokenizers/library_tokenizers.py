@@ -1,0 +1,324 @@
+"""Tokenizers of other libraries: CLIP's from OpenAI's merges, and whatever lies in a directory of transformers; and the way back.
+
+References: openai/CLIP ``simple_tokenizer.py``; transformers 5.17, ``tokenization_clip.py``, ``tokenization_siglip.py`` and
+``tokenization_bert.py``. Where we differ: a text that holds ``<|endoftext|>`` in so many letters gets the end symbol, as in
+transformers, where OpenAI's code spells the letters; what is a letter is Unicode's newest word there, and that of an older
+version here (1,855 code points of 2023 and later are symbols).
+"""
+
+import gzip
+import importlib.util
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from zoo.errors import WeightsError
+from zoo.storage.places import cache_directory
+
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
+PADS = {"CLIPTokenizer": "<|endoftext|>", "SiglipTokenizer": "</s>", "BertTokenizer": "[PAD]"}  # where a config names none
+MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
+MERGES_VARIABLE = "ZOO_CLIP_MERGES"
+NUM_MERGES = 49152 - 256 - 2  # OpenAI's file holds more; these make the vocabulary of 49,408
+CLIP_SYMBOLS = ("<|startoftext|>", "<|endoftext|>")
+CLIP_VOCABULARY = 512 + NUM_MERGES + len(CLIP_SYMBOLS)
+CLIP_END_ID = CLIP_VOCABULARY - 1
+CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+# OpenAI's regex ignores case: there a long s is an s, and an iota below a letter (U+0345) neither a letter nor none.
+OPENAI_WORDS = CLIP_WORDS.replace("|'s|", r"|'s|'\x{17F}|").replace(r"[^\s", r"[^\x{345}\s")
+MASKS = ("[MASK]", "<mask>")  # of BERT and ALBERT, of RoBERTa
+SENTENCE_PIECE = ("spiece.model", "sentencepiece.model", "tokenizer.model")
+
+
+@dataclass(frozen=True)
+class ForeignTokenizer:
+    """A tokenizer and what its origin does around it.
+
+    Attributes:
+        settings: keywords of ``zoo.processors.text.TextProcessor``.
+    """
+
+    tokenizer: Tokenizer
+    settings: dict[str, Any]
+
+
+def find_merges() -> Path | None:
+    """OpenAI's merges: the file that ``ZOO_CLIP_MERGES`` names, in the cache of ``zoo fetch``, or in an installed open_clip.
+
+    Raises:
+        WeightsError: ``ZOO_CLIP_MERGES`` names no file.
+    """
+    named = os.environ.get(MERGES_VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise WeightsError(f"{MERGES_VARIABLE}: {named} is no file; give the path of {MERGES_FILE}")
+        return Path(named)
+    cached = sorted(cache_directory().glob(f"*/{MERGES_FILE}"))
+    package = importlib.util.find_spec("open_clip")
+    folders = [Path(place) for place in (package.submodule_search_locations or [])] if package is not None else []
+    return next((path for path in [*cached, *(folder / MERGES_FILE for folder in folders)] if path.is_file()), None)
+
+
+def clip_tokenizer(merges: Path) -> Tokenizer:
+    """CLIP's tokenizer from OpenAI's file of merges, plain or gzipped, without its cleaning (``zoo.processors.tokenizers.cleaning``, "web").
+
+    Raises:
+        WeightsError: the file is not that.
+    """
+    try:
+        content = merges.read_bytes()
+        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
+        pairs = [tuple(line.split()) for line in text.split("\n")[1 : NUM_MERGES + 1]]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise WeightsError(f"{merges}: cannot be read ({error}); it should be OpenAI's {MERGES_FILE}") from error
+    if len(pairs) != NUM_MERGES or any(len(pair) != 2 for pair in pairs):
+        raise WeightsError(f"{merges}: holds {len(pairs)} merges of CLIP, not {NUM_MERGES}; it should be OpenAI's {MERGES_FILE}")
+    letters = _byte_letters()
+    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in pairs), *CLIP_SYMBOLS]
+    return build_clip_tokenizer({word: i for i, word in enumerate(words)}, pairs)
+
+
+def _byte_letters() -> list[str]:
+    """The 256 letters that stand for bytes, in CLIP's order: bytes that print first."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    return [*sorted(letter for letter in alphabet if ord(letter) < 256), *sorted(letter for letter in alphabet if ord(letter) >= 256)]
+
+
+def build_clip_tokenizer(
+    vocabulary: Mapping[str, int], merges: Sequence[tuple[str, ...]], symbols: tuple[str, str] = CLIP_SYMBOLS, *, compose: bool = False
+) -> Tokenizer:
+    """Byte-level BPE with ``</w>`` at the end of words, between a start and an end symbol.
+
+    Args:
+        compose: as transformers does it, which brings letters to normal form C; OpenAI's code leaves that to ftfy.
+    """
+    start, end = symbols
+    tokenizer = Tokenizer(models.BPE(vocab=dict(vocabulary), merges=list(merges), end_of_word_suffix="</w>", unk_token=end))  # type: ignore[arg-type]
+    steps = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *steps] if compose else steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(CLIP_WORDS if compose else OPENAI_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=compose),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(symbol, special=True, normalized=False) for symbol in symbols])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(symbol, vocabulary[symbol]) for symbol in symbols]
+    )
+    return tokenizer
+
+
+def read_tokenizer(directory: Path, *, model_type: str = "") -> ForeignTokenizer | None:
+    """The tokenizer of a directory of transformers, and what goes with it; None where there is none.
+
+    Args:
+        model_type: of its ``config.json``; "siglip" texts lose their punctuation and are padded to the full length.
+
+    Raises:
+        WeightsError: files that cannot be read, or a SentencePiece model without the libraries to convert it.
+    """
+    config = {**(read_json(directory / SPECIAL_TOKENS) or {}), **(read_json(directory / TOKENIZER_CONFIG) or {})}
+    tokenizer = _read_any(directory, config)
+    if tokenizer is None:
+        return None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    symbols = tokenizer.encode("").ids
+    end = symbols[-1] if symbols else None
+    pad = _id_of(tokenizer, config.get("pad_token") or PADS.get(_class_of(config)))
+    settings: dict[str, Any] = {"tokenizer": "given", "cleaning": "none", "lowercase": False}
+    settings["pad_token_id"] = pad if pad is not None else 0
+    settings["eot_token_id"] = end if end is not None else settings["pad_token_id"]
+    return ForeignTokenizer(tokenizer, settings | (_siglip_settings(config) if model_type == "siglip" else {}))
+
+
+def _class_of(config: Mapping[str, Any]) -> str:
+    return str(config.get("tokenizer_class") or "").removesuffix("Fast")
+
+
+def _siglip_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """SigLIP's own tokenizer cleans in Python, before the tables; the Gemma tokenizer of its second version does not."""
+    padding = {"pad_to": "context_length", "mask_padding": False}
+    if _class_of(config) not in ("", "SiglipTokenizer", "T5Tokenizer"):
+        return padding
+    return {**padding, "cleaning": "punctuation", "lowercase": bool(config.get("do_lower_case", True))}
+
+
+def _read_any(directory: Path, config: Mapping[str, Any]) -> Tokenizer | None:
+    try:
+        if (directory / TOKENIZER_FILE).is_file():
+            return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+        if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+            return _read_bpe(directory, config)
+        if (directory / "vocab.txt").is_file():
+            return _read_word_pieces(directory, config)
+        pieces = next((directory / name for name in SENTENCE_PIECE if (directory / name).is_file()), None)
+        return None if pieces is None else _read_sentence_pieces(pieces, config)
+    except WeightsError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing narrower, and protobuf is not there to be named
+        raise WeightsError(f"{directory}: its tokenizer cannot be read ({error}); fetch the directory again") from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read ({error}); fetch the directory again") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path}: holds {type(found).__name__}, not a JSON object; fetch the directory again")
+    return found
+
+
+def word_of(token: Any) -> str | None:
+    """A special token is a string, or an object with its ``content``."""
+    word = token.get("content") if isinstance(token, Mapping) else token
+    return word if isinstance(word, str) else None
+
+
+def _id_of(tokenizer: Tokenizer, token: Any) -> int | None:
+    word = word_of(token)
+    return None if word is None else tokenizer.token_to_id(word)
+
+
+def _read_bpe(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """CLIP's ``vocab.json`` and ``merges.txt``; the other byte-level tokenizers of these names know no end of words."""
+    vocabulary = read_json(directory / "vocab.json") or {}
+    symbols = (word_of(config.get("bos_token")) or CLIP_SYMBOLS[0], word_of(config.get("eos_token")) or CLIP_SYMBOLS[1])
+    missing = [symbol for symbol in symbols if symbol not in vocabulary]
+    if missing or not any(word.endswith("</w>") for word in vocabulary):
+        raise WeightsError(
+            f"{directory / 'vocab.json'}: is no vocabulary of CLIP ({', '.join(missing) or 'no word ends with </w>'}); put the "
+            f"tokenizer's {TOKENIZER_FILE} there (transformers writes it with save_pretrained)"
+        )
+    lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
+    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    return build_clip_tokenizer(vocabulary, pairs, symbols, compose=True)
+
+
+def _read_word_pieces(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """BERT's ``vocab.txt``, one piece a line."""
+    pieces = (directory / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    vocabulary = {piece: i for i, piece in enumerate(pieces[:-1] if pieces[-1] == "" else pieces)}
+    unknown, start, end = (
+        word_of(config.get(key)) or word for key, word in (("unk_token", "[UNK]"), ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+    )
+    tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token=unknown))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
+        strip_accents=config.get("strip_accents"),
+        lowercase=bool(config.get("do_lower_case", True)),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    special = [word for word in (word_of(config.get("pad_token")) or "[PAD]", unknown, start, end, "[MASK]") if word in vocabulary]
+    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special])
+    tokenizer.post_processor = bert_template(start, vocabulary[start], end, vocabulary[end])
+    return tokenizer
+
+
+def bert_template(start: str, start_id: int, end: str, end_id: int) -> processors.TemplateProcessing:
+    """``[CLS] a [SEP]``, and of two texts ``[CLS] a [SEP] b [SEP]``, whose second has type 1."""
+    return processors.TemplateProcessing(
+        single=f"{start} $A {end}", pair=f"{start} $A {end} $B:1 {end}:1", special_tokens=[(start, start_id), (end, end_id)]
+    )
+
+
+def find_mask(tokenizer: Tokenizer) -> int | None:
+    """The id of the symbol that hides a token in masked-language modelling; None where there is none."""
+    return next((number for word in MASKS if (number := tokenizer.token_to_id(word)) is not None), None)
+
+
+def _read_sentence_pieces(path: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """A SentencePiece model through transformers' conversion, with ``</s>`` behind the text, as SigLIP and T5 have it."""
+    try:
+        from transformers.convert_slow_tokenizer import SpmConverter
+
+        converter = SpmConverter(SimpleNamespace(vocab_file=str(path), add_prefix_space=True, legacy=True))
+    except ImportError as error:
+        raise WeightsError(
+            f"{path}: a SentencePiece model, which needs transformers and protobuf: pip install 'multimodal-zoo[transformers]' protobuf; "
+            f"or put the tokenizer's {TOKENIZER_FILE} beside it"
+        ) from error
+    tokenizer = converter.converted()
+    end = word_of(config.get("eos_token")) or "</s>"
+    number = tokenizer.token_to_id(end)
+    if number is None:
+        raise WeightsError(f"{path}: has no piece {end!r}, which ends texts; check eos_token in {TOKENIZER_CONFIG}")
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, number)])
+    return tokenizer
+
+
+def is_clips(tokenizer: Tokenizer | None) -> bool:
+    """Whether this is the tokenizer of OpenAI's CLIP, or there is none and nothing else is known."""
+    if tokenizer is None:
+        return False
+    end, first = tokenizer.id_to_token(CLIP_END_ID), tokenizer.id_to_token(320)
+    return tokenizer.get_vocab_size() == CLIP_VOCABULARY and end == CLIP_SYMBOLS[1] and first == "a</w>"
+
+
+def tokenizer_files(
+    tokenizer: Tokenizer, *, cleaning: str, lowercase: bool, pad_token_id: int, eot_token_id: int, max_length: int, masks: bool
+) -> dict[str, Any]:
+    """``tokenizer.json`` and ``tokenizer_config.json`` as transformers reads them, with our cleaning as the normaliser.
+
+    Args:
+        masks: whether the model takes a mask of the padding.
+    """
+    own = Tokenizer.from_str(tokenizer.to_str())
+    steps = [] if is_clips(tokenizer) else _cleaning_steps(cleaning, lowercase)
+    if steps:
+        own.normalizer = normalizers.Sequence([*steps, *([own.normalizer] if own.normalizer is not None else [])])
+    start, end = tokenizer.encode("").ids[:-1], tokenizer.id_to_token(eot_token_id)
+    special = set(tokenizer.get_added_tokens_decoder())
+    config = {
+        "tokenizer_class": "CLIPTokenizer" if is_clips(tokenizer) else "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "pad_token": tokenizer.id_to_token(pad_token_id) if pad_token_id in special else end,
+        "eos_token": end,
+        **({"bos_token": tokenizer.id_to_token(start[0])} if start else {}),
+        **({"unk_token": end} if is_clips(tokenizer) else {}),
+        "model_input_names": ["input_ids", "attention_mask"] if masks else ["input_ids"],
+        "clean_up_tokenization_spaces": False,
+    }
+    return {TOKENIZER_FILE: json.loads(own.to_str()), TOKENIZER_CONFIG: config}
+
+
+def _cleaning_steps(cleaning: str, lowercase: bool) -> list[normalizers.Normalizer]:
+    punctuation = [normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), "")] if cleaning in ("punctuation", "canonical") else []
+    spaces = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()] if cleaning != "none" else []
+    return [*punctuation, *spaces, *([normalizers.Lowercase()] if lowercase else [])]
+
+
+def swap_ids(content: Mapping[str, Any], first: int, second: int) -> dict[str, Any]:
+    """A ``tokenizer.json`` in which two ids have changed places, wherever it holds them."""
+    places = {first: second, second: first}
+
+    def moved(number: int) -> int:
+        return places.get(number, number)
+
+    model = {**content["model"], "vocab": {word: moved(number) for word, number in content["model"]["vocab"].items()}}
+    added = [{**token, "id": moved(token["id"])} for token in content["added_tokens"]]
+    ends = content["post_processor"]
+    tokens = {word: {**token, "ids": [moved(number) for number in token["ids"]]} for word, token in ends["special_tokens"].items()}
+    return {
+        **content,
+        "model": model,
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "post_processor": {**ends, "special_tokens": tokens},
+    }

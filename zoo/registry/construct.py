@@ -1,0 +1,97 @@
+"""Registered parts from plain configs, with keywords that are held against the constructor."""
+
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from beartype.door import is_bearable
+
+from zoo.errors import ConfigError, name_choices
+from zoo.registry.parts import find_part
+
+
+def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> Any:
+    """Construct a registered part from ``{name: ..., keyword: value, ...}``.
+
+    Args:
+        kind: registry kind.
+        config: ``name`` and constructor keywords.
+        key: config key, for messages.
+        given: keywords that the assembly supplies (a head's ``inputs``).
+
+    Raises:
+        ConfigError: an unknown name or keyword, a value of the wrong type, or what the constructor refuses.
+    """
+    refuse_code(config, key)
+    keywords = dict(config)
+    name = keywords.pop("name", None)
+    if name is None:
+        raise ConfigError(f"{key}: has no 'name'; a config names a registered {kind} (see: zoo list)")
+    part = find_part(kind, name, f"{key}.name")
+    return construct(part, keywords, key, **given)
+
+
+def construct(part: type, keywords: Mapping[str, Any], key: str, **given: Any) -> Any:
+    """Call a constructor with checked keywords; what it refuses is said with the config key before it.
+
+    Raises:
+        ConfigError: an unknown keyword, a value of the wrong type, or what the constructor refuses.
+    """
+    checked = check_keywords(part, keywords, key, given)
+    try:
+        return part(**checked, **given)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+
+
+def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
+    """Hold keywords against a constructor's signature and type hints; whole numbers become floats where those are meant."""
+    parameters = {name: p for name, p in inspect.signature(part).parameters.items() if name not in given}
+    hints = typing.get_type_hints(part.__init__)
+    checked = {}
+    for name, value in keywords.items():
+        if name not in parameters:
+            raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(name, parameters)}")
+        hint = hints.get(name, Any)
+        value = _floats_for_whole_numbers(value, hint)
+        stray_bool = (
+            isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
+        )  # a bool is an int to Python
+        if stray_bool or not is_bearable(value, hint):
+            raise ConfigError(f"{key}.{name}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
+        checked[name] = value
+    missing = [name for name, p in parameters.items() if p.default is p.empty and name not in checked]
+    if missing:
+        raise ConfigError(f"{key}: needs {', '.join(missing)}; set {key}.{missing[0]}=...")
+    return checked
+
+
+def _floats_for_whole_numbers(value: Any, hint: Any) -> Any:
+    """YAML's ``1`` and ``[0, 0.5]`` where floats are meant; beartype looks at one element of a list only, drawn at random."""
+    if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
+        return float(value)
+    if isinstance(value, dict) and is_bearable({"": 1.0}, hint) and not is_bearable({"": 1}, hint):
+        return {name: float(element) if type(element) is int else element for name, element in value.items()}
+    if not isinstance(value, list) or not all(type(element) in (int, float) for element in value):
+        return value
+    if not is_bearable([1], hint) and is_bearable([1.0], hint):
+        return [float(element) for element in value]
+    return value
+
+
+def _readable(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")
+
+
+def refuse_code(config: Any, key: str = "") -> None:
+    """Raise ConfigError for any key that asks a framework to call or import something."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            here = f"{key}.{name}".strip(".")
+            if str(name).startswith("_") and str(name).endswith("_"):
+                raise ConfigError(f"{here}: {value!r} names code; a config names registered parts only, with 'name: ...' (see: zoo list)")
+            refuse_code(value, here)
+    elif isinstance(config, list | tuple):
+        for i, value in enumerate(config):
+            refuse_code(value, f"{key}[{i}]")

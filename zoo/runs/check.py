@@ -1,0 +1,177 @@
+"""Run one training step of a config on the meta device, without weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from zoo.assembly.build import add_adapters, build_system
+from zoo.assembly.summary import count, reads_of_system
+from zoo.assembly.system import System
+from zoo.data.masking import Masking
+from zoo.data.packs import Packs
+from zoo.errors import ConfigError, ZooError
+from zoo.layers.meta import meta_device
+from zoo.registry.construct import check_keywords, construct
+from zoo.runs.data_setup import complete_config, source_modalities
+from zoo.runs.first_weights import weight_sources
+from zoo.runs.objective_setup import make_objective
+from zoo.training import grad_cache as cached
+from zoo.training.feature_cache import passes_of, refuse_unfrozen
+from zoo.training.freeze import freeze, train_mode
+from zoo.training.optim import parameter_groups
+from zoo.training.settings import TrainingSettings
+from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, encode, reads_of
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One connection that the check tried."""
+
+    source: str
+    target: str
+    carries: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What a training step would do."""
+
+    edges: list[Edge]
+    parameters: int
+    trainable: int
+
+
+def check(config: Mapping[str, Any]) -> CheckReport:
+    """Run one training step of a composed config (``zoo.assembly.compose.compose``) on the meta device.
+
+    Args:
+        config: with ``system``, ``data`` and ``training``.
+
+    Raises:
+        ConfigError: parts that do not fit, with config key, both sides and legal choices.
+    """
+    settings = construct(TrainingSettings, config["training"], "training")
+    with meta_device():
+        system = build_system(complete_config(config)["system"])
+        add_adapters(system, settings.adapters, "training.adapters")
+    weight_sources(config, system)
+    parameter_groups(system, 0.0, scales=settings.learning_rates)
+    if settings.accumulation == "cached":
+        cached.refuse(system)
+    train_mode(system, freeze(system, settings.freeze))
+    if settings.frozen_passes:
+        _refuse_frozen_passes(config, system, settings)
+    modalities = source_modalities(config, system)
+    batch = system.processor.meta(modalities, min(settings.batch_size, 4))  # type: ignore[union-attr]
+    make_objective(config, system, settings.batch_size)
+    _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
+    _add_masked(system, batch, config["data"].get("masking"))
+    if config["data"].get("packing"):
+        check_keywords(Packs, config["data"]["packing"], "data.packing", dict.fromkeys(("data", "seed", "tell")))
+    edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
+    encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
+    try:
+        output = system.head(encoded, batch)
+    except ZooError:
+        raise
+    except RuntimeError as error:
+        raise ConfigError(f"system.head: refuses what the encoders give: {str(error).splitlines()[0]}") from error
+    if output.loss is None:
+        raise ConfigError("system.head: gives no loss for a batch of this source; choose another source (data=...)")
+    edges += _edges_of_conversations(system, batch, encoded)
+    edges.append(Edge("system.head", "loss", f"scalar {str(output.loss.dtype).removeprefix('torch.')}"))
+    _step(system, output.loss)
+    return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
+
+
+def _refuse_frozen_passes(config: Mapping[str, Any], system: System, settings: TrainingSettings) -> None:
+    """Raise ConfigError where encoders cannot run once before training: they are trained, or something needs their inputs."""
+    head: Any = system.head
+    if reads_of(head) != ("pooled",):
+        raise ConfigError(
+            f"training.frozen_passes: keeps the pooled vectors of encoders, but head {type(head).__name__} reads their "
+            f"{' and '.join(reads_of(head))}; set training.frozen_passes=0"
+        )
+    refuse_unfrozen(dict(system.encoders))
+    passes_of(list(system.encoders), settings.frozen_passes)
+    for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher")), ("objective", config.get("objective"))):
+        if value:
+            raise ConfigError(f"training.frozen_passes: {key} needs the inputs themselves in every step; take one of the two away")
+
+
+def _add_teacher(system: System, batch: Batch, teacher: Any) -> None:
+    """Give a head that learns from a teacher its vectors; a teacher and no such head, or the other way round, is refused."""
+    head: Any = system.head
+    wanted = getattr(head, "needs_teacher", False)
+    if wanted and not teacher:
+        raise ConfigError(f"teacher: head {type(head).__name__} learns from one; name a saved model with teacher=PATH")
+    if teacher and not wanted:
+        raise ConfigError(
+            f"teacher: head {type(head).__name__} does not learn from one; choose head@system.head=distill, or take teacher away"
+        )
+    if wanted:
+        batch.targets[TEACHER] = torch.empty(len(batch), head.teacher_dim, device="meta")
+
+
+def _add_masked(system: System, batch: Batch, words: Any) -> None:
+    """Give a head that predicts hidden tokens some to predict; hiding them from another head, or from none, is refused."""
+    wanted = getattr(system.head, "needs_masking", False)
+    if wanted and words is None:
+        raise ConfigError(
+            f"data.masking: null, but head {type(system.head).__name__} learns to predict hidden tokens; set data.masking={{}}"
+        )
+    if not wanted and words is None:
+        return
+    if not wanted:
+        raise ConfigError(
+            f"data.masking: hides tokens, which head {type(system.head).__name__} does not learn to predict; set data.masking=null"
+        )
+    check_keywords(Masking, words, "data.masking", {"tokenizer": None, "mask_token_id": None})
+    batch.targets[MASKED] = torch.empty_like(batch.inputs["text"])
+
+
+def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> Encoded:
+    x, key = batch.inputs[modality], f"system.encoders.{modality}"
+    try:
+        encoded = encode(cast(Encoder, system.encoders[modality]), x, batch.masks.get(modality), **reads_of_system(system.head))
+    except ZooError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: refuses {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
+    edges.append(Edge(f"system.processor.{modality}", key, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"))
+    pooled = "none" if encoded.pooled is None else list(encoded.pooled.shape)
+    target = f"system.head.connectors.{modality}" if hasattr(system.head, "connectors") else "system.head"
+    edges.append(Edge(key, target, f"tokens {list(encoded.tokens.shape)}, pooled {pooled}"))
+    return encoded
+
+
+def _edges_of_conversations(system: System, batch: Batch, encoded: Mapping[str, Encoded]) -> list[Edge]:
+    """What a language model is given: token ids, and of each modality the tokens that its connector makes."""
+    head: Any = system.head
+    if not hasattr(head, "language"):
+        return []
+    edges = [Edge("data.source", "system.processor.conversation", "raw")]
+    edges.append(Edge("system.processor.conversation", "system.head.language", f"token ids {list(batch.inputs['text'].shape)}"))
+    for modality, connector in getattr(head, "connectors", {}).items():
+        tokens, _ = connector(encoded[modality].tokens, encoded[modality].mask)
+        carries = f"tokens {list(tokens.shape)}, {tokens.shape[1]} of {encoded[modality].tokens.shape[1]} for each item"
+        edges.append(Edge(f"system.head.connectors.{modality}", "system.head.language", carries))
+    return edges
+
+
+def _step(system: System, loss: Tensor) -> None:
+    """Go backward and update without data; some trainable parameter must meet a gradient.
+
+    Plain subtraction has the shapes of any optimizer's step; building a real one imports the compiler, a second or more.
+    """
+    if loss.requires_grad:
+        loss.backward()
+    trained = [p for p in system.parameters() if p.grad is not None]
+    if not trained:
+        raise ConfigError("training.freeze: no parameter gets a gradient, so nothing would be trained; leave a part out of it")
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.sub_(cast(Tensor, parameter.grad))

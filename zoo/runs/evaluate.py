@@ -1,0 +1,88 @@
+"""Evaluate a checkpoint: one evaluation, or several."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.assembly.save_load import load
+from zoo.errors import ConfigError
+from zoo.interop.base.source import is_foreign
+from zoo.interop.zoo_checkpoint import bundled_names, find_checkpoint, find_weights
+from zoo.registry import part_names
+from zoo.registry.construct import build_part
+from zoo.runs.data_setup import make_source
+from zoo.runs.evaluation_setup import make_evaluation
+from zoo.runs.run_directory import read_run_config
+from zoo.storage.files import atomic_directory
+
+
+def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> tuple[Any, Path]:
+    """Evaluate a checkpoint; data and evaluation are the run's own where the config has none.
+
+    Returns:
+        The evaluation's result and the folder that holds ``metrics.json`` and its picture.
+
+    Raises:
+        ConfigError: no data and no run to take it from.
+        WeightsError: the checkpoint cannot be loaded.
+    """
+    directory, place = _find_model(str(config["checkpoint"]))
+    run = next((folder for folder in (place, directory.parent) if (folder / "state").is_dir()), None)
+    own = read_run_config(run) if run is not None else {}
+    data, words = config.get("data") or own.get("data"), config.get("evaluation") or own.get("evaluation")
+    if not data:
+        raise ConfigError(
+            f"data: {config['checkpoint']} is no run directory, so it has no data of its own; choose one, for example data=digits"
+        )
+    source = make_source(data)
+    model = load(directory, device=config.get("device"))
+    evaluation = make_evaluation(words, model)
+    if evaluation is None:
+        known = ", ".join(part_names("evaluation"))
+        raise ConfigError(f"evaluation: {directory} has none of its own; choose one with evaluation=NAME, known: {known}")
+    name = type(evaluation).__module__.rpartition(".")[2]
+    result = evaluation(model, source, data["test_split"], advance=advance)
+    output = Path(config.get("output") or place / "evaluation" / name)
+    write_result(result, output, {"evaluation": name, "model": str(directory), "split": data["test_split"], "data": dict(data)})
+    return result, output
+
+
+def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> Iterator[tuple[Any, Path]]:
+    """``evaluate`` for each name (or mapping with ``name``) in ``evaluations``, or for the one evaluation where there are none.
+
+    Raises:
+        ConfigError: both ``evaluation`` and ``evaluations`` are set, or no list of names; and what ``evaluate`` raises.
+    """
+    chosen = config.get("evaluations")
+    if chosen is None:
+        yield evaluate(config, advance=advance)
+        return
+    if config.get("evaluation") is not None:
+        raise ConfigError("evaluations: evaluation is set too; give one of the two")
+    parts = [{"name": part} if isinstance(part, str) else part for part in chosen] if isinstance(chosen, list) else []
+    names = [part.get("name") if isinstance(part, Mapping) else None for part in parts]
+    if not names or None in names or len(set(names)) < len(names):
+        raise ConfigError(f"evaluations: got {chosen!r}; give a list of different names, for example [zero_shot,linear_probe]")
+    for part in parts:  # a name that is not there is found before the first hour of work, not after it
+        build_part("evaluation", part, f"evaluations.{part['name']}")
+    for name, part in zip(names, parts, strict=True):
+        output = None if config.get("output") is None else str(Path(config["output"]) / str(name))
+        yield evaluate({**config, "evaluation": part, "output": output}, advance=advance)
+
+
+def _find_model(checkpoint: str) -> tuple[Path, Path]:
+    """Where a model lies, and where its evaluations go: beside it, and those of a bundled one or another library's under ``runs/``."""
+    path = Path(checkpoint)
+    if checkpoint in bundled_names() and not path.exists():
+        return find_weights("bundled", checkpoint), Path("runs") / checkpoint
+    if path.is_file() or is_foreign(path):
+        return path, Path("runs") / path.resolve().name
+    return find_checkpoint(path), path
+
+
+def write_result(result: Any, output: Path, facts: Mapping[str, Any]) -> None:
+    with atomic_directory(output) as folder:
+        result.draw(folder)
+        content = {**result.metrics, "items": result.num_items, **facts, "details": result.details, **result.facts}
+        (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

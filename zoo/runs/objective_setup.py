@@ -1,0 +1,94 @@
+"""The objective of a run, and the frozen model that it is held against: from a config to the trainer."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.assembly.save_load import load
+from zoo.assembly.system import System
+from zoo.errors import ConfigError
+from zoo.registry.construct import build_part
+from zoo.training.loop import Trainer
+from zoo.training.reference import Reference, initial_tensors, read_initial, write_initial
+from zoo.training.teacher import Teacher
+
+
+def make_objective(config: Mapping[str, Any], system: System, batch_size: int) -> Any:
+    """The objective that a config names, for a system; None where it names none, and the head's own loss counts.
+
+    Raises:
+        ConfigError: an unknown name or keyword, or a system, batch size or teacher that does not go with it.
+    """
+    words = config.get("objective")
+    if not words:
+        return None
+    objective = build_part("objective", words, "objective")
+    objective.check(system, batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    if hasattr(objective, "check_teacher") and not config.get("teacher"):
+        raise ConfigError(f"teacher: objective {words['name']!r} learns from one; name a saved model with teacher=DIR")
+    return objective
+
+
+def add_reference(trainer: Trainer, objective: Any, config: Mapping[str, Any], run_dir: Path) -> None:
+    """Let a trainer complete its batches with what the teacher gives for them, or the model as it was when the run began.
+
+    To be called when the trainer has the first weights, and the run directory is there.
+
+    Raises:
+        ConfigError: the teacher reads other tokens than the system.
+        WeightsError: a run that is resumed does not have what it began with any more.
+    """
+    system: Any = trainer.plain_model
+    if config.get("teacher"):
+        teacher = load(config["teacher"], device=trainer.accelerator.device)
+        _refuse_other_tokens(teacher, system, str(config["teacher"]))
+        if hasattr(objective, "check_teacher"):
+            objective.check_teacher(system, teacher)
+        trainer.complete = Reference(teacher, objective)  # type: ignore[arg-type]
+        return
+    if config.get("resume") is not None:
+        tensors = read_initial(run_dir, trainer.accelerator.device)
+    else:
+        tensors = initial_tensors(system)
+        if trainer.accelerator.is_main_process:
+            write_initial(tensors, run_dir)
+    trainer.complete = Reference(system, objective, tensors)
+
+
+def _refuse_other_tokens(teacher: Any, system: Any, source: str) -> None:
+    """Raise ConfigError unless both make the same tensors of the same inputs: the teacher is given the system's batches."""
+    parts, ours = getattr(getattr(teacher, "processor", None), "parts", {}), system.processor.parts
+    if not hasattr(getattr(teacher, "head", None), "predictions") or "conversation" not in parts:
+        raise ConfigError(f"teacher: {source} does not talk; name a saved model whose head predicts tokens (llava)")
+    missing = sorted(set(system.encoders) - set(teacher.encoders))
+    if missing:
+        raise ConfigError(f"teacher: {source} has no encoder of {', '.join(missing)}, which the system has; choose another")
+    advice = (
+        "; they must be equal, because it reads the system's batches: choose another teacher, or train on answers that it writes "
+        "(zoo answer)"
+    )
+    if parts["conversation"].tokenizer.to_str() != ours["conversation"].tokenizer.to_str():
+        raise ConfigError(f"teacher: {source} has another tokenizer than the system{advice}")
+    for modality in system.encoders:
+        for name, value in ours[modality].settings.items():
+            if parts[modality].settings.get(name) != value:
+                theirs = parts[modality].settings.get(name)
+                raise ConfigError(f"teacher: {source} has processor.{modality}.{name} {theirs}, the system has {value}{advice}")
+
+
+def teacher_of(config: Mapping[str, Any], system: System) -> dict[str, Teacher]:
+    """What completes each batch where a config names a teacher; its tokenizer must be the student's."""
+    if not config.get("teacher") or config.get("objective"):  # an objective asks it for something else
+        return {}
+    model: Any = load(config["teacher"])
+    (modality,) = system.encoders
+    theirs = getattr(model, "processor", None)
+    ours = system.processor[modality]  # type: ignore[index]
+    if theirs is not None and modality in theirs.parts and hasattr(ours, "tokenizer"):
+        texts = [part.tokenizer.to_str() for part in (ours, theirs[modality])]
+        if texts[0] != texts[1]:
+            raise ConfigError(
+                f"teacher: {config['teacher']} has another tokenizer than system.encoders.{modality}; start from weights with its own"
+            )
+    return {"complete": Teacher(model, modality)}

@@ -1,0 +1,85 @@
+"""GGUF files (llama.cpp): tensors as float32, and what the file says of model and tokenizer.
+
+Reference: the GGUF specification; read through the ``gguf`` library, which also undoes the quantisation.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.errors import WeightsError
+
+MAGIC = b"GGUF"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file is one, by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(4) == MAGIC
+
+
+def find_gguf(path: Path) -> Path:
+    """The one GGUF file of a directory that holds nothing else of a model; any other path as it is.
+
+    Raises:
+        WeightsError: there are several.
+    """
+    if not path.is_dir() or any((path / name).is_file() for name in ("config.json", "config.yaml")):
+        return path
+    found = sorted(path.glob("*.gguf"))
+    if len(found) > 1:
+        raise WeightsError(f"{path}: holds {len(found)} GGUF files ({', '.join(file.name for file in found[:4])}, ...); name one of them")
+    return found[0] if found else path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors, as float32 [out, in].
+
+    Raises:
+        WeightsError: a damaged file, a kind of quantisation that the library cannot undo, or the library is not installed.
+    """
+    library, reader = _import_gguf(), _reader(path)
+    found = {}
+    for tensor in reader.tensors:
+        try:
+            numbers = library.quants.dequantize(tensor.data, tensor.tensor_type)
+        except NotImplementedError as error:
+            raise WeightsError(f"{path}: {tensor.name} is {tensor.tensor_type.name}, which gguf cannot turn into numbers") from error
+        found[tensor.name] = torch.from_numpy(numbers.copy())
+    return found
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What the file says of itself, by key.
+
+    Raises:
+        WeightsError: as ``read_tensors``.
+    """
+    return {key: field.contents() for key, field in _reader(path).fields.items()}
+
+
+def _reader(path: Path) -> Any:
+    """The file, parsed; tensors and metadata are asked for one after the other, and to parse takes seconds."""
+    library = _import_gguf()
+    try:
+        return _parsed(library, path, path.stat().st_mtime_ns)
+    except (OSError, ValueError, IndexError, KeyError) as error:
+        raise WeightsError(f"{path}: cannot be read as GGUF ({error}); the file is damaged, fetch it again") from error
+
+
+@lru_cache(maxsize=1)
+def _parsed(library: ModuleType, path: Path, changed: int) -> Any:
+    """``changed`` tells a file from another of its name."""
+    return library.GGUFReader(path)
+
+
+def _import_gguf() -> ModuleType:
+    try:
+        import gguf
+    except ImportError as error:
+        raise WeightsError("weights: GGUF files need gguf; install it with: pip install 'multimodal-zoo[gguf]'") from error
+    return gguf

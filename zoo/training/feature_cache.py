@@ -1,0 +1,169 @@
+"""Frozen encoders run once: their features are kept on disk, and training goes over these.
+
+A locked tower (LiT, Zhai et al. 2021, arXiv 2111.07991, section 3) gives the same vectors in every epoch. With 4 passes each item is
+drawn four times, varied as in the first four epochs of a plain run; every later epoch takes one of the four.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.data.loader import Draw, Item, Order, ProcessedSplit, StepSampler, training_loader
+from zoo.data.system_processor import Processor
+from zoo.errors import ConfigError
+from zoo.storage.files import atomic_directory
+from zoo.types import Batch, Sample, encode
+
+FOLDER = "frozen"  # of a run directory
+
+
+class FrozenSplit:
+    """A training split whose encoders have run; in place of ``ProcessedSplit``.
+
+    Args:
+        folder: what ``keep_features`` wrote.
+        length: items of one pass.
+        order: the split's own order of an epoch.
+    """
+
+    skips = None
+
+    def __init__(self, folder: Path, length: int, order: Callable[[int, int], Order] | None = None) -> None:
+        self.length, self.order = length, order
+        self.features = {path.stem: np.load(path, mmap_mode="r") for path in sorted((folder / "features").glob("*.npy"))}
+        self.targets = {path.stem: np.load(path) for path in sorted((folder / "targets").glob("*.npy"))}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, draw: Draw) -> Item:
+        assert draw.seed is not None
+        return Item(Sample(f"item {draw.index}", {}), {"index": draw.index, "epoch": draw.seed[1]}, draw.seed)
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """The rows of these items; epoch e takes pass ``e % passes`` of each modality."""
+        index, epoch = (np.array([item.tensors[key] for item in items]) for key in ("index", "epoch"))
+        features = {}
+        for modality, table in self.features.items():
+            rows = epoch % (len(table) // self.length) * self.length + index
+            features[modality] = torch.from_numpy(table[rows].astype(np.float32))
+        targets = {name: torch.from_numpy(table[index]) for name, table in self.targets.items()}
+        return Batch(inputs={}, targets=targets, ids=[item.sample.id for item in items], features=features)
+
+
+def refuse_unfrozen(encoders: Mapping[str, nn.Module]) -> None:
+    """Raise ConfigError where an encoder trains what its features depend on."""
+    for modality, encoder in encoders.items():
+        after = tuple(f"{name}." for name in getattr(encoder, "after_features", ()))
+        trained = [name for name, p in encoder.named_parameters() if p.requires_grad and not name.startswith(after or ("\0",))]
+        if trained:
+            raise ConfigError(
+                f"training.frozen_passes: encoders.{modality}.{trained[0]} is trained, so that its features change; freeze it "
+                f"(training.freeze), or set training.frozen_passes=0"
+            )
+
+
+def passes_of(encoders: Collection[str], passes: int | Mapping[str, int]) -> dict[str, int]:
+    """Passes by modality.
+
+    Raises:
+        ConfigError: of a modality that is not there, or not of each.
+    """
+    counts = dict.fromkeys(encoders, passes) if isinstance(passes, int) else dict(passes)
+    if set(counts) != set(encoders) or min(counts.values()) < 1:
+        raise ConfigError(f"training.frozen_passes: got {counts}; give a number from 1 on for each of: {', '.join(encoders)}")
+    return counts
+
+
+def features_of(encoder: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """What a frozen encoder gives before anything that is still trained."""
+    if hasattr(encoder, "features"):
+        return encoder.features(x, mask)  # type: ignore[operator]
+    pooled = encode(encoder, x, mask, reads="pooled").pooled  # type: ignore[arg-type]
+    assert pooled is not None
+    return pooled
+
+
+@torch.no_grad()
+def keep_features(
+    model: nn.Module,
+    data: ProcessedSplit,
+    folder: Path,
+    *,
+    passes: int | Mapping[str, int],
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+    autocast: Callable[[], Any],
+    tell: Callable[[int, int], None] | None = None,
+) -> None:
+    """Run a model's frozen encoders over the split and write ``features/MODALITY.npy`` (fp16) and ``targets/NAME.npy``.
+
+    Row ``p * len(data) + i`` of a modality is item i of pass p. A folder that is there is kept: a run that resumes has its features.
+
+    Args:
+        passes: how often; by modality where they differ (texts are cheap, and their captions vary).
+        tell: hears how many items of how many are done.
+
+    Raises:
+        ConfigError: an encoder that is trained, or passes of a modality that the model does not have, or of only some.
+    """
+    if folder.exists():
+        return
+    encoders: Mapping[str, nn.Module] = dict(model.encoders)  # type: ignore[arg-type]
+    refuse_unfrozen(encoders)
+    counts = passes_of(encoders, passes)
+    length, device, done = len(data), next(model.parameters()).device, 0
+    with atomic_directory(folder) as fresh:
+        for modality, encoder in encoders.items():
+            alone = ProcessedSplit(data.split, Processor({modality: data.processor[modality]}), data.augmentation)
+            tables: dict[str, np.ndarray] = {}
+            for number in range(counts[modality]):
+                for rows, batch in _in_order(alone, number, batch_size=batch_size, seed=seed, num_workers=num_workers):
+                    batch = batch.to(device)
+                    with autocast():
+                        features = features_of(encoder, batch.inputs[modality], batch.masks.get(modality))
+                    _write(tables, fresh / f"features/{modality}.npy", rows + number * length, features.half(), counts[modality] * length)
+                    if number == 0:
+                        for name, tensor in batch.targets.items():
+                            _write(tables, fresh / f"targets/{name}.npy", rows, tensor, length)
+                    done += len(rows)
+                    if tell is not None:
+                        tell(done, length * sum(counts.values()))
+            for table in tables.values():
+                table.flush()  # type: ignore[attr-defined]
+
+
+def _write(tables: dict[str, np.ndarray], path: Path, rows: np.ndarray, tensor: Tensor, length: int) -> None:
+    """Put rows into a table on disk, which the first ones open."""
+    values = tensor.cpu().numpy()
+    if str(path) not in tables:
+        path.parent.mkdir(exist_ok=True)
+        tables[str(path)] = np.lib.format.open_memmap(path, mode="w+", dtype=values.dtype, shape=(length, *values.shape[1:]))
+    tables[str(path)][rows] = values
+
+
+def _in_order(data: ProcessedSplit, number: int, *, batch_size: int, seed: int, num_workers: int) -> Any:
+    """Every item once, drawn as epoch ``number`` of a plain run draws it, with its indices."""
+    length = len(data)
+    bounds = range(0, length, batch_size)
+    draws = [[Draw(i, (seed, number, i)) for i in range(start, min(start + batch_size, length))] for start in bounds]
+    for chosen, batch in zip(draws, training_loader(data, _Listed(draws), num_workers=num_workers), strict=True):  # type: ignore[arg-type]
+        yield np.array([draw.index for draw in chosen]), batch
+
+
+class _Listed(StepSampler):
+    """Batches of draws that are given."""
+
+    def __init__(self, draws: Sequence[Sequence[Draw]]) -> None:
+        self.draws = draws
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def __iter__(self) -> Any:
+        return iter(self.draws)

@@ -1,0 +1,45 @@
+"""The glossary: value types that pass between parts, and one base class per kind of part.
+
+Everything is imported from here: ``from zoo.types import Batch, Encoder``. May import: nothing of zoo but ``errors``.
+Add a word that a part may declare: with its default and its check (``zoo.testing``), in the base class of its kind.
+
+One word for one thing everywhere: ``dim depth num_heads head_dim mlp_ratio patch_size image_size num_mels context_length
+vocab_size``; ``num_`` for counts; a mask is True where attention is allowed; tensors are called ``pixels`` [B, 3, H, W] float,
+``mels`` [B, num_mels, frames] float, ``token_ids`` [B, L] int64, ``tokens`` [B, N, dim], ``logits``.
+"""
+
+from zoo.types.batch import (
+    FRAMES,
+    IGNORED,
+    MAGNITUDES,
+    MASKED,
+    MELS,
+    PLACEHOLDER_IDS,
+    SUPERVISED,
+    TEACHER,
+    Batch,
+    Encoded,
+    HeadOutput,
+    Predictions,
+)
+from zoo.types.encoder import Encoder, EncoderSpec, encode
+from zoo.types.head import Accepts, FeatureHead, Head, TalkingHead, patches_of, reads_of
+from zoo.types.language import LanguageModel
+from zoo.types.outputs import (
+    BAND,
+    LARGEST_JUMP,
+    LARGEST_RETURN,
+    LEAST_DIAGONALITY,
+    LEAST_FOCUS,
+    REASONS,
+    SATURATED,
+    SILENCE,
+    STEP_LIMIT,
+    STOP_TOKEN,
+    UNREAD,
+    Speech,
+    diagonality,
+    focus,
+)
+from zoo.types.source import Sample
+from zoo.types.system import Processor, SystemLike, head_of, is_system, verbs_of
