@@ -96,7 +96,7 @@ def test_what_cannot_be_read_is_refused(folder):
     with pytest.raises(DataError, match="holds no conversation to train on"):
         Instruct(path=[folder / "rows.json", folder / "empty.json"])
     (folder / "cut.json").write_text('[{"a": ')
-    with pytest.raises(DataError, match="is no JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         Instruct(path=folder / "cut.json")
     with pytest.raises(ConfigError, match="weights: .* for 1 file"):
         Instruct(path=folder / "rows.json", weights=[1, 2])

@@ -235,7 +235,7 @@ def test_many_shards_are_read_by_several_processes(tmp_path, monkeypatch, capfd)
     monkeypatch.setattr(_shard_index, "PARALLEL_FROM", 2)
     together = train(path, index_directory=str(tmp_path / "two")).index
     assert (alone.entries == together.entries).all() and (alone.sizes == together.sizes).all()
-    assert f"indexing 3 shards, once; kept in {tmp_path / 'two'}" in capfd.readouterr().err
+    assert f"indexing 3 shards; the index is kept in {tmp_path / 'two'}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("share", [0.3, 0.31, 0.55, 0.81])  # 0.3 and 0.55 fall between blocks
@@ -293,7 +293,7 @@ def wrong_paths(folder):
     return {
         "empty.tar": r"empty.tar: the file is empty \(0 bytes\)",
         "text.tar": "text.tar: not a tar file",
-        "x.tar.gz": "packed with gzip; .*unpack it first",
+        "x.tar.gz": "compressed with gzip; .*decompress it first",
         "none.tar": "none.tar: holds no samples",
         "absent.tar": "absent.tar: no such file",
         "*.tgz": "matches no file",

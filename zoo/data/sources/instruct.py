@@ -153,12 +153,12 @@ def conversation_of(row: Row, folder: Path | None) -> tuple[Conversation, list[s
     """The conversation of a row, its reference answers, and the kind of its question.
 
     Raises:
-        ItemError: the row is no JSON or no conversation.
+        ItemError: the row is not valid JSON or no conversation.
     """
     try:
         content = json.loads(row.text)
     except ValueError as error:
-        raise ItemError(f"conversation {row.name} is no JSON ({error})", "json") from error
+        raise ItemError(f"conversation {row.name} is not valid JSON ({error})", "json") from error
     conversation = Conversation.parse(content, row.file.parent if folder is None else folder, row.name)
     content = content if isinstance(content, dict) else {}
     answers = content.get("answers", [])
@@ -184,7 +184,7 @@ def read_rows(file: Path) -> Iterator[Row]:
     try:
         rows = json.loads(content)
     except ValueError as error:
-        raise DataError(f"data.path: {file} is no JSON ({error}); mend it, or write one JSON object a line") from error
+        raise DataError(f"data.path: {file} is not valid JSON ({error}); mend it, or write one JSON object a line") from error
     yield from (Row(json.dumps(row).encode(), file, number) for number, row in enumerate(rows, start=1))
 
 
