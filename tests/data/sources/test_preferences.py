@@ -117,7 +117,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path):
         Preferences(path=written(tmp_path, [PAIR, {"prompt": "q", "completion": "a", "label": True}]))
     with pytest.raises(zoo.DataError, match="holds no row"):
         Preferences(path=written(tmp_path, []))
-    with pytest.raises(zoo.DataError, match="no prompt fell into 'validation'"):
+    with pytest.raises(zoo.DataError, match="the split 'validation' has no prompt"):
         Preferences(path=written(tmp_path, [PAIR]), validation_share=0.0).split("validation")
     with pytest.raises(zoo.ConfigError, match="split: there is no 'tran'"):
         pairs(tmp_path).split("tran")

@@ -150,7 +150,7 @@ def test_batches_follow_from_seed_and_step_also_where_samples_are_broken(num_wor
     ("number", "reason", "message"),
     [
         (2, "image", "item 000.tar:000000002.jpg: the image is damaged or cut short"),
-        (6, "image", "item 001.tar:000000006: holds no picture, only cls, json, txt"),
+        (6, "image", "item 001.tar:000000006: has no image, only cls, json, txt"),
         (9, "caption", "item 001.tar:000000009: txt is ' ', where a caption is expected"),
         (13, "caption", "item 002.tar:000000013: has no txt, only cls, jpg, json"),
     ],
@@ -315,7 +315,7 @@ def test_what_is_no_shard_is_refused_and_named(tmp_path):
 def test_a_split_without_shards_says_what_to_do(tmp_path):
     source = Shards(path=shards(tmp_path / "x"), test=str(tmp_path / "x" / "002.tar"))
     assert len(source.split("test")) == 4
-    with pytest.raises(DataError, match=r"data.source.validation=PATTERN, or train without looking \(training.evaluate_every=0\)"):
+    with pytest.raises(DataError, match=r"data.source.validation=PATTERN, or train without validation \(training.evaluate_every=0\)"):
         source.split("validation")
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         source.split("tain")

@@ -78,8 +78,8 @@ class GeographyQuestions:
 
     Args:
         path: folder written by ``zoo fetch kgeography``.
-        kinds: kinds of questions, of "map", "region", "capital" and "flag" (which need knowledge), and "count", "position" and "size" (which
-            need only the image); None takes all.
+        kinds: kinds of questions, of "map", "region", "capital" and "flag" (which need knowledge), and "count", "position" and "size"
+            (which need only the image); None takes all.
         questions: questions per training epoch; each is generated from its index and the epoch. Validation and test have a tenth of it.
         smallest: minimum share of the image that a region covers to be asked about.
 
