@@ -189,7 +189,7 @@ def test_without_captions_and_classes_there_are_pictures_alone(tmp_path):
 def test_small_pictures_are_left_out(tmp_path):
     path = shards(tmp_path / "x", change=lambda item: item | {"jpg": picture(0, size=(60, 40 + int(item["__key__"])))})
     assert len(train(path, min_size=45)) == 11 and len(train(path)) == 16
-    with pytest.raises(DataError, match=r"min_size: 65 leaves no sample, all 16 pictures are smaller"):
+    with pytest.raises(DataError, match=r"min_size: 65 leaves no sample, all 16 images are smaller"):
         train(path, min_size=65)
 
 
@@ -308,7 +308,7 @@ def test_what_is_no_shard_is_refused_and_named(tmp_path):
             train(str(tmp_path / name))
     with pytest.raises(DataError, match="must be files: download or mount"):
         train("https://host/{0..3}.tar")
-    with pytest.raises(DataError, match="names no shards"):
+    with pytest.raises(DataError, match="gives no shards"):
         train([])
 
 
@@ -323,7 +323,7 @@ def test_a_split_without_shards_says_what_to_do(tmp_path):
 
 def test_a_caption_key_that_no_sample_has_is_refused(tmp_path):
     path = shards(tmp_path / "x")
-    with pytest.raises(DataError, match=r"caption_key: no sample has such a caption; item 000.tar: no json.text can be read"):
+    with pytest.raises(DataError, match=r"caption_key: no sample has a caption under this key; item 000.tar: cannot read json.text"):
         Shards(path=path, caption_key="json.text").captions()
     for key in ("json", "txt.caption", "json.", ""):
         with pytest.raises(ConfigError, match="caption_key"):

@@ -75,9 +75,7 @@ class FashionMnist:
         if name == "test":
             return FashionMnistSplit(name, images, labels, 0, self.templates)
         if len(images) <= VALIDATION_ITEMS:
-            raise DataError(
-                f"{self.path}: {len(images)} training items; the validation split takes {VALIDATION_ITEMS}, so more are needed; fetch the files again"
-            )
+            raise DataError(f"{self.path}: {len(images)} training items; more than {VALIDATION_ITEMS} are needed; fetch the files again")
         cut = len(images) - VALIDATION_ITEMS
         kept = slice(0, cut) if name == "train" else slice(cut, None)
         return FashionMnistSplit(name, images[kept], labels[kept], kept.start, self.templates)

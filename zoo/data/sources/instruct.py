@@ -114,8 +114,8 @@ class Instruct:
 class WeightedOrder:
     """Order of an epoch in which each file has a given share of the items.
 
-    Within a file, the numbers of repeats of any two items differ by one at most. Example: with files of 2 and 4 items and weights [1, 1], an
-    epoch of six is ``[0 3 1 5 0 2]``: three items of each file.
+    Within a file, the numbers of repeats of any two items differ by one at most. Example: with files of 2 and 4 items and weights [1, 1],
+    an epoch of six is ``[0 3 1 5 0 2]``: three items of each file.
 
     Args:
         sizes: number of items of each file; their sum is the length of an epoch.

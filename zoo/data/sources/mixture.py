@@ -27,14 +27,14 @@ TOKENS_A_WORD = 1.3  # for English and a vocabulary of some ten thousand tokens
 class Mixture:
     """Several sources, mixed in training by their shares of the tokens; the other splits contain each item once.
 
-    The number of tokens of an item is estimated from its words, until packing (``data.packing``) has counted the tokens. An epoch has as many
-    items as all sources together. A source that has to contribute more items than it has repeats them; the numbers of repeats differ by one
-    at most. The sources' own ``order`` is not used, and the largest ``max_bad_share`` of the sources applies to the mixture.
+    The number of tokens of an item is estimated from its words, until packing (``data.packing``) has counted the tokens. An epoch has as
+    many items as all sources together. A source that has to contribute more items than it has repeats them; the numbers of repeats differ
+    by one at most. The sources' own ``order`` is not used, and the largest ``max_bad_share`` of the sources applies to the mixture.
 
     Args:
         sources: sources by freely chosen names; each is ``{name: SOURCE, ...}`` with the source's keywords.
-        weights: relative shares of the tokens by the same names, for example ``{text: 0.5, pairs: 0.5, interleaved: 0.2}``. None takes every
-            item once.
+        weights: relative shares of the tokens by the same names, for example ``{text: 0.5, pairs: 0.5, interleaved: 0.2}``. None takes
+            every item once.
         media_tokens: assumed tokens per image or audio clip, for the estimate.
 
     Raises:

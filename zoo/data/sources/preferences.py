@@ -54,8 +54,8 @@ class Preferences:
 
     Raises:
         ConfigError: a value is not allowed.
-        DataError: the file does not exist, no row can be used, rows are faulty and ``on_bad`` is "error", or the file mixes pairs and single
-            answers.
+        DataError: the file does not exist, no row can be used, rows are faulty and ``on_bad`` is "error", or the file mixes pairs and
+            single answers.
     """
 
     modalities = ("conversation", "image", "audio")

@@ -85,8 +85,8 @@ class Puzzle:
 class Raven:
     """A matrix and one candidate, with the prompt of Kosmos-1; the answer is "Yes" if the candidate is correct, else "No".
 
-    The sample's ``choices`` are all six candidates, and its ``label`` is the index of the correct one. The conversation shows one candidate,
-    which is the correct one in half of the samples.
+    The sample's ``choices`` are all six candidates, and its ``label`` is the index of the correct one. The conversation shows one
+    candidate, which is the correct one in half of the samples.
 
     Args:
         layouts: rows and columns, of "2x2", "1x5" and "3x3", which show three, four and eight images before the candidate; None takes all.
@@ -195,8 +195,8 @@ def _panel(start: dict[str, int], rules: dict[str, tuple[int, int]], row: int, c
 def _candidates(right: Panel, names: Sequence[str], generator: np.random.Generator) -> list[Panel]:
     """Return the correct panel and five others in random order.
 
-    Three attributes take two values each, which gives the eight corners of a cube, numbered by three bits. Corner 0 is the correct panel. Two
-    opposite corners are left out, so that each value occurs in three of the six candidates and no vote over attributes gives the answer.
+    Three attributes take two values each, which gives the eight corners of a cube, numbered by three bits. Corner 0 is the correct panel.
+    Two opposite corners are left out, so that each value occurs in three of the six candidates and no majority of values gives the answer.
     """
     other = {name: (getattr(right, name) + int(generator.integers(1, VALUES[name]))) % VALUES[name] for name in names}
     left_out = int(generator.integers(1, 7))  # 1 to 6: neither this corner nor its opposite, 7 - left_out, is corner 0

@@ -1,7 +1,7 @@
 """Image-text tar shards of img2dataset and webdataset with random access, so that an interrupted run resumes exactly.
 
-Webdataset streams its shards and shuffles in a buffer, which is lost when a run stops. Here an index of offsets makes the shards an array of
-samples, so that the samples of a step depend only on the seed and the step. Reads still stay local on the disk, see ``WindowedOrder``.
+Webdataset streams its shards and shuffles in a buffer, which is lost when a run stops. Here an index of offsets makes the shards an array
+of samples, so that the samples of a step depend only on the seed and the step. Reads still stay local on the disk, see ``WindowedOrder``.
 """
 
 import glob
@@ -44,8 +44,8 @@ class Shards:
         min_size: minimum length in pixels of an image's shorter side; samples with a smaller image are left out.
         shuffle_window: number of samples that are shuffled together; the shards come in random order. A smaller window keeps reads more
             local. None shuffles all samples together.
-        on_bad: shards that are truncated, damaged or empty: "error" raises DataError; "skip" uses their complete samples and lists the shards
-            in ``skipped``.
+        on_bad: treatment of shards that are truncated, damaged or empty. "error" raises DataError; "skip" uses their complete samples and
+            lists the shards in ``skipped``.
         index_directory: folder of the cached indexes (12 bytes per sample); None takes the cache of ``zoo fetch``.
 
     Raises:
@@ -114,8 +114,8 @@ class Shards:
         if index.faults and (self.on_bad == "error" or not len(index.entries)):
             count = len(index.faults)
             raise DataError(
-                f"data.source: {count} bad {'shard' if count == 1 else 'shards'}; download them again, leave them out, or use their complete samples "
-                "with data.source.on_bad=skip" + "".join(f"\n  {fault}" for fault in index.faults[:FAULTS_SHOWN])
+                f"data.source: {count} bad {'shard' if count == 1 else 'shards'}; download them again, leave them out, or use their complete "
+                "samples with data.source.on_bad=skip" + "".join(f"\n  {fault}" for fault in index.faults[:FAULTS_SHOWN])
             )
         if not len(index.entries):
             raise DataError(f"data.source.min_size: {self.min_size} leaves no sample, all {index.small} images are smaller; lower it")

@@ -34,8 +34,8 @@ PREVIOUS_CHARACTERS = 1000  # of preceding text; more than the 223 tokens that f
 class Speech:
     """Speech recordings and their transcripts; recordings are read lazily.
 
-    Recordings without a given split are assigned by a hash of their text, so that no text is in two splits. Recordings whose texts are equal
-    (ignoring case and spaces) share a group.
+    Recordings without a given split are assigned by a hash of their text, so that no text is in two splits. Recordings whose texts are
+    equal (ignoring case and spaces) share a group.
 
     Args:
         path: the folder, or a table file.
@@ -172,7 +172,7 @@ class Speech:
         count, shown = len(self.skipped), "".join(f"\n  {fault}" for fault in self.skipped[:FAULTS_SHOWN])
         if count and on_bad == "error":
             raise DataError(
-                f"{self.path}: {count} bad row{'' if count == 1 else 's'}; correct them, or leave them out with data.source.on_bad=skip{shown}"
+                f"{self.path}: {count} bad row{'' if count == 1 else 's'}; correct them, or skip them with data.source.on_bad=skip{shown}"
             )
         if not any(self._clips.values()):
             raise DataError(f"{self.path}: no recording that can be used ({self.layout}){shown}")
