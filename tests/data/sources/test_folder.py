@@ -253,7 +253,7 @@ def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_split_without_items_says_so(tmp_path: Path) -> None:
     source = Folder(path=pictures(tmp_path, ["cat/1.png"]), split_fractions=ALL_TRAIN)
-    with pytest.raises(DataError, match=r"'validation' \(train 1, validation 0, test 0\)"):
+    with pytest.raises(DataError, match=r"the split 'validation' has no image \(train 1, validation 0, test 0\)"):
         source.split("validation")
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         source.split("tain")

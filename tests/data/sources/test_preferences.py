@@ -111,7 +111,7 @@ def test_a_row_that_cannot_be_used_is_named_or_left_out(tmp_path, row, message):
 
 
 def test_files_that_cannot_be_used_are_refused(tmp_path):
-    with pytest.raises(zoo.DataError, match="no file of JSON lines"):
+    with pytest.raises(zoo.DataError, match="is not a JSON-lines file"):
         Preferences(path=tmp_path / "none.jsonl")
     with pytest.raises(zoo.DataError, match="holds pairs .* and single answers"):
         Preferences(path=written(tmp_path, [PAIR, {"prompt": "q", "completion": "a", "label": True}]))

@@ -19,7 +19,7 @@ ABBREVIATION = re.compile(r"(?:^|[\s(\"'])(?:[A-Za-z]|e\.g|i\.e|cf|vs|etc|Mr|Mrs
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text; ``id`` is its file name, followed by ``:LINE`` if the file holds several documents."""
+    """One text; ``id`` is its file name, followed by ``:LINE`` unless the whole file is one document."""
 
     id: str
     text: str

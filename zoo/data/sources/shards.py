@@ -114,8 +114,8 @@ class Shards:
         if index.faults and (self.on_bad == "error" or not len(index.entries)):
             count = len(index.faults)
             raise DataError(
-                f"data.source: {count} bad {'shard' if count == 1 else 'shards'}; download them again, leave them out, or use their complete "
-                "samples with data.source.on_bad=skip" + "".join(f"\n  {fault}" for fault in index.faults[:FAULTS_SHOWN])
+                f"data.source: {count} bad {'shard' if count == 1 else 'shards'}; download them again, leave them out, or use "
+                "their complete samples with data.source.on_bad=skip" + "".join(f"\n  {fault}" for fault in index.faults[:FAULTS_SHOWN])
             )
         if not len(index.entries):
             raise DataError(f"data.source.min_size: {self.min_size} leaves no sample, all {index.small} images are smaller; lower it")
