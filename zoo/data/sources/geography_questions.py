@@ -55,7 +55,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Map:
-    """A map.
+    """A map image with its regions and their colours.
 
     Attributes:
         division: kind of its regions, for example "province".
