@@ -97,7 +97,7 @@ def make_mixup(words: Mapping[str, Any] | None, system: System, source: Any) -> 
 
 
 def make_masking(words: Mapping[str, Any] | None, system: System) -> Masking | None:
-    """What hides tokens of the training texts; ``zoo.assembly.summary.check`` has seen that the head learns from it."""
+    """What hides tokens of the training texts; ``zoo.runs.check.check`` has seen that the head learns from it."""
     if words is None:
         return None
     part: Any = system.processor["text"]  # type: ignore[index]

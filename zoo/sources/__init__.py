@@ -1,10 +1,12 @@
-"""Sources: where samples come from. A source never sees a model.
+"""Data sources: classes that read or generate samples. A source does not depend on any model.
 
 A source is a class registered under its module's name. It has:
 
-* ``modalities``: what its samples hold, for example ``("image", "text")``;
-* ``splits``: names that ``split`` takes; the first is for training;
-* ``split(name) -> Split``: the samples of one split;
-* ``class_names`` and ``templates``: labels in the order of ``Sample.label`` and the prompts they go into, for evaluation;
-  an empty list where the source has no classes.
+* ``modalities``: the modalities of its samples, for example ``("image", "text")``;
+* ``splits``: the names that ``split`` accepts; the first one is the training split;
+* ``split(name) -> Split``: return the samples of one split;
+* ``class_names`` and ``templates``: the class names in the order of ``Sample.label``, and the prompt templates for zero-shot evaluation;
+  both are empty if the source has no classes.
+
+Modules that begin with an underscore hold code that several sources share. They register nothing.
 """

@@ -1,10 +1,10 @@
-"""Documents of digits and symbols, "<image> A<image> B<image> A ...", in which digits are given other symbols each time.
+"""In-context learning task: documents "<image> A<image> B<image> A ..." with a new assignment of symbols to digits in each document.
 
-What a symbol stands for is told by nothing but what stands before it in the document: whoever names the last picture has learnt in
-context. The labelling is drawn anew as in Olsson et al. 2022 (arXiv 2209.11895) and Chan et al. 2022 (arXiv 2205.05055), section 2, where
-characters of Omniglot are given labels for one sequence.
+The meaning of a symbol can only be inferred from the images and symbols before it, so a model that names the last image correctly has
+learned in context. The assignment is drawn anew for each document, as in Olsson et al. 2022 (arXiv 2209.11895) and Chan et al. 2022
+(arXiv 2205.05055), section 2, where Omniglot characters get labels for one sequence only.
 
-Where we differ: classes are drawn independently of one another, so that no symbol follows from how often each was said.
+Where we differ: the classes of the images are drawn independently, so that symbol frequencies do not give the answer away.
 """
 
 from collections.abc import Sequence
@@ -23,25 +23,26 @@ SYMBOLS = {
     "letters": tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
     "words": tuple("apple bird boat bread chair cloud door fish glass hand horse house lamp leaf moon paper river road rose star".split()),
 }
-FIXED_DOCUMENTS = 400  # of validation and test
-SIDE = 32  # pixels
-_DOCUMENT_SEED = 102  # fixed for ever: test documents must not change between runs
+FIXED_DOCUMENTS = 400  # documents in validation, and in test
+SIDE = 32  # pixels; images are SIDE x SIDE
+_DOCUMENT_SEED = 102  # do not change: test documents must stay the same between runs
 
 
 @register("source")
 class DigitDocuments:
-    """Pictures of digits, each followed by its symbol; the sample's ``choices`` are the document's symbols.
+    """Images of digits, each followed by its symbol; the sample's ``choices`` are the symbols of the document.
 
-    Digits are as large as those of ``digit_pairs`` and stand where these do, one in a picture, so that an encoder trained there can see.
+    Digits have the sizes and positions of those in ``digit_pairs``, with one digit per 32 x 32 image, so that an encoder trained on
+    ``digit_pairs`` can be used.
 
     Args:
-        num_classes: different digits in a document; a document need not show all of them.
-        num_examples: pictures before the last one.
-        symbols: "letters", "words", or a list of strings; as many as classes are drawn for each document.
-        documents: how many make one epoch; each is drawn anew from its number and the epoch.
+        num_classes: number of different digits a document draws from; a document may show fewer.
+        num_examples: images before the last one.
+        symbols: "letters", "words", or a list of strings; ``num_classes`` of them are drawn for each document.
+        documents: documents per training epoch; each is generated from its index and the epoch.
 
     Raises:
-        ConfigError: numbers or symbols that cannot be.
+        ConfigError: a number is out of range, or symbols are not allowed.
     """
 
     modalities = ("image", "conversation")
@@ -62,12 +63,16 @@ class DigitDocuments:
         self.num_classes, self.num_examples, self.documents = num_classes, num_examples, documents
 
     def split(self, name: str) -> "DigitDocumentsSplit":
-        """Documents of the digits of "train", "validation" or "test"."""
+        """Return documents made of the digits of "train", "validation" or "test".
+
+        Raises:
+            DataError: no such split.
+        """
         refuse_split(name, SPLITS)
         return DigitDocumentsSplit(self, name)
 
     def captions(self) -> list[str]:
-        """Every symbol as it stands behind a picture, behind a space."""
+        """Return every symbol with a space before it, as it follows an image; text to train a tokenizer on."""
         return [f" {symbol}" for symbol in self.symbols]
 
 
@@ -83,7 +88,7 @@ class DigitDocumentsSplit:
         return self.source.documents if self.name == "train" else FIXED_DOCUMENTS
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Document ``index``; without a generator its own number seeds it."""
+        """Return document ``index``; without a generator its index is the seed, so that it is always the same."""
         source = self.source
         generator = generator if generator is not None else np.random.default_rng((_DOCUMENT_SEED, SPLITS.index(self.name), index))
         digits = generator.choice(10, source.num_classes, replace=False)
@@ -110,6 +115,6 @@ def _checked_symbols(symbols: str | Sequence[str]) -> tuple[str, ...]:
         return SYMBOLS[symbols]
     wrong = [word for word in symbols if not isinstance(word, str) or not word or word != word.strip() or "<" in word]
     if wrong or len(set(symbols)) < len(symbols):
-        what = f"{wrong[0]!r} is none" if wrong else "two are equal"
-        raise ConfigError(f"symbols: {what}; give different words without spaces around them and without '<'")
+        what = f"{wrong[0]!r} is not allowed" if wrong else "two are equal"
+        raise ConfigError(f"symbols: {what}; give different non-empty strings without spaces around them and without '<'")
     return tuple(symbols)

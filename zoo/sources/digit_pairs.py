@@ -1,6 +1,6 @@
-"""Scenes of two embedded digits, with 20 of the 100 ordered pairs held out of training.
+"""Scenes of two handwritten digits, with 20 of the 100 ordered pairs held out of training.
 
-Whoever classifies a held-out pair has composed what was never seen together.
+The held-out pairs test compositional generalisation: both digits were seen in training, but never in this combination.
 """
 
 from collections.abc import Sequence
@@ -13,18 +13,18 @@ from zoo.sources.digits import DIGIT_NAMES, draw_digit, load_digits, refuse_spli
 from zoo.sources.wording.captions import stable_group
 from zoo.types import Sample
 
-# {a} is the left digit, {b} the right one; "a" becomes "an" before eight. All name the left digit first: with "a {b} to the
-# right of a {a}" among them both towers stay symmetric under swapping for thousands of steps (swapped captions at a cosine of 0.9997).
+# {a} is the left digit, {b} the right one; "a" becomes "an" before eight. All templates name the left digit first: with an additional
+# "a {b} to the right of a {a}" both towers ignored the order for thousands of steps (cosine of swapped captions: 0.9997).
 TEMPLATES = ("a {a} to the left of a {b}", "{a} and then {b}", "first a {a}, then a {b}", "a {a} with a {b} on its right")
 SPLITS = ("train", "validation", "test_seen", "test_heldout", "test_all")
 NUM_HELD_OUT = 20
-_PAIR_SEED = 100  # fixed for ever: which pairs are held out must not change between runs
+_PAIR_SEED = 100  # do not change: the held-out pairs must stay the same between runs
 
 
 def held_out_pairs() -> list[int]:
-    """Numbers 10 * left + right of the pairs that training never shows.
+    """Return the pairs that training never shows, each as the number 10 * left + right.
 
-    Two per left digit and two per right digit, so that every digit is seen on both sides: two disjoint permutations.
+    They form two disjoint permutations: two pairs per left digit and two per right digit, so that training shows every digit on both sides.
     """
     generator = np.random.default_rng(_PAIR_SEED)
     first = generator.permutation(10)
@@ -46,10 +46,10 @@ class DigitPairs:
 
     Args:
         templates: captions; ``{a}`` is the left digit, ``{b}`` the right one.
-        scenes: how many scenes make one epoch; each is drawn anew from its number and the epoch.
+        scenes: scenes per training epoch; each is generated from its index and the epoch.
 
     Raises:
-        ConfigError: a template that does not name both digits, or too few scenes.
+        ConfigError: a template does not name both digits, or ``scenes`` is below 1.
     """
 
     modalities = ("image", "text")
@@ -66,7 +66,14 @@ class DigitPairs:
         self.templates = ["{}"]  # the class names are whole captions
 
     def split(self, name: str) -> "DigitPairsSplit":
-        """Training and validation draw from seen pairs; the tests use test digits."""
+        """Return the scenes of one split.
+
+        "train" and "validation" show seen pairs of their own digits. The tests show test digits: "test_seen" in seen pairs, "test_heldout"
+        in held-out pairs, "test_all" in all pairs.
+
+        Raises:
+            DataError: no such split.
+        """
         refuse_split(name, SPLITS)
         held_out = held_out_pairs()
         seen = [pair for pair in range(100) if pair not in held_out]
@@ -76,13 +83,13 @@ class DigitPairs:
         return DigitPairsSplit(pairs, digits, scenes, self.pair_templates, name)
 
     def captions(self) -> list[str]:
-        """Every caption that training may show."""
+        """Return every caption that training may show, as text to train a tokenizer on."""
         held_out = held_out_pairs()
         return [describe(t, pair) for t in self.pair_templates for pair in range(100) if pair not in held_out]
 
 
 class DigitPairsSplit:
-    """Scenes of some pairs from the digits of one split."""
+    """Scenes of given pairs, made of the digits of one split."""
 
     def __init__(self, pairs: Sequence[int], digits: str, scenes: int, templates: Sequence[str], name: str) -> None:
         self.pairs, self.scenes, self.templates, self.name = list(pairs), scenes, list(templates), name
@@ -94,7 +101,7 @@ class DigitPairsSplit:
         return self.scenes
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Scene ``index``; without a generator its own number seeds it, so that a test scene is always the same."""
+        """Return scene ``index``; without a generator its index is the seed, so that a test scene is always the same."""
         varied = generator is not None
         generator = generator if generator is not None else np.random.default_rng((_PAIR_SEED, index))
         pair = self.pairs[int(generator.integers(len(self.pairs))) if varied else index % len(self.pairs)]
@@ -102,7 +109,7 @@ class DigitPairsSplit:
         for side, digit in enumerate((pair // 10, pair % 10)):
             size = int(generator.integers(14, 17))
             left = 16 * side + int(generator.integers(0, 17 - size))
-            top = 8 + int(generator.integers(-3, 20 - size))  # about the middle row
+            top = 8 + int(generator.integers(-3, 20 - size))  # near the middle row
             number = int(generator.choice(self.members[digit]))
             draw_digit(canvas, load_digits()[0][number], left=left, top=top, size=size)
         template = self.templates[int(generator.integers(len(self.templates))) if varied else 0]

@@ -1,7 +1,7 @@
-"""Questions about scenes of one to four embedded digits: which they are, their order, how many, their sum.
+"""Visual questions about scenes of one to four handwritten digits: identity, order, count, sum and largest digit.
 
-The ordered pairs that ``digit_pairs`` holds out are never seen in training here either, one digit anywhere before the other: whoever
-answers about a held-out pair has composed what was never seen together.
+No training scene contains a held-out pair of ``digit_pairs``, meaning its first digit anywhere before its second one. The held-out pairs
+test compositional generalisation: both digits were seen in training, but never in this combination.
 """
 
 from collections.abc import Sequence
@@ -18,24 +18,24 @@ from zoo.types import Sample
 SPLITS = ("train", "validation", "test_seen", "test_heldout")
 KINDS = ("identity", "order", "count", "sum", "larger")
 MOST_DIGITS = 4
-SIDE = 32  # pixels of a scene
-_SCENE_SEED = 101  # fixed for ever: test scenes must not change between runs
+SIDE = 32  # pixels; scenes are SIDE x SIDE
+_SCENE_SEED = 101  # do not change: test scenes must stay the same between runs
 _PLACES = ("first", "second", "third", "fourth")
 
 
 @register("source")
 class DigitQuestions:
-    """A 32 x 32 scene of digits, one question about it, and its true answer.
+    """A 32 x 32 scene of digits, one question about it, and the correct answer.
 
-    Two digits stand side by side, more in two rows, and are read as text is: left to right, then the row below.
+    Two digits are placed side by side, three or four in two rows. The reading order is that of text: left to right, then the next row.
 
     Args:
-        num_digits: how many digits scenes may have, each from 1 to 4.
-        kinds: which kinds of questions are asked, of "identity", "order", "count", "sum" and "larger"; None asks all.
-        scenes: how many make one epoch; each is drawn anew from its number and the epoch.
+        num_digits: allowed numbers of digits per scene, each from 1 to 4.
+        kinds: kinds of questions, of "identity", "order", "count", "sum" and "larger"; None takes all.
+        scenes: scenes per training epoch; each is generated from its index and the epoch.
 
     Raises:
-        ConfigError: a number or a kind that there is not.
+        ConfigError: a number is out of range, or a kind is unknown.
     """
 
     modalities = ("image", "conversation")
@@ -52,23 +52,29 @@ class DigitQuestions:
         self.num_digits, self.scenes = sorted(set(num_digits)), scenes
 
     def split(self, name: str) -> "DigitQuestionsSplit":
-        """Training, validation and "test_seen" show no held-out pair, "test_heldout" one in each scene; the tests use test digits.
+        """Return the questions of one split.
+
+        "train", "validation" and "test_seen" contain no held-out pair; each scene of "test_heldout" contains one. Both tests use test
+        digits.
 
         Raises:
-            ConfigError: held-out pairs are asked for, but scenes have one digit.
+            ConfigError: the split is "test_heldout", but all scenes have one digit.
+            DataError: no such split.
         """
         refuse_split(name, SPLITS)
         num_digits = self.num_digits
         if name == "test_heldout":
             num_digits = [number for number in num_digits if number > 1]
             if not num_digits:
-                raise ConfigError("num_digits: [1] makes no pairs, so there are none for test_heldout; choose test_seen, or more digits")
+                raise ConfigError(
+                    "num_digits: [1] makes no pairs, which test_heldout needs; choose test_seen, or add numbers above 1 to num_digits"
+                )
         digits = {"train": "train", "validation": "validation"}.get(name, "test")
         scenes = self.scenes if name == "train" else 100 * len(self.kinds) * len(num_digits)
         return DigitQuestionsSplit(name, digits, num_digits, self.kinds, scenes)
 
     def captions(self) -> list[str]:
-        """Questions and answers that training may show."""
+        """Return the questions and answers that training may show, as text to train a tokenizer on."""
         held_out = set(held_out_pairs())
         pairs = [[left, right] for left in range(10) for right in range(10) if 10 * left + right not in held_out]
         numbers = [[0] * count for count in self.num_digits]
@@ -78,7 +84,7 @@ class DigitQuestions:
 
 
 class DigitQuestionsSplit:
-    """Scenes from the digits of one split."""
+    """Scenes with questions, made of the digits of one split."""
 
     def __init__(self, name: str, digits: str, num_digits: Sequence[int], kinds: Sequence[str], scenes: int) -> None:
         self.name, self.num_digits, self.kinds, self.scenes = name, list(num_digits), list(kinds), scenes
@@ -90,7 +96,7 @@ class DigitQuestionsSplit:
         return self.scenes
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Scene ``index``; without a generator its own number seeds it, and kinds take turns."""
+        """Return scene ``index`` with a question; without a generator its index is the seed, and the kinds alternate."""
         varied = generator is not None
         generator = generator if generator is not None else np.random.default_rng((_SCENE_SEED, SPLITS.index(self.name), index))
         kind = self.kinds[int(generator.integers(len(self.kinds))) if varied else index % len(self.kinds)]
@@ -100,7 +106,7 @@ class DigitQuestionsSplit:
         return sample_of(f"digit_questions:{self.name}:{index}", question, [scene], generator)
 
     def _drawn(self, count: int, generator: np.random.Generator) -> list[int]:
-        """Digits in order, with a held-out pair among them or without any."""
+        """Draw digits in reading order: with a held-out pair for "test_heldout", without one for the other splits."""
         while True:
             digits = [int(digit) for digit in generator.integers(10, size=count)]
             if self.name == "test_heldout":
@@ -112,7 +118,7 @@ class DigitQuestionsSplit:
                 return digits
 
     def _scene(self, digits: Sequence[int], generator: np.random.Generator) -> np.ndarray:
-        """The digits on black, each somewhere in its own quarter (of one or two: about the middle row)."""
+        """Draw the digits on a black canvas, each at a random position in its quarter; one or two digits are near the middle row."""
         canvas = np.zeros((SIDE, SIDE), dtype=np.uint8)
         for place, digit in enumerate(digits):
             size = int(generator.integers(14, 17))
@@ -125,10 +131,11 @@ class DigitQuestionsSplit:
 
 
 def question_of(kind: str, digits: Sequence[int], which: int) -> Question:
-    """A question of a kind about digits in order.
+    """Return a question of a kind about digits in reading order.
 
     Args:
-        which: any number, which chooses the place or the digit that is asked for.
+        kind: one of ``KINDS``.
+        which: any non-negative integer; it chooses the position or the digit that the question is about.
     """
     names = [DIGIT_NAMES[digit] for digit in digits]
     if kind == "identity":
@@ -144,7 +151,8 @@ def question_of(kind: str, digits: Sequence[int], which: int) -> Question:
     if kind == "larger":
         wordings = ("Which digit is the largest?", "What is the largest digit?", "Which digit has the highest value?")
         return Question(kind, wordings, number_answers(max(digits)))
-    if which % 2:  # of a digit that is there, or of any
+    # Half of the count questions are about a digit of the scene, so that the answer is often not zero.
+    if which % 2:
         asked = digits[which % len(digits)]
     else:
         asked = (which // 2 + sum(digits)) % 10

@@ -1,7 +1,7 @@
-"""The embedded digits: 1,797 real handwritten digits with captions.
+"""Handwritten digits that are shipped with zoo: 1,797 images with captions.
 
-Data: "Optical Recognition of Handwritten Digits", E. Alpaydin and C. Kaynak, UCI repository, 1998 (CC BY 4.0), the test
-part as scikit-learn carries it: 8 x 8 pixels, grey values 0 to 16.
+Data: "Optical Recognition of Handwritten Digits", E. Alpaydin and C. Kaynak, UCI repository, 1998 (CC BY 4.0), the test set as included
+in scikit-learn: 8 x 8 pixels, grey values 0 to 16.
 """
 
 import functools
@@ -25,18 +25,18 @@ TEMPLATES = (
     "someone wrote the number {}",
 )
 SPLITS = {"train": (0.0, 0.7), "validation": (0.7, 0.8), "test": (0.8, 1.0)}  # shares of each class
-_SPLIT_SEED = 1797  # fixed for ever: a model's test digits must never become another run's training digits
+_SPLIT_SEED = 1797  # do not change: test digits of one run must never become training digits of another
 
 
 @functools.cache
 def load_digits() -> tuple[UInt8[np.ndarray, "1797 8 8"], Int[np.ndarray, "1797"]]:
-    """Read the images (0 to 255) and their classes."""
+    """Return the images (grey values 0 to 255) and their classes (0 to 9)."""
     with np.load(packaged_directory("assets") / "digits.npz") as file:
         return (file["images"].astype(np.uint16) * 255 // 16).astype(np.uint8), file["labels"].astype(np.int64)
 
 
 def split_indices(name: str) -> Int[np.ndarray, " n"]:
-    """Indices of a split, each class shared out in the same proportions."""
+    """Return the sorted indices of a split; every class is divided in the same proportions."""
     low, high = SPLITS[name]
     labels = load_digits()[1]
     generator = np.random.default_rng(_SPLIT_SEED)
@@ -48,7 +48,7 @@ def split_indices(name: str) -> Int[np.ndarray, " n"]:
 
 
 def draw_digit(canvas: UInt8[np.ndarray, "height width"], digit: UInt8[np.ndarray, "8 8"], *, left: int, top: int, size: int) -> None:
-    """Enlarge a digit bilinearly to ``size`` pixels and add it to a canvas."""
+    """Enlarge a digit bilinearly to ``size`` x ``size`` pixels and draw it into a canvas in place; brighter pixels win."""
     # Sample positions in the 8 x 8 source, at pixel centres.
     at = np.clip((np.arange(size) + 0.5) * 8 / size - 0.5, 0, 7)
     low = np.minimum(at.astype(int), 6)
@@ -61,9 +61,12 @@ def draw_digit(canvas: UInt8[np.ndarray, "height width"], digit: UInt8[np.ndarra
 
 @register("source")
 class Digits:
-    """One digit per image, 32 x 32, with a caption from a template.
+    """One digit per 32 x 32 image, with a caption from a template.
 
-    In training the digit's size and place vary; without a generator it is 24 pixels in the middle.
+    Size and position of the digit vary if ``sample`` is given a generator; without one the digit has 24 pixels and is centred.
+
+    Args:
+        templates: captions with ``{}`` in place of the digit's name.
     """
 
     modalities = ("image", "text")
@@ -74,12 +77,16 @@ class Digits:
         self.templates = list(templates)
 
     def split(self, name: str) -> "DigitsSplit":
-        """The samples of "train", "validation" or "test"."""
+        """Return the samples of "train", "validation" or "test".
+
+        Raises:
+            DataError: no such split.
+        """
         refuse_split(name, self.splits)
         return DigitsSplit(split_indices(name), self.templates)
 
     def captions(self) -> list[str]:
-        """Every caption that training may show."""
+        """Return every caption that training may show, as text to train a tokenizer on."""
         return [template.replace("{}", name) for template in self.templates for name in DIGIT_NAMES]
 
 
@@ -93,7 +100,7 @@ class DigitsSplit:
         return len(self.indices)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Digit ``index`` of the split on a 32 x 32 canvas."""
+        """Return digit ``index`` of the split on a 32 x 32 canvas; a generator varies its size, position and caption."""
         number = int(self.indices[index])
         images, labels = load_digits()
         size, left, top = 24, 4, 4
@@ -108,6 +115,6 @@ class DigitsSplit:
 
 
 def refuse_split(name: str, known: Sequence[str]) -> None:
-    """Raise DataError for a split that a source does not have."""
+    """Raise DataError unless the source has a split of this name."""
     if name not in known:
         raise DataError(f"split: there is no {name!r}; {name_choices(name, known)}")

@@ -1,10 +1,10 @@
-"""Documents of running text, cut into pieces of whole sentences: what language is learnt from.
+"""Text corpus for language-model pretraining: documents cut into pieces of whole sentences, single or as sentence pairs.
 
-Papers: for pairs of texts Devlin et al. 2018 (arXiv 1810.04805), section 3.1 and appendix A.2, and Lan et al. 2019 (ALBERT, arXiv
+Papers: for sentence pairs Devlin et al. 2018 (BERT, arXiv 1810.04805), section 3.1 and appendix A.2, and Lan et al. 2019 (ALBERT, arXiv
 1909.11942), section 3.1. Reference: google-research/bert ``create_pretraining_data.py``.
 
-Where we differ: pieces are cut by words, before any tokenizer is known, and every piece stands in one item; half of the pairs are
-chosen by the item's own numbers and not by what is left of a document.
+Where we differ: the length of a piece is counted in words and not in tokens, because the source does not know the tokenizer. Each piece is
+exactly one item. A random number of the item decides if the second text is exchanged; BERT also decides by the rest of the document.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,12 +23,12 @@ SPLITS = ("train", "validation", "test")
 PAIRS = ("none", "next", "swapped")
 BOUNDARIES = ("file", "blank_line", "lines")
 FAULTS_SHOWN = 3
-TOGETHER, APART = 0, 1  # labels of pairs, as in the reference
+TOGETHER, APART = 0, 1  # labels of sentence pairs, as in the reference: 0 is_next, 1 random
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Sentences of one document that are shown together: ``start`` to before ``stop``."""
+    """A run of sentences of one document: indices ``start`` up to but not including ``stop``."""
 
     document: int
     start: int
@@ -37,26 +37,26 @@ class Piece:
 
 @register("source")
 class Documents:
-    """Texts of files, in pieces of whole sentences; documents as a whole fall into train, validation and test by a hash of their text.
+    """Text files as pieces of whole sentences; a hash of a document's text assigns the whole document to train, validation or test.
 
     Args:
-        path: a file, or a folder whose files are read with those of the folders below: .txt and .md, and .jsonl or .ndjson with one
-            object a line.
-        boundary: what ends a document of a text file: "file", its end; "blank_line"; or "lines", so many as ``lines_per_document``,
-            each line a sentence (a list of glosses or verses, where the neighbours of a line belong to it).
-        lines_per_document: with boundary "lines".
-        text_key: of JSON lines.
-        min_words: shorter sentences are left out.
-        max_words: of a piece; a longer sentence is a piece of its own.
-        pairs: "none" shows a piece as one text. "next" shows two halves of a piece, whose second is from another document half of the
-            time (BERT's next sentence); "swapped" shows both halves, half of the time in the other order (ALBERT's sentence order).
-            Labels: 0 where the two belong together as they stand, else 1.
+        path: a file, or a folder that is searched recursively: .txt and .md files, and .jsonl or .ndjson files with one object per line.
+        boundary: end of a document in a text file. "file": the end of the file. "blank_line": an empty line. "lines": every
+            ``lines_per_document`` lines, with each line as one sentence (for lists of glosses or verses whose neighbouring lines are
+            related).
+        lines_per_document: lines per document if ``boundary`` is "lines".
+        text_key: name of the text field in JSON lines.
+        min_words: minimum number of words; shorter sentences are left out.
+        max_words: maximum number of words of a piece; a longer sentence forms a piece by itself.
+        pairs: "none" gives a piece as one text. "next" gives the two halves of a piece; in half of the samples the second half is replaced
+            by sentences of another document (BERT's next sentence prediction). "swapped" gives both halves; in half of the samples their
+            order is swapped (ALBERT's sentence order prediction). The label is 0 for the original pair and 1 for a changed one.
         split_fractions: shares of documents in train, validation and test.
-        on_bad: "skip" leaves out files and lines that cannot be used, and ``skipped`` lists them; "error" refuses them.
+        on_bad: "skip" leaves out files and lines that cannot be used, and lists them in ``skipped``; "error" raises DataError for them.
 
     Raises:
-        ConfigError: a word or a number that is not allowed.
-        DataError: there is no such file or folder, nothing is left of it, or it has faults that are not skipped.
+        ConfigError: a value is not allowed.
+        DataError: the path does not exist, nothing in it can be used, or it has faults and ``on_bad`` is "error".
     """
 
     modalities = ("text",)
@@ -96,11 +96,11 @@ class Documents:
         self._settle(on_bad)
 
     def split(self, name: str) -> "DocumentsSplit":
-        """The samples of one split.
+        """Return the samples of one split.
 
         Raises:
             ConfigError: no such split.
-            DataError: nothing fell into it.
+            DataError: the split is empty.
         """
         if name not in SPLITS:
             raise ConfigError(f"split: there is no {name!r}; {name_choices(name, SPLITS)}")
@@ -109,13 +109,13 @@ class Documents:
             counts = ", ".join(f"{split} {len(documents)}" for split, documents in self._documents.items())
             what = " with two sentences" if self.pairs != "none" else ""
             raise DataError(
-                f"{self.path}: no document{what} fell into {name!r} ({counts}); add documents, cut them otherwise "
-                "(data.source.boundary=blank_line or lines), or change data.source.split_fractions"
+                f"{self.path}: the split {name!r} is empty: it has no document{what} (documents: {counts}); add documents, choose another "
+                "data.source.boundary (blank_line or lines), or change data.source.split_fractions"
             )
         return made
 
     def captions(self) -> list[str]:
-        """The sentences of training, to train a tokenizer on."""
+        """Return the sentences of the training split, as text to train a tokenizer on."""
         return [sentence for document in self._documents["train"] for sentence in document.sentences]
 
     def _split_of(self, document: Document) -> str:
@@ -124,12 +124,15 @@ class Documents:
             limit += fraction
             if share < limit:
                 return name
+        # Rounding can leave the sum of the fractions just below 1: the rest goes to the last split that is not empty.
         return next(name for name, fraction in zip(reversed(SPLITS), reversed(self.fractions), strict=True) if fraction)
 
     def _settle(self, on_bad: str) -> None:
         if self.skipped and on_bad == "error":
             shown = "; ".join(self.skipped[:FAULTS_SHOWN]) + (", ..." if len(self.skipped) > FAULTS_SHOWN else "")
-            raise DataError(f"{self.path}: {len(self.skipped)} files or texts cannot be used ({shown}); mend them, or set on_bad=skip")
+            raise DataError(
+                f"{self.path}: {len(self.skipped)} files or texts cannot be used ({shown}); correct them, or set data.source.on_bad=skip"
+            )
         if not any(self._documents.values()):
             why = f" ({'; '.join(self.skipped[:FAULTS_SHOWN])})" if self.skipped else ""
             raise DataError(f"data.path: {self.path} holds no text that can be used{why}; give .txt, .md or .jsonl files")
@@ -138,7 +141,7 @@ class Documents:
 class DocumentsSplit:
     """Pieces of the documents of one split.
 
-    In training a pair is cut, and its partner drawn, anew each time; without a generator both follow from the piece.
+    With a generator, the cut of a pair and the text from another document are drawn anew each time; without one both are fixed per piece.
     """
 
     def __init__(self, documents: Sequence[Document], *, max_words: int, pairs: str) -> None:
@@ -147,13 +150,13 @@ class DocumentsSplit:
         cut = (piece for number, document in enumerate(documents) for piece in _pieces(number, document.sentences, max_words, least))
         self.pieces = list(cut)
         if pairs == "next" and len({piece.document for piece in self.pieces}) < 2:
-            self.pieces = []  # there is no other document that a second text could come from
+            self.pieces = []  # one document: there is no other one to take a second text from
 
     def __len__(self) -> int:
         return len(self.pieces)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Piece ``index`` as one text, or as two with a label."""
+        """Return piece ``index`` as one text, or as a pair of texts with a label."""
         piece = self.pieces[index]
         document = self.documents[piece.document]
         sentences, name = document.sentences[piece.start : piece.stop], f"{document.id}, sentence {piece.start + 1}"
@@ -168,9 +171,10 @@ class DocumentsSplit:
         return Sample(name, {"text": pair}, label=APART)
 
     def _from_elsewhere(self, piece: Piece, words: int, draw: np.random.Generator) -> str:
-        """Sentences of another document, about as many words as what they stand for."""
+        """Draw sentences of another document until they have at least ``words`` words, or the document ends."""
+        # This ends: the constructor made sure that at least two documents have pieces.
         while (other := self.pieces[int(draw.integers(len(self.pieces)))]).document == piece.document:
-            pass  # at least one piece is of another
+            pass
         sentences = self.documents[other.document].sentences
         start = int(draw.integers(other.start, other.stop))
         stop, count = start + 1, len(sentences[start].split())
@@ -181,7 +185,7 @@ class DocumentsSplit:
 
 
 def _pieces(number: int, sentences: Sequence[str], max_words: int, least: int) -> Iterator[Piece]:
-    """Runs of sentences that together have at most ``max_words``, but at least so many sentences."""
+    """Yield runs of sentences with at most ``max_words`` words together, but at least ``least`` sentences each."""
     start = count = 0
     for place, sentence in enumerate(sentences):
         words = len(sentence.split())

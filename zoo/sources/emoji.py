@@ -1,7 +1,7 @@
-"""Emoji in six styles: 1,623 concepts with labels and tags, one style and a tenth of the concepts held out of training.
+"""Emoji in six styles: 1,623 concepts with labels and tags; one style and a tenth of the concepts are held out of training.
 
-Data: what ``zoo fetch emoji`` makes of Iconify's collections and Emojibase. Twemoji's drawings are only ever tested on, and the
-concepts that are held out are not trained on in any style, so that a test shows a style, or a style and a concept, never seen.
+Data: Iconify's collections and Emojibase, as ``zoo fetch emoji`` stores them. Twemoji's drawings are used for testing only, and held-out
+concepts are not trained on in any style. A test therefore shows an unseen style, and optionally also unseen concepts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,20 +34,21 @@ TEMPLATES = (
     "clip art of {}",
     "an illustration showing {}",
 )
-VALIDATION_SHARE = 0.1  # of the drawings of seen concepts, by a hash of their paths
-TAGS_AT_ONCE = 4  # at most, in a caption of tags
-DARKEST = 64  # of a coloured ground, so that black drawings stay visible
+VALIDATION_SHARE = 0.1  # share of the drawings of seen concepts, chosen by a hash of their paths
+TAGS_AT_ONCE = 4  # maximum number of tags in a caption made of tags
+DARKEST = 64  # minimum channel value (0 to 255) of a coloured background, so that black drawings stay visible
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One row of a table.
+    """One row of a table of drawings.
 
     Attributes:
-        name: folder and path, which leads back to the picture.
-        label: what it shows; None where a picture has a caption instead.
-        text: a caption that is used as it is.
-        held_out: None where the table does not say.
+        path: the image file.
+        name: folder and path of the image, as a name for messages.
+        label: the concept shown; None if the image has only a caption.
+        text: caption used as it is, or None.
+        held_out: True if the concept is held out of training; None if the table has no such column.
     """
 
     path: Path
@@ -64,19 +65,19 @@ class Emoji:
     """Drawings of emoji, with captions from labels and tags.
 
     Args:
-        path: the folder of ``zoo fetch emoji``.
-        concepts: "seen", "unseen" or "all": which concepts are the classes and make up the test split. Training and validation are
-            of seen concepts always.
-        extra: more folders to train on (``zoo fetch emoji_styles``, ``icons``, ``openclipart``, ``stamps``); what is of a held-out
-            concept there, or mentions one, is left out.
-        templates: each has ``{}`` where the label goes; in evaluation they are the prompts.
-        other_share: share of training items that show something else than a concept of the emoji; None takes ``extra`` as it is.
-        tag_share: share of training captions that are a few of the tags instead of the label.
-        backgrounds: of training: "white", or "varied", where half are of any not too dark colour.
+        path: folder written by ``zoo fetch emoji``.
+        concepts: concepts that are the classes and make up the test split: "seen", "unseen" or "all". Training and validation always use
+            seen concepts.
+        extra: more folders to train on (``zoo fetch emoji_styles``, ``icons``, ``openclipart``, ``stamps``); items that show or mention a
+            held-out concept are left out.
+        other_share: share of training items that do not show an emoji concept; None takes ``extra`` as it is.
+        templates: captions with ``{}`` in place of the label; in evaluation they are the prompts.
+        tag_share: share of training captions that consist of a few tags and not of the label.
+        backgrounds: backgrounds in training: "white", or "varied", which gives half of the images a random colour that is not too dark.
 
     Raises:
-        ConfigError: an unknown word, a share outside [0, 1], or templates that are not allowed.
-        DataError: a folder without its table, or a table with faults.
+        ConfigError: a value is unknown, a share is outside [0, 1], or templates are not allowed.
+        DataError: a folder has no table, or a table has faulty rows.
     """
 
     modalities = ("image", "text")
@@ -111,7 +112,7 @@ class Emoji:
         self._tested = [drawing for drawing in shown if drawing.style == TEST_STYLE]
 
     def split(self, name: str) -> "EmojiSplit":
-        """The samples of one split.
+        """Return the samples of one split.
 
         Raises:
             ConfigError: no such split.
@@ -126,7 +127,7 @@ class Emoji:
         return split
 
     def captions(self) -> list[str]:
-        """The labels of training in all templates, its captions and its tags, to train a tokenizer on."""
+        """Return the labels in all templates, the captions and the tags of the training split, as text to train a tokenizer on."""
         training = self._of_split("train")
         labels = dict.fromkeys(drawing.label for drawing in training if drawing.label is not None)
         texts = dict.fromkeys(drawing.text for drawing in training if drawing.text is not None)
@@ -141,12 +142,12 @@ class Emoji:
         return kept + self._extra if name == "train" else kept
 
     def _allowed_of(self, folders: Sequence[str | Path]) -> list[Drawing]:
-        """The drawings of more folders, without those that a test must not have been preceded by."""
+        """Return the drawings of extra folders, without the test style and without held-out concepts."""
         labels = {held: {drawing.label or "" for drawing in self._drawings if drawing.held_out == held} for held in (True, False)}
         held_out = HeldOut(labels[True], labels[False])
 
         def allowed(drawing: Drawing) -> bool:
-            if drawing.held_out is not None:  # by code points, which is surer than by words
+            if drawing.held_out is not None:  # decided by Unicode code points, which is more reliable than matching words
                 return not drawing.held_out
             return not held_out.mentioned(drawing.label or "", drawing.text or "", tags=drawing.tags)
 
@@ -155,9 +156,14 @@ class Emoji:
 
 
 class SharedOrder:
-    """An epoch in which a given share of items is of one kind; items of each kind stand equally often, up to one.
+    """Order of an epoch in which a given share of the items is of the second of two kinds.
 
-    With items ``[a b c | x]`` and a share of 0.5 for the second kind, an epoch of four is for example ``[c x x a]``.
+    Within a kind, the numbers of repeats of any two items differ by one at most. Example: with items ``[a b c | x]`` and a share of 0.5 for
+    the second kind, an epoch of four items is ``[c x x a]``.
+
+    Args:
+        second: True for each item of the second kind.
+        share: share of the second kind, from 0 to 1; ignored if all items are of one kind.
     """
 
     def __init__(self, second: Sequence[bool], share: float) -> None:
@@ -173,7 +179,7 @@ class SharedOrder:
 
 
 def _drawn(items: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """So many of the items: all of them as often as that goes, the rest chosen."""
+    """Draw ``count`` items: repeat all items as often as possible, and draw the remainder without replacement."""
     if not count:
         return items[:0]
     whole, rest = divmod(count, len(items))
@@ -181,7 +187,7 @@ def _drawn(items: np.ndarray, count: int, generator: np.random.Generator) -> np.
 
 
 class EmojiSplit:
-    """One split; pictures are read when asked for."""
+    """One split of the drawings; images are read lazily."""
 
     order: SharedOrder | None = None
 
@@ -195,10 +201,10 @@ class EmojiSplit:
         return len(self.drawings)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index``: on white with its label, or varied by a generator.
+        """Return item ``index`` on white with its label; a generator varies caption and background.
 
         Raises:
-            DataError: the picture cannot be read; the message begins with the item's id.
+            DataError: the image cannot be read; the message begins with the item's id.
         """
         drawing = self.drawings[index]
         text = self._caption(drawing, generator)
@@ -221,10 +227,13 @@ class EmojiSplit:
 
 
 def read_drawings(folder: Path, asset: str) -> Iterator[Drawing]:
-    """The rows of a folder's ``table.jsonl``.
+    """Yield the drawings that a folder's ``table.jsonl`` lists.
+
+    Args:
+        asset: name of the asset for ``zoo fetch``; it is the first part of the drawings' names.
 
     Raises:
-        DataError: there is no table, or a row with a fault.
+        DataError: there is no table, or a row is faulty.
     """
     table = folder / TABLE
     if not table.is_file():
@@ -260,14 +269,18 @@ def _is_validation(drawing: Drawing) -> bool:
 
 
 def _ground(generator: np.random.Generator | None) -> tuple[int, ...] | None:
-    """A colour for half of what is drawn; None is white."""
+    """Draw a random background colour (RGB, 0 to 255) in half of the cases; None means white."""
     if generator is None or generator.random() < 0.5:
         return None
     return tuple(int(value) for value in generator.integers(DARKEST, 256, 3))
 
 
 def _on_ground(path: Path, colour: tuple[int, ...] | None) -> Image.Image:
-    """A picture with its transparent parts in a colour; None is white."""
+    """Open an image and fill its transparent parts with a colour (RGB, 0 to 255); None fills with white.
+
+    Raises:
+        DataError: the image cannot be read.
+    """
     if colour is None:
         return open_image(path)
     try:

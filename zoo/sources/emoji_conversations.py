@@ -1,4 +1,4 @@
-"""Emoji as conversations: plain captions, and questions about what a drawing shows with the labels and tags as true answers.
+"""Emoji as conversations: captioning, and questions about a drawing with its label and tags as the correct answers.
 
 Data and splits are those of ``zoo.sources.emoji``: one style and a tenth of the concepts are never trained on.
 """
@@ -14,8 +14,8 @@ from zoo.sources.wording.questions import Question, checked_kinds, sample_of, te
 from zoo.types import Sample
 
 KINDS = ("caption", "label", "tags", "choice")
-DESCRIBED = ("Describe the picture.", "What does the picture show?", "Write a caption.")  # the words that the plain template leaves out
-_QUESTION_SEED = 103  # fixed for ever: test questions must not change between runs
+DESCRIBED = ("Describe the picture.", "What does the picture show?", "Write a caption.")  # the chat template "plain" omits these
+_QUESTION_SEED = 103  # do not change: test questions must stay the same between runs
 
 
 @register("source")
@@ -23,17 +23,17 @@ class EmojiConversations:
     """A drawing and one question about it.
 
     Args:
-        path: the folder of ``zoo fetch emoji``.
-        kinds: which are asked, of "caption" (its label, tags or sentence as they are), "label" (what it is), "tags" (words for it) and
-            "choice" (which of two things it is); None asks all. ["caption"] makes LLaVA's first stage.
-        concepts: "seen", "unseen" or "all": which concepts make up the test split.
+        path: folder written by ``zoo fetch emoji``.
+        kinds: kinds of questions, of "caption" (answer: caption, label or tags), "label" (name the concept), "tags" (words for the drawing)
+            and "choice" (choose between two labels); None takes all. ["caption"] gives LLaVA's first training stage.
+        concepts: concepts that make up the test split: "seen", "unseen" or "all".
         extra: more folders to train on, as in ``emoji``.
-        other_share: share of training items that show something else than a concept of the emoji; None takes ``extra`` as it is.
-        backgrounds: of training: "white", or "varied".
+        other_share: share of training items that do not show an emoji concept; None takes ``extra`` as it is.
+        backgrounds: backgrounds in training: "white" or "varied", as in ``emoji``.
 
     Raises:
-        ConfigError: an unknown word, or what ``emoji`` refuses.
-        DataError: a folder without its table, or a table with faults.
+        ConfigError: a kind is unknown, or a value is not allowed in ``emoji``.
+        DataError: a folder has no table, or a table has faulty rows.
     """
 
     modalities = ("image", "conversation")
@@ -55,7 +55,7 @@ class EmojiConversations:
         self._emoji = Emoji(path=path, concepts=concepts, extra=extra, other_share=other_share, templates=("{}",), backgrounds=backgrounds)
 
     def split(self, name: str) -> "EmojiConversationsSplit":
-        """The questions of one split.
+        """Return the questions of one split.
 
         Raises:
             ConfigError: no such split.
@@ -63,7 +63,7 @@ class EmojiConversations:
         return EmojiConversationsSplit(self._emoji.split(name), self.kinds, SPLIT_NUMBERS[name])
 
     def captions(self) -> list[str]:
-        """Questions and answers that training may show."""
+        """Return the questions and answers of the training split, as text to train a tokenizer on."""
         split = self.split("train")
         others = split.split.drawings[0]
         asked = [question_of(kind, each, others) for each in split.split.drawings for kind in split.kinds_of(each)]
@@ -86,16 +86,16 @@ class EmojiConversationsSplit:
         return len(self.split)
 
     def kinds_of(self, drawing: Drawing) -> list[str]:
-        """What can be asked about a drawing; what has nothing of what is asked for is captioned."""
+        """Return the kinds of questions that a drawing has the data for, or ["caption"] if there are none."""
         missing = {"label", "choice"} if drawing.label is None else set()
         missing |= set() if drawing.tags else {"tags"}
         return [kind for kind in self.kinds if kind not in missing] or ["caption"]
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index``; without a generator its own number seeds it, and kinds take turns.
+        """Return item ``index`` with a question; without a generator its index is the seed, and the kinds alternate.
 
         Raises:
-            DataError: the picture cannot be read; the message begins with the item's id.
+            DataError: the image cannot be read; the message begins with the item's id.
         """
         image = self.split.sample(index, generator).inputs["image"]
         drawn = generator if generator is not None else np.random.default_rng((_QUESTION_SEED, self.number, index))
@@ -107,11 +107,12 @@ class EmojiConversationsSplit:
 
 
 def question_of(kind: str, drawing: Drawing, other: Drawing, generator: np.random.Generator | None = None) -> Question:
-    """A question of a kind about a drawing.
+    """Return a question of a kind about a drawing.
 
     Args:
-        other: whose label stands beside the right one in a choice.
-        generator: draws which caption is taken and the order of a choice; None takes the first.
+        kind: one of ``KINDS``.
+        other: drawing whose label is the wrong option of a "choice" question; without a different label the kind becomes "label".
+        generator: draws the caption and the order of the options; None takes the first caption and puts the right option first.
     """
     label, tags = drawing.label or drawing.text or "", ", ".join(drawing.tags)
     if kind == "caption":

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747): 70,000 grey pictures of clothes, 28 x 28, ten classes."""
+"""Fashion-MNIST (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747): 70,000 grey images of clothes, 28 x 28 pixels, ten classes."""
 
 import gzip
 import math
@@ -15,7 +15,7 @@ from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
 from zoo.types import Sample
 
-CLASS_NAMES = (  # table 2 of the paper, as words of a sentence
+CLASS_NAMES = (  # table 2 of the paper, in lower case so that they fit into a sentence
     "t-shirt or top",
     "trouser",
     "pullover",
@@ -28,24 +28,24 @@ CLASS_NAMES = (  # table 2 of the paper, as words of a sentence
     "ankle boot",
 )
 TEMPLATES = ("a photo of a {}, a piece of clothing.", "a grey photo of a {}.", "a {}.")
-VALIDATION_ITEMS = 5000  # the last of the training set
-SIDE = 28
+VALIDATION_ITEMS = 5000  # the last items of the training file
+SIDE = 28  # pixels
 FILES = {"train": "train", "validation": "train", "test": "t10k"}
-SUBFOLDERS = (".", "FashionMNIST/raw")  # the second is where torchvision puts them
+SUBFOLDERS = (".", "FashionMNIST/raw")  # torchvision downloads into the second
 
 
 @register("source")
 class FashionMnist:
-    """Pictures of clothes with captions made from their class names.
+    """Images of clothes with captions made from their class names.
 
     Args:
-        path: folder with the four idx files, packed (``.gz``) or not, or with ``FashionMNIST/raw`` in it.
-        download: fetch missing files into ``path`` through torchvision.
-        templates: each has ``{}`` where the class name goes.
+        path: folder with the four idx files, compressed (``.gz``) or not; they may be in ``FashionMNIST/raw`` below it.
+        download: download missing files into ``path`` with torchvision.
+        templates: captions with ``{}`` in place of the class name.
 
     Raises:
-        ConfigError: a template without ``{}``.
-        DataError: files are missing or the download failed.
+        ConfigError: a template has no ``{}``.
+        DataError: files are missing, or the download failed.
     """
 
     modalities = ("image", "text")
@@ -58,8 +58,8 @@ class FashionMnist:
             _download(self.path)
         if missing := _missing_files(self.path):
             raise DataError(
-                f"data.path: {self.path} lacks {', '.join(missing)} (packed as .gz or not, there or in {SUBFOLDERS[1]})\n"
-                "name the folder that `zoo fetch fashion_mnist` prints (it takes the Debian package), or set download=true"
+                f"data.path: {self.path} lacks {', '.join(missing)} (as .gz or uncompressed, there or in {SUBFOLDERS[1]})\n"
+                "give the folder that `zoo fetch fashion_mnist` prints (it uses the Debian package), or set data.source.download=true"
             )
 
     def split(self, name: str) -> "FashionMnistSplit":
@@ -67,7 +67,7 @@ class FashionMnist:
 
         Raises:
             ConfigError: no such split.
-            DataError: a file is damaged, or does not hold what it should.
+            DataError: a file is damaged, or its content is not that of Fashion-MNIST.
         """
         if name not in self.splits:
             raise ConfigError(f"split: there is no {name!r}; {name_choices(name, self.splits)}")
@@ -75,19 +75,19 @@ class FashionMnist:
         if name == "test":
             return FashionMnistSplit(name, images, labels, 0, self.templates)
         if len(images) <= VALIDATION_ITEMS:
-            raise DataError(f"{self.path}: {len(images)} training items; more than the {VALIDATION_ITEMS} for validation are needed")
+            raise DataError(f"{self.path}: {len(images)} training items; more than {VALIDATION_ITEMS} are needed; fetch the files again")
         cut = len(images) - VALIDATION_ITEMS
         kept = slice(0, cut) if name == "train" else slice(cut, None)
         return FashionMnistSplit(name, images[kept], labels[kept], kept.start, self.templates)
 
     def captions(self) -> list[str]:
-        """Every class name in every template, to train a tokenizer on."""
+        """Return every class name in every template, as text to train a tokenizer on."""
         return class_captions(self.templates, self.class_names)
 
     def _read(self, prefix: str) -> tuple[UInt8[np.ndarray, "items 28 28"], UInt8[np.ndarray, " items"]]:
         image_path, label_path = _find(self.path, f"{prefix}-images-idx3-ubyte"), _find(self.path, f"{prefix}-labels-idx1-ubyte")
         if image_path is None or label_path is None:
-            raise DataError(f"{self.path}: the files of {prefix!r} are gone since the source was made; put them back")
+            raise DataError(f"{self.path}: the files of {prefix!r} were removed after the source was created; restore them")
         images, labels = read_idx(image_path, num_dims=3), read_idx(label_path, num_dims=1)
         if images.shape[1:] != (SIDE, SIDE):
             raise DataError(f"{image_path}: images of {images.shape[1]} x {images.shape[2]}; Fashion-MNIST has {SIDE} x {SIDE}")
@@ -115,7 +115,7 @@ class FashionMnistSplit:
         return len(self.labels)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index`` with a caption; its id is the row in the file it came from."""
+        """Return item ``index`` with a caption; its id is ``FILE:ROW``, for example ``train:12``."""
         label = int(self.labels[index])
         text = caption(self.templates, CLASS_NAMES[label], generator)
         row = self.first + index % len(self)
@@ -123,10 +123,12 @@ class FashionMnistSplit:
 
 
 def read_idx(path: Path, *, num_dims: int) -> UInt8[np.ndarray, "..."]:
-    """Read an idx file of bytes, packed or not. Source: yann.lecun.com/exdb/mnist, "the IDX file format".
+    """Read an idx file of unsigned bytes, compressed (``.gz``) or not.
+
+    Source: yann.lecun.com/exdb/mnist, "the IDX file format".
 
     Raises:
-        DataError: the file cannot be unpacked, is of another kind, or is longer or shorter than it says.
+        DataError: the file cannot be decompressed, has another format, or its length does not match its header.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

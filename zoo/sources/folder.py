@@ -1,4 +1,4 @@
-"""A folder of your own pictures: in folders named by class, or with a table of captions."""
+"""Image folders of the user: one subfolder per class, or a table of paths and captions."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +21,14 @@ FAULTS_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture as found; ``split`` None means by hash, ``text`` None means a caption made from the class."""
+    """One image.
+
+    Attributes:
+        relative: path relative to the folder.
+        text: caption; None makes a caption from the class name.
+        split: None chooses the split by a hash of the path.
+        row: row number in the table, or None without a table.
+    """
 
     path: Path
     relative: str
@@ -32,31 +39,33 @@ class Entry:
 
     @property
     def id(self) -> str:
-        """Name for messages; bytes of a file name that are not UTF-8 are shown as escapes."""
+        """Name of the item for messages; bytes of a file name that are not UTF-8 are shown as escape sequences."""
         name = self.relative.encode("utf-8", "backslashreplace").decode("utf-8")
         return name if self.row is None else f"{name}:{self.row}"
 
 
 @register("source")
 class Folder:
-    """Pictures of a folder, with captions from class names or from a table.
+    """Images of a folder, with captions from class names or from a table.
 
-    Without a table, the pictures of ``path/black_cat/`` are of class "black cat"; where the top folders are called train,
-    validation (or val) and test, the classes lie in them. With a table, each row is one picture and its caption.
+    Without a table, the images of ``path/black_cat/`` have the class "black cat". If the top folders are named train, validation (or val)
+    and test, the class folders are inside them. With a table, each row is one image and its caption.
 
     Args:
         path: the folder.
-        table: CSV or JSON lines, in ``path`` or elsewhere; picture paths in it are relative to the table or to ``path``.
-            A column ``split`` says which split a row belongs to.
-        label_key: column of the class; without, a column "label" is taken where there is one.
-        templates: each has ``{}`` where the class name goes.
-        split_fractions: shares of train, validation and test where nothing else says it; by a hash of each picture's
-            path, so that new pictures do not move the others.
-        on_bad: "error" refuses a table or folder with faults, "skip" leaves the faulty entries out; ``skipped`` lists them.
+        table: CSV or JSON-lines file, in ``path`` or elsewhere; image paths in it are relative to the table or to ``path``. An optional
+            column ``split`` gives the split of a row.
+        path_key: column of the image path.
+        caption_key: column of the caption.
+        label_key: column of the class; None takes the column "label" if there is one.
+        templates: captions with ``{}`` in place of the class name.
+        split_fractions: shares of train, validation and test for images without a given split. A hash of the image's path chooses the
+            split, so that adding images does not move others.
+        on_bad: "error" raises DataError for faulty entries; "skip" leaves them out and lists them in ``skipped``.
 
     Raises:
-        ConfigError: templates, fractions or ``on_bad`` that are not allowed.
-        DataError: there is no such folder or table, it holds nothing, or it has faults.
+        ConfigError: templates, fractions or ``on_bad`` are not allowed.
+        DataError: the folder or table does not exist, holds no usable image, or has faulty entries and ``on_bad`` is "error".
     """
 
     modalities = ("image", "text")
@@ -92,39 +101,39 @@ class Folder:
         self._settle()
 
     def split(self, name: str) -> "FolderSplit":
-        """The samples of one split.
+        """Return the samples of one split.
 
         Raises:
             ConfigError: no such split.
-            DataError: nothing fell into it.
+            DataError: the split is empty.
         """
         if name not in SPLITS:
             raise ConfigError(f"split: there is no {name!r}; {name_choices(name, SPLITS)}")
         if not self._entries[name]:
             counts = ", ".join(f"{split} {len(entries)}" for split, entries in self._entries.items())
-            raise DataError(f"{self.table or self.path}: no image fell into {name!r} ({counts}); add images or change split_fractions")
+            raise DataError(f"{self.table or self.path}: the split {name!r} has no image ({counts}); add images or change split_fractions")
         return FolderSplit(self._entries[name], self.class_names, self.templates)
 
     def captions(self) -> list[str]:
-        """All captions of training, each once, to train a tokenizer on."""
+        """Return the captions of the training split without duplicates, as text to train a tokenizer on."""
         own = dict.fromkeys(entry.text for entry in self._entries["train"] if entry.text is not None)
         return [*own, *class_captions(self.templates, self.class_names)]
 
     def _folder_entries(self) -> Iterator[Entry]:
-        """Pictures in folders named by class."""
+        """Yield the images in class folders; faults are appended to ``skipped``."""
         for split, folder in _split_folders(self.path):
             names: dict[str, str] = {}
             for entry in _listed(folder):
                 relative = entry.relative_to(self.path).as_posix()
                 if not entry.is_dir():
                     if entry.name.lower().endswith(IMAGE_SUFFIXES):
-                        self.skipped.append(f"{relative}: lies in no class folder")
+                        self.skipped.append(f"{relative}: is not in a class folder")
                     continue
                 name = entry.name.replace("_", " ").strip()
                 if not name or not is_unicode([name]):
-                    self.skipped.append(f"{relative!r}: the folder's name makes no class name (nothing left of it, or not UTF-8)")
+                    self.skipped.append(f"{relative!r}: the folder's name cannot be a class name (it is blank, or not UTF-8)")
                 elif name in names:
-                    self.skipped.append(f"{relative}: the same class as {names[name]}, {name!r}")
+                    self.skipped.append(f"{relative}: has the same class name as {names[name]}: {name!r}")
                 else:
                     names[name] = relative
                     yield from self._class_entries(entry, name, split)
@@ -137,7 +146,7 @@ class Folder:
             yield Entry(image, image.relative_to(self.path).as_posix(), class_name=name, split=split)
 
     def _table_entries(self, table: Path, path_key: str, caption_key: str, label_key: str | None) -> Iterator[Entry]:
-        """Pictures that a table names."""
+        """Yield the images that a table lists; faults are appended to ``skipped``."""
         keys = [path_key, caption_key, *([label_key] if label_key else [])]
         rows_of: dict[tuple[Path, str], int] = {}
         for row in read_table(table, keys):
@@ -151,7 +160,7 @@ class Folder:
             self.skipped.append(f"row {row.number}: {entry}")
 
     def _row_entry(self, row: Row, table: Path, path_key: str, caption_key: str, label_key: str) -> Entry | str:
-        """The entry of a row, or what is wrong with the row."""
+        """Return the entry of a row, or a message if the row cannot be used."""
         raw, text = row.values[path_key], row.values[caption_key]
         for key, value in ((path_key, raw), (caption_key, text)):
             if not isinstance(value, str) or not value.strip():
@@ -169,7 +178,7 @@ class Folder:
         return Entry(path, relative, text.strip(), label, SPLIT_WORDS.get(split or ""), row.number)
 
     def _by_split(self, entries: Iterable[Entry]) -> dict[str, list[Entry]]:
-        """Share entries out; a class that training does not have is a fault."""
+        """Assign entries to splits; an entry whose class does not occur in training is a fault."""
         shared: dict[str, list[Entry]] = {split: [] for split in SPLITS}
         known = set(self.class_names)
         for entry in entries:
@@ -182,21 +191,21 @@ class Folder:
         return shared
 
     def _settle(self) -> None:
-        """Refuse faults, or a source without items."""
+        """Raise DataError if there are faults and ``on_bad`` is "error", or if no entry is left."""
         place, count = self.table or self.path, len(self.skipped)
         if self.skipped and self.on_bad == "error":
             raise DataError(
-                f"{place}: {count} bad {'entry' if count == 1 else 'entries'}; mend, or leave out with on_bad=skip"
+                f"{place}: {count} bad {'entry' if count == 1 else 'entries'}; correct them, or leave them out with data.source.on_bad=skip"
                 + "".join(f"\n  {fault}" for fault in self.skipped[:FAULTS_SHOWN])
             )
         if not any(self._entries.values()):
             what = "the table has no usable rows" if self.table else f"no images in class folders ({' '.join(IMAGE_SUFFIXES)})"
             left = f"; {count} left out, the first: {self.skipped[0]}" if count else ""
-            raise DataError(f"{place}: {what}{left}\nput images into folders named by class, or name a table of paths and captions")
+            raise DataError(f"{place}: {what}{left}\nput images into folders named by class, or give a table of paths and captions")
 
 
 class FolderSplit:
-    """One split of a folder; pictures are read when asked for."""
+    """One split of a folder; images are read lazily."""
 
     def __init__(self, entries: Sequence[Entry], class_names: Sequence[str], templates: Sequence[str]) -> None:
         self.entries, self.templates = entries, templates
@@ -206,14 +215,14 @@ class FolderSplit:
         return len(self.entries)
 
     def identities(self, modality: str) -> list[str] | None:
-        """Which picture each item shows, as rows of a table may share one; None where every item is one of its own."""
+        """Return an identifier of each item's image, because several rows may share one; None for other modalities."""
         return [entry.relative for entry in self.entries] if modality == "image" else None
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index``, its picture read.
+        """Return item ``index`` with its decoded image.
 
         Raises:
-            DataError: the picture cannot be read; the message begins with the item's id.
+            ItemError: the image cannot be read; the message begins with the item's id.
         """
         entry = self.entries[index]
         try:
@@ -233,7 +242,7 @@ def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
 
 
 def _hashed_split(relative: str, fractions: Sequence[float]) -> str:
-    """With (0.8, 0.1, 0.1): below 0.8 train, below 0.9 validation, else test."""
+    """Choose the split by a hash of the path: with (0.8, 0.1, 0.1), below 0.8 is train, below 0.9 validation, else test."""
     position = stable_group(relative) / 2**63
     if position < fractions[0]:
         return "train"
@@ -242,7 +251,11 @@ def _hashed_split(relative: str, fractions: Sequence[float]) -> str:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, without what is hidden."""
+    """Return the sorted entries of a folder without hidden ones.
+
+    Raises:
+        DataError: the folder cannot be listed.
+    """
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -250,9 +263,12 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _split_folders(root: Path) -> list[tuple[str | None, Path]]:
-    """The folders that hold class folders, each with its split; the root itself where the split is by hash.
+    """Return the folders that contain class folders, each with its split; (None, root) if a hash chooses the splits.
 
-    One such name among others is a class ("train", a vehicle); two or more are splits.
+    A single folder with the name of a split among other folders is a class (a train, the vehicle); two or more are splits.
+
+    Raises:
+        DataError: split folders are mixed with other folders, or the names of two folders mean the same split.
     """
     folders = [path for path in _listed(root) if path.is_dir()]
     words = [path for path in folders if path.name in SPLIT_WORDS]
@@ -261,24 +277,35 @@ def _split_folders(root: Path) -> list[tuple[str | None, Path]]:
         return [(None, root)]
     if others:
         raise DataError(
-            f"{root}: splits ({', '.join(p.name for p in words)}) beside other folders ({', '.join(others[:3])}); move these away"
+            f"{root}: split folders ({', '.join(p.name for p in words)}) are mixed with other folders ({', '.join(others[:3])}); "
+            "move the other folders away"
         )
     if len({SPLIT_WORDS[path.name] for path in words}) < len(words):
-        raise DataError(f"{root}: both 'val' and 'validation' are there, which are one split; keep one")
+        raise DataError(f"{root}: has both 'val' and 'validation', which mean the same split; keep one")
     return [(SPLIT_WORDS[path.name], path) for path in words]
 
 
 def _find_table(root: Path, table: Path) -> Path:
-    """A table in the folder, or else where its path leads from here."""
+    """Return the path of a table: relative to the folder if it exists there, else relative to the current folder.
+
+    Raises:
+        DataError: there is no such file.
+    """
     for candidate in (root / table, table):
         if candidate.is_file():
             return candidate
     near = [path.name for path in _listed(root) if path.is_file()]
-    raise DataError(f"data.table: there is no file {table}, in {root} or here; {name_choices(table.name, near)}")
+    raise DataError(f"data.table: there is no file {table}, in {root} or in the current folder; {name_choices(table.name, near)}")
 
 
 def _locate(raw: str, roots: Sequence[Path]) -> tuple[Path, str] | str:
-    """A picture's path and its name relative to the folder it lies in, or what is wrong. ``..`` is resolved as text."""
+    """Return an image's path and its path relative to the root that contains it, or a message if there is no such file.
+
+    Args:
+        raw: path as written in the table.
+        roots: folders to look in, in this order; paths that lead out of all of them are rejected.
+    """
+    # ".." is resolved in the text of the path and not on the disk, so that symbolic links inside the folder stay usable.
     bases = [os.path.abspath(root) for root in roots]
     inside = False
     for path in (os.path.normpath(os.path.join(base, raw)) for base in bases):
@@ -290,11 +317,11 @@ def _locate(raw: str, roots: Sequence[Path]) -> tuple[Path, str] | str:
 
 
 def _optional_text(value: object) -> str | None:
-    """A cell's text; None where it is empty or not there."""
+    """Return the text of a table cell; None if it is empty or missing."""
     return None if value is None else str(value).strip() or None
 
 
 def _class_names(entries: Sequence[Entry]) -> list[str]:
-    """The classes of training, or of everything where nothing is said to be for training; sorted."""
+    """Return the sorted class names of the entries that may fall into training, or of all entries if there are no such entries."""
     training = {entry.class_name for entry in entries if entry.split in (None, "train")}
     return sorted(name for name in (training or {entry.class_name for entry in entries}) if name is not None)

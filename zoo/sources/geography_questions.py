@@ -1,7 +1,7 @@
-"""Questions about maps and flags: what is shown, which region is coloured, its capital, and what can be seen of its place and size.
+"""Visual questions about maps and flags: the area shown, the name and capital of a coloured region, and relative position and size.
 
-Data: what ``zoo fetch kgeography`` makes of KGeography. Maps are split by the area that they show, flags by their file. Maps of the
-world and of continents are for training alone, because their countries stand in several of them.
+Data: KGeography, as ``zoo fetch kgeography`` stores it. Maps are split by the area they show, flags by their file. Maps of the world and
+of continents are used for training only, because several of them show the same countries.
 """
 
 import json
@@ -23,20 +23,27 @@ from zoo.types import Sample
 
 TABLE = "table.jsonl"
 SPLITS = ("train", "validation", "test")
-SHARES = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}  # of areas and of flags, by a hash of their names
+SHARES = {"validation": (0.0, 0.1), "test": (0.1, 0.2)}  # ranges of the hash (0 to 1) of an area's or flag's name; the rest is train
 KINDS = ("map", "region", "capital", "flag", "count", "position", "size")
-SHOWN_ALONE = ("country", "continent", "ocean or basin")  # maps with such regions are for training
+SHOWN_ALONE = ("country", "continent", "ocean or basin")  # maps divided into these regions are used for training only
 COLOURS = {"red": (220, 30, 30), "blue": (40, 80, 220), "green": (30, 160, 60), "yellow": (245, 205, 40)}
-LAND, BORDER, REST = (222, 222, 210), (90, 90, 90), (255, 255, 255)
+LAND, BORDER, REST = (222, 222, 210), (90, 90, 90), (255, 255, 255)  # RGB
 MOST_COUNTED = 5
-APART = 0.1  # of the picture's height or width, between two middles that are compared
-TIMES_LARGER = 1.5
-_QUESTION_SEED = 102  # fixed for ever: test questions must not change between runs
+APART = 0.1  # minimum distance of the centres of two compared regions, as a share of the image's height or width
+TIMES_LARGER = 1.5  # minimum ratio of the areas of two compared regions
+_QUESTION_SEED = 102  # do not change: test questions must stay the same between runs
 
 
 @dataclass(frozen=True)
 class Region:
-    """A region of a map; see ``zoo.downloads.kgeography.read_map``."""
+    """A region of a map; see ``zoo.downloads.kgeography.read_map``.
+
+    Attributes:
+        colour: RGB colour that marks the region in the map file; it identifies the region.
+        share: share of the image that it covers.
+        x: horizontal position of its centre, as a share of the image's width from the left.
+        y: vertical position of its centre, as a share of the image's height from the top.
+    """
 
     name: str
     capital: str | None
@@ -48,30 +55,37 @@ class Region:
 
 @dataclass(frozen=True)
 class Map:
-    """A map with those of its regions that are large enough to be seen."""
+    """A map image with its regions and their colours.
+
+    Attributes:
+        division: kind of its regions, for example "province".
+        regions: regions that are large enough to ask about.
+        colours: RGB colours of all regions in the file.
+        borders: RGB colours of the borders in the file.
+    """
 
     path: Path
     area: str
     division: str
     regions: tuple[Region, ...]
-    colours: frozenset[tuple[int, int, int]]  # of all its regions
+    colours: frozenset[tuple[int, int, int]]
     borders: frozenset[tuple[int, int, int]]
 
 
 @register("source")
 class GeographyQuestions:
-    """A map with some regions coloured, or a flag; one question about it, and its true answer.
+    """A map with some coloured regions, or a flag; one question about it, and the correct answer.
 
     Args:
-        path: the folder of ``zoo fetch kgeography``.
-        kinds: which kinds of questions are asked, of "map", "region", "capital", "flag" (which ask for what one has to know), "count",
-            "position" and "size" (for what can be seen); None asks all.
-        questions: how many make one epoch; each is drawn anew from its number and the epoch. Tests have a tenth.
-        smallest: share of the picture that a region has to have to be asked about.
+        path: folder written by ``zoo fetch kgeography``.
+        kinds: kinds of questions, of "map", "region", "capital" and "flag" (which need knowledge), and "count", "position" and "size"
+            (which need only the image); None takes all.
+        questions: questions per training epoch; each is generated from its index and the epoch. Validation and test have a tenth of it.
+        smallest: minimum share of the image that a region covers to be asked about.
 
     Raises:
-        ConfigError: an unknown kind, or numbers that cannot be.
-        DataError: a folder without its table, or a table with faults.
+        ConfigError: a kind is unknown, or a number is out of range.
+        DataError: the folder has no table, or the table is damaged.
     """
 
     modalities = ("image", "conversation")
@@ -83,7 +97,7 @@ class GeographyQuestions:
         self, *, path: str | Path, kinds: Sequence[str] | None = None, questions: int = 20000, smallest: float | int = 0.003
     ) -> None:
         if questions < 10 or not 0 <= smallest < 1:
-            raise ConfigError(f"questions: {questions}, smallest: {smallest}; allowed are 10 or more, and a share from 0 to 1")
+            raise ConfigError(f"questions: {questions}, smallest: {smallest}; allowed are 10 or more, and a share from 0 to below 1")
         self.kinds, self.questions = checked_kinds(kinds, KINDS), questions
         self.path = Path(path)
         rows = _read_rows(self.path)
@@ -91,7 +105,11 @@ class GeographyQuestions:
         self._flags = _flags_of(rows)
 
     def split(self, name: str) -> "GeographyQuestionsSplit":
-        """The questions of one split."""
+        """Return the questions of one split.
+
+        Raises:
+            DataError: no such split.
+        """
         refuse_split(name, SPLITS)
         maps = [each for each in self._maps if _split_of(each) == name]
         flags = [(self.path / flag, names) for flag, names in self._flags.items() if _hashed(flag) == name]
@@ -99,7 +117,7 @@ class GeographyQuestions:
         return GeographyQuestionsSplit(name, maps, flags, self.kinds, count)
 
     def captions(self) -> list[str]:
-        """Questions and answers that training may show."""
+        """Return names, and examples of questions and answers of the training split, as text to train a tokenizer on."""
         split = self.split("train")
         asked = [split.asked(kind, np.random.default_rng((_QUESTION_SEED, number)))[0] for kind in self.kinds for number in range(20)]
         names = {text for each in split.maps for region in each.regions for text in (region.name, region.capital or "")}
@@ -119,10 +137,10 @@ class GeographyQuestionsSplit:
         return self.questions
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Question ``index``; without a generator its own number seeds it, and kinds take turns.
+        """Return question ``index`` with its image; without a generator its index is the seed, and the kinds alternate.
 
         Raises:
-            DataError: a picture cannot be read; the message begins with the item's id.
+            DataError: an image cannot be read; the message begins with the item's id.
         """
         varied = generator is not None
         generator = generator if generator is not None else np.random.default_rng((_QUESTION_SEED, SPLITS.index(self.name), index))
@@ -136,12 +154,16 @@ class GeographyQuestionsSplit:
         return sample_of(id, question, [image], generator)
 
     def asked(self, kind: str, generator: np.random.Generator) -> tuple[Question, Path, Map | None, dict[tuple[int, int, int], str]]:
-        """A question of a kind, the picture, its map where it is one, and what is coloured there."""
+        """Generate a question of a kind.
+
+        Returns:
+            The question, the path of the image, its map (None for a flag), and the colour names by region colour.
+        """
         if kind == "flag":
             path, names = self.flags[int(generator.integers(len(self.flags)))]
             wordings = ("Whose flag is this?", "Which place has this flag?", "What does this flag stand for?")
             return Question(kind, wordings, names), path, None, {}
-        while True:  # some maps have no region that such a question can be asked about
+        while True:  # draw another map if this one has no suitable region
             each = self.maps[int(generator.integers(len(self.maps)))]
             found = _QUESTIONS[kind](each, generator)
             if found is not None:
@@ -152,14 +174,21 @@ Coloured = dict[tuple[int, int, int], str]
 
 
 def draw_map(each: Map, coloured: Mapping[tuple[int, int, int], str]) -> Image.Image:
-    """The picture with some regions, named by their own colours, in others; the rest of the land is grey, all else white."""
+    """Draw a map with some regions coloured; other land is light grey, borders are dark grey, and the rest is white.
+
+    Args:
+        coloured: name of the new colour for each region, which is identified by its colour in the file.
+
+    Raises:
+        DataError: the map cannot be read, or is not a palette image.
+    """
     try:
         with Image.open(each.path) as image:
             indexed, palette = np.asarray(image), image.getpalette("RGB")
     except DECODE_ERRORS as error:
         raise DataError(f"{each.path}: cannot be read ({error}); fetch the folder again") from error
     if palette is None or indexed.ndim != 2:
-        raise DataError(f"{each.path}: is no picture with a palette, as KGeography's are; fetch the folder again")
+        raise DataError(f"{each.path}: is not a palette image, as KGeography's maps are; fetch the folder again")
     table = np.full((256, 3), REST, dtype=np.uint8)
     for number, colour in enumerate(zip(palette[::3], palette[1::3], palette[2::3], strict=True)):
         if colour in coloured:
@@ -246,7 +275,7 @@ _QUESTIONS = {
 
 
 def _choose(each: Map, count: int, generator: np.random.Generator) -> list[Region] | None:
-    """Different regions; None where the map has too few."""
+    """Draw different regions; None if the map has too few."""
     if len(each.regions) < count:
         return None
     return [each.regions[int(number)] for number in generator.choice(len(each.regions), count, replace=False)]
@@ -288,7 +317,11 @@ def _map_of(row: Mapping[str, Any], folder: Path, smallest: float | int) -> Map:
 
 
 def _flags_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Whose each flag is; of several that share one (France's) whom the file is named after first, and then as they come."""
+    """Return the owners' names of each flag file.
+
+    Several places can share a flag, for example that of France: the one that the file is named after comes first, the others
+    follow in alphabetical order.
+    """
     owners: dict[str, list[str]] = {}
     for flag, name in sorted((region["flag"], region["name"]) for row in rows for region in row["regions"] if region["flag"]):
         owners.setdefault(flag, []).append(name)

@@ -1,4 +1,4 @@
-"""Conversations of your own: JSON or JSON lines, of LLaVA's form or of messages, with pictures and clips in files beside them."""
+"""Visual instruction data of the user: conversations in JSON or JSON lines (LLaVA's format or messages), with media in separate files."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,11 @@ VALIDATION_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Row:
-    """One conversation as it is written, to be read when it is asked for."""
+    """One conversation as unparsed JSON; it is parsed when its sample is read.
+
+    Attributes:
+        number: line number, or position in a JSON list, from 1.
+    """
 
     text: bytes
     file: Path
@@ -29,29 +33,30 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Where it stands."""
+        """Position of the row for messages, ``FILE:NUMBER``."""
         return f"{self.file.name}:{self.number}"
 
 
 @register("source")
 class Instruct:
-    r"""The conversations of one file or several.
+    r"""Conversations of one or several files.
 
     A row is LLaVA's ``{"image": "a.png", "conversations": [{"from": "human", "value": "<image>\nwhat?"}, ...]}`` or
-    ``{"messages": [{"role": "user", "content": ...}, ...]}``, whose content is a string or a list of parts; ``answers`` (a list) and
-    ``kind`` are kept for evaluation. A row that cannot be used is an error of the item (``data.on_bad_item``).
+    ``{"messages": [{"role": "user", "content": ...}, ...]}``, where content is a string or a list of parts. Optional ``answers`` (a list of
+    reference answers) and ``kind`` are used in evaluation. A row that cannot be used raises an error when its item is read
+    (see ``data.on_bad_item``).
 
     Args:
         path: a JSON or JSON-lines file, or a list of them.
-        weights: how often each file is shown, in relation: [2, 1] shows the first twice as often as the second, whatever their lengths;
-            None shows every conversation once in an epoch.
-        validation: a file, or several; None takes one conversation in fifty of ``path`` out of training, by a hash of its text.
-        test: likewise; None tests on validation.
-        folder: that paths of pictures and clips are relative to; None: each file's own.
+        weights: relative frequency of each file in an epoch: [2, 1] takes twice as many conversations from the first file as from the
+            second, independently of their lengths. None takes every conversation once.
+        validation: one or several files; None takes one conversation in fifty of ``path`` out of training, by a hash of its text.
+        test: one or several files; None uses the validation split.
+        folder: base folder of the paths of images and audio clips; None takes the folder of each file.
 
     Raises:
-        ConfigError: weights that do not fit the files.
-        DataError: a file that cannot be read, or holds nothing.
+        ConfigError: the number of weights differs from the number of files, or a weight is not positive.
+        DataError: a file cannot be read, or has no conversation to train on.
     """
 
     modalities = ("image", "audio", "conversation")
@@ -80,22 +85,22 @@ class Instruct:
         self._sizes = [len(each) for each in kept]
         if not all(self._sizes):
             empty = files[self._sizes.index(0)]
-            raise DataError(f"data.path: {empty} holds no conversation to train on; give one JSON object a line, or a JSON list of them")
+            raise DataError(f"data.path: {empty} holds no conversation to train on; give one JSON object per line, or a JSON list of them")
 
     def split(self, name: str) -> "InstructSplit":
-        """The conversations of one split.
+        """Return the conversations of one split.
 
         Raises:
-            DataError: no such split, or nothing in it.
+            DataError: no such split, or it is empty.
         """
         refuse_split(name, SPLITS)
         if not self._rows[name]:
-            raise DataError(f"data.{name}: no conversation fell into it; name a file with data.source.{name}=PATH")
+            raise DataError(f"data.{name}: the split has no conversation; give a file with data.source.{name}=PATH")
         order = WeightedOrder(self._sizes, self.weights) if name == "train" and self.weights is not None else None
         return InstructSplit(self._rows[name], self.folder, order)
 
     def captions(self) -> list[str]:
-        """All that is said in training, to train a tokenizer on; rows that cannot be used are left out."""
+        """Return the messages of the training split, as text to train a tokenizer on; rows that cannot be used are left out."""
         texts: dict[str, None] = {}
         for row in self._rows["train"]:
             try:
@@ -107,13 +112,19 @@ class Instruct:
 
 
 class WeightedOrder:
-    """An epoch in which files have given shares, and the conversations of each stand equally often, up to one.
+    """Order of an epoch in which each file has a given share of the items.
 
-    With files of 2 and 4 and weights [1, 1], an epoch of six is for example ``[0 3 1 5 0 2]``: three of each.
+    Within a file, the numbers of repeats of any two items differ by one at most. Example: with files of 2 and 4 items and weights [1, 1],
+    an epoch of six is ``[0 3 1 5 0 2]``: three items of each file.
+
+    Args:
+        sizes: number of items of each file; their sum is the length of an epoch.
+        weights: relative shares of the files.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float | int]) -> None:
         self.starts = np.cumsum([0, *sizes[:-1]])
+        # Rounding the cumulative counts, not each count, makes their sum exactly the length of the epoch.
         ends = np.round(np.cumsum(np.array(weights, dtype=float)) / sum(weights) * sum(sizes)).astype(int)
         self.sizes, self.counts = list(sizes), np.diff(ends, prepend=0)
 
@@ -127,7 +138,7 @@ class WeightedOrder:
 
 
 class InstructSplit:
-    """Conversations, read when asked for; their pictures and clips are paths until the processor opens them."""
+    """One split of conversations, parsed lazily; images and audio clips stay paths until the processor opens them."""
 
     def __init__(self, rows: Sequence[Row], folder: Path | None, order: WeightedOrder | None = None) -> None:
         self.rows, self.folder = rows, folder
@@ -138,10 +149,10 @@ class InstructSplit:
         return len(self.rows)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Conversation ``index``, always the same.
+        """Return conversation ``index``; the generator is not used.
 
         Raises:
-            ItemError: the row cannot be used; the message begins with where it stands.
+            ItemError: the row cannot be used; the message begins with its position.
         """
         row = self.rows[index]
         conversation, answers, kind = conversation_of(row, self.folder)
@@ -150,15 +161,18 @@ class InstructSplit:
 
 
 def conversation_of(row: Row, folder: Path | None) -> tuple[Conversation, list[str], str]:
-    """The conversation of a row, its reference answers, and the kind of its question.
+    """Return the conversation of a row, its reference answers, and the kind of its question.
+
+    Args:
+        folder: base folder of media paths; None takes the folder of the row's file.
 
     Raises:
-        ItemError: the row is no JSON or no conversation.
+        ItemError: the row is not valid JSON, or not a conversation.
     """
     try:
         content = json.loads(row.text)
     except ValueError as error:
-        raise ItemError(f"conversation {row.name} is no JSON ({error})", "json") from error
+        raise ItemError(f"conversation {row.name} is not valid JSON ({error})", "json") from error
     conversation = Conversation.parse(content, row.file.parent if folder is None else folder, row.name)
     content = content if isinstance(content, dict) else {}
     answers = content.get("answers", [])
@@ -168,10 +182,10 @@ def conversation_of(row: Row, folder: Path | None) -> tuple[Conversation, list[s
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """The rows of a JSON list or of JSON lines, each as its own text.
+    """Yield the rows of a JSON list or of JSON lines.
 
     Raises:
-        DataError: the file cannot be read, or is JSON of another kind.
+        DataError: the file cannot be read, or begins with "[" and is not valid JSON.
     """
     try:
         content = file.read_bytes()
@@ -184,7 +198,7 @@ def read_rows(file: Path) -> Iterator[Row]:
     try:
         rows = json.loads(content)
     except ValueError as error:
-        raise DataError(f"data.path: {file} is no JSON ({error}); mend it, or write one JSON object a line") from error
+        raise DataError(f"data.path: {file} is not valid JSON ({error}); correct it, or write one JSON object per line") from error
     yield from (Row(json.dumps(row).encode(), file, number) for number, row in enumerate(rows, start=1))
 
 

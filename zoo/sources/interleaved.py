@@ -1,7 +1,7 @@
-"""Documents of texts and pictures in any order: JSON lines, or tar shards as webdataset writes them.
+"""Interleaved image-text documents from JSON lines or webdataset tar shards.
 
-Papers: OBELICS, Laurencon et al. 2023 (arXiv 2306.16527); Multimodal C4, Zhu et al. 2023 (arXiv 2304.06939), whose rows are read too.
-Where we differ: pictures are files, never addresses; documents are read at any place, so that a run resumes exactly.
+Papers: OBELICS, Laurencon et al. 2023 (arXiv 2306.16527); Multimodal C4, Zhu et al. 2023 (arXiv 2304.06939). Rows of both formats are read.
+Where we differ: images must be files, URLs are not downloaded; documents are read by random access, so that a run resumes exactly.
 """
 
 from collections.abc import Sequence
@@ -21,30 +21,32 @@ FAULTS_SHOWN = 3
 
 @register("source")
 class Interleaved:
-    """The documents of files.
+    """Interleaved documents of JSON-lines files or tar shards.
 
-    A row is one of these, with paths beside the file or under ``folder``::
+    A row has one of these forms, with paths relative to the file or to ``folder``::
 
         {"parts": ["text", {"image": "a.png"}, {"type": "audio", "path": "b.wav"}, {"type": "text", "text": "more"}]}
         {"texts": ["text", null, "more"], "images": [null, "a.png", null]}
         {"text_list": ["text", "more"], "image_info": [{"image_name": "a.png", "matched_text_index": 1}]}
         {"text": "a caption", "image": "a.png"}
 
-    Rows that cannot be read are left out and counted, as are documents and pictures that the other keywords drop; ``report()`` gives
-    the counts and ``skipped`` names the documents.
+    Rows that cannot be read are left out and counted, and so are documents and images that the filter keywords drop. ``report()`` returns
+    the counts, and ``skipped`` lists the documents.
 
     Args:
-        path: files of JSON lines or tar shards of training: one or a list, with patterns (``data/*.tar``, ``data/{000..009}.tar``).
-        validation: likewise; None takes documents out of ``path``, by a hash of them.
-        test: likewise.
-        folder: that paths in JSON lines are relative to; None: each file's own.
-        split_fractions: shares of the documents of ``path`` in train, validation and test, of those that have no files of their own.
-        max_images, min_size, exclude_images, min_words, single_image_share, deduplicate, similarity: of
-            ``zoo.data.readers.document_filter.Sieve``; the values of the paper are 5 and 64, and 0.5 for the share.
+        path: JSON-lines files or tar shards for training: one or a list; tar names may be patterns (``data/*.tar``,
+            ``data/{000..009}.tar``).
+        validation: the same for the validation split; None takes documents out of ``path``, by a hash of their content.
+        test: the same for the test split.
+        folder: base folder of the paths in JSON lines; None takes the folder of each file.
+        split_fractions: shares of the documents of ``path`` in train, validation and test. The share of a split with its own files is not
+            used, and the other shares are scaled to sum to 1.
+        max_images, min_size, exclude_images, min_words, single_image_share, deduplicate, similarity: filters, see
+            ``zoo.data.readers.document_filter.Sieve``. Kosmos-1 uses max_images=5, min_size=64 and single_image_share=0.5.
 
     Raises:
-        ConfigError: a keyword that is not allowed.
-        DataError: a file that cannot be read, or nothing is left to train on.
+        ConfigError: a value is not allowed.
+        DataError: a file cannot be read, or no document is left to train on.
     """
 
     modalities = ("image", "audio", "conversation")
@@ -99,26 +101,26 @@ class Interleaved:
 
     @property
     def skipped(self) -> list[str]:
-        """The documents that are left out, each with its reason."""
+        """Documents that are left out, each with the reason."""
         return self.sieve.dropped
 
     def report(self) -> dict[str, dict[str, int]]:
-        """Documents and pictures by what became of them."""
+        """Return the numbers of documents and images that were kept, and that were dropped for each reason."""
         return self.sieve.report()
 
     def split(self, name: str) -> DocumentsSplit:
-        """The documents of one split.
+        """Return the documents of one split.
 
         Raises:
-            DataError: no such split, or nothing in it.
+            DataError: no such split, or it is empty.
         """
         refuse_split(name, SPLITS)
         if not self._places[name]:
-            raise DataError(f"data.{name}: no document fell into it; name files with data.source.{name}=PATH, or change split_fractions")
+            raise DataError(f"data.{name}: the split has no document; give files with data.source.{name}=PATH, or change split_fractions")
         return DocumentsSplit(self._places[name], self._document, self.sieve)
 
     def captions(self) -> list[str]:
-        """The texts of training, to train a tokenizer on."""
+        """Return the texts of the training split, as text to train a tokenizer on."""
         texts = (value for place in self._places["train"] for kind, value in self._document(place).parts if kind == "text")
         return list(dict.fromkeys(texts))
 
@@ -134,7 +136,7 @@ class Interleaved:
 
 
 def _files(patterns: Any, key: str) -> list[Path]:
-    """The files of patterns: tar shards are held to be such, others are JSON lines."""
+    """Return the files of patterns: names that end in ``.tar`` are tar shards, all others are JSON-lines files without patterns."""
     listed = [patterns] if isinstance(patterns, str | Path) else list(patterns)
     shards = [str(pattern) for pattern in listed if str(pattern).endswith(".tar")]
     others = [Path(pattern) for pattern in listed if not str(pattern).endswith(".tar")]

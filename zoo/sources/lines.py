@@ -1,4 +1,4 @@
-"""Texts of a file, one a line: what an encoder of texts is distilled or probed on."""
+"""Plain text file with one text per line, to distil or evaluate text encoders."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +15,15 @@ VALIDATION_SHARE = 0.01
 
 @register("source")
 class Lines:
-    """The lines of a UTF-8 text file that are not empty; one in a hundred, by a hash of its text, is for validation.
+    """Lines of a UTF-8 text file without empty and repeated ones; a hash of the text puts one line in a hundred into validation.
 
     Args:
         path: the file, or a folder with ``lines.txt`` (``zoo fetch wordnet``).
-        templates: each has ``{}`` where a line goes; in training one is drawn, in validation the first is taken.
+        templates: texts with ``{}`` in place of the line; training draws one, validation takes the first.
 
     Raises:
-        ConfigError: a template without ``{}``.
-        DataError: no such file, or nothing in it.
+        ConfigError: a template has no ``{}``.
+        DataError: the file cannot be read, or has no text.
     """
 
     modalities = ("text",)
@@ -32,21 +32,21 @@ class Lines:
 
     def __init__(self, *, path: str | Path, templates: Sequence[str] = ("{}",)) -> None:
         if isinstance(templates, str) or not templates or any("{}" not in template for template in templates):
-            raise ConfigError(f"templates: {templates!r}; allowed is a list of texts, each with {{}} where a line goes")
+            raise ConfigError(f"templates: {templates!r}; allowed is a list of texts, each with {{}} where the line goes")
         file = Path(path) / "lines.txt" if Path(path).is_dir() else Path(path)
         try:
             texts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"data.path: {file} cannot be read ({error}); give a UTF-8 text file with one text a line") from error
+            raise DataError(f"data.path: {file} cannot be read ({error}); give a UTF-8 text file with one text per line") from error
         self.templates = tuple(templates)
         self._texts: dict[str, list[str]] = {name: [] for name in self.splits}
         for text in dict.fromkeys(filter(None, texts)):
             self._texts["validation" if stable_group(text) < VALIDATION_SHARE * 2**63 else "train"].append(text)
         if not self._texts["train"]:
-            raise DataError(f"data.path: {file} holds no text; give a file with one text a line")
+            raise DataError(f"data.path: {file} holds no text; give a file with one text per line")
 
     def split(self, name: str) -> "LinesSplit":
-        """The samples of one split.
+        """Return the samples of one split.
 
         Raises:
             ConfigError: no such split.
@@ -56,7 +56,7 @@ class Lines:
         return LinesSplit(self._texts[name], self.templates)
 
     def captions(self) -> list[str]:
-        """The texts of training, to train a tokenizer on."""
+        """Return the texts of the training split, as text to train a tokenizer on."""
         return self._texts["train"]
 
 
@@ -70,6 +70,6 @@ class LinesSplit:
         return len(self.texts)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index``, in a template that a generator may draw."""
+        """Return item ``index`` in a template: a random one if a generator is given, else the first."""
         template = self.templates[0 if generator is None else int(generator.integers(len(self.templates)))]
         return Sample(f"line {index + 1}", {"text": template.replace("{}", self.texts[index])})

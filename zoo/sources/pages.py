@@ -1,7 +1,7 @@
-"""Pages of HTML or Markdown with their pictures, each one document: manuals, documentation, books as they lie on a disk.
+"""HTML and Markdown pages on disk as interleaved image-text documents: manuals, documentation, books.
 
-Paper: the documents from web pages of Kosmos-1 (arXiv 2302.14045, section 3.1), whose filters are the defaults here. Where we differ: of
-the pages with one picture all are kept unless ``single_image_share`` says otherwise, and pictures are files of the folder.
+Paper: the web-page documents of Kosmos-1 (arXiv 2302.14045, section 3.1), whose filters are the defaults here. Where we differ: all pages
+with one image are kept unless ``single_image_share`` is below 1, and images must be local files.
 """
 
 import fnmatch
@@ -19,6 +19,7 @@ from zoo.registry import register
 from zoo.sources.digits import refuse_split
 
 HTML, MARKDOWN = (".html", ".htm", ".xhtml"), (".md", ".markdown")
+# Names of navigation elements that documentation tools put into every page; the first three are DocBook's.
 SKIP = ("navheader", "navfooter", "toc", "indexterm", "sidebar", "breadcrumbs", "navigation")
 FAULTS_SHOWN = 3
 _CHARSET = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?([\w-]+)""", re.IGNORECASE)
@@ -26,22 +27,22 @@ _CHARSET = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?([\w-]+)""", re.IGNOR
 
 @register("source")
 class Pages:
-    """The pages of a folder and of those below it, in the order of their names.
+    """Pages of a folder and its subfolders, in the order of their names.
 
-    What is left out, pages and pictures, is counted by reason: ``report()`` gives the counts, ``skipped`` names the pages.
+    Pages and images that are left out are counted by reason: ``report()`` returns the counts, and ``skipped`` lists the pages.
 
     Args:
         path: a folder, or a single page.
-        pages: patterns that a page's path in the folder matches one of.
-        exclude_pages: patterns of pages that are left out: ``gfdl*``, ``*/index.html``.
-        skip: tags, classes, ids and roles of elements that are left out with their content, beside scripts, menus, footers and forms.
-        exclude_images, max_images, min_size, min_words, single_image_share, deduplicate, similarity: of
+        pages: patterns of page paths relative to the folder; a page is used if one of them matches.
+        exclude_pages: patterns of pages to leave out, for example ``gfdl*``, ``*/index.html``.
+        skip: tags, classes, ids and roles of elements to leave out with their content, in addition to scripts, menus, footers and forms.
+        exclude_images, max_images, min_size, min_words, single_image_share, deduplicate, similarity: filters, see
             ``zoo.data.readers.document_filter.Sieve``.
-        split_fractions: shares of the pages in train, validation and test, by a hash of each.
+        split_fractions: shares of the pages in train, validation and test, by a hash of their content.
 
     Raises:
-        ConfigError: a keyword that is not allowed, or Markdown without the package that reads it.
-        DataError: no such folder, or no page of it is left to train on.
+        ConfigError: a value is not allowed, or the package markdown-it-py is missing and a page is Markdown.
+        DataError: the folder does not exist, or no page is left to train on.
     """
 
     modalities = ("image", "conversation")
@@ -95,26 +96,26 @@ class Pages:
 
     @property
     def skipped(self) -> list[str]:
-        """The pages that are left out, each with its reason."""
+        """Pages that are left out, each with the reason."""
         return self.sieve.dropped
 
     def report(self) -> dict[str, dict[str, int]]:
-        """Pages and pictures by what became of them."""
+        """Return the numbers of pages and images that were kept, and that were dropped for each reason."""
         return self.sieve.report()
 
     def split(self, name: str) -> DocumentsSplit:
-        """The pages of one split.
+        """Return the pages of one split.
 
         Raises:
-            DataError: no such split, or nothing in it.
+            DataError: no such split, or it is empty.
         """
         refuse_split(name, SPLITS)
         if not self._documents[name]:
-            raise DataError(f"data.{name}: no page fell into it; change data.source.split_fractions")
+            raise DataError(f"data.{name}: the split has no page; change data.source.split_fractions")
         return DocumentsSplit(self._documents[name], _itself, self.sieve)
 
     def captions(self) -> list[str]:
-        """The texts of training, to train a tokenizer on."""
+        """Return the texts of the training split, as text to train a tokenizer on."""
         return [value for document in self._documents["train"] for kind, value in document.parts if kind == "text"]
 
 
@@ -123,10 +124,14 @@ def _itself(document: Document) -> Document:
 
 
 def find_pages(path: Path, patterns: Sequence[str], exclude: Sequence[str]) -> list[Path]:
-    """The pages of a folder by name; a file is its own.
+    """Return the pages of a folder, sorted by name; if ``path`` is a file, return this file.
+
+    Args:
+        patterns: a page must match one of them.
+        exclude: a page must match none of them.
 
     Raises:
-        DataError: there is no such folder, or no page in it.
+        DataError: the path does not exist, or no page matches.
     """
     if path.is_file():
         return [path]
@@ -141,17 +146,22 @@ def find_pages(path: Path, patterns: Sequence[str], exclude: Sequence[str]) -> l
     ]
     if not chosen:
         raise DataError(
-            f"data.path: {path} holds {len(found)} pages ({' '.join((*HTML, *MARKDOWN))}), and none that data.source.pages takes"
+            f"data.path: {path} holds {len(found)} pages ({' '.join((*HTML, *MARKDOWN))}), and none of them is selected; "
+            "change data.source.pages or data.source.exclude_pages"
         )
     return chosen
 
 
 def read_page(file: Path, name: str, skip: Sequence[str]) -> Document:
-    """A page as a document; pictures are paths, and addresses where they lie elsewhere.
+    """Return a page as a document; its images are paths, or addresses if they are not local.
+
+    Args:
+        name: id of the document.
+        skip: tags, classes, ids and roles of elements to leave out.
 
     Raises:
-        ItemError: it cannot be read.
-        ConfigError: Markdown, and the package that reads it is missing.
+        ItemError: the page cannot be read or decoded.
+        ConfigError: the page is Markdown, and the package markdown-it-py is missing.
     """
     try:
         content = file.read_bytes()
@@ -175,7 +185,7 @@ def _of_markdown(text: str) -> str:
 
 
 def _located(address: str, folder: Path) -> Any:
-    """The file that an address in a page means; one elsewhere stays an address."""
+    """Convert an image address of a page to a path in its folder; a web address is returned unchanged."""
     if address.startswith(ADDRESSES) or "://" in address:
         return address
     return folder / unquote(re.split(r"[?#]", address)[0])

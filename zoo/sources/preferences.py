@@ -1,12 +1,12 @@
-r"""Judged answers: of two answers to one prompt which is the better, or of single ones whether they are desirable.
+r"""Preference data: pairs of a chosen and a rejected answer to one prompt, or single answers labelled desirable or undesirable.
 
-JSON lines in the forms of TRL's data sets, with pictures and clips as LLaVA's rows name them::
+JSON lines in the formats of TRL's data sets, with images and audio clips named as in LLaVA's rows::
 
     {"prompt": "What is this?", "chosen": "A cat.", "rejected": "No idea.", "image": "cat.png"}
     {"prompt": [{"role": "user", "content": "<image>\nWhat is this?"}], "completion": "A cat.", "label": true, "image": "cat.png"}
 
-A prompt is a string or messages; an answer is a string, a message, or messages of which the last is the answer. Without a prompt the
-messages of "chosen" and "rejected" are whole conversations, equal but for their ends.
+A prompt is a string or a list of messages. An answer is a string, a message, or a list of messages whose last one is the answer. Without a
+prompt, "chosen" and "rejected" are whole conversations that differ in their last message only.
 """
 
 import json
@@ -28,12 +28,12 @@ from zoo.types import Sample
 SPLITS = ("train", "validation")
 SUFFIXES = (".jsonl", ".ndjson")
 FAULTS_SHOWN = 3
-CHOSEN, REJECTED = 1, 0  # labels; of single answers: desirable and not
+CHOSEN, REJECTED = 1, 0  # labels; single answers use the same numbers for desirable and undesirable
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """One row: a pair, the chosen answer first, or a single answer."""
+    """One row: a pair of answers with the chosen one first, or a single answer; each is a conversation that ends with the answer."""
 
     answers: tuple[Conversation, ...]
     labels: tuple[int, ...]
@@ -41,27 +41,28 @@ class _Judged:
 
 @register("source")
 class Preferences:
-    """Pairs or single judged answers; one prompt in so many, by a hash of it, is for validation.
+    """Preference pairs, or single labelled answers; a hash of the prompt assigns a row to train or validation.
 
-    An item is one answer: its label is 1 where it is chosen or desirable, else 0, and answers to one prompt of a row share a group. In
-    training the two of a pair stand side by side, so that a batch of even size holds whole pairs.
+    An item is one answer. Its label is 1 if it is chosen or desirable, else 0, and the answers of one row share a group. In training the
+    two answers of a pair are adjacent, so that a batch of even size holds whole pairs.
 
     Args:
-        path: a file of JSON lines.
-        folder: that paths of pictures and clips are relative to; None is the file's own.
-        validation_share: of the prompts.
-        on_bad: "skip" leaves out rows that cannot be used, and ``skipped`` lists them; "error" refuses them.
+        path: a JSON-lines file.
+        folder: base folder of the paths of images and audio clips; None takes the folder of the file.
+        validation_share: share of the prompts in validation, from 0 to below 1.
+        on_bad: "skip" leaves out rows that cannot be used, and lists them in ``skipped``; "error" raises DataError for them.
 
     Raises:
-        ConfigError: a word or a number that is not allowed.
-        DataError: no such file, rows that cannot be used, pairs and single answers in one file, or nothing at all.
+        ConfigError: a value is not allowed.
+        DataError: the file does not exist, no row can be used, rows are faulty and ``on_bad`` is "error", or the file mixes pairs and
+            single answers.
     """
 
     modalities = ("conversation", "image", "audio")
     splits = SPLITS
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
-    kinds = ("chosen", "rejected", "desirable", "undesirable")  # so that perplexity is told of either
+    kinds = ("chosen", "rejected", "desirable", "undesirable")  # evaluation reports the perplexity of each kind
 
     def __init__(
         self, *, path: str | Path, folder: str | Path | None = None, validation_share: float = 0.05, on_bad: str = "error"
@@ -72,7 +73,7 @@ class Preferences:
             raise ConfigError(f"on_bad: there is no {on_bad!r}; {name_choices(on_bad, ('error', 'skip'))}")
         self.path = Path(path)
         if self.path.suffix.lower() not in SUFFIXES or not self.path.is_file():
-            raise DataError(f"data.path: {self.path} is no file of JSON lines; give one whose name ends in {' or '.join(SUFFIXES)}")
+            raise DataError(f"data.path: {self.path} is not a JSON-lines file; give a file whose name ends in {' or '.join(SUFFIXES)}")
         self.skipped: list[str] = []
         self._rows: dict[str, list[_Judged]] = {name: [] for name in SPLITS}
         for row in read_table(self.path, ()):
@@ -89,30 +90,30 @@ class Preferences:
 
     @property
     def paired(self) -> bool:
-        """Whether the rows hold two answers each."""
+        """True if the rows are pairs of answers."""
         return any(len(row.answers) == 2 for rows in self._rows.values() for row in rows)
 
     def split(self, name: str) -> "PreferencesSplit":
-        """The answers of one split.
+        """Return the answers of one split.
 
         Raises:
             ConfigError: no such split.
-            DataError: nothing fell into it.
+            DataError: the split is empty.
         """
         if name not in SPLITS:
             raise ConfigError(f"split: there is no {name!r}; {name_choices(name, SPLITS)}")
         if not self._rows[name]:
-            raise DataError(f"{self.path}: no prompt fell into {name!r}; change data.source.validation_share, or add rows")
+            raise DataError(f"{self.path}: the split {name!r} has no prompt; change data.source.validation_share, or add rows")
         return PreferencesSplit(self._rows[name])
 
     def captions(self) -> list[str]:
-        """All that is said in training, to train a tokenizer on."""
+        """Return the messages of the training split, as text to train a tokenizer on."""
         return [m.text for row in self._rows["train"] for conversation in row.answers for m in conversation.messages]
 
     def _settle(self, on_bad: str) -> None:
         shown = "; ".join(self.skipped[:FAULTS_SHOWN]) + (", ..." if len(self.skipped) > FAULTS_SHOWN else "")
         if self.skipped and on_bad == "error":
-            raise DataError(f"{self.path}: {len(self.skipped)} rows cannot be used ({shown}); mend them, or set data.source.on_bad=skip")
+            raise DataError(f"{self.path}: {len(self.skipped)} rows cannot be used ({shown}); correct them, or set data.source.on_bad=skip")
         sizes = {len(row.answers) for rows in self._rows.values() for row in rows}
         if not sizes:
             raise DataError(f"{self.path}: holds no row that can be used{f' ({shown})' if shown else ''}")
@@ -121,7 +122,7 @@ class Preferences:
 
 
 class PreferencesSplit:
-    """The answers of one split, those of a row side by side."""
+    """Answers of one split; the answers of a row are adjacent."""
 
     def __init__(self, rows: Sequence[_Judged]) -> None:
         self.rows, self.width = rows, len(rows[0].answers)
@@ -130,7 +131,7 @@ class PreferencesSplit:
         return self.width * len(self.rows)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Answer ``index`` with its prompt; nothing is drawn."""
+        """Return answer ``index`` with its prompt; the generator is not used."""
         row, place = self.rows[index // self.width], index % self.width
         conversation = row.answers[place]
         group = stable_group(conversation.id.rpartition(" ")[0])
@@ -139,16 +140,20 @@ class PreferencesSplit:
         return Sample(conversation.id, {"conversation": conversation}, group, label, [conversation.answer], kind)
 
     def order(self, seed: int, epoch: int) -> Int[np.ndarray, " items"]:
-        """Rows in random order, their answers side by side: rows 2, 0, 1 of pairs are the items ``4 5 0 1 2 3``."""
+        """Return the rows in random order with adjacent answers: pairs in the order 2, 0, 1 are the items ``4 5 0 1 2 3``."""
         rows = np.random.default_rng((seed, epoch)).permutation(len(self.rows))
         return (rows[:, None] * self.width + np.arange(self.width)).flatten()
 
 
 def _judged(row: Mapping[str, Any], id: str, folder: Path) -> _Judged:
-    """A row of JSON as conversations with labels.
+    """Convert a JSON row to conversations with labels.
+
+    Args:
+        id: name of the row for messages.
+        folder: base folder of media paths.
 
     Raises:
-        DataError: it is no such row.
+        DataError: the row is not a preference pair or a labelled answer.
     """
     keys = ("completion",) if "completion" in row else ("chosen", "rejected")
     for key in (*keys, *(("label",) if "completion" in row else ())):
@@ -170,7 +175,7 @@ def _judged(row: Mapping[str, Any], id: str, folder: Path) -> _Judged:
 
 
 def _messages(row: Mapping[str, Any], key: str) -> list[Any]:
-    """The prompt's messages with an answer behind them."""
+    """Return the messages of the prompt, followed by the answer under ``key``."""
     answer = row[key]
     said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else [answer] if isinstance(answer, Mapping) else answer
     if not isinstance(said, list) or not said:
@@ -178,11 +183,12 @@ def _messages(row: Mapping[str, Any], key: str) -> list[Any]:
     prompt = row.get("prompt", [])
     if not isinstance(prompt, str):
         return [*prompt, *said] if isinstance(prompt, list) else [prompt, *said]
+    # Images and clips that a string prompt does not mention are placed before it.
     shown = "".join(marker * (_number(row, modality) - prompt.count(marker)) for modality, marker in MARKERS.items())
     return [{"role": "user", "content": f"{shown}\n{prompt}" if shown else prompt}, *said]
 
 
 def _number(row: Mapping[str, Any], modality: str) -> int:
-    """How many pictures or clips a row names."""
+    """Return the number of images or audio clips that a row names."""
     value = next((row[key] for key in MEDIA_KEYS[modality] if row.get(key) is not None), [])
     return len(value) if isinstance(value, list) else 1

@@ -1,12 +1,12 @@
-"""Raven's matrices: pictures of shapes that change by rules, the last one missing, and six candidates for it.
+"""Raven's progressive matrices: images of shapes that change by rules, with the last image missing, and six candidates for it.
 
-Papers: Huang et al. 2023 (Kosmos-1, arXiv 2302.14045), section 4.2, for the task and its words; Zhang et al. 2019 (RAVEN, arXiv
-1903.02741) for attributes that progress; Hu et al. 2021 (I-RAVEN, arXiv 2002.06838), section 3, for candidates among which none is told
-without the matrix.
+Papers: Huang et al. 2023 (Kosmos-1, arXiv 2302.14045), section 4.2, for the task and its prompt; Zhang et al. 2019 (RAVEN, arXiv
+1903.02741) for progressions of attributes; Hu et al. 2021 (I-RAVEN, arXiv 2002.06838), section 3, for candidates that do not give the
+answer away without the matrix.
 
-Where we differ: every puzzle is generated. An attribute either stays or moves by one step a column, a row, or both, round and round, so
-that each puzzle has one answer. Six candidates take three attributes with two values each: of the eight combinations two opposite ones
-are left out, and each value of each attribute then stands in three of the six.
+Where we differ: every puzzle is generated. An attribute is either constant, or moves by one step per column, per row, or both, and wraps
+around, so that each puzzle has one answer. The candidates combine three attributes with two values each; two opposite ones of the eight
+combinations are left out. Each value of each attribute then occurs in three of the six candidates.
 """
 
 from collections.abc import Sequence
@@ -25,27 +25,35 @@ from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")
 LAYOUTS = {"2x2": (2, 2), "1x5": (1, 5), "3x3": (3, 3)}  # rows and columns
-COUNTS = {3: "three", 4: "four", 8: "eight"}  # of pictures that are shown
+COUNTS = {3: "three", 4: "four", 8: "eight"}  # numbers of images in the prompt
 ROLES = ("document", "user")
-# How many values each attribute has. Shapes look different after every quarter turn, so that a rotation is always seen.
+# Number of values of each attribute. All shapes look different after every quarter turn, so that a rotation is always visible.
 VALUES = {"number": 4, "shape": 5, "fill": 4, "rotation": 4, "position": 9}
-SHAPES = (  # corners, from -1 to 1
+SHAPES = (  # (x, y) of the corners, from -1 to 1; y points down
     ((0, -1), (0.7, 0.9), (-0.7, 0.9)),  # triangle
     ((0, -1), (0.9, 0), (0.35, 0), (0.35, 1), (-0.35, 1), (-0.35, 0), (-0.9, 0)),  # arrow
     ((-0.9, -0.9), (-0.2, -0.9), (-0.2, 0.2), (0.9, 0.2), (0.9, 0.9), (-0.9, 0.9)),  # corner
     ((-0.9, -0.9), (0.9, -0.9), (0.9, -0.3), (0.3, -0.3), (0.3, 0.9), (-0.3, 0.9), (-0.3, -0.3), (-0.9, -0.3)),  # T
     ((0, -1), (0.6, 0.3), (0, 1), (-0.9, 0.3)),  # kite
 )
-FILLS = (255, 190, 110, 0)
+FILLS = (255, 190, 110, 0)  # grey values
 NUM_CANDIDATES = 6
-FIXED_PUZZLES = 100  # of validation and test, for each layout
-_SCALE = 4  # drawn larger and made smaller, for smooth edges
-_PUZZLE_SEED = 103  # fixed for ever: test puzzles must not change between runs
+FIXED_PUZZLES = 100  # puzzles per layout in validation, and in test
+_SCALE = 4  # panels are drawn at four times their size and reduced, for smooth edges
+_PUZZLE_SEED = 103  # do not change: test puzzles must stay the same between runs
 
 
 @dataclass(frozen=True)
 class Panel:
-    """What one picture shows; each a number below that of ``VALUES``. ``position`` is the first of nine places that is filled."""
+    """Content of one image; each attribute is an integer from 0 to below its number in ``VALUES``.
+
+    Attributes:
+        number: number of shapes minus one.
+        shape: index in ``SHAPES``.
+        fill: index in ``FILLS``.
+        rotation: quarter turns.
+        position: first filled cell of the 3 x 3 grid, in reading order; further shapes fill the next cells.
+    """
 
     number: int
     shape: int
@@ -56,10 +64,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Puzzle:
-    """Panels in reading order without the last, candidates for it, and which of these is right.
+    """A matrix without its last panel, and the candidates for it.
 
     Attributes:
-        rules: by attribute the steps for each row and each column; those that stay have none.
+        layout: name in ``LAYOUTS``.
+        context: panels in reading order without the last one.
+        candidates: possible last panels.
+        right: index of the correct candidate.
+        rules: (step per row, step per column) of each changing attribute; constant attributes are not listed.
     """
 
     layout: str
@@ -71,20 +83,21 @@ class Puzzle:
 
 @register("source")
 class Raven:
-    """A matrix and one candidate, with the words of Kosmos-1, and whether it is the missing one.
+    """A matrix and one candidate, with the prompt of Kosmos-1; the answer is "Yes" if the candidate is correct, else "No".
 
-    The sample's ``choices`` are all six candidates, its ``label`` says which is right; the conversation shows one, the right one half of
-    the time.
+    The sample's ``choices`` are all six candidates, and its ``label`` is the index of the correct one. The conversation shows one
+    candidate, which is the correct one in half of the samples.
 
     Args:
-        layouts: rows and columns, of "2x2", "1x5" and "3x3": three, four and eight pictures are shown; None takes all.
-        num_rules: how many attributes change, of 1 to 3; one of these is drawn for each puzzle.
-        size: pixels of a picture.
-        role: "document" for the words of the paper as they are (template kosmos), "user" for a question to any system that talks.
-        puzzles: how many make one epoch; each is drawn anew from its number and the epoch.
+        layouts: rows and columns, of "2x2", "1x5" and "3x3", which show three, four and eight images before the candidate; None takes all.
+        num_rules: allowed numbers of changing attributes, each from 1 to 3; one of them is drawn for each puzzle.
+        size: width and height of an image in pixels.
+        role: "document" gives the prompt of the paper as plain text (chat template kosmos); "user" gives it as a user message for any
+            multimodal language model.
+        puzzles: puzzles per training epoch; each is generated from its index and the epoch.
 
     Raises:
-        ConfigError: a word or a number that there is not.
+        ConfigError: a value is unknown or out of range.
     """
 
     modalities = ("image", "conversation")
@@ -114,12 +127,16 @@ class Raven:
         self.num_rules, self.size, self.role, self.puzzles = sorted(set(num_rules)), size, role, puzzles
 
     def split(self, name: str) -> "RavenSplit":
-        """Puzzles of "train", "validation" or "test"."""
+        """Return the puzzles of "train", "validation" or "test".
+
+        Raises:
+            DataError: no such split.
+        """
         refuse_split(name, SPLITS)
         return RavenSplit(self, name)
 
     def captions(self) -> list[str]:
-        """All that is said."""
+        """Return all prompts and answers, as text to train a tokenizer on."""
         return [words_of(count).replace(MARKERS["image"], "") for count in COUNTS] + [" Yes", " No"]
 
 
@@ -133,7 +150,7 @@ class RavenSplit:
         return self.source.puzzles if self.name == "train" else FIXED_PUZZLES * len(self.source.kinds)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Puzzle ``index``; without a generator its own number seeds it, and layouts take turns."""
+        """Return puzzle ``index``; without a generator its index is the seed, and the layouts alternate."""
         source, varied = self.source, generator is not None
         generator = generator if generator is not None else np.random.default_rng((_PUZZLE_SEED, SPLITS.index(self.name), index))
         layout = source.kinds[int(generator.integers(len(source.kinds))) if varied else index % len(source.kinds)]
@@ -150,7 +167,7 @@ class RavenSplit:
 
 
 def words_of(count: int) -> str:
-    """What is asked where ``count`` pictures are shown before the candidate.
+    """Return the prompt for a matrix with ``count`` images before the candidate.
 
     Source: Kosmos-1, section 4.2.2 and figure 4.
     """
@@ -159,7 +176,7 @@ def words_of(count: int) -> str:
 
 
 def make_puzzle(layout: str, num_rules: int, generator: np.random.Generator) -> Puzzle:
-    """A matrix in which ``num_rules`` attributes change, and its candidates in random order."""
+    """Generate a matrix in which ``num_rules`` attributes change, with its candidates in random order."""
     rows, columns = LAYOUTS[layout]
     names = [str(name) for name in generator.permutation(list(VALUES))]
     start = {name: int(generator.integers(VALUES[name])) for name in VALUES}
@@ -176,15 +193,19 @@ def _panel(start: dict[str, int], rules: dict[str, tuple[int, int]], row: int, c
 
 
 def _candidates(right: Panel, names: Sequence[str], generator: np.random.Generator) -> list[Panel]:
-    """The right one and five others: two values of each of three attributes, each value in three of the six."""
+    """Return the correct panel and five others in random order.
+
+    Three attributes take two values each, which gives the eight corners of a cube, numbered by three bits. Corner 0 is the correct panel.
+    Two opposite corners are left out, so that each value occurs in three of the six candidates and no majority of values gives the answer.
+    """
     other = {name: (getattr(right, name) + int(generator.integers(1, VALUES[name]))) % VALUES[name] for name in names}
-    left_out = int(generator.integers(1, 7))  # with its opposite; neither is the right one, which is 0
+    left_out = int(generator.integers(1, 7))  # 1 to 6: neither this corner nor its opposite, 7 - left_out, is corner 0
     corners = generator.permutation([corner for corner in range(8) if corner not in (left_out, 7 - left_out)])
     return [replace(right, **{name: other[name] for bit, name in enumerate(names) if corner >> bit & 1}) for corner in map(int, corners)]
 
 
 def draw_panel(panel: Panel, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """A picture of dark shapes on white, in three rows of three places."""
+    """Draw a panel: shapes on white in a 3 x 3 grid of cells, inside a black frame."""
     side = size * _SCALE
     image = Image.new("L", (side, side), 255)
     pen = ImageDraw.Draw(image)

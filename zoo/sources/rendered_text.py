@@ -1,8 +1,8 @@
-"""Opinions drawn as pictures, to be read without a reader of letters, and whether they are positive or negative.
+"""Sentiment classification of sentences rendered as images, which tests OCR-free reading.
 
-Source: the task is that of Rendered SST-2, Radford et al. 2021 (CLIP, arXiv 2103.00020), section 3.1.1 and appendix E.2, asked as in Huang
-et al. 2023 (Kosmos-1, arXiv 2302.14045), section 4.3. Where we differ: the sentences are made here, of a subject, a word of praise or
-blame, and perhaps a "not" that turns it round, so that a word alone does not tell.
+Source: the task of Rendered SST-2, Radford et al. 2021 (CLIP, arXiv 2103.00020), section 3.1.1 and appendix E.2, with the question of
+Huang et al. 2023 (Kosmos-1, arXiv 2302.14045), section 4.3. Where we differ: the sentences are generated from a subject, a word of praise
+or blame, and an optional "not" that reverses the sentiment, so that one word is not enough to classify a sentence.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from zoo.sources.digits import refuse_split
 from zoo.sources.wording.captions import stable_group
 from zoo.types import Sample
 
-SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # tenths of all sentences, by their digest
+SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # values of (hash of the sentence) % 10
 CLASSES = ("negative", "positive")
 WORDS = {
     "positive": "brilliant charming clever delightful excellent funny lovely moving superb wonderful".split(),
@@ -26,20 +26,20 @@ SUBJECTS = ("film", "story", "acting", "music", "dialogue", "ending", "plot", "c
 FORMS = ("The {} is {}.", "I found the {} {}.", "We all thought the {} was {}.", "Everyone says that the {} is {}.")
 ADVERBS = ("", "truly", "rather", "often")
 QUESTION = "what is the sentiment of the opinion?"
-LINES = 9  # a picture is so many lines high
-_SEED = 104  # fixed for ever: the order of the sentences must not change between runs
+LINES = 9  # font size = image size / LINES
+_SEED = 104  # do not change: the order of the sentences must stay the same between runs
 
 
 @register("source")
 class RenderedText:
-    """A picture of an opinion, the question of its sentiment, and the answer; no sentence of the tests is ever trained on.
+    """An image of an opinion, a question about its sentiment, and the answer; no test sentence occurs in training.
 
     Args:
-        size: pixels of a picture, on each side.
-        question: what is asked.
+        size: width and height of an image in pixels, at least 64.
+        question: text of the question.
 
     Raises:
-        ConfigError: a picture too small for its letters, or no question.
+        ConfigError: the image is too small for legible letters, or the question is empty.
     """
 
     modalities = ("image", "conversation")
@@ -49,18 +49,22 @@ class RenderedText:
 
     def __init__(self, *, size: int = 224, question: str = QUESTION) -> None:
         if size < 64:
-            raise ConfigError(f"size: {size}; allowed is 64 or more, for letters that can be read")
+            raise ConfigError(f"size: {size}; allowed is 64 or more, for legible letters")
         if not question.strip():
             raise ConfigError(f"question: {question!r}; give one, for example {QUESTION!r}")
         self.size, self.question = size, question
 
     def split(self, name: str) -> "RenderedTextSplit":
-        """Opinions of "train", "validation" or "test"."""
+        """Return the opinions of "train", "validation" or "test".
+
+        Raises:
+            DataError: no such split.
+        """
         refuse_split(name, self.splits)
         return RenderedTextSplit(self, name)
 
     def captions(self) -> list[str]:
-        """All that is said."""
+        """Return the question and the answers, as text to train a tokenizer on."""
         return [self.question, *(f" {name}" for name in CLASSES)]
 
 
@@ -76,7 +80,7 @@ class RenderedTextSplit:
         return len(self.opinions)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Opinion ``index``; with a generator the text stands anywhere, without in the middle."""
+        """Return opinion ``index``; a generator places the text at random, without one it is centred."""
         text, label = self.opinions[index]
         picture = draw_text(text, self.source.size, generator)
         messages = (Message("user", f"{MARKERS['image']}\n{self.source.question}"), Message("assistant", CLASSES[label]))
@@ -86,7 +90,7 @@ class RenderedTextSplit:
 
 
 def opinions() -> list[tuple[str, int]]:
-    """Every sentence, and the class it is of."""
+    """Return every sentence with its class: 0 is negative, 1 is positive."""
     found = []
     for form in FORMS:
         for subject in SUBJECTS:
@@ -99,7 +103,7 @@ def opinions() -> list[tuple[str, int]]:
 
 
 def draw_text(text: str, size: int, generator: np.random.Generator | None = None) -> UInt8[np.ndarray, "size size 3"]:
-    """Dark letters on white, in as many lines as it takes; a generator draws where they stand."""
+    """Draw black text on white with line breaks where needed; a generator places it at random, None centres it."""
     image = Image.new("RGB", (size, size), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size / LINES)
     edge = size // 24

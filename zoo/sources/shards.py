@@ -1,7 +1,7 @@
-"""Tar shards as img2dataset and webdataset write them, read at any place, so that a run resumes exactly.
+"""Image-text tar shards of img2dataset and webdataset with random access, so that an interrupted run resumes exactly.
 
-Webdataset streams its shards and shuffles in a buffer, whose content a resumed run does not have. Here an index of offsets makes the
-shards an array of samples: what a step reads follows from seed and step alone. Reads stay local all the same, see ``WindowedOrder``.
+Webdataset streams its shards and shuffles in a buffer, which is lost when a run stops. Here an index of offsets makes the shards an array
+of samples, so that the samples of a step depend only on the seed and the step. Reads still stay local on the disk, see ``WindowedOrder``.
 """
 
 import glob
@@ -25,31 +25,32 @@ from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")
 FAULTS_SHOWN = 5
-CAPTIONS_READ = 20_000  # of training, spread evenly, to train a tokenizer on
+CAPTIONS_READ = 20_000  # training samples, spread evenly, whose captions a tokenizer is trained on
 Patterns = str | Sequence[str]
 
 
 @register("source")
 class Shards:
-    """Pictures with captions or class numbers in tar files: ``KEY.jpg KEY.txt KEY.json KEY.cls``.
+    """Images with captions or class numbers in tar files: ``KEY.jpg KEY.txt KEY.json KEY.cls``.
 
     Args:
-        path: shards of training, as one pattern or a list: ``data/{00000..00099}.tar``, ``data/*.tar``.
-        validation: shards of that split; None where there are none.
-        test: likewise.
-        caption_key: "txt" is that member; "json.caption" a field of the member ``json`` (a list holds several captions, of which
-            training draws one); None takes no captions from the shards.
-        class_names: names of the numbers in ``cls``, or a file with one on each line; without, there are no labels.
-        templates: for captions where ``caption_key`` is None: each has ``{}`` where the class name goes.
-        min_size: pixels of a picture's shorter side below which it is left out.
-        shuffle_window: samples that are mixed with one another while the shards come in random order; about as many are read from
-            all over the disk at a time. None mixes all.
-        on_bad: of shards that are cut short, damaged or empty: "error" refuses them, "skip" uses what is whole; ``skipped`` lists them.
-        index_directory: where indexes are kept, 12 bytes a sample; None: in the cache of ``zoo fetch``.
+        path: training shards, as one pattern or a list: ``data/{00000..00099}.tar``, ``data/*.tar``.
+        validation: validation shards; None if there are none.
+        test: test shards; None if there are none.
+        caption_key: source of the captions. "txt" is the member ``txt``; "json.caption" is a field of the member ``json`` (if it is a list,
+            training draws one of the captions); None takes no captions from the shards.
+        class_names: names of the class numbers in ``cls``, or a file with one name per line; None gives samples without labels.
+        templates: captions with ``{}`` in place of the class name, used if ``caption_key`` is None.
+        min_size: minimum length in pixels of an image's shorter side; samples with a smaller image are left out.
+        shuffle_window: number of samples that are shuffled together; the shards come in random order. A smaller window keeps reads more
+            local. None shuffles all samples together.
+        on_bad: treatment of shards that are truncated, damaged or empty. "error" raises DataError; "skip" uses their complete samples and
+            lists the shards in ``skipped``.
+        index_directory: folder of the cached indexes (12 bytes per sample); None takes the cache of ``zoo fetch``.
 
     Raises:
-        ConfigError: a keyword that is not allowed, or braces in a pattern without the package that reads them.
-        DataError: no shards, or some that cannot be used.
+        ConfigError: a value is not allowed, or a pattern has braces and the package webdataset is not installed.
+        DataError: there are no shards, or some cannot be used.
     """
 
     modalities = ("image", "text")
@@ -83,28 +84,28 @@ class Shards:
         }
         self.skipped: list[str] = []
         self._splits: dict[str, ShardsSplit] = {}
-        self.split("train")  # so that bad shards are found now
+        self.split("train")  # report damaged shards now, not at the first training step
 
     def split(self, name: str) -> "ShardsSplit":
-        """The samples of one split; its shards are indexed when it is first asked for.
+        """Return the samples of one split; the first call indexes its shards.
 
         Raises:
             ConfigError: no such split.
-            DataError: it has no shards, or bad ones.
+            DataError: the split has no shards, or some cannot be used.
         """
         if name not in SPLITS:
             raise ConfigError(f"split: there is no {name!r}; {name_choices(name, SPLITS)}")
         if not self.paths[name]:
             raise DataError(
-                f"data.source.{name}: no shards were given for this split; give some, data.source.{name}=PATTERN"
-                + (", or train without looking (training.evaluate_every=0)" if name == "validation" else "")
+                f"data.source.{name}: this split has no shards; give them with data.source.{name}=PATTERN"
+                + (", or train without validation (training.evaluate_every=0)" if name == "validation" else "")
             )
         if name not in self._splits:
             self._splits[name] = self._indexed(self.paths[name])
         return self._splits[name]
 
     def captions(self) -> list[str]:
-        """Captions of training, each once, to train a tokenizer on: those of 20,000 samples spread evenly where there are more."""
+        """Return the captions of at most 20,000 evenly spread training samples without duplicates, as text to train a tokenizer on."""
         return [*dict.fromkeys(self.split("train").captions(CAPTIONS_READ)), *class_captions(self.templates, self.class_names)]
 
     def _indexed(self, paths: list[Path]) -> "ShardsSplit":
@@ -113,18 +114,18 @@ class Shards:
         if index.faults and (self.on_bad == "error" or not len(index.entries)):
             count = len(index.faults)
             raise DataError(
-                f"data.source: {count} bad {'shard' if count == 1 else 'shards'}; download again, leave out, or use what is whole with "
-                "data.source.on_bad=skip" + "".join(f"\n  {fault}" for fault in index.faults[:FAULTS_SHOWN])
+                f"data.source: {count} bad {'shard' if count == 1 else 'shards'}; download them again, leave them out, or use "
+                "their complete samples with data.source.on_bad=skip" + "".join(f"\n  {fault}" for fault in index.faults[:FAULTS_SHOWN])
             )
         if not len(index.entries):
-            raise DataError(f"data.source.min_size: {self.min_size} leaves no sample, all {index.small} pictures are smaller; lower it")
+            raise DataError(f"data.source.min_size: {self.min_size} leaves no sample, all {index.small} images are smaller; lower it")
         return ShardsSplit(paths, index, self.caption_key, self.class_names, self.templates, self.shuffle_window)
 
 
 class ShardsSplit:
-    """One split of shards; samples are read when asked for."""
+    """One split of shards; samples are read lazily."""
 
-    max_bad_share: float | None = MAX_SHARE  # shards from the web hold pictures that cannot be decoded
+    max_bad_share: float | None = MAX_SHARE  # tolerated by default, because shards from the web hold images that cannot be decoded
 
     def __init__(
         self,
@@ -145,11 +146,11 @@ class ShardsSplit:
         return len(self.index.entries)
 
     def order(self, seed: int, epoch: int) -> WindowedOrder:
-        """The order of an epoch of training."""
+        """Return the order of a training epoch."""
         return WindowedOrder(self.index.sizes, window=self.shuffle_window or len(self), seed=seed, epoch=epoch)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index``, read and decoded.
+        """Return item ``index`` with its decoded image; a generator draws the caption.
 
         Raises:
             ItemError: the sample cannot be used; ``reason`` is image, caption, label or shard.
@@ -157,7 +158,7 @@ class ShardsSplit:
         name, contents = self.contents(index)
         picture = next(filter(is_image, contents), None)
         if picture is None:
-            raise ItemError(f"item {name}: holds no picture, only {', '.join(contents)}", "image")
+            raise ItemError(f"item {name}: has no image, only {', '.join(contents)}", "image")
         label = self._label(name, contents)
         text = self._caption(name, contents, label, generator)
         try:
@@ -169,25 +170,25 @@ class ShardsSplit:
         return Sample(name, inputs, group=None if meaning is None else stable_group(meaning), label=label)
 
     def contents(self, index: int) -> tuple[str, dict[str, bytes]]:
-        """The shard and key of item ``index``, and its members' bytes by suffix.
+        """Return the name of item ``index``, ``SHARD:KEY``, and the bytes of its members by suffix.
 
         Raises:
             ItemError: the shard cannot be read any more.
         """
         shard, start, size = self._place(index)
         data = self.files.read(shard, start, size)
-        # Reading as if the sample were a file of its own: offsets are from its beginning.
+        # One read per sample: its bytes are parsed like a whole tar file, with offsets relative to the sample.
         members = list(tar.walk(lambda offset, count: data[offset : offset + count], 0, size, trusted=True))
         if not members:
-            raise ItemError(f"item {self.names[shard]}, byte {start}: nothing is there any more", "shard")
+            raise ItemError(f"item {self.names[shard]}, byte {start}: the sample is missing; the shard has changed", "shard")
         found = {member.suffix: data[member.offset : member.offset + member.size] for member in members}
         return f"{self.names[shard]}:{members[0].key}", found
 
     def captions(self, most: int) -> list[str]:
-        """All captions of at most so many samples, spread evenly; pictures are not read.
+        """Return all captions of at most ``most`` evenly spread samples; images are not read.
 
         Raises:
-            DataError: none of the samples has one.
+            DataError: no sample has a caption.
         """
         if self.caption_key is None:
             return []
@@ -200,19 +201,19 @@ class ShardsSplit:
             contents = {m.suffix: read(m.offset, m.size) if m.suffix == self.caption_key[0] else b"" for m in members}
             try:
                 found += _texts(self.names[shard], contents, self.caption_key)
-            except ItemError as error:  # counted when it is drawn
+            except ItemError as error:  # not reported here: the loader counts the item when it is drawn
                 fault = fault or error
         if fault is not None and not found:
-            raise DataError(f"data.source.caption_key: no sample has such a caption; {fault}")
+            raise DataError(f"data.source.caption_key: no sample has a caption under this key; {fault}")
         return found
 
     def _place(self, index: int) -> tuple[int, int, int]:
-        """Number of the shard that holds an item, and where in it: first byte and number of bytes."""
+        """Return the index of the shard that holds an item, and the item's first byte and number of bytes in it."""
         entry = self.index.entries[index]
         return int(np.searchsorted(self.ends, index, side="right")), int(entry["offset"]), int(entry["size"])
 
     def _label(self, name: str, contents: dict[str, bytes]) -> int | None:
-        """The class number of a sample; None where it has none, or the classes have no names."""
+        """Return the class number of a sample; None if it has no ``cls``, or no class names were given."""
         if not self.class_names or "cls" not in contents:
             return None
         text = contents["cls"].decode("ascii", "replace").strip()
@@ -230,23 +231,26 @@ class ShardsSplit:
 
 
 def find_shards(patterns: Patterns, key: str) -> list[Path]:
-    """The files that patterns with braces and wildcards name, each once, in the order of the patterns.
+    """Return the tar files that match patterns with braces and wildcards, without duplicates, in the order of the patterns.
+
+    Args:
+        key: config key that gave the patterns, for messages.
 
     Raises:
-        ConfigError: braces, and the package that reads them is missing.
-        DataError: a pattern that matches nothing, or a path that is no tar file; ``key`` is the config key that gave it.
+        ConfigError: a pattern has braces, and the package webdataset is not installed.
+        DataError: a pattern matches no file, or a file is not an uncompressed tar file.
     """
     found: list[Path] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if "://" in pattern or pattern.startswith("pipe:"):
-            raise DataError(f"{key}: {pattern}; shards are read at any place, so they must be files: download or mount them")
+            raise DataError(f"{key}: {pattern}; shards need random access, so they must be local files: download or mount them")
         for word in _expanded(pattern, key):
             matches = sorted(glob.glob(word)) if glob.has_magic(word) and not Path(word).exists() else [word]
             if not matches:
                 raise DataError(f"{key}: {word} matches no file; check the path (the current folder is {Path.cwd()})")
             found += map(Path, matches)
     if not found:
-        raise DataError(f"{key}: {patterns!r} names no shards; give a pattern, for example 'data/{{00000..00099}}.tar'")
+        raise DataError(f"{key}: {patterns!r} gives no shards; give a pattern, for example 'data/{{00000..00099}}.tar'")
     found = list(dict.fromkeys(found))
     for path in found:
         tar.refuse_no_tar(path, key)
@@ -254,11 +258,11 @@ def find_shards(patterns: Patterns, key: str) -> list[Path]:
 
 
 def _expanded(pattern: str, key: str) -> list[str]:
-    """``{000..002}.tar`` as its three names."""
+    """Expand the braces of a pattern: ``{000..002}.tar`` gives three names."""
     if "{" not in pattern:
         return [pattern]
     try:
-        import braceexpand  # comes with webdataset, whose convention this is
+        import braceexpand  # a dependency of webdataset, which introduced these patterns
     except ImportError as error:
         raise ConfigError(f"{key}: braces need webdataset ({error}); pip install 'multimodal-zoo[webdataset]', or use *") from error
     try:
@@ -268,7 +272,11 @@ def _expanded(pattern: str, key: str) -> list[str]:
 
 
 def _checked_caption_key(key: str | None) -> tuple[str, ...] | None:
-    """``json.caption`` as its words."""
+    """Split a caption key at its dots: ``json.caption`` gives ("json", "caption").
+
+    Raises:
+        ConfigError: the key is neither a member's suffix nor a field of ``json``.
+    """
     if key is None:
         return None
     words = tuple(key.split("."))
@@ -278,7 +286,7 @@ def _checked_caption_key(key: str | None) -> tuple[str, ...] | None:
 
 
 def _class_names(given: Patterns | None) -> list[str]:
-    """Names as given, or the lines of a file."""
+    """Return class names from a list or from the lines of a file."""
     if not isinstance(given, str):
         return list(given or ())
     try:
@@ -290,10 +298,10 @@ def _class_names(given: Patterns | None) -> list[str]:
 
 
 def _texts(name: str, contents: dict[str, bytes], key: Sequence[str]) -> list[str]:
-    """The captions of a sample.
+    """Return the captions of a sample, at least one.
 
     Raises:
-        ItemError: there is none.
+        ItemError: the sample has no caption.
     """
     if key[0] not in contents:
         raise ItemError(f"item {name}: has no {key[0]}, only {', '.join(contents)}", "caption")
@@ -302,7 +310,7 @@ def _texts(name: str, contents: dict[str, bytes], key: Sequence[str]) -> list[st
         for depth, word in enumerate(key[1:]):
             value = (json.loads(value) if depth == 0 else value)[word]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ItemError(f"item {name}: no {'.'.join(key)} can be read ({type(error).__name__}: {str(error)[:100]})", "caption") from error
+        raise ItemError(f"item {name}: cannot read {'.'.join(key)} ({type(error).__name__}: {str(error)[:100]})", "caption") from error
     texts = [text.strip() for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text.strip()]
     if not texts:
         raise ItemError(f"item {name}: {'.'.join(key)} is {value!r:.60}, where a caption is expected", "caption")

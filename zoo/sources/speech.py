@@ -1,7 +1,8 @@
-"""Recordings with what is said in them: a table of paths and texts, LJSpeech, LibriSpeech, or the prompts of Asterisk.
+"""Speech recordings with transcripts: a table of paths and texts, LJSpeech, LibriSpeech, or the prompts of Asterisk.
 
-Layouts: a CSV or JSON-lines table (``zoo fetch asterisk_sounds`` gives one); LJSpeech 1.1, ``metadata.csv`` of ``id|text|normalised text``
-beside ``wavs/``; LibriSpeech (Panayotov et al. 2015), ``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside FLAC files.
+Layouts: a CSV or JSON-lines table (``zoo fetch asterisk_sounds`` writes one); LJSpeech 1.1, ``metadata.csv`` with lines
+``id|text|normalised text`` beside ``wavs/``; LibriSpeech (Panayotov et al. 2015), ``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt``
+beside FLAC files.
 """
 
 from collections import Counter
@@ -23,38 +24,40 @@ from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")
 LAYOUTS = ("auto", "table", "ljspeech", "librispeech")
-TABLES = ("table.jsonl", "table.csv", "metadata.jsonl", "metadata.csv")  # looked for where none is named
+TABLES = ("table.jsonl", "table.csv", "metadata.jsonl", "metadata.csv")  # names tried in this order if no table is given
 POLICIES = ("error", "skip")
 FAULTS_SHOWN = 5
-PREVIOUS_CHARACTERS = 1000  # of what was said before: more than the 223 tokens that Whisper takes
+PREVIOUS_CHARACTERS = 1000  # of preceding text; more than the 223 tokens that fit into Whisper's prompt
 
 
 @register("source")
 class Speech:
-    """Recordings, which are read when they are asked for, and their texts.
+    """Speech recordings and their transcripts; recordings are read lazily.
 
-    Where nothing says which split a recording is of, a hash of its text does, so that no text is in two splits. Recordings of equal
-    texts, but for case and spaces, are of one group.
+    Recordings without a given split are assigned by a hash of their text, so that no text is in two splits. Recordings whose texts are
+    equal (ignoring case and spaces) share a group.
 
     Args:
-        path: the folder, or a table.
-        layout: "table", "ljspeech", "librispeech", or "auto" to look which it is.
-        table: CSV or JSON lines, in ``path`` or elsewhere; paths in it are relative to it. A column ``split`` says which split a
-            row belongs to, and a column ``kind`` gives figures of its own; LibriSpeech's subsets are kinds. ``previous`` is what was
-            said before, ``language`` and ``task`` are the text's, ``seconds`` the recording's; ``segments`` of JSON lines, a list of
-            objects with ``start``, ``end`` (in seconds) and ``text``, tells when what is said.
+        path: the folder, or a table file.
+        layout: "table", "ljspeech", "librispeech", or "auto" to detect it.
+        table: CSV or JSON-lines file, in ``path`` or elsewhere; paths in it are relative to it. Optional columns: ``split``; ``kind``, for
+            which evaluation reports separate results (LibriSpeech's subsets are kinds); ``previous``, the text spoken before; ``language``
+            and ``task`` of the text; ``seconds``, the duration. JSON lines may also have ``segments``, a list of objects with ``start``,
+            ``end`` (in seconds) and ``text``.
         audio_key: column of the paths.
-        split_fractions: shares of train, validation and test where nothing else says it.
-        window_seconds: cut recordings with segments into windows of this length (Whisper: 30), each with its segments; None: leave them
+        text_key: column of the transcripts.
+        split_fractions: shares of train, validation and test for recordings without a given split.
+        window_seconds: cut recordings with segments into windows of this length (Whisper: 30), each with its segments; None keeps them
             whole.
-        previous_share: of the samples of training that hold, as ``previous``, what was said before them: in the window or the table's
-            row, or the utterances before it in a chapter of LJSpeech or LibriSpeech. Whisper was trained with 0.5.
-        batch_size: in training so many neighbours are of nearly equal length (as training.batch_size); 1 leaves them in random order.
-        on_bad: "error" refuses a table with faults, "skip" leaves such rows out; ``skipped`` lists them.
+        previous_share: share of the training samples that get the preceding text as ``previous``: the window before, the earlier utterances
+            of the same chapter (LJSpeech, LibriSpeech), or the column ``previous``. Whisper was trained with 0.5.
+        batch_size: number of neighbouring training items of nearly equal length (use the value of training.batch_size); 1 gives a random
+            order.
+        on_bad: "error" raises DataError for faulty rows; "skip" leaves them out and lists them in ``skipped``.
 
     Raises:
-        ConfigError: an unknown word, fractions that are not allowed, or libraries that read recordings are not installed.
-        DataError: there is no such folder, nothing in it, or it has faults.
+        ConfigError: a value is not allowed, or the libraries that read audio are not installed.
+        DataError: the path does not exist, has no usable recording, or has faulty rows and ``on_bad`` is "error".
     """
 
     modalities = ("audio", "text")
@@ -80,8 +83,8 @@ class Speech:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
         if (window_seconds is not None and window_seconds <= 0) or not 0 <= previous_share <= 1 or batch_size < 1:
             raise ConfigError(
-                f"window_seconds {window_seconds}, previous_share {previous_share}, batch_size {batch_size}; allowed are above 0, 0 to 1, "
-                "and 1 or more"
+                f"window_seconds {window_seconds}, previous_share {previous_share}, batch_size {batch_size}; "
+                "allowed are above 0, from 0 to 1, and 1 or more"
             )
         require_audio()
         self.path, self.fractions, self.skipped = Path(path), _checked_fractions(split_fractions), []
@@ -97,25 +100,32 @@ class Speech:
         self.kinds = sorted({clip.kind for clips in self._clips.values() for clip in clips if clip.kind})
 
     def split(self, name: str) -> "SpeechSplit":
-        """The samples of one split.
+        """Return the samples of one split.
 
         Raises:
             ConfigError: no such split.
-            DataError: nothing fell into it.
+            DataError: the split is empty.
         """
         if name not in SPLITS:
             raise ConfigError(f"split: there is no {name!r}; {name_choices(name, SPLITS)}")
         if not self._clips[name]:
             counts = ", ".join(f"{split} {len(clips)}" for split, clips in self._clips.items())
-            raise DataError(f"{self.path}: no recording fell into {name!r} ({counts}); add some, or change split_fractions")
+            raise DataError(f"{self.path}: the split {name!r} has no recording ({counts}); add recordings, or change split_fractions")
         return SpeechSplit(self._clips[name], self.previous_share, self.batch_size)
 
     def captions(self) -> list[str]:
-        """The texts of training, each once, to train a tokenizer on."""
+        """Return the transcripts of the training split without duplicates, as text to train a tokenizer on."""
         return list(dict.fromkeys(clip.text for clip in self._clips["train"]))
 
     def _found(self, layout: str, table: Path | None, keys: tuple[str, str]) -> tuple[str, Iterator[Clip | str]]:
-        """The layout, and the clips and faults as they are read."""
+        """Detect the layout, and return its name and an iterator over clips and faults.
+
+        Args:
+            keys: columns of the audio path and of the text in a table.
+
+        Raises:
+            DataError: the path or the table does not exist, or the folder has none of the layouts.
+        """
         if self.path.is_file():
             table, root = self.path, self.path.parent
         elif self.path.is_dir():
@@ -142,10 +152,12 @@ class Speech:
             "librispeech": "*.trans.txt in its folders",
         }
         missing = " nor ".join(wanted.values()) if layout == "auto" else wanted[layout]
-        raise DataError(f"data.path: {self.path} holds {'neither' if layout == 'auto' else 'no'} {missing}; name the file with data.table=")
+        raise DataError(
+            f"data.path: {self.path} holds {'neither' if layout == 'auto' else 'no'} {missing}; give a table with data.source.table=FILE"
+        )
 
     def _add(self, clip: Clip) -> None:
-        """Put a clip, or its windows, into its split."""
+        """Add a clip, or its windows, to its split."""
         split = clip.split or _hashed_split(clip.text, self.fractions)
         if self.window_seconds is None or not clip.segments:
             self._clips[split].append(clip)
@@ -156,16 +168,18 @@ class Speech:
             self.skipped.append(str(fault))
 
     def _settle(self, on_bad: str) -> None:
-        """Refuse faults, or a source without recordings."""
+        """Raise DataError if there are faults and ``on_bad`` is "error", or if no recording is left."""
         count, shown = len(self.skipped), "".join(f"\n  {fault}" for fault in self.skipped[:FAULTS_SHOWN])
         if count and on_bad == "error":
-            raise DataError(f"{self.path}: {count} bad row{'' if count == 1 else 's'}; mend, or leave out with on_bad=skip{shown}")
+            raise DataError(
+                f"{self.path}: {count} bad row{'' if count == 1 else 's'}; correct them, or skip them with data.source.on_bad=skip{shown}"
+            )
         if not any(self._clips.values()):
             raise DataError(f"{self.path}: no recording that can be used ({self.layout}){shown}")
 
 
 class SpeechSplit:
-    """One split; a sample holds the path of its recording, which the processor reads as far as it needs, or the samples of a window."""
+    """One split of recordings; a sample holds the path of its recording, which the processor reads, or the waveform of a window."""
 
     def __init__(self, clips: Sequence[Clip], previous_share: float = 0.0, batch_size: int = 1) -> None:
         self.clips, self.previous_share, self.batch_size = clips, previous_share, batch_size
@@ -174,15 +188,19 @@ class SpeechSplit:
         return len(self.clips)
 
     def identities(self, modality: str) -> list[str] | None:
-        """Which recording each item holds, as rows of a table may share one; None where every item is one of its own."""
+        """Return an identifier of each item's recording if some items share a recording, else None."""
         paths = [str(clip.path) if clip.start is None else f"{clip.path} at {clip.start}" for clip in self.clips]
         return paths if modality == "audio" and max(Counter(paths).values()) > 1 else None
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index``; in training some are given what was said before them."""
+        """Return item ``index``; with a generator, a share of the samples also gets the preceding text as ``previous``.
+
+        Raises:
+            ItemError: the recording does not exist any more.
+        """
         clip = self.clips[index]
         if not clip.path.is_file():
-            raise ItemError(f"item {clip.id}: {clip.path} is not there any more; restore it", "audio")
+            raise ItemError(f"item {clip.id}: {clip.path} does not exist any more; restore it", "audio")
         audio = clip.path if clip.start is None else read_piece(clip.path, clip.start, clip.seconds or 0.0)
         inputs = {"audio": audio, "text": clip.text, **{key: clip.further[key] for key in ("language", "task") if key in clip.further}}
         if clip.segments:
@@ -192,7 +210,7 @@ class SpeechSplit:
         return Sample(clip.id, inputs, group=_group(clip.text), kind=clip.kind)
 
     def order(self, seed: int, epoch: int) -> Order:
-        """At random, or batches of nearly equal length in random order, so that little is padded."""
+        """Return a random order, or batches of nearly equal length in random order to reduce padding."""
         if self.batch_size == 1:
             return np.random.default_rng((seed, epoch)).permutation(len(self.clips))
         return bucketed(self._seconds, self.batch_size, seed, epoch)
@@ -202,7 +220,7 @@ class SpeechSplit:
         return np.array([clip.seconds or seconds_in_header(clip.path) for clip in self.clips])
 
     def _before(self, index: int) -> str:
-        """What was said before an item in the same reading, as far as this split has it without a gap; or what the table says."""
+        """Return the text before an item in the same reading, as far back as this split has no gap; else the column ``previous``."""
         texts, place, told = [], self.clips[index].place, self.clips[index].further.get("previous", "")
         while place is not None and index > 0 and sum(map(len, texts)) < PREVIOUS_CHARACTERS:
             index, place = index - 1, (place[0], place[1] - 1)
@@ -213,11 +231,12 @@ class SpeechSplit:
 
 
 def _group(text: str) -> int:
+    """Hash a text so that case and spaces do not matter."""
     return stable_group(" ".join(text.lower().split()))
 
 
 def _hashed_split(text: str, fractions: tuple[float, ...]) -> str:
-    """With (0.9, 0.05, 0.05): below 0.9 train, below 0.95 validation, else test."""
+    """Choose the split by a hash of the text: with (0.9, 0.05, 0.05), below 0.9 is train, below 0.95 validation, else test."""
     position = _group(text) / 2**63
     if position < fractions[0]:
         return "train"

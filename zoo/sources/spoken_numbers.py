@@ -1,6 +1,7 @@
-"""A corpus that is made, not recorded: numbers, dates and commands, said by a synthetic voice.
+"""Synthetic speech corpus: numbers, dates and commands spoken by a text-to-speech engine.
 
-The sound is made once, in a fresh process and in one order, and kept in the cache under a hash of all that it depends on.
+The audio is synthesised once and cached under a hash of all settings and texts. A fresh process synthesises it in a fixed order, because
+the output of an engine can depend on earlier calls.
 """
 
 import hashlib
@@ -29,12 +30,17 @@ from zoo.types import Sample
 KINDS = ("numbers", "dates", "commands")
 VALIDATION_SHARE, TEST_SHARE = 0.03, 0.05
 COMMANDS = ("turn on the light", "turn off the radio", "open the door", "close the window", "play the next song", "set an alarm")
-VERSION = 1  # of what is made; a higher one makes it again
+VERSION = 1  # of the synthesis; part of the cache key: increase it to make all audio again
 
 
 @dataclass(frozen=True)
 class _Corpus:
-    """Where the sound of each text begins and ends in one long row of samples."""
+    """Texts and their audio, concatenated.
+
+    Attributes:
+        ends: index after the last audio sample of each text; it is the first one of the next text.
+        samples: 16-bit audio samples of all texts.
+    """
 
     texts: list[str]
     kinds: list[str]
@@ -45,22 +51,23 @@ class _Corpus:
 
 @register("source")
 class SpokenNumbers:
-    """Sound and text of numbers up to ``highest``, of dates, and of commands with a number; split by the number.
+    """Audio and text of numbers up to ``highest``, of dates, and of commands with a number.
 
-    Which split a number is in follows from a hash of it: no number of validation or test is ever said in training, in whatever
-    sentence. The text is in words already.
+    A hash of the number chooses the split of a sentence, so that no number of validation or test occurs in any training sentence. Texts are
+    spelled out in words.
 
     Args:
         engine: "flite" (``zoo fetch flite``) or "espeak" (extra ``speech``).
-        voice: of the engine: "slt", "rms", "awb", "kal16", "kal" of flite; "en-us" and others of espeak.
-        kinds: of sentences.
-        highest: the largest number.
-        size: so many sentences of each kind, drawn by a fixed seed; None takes every number.
-        path: where the sound is kept; None: the cache of zoo.
-        batch_size: in training so many neighbours are of nearly equal length (as training.batch_size); 1 leaves them in random order.
+        voice: voice of the engine: "slt", "rms", "awb", "kal16" or "kal" for flite; "en-us" and others for espeak.
+        kinds: kinds of sentences, of "numbers", "dates" and "commands".
+        highest: the largest number, from 9 to 999999.
+        size: sentences of each kind, drawn with a fixed seed; None takes every number.
+        path: folder of the cached audio; None takes the cache of zoo.
+        batch_size: number of neighbouring training items of nearly equal length (use the value of training.batch_size); 1 gives a random
+            order.
 
     Raises:
-        ConfigError: an engine, a voice or a kind that there is not, numbers out of range, or an engine that is not installed.
+        ConfigError: the engine or a kind is unknown, or a number is out of range.
     """
 
     modalities = ("audio", "text")
@@ -91,11 +98,11 @@ class SpokenNumbers:
         self.folder = Path(path) if path is not None else cache_directory() / "spoken_numbers"
 
     def split(self, name: str) -> "SpokenNumbersSplit":
-        """Sound and texts of one split; the sound is made where it is not there yet, which takes minutes for all numbers.
+        """Return one split; audio that is not cached is synthesised first, which takes minutes for all numbers.
 
         Raises:
-            ConfigError: no such split, or an engine that is not installed.
-            DataError: the cache cannot be written or read.
+            ConfigError: no such split, the voice is unknown, or the engine is not installed.
+            DataError: the split is empty, the engine failed, or the cache cannot be written or read.
         """
         if name not in self.splits:
             raise ConfigError(f"split: there is no {name!r}; {name_choices(name, self.splits)}")
@@ -105,12 +112,12 @@ class SpokenNumbers:
         return SpokenNumbersSplit(_made(self.folder, self.settings, name, sentences), self.batch_size)
 
     def captions(self) -> list[str]:
-        """The texts of training, to train a tokenizer on."""
+        """Return the texts of the training split, as text to train a tokenizer on."""
         return [text for _, text, number in _sentences(self.settings) if split_of(number) == "train"]
 
 
 class SpokenNumbersSplit:
-    """One split; the samples are read from disk as they are asked for."""
+    """One split of the synthetic corpus; the audio is memory-mapped from disk."""
 
     def __init__(self, corpus: _Corpus, batch_size: int) -> None:
         self.corpus, self.batch_size = corpus, batch_size
@@ -120,25 +127,25 @@ class SpokenNumbersSplit:
         return len(self.corpus.texts)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index``: its sound, and what is said in words."""
+        """Return item ``index``: its audio with the sample rate in Hz, and its text in words."""
         found = self.corpus
         sound = np.array(found.samples[self.starts[index] : found.ends[index]])
         text = found.texts[index]
         return Sample(f"{text!r}", {"audio": (sound, found.sample_rate_hz), "text": text}, kind=found.kinds[index])
 
     def order(self, seed: int, epoch: int) -> Order:
-        """Batches of nearly equal length in random order, so that little is padded."""
+        """Return batches of nearly equal length in random order, to reduce padding."""
         return bucketed(self.corpus.ends - self.starts, self.batch_size, seed, epoch)
 
 
 def split_of(number: int) -> str:
-    """The split that a number is in."""
+    """Return the split that a number belongs to."""
     place = stable_group(f"number {number}") / 2**63
     return "validation" if place < VALIDATION_SHARE else "test" if place < VALIDATION_SHARE + TEST_SHARE else "train"
 
 
 def _sentences(settings: dict) -> list[tuple[str, str, int]]:
-    """Kind, text in words, and the number that decides the split."""
+    """Return (kind, text in words, number) of all sentences; the number decides the split."""
     generator = np.random.default_rng(0)
     found = []
     for kind in settings["kinds"]:
@@ -160,9 +167,9 @@ def _sentence(kind: str, number: int, highest: int) -> str:
 
 
 def _made(folder: Path, settings: dict, split: str, sentences: list[tuple[str, str, int]]) -> _Corpus:
-    """The corpus of a split, out of the cache."""
-    words = json.dumps({**settings, "split": split, "texts": [text for _, text, _ in sentences]}, sort_keys=True)
-    place = folder / f"{settings['engine']}_{settings['voice']}_{split}_{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+    """Return the corpus of a split from the cache; synthesise it first if it is not there."""
+    key = json.dumps({**settings, "split": split, "texts": [text for _, text, _ in sentences]}, sort_keys=True)
+    place = folder / f"{settings['engine']}_{settings['voice']}_{split}_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not (place / "corpus.json").is_file():
         _make(place, settings, sentences)
     try:
@@ -170,22 +177,28 @@ def _made(folder: Path, settings: dict, split: str, sentences: list[tuple[str, s
         samples = np.load(place / "samples.npy", mmap_mode="r")
         ends = np.load(place / "ends.npy")
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{place}: cannot be read ({error}); remove it, and it is made again") from error
+        raise DataError(f"{place}: cannot be read ({error}); delete it, and it is synthesised again") from error
     kinds, texts = [kind for kind, _, _ in sentences], [text for _, text, _ in sentences]
     return _Corpus(texts, kinds, ends, samples, int(facts["sample_rate_hz"]))
 
 
 def _make(place: Path, settings: dict, sentences: list[tuple[str, str, int]]) -> None:
-    """Say every sentence in a process of its own, whose engine has said nothing before, and keep the sound."""
-    find_voice(settings["engine"], settings["voice"])  # what is not installed is said here, without a process
+    """Synthesise every sentence in a new process and move the result into the cache.
+
+    Raises:
+        ConfigError: the voice is unknown, or the engine is not installed.
+        DataError: the engine failed, or the cache cannot be written.
+    """
+    find_voice(settings["engine"], settings["voice"])  # a missing engine raises its own error here, before the process starts
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as unfinished:
             work = json.dumps([unfinished, settings, [text for _, text, _ in sentences]])
             done = subprocess.run([sys.executable, "-c", _WORKER], input=work, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise DataError(f"{place.name}: the voice gave up (exit status {done.returncode}): {done.stderr.strip()[-300:]}")
-            if not place.exists():  # another process may have been faster
+                raise DataError(f"{place.name}: speech synthesis failed (exit status {done.returncode}): {done.stderr.strip()[-300:]}")
+            # The rename makes the folder appear whole or not at all; another process may have finished first.
+            if not place.exists():
                 shutil.copytree(unfinished, unfinished + ".whole")
                 Path(unfinished + ".whole").rename(place)
     except OSError as error:

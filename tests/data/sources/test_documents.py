@@ -116,7 +116,7 @@ def test_bad_words_and_empty_places_are_refused(folder, tmp_path):
         Documents(path=folder / "picture.png")
     with pytest.raises(DataError, match=r"no text that can be used \(empty.txt: empty\)"):
         Documents(path=folder / "empty.txt")
-    with pytest.raises(DataError, match="no document with two sentences fell into 'train'"):
+    with pytest.raises(DataError, match="the split 'train' is empty: it has no document with two sentences"):
         Documents(path=folder / "a.txt", pairs="next", **ALL).split("train")  # there is no other document
     with pytest.raises(ConfigError, match="there is no 'dev'"):
         Documents(path=folder).split("dev")

@@ -108,10 +108,10 @@ def test_a_class_that_training_lacks_is_a_fault(tmp_path: Path) -> None:
     ("names", "expected"),
     [
         ([], "no images in class folders"),
-        (["loose.png"], "loose.png: lies in no class folder"),
+        (["loose.png"], "loose.png: is not in a class folder"),
         (["cat/1.png", "dog/readme/.hidden.png"], "dog: a class folder without images"),
-        (["hot dog/1.png", "hot_dog/2.png"], "the same class as hot dog"),
-        (["train/a/1.png", "test/a/1.png", "other/1.png"], "beside other folders"),
+        (["hot dog/1.png", "hot_dog/2.png"], "has the same class name as hot dog"),
+        (["train/a/1.png", "test/a/1.png", "other/1.png"], "are mixed with other folders"),
         (["train/a/1.png", "val/a/1.png", "validation/a/1.png"], "keep one"),
     ],
 )
@@ -253,7 +253,7 @@ def test_a_table_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_split_without_items_says_so(tmp_path: Path) -> None:
     source = Folder(path=pictures(tmp_path, ["cat/1.png"]), split_fractions=ALL_TRAIN)
-    with pytest.raises(DataError, match=r"'validation' \(train 1, validation 0, test 0\)"):
+    with pytest.raises(DataError, match=r"the split 'validation' has no image \(train 1, validation 0, test 0\)"):
         source.split("validation")
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         source.split("tain")

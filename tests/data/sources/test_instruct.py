@@ -96,10 +96,10 @@ def test_what_cannot_be_read_is_refused(folder):
     with pytest.raises(DataError, match="holds no conversation to train on"):
         Instruct(path=[folder / "rows.json", folder / "empty.json"])
     (folder / "cut.json").write_text('[{"a": ')
-    with pytest.raises(DataError, match="is no JSON"):
+    with pytest.raises(DataError, match="is not valid JSON"):
         Instruct(path=folder / "cut.json")
     with pytest.raises(ConfigError, match="weights: .* for 1 file"):
         Instruct(path=folder / "rows.json", weights=[1, 2])
     (folder / "one.json").write_text(json.dumps([llava(0)]))
-    with pytest.raises(DataError, match=r"no conversation fell into it; name a file with data\.source\.validation"):
+    with pytest.raises(DataError, match=r"the split has no conversation; give a file with data\.source\.validation"):
         Instruct(path=folder / "one.json").split("validation")

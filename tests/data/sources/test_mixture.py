@@ -66,7 +66,7 @@ def test_without_weights_every_item_stands_once_and_validation_takes_the_sources
     held = mixture.split("validation")
     assert {held.sample(i).kind for i in range(len(held))} == {"long"} and len(held) == 122 - len(split)
     assert len(mixture.captions()) == len(split) and mixture.kinds == ("short", "long", "few")
-    with pytest.raises(DataError, match="no document fell into it"):
+    with pytest.raises(DataError, match="the split has no document"):
         mixture.split("test")
 
 

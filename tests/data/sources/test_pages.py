@@ -95,7 +95,7 @@ def test_splits_are_of_whole_pages(tmp_path):
     ("keywords", "error", "words"),
     [
         ({"path": "nowhere"}, DataError, "does not exist"),
-        ({"pages": ["*.txt"]}, DataError, "holds 5 pages.*none that data.source.pages takes"),
+        ({"pages": ["*.txt"]}, DataError, "holds 5 pages.*none of them is selected"),
         ({"skip": "toc"}, ConfigError, "skip: 'toc' is one string"),
         ({"min_words": 1000}, DataError, "holds no page to train on.*too few words"),
     ],

@@ -111,13 +111,13 @@ def test_a_row_that_cannot_be_used_is_named_or_left_out(tmp_path, row, message):
 
 
 def test_files_that_cannot_be_used_are_refused(tmp_path):
-    with pytest.raises(zoo.DataError, match="no file of JSON lines"):
+    with pytest.raises(zoo.DataError, match="is not a JSON-lines file"):
         Preferences(path=tmp_path / "none.jsonl")
     with pytest.raises(zoo.DataError, match="holds pairs .* and single answers"):
         Preferences(path=written(tmp_path, [PAIR, {"prompt": "q", "completion": "a", "label": True}]))
     with pytest.raises(zoo.DataError, match="holds no row"):
         Preferences(path=written(tmp_path, []))
-    with pytest.raises(zoo.DataError, match="no prompt fell into 'validation'"):
+    with pytest.raises(zoo.DataError, match="the split 'validation' has no prompt"):
         Preferences(path=written(tmp_path, [PAIR]), validation_share=0.0).split("validation")
     with pytest.raises(zoo.ConfigError, match="split: there is no 'tran'"):
         pairs(tmp_path).split("tran")

@@ -150,7 +150,7 @@ def test_batches_follow_from_seed_and_step_also_where_samples_are_broken(num_wor
     ("number", "reason", "message"),
     [
         (2, "image", "item 000.tar:000000002.jpg: the image is damaged or cut short"),
-        (6, "image", "item 001.tar:000000006: holds no picture, only cls, json, txt"),
+        (6, "image", "item 001.tar:000000006: has no image, only cls, json, txt"),
         (9, "caption", "item 001.tar:000000009: txt is ' ', where a caption is expected"),
         (13, "caption", "item 002.tar:000000013: has no txt, only cls, jpg, json"),
     ],
@@ -189,7 +189,7 @@ def test_without_captions_and_classes_there_are_pictures_alone(tmp_path):
 def test_small_pictures_are_left_out(tmp_path):
     path = shards(tmp_path / "x", change=lambda item: item | {"jpg": picture(0, size=(60, 40 + int(item["__key__"])))})
     assert len(train(path, min_size=45)) == 11 and len(train(path)) == 16
-    with pytest.raises(DataError, match=r"min_size: 65 leaves no sample, all 16 pictures are smaller"):
+    with pytest.raises(DataError, match=r"min_size: 65 leaves no sample, all 16 images are smaller"):
         train(path, min_size=65)
 
 
@@ -235,7 +235,7 @@ def test_many_shards_are_read_by_several_processes(tmp_path, monkeypatch, capfd)
     monkeypatch.setattr(shard_index, "PARALLEL_FROM", 2)
     together = train(path, index_directory=str(tmp_path / "two")).index
     assert (alone.entries == together.entries).all() and (alone.sizes == together.sizes).all()
-    assert f"indexing 3 shards, once; kept in {tmp_path / 'two'}" in capfd.readouterr().err
+    assert f"indexing 3 shards; the index is kept in {tmp_path / 'two'}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("share", [0.3, 0.31, 0.55, 0.81])  # 0.3 and 0.55 fall between blocks
@@ -293,7 +293,7 @@ def wrong_paths(folder):
     return {
         "empty.tar": r"empty.tar: the file is empty \(0 bytes\)",
         "text.tar": "text.tar: not a tar file",
-        "x.tar.gz": "packed with gzip; .*unpack it first",
+        "x.tar.gz": "compressed with gzip; .*decompress it first",
         "none.tar": "none.tar: holds no samples",
         "absent.tar": "absent.tar: no such file",
         "*.tgz": "matches no file",
@@ -306,16 +306,16 @@ def test_what_is_no_shard_is_refused_and_named(tmp_path):
     for name, expected in wrong_paths(tmp_path).items():
         with pytest.raises(DataError, match=rf"(?s)data.source.*{expected}"):
             train(str(tmp_path / name))
-    with pytest.raises(DataError, match="must be files: download or mount"):
+    with pytest.raises(DataError, match="must be local files: download or mount"):
         train("https://host/{0..3}.tar")
-    with pytest.raises(DataError, match="names no shards"):
+    with pytest.raises(DataError, match="gives no shards"):
         train([])
 
 
 def test_a_split_without_shards_says_what_to_do(tmp_path):
     source = Shards(path=shards(tmp_path / "x"), test=str(tmp_path / "x" / "002.tar"))
     assert len(source.split("test")) == 4
-    with pytest.raises(DataError, match=r"data.source.validation=PATTERN, or train without looking \(training.evaluate_every=0\)"):
+    with pytest.raises(DataError, match=r"data.source.validation=PATTERN, or train without validation \(training.evaluate_every=0\)"):
         source.split("validation")
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         source.split("tain")
@@ -323,7 +323,7 @@ def test_a_split_without_shards_says_what_to_do(tmp_path):
 
 def test_a_caption_key_that_no_sample_has_is_refused(tmp_path):
     path = shards(tmp_path / "x")
-    with pytest.raises(DataError, match=r"caption_key: no sample has such a caption; item 000.tar: no json.text can be read"):
+    with pytest.raises(DataError, match=r"caption_key: no sample has a caption under this key; item 000.tar: cannot read json.text"):
         Shards(path=path, caption_key="json.text").captions()
     for key in ("json", "txt.caption", "json.", ""):
         with pytest.raises(ConfigError, match="caption_key"):

@@ -53,7 +53,7 @@ def test_segments_and_further_words_of_a_row_are_in_its_sample(tmp_path):
     [
         ([[0, 1, "x"]], "segments are .* where a list of objects with start, end, text"),
         (segments((0.0, 2.0), (1.0, 3.0)), r"1 to 3 s comes after 2 s; times must rise"),
-        ([{"start": "0", "end": 1, "text": "x"}], "has no times in seconds"),
+        ([{"start": "0", "end": 1, "text": "x"}], "needs .start. and .end. as numbers .seconds. and .text. as a string"),
         (segments((2.0, 1.0)), "times must rise"),
     ],
 )

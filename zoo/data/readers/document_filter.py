@@ -1,7 +1,8 @@
-"""What of interleaved documents is kept: how many pictures, how large, how much text, and no text twice.
+"""Filter of interleaved documents: number and size of images, amount of text, and removal of duplicate texts.
 
-Paper: Huang et al. 2023 (Kosmos-1, arXiv 2302.14045), section 3.1 and appendix B.1.3: at most five pictures of a page, none below 64
-pixels, half of the pages with one picture left out. Near duplicates by MinHash over runs of five words (Lee et al. 2021, arXiv 2107.06499).
+Paper: Huang et al. 2023 (Kosmos-1, arXiv 2302.14045), section 3.1 and appendix B.1.3: at most five images per page, no image below 64
+pixels, and half of the pages with one image removed. Near duplicates are found by MinHash over 5-word shingles (Lee et al. 2021,
+arXiv 2107.06499).
 """
 
 import fnmatch
@@ -21,53 +22,54 @@ from zoo.processors.media.image_file import DECODE_ERRORS
 from zoo.sources.wording.captions import stable_group
 
 WAYS = ("none", "exact", "near")
-PERMUTATIONS = 128  # of MinHash: the similarity is known to about 0.09
-SHINGLE = 5  # words
+PERMUTATIONS = 128  # of MinHash; the error of the estimated Jaccard similarity is about 1 / sqrt(128) = 0.09
+SHINGLE = 5  # words per shingle, the unit that two texts are compared by
 ADDRESSES = ("http://", "https://", "data:", "//")
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Texts, pictures and clips in order: ("text", text), ("image", path or bytes), ("audio", path or bytes)."""
+    """Texts, images and audio clips in order: ("text", text), ("image", path or bytes), ("audio", path or bytes)."""
 
     id: str
     parts: tuple[tuple[str, Any], ...]
 
     @property
     def text(self) -> str:
-        """All of its text."""
+        """All text parts, joined by line breaks."""
         return "\n".join(value for kind, value in self.parts if kind == "text")
 
     @property
     def key(self) -> str:
-        """What decides of its split: equal documents share it, and pictures with the same caption do not."""
+        """Text whose hash chooses the split: equal documents get equal keys, different images with the same caption do not."""
         names = [self.id if isinstance(value, bytes) else Path(value).name for kind, value in self.parts if kind != "text"]
         return "\n".join([self.text, *names])
 
     def count(self, kind: str) -> int:
-        """How many parts are of a kind."""
+        """Return the number of parts of a kind ("text", "image" or "audio")."""
         return sum(each == kind for each, _ in self.parts)
 
     def conversation(self) -> Conversation:
-        """As the processor takes it."""
+        """Return the document as a ``Conversation``, the input of the processor."""
         return Conversation.of_document(self.parts, self.id)
 
 
 class Sieve:
-    """Drops pictures, then documents, and counts both by reason.
+    """Filter that drops images, then documents, and counts both by reason.
 
     Args:
-        max_images: of a document; the first are kept.
-        min_size: pixels of a picture's shorter side; 0 looks into no picture.
-        exclude_images: patterns of paths that are no pictures to learn from, ``*/icons/*``.
-        min_words: of a document.
-        single_image_share: of the documents with one picture; which are kept follows from their text.
-        deduplicate: "exact" drops a text that was there, letter for letter but for spaces and case; "near" also one of which at least
-            ``similarity`` of its runs of five words were in another.
+        max_images: maximum number of images per document; the first ones are kept. None sets no limit.
+        min_size: minimum length in pixels of an image's shorter side; 0 opens no image.
+        exclude_images: patterns of image paths to drop, for example ``*/icons/*``.
+        min_words: minimum number of words of a document.
+        single_image_share: share of the documents with exactly one image that are kept, from 0 to 1; a hash of their text chooses them.
+        deduplicate: "none" keeps all. "exact" drops a document whose words equal those of an earlier one; case, spaces and punctuation
+            do not count. "near" also drops a document that is similar to an earlier one.
+        similarity: for "near": minimum Jaccard similarity of the two sets of 5-word shingles, above 0 and up to 1.
 
     Raises:
-        ConfigError: a keyword that is not allowed, or "near" without the package for it.
+        ConfigError: a value is not allowed, or "near" is chosen and the package datasketch is not installed.
     """
 
     def __init__(
@@ -88,19 +90,24 @@ class Sieve:
                 raise ConfigError(f"{key}: {number}; allowed is 0 or more")
         if not 0 <= single_image_share <= 1 or not 0 < similarity <= 1:
             raise ConfigError(
-                f"single_image_share: {single_image_share}, similarity: {similarity}; allowed are shares up to 1, the second above 0"
+                f"single_image_share: {single_image_share}, similarity: {similarity}; "
+                "allowed are 0 to 1 for single_image_share, and above 0 up to 1 for similarity"
             )
         if isinstance(exclude_images, str):
             raise ConfigError(f"exclude_images: {exclude_images!r} is one string; give a list of patterns, for example ['*/icons/*']")
         self.max_images, self.min_size, self.exclude, self.min_words = max_images, min_size, tuple(exclude_images), min_words
         self.single_image_share, self.deduplicate = single_image_share, deduplicate
-        self.documents, self.images = Counter(), Counter()  # by reason; "kept" is one
+        self.documents, self.images = Counter(), Counter()  # counts by reason; "kept" counts as a reason
         self.dropped: list[str] = []
         self._seen: dict[int, str] = {}  # id of the first document with a text
         self._similar = _Similar(similarity) if deduplicate == "near" else None
 
     def trim(self, document: Document, faults: list[tuple[str, str]] | None = None) -> Document:
-        """The document without the pictures that are dropped; ``faults`` hears of reason and picture."""
+        """Return the document without the dropped images.
+
+        Args:
+            faults: output list; (reason, image path) is appended for each dropped image, with an empty path for an image given as bytes.
+        """
         parts, kept = [], 0
         for kind, value in document.parts:
             if kind == "image":
@@ -114,7 +121,7 @@ class Sieve:
         return Document(document.id, tuple(parts))
 
     def keep(self, document: Document) -> Document | None:
-        """The document as it is kept, or None; both are counted."""
+        """Return the document without dropped images, or None if the document is dropped; both are counted."""
         faults: list[tuple[str, str]] = []
         trimmed = self.trim(document, faults)
         reason = self._reason(trimmed)
@@ -126,19 +133,25 @@ class Sieve:
         return trimmed if reason is None else None
 
     def refuse(self, id: str, reason: str, why: str) -> None:
-        """Count a document that cannot be read."""
+        """Count a document that cannot be read.
+
+        Args:
+            id: name of the document.
+            reason: short reason to count by.
+            why: full message, listed in ``dropped``.
+        """
         self.documents[reason] += 1
         self.dropped.append(f"{id}: {why}")
 
     def report(self) -> dict[str, dict[str, int]]:
-        """Documents and pictures by what became of them, the kept first, then the most frequent reason."""
+        """Return the number of documents and of images kept, and dropped by reason, the most frequent reason first."""
         return {
             name: {"kept": counts["kept"], **{k: n for k, n in counts.most_common() if k != "kept" and n}}
             for name, counts in (("documents", self.documents), ("images", self.images))
         }
 
     def _reason(self, document: Document) -> str | None:
-        """Why a document is dropped, where it is."""
+        """Return the reason for dropping a document, or None to keep it."""
         text = document.text
         words = _WORD.findall(text.lower())
         if len(words) < self.min_words or not (words or any(document.count(m) for m in MARKERS)):
@@ -157,7 +170,7 @@ class Sieve:
         return None
 
     def _fault(self, image: Any) -> str | None:
-        """Why a picture is dropped, where it is."""
+        """Return the reason for dropping an image, or None to keep it."""
         if isinstance(image, str) and image.startswith(ADDRESSES):
             return "address"
         name = "" if isinstance(image, bytes) else Path(image).as_posix()
@@ -175,7 +188,14 @@ class Sieve:
 
 
 class _Similar:
-    """Texts by the runs of words in them, so that one that is much like another is found."""
+    """MinHash index of texts, to find near duplicates.
+
+    Args:
+        similarity: minimum Jaccard similarity of two texts' shingles.
+
+    Raises:
+        ConfigError: the package datasketch is not installed.
+    """
 
     def __init__(self, similarity: float) -> None:
         try:
@@ -188,12 +208,12 @@ class _Similar:
         self.similarity, self.index, self.hashes = similarity, MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS), {}
 
     def find(self, words: Sequence[str], id: str) -> str | None:
-        """The first document that is as similar, or None; then this one is remembered."""
+        """Return the id of the first document that is similar enough; if there is none, add this one and return None."""
         runs = {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
         own = self._hash(num_perm=PERMUTATIONS, seed=1)
         own.update_batch([run.encode() for run in sorted(runs)])
         key = len(self.hashes)
-        found: Any = self.index.query(own)  # the keys that were inserted
+        found: Any = self.index.query(own)  # candidate keys: the index is approximate, so each one is compared below
         near = [other for other in sorted(found) if own.jaccard(self.hashes[other][1]) >= self.similarity]
         if near:
             return self.hashes[near[0]][0]

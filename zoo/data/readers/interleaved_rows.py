@@ -1,4 +1,4 @@
-"""Rows of interleaved documents to their parts, and where rows lie: lines of JSON files and samples of tar shards."""
+"""Reader of interleaved text-and-image documents: rows of JSON-lines files and samples of tar shards."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")
 EXPECTED = "'parts', 'texts' and 'images' (OBELICS), 'text_list' and 'image_info' (MMC4), or 'text'"
-Locate = Callable[[str, Any], Any]  # kind and what a row says of a file, to a path or bytes
+Locate = Callable[[str, Any], Any]  # (kind, file name in the row or None) -> a path, an address, or the file's bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row lies: in which file, from which byte, how many; ``name`` is for people."""
+    """Position of a row: index of its file, first byte, number of bytes, and a name for messages."""
 
     file: int
     offset: int
@@ -33,16 +33,16 @@ class Place:
 
 
 class Rows:
-    """The rows of JSON lines and of tar shards, read at any place.
+    """Random access to the rows of JSON-lines files and tar shards.
 
-    In a shard a document is ``KEY.json`` with its pictures beside it, ``KEY.0.jpg KEY.1.png``, which the row calls ``0.jpg`` and
-    ``1.png``, or takes in order where it names none.
+    In a shard a document is ``KEY.json`` with its images beside it, ``KEY.0.jpg KEY.1.png``. The row refers to them as ``0.jpg`` and
+    ``1.png``. An image part without a file name takes the next image of the sample.
 
     Args:
-        folder: that paths of JSON lines are relative to; None: each file's own.
+        folder: base folder of the paths in JSON lines; None takes the folder of each file.
 
     Raises:
-        DataError: a file that cannot be read, or a bad shard.
+        DataError: a file cannot be read, or a shard is damaged.
     """
 
     def __init__(self, paths: Sequence[Path], folder: Path | None) -> None:
@@ -57,7 +57,7 @@ class Rows:
         self.files = tar.ShardFiles(self.paths, stamps)
 
     def read(self, place: Place) -> Document:
-        """The document that lies there, with paths or bytes of its pictures and clips.
+        """Return the document at a place; its images and audio clips are paths, addresses or bytes.
 
         Raises:
             ItemError: the row cannot be used.
@@ -70,16 +70,16 @@ class Rows:
         def locate(kind: str, value: Any) -> Any:
             if value is None:
                 raise ItemError(f"document {place.name}: a part of type {kind!r} names no file; give it as {kind!r} or 'path'", "form")
-            return value if "://" in value else folder / value  # an address is dropped with that reason
+            return value if "://" in value else folder / value  # the sieve drops an address and counts it under that reason
 
         return Document(place.name, tuple(parts_of(_json(data, place.name), place.name, locate)))
 
 
 def parts_of(row: Any, name: str, locate: Locate) -> Iterator[tuple[str, Any]]:
-    """Texts, pictures and clips of a row, in order; see ``zoo.sources.interleaved`` for what a row may be.
+    """Yield the texts, images and audio clips of a row in order; ``zoo.sources.interleaved`` lists the supported forms.
 
     Raises:
-        ItemError: it is none of that.
+        ItemError: the row has none of the supported forms.
     """
     if not isinstance(row, Mapping):
         raise ItemError(f"document {name} is {type(row).__name__}; give an object with {EXPECTED}", "form")
@@ -102,7 +102,7 @@ def parts_of(row: Any, name: str, locate: Locate) -> Iterator[tuple[str, Any]]:
 
 
 def _part(part: Any, name: str) -> tuple[str, Any]:
-    """A string, ``{"text": ...}``, ``{"image": ...}``, or ``{"type": "image", "path": ...}``."""
+    """Parse one part: a string, ``{"text": ...}``, ``{"image": ...}``, or ``{"type": "image", "path": ...}``."""
     if isinstance(part, str):
         return "text", part
     if isinstance(part, Mapping):
@@ -114,7 +114,7 @@ def _part(part: Any, name: str) -> tuple[str, Any]:
 
 
 def _of_obelics(texts: Sequence[Any], images: Sequence[Any], name: str) -> list[tuple[str, Any]]:
-    """Two lists of equal length; at each place stands a text or a picture, and None in the other list."""
+    """Merge OBELICS lists of equal length; at each index one list holds a text or an image, and the other one None."""
     if len(texts) != len(images):
         raise ItemError(
             f"document {name}: {len(texts)} texts and {len(images)} images; the lists must be equally long, with null where the other "
@@ -126,7 +126,7 @@ def _of_obelics(texts: Sequence[Any], images: Sequence[Any], name: str) -> list[
 
 
 def _of_mmc4(texts: Sequence[Any], infos: Sequence[Any], name: str) -> list[tuple[str, Any]]:
-    """Sentences, and pictures each of which stands before the one that it was matched with."""
+    """Merge MMC4 sentences and images; each image is placed before the sentence it was matched with."""
     found: list[tuple[str, Any]] = []
     before: dict[int, list[Any]] = {}
     for info in infos:
@@ -140,6 +140,7 @@ def _of_mmc4(texts: Sequence[Any], infos: Sequence[Any], name: str) -> list[tupl
 
 
 def _strings(pairs: Sequence[tuple[str, Any]], name: str) -> list[tuple[str, Any]]:
+    """Remove empty pairs; raise ItemError if a value is neither a string nor None."""
     wrong = next((value for _, value in pairs if value is not None and not isinstance(value, str)), None)
     if wrong is not None:
         raise ItemError(f"document {name}: holds {str(wrong)[:60]!r}, where a string is expected", "form")
@@ -150,7 +151,7 @@ def _json(data: bytes, name: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ItemError(f"document {name} is no JSON ({error})", "json") from error
+        raise ItemError(f"document {name} is not valid JSON ({error})", "json") from error
 
 
 def _of_shard(data: bytes, name: str) -> Document:
@@ -164,7 +165,7 @@ def _of_shard(data: bytes, name: str) -> Document:
     def locate(kind: str, value: Any) -> Any:
         suffix = next(in_order, None) if value is None else value.removeprefix(f"{Path(members[0].key).name}.").lower()
         if suffix is None or suffix not in contents:
-            return Path(str(value))  # which is missing
+            return Path(str(value))  # no such member: the sieve drops this path under the reason "missing"
         return contents[suffix]
 
     return Document(name, tuple(parts_of(_json(contents["json"], name), name, locate)))
@@ -188,7 +189,7 @@ def _places_of_shard(path: Path, number: int) -> list[Place]:
 
 
 class DocumentsSplit:
-    """Documents, read when asked for; their pictures and clips are paths or bytes until the processor opens them."""
+    """One split of documents, read lazily; images and audio clips stay paths or bytes until the processor opens them."""
 
     def __init__(self, places: Sequence[Any], read: Callable[[Any], Document], sieve: Sieve) -> None:
         self.places, self.read, self.sieve = places, read, sieve
@@ -197,30 +198,36 @@ class DocumentsSplit:
         return len(self.places)
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Document ``index``, always the same.
+        """Return document ``index``; the generator is not used.
 
         Raises:
-            ItemError: it cannot be used any more.
+            ItemError: the document cannot be read any more.
         """
         document = self.sieve.trim(self.read(self.places[index]))
         return Sample(document.id, {"conversation": document.conversation()})
 
 
 def share_out(key: str, fractions: Sequence[float]) -> str:
-    """The split of a document, by the hash of what tells it from others."""
+    """Choose the split of a document by the hash of its key.
+
+    Args:
+        key: text that identifies the document; equal keys always fall into the same split.
+        fractions: shares of train, validation and test, which sum to 1.
+    """
     share, limit = stable_group(key) / 2**63, 0.0
     for name, fraction in zip(SPLITS, fractions, strict=True):
         limit += fraction
         if share < limit:
             return name
+    # Rounding can leave the sum of the fractions just below 1: the rest goes to the last split that is not empty.
     return next(name for name, fraction in zip(reversed(SPLITS), reversed(fractions), strict=True) if fraction)
 
 
 def checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
-    """Three shares.
+    """Return the shares of train, validation and test as floats.
 
     Raises:
-        ConfigError: they are not, or training has none.
+        ConfigError: the value is not three non-negative shares that sum to 1, or the share of train is 0.
     """
     values = tuple(float(value) for value in fractions)
     if len(values) != 3 or min(values) < 0 or values[0] == 0 or abs(sum(values) - 1) > 1e-6:

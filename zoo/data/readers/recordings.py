@@ -1,6 +1,6 @@
-"""Recordings and their texts as three layouts write them down, and long recordings cut into windows.
+"""Readers of speech data sets (table, LJSpeech, LibriSpeech), and the cutting of long recordings into windows.
 
-A reader gives clips, and a string for each entry that cannot be used: where it stands, and what is wrong with it.
+A reader yields a ``Clip`` for each usable entry, and a string for each entry that cannot be used: its position and the reason.
 """
 
 import math
@@ -17,23 +17,23 @@ from zoo.processors.media.audio_file import AUDIO_SUFFIXES
 
 SPLIT_WORDS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
 SEGMENT_KEYS = ("start", "end", "text")
-FURTHER_KEYS = ("language", "task", "previous")  # columns of words that go with a text
+FURTHER_KEYS = ("language", "task", "previous")  # optional columns: language and task of the text, and the text spoken before it
 
 Segment = tuple[float, float | None, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One recording, or a piece of one, and its text.
+    """One recording, or a window of one, with its transcript.
 
     Attributes:
-        split: None means by a hash of the text.
-        segments: when each part of the text is said: start and end in seconds from the clip's beginning, and the words. An end of None
-            lies beyond the clip, whose words then are not there.
-        further: by name, what else is known of the text.
-        place: where it stands: in which reading, and its number there. What stands before it was said before it.
-        seconds: how long it lasts, where that is known.
-        start: of a piece, in seconds from the recording's beginning; None: it is the whole recording.
+        split: None chooses the split by a hash of the text.
+        segments: (start, end, text) of each segment, in seconds from the beginning of the clip. An end of None means that the segment ends
+            after the clip; its text is then empty.
+        further: values of the optional columns ``FURTHER_KEYS``.
+        place: (reading, number): the reading, for example a chapter, and the position in it. Number n follows number n - 1 in time.
+        seconds: duration, or None if it is not known.
+        start: start of a window, in seconds from the beginning of the recording; None means the whole recording.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class Clip:
 
 
 def table_clips(table: Path, audio_key: str, text_key: str) -> Iterator[Clip | str]:
-    """Rows of a CSV or JSON-lines table; paths are relative to it. JSON lines may have segments in place of a text."""
+    """Yield the clips of a CSV or JSON-lines table; paths are relative to the table. JSON lines may have segments and no text."""
     needed = (audio_key, text_key) if table.suffix.lower() == ".csv" else (audio_key,)
     for row in read_table(table, needed):
         try:
@@ -61,10 +61,10 @@ def table_clips(table: Path, audio_key: str, text_key: str) -> Iterator[Clip | s
 
 
 def _row_clip(row: Row, folder: Path, audio_key: str, text_key: str) -> Clip:
-    """The clip of a row.
+    """Return the clip of a row.
 
     Raises:
-        DataError: what is wrong with the row.
+        DataError: the row cannot be used; the message gives the reason.
     """
     values, segments = row.values, _segments(row.values.get("segments"))
     said = " ".join(text.strip() for _, _, text in segments)
@@ -91,7 +91,11 @@ def _words(values: Mapping[str, Any], key: str) -> str:
 
 
 def _segments(raw: Any) -> tuple[Segment, ...]:
-    """``[{"start": 0.0, "end": 1.5, "text": "Hello."}, ...]``, in the order in which they are said."""
+    """Parse ``[{"start": 0.0, "end": 1.5, "text": "Hello."}, ...]``: times in seconds, in rising order.
+
+    Raises:
+        DataError: the value has another form, or segments overlap.
+    """
     if raw in (None, "", []):
         return ()
     if not isinstance(raw, list) or not all(isinstance(each, dict) and set(SEGMENT_KEYS) <= set(each) for each in raw):
@@ -100,25 +104,25 @@ def _segments(raw: Any) -> tuple[Segment, ...]:
     for each in raw:
         start, end, text = (each[key] for key in SEGMENT_KEYS)
         if not all(isinstance(time, int | float) and not isinstance(time, bool) for time in (start, end)) or not isinstance(text, str):
-            raise DataError(f"segments: {str(each)[:60]} has no times in seconds, or no text")
+            raise DataError(f"segments: {str(each)[:60]} needs 'start' and 'end' as numbers (seconds) and 'text' as a string")
         if not latest <= start <= end:
-            raise DataError(f"segments: {start:g} to {end:g} s comes after {latest:g} s; times must rise, and segments not overlap")
+            raise DataError(f"segments: {start:g} to {end:g} s comes after {latest:g} s; times must rise, and segments must not overlap")
         found.append((float(start), float(end), text.strip()))
         latest = float(end)
     return tuple(found)
 
 
 def ljspeech_clips(root: Path) -> Iterator[Clip | str] | None:
-    """``metadata.csv`` of ``id|text|normalised text`` beside ``wavs/``; None where it is not laid out so."""
+    """Read LJSpeech: ``metadata.csv`` with lines ``id|text|normalised text``, beside ``wavs/``; None if the folder has another layout."""
     return _ljspeech_lines(root) if (root / "metadata.csv").is_file() and (root / "wavs").is_dir() else None
 
 
 def _ljspeech_lines(root: Path) -> Iterator[Clip | str]:
     for number, line in enumerate(text_lines(root / "metadata.csv"), start=1):
-        fields = line.split("|")  # no quotes: a quotation mark is one
+        fields = line.split("|")  # not a quoted CSV: quotation marks are part of the text
         path, text = root / "wavs" / f"{fields[0]}.wav", fields[-1].strip()
         if len(fields) in (2, 3) and text and path.is_file():
-            chapter = fields[0].rpartition("-")[0]  # LJ001-0007 is the seventh of the first
+            chapter = fields[0].rpartition("-")[0]  # LJ001-0007 is the seventh utterance of chapter LJ001
             yield Clip(path, fields[0], text, place=(chapter, number))
             continue
         shape = f"{len(fields)} fields between |, where 2 or 3 are expected"
@@ -127,9 +131,10 @@ def _ljspeech_lines(root: Path) -> Iterator[Clip | str]:
 
 
 def librispeech_clips(root: Path) -> Iterator[Clip | str] | None:
-    """``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside recordings; None where it is not laid out so.
+    """Read LibriSpeech: ``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside recordings; None if the folder has another layout.
 
-    Subsets tell the split by their first word, and are the kind. The folder may be a subset itself.
+    The first word of a subset's name gives the split ("dev-clean" is validation), and the whole name is the clip's ``kind``. ``root`` may
+    be a subset itself.
     """
     files = sorted(root.rglob("*.trans.txt"))
     return _librispeech_lines(root, files) if files else None
@@ -150,10 +155,14 @@ def _librispeech_lines(root: Path, files: Sequence[Path]) -> Iterator[Clip | str
 
 
 def windows_of(clip: Clip, seconds: float) -> Iterator[Clip]:
-    """Pieces of a recording with segments, each as long as a window; a segment that does not fit into one begins the next.
+    """Cut a recording with segments into windows of equal length; a segment that does not fit into a window begins the next one.
 
-    Of a segment that a window cuts only the start is told, as Whisper learns it. With windows of 30 s and segments 0-10, 12-28, 29-35
-    and 36-40 the windows begin at 0 (0-10, 12-28, 29-) and at 29 (0-6, 7-11). What holds no segment is left out.
+    If a window cuts a segment, the window gets the segment's start time but neither its end nor its text, as in Whisper's training data.
+    Example: with windows of 30 s and segments 0-10, 12-28, 29-35 and 36-40, the windows begin at 0 (segments 0-10, 12-28, 29-) and at 29
+    (segments 0-6, 7-11). Windows without a segment are left out.
+
+    Args:
+        seconds: length of a window.
 
     Source: Radford et al. 2022 (arXiv 2212.04356), section 2.3.
 
@@ -163,11 +172,11 @@ def windows_of(clip: Clip, seconds: float) -> Iterator[Clip]:
     begin, number = 0.0, 0
     rest = [(start, math.inf if end is None else end, text) for start, end, text in clip.segments]
     while rest:
-        begin += max(0.0, (rest[0][0] - begin) // seconds) * seconds  # windows in which nothing is said
+        begin += max(0.0, (rest[0][0] - begin) // seconds) * seconds  # skip windows without speech
         end = begin + seconds
         held = list(takewhile(lambda each, end=end: each[1] <= end, rest))
         rest = rest[len(held) :]
-        cut = rest[0] if rest and rest[0][0] < end else None
+        cut = rest[0] if rest and rest[0][0] < end else None  # the segment that the end of the window cuts
         if held:
             shown = [(first - begin, last - begin, text) for first, last, text in held] + ([(cut[0] - begin, None, "")] if cut else [])
             text, name = " ".join(text for _, _, text in held), f"{clip.id} at {begin:g} s"
@@ -180,10 +189,10 @@ def windows_of(clip: Clip, seconds: float) -> Iterator[Clip]:
 
 
 def text_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty.
+    """Return the lines of a text file that are not empty.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read, or is not UTF-8.
     """
     try:
         return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]

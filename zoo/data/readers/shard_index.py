@@ -1,4 +1,4 @@
-"""The index of tar shards: offset and size of every sample, made once and kept in the cache."""
+"""Index of tar shards: offset and size of every sample, computed once and cached on disk."""
 
 import hashlib
 import io
@@ -23,14 +23,20 @@ from zoo.processors.media.image_file import DECODE_ERRORS, IMAGE_SUFFIXES
 from zoo.storage.places import cache_directory
 
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4")])  # 12 bytes a sample
-VERSION = 1  # of the files in the cache
-PARALLEL_FROM = 16  # shards to be read; fewer are read in this process
-CACHE_ERRORS = (OSError, ValueError, KeyError, EOFError)  # of a file there that is cut or not ours: it is made again
+VERSION = 1  # format of the cache files; part of their names, so that older files are ignored
+PARALLEL_FROM = 16  # number of unindexed shards from which worker processes are used; starting them costs more than a few shards
+CACHE_ERRORS = (OSError, ValueError, KeyError, EOFError)  # raised by a truncated or foreign cache file, which is then computed again
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard as read: its samples, what is wrong with it, and how many pictures were too small."""
+    """Index of one shard.
+
+    Attributes:
+        entries: offset and size in bytes of each sample.
+        fault: what is wrong with the shard, or None.
+        small: number of samples left out because their image is smaller than ``min_size``.
+    """
 
     entries: Shaped[np.ndarray, " samples"]
     fault: str | None
@@ -39,13 +45,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """All shards of a split.
+    """Index of all shards of a split.
 
     Attributes:
-        entries: of all shards one after another, mapped from the cache's file, so that processes share it.
-        sizes: samples of each shard.
-        faults: shards that are cut short, damaged or empty, with what is wrong.
-        small: samples left out as their pictures are too small.
+        entries: offset and size in bytes of each sample, shard after shard; memory-mapped from the cache file, so that processes share it.
+        sizes: number of samples of each shard.
+        stamps: size in bytes and modification time in nanoseconds of each shard.
+        faults: one message for each shard that is truncated, damaged or empty.
+        small: number of samples left out because their image is smaller than ``min_size``.
     """
 
     entries: Shaped[np.ndarray, " samples"]
@@ -56,11 +63,15 @@ class Index:
 
 
 def index_shards(paths: Sequence[Path], *, min_size: int = 0, directory: str | Path | None = None) -> Index:
-    """Index shards, from the cache where they have not changed.
+    """Return the index of shards; shards that have not changed since the last call are read from the cache.
 
     Args:
-        min_size: pixels that the shorter side of a sample's first picture needs; 0 looks into no picture.
-        directory: where indexes are kept; None: ``shards`` in the cache of ``zoo fetch``.
+        min_size: minimum length in pixels of the shorter side of a sample's first image; 0 opens no image.
+        directory: folder of the cached indexes; None takes ``shards`` in the cache of ``zoo fetch``.
+
+    Raises:
+        OSError: a shard does not exist or cannot be read.
+        DataError: a shard holds a sample of 4 GiB or more.
     """
     folder = Path(directory) if directory is not None else cache_directory() / "shards"
     stamps = [tar.stamp(os.stat(path)) for path in paths]
@@ -75,13 +86,16 @@ def index_shards(paths: Sequence[Path], *, min_size: int = 0, directory: str | P
         facts = {"sizes": sizes.tolist(), "faults": faults, "small": sum(shard.small for shard in shards)}
         found = entries, facts
         if _save(whole, *found):
-            found = _load(whole) or found  # mapped
+            found = _load(whole) or found  # memory-mapped now: worker processes share one copy
     entries, facts = found
     return Index(entries, np.array(facts["sizes"], dtype=np.int64), stamps, facts["faults"], facts["small"])
 
 
 def _shards(paths: Sequence[Path], kept: Sequence[Path], min_size: int) -> Iterator[Shard]:
-    """Each shard from the cache, or read and put there; many in several processes, with a bar on a terminal."""
+    """Yield the index of each shard, from the cache if it is there.
+
+    If many shards are missing, several processes read them, and a terminal shows a progress bar.
+    """
     missing = [i for i, file in enumerate(kept) if not file.with_suffix(".json").exists()]
     work = partial(_cached, min_size=min_size)
     if len(missing) < PARALLEL_FROM:
@@ -92,7 +106,7 @@ def _shards(paths: Sequence[Path], kept: Sequence[Path], min_size: int) -> Itera
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        print(f"indexing {len(missing)} shards, once; kept in {kept[0].parent}", file=sys.stderr, flush=True)
+        print(f"indexing {len(missing)} shards; the index is kept in {kept[0].parent}", file=sys.stderr, flush=True)
     with ProcessPoolExecutor(min(os.cpu_count() or 1, len(missing)), mp_context=multiprocessing.get_context()) as pool:
         found = pool.map(work, paths, kept, chunksize=4)
         yield from track(found, "index shards", total=len(paths), console=console, disable=not console.is_terminal, transient=True)
@@ -107,10 +121,13 @@ def _cached(path: Path, kept: Path, *, min_size: int) -> Shard:
 
 
 def read_shard(path: Path, *, min_size: int = 0) -> Shard:
-    """Find the samples of one shard by its headers.
+    """Find the samples of one shard by reading its tar headers.
+
+    Args:
+        min_size: minimum length in pixels of the shorter side of a sample's first image; 0 opens no image.
 
     Raises:
-        DataError: a sample of 4 GiB or more.
+        DataError: a sample has 4 GiB or more, which the 32-bit size of an entry cannot hold.
     """
     spans: list[tuple[int, int]] = []
     fault, small = None, 0
@@ -135,12 +152,15 @@ def read_shard(path: Path, *, min_size: int = 0) -> Shard:
 
 
 def is_image(suffix: str) -> bool:
-    """Whether a member is a picture: ``jpg``, and ``input.jpg`` too."""
+    """Return True if the suffix of a tar member is that of an image: ``jpg``, but also ``input.jpg``."""
     return "." + suffix.rpartition(".")[2] in IMAGE_SUFFIXES
 
 
 def _is_small(file: int, members: Sequence[tar.Member], min_size: int) -> bool:
-    """Whether the sample's picture says that it is too small; one that cannot be read says nothing, and is met when it is drawn."""
+    """Return True if the header of the sample's first image gives a shorter side below ``min_size`` pixels.
+
+    An unreadable image counts as large enough: the error is raised when the sample is read.
+    """
     member = next((member for member in members if is_image(member.suffix)), None)
     if member is None:
         return False
@@ -156,10 +176,10 @@ def _digest(*facts: object) -> str:
 
 
 def _load(stem: Path, *keys: str) -> tuple[Shaped[np.ndarray, " samples"], dict] | None:
-    """What ``_save`` wrote, facts of these keys among it; None where there is nothing, or nothing whole."""
+    """Return what ``_save`` wrote; None if the files are missing or damaged, or a key of ``keys`` is missing."""
     try:
         facts = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        empty = facts["samples"] == 0  # which cannot be mapped
+        empty = facts["samples"] == 0  # an empty file cannot be memory-mapped
         entries = np.empty(0, ENTRY) if empty else np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
         whole = entries.dtype == ENTRY and len(entries) == facts["samples"] and facts.keys() >= set(keys)
         return (entries, facts) if whole else None
@@ -168,7 +188,9 @@ def _load(stem: Path, *keys: str) -> tuple[Shaped[np.ndarray, " samples"], dict]
 
 
 def _save(stem: Path, entries: Shaped[np.ndarray, " samples"], facts: dict) -> bool:
-    """Keep entries and facts, each file as a whole, the facts last; False where the folder cannot be written."""
+    """Write entries and facts to the cache; return False if the folder cannot be written."""
+    # Each file is written under a temporary name and renamed, so that readers never see half a file. The JSON file comes last: if it
+    # exists, the entries are complete.
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".npy", ".json"):

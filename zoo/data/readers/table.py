@@ -1,4 +1,4 @@
-"""Rows of a CSV or JSON-lines file, each either usable or with the reason why not."""
+"""Reader of CSV and JSON-lines tables that reports faulty rows one by one instead of failing."""
 
 import csv
 import json
@@ -14,7 +14,12 @@ SUFFIXES = (".csv", ".jsonl", ".ndjson")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: ``number`` counts as an editor or spreadsheet does, from 1; ``fault`` is None where the row can be used."""
+    """One row of a table.
+
+    Attributes:
+        number: number of the row from 1, as a spreadsheet (CSV) or an editor (JSON lines) shows it.
+        fault: why the row cannot be used, or None.
+    """
 
     number: int
     values: dict[str, Any] = field(default_factory=dict)
@@ -22,10 +27,13 @@ class Row:
 
 
 def read_table(path: Path, keys: Sequence[str]) -> Iterator[Row]:
-    """Read the rows of a table that needs certain keys.
+    """Yield the rows of a table.
+
+    Args:
+        keys: columns that every row needs.
 
     Raises:
-        DataError: no such file, neither CSV nor JSON lines, or a CSV header that lacks a key.
+        DataError: the file cannot be read, is neither CSV nor JSON lines, or its CSV header lacks a key.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"data.table: {path} is neither CSV nor JSON lines; the name must end in one of {' '.join(SUFFIXES)}")
@@ -39,7 +47,7 @@ def read_table(path: Path, keys: Sequence[str]) -> Iterator[Row]:
 
 
 def missing_key(key: str, present: Sequence[str]) -> str:
-    """Say that a key is not there, which are, and which was perhaps meant."""
+    """Return an error message for a missing key, with the present keys and a near match if there is one."""
     hint = name_choices(key, present)
     return f"no key {key!r}; keys present: {', '.join(map(str, present)) or 'none'}" + (f"; {hint}" if hint.startswith("did") else "")
 
@@ -53,7 +61,7 @@ def _read_csv(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Row]:
         raise DataError(f"data.table: {path}: the first row is not UTF-8; save the file as UTF-8")
     for key in keys:
         if header.count(key) != 1:
-            fault = missing_key(key, header) if key not in header else f"column {key!r} stands there {header.count(key)} times"
+            fault = missing_key(key, header) if key not in header else f"column {key!r} occurs {header.count(key)} times"
             raise DataError(f"data.table: {path}: {fault}; rename the column or set the *_key options")
     number = 1
     while (record := _next_record(reader)) is not None:
@@ -62,12 +70,12 @@ def _read_csv(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Row]:
             yield Row(number, fault=record)
         elif record and len(record) != len(header):
             yield Row(number, fault=f"{len(record)} cells where the header has {len(header)}; quote cells that hold a comma")
-        elif record:  # an empty line is no row
+        elif record:  # empty lines are skipped
             yield Row(number, dict(zip(header, record, strict=True)))
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str] | str | None:
-    """The next record, what is wrong with it, or None at the end."""
+    """Return the next record, a message if it is malformed, or None at the end of the file."""
     try:
         return next(reader)
     except StopIteration:
@@ -98,7 +106,7 @@ def _check_unicode(row: Row) -> Row:
 
 
 def is_unicode(texts: Sequence[str]) -> bool:
-    """Whether texts hold no lone surrogates, which stand for bytes that are not UTF-8."""
+    """Return True if no text holds a lone surrogate, which stands for a byte that is not UTF-8."""
     try:
         "".join(texts).encode("utf-8")
     except UnicodeEncodeError:

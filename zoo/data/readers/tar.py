@@ -1,9 +1,9 @@
-"""Samples in tar files: where each lies, and its members read again.
+"""Reader of samples in tar files with random access: offsets of samples and members, and their bytes.
 
-A sample is a run of members whose names share everything before the first dot (``000000012.jpg 000000012.txt 000000012.json``), which
-is webdataset's convention (its ``tariterators.py``: names without a dot and names ``__like_this__`` are no part of samples, suffixes
-are lower case). Format: POSIX.1-1988 ustar, pax extended headers (which webdataset's own writer puts before each member) and GNU long
-names.
+A sample is a run of adjacent members whose names are equal up to the first dot (``000000012.jpg 000000012.txt 000000012.json``). This is
+webdataset's convention (its ``tariterators.py``): names without a dot and names ``__like_this__`` do not belong to samples, and suffixes
+are converted to lower case. Format: POSIX.1-1988 ustar, pax extended headers (which webdataset's own writer puts before each member) and
+GNU long names.
 """
 
 import os
@@ -16,17 +16,17 @@ from pathlib import Path
 from zoo.errors import DataError, ItemError
 
 BLOCK = 512
-CHUNK = 8192  # bytes read around a header: the small members of a sample and the next one's header mostly lie in it
-MOST_OPEN = 64  # files at once
+CHUNK = 8192  # bytes per read; usually covers the small members of a sample and the header of the next one
+MOST_OPEN = 64  # open files at a time, well below the usual limit of 1024 per process
 ZEROS = bytes(BLOCK)
-REGULAR, EXTENDED = b"0\0" + b"7", b"xgLK"  # type flags: plain files; headers that say more of the next member
+REGULAR, EXTENDED = b"0\0" + b"7", b"xgLK"  # type flags: regular files; extension headers that describe the next member
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 _META = re.compile(r"__[^/]*__($|/)")
-Read = Callable[[int, int], bytes]  # offset and number of bytes; gives fewer at the end
+Read = Callable[[int, int], bytes]  # (offset, number of bytes) -> bytes; fewer at the end of the file
 
 
 class TarFault(ItemError):
-    """A tar file that is cut short or damaged; ``member`` is the name of the member concerned, where it is known."""
+    """Error for a truncated or damaged tar file; ``member`` is the name of the affected member, or empty if it is not known."""
 
     def __init__(self, message: str, member: str = "") -> None:
         super().__init__(message, "shard")
@@ -35,7 +35,16 @@ class TarFault(ItemError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a sample: it fills ``begin`` to ``end`` with its headers, its content is ``size`` bytes from ``offset``."""
+    """A member of a sample; all positions are byte offsets in the file.
+
+    Attributes:
+        key: name of the sample: the path up to the first dot of the file name.
+        suffix: rest of the file name after that dot, in lower case.
+        begin: first byte of its headers.
+        offset: first byte of its content.
+        size: bytes of its content.
+        end: first byte after its content and padding.
+    """
 
     key: str
     suffix: str
@@ -46,17 +55,18 @@ class Member:
 
 
 def walk(read: Read, start: int, stop: int, *, trusted: bool = False) -> Iterator[Member]:
-    """The members of samples from one offset to another, by their headers.
+    """Yield the members of samples between two offsets by reading their headers.
 
     Args:
-        trusted: a part of a file that was walked before: checksums are not held against the headers again, and no end mark is
-            expected.
+        start: byte offset of the first header.
+        stop: byte offset at which to stop.
+        trusted: the range is part of a file that was checked before: skip the checksums, and expect no zero blocks at the end.
 
     Raises:
-        TarFault: a header is damaged, a member reaches beyond ``stop``, or the blocks of zeros that end a tar file are missing.
+        TarFault: a header is damaged, a member extends beyond ``stop``, or the zero blocks that end a tar file are missing.
     """
     position = begin = start
-    more: dict[str, str] = {}
+    more: dict[str, str] = {}  # path and size from extension headers, for the next member
     while position < stop:
         header = read(position, BLOCK)
         if header == ZEROS:
@@ -65,7 +75,7 @@ def walk(read: Read, start: int, stop: int, *, trusted: bool = False) -> Iterato
         kind, offset = header[156:157], position + BLOCK
         name = more.get("path") or _name(header)
         size = int(more.get("size", size)) if kind in REGULAR else size
-        position = offset + -(-size // BLOCK) * BLOCK
+        position = offset + -(-size // BLOCK) * BLOCK  # content is padded to whole blocks
         if offset + size > stop:
             raise TarFault(f"cut short: {name!r} at byte {offset} has {size} bytes, and {max(0, stop - offset)} are there", name)
         if kind in EXTENDED:
@@ -80,13 +90,18 @@ def walk(read: Read, start: int, stop: int, *, trusted: bool = False) -> Iterato
 
 
 def _size(header: bytes, position: int, trusted: bool = False) -> int:
-    """The size that a header gives; its checksum is held against its bytes."""
+    """Return the content size in bytes that a header gives, after checking its checksum.
+
+    Raises:
+        TarFault: the header is truncated, or is not a tar header.
+    """
     if len(header) < BLOCK:
         raise TarFault(f"cut short at byte {position + len(header)}, in a header")
     try:
+        # The checksum field itself (bytes 148 to 155) counts as eight spaces.
         if not trusted and _octal(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
             raise ValueError("checksum")
-        if header[124] & 0x80:  # GNU: base 256, for files from 8 GiB
+        if header[124] & 0x80:  # GNU extension: size in base 256, for files of 8 GiB and more
             return int.from_bytes(header[125:136], "big")
         return _octal(header[124:136])
     except ValueError as error:
@@ -105,23 +120,27 @@ def _name(header: bytes) -> str:
 
 
 def _extension(kind: bytes, content: bytes) -> dict[str, str]:
-    """What a header says of the member after it: ``{"path": ..., "size": ...}``."""
-    if kind == b"L":
+    """Parse an extension header: path and size of the next member, ``{"path": ..., "size": ...}``."""
+    if kind == b"L":  # GNU long name
         return {"path": content.partition(b"\0")[0].decode("utf-8", "surrogateescape")}
-    told: dict[str, str] = {}
-    while kind == b"x" and (found := re.match(rb"(\d+) ([^=]+)=", content)):  # "LENGTH KEY=VALUE\n", the length of all of it
+    records: dict[str, str] = {}
+    while kind == b"x" and (found := re.match(rb"(\d+) ([^=]+)=", content)):  # "LENGTH KEY=VALUE\n"; LENGTH counts the whole record
         length = int(found[1])
         value = content[found.end() : length - 1].decode("utf-8", "surrogateescape")
-        told[found[2].decode("utf-8", "replace")] = value
-        content = content[max(length, found.end()) :]
-    return {key: value for key, value in told.items() if key == "path" or (key == "size" and value.isdecimal())}
+        records[found[2].decode("utf-8", "replace")] = value
+        content = content[max(length, found.end()) :]  # max: a damaged record with a short LENGTH must not loop for ever
+    return {key: value for key, value in records.items() if key == "path" or (key == "size" and value.isdecimal())}
 
 
 def samples(read: Read, size: int) -> Iterator[list[Member]]:
-    """The members of each whole sample of a file of so many bytes.
+    """Yield the members of each complete sample of a file.
+
+    Args:
+        size: bytes of the file.
 
     Raises:
-        TarFault: after the samples before the fault; a last one that it cuts, or may have cut, is not given.
+        TarFault: the file is truncated or damaged. It is raised after the complete samples before the fault; a last sample that may be
+            incomplete is not yielded.
     """
     group: list[Member] = []
     try:
@@ -131,6 +150,7 @@ def samples(read: Read, size: int) -> Iterator[list[Member]]:
                 group = []
             group.append(member)
     except TarFault as fault:
+        # The last sample is complete only if the damaged member is known to belong to another sample.
         found = _NAME.fullmatch(fault.member)
         if group and found is not None and found[1] != group[0].key:
             yield group
@@ -140,7 +160,12 @@ def samples(read: Read, size: int) -> Iterator[list[Member]]:
 
 
 def buffered(file: int, size: int) -> Read:
-    """Read a file front to back in small steps, by few calls."""
+    """Return a reader for small sequential reads that calls the system once per ``CHUNK`` bytes.
+
+    Args:
+        file: file descriptor.
+        size: bytes of the file.
+    """
     kept, at = b"", 0
 
     def read(offset: int, count: int) -> bytes:
@@ -153,10 +178,12 @@ def buffered(file: int, size: int) -> Read:
 
 
 class ShardFiles:
-    """Open shards, the last used ones; picklable, so that workers can hold it.
+    """Shard files with random access; the most recently used ones stay open.
+
+    Pickling drops the open files, so that the object can be sent to worker processes.
 
     Args:
-        stamps: size and time of change (nanoseconds) of each file as it was indexed.
+        stamps: size in bytes and modification time in nanoseconds of each file at indexing time.
     """
 
     def __init__(self, paths: Sequence[Path], stamps: Sequence[tuple[int, int]]) -> None:
@@ -171,10 +198,10 @@ class ShardFiles:
             os.close(file)
 
     def read(self, shard: int, offset: int, count: int) -> bytes:
-        """Bytes of a shard.
+        """Read ``count`` bytes of a shard from a byte offset.
 
         Raises:
-            ItemError: the file is gone or is not what was indexed.
+            ItemError: the file cannot be read, or has changed since it was indexed.
         """
         try:
             return os.pread(self._file(shard), count, offset)
@@ -195,12 +222,16 @@ class ShardFiles:
 
 
 def stamp(status: os.stat_result) -> tuple[int, int]:
-    """What tells whether a file is still the same: size and time of change in nanoseconds."""
+    """Return size in bytes and modification time in nanoseconds, to detect that a file has changed."""
     return status.st_size, status.st_mtime_ns
 
 
 def refuse_no_tar(path: Path, key: str) -> None:
-    """Raise DataError for a path, given by a config key, that is plainly no tar file to be read at any place."""
+    """Raise DataError unless a path is an uncompressed tar file, as random access needs.
+
+    Args:
+        key: config key that gave the path, for the message.
+    """
     if path.is_dir():
         raise DataError(f"{key}: {path} is a folder, where tar files are expected; give a pattern, {path}/*.tar")
     if not path.is_file():
@@ -214,7 +245,7 @@ def refuse_no_tar(path: Path, key: str) -> None:
         (kind for magic, kind in ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz")) if start.startswith(magic)), None
     )
     if packed is not None:
-        raise DataError(f"{key}: {path}: packed with {packed}; samples are read at any place of a file, so unpack it first")
+        raise DataError(f"{key}: {path}: compressed with {packed}; shards need random access, so decompress it first")
     try:
         if start != ZEROS:
             _size(start, 0)

@@ -1,4 +1,4 @@
-"""Files of text to documents, and documents to sentences."""
+"""Reader of text documents from files, and a rule-based sentence splitter."""
 
 import re
 from collections.abc import Iterator
@@ -10,14 +10,16 @@ from zoo.data.readers.table import read_table
 from zoo.errors import DataError
 
 TEXT, TABLES = (".txt", ".md"), (".jsonl", ".ndjson")
-# A full stop, question or exclamation mark, perhaps with a closing quote or bracket, then a space and something that may begin a sentence.
+# End of a sentence: ".", "?" or "!", optional closing quotes or brackets, white space, and then a character that can begin a sentence (a
+# capital letter or a digit, optionally after an opening quote or bracket).
 SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]\u2019\u201d]*\s+(?=[\"'(\[\u2018\u201c]*[A-Z0-9\u00c0-\u024f\u0400-\u04ff])")
+# A full stop after one of these words, or after a single letter ("J. Smith"), does not end a sentence.
 ABBREVIATION = re.compile(r"(?:^|[\s(\"'])(?:[A-Za-z]|e\.g|i\.e|cf|vs|etc|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|No|Fig|al)\.$")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text; ``id`` leads back to where it stands."""
+    """One text; ``id`` is its file name, followed by ``:LINE`` unless the whole file is one document."""
 
     id: str
     text: str
@@ -25,14 +27,16 @@ class Document:
 
 
 def read_documents(path: Path, *, boundary: str, lines: int, text_key: str, faults: list[str]) -> Iterator[Document]:
-    """The documents of a file, or of the files of a folder in the order of their names.
+    """Yield the documents of a file, or of all files of a folder in the order of their names.
 
     Args:
-        boundary: see ``zoo.sources.documents``.
-        faults: hears of what cannot be used, each with its reason.
+        boundary: "file", "blank_line" or "lines"; see ``zoo.sources.documents``.
+        lines: lines per document if ``boundary`` is "lines".
+        text_key: name of the text field in JSON lines.
+        faults: output list; one message with the reason is appended for each file or row that cannot be used.
 
     Raises:
-        DataError: there is no such file or folder, or no file of a kind that is read.
+        DataError: the path does not exist, or no file has a supported suffix.
     """
     if not path.exists():
         raise DataError(f"data.path: {path} does not exist; give a file or folder of texts (the current folder is {Path.cwd()})")
@@ -82,17 +86,18 @@ def _of_text(file: Path, name: str, boundary: str, lines: int, faults: list[str]
 
 
 def _blocks(numbered: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Lines that follow each other without an empty one between them."""
+    """Yield groups of adjacent lines that are not empty; each line is (line number, text)."""
     for is_full, group in groupby(numbered, key=lambda pair: bool(pair[1].strip())):
         if is_full:
             yield list(group)
 
 
 def cut_sentences(document: Document, *, each_line: bool) -> Iterator[str]:
-    """The sentences of a document.
+    """Yield the sentences of a document.
 
     Args:
-        each_line: every line is one; otherwise lines are where a text was wrapped, and empty ones end a paragraph.
+        each_line: if True, every line is one sentence. If False, single line breaks are treated as wrapped text, and an empty line ends a
+            paragraph.
     """
     if each_line:
         yield from filter(None, (line.strip() for line in document.text.splitlines()))

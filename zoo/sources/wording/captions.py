@@ -1,4 +1,4 @@
-"""What sources share: class names into captions, and numbers that stand for equal meanings."""
+"""Captions from class names and templates, and stable hashes of texts."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,19 +11,20 @@ SLOT = "{}"
 
 
 def stable_group(text: str) -> int:
-    """A number from 0 to 2**63 - 1 that is the same for equal texts, on every machine and in every run."""
+    """Hash a text to an integer from 0 to 2**63 - 1; equal texts give the same number on every machine and in every run."""
+    # Python's own hash() is salted per process. The shift keeps the result inside a signed 64-bit integer.
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def caption(templates: Sequence[str], name: str, generator: np.random.Generator | None = None) -> str:
-    """Put a class name into a template: a random one with a generator, the first without."""
+    """Insert a class name into a template: a random template if a generator is given, else the first one."""
     chosen = 0 if generator is None else int(generator.integers(len(templates)))
     return templates[chosen].replace(SLOT, name)
 
 
 def class_captions(templates: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Every class name in every template."""
+    """Return every class name inserted into every template."""
     return [template.replace(SLOT, name) for name in names for template in templates]
 
 
@@ -31,7 +32,7 @@ def checked_templates(templates: Sequence[str]) -> list[str]:
     """Return the templates as a list.
 
     Raises:
-        ConfigError: not a list of strings, an empty one, or one without its ``{}``.
+        ConfigError: the value is not a list of strings, the list is empty, or a template has no ``{}``.
     """
     if isinstance(templates, str):
         raise ConfigError(f"templates: {templates!r} is one string; give a list of strings, each with {SLOT} for the class name")

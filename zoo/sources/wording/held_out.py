@@ -1,27 +1,27 @@
-"""Whether an item names a concept that is held out of training, by the words it is described with."""
+"""Detection of held-out concepts in the names and tags of an item, so that training data can be filtered."""
 
 import re
 from collections.abc import Iterable
 
-# Words that say nothing about which concept it is.
+# Words that do not identify a concept.
 FILLERS = frozenset("a an and at face for from in of or sign symbol the to with without".split())
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The words of a name in lower case and singular, without fillers unless there is nothing else.
+    """Return the words of a name in lower case and singular, without filler words and single letters.
 
-    "Grinning cats with smiling eyes" -> grinning, cat, smiling, eye. A letter alone is a filler too.
+    If nothing else is left, the filler words are returned. Example: "Grinning cats with smiling eyes" gives grinning, cat, smiling, eye.
     """
     words = frozenset(map(_singular, re.findall(r"[^\W_]+", text.lower())))
     return frozenset(word for word in words - FILLERS if len(word) > 1) or words
 
 
 class HeldOut:
-    """The concepts that training must not show, against those that it may.
+    """Concepts that must not occur in training data.
 
     Args:
-        held_out: labels of the concepts held out.
-        seen: labels of those that training shows.
+        held_out: labels of the held-out concepts.
+        seen: labels of the concepts that training may show.
     """
 
     def __init__(self, held_out: Iterable[str], seen: Iterable[str]) -> None:
@@ -30,16 +30,19 @@ class HeldOut:
         self._own_words = frozenset(word for words in self._labels for word in words) - known
 
     def mentioned(self, *names: str, tags: Iterable[str] = ()) -> bool:
-        """Whether names hold a word that only held-out labels have, or names and tags all words of such a label.
+        """Return True if the names and tags of an item mention a held-out concept.
 
-        With "french fries" and "green heart" held out and "red heart" seen: "fries" is a mention and so is "a heart" tagged green,
-        "heart" alone is none. Tags alone say too little: that of an apple is "fruit", which "kiwi fruit" may have to itself.
+        An item mentions one if a name holds a word that occurs in held-out labels only, or if names and tags together hold all words of a
+        held-out label. Example: "french fries" and "green heart" are held out, and "red heart" is seen. Then "fries" is a mention, and
+        "a heart" with the tag "green" is one too; "heart" without a tag is not.
         """
+        # The first case ignores tags because they are too general: an apple has the tag "fruit", and "kiwi fruit" may be the only label
+        # with that word.
         own = frozenset(word for text in names for word in content_words(text))
         every = own.union(word for text in tags for word in content_words(text))
         return bool(own & self._own_words) or any(label <= every for label in self._labels)
 
 
 def _singular(word: str) -> str:
-    """Without the s of a plural, if roughly: both sides of a comparison are treated alike."""
+    """Remove a plural s. The rule is rough, which is enough because both sides of a comparison go through it."""
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word

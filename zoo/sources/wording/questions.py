@@ -1,4 +1,4 @@
-"""What sources of questions share: wordings, answers in words and figures, and one question as a sample."""
+"""Shared code of question sources: questions, numbers as answers, and the conversion of a question into a sample."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 
 @dataclass(frozen=True)
 class Question:
-    """A question in one or more wordings, and its true answers, the plainest first."""
+    """A question in one or more wordings, and its correct answers; the first answer is the training target."""
 
     kind: str
     wordings: tuple[str, ...]
@@ -24,7 +24,7 @@ class Question:
 
 
 def number_word(number: int) -> str:
-    """A number from 0 to 99 in words: ``thirty-six``."""
+    """Spell a number from 0 to 99 in English: 36 is ``thirty-six``."""
     units = _UNITS.split()
     if number < len(units):
         return units[number]
@@ -33,12 +33,16 @@ def number_word(number: int) -> str:
 
 
 def number_answers(number: int) -> tuple[str, ...]:
-    """A number in words and in figures."""
+    """Return a number from 0 to 99 in words and in digits."""
     return number_word(number), str(number)
 
 
 def sample_of(id: str, question: Question, images: Sequence[Any], generator: np.random.Generator | None) -> Sample:
-    """A question with the pictures before it, and its plainest answer; the wording is drawn by a generator, the first without."""
+    """Build a sample: the images, then the question, then its first answer.
+
+    Args:
+        generator: draws the wording; None takes the first wording.
+    """
     wording = question.wordings[0 if generator is None else int(generator.integers(len(question.wordings)))]
     shown = "".join(MARKERS["image"] + "\n" for _ in images)
     messages = (Message("user", shown + wording), Message("assistant", question.answers[0]))
@@ -47,15 +51,15 @@ def sample_of(id: str, question: Question, images: Sequence[Any], generator: np.
 
 
 def texts_of(question: Question) -> list[str]:
-    """Every wording and answer, to train a tokenizer on."""
+    """Return all wordings and answers of a question, as text to train a tokenizer on."""
     return [*question.wordings, *question.answers]
 
 
 def checked_kinds(kinds: Sequence[str] | None, known: Sequence[str]) -> list[str]:
-    """The kinds that are asked; None asks all.
+    """Return the kinds of questions without duplicates; None means all known kinds.
 
     Raises:
-        ConfigError: an unknown one, a string in place of a list, or none.
+        ConfigError: a kind is unknown, the value is a string and not a list, or the list is empty.
     """
     if kinds is None:
         return list(known)
