@@ -105,7 +105,7 @@ def test_a_stopped_job_goes_on_to_the_same_bytes(clip, pictures, tmp_path, stop)
 
     with pytest.raises(KeyboardInterrupt):
         embed(clip, pictures, tmp_path / "index", advance=count)
-    with pytest.raises(zoo.DataError, match="holds an index that is not finished"):
+    with pytest.raises(zoo.DataError, match="holds an unfinished index"):
         Index(tmp_path / "index")
     result = embed(clip, pictures, tmp_path / "index")
     assert result.embedded == 8 - (stop - 1) // 3 * 3, "whole shards are kept"
@@ -253,7 +253,7 @@ def test_pictures_that_are_all_bad_leave_an_empty_index(clip, tmp_path):
 
 def test_two_jobs_at_once_do_not_meet(clip, pictures, tmp_path):
     def second(items):
-        with pytest.raises(zoo.ConfigError, match="another zoo embed is at work"):
+        with pytest.raises(zoo.ConfigError, match="another zoo embed is writing"):
             embed(clip, pictures, tmp_path / "index")
 
     assert embed(clip, pictures, tmp_path / "index", advance=second).count == 6

@@ -143,7 +143,7 @@ def test_an_image_encoder_alone_searches_by_images_only(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["two", "--index", "nowhere"], "nowhere: is no folder"),
+        (["two", "--index", "nowhere"], "nowhere: is not a folder"),
         (["two", "--index", "."], "holds no index"),
         (["--index", "INDEX"], "give a text or --image FILE"),
         (["two", "--image", "x.png", "--index", "INDEX"], "give a text or --image FILE, one of the two"),

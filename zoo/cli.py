@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--top-k", type=int, default=10, metavar="K", help="results to return (default: 10)")
     command.add_argument("--output", metavar="FILE", help="write a .csv, .json or .html file instead of printing a table")
     command.add_argument("--model", help="path of the model that built the index, if it has moved")
-    command.add_argument("--backend", default="exact", help="nearest-neighbor search: exact (default) or faiss (flat index)")
+    command.add_argument("--backend", default="exact", help="nearest-neighbour search: exact (default) or faiss (flat index)")
     command = add(
         "chat",
         _chat,
@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--format", default="transformers", help="target format: transformers (default), open_clip, timm, vig, torchaudio or zoo"
     )
-    command = add("draw-graph", _draw_graph, "Plot the graph neighbors that a Vision GNN assigns to an image patch.")
+    command = add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch.")
     command.add_argument("image", metavar="IMAGE", help="image file")
     command.add_argument(
         "--model", help="model name, run directory, saved model or name of a bundled model; default: the bundled clip_vig_nano"
@@ -236,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
         "--node",
         action="append",
         metavar="ROW,COL",
-        help="patch position, counted from 0 at the top left; repeat for several; default: the center",
+        help="patch position, counted from 0 at the top left; repeat for several; default: the centre",
     )
     command.add_argument(
         "--output", "-o", metavar="FILE", default="graph.png", help="plot to write: .png, .pdf, .svg or .jpg (default: graph.png)"
