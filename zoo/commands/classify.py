@@ -88,7 +88,7 @@ def labels_given(options: Namespace) -> list[Label] | None:
     """Return the labels of the command line or of a file; None if neither is given.
 
     Raises:
-        ConfigError: a label is empty or given more than once, or the file cannot be read.
+        DataError: a label is empty or given more than once, or the file cannot be read.
     """
     if options.labels_file:
         return read_labels(options.labels_file, "--labels-file")

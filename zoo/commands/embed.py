@@ -204,12 +204,12 @@ def find_embedder(model: Any, modality: str) -> Embedder:
     if modality not in encoders:
         raise ConfigError(f"--model: {_named(model)} has no {modality!r} encoder; {name_choices(modality, encoders)}")
     if getattr(model, "processor", None) is None:
-        raise ConfigError(f"--model: {_named(model)} has no processor, which is needed to read {modality} inputs; give a directory saved by zoo")
+        raise ConfigError(f"--model: {_named(model)} has no processor to read {modality} inputs; give a directory saved by zoo")
     if "embed" in getattr(getattr(model, "head", None), "verbs", ()):
         return lambda raw: model.embed(modality, raw, batch_size=len(raw))
     encoder = encoders[modality]
     if not getattr(encoder, "gives_pooled", True):
-        raise ConfigError(f"--model: the {modality} encoder of {_named(model)} has no pooled output, so there is no embedding of a whole {modality}")
+        raise ConfigError(f"--model: the {modality} encoder of {_named(model)} has no pooled output to embed a whole {modality}")
 
     @torch.inference_mode()
     def pooled(raw: Any) -> Tensor:

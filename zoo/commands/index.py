@@ -1,8 +1,8 @@
 """Embedding index on disk: one vector per item, a description of each item, and the model that made the vectors.
 
-A folder holds ``embeddings.npy`` [count, dim] (or ``embeddings.parquet``), ``items.jsonl`` (line i describes row i), ``failed.jsonl`` (items
-that could not be read, with the error) and ``manifest.json``. The manifest is written last and stores the hash of ``items.jsonl``, so a
-mixture of files of two states is detected.
+A folder holds ``embeddings.npy`` [count, dim] (or ``embeddings.parquet``), ``items.jsonl`` (line i describes row i), ``failed.jsonl``
+(items that could not be read, with the error) and ``manifest.json``. The manifest is written last and stores the hash of ``items.jsonl``,
+so a mixture of files of two states is detected.
 """
 
 import hashlib
