@@ -258,7 +258,10 @@ def test_a_terminal_session_survives_mistakes_and_interruptions(system, image, m
     assert Chat(session, as_json=False).converse() == 0
     told = capsys.readouterr()
     assert (
-        "did you mean '/image'" in told.err and "/image needs a PATH" in told.err and "none.png" in told.err and "Ctrl-D ends the session" in told.err
+        "did you mean '/image'" in told.err
+        and "/image needs a PATH" in told.err
+        and "none.png" in told.err
+        and "Ctrl-D ends the session" in told.err
     )
     assert "/save FILE" in told.err and told.out.strip() == session.messages[-1].text
 

@@ -36,4 +36,4 @@ def need(module: str, package: str) -> ModuleType:
     try:
         return __import__(module, fromlist=["_"])
     except ImportError as error:
-        raise ConfigError(f"the benchmark needs {module!r}, which is not installed; install it with: pip install {package}") from error
+        raise ConfigError(f"the benchmark needs {module!r} (not installed); install it with: pip install {package}") from error

@@ -34,12 +34,12 @@ class Boxes:
         """Prefix a question with ``<grounding>``, which makes Kosmos-2 put bounding boxes into its answer."""
         return text if text.lstrip().startswith(GROUNDING) else f"{GROUNDING} {text}"
 
-    def take(self, answer: str, picture: str | None) -> tuple[str, list[Phrase]]:
+    def take(self, answer: str, image: str | None) -> tuple[str, list[Phrase]]:
         """Parse an answer and draw its boxes onto the image, if there is one.
 
         Args:
             answer: text of the model, with location tokens.
-            picture: path of the last image in the conversation; None draws nothing.
+            image: path of the last image in the conversation; None draws nothing.
 
         Returns:
             The answer without tags, and its phrases with their boxes.
@@ -48,8 +48,8 @@ class Boxes:
             DataError: the drawing cannot be written.
         """
         plain, phrases = read_boxes(answer)
-        if phrases and picture is not None:
-            drawn = draw_boxes(open_image(picture), phrases)
+        if phrases and image is not None:
+            drawn = draw_boxes(open_image(image), phrases)
             drawn.save(file := io.BytesIO(), format="PNG" if self.output.suffix.lower() == ".png" else "JPEG")
             write_whole(self.output, file.getvalue())
         return plain, phrases

@@ -70,7 +70,9 @@ def transcribe_command(options: Namespace) -> int:
     directory = None if options.output is None else Path(options.output)
     todo = items
     if directory is not None:
-        _prepare(directory, {"weights": hash_parameters(system), **asdict(recogniser.settings)}, items, formats, anew=options.overwrite)
+        _prepare(
+            directory, {"weights": hash_parameters(system), **asdict(recogniser.settings)}, items, formats, overwrite=options.overwrite
+        )
         todo = [item for item in items if options.overwrite or not item.is_done(directory, formats)]
         if len(todo) < len(items):
             print(
@@ -234,7 +236,7 @@ def _chosen_model(given: str | None) -> str:
     return str(folder)
 
 
-def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], formats: Sequence[str], *, anew: bool) -> None:
+def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], formats: Sequence[str], *, overwrite: bool) -> None:
     """Create the output folder, with a note of the model and the settings.
 
     Raises:
@@ -246,13 +248,13 @@ def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], form
     try:
         directory.mkdir(parents=True, exist_ok=True)
         before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
-        if not anew and before is not None and before != facts:
+        if not overwrite and before is not None and before != facts:
             changed = [key for key in facts if before.get(key) != facts[key]]
             changes = ", ".join(
                 f"{key} {before.get(key)!r} is now {facts[key]!r}" if key != "weights" else "another model" for key in changed
             )
             raise ConfigError(f"--output: transcripts in {directory} have other settings ({changes}); give another folder, or --overwrite")
-        if not anew and before is None:
+        if not overwrite and before is None:
             existing = [file for item in items for file in item.files(directory, formats) if file.exists()]
             if existing:
                 raise ConfigError(
