@@ -1,4 +1,4 @@
-"""Let a model answer the questions of a source: the same as ``zoo answer``."""
+"""Generate answers to the questions of a data source: the same as ``zoo answer``."""
 
 import sys
 

@@ -1,11 +1,11 @@
-"""Time a job of a peer against ours: equal weights, equal outputs, taking turns in one process.
+"""Benchmark zoo against a reference library: equal weights, equal outputs, alternating runs in one process.
 
-    python scripts/bench.py                                   # every entry
-    python scripts/bench.py contrastive_loss --rounds 9       # one, with more rounds
-    python scripts/bench.py clip_training_step --card         # and write the ratio into the system's card
+    python scripts/bench.py                                   # all benchmarks
+    python scripts/bench.py contrastive_loss --rounds 9       # one benchmark, with more rounds
+    python scripts/bench.py clip_training_step --card         # also write the ratio to the system's card
 
-The figure is the median over rounds of (peer's seconds / our seconds): above 1, ours is faster. Seconds on a busy machine say
-little, the ratio of neighbours says more; its smallest and largest value stand beside it.
+The result is the median over rounds of (seconds of the reference / seconds of zoo): above 1, zoo is faster. On a shared machine the ratio
+of two consecutive runs is more reliable than the seconds; the table also shows its minimum and maximum.
 """
 
 import argparse
@@ -34,7 +34,7 @@ ENTRIES = clip.ENTRIES | images.ENTRIES | language.ENTRIES | data.ENTRIES | audi
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark found; memory is the most that one call takes beside what stands before it."""
+    """Result of one benchmark; memory is the peak that one call adds to the memory in use before it, in MB."""
 
     name: str
     size: int
@@ -52,11 +52,11 @@ class Result:
 
 
 def measure(name: str, entry: Entry, size: int, rounds: int, console: Console) -> Result:
-    """Warm up, then let peer and ours take turns; who begins alternates."""
+    """Measure one benchmark: warm up, then alternate calls of the reference and of zoo; the order switches every round."""
     torch.manual_seed(0)
     job = entry.make(size)
     difference = job.difference()
-    memory = [peak_megabytes(call) for call in (job.peer, job.ours)]  # the warm-up
+    memory = [peak_megabytes(call) for call in (job.peer, job.ours)]  # also the warm-up
     seconds: list[tuple[float, float]] = []
     for number in range(rounds):
         console.print(f"{name}: round {number + 1} of {rounds}", style="dim")
@@ -70,18 +70,18 @@ def measure(name: str, entry: Entry, size: int, rounds: int, console: Console) -
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def peak_megabytes(call: Callable[[], object]) -> float | None:
-    """The most resident memory that a call adds, after one call that fills caches; None where the system cannot say."""
+    """Return the peak resident memory in MB that a call adds, after a first call that fills caches; None if unavailable."""
     call()
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # glibc: hand back what is free but kept, which would hide what the call takes
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak so far
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: release free memory, which would hide allocations of the call
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the peak
         before = resident("VmRSS")
         call()
         return (resident("VmHWM") - before) / 1024
@@ -90,12 +90,12 @@ def peak_megabytes(call: Callable[[], object]) -> float | None:
 
 
 def resident(field: str) -> int:
-    """A field of this process's status in kB."""
+    """Return a field of ``/proc/self/status`` in kB."""
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
 
 
 def table(results: list[Result]) -> Table:
-    """What was found, for people; peer before ours."""
+    """Return the table of results; pairs of values are reference / zoo."""
     shown = Table("job", "seconds", "ratio", "min - max", "difference", "extra MB")
     for r in results:
         memory = " / ".join("-" if value is None else f"{value:.0f}" for value in (r.peer_megabytes, r.our_megabytes))
@@ -105,7 +105,7 @@ def table(results: list[Result]) -> Table:
 
 
 def write_card(result: Result, system: str, tolerance: float) -> None:
-    """Put the figure into the "speed" line of a system's card; slower, or with other outputs, it reads "failed"."""
+    """Write the result to the "speed" line of a system's card; the status is "failed" if zoo is slower or the outputs differ."""
     spread = f"{result.smallest_ratio:.2f} to {result.largest_ratio:.2f} in {result.rounds} rounds"
     line = {
         "status": "verified" if result.ratio > 1 and result.difference <= tolerance else "failed",
@@ -116,14 +116,18 @@ def write_card(result: Result, system: str, tolerance: float) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line; unknown names are refused with near matches."""
+    """Parse the command line.
+
+    Raises:
+        ConfigError: a benchmark is unknown, or a number is below 1.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(ENTRIES)}")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each side, at least 1 (default 7)")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
-    parser.add_argument("--size", type=int, help="batch, or number of pairs (default: the entry's own)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
-    parser.add_argument("--card", action="store_true", help="write the ratio into the cards of the systems concerned")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run (default: all): {', '.join(ENTRIES)}")
+    parser.add_argument("--rounds", type=int, default=7, help="timed calls of each library, at least 1 (default: 7)")
+    parser.add_argument("--threads", type=int, help="number of threads of torch (default: that of torch)")
+    parser.add_argument("--size", type=int, help="batch size or number of pairs (default: that of the benchmark)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results as JSON")
+    parser.add_argument("--card", action="store_true", help="write the ratio to the cards of the benchmarked systems")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in ENTRIES:

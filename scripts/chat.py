@@ -1,4 +1,4 @@
-"""Talk with a model, and show it pictures and sound: the same as ``zoo chat``."""
+"""Chat with a multimodal language model: the same as ``zoo chat``."""
 
 import sys
 

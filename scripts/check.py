@@ -1,4 +1,4 @@
-"""Compose a system from configs and verify it without weights: the same as ``zoo check``."""
+"""Validate a training config without allocating weights: the same as ``zoo check``."""
 
 import sys
 

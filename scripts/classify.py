@@ -1,4 +1,4 @@
-"""Sort images into labels of your own: the same as ``zoo classify``."""
+"""Classify images: the same as ``zoo classify``."""
 
 import sys
 

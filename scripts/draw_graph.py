@@ -1,4 +1,4 @@
-"""Draw the neighbours that a Vision GNN gives to a patch: the same as ``zoo draw-graph``."""
+"""Plot the graph neighbours of an image patch: the same as ``zoo draw-graph``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Embed the images of a folder into an index: the same as ``zoo embed``."""
+"""Embed a folder of images into a search index: the same as ``zoo embed``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Evaluate a trained system: the same as ``zoo evaluate``."""
+"""Evaluate a checkpoint: the same as ``zoo evaluate``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Write a model as another library's files: the same as ``zoo export``."""
+"""Export a model to the file format of another library: the same as ``zoo export``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Fetch real weights and data into a cache: the same as ``zoo fetch``."""
+"""Download pretrained weights and datasets: the same as ``zoo fetch``."""
 
 import sys
 

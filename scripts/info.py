@@ -1,4 +1,4 @@
-"""Show what a model is made of and what is verified of it: the same as ``zoo info``."""
+"""Show a model's parts, costs and test results: the same as ``zoo info``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""List models, or those whose names match a pattern: the same as ``zoo list``."""
+"""List available models: the same as ``zoo list``."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh clone to a trained, evaluated classifier of your images: offline once installed, on a CPU.
+# Install zoo, then train, evaluate and use a small zero-shot image classifier on a CPU; offline after the installation.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -7,26 +7,26 @@ heading "Environment"
 prepare_environment ""
 cd "$ZOO_ROOT"
 
-# A model this small is fastest on one thread, and ten times faster where other programs use the cores too.
+# A model of this size is fastest with one thread; on a shared machine by a factor of ten.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 run=runs/quickstart
 heading "Training clip_vit_nano on the digits in assets/"
 if [ -n "$(ls -d "$run"/state/step_* 2>/dev/null)" ]; then
-    zoo train resume="$run" # goes on where it stopped; trains nothing where it is done
+    zoo train resume="$run" # resumes an interrupted run; a finished run is not trained again
 else
-    rm -rf "$run" # what a kill before the first state left behind
+    rm -rf "$run" # remove a run that was killed before its first checkpoint
     zoo train experiment=quickstart run_dir="$run"
 fi
 
-heading "Evaluating it"
+heading "Evaluating the model"
 zoo evaluate checkpoint="$run"
 
-heading "Classifying the pictures in assets/samples/"
+heading "Classifying the images in assets/samples/"
 zoo classify assets/samples --model "$run" --labels zero,one,two,three,four,five,six,seven,eight,nine
 
-heading "Next"
+heading "Next steps"
 printf '%s\n' \
     "source \"$ZOO_VENV/bin/activate\"    # then, in the same shell:" \
-    "zoo classify YOUR_FOLDER --model $run --labels cat,dog    # your pictures and labels; zoo list shows other models" \
-    "zoo train system=siglip_vit_nano run_dir=runs/siglip    # another system on the same data; zoo check system=... tries one without training"
+    "zoo classify YOUR_FOLDER --model $run --labels cat,dog    # your images and labels; zoo list shows other models" \
+    "zoo train system=siglip_vit_nano run_dir=runs/siglip    # another model, same data; zoo check system=... only validates it"

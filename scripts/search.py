@@ -1,4 +1,4 @@
-"""Search an index for a text or an image: the same as ``zoo search``."""
+"""Search an index with a text or an image query: the same as ``zoo search``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Make a smaller encoder out of a trained one (zoo/assembly/shrink.py): ``scripts/shrink.py SOURCE DIRECTORY depth=3 embedding_dim=128``."""
+"""Create a smaller encoder from a trained one (zoo/assembly/shrink.py): ``scripts/shrink.py SOURCE DIRECTORY depth=3 embedding_dim=128``."""
 
 import sys
 
@@ -10,13 +10,13 @@ from zoo.errors import ZooError
 
 
 def main(arguments: list[str]) -> int:
-    """Load, shrink, save; returns the exit status."""
+    """Load, shrink and save a model; return the exit status."""
     if len(arguments) < 3:
         print(f"usage: {__doc__}", file=sys.stderr)
         return 2
-    source, directory, *words = arguments
+    source, directory, *settings = arguments
     try:
-        changes = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
+        changes = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in settings)}
         smaller = shrink(zoo.load(source), **changes)  # type: ignore[arg-type]
         zoo.save(smaller, directory)  # type: ignore[arg-type]
     except ZooError as error:

@@ -1,4 +1,4 @@
-"""Say a text: the same as ``zoo speak``."""
+"""Synthesize speech from text: the same as ``zoo speak``."""
 
 import sys
 

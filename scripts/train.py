@@ -1,4 +1,4 @@
-"""Train a system: the same as ``zoo train``."""
+"""Train a model: the same as ``zoo train``."""
 
 import sys
 

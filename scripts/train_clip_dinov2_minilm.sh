@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Train the image-text model that ships in assets/: packages -> smaller towers -> distilled text tower -> projections -> int8.
+# Train the image-text model in assets/: download, shrink both encoders, distil the text encoder, train projections, quantize to int8.
 #
-#   scripts/train_clip_dinov2_minilm.sh FOLDER        about an hour on two cores; FOLDER takes the runs and must not exist
+#   scripts/train_clip_dinov2_minilm.sh FOLDER        about an hour on two cores; FOLDER is the new directory of the runs
 set -euo pipefail
 folder=${1:?usage: scripts/train_clip_dinov2_minilm.sh FOLDER}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

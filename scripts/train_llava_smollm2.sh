@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# SmolLM2-135M-Instruct learns to see (a DINOv2-small) or to hear (Whisper tiny.en), in two stages: the connector, then LoRA beside it.
+# Train a LLaVA from SmolLM2-135M-Instruct and a DINOv2-small (images) or Whisper tiny.en (audio), in two stages: connector, then with LoRA.
 #
 #   scripts/train_llava_smollm2.sh image FOLDER     about an hour on one core: digits, emoji, maps and flags
 #   scripts/train_llava_smollm2.sh audio FOLDER     about half an hour on one core: spoken numbers
 #
-# FOLDER takes the runs and must not exist. Everything comes with `zoo fetch`. Each evaluation asks a second time without picture or sound.
+# FOLDER is the new directory of the runs. `zoo fetch` downloads weights and data. Each evaluation is repeated without images or audio.
 set -euo pipefail
-what=${1:?usage: scripts/train_llava_smollm2.sh image|audio FOLDER} folder=${2:?name a folder for the runs}
+what=${1:?usage: scripts/train_llava_smollm2.sh image|audio FOLDER} folder=${2:?missing FOLDER, the new directory of the runs}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir "$folder"
 

@@ -1,4 +1,4 @@
-"""Write the README's table of verification cards from ``assets/cards/``."""
+"""Update the table of test results in README.md from the cards in ``assets/cards/``."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ START, END = "<!-- cards: written by scripts/update_readme.py -->", "<!-- end of
 
 
 def with_table(text: str) -> str:
-    """Replace what stands between the two marks."""
+    """Replace the text between the two marker comments by the current table."""
     before, _, rest = text.partition(START)
     return f"{before}{START}\n{cards_table()}\n{END}{rest.partition(END)[2]}"
 

@@ -80,7 +80,7 @@ def test_a_job_that_was_stopped_goes_on_and_writes_the_same(tmp_path):
 def test_an_unfinished_file_of_another_job_is_refused(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "out.jsonl", Teacher(calls=1))
-    with pytest.raises(zoo.DataError, match="is of another job, which was stopped"):
+    with pytest.raises(zoo.DataError, match="belongs to another job, which was interrupted"):
         run(tmp_path / "out.jsonl", Teacher(), split="test")
     with pytest.raises(zoo.DataError, match="name a file that ends in .jsonl"):
         AnswerWriter(tmp_path / "out.json", {})

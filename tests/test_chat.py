@@ -258,7 +258,10 @@ def test_a_terminal_session_survives_mistakes_and_interruptions(system, image, m
     assert Chat(session, as_json=False).converse() == 0
     told = capsys.readouterr()
     assert (
-        "did you mean '/image'" in told.err and "/image needs a PATH" in told.err and "none.png" in told.err and "Ctrl-D leaves" in told.err
+        "did you mean '/image'" in told.err
+        and "/image needs a PATH" in told.err
+        and "none.png" in told.err
+        and "Ctrl-D ends the session" in told.err
     )
     assert "/save FILE" in told.err and told.out.strip() == session.messages[-1].text
 
@@ -287,7 +290,7 @@ def test_a_model_that_does_not_talk_is_refused(capsys):
 
 
 @pytest.mark.parametrize(
-    "line, message", [("/imge x", "line 2: there is no command '/imge'"), ("/clear all", "line 2: /clear stands alone")]
+    "line, message", [("/imge x", "line 2: there is no command '/imge'"), ("/clear all", "line 2: /clear takes no argument; got 'all'")]
 )
 def test_the_first_mistake_ends_a_piped_session(saved, monkeypatch, capsys, line, message):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"hello\n{line}\nhello\n"))
@@ -300,7 +303,7 @@ def test_a_question_that_is_empty_or_the_name_of_a_picture_is_refused(system, im
     session = ChatSession(system, Sampling(max_new_tokens=2))
     with pytest.raises(DataError, match="the question is empty"):
         session.ask(" \n")
-    with pytest.raises(DataError, match="is the name of a file; show it with --image"):
+    with pytest.raises(DataError, match="is the name of a file; attach it with --image"):
         session.ask(str(image))
 
 

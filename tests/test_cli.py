@@ -139,7 +139,7 @@ def test_a_trained_classifier_classifies_among_its_own_classes(tmp_path, capsys)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 6 and all(set(line["labels"]) == {"even", "odd", "neither"} for line in lines)
     assert main([*words, "--labels", "a,b"]) == 2
-    assert "with classes of its own" in capsys.readouterr().err
+    assert "with fixed classes" in capsys.readouterr().err
 
 
 def test_a_zero_shot_model_asks_for_labels(capsys):

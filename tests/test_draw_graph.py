@@ -58,9 +58,9 @@ def test_the_bundled_model_is_the_default(picture, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "vit_nano"], "makes no graph; choose one with a Vision GNN: .*vig_tiny"),
+        (["--model", "vit_nano"], "has no graph; choose a model with a Vision GNN: .*vig_tiny"),
         (["--model", "vig_nanoo"], "did you mean .vig_nano"),
-        (["--node", "8,0"], "outside; layer 0 has rows 0 to 7"),
+        (["--node", "8,0"], "outside the grid; layer 0: rows 0 to 7"),
         (["--node", "1"], "give row and column"),
         (["--layer", "9"], "numbers from -4 to 3"),
         (["--layer", "one"], "numbers separated by commas"),

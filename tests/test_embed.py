@@ -105,7 +105,7 @@ def test_a_stopped_job_goes_on_to_the_same_bytes(clip, pictures, tmp_path, stop)
 
     with pytest.raises(KeyboardInterrupt):
         embed(clip, pictures, tmp_path / "index", advance=count)
-    with pytest.raises(zoo.DataError, match="holds an index that is not finished"):
+    with pytest.raises(zoo.DataError, match="holds an unfinished index"):
         Index(tmp_path / "index")
     result = embed(clip, pictures, tmp_path / "index")
     assert result.embedded == 8 - (stop - 1) // 3 * 3, "whole shards are kept"
@@ -185,7 +185,7 @@ def test_a_folder_that_changes_while_a_job_is_stopped_loses_nothing(clip, pictur
     with pytest.raises(KeyboardInterrupt):
         embed(clip, pictures, tmp_path / "index", advance=stop_late)
     draw(pictures / "a" / "1.png", 51)
-    with pytest.raises(zoo.ConfigError, match="1 new, 0 changed and 0 removed items since the job was begun"):
+    with pytest.raises(zoo.ConfigError, match="1 new, 0 changed and 0 removed items since the job was started"):
         embed(clip, pictures, tmp_path / "index")
     result = embed(clip, pictures, tmp_path / "index", update=True)
     assert result.embedded <= 6
@@ -199,13 +199,13 @@ def test_another_model_preprocessing_or_type_is_refused_until_told(clip, picture
     other = zoo.load("clip_vit_nano")
     with torch.no_grad():
         other.head.logit_scale.add_(1)
-    with pytest.raises(zoo.ConfigError, match="holds vectors of another weights .* --restart"):
+    with pytest.raises(zoo.ConfigError, match="holds vectors with other weights .* --restart"):
         embed(other, pictures, tmp_path / "index")
     other = zoo.load("clip_vit_nano")
     other.processor["image"].resize = "squash"
-    with pytest.raises(zoo.ConfigError, match="another preprocessing"):
+    with pytest.raises(zoo.ConfigError, match="other preprocessing"):
         embed(other, pictures, tmp_path / "index")
-    with pytest.raises(zoo.ConfigError, match="another dtype"):
+    with pytest.raises(zoo.ConfigError, match="other dtype"):
         embed(clip, pictures, tmp_path / "index", dtype="float16")
     embed(clip, pictures, tmp_path / "index", dtype="float16", restart=True)
     assert matrix(tmp_path / "index").dtype == np.float16
@@ -253,7 +253,7 @@ def test_pictures_that_are_all_bad_leave_an_empty_index(clip, tmp_path):
 
 def test_two_jobs_at_once_do_not_meet(clip, pictures, tmp_path):
     def second(items):
-        with pytest.raises(zoo.ConfigError, match="another zoo embed is at work"):
+        with pytest.raises(zoo.ConfigError, match="another zoo embed is writing"):
             embed(clip, pictures, tmp_path / "index")
 
     assert embed(clip, pictures, tmp_path / "index", advance=second).count == 6
@@ -286,7 +286,7 @@ def test_wrong_input_is_refused(pictures, tmp_path, capsys, words, message):
 def test_a_folder_with_files_of_others_is_not_written_into(clip, pictures, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / ITEMS).write_text("precious")
-    with pytest.raises(zoo.ConfigError, match="holds items.jsonl, but no index of zoo"):
+    with pytest.raises(zoo.ConfigError, match="holds items.jsonl, but no zoo index"):
         embed(clip, pictures, tmp_path / "mine")
     (tmp_path / "file").write_text("")
     with pytest.raises(zoo.ConfigError, match="is a file; give a folder"):

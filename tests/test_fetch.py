@@ -203,7 +203,7 @@ def test_what_breaks_while_it_is_written_leaves_the_old_folder(toy, monkeypatch)
 def test_a_folder_of_somebody_else_is_never_replaced(toy):
     (toy.cache / "toy").mkdir(parents=True)
     (toy.cache / "toy" / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="holds something that zoo did not fetch"):
+    with pytest.raises(DataError, match="holds files that zoo fetch did not write"):
         fetched("toy")
     assert [path.name for path in (toy.cache / "toy").iterdir()] == ["mine.txt"] and not toy()
 
@@ -236,7 +236,7 @@ def test_a_client_that_is_not_installed_is_named(tmp_path, monkeypatch):
 def test_the_command_prints_the_path_alone_for_a_command_substitution(toy, capsys):
     assert main(["fetch", "toy"]) == 0
     first = capsys.readouterr()
-    assert first.out == f"{toy.cache / 'toy'}\n" and "fetching toy 1.0" in first.err
+    assert first.out == f"{toy.cache / 'toy'}\n" and "downloading toy 1.0" in first.err
     assert main(["fetch", "toy", "--json"]) == 0
     second = capsys.readouterr()
     assert json.loads(second.out) == {"name": "toy", "path": str(toy.cache / "toy"), "cached": True, "licence": "MIT"} and not second.err

@@ -136,17 +136,17 @@ def test_an_image_encoder_alone_searches_by_images_only(tmp_path):
     embed_folder(zoo.load(saved), SAMPLES, tmp_path / "index", name=str(saved))
     searcher = Searcher(tmp_path / "index")
     assert searcher.search(str(SAMPLES / "digit_84.png"), modality="image")[0].name.endswith("digit_84.png")
-    with pytest.raises(zoo.ConfigError, match="does not bring text and image into one space"):
+    with pytest.raises(zoo.ConfigError, match="has no joint embedding space of text and image"):
         searcher.search("two")
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["two", "--index", "nowhere"], "nowhere: is no folder"),
+        (["two", "--index", "nowhere"], "nowhere: is not a folder"),
         (["two", "--index", "."], "holds no index"),
         (["--index", "INDEX"], "give a text or --image FILE"),
-        (["two", "--image", "x.png", "--index", "INDEX"], "give a text or --image FILE, one of the two"),
+        (["two", "--image", "x.png", "--index", "INDEX"], "give a text or --image FILE, but not both"),
         (["--image", "nowhere.png", "--index", "INDEX"], "nowhere.png: no such file"),
         (["  ", "--index", "INDEX"], "the query is empty"),
         (["two", "--index", "INDEX", "--top-k", "0"], "--top-k: 0; allowed is 1 or more"),

@@ -45,11 +45,11 @@ def test_failed_alignments_are_named_and_tell_in_the_status(voice, tmp_path, cap
     ("words", "message"),
     [
         ([], "TEXT: give a text"),
-        (["a", "--file", "b"], "one of the two"),
-        (["a", "-o", "out.doc"], "--output: out.doc is no recording"),
-        (["a", "-o", "nowhere/out.wav"], "there is no folder"),
+        (["a", "--file", "b"], "but not both"),
+        (["a", "-o", "out.doc"], "--output: out.doc is not an audio file"),
+        (["a", "-o", "nowhere/out.wav"], "does not exist; create it first"),
         (["--file", "missing.txt"], "--file: missing.txt cannot be read"),
-        (["?!"], "nothing to say"),
+        (["?!"], "contains nothing that can be spoken"),
         (["a", "--vocoder", "hifi"], "vocoder: there is no 'hifi'"),
         (["a", "--speaker", "1"], "leave it out"),
         (["a", "--max-seconds", "-1"], "max_seconds -1"),
@@ -68,7 +68,7 @@ def test_a_model_that_does_not_speak_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = zoo.save(zoo.create_system("clip_vit_nano"), tmp_path / "clip")
     assert main(["speak", "hello", "--model", str(other)]) == 2
-    assert "does not speak" in capsys.readouterr().err
+    assert "cannot synthesize speech" in capsys.readouterr().err
 
 
 def test_a_voice_comes_back_from_its_files_and_says_the_same(voice):

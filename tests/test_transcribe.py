@@ -42,7 +42,7 @@ def test_recordings_are_printed_with_their_times(model, sounds, capsys):
     assert main(["transcribe", str(sounds / "a.wav"), str(sounds / "b.flac"), "--model", model, *QUICK]) == 0
     blocks = capsys.readouterr().out.split(str(sounds))
     assert [block.partition("\n")[0] for block in blocks] == ["", "/a.wav:", "/b.flac:"]
-    assert all("[00:00.000 --> " in block or "(nobody speaks)" in block for block in blocks[1:])
+    assert all("[00:00.000 --> " in block or "(no speech)" in block for block in blocks[1:])
 
 
 def test_json_lines_hold_path_and_transcript(model, sounds, capsys):
@@ -71,7 +71,7 @@ def test_a_job_goes_on_where_it_was_stopped(model, sounds, tmp_path, capsys):
     made = (out / "deep/c.txt").stat().st_mtime_ns
     os.utime(sounds / "deep/c.wav", ns=(made + 10**9, made + 10**9))  # changed since
     assert main(["transcribe", str(sounds), "-o", str(out), *words]) == 0
-    assert "1 of 3 are there already" in capsys.readouterr().err
+    assert "1 of 3 transcripts exist already" in capsys.readouterr().err
     assert (out / "a.txt").exists() and (out / "b.txt").read_text(encoding="utf-8") == "kept"
     assert (out / "deep/c.txt").stat().st_mtime_ns > made
     assert main(["transcribe", str(sounds), "-o", str(out), "--overwrite", *words]) == 0
@@ -89,7 +89,7 @@ def test_another_setting_is_an_error_until_all_is_made_anew(model, sounds, tmp_p
 def test_files_of_others_are_not_overwritten(model, sounds, capsys):
     (sounds / "a.txt").write_text("mine", encoding="utf-8")
     assert main(["transcribe", str(sounds / "a.wav"), "-o", str(sounds), "--model", model, *QUICK]) == 2
-    assert "is there, and not from here" in capsys.readouterr().err
+    assert "exists and was not written by zoo transcribe" in capsys.readouterr().err
     assert (sounds / "a.txt").read_text(encoding="utf-8") == "mine"
 
 
@@ -118,7 +118,7 @@ def test_recordings_of_one_name_keep_their_suffix(model, sounds, tmp_path):
         (["a.wav", "--format", "doc"], "--format: there is no 'doc'"),
         (["a.wav", "--task", "sing"], "task: there is no 'sing'"),
         (["a.wav", "--language", "german"], "English alone"),
-        (["a.wav", "--temperatures", "hot"], "--temperatures: 'hot' is no number"),
+        (["a.wav", "--temperatures", "hot"], "--temperatures: 'hot' is not a number"),
         (["a.wav", "--batch-size", "0"], "--batch-size: 0"),
         (["a.wav", "--patience", "2"], "no effect without beams"),
         (["a.wav", "--device", "tpu9"], "--device: tpu9 cannot be used"),
@@ -137,10 +137,10 @@ def test_mistakes_get_one_clear_line(model, tmp_path, capsys, monkeypatch, words
 def test_without_a_model_the_command_that_brings_one_is_told(sounds, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     assert main(["transcribe", str(sounds)]) == 2
-    assert "fetch it with: zoo fetch whisper_tiny_en" in capsys.readouterr().err
+    assert "get it with: zoo fetch whisper_tiny_en" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_hear_words_is_refused(sounds, tmp_path, capsys):
     other = zoo.save(zoo.create_system("clip_vit_nano"), tmp_path / "clip")
     assert main(["transcribe", str(sounds), "--model", str(other)]) == 2
-    assert "does not transcribe" in capsys.readouterr().err
+    assert "cannot transcribe" in capsys.readouterr().err

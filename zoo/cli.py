@@ -1,7 +1,395 @@
-"""The old path of the command line; ``python -m zoo`` replaces ``python -m zoo.commands.cli``, which goes away with the next release."""
+"""Entry point of the command line ``zoo``: parse the arguments, run the command, report errors.
 
+Each command imports its code inside its own function, so ``zoo list`` and ``zoo --help`` start without loading torch.
+"""
+
+import argparse
+import json
+import os
 import sys
-import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from zoo.errors import ZooError
+
+SWEEP_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--hydra-help", "--package", "-p", "--resolve")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command of the command line.
+
+    Args:
+        arguments: words after ``zoo``; None reads ``sys.argv``.
+
+    Returns:
+        The exit status: 0 if all succeeded, 1 if some items failed, 2 for an error of the user, 130 if the user interrupted it.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        known, rest = _parser().parse_known_args(arguments)
+        if rest and not known.takes_overrides:
+            _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        return known.run(known, rest)
+    except ZooError as error:
+        if os.environ.get("ZOO_DEBUG") == "1":
+            raise
+        stopped = type(error).__name__ == "Interrupted"
+        print(f"zoo: {error}", file=sys.stderr)
+        return 130 if stopped else 2
+    except KeyboardInterrupt:
+        print("zoo: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe, as `| head` does
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="zoo", description="Build, train and run multimodal models.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(
+        name: str, run: Callable[[argparse.Namespace, list[str]], int], text: str, *, overrides: bool = False
+    ) -> argparse.ArgumentParser:
+        usage = f"zoo {name} [OPTIONS] [KEY=VALUE ...]" if overrides else None
+        command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
+        command.add_argument("--json", action="store_true", help="print JSON lines instead of text and tables")
+        command.set_defaults(run=run, takes_overrides=overrides)
+        return command
+
+    command = add("list", _list, "List available models.")
+    command.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example '*vit*'; 'timm/*' lists the models of timm")
+    command.add_argument("--kind", help="only this kind: encoder, language, head or system")
+    command.add_argument("--modality", help="only models of this modality: image, audio or text")
+    command = add("info", _info, "Show a model's parts, parameter counts, FLOPs, number of tokens, memory and test results.")
+    command.add_argument("name", metavar="NAME", help="name of a model, as zoo list prints it")
+    add(
+        "check", _check, "Validate a training config with one training step on the meta device, without allocating weights.", overrides=True
+    )
+    add("train", _train, "Train a model from a Hydra config (-m runs a sweep, --cfg job prints the config).", overrides=True)
+    add("evaluate", _evaluate, "Evaluate a checkpoint or a training run: checkpoint=PATH.", overrides=True)
+    command = add("classify", _classify, "Classify images, zero-shot with your own labels or with a trained classifier.")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="image files, or folders that are searched recursively")
+    labels = command.add_mutually_exclusive_group()
+    labels.add_argument("--labels", help="comma-separated labels (zero-shot models only)")
+    labels.add_argument("--labels-file", metavar="FILE", help="file of labels: one per line, or JSON with names or prompts per label")
+    command.add_argument("--model", help="run directory, saved model or name of a bundled model")
+    command.add_argument(
+        "--templates", metavar="T", help="prompt templates: imagenet, imagenet_7, cifar, simple, or a file with {} in place of the label"
+    )
+    command.add_argument("--top-k", type=int, default=3, metavar="K", help="labels reported per image (default: 3)")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)")
+    command.add_argument("--output", metavar="FILE", help="write a .csv, .json or .html file instead of printing a table")
+    command.add_argument("--no-cache", action="store_true", help="do not read or write the on-disk cache of label embeddings")
+    command = add("embed", _embed, "Embed a folder of images into a search index; an interrupted job resumes.")
+    command.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="folder of images or recordings, searched recursively; with --modality text a file with one text per line",
+    )
+    command.add_argument(
+        "--output", "-o", metavar="DIR", required=True, help="directory of the index: embeddings.npy, items.jsonl, manifest.json"
+    )
+    command.add_argument("--model", help="run directory, saved model, transformers directory or name of a bundled model")
+    command.add_argument("--modality", default="image", help="modality to embed: image (default), audio or text")
+    command.add_argument("--format", default="npy", help="file format of the embeddings: npy (default) or parquet")
+    command.add_argument("--dtype", default="float32", help="data type of the stored embeddings: float32 (default) or float16")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="items per batch (default: 64)")
+    command.add_argument("--workers", type=int, default=2, metavar="N", help="threads that load files (default: 2)")
+    command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")
+    change = command.add_mutually_exclusive_group()
+    change.add_argument(
+        "--update", action="store_true", help="apply new, changed and removed files; unchanged files are not embedded again"
+    )
+    change.add_argument("--restart", action="store_true", help="delete the existing index in DIR and start over")
+    command = add("search", _search, "Search an index with a text or an image query.")
+    command.add_argument("text", nargs="?", metavar="TEXT", help="text query")
+    command.add_argument("--index", metavar="DIR", required=True, help="index written by zoo embed")
+    command.add_argument("--image", metavar="FILE", help="image query, instead of TEXT")
+    command.add_argument("--top-k", type=int, default=10, metavar="K", help="results to return (default: 10)")
+    command.add_argument("--output", metavar="FILE", help="write a .csv, .json or .html file instead of printing a table")
+    command.add_argument("--model", help="path of the model that built the index, if it has moved")
+    command.add_argument("--backend", default="exact", help="nearest-neighbour search: exact (default) or faiss (flat index)")
+    command = add(
+        "chat",
+        _chat,
+        "Chat with a multimodal language model about images and audio: one PROMPT, or an interactive session (/help lists its commands).",
+    )
+    command.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="question to answer; - reads it from standard input; omit it for an interactive session"
+    )
+    command.add_argument(
+        "--model", required=True, help="run directory, saved model or transformers directory of a multimodal language model"
+    )
+    command.add_argument("--image", action="append", metavar="FILE", help="image for the first question; repeat for several")
+    command.add_argument("--audio", action="append", metavar="FILE", help="audio clip for the first question; repeat for several")
+    command.add_argument("--system", metavar="TEXT", help="system prompt; default: that of the chat template")
+    command.add_argument(
+        "--boxes", metavar="FILE", help="draw the bounding boxes of each answer onto the last image and write it to FILE (Kosmos-2)"
+    )
+    command.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="maximum number of tokens per answer (default: 256)")
+    command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="sampling temperature; 0 (default) decodes greedily")
+    command.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
+    command.add_argument(
+        "--top-p", type=float, metavar="P", help="sample from the smallest set of tokens with total probability P (nucleus sampling)"
+    )
+    command.add_argument("--min-p", type=float, metavar="P", help="sample from tokens at least P times as likely as the most likely token")
+    command.add_argument("--num-beams", type=int, default=1, metavar="N", help="beam search with N beams (default: 1, no beam search)")
+    command.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R", help="values above 1 penalize repeated tokens (default: 1)"
+    )
+    command.add_argument("--stop", action="append", metavar="TEXT", help="stop string: end the answer before this text; repeat for several")
+    command.add_argument("--seed", type=int, help="random seed for sampling")
+    command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")
+    command = add(
+        "answer",
+        _answer,
+        "Generate answers to the questions of a data source, to train on: checkpoint=M data=NAME, as for zoo evaluate.",
+        overrides=True,
+    )
+    command.add_argument(
+        "--output", "-o", metavar="FILE", required=True, help="JSON-lines file to write, for data=instruct; an interrupted job resumes"
+    )
+    command.add_argument("--split", default="train", help="split of the data source (default: train)")
+    command.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="maximum number of tokens per answer (default: 128)")
+    command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="sampling temperature; 0 (default) decodes greedily")
+    command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
+    command.add_argument("--batch-size", type=int, default=16, metavar="N", help="questions per batch (default: 16)")
+    command.add_argument("--limit", type=int, metavar="N", help="answer only N questions, spread evenly over the split")
+    command = add("speak", _speak, "Synthesize speech from text, sentence by sentence, into one audio file.")
+    command.add_argument("text", nargs="?", metavar="TEXT", help="text to speak")
+    command.add_argument("--file", metavar="FILE", help="read the text from a file instead; - reads standard input")
+    command.add_argument(
+        "--output", "-o", metavar="FILE", default="speech.wav", help="audio file to write: .wav, .flac or .ogg (default: speech.wav)"
+    )
+    command.add_argument("--model", help="run directory, saved model or name of a bundled model; default: the bundled voice")
+    command.add_argument("--plots", metavar="DIR", help="also plot the attention alignment and mel spectrogram of each sentence into DIR")
+    command.add_argument("--vocoder", default="griffin_lim", help="vocoder: griffin_lim (default), wavernn, vocos or vocos:WEIGHTS")
+    command.add_argument("--speaker", type=int, metavar="N", help="speaker index, for a multi-speaker model")
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    command.add_argument(
+        "--max-seconds", type=float, default=20.0, metavar="S", help="maximum duration of one sentence in seconds (default: 20)"
+    )
+    command.add_argument("--batch-size", type=int, default=16, metavar="N", help="sentences per batch (default: 16)")
+    command = add("transcribe", _transcribe, "Transcribe recordings of any length with Whisper.")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or folders that are searched recursively")
+    command.add_argument("--model", help="run directory, saved model or Whisper directory; default: whisper_tiny_en of zoo fetch")
+    command.add_argument(
+        "--output", "-o", metavar="DIR", help="directory of the transcripts; an interrupted job resumes; default: print them"
+    )
+    command.add_argument(
+        "--format", default="txt", metavar="F,...", help="comma-separated output formats: txt (default), json, srt, vtt, tsv, or all"
+    )
+    command.add_argument("--overwrite", action="store_true", help="transcribe again if a transcript exists")
+    command.add_argument(
+        "--language", metavar="CODE", help="language of the recordings: en, de, ...; default: detected from the first 30 s"
+    )
+    command.add_argument("--task", default="transcribe", help="transcribe (default), or translate into English (multilingual models only)")
+    command.add_argument("--word-timestamps", action="store_true", help="add the start and end time of each word (json, srt, vtt)")
+    command.add_argument("--no-timestamps", action="store_true", help="do not predict timestamps; one segment per 30 s window")
+    command.add_argument("--num-beams", type=int, metavar="N", help="beam search with N beams")
+    command.add_argument("--patience", type=float, metavar="P", help="beam search patience: stop after P * N finished hypotheses")
+    command.add_argument("--length-penalty", type=float, metavar="A", help="length penalty when hypotheses are ranked, 0 to 1")
+    command.add_argument("--best-of", type=int, metavar="N", help="draw N samples at temperatures above 0 and keep the most likely")
+    command.add_argument("--temperatures", metavar="T,...", help="temperature fallback schedule (default: 0,0.2,0.4,0.6,0.8,1)")
+    command.add_argument(
+        "--compression-ratio-threshold", default="2.4", metavar="R", help="fall back to the next temperature above this gzip ratio"
+    )
+    command.add_argument("--log-probability-threshold", default="-1", metavar="L", help="fall back below this average log probability")
+    command.add_argument(
+        "--no-speech-threshold", default="0.6", metavar="P", help="skip an improbable window as silence above this no-speech probability"
+    )
+    command.add_argument(
+        "--initial-prompt", metavar="TEXT", help="text given to the decoder as context, for example names and their spelling"
+    )
+    command.add_argument(
+        "--no-previous-text", action="store_true", help="do not use the text of the previous window as context for the next"
+    )
+    command.add_argument(
+        "--windows", default="seek", help="seek (default): sequential windows; fixed: independent 30 s windows, decoded in batches"
+    )
+    command.add_argument("--short", action="store_true", help="do not pad short windows to 30 s: faster")
+    command.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="windows per batch, from several recordings or with --windows fixed (default: 1)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
+    command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")
+    command = add("export", _export, "Export a model to the file format of another library.")
+    command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory or name of a bundled model")
+    command.add_argument("directory", metavar="DIR", help="output directory; an existing one is replaced")
+    command.add_argument(
+        "--format", default="transformers", help="target format: transformers (default), open_clip, timm, vig, torchaudio or zoo"
+    )
+    command = add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch.")
+    command.add_argument("image", metavar="IMAGE", help="image file")
+    command.add_argument(
+        "--model", help="model name, run directory, saved model or name of a bundled model; default: the bundled clip_vig_nano"
+    )
+    command.add_argument("--weights", help="weights for a model given by name: a published .pth file or a saved model")
+    command.add_argument("--weights-parts", nargs="+", metavar="PART", help="load only these parts of the weights, for example encoder")
+    command.add_argument("--layer", metavar="K,...", help="comma-separated block indices, from 0; default: first, middle and last block")
+    command.add_argument(
+        "--node",
+        action="append",
+        metavar="ROW,COL",
+        help="patch position, counted from 0 at the top left; repeat for several; default: the centre",
+    )
+    command.add_argument(
+        "--output", "-o", metavar="FILE", default="graph.png", help="plot to write: .png, .pdf, .svg or .jpg (default: graph.png)"
+    )
+    command = add("fetch", _fetch, "Download pretrained weights and datasets into a cache; without a name, list them.")
+    command.add_argument("name", nargs="?", metavar="NAME", help="weights or dataset to download")
+    command.add_argument("--directory", metavar="DIR", help="cache directory, holds DIR/NAME; default: $ZOO_CACHE or ~/.cache/zoo")
+    return parser
+
+
+def _print_json(value: Any) -> None:
+    # the same as display.print_json, whose module imports rich: that would double the time of `zoo list`
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _list(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.registry import find_row, list_models
+
+    found = [find_row(name) for name in list_models(options.pattern, options.kind, options.modality)]
+    if options.json:
+        for row in found:
+            _print_json({"name": row.name, "kind": row.kind, "family": row.family, "modalities": row.modalities})
+        return 0
+    if not found:
+        raise ZooError(f"no model matches {options.pattern!r}; list all with: zoo list")
+    width = max(len(row.name) for row in found)
+    for row in found:  # plain columns suit pipes, and rich would double the time of this command
+        print(f"{row.name:<{width}}  {row.kind:<8}  {', '.join(row.modalities)}")
+    return 0
+
+
+def _info(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.assembly.summary import summarize
+    from zoo.commands.display import show_info
+
+    show_info(options.name, summarize(options.name), as_json=options.json)
+    return 0
+
+
+def _check(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.assembly.compose import compose
+    from zoo.commands.display import show_check
+    from zoo.runs.check import check
+
+    show_check(check(compose("train", rest)), as_json=options.json)
+    return 0
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.assembly.compose import apply_overrides, compose, run_with_hydra
+
+    if any(word in SWEEP_FLAGS for word in rest):
+        status = run_with_hydra(rest, lambda config: _train_one(config, options.json))
+    elif resume := [word.partition("=")[2] for word in rest if word.startswith("resume=") and word != "resume=null"]:
+        from zoo.runs.run_directory import read_run_config
+
+        changes = [word for word in rest if not word.startswith(("resume=", "run_dir="))]
+        status = _train_one({**apply_overrides(read_run_config(resume[-1]), changes), "resume": resume[-1]}, options.json)
+    else:
+        status = _train_one(compose("train", rest), options.json)
+    if status == 0:
+        from zoo.losses.distributed import leave
+
+        leave()
+    return status
+
+
+def _train_one(config: dict[str, Any], as_json: bool) -> int:
+    from zoo.commands.display import show_trained, training_progress
+    from zoo.runs.train import train
+
+    with training_progress(config, as_json=as_json) as progress:
+        result = train(config, progress=progress)
+    if int(os.environ.get("RANK", "0")) == 0:
+        show_trained(result, as_json=as_json)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.assembly.compose import compose
+    from zoo.commands.display import counting_progress, show_evaluation
+    from zoo.runs.evaluate import evaluate_each
+
+    config = compose("evaluate", rest)
+    with counting_progress("evaluate", None, as_json=options.json) as advance:
+        for result, output in evaluate_each(config, advance=advance):
+            show_evaluation(result, output, as_json=options.json)
+    return 0
+
+
+def _classify(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.classify import classify_command
+
+    return classify_command(options)
+
+
+def _embed(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.embed import embed_command
+
+    return embed_command(options)
+
+
+def _search(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.search import search_command
+
+    return search_command(options)
+
+
+def _chat(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.chat import chat_command
+
+    return chat_command(options)
+
+
+def _answer(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.assembly.compose import compose
+    from zoo.commands.answer import answer_command
+
+    return answer_command(options, compose("evaluate", rest))
+
+
+def _speak(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.speak import speak_command
+
+    return speak_command(options)
+
+
+def _transcribe(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.transcribe import transcribe_command
+
+    return transcribe_command(options)
+
+
+def _export(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.assembly.export import export
+    from zoo.assembly.save_load import load
+
+    written = str(export(cast(Any, load(options.model)), options.directory, options.format))
+    _print_json({"written": written, "format": options.format}) if options.json else print(f"written: {written}")
+    return 0
+
+
+def _draw_graph(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.draw_graph import draw_graph_command
+
+    return draw_graph_command(options)
+
+
+def _fetch(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.fetch import fetch_command
+
+    return fetch_command(options)
+
 
 from zoo.commands.cli import main
 

@@ -1,4 +1,4 @@
-"""Sound: Whisper's log-mel and encoder against openai-whisper, and its short way against its strict one."""
+"""Audio benchmarks: log-mel and encoder of Whisper against openai-whisper, and clips without padding against padding to 30 s."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ CONTEXT_SECONDS = 30
 
 
 def log_mel(size: int) -> Job:
-    """Mels of ``size`` clips of 30 s, one after the other; run it with --threads 1."""
+    """Compute log-mel spectrograms of ``size`` clips of 30 s, one by one; run it with --threads 1."""
     module = need("whisper.audio", "openai-whisper")
     clips = [torch.randn(CONTEXT_SECONDS * RATE_HZ) * 0.1 for _ in range(size)]
 
@@ -32,7 +32,7 @@ def log_mel(size: int) -> Job:
 
 
 def encoder(name: str) -> Callable[[int], Job]:
-    """The encoder's forward pass on ``size`` clips of 30 s."""
+    """Return the benchmark of the encoder's forward pass on ``size`` clips of 30 s."""
 
     def make(size: int) -> Job:
         model = create_model(name)
@@ -56,12 +56,13 @@ def encoder(name: str) -> Callable[[int], Job]:
 
 
 def short_clip(silence: int) -> Callable[[int], Job]:
-    """Clips of 3 s through processor and encoder: padded to 30 s (the peer), and as long as they are.
+    """Return the benchmark of processor and encoder on clips of 3 s: padded to 30 s (the reference) and not padded.
 
-    What is compared are the short way's outputs with and without padding: those of the strict one attend to the silence.
+    The difference compares the masked encoder with and without padding. The padded reference run has no mask, so its outputs also depend
+    on the silence.
 
     Args:
-        silence: seconds behind a clip in the short way, too; ``zoo transcribe`` shows four.
+        silence: seconds of silence appended to each clip in the unpadded run; ``zoo transcribe`` uses four.
     """
 
     def entry(size: int) -> Job:

@@ -1,4 +1,4 @@
-"""Image-text models against open_clip."""
+"""Image-text benchmarks against open_clip."""
 
 import math
 import random
@@ -18,12 +18,12 @@ from zoo.types import Batch
 
 
 def contrastive_loss(size: int) -> Job:
-    """Forward and backward of InfoNCE on ``size`` pairs of 512 numbers, gradients for both sides and the temperature."""
+    """Run InfoNCE forward and backward on ``size`` pairs of 512-dimensional vectors, with gradients of both sides and the temperature."""
     return _loss_job(need("open_clip.loss", "open_clip_torch").ClipLoss(), info_nce, size, 1 / 0.07)
 
 
 def pairwise_sigmoid_loss(size: int) -> Job:
-    """Forward and backward of SigLIP's loss on ``size`` pairs of 512 numbers, with gradients for temperature and bias too."""
+    """Run the SigLIP loss forward and backward on ``size`` pairs of 512-dimensional vectors, with gradients of temperature and bias."""
     return _loss_job(need("open_clip.loss", "open_clip_torch").SigLipLoss(), sigmoid_loss, size, 10.0, -10.0)
 
 
@@ -47,16 +47,16 @@ holding near beside behind large small old photograph kitchen beach mountain sit
 
 
 def captions(count: int) -> list[str]:
-    """Captions of 8 to 20 words, as those that people and web pages write."""
+    """Return random captions of 8 to 20 words, the typical length of web captions."""
     chooser = random.Random(0)
     return [" ".join(chooser.choices(WORDS, k=chooser.randint(8, 20))) for _ in range(count)]
 
 
 def clip_training_step(size: int) -> Job:
-    """A whole step of CLIP ViT-B/32 on ``size`` pairs: forward, loss, backward, AdamW, clamped temperature.
+    """Run a training step of CLIP ViT-B/32 on ``size`` pairs: forward, loss, backward, AdamW, clamped temperature.
 
-    The peer pads captions to 77 and uses AdamW as its ``main.py`` makes it. Ours pads to the longest caption of the batch,
-    as its text processor does, and uses the fused AdamW of its training loop.
+    open_clip pads captions to 77 tokens and uses the AdamW of its ``main.py``. zoo pads to the longest caption of the batch, as its text
+    processor does, and uses the fused AdamW of its training loop.
     """
     open_clip = need("open_clip", "open_clip_torch")
     model = open_clip.create_model("ViT-B-32-quickgelu").train()
@@ -90,19 +90,19 @@ def clip_training_step(size: int) -> Job:
 
 
 def zero_shot_classifier(size: int) -> Job:
-    """Classifier weights of CLIP ViT-B/32 for ``size`` classes of ImageNet x 80 templates, from strings to unit vectors.
+    """Compute zero-shot classifier weights of CLIP ViT-B/32 for ``size`` ImageNet classes x 80 templates, from strings to unit vectors.
 
-    The peer is called as its ``zero_shot_classifier`` calls it: ten classes at once, all prompts padded to 77. Outputs are compared
-    on the first ten classes, so that a full size does not compute the peer's twice.
+    open_clip runs as in its ``zero_shot_classifier``: ten classes per batch, all prompts padded to 77 tokens. Outputs are compared on the
+    first ten classes, because the reference is slow.
     """
     open_clip = need("open_clip", "open_clip_torch")
     model = open_clip.create_model("ViT-B-32-quickgelu").eval()
     system = create_model("clip_vit_b32")
     load_strictly(system, open_clip_weights.to_zoo(model.state_dict()), origin="open_clip")
     tokenizer, templates = open_clip.get_tokenizer("ViT-B-32-quickgelu"), list(open_clip.OPENAI_IMAGENET_TEMPLATES)
-    labels = sorted(set(open_clip.IMAGENET_CLASSNAMES))  # two of the thousand are called the same
+    labels = sorted(set(open_clip.IMAGENET_CLASSNAMES))  # two of the 1000 classes have the same name
     labels = random.Random(0).sample(labels, min(size, len(labels)))
-    plain = [str(template("{}")) for template in templates]  # theirs are functions of the name
+    plain = [str(template("{}")) for template in templates]  # the templates of open_clip are functions of the name
 
     def peer(names: list[str] = labels) -> torch.Tensor:
         return open_clip.build_zero_shot_classifier(model, tokenizer, names, templates)
@@ -114,7 +114,7 @@ def zero_shot_classifier(size: int) -> Job:
 
 
 def open_clip_adamw(model: torch.nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    """The optimizer of open_clip 3.3's ``main.py``: two groups by name and shape, torch's default implementation."""
+    """Return the optimizer of ``main.py`` in open_clip 3.3: two parameter groups by name and shape, default implementation of torch."""
 
     def is_gain_or_bias(name: str, parameter: torch.Tensor) -> bool:
         return parameter.ndim < 2 or any(word in name for word in ("bn", "ln", "bias", "logit_scale"))

@@ -1,6 +1,6 @@
-"""Data: pictures from JPEG bytes to a normalised batch, and samples from tar shards, each in one process.
+"""Data benchmarks: images from JPEG bytes to a normalised batch, and samples from tar shards, each in one process.
 
-The photos are scikit-image's, at 640 x 480 and 1024 x 768 pixels. The difference of pictures is in grey levels of 0 to 255.
+The photos are those of scikit-image, at 640 x 480 and 1024 x 768 pixels. The difference of images is in grey levels from 0 to 255.
 """
 
 import io
@@ -27,7 +27,7 @@ PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 def photos(count: int) -> list[bytes]:
-    """JPEG files of real photos, the sizes taking turns."""
+    """Return JPEG files of photos, in alternating sizes."""
     samples = need("skimage.data", "scikit-image")
     files = []
     for number in range(count):
@@ -39,7 +39,7 @@ def photos(count: int) -> list[bytes]:
 
 
 def image_path(size: int) -> Job:
-    """Decode, resize, crop and normalise ``size`` photos for evaluation; the peer with PIL and torchvision's v1 transforms."""
+    """Decode, resize, crop and normalise ``size`` photos for evaluation; the reference uses PIL and torchvision v1 transforms."""
     processor = ImageProcessor(image_size=IMAGE_SIZE)
     transform = need("open_clip", "open_clip_torch").image_transform(IMAGE_SIZE, is_train=False, mean=processor.mean, std=processor.std)
     files = photos(size)
@@ -57,7 +57,7 @@ def image_path(size: int) -> Job:
 
 
 def training_image_path(size: int) -> Job:
-    """The same with a random crop (RandomResizedCrop's ranges); crops differ, so it is the whole picture's that are compared."""
+    """Decode, randomly crop and normalise ``size`` photos; the difference is that of uncropped images, because random crops differ."""
     processor = ImageProcessor(image_size=IMAGE_SIZE)
     transforms = need("torchvision.transforms", "torchvision")
 
@@ -87,7 +87,7 @@ def training_image_path(size: int) -> Job:
 
 
 def shard_records(size: int) -> Job:
-    """Read the members of ``size`` samples of a tar file, nothing decoded: the peer front to back, ours in the order of an epoch."""
+    """Read ``size`` samples of a tar file without decoding; webdataset reads sequentially, zoo in the shuffled order of an epoch."""
     webdataset = need("webdataset", "webdataset")
     folder = tempfile.TemporaryDirectory()
     path, files = Path(folder.name) / "000.tar", photos(2 * len(PHOTOS))
@@ -105,7 +105,7 @@ def shard_records(size: int) -> Job:
         return {name.rpartition(":")[2]: contents["jpg"] for name, contents in found}
 
     def difference() -> float:
-        assert folder.name  # lives as long as the job
+        assert folder.name  # this reference keeps the temporary folder until the job is deleted
         return float(peer() != ours())
 
     return Job(peer, ours, difference)

@@ -1,7 +1,7 @@
-"""Image encoders: Vision Transformer against timm, Vision GNN against the published form.
+"""Image encoder benchmarks: Vision Transformer against timm, Vision GNN against the published formulation.
 
-Figures in float32 of a Vision GNN cannot be compared after many blocks (one tie among neighbours moves them), so the difference
-of its outputs is that of float64 copies.
+After many blocks the float32 outputs of a Vision GNN cannot be compared, because one tie between neighbours changes them. The difference is
+therefore computed on float64 copies.
 """
 
 import copy
@@ -26,7 +26,7 @@ SETTINGS = TrainingSettings(max_steps=1, batch_size=1, learning_rate=LEARNING_RA
 
 
 def vit_pair(name: str) -> tuple[nn.Module, nn.Module]:
-    """A ViT of timm without classifier and ours with its weights."""
+    """Return a ViT of timm without classifier, and that of zoo with the same weights."""
     reference = need("timm", "timm").create_model(name, num_classes=0).eval()
     model = create_model(name)
     load_strictly(model, timm_vit.to_zoo(reference.state_dict()), origin="timm")
@@ -34,7 +34,7 @@ def vit_pair(name: str) -> tuple[nn.Module, nn.Module]:
 
 
 def vit_forward(name: str, dtype: torch.dtype = torch.float32) -> Callable[[int], Job]:
-    """Forward pass of ``size`` images; the peer always in float32, ours with weights of ``dtype``."""
+    """Return the benchmark of a forward pass of ``size`` images; timm uses float32, zoo ``dtype``."""
 
     def make(size: int) -> Job:
         reference, model = vit_pair(name)
@@ -54,14 +54,14 @@ def vit_forward(name: str, dtype: torch.dtype = torch.float32) -> Callable[[int]
 
 
 def classifier_step(model: nn.Module, logits: Callable[[], Tensor], labels: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Forward, cross entropy, backward, update."""
+    """Run a training step: forward, cross entropy, backward, update."""
     optimizer.zero_grad()
     F.cross_entropy(logits(), labels).backward()
     optimizer.step()
 
 
 def vit_training_step(size: int) -> Job:
-    """A whole step of ViT S/16 with 1000 classes: timm in float32 with torch's default AdamW, ours in bf16 autocast with the fused one."""
+    """Run a training step of ViT S/16 with 1000 classes: timm in float32 with default AdamW, zoo in bf16 autocast with fused AdamW."""
     reference = need("timm", "timm").create_model("vit_small_patch16_224", num_classes=1000).train()
     system = create_model("classifier_vit_small_patch16_224").train()
     state = reference.state_dict()
@@ -89,7 +89,7 @@ def vit_training_step(size: int) -> Job:
 
 
 def vig_pair(name: str) -> tuple[naive_vig.NaiveViG, nn.Module]:
-    """The published form of a Vision GNN, and ours with its weights; both with 1000 classes."""
+    """Return the published formulation of a Vision GNN and that of zoo with the same weights, both with 1000 classes."""
     reference = naive_vig.published(name).eval()
     system, state = create_model(f"classifier_{name}"), reference.state_dict()
     load_strictly(system.encoders["image"], vig.to_zoo(state, drop=vig.CLASSIFIER), origin="published")
@@ -98,7 +98,7 @@ def vig_pair(name: str) -> tuple[naive_vig.NaiveViG, nn.Module]:
 
 
 def vig_difference(reference: nn.Module, system: nn.Module) -> float:
-    """How far the logits of float64 copies are apart."""
+    """Return the largest difference of the logits of float64 copies."""
     pixels = torch.randn(1, 3, 224, 224, dtype=torch.float64)
     with torch.inference_mode():
         expected = copy.deepcopy(reference).double().eval()(pixels)
@@ -106,7 +106,7 @@ def vig_difference(reference: nn.Module, system: nn.Module) -> float:
 
 
 def vig_forward(name: str) -> Callable[[int], Job]:
-    """Forward pass of ``size`` images through encoder and classifier."""
+    """Return the benchmark of a forward pass of ``size`` images through encoder and classifier."""
 
     def make(size: int) -> Job:
         reference, system = vig_pair(name)
@@ -126,7 +126,7 @@ def vig_forward(name: str) -> Callable[[int], Job]:
 
 
 def vig_training_step(name: str) -> Callable[[int], Job]:
-    """A whole step on ``size`` images, float32: forward, loss, backward, AdamW (ours the fused one of its training loop)."""
+    """Return the benchmark of a float32 training step on ``size`` images: forward, loss, backward, AdamW (fused in zoo)."""
 
     def make(size: int) -> Job:
         reference, system = vig_pair(name)
@@ -147,7 +147,7 @@ def vig_training_step(name: str) -> Callable[[int], Job]:
     return make
 
 
-BF16 = 0.1  # bf16 keeps 8 bits of each number; outputs of the final norm are of size one
+BF16 = 0.1  # bf16 has 8 significant bits, and outputs of the final norm have magnitude one
 ENTRIES = {
     "vit_base_forward": Entry(vit_forward("vit_base_patch16_224"), 8, "timm ViT-B/16", 1e-4),
     "vit_small_forward": Entry(vit_forward("vit_small_patch16_224"), 8, "timm ViT-S/16", 1e-4),

@@ -1,4 +1,4 @@
-"""What a benchmark consists of."""
+"""Parts of a benchmark: ``Job`` and ``Entry``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from zoo.errors import ConfigError
 
 @dataclass
 class Job:
-    """Two callables that do the same work, and how far their outputs are apart (asked before anything is timed)."""
+    """Two functions that do the same work, and a function that returns the difference of their outputs (called before timing)."""
 
     peer: Callable[[], object]
     ours: Callable[[], object]
@@ -24,16 +24,16 @@ class Entry:
     size: int
     peer: str
     tolerance: float
-    system: str | None = None  # whose card the figure belongs to
+    system: str | None = None  # system whose card records the result
 
 
 def need(module: str, package: str) -> ModuleType:
-    """Import a peer.
+    """Import a module of a reference library.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: the library is not installed.
     """
     try:
         return __import__(module, fromlist=["_"])
     except ImportError as error:
-        raise ConfigError(f"the peer {module!r} of this benchmark is not installed; install it with: pip install {package}") from error
+        raise ConfigError(f"the benchmark needs {module!r} (not installed); install it with: pip install {package}") from error

@@ -1,4 +1,4 @@
-"""Language models that see against transformers: LLaVA's generation behind an image, and Kosmos's training on ragged documents."""
+"""Multimodal language-model benchmarks against transformers: generation with LLaVA, training of Kosmos on documents of unequal length."""
 
 from itertools import cycle, islice
 from types import SimpleNamespace
@@ -18,16 +18,16 @@ from zoo.types import IGNORED, PLACEHOLDER_IDS, SUPERVISED, Batch
 MODEL = "smollm2_135m"
 IMAGE_TOKENS, QUESTION_TOKENS, NEW_TOKENS = 256, 64, 64
 PLACEHOLDER = PLACEHOLDER_IDS["image"]
-LENGTHS = (512, 180, 300, 420, 96, 260, 350, 236)  # of documents; padded to the longest they take 1.74 times as many tokens
-LATENTS, EVERY = 16, 96  # tokens of a picture, and text between two pictures
+LENGTHS = (512, 180, 300, 420, 96, 260, 350, 236)  # tokens per document; padding to the longest multiplies the tokens by 1.74
+LATENTS, EVERY = 16, 96  # tokens per image, and tokens between two images
 START, PAD, END, OPEN, CLOSE, FIRST_WORD = 0, 1, 2, 3, 4, 5  # ids
 
 
 def generation(size: int) -> Job:
-    """Answers of 64 tokens to ``size`` prompts of 256 image vectors and 64 tokens, by SmolLM2-135M with random weights.
+    """Generate 64 tokens for each of ``size`` prompts of 256 image vectors and 64 tokens, with SmolLM2-135M and random weights.
 
-    The peer is ``LlamaForCausalLM.generate`` with ``use_cache``, from ``inputs_embeds``. The difference is the share of tokens that are
-    not equal.
+    The reference is ``LlamaForCausalLM.generate`` with ``use_cache``, from ``inputs_embeds``. The difference is the fraction of unequal
+    tokens.
     """
     transformers = need("transformers", "transformers")
     ours = create_model(MODEL)
@@ -64,11 +64,11 @@ def generation(size: int) -> Job:
 
 
 def kosmos(size: int) -> Job:
-    """Forward and backward of ``size`` ragged documents with pictures in them, by a small Kosmos-2 with random weights.
+    """Run forward and backward of a small Kosmos-2 with random weights on ``size`` interleaved documents of unequal length.
 
-    The peer is ``Kosmos2ForConditionalGeneration``, whose batch is padded to the longest document. All text is learnt; the language
-    model's head has a share of its work as in Kosmos-1 (table 17). The difference is that of the losses, or of the gradients of the table
-    of words where that is larger.
+    The reference is ``Kosmos2ForConditionalGeneration``, whose batch is padded to the longest document. The loss is over all text tokens.
+    The output projection takes a similar fraction of the compute as in Kosmos-1 (table 17). The difference is the larger one of the
+    difference of losses and that of the gradients of the token embedding.
     """
     transformers = need("transformers", "transformers")
     text = {"vocab_size": 4096, "max_position_embeddings": 512, "embed_dim": 384, "layers": 6, "ffn_dim": 1536, "attention_heads": 6}
@@ -80,10 +80,10 @@ def kosmos(size: int) -> Job:
             latent_query_num=LATENTS,
         )
     ).train()
-    theirs.image_to_text_projection.x_attn.is_causal = False  # in 5.17 only its eager attention lets every latent see the whole picture
+    theirs.image_to_text_projection.x_attn.is_causal = False  # 5.17: else only eager attention sees the whole image
     ours = build_system({"name": "small", **transformers_kosmos2.system(theirs.config.to_dict())}).train()
     load_strictly(ours, transformers_kosmos2.to_zoo(theirs.state_dict()), origin="transformers")
-    ours.head.conversation = SimpleNamespace(spans={"image": (OPEN, CLOSE)}, template_name="kosmos")  # for the check of places
+    ours.head.conversation = SimpleNamespace(spans={"image": (OPEN, CLOSE)}, template_name="kosmos")  # read by the check of image positions
     documents = [_document(length, text["vocab_size"]) for length in islice(cycle(LENGTHS), size)]
     ids = torch.nn.utils.rnn.pad_sequence(documents, batch_first=True, padding_value=PAD)
     mask, slots = ids != PAD, ids == PLACEHOLDER
@@ -108,7 +108,7 @@ def kosmos(size: int) -> Job:
 
 
 def _document(length: int, vocab_size: int) -> torch.Tensor:
-    """``<s>``, words with a picture between its symbols now and then, ``</s>``: so many ids."""
+    """Return ``length`` ids of a document: ``<s>``, text with an image after every 96 tokens, ``</s>``."""
     ids = torch.randint(FIRST_WORD, vocab_size, (length,))
     ids[0], ids[-1] = START, END
     for place in range(1, length - LATENTS - 2, EVERY + LATENTS + 2):

@@ -1,7 +1,7 @@
-"""Vision GNN as its paper's formulas read, one operation after the other: what ``bench.py`` and the tests compare with.
+"""Literal implementation of Vision GNN, formula by formula; the reference of ``bench.py`` and of the tests.
 
-Han et al. 2022 (arXiv 2206.00272). The names of modules, so also of tensors, and the cost of each step are those of the
-published code: 1x1 convolutions on [B, C, N, 1], nodes and neighbours gathered into two tensors [B, C, N, k], BatchNorm apart.
+Han et al. 2022 (arXiv 2206.00272). The names of modules and tensors, and the cost of each step, are those of the published code: 1x1
+convolutions on [B, C, N, 1], nodes and neighbours gathered into two tensors [B, C, N, k], BatchNorm as a separate layer.
 """
 
 from collections.abc import Sequence
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 
 def conv_norm(in_dim: int, out_dim: int, groups: int = 1) -> list[nn.Module]:
-    """1x1 convolution and BatchNorm."""
+    """Return a 1x1 convolution and its BatchNorm."""
     return [nn.Conv2d(in_dim, out_dim, 1, groups=groups), nn.BatchNorm2d(out_dim)]
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
-    """Columns of x [B, C, M, 1] at index [B, N, k], as [B, C, N, k]."""
+    """Gather columns of x [B, C, M, 1] at index [B, N, k] into [B, C, N, k]."""
     batch, dim, length = x.shape[:3]
     first = torch.arange(batch, device=x.device).view(-1, 1, 1) * length
     rows = x.transpose(1, 2).reshape(batch * length, dim)
-    return rows[(index + first).reshape(-1)].view(*index.shape, dim).permute(0, 3, 1, 2).contiguous()  # as the published code lays it out
+    return rows[(index + first).reshape(-1)].view(*index.shape, dim).permute(0, 3, 1, 2).contiguous()  # memory layout of the published code
 
 
 class GraphConvolution(nn.Module):
-    """Interleave x_i with max_j (x_j - x_i), then a convolution in four groups."""
+    """Max-relative graph convolution: interleave x_i with max_j (x_j - x_i), then a convolution in four groups."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class GraphConvolution(nn.Module):
 
 
 class Grapher(nn.Module):
-    """fc1, graph convolution, fc2, and the residual."""
+    """Grapher block: fc1, graph convolution, fc2, and the residual."""
 
     def __init__(self, dim: int, k: int, dilation: int, reduction: int, side: int | None) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Grapher(nn.Module):
 
     @torch.no_grad()
     def neighbours(self, x: Tensor, y: Tensor, table: Tensor | None) -> Tensor:
-        """Indices [B, N, k] of the nearest candidates on unit vectors, every dilation-th of the ranking."""
+        """Return indices [B, N, k] of the nearest candidates by distance of unit vectors; dilation d keeps every d-th of the ranking."""
         x, y = (F.normalize(t, p=2.0, dim=1).squeeze(-1).transpose(1, 2) for t in (x, y))  # [B, N or M, C]
         distance = (x**2).sum(-1, keepdim=True) - 2 * x @ y.transpose(1, 2) + (y**2).sum(-1).unsqueeze(1)
         if table is not None:
@@ -77,7 +77,7 @@ class Grapher(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two 1x1 convolutions and the residual."""
+    """Feed-forward block: two 1x1 convolutions and the residual."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class FeedForward(nn.Module):
 
 
 class Stem(nn.Module):
-    """3x3 convolutions, all but the last with stride 2."""
+    """Stem of 3x3 convolutions, all but the last with stride 2."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -115,12 +115,12 @@ class Downsample(nn.Module):
 
 
 class NaiveViG(nn.Module):
-    """Isotropic with one stage, pyramid with several.
+    """Vision GNN: isotropic with one stage, a pyramid with several.
 
     Args:
-        k: neighbours of the first and the last block.
-        relative: the pyramid's table of relative positions.
-        stem_steps: how often the stem halves the image.
+        k: number of neighbours in the first and the last block; linear in between.
+        relative: add relative position encodings to the distances, as in the pyramid models.
+        stem_steps: number of times that the stem halves the resolution.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class NaiveViG(nn.Module):
 
 
 def position_similarity(dim: int, side: int) -> np.ndarray:
-    """2 P P^T / dim of the sine-cosine embeddings of a square grid, float32 [side^2, side^2]."""
+    """Return 2 P P^T / dim for the sine-cosine embeddings P of a square grid, float32 [side^2, side^2]."""
     omega = 1.0 / 10000 ** (np.arange(dim // 4, dtype=np.float64) / (dim / 4.0))
     column, row = np.meshgrid(np.arange(side), np.arange(side))
     table = np.concatenate([f(np.outer(axis.reshape(-1), omega)) for axis in (column, row) for f in (np.sin, np.cos)], axis=1)
@@ -180,5 +180,5 @@ ISOTROPIC = {"k": (9, 18), "reductions": (1,), "relative": False, "stem_steps": 
 
 
 def published(name: str, num_classes: int = 1000) -> NaiveViG:
-    """One of the published sizes with random weights."""
+    """Return a model of a published size with random weights."""
     return NaiveViG(**PUBLISHED[name], **({} if name.startswith("pvig") else ISOTROPIC), num_classes=num_classes)

@@ -1,7 +1,7 @@
-"""Speech: Tacotron 2 against torchaudio's, and Whisper's decoder against openai-whisper's and transformers'.
+"""Speech benchmarks: Tacotron 2 against torchaudio, Whisper's decoder against openai-whisper and transformers.
 
-Weights are equal. Of Tacotron 2 dropout is held on both sides, so that both do the same work and say the same; of Whisper the end of the
-text is never said, so that all write as many tokens.
+Weights are equal. In Tacotron 2 dropout is disabled on both sides, so the outputs are equal. In Whisper the end-of-text token is
+suppressed, so all decode the same number of tokens.
 """
 
 import inspect
@@ -25,11 +25,11 @@ from zoo.registry import find_part
 from zoo.types import MELS, Batch
 
 WHISPER, AUDIO_TOKENS, NEW_TOKENS = "whisper_base", 1500, 64
-CHARACTERS, FRAMES = 80, 200  # a sentence of LJSpeech, and two seconds and a third of it
+CHARACTERS, FRAMES = 80, 200  # characters of an LJSpeech sentence; 200 frames are 2.3 seconds
 
 
 def pair() -> tuple[nn.Module, nn.Module]:
-    """The model of torchaudio in full size, and ours with its weights; neither drops anything, and neither stops by itself."""
+    """Return the full-size model of torchaudio and that of zoo with the same weights; dropout and stop prediction are disabled."""
     models = need("torchaudio.models", "torchaudio")
     reference = models.Tacotron2(n_symbol=38, decoder_max_step=FRAMES, decoder_dropout=0.0, attention_dropout=0.0)
     with torch.no_grad():
@@ -44,14 +44,14 @@ def pair() -> tuple[nn.Module, nn.Module]:
 
 @contextmanager
 def held_dropout() -> Iterator[None]:
-    """The dropout of torchaudio, which is partly on in evaluation too, passes everything."""
-    with patch("torchaudio.models.tacotron2.F.dropout", lambda x, *words, **more: x), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the step limit was reached
+    """Disable the dropout of torchaudio, part of which is active in evaluation too."""
+    with patch("torchaudio.models.tacotron2.F.dropout", lambda x, *args, **kwargs: x), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # warning that the step limit was reached
         yield
 
 
 def inference(size: int) -> Job:
-    """Frames of ``size`` texts."""
+    """Generate spectrogram frames of ``size`` texts."""
     reference, system = (model.eval() for model in pair())
     token_ids, lengths = torch.randint(1, 38, (size, CHARACTERS)), torch.full((size,), CHARACTERS)
 
@@ -68,7 +68,7 @@ def inference(size: int) -> Job:
 
 
 def training_step(size: int) -> Job:
-    """Forward with teacher forcing, the loss of NVIDIA's code, and backward, for ``size`` texts."""
+    """Run a training step on ``size`` texts: forward with teacher forcing, the loss of NVIDIA's code, backward."""
     reference, system = (model.train() for model in pair())
     token_ids, lengths = torch.randint(1, 38, (size, CHARACTERS)), torch.full((size,), CHARACTERS)
     mels, frames = torch.randn(size, 80, FRAMES), torch.full((size,), FRAMES)
@@ -93,9 +93,10 @@ def training_step(size: int) -> Job:
 
 
 def decoding(peer: Callable[[Any, Tensor, list[int], list[int]], Callable[[], Tensor]]) -> Callable[[int], Job]:
-    """64 greedy tokens for each of ``size`` windows, whose recordings are encoded already; what differs is the share of other tokens.
+    """Return the benchmark of decoding 64 greedy tokens for each of ``size`` encoded windows.
 
-    Blanks and special symbols are not said, as by Whisper's rules; attention to the recording is part of the work.
+    Blank and special tokens are suppressed, as in Whisper. The cross-attention to the recording is part of the work. The difference is the
+    fraction of unequal tokens.
     """
 
     def make(size: int) -> Job:
@@ -104,8 +105,8 @@ def decoding(peer: Callable[[Any, Tensor, list[int], list[int]], Callable[[], Te
         prompt = [*symbols.start("en", "transcribe"), symbols.no_timestamps]
         never = [*symbols.suppressed, symbols.eot]
         encoded = torch.randn(size, AUDIO_TOKENS, decoder.dim)
-        said = SimpleNamespace(eot=symbols.eot, timestamp_begin=symbols.timestamp_begin, suppressed=never, blank=[])
-        rules = Rules(said, timestamps=False)  # type: ignore[arg-type]
+        special = SimpleNamespace(eot=symbols.eot, timestamp_begin=symbols.timestamp_begin, suppressed=never, blank=[])
+        rules = Rules(special, timestamps=False)  # type: ignore[arg-type]
 
         @torch.inference_mode()
         def ours() -> Tensor:
@@ -121,16 +122,16 @@ def decoding(peer: Callable[[Any, Tensor, list[int], list[int]], Callable[[], Te
 
 
 def keywords(system: Any) -> list[dict[str, Any]]:
-    """Of encoder and head, with the defaults of those that the config leaves out."""
+    """Return the constructor arguments of encoder and head, including defaults that the config omits."""
     found = []
-    for kind, words in (("encoder", system.config["encoders"]["audio"]), ("head", system.config["head"])):
-        defaults = {name: word.default for name, word in inspect.signature(find_part(kind, words["name"])).parameters.items()}
-        found.append({**defaults, **words})
+    for kind, config in (("encoder", system.config["encoders"]["audio"]), ("head", system.config["head"])):
+        defaults = {name: parameter.default for name, parameter in inspect.signature(find_part(kind, config["name"])).parameters.items()}
+        found.append({**defaults, **config})
     return found
 
 
 def openai_decoding(system: Any, encoded: Tensor, prompt: list[int], never: list[int]) -> Callable[[], Tensor]:
-    """The tokens of openai-whisper's ``decode``, with the same weights."""
+    """Return a function that decodes tokens with ``decode`` of openai-whisper and the same weights."""
     module = need("whisper", "openai-whisper")
     dims = whisper_system.dimensions(*keywords(system))
     model = module.model.Whisper(module.model.ModelDimensions(**dims)).eval()
@@ -145,21 +146,21 @@ def openai_decoding(system: Any, encoded: Tensor, prompt: list[int], never: list
 
 
 def transformers_decoding(system: Any, encoded: Tensor, prompt: list[int], never: list[int]) -> Callable[[], Tensor]:
-    """The new tokens of transformers' ``generate``, with the same weights."""
+    """Return a function that decodes new tokens with ``generate`` of transformers and the same weights."""
     transformers = need("transformers", "transformers")
     config = transformers.WhisperConfig(**whisper_system.config(*keywords(system)))
     model = transformers.WhisperForConditionalGeneration(config).eval()
-    model.load_state_dict(whisper_system.from_zoo(system.state_dict()), strict=False)  # the tied table stands there once
+    model.load_state_dict(whisper_system.from_zoo(system.state_dict()), strict=False)  # the state dict has the tied embedding once
     model.tie_weights()
-    generate = transformers.GenerationMixin.generate  # Whisper's own is for recordings
+    generate = transformers.GenerationMixin.generate  # the override of Whisper expects audio features
     words = {"do_sample": False, "max_new_tokens": NEW_TOKENS, "suppress_tokens": never, "begin_suppress_tokens": None}
-    told = transformers.GenerationConfig(decoder_start_token_id=prompt[0], eos_token_id=None, pad_token_id=0, use_cache=True, **words)
+    settings = transformers.GenerationConfig(decoder_start_token_id=prompt[0], eos_token_id=None, pad_token_id=0, use_cache=True, **words)
     start = torch.tensor([prompt] * len(encoded))
 
     @torch.inference_mode()
     def tokens() -> Tensor:
         audio = transformers.modeling_outputs.BaseModelOutput(encoded)
-        return generate(model, encoder_outputs=audio, decoder_input_ids=start, generation_config=told)[:, len(prompt) :]
+        return generate(model, encoder_outputs=audio, decoder_input_ids=start, generation_config=settings)[:, len(prompt) :]
 
     return tokens
 

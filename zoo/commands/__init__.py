@@ -1,1 +1,5 @@
-"""What each console command does once its words are parsed, and what these share: pages, progress, the index on disk."""
+"""Implementations of the console commands, one module per command, called by ``zoo.commands.cli`` with the parsed arguments.
+
+Shared modules: ``display`` (tables, progress bars), ``index`` and ``index_writer`` (the search index on disk), and a report module
+each for ``classify`` and ``search`` (CSV, JSON, HTML). These modules may import all of ``zoo`` except ``zoo.commands.cli``.
+"""

@@ -1,7 +1,8 @@
-"""``zoo answer``: a model answers the questions of a source, and its answers become data to train another on.
+"""``zoo answer``: generate a teacher model's answers to the questions of a data source, as training data for another model.
 
-Source: Kim and Rush 2016 (arXiv 1606.07947), section 3.2: a student that learns its teacher's answers needs neither its tokenizer nor its
-weights. The file is one of JSON lines for data=instruct; pictures and clips that are no files are written beside it.
+Source: sequence-level knowledge distillation, Kim and Rush 2016 (arXiv 1606.07947), section 3.2: a student trained on the teacher's answers
+needs neither the teacher's tokenizer nor its weights. The output is a JSON-lines file for data=instruct. Images and audio clips that exist
+only in memory are written to a folder beside it.
 """
 
 import argparse
@@ -32,7 +33,7 @@ FAULTS_SHOWN = 3
 
 @dataclass
 class Written:
-    """What came of it: answers that were written, empty ones that were not, and items that could not be used."""
+    """Result of a job: number of answers written, number of empty answers left out, and errors of unusable items."""
 
     answers: int = 0
     empty: int = 0
@@ -43,22 +44,22 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
     """Run ``zoo answer``.
 
     Raises:
-        ConfigError: a model that does not talk, or no data.
-        DataError: an output that belongs to another job.
+        ConfigError: the model cannot generate text, ``data`` is missing, or a count is below 1.
+        DataError: the output file belongs to another job.
     """
     for key in ("batch_size", "max_new_tokens", "limit"):
         if getattr(options, key) is not None and getattr(options, key) < 1:
             raise ConfigError(f"--{key.replace('_', '-')}: {getattr(options, key)}; allowed is 1 or more")
     if not config.get("data"):
-        raise ConfigError("data: is missing; say whose questions are answered, for example data=digit_questions")
+        raise ConfigError("data: missing; name the source of the questions, for example data=digit_questions")
     model: Any = load(find_checkpoint(Path(config["checkpoint"])), device=config.get("device"))
     if "generate" not in getattr(getattr(model, "head", None), "verbs", ()):
-        raise ConfigError(f"checkpoint: {config['checkpoint']} does not talk; name a model whose head has the verb generate (llava)")
+        raise ConfigError(f"checkpoint: {config['checkpoint']} cannot generate text; name a model with a language model, for example llava")
     split = build_part("source", config["data"]["source"], "data.source").split(options.split)
-    told = {"checkpoint": str(config["checkpoint"]), "data": dict(config["data"]["source"]), "split": options.split, "limit": options.limit}
+    job = {"checkpoint": str(config["checkpoint"]), "data": dict(config["data"]["source"]), "split": options.split, "limit": options.limit}
     sampling = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
     with counting_progress("answer", len(split), as_json=options.json) as advance:
-        writer = AnswerWriter(Path(options.output), {**told, **sampling, "seed": options.seed, "batch_size": options.batch_size})
+        writer = AnswerWriter(Path(options.output), {**job, **sampling, "seed": options.seed, "batch_size": options.batch_size})
         found = writer.run(model, split, sampling, options.limit, seed=options.seed, batch_size=options.batch_size, advance=advance)
     if options.json:
         print_json({"output": options.output, **vars(found)})
@@ -70,19 +71,21 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
 
 
 class AnswerWriter:
-    """Answers in the order of the split, a batch at a time, in a file that appears whole; a job that was stopped goes on.
+    """Resumable writer of generated answers, in the order of the split.
+
+    Answers are appended batch by batch to a hidden file; the output file is created in one step at the end.
 
     Args:
-        output: the file of JSON lines.
-        job: plain values that say which job it is; an unfinished file of another one is refused.
+        output: JSON-lines file to write.
+        job: plain values that identify the job. An unfinished file of a job with other values is refused.
 
     Raises:
-        DataError: the output's folder is not there, or holds the unfinished file of another job.
+        DataError: the output does not end in ``.jsonl``, or its folder does not exist.
     """
 
     def __init__(self, output: Path, job: Mapping[str, Any]) -> None:
         if not output.parent.is_dir() or output.suffix != ".jsonl":
-            raise DataError(f"output: {output}; name a file that ends in .jsonl, in a folder that is there")
+            raise DataError(f"output: {output}; name a file that ends in .jsonl, in a folder that exists")
         self.output, self.job = output, json.loads(json.dumps(job, default=str))
         self.unfinished = output.with_name(f".{output.name}.unfinished")
         self.media = output.with_name(f"{output.stem}_media")
@@ -98,12 +101,16 @@ class AnswerWriter:
         batch_size: int,
         advance: Callable[[int], None] = lambda items: None,
     ) -> Written:
-        """Answer what is not answered yet, and write the file.
+        """Generate the missing answers and write the output file.
 
         Args:
-            sampling: keywords of the verb ``generate``.
-            limit: only so many items, spread evenly; None takes all.
-            seed: of drawn answers; each batch has one of its own, so that a job that goes on draws what it would have drawn.
+            sampling: keyword arguments of ``System.generate``.
+            limit: maximum number of items, spread evenly over the split; None takes all.
+            seed: random seed for sampling. Batch ``i`` uses ``seed + i``, so a resumed job samples the same answers.
+            advance: progress callback, called with the number of items that were completed.
+
+        Raises:
+            DataError: the unfinished file belongs to another job.
         """
         done = self._done(batch_size)
         advance(done)
@@ -122,10 +129,10 @@ class AnswerWriter:
         return found
 
     def _done(self, batch_size: int) -> int:
-        """How many items of whole batches are answered; what stands behind these is cut off.
+        """Return the number of answered items, in whole batches; an incomplete last batch is removed from the file.
 
         Raises:
-            DataError: the unfinished file is of another job.
+            DataError: the unfinished file belongs to another job.
         """
         first = json.dumps(self.job) + "\n"
         if not self.unfinished.exists():
@@ -133,22 +140,22 @@ class AnswerWriter:
             return 0
         lines = [line for line in self.unfinished.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         if lines[:1] != [first]:
-            raise DataError(f"output: {self.unfinished} is of another job, which was stopped; remove it, or name another output")
+            raise DataError(f"output: {self.unfinished} belongs to another job, which was interrupted; remove it, or name another output")
         done = (len(lines) - 1) // batch_size * batch_size
         self.unfinished.write_text("".join(lines[: done + 1]), encoding="utf-8")
         return done
 
     def _answered(self, model: Any, split: Split, rows: Sequence[int], keywords: Mapping[str, Any], rate: int) -> list[dict[str, Any]]:
-        """One line for each row: the conversation with the model's answer, or why there is none."""
-        asked: dict[int, Conversation] = {}
+        """Return one JSON object per row: ``answer`` (the conversation with the model's answer) or ``fault`` (the error; None if empty)."""
+        questions: dict[int, Conversation] = {}
         lines: dict[int, dict[str, Any]] = {}
         for row in rows:
             try:
-                asked[row] = conversation_of(split.sample(row)).question()
+                questions[row] = conversation_of(split.sample(row)).question()
             except DataError as fault:
                 lines[row] = {"fault": str(fault)}
-        said = model.generate(list(asked.values()), **keywords) if asked else []
-        for (row, question), text in zip(asked.items(), said, strict=True):
+        answers = model.generate(list(questions.values()), **keywords) if questions else []
+        for (row, question), text in zip(questions.items(), answers, strict=True):
             lines[row] = {"answer": self._line(row, question, text.strip(), rate)} if text.strip() else {"fault": None}
         return [lines[row] for row in rows]
 
@@ -161,21 +168,21 @@ class AnswerWriter:
         return line
 
     def _file(self, raw: Any, name: str, rate: int) -> str:
-        """Where a picture or clip lies, from the output's folder; one that is no file is written."""
+        """Return the path of an image or audio clip, absolute or relative to the output's folder; write it first if it is not a file."""
         if isinstance(raw, str | Path):
             return str(Path(raw).resolve())
         self.media.mkdir(exist_ok=True)
-        is_clip = isinstance(raw, tuple) or (not isinstance(raw, bytes | Image.Image) and np.asarray(raw).dtype != np.uint8)
-        path = self.media / f"{name}{'.wav' if is_clip else '.png'}"
-        if is_clip:
+        is_audio = isinstance(raw, tuple) or (not isinstance(raw, bytes | Image.Image) and np.asarray(raw).dtype != np.uint8)
+        path = self.media / f"{name}{'.wav' if is_audio else '.png'}"
+        if is_audio:
             path.write_bytes(wav_of(raw, rate))
         else:
-            picture = open_image(raw) if isinstance(raw, bytes | Image.Image) else Image.fromarray(np.asarray(raw))
-            picture.save(path)
+            image = open_image(raw) if isinstance(raw, bytes | Image.Image) else Image.fromarray(np.asarray(raw))
+            image.save(path)
         return f"{self.media.name}/{path.name}"
 
     def _final(self, found: Written) -> Iterator[str]:
-        """The lines of the file, counted as they go by."""
+        """Yield the lines of the output file and count them in ``found``."""
         with self.unfinished.open(encoding="utf-8") as file:
             next(file)
             for line in map(json.loads, file):

@@ -1,6 +1,6 @@
-"""``zoo chat``: talk with a model, and show it pictures and sound.
+"""``zoo chat``: chat with a multimodal language model about images and audio.
 
-One question on the command line, or a session of lines from standard input; ``/help`` in it lists its commands.
+Answers one question from the command line, or runs a session that reads lines from standard input; ``/help`` lists its commands.
 """
 
 import shlex
@@ -20,27 +20,27 @@ from zoo.commands.embed import refuse_device
 from zoo.errors import ConfigError, DataError, ZooError, name_choices
 from zoo.language.decoding.sampling import Sampling
 
-COMMANDS = {  # what stands behind it, and what it does
-    "/image": ("PATH", "show a picture with the next question"),
-    "/audio": ("PATH", "play a clip with the next question"),
-    "/clear": ("", "forget what was said and shown"),
-    "/history": ("", "print what was said"),
-    "/save": ("FILE", "write what was said as JSON"),
+COMMANDS = {  # name: (argument, help text)
+    "/image": ("PATH", "attach an image to the next question"),
+    "/audio": ("PATH", "attach an audio clip to the next question"),
+    "/clear": ("", "start over: forget all messages, images and audio"),
+    "/history": ("", "print the conversation"),
+    "/save": ("FILE", "write the conversation as JSON"),
     "/help": ("", "print this list"),
-    "/exit": ("", "leave, as the end of input does"),
+    "/exit": ("", "end the session, as Ctrl-D does"),
 }
-OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "num_beams", "repetition_penalty", "seed")  # of Sampling
-CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}  # a model may not steer the terminal
-CUT = {"length": "by --max-new-tokens", "context": "because the model's context is full; /clear begins anew"}
+OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "num_beams", "repetition_penalty", "seed")  # fields of Sampling
+CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}  # no escape sequences to the terminal
+CUT = {"length": "by --max-new-tokens", "context": "because the model's context is full; /clear starts over"}
 
 
 def chat_command(options: Namespace) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status: 0, or 130 if the user interrupted the answer."""
     sampling = _sampling(options)
     refuse_device(options.device)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if prompt is not None and not prompt.strip():
-        raise DataError("the question is empty; say what you want to know, or leave it out for a session")
+        raise DataError("the question is empty; write a question, or omit it for an interactive session")
     model: Any = load(options.model, device=options.device)
     try:
         session = ChatSession(model, sampling, instruction=options.system, stop=options.stop or ())
@@ -55,12 +55,16 @@ def chat_command(options: Namespace) -> int:
         return 130 if chat.ask(prompt.strip()).stop_reason == "interrupted" else 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return chat.follow(sys.stdin)
-    print(f"{options.model}: ask, or /help; /exit or Ctrl-D leaves, Ctrl-C stops an answer", file=sys.stderr)
+    print(f"{options.model}: type a question, or /help; /exit or Ctrl-D ends the session, Ctrl-C stops an answer", file=sys.stderr)
     return chat.converse()
 
 
 def _sampling(options: Namespace) -> Sampling:
-    """The settings of the command line; what is wrong is said with the flag's name."""
+    """Return the sampling settings of the command line.
+
+    Raises:
+        ConfigError: a value is not allowed; the message names the flag.
+    """
     try:
         return Sampling(**{key: getattr(options, key) for key in OPTIONS})
     except ConfigError as error:
@@ -69,19 +73,20 @@ def _sampling(options: Namespace) -> Sampling:
 
 
 class Chat:
-    """A session as people see it.
+    """Terminal front end of a chat session: reads lines, runs commands, prints answers.
 
     Args:
-        as_json: a line of JSON for each answer instead of text as it comes.
-        boxes: where the places that answers name are drawn; None does not ask for any.
+        session: the conversation with the model.
+        as_json: print one JSON line per answer instead of streaming its text.
+        boxes: drawing of the bounding boxes in answers; None requests no boxes.
     """
 
     def __init__(self, session: ChatSession, *, as_json: bool, boxes: Boxes | None = None) -> None:
         self.session, self.as_json, self.boxes = session, as_json, boxes
-        self.was_interrupted = False  # the last answer
+        self.was_interrupted = False  # state of the last answer
 
     def converse(self) -> int:
-        """Lines from a terminal until the end of input; a mistake is told, and the session goes on."""
+        """Run an interactive session until the end of input and return the exit status; errors are printed and the session continues."""
         for line in _typed_lines():
             try:
                 if not self.take(line):
@@ -91,7 +96,11 @@ class Chat:
         return 0
 
     def follow(self, lines: Any) -> int:
-        """Lines from a file or pipe; the first mistake ends it, since what follows may rest upon it."""
+        """Run a session from a file or pipe and return the exit status.
+
+        Raises:
+            ZooError: of the first line with an error. The session ends there, because later lines may depend on it.
+        """
         for number, line in enumerate(lines, start=1):
             try:
                 if not self.take(line):
@@ -103,23 +112,23 @@ class Chat:
         return 0
 
     def take(self, line: str) -> bool:
-        """Do what a line says; whether the session goes on.
+        """Run one line, a command or a question; return False if the session is to end.
 
         Raises:
-            ZooError: a command that does not exist, a file that cannot be used, a question that cannot be asked.
+            ZooError: the command does not exist, a file cannot be used, or the question is not valid.
         """
         text = line.strip()
         if line.startswith("/"):
-            return self._obey(*text.partition(" ")[::2])
+            return self._run(*text.partition(" ")[::2])
         if text:
             self.ask(text)
         return True
 
     def ask(self, text: str) -> Answer:
-        """Ask, and show the answer as it comes."""
+        """Ask a question, print the answer while it is generated, and return it."""
         start = time.perf_counter()
-        asked = text if self.boxes is None else self.boxes.ask_for(text)
-        answer = self.session.ask(asked, None if self.as_json or self.boxes else _show)
+        question = text if self.boxes is None else self.boxes.ask_for(text)
+        answer = self.session.ask(question, None if self.as_json or self.boxes else _show)
         self.was_interrupted = answer.stop_reason == "interrupted"
         plain, phrases = answer.text, []
         if self.boxes is not None:
@@ -128,32 +137,32 @@ class Chat:
         if self.as_json:
             facts = asdict(answer) | {"text": plain}
             places = {} if self.boxes is None else {"phrases": [{"text": each.text, "boxes": each.boxes} for each in phrases]}
-            told = {"prompt": text, "answer": facts.pop("text"), **facts, **places}
-            print_json({**told, "seconds": round(time.perf_counter() - start, 3)})
+            row = {"prompt": text, "answer": facts.pop("text"), **facts, **places}
+            print_json({**row, "seconds": round(time.perf_counter() - start, 3)})
             return answer
         if self.boxes is not None:
             _show("\n".join([plain, *lines_of(phrases)]))
         print(flush=True)
         if not answer.text and not self.was_interrupted:
-            print("zoo: the model said nothing; the question is not kept", file=sys.stderr)
+            print("zoo: the model returned an empty answer; the question is not kept in the conversation", file=sys.stderr)
         elif answer.stop_reason in CUT:
-            print(f"zoo: the answer was cut after {answer.num_tokens} tokens {CUT[answer.stop_reason]}", file=sys.stderr)
+            print(f"zoo: the answer was cut off after {answer.num_tokens} tokens {CUT[answer.stop_reason]}", file=sys.stderr)
         return answer
 
-    def _obey(self, command: str, rest: str) -> bool:
+    def _run(self, command: str, rest: str) -> bool:
         rest = rest.strip()
         if command not in COMMANDS:
             near = name_choices(command, COMMANDS)
-            raise ConfigError(f"there is no command {command!r}; {near} (a text that begins with / is sent with a space before it)")
+            raise ConfigError(f"there is no command {command!r}; {near} (to send text that begins with /, put a space before it)")
         wants = COMMANDS[command][0]
         if bool(wants) != bool(rest):
-            raise ConfigError(f"{command} needs a {wants} behind it" if wants else f"{command} stands alone; got {rest!r} behind it")
+            raise ConfigError(f"{command} needs a {wants} after it" if wants else f"{command} takes no argument; got {rest!r}")
         if command in ("/image", "/audio"):
             self.session.show(command[1:], _path(rest))
-            self._tell(f"{_path(rest)} goes with the next question")
+            self._tell(f"{_path(rest)} will be sent with the next question")
         elif command == "/clear":
             self.session.clear()
-            self._tell("nothing was said")
+            self._tell("the conversation is empty")
         elif command == "/history":
             self._show_history()
         elif command == "/save":
@@ -179,7 +188,7 @@ def _show(piece: str) -> None:
 
 
 def _path(text: str) -> Path:
-    """A path as people type or drop it: in quotes, or with spaces escaped."""
+    """Return a path that was typed, or dropped onto the terminal: possibly in quotes, or with escaped spaces."""
     try:
         words = shlex.split(text)
     except ValueError:  # an apostrophe in a name
@@ -188,9 +197,9 @@ def _path(text: str) -> Path:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Lines from the terminal, with editing where Python has it; Ctrl-C begins a new line."""
+    """Yield lines typed on the terminal, with line editing if readline is available; Ctrl-C discards the line."""
     try:
-        import readline  # noqa: F401  # input() edits lines from then on
+        import readline  # noqa: F401  # the import enables line editing in input()
     except ImportError:
         pass
     while True:
@@ -200,4 +209,4 @@ def _typed_lines() -> Iterator[str]:
             print()
             return
         except KeyboardInterrupt:
-            print("\nzoo: /exit or Ctrl-D leaves", file=sys.stderr)
+            print("\nzoo: /exit or Ctrl-D ends the session", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Answers that name places (Kosmos-2): asked for with ``<grounding>``, read without their tags, drawn into the picture."""
+"""Bounding boxes in chat answers (Kosmos-2): request them with ``<grounding>``, parse them, draw them onto the image."""
 
 import io
 from pathlib import Path
@@ -11,48 +11,52 @@ from zoo.storage.files import write_whole
 
 
 class Boxes:
-    """Where answers' boxes are drawn.
+    """Parser and drawing of the bounding boxes in a model's answers.
 
     Args:
-        system: the model that is asked.
-        output: the picture, ``.png`` or ``.jpg``; each answer with boxes writes it anew.
+        system: the chat model.
+        output: image file to write, ``.png`` or ``.jpg``; each answer with boxes replaces it.
 
     Raises:
         ConfigError: the model has no location tokens.
-        DataError: the output is no picture's name, or its folder is not there.
+        DataError: the output is not a ``.png`` or ``.jpg`` file, or its folder does not exist.
     """
 
     def __init__(self, system: Any, output: Path) -> None:
         tokenizer = getattr(system.processor["conversation"], "tokenizer", None)
         if tokenizer is None or tokenizer.token_to_id(GROUNDING) is None:
-            raise ConfigError(f"this model has no token {GROUNDING} and names no places; leave --boxes out, or take a Kosmos-2")
+            raise ConfigError(f"--boxes: this model has no token {GROUNDING}, so it predicts no boxes; omit --boxes, or use a Kosmos-2")
         if output.suffix.lower() not in (".png", ".jpg", ".jpeg") or not output.parent.is_dir():
-            raise DataError(f"--boxes {output}: name a picture that ends in .png or .jpg, in a folder that is there")
+            raise DataError(f"--boxes: {output}; name an image file that ends in .png or .jpg, in a folder that exists")
         self.output = output
 
     def ask_for(self, text: str) -> str:
-        """A question that wants places in its answer."""
+        """Prefix a question with ``<grounding>``, which makes Kosmos-2 put bounding boxes into its answer."""
         return text if text.lstrip().startswith(GROUNDING) else f"{GROUNDING} {text}"
 
-    def take(self, answer: str, picture: str | None) -> tuple[str, list[Phrase]]:
-        """An answer without tags, and its phrases with their boxes, which are drawn where there is a picture.
+    def take(self, answer: str, image: str | None) -> tuple[str, list[Phrase]]:
+        """Parse an answer and draw its boxes onto the image, if there is one.
 
         Args:
-            picture: the file that was shown last.
+            answer: text of the model, with location tokens.
+            image: path of the last image in the conversation; None draws nothing.
+
+        Returns:
+            The answer without tags, and its phrases with their boxes.
 
         Raises:
             DataError: the drawing cannot be written.
         """
         plain, phrases = read_boxes(answer)
-        if phrases and picture is not None:
-            drawn = draw_boxes(open_image(picture), phrases)
+        if phrases and image is not None:
+            drawn = draw_boxes(open_image(image), phrases)
             drawn.save(file := io.BytesIO(), format="PNG" if self.output.suffix.lower() == ".png" else "JPEG")
             write_whole(self.output, file.getvalue())
         return plain, phrases
 
 
 def lines_of(phrases: list[Phrase]) -> list[str]:
-    """What a terminal shows of them: ``a fire: left 0.17, top 0.02, right 0.48, bottom 0.89``, shares of width and height."""
+    """Format boxes for a terminal: ``a fire: left 0.17, top 0.02, right 0.48, bottom 0.89``, as fractions of width and height."""
     names = ("left", "top", "right", "bottom")
     return [
         f"{phrase.text or '(no phrase)'}: " + ", ".join(f"{name} {share:.2f}" for name, share in zip(names, box, strict=True))

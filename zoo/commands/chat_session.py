@@ -1,7 +1,7 @@
-"""A conversation that goes on: what was computed for earlier turns is kept.
+"""Multi-turn chat with a KV cache that is kept between turns.
 
-Pictures and clips are encoded once. Keys and values of the turns so far stay in the cache, and only what a turn adds is shown to the
-language model; answers are those of the whole conversation computed anew.
+Images and audio clips are encoded once. The keys and values of earlier turns stay in the cache, and each turn feeds only its new tokens to
+the language model. The answers equal those of recomputing the whole conversation.
 """
 
 import json
@@ -24,13 +24,13 @@ from zoo.storage.files import write_text_atomically
 
 @dataclass(frozen=True)
 class Answer:
-    """What the assistant said.
+    """Answer of the assistant.
 
     Attributes:
-        stop_reason: of ``zoo.language.decoding.generate.Generated``, or "interrupted" by the user.
-        num_tokens: of the answer.
-        prompt_tokens: of the whole conversation before it, pictures and clips among them.
-        computed_tokens: how many of these the language model was shown now; the others stood in the cache.
+        stop_reason: that of ``zoo.language.decoding.generate.Generated``, or "interrupted" if the user interrupted it.
+        num_tokens: number of tokens of the answer.
+        prompt_tokens: number of tokens of the whole conversation before the answer, including image and audio tokens.
+        computed_tokens: number of prompt tokens that went through the language model now; the others were in the cache.
     """
 
     text: str
@@ -42,35 +42,36 @@ class Answer:
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture or clip: its name and what the processor made of it."""
+    """Image or audio clip of a conversation: its name and its processed tensor."""
 
     name: str
     item: Tensor
 
 
 class ChatSession:
-    """Questions and answers with a system that has the verb ``generate``.
+    """Conversation with a system whose head supports ``generate``.
 
     Args:
-        system: a ``zoo.System`` with a head like llava and a processor.
-        instruction: what the assistant is told first, in place of the template's own.
-        stop: strings before which answers are cut.
+        system: a ``zoo.System`` with a multimodal language-model head (llava, kosmos) and a processor.
+        sampling: decoding settings; a missing seed is drawn once for the session.
+        instruction: system prompt; None uses that of the chat template.
+        stop: stop strings; answers end before them.
 
     Attributes:
-        messages: what was said so far.
-        shown: the pictures and clips that stand in the messages, by modality, in order.
-        waiting: those that go with the next question.
+        messages: the conversation so far.
+        shown: images and audio clips of the messages, by modality, in order.
+        waiting: attachments of the next question.
 
     Raises:
-        ConfigError: the system cannot talk.
+        ConfigError: the system cannot generate text, or has no processor.
     """
 
     def __init__(self, system: Any, sampling: Sampling, *, instruction: str | None = None, stop: Sequence[str] = ()) -> None:
         if not {"generate", "prompt_vectors"} <= set(getattr(getattr(system, "head", None), "verbs", ())):
             can = ", ".join(getattr(getattr(system, "head", None), "verbs", ())) or "encode"
-            raise ConfigError(f"this model cannot chat; it can {can}. Give one with a language model, for example a trained llava_nano")
+            raise ConfigError(f"this model cannot chat; it can {can}. Use a model with a language model, for example a trained llava_nano")
         if system.processor is None:
-            raise ConfigError("this model has no processor, so that it cannot read questions; load it from a saved directory")
+            raise ConfigError("this model has no processor, which is needed to tokenize questions; load it from a saved directory")
         self.system, self.part, self.language = system, system.processor["conversation"], system.head.language
         seed = fresh_seed() if sampling.seed is None else sampling.seed
         self.sampling = replace(sampling, seed=seed, eos_token_ids=tuple(self.part.eos_token_ids))
@@ -80,39 +81,40 @@ class ChatSession:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was said and shown."""
+        """Remove all messages, images and audio clips, and the cache."""
         self.messages = [] if self.instruction is None else [Message("system", self.instruction)]
         self.shown: dict[str, list[Shown]] = {"image": [], "audio": []}
         self.waiting: list[tuple[str, Shown]] = []
         self._features: dict[str, Tensor] = {}
         self._cache: Any = None
-        self._held: Tensor | None = None  # vectors of what the cache holds [length, dim]
+        self._held: Tensor | None = None  # input embeddings of the cached positions [length, dim]
 
     def show(self, modality: str, raw: Any) -> None:
-        """Take a picture ("image") or clip ("audio") along with the next question.
+        """Attach an image ("image") or audio clip ("audio") to the next question.
 
         Raises:
-            ConfigError: the system has no encoder of it.
-            DataError: it cannot be read.
+            ConfigError: the system has no encoder of this modality.
+            DataError: the file cannot be read.
         """
         if modality not in self.system.processor.parts:
-            can = ", ".join(m for m in self.shown if m in self.system.processor.parts) or "text alone"
+            can = ", ".join(m for m in self.shown if m in self.system.processor.parts) or "only text"
             raise ConfigError(f"{raw}: this model has no encoder of {modality}; it takes {can}")
         raw = Path(raw).expanduser() if isinstance(raw, str) else raw
         name = str(raw.resolve()) if isinstance(raw, Path) else f"{modality} {len(self.waiting) + 1}"
         self.waiting.append((modality, Shown(name, self.system.processor[modality].item(raw))))
 
     def ask(self, text: str, on_text: Callable[[str], None] | None = None) -> Answer:
-        """Ask, and keep question and answer for the next turn; an empty answer is not kept, nor is its question.
+        """Generate the answer to a question and add both to the conversation, unless the answer is empty.
 
         Args:
-            on_text: told each piece of the answer as soon as it is known.
+            text: the question.
+            on_text: streaming callback, called with each new piece of the answer.
 
         Raises:
-            DataError: the conversation cannot be used, or is too long; it is then as it was before.
+            DataError: the question is empty, or the conversation is too long. The conversation is then unchanged.
         """
         if not text.strip():
-            raise DataError("the question is empty; say what you want to know")
+            raise DataError("the question is empty; write a question")
         conversation = self._with(text)
         (vectors,), (ids,) = self.system.prompt_vectors([conversation], kept=self._features)
         known = self._reuse(vectors)
@@ -134,7 +136,7 @@ class ChatSession:
         return Answer(stream.text.strip(), reason, len(tokens), len(ids), len(ids) - known)
 
     def save(self, path: Path) -> None:
-        """Write what was said as JSON, in the form of ``Conversation.parse``.
+        """Write the conversation as JSON, in the format that ``Conversation.parse`` reads.
 
         Raises:
             DataError: the file cannot be written.
@@ -147,13 +149,13 @@ class ChatSession:
             raise DataError(f"{path}: cannot be written ({error.strerror}); name a file in a folder that exists") from error
 
     def _with(self, text: str) -> Conversation:
-        """The conversation with a question behind it."""
+        """Return the conversation with a question appended."""
         try:
             question = Conversation.of_prompt([*(shown.item for _, shown in self.waiting), text])
         except ItemError as error:
             if error.reason != "path":
                 raise
-            raise DataError(f"{text!r} is the name of a file; show it with --image, --audio, /image or /audio, and ask about it") from error
+            raise DataError(f"{text!r} is the name of a file; attach it with --image, --audio, /image or /audio") from error
         images, audio = (
             (*(each.item for each in self.shown[m]), *(shown.item for modality, shown in self.waiting if modality == m))
             for m in ("image", "audio")
@@ -167,7 +169,10 @@ class ChatSession:
         self.waiting = []
 
     def _reuse(self, vectors: Float[Tensor, "length dim"]) -> int:
-        """Crop the cache to the beginning that it shares with a prompt, and say how long that is; the last token is always asked."""
+        """Crop the cache to the longest prefix that it shares with a prompt, and return its length.
+
+        The last token is never reused, because the model must compute its logits.
+        """
         if self._held is None or self.sampling.num_beams > 1:
             self._forget()
             return 0
@@ -181,9 +186,9 @@ class ChatSession:
     def _generate(
         self, vectors: Float[Tensor, "length dim"], ids: Int[Tensor, " length"], push: Callable[[int, int], None], tokens: list[int]
     ) -> str:
-        """Let the model answer, and note what the cache holds then; returns the reason why the answer ends."""
+        """Generate an answer, record the state of the cache, and return the stop reason."""
         if self._cache is None and self.sampling.num_beams == 1:
-            self._cache = self.language.new_cache(1, len(vectors))  # which grows
+            self._cache = self.language.new_cache(1, len(vectors))  # the cache grows as needed
         halts = StopStrings(self.part.decode, self.stop) if self.stop else None
         done = False
         try:
@@ -198,15 +203,15 @@ class ChatSession:
             self._note(vectors, tokens, done)
 
     def _note(self, vectors: Float[Tensor, "length dim"], tokens: list[int], done: bool) -> None:
-        """Note what the cache holds for certain: a step that was broken off may have filled some layers only."""
+        """Record the valid part of the cache: an interrupted step may have filled only some layers."""
         if self._cache is None or (not done and not tokens):
             self._forget()
             return
         if not done:
             self._cache.crop(len(vectors) + len(tokens) - 1)  # all but the last token have gone through the model
         with torch.inference_mode():
-            said = self.language.embed(torch.tensor(tokens, dtype=torch.int64, device=vectors.device))
-        self._held = torch.cat([vectors, said])[: self._cache.length]
+            embedded = self.language.embed(torch.tensor(tokens, dtype=torch.int64, device=vectors.device))
+        self._held = torch.cat([vectors, embedded])[: self._cache.length]
 
     def _forget(self) -> None:
         self._cache, self._held = None, None

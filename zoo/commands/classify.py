@@ -1,4 +1,4 @@
-"""``zoo classify``: images and labels in, predictions out; a bad image is reported and the rest go on."""
+"""``zoo classify``: predict labels of images; an unreadable image is reported and the others are classified."""
 
 import sys
 from argparse import Namespace
@@ -22,7 +22,7 @@ Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] -> probab
 
 
 def classify_command(options: Namespace) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status: 0, or 1 if an image could not be read."""
     if options.top_k < 1 or options.batch_size < 1:
         raise ConfigError(f"--top-k {options.top_k}, --batch-size {options.batch_size}: allowed is 1 or more")
     given = labels_given(options)
@@ -33,7 +33,7 @@ def classify_command(options: Namespace) -> int:
     model = chosen_model(options.model)
     system = load(model)
     if not isinstance(system, System):
-        raise ConfigError(f"--model: {model} is an encoder alone; classify needs a system with a contrastive head or a classifier")
+        raise ConfigError(f"--model: {model} is only an encoder; classify needs a system with a contrastive head or a classifier head")
     labels, score = find_scorer(system, given, templates, model, cached=not options.no_cache)
     with (
         counting_progress("classify", len(paths), as_json=options.json)
@@ -57,32 +57,39 @@ def _ignore(items: int) -> None:
 def find_scorer(
     system: System, labels: Sequence[Label] | None, templates: Sequence[str], model: str, *, cached: bool = False
 ) -> tuple[list[str], Scorer]:
-    """The labels and what gives their probabilities for a batch of pixels.
+    """Return the label names, and a function from a batch of pixels to their probabilities.
 
     Args:
-        cached: look for the classifier's weights on disk, and keep them there.
+        system: a system with a contrastive head or a classifier head.
+        labels: labels for zero-shot classification; None for a trained classifier.
+        templates: prompt templates with ``{}`` in place of the label.
+        model: name of the model, for messages.
+        cached: read and write the on-disk cache of label embeddings.
 
     Raises:
-        ConfigError: labels for a classifier, which has its own; none for a system that compares images with texts; or a head
-            that can do neither.
+        ConfigError: labels were given for a trained classifier, labels are missing for a zero-shot model, or the head supports neither.
     """
     verbs = system.head.verbs
     if "class_vectors" in verbs:
         if labels is None:
-            raise ConfigError(f"--labels: {model} compares images with texts; give --labels a,b,c or --labels-file FILE")
+            raise ConfigError(f"--labels: {model} is a zero-shot model; give --labels a,b,c or --labels-file FILE")
         vectors = classifier_vectors(system, fill_templates(labels, templates), cached=cached)
         return [label.label for label in labels], lambda pixels: system.score("image", pixels, vectors)
     names = getattr(system.head, "class_names", None)
     if "classify" not in verbs or "image" not in system.encoders:
         raise ConfigError(f"--model: {model} cannot classify images; it can: {', '.join(verbs) or 'nothing'}")
     if labels is not None:
-        raise ConfigError(f"--labels: {model} is a classifier with classes of its own; leave the labels out")
+        raise ConfigError(f"--labels: {model} is a classifier with fixed classes; omit --labels and --labels-file")
     numbers = [str(i) for i in range(getattr(system.head, "num_classes", 0))]
     return list(names or numbers), system.classify
 
 
 def labels_given(options: Namespace) -> list[Label] | None:
-    """Labels of the command line or of a file; None where neither is given."""
+    """Return the labels of the command line or of a file; None if neither is given.
+
+    Raises:
+        DataError: a label is empty or given more than once, or the file cannot be read.
+    """
     if options.labels_file:
         return read_labels(options.labels_file, "--labels-file")
     if options.labels is None:
@@ -99,7 +106,12 @@ def predict(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> Iterator[Prediction]:
-    """Classify image by image in batches, in the order of the paths."""
+    """Yield a prediction per image, in the order of the paths; images are classified in batches.
+
+    Args:
+        score: maps pixels [B, 3, H, W] to probabilities [B, labels].
+        advance: progress callback, called with the number of images that were completed.
+    """
     assert system.processor is not None
     part = system.processor["image"]
     for start in range(0, len(paths), batch_size):

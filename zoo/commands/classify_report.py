@@ -1,4 +1,4 @@
-"""What ``zoo classify`` found, as a table, as data or as a page to look at."""
+"""Reports of ``zoo classify``: CSV, JSON, or an HTML page with the images."""
 
 import csv
 import json
@@ -10,12 +10,12 @@ from typing import TextIO
 from zoo.evaluation.results.html_report import bar, card, check_output, write_page
 from zoo.storage.files import write_whole
 
-LABELS_SHOWN = 200  # on a page; all of them took part
+LABELS_SHOWN = 200  # on an HTML page; the classification uses all labels
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was said of one image: the best labels first, or why there are none."""
+    """Predicted labels of one image, the most likely first, or the error if the image could not be read."""
 
     path: str
     labels: list[str]
@@ -24,10 +24,10 @@ class Prediction:
 
 
 def write_predictions(predictions: Sequence[Prediction], output: Path, *, model: str, all_labels: Sequence[str]) -> None:
-    """Write CSV, JSON or HTML as the suffix says; the file appears whole or not at all.
+    """Write the predictions as CSV, JSON or HTML, chosen by the file suffix; the file is written atomically.
 
     Raises:
-        DataError: the output cannot be written there.
+        DataError: the suffix is not supported, or the file cannot be written.
     """
     output = Path(output)
     check_output(output)
@@ -36,7 +36,7 @@ def write_predictions(predictions: Sequence[Prediction], output: Path, *, model:
 
 
 def _write_csv(file: TextIO, predictions: Sequence[Prediction], model: str, all_labels: Sequence[str]) -> None:
-    """One row per image: path, label_1, probability_1, ..., error."""
+    """Write one row per image: path, label_1, probability_1, ..., error."""
     ranks = max((len(prediction.labels) for prediction in predictions), default=0)
     writer = csv.writer(file)
     writer.writerow(["path", *(f"{what}_{rank + 1}" for rank in range(ranks) for what in ("label", "probability")), "error"])
@@ -46,13 +46,13 @@ def _write_csv(file: TextIO, predictions: Sequence[Prediction], model: str, all_
 
 
 def _write_json(file: TextIO, predictions: Sequence[Prediction], model: str, all_labels: Sequence[str]) -> None:
-    """A list of objects, each with its model, so that lists of several runs can be joined."""
+    """Write a list of objects; each names its model, so the lists of several runs can be concatenated."""
     json.dump([{**asdict(found), "model": model} for found in predictions], file, indent=2, ensure_ascii=False)
     file.write("\n")
 
 
 def _write_html(file: TextIO, predictions: Sequence[Prediction], model: str, all_labels: Sequence[str]) -> None:
-    """One page that needs nothing else."""
+    """Write a self-contained HTML page."""
     bad = sum(found.error is not None for found in predictions)
     count = f"{len(predictions)} image{'' if len(predictions) == 1 else 's'}" + (f", {bad} not readable" if bad else "")
     more = f" and {len(all_labels) - LABELS_SHOWN} more" if len(all_labels) > LABELS_SHOWN else ""

@@ -1,4 +1,4 @@
-"""What people see on a terminal: tables and progress bars by rich, or JSON lines."""
+"""Terminal output: tables and progress bars with rich, or JSON lines."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from zoo.evaluation.results.cards import read_card
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table, the first column to the left and numbers to the right."""
+    """Print a table; the first column is left-aligned, the others are right-aligned."""
     made = Table(title=title, title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
         made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
@@ -30,7 +30,7 @@ def print_json(value: Any) -> None:
 
 
 def readable(number: float, unit: str = "") -> str:
-    """1234567 -> 1.23 M."""
+    """Format a number with an SI prefix: 1234567 -> 1.23 M."""
     for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= scale:
             return f"{number / scale:.3g} {letter}{unit}"
@@ -38,58 +38,64 @@ def readable(number: float, unit: str = "") -> str:
 
 
 def readable_share(share: float) -> str:
-    """0.1234 -> 12.3 %."""
+    """Format a fraction as a percentage: 0.1234 -> 12.3 %."""
     return f"{100 * share:.1f} %"
 
 
 def show_info(name: str, summary: Any, *, as_json: bool) -> None:
-    """Print what a model costs and what was verified of it."""
+    """Print the parameters, memory, tokens and multiply-adds (GMAC) of a model, and the test results of its card."""
     card = read_card(name)
     if as_json:
         print_json({"name": name, **vars(summary), "card": card})
         return
     rows = [[part, f"{count:,}"] for part, count in summary.parts.items()]
     rows += [["parameters", f"{summary.parameters:,}"], ["trainable", f"{summary.trainable:,}"]]
-    rows += [["memory of the weights", readable(summary.memory_bytes, "B")]]
+    rows += [["weight memory", readable(summary.memory_bytes, "B")]]
     rows += [[f"tokens, {m}", f"{n}"] for m, n in summary.tokens.items()]
     rows += [[f"GMAC, {part}", f"{flops / 2e9:.4g}"] for part, flops in summary.flops.items()]
     table(name, ["", ""], rows)
     if card is not None:
-        rows = [[c, words["status"], words.get("figure") or "", words.get("command") or ""] for c, words in card["capabilities"].items()]
+        rows = [[c, entry["status"], entry.get("figure") or "", entry.get("command") or ""] for c, entry in card["capabilities"].items()]
         table(f"Verified at {card['commit'][:12]} on {card['date']}", ["capability", "status", "figure", "command"], rows)
 
 
 def show_check(report: Any, *, as_json: bool) -> None:
-    """Print the edges of a checked config."""
+    """Print the data flow of a validated config: one row per tensor that a part passes to another."""
     if as_json:
         print_json({"edges": [vars(edge) for edge in report.edges], "parameters": report.parameters, "trainable": report.trainable})
         return
-    table("A training step fits together", ["from", "to", "carries"], [[e.source, e.target, e.carries] for e in report.edges])
-    print(f"{report.parameters:,} parameters, {report.trainable:,} trainable; nothing was allocated")
+    table("Valid config: data flow of a training step", ["from", "to", "carries"], [[e.source, e.target, e.carries] for e in report.edges])
+    print(f"{report.parameters:,} parameters, {report.trainable:,} trainable; no weights were allocated")
 
 
 class TrainingProgress:
-    """A bar with the loss; where nobody looks at a terminal, a line now and then."""
+    """Progress of a training run: a bar with the loss, or about 20 printed lines if the output is not a terminal.
+
+    Args:
+        total: number of training steps.
+        bar: the progress bar; None prints lines.
+        as_json: print a JSON line per step instead.
+    """
 
     def __init__(self, total: int, bar: Progress | None, as_json: bool) -> None:
         self.total, self.bar, self.as_json = total, bar, as_json
         self.task = bar.add_task("train", total=total, loss="") if bar is not None else None
         self.every = max(1, total // 20)
         self.before: dict[str, Any] = {}
-        self.told: dict[str, int] = {}
+        self.printed: dict[str, int] = {}  # by preparation: last printed twentieth
 
     def prepare(self, done: int, total: int, what: str = "frozen encoders") -> None:
-        """Show how many items are done of what comes before the first step."""
+        """Show the progress of preparation before the first step, for example encoding the data with frozen encoders."""
         if self.bar is not None:
             if what not in self.before:
                 self.before[what] = self.bar.add_task(what, total=total, loss="")
             self.bar.update(self.before[what], completed=done)
-        elif not self.as_json and done * 20 // total > self.told.get(what, 0):
-            self.told[what] = done * 20 // total
+        elif not self.as_json and done * 20 // total > self.printed.get(what, 0):
+            self.printed[what] = done * 20 // total
             print(f"{what}: {done}/{total} items", flush=True)
 
     def say(self, facts: Mapping[str, Any]) -> None:
-        """Show what the data hold, and what of them was left out."""
+        """Show facts about the data: number of items, and how many were left out and why."""
         if self.as_json:
             print_json({"data": facts})
             return
@@ -98,7 +104,7 @@ class TrainingProgress:
             print(line, flush=True) if self.bar is None else self.bar.console.print(line, highlight=False)
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
-        """Show a step."""
+        """Show the metrics of a step."""
         if self.as_json:
             print_json({"step": step, **values})
         elif self.bar is not None and self.task is not None:
@@ -108,7 +114,7 @@ class TrainingProgress:
 
 
 def _readable_figures(figures: Mapping[str, Any]) -> str:
-    """``{"documents": {"kept": 3, "too small": 1}, "packs": 2}`` -> ``documents (kept 3, too small 1), packs 2``."""
+    """Format nested counts: ``{"documents": {"kept": 3, "too small": 1}, "packs": 2}`` -> ``documents (kept 3, too small 1), packs 2``."""
     return ", ".join(
         f"{name} ({_readable_figures(value)})" if isinstance(value, Mapping) else f"{name} {value:,}"
         for name, value in figures.items()
@@ -118,7 +124,7 @@ def _readable_figures(figures: Mapping[str, Any]) -> str:
 
 @contextmanager
 def training_progress(config: Mapping[str, Any], *, as_json: bool) -> Iterator[TrainingProgress]:
-    """Show a training run's progress."""
+    """Show the progress of a training run, as a bar, lines or JSON lines."""
     total = config["training"]["max_steps"]
     if as_json or not sys.stdout.isatty():
         yield TrainingProgress(total, None, as_json)
@@ -129,45 +135,45 @@ def training_progress(config: Mapping[str, Any], *, as_json: bool) -> Iterator[T
 
 
 @contextmanager
-def counting_progress(word: str, total: int | None, *, as_json: bool) -> Iterator[Callable[[int], None]]:
-    """Show how many items are done."""
+def counting_progress(label: str, total: int | None, *, as_json: bool) -> Iterator[Callable[[int], None]]:
+    """Show the number of completed items on standard error; yields a callback that takes the number of newly completed items."""
     if as_json or not sys.stderr.isatty():
         yield lambda items: None
         return
-    with Progress(TextColumn(word), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(word, total=total)
+    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(label, total=total)
         yield lambda items: bar.advance(task, items)
 
 
 def show_trained(result: Any, *, as_json: bool) -> None:
-    """Say where a run's results lie."""
+    """Print the paths of a training run's results and its final metrics."""
     if as_json:
         skipped = {"skipped": result.skipped} if any(result.skipped.values()) else {}
         print_json({"run_dir": str(result.run_dir), "model": str(result.model), "metrics": result.metrics, **skipped})
         return
-    print(f"trained: {result.run_dir} (loss {result.metrics['loss']:.4f})" if result.metrics else f"trained already: {result.run_dir}")
+    print(f"trained: {result.run_dir} (loss {result.metrics['loss']:.4f})" if result.metrics else f"already trained: {result.run_dir}")
     print(f"model:   {result.model}\ncurves:  {result.run_dir / 'curves.png'}")
     _show_skipped(result.skipped, result.run_dir / "skipped.json")
 
 
 def _show_skipped(skipped: Mapping[str, Any], written: Path) -> None:
-    """Say which data could not be used, where there is such."""
+    """Print which data were skipped and why, if any."""
     if left_out := skipped["left_out"]:
-        print(f"left out: {len(left_out)} of the source's entries, the first: {left_out[0]}")
+        print(f"left out: {len(left_out)} entries of the data source, the first: {left_out[0]}")
     if reasons := skipped.get("skipped"):
         counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
         print(f"skipped: {sum(reasons.values())} of {skipped['items']} items ({counts}); examples in {written}")
 
 
 def show_evaluation(result: Any, output: Path, *, as_json: bool) -> None:
-    """Print an evaluation's figures; which evaluation it was is written beside them."""
+    """Print the metrics of an evaluation; its name is read from ``metrics.json`` in the output folder."""
     name = json.loads((output / "metrics.json").read_text(encoding="utf-8"))["evaluation"]
     if as_json:
         print_json({"evaluation": name, **result.metrics, "items": result.num_items, **result.details, "output": str(output)})
         return
     for title, columns, cells in getattr(result, "tables", ()):
         table(title, columns, cells)
-    numbers = getattr(result, "numbers", ())  # metrics that are no shares
+    numbers = getattr(result, "numbers", ())  # metrics that are not fractions, so they are not printed as percentages
     rows = [[metric, f"{value:.4g}" if metric in numbers else f"{100 * value:.2f} %"] for metric, value in result.metrics.items()]
     rows += [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in result.details.items()]
     table(f"{name}: {result.title}", ["metric", "value"], rows)

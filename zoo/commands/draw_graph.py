@@ -1,6 +1,6 @@
-"""``zoo draw-graph``: the neighbours that a Vision GNN gives to a patch, drawn over the image, layer beside layer.
+"""``zoo draw-graph``: plot the graph neighbours of an image patch in several layers of a Vision GNN.
 
-Source of the picture: Han et al. 2022 (arXiv 2206.00272), figure 5.
+Source: Han et al. 2022 (arXiv 2206.00272), figure 5.
 """
 
 import sys
@@ -24,23 +24,30 @@ from zoo.interop.zoo_checkpoint import bundled_names
 from zoo.processors.image import ImageProcessor
 from zoo.registry import list_models
 
-DEFAULT_MODEL = "clip_vig_nano"  # bundled; has seen handwritten digits only
+DEFAULT_MODEL = "clip_vig_nano"  # bundled; trained only on handwritten digits
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 
 
 @dataclass(frozen=True)
 class Edge:
-    """A neighbour of one node: its place on ``Neighbourhood.candidate_grid``, nearest first."""
+    """Neighbour of a node: its row and column on ``Neighbourhood.candidate_grid``, its distance and its share of the channels."""
 
     row: int
     column: int
     distance: float
-    share: float  # of the channels that the node takes from it
+    share: float  # fraction of channels whose maximum over neighbours is from this one
 
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """One node in one layer, and its neighbours."""
+    """One node in one layer, and its neighbours, nearest first.
+
+    Attributes:
+        layer: index of the block, from 0.
+        node: row and column on ``grid``.
+        grid: rows and columns of the layer's nodes.
+        candidate_grid: rows and columns of the nodes from which neighbours are chosen; coarser than ``grid`` in pyramid models.
+    """
 
     layer: int
     node: tuple[int, int]
@@ -50,7 +57,7 @@ class Neighbourhood:
 
 
 def draw_graph_command(options: Namespace) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     output = Path(options.output)
     if output.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output: {output} ends in {output.suffix or 'nothing'!r}; allowed are {' '.join(SUFFIXES)}")
@@ -65,29 +72,34 @@ def draw_graph_command(options: Namespace) -> int:
 
 
 def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
-    """The Vision GNN of a model's name, run or saved folder, in eval mode, and the processor that feeds it.
+    """Load the Vision GNN in eval mode, and the image processor that it needs.
 
     Raises:
-        ConfigError: a model without a graph.
+        ConfigError: the model has no Vision GNN.
+        WeightsError: the weights cannot be loaded.
     """
     name = options.model or DEFAULT_MODEL
     if options.model is None:
-        print(f"zoo: no --model given; using the bundled {name!r}, which has seen handwritten digits only", file=sys.stderr)
+        print(f"zoo: no --model given; using the bundled {name!r}, which was trained only on handwritten digits", file=sys.stderr)
     if options.weights is None and (name in bundled_names() or Path(name).exists()):
         model: nn.Module = load(name)  # type: ignore[assignment]
     else:
         model = create_model(name, weights=options.weights, weights_parts=options.weights_parts)
         if options.weights is None:
-            print(f"zoo: {name} has random weights, so its graph says little; give --weights", file=sys.stderr)
+            print(f"zoo: {name} has random weights, so its graph is not meaningful; give --weights", file=sys.stderr)
     encoder: Any = model.encoders["image"] if isinstance(model, System) and "image" in model.encoders else model
     if not hasattr(encoder, "graphs"):
-        raise ConfigError(f"--model: {name} makes no graph; choose one with a Vision GNN: {', '.join(list_models('*vig*'))}")
+        raise ConfigError(f"--model: {name} has no graph; choose a model with a Vision GNN: {', '.join(list_models('*vig*'))}")
     saved = model.processor["image"] if isinstance(model, System) and model.processor is not None else None
     return encoder, saved or ImageProcessor(image_size=encoder.image_size, **encoder.preprocessing)
 
 
 def read_layers(text: str | None, depth: int) -> list[int]:
-    """``0,5,-1`` -> numbers; None takes the first, the middle and the last block."""
+    """Parse block indices: ``0,5,-1`` -> [0, 5, -1]; None selects the first, the middle and the last block.
+
+    Raises:
+        ConfigError: the text is not a list of integers.
+    """
     if text is None:
         return sorted({0, depth // 2, depth - 1})
     try:
@@ -99,7 +111,11 @@ def read_layers(text: str | None, depth: int) -> list[int]:
 
 
 def read_nodes(texts: Sequence[str] | None) -> list[tuple[int, int]] | None:
-    """``["3,4"]`` -> ``[(3, 4)]``; None stands for the centre."""
+    """Parse patch positions: ``["3,4"]`` -> ``[(3, 4)]``; None stays None and means the centre.
+
+    Raises:
+        ConfigError: a text is not ROW,COL.
+    """
     nodes = []
     for text in texts or ():
         words = text.split(",")
@@ -113,16 +129,17 @@ def read_nodes(texts: Sequence[str] | None) -> list[tuple[int, int]] | None:
 def neighbourhoods(
     encoder: Any, pixels: Tensor, layers: Sequence[int], nodes: Sequence[tuple[int, int]] | None
 ) -> list[list[Neighbourhood]]:
-    """For each node a row of neighbourhoods, one per layer.
+    """Return one list per node, with a neighbourhood per layer.
 
     Args:
         encoder: a Vision GNN (an encoder with ``graphs``).
         pixels: [1, 3, height, width].
-        nodes: row and column on the grid of the first layer asked for; in a coarser layer the node that covers it. None takes the
-            centre.
+        layers: block indices; negative ones count from the last block.
+        nodes: row and column on the grid of ``layers[0]``. In a coarser layer, the node that covers this position is used. None takes
+            the centre.
 
     Raises:
-        ConfigError: a layer or a node that is not there.
+        ConfigError: a layer or a node does not exist.
     """
     graphs = encoder.graphs(pixels, layers)
     finest = graphs[0].grid
@@ -130,7 +147,7 @@ def neighbourhoods(
     for row, column in nodes or [(finest[0] // 2, finest[1] // 2)]:
         if row >= finest[0] or column >= finest[1]:
             raise ConfigError(
-                f"--node: {row},{column} lies outside; layer {layers[0]} has rows 0 to {finest[0] - 1} and columns 0 to {finest[1] - 1}"
+                f"--node: {row},{column} is outside the grid; layer {layers[0]}: rows 0 to {finest[0] - 1}, columns 0 to {finest[1] - 1}"
             )
         rows.append(
             [_neighbourhood(graph, layer % len(encoder.blocks), (row, column), finest) for graph, layer in zip(graphs, layers, strict=True)]
@@ -148,33 +165,33 @@ def _neighbourhood(graph: Any, layer: int, place: tuple[int, int], finest: tuple
 
 
 def draw(image: UInt8[Tensor, "3 height width"], rows: Sequence[Sequence[Neighbourhood]], output: Path, *, title: str) -> None:
-    """Draw a panel per node and layer: the node framed in white, its neighbours coloured by the share it takes from each."""
+    """Plot one panel per node and layer: the node has a white frame, its neighbours are coloured by their share of the channels."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    picture = image.permute(1, 2, 0).numpy()  # [height, width, 3]
+    array = image.permute(1, 2, 0).numpy()  # [height, width, 3]
     most = max(edge.share for row in rows for found in row for edge in found.edges)
     colours = ScalarMappable(Normalize(0, most), colormaps["plasma"])
     figure = Figure(figsize=(3.6 * len(rows[0]) + 0.9, 3.9 * len(rows) + 0.3), layout="constrained")
     panels = figure.subplots(len(rows), len(rows[0]), squeeze=False)
     for axes, found in zip(panels.flat, (found for row in rows for found in row), strict=True):
-        _draw_panel(axes, picture, found, colours)
+        _draw_panel(axes, array, found, colours)
     figure.colorbar(colours, ax=panels, label="share of the channels taken from this neighbour", shrink=0.8)
     figure.suptitle(title)
     figure.savefig(output, dpi=130)
 
 
-def _draw_panel(axes: Any, picture: UInt8[np.ndarray, "height width 3"], found: Neighbourhood, colours: Any) -> None:
+def _draw_panel(axes: Any, image: UInt8[np.ndarray, "height width 3"], found: Neighbourhood, colours: Any) -> None:
     from matplotlib.patches import Rectangle
 
-    height, width = picture.shape[:2]
-    axes.imshow(picture, alpha=0.75)
+    height, width = image.shape[:2]
+    axes.imshow(image, alpha=0.75)
     node_height, node_width = height / found.grid[0], width / found.grid[1]
     x, y = (found.node[1] + 0.5) * node_width, (found.node[0] + 0.5) * node_height
     cell_height, cell_width = height / found.candidate_grid[0], width / found.candidate_grid[1]
-    for edge in sorted(found.edges, key=lambda edge: edge.share):  # the strongest on top
+    for edge in sorted(found.edges, key=lambda edge: edge.share):  # draw the strongest last, on top
         colour, strength = colours.to_rgba(edge.share), edge.share / colours.norm.vmax
         left, top = edge.column * cell_width, edge.row * cell_height
         axes.add_patch(Rectangle((left, top), cell_width, cell_height, facecolor=(*colour[:3], 0.45), edgecolor=colour, linewidth=1.5))

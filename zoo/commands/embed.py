@@ -1,6 +1,6 @@
-"""``zoo embed``: vectors of all images or recordings of a folder, or of all lines of a text file, as an index (``zoo.commands.index.store``).
+"""``zoo embed``: embed the images or recordings of a folder, or the lines of a text file, into an index (``zoo.commands.index``).
 
-The job can be killed at any time, and the same command goes on with it.
+The job can be killed at any time; the same command resumes it.
 """
 
 import os
@@ -32,7 +32,7 @@ from zoo.processors.media.image_file import IMAGE_SUFFIXES, walk_images
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import encode
 
-SHARD_ROWS = 1024  # what a kill may cost: minutes of a large model on a CPU
+SHARD_ROWS = 1024  # work lost if the job is killed: minutes for a large model on a CPU
 FAILURES_SHOWN = 20
 SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
 NAMES = {"image": "images", "audio": "recordings"}
@@ -42,12 +42,13 @@ Embedder = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """What a job left.
+    """Result of an embedding job.
 
     Attributes:
-        count: rows of the index.
-        failed: items that could not be read, each with ``error``.
-        embedded: items that were read now; the others were there before.
+        index: directory of the index.
+        count: number of rows of the index.
+        failed: items that could not be embedded, each with the key ``error``.
+        embedded: number of items processed by this call; the others were embedded before.
     """
 
     index: Path
@@ -57,7 +58,7 @@ class EmbedResult:
 
 
 def embed_command(options: Namespace) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status: 0, 1 if items failed, or 130 if the user interrupted it."""
     checked_words(options.format, options.dtype)
     items = list_items(Path(options.folder), options.modality)
     if not options.restart:
@@ -82,14 +83,14 @@ def embed_command(options: Namespace) -> int:
                 advance=advance,
             )
     except KeyboardInterrupt:
-        print(f"zoo: stopped; what is done is kept in {options.output}, and the same command goes on", file=sys.stderr)
+        print(f"zoo: stopped; finished items are kept in {options.output}, and the same command resumes the job", file=sys.stderr)
         return 130
     _show(result, as_json=options.json)
     return 1 if result.failed else 0
 
 
 def refuse_device(name: str) -> None:
-    """Raise ConfigError for a device that torch does not know or that this machine does not have."""
+    """Raise ConfigError unless torch can use the device on this machine."""
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -112,23 +113,26 @@ def embed_folder(
     advance: Callable[[int], None] = lambda items: None,
     shard_rows: int = SHARD_ROWS,
 ) -> EmbedResult:
-    """Embed all images of a folder (or lines of a text file) into an index; a job that was stopped goes on.
+    """Embed all images of a folder (or lines of a text file) into an index; an interrupted job resumes.
 
     Args:
-        model: a system with the verb ``embed``, or a model with an encoder of the modality that pools.
-        origin: a folder, with those below it; for texts a file.
-        directory: of the index.
-        name: where the model is from: ``zoo search`` loads it again.
+        model: a system whose head supports ``embed``, or a model whose encoder of the modality gives a pooled vector.
+        origin: a folder, searched recursively; for texts, a file.
+        directory: directory of the index.
+        name: name or path of the model, from which ``zoo search`` loads it again.
+        modality: "image", "audio" or "text".
         storage: "npy" or "parquet".
         dtype: "float32" or "float16".
+        batch_size: items per forward pass.
         workers: threads that read files.
-        update: take up what changed in the folder since; without, a changed folder is an error.
-        restart: drop the index that the directory holds.
-        advance: told how many more items are done.
+        update: apply new, changed and removed files. Without it, a changed folder is an error.
+        restart: delete the existing index of the directory first.
+        advance: progress callback, called with the number of items that were completed.
+        shard_rows: items between two checkpoints of the job.
 
     Raises:
-        ConfigError: the directory's index is of another model or the folder changed, or the model cannot embed this.
-        DataError: there is no such folder, or nothing in it.
+        ConfigError: the directory holds an index of another model, the folder changed, or the model cannot embed this modality.
+        DataError: the folder or file does not exist, or holds no items.
     """
     if batch_size < 1 or workers < 1:
         raise ConfigError(f"--batch-size {batch_size}, --workers {workers}: allowed is 1 or more")
@@ -158,11 +162,11 @@ def embed_folder(
 
 
 def list_items(origin: Path, modality: str) -> list[Item]:
-    """All images (or recordings) of a folder with their sizes and times, in the order of their paths, or all lines of a text file.
+    """Return all images or recordings of a folder, with size and modification time and sorted by path, or all lines of a text file.
 
     Raises:
-        ConfigError: no such modality.
-        DataError: no such folder or file, or nothing in it.
+        ConfigError: the modality is unknown.
+        DataError: the folder or file does not exist, or holds no items.
     """
     if modality not in MODALITIES:
         raise ConfigError(f"--modality: there is no {modality!r}; {name_choices(modality, MODALITIES)}")
@@ -183,27 +187,29 @@ def list_items(origin: Path, modality: str) -> list[Item]:
 def _described(path: Path, folder: Path) -> Item:
     try:
         status = os.stat(path)
-    except OSError:  # a link that leads nowhere: reading it will say so
+    except OSError:  # a broken symbolic link: reading the file reports it later
         return {"path": path.relative_to(folder).as_posix(), "size": 0, "mtime_ns": 0}
     return {"path": path.relative_to(folder).as_posix(), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def find_embedder(model: Any, modality: str) -> Embedder:
-    """What gives unit vectors for raw inputs or a ready tensor: the verb ``embed``, or the encoder's pooled vector.
+    """Return a function from raw inputs or a processed tensor to unit vectors [batch, dim].
+
+    It uses the head's ``embed`` if there is one, else the pooled vector of the encoder.
 
     Raises:
-        ConfigError: the model has no encoder of that modality, none that pools, or no processor.
+        ConfigError: the model has no encoder of the modality, the encoder has no pooled vector, or the model has no processor.
     """
     encoders = dict(model.encoders) if hasattr(model, "encoders") else {getattr(model, "modality", "nothing"): model}
     if modality not in encoders:
         raise ConfigError(f"--model: {_named(model)} has no {modality!r} encoder; {name_choices(modality, encoders)}")
     if getattr(model, "processor", None) is None:
-        raise ConfigError(f"--model: {_named(model)} has no processor to read a {modality} with; give a directory saved by zoo")
+        raise ConfigError(f"--model: {_named(model)} has no processor to read {modality} inputs; give a directory saved by zoo")
     if "embed" in getattr(getattr(model, "head", None), "verbs", ()):
         return lambda raw: model.embed(modality, raw, batch_size=len(raw))
     encoder = encoders[modality]
     if not getattr(encoder, "gives_pooled", True):
-        raise ConfigError(f"--model: the {modality} encoder of {_named(model)} does not pool, so it gives no vector for a whole {modality}")
+        raise ConfigError(f"--model: the {modality} encoder of {_named(model)} has no pooled output to embed a whole {modality}")
 
     @torch.inference_mode()
     def pooled(raw: Any) -> Tensor:
@@ -220,21 +226,21 @@ def _named(model: Any) -> str:
 
 
 def _width(model: Any, modality: str) -> int:
-    """Length of the vectors; asked where not one item could be read."""
+    """Return the length of the vectors, without the need for a readable item."""
     if not hasattr(model, "encoders"):
         return model.dim
     return getattr(model.head, "embed_dim", model.encoders[modality].dim)
 
 
 def hash_processor(model: Any) -> str:
-    """Hash of the files that the model's processor would be saved as."""
+    """Return a hash of the files that the model's processor saves."""
     with TemporaryDirectory() as folder:
         model.processor.save(Path(folder))
         return hash_files(Path(folder))
 
 
 def _reader(model: Any, modality: str, origin: Path) -> Callable[[Item], Any]:
-    """What reads an item; it raises DataError where it cannot."""
+    """Return a function that reads an item, and raises DataError if the item cannot be read."""
     if modality in SUFFIXES:
         part = model.processor[modality]
         return lambda item: part.item(origin / item["path"])
@@ -250,7 +256,11 @@ def _reader(model: Any, modality: str, origin: Path) -> Callable[[Item], Any]:
 def embed_items(
     items: Sequence[Item], read: Callable[[Item], Any], embed: Embedder, batch_size: int, workers: int, advance: Callable[[int], None]
 ) -> tuple[Matrix, dict[int, str]]:
-    """Vectors of the items that could be read, and by number why another could not."""
+    """Embed items in batches.
+
+    Returns:
+        Vectors [readable, dim] in the order of the items, and the error of each other item by its position in ``items``.
+    """
     rows: list[Matrix] = []
     errors: dict[int, str] = {}
     for first, batch in _read_ahead(items, read, batch_size, workers):
@@ -263,7 +273,7 @@ def embed_items(
         if good:
             vectors = embed([value for _, value in good]).float().cpu()
             fine = vectors.isfinite().all(1)
-            errors |= {good[int(i)][0]: "its vector is not finite; look at the item, or at the weights" for i in (~fine).nonzero()}
+            errors |= {good[int(i)][0]: "its vector has NaN or infinite values; check the item and the weights" for i in (~fine).nonzero()}
             rows.append(vectors[fine].numpy())
         advance(len(batch))
     return np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32), errors
@@ -272,7 +282,7 @@ def embed_items(
 def _read_ahead(
     items: Sequence[Item], read: Callable[[Item], Any], batch_size: int, workers: int
 ) -> Iterator[tuple[int, list[Future[Any]]]]:
-    """Batches as they are being read: the next one while the model works on this."""
+    """Yield batches of pending reads with the position of their first item; the next batch is read while the model computes this one."""
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[tuple[int, list[Future[Any]]]] = deque()
         for first in range(0, len(items), batch_size):
@@ -283,15 +293,15 @@ def _read_ahead(
 
 
 def _show(result: EmbedResult, *, as_json: bool) -> None:
-    failures = [item.get("path") or item.get("text") or "" for item in result.failed]
+    names = [item.get("path") or item.get("text") or "" for item in result.failed]
     if as_json:
         for item in result.failed:
             print_json(item)
         print_json({"index": str(result.index), "count": result.count, "failed": len(result.failed), "embedded": result.embedded})
         return
-    for item, name in list(zip(result.failed, failures, strict=True))[:FAILURES_SHOWN]:
+    for item, name in list(zip(result.failed, names, strict=True))[:FAILURES_SHOWN]:
         print(f"zoo: {item['error'] if name in item['error'] else ': '.join([name, item['error']])}", file=sys.stderr)
     if result.failed:
-        share = f"{len(failures)} of {len(failures) + result.count}"
+        share = f"{len(names)} of {len(names) + result.count}"
         print(f"zoo: {share} items could not be read (all in {result.index / FAILED}); the others were embedded", file=sys.stderr)
     print(f"index: {result.index} ({result.count} vectors; {result.embedded} items were new)")

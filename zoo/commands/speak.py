@@ -1,4 +1,7 @@
-"""``zoo speak``: text to a recording, sentence by sentence; what went wrong in an utterance is said, and the exit status tells it."""
+"""``zoo speak``: synthesize speech from text, sentence by sentence, into one audio file.
+
+Sentences with a failed attention alignment (skipped or repeated words) are reported, and the exit status is then 1.
+"""
 
 import sys
 from argparse import Namespace
@@ -19,43 +22,43 @@ from zoo.types import Speech
 SUFFIXES = (".wav", ".flac", ".ogg")
 PAUSE_SECONDS = 0.25  # between sentences
 FAILURES_SHOWN = 20
-SHORTER = 0.6  # of what the model takes, because numbers grow when they are read aloud
+SHORTER = 0.6  # fraction of the context length, because numbers become longer when they are spelled out
 
 
 def speak_command(options: Namespace) -> int:
-    """Run the command; returns the exit status: 1 where an alignment failed."""
+    """Run the command and return the exit status: 0, or 1 if an alignment failed."""
     texts = _texts(options)
     output = Path(options.output)
     if output.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"--output: {output} is no recording; allowed are {', '.join(SUFFIXES)}")
+        raise ConfigError(f"--output: {output} is not an audio file; allowed suffixes are {', '.join(SUFFIXES)}")
     if not output.absolute().parent.is_dir():
-        raise ConfigError(f"--output: there is no folder {output.absolute().parent}; make it first")
+        raise ConfigError(f"--output: the folder {output.absolute().parent} does not exist; create it first")
     system: Any = load(chosen_model(options.model, DEFAULT_VOICE))
     if "synthesize" not in getattr(getattr(system, "head", None), "verbs", ()):
         raise ConfigError(
-            f"--model: {options.model} does not speak; it needs a head 'tacotron' or 'tacotron2' (see: zoo list '*tacotron*')"
+            f"--model: {options.model} cannot synthesize speech; it needs a head 'tacotron' or 'tacotron2' (see: zoo list '*tacotron*')"
         )
     longest = max(8, int(SHORTER * system.processor["text"].context_length))
     sentences = [sentence for text in texts for sentence in split_sentences(text, longest)]
     if not sentences:
-        raise DataError("TEXT: there is nothing to say in it; give words or numbers")
-    said = _say(system, sentences, options)
-    _write(said, output)
+        raise DataError("TEXT: contains nothing that can be spoken; give words or numbers")
+    speeches = _synthesize(system, sentences, options)
+    _write(speeches, output)
     if options.plots is not None:
-        _draw(said, Path(options.plots))
-    _show(said, output, as_json=options.json)
-    return 1 if any(speech.faults for speech in said) else 0
+        _draw(speeches, Path(options.plots))
+    _show(speeches, output, as_json=options.json)
+    return 1 if any(speech.faults for speech in speeches) else 0
 
 
 def _texts(options: Namespace) -> list[str]:
-    """The texts of the command line, or of a file.
+    """Return the text of the command line, or of a file, as a list of one.
 
     Raises:
-        ConfigError: both or none.
+        ConfigError: both or neither are given.
         DataError: the file cannot be read.
     """
     if (options.text is None) == (options.file is None):
-        raise ConfigError("TEXT: give a text, or a file of texts with --file; one of the two")
+        raise ConfigError("TEXT: give a text, or a text file with --file, but not both")
     if options.file is None:
         return [options.text]
     try:
@@ -65,48 +68,48 @@ def _texts(options: Namespace) -> list[str]:
     return [content]
 
 
-def _say(system: Any, sentences: Sequence[str], options: Namespace) -> list[Speech]:
-    words = {"seed": options.seed, "max_seconds": options.max_seconds}
+def _synthesize(system: Any, sentences: Sequence[str], options: Namespace) -> list[Speech]:
+    settings = {"seed": options.seed, "max_seconds": options.max_seconds}
     if options.speaker is not None:
-        words["speaker"] = options.speaker
+        settings["speaker"] = options.speaker
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size: {options.batch_size}; allowed is 1 or more")
-    said: list[Speech] = []
+    speeches: list[Speech] = []
     with counting_progress("speak", len(sentences), as_json=options.json) as advance:
         for start in range(0, len(sentences), options.batch_size):
             chunk = list(sentences[start : start + options.batch_size])
-            said += system.synthesize(chunk, batch_size=options.batch_size, vocoder=options.vocoder, **words)
+            speeches += system.synthesize(chunk, batch_size=options.batch_size, vocoder=options.vocoder, **settings)
             advance(len(chunk))
-    return said
+    return speeches
 
 
-def _write(said: Sequence[Speech], output: Path) -> None:
+def _write(speeches: Sequence[Speech], output: Path) -> None:
     try:
         import soundfile
     except ImportError as error:
-        raise ConfigError("--output: recordings are written by soundfile; pip install 'multimodal-zoo[audio]'") from error
-    rate = said[0].sample_rate_hz
+        raise ConfigError("--output: soundfile is not installed; install it with: pip install 'multimodal-zoo[audio]'") from error
+    rate = speeches[0].sample_rate_hz
     pause = torch.zeros(round(PAUSE_SECONDS * rate))
-    pieces = [piece for speech in said for piece in (speech.waveform, pause)][:-1]
+    pieces = [piece for speech in speeches for piece in (speech.waveform, pause)][:-1]
     try:
         soundfile.write(str(output), torch.cat(pieces).numpy(), rate)
     except (OSError, soundfile.SoundFileError) as error:
-        raise DataError(f"--output: {output} cannot be written ({error}); give another place") from error
+        raise DataError(f"--output: {output} cannot be written ({error}); give another file") from error
 
 
-def _draw(said: Sequence[Speech], folder: Path) -> None:
-    """Alignment and mels of each sentence, as ``001.png`` and so on."""
+def _draw(speeches: Sequence[Speech], folder: Path) -> None:
+    """Plot alignment and mel spectrogram of each sentence into ``001.png``, ``002.png``, ..."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for number, speech in enumerate(said, 1):
+        for number, speech in enumerate(speeches, 1):
             draw_speech([speech], folder / f"{number:03}.png")
     except OSError as error:
         raise DataError(f"--plots: {folder} cannot be written ({error}); give another folder") from error
 
 
-def _show(said: Sequence[Speech], output: Path, *, as_json: bool) -> None:
+def _show(speeches: Sequence[Speech], output: Path, *, as_json: bool) -> None:
     if as_json:
-        for speech in said:
+        for speech in speeches:
             print_json(
                 {
                     "text": speech.text,
@@ -119,12 +122,12 @@ def _show(said: Sequence[Speech], output: Path, *, as_json: bool) -> None:
                 }
             )
         return
-    failed = [speech for speech in said if speech.faults]
+    failed = [speech for speech in speeches if speech.faults]
     for speech in failed[:FAILURES_SHOWN]:
         print(f"zoo: failed alignment in {speech.text[:60]!r}: {'; '.join(speech.faults)} ({speech.stop_reason})", file=sys.stderr)
     if len(failed) > FAILURES_SHOWN:
         print(f"zoo: and {len(failed) - FAILURES_SHOWN} more", file=sys.stderr)
-    seconds = sum(speech.seconds for speech in said)
-    mean = sum(speech.diagonality for speech in said) / len(said)
-    reasons = ", ".join(sorted({speech.stop_reason for speech in said}))
-    print(f"{output}: {seconds:.1f} s, {len(said)} sentences, diagonality {mean:.2f}, stopped by {reasons}, {len(failed)} failed")
+    seconds = sum(speech.seconds for speech in speeches)
+    mean = sum(speech.diagonality for speech in speeches) / len(speeches)
+    reasons = ", ".join(sorted({speech.stop_reason for speech in speeches}))
+    print(f"{output}: {seconds:.1f} s, {len(speeches)} sentences, diagonality {mean:.2f}, stopped by {reasons}, {len(failed)} failed")

@@ -1,6 +1,7 @@
-"""``zoo transcribe``: recordings to text, on the terminal or as files beside which a note says how they were made.
+"""``zoo transcribe``: transcribe recordings, to the terminal or to files.
 
-The job can be killed at any time: what is written is whole, and the same command goes on with the rest.
+A file ``transcribe.json`` beside the transcripts records the model and the settings. The job can be killed at any time: each transcript is
+written atomically, and the same command continues with the remaining recordings.
 """
 
 import json
@@ -33,80 +34,84 @@ from zoo.storage.files import write_text_atomically
 from zoo.storage.places import cache_directory
 from zoo.training.fingerprint import hash_parameters
 
-DEFAULT_MODEL = "whisper_tiny_en"  # of ``zoo fetch``
-NOTE_FILE = "transcribe.json"  # in the folder of the results: by which model and settings they were made
+DEFAULT_MODEL = "whisper_tiny_en"  # downloaded by ``zoo fetch``
+NOTE_FILE = "transcribe.json"  # in the output folder: model and settings of the transcripts
 
 
 @dataclass(frozen=True)
 class Item:
-    """One recording, and the file names of its transcripts without what follows the dot."""
+    """Recording, and the relative path of its transcripts without suffix."""
 
     path: Path
     stem: Path
 
     def files(self, directory: Path, formats: Sequence[str]) -> list[Path]:
-        """Where its transcripts go."""
+        """Return the paths of its transcripts, one per format."""
         return [directory / f"{self.stem}.{format}" for format in formats]
 
     def is_done(self, directory: Path, formats: Sequence[str]) -> bool:
-        """Whether they are there, and no older than the recording."""
+        """Return True if all transcripts exist and none is older than the recording."""
         try:
-            made = self.path.stat().st_mtime_ns
-            return all(file.stat().st_mtime_ns >= made for file in self.files(directory, formats))
+            recorded = self.path.stat().st_mtime_ns
+            return all(file.stat().st_mtime_ns >= recorded for file in self.files(directory, formats))
         except OSError:
             return False
 
 
 def transcribe_command(options: Namespace) -> int:
-    """Run the command; returns the exit status: 1 where a recording could not be read."""
+    """Run the command and return the exit status: 0, 1 if a recording could not be read, or 130 if the user interrupted it."""
     formats = _formats(options.format)
     settings, items = _settings(options), list_recordings(options.paths)
     refuse_device(options.device)
     system: Any = load(_chosen_model(options.model), device=options.device)
     if "transcribe" not in getattr(getattr(system, "head", None), "verbs", ()):
-        raise ConfigError(f"--model: {options.model} does not transcribe; it needs a head 'whisper' (see: zoo list 'whisper_*')")
+        raise ConfigError(f"--model: {options.model} cannot transcribe; it needs a head 'whisper' (see: zoo list 'whisper_*')")
     recogniser = recogniser_of(system, settings)
     directory = None if options.output is None else Path(options.output)
     todo = items
     if directory is not None:
-        _prepare(directory, {"weights": hash_parameters(system), **asdict(recogniser.settings)}, items, formats, anew=options.overwrite)
+        _prepare(
+            directory, {"weights": hash_parameters(system), **asdict(recogniser.settings)}, items, formats, overwrite=options.overwrite
+        )
         todo = [item for item in items if options.overwrite or not item.is_done(directory, formats)]
         if len(todo) < len(items):
-            print(f"zoo: {len(items) - len(todo)} of {len(items)} are there already; --overwrite makes them anew", file=sys.stderr)
+            print(
+                f"zoo: {len(items) - len(todo)} of {len(items)} transcripts exist already; --overwrite transcribes again", file=sys.stderr
+            )
     report = _Report(todo, directory, formats, as_json=options.json)
     try:
-        with seconds_progress(todo, as_json=options.json) as (tell, say):
+        with seconds_progress(todo, as_json=options.json) as (on_progress, print_text):
             paths = (item.path for item in todo)
-            for number, heard in transcribe_each(recogniser, paths, batch_size=options.batch_size, on_progress=tell):
-                report.take(number, heard, say)
+            for number, transcript in transcribe_each(recogniser, paths, batch_size=options.batch_size, on_progress=on_progress):
+                report.take(number, transcript, print_text)
     except KeyboardInterrupt:
-        kept = f"; what is done is kept in {directory}, and the same command goes on" if directory is not None else ""
+        kept = f"; finished transcripts are kept in {directory}, and the same command resumes the job" if directory is not None else ""
         print(f"zoo: stopped{kept}", file=sys.stderr)
         return 130
     return report.finish()
 
 
 class _Report:
-    """Writes or prints each transcript as soon as it is there, and counts what failed."""
+    """Writer or printer of transcripts as they are finished; counts failures and seconds of audio."""
 
     def __init__(self, items: Sequence[Item], directory: Path | None, formats: Sequence[str], *, as_json: bool) -> None:
         self.items, self.directory, self.formats, self.as_json = items, directory, formats, as_json
         self.failed, self.seconds = 0, 0.0
 
-    def take(self, number: int, heard: Transcript | DataError, say: Callable[[str], None]) -> None:
+    def take(self, number: int, transcript: Transcript | DataError, print_text: Callable[[str], None]) -> None:
         item = self.items[number]
-        if isinstance(heard, DataError):
+        if isinstance(transcript, DataError):
             self.failed += 1
-            told = str(heard) if str(item.path) in str(heard) else f"{item.path}: {heard}"
-            print_json({"path": str(item.path), "error": told}) if self.as_json else print(f"zoo: {told}", file=sys.stderr)
+            message = str(transcript) if str(item.path) in str(transcript) else f"{item.path}: {transcript}"
+            print_json({"path": str(item.path), "error": message}) if self.as_json else print(f"zoo: {message}", file=sys.stderr)
             return
-        self.seconds += heard.duration_s
-        written = [] if self.directory is None else self._write(item, heard, self.directory)
+        self.seconds += transcript.duration_s
+        written = [] if self.directory is None else self._write(item, transcript, self.directory)
         if self.as_json:
             files = {"written": [str(file) for file in written]} if written else {}
-            print_json({"path": str(item.path), **files, **heard.as_json()})
+            print_json({"path": str(item.path), **files, **transcript.as_json()})
         elif self.directory is None:
-            say(self._shown(item, heard))
+            print_text(self._formatted(item, transcript))
 
     def _write(self, item: Item, transcript: Transcript, directory: Path) -> list[Path]:
         files = item.files(directory, self.formats)
@@ -118,17 +123,17 @@ class _Report:
             raise DataError(f"--output: {error.filename or directory} cannot be written ({error.strerror}); give another folder") from error
         return files
 
-    def _shown(self, item: Item, transcript: Transcript) -> str:
-        """For people: text with times, or a format that was asked for."""
+    def _formatted(self, item: Item, transcript: Transcript) -> str:
+        """Format a transcript for the terminal: text with times, or the chosen formats."""
         title = f"{item.path}:\n" if len(self.items) > 1 else ""
         if self.formats != ["txt"]:
             return title + "\n".join(WRITERS[format](transcript) for format in self.formats)
         spoken = [segment for segment in transcript.segments if segment.text.strip()]
         lines = [f"[{format_time(s.start)} --> {format_time(s.end)}] {s.text.strip()}\n" for s in spoken]
-        return title + ("".join(lines) or "(nobody speaks)\n")
+        return title + ("".join(lines) or "(no speech)\n")
 
     def finish(self) -> int:
-        """Say what was done; returns the exit status."""
+        """Print a summary and return the exit status: 0, or 1 if a recording could not be read."""
         good = len(self.items) - self.failed
         if self.directory is not None and not self.as_json:
             print(f"{self.directory}: {good} transcripts of {self.seconds / 60:.1f} minutes ({', '.join(self.formats)})")
@@ -138,12 +143,12 @@ class _Report:
 
 
 def list_recordings(given: Sequence[str]) -> list[Item]:
-    """Files as they are given, and all recordings of folders and below, each once.
+    """List the given files, and all recordings below the given folders, each once.
 
-    Transcripts are called as their recording, without its suffix; where two would be called the same they keep it.
+    A transcript has the name of its recording without the suffix; if two recordings differ only in the suffix, both keep it.
 
     Raises:
-        DataError: a path that is not there, or a folder without recordings.
+        DataError: a path does not exist, a folder holds no recordings, or two recordings would have the same transcript.
     """
     found: dict[Path, Path] = {}
     for name in given:
@@ -160,16 +165,16 @@ def list_recordings(given: Sequence[str]) -> list[Item]:
             raise DataError(f"{path}: no such file or folder; check the path (the current folder is {Path.cwd()})")
     short = Counter(place.with_suffix("") for place in found.values())
     whole = Counter(found.values())
-    if twice := [place for place, count in whole.items() if count > 1]:
-        raise DataError(f"{twice[0]}: {whole[twice[0]]} recordings of this name are given; transcribe their folders one after the other")
+    if duplicates := [place for place, count in whole.items() if count > 1]:
+        raise DataError(f"{duplicates[0]}: {whole[duplicates[0]]} recordings have this name; transcribe their folders separately")
     return [Item(path, place if short[place.with_suffix("")] > 1 else place.with_suffix("")) for path, place in found.items()]
 
 
 def _settings(options: Namespace) -> Settings:
-    """What the options say.
+    """Return the decoding settings of the command line.
 
     Raises:
-        ConfigError: an option named as on the command line, with what is allowed.
+        ConfigError: a value is not allowed; the message names the option.
     """
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size: {options.batch_size}; allowed is 1 or more windows")
@@ -202,7 +207,7 @@ def _number(option: str, word: str) -> float | None:
     try:
         return float(word)
     except ValueError as error:
-        raise ConfigError(f"{option}: {word!r} is no number; allowed are numbers, and thresholds may be none") from error
+        raise ConfigError(f"{option}: {word!r} is not a number; allowed are numbers, and none for thresholds") from error
 
 
 def _formats(given: str) -> list[str]:
@@ -214,43 +219,47 @@ def _formats(given: str) -> list[str]:
 
 
 def _chosen_model(given: str | None) -> str:
-    """The model given, or the default one where it was fetched.
+    """Return the given model, or the path of the default model if it is in the cache.
 
     Raises:
-        ConfigError: it was not.
+        ConfigError: no model is given, and the default model was not downloaded.
     """
     if given is not None:
         return given
     folder = cache_directory() / DEFAULT_MODEL
     if not is_cached(find_asset(DEFAULT_MODEL), folder):
         raise ConfigError(
-            f"--model: none is given, and {DEFAULT_MODEL} (English, 71 MB) is not in {cache_directory()}; fetch it with: zoo fetch "
+            f"--model: missing, and the default {DEFAULT_MODEL} (English, 71 MB) is not in {cache_directory()}; get it with: zoo fetch "
             f"{DEFAULT_MODEL}"
         )
-    print(f"zoo: no --model given; using {DEFAULT_MODEL}, which knows English alone", file=sys.stderr)
+    print(f"zoo: no --model given; using {DEFAULT_MODEL}, which supports only English", file=sys.stderr)
     return str(folder)
 
 
-def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], formats: Sequence[str], *, anew: bool) -> None:
-    """Make the folder of the results, with a note of how they are made.
+def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], formats: Sequence[str], *, overwrite: bool) -> None:
+    """Create the output folder, with a note of the model and the settings.
 
     Raises:
-        ConfigError: it holds results that were made in another way, or files that are not from here.
-        DataError: it cannot be written.
+        ConfigError: the folder holds transcripts of another model or other settings, or files that would be overwritten.
+        DataError: the folder cannot be written.
     """
     facts = json.loads(json.dumps(facts))
     note = directory / NOTE_FILE
     try:
         directory.mkdir(parents=True, exist_ok=True)
         before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
-        if not anew and before is not None and before != facts:
+        if not overwrite and before is not None and before != facts:
             changed = [key for key in facts if before.get(key) != facts[key]]
-            what = ", ".join(f"{key} {before.get(key)!r} is now {facts[key]!r}" if key != "weights" else "another model" for key in changed)
-            raise ConfigError(f"--output: transcripts in {directory} were made differently ({what}); give another folder, or --overwrite")
-        if not anew and before is None:
-            there = [file for item in items for file in item.files(directory, formats) if file.exists()]
-            if there:
-                raise ConfigError(f"--output: {there[0]} is there, and not from here; give another folder, or --overwrite")
+            changes = ", ".join(
+                f"{key} {before.get(key)!r} is now {facts[key]!r}" if key != "weights" else "another model" for key in changed
+            )
+            raise ConfigError(f"--output: transcripts in {directory} have other settings ({changes}); give another folder, or --overwrite")
+        if not overwrite and before is None:
+            existing = [file for item in items for file in item.files(directory, formats) if file.exists()]
+            if existing:
+                raise ConfigError(
+                    f"--output: {existing[0]} exists and was not written by zoo transcribe; give another folder, or --overwrite"
+                )
         write_text_atomically(note, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise DataError(f"--output: {directory} cannot be written ({error.strerror}); give another folder") from error
@@ -260,7 +269,7 @@ def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], form
 
 @contextmanager
 def seconds_progress(items: Sequence[Item], *, as_json: bool) -> Iterator[tuple[OnProgress | None, Callable[[str], None]]]:
-    """A bar in seconds of sound, and what prints a text above it."""
+    """Show a progress bar in seconds of audio; yields its update callback, and a function that prints text above the bar."""
     if as_json or not sys.stderr.isatty():
         yield None, lambda text: print(text, end="", flush=True)
         return
@@ -268,28 +277,28 @@ def seconds_progress(items: Sequence[Item], *, as_json: bool) -> Iterator[tuple[
     columns = (
         TextColumn("{task.fields[name]}"),
         BarColumn(),
-        TextColumn("{task.fields[heard]}"),
+        TextColumn("{task.fields[position]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("transcribe", total=sum(lengths) or None, name="", heard="")
+        task = bar.add_task("transcribe", total=sum(lengths) or None, name="", position="")
 
-        def tell(number: int, seconds: float, length: float) -> None:
+        def on_progress(number: int, seconds: float, length: float) -> None:
             done[number], lengths[number] = seconds, length
-            heard = f"{format_time(sum(done)).partition('.')[0]} of {format_time(sum(lengths)).partition('.')[0]}"
-            bar.update(task, completed=sum(done), total=sum(lengths), name=items[number].path.name[:30], heard=heard)
+            position = f"{format_time(sum(done)).partition('.')[0]} of {format_time(sum(lengths)).partition('.')[0]}"
+            bar.update(task, completed=sum(done), total=sum(lengths), name=items[number].path.name[:30], position=position)
 
-        def say(text: str) -> None:
-            bar.stop()  # else the bar would be drawn into the text
+        def print_text(text: str) -> None:
+            bar.stop()  # otherwise rich redraws the bar into the text
             print(text, end="", flush=True)
             bar.start()
 
-        yield tell, say
+        yield on_progress, print_text
 
 
 def _length(path: Path) -> float:
-    """Seconds of a recording, by its header alone; 0 where that does not tell."""
+    """Return the duration of a recording in seconds, from its header; 0 if the header does not contain it."""
     import soundfile
 
     try:

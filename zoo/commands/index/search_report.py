@@ -1,4 +1,4 @@
-"""What ``zoo search`` found, as a table, as data or as a page to look at."""
+"""Reports of ``zoo search``: CSV, JSON, or an HTML page with the images."""
 
 import csv
 import html
@@ -13,7 +13,7 @@ from zoo.storage.files import write_whole
 
 @dataclass(frozen=True)
 class Hit:
-    """An item that was found: the path of a file or a text, and its cosine similarity to the query."""
+    """Search result: the path of a file, or a text, and its cosine similarity to the query."""
 
     name: str
     score: float
@@ -21,30 +21,31 @@ class Hit:
 
 
 def write_hits(hits: Sequence[Hit], output: Path, *, query: str, image: str | None, searched: str) -> None:
-    """Write CSV, JSON or HTML as the suffix says; the file appears whole or not at all.
+    """Write the results as CSV, JSON or HTML, chosen by the file suffix; the file is written atomically.
 
     Args:
-        image: path of the query, where it is one.
-        searched: what was searched, for the page.
+        query: the text of the query, or the path of its image.
+        image: path of the query image; None for a text query.
+        searched: description of the index, for the HTML page.
 
     Raises:
-        DataError: the output cannot be written there.
+        DataError: the suffix is not supported, or the file cannot be written.
     """
     check_output(output)
     suffix = output.suffix.lower()
     if suffix == ".csv":
         write_whole(output, lambda file: csv.writer(file).writerows([["item", "similarity"], *([h.name, f"{h.score:.6f}"] for h in hits)]))
     elif suffix == ".json":
-        told = [{"rank": rank, "item": hit.name, "similarity": hit.score, "query": query} for rank, hit in enumerate(hits, 1)]
-        write_whole(output, lambda file: file.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n"))
+        rows = [{"rank": rank, "item": hit.name, "similarity": hit.score, "query": query} for rank, hit in enumerate(hits, 1)]
+        write_whole(output, lambda file: file.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n"))
     else:
-        asked = [card(image, "<p>the query</p>")] if image is not None else []
-        cards = [*asked, *(_hit_card(rank, hit) for rank, hit in enumerate(hits, 1))]
+        query_card = [card(image, "<p>the query</p>")] if image is not None else []
+        cards = [*query_card, *(_hit_card(rank, hit) for rank, hit in enumerate(hits, 1))]
         write_whole(output, lambda file: write_page(file, query, [f"{len(hits)} found in {searched}"], cards))
 
 
 def _hit_card(rank: int, hit: Hit) -> str:
-    row = bar(f"number {rank}", f"{hit.score:.4f}", hit.score)
+    row = bar(f"rank {rank}", f"{hit.score:.4f}", hit.score)
     if hit.is_file:
         return card(hit.name, row)
     return f'<article class="card"><div class="said"><h2>{html.escape(hit.name)}</h2>{row}</div></article>\n'

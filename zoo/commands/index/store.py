@@ -1,8 +1,8 @@
-"""An index: the vectors of many items in a folder, one row each, with what they are and which model made them.
+"""Embedding index on disk: one vector per item, a description of each item, and the model that made the vectors.
 
-A folder holds ``embeddings.npy`` [count, dim] (or ``embeddings.parquet``), ``items.jsonl`` (line i describes row i), ``failed.jsonl`` (what
-could not be read, and why) and ``manifest.json``. The manifest is written last and knows the hash of the items, so files of two
-different states are never taken for one index.
+A folder holds ``embeddings.npy`` [count, dim] (or ``embeddings.parquet``), ``items.jsonl`` (line i describes row i), ``failed.jsonl``
+(items that could not be read, with the error) and ``manifest.json``. The manifest is written last and stores the hash of ``items.jsonl``,
+so a mixture of files of two states is detected.
 """
 
 import hashlib
@@ -22,29 +22,31 @@ from zoo.storage.files import sync_files, write_text_atomically
 
 FORMAT = 1
 MANIFEST, ITEMS, FAILED = "manifest.json", "items.jsonl", "failed.jsonl"
-UNFINISHED = ".unfinished"  # the folder of a job
+UNFINISHED = ".unfinished"  # folder of an unfinished job, inside the index
 VECTORS = {"npy": "embeddings.npy", "parquet": "embeddings.parquet"}
 DTYPES = ("float32", "float16")
-CHUNK_ROWS = 65536  # of 512 float32 numbers: 128 MB
+CHUNK_ROWS = 65536  # 128 MB for vectors of 512 float32 values
 
 Matrix = Float[np.ndarray, "rows dim"]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an index holds.
+    """Metadata of an index.
 
     Attributes:
-        model: what ``zoo.load`` takes: a name, or an absolute path.
+        format: version of the file format.
+        model: name or absolute path of the model, as ``zoo.load`` takes it.
         weights: hash of the model's parameters.
-        preprocessing: hash of its processor's files.
-        modality: of the items.
-        dim: numbers per vector; vectors are of length 1.
+        preprocessing: hash of the files of the model's processor.
+        modality: modality of the items: "image", "audio" or "text".
+        dim: length of each vector; vectors have unit norm.
+        dtype: "float32" or "float16".
         storage: "npy" or "parquet".
-        count: rows.
-        failed: items that could not be read.
-        origin: absolute path of the folder, or of the file of texts, that the items are from.
-        listing: hash of the list of all items, their sizes and times.
+        count: number of rows.
+        failed: number of items that could not be read.
+        origin: absolute path of the embedded folder or text file.
+        listing: hash of the list of all items, with sizes and modification times.
         items: SHA-256 of ``items.jsonl``.
     """
 
@@ -64,18 +66,18 @@ class Manifest:
 
 
 class NpyRows:
-    """Rows of a ``.npy`` file, mapped into memory: only what is looked at is read."""
+    """Rows of a memory-mapped ``.npy`` file; only the rows that are used are read from disk."""
 
     def __init__(self, path: Path) -> None:
         self.matrix = np.load(path, mmap_mode="r", allow_pickle=False)
 
     def chunks(self, size: int) -> Iterator[Matrix]:
-        """All rows in order, so many at a time."""
+        """Yield all rows in order, at most ``size`` at a time."""
         for start in range(0, len(self.matrix), size):
             yield np.asarray(self.matrix[start : start + size])
 
     def take(self, rows: Int[np.ndarray, " n"]) -> Matrix:
-        """Rows by number, in the order asked for."""
+        """Return the given rows, in the given order."""
         return np.asarray(self.matrix[rows])
 
 
@@ -88,12 +90,12 @@ class ParquetRows:
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
     def chunks(self, size: int) -> Iterator[Matrix]:
-        """All rows in order, so many at a time."""
+        """Yield all rows in order, at most ``size`` at a time."""
         for batch in self.file.iter_batches(batch_size=size, columns=["embedding"]):
             yield _matrix(batch.column(0))
 
     def take(self, rows: Int[np.ndarray, " n"]) -> Matrix:
-        """Rows by number, in the order asked for; those of one row group are read together."""
+        """Return the given rows, in the given order; each row group is read once."""
         groups = np.searchsorted(self.starts, rows, side="right") - 1
         found: list[Any] = [None] * len(rows)
         for group in np.unique(groups):
@@ -110,7 +112,7 @@ class Index:
     """A finished index, opened for reading.
 
     Raises:
-        DataError: there is none in the folder, it is unfinished, of another format, or its files do not belong together.
+        DataError: the folder holds no index, or the index is unfinished, damaged, of another format, or a mixture of two states.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -124,40 +126,40 @@ class Index:
             raise DataError(f"{self.directory}: the index is damaged ({error}); make it again with zoo embed ... --restart") from error
         if not whole:
             raise DataError(
-                f"{self.directory}: {ITEMS} is not the one that {MANIFEST} describes: writing was interrupted, or a file was changed; "
-                "run the same zoo embed again"
+                f"{self.directory}: {ITEMS} does not match {MANIFEST}: writing was interrupted, or a file was changed; "
+                "run the same zoo embed command again"
             )
 
     def __len__(self) -> int:
         return self.manifest.count
 
     def chunks(self, size: int = CHUNK_ROWS) -> Iterator[Matrix]:
-        """All vectors in order, so many at a time."""
+        """Yield all vectors in order, at most ``size`` at a time."""
         return self.rows.chunks(size)
 
     def items(self) -> Iterator[dict[str, Any]]:
-        """What each row is: ``path``, ``size`` and ``mtime_ns`` of a file, or ``text``."""
+        """Yield the description of each row: ``path``, ``size`` and ``mtime_ns`` of a file, or ``text``."""
         return read_json_lines(self.directory / ITEMS)
 
     def describe(self, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """What certain rows are, by row."""
+        """Return the descriptions of the given rows, by row number."""
         wanted = set(rows)
         with (self.directory / ITEMS).open(encoding="utf-8") as file:
             return {row: json.loads(line) for row, line in enumerate(file) if row in wanted}
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of an index.
+    """Read the manifest of an index.
 
     Raises:
-        DataError: there is none, or one of another format.
+        DataError: the manifest is missing, damaged or of another format.
     """
     path = directory / MANIFEST
     if not path.is_file():
-        what = "holds no index" if directory.is_dir() else "is no folder"
+        problem = "holds no index" if directory.is_dir() else "is not a folder"
         if (directory / UNFINISHED).is_dir():
-            what = "holds an index that is not finished"
-        raise DataError(f"{directory}: {what} ({MANIFEST} is missing); make one with: zoo embed FOLDER -o {directory}")
+            problem = "holds an unfinished index"
+        raise DataError(f"{directory}: {problem} ({MANIFEST} is missing); make one with: zoo embed FOLDER -o {directory}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content.get("format")
@@ -168,17 +170,18 @@ def read_manifest(directory: Path) -> Manifest:
     raise DataError(f"{path}: format is {found!r}; this zoo reads format {FORMAT}; make the index again with zoo embed ... --restart")
 
 
-def write_index(directory: Path, manifest: Manifest, items: Path, failed: Path, chunks: Iterable[Matrix], words: Iterator[str]) -> None:
-    """Put finished files in their places: each appears whole, and the manifest last.
+def write_index(directory: Path, manifest: Manifest, items: Path, failed: Path, chunks: Iterable[Matrix], labels: Iterator[str]) -> None:
+    """Write the vectors and move all files of an index into place, each atomically and the manifest last.
 
     Args:
-        items: files that are moved, as ``failed`` is.
+        items: finished ``items.jsonl``, which is moved.
+        failed: finished ``failed.jsonl``, which is moved.
         chunks: all vectors in order.
-        words: what a Parquet file says of each row.
+        labels: path or text of each row, for the first column of a Parquet file.
     """
     fresh = directory / f".{VECTORS[manifest.storage]}.tmp"
     write = _write_npy if manifest.storage == "npy" else _write_parquet
-    write(fresh, manifest, chunks, words)
+    write(fresh, manifest, chunks, labels)
     sync_files([fresh, items, failed])
     items.replace(directory / ITEMS)
     failed.replace(directory / FAILED)
@@ -189,7 +192,7 @@ def write_index(directory: Path, manifest: Manifest, items: Path, failed: Path, 
             (directory / name).unlink(missing_ok=True)
 
 
-def _write_npy(path: Path, manifest: Manifest, chunks: Iterable[Matrix], words: Iterator[str]) -> None:
+def _write_npy(path: Path, manifest: Manifest, chunks: Iterable[Matrix], labels: Iterator[str]) -> None:
     with path.open("wb") as file:
         header = {"descr": np.dtype(manifest.dtype).str, "fortran_order": False, "shape": (manifest.count, manifest.dim)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -197,7 +200,7 @@ def _write_npy(path: Path, manifest: Manifest, chunks: Iterable[Matrix], words: 
             file.write(np.ascontiguousarray(chunk, dtype=manifest.dtype).tobytes())
 
 
-def _write_parquet(path: Path, manifest: Manifest, chunks: Iterable[Matrix], words: Iterator[str]) -> None:
+def _write_parquet(path: Path, manifest: Manifest, chunks: Iterable[Matrix], labels: Iterator[str]) -> None:
     import pyarrow as arrow
 
     name = "path" if manifest.modality != "text" else "text"
@@ -206,16 +209,16 @@ def _write_parquet(path: Path, manifest: Manifest, chunks: Iterable[Matrix], wor
     with parquet().ParquetWriter(path, schema, compression="none") as writer:
         for chunk in chunks:
             flat = arrow.array(np.ascontiguousarray(chunk, dtype=manifest.dtype).reshape(-1))
-            told = [next(words).encode("utf-8", "backslashreplace").decode("utf-8") for _ in chunk]  # a file name need not be UTF-8
-            columns = [arrow.array(told, arrow.string()), arrow.FixedSizeListArray.from_arrays(flat, manifest.dim)]
+            names = [next(labels).encode("utf-8", "backslashreplace").decode("utf-8") for _ in chunk]  # file names may be invalid UTF-8
+            columns = [arrow.array(names, arrow.string()), arrow.FixedSizeListArray.from_arrays(flat, manifest.dim)]
             writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
 
 
 def parquet() -> Any:
-    """The module ``pyarrow.parquet``.
+    """Import ``pyarrow.parquet``.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: pyarrow is not installed.
     """
     try:
         import pyarrow.parquet
@@ -225,12 +228,12 @@ def parquet() -> Any:
 
 
 def _matrix(column: Any) -> Matrix:
-    """A column of lists of equal length as a matrix."""
+    """Convert a column of lists of equal length to a matrix."""
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
 
 def checked_words(storage: str, dtype: str) -> None:
-    """Raise ConfigError for a storage or a type that an index cannot have, or whose library is missing."""
+    """Raise ConfigError if the storage format or data type is unknown, or its library is not installed."""
     for option, value, known in (("--format", storage, VECTORS), ("--dtype", dtype, DTYPES)):
         if value not in known:
             raise ConfigError(f"{option}: there is no {value!r}; {name_choices(value, known)}")
@@ -239,27 +242,27 @@ def checked_words(storage: str, dtype: str) -> None:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file with one JSON object per line."""
+    """Yield the objects of a JSON-lines file."""
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, file)
 
 
 @contextmanager
 def alone_in(directory: Path) -> Iterator[None]:
-    """Hold a folder for one job; a kill sets it free.
+    """Lock a folder for one job; the lock ends with the process, even if it is killed.
 
     Raises:
-        ConfigError: another job holds it.
+        ConfigError: another job holds the lock.
     """
     try:
         import fcntl
-    except ImportError:  # not on Windows
+    except ImportError:  # Windows has no fcntl: no lock there
         yield
         return
     handle = os.open(directory, os.O_RDONLY)
@@ -267,7 +270,7 @@ def alone_in(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigError(f"{directory}: another zoo embed is at work there; wait for it, or give another -o") from error
+            raise ConfigError(f"{directory}: another zoo embed is writing to this folder; wait for it, or give another -o") from error
         yield
     finally:
         os.close(handle)

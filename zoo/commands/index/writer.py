@@ -1,7 +1,8 @@
-"""Making an index so that a kill at any moment loses one shard at most.
+"""Resumable writer of an index; a kill at any moment loses at most one shard of work.
 
-What is done lies in shards under ``.unfinished`` in the index's folder. A shard knows its items by what they are (path, size and time, or
-text), not by their place, so a new listing of a changed folder takes up whatever is still true, of shards as of a finished index.
+Finished shards are stored under ``.unfinished`` in the folder of the index. A shard identifies its items by content (path, size and time,
+or text), not by position. After a change of the folder, the vectors of unchanged items are therefore reused, from shards and from a
+finished index.
 """
 
 import hashlib
@@ -35,27 +36,27 @@ from zoo.errors import ConfigError, DataError
 from zoo.storage.files import sync_files, write_text_atomically
 
 PLAN, LISTING = "plan.json", "listing.jsonl"
-SAME = ("weights", "preprocessing", "modality", "dtype")  # one index has one of each
-PLACE_BITS = 40  # a place is a number: source << 40 | row
+SAME = ("weights", "preprocessing", "modality", "dtype")  # facts that all vectors of an index share
+PLACE_BITS = 40  # a location is one integer, source << 40 | row, which takes less memory than a tuple
 Item = dict[str, Any]
 
 
 class IndexWriter:
-    """A job that fills an index.
+    """Job that writes an index, shard by shard.
 
     Args:
-        directory: of the index; is made where it is not there.
-        facts: what all vectors of an index share, by the words of ``SAME``.
-        shard_rows: items between two moments from which the job can go on.
+        directory: directory of the index; created if missing.
+        facts: properties that all vectors of the index share, with the keys ``SAME``.
+        shard_rows: number of items per shard, that is between two checkpoints of the job.
 
     Raises:
-        ConfigError: the directory holds an index of another model, modality or type.
-        DataError: it holds a damaged one.
+        ConfigError: the directory holds an index of another model, preprocessing, modality or data type.
+        DataError: the directory holds a damaged index.
     """
 
     def __init__(self, directory: Path, facts: Mapping[str, str], shard_rows: int) -> None:
         self.directory, self.folder, self.facts, self.shard_rows = directory, directory / UNFINISHED, dict(facts), shard_rows
-        self.places: dict[bytes, int] = {}  # by item: 16 bytes and a number each
+        self.places: dict[bytes, int] = {}  # location of each item's vector, by 16-byte key
         self.errors: dict[bytes, str] = {}
         self.plan = self._read_plan()
         self.old = self._read_old()
@@ -67,10 +68,14 @@ class IndexWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def begin(self, items: Iterable[Item], *, update: bool) -> bool:
-        """List what the index shall hold; returns whether it holds just that already.
+        """Write the list of items; return True if the finished index already holds exactly these items.
+
+        Args:
+            items: all items of the index, in order.
+            update: accept a list that differs from that of the unfinished job or the finished index.
 
         Raises:
-            ConfigError: the listing changed since the job or the index was begun, and ``update`` is not set.
+            ConfigError: the list differs, and ``update`` is False.
         """
         fresh = self.folder / f"{LISTING}.tmp"
         with fresh.open("w", encoding="utf-8") as file:
@@ -90,16 +95,16 @@ class IndexWriter:
 
     @property
     def listing(self) -> Iterator[Item]:
-        """All items, in the index's order."""
+        """Items of the job, in the order of the index."""
         return read_json_lines(self.folder / LISTING)
 
     @property
     def num_known(self) -> int:
-        """Items that need not be looked at again."""
+        """Number of items that are already embedded or known to be unreadable."""
         return sum(key in self.places or key in self.errors for key in map(key_of, self.listing))
 
     def todo(self) -> Iterator[list[Item]]:
-        """What is left, a shard at a time; each is to be given to ``add`` before the next is asked for."""
+        """Yield the remaining items, one shard at a time; pass each shard to ``add`` before taking the next."""
         left = (item for item in self.listing if (key := key_of(item)) not in self.places and key not in self.errors)
         while shard := list({key_of(item): item for item in islice(left, self.shard_rows)}.values()):
             yield shard
@@ -108,22 +113,24 @@ class IndexWriter:
         """Write a shard.
 
         Args:
-            vectors: of the items that have no error, in their order.
-            errors: why an item has none, by its number.
+            items: the items of the shard.
+            vectors: vectors [readable, dim] of the items without an error, in their order.
+            errors: error of each unreadable item, by its position in ``items``.
         """
         number = len(self.shards)
-        told = [{**item, "error": errors[i]} if i in errors else item for i, item in enumerate(items)]
+        rows = [{**item, "error": errors[i]} if i in errors else item for i, item in enumerate(items)]
         fresh = self.folder / ".shard.tmp.npy"
         np.save(fresh, vectors.astype(self.facts["dtype"]))
         sync_files([fresh])
         fresh.replace(self.folder / f"{number:06d}.npy")
-        write_text_atomically(self.folder / f"{number:06d}.jsonl", "".join(json.dumps(item) + "\n" for item in told))  # now it counts
-        self._take(told, NpyRows(self.folder / f"{number:06d}.npy"))
+        # written after the vectors: this file makes the shard valid
+        write_text_atomically(self.folder / f"{number:06d}.jsonl", "".join(json.dumps(item) + "\n" for item in rows))
+        self._take(rows, NpyRows(self.folder / f"{number:06d}.npy"))
 
     def finish(self, *, model: str, origin: str, storage: str, dim: int) -> Manifest:
-        """Put the index together and remove what was unfinished."""
+        """Write the index from all shards, remove the unfinished job, and return the manifest."""
         items, failed = self.folder / ITEMS, self.folder / FAILED
-        count = lost = 0
+        count = num_failed = 0
         with items.open("w", encoding="utf-8") as good, failed.open("w", encoding="utf-8") as bad:
             for item in self.listing:
                 key = key_of(item)
@@ -132,28 +139,28 @@ class IndexWriter:
                     count += 1
                 else:
                     bad.write(json.dumps({**item, "error": self.errors[key]}) + "\n")
-                    lost += 1
+                    num_failed += 1
         assert self.plan is not None
         manifest = Manifest(
-            **self.plan, model=model, origin=origin, storage=storage, dim=dim, count=count, failed=lost, items=hash_file(items)
+            **self.plan, model=model, origin=origin, storage=storage, dim=dim, count=count, failed=num_failed, items=hash_file(items)
         )
-        words = (item.get("path", item.get("text", "")) for item in read_json_lines(items))
-        write_index(self.directory, manifest, items, failed, self._gathered(items), words)
+        labels = (item.get("path", item.get("text", "")) for item in read_json_lines(items))
+        write_index(self.directory, manifest, items, failed, self._gathered(items), labels)
         self.drop()
         return manifest
 
     def drop(self) -> None:
-        """Remove what is unfinished; the plan first, without which the rest means nothing."""
+        """Remove the unfinished job; the plan goes first, because a job without a plan is ignored."""
         (self.folder / PLAN).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def shards(self) -> list[Path]:
-        """Names of the whole shards, in the order in which they were written."""
+        """Paths of the complete shards, in the order in which they were written."""
         return sorted(self.folder.glob("[0-9]*.jsonl"))
 
     def _gathered(self, items: Path) -> Iterator[Matrix]:
-        """The vectors of all rows in order, from wherever they lie."""
+        """Yield the vectors of all rows in order, read from the shards and the old index."""
         described = read_json_lines(items)
         while some := list(islice(described, self.shard_rows)):
             places = np.array([self.places[key_of(item)] for item in some])
@@ -166,7 +173,7 @@ class IndexWriter:
             yield matrix
 
     def _recall(self) -> None:
-        """Take up what the old index and the shards hold; what could not be read of the old one is tried again."""
+        """Register the vectors of the old index and of the shards; items that failed in the old index are tried again."""
         if self.old is not None:
             self._take(self.old.items(), self.old.rows)
         for path in self.shards:
@@ -197,29 +204,29 @@ class IndexWriter:
         except DataError:
             if self.plan is None:
                 raise
-            return None  # killed between the renames of its last step: the shards are all there
+            return None  # killed while finish() moved the files: all shards still exist
 
     def _refuse_other(self, held: Mapping[str, Any] | None) -> None:
         for word in SAME:
             if held is not None and held.get(word) != self.facts[word]:
-                theirs, ours = str(held.get(word))[:12], self.facts[word][:12]
+                old, new = str(held.get(word))[:12], self.facts[word][:12]
                 raise ConfigError(
-                    f"{self.directory}: holds vectors of another {word} ({theirs}, now {ours}), and one index has one; give another -o, "
+                    f"{self.directory}: holds vectors with other {word} ({old}, now {new}), which an index cannot mix; give another -o, "
                     "or start over with --restart"
                 )
 
     def _changes(self, fresh: Path) -> str:
-        """What is new, changed and gone, for people."""
+        """Return the error message for a changed list: numbers of new, changed and removed items."""
         assert self.plan is not None or self.old is not None
         before = {name_of(item): key_of(item) for item in (self.listing if self.plan else self._old_items())}
         now = {name_of(item): key_of(item) for item in read_json_lines(fresh)}
         new, gone = len(now.keys() - before.keys()), len(before.keys() - now.keys())
         changed = sum(before[name] != now[name] for name in before.keys() & now.keys())
         fresh.unlink()
-        what = "the job was begun" if self.plan else "the index was made"
+        since = "the job was started" if self.plan else "the index was made"
         return (
-            f"{self.directory}: {new} new, {changed} changed and {gone} removed items since {what}; take them up with --update "
-            "(what did not change is not computed again), or start over with --restart"
+            f"{self.directory}: {new} new, {changed} changed and {gone} removed items since {since}; apply them with --update "
+            "(unchanged items are not embedded again), or start over with --restart"
         )
 
     def _old_items(self) -> Iterator[Item]:
@@ -229,31 +236,31 @@ class IndexWriter:
 
 
 def key_of(item: Item) -> bytes:
-    """What makes an item the same item: path, size and time of a file, or a text."""
+    """Return the 16-byte key that identifies an item: a hash of path, size and time of a file, or of a text."""
     words = [item["path"], str(item["size"]), str(item["mtime_ns"])] if "path" in item else ["", item["text"]]
     return hashlib.blake2b("\0".join(words).encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def name_of(item: Item) -> str:
-    """What an item is called."""
+    """Return the name of an item: its path or its text."""
     return item["path"] if "path" in item else item["text"]
 
 
 def clear(directory: Path) -> None:
-    """Remove an index and what is unfinished of one; other files stay."""
+    """Remove an index and its unfinished job; other files in the directory are kept."""
     for name in (MANIFEST, ITEMS, FAILED, *VECTORS.values()):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / UNFINISHED, ignore_errors=True)
 
 
 def refuse_strange(directory: Path) -> None:
-    """Raise ConfigError for a directory that holds files of our names which no zoo embed wrote."""
+    """Raise ConfigError if files in the directory would be overwritten that ``zoo embed`` did not write."""
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"-o: {directory} is a file; give a folder for the index")
     if (directory / MANIFEST).is_file() or (directory / UNFINISHED).is_dir():
         if (directory / MANIFEST).is_file():
             read_manifest(directory)
         return
-    strange = [name for name in (ITEMS, FAILED, *VECTORS.values()) if (directory / name).exists()]
-    if strange:
-        raise ConfigError(f"-o: {directory} holds {strange[0]}, but no index of zoo; give another folder")
+    existing = [name for name in (ITEMS, FAILED, *VECTORS.values()) if (directory / name).exists()]
+    if existing:
+        raise ConfigError(f"-o: {directory} holds {existing[0]}, but no zoo index; give another folder")
