@@ -120,7 +120,7 @@ def test_a_document_has_a_place_in_two_templates_alone():
 
 @pytest.mark.parametrize("roles", [("document", "user"), ("document", "document"), ("user", "user"), ("system",)])
 def test_messages_in_another_order_are_refused(part, roles):
-    with pytest.raises(DataError, match="takes a document alone|user and assistant in turn|holds nothing|needs a message"):
+    with pytest.raises(DataError, match="takes a document, or a document and one answer|alternating user and assistant|has no assistant message|needs a user message"):
         part.item(said(*((role, "a") for role in roles), ("assistant", "a")) if "system" not in roles else said(("system", "a")))
 
 
