@@ -173,7 +173,7 @@ def _samples_and_rate(raw: Any, own_rate: int) -> tuple[Float[np.ndarray, " samp
     values, rate = raw if isinstance(raw, tuple) and len(raw) == 2 else (raw, own_rate)
     if isinstance(values, Tensor):
         values = values.detach().cpu()
-        values = (values.float() if values.dtype is torch.bfloat16 else values).numpy()
+        values = (values.float() if values.dtype is torch.bfloat16 else values).numpy()  # numpy has no bfloat16
     if not isinstance(values, np.ndarray) or (values is raw and values.ndim != 1):
         kind = f"array {values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
         raise ItemError(

@@ -133,6 +133,7 @@ class ConversationProcessor:
             ConfigError: ``template`` is "tokenizer", but the tokenizer has no chat template.
         """
         vocabulary = given.tokenizer.get_vocab(with_added_tokens=True)
+        # Markers become placeholders before the language model sees them, so that their ids may exceed its table.
         known = {i: word for word, i in vocabulary.items() if word not in MARKERS.values()}
         if not known or max(known) >= self.vocab_size:
             raise WeightsError(
@@ -260,7 +261,8 @@ class ConversationProcessor:
         borders = written.borders(limit, len(first))
         if borders is None:
             raise ItemError(
-                f"{conversation.name}: a picture or clip takes more than the {limit} tokens that are allowed (max_length, context_length)",
+                f"{conversation.name}: an image or clip takes more than the {limit} tokens that are allowed (max_length, context_length); "
+                "raise the limit, or give smaller images and shorter clips",
                 "length",
             )
         places = [0, *borders, len(written.runs)]

@@ -136,7 +136,7 @@ def _read_with_transformers(directory: Path) -> Tokenizer:
 def _split_as_llama(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
     """Set LLaMA's rule for the space before a text; with ``legacy``, also before the text after a special token.
 
-    ``tokenizer.json`` does not record this rule reliably; it is in the tokenizer's config.
+    The rule comes from the tokenizer's config, because ``tokenizer.json`` cannot express it.
     """
     prefix = config.get("add_prefix_space")
     scheme = "never" if prefix is False else "always" if config.get("legacy", False) else "first"

@@ -61,7 +61,7 @@ class Written:
         ids = torch.tensor([*first, *(number for run in self.runs[part] for number in run)], dtype=torch.int64)
         lengths = torch.tensor([len(run) for run in self.runs[part]], dtype=torch.int64)
         learnt = torch.tensor(self.learnt[part], dtype=torch.bool).repeat_interleave(lengths)
-        learnt = torch.cat([torch.zeros(len(first), dtype=torch.bool), learnt]) & (ids >= 0)
+        learnt = torch.cat([torch.zeros(len(first), dtype=torch.bool), learnt]) & (ids >= 0)  # placeholders are never predicted
         kept, passed = ({m: self.places[where].count(m) for m in MARKERS} for where in (part, slice(0, start)))
         return Tokens(ids, learnt, kept, passed)
 
@@ -94,7 +94,7 @@ class Written:
         return found
 
     def _beginnings(self, gap: re.Pattern[str]) -> set[int]:
-        """Return the numbers of the tokens that begin at or after a gap's start, one for each gap."""
+        """Return, for each gap, the number of the first token that begins at the start of the gap or after it."""
         starts = [start for start, _ in self.offsets]
         return {bisect_left(starts, match.start()) for match in gap.finditer(self.text) if match.end() > match.start()}
 
