@@ -28,9 +28,9 @@ HIGHEST_MAGNITUDE = 30  # torchvision's RandAugment counts 31 steps from 0
 
 
 class Augmentation:
-    """Training augmentation of images: crop, flip, resize to the processor's size, RandAugment, colour jitter, random erasing.
+    """Training augmentation of images: crop, resize to the processor's size, flip, RandAugment, colour jitter, random erasing.
 
-    The steps run in this order; each is optional.
+    The steps run in this order; all but the resizing are optional.
 
     Args:
         crop_scale: smallest and largest share of the image's area that is kept; (1, 1) keeps all. ImageNet: (0.08, 1).

@@ -230,7 +230,7 @@ class _Reader(Dataset):
         try:
             return self.data[draw]  # type: ignore[index]  # plain indices occur in evaluation only, with a ProcessedSplit
         except DataError as fault:
-            # A fault in training ends the run here, because the data have already replaced what could be replaced.
+            # In training, an error that arrives here ends the run: data that tolerate bad items have replaced them already.
             if self.data.skips is not None and isinstance(draw, int):
                 return Loaded(None, [fault], 1)
             return Loaded(None, [], 0, fault)
