@@ -120,7 +120,7 @@ def test_long_clips_are_refused_or_cut(tmp_path, rate):
         (np.arange(100.0), "divide them"),
         (7, "made from int"),
         (None, "made from NoneType"),
-        (torch.zeros(2, 100), "ready ones are floats"),
+        (torch.zeros(2, 100), "allowed are float mels"),
         (torch.zeros(80, 3001), "1 to 3000 frames"),
         (torch.zeros(80, 0), "1 to 3000 frames"),
         ("nowhere.wav", "no such file"),

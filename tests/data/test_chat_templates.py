@@ -115,7 +115,7 @@ def test_a_prompt_and_its_answer_are_the_conversation(name):
 @pytest.mark.parametrize("name", ["vicuna_v1", "llama2"])
 def test_two_turns_of_one_side_are_refused_where_a_template_has_no_place_for_them(name):
     twice = [Message("user", "a"), Message("user", "b"), Message("assistant", "c")]
-    with pytest.raises(DataError, match="message 2.*is the user's, not the assistant's"):
+    with pytest.raises(DataError, match="message 2.*has the role user, expected assistant"):
         build_template(name, LLAMA, None, None).pieces(twice)
     assert learnt(build_template("chatml", CHATML, None, None).pieces(twice)) == ["c<|im_end|>"]
 
@@ -190,7 +190,7 @@ def test_a_template_that_refuses_says_why():
 
 def test_a_template_that_rewrites_what_came_before_is_refused():
     last_only = "{% for m in messages %}{% if loop.last or m.role == 'user' %}{{ m.role + ':' + m.content + ';' }}{% endif %}{% endfor %}"
-    with pytest.raises(DataError, match="writes its first .* messages otherwise"):
+    with pytest.raises(DataError, match="renders the first .* messages differently"):
         Jinja(last_only, LLAMA, None).pieces(ASKED)
 
 
@@ -219,7 +219,7 @@ def test_filters_and_globals_are_those_of_transformers():
 def test_unknown_and_missing_templates_are_refused():
     with pytest.raises(ConfigError, match="did you mean 'chatml'"):
         build_template("chat_ml", LLAMA, None, None)
-    with pytest.raises(ConfigError, match="brings no chat template"):
+    with pytest.raises(ConfigError, match="has no chat template"):
         build_template("tokenizer", LLAMA, None, None)
     with pytest.raises(WeightsError, match="cannot be parsed"):
         build_template("tokenizer", LLAMA, None, "{% for %}")

@@ -118,7 +118,7 @@ def test_states_of_several_processes_add_up():
 def test_nothing_but_bad_items_is_an_error():
     split = data(share=1.0)
     split.split.sample = lambda index, generator=None: PicturesSplit().sample(3)
-    with pytest.raises(DataError, match=r"40 items in a row cannot be used; the first: item 3: broken"):
+    with pytest.raises(DataError, match=r"40 items in a row cannot be used; the first error: item 3: broken"):
         list(training_loader(split, sampler()))
 
 

@@ -1,4 +1,4 @@
-"""Augmentation of raw images in training, every choice drawn from the item's own generator.
+"""Augmentation of raw images in training; all random choices come from the item's own generator.
 
 RandAugment: Cubuk et al. 2019 (arXiv 1909.13719). Random erasing: Zhong et al. 2017 (arXiv 1708.04896). RandAugment and colour
 jitter are torchvision's. References for the order and the ranges: torchvision ``references/classification``, timm
@@ -20,7 +20,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.processors.image import ImageProcessor, as_pixels, resize_pixels, to_image, to_pixels
 from zoo.types import Sample
 
-ATTEMPTS = 10  # at a rectangle that fits, as torchvision and timm do
+ATTEMPTS = 10  # tries to draw a rectangle that fits into the image, as in torchvision and timm
 ERASED_AREA = (0.02, 1 / 3)  # timm's random_erasing.py; the paper's upper end is 0.4
 ERASED_RATIO = (0.3, 1 / 0.3)
 JITTERS = ("brightness", "contrast", "saturation", "hue")
@@ -28,14 +28,16 @@ HIGHEST_MAGNITUDE = 30  # torchvision's RandAugment counts 31 steps from 0
 
 
 class Augmentation:
-    """Crop, mirror, bring to the processor's size, then RandAugment, colour jitter and random erasing, each where set.
+    """Training augmentation of images: crop, resize to the processor's size, flip, RandAugment, colour jitter, random erasing.
+
+    The steps run in this order; all but the resizing are optional.
 
     Args:
         crop_scale: smallest and largest share of the image's area that is kept; (1, 1) keeps all. ImageNet: (0.08, 1).
         crop_ratio: smallest and largest width / height of the crop, which is then squashed to the processor's square
-            (torchvision's RandomResizedCrop; ImageNet: (3/4, 4/3)). None crops in the image's own shape, and the processor
-            resizes as it does in evaluation.
-        flip: probability of mirroring; leave at 0 where left and right mean something.
+            (torchvision's RandomResizedCrop; ImageNet: (3/4, 4/3)). None crops with the image's own aspect ratio, and the
+            processor resizes as in evaluation.
+        flip: probability of a horizontal flip; leave it at 0 if left and right matter, as in text or digits.
         color_jitter: any of ``brightness``, ``contrast``, ``saturation`` (factors 1 - x to 1 + x) and ``hue`` (at most 0.5).
         rand_augment: ``num_ops`` and ``magnitude`` of 0 to 30, torchvision's scale: timm's magnitude 9 of 10 is 27 here.
         erase: probability of filling one rectangle with noise, uniform on the raw values as in the paper. (timm erases
@@ -71,7 +73,7 @@ class Augmentation:
             self.library_steps.append(_color_jitter(color_jitter))
 
     def __call__(self, sample: Sample, generator: np.random.Generator, processor: ImageProcessor) -> Sample:
-        """Return the sample with its images varied, uint8 tensors of the processor's size; other modalities stay."""
+        """Return the sample with its images augmented (uint8 tensors of the processor's size); other modalities stay unchanged."""
         inputs = dict(sample.inputs)
         if "image" in inputs:
             inputs["image"] = self.varied(inputs["image"], generator, processor)
@@ -83,7 +85,7 @@ class Augmentation:
         return replace(sample, inputs=inputs) if {"image", "conversation"} & set(inputs) else sample
 
     def varied(self, image: Any, generator: np.random.Generator, processor: ImageProcessor) -> UInt8[Tensor, "3 height width"]:
-        """One raw image, varied."""
+        """Return one raw image, augmented and resized to the processor's size."""
         pixels = self._cropped(as_pixels(image), generator)
         mirrored, size = generator.random() < self.flip, processor.image_size
         pixels = processor.at_size(pixels) if self.crop_ratio is None else resize_pixels(pixels, size, size, processor.interpolation)
@@ -96,7 +98,7 @@ class Augmentation:
                     pil = step(pil)
             pixels = to_pixels(pil)
         if self.erase > 0 and generator.random() < self.erase:
-            pixels = pixels.clone()  # it may be the source's own
+            pixels = pixels.clone()  # the tensor may share memory with the source's image
             erase_rectangle(pixels.permute(1, 2, 0).numpy(), generator)
         return pixels  # [3, height, width]
 
@@ -116,9 +118,9 @@ class Augmentation:
 
 @contextmanager
 def drawn_from(generator: np.random.Generator) -> Iterator[None]:
-    """Let code that draws from torch's global CPU generator draw from ``generator`` instead; the global state stays as it was.
+    """Seed torch's global CPU generator from ``generator`` inside the context, and restore its state afterwards.
 
-    ``torch.manual_seed`` would reseed the accelerators too, and these would not be put back.
+    ``torch.manual_seed`` would also reseed the accelerators, whose state would not be restored.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator.integers(2**63)))
@@ -128,7 +130,7 @@ def drawn_from(generator: np.random.Generator) -> Iterator[None]:
 def crop_box(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], generator: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a random crop; where none fits, the largest in the middle whose ratio is allowed.
+    """Return left, top, right, bottom of a random crop in pixels, or the largest centred crop of an allowed ratio if no try fits.
 
     Source: Szegedy et al. 2014 (arXiv 1409.4842), section 6, as torchvision's RandomResizedCrop does it.
     """
@@ -142,7 +144,7 @@ def crop_box(
 
 
 def erase_rectangle(values: UInt8[np.ndarray, "height width 3"], generator: np.random.Generator) -> None:
-    """Fill a random rectangle with uniform noise, in place; none fits a very narrow image, which then stays."""
+    """Fill a random rectangle with uniform noise, in place; leave a very narrow image, into which no rectangle fits, unchanged."""
     height, width = values.shape[:2]
     found = _random_rectangle(width, height, ERASED_AREA, ERASED_RATIO, generator)
     if found is not None:
@@ -153,7 +155,7 @@ def erase_rectangle(values: UInt8[np.ndarray, "height width 3"], generator: np.r
 def _random_rectangle(
     width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], generator: np.random.Generator
 ) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom: area uniform, ratio uniform on a log scale, place uniform; None where no attempt fitted."""
+    """Draw left, top, right, bottom: area uniform, ratio log-uniform, position uniform; None if no attempt fits."""
     for _ in range(ATTEMPTS):
         area = width * height * generator.uniform(*scale)
         shape = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -166,10 +168,13 @@ def _random_rectangle(
 
 
 def vision_transforms(key: str) -> Any:
-    """The module ``torchvision.transforms.v2``, imported only where a config asks for it.
+    """Import and return ``torchvision.transforms.v2``; called only if a config needs it.
+
+    Args:
+        key: config key that needs it, for the message.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: torchvision is not installed.
     """
     try:
         from torchvision.transforms import v2
@@ -182,7 +187,7 @@ def _rand_augment(settings: Mapping[str, int]) -> Any:
     for name, value in settings.items():
         _refuse_keyword("rand_augment", name, ("num_ops", "magnitude"))
         lowest = int(name == "num_ops")
-        if not isinstance(value, int) or not lowest <= value <= HIGHEST_MAGNITUDE:  # a config's types are not checked inside a mapping
+        if not isinstance(value, int) or not lowest <= value <= HIGHEST_MAGNITUDE:  # the config's type check does not look inside mappings
             raise ConfigError(f"rand_augment.{name}: {value!r}; allowed is a whole number from {lowest} to {HIGHEST_MAGNITUDE}")
     return vision_transforms("rand_augment").RandAugment(**settings)
 

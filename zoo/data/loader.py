@@ -1,7 +1,7 @@
-"""Samples to batches, as a pure function of seed and step.
+"""Data loading: samples to batches, as a pure function of seed and step.
 
-Nothing is remembered between steps: which items a batch holds, and how each is augmented, follows from ``(seed, step)``
-alone. So training resumes at any step by starting the sampler there, whatever the number of workers and processes.
+There is no state between steps: ``(seed, step)`` determines the items of a batch and the augmentation of each. Therefore training
+resumes at any step by starting the sampler there, with any number of workers and processes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,19 +21,19 @@ from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError
 from zoo.types import Batch, Sample
 
-MOST_REPLACED = 100  # bad items in a row, before training gives up
-MIX_STREAM = 1  # after an item's numbers: the numbers of the batch that it begins
+MOST_REPLACED = 100  # bad items in a row after which training stops with an error
+MIX_STREAM = 1  # appended to the seed of a batch's first item to seed the mixing of the batch
 
 
 @dataclass(frozen=True)
 class Item:
-    """One processed item.
+    """Processed item.
 
     Attributes:
-        tensors: by modality.
-        seed: the numbers that varied it; None in evaluation.
-        faults: of the items that it stands for, as they could not be used.
-        count: how many of the source's items it holds; a pack holds several.
+        tensors: processed inputs by modality.
+        seed: seed of its augmentation; None in evaluation.
+        faults: errors of the bad items that this item replaces.
+        count: number of source items in it; a pack has several.
     """
 
     sample: Sample
@@ -45,38 +45,42 @@ class Item:
 
 @runtime_checkable
 class Split(Protocol):
-    """The samples of one split of a source.
+    """Protocol of one split of a source.
 
-    It may have an ``order(seed, epoch) -> Order`` of its own in which training shows it, and ``max_bad_share``: the share of items
-    that may be skipped because they cannot be used (without, or with None, one such item is an error).
+    Two attributes are optional: ``order(seed, epoch) -> Order`` defines the order of training, and ``max_bad_share`` is the largest share
+    of bad items that may be skipped (if it is missing or None, a bad item is an error).
     """
 
     def __len__(self) -> int: ...
 
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Item ``index``. With a generator the source may vary it (caption, position); without, it is always the same."""
+        """Return item ``index``, always the same unless a generator is given; with one, the source may vary caption or position."""
         ...
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Which item to take, and the numbers that seed its augmentation."""
+    """Index of an item to load, and the seed of its augmentation."""
 
     index: int
     seed: tuple[int, ...] | None = None
 
 
 class StepSampler:
-    """Batches of draws for one rank: epoch by epoch an order given by (seed, epoch), last partial batch dropped.
+    """Sampler of one rank's batches of draws; each epoch has an order given by (seed, epoch) and drops its last partial batch.
 
-    With ``batch_size`` 4 over 2 ranks, rank 0 takes items 0 and 1 of each batch of the permutation, rank 1 items 2 and 3:
-    together they hold exactly the batch that one process would.
+    With ``batch_size`` 4 over 2 ranks, rank 0 takes items 0 and 1 of each batch of the permutation, and rank 1 takes items 2 and 3.
+    Together they load exactly the batch that one process would load.
 
     Args:
-        order: of an epoch, by (seed, epoch); None: a random permutation of all items.
+        length: number of items.
+        batch_size: items in a batch, all ranks together.
+        start: first step.
+        stop: step after the last one.
+        order: function from (seed, epoch) to the order of that epoch; None takes a random permutation of all items.
 
     Raises:
-        ConfigError: fewer items than a batch, or a batch that the ranks cannot share evenly.
+        ConfigError: there are fewer items than ``batch_size``, or ``world_size`` does not divide it.
     """
 
     def __init__(
@@ -94,7 +98,7 @@ class StepSampler:
         if batch_size > length:
             raise ConfigError(f"training.batch_size: {batch_size} is more than the {length} training items; lower it")
         if batch_size % world_size:
-            raise ConfigError(f"training.batch_size: {batch_size} cannot be shared evenly by {world_size} processes")
+            raise ConfigError(f"training.batch_size: {batch_size} is not divisible by the {world_size} processes; give a multiple")
         self.length, self.batch_size, self.seed, self.start, self.stop = length, batch_size, seed, start, stop
         self.order = self._permutation if order is None else order
         local = batch_size // world_size
@@ -119,14 +123,14 @@ class StepSampler:
 
 
 class ProcessedSplit(Dataset):
-    """A split through augmentation, processor and mixing; picklable, so that workers can hold it.
+    """Dataset that applies augmentation, processor and mixing to a split; it can be pickled for worker processes.
 
-    What is drawn is varied and mixed; what is asked for by a plain number (evaluation) is neither. Where the split tolerates bad
-    items, one that is drawn is replaced by the next good item of the split: batches keep their size, and still follow from seed and
-    step. In evaluation it is left out.
+    An item requested by a ``Draw`` (training) is augmented, and its batch is mixed; an item requested by a plain index (evaluation) is
+    not. If the split tolerates bad items, training replaces a bad item by the next good one of the split, so that batches keep their
+    size and still depend only on seed and step. Evaluation leaves bad items out.
 
     Attributes:
-        skips: what the loaders in this process left out so far; None where a bad item is an error.
+        skips: counts of the bad items that this process skipped so far; None if a bad item is an error.
     """
 
     def __init__(
@@ -146,7 +150,7 @@ class ProcessedSplit(Dataset):
 
     @property
     def order(self) -> Callable[[int, int], Order] | None:
-        """The split's own order of training; None where it has none."""
+        """Training order defined by the split, a function from (seed, epoch); None if it defines none."""
         return getattr(self.split, "order", None)
 
     def __getitem__(self, draw: Draw | int) -> Item:
@@ -161,7 +165,7 @@ class ProcessedSplit(Dataset):
                 faults.append(fault)
             else:
                 return replace(item, faults=tuple(faults))
-        raise DataError(f"data: {len(faults)} items in a row cannot be used; the first: {faults[0]}")
+        raise DataError(f"data: {len(faults)} items in a row cannot be used; the first error: {faults[0]}")
 
     def _item(self, draw: Draw) -> Item:
         generator = np.random.default_rng(draw.seed) if draw.seed is not None else None
@@ -171,7 +175,10 @@ class ProcessedSplit(Dataset):
         return Item(sample, self.processor.items(sample), draw.seed)
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Make one batch; given to ``DataLoader``. It is mixed by the numbers of its first item; tokens are hidden by those of each."""
+        """Collate one batch; passed to ``DataLoader``.
+
+        In training, each item's seed seeds the masking of its tokens, and the first item's seed seeds the mixing of the batch.
+        """
         batch = self.processor.collate([item.sample for item in items], [item.tensors for item in items])
         if self.masking is not None and items[0].seed is not None:
             batch = self.masking(batch, [item.seed for item in items if item.seed is not None])
@@ -182,7 +189,7 @@ class ProcessedSplit(Dataset):
 
 @runtime_checkable
 class Items(Protocol):
-    """What a loader reads from: a ``ProcessedSplit``, or what stands in its place."""
+    """Protocol of datasets that the loaders read: ``ProcessedSplit`` or a replacement such as ``Packs``."""
 
     @property
     def skips(self) -> Skips | None: ...
@@ -195,7 +202,14 @@ class Items(Protocol):
 
 
 class Loaded(NamedTuple):
-    """What comes from a worker: a batch, or None where nothing of it could be used; what was skipped; what ends the run."""
+    """Result of a worker for one batch.
+
+    Attributes:
+        batch: None if no item could be used.
+        faults: errors of the items that were skipped.
+        items: number of items requested, including the skipped ones.
+        error: error that ends the run.
+    """
 
     batch: Batch | None
     faults: list[DataError]
@@ -204,7 +218,7 @@ class Loaded(NamedTuple):
 
 
 class _Reader(Dataset):
-    """Items of a split, or why there is none: an error raised in a worker would come out with the worker's traceback."""
+    """Dataset that returns errors instead of raising them, because an error raised in a worker appears with the worker's traceback."""
 
     def __init__(self, data: Items) -> None:
         self.data = data
@@ -214,8 +228,9 @@ class _Reader(Dataset):
 
     def __getitem__(self, draw: Draw | int) -> Item | Loaded:
         try:
-            return self.data[draw]  # type: ignore[index]  # plain numbers come in evaluation alone, of a ProcessedSplit
+            return self.data[draw]  # type: ignore[index]  # plain indices occur in evaluation only, with a ProcessedSplit
         except DataError as fault:
+            # In training, an error that arrives here ends the run: data that tolerate bad items have replaced them already.
             if self.data.skips is not None and isinstance(draw, int):
                 return Loaded(None, [fault], 1)
             return Loaded(None, [], 0, fault)
@@ -233,10 +248,10 @@ class _Reader(Dataset):
 
 
 class Batches:
-    """Batches of a ``DataLoader``, with what was skipped counted as they are taken.
+    """Iterable over the batches of a ``DataLoader`` that counts the skipped items.
 
     Raises:
-        DataError: while iterating, an item that cannot be used, or too many of them.
+        DataError: during iteration, if an item cannot be used, or more items than allowed.
     """
 
     def __init__(self, loader: DataLoader, skips: Skips | None) -> None:
@@ -256,9 +271,10 @@ class Batches:
 
 
 def training_loader(data: Items, sampler: StepSampler, *, num_workers: int = 0) -> Batches:
-    """Batches of steps ``sampler.start`` to ``sampler.stop``.
+    """Return the batches of steps ``sampler.start`` to ``sampler.stop`` (exclusive).
 
-    A generator of its own, because a loader draws from the global one when it starts, and a resumed run starts one more.
+    The loader gets a separate generator. Otherwise it would draw from the global one at each start, and a resumed run, which starts one
+    loader more, would then differ.
     """
     reader = _Reader(data)
     loader = DataLoader(reader, batch_sampler=sampler, collate_fn=reader.collate, num_workers=num_workers, generator=Generator())
@@ -266,10 +282,10 @@ def training_loader(data: Items, sampler: StepSampler, *, num_workers: int = 0) 
 
 
 def evaluation_loader(data: ProcessedSplit, *, batch_size: int, limit: int | None = None, num_workers: int = 0) -> Batches:
-    """Items in order, unvaried, each once.
+    """Return batches of all items in order, each once, without augmentation.
 
     Args:
-        limit: only so many, spread evenly, because splits may be sorted by class; None takes all.
+        limit: largest number of items. They are spread evenly over the split, because it may be sorted by class; None takes all.
     """
     reader = _Reader(data)
     chosen = reader if limit is None else Subset(reader, spread(len(data), limit))
@@ -278,5 +294,5 @@ def evaluation_loader(data: ProcessedSplit, *, batch_size: int, limit: int | Non
 
 
 def spread(length: int, limit: int | None) -> Sequence[int]:
-    """Which items a limit leaves: all, or so many spread evenly."""
+    """Return the indices of at most ``limit`` items, spread evenly over ``length``; None takes all."""
     return range(length) if limit is None or limit >= length else [i * length // limit for i in range(limit)]

@@ -1,12 +1,12 @@
-"""Which tokens are hidden for masked-language modelling, anew in every epoch.
+"""Dynamic masking of tokens for masked-language modelling: the masked tokens are drawn again in every epoch.
 
-Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1: 15 % of the word pieces, of which 80 % become the mask symbol, 10 % another
-piece, and 10 % stay; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), section 4.1: chosen anew each time; Lan et al. 2019 (ALBERT, arXiv
-1909.11942), section 3.1: runs of up to three words, n of them with a chance in proportion to 1 / n. Reference:
+Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1: 15 % of the word pieces, of which 80 % become the mask token, 10 % a random
+piece, and 10 % stay; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), section 4.1: drawn again each time; Lan et al. 2019 (ALBERT, arXiv
+1909.11942), section 3.1: runs of up to three words, a run of n words with probability proportional to 1 / n. Reference:
 google-research/bert and google-research/albert, ``create_pretraining_data.py``.
 
-Where we differ: the 15 % are of the pieces that may be hidden, without the special ones; another piece is never a special one; where
-no whole word fits into the 15 %, the shortest is taken.
+Where we differ: the 15 % are counted among the pieces that may be masked, without special tokens; a random piece is never a special
+token; if no whole word fits into the 15 %, the shortest word is masked.
 """
 
 from collections.abc import Sequence
@@ -22,26 +22,26 @@ from zoo.types import IGNORED, MASKED, Batch
 
 UNITS = ("pieces", "words", "runs")
 LONGEST_RUN = 3  # words; the paper's
-STREAM = 2  # after an item's numbers: those of its mask (1 is mixing, ``zoo.data.loader``)
-CONTINUATION = "##"  # how a word piece begins that goes on with a word
-STARTS = ("\u0120", "\u2581")  # how a piece begins that begins a word: byte-level BPE, SentencePiece
+STREAM = 2  # appended to an item's seed to seed its mask (1 seeds mixing, see ``zoo.data.loader``)
+CONTINUATION = "##"  # prefix of a WordPiece that continues a word
+STARTS = ("\u0120", "\u2581")  # prefix of a piece that begins a word: byte-level BPE, SentencePiece
 
 Ids = Int[np.ndarray, " length"]
 
 
 class Masking:
-    """Hide tokens of a batch of texts; ``targets["masked"]`` holds what stood there.
+    """Masking of the tokens of a batch of texts; the original ids go to ``targets["masked"]``, with IGNORED at all other positions.
 
     Args:
-        tokenizer: of the texts.
-        mask_token_id: its mask symbol.
-        probability: share of the pieces of a text that are chosen, at least one.
-        unit: "pieces" one by one, whole "words", or "runs" of up to three words.
-        mask_share: of the chosen, so many become the mask symbol.
-        random_share: and so many another piece; the rest stays.
+        tokenizer: tokenizer of the texts.
+        mask_token_id: id of its mask token.
+        probability: share of a text's pieces that are chosen; at least one is.
+        unit: unit that is chosen: single "pieces", whole "words", or "runs" of up to three words.
+        mask_share: share of the chosen pieces that become the mask token.
+        random_share: share of the chosen pieces that become a random piece; the rest stays unchanged.
 
     Raises:
-        ConfigError: a value outside its range, or a tokenizer that does not show where words begin.
+        ConfigError: a value is out of range, or the tokenizer's pieces do not show where words begin.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Masking:
         if unit not in UNITS:
             raise ConfigError(f"unit: there is no {unit!r}; {name_choices(unit, UNITS)}")
         if mask_share < 0 or random_share < 0 or mask_share + random_share > 1:
-            raise ConfigError(f"mask_share: {mask_share}, and random_share {random_share}; allowed are two shares of at most 1 together")
+            raise ConfigError(f"mask_share: {mask_share}, and random_share {random_share}; allowed are 0 or more, and at most 1 together")
         self.probability, self.unit, self.mask_share, self.random_share = probability, unit, mask_share, random_share
         self.mask_token_id = mask_token_id
         special = [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
@@ -69,7 +69,7 @@ class Masking:
         self.begins = None if unit == "pieces" else _word_beginnings(tokenizer)
 
     def __call__(self, batch: Batch, seeds: Sequence[tuple[int, ...]]) -> Batch:
-        """The batch with hidden tokens, each item's by its own numbers, so that it does not matter with which others it comes."""
+        """Return the batch with masked tokens; each item has its own seed, so that the other items of the batch do not matter."""
         token_ids, mask = batch.inputs["text"], batch.masks.get("text")
         hidden, labels = token_ids.clone(), torch.full_like(token_ids, IGNORED)
         for row, seed in enumerate(seeds):
@@ -82,9 +82,10 @@ class Masking:
         return replace(batch, inputs={**batch.inputs, "text": hidden}, targets={**batch.targets, MASKED: labels})
 
     def choose(self, ids: Ids, real: Bool[np.ndarray, " length"], generator: np.random.Generator) -> Int[np.ndarray, " chosen"]:
-        """The places that are to be predicted, in no order.
+        """Choose the positions to predict, in no particular order.
 
         Args:
+            ids: token ids of one text.
             real: False at padding.
         """
         may = real & ~self.is_special[np.minimum(ids, len(self.is_special) - 1)]
@@ -98,14 +99,14 @@ class Masking:
         return _fill(words, budget, self._run_lengths(len(words), generator), generator)
 
     def _run_lengths(self, count: int, generator: np.random.Generator) -> Int[np.ndarray, " words"]:
-        """How many words the run has that begins at each."""
+        """Draw for each word the length, in words, of a run that begins there."""
         if self.unit == "words":
             return np.ones(count, dtype=np.int64)
         shares = 1 / np.arange(1, LONGEST_RUN + 1)
         return 1 + generator.choice(LONGEST_RUN, size=count, p=shares / shares.sum())
 
     def replaced(self, ids: Int[np.ndarray, " chosen"], generator: np.random.Generator) -> Int[np.ndarray, " chosen"]:
-        """What is shown in place of the chosen: 80 % mask symbols, 10 % other pieces, 10 % themselves."""
+        """Return the ids that replace the chosen ones, by default 80 % mask tokens, 10 % random pieces and 10 % unchanged."""
         draw = generator.random(len(ids))
         others = self.plain[generator.integers(len(self.plain), size=len(ids))]
         shown = np.where(draw < self.mask_share + self.random_share, others, ids)
@@ -113,7 +114,7 @@ class Masking:
 
 
 def _fill(words: Sequence[np.ndarray], budget: int, lengths: np.ndarray, generator: np.random.Generator) -> Int[np.ndarray, " chosen"]:
-    """Runs of words, drawn until the budget is full; one that does not fit gets shorter, and is left out in the end."""
+    """Draw runs of words until the budget of pieces is used up; a run that does not fit is shortened, or skipped if nothing fits."""
     taken = np.zeros(len(words), dtype=bool)
     chosen: list[np.ndarray] = []
     left = budget
@@ -132,7 +133,7 @@ def _fill(words: Sequence[np.ndarray], budget: int, lengths: np.ndarray, generat
 
 
 def _words(ids: Ids, places: Int[np.ndarray, " places"], begins: Bool[np.ndarray, " vocabulary"]) -> list[np.ndarray]:
-    """The places that make each word: pieces that follow each other, of which the first alone begins one.
+    """Group positions into words: a word is a run of adjacent pieces of which only the first begins a word.
 
     With ``[CLS] a ##b c [SEP] d`` the words are ``a ##b``, ``c`` and ``d``.
     """
@@ -141,10 +142,10 @@ def _words(ids: Ids, places: Int[np.ndarray, " places"], begins: Bool[np.ndarray
 
 
 def _word_beginnings(tokenizer: Tokenizer) -> Bool[np.ndarray, " vocabulary"]:
-    """Which entries of the vocabulary begin a word.
+    """Return for each entry of the vocabulary True if it begins a word.
 
     Raises:
-        ConfigError: the entries do not show it.
+        ConfigError: the entries do not show where words begin.
     """
     entries = tokenizer.get_vocab()
     found = np.zeros(tokenizer.get_vocab_size(), dtype=bool)
@@ -154,7 +155,7 @@ def _word_beginnings(tokenizer: Tokenizer) -> Bool[np.ndarray, " vocabulary"]:
         found[[number for entry, number in entries.items() if entry.startswith(STARTS)]] = True
     if not found.any():
         raise ConfigError(
-            "unit: the tokenizer's pieces do not show where words begin (## before those that go on, \u0120 or \u2581 before the first); "
-            "set unit=pieces"
+            "unit: the tokenizer's pieces do not show where words begin (expected is ## before pieces that continue a word, or \u0120 or "
+            "\u2581 before pieces that begin one); set unit=pieces"
         )
     return found

@@ -1,7 +1,7 @@
-"""Mixup and CutMix of whole batches, with the soft labels that belong to them.
+"""Mixup and CutMix of whole batches, with soft labels.
 
-Papers: Zhang et al. 2017 (arXiv 1710.09412) and Yun et al. 2019 (arXiv 1905.04899); torchvision's transforms, chosen between as
-in timm ``data/mixup.py``. Item i is mixed with item i - 1, the first with the last, so any number of items will do.
+Papers: Zhang et al. 2017 (arXiv 1710.09412) and Yun et al. 2019 (arXiv 1905.04899). The transforms are torchvision's; the choice between
+them is made as in timm ``data/mixup.py``. Item i is mixed with item i - 1, the first with the last, so the batch size may be odd.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from zoo.types import Batch
 
 
 class Mix:
-    """Mix the images of a batch in pairs, one share for the whole batch; ``labels`` become probabilities.
+    """Mixup and CutMix of the images of a batch, with one mixing ratio for the whole batch; ``labels`` become probabilities.
 
     Args:
-        num_classes: of the source.
-        mixup: alpha of the Beta distribution that blended shares come from; 0 never blends.
-        cutmix: alpha for the area of a pasted rectangle; 0 never pastes.
-        switch_probability: of CutMix rather than mixup, where both are on.
-        probability: of mixing a batch at all; the labels are probabilities in any case.
+        num_classes: number of classes of the source.
+        mixup: alpha of the Beta distribution from which mixup's ratio is drawn; 0 switches mixup off.
+        cutmix: alpha of the Beta distribution for the area that CutMix pastes; 0 switches CutMix off.
+        switch_probability: probability of CutMix instead of mixup if both are on.
+        probability: probability that a batch is mixed at all; the labels become probabilities in any case.
 
     Raises:
-        ConfigError: a value outside its range, nothing that mixes, or torchvision is missing.
+        ConfigError: a value is out of range, both methods are off, or torchvision is missing.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Mix:
             if not 0 <= value <= 1:
                 raise ConfigError(f"{key}: {value}; allowed is a probability from 0 to 1")
         if mixup == cutmix == 0:
-            raise ConfigError("mixup: 0, and cutmix too: nothing would be mixed; give one of them an alpha, or set data.mix=null")
+            raise ConfigError("mixup: 0, and cutmix: 0, so that nothing would be mixed; give one of them an alpha, or set data.mix=null")
         transforms = vision_transforms("mixup" if mixup else "cutmix")
         self.num_classes, self.probability = num_classes, probability
         self.mixup = transforms.MixUp(alpha=mixup) if mixup else None
@@ -72,16 +72,16 @@ class Mix:
 
 
 def refuse_mix(class_names: Sequence[str], modalities: Sequence[str]) -> None:
-    """Raise ConfigError where batches of such a source and system cannot be mixed.
+    """Raise ConfigError unless batches of this source and system can be mixed.
 
     Args:
-        class_names: of the source.
-        modalities: what the system's processor reads.
+        class_names: class names of the source; empty if it has no classes.
+        modalities: modalities that the system's processor reads; only ``["image"]`` can be mixed.
     """
     if not class_names:
         raise ConfigError("data.mix: the source at data.source has no classes to mix; give its items labels, or set data.mix=null")
     if list(modalities) != ["image"]:
         raise ConfigError(
-            f"data.mix: mixes images and their labels alone, but the system reads {', '.join(modalities)}, which would no longer belong "
-            "together; set data.mix=null, or choose a system with an image encoder alone"
+            f"data.mix: only images and their labels can be mixed, but the system reads {', '.join(modalities)}, which would no longer "
+            "match the mixed images; set data.mix=null, or choose a system that has only an image encoder"
         )

@@ -1,4 +1,4 @@
-"""The order in which an epoch shows its items: a pure function of seed and epoch, any part of which can be had at once."""
+"""Order of the items in an epoch: a pure function of seed and epoch, any part of which can be computed directly."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -11,19 +11,20 @@ BUCKETS = 20  # batches whose items are sorted by length together
 
 @runtime_checkable
 class Order(Protocol):
-    """Places of an epoch to items; a permutation as an array is one."""
+    """Protocol of an epoch's order, which maps positions to item numbers; a permutation as an array is an order."""
 
     def __getitem__(self, places: slice, /) -> Int[np.ndarray, " places"]: ...
 
 
 class WindowedOrder:
-    """Shards in random order, and the items of so many neighbouring places mixed: reads stay near one another.
+    """Order with shards in random order and items shuffled within windows, so that successive reads are near one another.
 
     With shards of 3, 2 and 2 items, shard order 2, 0, 1 and a window of 4, the items are first ``5 6 0 1 | 2 3 4``; then each window
-    is shuffled by itself, for example ``0 6 5 1 | 4 2 3``. Memory is that of one window and the shards.
+    is shuffled separately, for example ``0 6 5 1 | 4 2 3``. The memory needed is one window and one number per shard.
 
     Args:
-        sizes: items of each shard; items are numbered through all of them.
+        sizes: number of items of each shard; items are numbered consecutively through all shards.
+        window: number of neighbouring positions that are shuffled together.
     """
 
     def __init__(self, sizes: Sequence[int] | Int[np.ndarray, " shards"], *, window: int, seed: int, epoch: int) -> None:
@@ -48,8 +49,8 @@ class WindowedOrder:
         return np.concatenate(parts)
 
     def _items(self, first: int) -> Int[np.ndarray, " places"]:
-        """The window that begins at a place, shuffled."""
-        if self._kept[0] != first:
+        """Return the shuffled items of the window that begins at position ``first``."""
+        if self._kept[0] != first:  # the last window is kept, because successive batches lie in the same one
             places = np.arange(first, min(first + self.window, len(self)))
             items = places + self._shifts[np.searchsorted(self._ends, places, side="right")]
             self._kept = first, np.random.default_rng((*self.seed, first)).permutation(items)
@@ -57,9 +58,13 @@ class WindowedOrder:
 
 
 def bucketed(lengths: Num[np.ndarray, " items"], batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, " items"]:
-    """A permutation in which batches hold items of nearly equal length: items at random, sorted within so many batches, batches at random.
+    """Return a permutation in which the items of a batch have nearly equal length.
 
-    What does not fill a batch stands at the end, where training leaves it out.
+    Items are shuffled, sorted by length within windows of ``BUCKETS`` batches, and the batches are shuffled. Items that do not fill a
+    batch come last, where training drops them.
+
+    Args:
+        lengths: length of each item, in any unit.
     """
     generator = np.random.default_rng((seed, epoch))
     items = generator.permutation(len(lengths))

@@ -1,12 +1,12 @@
-"""Packs: documents whose lengths add up to at most so many tokens, in place of single documents.
+"""Packing of documents: groups of documents with at most a given total number of tokens, loaded together.
 
-A batch of packs has about as many tokens whatever the documents are. They stand in the batch as rows of their own, so that none can see
-another, and the language model computes no padding (``zoo.layers.packing``): a pack is only what is loaded together. Which documents
-share one is a pure function of seed and epoch; nothing is remembered, and training resumes in the middle of an epoch.
+A batch of packs has about the same number of tokens whatever the lengths of the documents. Each document is a separate row of the batch,
+so that documents cannot attend to one another, and the language model computes no padding (``zoo.layers.packing``). A pack only defines
+which documents are loaded together. It is a pure function of seed and epoch without any state, so training can resume within an epoch.
 
-Source: Krell et al. 2021 (arXiv 2107.02027), best fit into what room is left. Where we differ: documents come in random order and not
-longest first, so that a pack holds long and short ones; one that is longer than the language model's context is cut between sentences
-or beside a picture, and its parts are documents of their own, none of them dropped.
+Source: Krell et al. 2021 (arXiv 2107.02027), best-fit packing. Where we differ: documents come in random order and not longest first, so
+that a pack has long and short ones. A document longer than the language model's context is cut between sentences or beside an image,
+and each part is treated as a document; no part is dropped.
 """
 
 from bisect import bisect_left, insort
@@ -27,12 +27,12 @@ from zoo.processors.chat.conversation_tokens import Tokens
 from zoo.processors.chat.messages import MARKERS, Conversation
 from zoo.types import Batch, Sample
 
-WINDOW = 16_384  # parts that are packed with one another: reads of shards stay near, and planning takes no time
-PLAN_STREAM = 2  # beside the streams of permutations and items, which are seeded by two and by three and more numbers
+WINDOW = 16_384  # parts packed together: small enough that reads of shards stay near one another and planning is fast
+PLAN_STREAM = 2  # part of the seed that shuffles packs, to keep it apart from the seeds of permutations and items
 
 
 class Place(NamedTuple):
-    """Part ``number`` of the ``occurrence``-th time that a document is shown in an epoch."""
+    """Part ``number`` of a document at its ``occurrence``-th use in an epoch (from 0)."""
 
     document: int
     number: int
@@ -41,12 +41,12 @@ class Place(NamedTuple):
 
 @dataclass
 class Measured:
-    """What the documents of a split are, without being varied.
+    """Statistics of the documents of a split, measured without augmentation.
 
     Attributes:
-        lengths: ids of each document's parts; empty where it cannot be used.
-        counts: documents, parts, tokens, supervised tokens, pictures and clips.
-        left_out: documents that cannot be used, by reason.
+        lengths: number of token ids of each document's parts; empty if the document cannot be used.
+        counts: numbers of documents, parts, tokens, supervised tokens, images and clips.
+        left_out: number of documents that cannot be used, by reason.
     """
 
     lengths: list[tuple[int, ...]] = field(default_factory=list)
@@ -55,27 +55,28 @@ class Measured:
 
 
 class Packs:
-    """A training split as packs of its documents; in place of ``ProcessedSplit``.
+    """Dataset of packs of documents for training; it replaces ``ProcessedSplit``.
 
-    An epoch has as many packs as the first one needs: another that fits into fewer begins anew, and of one that needs more the last are
-    not shown.
+    All epochs have as many packs as the first one. An epoch that needs fewer packs starts over; an epoch that needs more packs leaves
+    out the last ones.
 
     Args:
-        data: whose processor has a part for conversations.
-        tokens: the most that a pack may have, pictures and clips with theirs.
-        seed: of the run.
-        tell: hears how many documents of how many were measured.
+        data: split with a processor for conversations.
+        tokens: largest number of tokens of a pack, including those of images and clips.
+        seed: seed of the run.
+        tell: progress callback ``(done, total)`` while the documents are measured.
 
     Raises:
-        ConfigError: fewer tokens than a document may have, or data that is no conversation.
-        DataError: a document that cannot be used, where that is an error; or none can.
+        ConfigError: ``tokens`` is less than one document may have, or the data are not conversations, or they are mixed or masked.
+        DataError: a document cannot be used and the split does not skip bad items, or no document can be used.
     """
 
     def __init__(self, data: ProcessedSplit, *, tokens: int, seed: int, tell: Callable[[int, int], None] | None = None) -> None:
         if CONVERSATION not in data.processor.parts:
-            raise ConfigError("tokens: packs hold documents, which only a system with a language model reads; set data.packing=null")
+            raise ConfigError("tokens: packing needs a system with a language model that reads conversations; set data.packing=null")
         if data.mix is not None or data.masking is not None:
-            raise ConfigError(f"tokens: packs are neither mixed nor hidden; set data.{'mix' if data.mix is not None else 'masking'}=null")
+            key = "mix" if data.mix is not None else "masking"
+            raise ConfigError(f"tokens: packing cannot be combined with data.{key}; set data.{key}=null, or data.packing=null")
         self.part: Any = data.processor[CONVERSATION]
         limit = self.part.max_length or self.part.context_length
         if tokens < limit:
@@ -86,7 +87,7 @@ class Packs:
         self.data, self.tokens, self.seed = data, tokens, seed
         self.fixed = {m: self.part.count(m, data.processor[m].meta(1)[0][0]) for m in ("image",) if m in data.processor.parts}
         self.measured = self._measure(tell)
-        if hasattr(data.split, "weigh"):  # a mixture by tokens, which are known now
+        if hasattr(data.split, "weigh"):  # a mixture weighted by tokens, whose numbers are known only now
             data.split.weigh([sum(parts) for parts in self.measured.lengths])  # type: ignore[attr-defined]
         self._kept: dict[int, list[list[Place]]] = {}
         self._length = len(self.plan(0))
@@ -98,16 +99,16 @@ class Packs:
 
     @property
     def skips(self) -> Skips | None:
-        """What could not be used when it was drawn."""
+        """Counts of the documents that were skipped in training; None if a bad document is an error."""
         return self.data.skips
 
     @property
     def order(self) -> Callable[[int, int], Order]:
-        """Packs come as they are planned, which is shuffled already."""
+        """Order of the packs: as planned, because ``plan`` has already shuffled them."""
         return lambda seed, epoch: np.arange(len(self))
 
     def report(self) -> dict[str, Any]:
-        """Figures for people: what the split holds, and how full the packs are."""
+        """Return figures for the log: the statistics of the split, and the share of the packs' tokens that is used (``filled``)."""
         planned = self.plan(0)
         lengths = self.measured.lengths
         shown = sum(lengths[place.document][place.number] for pack in planned for place in pack)
@@ -115,7 +116,7 @@ class Packs:
         return {**self.measured.counts, **filled, "left_out": dict(self.measured.left_out)}
 
     def plan(self, epoch: int) -> list[list[Place]]:
-        """The packs of an epoch."""
+        """Return the packs of an epoch, each a list of document parts."""
         if epoch not in self._kept:
             order = self.data.order
             random = np.random.default_rng((self.seed, epoch)).permutation
@@ -127,11 +128,11 @@ class Packs:
                 filled = fill([self.measured.lengths[place.document][place.number] for place in part], self.tokens)
                 shuffled = np.random.default_rng((self.seed, epoch, PLAN_STREAM, start)).permutation(len(filled))
                 packs += [[part[i] for i in filled[number]] for number in shuffled]
-            self._kept = {epoch: packs}  # of the last one alone
+            self._kept = {epoch: packs}  # keeps one epoch only, to save memory
         return self._kept[epoch]
 
     def __getitem__(self, draw: Draw) -> Item:
-        """The pack of a draw, or the next one of which anything can be used."""
+        """Return the pack of a draw, or the next pack in which at least one document can be used."""
         assert draw.seed is not None
         epoch, faults = draw.seed[1], []
         packs = self.plan(epoch)
@@ -139,15 +140,18 @@ class Packs:
             documents = self._documents(packs[(draw.index + step) % len(packs)], epoch, faults)
             if documents:
                 return Item(Sample(f"pack {draw.index}", {}), {"documents": documents}, draw.seed, tuple(faults), len(documents))
-        raise DataError(f"data: {len(faults)} documents in a row cannot be used; the first: {faults[0] if faults else 'empty'}")
+        raise DataError(f"data: {len(faults)} documents in a row cannot be used; the first error: {faults[0] if faults else 'empty'}")
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """The documents of all packs, a row each."""
+        """Collate the documents of all packs, one row per document."""
         documents = [pair for item in items for pair in item.tensors["documents"]]
         return self.data.processor.collate([sample for sample, _ in documents], [tensors for _, tensors in documents])
 
     def _documents(self, pack: Sequence[Place], epoch: int, faults: list[DataError]) -> list[tuple[Sample, dict[str, Any]]]:
-        """What of a pack can be used; documents that are varied may be longer than they were, and then the last ones are left out."""
+        """Return the processed documents of a pack without the unusable ones.
+
+        Augmented documents may be longer than measured; documents that then no longer fit into the pack are left out.
+        """
         found, room = [], self.tokens
         for place in pack:
             try:
@@ -164,7 +168,7 @@ class Packs:
         return found
 
     def _document(self, place: Place, generator: np.random.Generator) -> tuple[Sample, dict[str, Any]] | None:
-        """A document or a part of it, processed; None where it has fewer parts this time."""
+        """Return a document, or a part of it, processed; None if it has fewer parts this time, because it was augmented."""
         data = self.data
         sample = data.split.sample(place.document, generator)
         if data.augmentation is not None and "image" in data.processor.parts:
@@ -181,12 +185,12 @@ class Packs:
         return sample, {CONVERSATION: tokens, **tensors}
 
     def _parts(self, conversation: Conversation) -> list[Tokens]:
-        """The parts of a document, as many as its length asks for; pictures are not opened, as each has as many tokens."""
+        """Return the parts of a document; images are not decoded, because all have the same number of tokens."""
         counts: dict[str, list[int]] = {}
         for modality in MARKERS:
             raw = conversation.media(modality)
             if raw and modality not in self.data.processor.parts:
-                raise DataError(f"{conversation.name} holds {modality}, but this system has no encoder of {modality}")
+                raise DataError(f"{conversation.name} holds {modality}, but this system has no encoder for {modality}")
             own = self.fixed.get(modality)
             counts[modality] = [self.part.count(modality, self.data.processor[modality].item(each)) if own is None else own for each in raw]
         return self.part.parts(conversation, counts)
@@ -215,7 +219,7 @@ class Packs:
         return found
 
     def _places(self, drawn: Int[np.ndarray, " places"]) -> list[Place]:
-        """The parts of documents in the order in which they are drawn."""
+        """Return the parts of the documents in the order in which these are drawn."""
         seen: Counter[int] = Counter()
         places = []
         for document in map(int, drawn):
@@ -228,19 +232,19 @@ class Packs:
 
 
 def fill(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Numbers of items to packs, each item into the fullest pack that has room for it.
+    """Assign items to packs, each to the fullest pack that has room for it; return the item numbers of each pack.
 
     With lengths 5, 3, 4, 2 and room for 7: ``[[0, 3], [1, 2]]``.
     """
     packs: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # what is left in each pack, sorted
+    rooms: list[tuple[int, int]] = []  # remaining room and number of each pack, sorted
     least = min(lengths, default=0)
     for item, length in enumerate(lengths):
-        place = bisect_left(rooms, (length, -1))
+        place = bisect_left(rooms, (length, -1))  # the smallest room that is large enough
         left, number = rooms.pop(place) if place < len(rooms) else (room, len(packs))
         if number == len(packs):
             packs.append([])
         packs[number].append(item)
-        if left - length >= least:
+        if left - length >= least:  # otherwise no item fits any more, and leaving the pack out keeps the list short
             insort(rooms, (left - length, number))
     return packs

@@ -1,4 +1,4 @@
-"""Audio: file, waveform or ready tensor to ``mels``."""
+"""Audio processor: recordings, waveforms or ready tensors to ``mels`` (Whisper's log-mel)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,32 +16,32 @@ from zoo.registry import register
 
 PADDINGS = ("longest", "context")
 TOO_LONG = ("error", "cut")
-FRAMES_PER_TOKEN = 2  # the encoder's stride
-PADDING = -2.0  # of a frame that is none: no log-mel of a sound is below -1.5
+FRAMES_PER_TOKEN = 2  # stride of the encoder's convolutions
+PADDING = -2.0  # value of padded frames; Whisper's log-mel of audio, even of silence, is never below (-10 + 4) / 4 = -1.5
 
 
 @register("processor")
 class AudioProcessor:
-    """Decode, mix to one channel, resample, and take Whisper's log-mel; a batch is padded behind its clips.
+    """Processor of audio clips: decode, mix to mono, resample, compute Whisper's log-mel, and pad a batch at the end of each clip.
 
-    A clip's mels do not depend on the others of its batch, and are those that the reference has at the same place (``pad_to``
-    "longest": fewer frames, equal ones). Silence is a sound like any other: -1.5 everywhere.
+    A clip's mels do not depend on the other clips of its batch. They are equal to the frames of the reference implementation at the
+    same positions; ``pad_to`` "longest" only gives fewer of them. Silence inside a clip is audio (-1.5 everywhere), not padding.
 
-    Raw inputs are a path, the bytes of a file, ``(array, sample_rate_hz)``, an array of samples at the processor's own rate, or
-    mels [num_mels, frames] as a tensor. Everything is done by the calling thread alone.
+    A raw input is a path, the bytes of a file, ``(array, sample_rate_hz)``, an array of samples at the processor's own rate, or mels
+    [num_mels, frames] as a tensor. The calling thread does all the work.
 
     Args:
-        num_mels: 80, or 128 since large-v3.
-        context_length: tokens of the encoder's context, two frames of 10 ms each.
-        sample_rate_hz: at which mels are made: 16000.
-        pad_to: "longest" of the batch, or "context": 3000 frames, as the reference has it.
-        mask: give masks, True at frames of the clip. False shows the encoder the silence behind a clip, as Whisper was trained to;
-            ``pad_to`` is then "context".
-        max_seconds: the longest clip; None is what fills the context: 30.
-        too_long: "error" refuses longer ones before they are decoded, "cut" takes their beginning.
+        num_mels: 80, or 128 for Whisper large-v3 and later.
+        context_length: tokens in the encoder's context; each token covers two frames of 10 ms.
+        sample_rate_hz: sample rate at which mels are computed; only 16000 is allowed.
+        pad_to: "longest" pads to the longest clip of the batch; "context" pads to the whole context (3000 frames), as the reference does.
+        mask: return masks that are True at frames of the clip. If False, the encoder also attends to the silence after a clip, as in
+            Whisper's training; ``pad_to`` must then be "context".
+        max_seconds: longest clip allowed, in seconds; None allows the length that fills the context (30 s).
+        too_long: "error" refuses a longer clip without decoding the rest of it; "cut" keeps its beginning.
 
     Raises:
-        ConfigError: an unknown word, a number that is not allowed, or words that contradict one another.
+        ConfigError: an unknown option, a number out of range, or options that contradict one another.
     """
 
     encoder_keys = ("num_mels", "context_length")
@@ -61,18 +61,18 @@ class AudioProcessor:
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
         if not mask and pad_to != "context":
-            raise ConfigError(f"mask: false lets padding change what a clip means; allowed with pad_to=context only, got {pad_to!r}")
+            raise ConfigError(f"mask: false makes features depend on the padding; it is allowed with pad_to=context only, got {pad_to!r}")
         if sample_rate_hz != WHISPER.sample_rate_hz:
             raise ConfigError(
-                f"sample_rate_hz: got {sample_rate_hz}; the mels of Whisper are made at {WHISPER.sample_rate_hz} (recordings of every rate "
-                "are resampled)"
+                f"sample_rate_hz: got {sample_rate_hz}; Whisper's log-mel needs {WHISPER.sample_rate_hz} Hz (recordings at any other "
+                "sample rate are resampled to it)"
             )
         if not 1 <= num_mels <= 256 or context_length < 1:
             raise ConfigError(f"audio processor: num_mels {num_mels}, context_length {context_length}; allowed are 1 to 256, and 1 or more")
         longest = context_length * FRAMES_PER_TOKEN * WHISPER.hop_samples / WHISPER.sample_rate_hz
         if max_seconds is not None and not 0 < max_seconds <= longest:
             raise ConfigError(
-                f"max_seconds: got {max_seconds}; a context of {context_length} tokens takes more than 0 and at most {longest:g}"
+                f"max_seconds: got {max_seconds}; with context_length {context_length}, allowed is more than 0 and at most {longest:g} s"
             )
         self.num_mels, self.context_length, self.sample_rate_hz = num_mels, context_length, sample_rate_hz
         self.pad_to, self.mask, self.max_seconds, self.too_long = pad_to, mask, max_seconds, too_long
@@ -80,20 +80,22 @@ class AudioProcessor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's keywords, for ``processor.json``."""
+        """Constructor keywords, as written to ``processor.json``."""
         keys = ("num_mels", "context_length", "sample_rate_hz", "pad_to", "mask", "max_seconds", "too_long")
         return {key: getattr(self, key) for key in keys}
 
     @property
     def context_frames(self) -> int:
-        """Frames that fill the encoder's context."""
+        """Number of frames that fill the encoder's context."""
         return self.context_length * FRAMES_PER_TOKEN
 
     def item(self, raw: Any) -> Float[Tensor, "num_mels frames"]:
-        """One clip as mels: of the clip alone where there are masks, else of the whole context; ready mels pass.
+        """Return one clip as mels: only the clip's own frames if ``mask`` is set, otherwise the whole context.
+
+        Ready mels are checked and returned as float32.
 
         Raises:
-            DataError: not a recording, one that cannot be used, or one that is too long.
+            DataError: the input is not a recording, cannot be used, or is too long.
         """
         if isinstance(raw, Tensor) and raw.ndim == 2:
             return self._checked(raw)
@@ -101,7 +103,7 @@ class AudioProcessor:
         return whisper_log_mel(waveform, self.num_mels, num_frames=self.context_frames, pad=not self.mask)
 
     def waveform(self, raw: Any) -> Float[np.ndarray, " samples"]:
-        """One channel of samples at the processor's rate, not longer than a clip may be.
+        """Return mono samples at the processor's rate, at most ``longest_seconds`` long.
 
         Raises:
             DataError: as ``item``.
@@ -119,12 +121,12 @@ class AudioProcessor:
                 "audio",
             )
         samples = resample(samples[: int(self.longest_seconds * rate)], rate, self.sample_rate_hz)
-        return samples[: int(self.longest_seconds * self.sample_rate_hz)]  # rounding may have added one
+        return samples[: int(self.longest_seconds * self.sample_rate_hz)]  # resampling may round up to one sample more
 
     def collate(
         self, items: Sequence[Float[Tensor, "num_mels _"]]
     ) -> tuple[Float[Tensor, "batch num_mels frames"], Bool[Tensor, "batch frames"] | None]:
-        """Pad behind the clips; the mask is True at their frames."""
+        """Pad clips at the end and stack them; the mask is True at real frames, or None if ``mask`` is off."""
         frames = torch.tensor([item.shape[1] for item in items])
         longest = self.context_frames if self.pad_to == "context" else int(frames.max())
         mels = torch.full((len(items), self.num_mels, longest), PADDING)
@@ -133,7 +135,7 @@ class AudioProcessor:
         return mels, torch.arange(longest) < frames[:, None] if self.mask else None
 
     def __call__(self, raw: Any) -> tuple[Float[Tensor, "batch num_mels frames"], Bool[Tensor, "batch frames"] | None]:
-        """A list of raw clips, or ready mels [batch, num_mels, frames], whose padding is the run of frames of -2 at the end."""
+        """Process a list of raw clips, or check ready mels [batch, num_mels, frames]; trailing frames of -2 in these are padding."""
         if isinstance(raw, Tensor):
             if raw.ndim != 3 or raw.shape[1] != self.num_mels or not raw.is_floating_point():
                 raise DataError(
@@ -144,7 +146,7 @@ class AudioProcessor:
         return self.collate([self.item(clip) for clip in ([raw] if isinstance(raw, str | Path | bytes) else raw)])
 
     def meta(self, batch_size: int) -> tuple[Tensor, Tensor | None]:
-        """A batch without data, for the check on the meta device."""
+        """Return an empty batch of the largest shape on the meta device, for checks of shapes."""
         mask = torch.empty(batch_size, self.context_frames, dtype=torch.bool, device="meta") if self.mask else None
         return torch.empty(batch_size, self.num_mels, self.context_frames, device="meta"), mask
 
@@ -153,25 +155,25 @@ class AudioProcessor:
         if not mels.is_floating_point() or len(mels) != self.num_mels or not (1 <= frames <= most if self.mask else frames == most):
             allowed = f"1 to {most}" if self.mask else f"{most}"
             raise ItemError(
-                f"mels are {mels.dtype} of shape {list(mels.shape)}; ready ones are floats [{self.num_mels}, {allowed} frames], a waveform "
-                "is [samples], and (array, sample_rate_hz) where it has several channels or another rate",
+                f"mels are {mels.dtype} of shape {list(mels.shape)}; allowed are float mels [{self.num_mels}, {allowed} frames], a "
+                "waveform [samples], or (array, sample_rate_hz) for several channels or another sample rate",
                 "audio",
             )
         return mels.float()
 
     def _real(self, mels: Float[Tensor, "batch num_mels frames"]) -> Bool[Tensor, "batch frames"]:
-        """Which frames of ready mels are no padding: of a row, all up to the last that is not -2 throughout."""
+        """Return a mask of the real frames of ready mels: in each row, all up to the last frame that is not filled with -2."""
         sound = (mels != PADDING).any(1)  # [B, frames]
         positions = torch.arange(1, mels.shape[2] + 1, device=mels.device)
         return positions <= (sound * positions).amax(1, keepdim=True)
 
 
 def _samples_and_rate(raw: Any, own_rate: int) -> tuple[Float[np.ndarray, " samples"], int]:
-    """Samples of a raw clip that is no file, and their rate."""
+    """Return the mono samples and the sample rate in Hz of a raw clip that is not a file."""
     values, rate = raw if isinstance(raw, tuple) and len(raw) == 2 else (raw, own_rate)
     if isinstance(values, Tensor):
         values = values.detach().cpu()
-        values = (values.float() if values.dtype is torch.bfloat16 else values).numpy()
+        values = (values.float() if values.dtype is torch.bfloat16 else values).numpy()  # numpy has no bfloat16
     if not isinstance(values, np.ndarray) or (values is raw and values.ndim != 1):
         kind = f"array {values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
         raise ItemError(

@@ -1,4 +1,4 @@
-"""Conversations to token ids, in which placeholders stand for the pictures and clips that a language model is shown.
+"""Conversation processor: conversations to token ids with placeholders for images and audio clips.
 
 Reference: transformers ``processing_llava.py`` (a run of placeholders for each marker). Where we differ: placeholders are negative ids
 outside every vocabulary (``PLACEHOLDER_IDS``).
@@ -31,31 +31,31 @@ TOKENIZERS = (*SMALLEST_VOCABULARY, "given")
 
 @register("processor")
 class ConversationProcessor:
-    """Messages through a chat template and a tokenizer, with markers expanded to as many placeholders as the connector makes tokens.
+    """Processor of conversations: apply a chat template, tokenize, and expand each marker to one placeholder per connector token.
 
-    How many that are is asked of ``counts[modality](item)``, which whoever assembles the system sets. A conversation that is too long
-    loses its tail, never a part of a picture; a prompt is never cut.
+    ``counts[modality](item)`` gives the number of connector tokens of a processed image or clip; the code that assembles the system
+    sets it. A conversation that is too long is cut at the end, never inside an image; a prompt is never cut.
 
     Args:
-        vocab_size: rows of the language model's table; the tokenizer may have fewer entries.
-        context_length: the most tokens that the language model takes.
-        tokenizer: where it comes from: "trained" on a run's captions (byte-level BPE), "characters" (those of the captions), "given"
-            (with the language model's weights).
-        template: a word of ``zoo.processors.chat.templates.TEMPLATES``; "tokenizer" is the one that came with it.
-        system: what the assistant is told first, where a conversation does not say; None is the template's own.
-        max_length: cut to fewer tokens than the language model could take.
-        max_images: more pictures in a conversation make it unusable.
+        vocab_size: rows of the language model's embedding table; the tokenizer may have fewer entries.
+        context_length: largest number of tokens that the language model takes.
+        tokenizer: source of the tokenizer: "trained" on a run's captions (byte-level BPE), "characters" (one token for each character
+            of the captions), or "given" (comes with the language model's weights).
+        template: name in ``zoo.processors.chat.templates.TEMPLATES``; "tokenizer" is the Jinja template that comes with the tokenizer.
+        system: system prompt of conversations that have none; None takes the template's default.
+        max_length: cut conversations to this many tokens; None takes ``context_length``.
+        max_images: a conversation with more images is an error; None allows any number.
         names: special tokens by transformers' names; None takes those of the tokenizer.
-        eos_token_ids: ids that end a text, beside ``names["eos_token"]`` and the template's own.
-        spans: symbols that stand before and behind a picture's or clip's tokens, by modality: ``{image: [<image>, </image>]}``; None
-            takes the template's (kosmos has these), an empty mapping none.
+        eos_token_ids: ids that end a text, in addition to ``names["eos_token"]`` and the end symbol of the template.
+        spans: symbols before and after the tokens of an image or clip, by modality: ``{image: [<image>, </image>]}``. None takes
+            those of the template (only kosmos has some); an empty mapping switches them off.
 
     Raises:
-        ConfigError: an unknown word, or sizes that cannot be.
+        ConfigError: an unknown option, or sizes out of range.
     """
 
     encoder_keys = ()
-    language_keys = ("vocab_size", "context_length")  # what it is told by the language model, and may not exceed
+    language_keys = ("vocab_size", "context_length")  # taken from the language model, and never larger than its values
     tokenizer_file = "conversation_tokenizer.json"
 
     def __init__(
@@ -90,49 +90,50 @@ class ConversationProcessor:
         self.names, self.further_ends = None if names is None else dict(names), list(eos_token_ids)
         self.given_spans = None if spans is None else {modality: list(words) for modality, words in spans.items()}
         self.counts: dict[str, Callable[[Tensor], int]] = {}
-        self.spans: dict[str, tuple[int, int]] = {}  # ids of ``span_symbols`` that the tokenizer has
+        self.spans: dict[str, tuple[int, int]] = {}  # ids of ``span_symbols``, by modality, if the tokenizer has both
         self.tokenizer: Tokenizer | None = None
         self.chat_template: str | None = None
         self.symbols = Symbols()
         self._template: ChatTemplate | None = None
-        self._modalities: dict[int, str] = {}  # by id of a marker
+        self._modalities: dict[int, str] = {}  # id of a marker to its modality
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's keywords, for ``processor.json``."""
+        """Constructor keywords, as written to ``processor.json``."""
         keys = ("vocab_size", "context_length", "system", "max_length", "max_images", "names")
         chosen = {"tokenizer": self.source, "template": self.template_name, "eos_token_ids": self.further_ends}
         return {**{key: getattr(self, key) for key in keys}, **chosen, "spans": self.given_spans}
 
     @property
     def _new_symbols(self) -> list[str]:
-        """Symbols of spans that a tokenizer which is trained here has to be given."""
+        """Span symbols to add to a tokenizer that is trained here."""
         return list(dict.fromkeys(word for words in self.span_symbols.values() for word in words))
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is a tokenizer to use."""
+        """True if there is a tokenizer."""
         return self.tokenizer is not None
 
     def fit(self, captions: Iterable[str]) -> None:
         """Train the tokenizer; the result depends on the captions only, not on their order.
 
         Raises:
-            ConfigError: the tokenizer should have come with the language model.
+            ConfigError: ``tokenizer`` is "given", so that it must come with the language model.
         """
         if self.source == "given":
-            raise ConfigError(f"system.processor.conversation.tokenizer: given, and there is none: {self._how_to_get_one()}")
-        said = [*captions, *([KOSMOS_WORDS] if self.template_name == "kosmos" else [])]  # whose letters a tokenizer needs too
-        self.use(train_tokenizer(said, vocab_size=self.vocab_size, kind=self.source, symbols=self._new_symbols))
+            raise ConfigError(f"system.processor.conversation.tokenizer: given, but no tokenizer was found: {self._how_to_get_one()}")
+        texts = [*captions, *([KOSMOS_WORDS] if self.template_name == "kosmos" else [])]  # the template's letters need tokens too
+        self.use(train_tokenizer(texts, vocab_size=self.vocab_size, kind=self.source, symbols=self._new_symbols))
 
     def use(self, given: GivenTokenizer) -> None:
-        """Take a ready tokenizer; names of special tokens that the config gives go before its own.
+        """Use a ready tokenizer; ``names`` from the config override the tokenizer's special tokens.
 
         Raises:
-            WeightsError: it has ids that the language model has no row for.
-            ConfigError: the template is to be the tokenizer's, which has none.
+            WeightsError: the tokenizer has ids of ``vocab_size`` or more, or lacks a special token of ``names``.
+            ConfigError: ``template`` is "tokenizer", but the tokenizer has no chat template.
         """
         vocabulary = given.tokenizer.get_vocab(with_added_tokens=True)
+        # Markers become placeholders before the language model sees them, so that their ids may exceed its table.
         known = {i: word for word, i in vocabulary.items() if word not in MARKERS.values()}
         if not known or max(known) >= self.vocab_size:
             raise WeightsError(
@@ -158,7 +159,7 @@ class ConversationProcessor:
 
     @property
     def template(self) -> ChatTemplate:
-        """The chat template.
+        """Chat template.
 
         Raises:
             DataError: there is no tokenizer yet.
@@ -169,71 +170,75 @@ class ConversationProcessor:
 
     @property
     def pad_token_id(self) -> int:
-        """What stands behind shorter texts; it is masked, so that any id will do."""
+        """Id that pads shorter texts; the mask hides it, so that any id is correct."""
         return next((self._id(name) for name in ("pad_token", "eos_token") if name in (self.names or {})), 0)
 
     @property
     def bos_token_id(self) -> int | None:
-        """What a text begins with, where the tokenizer has such a token."""
+        """Id that begins a text; None if the tokenizer has none."""
         return self._id("bos_token") if "bos_token" in (self.names or {}) else None
 
     @property
     def eos_token_ids(self) -> list[int]:
-        """Ids that end what the assistant says."""
+        """Ids that end an answer, sorted."""
         ends = {*self.further_ends, *([self._id("eos_token")] if "eos_token" in (self.names or {}) else [])}
         if self.template.end in self.symbols.special:
             ends |= {number for number in [self._known.token_to_id(self.template.end)] if number is not None}
-        return sorted(ends | {start for start, _ in self.spans.values()})  # a picture is nothing that could be said
+        return sorted(ends | {start for start, _ in self.spans.values()})  # a model cannot generate an image
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """Strings that end what the assistant says, where that is no special token (LLaVA's plain template: a new line)."""
+        """Strings, not special tokens, that end an answer, for example the new line of LLaVA's plain template."""
         end = self.template.end
         return (*(() if not end or end in self.symbols.special else (end,)), *STOPS.get(self.template_name, ()))
 
     def conversation(self, raw: Any, id: str = "", *, answer: str | None = None) -> Conversation:
-        """What people give as a conversation; with an answer, that the assistant gives it last.
+        """Convert input of any form that ``as_conversation`` takes to a ``Conversation``.
 
-        To template kosmos a string, or a list of strings, images and audio, is how a document begins, not a question.
+        With template kosmos, a string, or a list of strings, images and audio, is the beginning of a document, not a question.
+
+        Args:
+            id: name of the conversation in error messages.
+            answer: text of an assistant message to append.
 
         Raises:
-            ItemError: it is none.
+            ItemError: the input is not a conversation.
         """
         given = as_conversation(raw, id, "document" if self.template_name == "kosmos" else "user")
         return given if answer is None else replace(given, messages=(*given.messages, Message("assistant", answer)))
 
     def render(self, conversation: Conversation, *, for_generation: bool = False) -> list[Piece]:
-        """The text of a conversation in pieces, with markers still in it.
+        """Render a conversation as pieces of text in which the markers are not yet expanded.
 
         Raises:
-            ItemError: the template refuses it, or the assistant says nothing.
+            ItemError: the template refuses the messages, an answer is empty, or nothing is supervised.
         """
         messages = conversation.messages
         for number, message in enumerate(messages):
             if message.role == "assistant" and not message.text.strip() and not (for_generation and message is messages[-1]):
-                raise ItemError(f"{conversation.name}: message {number + 1}, the assistant's, is empty; give it a text", "empty")
+                raise ItemError(f"{conversation.name}: message {number + 1} (assistant) is empty; give it a text", "empty")
         if any(message.role == "document" for message in messages) and self.template_name not in TAKE_DOCUMENTS:
             raise ItemError(
-                f"{conversation.name} is a document, for which template {self.template_name} has no place; set "
+                f"{conversation.name} is a document, which template {self.template_name} does not support; set "
                 f"system.processor.conversation.template to {' or '.join(TAKE_DOCUMENTS)}",
                 "roles",
             )
         if not for_generation and all(message.role not in ("assistant", "document") for message in messages):
-            raise ItemError(f"{conversation.name} holds nothing that the assistant says, so there is nothing to learn", "conversation")
+            raise ItemError(f"{conversation.name} has no assistant message, so there is nothing to learn; add an answer", "conversation")
         try:
             return self.template.pieces(messages, for_generation=for_generation)
         except ItemError as error:
             raise ItemError(f"{conversation.name}: {error}", error.reason) from error
 
     def item(self, raw: Any, media: Mapping[str, Sequence[Tensor]] | None = None, *, for_generation: bool = False) -> Tokens:
-        """One conversation as token ids.
+        """Return one conversation as token ids.
 
         Args:
-            media: what the other processors made of its pictures and clips, in order.
-            for_generation: a prompt, which ends with the assistant's prefix or with the answer that is to be continued.
+            media: its images and clips, already processed, by modality and in order.
+            for_generation: render a prompt, which ends with the assistant's prefix or with an unfinished answer to continue.
 
         Raises:
-            DataError: what does not fit, or a conversation that cannot be used.
+            DataError: a prompt is too long, or the conversation cannot be used.
         """
         conversation, media = as_conversation(raw), media or {}
         counts = {modality: [self.count(modality, each) for each in listed] for modality, listed in media.items()}
@@ -241,13 +246,13 @@ class ConversationProcessor:
         return self._cut(written, conversation, for_generation)
 
     def parts(self, conversation: Conversation, counts: Mapping[str, Sequence[int]]) -> list[Tokens]:
-        """As ``item``, and of a document that is too long all of it, in parts that the language model takes.
+        """Return token ids as ``item``, but split a document that is too long into parts instead of cutting it.
 
         Args:
-            counts: of how many tokens its pictures and clips are, in order.
+            counts: number of tokens of each image and clip, by modality and in order.
 
         Raises:
-            ItemError: a picture alone is too long, or a conversation that cannot be used.
+            ItemError: one image or clip is longer than the limit, or the conversation cannot be used.
         """
         written, limit = self._write(conversation, counts), self.max_length or self.context_length
         if [message.role for message in conversation.messages] != ["document"]:
@@ -256,7 +261,8 @@ class ConversationProcessor:
         borders = written.borders(limit, len(first))
         if borders is None:
             raise ItemError(
-                f"{conversation.name}: a picture or clip takes more than the {limit} tokens that are allowed (max_length, context_length)",
+                f"{conversation.name}: an image or clip takes more than the {limit} tokens that are allowed (max_length, context_length); "
+                "raise the limit, or give smaller images and shorter clips",
                 "length",
             )
         places = [0, *borders, len(written.runs)]
@@ -270,14 +276,17 @@ class ConversationProcessor:
         ids, offsets = self._encode(text)
         runs, places = self._expanded(ids, counts, conversation)
         if not any(runs):
-            raise ItemError(f"{conversation.name}: template {self.template_name} leaves nothing to read; say or show something", "empty")
+            raise ItemError(
+                f"{conversation.name}: template {self.template_name} gives an empty text; add text, an image or a clip", "empty"
+            )
         return Written(text, runs, places, supervised(pieces, offsets), offsets)
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids, and where they stand in the text.
+        """Return token ids and their character offsets in the text.
 
-        What a tokenizer begins each text with is put before the others, as the tokenizer does: LLaMA's gives a word another id after a
-        start symbol that is spelt out. A tokenizer's own chat template does spell it out, in transformers too.
+        A start symbol that the tokenizer puts before every text is added as an id here, not encoded as text: LLaMA's tokenizer gives
+        the first word another id after a start symbol that is part of the text. The tokenizer's own chat template is an exception:
+        its start symbol is encoded as text, as in transformers.
         """
         start = "" if self.template_name == TOKENIZERS_OWN or not text.startswith(self.symbols.start) else self.symbols.start
         encoding, skipped = self._known.encode(text[len(start) :], add_special_tokens=False), len(start)
@@ -287,7 +296,7 @@ class ConversationProcessor:
     def _expanded(
         self, ids: Sequence[int], counts: Mapping[str, Sequence[int]], conversation: Conversation
     ) -> tuple[list[list[int]], list[str | None]]:
-        """For each token the ids that it becomes, and its modality where it is a marker."""
+        """Return for each token the ids that replace it, and its modality if it is a marker, else None."""
         runs, places, seen = [], [], dict.fromkeys(MARKERS, 0)
         for number in ids:
             modality = self._modalities.get(number)
@@ -301,39 +310,39 @@ class ConversationProcessor:
         for modality, count in seen.items():
             if count != len(counts.get(modality, ())):
                 raise ItemError(
-                    f"{conversation.name} holds {len(counts.get(modality, ()))} {PLURALS[modality]}, of which template "
-                    f"{self.template_name} shows {count}; choose another template, or give media and markers in the user's messages",
+                    f"{conversation.name} holds {len(counts.get(modality, ()))} {PLURALS[modality]}, but the text of template "
+                    f"{self.template_name} contains {count}; choose another template, or put media and markers into the user's messages",
                     "markers",
                 )
         return runs, places
 
     def _run(self, modality: str, count: int) -> list[int]:
-        """The ids of a picture or clip, between those of its span's symbols where it has any."""
+        """Return the ids of an image or clip: placeholders, between the ids of its span symbols if it has any."""
         placeholders = [PLACEHOLDER_IDS[modality]] * count
         if modality not in self.span_symbols:
             return placeholders
         if modality not in self.spans:
             raise WeightsError(
-                f"the tokenizer has no {' and '.join(self.span_symbols[modality])} below vocab_size {self.vocab_size}, which stand around "
+                f"the tokenizer has no {' and '.join(self.span_symbols[modality])} below vocab_size {self.vocab_size}, which must enclose "
                 f"the tokens of each {modality}; set system.processor.conversation.spans.{modality} to two special tokens that it has"
             )
         start, end = self.spans[modality]
         return [start, *placeholders, end]
 
     def count(self, modality: str, item: Tensor) -> int:
-        """How many tokens the language model is shown of a processed picture or clip.
+        """Return the number of tokens that a processed image or clip takes in the language model's input.
 
         Raises:
-            DataError: the system has no connector for it.
+            DataError: the system has no connector for the modality.
         """
         if modality not in self.counts:
             raise DataError(f"this system has no connector for {modality}; give its language model an encoder of {modality}")
         return int(self.counts[modality](item))
 
     def _cut(self, written: Written, conversation: Conversation, for_generation: bool) -> Tokens:
-        """The first tokens, as many as are allowed.
+        """Cut to the allowed number of tokens, never inside an image.
 
-        With 4 allowed, ``7 I I I 8 9`` becomes ``7 I I I``; with 3, where the cut would go through the picture, ``7``.
+        With 4 allowed, ``7 I I I 8 9`` becomes ``7 I I I``. With 3 allowed, it becomes ``7``, as the cut would divide the image.
         """
         limit = self.context_length if for_generation else self.max_length or self.context_length
         whole = written.fitting(limit)
@@ -341,15 +350,15 @@ class ConversationProcessor:
             tokens = written.tokens()
             shown = int((tokens.token_ids < 0).sum())
             raise DataError(
-                f"{conversation.name}: the prompt takes {len(tokens.token_ids)} tokens ({shown} of them pictures and clips); the language "
-                f"model takes {limit} (context_length); shorten it or show less"
+                f"{conversation.name}: the prompt has {len(tokens.token_ids)} tokens ({shown} of them for images and clips); the language "
+                f"model takes {limit} (context_length); shorten it, or give fewer images and clips"
             )
         cut = written.tokens(0, whole)
         if not for_generation and not cut.supervised.any():
             before = int(written.tokens().supervised.int().argmax())
             raise ItemError(
-                f"{conversation.name}: {before} tokens stand before the first answer, but only {limit} are allowed in all (max_length, "
-                "context_length), so that nothing is left to learn; raise them, or show fewer or smaller pictures",
+                f"{conversation.name}: {before} tokens stand before the first answer, but only {limit} are allowed in total (max_length, "
+                "context_length), so that nothing is left to learn; raise the limit, or give fewer or smaller images",
                 "length",
             )
         return cut
@@ -357,28 +366,28 @@ class ConversationProcessor:
     def collate(
         self, items: Sequence[Tokens], *, padding_side: str = "right"
     ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
-        """Token ids, mask (True at real tokens) and what is supervised, padded to the longest."""
+        """Return token ids, mask (True at real tokens) and supervision (True at ids to predict), padded to the longest item."""
         return collate_tokens(items, self.pad_token_id, padding_side)
 
     def meta(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch without data, for the check on the meta device."""
+        """Return an empty batch of the largest shape on the meta device, for checks of shapes."""
         shape = (batch_size, self.max_length or self.context_length)
         mask, supervised = (torch.empty(shape, dtype=torch.bool, device="meta") for _ in range(2))
         return torch.empty(shape, dtype=torch.int64, device="meta"), mask, supervised
 
     def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of token ids; placeholders have none."""
+        """Return the text of token ids, without the placeholders."""
         return self._known.decode([int(i) for i in token_ids if int(i) >= 0], skip_special_tokens=skip_special_tokens)
 
     def save(self, directory: Path) -> None:
-        """Write the tokenizer where there is one, and its chat template where it has one."""
+        """Write the tokenizer and its chat template to a directory, if there are any."""
         if self.tokenizer is not None:
             self.tokenizer.save(str(directory / self.tokenizer_file))
         if self.chat_template is not None:
             (directory / TEMPLATE_FILE).write_text(self.chat_template, encoding="utf-8", newline="")
 
     def load(self, directory: Path) -> None:
-        """Read what ``save`` wrote."""
+        """Read the files written by ``save``."""
         path, template = directory / self.tokenizer_file, directory / TEMPLATE_FILE
         if path.exists():
             text = template.read_bytes().decode("utf-8") if template.exists() else None
@@ -392,12 +401,12 @@ class ConversationProcessor:
 
     def _id(self, name: str) -> int:
         number = self._known.token_to_id((self.names or {})[name])
-        assert number is not None, name  # ``use`` looked
+        assert number is not None, name  # checked in ``use``
         return number
 
     def _how_to_get_one(self) -> str:
         if self.source == "given":
-            return "the language model's weights brought none; put tokenizer.json and tokenizer_config.json beside them"
+            return "the language model's weights came without one; put tokenizer.json and tokenizer_config.json beside them"
         return "train it, or load trained weights"
 
 

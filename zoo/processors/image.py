@@ -1,4 +1,4 @@
-"""Images: file, PIL image, array or ready tensor to ``pixels``."""
+"""Image processor: files, PIL images, arrays or ready tensors to ``pixels``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,25 +22,26 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-TORCH_FILTERS = ("bilinear", "bicubic")  # that torch has for uint8 with antialiasing
-LEAST_SHRINKING = 1.5  # from here on torch is within one grey level of PIL; nearer to 1, two values in a million are two levels off
-MOST_ELONGATED = 3.0  # beyond, PIL resamples only the part that is kept
+TORCH_FILTERS = ("bilinear", "bicubic")  # filters that torch supports for uint8 with antialiasing
+LEAST_SHRINKING = 1.5  # from here on torch is within one grey level of PIL; below it, two values in a million are two levels off
+MOST_ELONGATED = 3.0  # above this aspect ratio PIL is faster, because it resamples only the part that is kept
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP clip.py, _transform
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @register("processor")
 class ImageProcessor:
-    """Decode, resize and crop on uint8 (antialiased), then normalise the whole batch at once.
+    """Processor of images: decode, resize and crop in uint8 with antialiasing, then normalise the whole batch at once.
 
-    PIL's filters are the reference. Where a picture is shrunk by half or more they are computed by torch, which is three times as
-    fast and differs in 0.3 % of the values, by one grey level.
+    PIL's filters are the reference. If an image is shrunk by a factor of 1.5 or more, torch computes them: it is three times as fast
+    and differs from PIL in 0.3 % of the values, by one grey level.
 
     Args:
         image_size: height and width of the result in pixels.
-        resize: "crop" scales the shortest side to image_size / crop_fraction and cuts the centre (CLIP, timm); "squash"
-            scales both sides to that (SigLIP, transformers ViT) and cuts the centre; "pad" makes a square of it with the mean
-            at the sides, and scales that (LLaVA 1.5); "border" scales the longest side, and fills the rest with the mean (timm).
+        resize: "crop" scales the shortest side to image_size / crop_fraction and crops the centre (CLIP, timm); "squash"
+            scales both sides to image_size / crop_fraction (SigLIP, transformers ViT) and crops the centre; "pad" pads to a square
+            with the mean colour, and then scales (LLaVA 1.5); "border" scales the longest side, and fills the rest with the mean
+            colour (timm).
         crop_fraction: timm's crop_pct; 1.0 for CLIP.
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1].
@@ -49,7 +50,7 @@ class ImageProcessor:
         ConfigError: an unknown resize or interpolation, or sizes that are not positive.
     """
 
-    encoder_keys = ("image_size",)  # what an encoder and its processor must agree on; taken from the encoder if not given
+    encoder_keys = ("image_size",)  # must equal the encoder's value; taken from the encoder if not given
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class ImageProcessor:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor's keywords, for ``processor.json``."""
+        """Constructor keywords, as written to ``processor.json``."""
         return {
             "image_size": self.image_size,
             "resize": self.resize,
@@ -87,7 +88,13 @@ class ImageProcessor:
         }
 
     def item(self, raw: Any) -> UInt8[Tensor, "3 height width"]:
-        """One image (path, PIL image, uint8 array [H, W] or [H, W, 3]) as a uint8 tensor of the final size; such a tensor passes."""
+        """Convert one image (path, PIL image, uint8 array [H, W] or [H, W, 3]) to a uint8 tensor of the final size.
+
+        A uint8 tensor [3, image_size, image_size] is returned unchanged.
+
+        Raises:
+            DataError: the input is not a readable image, or a tensor of another type or shape.
+        """
         if isinstance(raw, Tensor):
             expected = [3, self.image_size, self.image_size]
             if raw.dtype != torch.uint8 or list(raw.shape) != expected:
@@ -101,7 +108,7 @@ class ImageProcessor:
         return torch.stack(list(items)).to(torch.float32).sub_(mean).div_(std), None
 
     def __call__(self, raw: Any) -> tuple[Float[Tensor, "batch 3 height width"], None]:
-        """A list of raw images, or a ready float tensor [B, 3, H, W], which passes unchanged."""
+        """Process a list of raw images; return a ready float tensor [B, 3, H, W] unchanged."""
         if isinstance(raw, Tensor):
             if raw.ndim != 4 or raw.shape[1] != 3 or not raw.is_floating_point():
                 raise DataError(f"pixels are {raw.dtype} of shape {list(raw.shape)}; allowed is a float tensor [batch, 3, H, W]")
@@ -109,11 +116,11 @@ class ImageProcessor:
         return self.collate([self.item(image) for image in raw])
 
     def meta(self, batch_size: int) -> tuple[Tensor, None]:
-        """A batch without data, for the check on the meta device."""
+        """Return an empty batch on the meta device, for checks of shapes."""
         return torch.empty(batch_size, 3, self.image_size, self.image_size, device="meta"), None
 
     def at_size(self, pixels: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 size size"]:
-        """Bring an RGB picture to ``image_size`` x ``image_size``; one that has it already is given back as it is."""
+        """Resize and crop an RGB image to ``image_size`` x ``image_size``; return it unchanged if it has this size already."""
         size, (height, width) = self.image_size, pixels.shape[1:]
         if (width, height) == (size, size) and self.crop_fraction == 1:
             return pixels
@@ -131,7 +138,7 @@ class ImageProcessor:
         return whole[:, top : top + size, left : left + size]
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """``at_size`` by PIL alone: the reference, and the way for pictures that are enlarged or hardly shrunk."""
+        """Resize and crop with PIL only: the reference for ``at_size``, also used for images that are enlarged or hardly shrunk."""
         size, filter_ = self.image_size, INTERPOLATIONS[self.interpolation]
         if image.size == (size, size) and self.crop_fraction == 1:
             return image
@@ -142,14 +149,17 @@ class ImageProcessor:
             canvas = Image.new("RGB", (size, size), self._fill)
             canvas.paste(image.resize((new_width, new_height), filter_), (-left, -top))
             return canvas
-        # Resampling a box equals resizing everything and cropping, but a picture 20,000 pixels wide costs no more than a square
-        # one. The long side's scale differs a little from the other's: its length is truncated.
+        # Resampling a box equals resizing everything and cropping, but an image 20,000 pixels wide costs no more than a square
+        # one. The two sides have slightly different scales, because the length of the long side is truncated to whole pixels.
         across, down = image.width / new_width, image.height / new_height  # source pixels per target pixel
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         return image.resize((size, size), filter_, box=box)
 
     def _padded(self, image: Image.Image) -> Image.Image:
-        """A square with the picture in its middle; the long side of a very long one is resized first: its square might take gigabytes."""
+        """Return the image centred on a square of the mean colour.
+
+        The long side of a very elongated image is resized first, because a square of its length might take gigabytes.
+        """
         width = height = max(image.size)
         if max(image.size) > MOST_ELONGATED * min(image.size):
             width, height = (self.image_size, height) if image.width > image.height else (width, self.image_size)
@@ -160,7 +170,7 @@ class ImageProcessor:
         return canvas
 
     def _squared(self, pixels: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 size size"]:
-        """A square with the picture in its middle, resized."""
+        """Centre the image on a square of the mean colour and resize it to ``image_size``."""
         (height, width), longest = pixels.shape[1:], max(pixels.shape[1:])
         canvas = self._canvas(longest)
         top, left = (longest - height) // 2, (longest - width) // 2
@@ -168,7 +178,7 @@ class ImageProcessor:
         return resize_pixels(canvas, self.image_size, self.image_size, self.interpolation)
 
     def _canvas(self, side: int) -> UInt8[Tensor, "3 side side"]:
-        """A square of the mean, whose colours lie side by side."""
+        """Return a square of the mean colour in channels-last memory order, which torch resizes faster."""
         return torch.tensor(self._fill, dtype=torch.uint8).expand(side, side, 3).contiguous().permute(2, 0, 1)
 
     @property
@@ -177,9 +187,9 @@ class ImageProcessor:
         return red, green, blue
 
     def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Width and height that the whole picture is brought to, and left and top of the square cut from it (negative: border).
+        """Return width and height to resize the whole image to, and left and top of the crop in it (negative: a border).
 
-        With image_size 224, 640 x 480 becomes 298 x 224 (truncated, as torchvision does), of which the square at 37, 0 is cut.
+        With image_size 224, an image of 640 x 480 is resized to 298 x 224 (truncated, as in torchvision) and cropped at (37, 0).
         """
         size = self.image_size
         if self.resize in ("pad", "border"):
@@ -193,9 +203,9 @@ class ImageProcessor:
 
 
 def resize_pixels(pixels: UInt8[Tensor, "3 height width"], height: int, width: int, interpolation: str) -> UInt8[Tensor, "3 new_h new_w"]:
-    """Resize with antialiasing; like PIL's result but for one grey level in 0.3 % of the values (rarely two where it hardly shrinks).
+    """Resize with antialiasing; 0.3 % of the values differ from PIL's by one grey level (rarely by two if the image hardly shrinks).
 
-    Fast where the colours of a pixel lie side by side, as in a view of an array [H, W, 3].
+    This is fast if the memory order is channels-last, as in a view of an array [H, W, 3].
     """
     if interpolation not in TORCH_FILTERS:
         return to_pixels(to_image(pixels).resize((width, height), INTERPOLATIONS[interpolation]))
@@ -204,20 +214,20 @@ def resize_pixels(pixels: UInt8[Tensor, "3 height width"], height: int, width: i
 
 
 def to_image(pixels: UInt8[Tensor, "3 height width"]) -> Image.Image:
-    """A PIL image with a copy of the values."""
+    """Convert pixels to a PIL image; the values are copied."""
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
 def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
-    """A copy of the values of an RGB image."""
+    """Convert a PIL image in mode RGB to pixels; the values are copied."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
 
 
 def as_pixels(raw: Any) -> UInt8[Tensor, "3 height width"]:
-    """Raw image of any allowed kind to RGB values; those of an array may be shared with it.
+    """Convert a raw image of any allowed kind to RGB values; the result may share memory with an array.
 
     Raises:
-        DataError: not an image, or not readable.
+        DataError: the input is not an image, or cannot be read.
     """
     if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and (raw.ndim == 2 or (raw.ndim == 3 and raw.shape[2] == 3)) and raw.size:
         colours = raw if raw.ndim == 3 else np.repeat(raw[..., None], 3, axis=2)

@@ -133,7 +133,7 @@ def test_pieces_that_are_not_there_are_refused(tmp_path):
     write_ramp(tmp_path / "a.wav", 1.0)
     (tmp_path / "b.wav").write_bytes(b"no sound")
     assert len(read_piece(tmp_path / "a.wav", 0.9, 5.0)[0]) == 0.1 * RATE
-    with pytest.raises(ItemError, match=r"ends at 1.00 s, where a piece from 2 s on"):
+    with pytest.raises(ItemError, match=r"ends at 1.00 s, before the requested start at 2 s"):
         read_piece(tmp_path / "a.wav", 2.0, 1.0)
     with pytest.raises(ItemError, match="convert it to WAV or FLAC"):
         read_piece(tmp_path / "b.wav", 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Token ids of conversations: which are learnt, where a long one is cut, and how several become a batch.
+"""Token ids of conversations: supervision masks, cutting of long texts, and padding to a batch.
 
 References: haotian-liu/LLaVA ``train.py`` (masks, cut after expansion).
 """
@@ -17,19 +17,19 @@ from zoo.processors.chat.messages import MARKERS
 from zoo.processors.chat.template_pieces import Piece
 
 SIDES = ("left", "right")
-_GAP = re.compile(r"(?<=[.!?])[\"')\]\u2019\u201d]*\s+|\s*\n\s*")  # what stands between two sentences
+_GAP = re.compile(r"(?<=[.!?])[\"')\]\u2019\u201d]*\s+|\s*\n\s*")  # gap between two sentences or lines
 _SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One conversation as token ids, or a part of a long document.
+    """Token ids of one conversation, or of a part of a long document.
 
     Attributes:
-        token_ids: with a run of ``PLACEHOLDER_IDS[modality]`` for each picture and clip.
-        supervised: True at ids that are to be learnt.
-        kept: how many pictures and clips are in it, by modality; those behind the place where it was cut are not.
-        passed: how many stand before its beginning, where that is not the document's.
+        token_ids: ids, with a run of ``PLACEHOLDER_IDS[modality]`` for each image and clip.
+        supervised: True at ids that the model is trained to predict.
+        kept: number of images and clips in it, by modality; those that were cut off are not counted.
+        passed: number of images and clips of the document before this part, by modality.
     """
 
     token_ids: Int[Tensor, " length"]
@@ -40,13 +40,13 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Written:
-    """A conversation as a tokenizer writes it, token by token.
+    """Tokenized conversation before cutting, token by token.
 
     Attributes:
-        runs: the ids that each token becomes; several where it is a marker.
-        places: the modality of a marker; None of other tokens.
-        learnt: whether a token is supervised.
-        offsets: where it stands in the text.
+        runs: ids that replace each token; a marker becomes several.
+        places: modality of each token that is a marker; None for other tokens.
+        learnt: True for each supervised token.
+        offsets: start and end of each token in ``text``, in characters.
     """
 
     text: str
@@ -56,29 +56,30 @@ class Written:
     offsets: list[tuple[int, int]]
 
     def tokens(self, start: int = 0, stop: int | None = None, first: Sequence[int] = ()) -> Tokens:
-        """The ids of tokens ``start`` to before ``stop``, behind those of ``first``, which are not learnt."""
+        """Return tokens ``start`` to ``stop`` (exclusive), after the ids of ``first``, which are not supervised."""
         part = slice(start, stop)
         ids = torch.tensor([*first, *(number for run in self.runs[part] for number in run)], dtype=torch.int64)
         lengths = torch.tensor([len(run) for run in self.runs[part]], dtype=torch.int64)
         learnt = torch.tensor(self.learnt[part], dtype=torch.bool).repeat_interleave(lengths)
-        learnt = torch.cat([torch.zeros(len(first), dtype=torch.bool), learnt]) & (ids >= 0)
+        learnt = torch.cat([torch.zeros(len(first), dtype=torch.bool), learnt]) & (ids >= 0)  # placeholders are never predicted
         kept, passed = ({m: self.places[where].count(m) for m in MARKERS} for where in (part, slice(0, start)))
         return Tokens(ids, learnt, kept, passed)
 
     def fitting(self, limit: int, start: int = 0) -> int:
-        """How many tokens from ``start`` on become at most so many ids; none is split."""
+        """Return how many whole tokens from ``start`` on fit into ``limit`` ids."""
         length, stop = 0, start
         while stop < len(self.runs) and length + len(self.runs[stop]) <= limit:
             length, stop = length + len(self.runs[stop]), stop + 1
         return stop - start
 
     def borders(self, limit: int, first: int) -> list[int] | None:
-        """Where a document is cut, so that no part has more than ``limit`` ids; None where a single token has more.
+        """Return the token numbers at which to cut a document into parts of at most ``limit`` ids; None if one token has more.
 
-        A part ends with a sentence, a line, or at a picture where there is such a place in its second half, else between two words.
+        A cut is at the end of a sentence or line, or beside an image, if the second half of the part has such a place. Otherwise it
+        is between two words.
 
         Args:
-            first: how many tokens begin the document, and each further part of it too.
+            first: number of tokens at the beginning of the document that are repeated at the beginning of each further part.
         """
         room = limit - sum(len(run) for run in self.runs[:first])
         sentences = self._beginnings(_GAP) | {place + side for place, m in enumerate(self.places) if m is not None for side in (0, 1)}
@@ -93,16 +94,16 @@ class Written:
         return found
 
     def _beginnings(self, gap: re.Pattern[str]) -> set[int]:
-        """Numbers of the tokens that are the first behind a gap, or hold the gap's end."""
+        """Return, for each gap, the number of the first token that begins at the start of the gap or after it."""
         starts = [start for start, _ in self.offsets]
         return {bisect_left(starts, match.start()) for match in gap.finditer(self.text) if match.end() > match.start()}
 
 
 def supervised(pieces: Sequence[Piece], offsets: Sequence[tuple[int, int]]) -> list[bool]:
-    """Whether tokens hold any of what is supervised, by where they stand in the joined text.
+    """Return for each token True if it overlaps a supervised piece, by its character offsets in the joined text.
 
-    With the pieces "Q A:" and " yes</s>", the tokens ``Q``, ` A`, ``:``, ` yes`, ``</s>`` give F F F T T. A tokenizer may leave spaces out
-    of a token's place, which then begins where the token before it ends.
+    With the pieces "Q A:" and " yes</s>", the tokens ``Q``, ` A`, ``:``, ` yes`, ``</s>`` give F F F T T. Some tokenizers leave a leading
+    space out of a token's offsets; therefore a token is taken to begin where the token before it ends.
     """
     sums, so_far = [0], 0
     for piece in pieces:
@@ -120,10 +121,13 @@ def supervised(pieces: Sequence[Piece], offsets: Sequence[tuple[int, int]]) -> l
 def collate_tokens(
     items: Sequence[Tokens], pad_token_id: int, padding_side: str
 ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
-    """Token ids, mask (True at real tokens) and what is supervised, padded to the longest.
+    """Return token ids, mask (True at real tokens) and supervision (True at ids to predict), padded to the longest item.
+
+    Args:
+        padding_side: "left" or "right".
 
     Raises:
-        ConfigError: an unknown side.
+        ConfigError: ``padding_side`` is unknown.
     """
     if padding_side not in SIDES:
         raise ConfigError(f"padding_side: there is no {padding_side!r}; {name_choices(padding_side, SIDES)}")

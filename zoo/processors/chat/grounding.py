@@ -1,14 +1,14 @@
-"""Boxes as words: Kosmos-2's location tokens to places in a picture, and back.
+"""Grounding: convert between bounding boxes and Kosmos-2's location tokens.
 
 Paper: Peng et al. 2023 (Kosmos-2, arXiv 2306.14824), section 2. Reference: transformers 5.17 ``processing_kosmos2.py``.
 
-A picture of any form is divided into 32 x 32 cells, numbered row by row, and a box is named by the cells of its upper left and its lower
-right corner, behind the phrase that it belongs to; several boxes of one phrase stand one after another::
+An image of any aspect ratio is divided into 32 x 32 cells, numbered row by row. A box is written as the cells of its upper left and its
+lower right corner, after the phrase that it belongs to. The boxes of one phrase follow one another::
 
     <grounding> An image of<phrase> a snowman</phrase><object><patch_index_0044><patch_index_0863></object>
 
-Where we differ: only what is a tag is taken out of a text, not everything between ``<`` and ``>``; pairs that are no box (beyond the
-grid, or the second corner left of or above the first) are left out.
+Where we differ: only known tags are removed from a text, not everything between ``<`` and ``>``. Pairs of tokens that are not a valid
+box (a cell beyond the grid, or the second corner left of or above the first) are dropped.
 """
 
 import math
@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from zoo.errors import DataError
 
 GRID = 32  # cells along each side
-GROUNDING = "<grounding>"  # before a text that is to have boxes
+GROUNDING = "<grounding>"  # at the beginning of a text that has boxes; in a prompt, it requests them
 NEXT_BOX = "</delimiter_of_multi_objects/>"
 TAGS = (
     *("</doc>", "<image>", "</image>", "</chunk>", "</line>", "<phrase>", "</phrase>", "<object>", "</object>"),
@@ -35,16 +35,17 @@ GROUNDED = re.compile(
 PHRASE = re.compile(r"<phrase>.+?</phrase>")
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in shares of width and height
+Box = tuple[float, float, float, float]  # left, top, right, bottom as fractions of width and height
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """Words of a text, and where in the picture is what they name.
+    """Phrase of a text with the boxes of the objects that it names.
 
     Attributes:
-        text: empty where boxes stand in the text without a phrase.
-        start: where it begins in the text, and likewise ``end``.
+        text: the phrase; empty if boxes stand in the text without a phrase.
+        start: offset of its first character in the text without tags.
+        end: offset after its last character.
     """
 
     text: str
@@ -54,20 +55,20 @@ class Phrase:
 
 
 def location_tokens(grid: int = GRID) -> list[str]:
-    """The word of each cell, in order."""
+    """Return the location token of each cell, in order."""
     return [_word(cell) for cell in range(grid**2)]
 
 
 def cells_of(box: Box, grid: int = GRID) -> tuple[int, int]:
-    """The cells of a box's upper left and lower right corner: (0.1, 0.2, 0.5, 0.75) gives 195 and 751.
+    """Return the cells of a box's upper left and lower right corner: (0.1, 0.2, 0.5, 0.75) gives 195 and 751.
 
     Raises:
-        DataError: no box within the picture.
+        DataError: the box is empty or outside the image.
     """
     left, top, right, bottom = box
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise DataError(
-            f"box: got {tuple(box)}; allowed is (left, top, right, bottom) in shares of the picture's width and height, from 0 to 1, "
+            f"box: got {tuple(box)}; allowed is (left, top, right, bottom) as fractions of the image's width and height, from 0 to 1, "
             "with left < right and top < bottom"
         )
     first = math.floor(top * grid) * grid + math.floor(left * grid)
@@ -75,28 +76,31 @@ def cells_of(box: Box, grid: int = GRID) -> tuple[int, int]:
 
 
 def box_of(first: int, last: int, grid: int = GRID) -> Box:
-    """The box between the centres of two cells; of cells in one row or column the whole cells, as their centres span no box.
+    """Return the box between the centres of two cells.
+
+    If the cells are in one row or column, the box covers the whole cells, because their centres would span an empty box.
 
     Raises:
-        DataError: cells beyond the grid, or no box.
+        DataError: a cell is beyond the grid, or the second is left of or above the first.
     """
     (top, left), (bottom, right) = divmod(first, grid), divmod(last, grid)
     if not (0 <= first < grid**2 and 0 <= last < grid**2 and left <= right and top <= bottom):
         raise DataError(
-            f"location tokens {first} and {last}: no box in a grid of {grid} x {grid}; the second must not be left of or above the first"
+            f"location tokens {first} and {last} are no box in a grid of {grid} x {grid}; allowed are 0 to {grid**2 - 1}, and the second "
+            "must not be left of or above the first"
         )
     margin = 0.0 if top == bottom or left == right else 0.5  # of a cell
     return (left + margin) / grid, (top + margin) / grid, (right + 1 - margin) / grid, (bottom + 1 - margin) / grid
 
 
 def with_boxes(text: str, boxes: Sequence[Sequence[Box] | None], grid: int = GRID) -> str:
-    """Put boxes behind the phrases of a text, ``<phrase>a fire</phrase>``, in order.
+    """Insert boxes as location tokens after the phrases of a text, ``<phrase>a fire</phrase>``, in order.
 
     Args:
-        boxes: for each phrase; None or none for one without.
+        boxes: one list for each phrase; None or an empty list for a phrase without boxes.
 
     Raises:
-        DataError: not as many as phrases, or no box.
+        DataError: the numbers of phrases and lists differ, or a box is invalid.
     """
     phrases = list(PHRASE.finditer(text))
     if len(phrases) != len(boxes):
@@ -112,7 +116,7 @@ def with_boxes(text: str, boxes: Sequence[Sequence[Box] | None], grid: int = GRI
 
 
 def read_boxes(text: str, grid: int = GRID) -> tuple[str, list[Phrase]]:
-    """What a grounded model says, without tags, and the phrases that it gives boxes for.
+    """Split the output of a grounded model into the text without tags and the phrases that have boxes.
 
     ``"An image of<phrase> a fire</phrase><object><patch_index_0005><patch_index_0911></object>."`` gives ``"An image of a fire."`` and
     ``Phrase("a fire", 12, 18, ((0.171875, 0.015625, 0.484375, 0.890625),))``.
@@ -131,7 +135,7 @@ def read_boxes(text: str, grid: int = GRID) -> tuple[str, list[Phrase]]:
 
 
 def draw_boxes(picture: Image.Image, phrases: Sequence[Phrase]) -> Image.Image:
-    """A copy of the picture with the phrases' boxes in it, a colour for each phrase."""
+    """Return a copy of the image with the boxes drawn in, one colour for each phrase."""
     drawn = picture.convert("RGB")
     drawn = drawn.copy() if drawn is picture else drawn
     pen, (width, height) = ImageDraw.Draw(drawn), drawn.size
@@ -156,7 +160,7 @@ def _plain(text: str) -> str:
 
 
 def _known_box(pair: str, grid: int) -> Box | None:
-    """The box that two location tokens name; None where a model has made up a pair that is none."""
+    """Return the box of two location tokens; None if the pair, generated by a model, is not a valid box."""
     first, last = (int(number) for number in re.findall(r"\d+", pair))
     try:
         return box_of(first, last, grid)

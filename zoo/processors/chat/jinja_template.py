@@ -1,4 +1,4 @@
-"""Chat templates that come with a tokenizer: Jinja, rendered in the sandbox of transformers (its ``chat_template_utils.py``)."""
+"""Jinja chat templates that come with a tokenizer, rendered in a sandbox as in transformers (``chat_template_utils.py``)."""
 
 import functools
 import json
@@ -10,14 +10,14 @@ from zoo.errors import ConfigError, ItemError, WeightsError
 from zoo.processors.chat.messages import Message
 from zoo.processors.chat.template_pieces import Piece, Symbols, with_system
 
-PROBE = "q0z"  # a word that stands in no template
+PROBE = "q0z"  # a string that no template contains, so that a match shows where a message was rendered
 
 
 class Jinja:
-    """A tokenizer's own template, rendered as transformers does.
+    """Chat template of a tokenizer, rendered as transformers renders it.
 
-    What the assistant says is found by rendering the messages before it with the assistant's prefix, and then with it: each text must
-    begin the next one. An answer ends with the special token behind it.
+    To find an assistant's answer in the text, two texts are compared: the messages before it with the assistant's prefix, and the
+    messages up to and including it. The first must be a prefix of the second. The answer ends with the next special token.
 
     Raises:
         WeightsError: the template cannot be parsed.
@@ -29,19 +29,19 @@ class Jinja:
 
     @property
     def end(self) -> str:
-        """The special token behind an answer; empty where there is none."""
+        """Special token that ends an answer; empty if the template and the tokenizer have none."""
         try:
             pieces = self.pieces([Message("user", "a"), Message("assistant", PROBE)])
         except ItemError:
             return self.symbols.eos
-        said = next((piece.text for piece in pieces if piece.supervised), "")
-        return said.partition(PROBE)[2].strip() or self.symbols.eos
+        answer = next((piece.text for piece in pieces if piece.supervised), "")
+        return answer.partition(PROBE)[2].strip() or self.symbols.eos
 
     def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
-        """The pieces of any messages that the template takes.
+        """Return the pieces of messages, with the assistant's answers supervised; see ``ChatTemplate``.
 
         Raises:
-            ItemError: the template refuses them, or writes earlier messages anew when others follow.
+            ItemError: the template refuses the messages, or renders earlier messages differently when others follow.
         """
         messages = with_system(messages, self.system)
         if for_generation and messages[-1].role != "assistant":
@@ -54,15 +54,15 @@ class Jinja:
             through = whole if number == len(messages) - 1 else self.render(messages[: number + 1])
             self._refuse_rewriting(before, through, number)
             self._refuse_rewriting(through, whole, number + 1)
-            said, rest = self._said(through[len(before) :], message.text)
+            answer, rest = self._split_answer(through[len(before) :], message.text)
             if for_generation and number == len(messages) - 1:
-                return [*pieces, Piece(whole[done : len(before)]), Piece(_through(said, message.text.strip()))]
-            pieces += [Piece(whole[done : len(before)]), Piece(said, supervised=True)]
+                return [*pieces, Piece(whole[done : len(before)]), Piece(_through(answer, message.text.strip()))]
+            pieces += [Piece(whole[done : len(before)]), Piece(answer, supervised=True)]
             done = len(through) - len(rest)
         return [*pieces, Piece(whole[done:])]
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The text of messages, as ``apply_chat_template`` of transformers gives it."""
+        """Return the text of messages; equal to the result of ``apply_chat_template`` in transformers."""
         if not messages:
             return self._rendered([], add_generation_prompt)
         rows = [{"role": message.role, "content": message.text} for message in messages]
@@ -73,8 +73,8 @@ class Jinja:
     def _rendered(self, rows: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
         return _render(self.source, rows, self.symbols.names, add_generation_prompt)
 
-    def _said(self, text: str, answer: str) -> tuple[str, str]:
-        """An answer through the first special token behind it, and what follows that."""
+    def _split_answer(self, text: str, answer: str) -> tuple[str, str]:
+        """Split a text that begins with an answer after the first special token behind the answer."""
         place = text.find(answer.strip())
         after = 0 if place < 0 else place + len(answer.strip())
         ends = [text.index(word, after) + len(word) for word in self.symbols.special if word in text[after:]]
@@ -84,21 +84,21 @@ class Jinja:
     def _refuse_rewriting(self, before: str, after: str, count: int) -> None:
         if not after.startswith(before):
             raise ItemError(
-                f"the tokenizer's chat template writes its first {count} messages otherwise when more follow, so that what is to be learnt "
-                f"cannot be found: {before[-60:]!r} does not begin {after[:60]!r}...; choose another template, for example chatml",
+                f"the tokenizer's chat template renders the first {count} messages differently when more follow, so that the supervised "
+                f"text cannot be located: {before[-60:]!r} does not begin {after[:60]!r}...; choose another template, for example chatml",
                 "template",
             )
 
 
 def _through(text: str, word: str) -> str:
-    """A text as far as a word, and that too."""
+    """Return a text up to and including the first occurrence of a word; the whole text if the word is missing."""
     place = text.find(word)
     return text if place < 0 else text[: place + len(word)]
 
 
 @functools.cache
 def _takes_parts(source: str, names: tuple[tuple[str, str], ...]) -> bool:
-    """Whether a template loses a message that is a string and shows one that is a list of parts, as those of processors do."""
+    """Return True if a template renders content given as a list of parts but drops a plain string, as templates of processors do."""
 
     def shows(content: Any) -> bool:
         try:
@@ -114,13 +114,13 @@ def _render(source: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, 
 
     try:
         return _compiled(source).render(messages=rows, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **names)
-    except (TemplateError, TypeError, ValueError) as error:  # a template may do anything to what it is given
+    except (TemplateError, TypeError, ValueError) as error:  # template code may apply any operation to its inputs
         raise ItemError(f"the tokenizer's chat template refuses {[row['role'] for row in rows]}: {error}", "template") from error
 
 
 @functools.lru_cache(maxsize=16)
 def _compiled(source: str) -> Any:
-    """A Jinja template in transformers' sandbox: nothing of Python can be reached from it."""
+    """Compile a Jinja template in a sandbox set up as in transformers; it cannot reach Python's objects."""
     try:
         from jinja2 import nodes
         from jinja2.exceptions import TemplateError
@@ -130,7 +130,7 @@ def _compiled(source: str) -> Any:
         raise ConfigError(f"template: tokenizer needs jinja2 ({error}); install it with: pip install jinja2") from error
 
     class Generation(Extension):
-        """``{% generation %}...{% endgeneration %}``, around what the assistant says: shown as it is."""
+        """Tag ``{% generation %}...{% endgeneration %}`` that marks the assistant's text; its content is rendered unchanged."""
 
         tags = {"generation"}
 
@@ -153,5 +153,5 @@ def _compiled(source: str) -> Any:
 
 
 def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
-    """Jinja's own escapes what means something in HTML; the keywords are those that templates use."""
+    """Encode JSON without escaping HTML, unlike Jinja's own filter; the keywords are those that templates pass."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

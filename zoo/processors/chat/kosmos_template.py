@@ -1,16 +1,18 @@
-"""The one stream of text and pictures of Kosmos: documents, pairs of picture and caption, and questions with their answers.
+"""Chat template of Kosmos: interleaved documents, image-caption pairs, and questions with answers as one token sequence.
 
 Paper: Huang et al. 2023, "Language Is Not All You Need: Aligning Perception with Language Models" (arXiv 2302.14045), section 2.2 (the
-sequences) and table 1; section 4.1 for "Question: ... Answer: ...". What is written, with ``<image>`` for symbol, latents and symbol::
+sequences) and table 1; section 4.1 for "Question: ... Answer: ...". The sequences are as follows; ``<image>`` stands for the start
+symbol, the image's latents and the end symbol::
 
-    document            <s>text<image> text<image> text</s>     learnt: all but <s>
-    picture, caption    <s><image> caption</s>                  learnt: the caption
-    question, answer    <s><image> Question: q Answer: a</s>    learnt: the answer
+    document            <s>text<image> text<image> text</s>     supervised: all but <s>
+    image, caption      <s><image> caption</s>                  supervised: the caption
+    question, answer    <s><image> Question: q Answer: a</s>    supervised: the answer
 
-and before "Question:" ``<grounding>``, where a question begins with it (Kosmos-2, arXiv 2306.14824: the answer then names places).
+A question that begins with ``<grounding>`` has this tag before "Question:" (Kosmos-2, arXiv 2306.14824: the answer then has boxes).
 
-Where we differ: the paper does not say how spaces go with pictures; here none stands before one and one behind it, whatever a document
-has there, so that a caption begins with the same token everywhere. Of several answers all but the last end with a new line.
+Where we differ: the paper does not define the spaces around images. Here an image has no space before it and one space after it,
+whatever the document has there, so that a caption always begins with the same token. If there are several answers, all but the last
+end with a new line.
 """
 
 import re
@@ -23,35 +25,37 @@ from zoo.processors.chat.template_pieces import Piece, Symbols, in_turn
 
 KOSMOS_SPANS = {"image": ("<image>", "</image>"), "audio": ("<audio>", "</audio>")}
 KOSMOS_WORDS = "\nQuestion: Answer:"
-KOSMOS_STOP = "\nQuestion:"  # where a model goes on by itself with the next of several questions
+KOSMOS_STOP = "\nQuestion:"  # after its answer, a model may go on with a next question, as in training; generation stops here
 _MARKER = "|".join(map(re.escape, MARKERS.values()))
 _AROUND = re.compile(rf"\s*({_MARKER})\s*")
-_BEHIND = re.compile(rf"({_MARKER})(?!$|[\s.,;:!?)\]]|{_MARKER})")  # a marker that a word follows
+_BEHIND = re.compile(rf"({_MARKER})(?!$|[\s.,;:!?)\]]|{_MARKER})")  # a marker directly before a word
 _LEADING = re.compile(rf"(?:\s*(?:{_MARKER}))*")
 
 
 class Kosmos:
-    """Documents, or questions and answers in turn, between ``<s>`` and ``</s>``."""
+    """Chat template for documents, or alternating questions and answers, between ``<s>`` and ``</s>``."""
 
     def __init__(self, symbols: Symbols, system: str | None) -> None:
         self.symbols, self.system, self.end = symbols, system or "", symbols.eos
 
     def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
-        """The pieces of a document, of a document and what is said to it, or of questions and answers.
+        """Return the pieces of a document, of a document with one answer, or of alternating questions and answers.
 
         Raises:
-            ItemError: messages in another order.
+            ItemError: the roles are in another order.
         """
-        said = [message.text for message in messages if message.role == "system"] or [self.system]
+        system = [message.text for message in messages if message.role == "system"] or [self.system]
         turns = [message for message in messages if message.role != "system"]
-        pieces = [Piece(self.symbols.bos), *(Piece(text + "\n") for text in said if text)]
+        pieces = [Piece(self.symbols.bos), *(Piece(text + "\n") for text in system if text)]
         roles = [turn.role for turn in turns]
         if roles in (["document"], ["assistant"]):
             return [*pieces, self._document(turns[0].text, for_generation)]
         if roles == ["document", "assistant"]:
             return [*pieces, Piece(spaced(turns[0].text)), self._answer(turns[1].text, for_generation)]
         if "document" in roles:
-            raise ItemError(f"template kosmos takes a document alone, perhaps with an answer behind it; got {', '.join(roles)}", "roles")
+            raise ItemError(
+                f"template kosmos takes a document, or a document and one answer, without other messages; got {', '.join(roles)}", "roles"
+            )
         rounds = in_turn(turns, "kosmos")[1]
         for number, (question, answer) in enumerate(rounds):
             pieces.append(Piece(_question(question)))
@@ -72,18 +76,18 @@ class Kosmos:
 
 
 def spaced(text: str) -> str:
-    r"""A text without spaces before markers and with one behind them: ``"a <image>\n<image>\nb "`` -> ``"a<image><image> b"``."""
+    r"""Remove white space before markers and put one space behind them: ``"a <image>\n<image>\nb "`` -> ``"a<image><image> b"``."""
     return _BEHIND.sub(r"\1 ", _AROUND.sub(r"\1", text)).strip()
 
 
 def _question(text: str) -> str:
-    """Pictures that come first, then the question; pictures alone are those of a caption."""
+    """Return leading markers, then the question; markers without any text are those of a caption and stay without "Question:"."""
     text = spaced(text)
-    shown = _LEADING.match(text).group()  # type: ignore[union-attr]  # which matches the empty text too
-    asked = text[len(shown) :].strip()
-    words = asked.removeprefix(GROUNDING).strip()
-    tag = [GROUNDING] if asked.startswith(GROUNDING) else []
-    return " ".join([*([shown] if shown else []), *tag, *([f"Question: {words} Answer:"] if words else [])])
+    leading = _LEADING.match(text).group()  # type: ignore[union-attr]  # the pattern also matches the empty string
+    rest = text[len(leading) :].strip()
+    question = rest.removeprefix(GROUNDING).strip()
+    tag = [GROUNDING] if rest.startswith(GROUNDING) else []
+    return " ".join([*([leading] if leading else []), *tag, *([f"Question: {question} Answer:"] if question else [])])
 
 
 def _is_marked(text: str) -> bool:

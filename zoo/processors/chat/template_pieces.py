@@ -1,4 +1,4 @@
-"""What chat templates are made of: pieces of text, the tokenizer's symbols, and where markers of pictures and clips stand."""
+"""Building blocks of chat templates: pieces of text, a tokenizer's special tokens, and the markers of images and audio clips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from zoo.processors.chat.messages import MARKERS, Message
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of the text; what is supervised is learnt."""
+    """A part of the text; the model is trained to predict it if ``supervised``."""
 
     text: str
     supervised: bool = False
@@ -18,12 +18,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class Symbols:
-    """What a tokenizer calls its special tokens.
+    """Special tokens of a tokenizer.
 
     Attributes:
-        names: by transformers' names, as Jinja templates ask for them: ``{"bos_token": "<s>", "eos_token": "</s>"}``.
-        starts: whether the tokenizer begins every text with ``bos_token``.
-        special: the words of all special tokens.
+        names: tokens by transformers' names, which Jinja templates use: ``{"bos_token": "<s>", "eos_token": "</s>"}``.
+        starts: True if the tokenizer begins every text with ``bos_token``.
+        special: the strings of all special tokens.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -32,26 +32,26 @@ class Symbols:
 
     @property
     def bos(self) -> str:
-        """What begins a text; empty without."""
+        """Token that begins a text; empty if the tokenizer has none."""
         return self.names.get("bos_token", "")
 
     @property
     def eos(self) -> str:
-        """What ends a text; empty without."""
+        """Token that ends a text; empty if the tokenizer has none."""
         return self.names.get("eos_token", "")
 
     @property
     def start(self) -> str:
-        """What the tokenizer would put before a text by itself."""
+        """Token that the tokenizer itself puts before every text; empty if it puts none."""
         return self.bos if self.starts else ""
 
 
 @runtime_checkable
 class ChatTemplate(Protocol):
-    """Messages to pieces of text.
+    """Protocol of chat templates, which render messages as pieces of text.
 
-    ``end`` is what ends an answer. For generation, messages that end with the user's are followed by the assistant's prefix, and an
-    answer that is begun is to be continued.
+    ``end`` is the string that ends an answer. With ``for_generation``, the text ends with the assistant's prefix if the last message is
+    the user's; if it is the assistant's, the text ends with this unfinished answer, which the model continues.
     """
 
     @property
@@ -61,12 +61,12 @@ class ChatTemplate(Protocol):
 
 
 def answer_piece(text: str, end: str, unfinished: bool) -> Piece:
-    """What the assistant says, to be learnt with its end; or said in part, to be continued."""
+    """Return an answer as a supervised piece with its end; if ``unfinished``, without end and unsupervised, to be continued."""
     return Piece(text) if unfinished else Piece(text + end, supervised=True)
 
 
 def markers(text: str) -> str:
-    """The markers of a text alone, in order."""
+    """Return only the markers of a text, in order, as one string."""
     places = sorted((at, marker) for marker in MARKERS.values() for at in _places(text, marker))
     return "".join(marker for _, marker in places)
 
@@ -80,7 +80,7 @@ def _places(text: str, word: str) -> list[int]:
 
 
 def media_first(text: str) -> str:
-    r"""A single marker at the front, on a line of its own: "what is <image>?" -> "<image>\nwhat is ?"; several stay."""
+    r"""Move a single marker to a separate first line: "what is <image>?" -> "<image>\nwhat is ?"; several markers stay in place."""
     marker = markers(text)
     if marker not in MARKERS.values():
         return text
@@ -88,24 +88,35 @@ def media_first(text: str) -> str:
 
 
 def with_system(messages: Sequence[Message], system: str) -> list[Message]:
-    """Messages with what the system says first, where they do not say it themselves."""
-    said = [Message("system", system)] if system and messages[0].role != "system" else []
-    return [*said, *messages]
+    """Return messages with a system message first; one that is already there stays."""
+    added = [Message("system", system)] if system and messages[0].role != "system" else []
+    return [*added, *messages]
 
 
 def in_turn(messages: Sequence[Message], template: str) -> tuple[str | None, list[tuple[str, str | None]]]:
-    """What the system says, where it does, and the questions with their answers; the last may have none yet."""
+    """Split messages into the system message (None if missing) and pairs of question and answer.
+
+    Args:
+        template: name of the template, for the message.
+
+    Returns:
+        The system message and the pairs; the last answer is None if the last message is a question.
+
+    Raises:
+        ItemError: user and assistant do not alternate, or there is no message of the user.
+    """
     system = messages[0].text if messages[0].role == "system" else None
     turns = messages[system is not None :]
     for number, message in enumerate(turns):
         expected = "assistant" if number % 2 else "user"
         if message.role != expected:
             raise ItemError(
-                f"template {template} takes user and assistant in turn, and system first only; message {number + 1} (without "
-                f"the system's) is the {message.role}'s, not the {expected}'s; join what one side says, or choose template chatml",
+                f"template {template} needs alternating user and assistant messages, after at most one system message; message "
+                f"{number + 1} (not counting the system's) has the role {message.role}, expected {expected}; join consecutive messages "
+                "of one role, or choose template chatml",
                 "roles",
             )
     if not turns:
-        raise ItemError(f"template {template} needs a message of the user; got the system's alone", "roles")
+        raise ItemError(f"template {template} needs a user message; got only a system message", "roles")
     answers = [*(message.text for message in turns[1::2]), *([None] if len(turns) % 2 else [])]
     return system, list(zip((message.text for message in turns[::2]), answers, strict=True))

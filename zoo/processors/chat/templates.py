@@ -1,9 +1,10 @@
-"""Chat templates: messages to the one text that a language model reads, with the part that it learns to say marked.
+"""Chat templates: render messages as one text for a language model, with the supervised parts marked.
 
 References: haotian-liu/LLaVA ``conversation.py`` (plain, vicuna_v1, llama2: ``conv_llava_plain``, ``conv_vicuna_v1``,
-``conv_llava_llama_2``) and ``train.py`` (its masks); OpenAI's ChatML. Where we differ: what is learnt is found by where a text stands,
-not by counting tokens, so that no tokenizer can put it off by one; a single picture or clip moves to the front of its message as in
-LLaVA, several stay where they are. Those of tokenizers are in ``zoo.processors.chat.jinja_template``, that of documents in ``zoo.processors.chat.kosmos_template``.
+``conv_llava_llama_2``) and ``train.py`` (its masks); OpenAI's ChatML. Where we differ: supervised tokens are found by their character
+offsets in the text, not by counting tokens, so that no tokenizer can shift them by one. A single image or audio clip moves to the front
+of its message as in LLaVA; several stay in place. Jinja templates of tokenizers are in ``zoo.processors.chat.jinja_template``, the template of
+documents in ``zoo.processors.chat.kosmos_template``.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ TOKENIZERS_OWN = "tokenizer"  # the template that came with the tokenizer
 
 
 class Plain:
-    r"""A caption behind its pictures and clips: ``<image>a cat\n``; what the user says beside them is left out (LLaVA, stage 1)."""
+    r"""Template of a caption after its images and clips: ``<image>a cat\n`` (LLaVA, stage 1); it drops the text of the user's message."""
 
     end = "\n"
 
@@ -35,24 +36,34 @@ class Plain:
         self.symbols, self.system = symbols, system or ""
 
     def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
-        """The pieces of one question and its answer."""
+        """Return the pieces of at most one user message and one answer.
+
+        Raises:
+            ItemError: the messages have other roles.
+        """
         roles = [message.role for message in messages if message.role != "system"]
         if roles not in (["user"], ["user", "assistant"], ["assistant"]):
-            raise ItemError(f"template plain takes one caption behind its pictures; got {', '.join(roles)}", "roles")
+            raise ItemError(
+                f"template plain takes one user message with images or clips and one caption (assistant); got {', '.join(roles)}", "roles"
+            )
         shown = "".join(markers(message.text) for message in messages if message.role == "user")
         pieces = [Piece(self.symbols.start + self.system + shown)]
         return pieces + [answer_piece(message.text, self.end, for_generation) for message in messages if message.role == "assistant"]
 
 
 class Vicuna:
-    """``SYSTEM USER: question ASSISTANT: answer</s>USER: ...`` (Vicuna v1.1, v1.5; LLaVA 1.5)."""
+    """Template ``SYSTEM USER: question ASSISTANT: answer</s>USER: ...`` (Vicuna v1.1, v1.5; LLaVA 1.5)."""
 
     def __init__(self, symbols: Symbols, system: str | None) -> None:
         self.symbols, self.system = symbols, VICUNA_SYSTEM if system is None else system
         self.end = symbols.eos or "</s>"
 
     def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
-        """The pieces of questions and answers in turn."""
+        """Return the pieces of alternating questions and answers.
+
+        Raises:
+            ItemError: user and assistant do not alternate.
+        """
         system, rounds = in_turn(messages, "vicuna_v1")
         system = self.system if system is None else system
         pieces = [Piece(self.symbols.start + (system + " " if system else ""))]
@@ -64,20 +75,24 @@ class Vicuna:
 
 
 class Llama2:
-    r"""``<s>[INST] <<SYS>>\nSYSTEM\n<</SYS>>\n\nquestion [/INST] answer </s><s>[INST] ...`` (LLaMA-2-chat, LLaVA's of it)."""
+    r"""Template ``<s>[INST] <<SYS>>\nSYSTEM\n<</SYS>>\n\nquestion [/INST] answer </s><s>[INST] ...`` (LLaMA-2-chat, as in LLaVA)."""
 
     def __init__(self, symbols: Symbols, system: str | None) -> None:
         self.symbols, self.system = symbols, LLAMA2_SYSTEM if system is None else system
         self.end = symbols.eos or "</s>"
 
     def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
-        """The pieces of questions and answers in turn."""
+        """Return the pieces of alternating questions and answers.
+
+        Raises:
+            ItemError: user and assistant do not alternate.
+        """
         system, rounds = in_turn(messages, "llama2")
         system = self.system if system is None else system
         pieces = []
         for number, (question, answer) in enumerate(rounds):
-            said = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system and not number else ""
-            pieces.append(Piece(f"{self.symbols.bos}[INST] {said}{media_first(question)} [/INST]"))
+            prefix = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system and not number else ""
+            pieces.append(Piece(f"{self.symbols.bos}[INST] {prefix}{media_first(question)} [/INST]"))
             if answer is not None:
                 unfinished = for_generation and number == len(rounds) - 1
                 pieces.append(answer_piece(" " + answer, " " + self.end, unfinished))
@@ -85,7 +100,7 @@ class Llama2:
 
 
 class Chatml:
-    r"""``<|im_start|>user\nquestion<|im_end|>\n<|im_start|>assistant\nanswer<|im_end|>\n``; any order of roles."""
+    r"""Template ``<|im_start|>user\nquestion<|im_end|>\n<|im_start|>assistant\nanswer<|im_end|>\n``; roles in any order."""
 
     end = CHATML_END
 
@@ -93,7 +108,7 @@ class Chatml:
         self.symbols, self.system = symbols, system or ""
 
     def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
-        """The pieces of any messages."""
+        """Return the pieces of messages with roles in any order."""
         pieces = []
         for message in with_system(messages, self.system):
             head = f"{CHATML_START}{message.role}\n"
@@ -108,13 +123,13 @@ class Chatml:
 
 
 class Nothing:
-    """The texts as they are, one behind the other, and the end symbol behind an answer: a language model that knows no chat."""
+    """Template that concatenates the texts unchanged and ends an answer with the end symbol; for models without chat training."""
 
     def __init__(self, symbols: Symbols, system: str | None) -> None:
         self.symbols, self.system, self.end = symbols, system or "", symbols.eos
 
     def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
-        """The pieces of any messages."""
+        """Return the pieces of messages with roles in any order."""
         pieces = [Piece(self.symbols.start + self.system)]
         for message in messages:
             last = message is messages[-1]
@@ -127,25 +142,25 @@ class Nothing:
 
 NAMED = {"plain": Plain, "vicuna_v1": Vicuna, "llama2": Llama2, "chatml": Chatml, "none": Nothing, "kosmos": Kosmos}
 TEMPLATES = (*NAMED, TOKENIZERS_OWN)
-TAKE_DOCUMENTS = ("kosmos", "none")  # the others have no place for a text that nobody says
-SPANS = {"kosmos": KOSMOS_SPANS}  # by template: what stands before and behind the tokens of a picture or clip
-STOPS = {"kosmos": (KOSMOS_STOP,)}  # beside the end: strings that end an answer
+TAKE_DOCUMENTS = ("kosmos", "none")  # the other templates have no place for a text without a speaker
+SPANS = {"kosmos": KOSMOS_SPANS}  # by template: symbols before and after the tokens of an image or clip
+STOPS = {"kosmos": (KOSMOS_STOP,)}  # by template: strings that end an answer, in addition to its end symbol
 
 
 def build_template(name: str, symbols: Symbols, system: str | None, source: str | None) -> ChatTemplate:
-    """The template of a name.
+    """Build a chat template by name.
 
     Args:
-        system: what the assistant is told first; None is the template's own sentence.
-        source: the tokenizer's Jinja template, where it has one.
+        system: system prompt; None takes the template's default.
+        source: the tokenizer's Jinja template; None if it has none.
 
     Raises:
-        ConfigError: there is no such template, or the tokenizer has none.
+        ConfigError: the name is unknown, or the tokenizer has no chat template.
     """
     if name in NAMED:
         return NAMED[name](symbols, system)
     if name != TOKENIZERS_OWN:
         raise ConfigError(f"template: there is no {name!r}; {name_choices(name, TEMPLATES)}")
     if source is None:
-        raise ConfigError(f"template: {name}, but the tokenizer brings no chat template; choose one of {', '.join(NAMED)}")
+        raise ConfigError(f"template: {name}, but the tokenizer has no chat template; choose one of {', '.join(NAMED)}")
     return Jinja(source, symbols, system)

@@ -1,8 +1,8 @@
-"""Any recording to one channel of float samples: whole, cut short, or block by block in bounded memory.
+"""Recordings to one channel of float samples: the whole file, its beginning, or block by block in bounded memory.
 
-libsndfile (soundfile) reads WAV, FLAC, Ogg, MP3 and their like; where PyAV is installed, FFmpeg's decoders read the rest (G.722, M4A,
-the sound of films). Rates are changed by libsoxr: its "HQ" takes half the time of torchaudio's default filter, and of a tone of 9 kHz
-it leaves -140 dB at 16 kHz, where that filter leaves -17 dB.
+libsndfile (soundfile) reads WAV, FLAC, Ogg, MP3 and similar formats. If PyAV is installed, FFmpeg's decoders read other formats (G.722,
+M4A, the sound track of videos). libsoxr resamples: its "HQ" quality takes half the time of torchaudio's default filter and suppresses
+aliasing better (a tone of 9 kHz, resampled to 16 kHz, leaves -140 dB instead of -17 dB).
 """
 
 import io
@@ -23,29 +23,29 @@ AUDIO_SUFFIXES = (
     *(".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".g722", ".m4a", ".mp3"),
     *(".mp4", ".oga", ".ogg", ".opus", ".wav", ".webm", ".wma"),
 )
-RAW_FORMATS = {".g722": "g722"}  # of FFmpeg, for what has no header that would tell
-BLOCK_SAMPLES = 2**20  # of all channels together, that are decoded at once
+RAW_FORMATS = {".g722": "g722"}  # suffix to FFmpeg's format name, for formats without a header from which to detect them
+BLOCK_SAMPLES = 2**20  # samples decoded at once, all channels together
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz
-MP3_SHARE = 0.9  # of the samples that an MP3's header tells of; it rounds to whole frames, and some writers are wrong by a few
-LOUDEST = 10.0  # of float samples, which lie in [-1, 1] but for a few decibels
-STREAMED = 0x7FFFF000  # from here on the size in a WAV header means that its writer did not know it
-# What soundfile and PyAV raise on damaged files beside errors of their own, found by flipping bytes of whole ones.
+MP3_SHARE = 0.9  # least share of the samples stated in an MP3 header: it counts whole frames, and some encoders are off by a few
+LOUDEST = 10.0  # largest absolute value accepted for float samples; above 1 by a few decibels happens, more is a wrong scale
+STREAMED = 0x7FFFF000  # a WAV size from here on is a placeholder: the file was streamed and its writer did not know the size
+# Exceptions that soundfile and PyAV raise on damaged files, beside their own; found by flipping bytes of intact files.
 DECODE_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, MemoryError, RuntimeError)
 SCALES = {"int8": 2**7, "int16": 2**15, "int32": 2**31}
 Recording = str | Path | bytes
 
 
 def read_audio(source: Recording, *, max_seconds: float | None = None, cut: bool = False) -> tuple[Float32[np.ndarray, " samples"], int]:
-    """The mean of the channels and the sample rate in Hz.
+    """Read a recording; return the mean of its channels and the sample rate in Hz.
 
     Args:
-        source: a path, or the bytes of a file.
-        max_seconds: what is longer is refused before more of it is decoded; None allows any length.
-        cut: take the beginning of what is longer instead.
+        source: path, or the bytes of a file.
+        max_seconds: longest recording allowed, in seconds; the rest of a longer one is not decoded. None allows any length.
+        cut: keep the beginning of a longer recording instead of raising an error.
 
     Raises:
-        ItemError: missing, empty, cut short, too long, not finite, or nothing that can be read.
-        ConfigError: a library that is needed is not installed.
+        ItemError: the recording is missing, empty, cut short, too long or unreadable, or its samples are not finite.
+        ConfigError: a required library is not installed.
     """
     name = _name(source)
     with _opened(source) as (rate, blocks):
@@ -67,28 +67,31 @@ def read_audio(source: Recording, *, max_seconds: float | None = None, cut: bool
 
 
 def read_piece(path: str | Path, start: float, seconds: float) -> tuple[Float32[np.ndarray, " samples"], int]:
-    """So many seconds of a recording from a place on, or what there is of them, and the sample rate; nothing else is decoded.
+    """Read ``seconds`` seconds of a recording from ``start`` (in seconds) on, without decoding the rest.
+
+    Returns:
+        Mono samples, fewer if the recording ends earlier, and the sample rate in Hz.
 
     Raises:
-        ItemError: a file that libsndfile does not read, or one that ends before the place.
+        ItemError: libsndfile cannot read the file, or the recording ends before ``start``.
     """
     soundfile = _need("soundfile")
     try:
         with soundfile.SoundFile(path) as sound:
             rate, first = sound.samplerate, round(start * sound.samplerate)
             if first >= sound.frames:
-                _refuse(str(path), f"ends at {sound.frames / rate:.2f} s, where a piece from {start:g} s on is asked for")
+                _refuse(str(path), f"ends at {sound.frames / rate:.2f} s, before the requested start at {start:g} s")
             sound.seek(first)
             samples = sound.read(round(seconds * rate), dtype="float32", always_2d=True)  # [frames, channels]
     except (soundfile.LibsndfileError, *DECODE_ERRORS) as error:
         if isinstance(error, ItemError):
             raise
-        _refuse(str(path), f"no piece of it can be read ({error}); convert it to WAV or FLAC")
+        _refuse(str(path), f"cannot be read in part ({error}); convert it to WAV or FLAC")
     return _checked(samples.mean(axis=1), str(path)), rate
 
 
 def seconds_in_header(path: str | Path) -> float:
-    """How long a recording lasts by its header; 0 where libsndfile reads none."""
+    """Return the duration in seconds stated in a recording's header; 0 if libsndfile cannot read the file."""
     soundfile = _need("soundfile")
     try:
         return float(soundfile.info(path).duration)
@@ -97,12 +100,12 @@ def seconds_in_header(path: str | Path) -> float:
 
 
 def stream_blocks(source: Recording, *, sample_rate_hz: int, seconds: float = 30.0) -> Iterator[Float32[np.ndarray, " samples"]]:
-    """The samples that ``read_audio`` and ``resample`` give, in blocks of so many seconds; the last one may be shorter.
+    """Yield the samples of ``read_audio`` and ``resample`` in blocks of ``seconds`` seconds; the last block may be shorter.
 
-    No more than a few blocks are ever in memory, however long the recording is.
+    Only a few blocks are in memory at a time, however long the recording is.
 
     Raises:
-        ItemError: as ``read_audio``; what stands before the damage has been given then.
+        ItemError: as ``read_audio``; the blocks before the damage have been yielded by then.
     """
     soxr = _need("soxr")
     name, size, rest = _name(source), max(1, round(seconds * sample_rate_hz)), np.empty(0, dtype=np.float32)
@@ -124,7 +127,7 @@ def stream_blocks(source: Recording, *, sample_rate_hz: int, seconds: float = 30
 
 
 def resample(waveform: Float32[np.ndarray, " samples"], rate: int, new_rate: int) -> Float32[np.ndarray, " new_samples"]:
-    """Change the sample rate; of a recording shorter than a new sample one sample is left."""
+    """Change the sample rate, both in Hz; a recording shorter than one new sample gives one sample."""
     if rate == new_rate:
         return waveform
     changed = _need("soxr").resample(waveform, rate, new_rate, "HQ")
@@ -132,12 +135,13 @@ def resample(waveform: Float32[np.ndarray, " samples"], rate: int, new_rate: int
 
 
 def to_mono(values: Shaped[np.ndarray, "..."], name: str = "a waveform") -> Float32[np.ndarray, " samples"]:
-    """Samples [n], or of several channels [channels, n] or [n, channels] with fewer channels than samples, as one channel of floats.
+    """Convert samples [n], [channels, n] or [n, channels] to one channel of float32.
 
-    Whole numbers of 8, 16 and 32 bits become [-1, 1); those without sign are centred at half their range.
+    The shorter axis is the channels; they are averaged. Integers of 8, 16 and 32 bits are scaled to [-1, 1); unsigned 8-bit values
+    are centred at 128.
 
     Raises:
-        ItemError: empty, not finite, not samples, or floats far outside [-1, 1].
+        ItemError: the array is empty or has another shape or type, or its samples are not finite or far outside [-1, 1].
     """
     if values.ndim not in (1, 2) or not values.size:
         _refuse(name, f"has the shape {list(values.shape)}; give samples [n] or channels and samples [channels, n], at least one sample")
@@ -147,17 +151,17 @@ def to_mono(values: Shaped[np.ndarray, "..."], name: str = "a waveform") -> Floa
     elif kind == "uint8":
         values = (values.astype(np.float32) - 128) / 128
     elif kind not in ("float16", "float32", "float64"):
-        _refuse(name, f"holds {kind}; allowed are floats in [-1, 1] and whole numbers of 8 (uint8 too), 16 or 32 bits")
+        _refuse(name, f"holds {kind} values; allowed are floats in [-1, 1] and the integers int8, uint8, int16 and int32")
     if values.ndim == 2:
         values = values.mean(axis=int(np.argmin(values.shape)), dtype=np.float64)
     return _checked(np.ascontiguousarray(values, dtype=np.float32), name)
 
 
 def checked_rate(rate: Any, name: str = "a waveform") -> int:
-    """A sample rate in Hz as a whole number.
+    """Return a sample rate in Hz as an int.
 
     Raises:
-        ItemError: not a number of samples per second.
+        ItemError: the rate is not a whole number from ``LOWEST_RATE`` to ``HIGHEST_RATE``.
     """
     whole = isinstance(rate, int | np.integer) or (isinstance(rate, float) and rate.is_integer())
     if not whole or isinstance(rate, bool) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
@@ -166,7 +170,7 @@ def checked_rate(rate: Any, name: str = "a waveform") -> int:
 
 
 def require_audio() -> None:
-    """Raise ConfigError where the libraries that read recordings are not installed."""
+    """Raise ConfigError unless the libraries that read recordings are installed."""
     for module in ("soundfile", "soxr"):
         _need(module)
 
@@ -187,13 +191,13 @@ def _checked(waveform: Float32[np.ndarray, " samples"], name: str) -> Float32[np
 
 
 def _and_end(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Blocks that are not empty, and then an empty one."""
+    """Yield the blocks that are not empty, and then an empty one that marks the end."""
     yield from (block for block in blocks if len(block))
     yield np.empty(0, dtype=np.float32)
 
 
-def _refuse(name: str, what: str) -> NoReturn:
-    raise ItemError(f"{name}: {what}", "audio")
+def _refuse(name: str, problem: str) -> NoReturn:
+    raise ItemError(f"{name}: {problem}", "audio")
 
 
 def _name(source: Recording) -> str:
@@ -201,7 +205,7 @@ def _name(source: Recording) -> str:
 
 
 class _InMemory(io.BytesIO):
-    """A file whose place stays where it is when a damaged header leads to before its beginning; libsndfile cannot take an exception."""
+    """In-memory file that ignores a seek to before its beginning, as damaged headers cause; libsndfile cannot handle an exception."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         try:
@@ -212,12 +216,12 @@ class _InMemory(io.BytesIO):
 
 @contextmanager
 def _opened(source: Recording) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """The rate, and an iterator over mono blocks."""
+    """Open a recording; yield its sample rate in Hz and an iterator over its mono blocks."""
     name = _name(source)
     try:
         with _InMemory(source) if isinstance(source, bytes) else open(source, "rb") as file:
             if not (size := file.seek(0, os.SEEK_END)):
-                _refuse(name, "the file is empty; fetch it again")
+                _refuse(name, "the file is empty; download it again")
             file.seek(0)
             raw_format = None if isinstance(source, bytes) else RAW_FORMATS.get(Path(source).suffix.lower())
             opening = _open_with_soundfile(file, source, size) if raw_format is None else _open_with_av(file, name, raw_format)
@@ -231,14 +235,14 @@ def _opened(source: Recording) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
 
 @contextmanager
 def _open_with_soundfile(file: io.BufferedIOBase, source: Recording, size: int) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """By libsndfile, or by FFmpeg where libsndfile does not know the format."""
+    """Open with libsndfile, or with FFmpeg if libsndfile does not know the format; yield as ``_opened``."""
     soundfile, name = _need("soundfile"), _name(source)
     _refuse_cut_short(file, size, name)
     beginning = file.read(2**17)
     exact = any(word in beginning for word in (b"Xing", b"Info")) or not beginning.startswith((b"ID3", b"\xff"))
     file.seek(0)
     try:
-        sound = soundfile.SoundFile(file if isinstance(source, bytes) else source)  # a path is read without a way through Python
+        sound = soundfile.SoundFile(file if isinstance(source, bytes) else source)  # a path: no callbacks into Python
     except soundfile.LibsndfileError as error:
         file.seek(0)
         with _open_with_av(file, name, None, otherwise=str(error.error_string).strip(" .")) as found:
@@ -249,10 +253,10 @@ def _open_with_soundfile(file: io.BufferedIOBase, source: Recording, size: int) 
 
 
 def _sound_blocks(sound: Any, library_error: type[Exception], exact: bool, name: str) -> Iterator[np.ndarray]:
-    """Decoded blocks.
+    """Yield decoded mono blocks.
 
     Args:
-        exact: whether the file tells its number of samples; an MP3 without a Xing header does not, and libsndfile guesses.
+        exact: True if the header states the number of samples. An MP3 without a Xing header does not, and libsndfile guesses it.
     """
     expected, count = sound.frames, 0
     while True:
@@ -260,7 +264,7 @@ def _sound_blocks(sound: Any, library_error: type[Exception], exact: bool, name:
             block = sound.read(max(1, BLOCK_SAMPLES // sound.channels), dtype="float32", always_2d=True)  # [frames, channels]
         except (library_error, *DECODE_ERRORS) as error:
             raise ItemError(
-                f"{name}: damaged or cut short after {count / sound.samplerate:.1f} s ({error}); fetch it again", "audio"
+                f"{name}: damaged or cut short after {count / sound.samplerate:.1f} s ({error}); download it again", "audio"
             ) from error
         if not len(block):
             break
@@ -268,33 +272,33 @@ def _sound_blocks(sound: Any, library_error: type[Exception], exact: bool, name:
         yield block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
     if count < expected * (MP3_SHARE if sound.format == "MP3" else 1) and exact:
         seconds = [round(frames / sound.samplerate, 1) for frames in (count, expected)]
-        _refuse(name, f"cut short: holds {seconds[0]} s of the {seconds[1]} s that its header tells; fetch it again")
+        _refuse(name, f"cut short: holds {seconds[0]} s of the {seconds[1]} s stated in its header; download it again")
 
 
 def _refuse_cut_short(file: io.BufferedIOBase, size: int, name: str) -> None:
-    """Raise ItemError for what libsndfile reads without a word: less data than the header says, or Ogg without its last page."""
+    """Raise ItemError for two faults that libsndfile does not report: less data than the header states, and Ogg without its last page."""
     start = file.read(12)
     if start[:4] == b"RIFF" and start[8:] == b"WAVE":
         declared, offset = _wav_data(file)
         if declared is not None and declared < STREAMED and offset + declared > size:
-            _refuse(name, f"cut short: its header tells of {declared} bytes of sound, {size - offset} are there; fetch it again")
+            _refuse(name, f"cut short: its header states {declared} bytes of audio, the file holds {size - offset}; download it again")
     elif start[:4] == b"FORM" and (declared := struct.unpack(">I", start[4:8])[0] + 8) > size:
-        _refuse(name, f"cut short: its header tells of {declared} bytes, {size} are there; fetch it again")
+        _refuse(name, f"cut short: its header states {declared} bytes, the file has {size}; download it again")
     elif start[:4] == b"OggS":
         file.seek(max(0, size - 2**17))  # a page has at most 65,307 bytes
         if not _ends_with_last_page(file.read()):
-            _refuse(name, "cut short: its last page, which would end the stream, is not there; fetch it again")
+            _refuse(name, "cut short: the last Ogg page, which ends the stream, is missing; download it again")
     file.seek(0)
 
 
 def _ends_with_last_page(data: bytes) -> bool:
-    """Whether the last page in the data is whole, and says that it ends the stream. Source: RFC 3533, section 6."""
+    """Return True if the last Ogg page in the data is complete and marked as end of stream. Source: RFC 3533, section 6."""
     page = data[max(0, data.rfind(b"OggS")) :]
     return len(page) > 27 and bool(page[5] & 4) and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def _wav_data(file: io.BufferedIOBase) -> tuple[int | None, int]:
-    """Size and place of the chunk of samples; None where there is none."""
+    """Return the size in bytes and the offset of the chunk of samples; the size is None if the chunk is missing."""
     while len(header := file.read(8)) == 8:
         word, length = header[:4], struct.unpack("<I", header[4:])[0]
         if word == b"data":
@@ -307,17 +311,19 @@ def _wav_data(file: io.BufferedIOBase) -> tuple[int | None, int]:
 def _open_with_av(
     file: io.BufferedIOBase, name: str, format: str | None, otherwise: str | None = None
 ) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
-    """By FFmpeg.
+    """Open with FFmpeg (PyAV); yield as ``_opened``.
 
     Args:
-        format: None lets FFmpeg find out.
-        otherwise: why libsndfile does not read it, for the message where FFmpeg is not there.
+        format: FFmpeg's name of the format; None lets FFmpeg detect it.
+        otherwise: why libsndfile cannot read the file, for error messages.
     """
     try:
         import av
     except ImportError as error:
-        what = otherwise or f"a recording of the kind {format} is read by FFmpeg"
-        raise ItemError(f"{name}: not a recording that libsndfile reads ({what}); pip install av reads more kinds", "audio") from error
+        reason = otherwise or f"the format {format} needs FFmpeg"
+        raise ItemError(
+            f"{name}: not a recording that libsndfile can read ({reason}); to read more formats, pip install av", "audio"
+        ) from error
     unreadable: tuple[type[Exception], ...] = (av.FFmpegError, *DECODE_ERRORS)  # type: ignore[attr-defined]
     try:
         container = av.open(file, format=format)
@@ -331,10 +337,10 @@ def _open_with_av(
 def _av_blocks(container: Any, unreadable: tuple[type[Exception], ...], name: str) -> Iterator[np.ndarray]:
     from av import AudioResampler
 
-    planes = AudioResampler(format="fltp")  # rate and channels stay as they are
+    planes = AudioResampler(format="fltp")  # only to float samples; rate and channels stay
     try:
         for frame in container.decode(audio=0):
             for plane in planes.resample(frame):
                 yield plane.to_ndarray().mean(axis=0)  # [samples]
     except unreadable as error:
-        raise ItemError(f"{name}: damaged or cut short ({error}); fetch it again", "audio") from error
+        raise ItemError(f"{name}: damaged or cut short ({error}); download it again", "audio") from error

@@ -1,4 +1,4 @@
-"""Waveforms from magnitudes: the phases are found by going back and forth between the two.
+"""Griffin-Lim: reconstruct a waveform from magnitude spectra by iterating between time and frequency domain to estimate the phases.
 
 Papers: Griffin and Lim 1984; Perraudin et al. 2013 ("A fast Griffin-Lim algorithm"), whose momentum is 0 in the classical form.
 References: torchaudio ``functional.griffinlim``, librosa ``griffinlim``.
@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from zoo.processors.media.tacotron_mel import Framing
 
-TINY = 1e-16
+TINY = 1e-16  # avoids a division by zero
 
 
 def griffin_lim(
@@ -22,12 +22,13 @@ def griffin_lim(
     momentum: float = 0.99,
     seed: int | None = 0,
 ) -> Float[Tensor, " samples"]:
-    """A waveform of ``(frames - 1) * hop_samples`` samples.
+    """Reconstruct a waveform of ``(frames - 1) * hop_samples`` samples from linear magnitudes.
 
     Args:
-        power: to which magnitudes are raised first; above 1 they sound cleaner: 1.2 in the first Tacotron's paper, 1.5 in keithito's code.
-        momentum: 0 is Griffin's and Lim's algorithm, 0.99 the fast one.
-        seed: of the first phases; None: all zero.
+        power: exponent applied to the magnitudes first. A value above 1 sounds cleaner: 1.2 in the first Tacotron paper, 1.5 in
+            keithito's implementation.
+        momentum: 0 for the original algorithm of Griffin and Lim, 0.99 for the fast one.
+        seed: seed of the random initial phases; None starts with all phases at zero.
     """
     if power != 1:
         magnitudes = magnitudes**power
@@ -42,8 +43,8 @@ def griffin_lim(
     weight = momentum / (1 + momentum)
     for _ in range(iterations):
         rebuilt = _spectrum(_waveform(magnitudes * angles, framing, length), framing)
-        angles = rebuilt - weight * before
-        angles = angles / (angles.abs() + TINY)
+        angles = rebuilt - weight * before  # the accelerated step of the fast algorithm
+        angles = angles / (angles.abs() + TINY)  # keep only the phases; the magnitudes are given
         before = rebuilt
     return undo_pre_emphasis(_waveform(magnitudes * angles, framing, length), framing.pre_emphasis)
 
@@ -60,14 +61,14 @@ def _spectrum(waveform: Tensor, framing: Framing) -> Tensor:
 
 
 def undo_pre_emphasis(waveform: Float[Tensor, " samples"], share: float) -> Float[Tensor, " samples"]:
-    """Each sample plus a share of the one before, which has been treated so itself."""
+    """Undo pre-emphasis: ``y[n] = x[n] + share * y[n - 1]``."""
     if not share:
         return waveform
-    decay = share ** torch.arange(_reach(share), dtype=torch.float64)  # the filter's answer to one sample, as far as it can be told from 0
+    decay = share ** torch.arange(_reach(share), dtype=torch.float64)  # impulse response, cut where negligible
     padded = torch.nn.functional.pad(waveform.double()[None, None], (len(decay) - 1, 0))
     return torch.nn.functional.conv1d(padded, decay.flip(0)[None, None])[0, 0].float()
 
 
 def _reach(share: float) -> int:
-    """Samples after which ``share ** n`` is below 1e-9."""
+    """Return the number of samples after which ``share ** n`` is below 1e-9."""
     return max(1, int(-9 / torch.log10(torch.tensor(share, dtype=torch.float64))) + 1)

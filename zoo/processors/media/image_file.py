@@ -1,4 +1,4 @@
-"""Any picture to an upright 8-bit RGB image, and the pictures that lie in folders."""
+"""Image files: decode any supported format to an upright 8-bit RGB image, and find images in folders."""
 
 import io
 import os
@@ -20,10 +20,10 @@ from zoo.processors.media import jpeg
 MAX_PIXELS = 300_000_000  # 900 MB as RGB; the largest cameras in phones give 200 million
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# What people bring that is not a picture we read: how such a file begins (after so many bytes), and what it is.
+# Common files that are not supported images: offset and bytes of their signature, and a description for the message.
 STRANGERS = (
-    (4, b"ftyphei", "a HEIC picture"),
-    (4, b"ftypmif1", "a HEIF picture"),
+    (4, b"ftyphei", "a HEIC image"),
+    (4, b"ftypmif1", "a HEIF image"),
     (0, b"%PDF", "a PDF document"),
     (0, b"%!PS", "a PostScript document"),
     (0, b"8BPS", "a Photoshop document"),
@@ -33,13 +33,13 @@ STRANGERS = (
     (0, b"<html", "a web page, perhaps a failed download"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself (git lfs pull)"),
 )
-# What Pillow raises on broken files, found by cutting and flipping bytes of real ones.
+# Exceptions that Pillow raises on damaged files; found by truncating intact files and flipping their bytes.
 DECODE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
     RuntimeError,  # AVIF
-    TypeError,  # TIFF tags of another type than they should be
+    TypeError,  # TIFF tags of a wrong type
     EOFError,
     LookupError,
     OverflowError,
@@ -47,7 +47,7 @@ DECODE_ERRORS = (
     struct.error,
     zlib.error,
 )
-UPRIGHT = {  # EXIF orientation to what undoes it; ImageOps.exif_transpose also rewrites the EXIF block and fails where that is odd
+UPRIGHT = {  # EXIF orientation to the operation that undoes it; ImageOps.exif_transpose also rewrites the EXIF block and may fail on it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -59,17 +59,17 @@ UPRIGHT = {  # EXIF orientation to what undoes it; ImageOps.exif_transpose also 
 
 
 def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image in memory") -> Image.Image:
-    """Read a picture of any kind as an upright image in mode RGB.
+    """Read an image of any supported format as an upright image in mode RGB.
 
-    The first frame of an animation; transparent parts on white; 16-bit grey divided by 257; float grey of [0, 1] times
-    255; turned as its EXIF orientation says.
+    An animation gives its first frame. Transparent parts become white. 16-bit grey is divided by 257; float grey in [0, 1] is
+    multiplied by 255. The EXIF orientation is applied.
 
     Args:
-        source: a path, the bytes of a file, or what Pillow opened.
-        name: what messages call a picture that is no file.
+        source: path, the bytes of a file, or an image opened by Pillow.
+        name: name for error messages if the source is not a file.
 
     Raises:
-        DataError: the file is missing, empty, cut short, too large, or not a picture that can be read.
+        DataError: the file is missing, empty, cut short, too large, or not a readable image.
     """
     if isinstance(source, Image.Image):
         return _decoded(source, getattr(source, "filename", "") or name)
@@ -79,7 +79,7 @@ def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image i
         raise DataError(f"an image cannot be opened from {type(source).__name__}; give a path or a PIL image")
     path = Path(source)
     _check_file(path)
-    # Opened by us rather than by Pillow, which would map plain files into memory: a file cut later would end the process.
+    # We open the file, because Pillow would map some formats into memory: a file truncated meanwhile would then crash the process.
     try:
         with path.open("rb") as file:
             return _open(file, str(path))
@@ -90,7 +90,7 @@ def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image i
 
 
 def read_pixels(source: str | Path | bytes | Image.Image, *, name: str = "image in memory") -> UInt8[np.ndarray, "height width 3"]:
-    """The values that ``open_image`` gives, as an array of its own; a plain JPEG takes a third less time.
+    """Read the pixels of ``open_image`` as a new array; for a plain JPEG this takes a third less time.
 
     Raises:
         DataError: as ``open_image``.
@@ -101,17 +101,17 @@ def read_pixels(source: str | Path | bytes | Image.Image, *, name: str = "image 
 
 
 def _jpeg_bytes(path: str | Path) -> bytes | None:
-    """The bytes of a JPEG file; None for any other."""
+    """Return the bytes of a JPEG file; None for any other file."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(jpeg.START))
             return start + file.read() if start == jpeg.START else None
-    except (OSError, ValueError, TypeError):  # open_image says what is wrong
+    except (OSError, ValueError, TypeError):  # open_image raises the error with a message
         return None
 
 
 def _plain_jpeg(data: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
-    """Pixels of an upright grey or RGB JPEG; None for all else."""
+    """Return the pixels of an upright grey or RGB JPEG; None for any other data."""
     if not data.startswith(jpeg.START):
         return None
     try:
@@ -126,10 +126,10 @@ def _plain_jpeg(data: bytes) -> UInt8[np.ndarray, "height width 3"] | None:
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Files as given, and for each folder the pictures in it and below, sorted; hidden ones are left out.
+    """Return the given files, and for each folder the images in it and in its subfolders, sorted, without hidden files.
 
     Raises:
-        DataError: no path given, one that does not exist, or a folder without pictures.
+        DataError: no path is given, a path does not exist, or a folder has no images.
     """
     if not paths:
         raise DataError("no paths given; name at least one image file or folder")
@@ -145,10 +145,10 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
-    """Pictures in a folder and below by suffix, sorted; links are followed, and no folder is entered twice.
+    """Yield the images in a folder and its subfolders, sorted; symbolic links are followed, and no folder is entered twice.
 
     Args:
-        suffixes: of other files than pictures.
+        suffixes: endings of file names to take, in lower case; give others to find files that are not images.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -159,7 +159,7 @@ def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suff
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{folder}: the folder cannot be listed ({error.strerror}); check its mode and owner") from error
-    if (status.st_dev, status.st_ino) in seen:  # a link that leads back would never end
+    if (status.st_dev, status.st_ino) in seen:  # a link to a parent folder would recurse forever
         return
     seen.add((status.st_dev, status.st_ino))
     for entry in entries:
@@ -172,10 +172,10 @@ def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suff
 
 
 class _PillowSettings:
-    """Our limit of pixels and no warnings while Pillow works, also when threads enter and leave in any order.
+    """Context that sets our pixel limit and silences Pillow's warnings; threads may enter and leave in any order.
 
-    Both are global. Each thread saving and restoring them by itself would leave them changed where two overlap, so the
-    first to enter changes them and the last to leave restores them.
+    Both settings are global. If every thread saved and restored them, two threads that overlap could leave them changed. Therefore
+    the first thread to enter changes them, and the last one to leave restores them.
     """
 
     def __init__(self) -> None:
@@ -210,11 +210,11 @@ def _exists(path: Path) -> bool:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is plainly no file with a picture in it."""
+    """Raise DataError unless the path is a regular file that is not empty."""
     if not _exists(path):
         raise DataError(f"{path}: no such file; check the path (the current folder is {Path.cwd()})")
     if path.is_dir():
-        raise DataError(f"{path}: a folder, where one image file is expected; name a file in it")
+        raise DataError(f"{path}: this is a folder, but one image file is expected; name a file in it")
     if not path.is_file():
         raise DataError(f"{path}: not a regular file (a device or a pipe?); give an image file")
     if path.stat().st_size == 0:
@@ -222,14 +222,14 @@ def _check_file(path: Path) -> None:
 
 
 def _open(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
-    """Decode an open file; what Pillow raises becomes a DataError."""
+    """Decode an open file; turn Pillow's exceptions into DataError."""
     try:
         with _our_settings, Image.open(file, formats=FORMATS) as image:
             return _decoded(image, name)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: too large ({error}); at most {MAX_PIXELS:,} pixels are allowed; scale it down") from error
+        raise DataError(f"{name}: the image is too large ({error}); at most {MAX_PIXELS:,} pixels are allowed; scale it down") from error
     except UnidentifiedImageError as error:
         file.seek(0)
         raise DataError(_describe_stranger(file.read(64), name)) from error
@@ -238,7 +238,7 @@ def _open(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
 
 
 def _describe_stranger(start: bytes, name: str) -> str:
-    """Say what a file is that no decoder takes."""
+    """Return the message for a file that no decoder recognises, with its kind if the first bytes reveal it."""
     kind = next((kind for skip, magic, kind in STRANGERS if start[skip:].startswith(magic)), None)
     allowed = ", ".join(FORMATS)
     if kind is not None:
@@ -248,11 +248,11 @@ def _describe_stranger(start: bytes, name: str) -> str:
 
 def _damaged(name: str, error: BaseException) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{name}: the image is damaged or cut short ({reason[:200]}); allowed are whole files only; copy or download it again"
+    return f"{name}: the image is damaged or cut short ({reason[:200]}); only complete files are allowed; copy or download it again"
 
 
 def _decoded(image: Image.Image, name: str) -> Image.Image:
-    """Decode, turn upright and convert, with checks before the memory is taken."""
+    """Decode, turn upright and convert to RGB; check the size before memory is allocated."""
     width, height = image.size
     if width < 1 or height < 1:
         raise DataError(f"{name}: the image is {width} x {height} pixels; allowed are sides of 1 pixel or more")
@@ -265,7 +265,7 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
             image.load()
             turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             rgb = _shown(image if turn is None else image.transpose(turn), name).convert("RGB")  # always a copy
-            rgb.info = {}  # pixels only: an orientation left there would turn the picture again
+            rgb.info = {}  # an EXIF orientation left there would rotate the image a second time
             return rgb
     except DataError:
         raise
@@ -274,12 +274,12 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
 
 
 def _shown(image: Image.Image, name: str) -> Image.Image:
-    """Scale and composite where Pillow's conversion to RGB would clip or drop; it does the other modes well."""
+    """Scale values or composite on white in the modes in which Pillow's conversion to RGB would clip values or drop transparency."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_16_bit(image, name)
     if image.mode == "F":
         return _from_float(image, name)
-    if image.mode in ("La", "RGBa"):  # colours already multiplied by alpha; Pillow takes no shorter way
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha, which Pillow cannot convert to RGB directly
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -288,22 +288,30 @@ def _shown(image: Image.Image, name: str) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
-    """Grey of 0 to 65535 as 8-bit grey; Pillow would clip at 255."""
+    """Convert grey of 0 to 65535 to 8-bit grey; Pillow would clip at 255.
+
+    Raises:
+        DataError: a value is outside this range.
+    """
     grey = np.asarray(image).astype(np.int64)
     if grey.min() < 0 or grey.max() > 65535:
         raise DataError(f"{name}: 32-bit grey values from {grey.min()} to {grey.max()}; allowed are 0 to 65535; scale them and save again")
     scaled = ((grey + 128) // 257).astype(np.uint8)
-    if isinstance(clear := image.info.get("transparency"), int):  # one grey value that means "nothing here"
+    if isinstance(clear := image.info.get("transparency"), int):  # this one grey value is transparent
         scaled[grey == clear] = 255
     return Image.fromarray(scaled)
 
 
 def _from_float(image: Image.Image, name: str) -> Image.Image:
-    """Grey of 0.0 to 1.0 as 8-bit grey."""
+    """Convert grey of 0.0 to 1.0 to 8-bit grey.
+
+    Raises:
+        DataError: a value is not finite or outside this range.
+    """
     grey = np.asarray(image)
     if not np.isfinite(grey).all() or grey.min() < 0 or grey.max() > 1:
         finite = grey[np.isfinite(grey)]
-        span = f"from {finite.min():g} to {finite.max():g}" if finite.size else "none finite"
+        span = f"from {finite.min():g} to {finite.max():g}" if finite.size else "without a finite one"
         bad = grey.size - finite.size
         raise DataError(
             f"{name}: float grey values {span}, {bad} of them not finite; allowed are 0 to 1; scale them and save again, 8-bit if you can"

@@ -1,8 +1,8 @@
-"""Plain JPEG files through the decoder of torchvision, which gives Pillow's values without Pillow's copies.
+"""Plain JPEG files decoded with torchvision: the same values as with Pillow, but without Pillow's copies.
 
-Both call libjpeg-turbo with the same settings (slow integer DCT, smooth upsampling of colour), so the values are equal; tests hold
-this. Pillow still reads the header, so that what is no plain JPEG goes Pillow's own way, and so does what the decoder refuses. Of data
-that is damaged and decodes all the same, what lies behind the damage is noise, and may be another noise than Pillow's.
+Both libraries call libjpeg-turbo with the same settings (slow integer DCT, smooth upsampling of colour), so the values are equal; tests
+check this. Pillow still reads the header, and decodes every file that is not a plain JPEG or that torchvision refuses. If a damaged
+file decodes without an error, the pixels after the damage are noise, and this noise may differ from Pillow's.
 """
 
 import functools
@@ -21,7 +21,10 @@ _RGB = 3  # torchvision.io.ImageReadMode.RGB
 
 @functools.cache
 def _decoder() -> Callable[[Tensor, int, bool], Tensor] | None:
-    """Torchvision's operator; None where it is not installed. Its library loads in 4 ms, all of torchvision in 1.4 s."""
+    """Load and return torchvision's JPEG operator; None if it is not available.
+
+    Only the operator's library is loaded (4 ms), because an import of torchvision takes 1.4 s.
+    """
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         for path in sorted(Path(folder).glob("image.*")):
@@ -34,9 +37,9 @@ def _decoder() -> Callable[[Tensor, int, bool], Tensor] | None:
 
 
 def decode_plain(data: bytes, height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"] | None:
-    """Pixels of a whole grey or RGB JPEG of a known size; None where torchvision is missing or refuses the data.
+    """Decode a grey or RGB JPEG of a known size in pixels; None if torchvision is missing or refuses the data.
 
-    Of data that is damaged and decodes all the same, libjpeg writes a line to standard error.
+    If damaged data decodes without an error, libjpeg writes a line to standard error.
     """
     decoder = _decoder()
     if decoder is None:

@@ -1,10 +1,10 @@
-"""Whisper's log-mel spectrum, and mel filters for any.
+"""Whisper's log-mel spectrogram, and mel filters for any spectrogram.
 
-Paper: Radford et al. 2022 (arXiv 2212.04356), section 2.2. Reference: openai-whisper ``audio.py``. Filters are those of librosa
+Paper: Radford et al. 2022 (arXiv 2212.04356), section 2.2. Reference: openai-whisper ``audio.py``. The filters equal those of librosa
 ``filters.mel`` (Slaney's scale and norm), bit for bit.
 
-Where we differ: nothing complex has its absolute value taken. Real and imaginary parts are squared where they lie, and one product
-with a matrix that has each filter's weight twice makes the mels, for a few frames at a time, which stay in the processor's cache.
+Where we differ: no absolute value of a complex tensor is computed. Real and imaginary parts are squared in place, and one matrix
+product with filters in which each weight stands twice gives the mels. It takes a few frames at a time, which fit into the CPU's cache.
 """
 
 import functools
@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-FRAMES_AT_ONCE = 250
-DYNAMIC_RANGE = 8.0  # of log10: what is 80 dB and more below the loudest is as loud as that
+FRAMES_AT_ONCE = 250  # few enough to fit into the CPU's cache
+DYNAMIC_RANGE = 8.0  # in log10 units: values more than 80 dB below the clip's maximum are raised to that level
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """How waveforms are cut into frames; the window is Hann's, periodic, and the first frame is centred at the first sample."""
+    """Parameters of a mel spectrogram; the window is a periodic Hann window, and the first frame is centred at the first sample."""
 
     sample_rate_hz: int
     num_fft: int
@@ -37,18 +37,21 @@ WHISPER = Spectrum(sample_rate_hz=16000, num_fft=400, hop_samples=160, highest_h
 def whisper_log_mel(
     waveform: Float[Tensor, " samples"], num_mels: int = 80, *, num_frames: int, pad: bool = False
 ) -> Float[Tensor, "num_mels frames"]:
-    """Whisper's log-mel of a clip at 16 kHz, as it stands in the log-mel of the clip with zeros behind it.
+    """Compute Whisper's log-mel of a clip at 16 kHz, equal to that of the clip padded with zeros.
 
-    The reference puts zeros behind a clip up to 30 s. Here the zeros that a frame of the clip may see are enough: where the reference
-    has 3000 frames, this has those that begin with a sample of the clip, equal to them. Behind a clip of ``num_frames`` frames and more
-    stands its own reflection, as it does there.
+    The reference pads a clip with zeros to 30 s. Here only the zeros that overlap a frame of the clip are added: of the reference's 3000
+    frames, the result has those whose hop begins inside the clip, with equal values. A clip of ``num_frames`` frames or more is padded
+    with its own reflection, as in the reference.
 
     Args:
-        num_frames: of the reference: 3000.
-        pad: give as many, silence behind the clip; what lies wholly behind it is known without being computed.
+        waveform: mono samples at 16 kHz.
+        num_frames: number of frames of the reference: 3000.
+        pad: return ``num_frames`` frames, with silence after the clip. Frames wholly after the clip have a constant value, which is
+            filled in without computing them.
     """
     hop, length = WHISPER.hop_samples, len(waveform)
     whole = max(length, min(length + WHISPER.num_fft, num_frames * hop))
+    # Whisper drops the last frame, so that a clip of n hops has n frames.
     power = mel_power(F.pad(waveform, (0, whole - length)), WHISPER, num_mels)[:-1]  # [frames, num_mels]
     power.clamp_(min=1e-10).log10_()
     floor = max(-10.0, power.max().item() - DYNAMIC_RANGE)
@@ -61,7 +64,7 @@ def whisper_log_mel(
 
 
 def mel_power(waveform: Float[Tensor, " samples"], spectrum: Spectrum, num_mels: int) -> Float[Tensor, "frames num_mels"]:
-    """Mels of squared magnitudes of each frame."""
+    """Return the mel power of each frame: squared magnitudes times mel filters."""
     frames, window, filters = _frames(waveform, spectrum), _window(spectrum.num_fft), _doubled_filters(spectrum, num_mels)
     power = waveform.new_empty(len(frames), num_mels)
     for start in range(0, len(frames), FRAMES_AT_ONCE):
@@ -71,7 +74,7 @@ def mel_power(waveform: Float[Tensor, " samples"], spectrum: Spectrum, num_mels:
 
 
 def _frames(waveform: Float[Tensor, " samples"], spectrum: Spectrum) -> Float[Tensor, "frames num_fft"]:
-    """Overlapping frames, a view; the waveform is reflected at both ends."""
+    """Return overlapping frames as a view, after padding the waveform by reflection at both ends."""
     half = spectrum.num_fft // 2
     return F.pad(waveform[None], (half, half), mode="reflect")[0].unfold(0, spectrum.num_fft, spectrum.hop_samples)
 
@@ -83,15 +86,15 @@ def _window(num_fft: int) -> Float[Tensor, " num_fft"]:
 
 @functools.cache
 def _doubled_filters(spectrum: Spectrum, num_mels: int) -> Float[Tensor, "twice_bins num_mels"]:
-    """Each bin's row twice: of the squares of its real and its imaginary part."""
+    """Return the mel filters with each bin's row twice, for the squares of its real and of its imaginary part."""
     return mel_filters(spectrum, num_mels).T.repeat_interleave(2, dim=0).contiguous()
 
 
 @functools.cache
 def mel_filters(spectrum: Spectrum, num_mels: int) -> Float[Tensor, "num_mels bins"]:
-    """Triangles whose corners are evenly spaced on Slaney's mel scale, each of area 2 / its width in Hz.
+    """Return triangular mel filters with corners evenly spaced on Slaney's mel scale and peak 2 / width in Hz.
 
-    The order of operations and of roundings is that of librosa ``filters.mel``.
+    The order of operations, and so the rounding, is that of librosa ``filters.mel``.
     """
     bins = np.fft.rfftfreq(spectrum.num_fft, 1 / spectrum.sample_rate_hz)
     corners = _hertz(np.linspace(_mel(spectrum.lowest_hz), _mel(spectrum.highest_hz), num_mels + 2))

@@ -1,8 +1,9 @@
-"""Tokenizers of language models: read from a directory of transformers, or trained on a run's captions.
+"""Tokenizers of language models: read from a transformers directory, or trained on a run's captions.
 
 References: transformers 5.17, ``tokenization_utils_tokenizers.py``, ``tokenization_llama.py`` and ``tokenization_gpt2.py``. Where we
-differ: ``tokenizer.json`` says how a text is split for GPT-2's class too, whose rules transformers puts in its place (SmolLM2's splits
-off single digits, so that two spaces before a number are one token here, as in its training, and two there).
+differ: we always split text by the rules in ``tokenizer.json``. For the class ``GPT2Tokenizer``, transformers replaces them with the
+rules of GPT-2. (SmolLM2's rules split off single digits, so that two spaces before a number are one token here, as in its training, and
+two tokens in transformers.)
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,23 +30,23 @@ TEMPLATE_FILE = "chat_template.jinja"
 TRAINED_NAMES = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 TRAINED_TOKENS = (*TRAINED_NAMES.values(), CHATML_START, CHATML_END)  # ids 0 to 5 of a tokenizer that is trained here
 NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
-# What transformers' classes call their special tokens where a config says nothing.
+# Special tokens of transformers' classes; used if tokenizer_config.json names none.
 DEFAULT_NAMES = {
     "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>"),
     "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
 }
-CLASSES = {"gpt2": "GPT2Tokenizer", "llama": "LlamaTokenizer"}  # of a model type, where there is no tokenizer_config.json
+CLASSES = {"gpt2": "GPT2Tokenizer", "llama": "LlamaTokenizer"}  # by model type; used if there is no tokenizer_config.json
 SMALLEST_VOCABULARY = {"trained": 256 + len(TRAINED_TOKENS), "characters": len(TRAINED_TOKENS) + 1}
 
 
 @dataclass(frozen=True)
 class GivenTokenizer:
-    """A tokenizer and what goes with it.
+    """Tokenizer with its special tokens and chat template.
 
     Attributes:
         names: special tokens by transformers' names: ``{"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}``.
-        eos_token_ids: further ids that end a text, of ``generation_config.json``.
-        chat_template: Jinja; None where there is none.
+        eos_token_ids: further ids that end a text, from ``generation_config.json``.
+        chat_template: Jinja source; None if there is none.
     """
 
     tokenizer: Tokenizer
@@ -54,7 +55,7 @@ class GivenTokenizer:
     chat_template: str | None = None
 
     def symbols(self) -> Symbols:
-        """What chat templates are told."""
+        """Return the special tokens as chat templates need them, without our markers of images and clips."""
         first = (self.tokenizer.encode("").tokens or [""])[0]
         special = {token.content for token in self.tokenizer.get_added_tokens_decoder().values() if token.special}
         starts = bool(first) and first == self.names.get("bos_token")
@@ -62,10 +63,10 @@ class GivenTokenizer:
 
 
 def read_language_tokenizer(directory: Path) -> GivenTokenizer | None:
-    """The tokenizer of a language model's directory of transformers, with its chat template; None where there is none.
+    """Read the tokenizer and chat template from a language model's transformers directory; None if it has no tokenizer.
 
     Raises:
-        WeightsError: files that cannot be read, or a SentencePiece model without the library to convert it.
+        WeightsError: a file cannot be read, or a SentencePiece model needs a library that is not installed.
     """
     config = {**(read_json(directory / SPECIAL_TOKENS) or {}), **(read_json(directory / TOKENIZER_CONFIG) or {})}
     model = read_json(directory / "config.json") or {}
@@ -78,23 +79,23 @@ def read_language_tokenizer(directory: Path) -> GivenTokenizer | None:
     if name == "LlamaTokenizer" and model_type in ("", "llama"):
         _split_as_llama(tokenizer, config)
     _add_tokens(tokenizer, config, names)
-    if not (directory / TOKENIZER_FILE).is_file():  # which says itself what texts begin and end with
+    if not (directory / TOKENIZER_FILE).is_file():  # tokenizer.json itself defines the start and end symbols
         _begin_and_end(tokenizer, config, names)
     return GivenTokenizer(tokenizer, names, _ends(directory, model), read_chat_template(directory))
 
 
 def read_chat_template(directory: Path) -> str | None:
-    """The Jinja template of a directory of transformers: a file of its own, or the default one in its tokenizer's config.
+    """Read the Jinja template of a transformers directory, from its own file or from the tokenizer's config; None if there is none.
 
     Raises:
-        WeightsError: a file that cannot be read.
+        WeightsError: a file cannot be read.
     """
     file = directory / TEMPLATE_FILE
     if file.is_file():
         return file.read_bytes().decode("utf-8")
     for name in (TOKENIZER_CONFIG, "chat_template.json"):
         found = (read_json(directory / name) or {}).get("chat_template")
-        if isinstance(found, list):  # several, by name
+        if isinstance(found, list):  # a list of named templates
             found = next((each.get("template") for each in found if each.get("name") == "default"), None)
         if isinstance(found, str):
             return found
@@ -112,12 +113,12 @@ def _read(directory: Path, name: str) -> Tokenizer | None:
     except WeightsError:
         raise
     except Exception as error:  # the tokenizers library raises nothing narrower
-        raise WeightsError(f"{directory}: its tokenizer cannot be read ({error}); fetch the directory again") from error
+        raise WeightsError(f"{directory}: its tokenizer cannot be read ({error}); download the directory again") from error
     return None
 
 
 def _read_byte_level(directory: Path) -> Tokenizer:
-    """GPT-2's ``vocab.json`` and ``merges.txt``."""
+    """Read a byte-level BPE from ``vocab.json`` and ``merges.txt``, as GPT-2 has them."""
     lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     tokenizer = Tokenizer(models.BPE(vocab=read_json(directory / "vocab.json") or {}, merges=merges))  # type: ignore[arg-type]
@@ -127,7 +128,7 @@ def _read_byte_level(directory: Path) -> Tokenizer:
 
 
 def _read_with_transformers(directory: Path) -> Tokenizer:
-    """A SentencePiece model, which transformers converts."""
+    """Read a SentencePiece model; transformers converts it."""
     try:
         from transformers import AutoTokenizer
 
@@ -140,7 +141,10 @@ def _read_with_transformers(directory: Path) -> Tokenizer:
 
 
 def _split_as_llama(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
-    """LLaMA's: a space before the text, and with ``legacy`` before what follows a special token too, as ``tokenizer.json`` cannot say."""
+    """Set LLaMA's rule for the space before a text; with ``legacy``, also before the text after a special token.
+
+    The rule comes from the tokenizer's config, because ``tokenizer.json`` cannot express it.
+    """
     prefix = config.get("add_prefix_space")
     scheme = "never" if prefix is False else "always" if config.get("legacy", False) else "first"
     tokenizer.normalizer = None
@@ -148,7 +152,7 @@ def _split_as_llama(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:
 
 
 def _add_tokens(tokenizer: Tokenizer, config: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Special tokens that the config names and the tokenizer does not know yet, or not as special."""
+    """Add the special tokens that the config names and that the tokenizer lacks or does not treat as special."""
     listed = sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0]))
     for _, facts in listed:
         if isinstance(facts, Mapping) and tokenizer.token_to_id(str(facts.get("content"))) is None:
@@ -166,7 +170,7 @@ def _words(listed: Any) -> list[str]:
 
 
 def _begin_and_end(tokenizer: Tokenizer, config: Mapping[str, Any], names: Mapping[str, str]) -> None:
-    """Whether texts begin and end with symbols, where the config says so."""
+    """Put the start and end symbols around texts if the config has ``add_bos_token`` or ``add_eos_token``."""
     if not {"add_bos_token", "add_eos_token"} & set(config):
         return
     chosen = [names.get(key) if config.get(f"add_{key}") else None for key in ("bos_token", "eos_token")]
@@ -176,20 +180,21 @@ def _begin_and_end(tokenizer: Tokenizer, config: Mapping[str, Any], names: Mappi
 
 
 def _ends(directory: Path, model: Mapping[str, Any]) -> tuple[int, ...]:
-    """The ids that end a text, of ``generation_config.json`` or else ``config.json``."""
+    """Return the ids that end a text, from ``generation_config.json`` or else from ``config.json``."""
     generation = read_json(directory / "generation_config.json") or {}
     found = generation.get("eos_token_id", model.get("eos_token_id"))
     return tuple(found) if isinstance(found, list) else () if found is None else (int(found),)
 
 
 def train_tokenizer(captions: Iterable[str], *, vocab_size: int, kind: str, symbols: Sequence[str] = ()) -> GivenTokenizer:
-    """Byte-level BPE ("trained") or one token a character ("characters"); it depends on the captions only, not on their order.
+    """Train a tokenizer on captions; the result does not depend on their order.
 
     Args:
+        kind: "trained" for byte-level BPE, "characters" for one token per character.
         symbols: further special tokens, whose ids follow those of ``TRAINED_TOKENS``.
 
     Raises:
-        ConfigError: more characters than ``vocab_size`` allows.
+        ConfigError: the captions have more characters than ``vocab_size`` allows.
     """
     texts = sorted({_without_markers(caption) for caption in captions})
     special = (*TRAINED_TOKENS, *symbols)
@@ -198,7 +203,7 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, kind: str, symb
         if len(letters) + len(special) > vocab_size:
             raise ConfigError(
                 f"vocab_size: {vocab_size} is too small for the {len(letters)} characters of the captions and {len(special)} "
-                "special tokens; raise it, or set tokenizer to trained"
+                "special tokens; raise it, or set tokenizer=trained"
             )
         vocabulary = {word: number for number, word in enumerate((*special, *letters))}
         tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=TRAINED_NAMES["unk_token"]))
@@ -219,7 +224,7 @@ def train_tokenizer(captions: Iterable[str], *, vocab_size: int, kind: str, symb
 
 
 def with_markers(tokenizer: Tokenizer) -> Tokenizer:
-    """A copy that knows the markers of pictures and clips as special tokens, and neither pads nor cuts."""
+    """Return a copy that has the markers of images and clips as special tokens, without padding and truncation."""
     own = Tokenizer.from_str(tokenizer.to_str())
     own.no_padding()
     own.no_truncation()

@@ -1,7 +1,7 @@
-"""What is done to a text before a tokenizer sees it: the cleanings of CLIP's, SigLIP's and our own texts.
+"""Text cleaning before tokenization, as in CLIP, SigLIP and our own models.
 
 References: openai/CLIP ``simple_tokenizer.py`` and open_clip ``tokenizer.py`` (web), big_vision ``prompt_engineering.py`` and
-transformers ``SiglipTokenizer`` (punctuation). None of them changes the case, which is an option of its own.
+transformers ``SiglipTokenizer`` (punctuation). No cleaning changes letter case, which is a separate option.
 """
 
 import html
@@ -16,26 +16,26 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def leave(text: str) -> str:
-    """Change nothing: the tokenizer's own normaliser cleans."""
+    """Return the text unchanged; the tokenizer's own normaliser does any cleaning."""
     return text
 
 
 def collapse(text: str) -> str:
-    """One space for any run of white space, none at the ends."""
+    """Replace each run of white space with one space, and strip both ends."""
     return " ".join(text.split())
 
 
 def clean_web_text(text: str) -> str:
-    """Mend wrong encodings, resolve HTML entities that were escaped twice, collapse white space.
+    """Repair wrong encodings, unescape HTML entities twice, collapse white space (CLIP).
 
     Raises:
-        DataError: the text is not plain and ``ftfy`` is not installed.
+        DataError: ``ftfy`` is not installed, and the text is not plain ASCII without entities.
     """
     return collapse(html.unescape(html.unescape(text if _is_plain(text) else _mend(text))))
 
 
 def _is_plain(text: str) -> bool:
-    """Whether ``ftfy`` would leave it as it is: printable ASCII without anything that looks like an HTML entity."""
+    """Return True if ``ftfy`` would not change the text: printable ASCII without anything that looks like an HTML entity."""
     return text.isascii() and "&" not in text and text.replace("\n", " ").replace("\t", " ").isprintable()
 
 
@@ -43,7 +43,7 @@ def _mend(text: str) -> str:
     try:
         import ftfy
     except ImportError as error:
-        raise DataError(f"the text {text[:60]!r} has to be cleaned as CLIP does; install ftfy: pip install ftfy") from error
+        raise DataError(f"cleaning the text {text[:60]!r} as CLIP does needs ftfy; install it with: pip install ftfy") from error
     return ftfy.fix_text(text)
 
 
@@ -53,7 +53,7 @@ def drop_punctuation(text: str) -> str:
 
 
 def clean_canonically(text: str) -> str:
-    """open_clip's "canonicalize": as web text, then underscores to spaces, then without punctuation."""
+    """Clean as web text, turn underscores into spaces, and drop punctuation (open_clip's "canonicalize")."""
     return drop_punctuation(clean_web_text(text).replace("_", " "))
 
 
