@@ -1,6 +1,6 @@
-"""The command ``zoo``: parse, call, print.
+"""Entry point of the command line ``zoo``: parse the arguments, run the command, report errors.
 
-Each command's code and imports stand in a function of its own, so that ``zoo list`` never loads torch.
+Each command imports its code inside its own function, so ``zoo list`` and ``zoo --help`` start without loading torch.
 """
 
 import argparse
@@ -16,7 +16,14 @@ SWEEP_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--hydra-help"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 done, 1 some items failed, 2 the user's mistake, 130 stopped by the user."""
+    """Run one command of the command line.
+
+    Args:
+        arguments: words after ``zoo``; None reads ``sys.argv``.
+
+    Returns:
+        The exit status: 0 if all succeeded, 1 if some items failed, 2 for an error of the user, 130 if the user interrupted it.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         known, rest = _parser().parse_known_args(arguments)
@@ -33,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("zoo: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe, as `| head` does
         return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="zoo", description="Multimodal models made of parts.")
+    parser = argparse.ArgumentParser(prog="zoo", description="Build, train and run multimodal models.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(
@@ -46,136 +53,202 @@ def _parser() -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         usage = f"zoo {name} [OPTIONS] [KEY=VALUE ...]" if overrides else None
         command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
-        command.add_argument("--json", action="store_true", help="print JSON lines")
+        command.add_argument("--json", action="store_true", help="print JSON lines instead of text and tables")
         command.set_defaults(run=run, takes_overrides=overrides)
         return command
 
-    command = add("list", _list, "List the models that can be created.")
-    command.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example '*vit*'; 'timm/*' lists timm's")
-    command.add_argument("--kind", help="encoder, language, head or system")
-    command.add_argument("--modality", help="image, audio or text")
-    command = add("info", _info, "Show a model's parts, parameters, FLOPs, tokens, memory and verification card.")
-    command.add_argument("name")
-    add("check", _check, "Run a training step of a config without weights; refuse what does not fit.", overrides=True)
-    add("train", _train, "Train; Hydra's flags work (-m sweeps, --cfg job).", overrides=True)
-    add("evaluate", _evaluate, "Evaluate a checkpoint or run: checkpoint=PATH.", overrides=True)
-    command = add("classify", _classify, "Classify images: zero-shot among labels of your own, or by a trained classifier.")
-    command.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
+    command = add("list", _list, "List available models.")
+    command.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example '*vit*'; 'timm/*' lists the models of timm")
+    command.add_argument("--kind", help="only this kind: encoder, language, head or system")
+    command.add_argument("--modality", help="only models of this modality: image, audio or text")
+    command = add("info", _info, "Show a model's parts, parameter counts, FLOPs, number of tokens, memory and test results.")
+    command.add_argument("name", metavar="NAME", help="name of a model, as zoo list prints it")
+    add(
+        "check", _check, "Validate a training config with one training step on the meta device, without allocating weights.", overrides=True
+    )
+    add("train", _train, "Train a model from a Hydra config (-m runs a sweep, --cfg job prints the config).", overrides=True)
+    add("evaluate", _evaluate, "Evaluate a checkpoint or a training run: checkpoint=PATH.", overrides=True)
+    command = add("classify", _classify, "Classify images, zero-shot with your own labels or with a trained classifier.")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="image files, or folders that are searched recursively")
     labels = command.add_mutually_exclusive_group()
-    labels.add_argument("--labels", help="labels separated by commas (zero-shot models only)")
-    labels.add_argument("--labels-file", metavar="FILE", help="one label per line, or JSON with names or prompts for each")
-    command.add_argument("--model", help="run directory, saved model or bundled name")
-    command.add_argument("--templates", metavar="T", help="imagenet, imagenet_7, cifar, simple, or a file of prompts with {} for the label")
-    command.add_argument("--top-k", type=int, default=3)
-    command.add_argument("--batch-size", type=int, default=64)
-    command.add_argument("--output", metavar="FILE", help="write .csv, .json or .html instead of the table")
-    command.add_argument("--no-cache", action="store_true", help="compute the labels' vectors anew; keep none on disk")
-    command = add("embed", _embed, "Embed all images of a folder into an index to be searched; a job that was stopped goes on.")
-    command.add_argument("folder", metavar="FOLDER", help="images, also in the folders below; with --modality text a file of lines")
-    command.add_argument("--output", "-o", metavar="DIR", required=True, help="the index: embeddings.npy, items.jsonl, manifest.json")
-    command.add_argument("--model", help="run directory, saved model, transformers directory or bundled name")
-    command.add_argument("--modality", default="image", help="image (default), audio or text")
-    command.add_argument("--format", default="npy", help="npy (default) or parquet")
-    command.add_argument("--dtype", default="float32", help="float32 (default) or float16")
-    command.add_argument("--batch-size", type=int, default=64)
-    command.add_argument("--workers", type=int, default=2, help="threads that read images (default: 2)")
-    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    change = command.add_mutually_exclusive_group()
-    change.add_argument("--update", action="store_true", help="take up new, changed and removed files; the others are not computed again")
-    change.add_argument("--restart", action="store_true", help="drop the index that DIR holds and begin anew")
-    command = add("search", _search, "Find the items of an index that are nearest to a text or an image.")
-    command.add_argument("text", nargs="?", metavar="TEXT", help="what to look for")
-    command.add_argument("--index", metavar="DIR", required=True, help="what zoo embed wrote")
-    command.add_argument("--image", metavar="FILE", help="look for items like this image instead")
-    command.add_argument("--top-k", type=int, default=10)
-    command.add_argument("--output", metavar="FILE", help="write .csv, .json or .html instead of the table")
-    command.add_argument("--model", help="where the index's model is now, if it was moved")
-    command.add_argument("--backend", default="exact", help="exact (default) or faiss")
-    command = add("chat", _chat, "Talk with a model, and show it pictures and sound: one PROMPT, or a session of lines (/help in it).")
-    command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the question; - reads it from standard input; without it a session")
-    command.add_argument("--model", required=True, help="run directory, saved model or transformers directory of a model that talks")
-    command.add_argument("--image", action="append", metavar="FILE", help="a picture for the first question; may be given again")
-    command.add_argument("--audio", action="append", metavar="FILE", help="a clip for the first question; may be given again")
-    command.add_argument("--system", metavar="TEXT", help="what the model is told first, in place of its template's own sentence")
-    command.add_argument("--boxes", metavar="FILE", help="draw the places that an answer names into the last picture (Kosmos-2)")
-    command.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="no answer is longer (default: 256)")
-    command.add_argument("--temperature", type=float, default=0.0, help="above 0 answers are drawn; 0 (default) takes the likeliest token")
-    command.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens")
-    command.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens that hold the share P")
-    command.add_argument("--min-p", type=float, metavar="P", help="draw among tokens at least P times as likely as the likeliest")
-    command.add_argument("--num-beams", type=int, default=1, metavar="N", help="follow N answers at once and take the likeliest")
-    command.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1 words are repeated less")
-    command.add_argument("--stop", action="append", metavar="TEXT", help="end an answer before this text; may be given again")
-    command.add_argument("--seed", type=int, help="of drawn answers")
-    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    command = add(
-        "answer", _answer, "Let a model answer the questions of a source: checkpoint=M data=NAME, as for evaluate.", overrides=True
+    labels.add_argument("--labels", help="comma-separated labels (zero-shot models only)")
+    labels.add_argument("--labels-file", metavar="FILE", help="file of labels: one per line, or JSON with names or prompts per label")
+    command.add_argument("--model", help="run directory, saved model or name of a bundled model")
+    command.add_argument(
+        "--templates", metavar="T", help="prompt templates: imagenet, imagenet_7, cifar, simple, or a file with {} in place of the label"
+    )
+    command.add_argument("--top-k", type=int, default=3, metavar="K", help="labels reported per image (default: 3)")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)")
+    command.add_argument("--output", metavar="FILE", help="write a .csv, .json or .html file instead of printing a table")
+    command.add_argument("--no-cache", action="store_true", help="do not read or write the on-disk cache of label embeddings")
+    command = add("embed", _embed, "Embed a folder of images into a search index; an interrupted job resumes.")
+    command.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="folder of images or recordings, searched recursively; with --modality text a file with one text per line",
     )
     command.add_argument(
-        "--output", "-o", metavar="FILE", required=True, help="JSON lines for data=instruct; a job that was stopped goes on"
+        "--output", "-o", metavar="DIR", required=True, help="directory of the index: embeddings.npy, items.jsonl, manifest.json"
     )
-    command.add_argument("--split", default="train", help="of the source (default: train)")
-    command.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="no answer is longer (default: 128)")
-    command.add_argument("--temperature", type=float, default=0.0, help="above 0 answers are drawn; 0 (default) takes the likeliest token")
-    command.add_argument("--seed", type=int, default=0, help="of drawn answers (default: 0)")
-    command.add_argument("--batch-size", type=int, default=16, help="questions at once (default: 16)")
-    command.add_argument("--limit", type=int, metavar="N", help="only so many questions, spread evenly over the split")
-    command = add("speak", _speak, "Say a text: a recording, sentence by sentence.")
-    command.add_argument("text", nargs="?", metavar="TEXT")
-    command.add_argument("--file", metavar="FILE", help="a text file instead; - for standard input")
-    command.add_argument("--output", "-o", metavar="FILE", default="speech.wav", help=".wav, .flac or .ogg (default: speech.wav)")
-    command.add_argument("--model", help="run directory, saved model or bundled name; default: the voice that ships with zoo")
-    command.add_argument("--plots", metavar="DIR", help="also draw alignment and mels of each sentence there")
-    command.add_argument("--vocoder", default="griffin_lim", help="griffin_lim (default), wavernn, vocos or vocos:WEIGHTS")
-    command.add_argument("--speaker", type=int, metavar="N", help="number of the voice, of a model with several")
-    command.add_argument("--seed", type=int, default=0, help="of what is random in speaking")
-    command.add_argument("--max-seconds", type=float, default=20.0, help="the longest sentence (default: 20)")
-    command.add_argument("--batch-size", type=int, default=16)
-    command = add("transcribe", _transcribe, "Write down what is said in recordings, of any length.")
-    command.add_argument("paths", nargs="+", metavar="PATH", help="recordings, and folders of them")
-    command.add_argument("--model", help="run directory, saved model, or directory of a Whisper; default: whisper_tiny_en of zoo fetch")
-    command.add_argument("--output", "-o", metavar="DIR", help="write files there; a job that was stopped goes on")
-    command.add_argument("--format", default="txt", metavar="F,...", help="txt (default), json, srt, vtt, tsv, or all")
-    command.add_argument("--overwrite", action="store_true", help="make transcripts anew that are there already")
-    command.add_argument("--language", metavar="CODE", help="en, de, ...; default: found by the first 30 s")
-    command.add_argument("--task", default="transcribe", help="transcribe (default), or translate into English (multilingual models)")
-    command.add_argument("--word-timestamps", action="store_true", help="tell when each word was said (json, srt, vtt)")
-    command.add_argument("--no-timestamps", action="store_true", help="one segment for each 30 s")
-    command.add_argument("--num-beams", type=int, metavar="N", help="follow N texts at once and take the likeliest")
-    command.add_argument("--patience", type=float, metavar="P", help="of beams: wait for N * P texts that have ended")
-    command.add_argument("--length-penalty", type=float, metavar="A", help="0 to 1, by which texts of unequal length are compared")
-    command.add_argument("--best-of", type=int, metavar="N", help="of N texts that are drawn take the likeliest")
-    command.add_argument("--temperatures", metavar="T,...", help="one after the other is tried; default: 0,0.2,0.4,0.6,0.8,1")
-    command.add_argument("--compression-ratio-threshold", default="2.4", metavar="R", help="a text above repeats itself: next temperature")
-    command.add_argument("--log-probability-threshold", default="-1", metavar="L", help="a text below is improbable: next temperature")
-    command.add_argument("--no-speech-threshold", default="0.6", metavar="P", help="above it an improbable text is taken for silence")
-    command.add_argument("--initial-prompt", metavar="TEXT", help="names and spelling, as if said before the recording")
-    command.add_argument("--no-previous-text", action="store_true", help="what was said before does not help with what follows")
-    command.add_argument("--windows", default="seek", help="seek (default): one after the other; fixed: each 30 s by itself, many at once")
-    command.add_argument("--short", action="store_true", help="hear what there is of a window, without padding: faster")
-    command.add_argument("--batch-size", type=int, default=1, help="windows at once, of several recordings or with --windows fixed")
-    command.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
-    command.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    command = add("export", _export, "Write a model as another library's files.")
-    command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory or bundled name")
-    command.add_argument("directory", metavar="DIR", help="is written as a whole")
-    command.add_argument("--format", default="transformers", help="transformers (default), open_clip, timm, vig, torchaudio or zoo")
-    command = add("draw-graph", _draw_graph, "Draw the neighbours that a Vision GNN gives to a patch of an image.")
-    command.add_argument("image", metavar="IMAGE")
-    command.add_argument("--model", help="name, run directory, saved model or bundled name; default: the bundled clip_vig_nano")
-    command.add_argument("--weights", help="weights for a model that is given by name (a published .pth file, a saved model)")
-    command.add_argument("--weights-parts", nargs="+", metavar="PART", help="load only these parts of the weights, for example: encoder")
-    command.add_argument("--layer", metavar="K,...", help="blocks, from 0; default: the first, the middle and the last")
-    command.add_argument("--node", action="append", metavar="ROW,COL", help="patch, from 0 at the top left; may be given again")
-    command.add_argument("--output", "-o", metavar="FILE", default="graph.png", help=".png, .pdf, .svg or .jpg (default: graph.png)")
-    command = add("fetch", _fetch, "Fetch real weights and data into a cache; without a name, list what there is.")
-    command.add_argument("name", nargs="?")
-    command.add_argument("--directory", metavar="DIR", help="put it there as DIR/NAME; default: $ZOO_CACHE or ~/.cache/zoo")
+    command.add_argument("--model", help="run directory, saved model, transformers directory or name of a bundled model")
+    command.add_argument("--modality", default="image", help="modality to embed: image (default), audio or text")
+    command.add_argument("--format", default="npy", help="file format of the embeddings: npy (default) or parquet")
+    command.add_argument("--dtype", default="float32", help="data type of the stored embeddings: float32 (default) or float16")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="items per batch (default: 64)")
+    command.add_argument("--workers", type=int, default=2, metavar="N", help="threads that load files (default: 2)")
+    command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")
+    change = command.add_mutually_exclusive_group()
+    change.add_argument(
+        "--update", action="store_true", help="apply new, changed and removed files; unchanged files are not embedded again"
+    )
+    change.add_argument("--restart", action="store_true", help="delete the existing index in DIR and start over")
+    command = add("search", _search, "Search an index with a text or an image query.")
+    command.add_argument("text", nargs="?", metavar="TEXT", help="text query")
+    command.add_argument("--index", metavar="DIR", required=True, help="index written by zoo embed")
+    command.add_argument("--image", metavar="FILE", help="image query, instead of TEXT")
+    command.add_argument("--top-k", type=int, default=10, metavar="K", help="results to return (default: 10)")
+    command.add_argument("--output", metavar="FILE", help="write a .csv, .json or .html file instead of printing a table")
+    command.add_argument("--model", help="path of the model that built the index, if it has moved")
+    command.add_argument("--backend", default="exact", help="nearest-neighbour search: exact (default) or faiss (flat index)")
+    command = add(
+        "chat",
+        _chat,
+        "Chat with a multimodal language model about images and audio: one PROMPT, or an interactive session (/help lists its commands).",
+    )
+    command.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="question to answer; - reads it from standard input; omit it for an interactive session"
+    )
+    command.add_argument(
+        "--model", required=True, help="run directory, saved model or transformers directory of a multimodal language model"
+    )
+    command.add_argument("--image", action="append", metavar="FILE", help="image for the first question; repeat for several")
+    command.add_argument("--audio", action="append", metavar="FILE", help="audio clip for the first question; repeat for several")
+    command.add_argument("--system", metavar="TEXT", help="system prompt; default: that of the chat template")
+    command.add_argument(
+        "--boxes", metavar="FILE", help="draw the bounding boxes of each answer onto the last image and write it to FILE (Kosmos-2)"
+    )
+    command.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="maximum number of tokens per answer (default: 256)")
+    command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="sampling temperature; 0 (default) decodes greedily")
+    command.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
+    command.add_argument(
+        "--top-p", type=float, metavar="P", help="sample from the smallest set of tokens with total probability P (nucleus sampling)"
+    )
+    command.add_argument("--min-p", type=float, metavar="P", help="sample from tokens at least P times as likely as the most likely token")
+    command.add_argument("--num-beams", type=int, default=1, metavar="N", help="beam search with N beams (default: 1, no beam search)")
+    command.add_argument(
+        "--repetition-penalty", type=float, default=1.0, metavar="R", help="values above 1 penalize repeated tokens (default: 1)"
+    )
+    command.add_argument("--stop", action="append", metavar="TEXT", help="stop string: end the answer before this text; repeat for several")
+    command.add_argument("--seed", type=int, help="random seed for sampling")
+    command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")
+    command = add(
+        "answer",
+        _answer,
+        "Generate answers to the questions of a data source, to train on: checkpoint=M data=NAME, as for zoo evaluate.",
+        overrides=True,
+    )
+    command.add_argument(
+        "--output", "-o", metavar="FILE", required=True, help="JSON-lines file to write, for data=instruct; an interrupted job resumes"
+    )
+    command.add_argument("--split", default="train", help="split of the data source (default: train)")
+    command.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="maximum number of tokens per answer (default: 128)")
+    command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="sampling temperature; 0 (default) decodes greedily")
+    command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
+    command.add_argument("--batch-size", type=int, default=16, metavar="N", help="questions per batch (default: 16)")
+    command.add_argument("--limit", type=int, metavar="N", help="answer only N questions, spread evenly over the split")
+    command = add("speak", _speak, "Synthesize speech from text, sentence by sentence, into one audio file.")
+    command.add_argument("text", nargs="?", metavar="TEXT", help="text to speak")
+    command.add_argument("--file", metavar="FILE", help="read the text from a file instead; - reads standard input")
+    command.add_argument(
+        "--output", "-o", metavar="FILE", default="speech.wav", help="audio file to write: .wav, .flac or .ogg (default: speech.wav)"
+    )
+    command.add_argument("--model", help="run directory, saved model or name of a bundled model; default: the bundled voice")
+    command.add_argument("--plots", metavar="DIR", help="also plot the attention alignment and mel spectrogram of each sentence into DIR")
+    command.add_argument("--vocoder", default="griffin_lim", help="vocoder: griffin_lim (default), wavernn, vocos or vocos:WEIGHTS")
+    command.add_argument("--speaker", type=int, metavar="N", help="speaker index, for a multi-speaker model")
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    command.add_argument(
+        "--max-seconds", type=float, default=20.0, metavar="S", help="maximum duration of one sentence in seconds (default: 20)"
+    )
+    command.add_argument("--batch-size", type=int, default=16, metavar="N", help="sentences per batch (default: 16)")
+    command = add("transcribe", _transcribe, "Transcribe recordings of any length with Whisper.")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or folders that are searched recursively")
+    command.add_argument("--model", help="run directory, saved model or Whisper directory; default: whisper_tiny_en of zoo fetch")
+    command.add_argument(
+        "--output", "-o", metavar="DIR", help="directory of the transcripts; an interrupted job resumes; default: print them"
+    )
+    command.add_argument(
+        "--format", default="txt", metavar="F,...", help="comma-separated output formats: txt (default), json, srt, vtt, tsv, or all"
+    )
+    command.add_argument("--overwrite", action="store_true", help="transcribe again if a transcript exists")
+    command.add_argument(
+        "--language", metavar="CODE", help="language of the recordings: en, de, ...; default: detected from the first 30 s"
+    )
+    command.add_argument("--task", default="transcribe", help="transcribe (default), or translate into English (multilingual models only)")
+    command.add_argument("--word-timestamps", action="store_true", help="add the start and end time of each word (json, srt, vtt)")
+    command.add_argument("--no-timestamps", action="store_true", help="do not predict timestamps; one segment per 30 s window")
+    command.add_argument("--num-beams", type=int, metavar="N", help="beam search with N beams")
+    command.add_argument("--patience", type=float, metavar="P", help="beam search patience: stop after P * N finished hypotheses")
+    command.add_argument("--length-penalty", type=float, metavar="A", help="length penalty when hypotheses are ranked, 0 to 1")
+    command.add_argument("--best-of", type=int, metavar="N", help="draw N samples at temperatures above 0 and keep the most likely")
+    command.add_argument("--temperatures", metavar="T,...", help="temperature fallback schedule (default: 0,0.2,0.4,0.6,0.8,1)")
+    command.add_argument(
+        "--compression-ratio-threshold", default="2.4", metavar="R", help="fall back to the next temperature above this gzip ratio"
+    )
+    command.add_argument("--log-probability-threshold", default="-1", metavar="L", help="fall back below this average log probability")
+    command.add_argument(
+        "--no-speech-threshold", default="0.6", metavar="P", help="skip an improbable window as silence above this no-speech probability"
+    )
+    command.add_argument(
+        "--initial-prompt", metavar="TEXT", help="text given to the decoder as context, for example names and their spelling"
+    )
+    command.add_argument(
+        "--no-previous-text", action="store_true", help="do not use the text of the previous window as context for the next"
+    )
+    command.add_argument(
+        "--windows", default="seek", help="seek (default): sequential windows; fixed: independent 30 s windows, decoded in batches"
+    )
+    command.add_argument("--short", action="store_true", help="do not pad short windows to 30 s: faster")
+    command.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="windows per batch, from several recordings or with --windows fixed (default: 1)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
+    command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")
+    command = add("export", _export, "Export a model to the file format of another library.")
+    command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory or name of a bundled model")
+    command.add_argument("directory", metavar="DIR", help="output directory; an existing one is replaced")
+    command.add_argument(
+        "--format", default="transformers", help="target format: transformers (default), open_clip, timm, vig, torchaudio or zoo"
+    )
+    command = add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch.")
+    command.add_argument("image", metavar="IMAGE", help="image file")
+    command.add_argument(
+        "--model", help="model name, run directory, saved model or name of a bundled model; default: the bundled clip_vig_nano"
+    )
+    command.add_argument("--weights", help="weights for a model given by name: a published .pth file or a saved model")
+    command.add_argument("--weights-parts", nargs="+", metavar="PART", help="load only these parts of the weights, for example encoder")
+    command.add_argument("--layer", metavar="K,...", help="comma-separated block indices, from 0; default: first, middle and last block")
+    command.add_argument(
+        "--node",
+        action="append",
+        metavar="ROW,COL",
+        help="patch position, counted from 0 at the top left; repeat for several; default: the centre",
+    )
+    command.add_argument(
+        "--output", "-o", metavar="FILE", default="graph.png", help="plot to write: .png, .pdf, .svg or .jpg (default: graph.png)"
+    )
+    command = add("fetch", _fetch, "Download pretrained weights and datasets into a cache; without a name, list them.")
+    command.add_argument("name", nargs="?", metavar="NAME", help="weights or dataset to download")
+    command.add_argument("--directory", metavar="DIR", help="cache directory, holds DIR/NAME; default: $ZOO_CACHE or ~/.cache/zoo")
     return parser
 
 
 def _print_json(value: Any) -> None:
-    # display.print_json says the same, but its module loads rich, which would double the time of `zoo list`
+    # the same as display.print_json, whose module imports rich: that would double the time of `zoo list`
     print(json.dumps(value, ensure_ascii=False))
 
 
@@ -188,9 +261,9 @@ def _list(options: argparse.Namespace, rest: list[str]) -> int:
             _print_json({"name": row.name, "kind": row.kind, "family": row.family, "modalities": row.modalities})
         return 0
     if not found:
-        raise ZooError(f"nothing matches {options.pattern!r}; see all with: zoo list")
+        raise ZooError(f"no model matches {options.pattern!r}; list all with: zoo list")
     width = max(len(row.name) for row in found)
-    for row in found:  # plain columns: they are also what a pipe wants, and rich would double the time of this command
+    for row in found:  # plain columns suit pipes, and rich would double the time of this command
         print(f"{row.name:<{width}}  {row.kind:<8}  {', '.join(row.modalities)}")
     return 0
 
