@@ -146,5 +146,5 @@ class _Ending:
         ends = torch.isin(sequences[..., -1], self.eos)
         if self.stop is None:
             return ends
-        said = [[self.stop(sequence) for sequence in prompt] for prompt in sequences.tolist()]
-        return ends | torch.tensor(said, dtype=torch.bool, device=ends.device)
+        stopped = [[self.stop(sequence) for sequence in prompt] for prompt in sequences.tolist()]
+        return ends | torch.tensor(stopped, dtype=torch.bool, device=ends.device)

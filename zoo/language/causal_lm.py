@@ -48,7 +48,7 @@ class CausalLM(DecoderOnly):
         DataError: (forward) a text is longer than ``context_length``.
     """
 
-    no_weight_decay = ("positions",)
+    no_weight_decay = ("positions",)  # read by zoo.training.optim: position embeddings are 2-D but are not decayed
 
     def __init__(
         self,
@@ -75,6 +75,7 @@ class CausalLM(DecoderOnly):
         _refuse_sizes(dim, num_heads, head_dim, positions, window)
         self.dim, self.vocab_size, self.context_length, self.window = dim, vocab_size, context_length, window
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        # head_dim is a separate setting because some models (Mistral Nemo) do not have num_heads * head_dim == dim.
         self.head_dim = dim // num_heads if head_dim is None else head_dim
         sizes: dict[str, Any] = {
             "num_heads": num_heads,
@@ -90,6 +91,7 @@ class CausalLM(DecoderOnly):
             DecoderBlock(dim=dim, **sizes, activation=activation, norm=norm, eps=eps, bias=bias) for _ in range(depth)
         )
         self.norm = build_norm(norm, dim, eps)
+        # If tied, logits() multiplies by embedding.weight, so that the state dict holds the matrix only once.
         self.lm_head = None if tied else Linear(dim, vocab_size, bias=False)
         self._initialise()
 
@@ -119,6 +121,7 @@ def _refuse_sizes(dim: int, num_heads: int, head_dim: int | None, positions: str
     if positions not in POSITIONS:
         raise ConfigError(f"positions: there is no {positions!r}; {name_choices(positions, POSITIONS)}")
     if num_heads < 1 or (head_dim is None and dim % num_heads):
+        # Suggest only heads of at least 8 dimensions; narrower ones are legal, but not useful.
         legal = [n for n in range(1, dim + 1) if dim % n == 0 and dim // n >= 8]
         raise ConfigError(f"num_heads: {num_heads} does not divide dim {dim}; use one of {legal}, or set head_dim")
     if head_dim is not None and head_dim < 1:

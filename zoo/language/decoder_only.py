@@ -72,7 +72,7 @@ class DecoderOnly(nn.Module):
 
     def embed(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Return the embeddings of token ids; negative ids (placeholders of other modalities) give zeros."""
-        vectors = self.embedding(token_ids.clamp(min=0))
+        vectors = self.embedding(token_ids.clamp(min=0))  # a lookup needs valid ids; the result at negative ids is set to zero below
         return vectors.masked_fill((token_ids < 0)[..., None], 0.0)
 
     def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
@@ -89,7 +89,7 @@ class DecoderOnly(nn.Module):
         Args:
             length: maximum number of tokens per row, including padding.
         """
-        if not self.training:
+        if not self.training:  # training needs the plain layout: see train()
             lay_out(self._matrices(), by_columns=True)
             if batch_size > 1:
                 pack(self._matrices())
@@ -115,7 +115,7 @@ class DecoderOnly(nn.Module):
         past, length, device = 0 if cache is None else cache.length, x.shape[1], x.device
         keys = past + length
         side = _padding_side(mask)
-        mask = None if side == "none" else mask
+        mask = None if side == "none" else mask  # attention is faster without a mask
         if cache is not None:
             cache.extend(length, mask)
         real = mask if past == 0 else cache.mask if cache is not None and cache.padded else None
@@ -141,6 +141,7 @@ class DecoderOnly(nn.Module):
     def _refuse_long(self, positions: Tensor, keys: int) -> None:
         if keys <= self.context_length or positions.is_meta or not positions.numel():
             return
+        # Padding does not count. Reading the maximum waits for the device, so that it is read only for long inputs.
         longest = int(positions.max()) + 1
         if longest > self.context_length:
             raise DataError(f"a text has {longest} tokens; context_length allows {self.context_length}: shorten it")
@@ -150,7 +151,7 @@ def _counted(real: Tensor | None, past: int, keys: int, device: torch.device) ->
     """Return the positions of the keys from ``past`` on, counted over real tokens; one row for all if there is no padding."""
     if real is None:
         return torch.arange(past, keys, device=device)[None]
-    return (real.cumsum(1) - 1).clamp(min=0)[:, past:]
+    return (real.cumsum(1) - 1).clamp(min=0)[:, past:]  # padding on the left would be at position -1
 
 
 def _padding_side(mask: Tensor | None) -> str:

@@ -67,6 +67,7 @@ def generate(
     _refuse(language, sampling, prompts, ids, cache)
     if not prompts:
         return []
+    # An answer has max_new_tokens tokens at most, and fewer if the context is full before.
     limits = [min(sampling.max_new_tokens, language.context_length - len(prompt)) for prompt in prompts]
     hidden, cache = prefill(language, prompts, new_tokens=max(limits), padding_side=sampling.padding_side, cache=cache)
     ends = _Ends(sampling, limits, stop)
@@ -76,6 +77,7 @@ def generate(
         choice = _Choice(sampling, ids, list(range(len(prompts))) if rows is None else rows, language.vocab_size, hidden.device)
         found = _follow(language, hidden, cache, choice, ends, on_token)
     answers = [ends.of(row, answer) for row, answer in enumerate(found)]
+    # Until beam search ends, any sequence may still be discarded, so that tokens are reported only now.
     if sampling.num_beams > 1 and on_token is not None:
         for row, answer in enumerate(answers):
             for token in answer.ids:
@@ -101,7 +103,7 @@ def _follow(
                 going.append(place)
         if not going:
             return answers
-        if len(going) < len(rows):
+        if len(going) < len(rows):  # computing finished rows further would waste time
             rows, kept = [rows[place] for place in going], torch.tensor(going, device=tokens.device)
             tokens = tokens[kept]
             cache.select(kept)
@@ -143,6 +145,7 @@ class _Choice:
         self.seen = mark_seen(ids, vocab_size, device) if sampling.repetition_penalty != 1 else None
         self.uniforms: Tensor | None = None
         if sampling.temperature > 0:
+            # All random numbers are drawn in advance: a row's numbers must not depend on when the other rows end.
             seed = fresh_seed() if sampling.seed is None else sampling.seed
             self.uniforms = uniforms(seed, rows, sampling.max_new_tokens).to(device)
 

@@ -50,7 +50,7 @@ class Magneto(DecoderOnly):
         DataError: (forward) a text is longer than ``context_length``.
     """
 
-    window = None
+    window = None  # attention to all previous tokens
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Magneto(DecoderOnly):
             DecoderBlock(
                 **{"dim": dim, "num_heads": num_heads, "num_kv_heads": num_heads, "head_dim": self.head_dim, "hidden_dim": hidden},
                 **{"activation": "gelu", "norm": "layer", "eps": eps, "bias": True},
+                # Sub-LN of the paper: a second norm in each branch, before its output layer.
                 inner_norms=(nn.LayerNorm(dim, eps=eps), nn.LayerNorm(hidden, eps=eps)),
                 dropout=dropout,
                 attention_dropout=attention_dropout,
@@ -106,6 +107,7 @@ class Magneto(DecoderOnly):
         return None if self.xpos is None else self.xpos.turn(places)
 
     def _initialise(self, init: str) -> None:
+        # With embed_scale = sqrt(dim), the scaled embeddings have unit variance.
         std = self.dim**-0.5
         nn.init.normal_(self.embedding.weight, std=std)
         if self.lm_head is not None:
@@ -122,7 +124,7 @@ def sub_norm_gain(depth: int) -> float:
 
     Source: Magneto, section 3.2 and figure 2: sqrt(ln(2 N)).
     """
-    return math.log(2 * max(depth, 1)) ** 0.5
+    return math.log(2 * max(depth, 1)) ** 0.5  # max: a model without blocks must not take log(0)
 
 
 @torch.no_grad()

@@ -37,6 +37,7 @@ def prefill(
         cache.reserve(max(lengths) + new_tokens)
         if cache.batch_size == 1 < len(prompts):
             cache.select(torch.zeros(len(prompts), dtype=torch.int64, device=prompts[0].device))
+    # Only the vectors after the cached ones are new.
     vectors, mask = pad([prompt[cache.length :] for prompt in prompts], padding_side)
     hidden = language(vectors, mask, cache=cache)
     if mask is None or padding_side == "left":

@@ -124,7 +124,7 @@ def keep_top_k(scores: Float[Tensor, "rows vocab"], k: int) -> Float[Tensor, "ro
 
 
 def keep_top_p(scores: Float[Tensor, "rows vocab"], p: float) -> Float[Tensor, "rows vocab"]:
-    """Keep the fewest most probable tokens whose probabilities sum to ``p`` or more; set the other logits to -inf.
+    """Keep the smallest set of most probable tokens whose probabilities sum to ``p`` or more; set the other logits to -inf.
 
     Of the probabilities 0.5 0.3 0.2, the first two are kept at p = 0.7.
     """

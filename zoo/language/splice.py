@@ -45,6 +45,7 @@ def splice(
         if token_ids.is_meta:  # meta tensors cannot be counted or masked; the sum keeps the features in the autograd graph
             vectors = vectors + tokens.sum((0, 1)).to(vectors.dtype)
             continue
+        # masked_scatter would silently misplace features if the counts differ.
         _refuse_other_counts(modality, here.sum(1), mask.sum(1), ids)
         vectors = vectors.masked_scatter(here[..., None], tokens[mask].to(vectors.dtype))
     return vectors

@@ -124,6 +124,7 @@ class Talking(nn.Module):
 
         Padding on the right is not computed and has no entry in the list.
         """
+        # A packed list needs all padding on the right; other batches run padded.
         right = can_pack(mask) and not bool((mask[:, 1:] & ~mask[:, :-1]).any())
         if not right or bool(mask.all()):
             return self.language(vectors, mask).flatten(0, 1), torch.arange(mask.numel(), device=mask.device)
@@ -222,6 +223,7 @@ class Talking(nn.Module):
             full = [name for name, real in zip(batch.ids, batch.masks["text"], strict=True) if int(real.sum()) >= most]
             if full:
                 raise DataError(f"conversation {full[0]} fills the {most} tokens allowed by max_length or context_length; shorten it")
+            # Earlier answers in the conversation belong to the prompt.
             batch.targets[SUPERVISED] = _last_run(batch.targets[SUPERVISED])
             if not with_end:
                 batch.targets[SUPERVISED] &= ~torch.isin(batch.inputs["text"], torch.tensor(part.eos_token_ids))
@@ -260,6 +262,7 @@ class Talking(nn.Module):
             x, mask = batch.inputs[modality], batch.masks.get(modality)
             if not len(x):
                 continue
+            # The digest covers the real frames only, so that it does not depend on the padding of the batch.
             digests = [
                 _digest(modality, item if mask is None else item[..., real])
                 for item, real in zip(x, x if mask is None else mask, strict=True)

@@ -22,6 +22,7 @@ from zoo.layers.pretrained import import_transformers, parse_config, quiet_and_o
 from zoo.registry import register
 
 REFUSALS = (AssertionError, AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+# Config keys under which different models store their maximum length.
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx", "max_seq_len")
 ENDLESS = 2**20  # context length of models whose config gives no maximum, because their positions need no table
 
@@ -43,12 +44,13 @@ class Transformers(nn.Module):
         super().__init__()
         parsed = parse_config(config, {}, example="llama")
         _refuse_others(parsed)
-        sizes = parsed.get_text_config()
+        sizes = parsed.get_text_config()  # multimodal configs nest the sizes of their language model
         self.dim, self.vocab_size = int(sizes.hidden_size), int(sizes.vocab_size)
         self.context_length = next((int(n) for key in LENGTHS if isinstance(n := getattr(sizes, key, None), int)), ENDLESS)
         self.model: Any = _build(parsed)
         if any(getattr(module, "is_causal", True) is False for module in self.model.modules()):
             raise ConfigError("config.is_decoder: false, so that attention is not causal; allowed is true")
+        # Forward arguments differ between models; some accept no position_ids (bloom).
         self._takes = set(inspect.signature(self.model.base_model.forward).parameters)
         missing = {"inputs_embeds", "past_key_values", "attention_mask"} - self._takes
         if missing:
@@ -100,7 +102,7 @@ class Transformers(nn.Module):
         The model's own forward computes them, with its inner model replaced by a stub that returns ``hidden``. Calling ``lm_head``
         would be wrong, because some models scale or cap their logits.
         """
-        rows = hidden.reshape(1, -1, self.dim)
+        rows = hidden.reshape(1, -1, self.dim)  # the forward expects [batch, length, dim]
         inner = self.model.base_model
         name = next(name for name, child in self.model.named_children() if child is inner)
         self.model._modules[name] = _Given(rows)

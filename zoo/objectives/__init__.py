@@ -4,8 +4,8 @@ An objective is a class registered under its module's name; a run selects one wi
 
 * ``check(system, batch_size)`` raises ConfigError before training if the objective does not fit the system or the number of items per
   process;
-* ``frozen_targets(head, encoded, batch)`` returns targets by name, computed by a frozen reference model. The reference is the run's teacher,
-  or without a teacher the model as it was at the beginning of the run;
+* ``frozen_targets(head, encoded, batch)`` returns targets by name, computed by a frozen reference model. The reference is the run's
+  teacher, or without a teacher the model as it was at the beginning of the run;
 * ``__call__(head, encoded, batch) -> HeadOutput`` computes the loss of a batch that contains these targets.
 
 Without an objective, training minimises the head's own loss; for language-model heads this is supervised fine-tuning.

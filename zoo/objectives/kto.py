@@ -46,7 +46,7 @@ class Kto:
         refuse_head(system, self.name)
         if batch_size < 2:
             raise ConfigError(
-                f"training.batch_size: {batch_size} on each process; objective 'kto' needs at least 2, to combine prompts with other answers"
+                f"training.batch_size: {batch_size} on each process; objective 'kto' needs at least 2, for mismatched answers"
             )
 
     def frozen_targets(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:

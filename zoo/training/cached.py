@@ -86,6 +86,7 @@ def cached_forward_backward(model: CachedModel, batches: Sequence[Batch], accele
     # The first pass has updated the BatchNorm statistics; undo it, because the second pass updates them again.
     for buffer, before in buffers:
         buffer.copy_(before)
+    # The second pass rewinds the random states; afterwards the run continues from the states after the first pass.
     after = _random_state(accelerator.device)
     for made in passes:
         if made.leaf.grad is not None:

@@ -192,7 +192,7 @@ class Trainer:
             trace["gradients"] = fingerprint.hash_gradients(self.plain_model)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for module in self.plain_model.modules():
+        for module in self.plain_model.modules():  # modules may react to a step, for example clamp CLIP's temperature
             if callable(after_step := getattr(module, "after_step", None)):
                 after_step()
         if self.average is not None:
@@ -220,7 +220,7 @@ class Trainer:
         return output
 
     def _clip(self) -> float:
-        limit = self.settings.clip_gradients
+        limit = self.settings.clip_gradients  # None: clipping at infinity only measures the norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
         return float(norm) if norm is not None else math.nan
 
@@ -414,6 +414,7 @@ def _signals(request_stop: Callable[[], None]) -> Iterator[None]:
 
     def handle(number: int, frame: Any) -> None:
         request_stop()
+        # The default handler raises KeyboardInterrupt at the second Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if threading.current_thread() is not threading.main_thread():

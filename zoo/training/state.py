@@ -26,12 +26,13 @@ def save_state(accelerator: Accelerator, run_dir: Path, position: dict[str, Any]
     if accelerator.is_main_process:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-    accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()  # the folder must exist before other ranks write to it
     accelerator.save_state(str(fresh))
     rank_file = fresh / f"{accelerator.process_index}.{POSITION_FILE}"
     rank_file.write_text(json.dumps(position), encoding="utf-8")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        # Sync before the rename, or a power failure could leave a complete name with incomplete files.
         sync_files(fresh.rglob("*"))
         shutil.rmtree(target, ignore_errors=True)
         fresh.rename(target)

@@ -92,6 +92,7 @@ class Recogniser:
         self.encode, self.decoder, self.symbols = encode, decoder, symbols
         self.num_mels, self.window_frames, self.tail_frames = num_mels, window_frames, tail_frames
         depth, num_heads = len(decoder.blocks), decoder.num_heads
+        # The reference's default for models without listed alignment heads.
         upper = [(layer, head) for layer in range(depth // 2, depth) for head in range(num_heads)]
         self.alignment_heads = upper if alignment_heads is None else [(layer, head) for layer, head in alignment_heads]
         self.settings = settings
@@ -128,6 +129,7 @@ class Recogniser:
         memory = self.remember([window.mels for window in windows])
         found: dict[int, Decoded] = {}
         waiting = list(range(len(windows)))
+        # As in the reference, the text of the last temperature counts even if it fails the thresholds.
         for number, temperature in enumerate(self.settings.tries):
             tried = self._try([windows[i] for i in waiting], _rows(memory, waiting, len(windows)), temperature, number)
             found |= dict(zip(waiting, tried, strict=True))
@@ -163,6 +165,7 @@ class Recogniser:
     def _try(self, windows: Sequence[Window], memory: Memory, temperature: float, number: int) -> list[Decoded]:
         """Decode at one temperature; windows whose prompts have equal length form one batch."""
         prompts = [self.prompt(window) for window in windows]
+        # Prompts are not padded, because the decoder's positions count from the first token of a row.
         groups: dict[tuple[int, int], list[int]] = {}
         for i, (prompt, sot_place) in enumerate(prompts):
             groups.setdefault((len(prompt), sot_place), []).append(i)
@@ -192,8 +195,8 @@ class Recogniser:
         return choose(begun, self.rules, most=most, temperature=temperature, count=count, seed=settings.seed, places=places)
 
     def _decoded(self, text: Text, temperature: float, silence: float, memory: Memory) -> Decoded:
-        average = text.log_probability / (len(text.token_ids) + 1)
-        if average != average:
+        average = text.log_probability / (len(text.token_ids) + 1)  # + 1: the end token
+        if average != average:  # NaN
             raise DataError("the model's scores are not finite (NaN); check its weights and its precision")
         plain = self.symbols.decode([token for token in text.token_ids if token < self.symbols.eot]).strip()
         return Decoded(text.token_ids, plain, temperature, average, compression_ratio(plain), silence, memory)

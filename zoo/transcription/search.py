@@ -113,6 +113,7 @@ def choose(begun: Begun, rules: Rules, *, most: int, temperature: float, count: 
         gains = (logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
         for row, (token, gain) in enumerate(zip(tokens.tolist(), gains, strict=True)):
             sums[row] += 0.0 if ended[row] else gain
+            # Finished rows are filled with the end token, because the rules need texts of equal length.
             texts[row].append(rules.end if ended[row] else token)
             ended[row] = texts[row][-1] == rules.end
         groups = range(len(windows))
@@ -141,7 +142,7 @@ def beams(begun: Begun, rules: Rules, *, most: int, num_beams: int, patience: fl
         texts = [text for window in going for text in window.texts]
         logits = rules.apply(begun.decoder.logits(begun.hidden), texts)
         sums = torch.tensor([score for window in going for score in window.scores], device=logits.device)
-        best = logits.log_softmax(-1).topk(num_beams + 1)
+        best = logits.log_softmax(-1).topk(num_beams + 1)  # + 1: one of them may be the end token
         scores, tokens = (best.values + sums[:, None]).tolist(), best.indices.tolist()
         origins = []
         for place, window in enumerate(going):
@@ -202,7 +203,7 @@ class _Beams:
     def results(self) -> list[Text]:
         """Return the finished texts; if they are fewer than the beams, add the most probable unfinished ones."""
         order = sorted(range(len(self.texts)), key=lambda row: -self.scores[row])
-        missing = max(0, self.num_beams - len(self.ended))
+        missing = max(0, self.num_beams - len(self.ended))  # the reference ranks at least num_beams texts
         return self.ended + [Text(self.texts[row], self.scores[row]) for row in order[:missing]]
 
 

@@ -70,6 +70,7 @@ class Listening:
         self.segments: list[Segment] = []
         self.last_end_s = 0.0  # end of the last word of the previous window
         prompt = self.settings.initial_prompt
+        # Leading space as in the reference: words within a text are tokenised with the space before them.
         self.prompt = [] if prompt is None else self.symbols.encode(" " + prompt.strip())
         self.language = self.settings.language or "en"
 
@@ -125,6 +126,7 @@ class Listening:
         segments = [self._segment(span, decoded, offset_s, len(self.segments) + i) for i, span in enumerate(spans)]
         if self.settings.word_timestamps:
             segments = self._with_words(segments, window, decoded)
+            # As in the reference, the next window then begins at the end of the last word.
             end = end_of(segments)
             if end is not None and end > offset_s and not ends_single(decoded.token_ids, self.symbols.timestamp_begin):
                 step = round(end * FRAMES_PER_SECOND) - window.start
@@ -199,6 +201,7 @@ def transcribe_each(
             yield from _go_on(number, work, None, going)
         if not going:
             return
+        # With windows="fixed", recordings together may yield more windows than batch_size; they are decoded in slices.
         windows = [window for _, _, wanted in going for window in wanted]
         texts = iter([text for i in range(0, len(windows), batch_size) for text in recogniser.decode(windows[i : i + batch_size])])
         before, going = going, []
