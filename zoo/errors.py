@@ -1,27 +1,31 @@
-"""The errors that a user can cause. All are ``ValueError``; none needs torch."""
+"""Errors that a user can cause. All of them are subclasses of ``ValueError``; this module does not import torch."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class ZooError(ValueError):
-    """A mistake that the user can mend; its message says what, the value, what is allowed, what to do."""
+    """Error that the user can fix; the message tells what is wrong, the value, the allowed values and a remedy."""
 
 
 class ConfigError(ZooError):
-    """A configuration names something that does not exist or parts that do not fit together."""
+    """Error in a configuration: an unknown name, a value outside its range, or parts that do not fit together."""
 
 
 class WeightsError(ZooError):
-    """Weights do not fit the architecture, or a file of weights is not one that may be read."""
+    """Error in weights: they do not fit the architecture, or their file cannot be read safely."""
 
 
 class DataError(ZooError):
-    """A file, row or batch cannot be used."""
+    """Error in data: a file, row or batch cannot be used."""
 
 
 class ItemError(DataError):
-    """One item among many cannot be used; ``reason`` is one of a few words, under which such items are counted."""
+    """Error in one item among many.
+
+    Args:
+        reason: short category such as "audio" or "empty", by which skipped items are counted.
+    """
 
     def __init__(self, message: str, reason: str = "other") -> None:
         super().__init__(message)
@@ -29,11 +33,11 @@ class ItemError(DataError):
 
 
 class VerbError(ZooError, AttributeError):
-    """A system was asked for something that its head does not do."""
+    """Error of a call to a system's method that its head does not support."""
 
 
 def name_choices(wrong: str, known: Iterable[str], *, most: int = 12) -> str:
-    """Say which names are near to a wrong one, or all of them where they are few."""
+    """Return a hint for an error message: similar known names, or if there are none, the first ``most`` known names."""
     known = sorted(set(known))
     near = difflib.get_close_matches(wrong, known, n=4, cutoff=0.6)
     if near:

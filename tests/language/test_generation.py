@@ -231,9 +231,14 @@ def test_no_prompt_no_answer(pair):
 @pytest.mark.parametrize(
     "lengths, keywords, error, message",
     [
-        ([3, 96], {}, DataError, "prompt 1: has 96 tokens, and the model's context_length is 96"),
+        ([3, 96], {}, DataError, "prompt 1: has 96 tokens, which leaves no room for an answer in the model's context_length 96"),
         ([3, 0], {}, DataError, "prompt 1 is empty"),
-        ([3], {"eos_token_ids": (2, VOCAB)}, ConfigError, f"eos_token_ids: [{VOCAB}] are beyond the model's vocab_size {VOCAB}"),
+        (
+            [3],
+            {"eos_token_ids": (2, VOCAB)},
+            ConfigError,
+            f"eos_token_ids: [{VOCAB}] are outside the model's vocabulary (vocab_size {VOCAB})",
+        ),
     ],
 )
 def test_what_cannot_be_continued_is_refused(pair, lengths, keywords, error, message):
@@ -244,7 +249,7 @@ def test_what_cannot_be_continued_is_refused(pair, lengths, keywords, error, mes
 
 def test_beams_do_not_take_a_cache_and_ids_must_be_as_many_as_vectors(pair):
     (prompt,), language = prompts_of(4), pair[1]
-    with pytest.raises(ConfigError, match="num_beams: 2 beams need a cache of their own"):
+    with pytest.raises(ConfigError, match="num_beams: beam search with 2 beams cannot use a given cache"):
         ask(language, [prompt], Sampling(num_beams=2), cache=language.new_cache(1, 40))
     with pytest.raises(DataError, match="give one id for each vector"):
         generate(language, [language.embed(prompt)], [prompt[1:]], Sampling())

@@ -61,16 +61,16 @@ def test_no_items_leave_the_vectors_and_still_reach_the_features():
         (
             ("i i i 4", "i i 3 4", "i i i 4"),
             [3, 3, 3],
-            r"conversation 1 \(a.json:2\) has 2 placeholders of image, but .* give \[3, 3\] tokens",
+            r"conversation 1 \(a.json:2\) has 2 placeholders of image, but .* have \[3, 3\] tokens",
         ),
         (
             ("i i i i", "1 2 3 4", "i i i 4"),
             [3, 3],
-            r"conversation 0 \(a.json:1\) has 4 placeholders of image, but .* give \[3, 3\] tokens",
+            r"conversation 0 \(a.json:1\) has 4 placeholders of image, but .* have \[3, 3\] tokens",
         ),
-        (("i i i 4", "1 2 3 4", "i i i 4"), [3, 3, 3], r"conversation 2 .* has 3 placeholders of image, .* \(9 in the batch for 6"),
-        (("i i i 4", "1 2 3 4", "i i i 4"), [3], r"conversation 2 \(a.json:3\) has 3 placeholders of image, but .* give \[\] tokens"),
-        (("1 2 3 4", "1 2 3 4", "1 2 3 4"), [3], r"conversation 2 .* has 0 placeholders of image, .* \(3 in the batch for 0"),
+        (("i i i 4", "1 2 3 4", "i i i 4"), [3, 3, 3], r"conversation 2 .* has 3 placeholders of image, .* \(9 tokens and 6 placeholders"),
+        (("i i i 4", "1 2 3 4", "i i i 4"), [3], r"conversation 2 \(a.json:3\) has 3 placeholders of image, but .* have \[\] tokens"),
+        (("1 2 3 4", "1 2 3 4", "1 2 3 4"), [3], r"conversation 2 .* has 0 placeholders of image, .* \(3 tokens and 0 placeholders"),
     ],
 )
 def test_other_numbers_are_refused_with_conversation_and_both_numbers(texts, counts, message):

@@ -92,9 +92,9 @@ def test_a_system_takes_it_by_an_override(tmp_path):
 
 
 REFUSED = {
-    "is no causal language model": {"model_type": "t5"},
-    "tokens see what comes after them": {"model_type": "bert", "num_hidden_layers": 1},
-    "takes no past_key_values": {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 1},
+    "is not a causal language model": {"model_type": "t5"},
+    "attention is not causal": {"model_type": "bert", "num_hidden_layers": 1},
+    "does not accept past_key_values": {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 1},
     "transformers has no 'lama'": {"model_type": "lama"},
     "names code": {"model_type": "llama", "auto_map": {"AutoModel": "x.Y"}},
 }

@@ -35,7 +35,7 @@ def test_teachers_of_another_width_or_vocabulary_are_refused(talking):
     language.dim, language.vocab_size = 2 * talking.policy.head.language.dim, 3
     with pytest.raises(zoo.ConfigError, match="objective.features: the teacher's features have"):
         Distillation(features=1.0).check_teacher(talking.policy, wider)
-    with pytest.raises(zoo.ConfigError, match="objective.logits: the teacher chooses among 3 tokens"):
+    with pytest.raises(zoo.ConfigError, match="objective.logits: the teacher's vocabulary has 3 tokens"):
         Distillation().check_teacher(talking.policy, wider)
 
 

@@ -68,7 +68,7 @@ def test_kto_with_adapters_keeps_a_small_reference_and_resumes_exactly(data, tmp
 def test_a_run_without_what_it_began_with_is_not_resumed(data, tmp_path):
     run(data, tmp_path / "run", "ipo")
     (tmp_path / "run" / "reference.safetensors").unlink()
-    with pytest.raises(zoo.WeightsError, match="is missing, so that it is not known what the run began with"):
+    with pytest.raises(zoo.WeightsError, match="the file is missing; the run cannot resume without its reference weights"):
         resumed(tmp_path / "run", tmp_path / "copy")
 
 

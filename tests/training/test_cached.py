@@ -135,7 +135,7 @@ def test_a_run_trains_and_its_loss_sees_all_negatives(precision, tmp_path):
 def test_a_head_without_features_is_refused_before_training(tmp_path):
     words = ["system=classifier_vit_nano", *CACHED, f"run_dir={tmp_path / 'run'}"]
     for act in (zoo.check, train):
-        with pytest.raises(zoo.ConfigError, match="training.accumulation: 'cached' needs a head .* Classifier has none"):
+        with pytest.raises(zoo.ConfigError, match="training.accumulation: 'cached' needs a head .* Classifier is not"):
             act(compose("train", words))
 
 

@@ -124,5 +124,5 @@ def test_other_frozen_parts_on_resume_are_refused(tmp_path):
     words = ["system=classifier_vit_nano", *SMALL[:3], "training.evaluate_every=0", f"run_dir={tmp_path / 'run'}"]
     train(compose("train", words))
     config = {**compose("train", [*words, "training.freeze=[encoders]", "training.max_steps=8"]), "resume": str(tmp_path / "run")}
-    with pytest.raises(zoo.ConfigError, match="training.freeze or training.layer_decay: the state in .* was saved with others"):
+    with pytest.raises(zoo.ConfigError, match="training.freeze or training.layer_decay: the state in .* was saved with other values"):
         train(config)

@@ -59,7 +59,7 @@ def test_passes_may_differ_by_modality(tmp_path):
     run(tmp_path / "run", "training.frozen_passes={image: 1, text: 3}")
     split = FrozenSplit(tmp_path / "run" / "frozen", 1)
     assert len(split.features["text"]) == 3 * len(split.features["image"]) == 3 * len(split.targets["groups"])
-    with pytest.raises(zoo.ConfigError, match="give a number from 1 on for each of: image, text"):
+    with pytest.raises(zoo.ConfigError, match="give a number of 1 or more for each of: image, text"):
         run(tmp_path / "bad", "training.frozen_passes={image: 1}")
 
 

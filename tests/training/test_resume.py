@@ -211,7 +211,7 @@ def test_ctrl_c_leaves_a_state_that_resumes(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
-    assert f"go on with: zoo train resume={run}" in log.read_text()
+    assert f"continue with: zoo train resume={run}" in log.read_text()
     reached = int(states(run)[-1].name.removeprefix("step_"))
     train(1, [f"resume={run}", f"training.max_steps={reached + 2}"], log)
     assert read_lines(run / "metrics.jsonl")[-1]["step"] == reached + 2
@@ -236,7 +236,7 @@ def test_what_changed_since_the_state_was_saved_is_found_and_named(change, layer
     train_and_kill(1, run, 12, log)
     change(states(run)[-1])
     assert start(1, [f"resume={run}"], log).wait(timeout=200) == 2
-    assert f"the first layer that differs is: {layer}" in log.read_text()
+    assert f"the first part that differs is: {layer}" in log.read_text()
 
 
 def test_the_first_layer_that_differs_is_named():

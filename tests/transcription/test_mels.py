@@ -53,8 +53,8 @@ def test_ready_mels_pass_and_silence_stands_behind_them():
         (np.zeros(0, dtype=np.float32), "at least one sample"),
         (np.full(100, np.nan, dtype=np.float32), "not finite"),
         (np.zeros((2, 100), dtype=np.float32), "array float32"),
-        (torch.zeros(3, 100), "ready ones are floats"),
-        ({"array": 1}, "cannot be made from dict"),
+        (torch.zeros(3, 100), "allowed are floats"),
+        ({"array": 1}, "cannot read audio from dict"),
         ("missing.wav", "no such file"),
     ],
 )

@@ -17,7 +17,7 @@ from zoo.language.transcription.settings import Settings
         ({"best_of": 0}, "best_of: 0"),
         ({"num_beams": 2, "patience": 0.0}, "patience: 0.0; allowed is above 0"),
         ({"patience": 2.0}, "has no effect without beams"),
-        ({"num_beams": 2, "temperatures": (0.5,)}, "they need a 0"),
+        ({"num_beams": 2, "temperatures": (0.5,)}, "add temperature 0"),
         ({"best_of": 2, "temperatures": (0.0,)}, "has no effect at temperature 0"),
         ({"length_penalty": 2.0}, "0 to 1"),
         ({"no_speech_threshold": float("nan")}, "no_speech_threshold"),

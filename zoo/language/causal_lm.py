@@ -3,8 +3,9 @@
 Papers: Radford et al. 2019 (GPT-2); Touvron et al. 2023 (LLaMA, arXiv 2302.13971, and LLaMA 2, arXiv 2307.09288); Jiang et al. 2023
 (Mistral, arXiv 2310.06825). References: transformers 5.17 ``GPT2LMHeadModel``, ``LlamaForCausalLM``, ``MistralForCausalLM``.
 
-Where we differ: queries, keys and values come from one matrix, and so do gate and value of the feed-forward part; there is no dropout;
-residual outputs start smaller with depth (GPT-2) in both families; the window counts real tokens, so that padding changes nothing.
+Where we differ: one matrix projects to queries, keys and values, and one to gate and value of the feed-forward part; there is no
+dropout; both families use GPT-2's initialisation, which shrinks residual outputs with depth; the attention window counts real tokens,
+so that padding changes nothing.
 """
 
 from collections.abc import Mapping
@@ -27,27 +28,27 @@ POSITIONS = ("rotary", "learned")
 
 @register("language")
 class CausalLM(DecoderOnly):
-    """Token ids, or their vectors, to hidden states, from which ``logits`` makes scores of the next token.
+    """Causal language model: maps token ids or embedding vectors to hidden states; ``logits`` scores the next token.
 
     Args:
-        context_length: the most tokens of a text, and of learned positions the size of their table.
-        num_kv_heads: heads of keys and values; None: as many as of queries.
-        head_dim: None: ``dim / num_heads``.
-        hidden_dim: of the feed-forward part; None: four times ``dim``.
+        context_length: maximum number of tokens of a text; with learned positions also the size of their table.
+        num_kv_heads: number of key and value heads (grouped-query attention); None means ``num_heads``.
+        head_dim: width of each head; None means ``dim / num_heads``.
+        hidden_dim: width of the feed-forward layers; None means 4 * ``dim``.
         norm: "rms" or "layer".
         positions: "rotary" or "learned".
         rope_scaling: see ``zoo.layers.rope.Rotary``.
-        activation: "swiglu" gates with a third matrix; every other stands between two.
-        bias: of every linear layer but the last.
-        window: a token sees so many tokens at most, itself among them; None: all before it.
-        tied: the table of token vectors also scores the next token.
+        activation: activation of the feed-forward layers; "swiglu" adds a third matrix for the gate.
+        bias: use biases in all linear layers except the output layer.
+        window: size of the attention window in tokens, including the token itself; None attends to all previous tokens.
+        tied: compute logits with the token embedding matrix instead of a separate output matrix.
 
     Raises:
-        ConfigError: unknown words, or widths and heads that do not fit.
-        DataError: (forward) a text longer than ``context_length``.
+        ConfigError: an unknown option, or widths and numbers of heads that do not fit together.
+        DataError: (forward) a text is longer than ``context_length``.
     """
 
-    no_weight_decay = ("positions",)
+    no_weight_decay = ("positions",)  # read by zoo.training.optim: position embeddings are 2-D but are not decayed
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class CausalLM(DecoderOnly):
         _refuse_sizes(dim, num_heads, head_dim, positions, window)
         self.dim, self.vocab_size, self.context_length, self.window = dim, vocab_size, context_length, window
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        # head_dim is a separate setting because some models (Mistral Nemo) do not have num_heads * head_dim == dim.
         self.head_dim = dim // num_heads if head_dim is None else head_dim
         sizes: dict[str, Any] = {
             "num_heads": num_heads,
@@ -89,19 +91,21 @@ class CausalLM(DecoderOnly):
             DecoderBlock(dim=dim, **sizes, activation=activation, norm=norm, eps=eps, bias=bias) for _ in range(depth)
         )
         self.norm = build_norm(norm, dim, eps)
+        # If tied, logits() multiplies by embedding.weight, so that the state dict holds the matrix only once.
         self.lm_head = None if tied else Linear(dim, vocab_size, bias=False)
         self._initialise()
 
     def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
-        """Learned positions are added."""
+        """Add learned position embeddings if the model has them."""
         return x if self.positions is None else x + self.positions[places]
 
     def rotation(self, places: Int[Tensor, "*#tokens"]) -> Turn | None:
-        """Rotary positions."""
+        """Return the rotary rotation of these positions, or None with learned positions."""
         return None if self.rotary is None else Turn(*self.rotary.tables(places))
 
     def _initialise(self) -> None:
-        """GPT-2's: residual outputs shrink with depth."""
+        """Initialise as GPT-2: normal with std 0.02; outputs into the residual stream are divided by sqrt(2 * depth)."""
+        # 2 * depth branches add to the residual stream; this factor keeps its variance independent of depth.
         residual = 0.02 * (2 * max(len(self.blocks), 1)) ** -0.5
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -117,9 +121,10 @@ def _refuse_sizes(dim: int, num_heads: int, head_dim: int | None, positions: str
     if positions not in POSITIONS:
         raise ConfigError(f"positions: there is no {positions!r}; {name_choices(positions, POSITIONS)}")
     if num_heads < 1 or (head_dim is None and dim % num_heads):
+        # Suggest only heads of at least 8 dimensions; narrower ones are legal, but not useful.
         legal = [n for n in range(1, dim + 1) if dim % n == 0 and dim // n >= 8]
-        raise ConfigError(f"num_heads: {num_heads} does not divide dim {dim}; divisors: {legal}, or set head_dim")
+        raise ConfigError(f"num_heads: {num_heads} does not divide dim {dim}; use one of {legal}, or set head_dim")
     if head_dim is not None and head_dim < 1:
         raise ConfigError(f"head_dim: got {head_dim}; allowed is a whole number above 0")
     if window is not None and window < 1:
-        raise ConfigError(f"window: got {window}; allowed is a whole number above 0, or null for none")
+        raise ConfigError(f"window: got {window}; allowed is a whole number above 0, or null for no window")

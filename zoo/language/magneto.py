@@ -4,9 +4,9 @@ Papers: Wang et al. 2022, "Foundation Transformers" (Magneto, arXiv 2210.06423);
 2.2 and table 17; Peng et al. 2023 (Kosmos-2, arXiv 2306.14824). References: transformers 5.17 ``Kosmos2TextTransformer``;
 microsoft/torchscale ``architecture/decoder.py``.
 
-Where we differ: queries, keys and values come from one matrix; positions count real tokens, so that padding changes nothing. Kosmos-1's
-paper has xPos (``zoo.layers.xpos``), while in the code that Kosmos-2 was released with it is switched off and sinusoids are added.
-torchscale's initialisation is not what its paper says: see ``init``.
+Where we differ: one matrix projects to queries, keys and values; positions count real tokens, so that padding changes nothing. The
+Kosmos-1 paper uses xPos (``zoo.layers.xpos``); the code released with Kosmos-2 disables xPos and adds sinusoids instead. torchscale's
+initialisation differs from the Magneto paper: see ``init``.
 """
 
 import math
@@ -26,32 +26,31 @@ from zoo.registry import register
 
 POSITIONS = ("xpos", "sinusoids")
 INITS = ("xavier", "torchscale")
-FIRST_POSITION = 2  # of the sinusoids: fairseq's tables have rows 0 and 1 for what is no token, and row 1 (padding) is zero
+FIRST_POSITION = 2  # row of the first token in fairseq's sinusoid tables; rows 0 and 1 are reserved, and row 1 (padding) is zero
 
 
 @register("language")
 class Magneto(DecoderOnly):
-    """Token ids, or their vectors, to hidden states, from which ``logits`` makes scores of the next token.
+    """Causal language model of Kosmos: maps token ids or embedding vectors to hidden states; ``logits`` scores the next token.
 
     Args:
-        context_length: the most tokens of a text.
-        hidden_dim: of the feed-forward part; None: four times ``dim``.
-        positions: "xpos" (Kosmos-1) turns queries and keys, "sinusoids" (Kosmos-2) are added to the vectors of tokens.
-        xpos_scale: over how many positions a score fades by its zeta.
-        embed_scale: what vectors of tokens are multiplied with, and what stands among them too: features of images; None: the
-            square root of ``dim``.
-        init: "xavier" (the paper: Xavier, with a gain of sqrt(ln(2 depth)) for values, outputs and the feed-forward part) or
-            "torchscale" (what its code does: torch's default of linear layers, and that gain for these parts' weights and biases).
-        tied: the table of token vectors also scores the next token.
-        dropout: of the vectors that enter the first block and of both branches of each block, in training.
-        attention_dropout: of the attention's weights, in training.
+        context_length: maximum number of tokens of a text.
+        hidden_dim: width of the feed-forward layers; None means 4 * ``dim``.
+        positions: "xpos" (Kosmos-1) rotates and scales queries and keys; "sinusoids" (Kosmos-2) are added to the embeddings.
+        xpos_scale: number of positions over which xPos decays a score by its factor zeta.
+        embed_scale: factor on all input vectors, including spliced features of images; None means sqrt(``dim``).
+        init: "xavier" (paper: Xavier, with a gain of sqrt(ln(2 depth)) for value, output and feed-forward layers) or "torchscale"
+            (reference code: torch's default for linear layers, with the same gain on weights and biases of the same layers).
+        tied: compute logits with the token embedding matrix instead of a separate output matrix.
+        dropout: dropout probability of the first block's input and of both branches of each block.
+        attention_dropout: dropout probability of the attention weights.
 
     Raises:
-        ConfigError: unknown words, or numbers that do not fit.
-        DataError: (forward) a text longer than ``context_length``.
+        ConfigError: an unknown option, or a number outside its range.
+        DataError: (forward) a text is longer than ``context_length``.
     """
 
-    window = None
+    window = None  # attention to all previous tokens
 
     def __init__(
         self,
@@ -85,6 +84,7 @@ class Magneto(DecoderOnly):
             DecoderBlock(
                 **{"dim": dim, "num_heads": num_heads, "num_kv_heads": num_heads, "head_dim": self.head_dim, "hidden_dim": hidden},
                 **{"activation": "gelu", "norm": "layer", "eps": eps, "bias": True},
+                # Sub-LN of the paper: a second norm in each branch, before its output layer.
                 inner_norms=(nn.LayerNorm(dim, eps=eps), nn.LayerNorm(hidden, eps=eps)),
                 dropout=dropout,
                 attention_dropout=attention_dropout,
@@ -96,17 +96,18 @@ class Magneto(DecoderOnly):
         self._initialise(init)
 
     def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
-        """Vectors scaled, with sinusoids added where there is no xPos."""
+        """Scale the input vectors, add sinusoids unless xPos is used, and apply dropout."""
         x = x * self.embed_scale
         if self.xpos is None:
             x = x + sinusoids(places + FIRST_POSITION, self.dim).to(x.dtype)
         return self.drop(x)
 
     def rotation(self, places: Int[Tensor, "*#tokens"]) -> ScaledTurn | None:
-        """Queries and keys turned and scaled, with xPos."""
+        """Return the xPos rotation and scale of these positions, or None with sinusoids."""
         return None if self.xpos is None else self.xpos.turn(places)
 
     def _initialise(self, init: str) -> None:
+        # With embed_scale = sqrt(dim), the scaled embeddings have unit variance.
         std = self.dim**-0.5
         nn.init.normal_(self.embedding.weight, std=std)
         if self.lm_head is not None:
@@ -114,16 +115,16 @@ class Magneto(DecoderOnly):
         gain = sub_norm_gain(len(self.blocks))
         for name, module in self.blocks.named_modules():
             if isinstance(module, nn.Linear):
-                parts = (1.0, 1.0, gain) if name.endswith("qkv") else (gain,)  # of q, k, v, or of the whole
+                parts = (1.0, 1.0, gain) if name.endswith("qkv") else (gain,)  # the paper scales values, not queries and keys
                 (_fill_xavier if init == "xavier" else _scale_default)(module, parts)
 
 
 def sub_norm_gain(depth: int) -> float:
-    """By how much values, outputs and feed-forward parts of a decoder of so many blocks start larger.
+    """Return the initialisation gain of value, output and feed-forward layers of a decoder with ``depth`` blocks.
 
     Source: Magneto, section 3.2 and figure 2: sqrt(ln(2 N)).
     """
-    return math.log(2 * max(depth, 1)) ** 0.5
+    return math.log(2 * max(depth, 1)) ** 0.5  # max: a model without blocks must not take log(0)
 
 
 @torch.no_grad()
@@ -135,7 +136,10 @@ def _fill_xavier(layer: nn.Linear, gains: tuple[float, ...]) -> None:
 
 @torch.no_grad()
 def _scale_default(layer: nn.Linear, gains: tuple[float, ...]) -> None:
-    """Torch's own values, uniform up to 1 / sqrt(fan in), times the gain; biases too, because torchscale goes by names."""
+    """Multiply torch's default weights (uniform up to 1 / sqrt(fan_in)) and biases by the gains.
+
+    Biases are included because torchscale selects the tensors by name.
+    """
     for tensor in (layer.weight, layer.bias):
         for part, gain in zip(tensor.chunk(len(gains)), gains, strict=True):
             part.mul_(gain)

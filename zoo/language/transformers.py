@@ -1,10 +1,10 @@
-"""Any causal language model of transformers.
+"""Adapter for any causal language model of the transformers library.
 
-Reference: transformers 5.17, which is itself what runs here: its module, under its own names of parameters. The row of such a model
+Reference: transformers 5.17. The library's own module runs here, under its own parameter names. The config of such a model
 (``transformers/DIRECTORY``) is the parsed ``config.json``.
 
-Where we differ: nothing is computed differently. Positions are counted over real tokens, where the model takes positions. Packed lists
-are padded again, because its attention knows no other form.
+Where we differ: nothing is computed differently. Positions count real tokens if the model accepts positions. Packed lists are unpacked
+into a padded batch, because the library's models take padded batches.
 """
 
 import inspect
@@ -22,38 +22,41 @@ from zoo.layers.packing import Packing
 from zoo.registry import register
 
 REFUSALS = (AssertionError, AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+# Config keys under which different models store their maximum length.
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx", "max_seq_len")
-ENDLESS = 2**20  # context of models whose config names none, and whose positions need no table
+ENDLESS = 2**20  # context length of models whose config gives no maximum, because their positions need no table
 
 
 @register("language")
 class Transformers(nn.Module):
-    """Token ids, or their vectors, to hidden states, from which ``logits`` makes scores of the next token.
+    """Causal language model of transformers: maps token ids or embedding vectors to hidden states; ``logits`` scores the next token.
 
     Args:
-        config: what transformers writes into ``config.json``, with ``model_type``.
+        config: content of the model's ``config.json``, including ``model_type``.
 
     Raises:
-        ConfigError: transformers is not installed, or the config is of no causal language model with a cache of keys and values,
-            asks for code of its own, or has a value that transformers refuses.
-        DataError: (forward) a text longer than ``context_length``.
+        ConfigError: transformers is not installed, or the config does not describe a causal language model with a key-value cache,
+            requires custom code (``trust_remote_code``), or has a value that transformers rejects.
+        DataError: (forward) a text is longer than ``context_length``.
     """
 
     def __init__(self, *, config: dict[str, Any]) -> None:
         super().__init__()
         parsed = parse_config(config, {}, example="llama")
         _refuse_others(parsed)
-        sizes = parsed.get_text_config()
+        sizes = parsed.get_text_config()  # multimodal configs nest the sizes of their language model
         self.dim, self.vocab_size = int(sizes.hidden_size), int(sizes.vocab_size)
         self.context_length = next((int(n) for key in LENGTHS if isinstance(n := getattr(sizes, key, None), int)), ENDLESS)
         self.model: Any = _build(parsed)
         if any(getattr(module, "is_causal", True) is False for module in self.model.modules()):
-            raise ConfigError("config.is_decoder: false, so that tokens see what comes after them; allowed is true")
+            raise ConfigError("config.is_decoder: false, so that attention is not causal; allowed is true")
+        # Forward arguments differ between models; some accept no position_ids (bloom).
         self._takes = set(inspect.signature(self.model.base_model.forward).parameters)
         missing = {"inputs_embeds", "past_key_values", "attention_mask"} - self._takes
         if missing:
             raise ConfigError(
-                f"config.model_type: {parsed.model_type!r} cannot be used here: its model takes no {', '.join(sorted(missing))}"
+                f"config.model_type: {parsed.model_type!r} is not supported: the forward of its model does not accept "
+                f"{', '.join(sorted(missing))}; choose another causal language model"
             )
 
     def forward(
@@ -65,7 +68,7 @@ class Transformers(nn.Module):
         cache: "ForeignCache | None" = None,
         layout: Packing | None = None,
     ) -> Float[Tensor, "*tokens dim"]:
-        """Hidden states after the last norm; arguments as those of ``causal_lm``."""
+        """Return the hidden states after the last norm; the arguments are those of ``DecoderOnly.forward``."""
         x = x if x.is_floating_point() else self.embed(x)
         if layout is None:
             return self._batch(x, mask, positions, cache)
@@ -74,30 +77,32 @@ class Transformers(nn.Module):
         return layout.pack(self._batch(layout.unpack(x), real.unflatten(0, layout.shape), None, None))
 
     def _batch(self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: "ForeignCache | None") -> Tensor:
-        past, mask = 0 if cache is None else cache.length, None if x.is_meta else mask  # theirs looks into masks
+        # transformers reads the values of masks, which meta tensors do not have.
+        past, mask = 0 if cache is None else cache.length, None if x.is_meta else mask
         if cache is not None:
-            mask = cache.extend(x.shape[1], mask)  # of all keys
+            mask = cache.extend(x.shape[1], mask)  # [batch, past + length]
         if positions is None:
             positions = _counted(x, mask, past)
         if not positions.is_meta and positions.numel() and int(positions.max()) >= self.context_length:
-            raise DataError(f"texts have {int(positions.max()) + 1} tokens; context_length allows {self.context_length}: shorten them")
-        words = {"use_cache": cache is not None, "past_key_values": None if cache is None else cache.held, "position_ids": positions}
-        words |= {"attention_mask": None if mask is None else mask.long(), "return_dict": True}
+            raise DataError(f"a text has {int(positions.max()) + 1} tokens; context_length allows {self.context_length}: shorten it")
+        arguments = {"use_cache": cache is not None, "past_key_values": None if cache is None else cache.held, "position_ids": positions}
+        arguments |= {"attention_mask": None if mask is None else mask.long(), "return_dict": True}
         return self.model.base_model(
-            inputs_embeds=x, **{key: value for key, value in words.items() if key in self._takes}
+            inputs_embeds=x, **{key: value for key, value in arguments.items() if key in self._takes}
         ).last_hidden_state
 
     def embed(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens dim"]:
-        """Vectors of token ids; negative ones, where something else goes, are zeros."""
+        """Return the embeddings of token ids; negative ids (placeholders of other modalities) give zeros."""
         vectors = self.model.get_input_embeddings()(token_ids.clamp(min=0))
         return vectors.masked_fill((token_ids < 0)[..., None], 0.0)
 
     def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Scores of each token of the vocabulary as the next one.
+        """Return the logits of the next token over the vocabulary.
 
-        The model's own forward makes them, told that these are what its inner model gave: some scale or cap them.
+        The model's own forward computes them, with its inner model replaced by a stub that returns ``hidden``. Calling ``lm_head``
+        would be wrong, because some models scale or cap their logits.
         """
-        rows = hidden.reshape(1, -1, self.dim)
+        rows = hidden.reshape(1, -1, self.dim)  # the forward expects [batch, length, dim]
         inner = self.model.base_model
         name = next(name for name, child in self.model.named_children() if child is inner)
         self.model._modules[name] = _Given(rows)
@@ -108,22 +113,22 @@ class Transformers(nn.Module):
         return scores.reshape(*hidden.shape[:-1], -1)
 
     def new_cache(self, batch_size: int, length: int) -> "ForeignCache":
-        """An empty cache; it grows as it is filled."""
+        """Return an empty key-value cache; ``length`` is ignored, because the cache grows as it is filled."""
         return ForeignCache(batch_size, self.model.device)
 
     def read_pretrained(self, directory: str | Path) -> dict[str, Tensor]:
-        """The weights of a directory that transformers saved, under the names of this model; nothing is loaded yet.
+        """Read the weights of a directory saved by transformers, under this model's names; they are not loaded into the model.
 
-        Only safetensors are read, and no code is run.
+        Only safetensors files are read, and no code is run.
 
         Raises:
-            WeightsError: unreadable, a weight that is missing or of another shape, or one for which there is no place.
+            WeightsError: a file is unreadable, or a weight is missing, unexpected or of another shape.
         """
         return {f"model.{key}": tensor for key, tensor in read_into(self.model, directory).state_dict().items()}
 
 
 class _Given(nn.Module):
-    """In place of an inner model: its output, whatever it is asked."""
+    """Stub that always returns a precomputed output."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
@@ -131,7 +136,7 @@ class _Given(nn.Module):
 
     @property
     def decoder(self) -> "_Given":
-        """Some ask the decoder within."""
+        """Return the stub itself; some models call ``model.decoder`` instead of ``model``."""
         return self
 
     def forward(self, *arguments: object, **keywords: object) -> "_Output":
@@ -139,7 +144,7 @@ class _Given(nn.Module):
 
 
 class _Output:
-    """Hidden states by name and by number; everything else that an output may hold is None."""
+    """Stub of a model output: hidden states by name and as item 0; every other attribute is None."""
 
     def __init__(self, hidden: Tensor) -> None:
         self.last_hidden_state = hidden
@@ -154,7 +159,7 @@ class _Output:
 
 
 class ForeignCache:
-    """A cache of transformers as ``zoo.layers.cache.Cache`` has it: how much is filled, which keys are real, rows and lengths to keep."""
+    """Adapter of transformers' ``DynamicCache`` with the interface of ``zoo.layers.cache.Cache``."""
 
     def __init__(self, batch_size: int, device: torch.device) -> None:
         self.held = import_transformers().DynamicCache()
@@ -163,21 +168,21 @@ class ForeignCache:
 
     @property
     def length(self) -> int:
-        """How many tokens of each row it holds."""
+        """Number of cached tokens per row, including padding."""
         return self.real.shape[1]
 
     @property
     def batch_size(self) -> int:
-        """How many rows."""
+        """Number of rows."""
         return self.real.shape[0]
 
     @property
     def mask(self) -> Bool[Tensor, "batch filled"]:
-        """True at real tokens."""
+        """Mask of the cached tokens, True at real ones."""
         return self.real
 
     def extend(self, count: int, mask: Bool[Tensor, "batch count"] | None) -> Bool[Tensor, "batch filled"] | None:
-        """Note the tokens that come; the mask of all keys, None where all are real."""
+        """Record ``count`` new tokens per row and return the mask of all keys, or None if all of them are real."""
         new = self.real.new_ones(self.batch_size, count) if mask is None else mask
         self.padded = self.padded or not bool(new.all())
         self.real = torch.cat([self.real, new], dim=1)
@@ -194,18 +199,18 @@ class ForeignCache:
         """Keep the first ``length`` tokens of each row, in place.
 
         Raises:
-            DataError: there are not so many.
+            DataError: the cache holds fewer tokens.
         """
         if not 0 <= length <= self.length:
-            raise DataError(f"the cache holds {self.length} tokens a row; it cannot keep the first {length}")
+            raise DataError(f"the cache holds {self.length} tokens per row; it cannot keep the first {length}")
         if length < self.length:
-            self.held.crop(length - self.length)  # so many less
+            self.held.crop(length - self.length)  # a negative number is the number of tokens to remove
         self.real = self.real[:, :length]
         self.padded = not bool(self.real.all())
         return self
 
     def reserve(self, length: int) -> "ForeignCache":
-        """There is always room."""
+        """Do nothing: the cache grows as it is filled."""
         return self
 
 
@@ -216,10 +221,10 @@ def _counted(x: Tensor, mask: Tensor | None, past: int) -> Int[Tensor, "batch le
 
 
 def _refuse_others(parsed: Any) -> None:
-    """Raise ConfigError for what transformers has no causal language model for."""
+    """Raise ConfigError unless transformers has a causal language model for the config."""
     library = import_transformers()
     if type(parsed) not in library.MODEL_FOR_CAUSAL_LM_MAPPING or getattr(parsed, "is_encoder_decoder", False):
-        raise ConfigError(f"config.model_type: {parsed.model_type!r} is no causal language model; choose one such as llama, gpt2, qwen2")
+        raise ConfigError(f"config.model_type: {parsed.model_type!r} is not a causal language model; choose one such as llama, gpt2, qwen2")
 
 
 def _build(parsed: Any) -> nn.Module:
@@ -231,8 +236,8 @@ def _build(parsed: Any) -> nn.Module:
 
     try:
         with meta_device():
-            build()  # what it refuses is told before any memory is taken
+            build()  # errors show up here, before any memory is allocated
         return build()
-    except REFUSALS as error:  # what another library raises for what it does not take is its own affair
+    except REFUSALS as error:  # transformers has no error type of its own for a bad config
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        raise ConfigError(f"config (model_type {parsed.model_type}): cannot be built: {reason}") from error
+        raise ConfigError(f"config (model_type {parsed.model_type}): transformers cannot build the model: {reason}") from error

@@ -1,4 +1,4 @@
-"""What decoder-only language models have in common: padding, positions, cache and packed lists around a stack of blocks."""
+"""Base class of decoder-only language models: padding, positions, key-value cache and packed sequences around the blocks."""
 
 from collections.abc import Iterator
 
@@ -14,14 +14,13 @@ from zoo.layers.packing import Packing
 
 
 class DecoderOnly(nn.Module):
-    """Token ids, or their vectors, to hidden states, from which ``logits`` makes scores of the next token.
+    """Base class: maps token ids or embedding vectors to hidden states; ``logits`` scores the next token.
 
-    A subclass sets the attributes, and says in ``place`` what positions add to vectors and in ``rotation`` how they turn queries and
-    keys.
+    A subclass sets the attributes. It overrides ``place`` to add position embeddings, or ``rotation`` to rotate queries and keys.
 
     Attributes:
-        lm_head: None where the table of token vectors also scores the next token.
-        window: a token sees so many tokens at most, itself among them; None: all before it.
+        lm_head: output layer; None if the token embedding matrix is used instead.
+        window: size of the attention window in tokens, including the token itself; None attends to all previous tokens.
     """
 
     dim: int
@@ -36,11 +35,11 @@ class DecoderOnly(nn.Module):
     lm_head: Linear | None
 
     def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
-        """What the first block is given of these vectors at these positions."""
+        """Return the input of the first block, given embedding vectors and their positions; by default the vectors unchanged."""
         return x
 
     def rotation(self, places: Int[Tensor, "*#tokens"]) -> Rotation | None:
-        """How positions turn queries and keys; None: not at all."""
+        """Return the rotation of queries and keys at these positions; None (the default) applies no rotation."""
         return None
 
     def forward(
@@ -52,14 +51,17 @@ class DecoderOnly(nn.Module):
         cache: Cache | None = None,
         layout: Packing | None = None,
     ) -> Float[Tensor, "*tokens dim"]:
-        """Hidden states after the last norm.
+        """Return the hidden states after the last norm.
 
         Args:
-            x: ids [batch, length] or vectors [batch, length, dim]; with a layout a list, [total] or [total, dim].
-            mask: True at real tokens of this call; padding may lie on either side.
-            positions: None counts real tokens, those of the cache first.
-            cache: holds what came before, and then this call's tokens too.
-            layout: which tokens of a list belong together.
+            x: token ids [batch, length] or vectors [batch, length, dim]; with a layout, packed ids [total] or vectors [total, dim].
+            mask: True at real tokens of this call; padding may be on either side.
+            positions: positions of the tokens; None counts real tokens, starting after those in the cache.
+            cache: key-value cache of the previous tokens; the tokens of this call are added to it.
+            layout: boundaries of the sequences in a packed list.
+
+        Raises:
+            DataError: a text is longer than ``context_length``.
         """
         x = x if x.is_floating_point() else self.embed(x)
         places, call = self._list_call(layout, positions) if layout is not None else self._batch_call(x, mask, positions, cache)
@@ -69,19 +71,25 @@ class DecoderOnly(nn.Module):
         return self.norm(x)
 
     def embed(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens dim"]:
-        """Vectors of token ids; negative ones, where something else goes, are zeros."""
-        vectors = self.embedding(token_ids.clamp(min=0))
+        """Return the embeddings of token ids; negative ids (placeholders of other modalities) give zeros."""
+        vectors = self.embedding(token_ids.clamp(min=0))  # a lookup needs valid ids; the result at negative ids is set to zero below
         return vectors.masked_fill((token_ids < 0)[..., None], 0.0)
 
     def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Scores of each token of the vocabulary as the next one."""
+        """Return the logits of the next token over the vocabulary."""
         if self.lm_head is not None:
             return self.lm_head(hidden)
         return fast_linear(hidden, self.embedding.weight, None)
 
     def new_cache(self, batch_size: int, length: int) -> Cache:
-        """An empty cache for so many tokens a row, padding among them; in evaluation the weights are laid out for what follows."""
-        if not self.training:
+        """Return an empty key-value cache.
+
+        In evaluation mode, this also lays out the weights in memory for fast generation.
+
+        Args:
+            length: maximum number of tokens per row, including padding.
+        """
+        if not self.training:  # training needs the plain layout: see train()
             lay_out(self._matrices(), by_columns=True)
             if batch_size > 1:
                 pack(self._matrices())
@@ -90,32 +98,32 @@ class DecoderOnly(nn.Module):
         return Cache(batch_size=batch_size, length=length, dtype=weight.dtype, device=weight.device, **shape)
 
     def train(self, mode: bool = True) -> "DecoderOnly":
-        """Training or evaluation, as ``torch.nn.Module`` has it."""
+        """Set training or evaluation mode as ``torch.nn.Module.train``; training restores the plain memory layout of the weights."""
         if mode:
             unpack(self._matrices())
             lay_out(self._matrices(), by_columns=False)
         return super().train(mode)
 
     def _matrices(self) -> Iterator[Tensor]:
-        """What multiplies tokens."""
+        """Yield the weights of all matrix products, including a tied embedding matrix."""
         yield from (module.weight for module in self.modules() if isinstance(module, nn.Linear))
         if self.lm_head is None:
             yield self.embedding.weight
 
     def _batch_call(self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None) -> tuple[Tensor, Call]:
-        """Positions, and what the blocks share, of a padded batch."""
+        """Return the positions of a padded batch and the arguments shared by all blocks; extends the cache."""
         past, length, device = 0 if cache is None else cache.length, x.shape[1], x.device
         keys = past + length
         side = _padding_side(mask)
-        mask = None if side == "none" else mask
+        mask = None if side == "none" else mask  # attention is faster without a mask
         if cache is not None:
             cache.extend(length, mask)
         real = mask if past == 0 else cache.mask if cache is not None and cache.padded else None
         places = _counted(real, past, keys, device) if positions is None else positions
         if past == 0 and side == "right":
-            real = None  # a token never sees what stands after it
+            real = None  # causal attention never reaches padding on the right, so that no mask is needed
         self._refuse_long(places, keys)
-        single = length == 1 and real is None  # sees all that its window reaches
+        single = length == 1 and real is None  # a single new token attends to all keys in its window: no mask is needed
         call = Call(
             rotation=self.rotation(places),
             allowed=None if single else seen_keys(real, length, keys, self.window, device),
@@ -125,7 +133,7 @@ class DecoderOnly(nn.Module):
         return places, call
 
     def _list_call(self, layout: Packing, positions: Tensor | None) -> tuple[Tensor, Call]:
-        assert layout.asked is None, "every token of the list is asked for"
+        assert layout.asked is None, "language models compute every token of a packed list"
         positions = layout.positions if positions is None else positions
         self._refuse_long(positions, layout.shape[1])
         return positions, Call(rotation=self.rotation(positions), layout=layout, window=self.window)
@@ -133,22 +141,24 @@ class DecoderOnly(nn.Module):
     def _refuse_long(self, positions: Tensor, keys: int) -> None:
         if keys <= self.context_length or positions.is_meta or not positions.numel():
             return
+        # Padding does not count. Reading the maximum waits for the device, so that it is read only for long inputs.
         longest = int(positions.max()) + 1
         if longest > self.context_length:
-            raise DataError(f"texts have {longest} tokens; context_length allows {self.context_length}: shorten them")
+            raise DataError(f"a text has {longest} tokens; context_length allows {self.context_length}: shorten it")
 
 
 def _counted(real: Tensor | None, past: int, keys: int, device: torch.device) -> Int[Tensor, "rows length"]:
-    """Positions of the last keys among the real ones; one row stands for all where there is no padding."""
+    """Return the positions of the keys from ``past`` on, counted over real tokens; one row for all if there is no padding."""
     if real is None:
         return torch.arange(past, keys, device=device)[None]
-    return (real.cumsum(1) - 1).clamp(min=0)[:, past:]
+    return (real.cumsum(1) - 1).clamp(min=0)[:, past:]  # padding on the left would be at position -1
 
 
 def _padding_side(mask: Tensor | None) -> str:
-    """Where padding lies: "none", "right", or "left" for anything else; unknown sizes count as "left"."""
+    """Return the side of the padding: "none", "right", or "left" for anything else."""
     if mask is None:
         return "none"
+    # The mask's values cannot be read here; "left" is the general case, correct for any padding.
     if mask.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return "left"
     if bool(mask.all()):

@@ -1,11 +1,11 @@
-"""Features of other modalities put among the vectors of token ids, where their placeholders stand.
+"""Splicing of image and audio features into a sequence of token embeddings, at their placeholder tokens.
 
 Paper: Liu et al. 2023, "Visual Instruction Tuning" (arXiv 2304.08485), section 4.1. Reference: transformers ``modeling_llava.py``.
 
-A row of token ids with an image that its connector makes three tokens of, and the features of two such images in the batch::
+Example: a row with one image whose connector returns three tokens (e: token embeddings, f: features)::
 
     token_ids    12   -200 -200 -200   7    9          -200 is PLACEHOLDER_IDS["image"]
-    vectors      e12   f0   f1   f2    e7   e9         f: the next real tokens of the features, in order
+    vectors      e12   f0   f1   f2    e7   e9         features are consumed in the order of the batch
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,17 @@ def splice(
     features: Mapping[str, tuple[Float[Tensor, "_ _ dim"], Bool[Tensor, "_ _"]]],
     ids: Sequence[str] = (),
 ) -> Float[Tensor, "batch length dim"]:
-    """Replace the vectors at placeholders by features; gradients reach both.
+    """Replace the vectors at placeholders by features; gradients flow to both.
 
     Args:
-        token_ids: with the numbers of ``PLACEHOLDER_IDS`` where other modalities stand, as many in a run as an item has real tokens.
-        vectors: of the token ids; what they hold at placeholders is not read.
-        features: by modality the tokens [items, num_tokens, dim] of all items of the batch in order, and their mask.
-        ids: names of the conversations, for messages.
+        token_ids: token ids with ``PLACEHOLDER_IDS`` at the places of other modalities, one placeholder per real feature token.
+        vectors: embeddings of the token ids; their values at placeholders are ignored.
+        features: by modality, the features [items, num_tokens, dim] of all items in the order of the batch, and their mask, True at
+            real tokens.
+        ids: names of the conversations, used in error messages.
 
     Raises:
-        DataError: placeholders and features differ in number, or there are placeholders of a modality without features.
+        DataError: the numbers of placeholders and of feature tokens differ, or a modality has placeholders but no features.
     """
     for modality, placeholder in PLACEHOLDER_IDS.items():
         here = token_ids == placeholder
@@ -41,9 +42,10 @@ def splice(
             _refuse_orphans(modality, here, ids)
             continue
         tokens, mask = features[modality]
-        if token_ids.is_meta:  # nothing can be counted; gradients flow all the same
+        if token_ids.is_meta:  # meta tensors cannot be counted or masked; the sum keeps the features in the autograd graph
             vectors = vectors + tokens.sum((0, 1)).to(vectors.dtype)
             continue
+        # masked_scatter would silently misplace features if the counts differ.
         _refuse_other_counts(modality, here.sum(1), mask.sum(1), ids)
         vectors = vectors.masked_scatter(here[..., None], tokens[mask].to(vectors.dtype))
     return vectors
@@ -55,12 +57,13 @@ def _refuse_orphans(modality: str, here: Bool[Tensor, "batch length"], ids: Sequ
     row = int(here.any(1).int().argmax())
     raise DataError(
         f"conversation {_name(row, ids)} has {int(here[row].sum())} placeholders of {modality}, but the batch has no features of "
-        f"{modality}; the system needs an encoder of it (encoder@system.encoders.{modality}=NAME)"
+        f"{modality}; add an encoder of this modality to the system (encoder@system.encoders.{modality}=NAME)"
     )
 
 
 def _refuse_other_counts(modality: str, wanted: Int[Tensor, " batch"], given: Int[Tensor, " _"], ids: Sequence[str]) -> None:
-    """Raise DataError unless each row's placeholders are as many as the tokens of the next whole items."""
+    """Raise DataError unless each row has as many placeholders as the next whole items have tokens."""
+    # A row may hold several items, so each row's cumulated placeholders must equal a cumulated number of item tokens.
     ends = torch.cat([given.new_zeros(1), given.cumsum(0)])
     reached = wanted.cumsum(0)
     whole = torch.isin(reached, ends)
@@ -71,9 +74,9 @@ def _refuse_other_counts(modality: str, wanted: Int[Tensor, " batch"], given: In
     before = int(reached[row - 1]) if row else 0
     left = given[ends[:-1] >= before]
     raise DataError(
-        f"conversation {_name(row, ids)} has {int(wanted[row])} placeholders of {modality}, but its items and those after it give "
-        f"{left.tolist()[:8]} tokens ({int(ends[-1])} in the batch for {int(reached[-1])} placeholders); each item needs as many "
-        f"placeholders as the connector makes tokens of it, and each placeholder an item"
+        f"conversation {_name(row, ids)} has {int(wanted[row])} placeholders of {modality}, but its items and those after it have "
+        f"{left.tolist()[:8]} tokens ({int(ends[-1])} tokens and {int(reached[-1])} placeholders in the batch); give each item as many "
+        f"placeholders as the connector returns tokens for it"
     )
 
 

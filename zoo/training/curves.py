@@ -1,4 +1,4 @@
-"""Loss and metrics over steps as a picture."""
+"""Training curves: a figure of loss and metrics over steps."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,13 @@ from zoo.training.log import read_lines
 
 
 def draw_curves(metrics: Path, output: Path) -> None:
-    """Draw every logged value over steps, one panel each: training in the first row, evaluation in the next.
+    """Draw every logged value over steps, one panel per value, training first and evaluation after it.
 
-    Does nothing where nothing was logged yet.
+    Does nothing if nothing was logged yet.
+
+    Args:
+        metrics: ``metrics.jsonl`` of a run.
+        output: file of the figure, for example ``curves.png``.
     """
     from matplotlib.figure import Figure
 

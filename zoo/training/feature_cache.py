@@ -1,7 +1,7 @@
-"""Frozen encoders run once: their features are kept on disk, and training goes over these.
+"""Feature cache: run frozen encoders once, store their features on disk, and train on the stored features.
 
-A locked tower (LiT, Zhai et al. 2021, arXiv 2111.07991, section 3) gives the same vectors in every epoch. With 4 passes each item is
-drawn four times, varied as in the first four epochs of a plain run; every later epoch takes one of the four.
+A frozen encoder (LiT, Zhai et al. 2021, arXiv 2111.07991, section 3) computes the same features in every epoch. With 4 passes, the
+features of each item are stored four times, with the augmentation of the first four epochs of a plain run; epoch e uses pass e % 4.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,16 +18,16 @@ from zoo.errors import ConfigError
 from zoo.storage.files import atomic_directory
 from zoo.types import Batch, Sample, encode
 
-FOLDER = "frozen"  # of a run directory
+FOLDER = "frozen"  # folder name in a run directory
 
 
 class FrozenSplit:
-    """A training split whose encoders have run; in place of ``ProcessedSplit``.
+    """Training split of stored encoder features; used in place of ``ProcessedSplit``.
 
     Args:
-        folder: what ``keep_features`` wrote.
-        length: items of one pass.
-        order: the split's own order of an epoch.
+        folder: folder written by ``keep_features``.
+        length: number of items of the split (one pass).
+        order: function that gives the order of an epoch; None shuffles.
     """
 
     skips = None
@@ -45,7 +45,7 @@ class FrozenSplit:
         return Item(Sample(f"item {draw.index}", {}), {"index": draw.index, "epoch": draw.seed[1]}, draw.seed)
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """The rows of these items; epoch e takes pass ``e % passes`` of each modality."""
+        """Collate the stored features of these items into a batch; epoch e uses pass ``e % passes`` of each modality."""
         index, epoch = (np.array([item.tensors[key] for item in items]) for key in ("index", "epoch"))
         features = {}
         for modality, table in self.features.items():
@@ -56,31 +56,31 @@ class FrozenSplit:
 
 
 def refuse_unfrozen(encoders: Mapping[str, nn.Module]) -> None:
-    """Raise ConfigError where an encoder trains what its features depend on."""
+    """Raise ConfigError if a parameter that an encoder's features depend on is trained."""
     for modality, encoder in encoders.items():
         after = tuple(f"{name}." for name in getattr(encoder, "after_features", ()))
         trained = [name for name, p in encoder.named_parameters() if p.requires_grad and not name.startswith(after or ("\0",))]
         if trained:
             raise ConfigError(
-                f"training.frozen_passes: encoders.{modality}.{trained[0]} is trained, so that its features change; freeze it "
-                f"(training.freeze), or set training.frozen_passes=0"
+                f"training.frozen_passes: encoders.{modality}.{trained[0]} is trained, so that stored features would be outdated; "
+                f"freeze it (training.freeze), or set training.frozen_passes=0"
             )
 
 
 def passes_of(encoders: Collection[str], passes: int | Mapping[str, int]) -> dict[str, int]:
-    """Passes by modality.
+    """Return the number of passes of each modality.
 
     Raises:
-        ConfigError: of a modality that is not there, or not of each.
+        ConfigError: a modality is unknown or missing, or a number is below 1.
     """
     counts = dict.fromkeys(encoders, passes) if isinstance(passes, int) else dict(passes)
     if set(counts) != set(encoders) or min(counts.values()) < 1:
-        raise ConfigError(f"training.frozen_passes: got {counts}; give a number from 1 on for each of: {', '.join(encoders)}")
+        raise ConfigError(f"training.frozen_passes: got {counts}; give a number of 1 or more for each of: {', '.join(encoders)}")
     return counts
 
 
 def features_of(encoder: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """What a frozen encoder gives before anything that is still trained."""
+    """Return a frozen encoder's features: its output before the parts that are still trained, or its pooled output."""
     if hasattr(encoder, "features"):
         return encoder.features(x, mask)  # type: ignore[operator]
     pooled = encode(encoder, x, mask, reads="pooled").pooled  # type: ignore[arg-type]
@@ -103,14 +103,15 @@ def keep_features(
 ) -> None:
     """Run a model's frozen encoders over the split and write ``features/MODALITY.npy`` (fp16) and ``targets/NAME.npy``.
 
-    Row ``p * len(data) + i`` of a modality is item i of pass p. A folder that is there is kept: a run that resumes has its features.
+    Row ``p * len(data) + i`` of a modality is item i of pass p. If the folder exists, nothing is computed: a resumed run uses the
+    features of its beginning.
 
     Args:
-        passes: how often; by modality where they differ (texts are cheap, and their captions vary).
-        tell: hears how many items of how many are done.
+        passes: number of passes over the data, or a mapping by modality (texts are cheap, and their captions vary).
+        tell: progress callback ``(done, total)`` in items over all passes and modalities.
 
     Raises:
-        ConfigError: an encoder that is trained, or passes of a modality that the model does not have, or of only some.
+        ConfigError: an encoder is trained, or ``passes`` has an unknown modality, lacks one, or has a number below 1.
     """
     if folder.exists():
         return
@@ -139,7 +140,7 @@ def keep_features(
 
 
 def _write(tables: dict[str, np.ndarray], path: Path, rows: np.ndarray, tensor: Tensor, length: int) -> None:
-    """Put rows into a table on disk, which the first ones open."""
+    """Write rows into a memory-mapped table on disk; the first call of a path creates the table."""
     values = tensor.cpu().numpy()
     if str(path) not in tables:
         path.parent.mkdir(exist_ok=True)
@@ -148,7 +149,7 @@ def _write(tables: dict[str, np.ndarray], path: Path, rows: np.ndarray, tensor: 
 
 
 def _in_order(data: ProcessedSplit, number: int, *, batch_size: int, seed: int, num_workers: int) -> Any:
-    """Every item once, drawn as epoch ``number`` of a plain run draws it, with its indices."""
+    """Yield the indices and the batch of all items in order, with the augmentation of epoch ``number`` of a plain run."""
     length = len(data)
     bounds = range(0, length, batch_size)
     draws = [[Draw(i, (seed, number, i)) for i in range(start, min(start + batch_size, length))] for start in bounds]
@@ -157,7 +158,7 @@ def _in_order(data: ProcessedSplit, number: int, *, batch_size: int, seed: int, 
 
 
 class _Listed(StepSampler):
-    """Batches of draws that are given."""
+    """Sampler of given batches of draws."""
 
     def __init__(self, draws: Sequence[Sequence[Draw]]) -> None:
         self.draws = draws

@@ -1,4 +1,4 @@
-"""Hashes of what a training run consists of, layer by layer, so that the first layer that differs can be named."""
+"""Hashes of the parts of a training state, to name the first part that differs between two runs or after a resume."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ LAYERS = ("batch", "random state", "parameters", "optimizer state", "gradients",
 
 
 def hash_tensors(named: Iterable[tuple[str, Tensor | None]]) -> str:
-    """Hash of names, types, shapes and bytes."""
+    """Return a hash of names, types, shapes and bytes of tensors."""
     digest = hashlib.blake2b(digest_size=12)
     for name, tensor in named:
         if tensor is None:
@@ -30,14 +30,14 @@ def hash_tensors(named: Iterable[tuple[str, Tensor | None]]) -> str:
 
 
 def hash_batch(batch: Batch) -> str:
-    """Hash of a batch with its ids."""
+    """Return a hash of a batch, including its ids."""
     tables = {"inputs": batch.inputs, "masks": batch.masks, "targets": batch.targets, "features": batch.features}
     named = [(f"{table}.{key}", tensor) for table, tensors in tables.items() for key, tensor in sorted(tensors.items())]
     return hash_tensors(named) + hashlib.blake2b(json.dumps(batch.ids).encode(), digest_size=4).hexdigest()
 
 
 def hash_random_state() -> str:
-    """Hash of the generators of Python, NumPy and torch."""
+    """Return a hash of the random states of Python, NumPy and torch (CPU)."""
     digest = hashlib.blake2b(digest_size=12)
     digest.update(repr(random.getstate()).encode())
     state: Any = np.random.get_state()
@@ -47,21 +47,21 @@ def hash_random_state() -> str:
 
 
 def hash_parameters(model: nn.Module) -> str:
-    """Hash of parameters and buffers."""
+    """Return a hash of the model's parameters and buffers."""
     return hash_tensors(sorted(model.state_dict().items()))
 
 
 def hash_gradients(model: nn.Module) -> str:
-    """Hash of the gradients."""
+    """Return a hash of the model's gradients."""
     return hash_tensors((name, p.grad) for name, p in model.named_parameters())
 
 
 def hash_optimizer(optimizer: Optimizer) -> str:
-    """Hash of the optimizer's tensors, in the order of its parameters."""
+    """Return a hash of the optimizer's state, in the order of its parameters."""
     state = optimizer.state_dict()["state"]
     return hash_tensors((f"{i}.{key}", torch.as_tensor(value)) for i in sorted(state) for key, value in sorted(state[i].items()))
 
 
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """The first layer, in the order of a training step, whose hashes differ; None where all that both have agree."""
+    """Return the first of ``LAYERS``, in the order of a training step, whose hashes differ, or None if all common ones agree."""
     return next((layer for layer in LAYERS if layer in ours and layer in theirs and ours[layer] != theirs[layer]), None)

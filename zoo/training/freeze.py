@@ -1,4 +1,4 @@
-"""Parts that are not trained: no gradient, and the behaviour of evaluation (no dropout, fixed BatchNorm statistics)."""
+"""Freezing of model parts: no gradients, and evaluation mode (no dropout, fixed BatchNorm statistics)."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -9,17 +9,17 @@ from zoo.errors import ConfigError, name_choices
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Stop the gradients of modules and parameters; what was frozen before stays so.
+    """Turn off the gradients of modules and parameters; parts that are already frozen stay frozen.
 
     Args:
-        names: of modules, with everything below them, or of single parameters; ``*`` stands for any text
+        names: names of modules (including everything below them) or of single parameters; ``*`` matches any text
             (``encoders.image``, ``encoders.*.blocks.0``, ``*.bias``).
 
     Returns:
-        The modules that ``train_mode`` keeps from training.
+        The modules that ``train_mode`` keeps in evaluation mode.
 
     Raises:
-        ConfigError: a name that the model does not have.
+        ConfigError: a name matches no module and no parameter.
     """
     modules = {name: module for name, module in model.named_modules() if name}
     parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -37,7 +37,7 @@ def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 
 def train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
-    """``model.train()``, but frozen parts behave as in evaluation."""
+    """Set the model to training mode and its frozen modules to evaluation mode."""
     model.train()
     for module in frozen:
         module.eval()

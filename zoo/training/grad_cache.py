@@ -1,10 +1,10 @@
-"""An optimizer step of several batches whose loss sees all of them together, at the memory of one.
+"""Gradient caching (GradCache): one optimizer step with a loss over several batches together, at the memory of one batch.
 
-Paper: Gao et al. 2021 (GradCache, arXiv 2101.06983), section 3.2. The batches are encoded without a graph; the loss of all
-features gives the features' gradients; then each batch is encoded again, with a graph, and goes backward from these.
+Paper: Gao et al. 2021 (GradCache, arXiv 2101.06983), section 3.2. First, all batches are encoded without a graph. The loss over all
+features gives the gradients of the features. Then each batch is encoded again with a graph, and backpropagates from these gradients.
 
-Where we differ: a tower without trainable parameters is encoded once, since all the graph it makes is that of the head's
-projection; random draws (dropout) are repeated per batch and tower; BatchNorm statistics move once.
+Where we differ: an encoder without trainable parameters runs only once, because only the head's projection needs a graph; random
+numbers (dropout) are equal in both passes of a batch and encoder; BatchNorm statistics are updated once.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from zoo.types import Batch, Encoded, FeatureHead, HeadOutput
 
 @runtime_checkable
 class CachedModel(Protocol):
-    """What a cached step must know of a model."""
+    """Protocol of a model that supports cached steps."""
 
     encoders: Mapping[str, nn.Module]
     head: FeatureHead
@@ -34,12 +34,12 @@ class CachedModel(Protocol):
 
 @dataclass
 class _Pass:
-    """One tower's features of one batch.
+    """Features of one batch from one encoder.
 
     Attributes:
-        features: with the graph they were made with, or to be made again.
-        leaf: what the loss sees; receives the gradient.
-        random_state: before they were made, where they are to be made again.
+        features: features with their graph, or without one if the encoder runs again.
+        leaf: detached copy that is the input of the loss and receives the gradient.
+        random_state: random state before the first pass; None if the encoder does not run again.
     """
 
     batch: Batch
@@ -50,26 +50,29 @@ class _Pass:
 
 
 def refuse(model: Any, accelerator: Accelerator | None = None) -> None:
-    """Raise ConfigError where cached steps cannot be: another kind of head, or processes that hold only some of the parameters."""
+    """Raise ConfigError unless the head's loss is a function of features and every process holds all parameters."""
     head = getattr(model, "head", None)
     if not isinstance(head, FeatureHead):
         raise ConfigError(
-            f"training.accumulation: 'cached' needs a head whose loss is a function of features (clip); {type(head).__name__} has none: "
-            "set training.accumulation=independent"
+            f"training.accumulation: 'cached' needs a head whose loss is a function of features (clip), which {type(head).__name__} is "
+            "not; set training.accumulation=independent"
         )
     kind = accelerator.distributed_type.value if accelerator is not None else "NO"
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ConfigError(
-            f"training.accumulation: 'cached' works in one process or in data-parallel ones, not with {kind}; set "
+            f"training.accumulation: 'cached' supports one process or data-parallel processes, not {kind}; set "
             "training.accumulation=independent"
         )
 
 
 def cached_forward_backward(model: CachedModel, batches: Sequence[Batch], accelerator: Accelerator) -> HeadOutput:
-    """Leave in the parameters the gradients of the loss over all batches of all processes.
+    """Compute the gradients of the loss over all batches of all processes; they are left in the parameters.
 
     Args:
-        model: itself, not in its data-parallel wrapper: gradients are averaged over processes here, once.
+        model: the model without its data-parallel wrapper, because gradients are averaged over processes here, once.
+
+    Returns:
+        The head's output for all batches together.
     """
     trained = [name for name, encoder in model.encoders.items() if any(p.requires_grad for p in encoder.parameters())]
     buffers = [(buffer, buffer.clone()) for name in trained for buffer in model.encoders[name].buffers()]
@@ -80,8 +83,10 @@ def cached_forward_backward(model: CachedModel, batches: Sequence[Batch], accele
         if name in batch.inputs or name in batch.features
     ]
     output = _loss_pass(model.head, passes, batches, accelerator)
+    # The first pass has updated the BatchNorm statistics; undo it, because the second pass updates them again.
     for buffer, before in buffers:
         buffer.copy_(before)
+    # The second pass rewinds the random states; afterwards the run continues from the states after the first pass.
     after = _random_state(accelerator.device)
     for made in passes:
         if made.leaf.grad is not None:
@@ -92,7 +97,7 @@ def cached_forward_backward(model: CachedModel, batches: Sequence[Batch], accele
 
 
 def _first_pass(model: CachedModel, batch: Batch, modality: str, accelerator: Accelerator, *, again: bool) -> _Pass:
-    """Encode; without a graph where the tower is to be encoded again."""
+    """Encode a batch, without a graph if the encoder runs again in the second pass."""
     state = _random_state(accelerator.device) if again else None
     with torch.set_grad_enabled(not again):
         features = _features(model, batch, modality, accelerator)
@@ -101,7 +106,7 @@ def _first_pass(model: CachedModel, batch: Batch, modality: str, accelerator: Ac
 
 
 def _loss_pass(head: FeatureHead, passes: Sequence[_Pass], batches: Sequence[Batch], accelerator: Accelerator) -> HeadOutput:
-    """The loss over all features, backward to them and to the head's own parameters (temperature, bias)."""
+    """Compute the loss over all features and backpropagate to the features and the head's parameters (temperature, bias)."""
     names = dict.fromkeys(made.modality for made in passes)
     features = {name: torch.cat([made.leaf for made in passes if made.modality == name]) for name in names}  # [items, ...]
     targets = {name: torch.cat([batch.targets[name] for batch in batches]) for name in batches[0].targets}  # [items, ...]
@@ -113,7 +118,8 @@ def _loss_pass(head: FeatureHead, passes: Sequence[_Pass], batches: Sequence[Bat
 
 
 def _second_pass(model: CachedModel, made: _Pass, accelerator: Accelerator) -> None:
-    """Go backward from the features' gradients, which hold the loss's scale in fp16 already."""
+    """Encode again with a graph if needed, and backpropagate from the gradients of the features."""
+    # No accelerator.backward: these gradients already contain the fp16 loss scale.
     features = made.features
     if made.random_state is not None:
         _set_random_state(made.random_state, accelerator.device)
@@ -127,7 +133,7 @@ def _features(model: CachedModel, batch: Batch, modality: str, accelerator: Acce
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    """States of the generators that modules draw from: the CPU's and the device's."""
+    """Return the random states of the CPU and, if it is another one, of the device."""
     return [torch.get_rng_state(), *([] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state(device)])]
 
 

@@ -1,4 +1,4 @@
-"""A run's log: JSON lines that depend on seed and config only, and beside them what depends on the machine."""
+"""Log files of a training run: reproducible metrics, and machine-dependent timing in a separate file."""
 
 import json
 import time
@@ -13,7 +13,11 @@ SKIPPED_FILE = "skipped.json"
 
 
 class RunLog:
-    """``metrics.jsonl`` (identical for identical runs), ``timing.jsonl`` (seconds, items per second) and ``skipped.json``."""
+    """Writer of a run's log files.
+
+    ``metrics.jsonl`` is identical for runs with equal seed and config; ``timing.jsonl`` holds seconds and items per second;
+    ``skipped.json`` holds the counts of skipped items.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         self.metrics, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
@@ -21,7 +25,7 @@ class RunLog:
         self._started, self._items = time.monotonic(), 0
 
     def truncate(self, step: int) -> None:
-        """Forget what was logged after ``step``, and a last line that a kill cut short."""
+        """Remove lines of steps after ``step``, and an incomplete last line of a killed run."""
         for path in (self.metrics, self.timing):
             cut_lines(path, step)
 
@@ -31,7 +35,7 @@ class RunLog:
             file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
 
     def write_skipped(self, states: Sequence[Mapping[str, Any]], *, main: bool) -> None:
-        """Keep how many items of the data were skipped, by reason, with examples: the sum over the processes."""
+        """Write the numbers of skipped items by reason, with examples, summed over the processes."""
         if main:
             write_text_atomically(self.skipped, json.dumps(Skips().restore(*states).state(), indent=2, ensure_ascii=False) + "\n")
 
@@ -40,7 +44,7 @@ class RunLog:
         self._items += items
 
     def write_timing(self, step: int) -> float:
-        """Append items per second since the last call, and return it."""
+        """Append the items per second since the last call to ``timing.jsonl`` and return them."""
         now = time.monotonic()
         rate = self._items / max(now - self._started, 1e-9)
         with self.timing.open("a", encoding="utf-8") as file:
@@ -50,7 +54,7 @@ class RunLog:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a JSON-lines file; a last one that a kill cut short is left out."""
+    """Read a JSON-lines file; an incomplete last line of a killed run is ignored."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -61,7 +65,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_lines(path: Path, step: int) -> None:
-    """Drop the lines of later steps from a JSON-lines file, where there is one."""
+    """Remove the lines of later steps from a JSON-lines file; does nothing if the file does not exist."""
     if path.exists():
         kept = [line for line in read_lines(path) if line["step"] <= step]
         write_text_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -1,6 +1,6 @@
-"""The training loop: read it top to bottom.
+"""Training loop, in reading order from top to bottom.
 
-Accelerate does devices, processes, precision and the saving of states; what a step is stands here.
+Accelerate handles devices, processes, precision and saved states; this module defines the steps of a run.
 """
 
 import json
@@ -36,12 +36,12 @@ from zoo.types import Batch, HeadOutput
 
 
 class Interrupted(ZooError):
-    """The user stopped the run; its state is saved."""
+    """Exception raised when the user stopped the run; the state is saved."""
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Where a person watches the run."""
+    """Protocol of a progress display."""
 
     def update(self, step: int, values: dict[str, float]) -> None: ...
 
@@ -54,12 +54,18 @@ class Trainer:
     """One training run.
 
     Args:
-        model: maps a ``Batch`` to a ``HeadOutput``.
-        data: the training split through augmentation and processor.
-        save_model: writes a model to a directory, all or nothing.
-        evaluate: maps a model to metrics; None trains without looking.
-        progress: told of every step.
-        complete: adds to each batch what a head reads beside it (the vectors of a teacher).
+        model: module that maps a ``Batch`` to a ``HeadOutput``.
+        data: training split with augmentation and processor.
+        run_dir: directory of states, logs and saved models.
+        seed: seed of the order and augmentation of the data.
+        save_model: function that writes a model to a directory, atomically.
+        evaluate: function from a model to metrics; None disables evaluation.
+        progress: display that is updated after every step.
+        num_workers: number of processes that load data.
+        complete: function that adds further targets to each batch, such as a teacher's embeddings.
+
+    Raises:
+        ConfigError: the settings do not fit the model or this machine.
     """
 
     def __init__(
@@ -88,7 +94,7 @@ class Trainer:
             cached.refuse(model, self.accelerator)
         self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
-        if settings.ema_decay is not None:  # copied before Accelerate wraps the model's forward
+        if settings.ema_decay is not None:  # before prepare(): Accelerate wraps the model's forward, which must not be copied
             self.average = AveragedModel(self.plain_model, multi_avg_fn=_moving_average(settings.ema_decay))
             self.accelerator.register_for_checkpointing(self.average)
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
@@ -97,12 +103,15 @@ class Trainer:
         self.stop_requested = False
 
     def run(self, *, resume: bool = False) -> dict[str, float]:
-        """Train to ``max_steps``, from the newest state where ``resume`` is set, and return the last metrics.
+        """Train to ``max_steps`` and return the last metrics.
+
+        Args:
+            resume: start from the newest saved state of the run directory.
 
         Raises:
-            Interrupted: Ctrl-C or a termination signal; the state is saved first.
+            Interrupted: Ctrl-C or a termination signal ended the run; the state is saved first.
             DataError: the loss is not finite; the message names the batch's items.
-            WeightsError: the restored state is not the saved one; the message names the first layer that differs.
+            WeightsError: the restored state differs from the saved one; the message names the first part that differs.
         """
         if self.settings.frozen_passes:
             self._run_frozen()
@@ -119,12 +128,12 @@ class Trainer:
         if self.accelerator.is_main_process:
             draw_curves(self.log.metrics, self.run_dir / "curves.png")
         for tracker in self.accelerator.trackers:
-            tracker.finish()  # not end_training, which takes the process group from a sweep's next job
-        self.accelerator.wait_for_everyone()  # what the main process wrote is there on every rank
+            tracker.finish()  # not end_training: it destroys the process group, which the next job of a sweep needs
+        self.accelerator.wait_for_everyone()  # other ranks may read the files of the main process afterwards
         return values
 
     def _run_frozen(self) -> None:
-        """Run the frozen encoders over the data, once in the life of a run, and train on their features."""
+        """Run the frozen encoders over the data, only once per run, and replace the data by their features."""
         passes, folder = self.settings.frozen_passes, self.run_dir / frozen.FOLDER
         assert isinstance(self.data, ProcessedSplit)
         if self.accelerator.is_main_process:
@@ -144,11 +153,11 @@ class Trainer:
 
     @property
     def final_model(self) -> nn.Module:
-        """What is evaluated and saved: the average where there is one."""
+        """Model to evaluate and save: the moving average of the weights if there is one, otherwise the trained model."""
         return self.average.module if self.average is not None else self.plain_model
 
     def _steps(self) -> Iterator[list[Batch]]:
-        """The batches of each remaining optimizer step."""
+        """Yield the batches of each remaining optimizer step."""
         accumulate = self.settings.accumulate
         loader = iter(training_loader(self.data, self._sampler(self.step * accumulate), num_workers=self.num_workers))
         for _ in range(self.step, self.settings.max_steps):
@@ -167,7 +176,7 @@ class Trainer:
         )
 
     def _train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """Forward, backward, clip, step; returns what to log."""
+        """Run forward, backward, clipping and optimizer step; returns the values to log."""
         settings, trace = self.settings, self._trace_before(batches)
         rate = learning_rate_at(
             self.step,
@@ -185,7 +194,7 @@ class Trainer:
             trace["gradients"] = fingerprint.hash_gradients(self.plain_model)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        for module in self.plain_model.modules():
+        for module in self.plain_model.modules():  # modules may react to a step, for example clamp CLIP's temperature
             if callable(after_step := getattr(module, "after_step", None)):
                 after_step()
         if self.average is not None:
@@ -197,12 +206,13 @@ class Trainer:
         return {"loss": sum(losses) / max(len(losses), 1), "learning_rate": rate, "gradient_norm": norm, **metrics}
 
     def _forward_backward(self, batches: list[Batch]) -> list[HeadOutput]:
-        """The output of each batch; in a cached step the one of all, for each."""
+        """Run forward and backward; returns the output of each batch (in a cached step, the common output, once per batch)."""
         if self.settings.accumulation == "cached" and len(batches) > 1:
             return [cached.cached_forward_backward(self.plain_model, batches, self.accelerator)] * len(batches)  # type: ignore[arg-type]
         return [self._forward_backward_alone(batch, last=batch is batches[-1]) for batch in batches]
 
     def _forward_backward_alone(self, batch: Batch, *, last: bool) -> HeadOutput:
+        # Gradients are averaged over processes only with the last batch, to communicate once per step.
         synchronise = self.accelerator.no_sync(self.model) if not last else nullcontext()
         with synchronise:
             with self.accelerator.autocast():
@@ -212,25 +222,28 @@ class Trainer:
         return output
 
     def _clip(self) -> float:
-        limit = self.settings.clip_gradients
+        limit = self.settings.clip_gradients  # None: clipping at infinity only measures the norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
         return float(norm) if norm is not None else math.nan
 
     def _refuse_non_finite(self, outputs: list[HeadOutput], batches: list[Batch]) -> None:
-        """Stop on every rank where one rank's loss is not finite, before the weights change."""
+        """Raise DataError on every rank if one rank's loss is not finite, before the weights change.
+
+        Also shares a requested stop: all ranks must stop at the same step, or the others would wait for ever.
+        """
         bad = [b for o, b in zip(outputs, batches, strict=True) if o.loss is not None and not bool(torch.isfinite(o.loss))]
         flags = torch.tensor([float(bool(bad)), float(self.stop_requested)], device=self.accelerator.device)
         anyone = self.accelerator.reduce(flags) if self.accelerator.num_processes > 1 else flags
         self.stop_requested = bool(anyone[1] > 0)
         if anyone[0] > 0:
-            items = ", ".join(bad[0].ids[:8]) + (", ..." if len(bad[0].ids) > 8 else "") if bad else "of another process"
+            items = ", ".join(bad[0].ids[:8]) + (", ..." if len(bad[0].ids) > 8 else "") if bad else "items of another process"
             raise DataError(
-                f"the loss is not finite at step {self.step + 1}; its batch holds {items}. The last state before it is kept: look "
-                "at these items, or resume with a lower training.learning_rate"
+                f"the loss is not finite at step {self.step + 1}; its batch holds {items}. The last saved state is kept: check "
+                "these items, or resume with a lower training.learning_rate"
             )
 
     def _after_step(self, values: dict[str, float]) -> None:
-        """Log, evaluate and checkpoint where it is time."""
+        """Log, evaluate and save a checkpoint if they are due at this step; raise Interrupted if a stop was requested."""
         settings, last = self.settings, self.step == self.settings.max_steps
         if self.progress is not None and self.accelerator.is_main_process:
             self.progress.update(self.step, values)
@@ -241,10 +254,10 @@ class Trainer:
         if self.step % settings.checkpoint_every == 0 or last or self.stop_requested:
             self._checkpoint()
         if self.stop_requested and not last:
-            raise Interrupted(f"stopped at step {self.step} of {settings.max_steps}; go on with: zoo train resume={self.run_dir}")
+            raise Interrupted(f"stopped at step {self.step} of {settings.max_steps}; continue with: zoo train resume={self.run_dir}")
 
     def _skipped(self) -> dict[str, int]:
-        """How many items all processes skipped so far; nothing where a bad item is an error."""
+        """Return the number of items that all processes skipped so far; empty if bad items are errors."""
         if self.data.skips is None:
             return {}
         total = torch.tensor(self.data.skips.total, device=self.accelerator.device)
@@ -260,7 +273,11 @@ class Trainer:
             self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=self.step)
 
     def _evaluate(self) -> None:
-        """Evaluate on the main process; the others wait. Keeps the best model by ``monitor``, of equal ones the last."""
+        """Evaluate on the main process while the others wait; save the best model by ``monitor``, the later of equal ones.
+
+        Raises:
+            ZooError: the evaluation has no metric named ``monitor``.
+        """
         assert self.evaluate is not None
         if self.accelerator.is_main_process:
             model = self.final_model
@@ -270,14 +287,14 @@ class Trainer:
             self._write("evaluation", metrics)
             monitor = self.settings.monitor or next(iter(metrics))
             if monitor not in metrics:
-                raise ZooError(f"training.monitor: there is no metric {monitor!r}; known: {', '.join(metrics)}")
+                raise ZooError(f"training.monitor: the evaluation has no metric {monitor!r}; known: {', '.join(metrics)}")
             if metrics[monitor] >= self.best:
                 self.best = metrics[monitor]
                 self.save_model(model, self.run_dir / "best")
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> None:
-        """Write the state to resume from, and the model beside it."""
+        """Save the state to resume from, and the model as ``last/``."""
         self._share_buffers()
         skips = self.data.skips
         position = {"step": self.step, "best": self.best, "hashes": self._hashes(), "skips": None if skips is None else skips.state()}
@@ -288,41 +305,47 @@ class Trainer:
             self.save_model(self.final_model, self.run_dir / "last")
 
     def _share_buffers(self) -> None:
-        """Give every rank the main process's buffers (BatchNorm statistics), as DDP does before its next forward.
+        """Broadcast the main process's buffers (BatchNorm statistics) to all ranks, as DDP does before its next forward.
 
-        The main process alone saves the model, so that the other ranks' own would not come back.
+        Only the main process saves the model, so that different buffers of the other ranks would be lost on resume.
         """
         if self.accelerator.num_processes > 1:
             for buffer in self.plain_model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def _restore(self) -> None:
+        """Load the newest state, if there is one, and verify it.
+
+        Raises:
+            ConfigError: the state was saved with other parameter groups.
+            WeightsError: the restored state differs from the saved one.
+        """
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             position = load_state(self.accelerator, self.run_dir)
         except ZooError:
             raise
-        except ValueError as error:  # torch's, of the optimizer's groups
+        except ValueError as error:  # raised by torch if the optimizer's parameter groups differ
             raise ConfigError(
-                f"training.freeze or training.layer_decay: the state in {self.run_dir} was saved with others ({error}); resume with "
-                "those of the run, or start a new one with weights=RUN_DIR"
+                f"training.freeze or training.layer_decay: the state in {self.run_dir} was saved with other values ({error}); resume "
+                "with the values of the run, or start a new run with weights=RUN_DIR"
             ) from error
         for group, ours in zip(self.optimizer.param_groups, groups, strict=True):
-            group.update(ours)  # the state brings its own decay and betas, but the config of this run counts
+            group.update(ours)  # loading restores the old weight decay and betas; this run's config takes precedence
         if position is None:
-            return  # killed before the first state: the run starts again, and its log with it
+            return  # killed before the first state: start again at step 0
         self.step, self.best = position["step"], position["best"]
         if self.data.skips is not None and position.get("skips") is not None:
             self.data.skips.restore(position["skips"])
         different = fingerprint.first_difference(position["hashes"], self._hashes()) if position["hashes"] else None
         if different is not None:
             raise WeightsError(
-                f"{self.run_dir}: the restored state is not the saved one; the first layer that differs is: {different}. Check that "
+                f"{self.run_dir}: the restored state differs from the saved one; the first part that differs is: {different}. Check that "
                 "data, config and library versions are those of the run (environment.json)"
             )
 
     def _cut_logs(self) -> None:
-        """Forget what was logged after the position that the run starts from."""
+        """Remove log lines after the step that the run starts from."""
         cut_lines(self._trace_file, self.step)
         if self.accelerator.is_main_process:
             self.log.truncate(self.step)
@@ -332,7 +355,7 @@ class Trainer:
         return self.run_dir / f"trace_{self.accelerator.process_index}.jsonl"
 
     def _hashes(self) -> dict[str, str]:
-        """Hashes of everything that the next step depends on."""
+        """Return hashes of everything that the next step depends on."""
         if not self.settings.verify_resume:
             return {}
         hashes = {
@@ -363,24 +386,25 @@ class Trainer:
 
 
 def _make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
-    AcceleratorState._reset_state()  # a sweep's next job, in the same process, may want another precision
+    # Accelerate keeps its state per process; the next job of a sweep, in the same process, may use another precision.
+    AcceleratorState._reset_state()
     try:
         return Accelerator(
             mixed_precision=PRECISIONS[settings.precision],
             log_with=list(settings.trackers) or None,
             project_dir=str(run_dir),
-            cpu=not torch.accelerator.is_available(),  # without this Accelerate ignores torchrun where there is no accelerator
+            cpu=not torch.accelerator.is_available(),  # otherwise Accelerate ignores torchrun on machines without accelerator
         )
-    except ValueError as error:  # what this machine or installation cannot do
+    except ValueError as error:  # a tracker is not installed, or the device does not support the precision
         raise ConfigError(f"training.trackers or training.precision: {error}") from error
 
 
 def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """The update of an exponential moving average, which leaves weights in whole numbers (quantised, so frozen) as they were."""
+    """Return the update function of an exponential moving average; integer weights (quantised and frozen) are left unchanged."""
     update = get_ema_multi_avg_fn(decay)
 
     def average(averaged: Any, current: Any, count: Any) -> None:
-        if torch.is_floating_point(averaged[0]):  # lists of one type each
+        if torch.is_floating_point(averaged[0]):  # torch passes lists of tensors of one dtype
             update(averaged, current, count)
 
     return average
@@ -388,10 +412,11 @@ def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
 
 @contextmanager
 def _signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C and a termination signal end the run after the step at hand; a second Ctrl-C ends it at once."""
+    """Context in which Ctrl-C or a termination signal ends the run after the current step; a second Ctrl-C ends it at once."""
 
     def handle(number: int, frame: Any) -> None:
         request_stop()
+        # The default handler raises KeyboardInterrupt at the second Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     if threading.current_thread() is not threading.main_thread():

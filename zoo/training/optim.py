@@ -1,4 +1,4 @@
-"""The optimizer: AdamW with decay on matrices only, and rates that may fall from layer to layer."""
+"""Optimizer: AdamW with weight decay on matrices only, layer-wise learning rate decay, and learning rates per part."""
 
 import re
 from collections import Counter, defaultdict
@@ -17,25 +17,26 @@ BLOCK = re.compile(r"(?:^|\.)(?:stages|layers|layer|blocks|block)\.(\d+)\.(?:(?:
 
 
 def undecayed_names(model: nn.Module) -> Iterator[str]:
-    """Parameters that a module names in ``no_weight_decay`` (positions, class tokens), by their full name."""
+    """Yield the full names of parameters that a module lists in ``no_weight_decay`` (positions, class tokens)."""
     for prefix, module in model.named_modules():
-        words: Sequence[str] = getattr(module, "no_weight_decay", ())
-        words = words() if callable(words) else words  # timm's models have a method of that name
+        listed: Sequence[str] = getattr(module, "no_weight_decay", ())
+        listed = listed() if callable(listed) else listed  # timm's models have a method of that name
         for name, _ in module.named_parameters():
-            if any(word == name or word in name.split(".") for word in words):
+            if any(entry == name or entry in name.split(".") for entry in listed):
                 yield f"{prefix}.{name}".strip(".")
 
 
 def layers_above(encoder: nn.Module) -> dict[str, int]:
-    """How many layers lie above each of an encoder's parameters.
+    """Return the number of layers above each parameter of an encoder.
 
-    With two blocks: positions 3, patch 3, blocks.0 2, blocks.1 1, norm 0 (the last layer, where the head is too). What stands
-    before the first block in the order of ``named_parameters`` counts as below it, what stands after as above. Blocks are told
-    by their names, those of stages are counted on; an encoder without blocks is one layer below the head.
+    With two blocks: positions 3, patch 3, blocks.0 2, blocks.1 1, norm 0 (the last layer, as the head). Parameters before the first
+    block in the order of ``named_parameters`` count as below all blocks, the others outside blocks as above. Blocks are recognised by
+    their names, and numbered through all stages. An encoder without blocks is one layer below the head.
     """
     names = [name for name, _ in encoder.named_parameters()]
     matches = {name: match for name in names if (match := BLOCK.search(name))}
-    trunk = Counter(name[: match.start()] for name, match in matches.items()).most_common(1)  # not the few of a neck or pool
+    # The prefix with the most parameters is the trunk; a neck or pool may have a few blocks too.
+    trunk = Counter(name[: match.start()] for name, match in matches.items()).most_common(1)
     blocks = {name: (int(m[1]), int(m[2] or 0)) for name, m in matches.items() if name[: m.start()] == trunk[0][0]}
     numbers = {block: i for i, block in enumerate(sorted(set(blocks.values())), 1)}
     first = next((i for i, name in enumerate(names) if name in blocks), len(names))
@@ -44,24 +45,30 @@ def layers_above(encoder: nn.Module) -> dict[str, int]:
 
 
 def part_of(name: str, parts: Sequence[str]) -> str | None:
-    """The innermost of the parts that a parameter is in; None where it is in none."""
+    """Return the innermost of ``parts`` that contains the parameter, or None if no part contains it."""
     return max((part for part in parts if name == part or name.startswith(f"{part}.")), key=len, default=None)
 
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, layer_decay: float | None = None, scales: Mapping[str, float] | None = None
 ) -> list[dict]:
-    """Matrices decay; gains, biases, temperatures and named exceptions do not. ``lr_scale`` falls by ``layer_decay`` per layer.
+    """Group the trainable parameters by weight decay and learning rate.
+
+    Weight decay applies to matrices, but not to gains, biases, temperatures and the parameters named in ``no_weight_decay``. The
+    learning rate of each layer is ``layer_decay`` times that of the layer above; the head counts as part of the last layer.
 
     Args:
-        scales: by part, what its learning rate is of that of the others.
+        scales: factor on the learning rate, by part.
+
+    Returns:
+        Parameter groups for AdamW, with the factor on the learning rate as ``lr_scale``.
 
     Raises:
         ConfigError: the model has no such part.
 
     Sources: CLIP, section 2.5 ("all weights that are not gains or biases"); open_clip ``main.py``; for the layers Bao et al.
-    2021 (BEiT, arXiv 2106.08254) and their ``optim_factory.py``. The head is the last layer. timm's ``param_groups_layer_decay``
-    differs in one point: a ViT's last norm shares the rate of the last block, where a class token is pooled.
+    2021 (BEiT, arXiv 2106.08254) and their ``optim_factory.py``. timm's ``param_groups_layer_decay`` differs in one point: if a class
+    token is pooled, a ViT's last norm has the learning rate of the last block.
     """
     scales, known = scales or {}, [name for name, _ in (*model.named_modules(), *model.named_parameters()) if name]
     for part in scales:
@@ -87,10 +94,10 @@ def parameter_groups(
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
-    """AdamW with the fused kernel, which on a CPU is several times faster and equal to rounding.
+    """Build AdamW with the fused kernel, which on a CPU is several times faster and equal up to rounding.
 
-    That kernel does not tell autograd that it writes (torch 2.11), so it is told here: what a model makes of its weights is kept
-    for inference until their version changes.
+    The fused kernel does not increment the version of the parameters that it writes (torch 2.11). A hook does so here, because tensors
+    derived from weights are cached for inference until the version of the weights changes.
     """
     betas = (float(settings.betas[0]), float(settings.betas[1]))
     scales = {part: rate / settings.learning_rate for part, rate in settings.learning_rates.items()}
@@ -103,6 +110,6 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of the scheduled rate."""
+    """Set each group's learning rate to ``rate`` times its ``lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]

@@ -1,21 +1,21 @@
-"""Learning rate as a pure function of the step, so that there is no state to save."""
+"""Learning rate schedules as pure functions of the step, so that there is no state to save."""
 
 import math
 from collections.abc import Callable
 
-# progress in [0, 1] after warmup -> share of the way from the final to the peak rate
+# progress in [0, 1] after warmup -> 1 at the peak rate, 0 at the final rate
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
     "linear": lambda progress: 1 - progress,
     "constant": lambda progress: 1.0,
-    "inverse_sqrt": lambda progress: 1.0,  # shaped by the step itself, see below
+    "inverse_sqrt": lambda progress: 1.0,  # depends on the step and not on the progress: see learning_rate_at
 }
 
 
 def learning_rate_at(step: int, *, peak: float, final: float, warmup_steps: int, max_steps: int, schedule: str) -> float:
-    """Learning rate of optimizer step ``step`` (the first is 0).
+    """Return the learning rate of optimizer step ``step`` (the first is 0).
 
-    With peak 1, 2 warmup steps and 6 in all, "linear" gives .5, 1, 1, .75, .5, .25.
+    With peak 1, final 0, 2 warmup steps and 6 steps in total, "linear" gives .5, 1, 1, .75, .5, .25.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

@@ -13,46 +13,51 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerat
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """How to train.
+    """Settings of a training run.
 
     Attributes:
-        max_steps: optimizer steps of the whole run.
-        batch_size: items of one batch over all processes together.
-        accumulate: batches of one optimizer step.
-        accumulation: what the loss sees of the batches of a step. "independent": one batch at a time, and their mean counts; a
-            contrastive loss has only each batch's own negatives. "cached": all of them together, as if they were one batch of
-            ``accumulate * batch_size`` items, at the memory of one; trained towers are computed twice (GradCache).
-        learning_rate: peak value.
-        schedule: "cosine", "linear", "constant" or "inverse_sqrt", after ``warmup_steps`` of linear warmup.
-        final_learning_rate: where cosine and linear end.
-        weight_decay: decoupled, on matrices only: no gains, biases, temperatures, positions or class tokens.
-        layer_decay: factor on the learning rate from each layer of an encoder to the one below it (0.75 in BEiT and MAE, for
-            fine-tuning); the head and what follows the blocks have the full rate. None: one rate for all.
-        freeze: names of modules and parameters that are not trained, with everything below them (``encoders.image``,
-            ``encoders.*.blocks.0``); they behave as in evaluation.
-        adapters: by part, what PEFT puts beside its weights, which are then frozen: ``{head.language: {kind: lora, rank: 16}}`` with
-            the keywords of ``zoo.layers.adapters.Adapter``.
-        learning_rates: peak values of parts that have another one, by part: ``{encoders.image: 2e-6}``. The innermost part counts,
-            and they follow the schedule of ``learning_rate``.
-        frozen_passes: where every encoder is frozen (but for what follows its features), run them this often over the data before
-            training, each time varied anew, and train on what they gave; by modality where they differ (``{image: 1, text: 4}``).
-            0 runs them in every step.
-        clip_gradients: largest norm of all gradients; None leaves them.
+        max_steps: number of optimizer steps of the whole run.
+        batch_size: number of items per batch, over all processes together.
+        learning_rate: peak learning rate.
+        schedule: "cosine", "linear", "constant" or "inverse_sqrt", after the warmup.
+        warmup_steps: number of steps of linear warmup.
+        final_learning_rate: learning rate at the end of "cosine" and "linear".
+        weight_decay: decoupled weight decay (AdamW); applied to matrices only, not to gains, biases, temperatures, positions or class
+            tokens.
+        betas: the two betas of AdamW.
+        eps: epsilon of AdamW.
+        layer_decay: factor on the learning rate from each layer of an encoder to the layer below (0.75 in BEiT and MAE, for
+            fine-tuning); the head and the layers after the blocks have the full rate. None uses one rate for all.
+        freeze: names of modules and parameters that are not trained, including everything below them (``encoders.image``,
+            ``encoders.*.blocks.0``); frozen modules are in evaluation mode.
+        adapters: PEFT adapters by part: ``{head.language: {kind: lora, rank: 16}}`` with the arguments of ``zoo.layers.adapters.Adapter``. The
+            weights of these parts are frozen.
+        learning_rates: peak learning rates by part, where they differ from ``learning_rate``: ``{encoders.image: 2e-6}``. They follow
+            the same schedule. A parameter uses the rate of the innermost part that contains it.
+        frozen_passes: feature cache for frozen encoders: run the encoders this many times over the data before training, with a new
+            augmentation each time, and train on the stored features. By modality if the numbers differ (``{image: 1, text: 4}``).
+            Needs every encoder to be frozen up to its features. 0 runs the encoders in every step.
+        clip_gradients: maximum norm of all gradients together; None disables clipping.
+        accumulate: number of batches per optimizer step.
+        accumulation: loss over the batches of a step. "independent": mean of the losses of each batch; a contrastive loss compares only
+            items of the same batch. "cached": one loss over all batches, as with one batch of ``accumulate * batch_size`` items, at the
+            memory of one batch; trained encoders run twice (GradCache).
         precision: "fp32", "bf16" or "fp16" (autocast).
-        ema_decay: keep an exponential moving average of the weights; it is what is evaluated and saved. None: off.
-        checkpoint_every: steps between states that a run resumes from.
-        keep_states: how many of them to keep.
-        evaluate_every: steps between evaluations on the validation split; 0 evaluates never.
-        monitor: metric of the evaluation that chooses ``best/``; higher is better, of equal ones the later. None: the
-            one that the evaluation names, or its first.
+        ema_decay: decay of an exponential moving average of the weights, which is evaluated and saved instead of the weights. None
+            disables it.
+        checkpoint_every: steps between saved states that a run can resume from.
+        keep_states: number of saved states to keep.
+        evaluate_every: steps between evaluations on the validation split; 0 disables evaluation.
+        monitor: metric of the evaluation that selects ``best/``; higher is better, and the later of equal ones wins. None uses the
+            main metric of the evaluation, or its first.
         log_every: steps between lines of ``metrics.jsonl``.
-        threads: of the CPU for each process; None leaves torch's choice. Small models are fastest on one thread.
-        trackers: further loggers that Accelerate knows, for example "tensorboard".
-        verify_resume: hash the state at each checkpoint and hold the restored one against it.
-        trace: write hashes of every step (batch, random state, gradients, parameters), to find where two runs part.
+        threads: number of CPU threads per process; None keeps torch's default. Small models are fastest with one thread.
+        trackers: further loggers that Accelerate supports, for example "tensorboard".
+        verify_resume: save a hash of the state with each checkpoint and compare it with the restored state.
+        trace: write hashes of every step (batch, random state, gradients, parameters), to find the step at which two runs differ.
 
     Raises:
-        ConfigError: a value outside its range.
+        ConfigError: a value is outside its range.
     """
 
     max_steps: int
@@ -94,7 +99,7 @@ class TrainingSettings:
             raise ConfigError(f"learning_rate: {self.learning_rate}; allowed is above 0")
         for part, rate in self.learning_rates.items():
             if not rate > 0:
-                raise ConfigError(f"learning_rates.{part}: {rate}; allowed is above 0 (training.freeze=[{part}] trains it not at all)")
+                raise ConfigError(f"learning_rates.{part}: {rate}; allowed is above 0 (use training.freeze=[{part}] to keep it fixed)")
         if self.accumulation not in ACCUMULATIONS:
             raise ConfigError(f"accumulation: there is no {self.accumulation!r}; {name_choices(self.accumulation, ACCUMULATIONS)}")
         if self.precision not in PRECISIONS:

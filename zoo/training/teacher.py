@@ -1,4 +1,4 @@
-"""A teacher beside the training: its vectors for each batch's inputs become a target of the batch."""
+"""Teacher of a distillation run: a frozen model whose embeddings are added to each batch as a target."""
 
 from dataclasses import replace
 
@@ -10,26 +10,29 @@ from zoo.types import TEACHER, Batch, encode
 
 
 class Teacher:
-    """Ask a frozen model for the vectors of one modality.
+    """Callable that adds a frozen model's embeddings of one modality to a batch.
 
     Args:
-        model: an encoder, or a system with the verb ``embed``.
-        modality: which of the batch's inputs it is asked for. It gets the same tensors as the student, so that both must share
-            preprocessing and tokenizer.
+        model: an encoder, or a system with the method ``embed``.
+        modality: modality of the batch to embed. Teacher and student get the same input tensors, so that they must share preprocessing
+            and tokenizer.
 
     Raises:
-        ConfigError: it gives no vectors of that modality.
+        ConfigError: the model has no encoder of this modality with a pooled output.
     """
 
     def __init__(self, model: nn.Module, modality: str) -> None:
         self.model, self.modality = model.eval().requires_grad_(False), modality
         self.encoders = dict(getattr(model, "encoders", {getattr(model, "modality", ""): model}))
         if modality not in self.encoders or not getattr(self.encoders[modality], "gives_pooled", True):
-            raise ConfigError(f"teacher: gives no vectors of {modality}; it has: {', '.join(self.encoders)}")
+            raise ConfigError(
+                f"teacher: the model has no encoder of {modality} with a pooled output; its encoders: {', '.join(self.encoders)}. Choose "
+                "another teacher"
+            )
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with ``targets["teacher"]`` [batch, dim]."""
+        """Return the batch with the teacher's embeddings as ``targets["teacher"]`` [batch, dim]."""
         self.model.to(batch.inputs[self.modality].device)
         x, mask = batch.inputs[self.modality], batch.masks.get(self.modality)
         encoded = encode(self.encoders[self.modality], x, mask, reads="pooled")

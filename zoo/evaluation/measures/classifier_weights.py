@@ -1,8 +1,8 @@
-"""Classifier weights on disk: what a text tower makes of a set of prompts is computed once.
+"""Disk cache of zero-shot classifier weights, the text embeddings of class prompts.
 
-A file is named by a hash of all that its numbers depend on: the system's config, the text tower and its projection, the text
-processor with its tokenizer, the prompts. Files are not trusted: one that is not as it was written is computed again. A cache
-that cannot be written is none.
+The file name is a hash of everything that the weights depend on: the system's config, the text encoder and its projection, the text
+processor with its tokenizer, and the prompts. Files carry a checksum; a damaged file is computed again. An unwritable cache directory
+disables caching.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ from torch import Tensor, nn
 
 from zoo.storage.places import cache_directory
 
-FORMAT = 1  # raise it where equal weights and prompts would give other numbers than before
+FORMAT = 1  # increase it if a change of code changes the result for equal weights and prompts
 FOLDER = "classifiers"
-LARGEST = 64  # files; those that were not used for longest are removed
-PIECE = 2**24  # bytes that one thread hashes at a time
+LARGEST = 64  # maximum number of files; the least recently used ones are removed
+PIECE = 2**24  # bytes per task of a hashing thread
 
 
 def classifier_vectors(system: Any, prompts: Sequence[Sequence[str]], *, cached: bool = True) -> Float[Tensor, "classes embed_dim"]:
-    """``system.prompt_vectors(prompts)``, read from the cache where it was computed before.
+    """Return ``system.prompt_vectors(prompts)``, from the cache if possible.
 
     Args:
-        system: one with the verb ``prompt_vectors``.
-        prompts: a list for each class.
-        cached: False computes, and leaves the cache alone.
+        system: system with the method ``prompt_vectors``.
+        prompts: a list of prompts for each class.
+        cached: False neither reads nor writes the cache.
 
     Raises:
-        DataError: as the verb.
+        DataError: as ``prompt_vectors``.
     """
     key = classifier_key(system, prompts) if cached else None
     if key is None:
@@ -52,7 +52,10 @@ def classifier_vectors(system: Any, prompts: Sequence[Sequence[str]], *, cached:
 
 
 def classifier_key(system: Any, prompts: Sequence[Sequence[str]]) -> str | None:
-    """Hash of what classifier weights depend on; None for a system of unknown make: without config, processor or text tower."""
+    """Return a hash of everything that classifier weights depend on, or None if the system cannot be identified.
+
+    Identification needs a config, a text processor with settings and a serialisable tokenizer, and a text encoder.
+    """
     if not system.config or system.processor is None or "text" not in system.encoders:
         return None
     part = system.processor["text"]
@@ -72,7 +75,10 @@ def classifier_key(system: Any, prompts: Sequence[Sequence[str]]) -> str | None:
 
 
 def hash_weights(module: nn.Module) -> str:
-    """SHA-256 of names, types, shapes and bytes; 150 M parameters take 0.2 s on two cores whose processor knows SHA."""
+    """Return the SHA-256 of names, types, shapes and bytes of a module's tensors.
+
+    150 M parameters take 0.2 s on two cores with SHA instructions.
+    """
     tensors = sorted(module.state_dict().items())
     names = json.dumps([(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in tensors])
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -88,7 +94,7 @@ def _pieces(tensors: Sequence[Tensor]) -> Iterator[Any]:
 
 
 def read_vectors(path: Path, classes: int) -> Float[Tensor, "classes embed_dim"] | None:
-    """What a file of the cache holds; None where there is none, or it is not as it was written."""
+    """Read a cache file; returns None if it is missing, damaged or for another number of classes."""
     try:
         content = load(path.read_bytes())
         vectors, digest = content["vectors"], bytes(content["sha256"].tolist())
@@ -97,7 +103,7 @@ def read_vectors(path: Path, classes: int) -> Float[Tensor, "classes embed_dim"]
     if vectors.ndim != 2 or len(vectors) != classes or digest != _digest(vectors):
         return None
     with suppress(OSError):
-        os.utime(path)  # used now
+        os.utime(path)  # mark as recently used
     return vectors
 
 
@@ -106,7 +112,7 @@ def _digest(vectors: Tensor) -> bytes:
 
 
 def _write(path: Path, vectors: Tensor) -> None:
-    """Write a file that is whole or not there, and remove the oldest beyond ``LARGEST``."""
+    """Write a cache file atomically, and remove the least recently used files beyond ``LARGEST``; errors are ignored."""
     plain = vectors.detach().cpu().contiguous()
     content = save({"vectors": plain, "sha256": torch.tensor(list(_digest(plain)), dtype=torch.uint8)})
     fresh = path.with_name(f"{uuid4().hex}.tmp")
@@ -117,7 +123,7 @@ def _write(path: Path, vectors: Tensor) -> None:
             os.replace(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
-    with suppress(OSError):  # another process may clean up too
+    with suppress(OSError):  # another process may remove the same files
         by_age = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
         for old in by_age[LARGEST:]:
             old.unlink()

@@ -1,4 +1,4 @@
-"""Verification cards: what the test run found of each system. Written by the test run, never by hand."""
+"""Verification cards: test results per system, written by the test run and never by hand."""
 
 import datetime
 import json
@@ -14,27 +14,28 @@ STATUSES = ("verified", "failed", "not verified", "not supported")
 
 
 def cards_directory() -> Path:
-    """Where cards lie: one JSON file per system."""
+    """Return the directory of the cards, which holds one JSON file per system."""
     return packaged_directory("assets") / "cards"
 
 
 def read_card(name: str) -> dict[str, Any] | None:
-    """The card of a system, or None where no test run has written one."""
+    """Read the card of a system; returns None if no test run has written one."""
     path = cards_directory() / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def blank_card(name: str) -> dict[str, Any]:
-    """A card on which nothing is verified yet."""
+    """Return a card on which nothing is verified yet."""
     return {"name": name, "commit": "", "date": "", "capabilities": {word: {"status": "not verified"} for word in CAPABILITIES}}
 
 
 def lines_of(outcomes: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
-    """What tests found, as lines of a card by capability.
+    """Convert test outcomes to lines of a card, by capability.
+
+    A capability with several tests is verified if all of them passed.
 
     Args:
-        outcomes: capability, pytest's outcome, figure and test id of each test. A line that several tests decide is verified
-            when all of them passed.
+        outcomes: capability, pytest's outcome, figure and test id of each test.
     """
     lines = {}
     for capability in {outcome[0] for outcome in outcomes}:
@@ -49,10 +50,10 @@ def lines_of(outcomes: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
 
 
 def write_lines(name: str, lines: Mapping[str, Mapping[str, str]]) -> None:
-    """Put lines into a system's card, with today's date and the commit that is checked out; the other lines stay."""
-    from zoo.storage.files import write_text_atomically  # brings torch, which reading a card does not need
+    """Update lines of a system's card, with today's date and the current git commit; other lines are kept."""
+    from zoo.storage.files import write_text_atomically  # imports torch, which reading a card does not need
 
-    assert set(lines) <= set(CAPABILITIES), f"no such capability: {sorted(set(lines) - set(CAPABILITIES))}"
+    assert set(lines) <= set(CAPABILITIES), f"unknown capability: {sorted(set(lines) - set(CAPABILITIES))}"
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     card = read_card(name) or blank_card(name)
@@ -62,7 +63,7 @@ def write_lines(name: str, lines: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def cards_table() -> str:
-    """All cards as a Markdown table: one row per system, one column per capability."""
+    """Return all cards as a Markdown table with one row per system and one column per capability."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(cards_directory().glob("*.json"))]
     lines = ["| system | " + " | ".join(CAPABILITIES) + " |", "|---" * (len(CAPABILITIES) + 1) + "|"]
     for card in found:

@@ -1,7 +1,7 @@
-"""What heads that talk share: connectors, features among the vectors of token ids, and what is asked of the language model behind them.
+"""Base class of multimodal language-model heads (LLaVA, Kosmos): connectors, spliced features, language model, loss and generation.
 
 Papers: Liu et al. 2023, "Visual Instruction Tuning" (LLaVA, arXiv 2304.08485), sections 4.1 and 4.2; Huang et al. 2023 (Kosmos-1, arXiv
-2302.14045), section 2.2. Padding is not computed, so that short texts need not be packed into one row.
+2302.14045), section 2.2. Padding on the right is not computed, so that short texts need not be packed into one row.
 """
 
 import hashlib
@@ -22,24 +22,27 @@ from zoo.layers.packing import Packing, can_pack
 from zoo.layers.splice import splice
 from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, HeadOutput, LanguageModel, Predictions, SystemLike
 
-ITEMS_AT_ONCE = 32  # pictures or clips that an encoder is given when answers are asked for
+ITEMS_AT_ONCE = 32  # images or audio clips per encoder call in generation; bounds the memory of long chats
 
 Connected = Mapping[str, tuple[Float[Tensor, "items num_tokens dim"], Bool[Tensor, "items num_tokens"]]]  # by modality
 
 
 class Talking(nn.Module):
-    """Features at their placeholders, then the language model; cross entropy of the supervised tokens.
+    """Base class of multimodal language-model heads (LLaVA, Kosmos).
+
+    Connectors map encoder features to the width of the language model. The mapped features replace the embeddings of their placeholder
+    tokens. The loss is the cross entropy of the supervised tokens.
 
     Args:
-        inputs: what the encoders give, by modality.
-        language: a causal language model.
-        connectors: by modality a word of ``zoo.layers.connector.CONNECTORS``, or a mapping with its options: ``{kind: resampler,
-            num_latents: 64}``; modalities without an encoder are left out.
-        feature_layer: of encoders that show their layers; see ``zoo.types.encode``.
+        inputs: output sizes of the encoders, by modality.
+        language: causal language model.
+        connectors: connector of each modality: a name in ``zoo.layers.connector.CONNECTORS``, or a mapping with options such as
+            ``{kind: resampler, num_latents: 64}``. Connectors of modalities without an encoder are ignored.
+        feature_layer: encoder layer that the connectors read; see ``zoo.types.encode``.
 
     Raises:
-        ConfigError: an unknown connector or modality, one that cannot work on what the encoder gives, or one that makes as many tokens
-            of an item as the language model takes.
+        ConfigError: a connector or modality is unknown, a connector does not fit its encoder, or a connector returns as many tokens
+            per item as the language model's context length.
     """
 
     accepts = Accepts(modalities=("image", "audio"), minimum=0, maximum=2, reads="patches")
@@ -63,21 +66,20 @@ class Talking(nn.Module):
         self.language = language
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Mean loss over this process's supervised tokens, and the share of them that is the likeliest one.
-
-        A batch without any gives zero, whose gradients reach every parameter, as each rank of a distributed step has to.
+        """Return the mean cross entropy of this process's supervised tokens, and their top-1 accuracy ``token_accuracy``.
 
         Raises:
-            DataError: placeholders that are not as many as the features, or a batch without conversations.
+            DataError: the numbers of placeholders and features differ, or the batch has no conversations.
         """
         found = self.predictions(encoded, batch)
+        # Without supervised tokens the loss is 0 and still depends on every parameter: a distributed step needs gradients on every rank.
         if not len(found.labels):
             return HeadOutput(found.logits.sum())
         loss = F.cross_entropy(found.logits, found.labels)
         return HeadOutput(loss, {"token_accuracy": (found.logits.detach().argmax(-1) == found.labels).float().mean()})
 
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
-        """Logits (fp32 or wider) of the supervised tokens alone, each from those before it; of tensors without data those of all.
+        """Return the predictions of the supervised tokens, with logits in fp32 or wider; on the meta device, those of all tokens.
 
         Raises:
             DataError: as ``forward``.
@@ -87,15 +89,16 @@ class Talking(nn.Module):
     def _predictions(self, batch: Batch, features: Connected) -> Predictions:
         token_ids, mask, supervised = _conversations(batch)
         states, places = self._states(self.spliced(token_ids, mask, features, batch.ids), mask)
-        following = token_ids.roll(-1, 1)  # what comes after each position; the last one's is never asked
-        asked = supervised.roll(-1, 1) & mask & (following >= 0)
-        asked[:, -1] = False
-        if token_ids.is_meta:  # where nothing can be chosen
+        following = token_ids.roll(-1, 1)  # label of each position; roll wraps around, so that the last position has none
+        predicted = supervised.roll(-1, 1) & mask & (following >= 0)
+        predicted[:, -1] = False
+        if token_ids.is_meta:  # meta tensors hold no values to select by
             chosen = places = torch.arange(token_ids.numel(), device="meta")
         else:
-            chosen = asked.flatten()[places].nonzero()[:, 0]
-            chosen = chosen[places[chosen].argsort()]  # in the order of the batch
+            chosen = predicted.flatten()[places].nonzero()[:, 0]
+            chosen = chosen[places[chosen].argsort()]  # a packed list is not in the order of the batch
             places = places[chosen]
+        # The vocabulary projection is the largest matrix product, so that it runs on the supervised tokens only.
         hidden = states[chosen]
         logits = self.language.logits(hidden)  # [supervised, vocab_size]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -104,20 +107,24 @@ class Talking(nn.Module):
     def spliced(
         self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"], features: Connected, ids: Sequence[str]
     ) -> Float[Tensor, "batch length dim"]:
-        """Vectors of the token ids, and features where their placeholders stand.
+        """Return the embeddings of the token ids, with features in place of their placeholders.
 
         Args:
-            ids: names of the texts, for messages.
+            ids: names of the texts, used in error messages.
 
         Raises:
-            DataError: placeholders that are not as many as the features.
+            DataError: the numbers of placeholders and features differ.
         """
         return splice(token_ids, self.language.embed(token_ids), features, ids)
 
     def _states(
         self, vectors: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
     ) -> tuple[Float[Tensor, "total dim"], Int[Tensor, " total"]]:
-        """Hidden states of the batch as a list, and the place of each in the flat batch; none is computed for padding on the right."""
+        """Return the hidden states of the batch as a list, and the index of each in the flattened batch.
+
+        Padding on the right is not computed and has no entry in the list.
+        """
+        # A packed list needs all padding on the right; other batches run padded.
         right = can_pack(mask) and not bool((mask[:, 1:] & ~mask[:, :-1]).any())
         if not right or bool(mask.all()):
             return self.language(vectors, mask).flatten(0, 1), torch.arange(mask.numel(), device=mask.device)
@@ -125,7 +132,7 @@ class Talking(nn.Module):
         return self.language(packing.pack(vectors), layout=packing), packing.index
 
     def _connected(self, encoded: Mapping[str, Encoded]) -> Connected:
-        """What the connectors make of each modality's items, and the masks."""
+        """Apply the connectors to the encoded items; returns features and masks by modality."""
         return {m: self.connectors[m](encoded[m].tokens, encoded[m].mask) for m in self.connectors if m in encoded}
 
     @torch.inference_mode()
@@ -147,16 +154,18 @@ class Talking(nn.Module):
         batch_size: int = 8,
         on_text: Callable[[int, str], None] | None = None,
     ) -> list[str]:
-        """What the assistant says to each prompt; a batch gives what single prompts give.
+        """Generate the assistant's answer to each prompt; the answers do not depend on ``batch_size``.
+
+        The arguments that are not listed here are those of ``zoo.language.decoding.sampling.Sampling``.
 
         Args:
-            prompts: each a string, a list of strings, images and audio in order, messages, or a conversation.
-            stop: strings before which an answer is cut.
-            on_text: told number of the prompt and piece of text as soon as it is known.
+            prompts: each is a string, a list of strings, images and audio in order, a list of messages, or a conversation.
+            stop: stop strings; an answer is cut before the first of them.
+            on_text: callback ``(prompt_number, text)`` that receives each new piece of text.
 
         Raises:
-            ConfigError: a value that ``zoo.language.decoding.sampling.Sampling`` refuses.
-            DataError: a prompt that cannot be used, or one that is too long.
+            ConfigError: a value is not allowed by ``zoo.language.decoding.sampling.Sampling``.
+            DataError: a prompt cannot be used, or is too long.
         """
         part = _conversation_part(system)
         conversations = _conversations_of(part, prompts)
@@ -196,13 +205,13 @@ class Talking(nn.Module):
     def score(
         self, system: SystemLike, prompts: Sequence[Any], answers: Sequence[str], *, batch_size: int = 8, with_end: bool = True
     ) -> Float[Tensor, " n"]:
-        """Log-probability of each answer after its prompt: the sum over its tokens, and over the one that ends it.
+        """Return the log-probability of each answer given its prompt, summed over the answer's tokens and its end token.
 
         Args:
-            with_end: False leaves the token that ends an answer out: how likely it is that the text begins so.
+            with_end: False leaves the end token out: the log-probability that the answer begins with this text.
 
         Raises:
-            DataError: not as many answers as prompts, one that is empty, or a conversation that is too long.
+            DataError: the numbers of answers and prompts differ, an answer is empty, or a conversation is too long.
         """
         part = _conversation_part(system)
         if isinstance(answers, str) or len(answers) != len(prompts):
@@ -213,7 +222,8 @@ class Talking(nn.Module):
             batch = system.processor(conversation=pairs[start : start + batch_size])  # type: ignore[misc]
             full = [name for name, real in zip(batch.ids, batch.masks["text"], strict=True) if int(real.sum()) >= most]
             if full:
-                raise DataError(f"conversation {full[0]} fills the {most} tokens that are allowed (max_length, context_length); shorten it")
+                raise DataError(f"conversation {full[0]} fills the {most} tokens allowed by max_length or context_length; shorten it")
+            # Earlier answers in the conversation belong to the prompt.
             batch.targets[SUPERVISED] = _last_run(batch.targets[SUPERVISED])
             if not with_end:
                 batch.targets[SUPERVISED] &= ~torch.isin(batch.inputs["text"], torch.tensor(part.eos_token_ids))
@@ -226,14 +236,14 @@ class Talking(nn.Module):
     def prompt_vectors(
         self, system: SystemLike, prompts: Sequence[Any], *, kept: MutableMapping[str, Tensor] | None = None
     ) -> tuple[list[Float[Tensor, "_ dim"]], list[Int[Tensor, " _"]]]:
-        """What the language model is given of each prompt: vectors, and token ids in which other modalities have negative numbers.
+        """Return the language model's input for each prompt: embedding vectors, and token ids with negative ids at placeholders.
 
         Args:
-            kept: features of pictures and clips by a digest of their content, read and filled; who asks with the same mapping
-                again, as a chat does each turn, has each of them encoded once.
+            kept: cache of image and audio features by a digest of their content, updated in place. Pass the same dict again, for
+                example in each turn of a chat, to reuse cached features.
 
         Raises:
-            DataError: a prompt that cannot be used.
+            DataError: a prompt cannot be used.
         """
         conversations = _conversations_of(_conversation_part(system), prompts)
         batch = system.processor(conversation=conversations, for_generation=True)  # type: ignore[misc]
@@ -243,12 +253,16 @@ class Talking(nn.Module):
         return [row[real] for row, real in zip(vectors, mask, strict=True)], [row[real] for row, real in zip(token_ids, mask, strict=True)]
 
     def _features_of(self, system: SystemLike, batch: Batch, kept: MutableMapping[str, Tensor]) -> Connected:
-        """Features of a batch's items, each computed once; modalities without items are left out, and their encoders not run."""
+        """Return the features of a batch's items by modality; equal items and items in ``kept`` are not encoded again.
+
+        Modalities without items are left out and their encoders do not run.
+        """
         found = {}
         for modality, connector in self.connectors.items():
             x, mask = batch.inputs[modality], batch.masks.get(modality)
             if not len(x):
                 continue
+            # The digest covers the real frames only, so that it does not depend on the padding of the batch.
             digests = [
                 _digest(modality, item if mask is None else item[..., real])
                 for item, real in zip(x, x if mask is None else mask, strict=True)
@@ -265,30 +279,35 @@ class Talking(nn.Module):
         return found
 
 
-def _connector(word: str | Mapping[str, Any], spec: EncoderSpec, language: LanguageModel) -> Connector:
+def _connector(config: str | Mapping[str, Any], spec: EncoderSpec, language: LanguageModel) -> Connector:
     key = f"connectors.{spec.modality}"
     try:
-        connector = build_connector(word, in_dim=spec.dim, out_dim=language.dim, num_tokens=spec.num_tokens)
+        connector = build_connector(config, in_dim=spec.dim, out_dim=language.dim, num_tokens=spec.num_tokens)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
     made = 0 if spec.num_tokens is None else connector.num_tokens(spec.num_tokens)
     if made >= language.context_length:
         raise ConfigError(
-            f"{key}: {word!r} makes {made} tokens of each {spec.modality}, which leaves no room for words: the language model's "
-            f"context_length is {language.context_length}; choose one that makes fewer (pixel_shuffle, resampler, attention_pool)"
+            f"{key}: {config!r} makes {made} tokens of each {spec.modality}, which leaves no room for text: the language model's "
+            f"context_length is {language.context_length}; choose a connector with fewer tokens (pixel_shuffle, resampler, attention_pool)"
         )
     return connector
 
 
 def _conversations(batch: Batch) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
-    """Token ids, which of them are real, and which are learnt."""
+    """Return the token ids, their mask (True at real tokens), and the mask of supervised tokens.
+
+    Raises:
+        DataError: the batch has no token ids, or no supervision mask of their shape.
+    """
     token_ids = batch.inputs.get("text")
     if token_ids is None or token_ids.ndim != 2 or token_ids.is_floating_point():
-        raise DataError("the batch holds no token ids [batch, length] of conversations, which the head reads (inputs['text'])")
+        raise DataError("the batch has no token ids [batch, length] of conversations in inputs['text']; this head needs them")
     supervised = batch.targets.get(SUPERVISED)
     if supervised is None or supervised.shape != token_ids.shape:
         raise DataError(
-            f"targets[{SUPERVISED!r}] must be True at the token ids to learn {list(token_ids.shape)}; the batch has none of that shape"
+            f"targets[{SUPERVISED!r}] is missing or has another shape than the token ids; give a boolean mask {list(token_ids.shape)} that "
+            "is True at the tokens to train on"
         )
     mask = batch.masks.get("text")
     return token_ids, torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask, supervised
@@ -296,25 +315,25 @@ def _conversations(batch: Batch) -> tuple[Int[Tensor, "batch length"], Bool[Tens
 
 def _conversation_part(system: SystemLike) -> Any:
     if system.processor is None:
-        raise ConfigError("this system has no processor, so that it cannot read prompts; load it from a saved directory")
+        raise ConfigError("this system has no processor, which prompts need; load the system from a saved directory")
     return system.processor["conversation"]
 
 
 def _conversations_of(part: Any, prompts: Sequence[Any], answers: Sequence[str] | None = None) -> list[Any]:
-    """Every prompt as a conversation, perhaps with its answer, before any is computed."""
+    """Convert prompts, and answers if given, to conversations, so that errors show up before anything is computed."""
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
         raise DataError(
-            f"prompts: got {prompts!r:.60}; give a list of at least one prompt, each a string or strings, images and audio in order"
+            f"prompts: got {prompts!r:.60}; give a list of at least one prompt, each a string or a list of strings, images and audio"
         )
-    said = [None] * len(prompts) if answers is None else answers
+    texts = [None] * len(prompts) if answers is None else answers
     return [
-        part.conversation(prompt, str(number), answer=answer) for number, (prompt, answer) in enumerate(zip(prompts, said, strict=True))
+        part.conversation(prompt, str(number), answer=answer) for number, (prompt, answer) in enumerate(zip(prompts, texts, strict=True))
     ]
 
 
 def _last_run(supervised: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-    """Of several answers in a row the last: ``0 1 1 0 0 1 1 0`` becomes ``0 0 0 0 0 1 1 0``."""
-    behind = (~supervised).flip(1).cumsum(1).flip(1)  # how many from here on are not supervised: 4 3 3 3 2 1 1 1
+    """Keep only the last run of True in each row: ``0 1 1 0 0 1 1 0`` becomes ``0 0 0 0 0 1 1 0``."""
+    behind = (~supervised).flip(1).cumsum(1).flip(1)  # number of False from here on: 4 3 3 3 2 1 1 1
     least = behind.masked_fill(~supervised, supervised.shape[1]).amin(1, keepdim=True)
     return supervised & (behind == least)
 

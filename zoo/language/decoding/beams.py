@@ -1,9 +1,9 @@
 """Beam search as transformers' ``generate`` does it with ``early_stopping=False`` (``generation/utils.py``, version 5.17).
 
-Each step follows the ``num_beams`` most probable sequences that go on. Of the candidates, those that end and are among the best
-``num_beams`` join the ended ones, of which the best ``num_beams`` are kept, by log-probability / length ** length_penalty. A prompt is
-done when its best running sequence, at its present length, would be worse than the worst that is kept. Where we differ: prompts are run
-once, not once for each beam; and a prompt that is done leaves the batch.
+Each step extends the ``num_beams`` most probable unfinished sequences of each prompt. A candidate that ends and is among the best
+``num_beams`` candidates joins the finished sequences, of which the best ``num_beams`` are kept by log-probability / length **
+length_penalty. A prompt is done when the score of its best unfinished sequence, at its current length, is below that of its worst
+finished sequence. Where we differ: prompts are run once, not once per beam; a prompt that is done is removed from the batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from torch import Tensor
 from zoo.language.decoding.sampling import Sampling, mark_seen, penalise_repetition
 from zoo.types import LanguageModel
 
-NEVER = -1e9  # a score that no sequence reaches; finite, as transformers has it, so that sums of it can be compared
+NEVER = -1e9  # below every real score; finite as in transformers, because sums of -inf cannot be compared
 
 
 @dataclass
 class _State:
-    """The sequences of the prompts that go on; ``ended`` ones are padded with -1."""
+    """Unfinished (``running``) and finished (``ended``) sequences of the prompts in the batch; ``ended`` is padded with -1."""
 
     running: Int[Tensor, "prompts beams step"]
     scores: Float[Tensor, "prompts beams"]
@@ -45,15 +45,18 @@ def beam_search(
     limits: Sequence[int],
     stop: Callable[[list[int]], bool] | None = None,
 ) -> list[list[int]]:
-    """The best sequence of each prompt, with its end symbol.
+    """Return the best sequence of each prompt, including its end token.
 
     Args:
-        hidden: at the last token of each prompt, whose keys ``cache`` holds.
-        limits: the most new tokens of each prompt.
+        hidden: hidden state at the last token of each prompt.
+        cache: key-value cache that holds the prompts; it is changed in place.
+        ids: token ids of the prompts, used by the repetition penalty.
+        limits: maximum number of new tokens of each prompt.
+        stop: callback that receives the token ids of a sequence and returns True to end it.
     """
     beams, device = sampling.num_beams, hidden.device
     state = _begin(len(hidden), beams, torch.tensor(limits, device=device))
-    prompts = list(range(len(hidden)))  # those that go on
+    prompts = list(range(len(hidden)))  # unfinished prompts
     answers: list[list[int]] = [[] for _ in prompts]
     each = torch.arange(len(hidden), device=device).repeat_interleave(beams)
     cache.select(each)
@@ -79,7 +82,7 @@ def beam_search(
 
 
 def _begin(prompts: int, beams: int, limits: Int[Tensor, " prompts"]) -> _State:
-    """One empty sequence with score 0; the other beams would say the same, and must not win."""
+    """Return the initial state: one empty sequence with score 0 per prompt; the other beams, its duplicates, score NEVER."""
     empty = limits.new_zeros(prompts, beams, 0)
     scores = torch.zeros(prompts, beams, device=limits.device)
     scores[:, 1:] = NEVER
@@ -89,9 +92,13 @@ def _begin(prompts: int, beams: int, limits: Int[Tensor, " prompts"]) -> _State:
 def _step(
     state: _State, log_probabilities: Float[Tensor, "prompts beams vocab"], sampling: Sampling, ending: "_Ending"
 ) -> tuple[_State, Int[Tensor, "prompts beams"], Bool[Tensor, " prompts"]]:
-    """Take one more token; returns from which beam each beam comes, and which prompts go on."""
+    """Extend every beam by one token.
+
+    Returns:
+        The new state, the index of the beam that each new beam extends, and a mask that is True at unfinished prompts.
+    """
     beams, vocab_size = log_probabilities.shape[1:]
-    # Enough candidates that num_beams of them go on, though each beam may end by each end symbol.
+    # So many candidates that num_beams of them continue even if every beam could end with every end token.
     count = min(max(2, 1 + len(sampling.eos_token_ids)) * beams, beams * vocab_size)
     scores, index = (log_probabilities + state.scores[..., None]).flatten(1).topk(count)  # [prompts, count]
     origin, token = index // vocab_size, index % vocab_size
@@ -101,7 +108,7 @@ def _step(
     ended, ended_scores, has_ended = _merge_ended(state, sequences, scores, ends, sampling)
     running_scores = (scores + ends * NEVER).gather(1, kept)
     best = running_scores[:, 0] / sequences.shape[-1] ** sampling.length_penalty
-    # A prompt with fewer than num_beams ended sequences has room for another, whatever its score.
+    # A prompt with fewer than num_beams finished sequences accepts another one regardless of its score.
     worst = torch.where(has_ended, ended_scores.min(1, keepdim=True).values, NEVER)
     going = (best[:, None] > worst).any(1) & ~ends.all(1)
     after = _State(_pick(sequences, kept), running_scores, ended, ended_scores, has_ended, state.limits)
@@ -111,7 +118,11 @@ def _step(
 def _merge_ended(
     state: _State, sequences: Tensor, scores: Tensor, ends: Tensor, sampling: Sampling
 ) -> tuple[Int[Tensor, "prompts beams step"], Float[Tensor, "prompts beams"], Bool[Tensor, "prompts beams"]]:
-    """The best of the sequences that had ended and of the candidates that end now and are among the best num_beams."""
+    """Merge the finished sequences with the candidates that end now (only those among the best ``num_beams``); keep the best.
+
+    Returns:
+        Finished sequences, their scores, and a mask that is False at unused places.
+    """
     beams = state.scores.shape[1]
     ends = ends & (torch.arange(ends.shape[1], device=ends.device) < beams)
     new_scores = scores / sequences.shape[-1] ** sampling.length_penalty + ~ends * NEVER
@@ -126,7 +137,7 @@ def _pick(sequences: Int[Tensor, "prompts count step"], index: Int[Tensor, "prom
 
 
 class _Ending:
-    """Which sequences end with their last token."""
+    """Stopping criterion of sequences: an end token, or the ``stop`` callback returns True."""
 
     def __init__(self, eos_token_ids: Sequence[int], stop: Callable[[list[int]], bool] | None, device: torch.device) -> None:
         self.eos, self.stop = torch.tensor(eos_token_ids, dtype=torch.int64, device=device), stop
@@ -135,5 +146,5 @@ class _Ending:
         ends = torch.isin(sequences[..., -1], self.eos)
         if self.stop is None:
             return ends
-        said = [[self.stop(sequence) for sequence in prompt] for prompt in sequences.tolist()]
-        return ends | torch.tensor(said, dtype=torch.bool, device=ends.device)
+        stopped = [[self.stop(sequence) for sequence in prompt] for prompt in sequences.tolist()]
+        return ends | torch.tensor(stopped, dtype=torch.bool, device=ends.device)

@@ -1,7 +1,8 @@
-"""Prompts to answers, token by token: greedy, drawn, or by beams.
+"""Autoregressive generation: greedy decoding, sampling and beam search.
 
-Answers are those of transformers' ``generate`` (``generation/utils.py``, version 5.17) for the same settings. Where we differ: prompts
-are vectors, so that any modality may stand in them; a row that ends leaves the batch; a row's draws do not depend on its neighbours.
+The answers equal those of transformers' ``generate`` (``generation/utils.py``, version 5.17) for the same settings. Where we differ:
+prompts are embedding vectors, so that they can contain any modality; finished rows are removed from the batch; the random numbers of
+a row do not depend on the other rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +25,12 @@ OnToken = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Generated:
-    """One answer.
+    """One generated answer.
 
     Attributes:
-        ids: the new tokens, without the end symbol.
-        stop_reason: "eos", "stop" (``stop`` said so), "length" (max_new_tokens) or "context" (the model's context is full).
+        ids: new token ids, without the end token.
+        stop_reason: "eos" (an end token), "stop" (the ``stop`` callback returned True), "length" (``max_new_tokens`` reached) or
+            "context" (the model's context length reached).
     """
 
     ids: list[int]
@@ -47,24 +49,25 @@ def generate(
     cache: Any = None,
     rows: Sequence[int] | None = None,
 ) -> list[Generated]:
-    """Continue each prompt; a batch gives what single prompts give.
+    """Generate an answer to each prompt; the answers do not depend on how prompts are batched.
 
     Args:
-        prompts: vectors of a prompt's tokens, those of other modalities among them.
-        ids: the same prompts as token ids, which the repetition penalty reads; negative ones are placeholders.
-        stop: told an answer's tokens after each, says whether it ends there.
-        on_token: told place in the batch and id of each token of an answer as soon as it is known (with beams: at the end).
-        cache: one of ``language.new_cache`` with room for prompt and answer that holds the first ``cache.length`` tokens of every
-            prompt: these are not computed again. Afterwards it holds prompt and answer, up to what the model was last shown.
-        rows: numbers of the prompts, of which their draws depend; by default their places.
+        prompts: embedding vectors of each prompt, including features of other modalities.
+        ids: token ids of the same prompts, used by the repetition penalty; negative ids are placeholders.
+        stop: callback that receives an answer's token ids after each new token and returns True to end the answer.
+        on_token: callback ``(row, token_id)`` for each new token as soon as it is chosen; with beam search, after the search.
+        cache: key-value cache from ``language.new_cache`` that already holds the first ``cache.length`` tokens of every prompt; these
+            are not computed again. It is updated in place and then holds prompt and answer, except the last chosen token.
+        rows: row numbers that seed the sampling of each prompt; by default 0, 1, 2, ...
 
     Raises:
-        ConfigError: an end symbol that the model does not have, or beams with a cache.
-        DataError: a prompt is empty, or leaves no room for an answer.
+        ConfigError: an end token is outside the vocabulary, or a cache is combined with beam search.
+        DataError: a prompt is empty or leaves no room for an answer.
     """
     _refuse(language, sampling, prompts, ids, cache)
     if not prompts:
         return []
+    # An answer has max_new_tokens tokens at most, and fewer if the context is full before.
     limits = [min(sampling.max_new_tokens, language.context_length - len(prompt)) for prompt in prompts]
     hidden, cache = prefill(language, prompts, new_tokens=max(limits), padding_side=sampling.padding_side, cache=cache)
     ends = _Ends(sampling, limits, stop)
@@ -74,6 +77,7 @@ def generate(
         choice = _Choice(sampling, ids, list(range(len(prompts))) if rows is None else rows, language.vocab_size, hidden.device)
         found = _follow(language, hidden, cache, choice, ends, on_token)
     answers = [ends.of(row, answer) for row, answer in enumerate(found)]
+    # Until beam search ends, any sequence may still be discarded, so that tokens are reported only now.
     if sampling.num_beams > 1 and on_token is not None:
         for row, answer in enumerate(answers):
             for token in answer.ids:
@@ -84,13 +88,14 @@ def generate(
 def _follow(
     language: LanguageModel, hidden: Tensor, cache: Any, choice: "_Choice", ends: "_Ends", on_token: OnToken | None
 ) -> list[list[int]]:
-    """Choose a token, show it to the model, and so on, until every row has ended."""
+    """Choose a token per row and feed it to the model, until every row has ended; returns the new token ids of each row."""
     answers: list[list[int]] = [[] for _ in range(len(hidden))]
-    rows = list(range(len(hidden)))  # those that go on; the batch holds no others
+    rows = list(range(len(hidden)))  # unfinished rows; finished ones are removed from the batch
     while True:
         tokens = choice(language.logits(hidden))
         going = []
-        for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):  # the only wait for the device in a step
+        # tolist() is the only synchronisation with the device in a step.
+        for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
             answers[row].append(token)
             if on_token is not None and token not in ends.eos:
                 on_token(row, token)
@@ -98,7 +103,7 @@ def _follow(
                 going.append(place)
         if not going:
             return answers
-        if len(going) < len(rows):
+        if len(going) < len(rows):  # computing finished rows further would waste time
             rows, kept = [rows[place] for place in going], torch.tensor(going, device=tokens.device)
             tokens = tokens[kept]
             cache.select(kept)
@@ -107,14 +112,14 @@ def _follow(
 
 
 class _Ends:
-    """When an answer ends, and why."""
+    """Stopping criteria: end tokens, a stop callback and length limits."""
 
     def __init__(self, sampling: Sampling, limits: Sequence[int], stop: Stop | None) -> None:
         self.eos, self.limits, self.stop = frozenset(sampling.eos_token_ids), limits, stop
         self.most = sampling.max_new_tokens
 
     def reason(self, row: int, answer: list[int]) -> str | None:
-        """Why an answer ends with its last token; None where it goes on."""
+        """Return the reason why the answer ends with its last token, or None if it continues."""
         if answer[-1] in self.eos:
             return "eos"
         if self.stop is not None and self.stop(answer):
@@ -124,13 +129,14 @@ class _Ends:
         return None
 
     def of(self, row: int, answer: list[int]) -> Generated:
+        """Return a finished answer without its end token, with its stop reason."""
         reason = self.reason(row, answer)
         assert reason is not None
         return Generated(answer[:-1] if reason == "eos" else answer, reason)
 
 
 class _Choice:
-    """Scores to tokens, for the rows that go on."""
+    """Token selection for the unfinished rows: repetition penalty, then argmax or sampling."""
 
     def __init__(
         self, sampling: Sampling, ids: Sequence[Int[Tensor, " _"]], rows: Sequence[int], vocab_size: int, device: torch.device
@@ -139,6 +145,7 @@ class _Choice:
         self.seen = mark_seen(ids, vocab_size, device) if sampling.repetition_penalty != 1 else None
         self.uniforms: Tensor | None = None
         if sampling.temperature > 0:
+            # All random numbers are drawn in advance: a row's numbers must not depend on when the other rows end.
             seed = fresh_seed() if sampling.seed is None else sampling.seed
             self.uniforms = uniforms(seed, rows, sampling.max_new_tokens).to(device)
 
@@ -155,7 +162,7 @@ class _Choice:
         return tokens
 
     def select(self, rows: Int[Tensor, " kept"]) -> None:
-        """Forget the others."""
+        """Keep only these rows."""
         self.seen = None if self.seen is None else self.seen[rows]
         self.uniforms = None if self.uniforms is None else self.uniforms[rows]
 
@@ -163,17 +170,21 @@ class _Choice:
 def _refuse(language: LanguageModel, sampling: Sampling, prompts: Sequence[Tensor], ids: Sequence[Tensor], cache: Any) -> None:
     if len(prompts) != len(ids) or any(len(prompt) != len(tokens) for prompt, tokens in zip(prompts, ids, strict=False)):
         raise DataError(
-            f"generate: {len(prompts)} prompts of lengths {[len(prompt) for prompt in prompts]} with ids of lengths "
+            f"generate: got {len(prompts)} prompts of lengths {[len(prompt) for prompt in prompts]}, but ids of lengths "
             f"{[len(tokens) for tokens in ids]}; give one id for each vector"
         )
     for number, prompt in enumerate(prompts):
         if len(prompt) >= language.context_length:
             raise DataError(
-                f"prompt {number}: has {len(prompt)} tokens, and the model's context_length is {language.context_length}, which leaves no "
-                "room for an answer; give less text, fewer images or fewer turns"
+                f"prompt {number}: has {len(prompt)} tokens, which leaves no room for an answer in the model's context_length "
+                f"{language.context_length}; give less text, fewer images or fewer turns"
             )
     strange = [token for token in sampling.eos_token_ids if token >= language.vocab_size]
     if strange:
-        raise ConfigError(f"eos_token_ids: {strange} are beyond the model's vocab_size {language.vocab_size}; give its own end symbols")
+        raise ConfigError(
+            f"eos_token_ids: {strange} are outside the model's vocabulary (vocab_size {language.vocab_size}); give end tokens of this model"
+        )
     if cache is not None and sampling.num_beams > 1:
-        raise ConfigError(f"num_beams: {sampling.num_beams} beams need a cache of their own; leave cache out, or set num_beams=1")
+        raise ConfigError(
+            f"num_beams: beam search with {sampling.num_beams} beams cannot use a given cache; leave cache out, or set num_beams=1"
+        )

@@ -1,4 +1,4 @@
-"""Prompts of mixed lengths as one padded batch, and what a model makes of them."""
+"""Prefill: run prompts of mixed lengths through a language model as one padded batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from zoo.types import LanguageModel
 def prefill(
     language: LanguageModel, prompts: Sequence[Float[Tensor, "_ dim"]], *, new_tokens: int, padding_side: str = "left", cache: Any = None
 ) -> tuple[Float[Tensor, "rows dim"], Any]:
-    """Run the prompts and keep their keys and values.
+    """Run the prompts through the model and fill its key-value cache.
 
     Args:
-        new_tokens: how many more the cache must have room for.
-        cache: holds the first ``cache.length`` vectors of every prompt, which are not computed again; of one row, or of one for
-            each prompt, without padding.
+        new_tokens: number of tokens to reserve in the cache after the prompts.
+        cache: cache without padding that holds the first ``cache.length`` vectors of every prompt, which are not computed again. It
+            has one row per prompt, or a single row that all prompts share.
 
     Returns:
         The hidden state at each prompt's last token, and the cache.
@@ -29,14 +29,15 @@ def prefill(
     """
     lengths = [len(prompt) for prompt in prompts]
     if 0 in lengths:
-        raise DataError(f"prompt {lengths.index(0)} is empty; a model continues at least one token")
+        raise DataError(f"prompt {lengths.index(0)} is empty; give a prompt of at least one token")
     if cache is None:
         cache = language.new_cache(len(prompts), max(lengths) + new_tokens)
     else:
-        cache.crop(min(cache.length, min(lengths) - 1))  # of each prompt the last token at least has to be asked
+        cache.crop(min(cache.length, min(lengths) - 1))  # the last token of each prompt must run: its hidden state is needed
         cache.reserve(max(lengths) + new_tokens)
         if cache.batch_size == 1 < len(prompts):
             cache.select(torch.zeros(len(prompts), dtype=torch.int64, device=prompts[0].device))
+    # Only the vectors after the cached ones are new.
     vectors, mask = pad([prompt[cache.length :] for prompt in prompts], padding_side)
     hidden = language(vectors, mask, cache=cache)
     if mask is None or padding_side == "left":
@@ -47,7 +48,11 @@ def prefill(
 def pad(
     rows: Sequence[Float[Tensor, "_ dim"]], side: str = "right"
 ) -> tuple[Float[Tensor, "rows length dim"], Bool[Tensor, "rows length"] | None]:
-    """Stack vectors, with zeros at padding; no mask where there is none, which attention computes faster."""
+    """Stack vectors into a batch that is padded with zeros.
+
+    Returns:
+        The batch, and a mask that is True at real tokens; None if no row is padded, because attention is faster without a mask.
+    """
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
     vectors = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_side=side)  # [rows, length, dim]
     if (lengths == vectors.shape[1]).all():

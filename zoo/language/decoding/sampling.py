@@ -1,9 +1,9 @@
-"""How the next token is chosen: scores to token ids.
+"""Sampling of the next token from logits: repetition penalty, temperature, top-k, top-p and min-p.
 
-Order and meaning of the steps are transformers' (``generation/logits_process.py``): repetition penalty (Keskar et al. 2019,
+The steps and their order are those of transformers (``generation/logits_process.py``): repetition penalty (Keskar et al. 2019,
 arXiv 1909.05858, section 4.1), temperature, top-k (Fan et al. 2018, arXiv 1805.04833), top-p (Holtzman et al. 2019,
-arXiv 1904.09751), min-p (Nguyen et al. 2024, arXiv 2407.01082). Where we differ: a row's draws are a function of seed, the row's
-number and the step alone, so that a text does not depend on what else is in the batch.
+arXiv 1904.09751), min-p (Nguyen et al. 2024, arXiv 2407.01082). Where we differ: the random numbers of a row depend only on the
+seed, the row number and the step, so that a text does not depend on the other rows of the batch.
 """
 
 import math
@@ -23,23 +23,24 @@ PADDING_SIDES = ("left", "right")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How much is generated, and by which rule.
+    """Settings of text generation: maximum length, sampling or beam search, and end tokens.
 
     Attributes:
-        max_new_tokens: no answer is longer.
-        temperature: scores are divided by it before one is drawn; 0 takes the highest (greedy, or beams).
-        top_k: draw among so many tokens of highest probability.
-        top_p: draw among the fewest tokens that hold this share of the probability.
-        min_p: draw among tokens that are at least this fraction as probable as the most probable one.
-        num_beams: sequences that are followed at once; the best whole one is the answer.
-        length_penalty: of beams: a sequence's log-probability is divided by its length to this power.
-        repetition_penalty: scores of tokens that stand before are divided by it (multiplied where negative).
-        seed: of the draws; None takes one from torch's global generator.
-        eos_token_ids: any of them ends the answer.
-        padding_side: on which side shorter prompts of a batch are padded; the answers do not depend on it.
+        max_new_tokens: maximum length of an answer in tokens.
+        temperature: divisor of the logits before sampling. At 0 there is no sampling: greedy decoding, or beam search.
+        top_k: sample only among the ``top_k`` most probable tokens; None keeps all.
+        top_p: sample only among the smallest set of most probable tokens whose probabilities sum to ``top_p``; None keeps all.
+        min_p: sample only among tokens at least ``min_p`` times as probable as the most probable token; None keeps all.
+        num_beams: number of beams; 1 means no beam search.
+        length_penalty: exponent of beam search; a sequence's score is its log-probability / length ** ``length_penalty``.
+        repetition_penalty: divisor of the positive logits of tokens that already occur in prompt or answer (negative logits are
+            multiplied by it); 1 changes nothing.
+        seed: random seed of the sampling; None draws a seed from torch's global generator.
+        eos_token_ids: end tokens; an answer ends at the first of them.
+        padding_side: "left" or "right", the side on which shorter prompts of a batch are padded. The answers do not depend on it.
 
     Raises:
-        ConfigError: a value that is not allowed, or one that would have no effect.
+        ConfigError: a value is not allowed or would have no effect.
     """
 
     max_new_tokens: int = 128
@@ -101,12 +102,15 @@ def _refuse(key: str, value: Any, is_legal: bool, legal: str) -> None:
 def penalise_repetition(
     scores: Float[Tensor, "rows vocab"], seen: Bool[Tensor, "rows vocab"], penalty: float
 ) -> Float[Tensor, "rows vocab"]:
-    """Divide positive scores of seen tokens by ``penalty`` and multiply negative ones: 2 and -2 become 1 and -4 at 2."""
+    """Lower the logits of tokens that already occur.
+
+    Positive logits are divided by ``penalty``, negative ones are multiplied by it: with penalty 2, logits 2 and -2 become 1 and -4.
+    """
     return torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
 
 
 def mark_seen(ids: Sequence[Int[Tensor, " _"]], vocab_size: int, device: torch.device) -> Bool[Tensor, "rows vocab"]:
-    """True at tokens that stand in a row; placeholders of other modalities (negative ids) are no tokens."""
+    """Return a mask that is True at the token ids that occur in each row; negative ids (placeholders) are ignored."""
     seen = torch.zeros(len(ids), vocab_size, dtype=torch.bool, device=device)
     for row, tokens in enumerate(ids):
         seen[row, tokens[tokens >= 0].to(device)] = True
@@ -114,27 +118,31 @@ def mark_seen(ids: Sequence[Int[Tensor, " _"]], vocab_size: int, device: torch.d
 
 
 def keep_top_k(scores: Float[Tensor, "rows vocab"], k: int) -> Float[Tensor, "rows vocab"]:
-    """Leave the ``k`` highest scores and those equal to the last of them; the others become -inf."""
+    """Set all logits below the ``k``-th highest to -inf; logits equal to the ``k``-th highest are kept too."""
     least = scores.topk(min(k, scores.shape[-1])).values[..., -1:]
     return scores.masked_fill(scores < least, float("-inf"))
 
 
 def keep_top_p(scores: Float[Tensor, "rows vocab"], p: float) -> Float[Tensor, "rows vocab"]:
-    """Leave the fewest tokens whose probabilities sum to ``p`` or more: of 0.5 0.3 0.2 the first two at 0.7."""
+    """Keep the smallest set of most probable tokens whose probabilities sum to ``p`` or more; set the other logits to -inf.
+
+    Of the probabilities 0.5 0.3 0.2, the first two are kept at p = 0.7.
+    """
+    # Ascending order, as in transformers: the cumulated sum of the small probabilities decides which tokens are dropped.
     ordered, order = scores.sort(descending=False)
     dropped = ordered.softmax(-1).cumsum(-1) <= 1 - p
-    dropped[..., -1] = False  # the most probable one stays, whatever p
+    dropped[..., -1] = False  # always keep the most probable token, even if p is tiny
     return scores.masked_fill(dropped.scatter(-1, order, dropped), float("-inf"))
 
 
 def keep_min_p(scores: Float[Tensor, "rows vocab"], p: float) -> Float[Tensor, "rows vocab"]:
-    """Leave tokens that are at least ``p`` times as probable as the most probable one."""
+    """Keep tokens at least ``p`` times as probable as the most probable token; set the other logits to -inf."""
     probabilities = scores.softmax(-1)
     return scores.masked_fill(probabilities < p * probabilities.amax(-1, keepdim=True), float("-inf"))
 
 
 def warp(scores: Float[Tensor, "rows vocab"], sampling: Sampling) -> Float[Tensor, "rows vocab"]:
-    """What is drawn from, as unnormalised log-probabilities: temperature, top-k, top-p, min-p."""
+    """Apply temperature, top-k, top-p and min-p in this order; returns unnormalised log-probabilities to sample from."""
     if sampling.temperature != 1:
         scores = scores / sampling.temperature
     if sampling.top_k is not None:
@@ -147,17 +155,27 @@ def warp(scores: Float[Tensor, "rows vocab"], sampling: Sampling) -> Float[Tenso
 
 
 def uniforms(seed: int, rows: Sequence[int], steps: int) -> Float[Tensor, "rows steps"]:
-    """One number in [0, 1) for each row and step: row 3 has the same numbers in every batch, and more steps only add to them."""
+    """Return uniform random numbers in [0, 1), one per row and step.
+
+    Args:
+        rows: row numbers. A row's numbers depend only on ``seed`` and its row number, not on the other rows.
+        steps: numbers per row; a larger ``steps`` extends a row and leaves its first numbers unchanged.
+    """
     return torch.from_numpy(np.stack([np.random.default_rng((seed, row)).random(steps) for row in rows]))
 
 
 def draw(scores: Float[Tensor, "rows vocab"], uniform: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """Draw a token of each row where its uniform number falls: with probabilities 0.5 0.3 0.2 and 0.6 the second."""
-    cumulated = scores.softmax(-1, dtype=torch.float64).cumsum(-1)  # [rows, vocab]; float32 would move the borders with the batch
-    places = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)  # a token of probability 0 has no width
+    """Sample one token per row by inverting the cumulative distribution at ``uniform``.
+
+    With probabilities 0.5 0.3 0.2, the uniform number 0.6 selects the second token.
+    """
+    # float64: float32 sums differ in the last bits between batch sizes, which could change the sampled token.
+    cumulated = scores.softmax(-1, dtype=torch.float64).cumsum(-1)  # [rows, vocab]
+    # right=True: a token of probability 0 covers an empty interval and is never selected.
+    places = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)
     return places[:, 0].clamp_(max=scores.shape[-1] - 1)
 
 
 def fresh_seed() -> int:
-    """A seed from torch's global generator, so that ``torch.manual_seed`` decides what follows."""
+    """Draw a seed from torch's global generator, so that ``torch.manual_seed`` makes sampling reproducible."""
     return int(torch.randint(2**62, ()))

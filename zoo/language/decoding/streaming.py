@@ -1,8 +1,8 @@
-"""Token ids to text as they come: only whole characters, and nothing that a stop string will take back.
+"""Streaming detokenization: text of token ids as they arrive, in whole characters and cut at stop strings.
 
-A token of a byte-level vocabulary may hold a part of a character, and a stop string may begin in one token and end in another. With the
-stop string "STOP" the tokens ``Sure .S T OP !`` are shown as ``Sure``, ``.``, and then nothing: the ``S`` waits until it is known
-whether it begins a stop string, and text ends before it.
+A token of a byte-level vocabulary may hold only a part of a character. A stop string may begin in one token and end in another. With the
+stop string "STOP", the tokens ``Sure .S T OP !`` give the text pieces ``Sure`` and ``.``, then nothing: the ``S`` is held back until it
+is known whether it begins a stop string.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,31 +10,32 @@ from collections.abc import Callable, Sequence
 from zoo.errors import ConfigError
 
 Decode = Callable[[list[int]], str]
-UNFINISHED = "\ufffd"  # what a decoder gives for bytes that are no whole character
+UNFINISHED = "\ufffd"  # decoders return it for bytes that are not a whole character
 
 
 class TextStream:
-    """One answer's text, piece by piece.
+    """Incremental decoder of one answer.
 
     Args:
-        decode: token ids to text.
-        stop: strings that end the text, which is cut before the first of them.
+        decode: function from token ids to text.
+        stop: stop strings; the text is cut before the first of them.
 
     Attributes:
-        text: all that was given out so far.
-        has_stopped: whether a stop string was found.
+        text: text returned so far.
+        has_stopped: True if a stop string was found.
     """
 
     def __init__(self, decode: Decode, stop: Sequence[str] = ()) -> None:
         self.decode, self.stop = decode, check_stop(stop)
         self.text, self.has_stopped = "", False
         self._ids: list[int] = []
-        self._shown = 0  # ids whose text is whole
-        self._context = 0  # from here on ids are decoded together: a space or a joined mark may depend on what stands before
-        self._waiting = ""
+        self._shown = 0  # number of ids whose text was handed on
+        # Ids from here on are decoded together, because the text of a token (a space, a joined mark) may depend on the token before.
+        self._context = 0
+        self._waiting = ""  # text held back because it may begin a stop string
 
     def push(self, token: int) -> str:
-        """Take a token and give the text that is certain now, often the empty string."""
+        """Add a token id and return the new text that is final; this is often the empty string."""
         if self.has_stopped:
             return ""
         self._ids.append(token)
@@ -45,17 +46,17 @@ class TextStream:
         return self._give(now[len(before) :])
 
     def close(self) -> str:
-        """Give what was held back; the text ends here."""
+        """End the stream and return the text that was held back."""
         if self.has_stopped:
             return ""
         before, now = self.decode(self._ids[self._context : self._shown]), self.decode(self._ids[self._context :])
-        piece = self._give(now[len(before) :])  # with an unfinished character as the decoder shows it
+        piece = self._give(now[len(before) :])  # an unfinished last character becomes U+FFFD
         rest, self._waiting = ("" if self.has_stopped else self._waiting), ""
         self.text += rest
         return piece + rest
 
     def _give(self, new: str) -> str:
-        """Hand on what cannot be the beginning of a stop string."""
+        """Return the part of the new text that cannot begin a stop string; hold the rest back."""
         waiting = self._waiting + new
         cut = find_stop(waiting, self.stop)
         if cut is not None:
@@ -68,40 +69,40 @@ class TextStream:
 
 
 class StopStrings:
-    """Whether a text that grows by a token holds one of the strings: ``generate``'s ``stop``.
+    """``stop`` callback of ``generate``: returns True if the decoded ids contain a stop string.
 
-    Looks at the last tokens alone, as many as the longest string could reach back; a token has one byte at least.
+    Only the last ids are decoded: as many as the longest stop string has bytes, because a token holds at least one byte.
     """
 
     def __init__(self, decode: Decode, stop: Sequence[str]) -> None:
         self.decode, self.stop = decode, check_stop(stop)
-        self.reach = 8 + max((len(text.encode()) for text in self.stop), default=0)  # some more, for tokens without text
+        self.reach = 8 + max((len(text.encode()) for text in self.stop), default=0)  # 8 more, for special tokens without text
 
     def __call__(self, ids: list[int]) -> bool:
         return bool(self.stop) and find_stop(self.decode(ids[-self.reach :]), self.stop) is not None
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop string."""
+    """Return the text before the first stop string."""
     return text[: find_stop(text, stop)]
 
 
 def find_stop(text: str, stop: Sequence[str]) -> int | None:
-    """Where the first stop string begins."""
+    """Return the index at which the first stop string begins, or None if the text contains none."""
     return min((place for place in map(text.find, stop) if place >= 0), default=None)
 
 
 def longest_beginning(text: str, stop: Sequence[str]) -> int:
-    """How many of the last characters may begin a stop string: 2 of "no, ST" with the stop string "STOP"."""
+    """Return the number of last characters that may begin a stop string: 2 for "no, ST" with the stop string "STOP"."""
     lengths = (n for word in stop for n in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:n]))
     return max(lengths, default=0)
 
 
 def check_stop(stop: Sequence[str]) -> tuple[str, ...]:
-    """The stop strings.
+    """Return the stop strings as a tuple.
 
     Raises:
-        ConfigError: one string instead of several, an empty one, or something else.
+        ConfigError: ``stop`` is one string instead of a sequence, or an element is empty or not a string.
     """
     if isinstance(stop, str) or any(not isinstance(text, str) or not text for text in stop):
         raise ConfigError(f"stop: {stop!r}; allowed is a sequence of strings that are not empty, for example ['\\n\\n']")

@@ -1,4 +1,4 @@
-"""Windows of recordings to texts, many windows at once, with another try where a text is bad.
+"""Batched decoding of windows of recordings to text, with temperature fallback.
 
 Reference: openai-whisper ``transcribe.py``, ``decode_with_fallback``, and ``decoding.py``, ``DecodingTask``.
 """
@@ -18,17 +18,18 @@ from zoo.language.transcription.search import Text, beams, begin, choose, likeli
 from zoo.language.transcription.settings import Settings
 from zoo.layers.whisper_decoder import Memory, WhisperDecoder
 
-MOST_TRIES = 32  # temperatures of a window, in the number that its draws depend on
+MOST_TRIES = 32  # temperatures per window; spaces the numbers that seed the sampling so that no two tries share one
 
 
 @dataclass(frozen=True)
 class Window:
-    """A piece of a recording that is to be decoded.
+    """A window of a recording to decode.
 
     Attributes:
-        mels: of the piece alone, at most as many frames as the encoder takes.
-        start: frame of the recording at which it begins.
-        previous: token ids of what was said before.
+        mels: log-mel spectrogram of the window, without padding; at most as many frames as the encoder accepts.
+        start: first frame of the window in the recording.
+        language: language code of the speech.
+        previous: token ids of the preceding text, used as prompt.
     """
 
     mels: Float[Tensor, "num_mels frames"]
@@ -39,13 +40,16 @@ class Window:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The text of a window.
+    """Decoding result of one window.
 
     Attributes:
-        token_ids: text and timestamps.
-        average_log_probability: of its tokens, with the end symbol.
-        compression_ratio: bytes of the text to those of the text compressed by zlib.
-        memory: of this window alone.
+        token_ids: text and timestamp tokens.
+        text: decoded text, without special tokens.
+        temperature: temperature at which the text was decoded.
+        average_log_probability: mean log-probability of the tokens, including the end token.
+        compression_ratio: bytes of the text / bytes of the text compressed by zlib.
+        no_speech_probability: probability of the no-speech token.
+        memory: cross-attention keys and values of this window.
     """
 
     token_ids: list[int]
@@ -58,13 +62,19 @@ class Decoded:
 
 
 class Recogniser:
-    """What hears and what writes: encoder, decoder and symbols.
+    """Speech recogniser: audio encoder, Whisper decoder, tokenizer and settings.
 
     Args:
-        encode: mels (and a mask of their frames) to tokens of the recording.
-        window_frames: that the encoder takes.
-        tail_frames: of silence that short mode shows behind a piece. Without any a model that was trained with silence repeats itself.
-        alignment_heads: layer and head of each whose attention tells when a word was said; None: all of the upper half.
+        encode: function from mels [windows, num_mels, frames] and an optional mask of their frames to an ``Encoded``.
+        symbols: tokenizer with Whisper's special tokens.
+        window_frames: number of frames of a full window, the encoder's maximum.
+        tail_frames: frames of silence that short mode appends to a window. Without them, a model that was trained on padded windows
+            repeats itself.
+        alignment_heads: pairs (layer, head) of the cross-attention heads used for word times; None uses all heads of the upper half of
+            the layers, as openai-whisper does.
+
+    Raises:
+        ConfigError: the model does not support the settings.
     """
 
     def __init__(
@@ -82,6 +92,7 @@ class Recogniser:
         self.encode, self.decoder, self.symbols = encode, decoder, symbols
         self.num_mels, self.window_frames, self.tail_frames = num_mels, window_frames, tail_frames
         depth, num_heads = len(decoder.blocks), decoder.num_heads
+        # The reference's default for models without listed alignment heads.
         upper = [(layer, head) for layer in range(depth // 2, depth) for head in range(num_heads)]
         self.alignment_heads = upper if alignment_heads is None else [(layer, head) for layer, head in alignment_heads]
         self.settings = settings
@@ -91,11 +102,11 @@ class Recogniser:
         self._refuse()
 
     def remember(self, pieces: Sequence[Float[Tensor, "num_mels _"]]) -> Memory:
-        """What the decoder reads of pieces of recordings.
+        """Encode windows of recordings; returns the decoder's cross-attention keys and values.
 
-        Behind a piece stand zeros, as in the reference, where silence would be below: up to a whole window, or in short mode
-        ``tail_frames``.
+        Each window is padded to a full window, or in short mode by ``tail_frames``.
         """
+        # Padding is zero as in the reference, although silence has lower log-mel values.
         short = bool(self.settings.short)
         frames = torch.tensor([min(piece.shape[1] + self.tail_frames, self.window_frames) for piece in pieces])
         length = int(frames.max()) if short else self.window_frames
@@ -108,14 +119,17 @@ class Recogniser:
 
     @torch.inference_mode()
     def decode(self, windows: Sequence[Window]) -> list[Decoded]:
-        """Decode windows together; each gets the text that it gets alone.
+        """Decode a batch of windows; the text of a window does not depend on the others.
+
+        A text that fails a threshold of the settings is decoded again at the next temperature.
 
         Raises:
-            DataError: the model gives numbers that are not finite.
+            DataError: the model's scores are not finite.
         """
         memory = self.remember([window.mels for window in windows])
         found: dict[int, Decoded] = {}
         waiting = list(range(len(windows)))
+        # As in the reference, the text of the last temperature counts even if it fails the thresholds.
         for number, temperature in enumerate(self.settings.tries):
             tried = self._try([windows[i] for i in waiting], _rows(memory, waiting, len(windows)), temperature, number)
             found |= dict(zip(waiting, tried, strict=True))
@@ -125,14 +139,14 @@ class Recogniser:
         return [found[i] for i in range(len(windows))]
 
     def identify(self, mels: Float[Tensor, "num_mels frames"]) -> str:
-        """The language of a whole window: the likeliest of those the model knows.
+        """Return the code of the most probable language of a full window.
 
         Raises:
-            ConfigError: it knows but one.
+            ConfigError: the model is not multilingual.
         """
         languages = self.symbols.languages
         if not languages:
-            raise ConfigError("language: this model knows one language alone, and has no symbols for others")
+            raise ConfigError("language: this model is not multilingual, so that it cannot detect a language; set the language")
         with torch.inference_mode():
             start = torch.tensor([[self.symbols.sot]], device=self.device)
             logits = self.decoder(start, self.remember([mels]))[0, 0]
@@ -140,16 +154,18 @@ class Recogniser:
         return list(languages)[int(logits[ids].argmax())]
 
     def prompt(self, window: Window) -> tuple[list[int], int]:
-        """What stands before the text, and where in it the transcript starts."""
+        """Return the token ids before the text, and the index in them of the start-of-transcript token."""
         start = self.symbols.start(window.language, self.settings.task)
         start = start if self.with_times else [*start, self.symbols.no_timestamps]
+        # Previous text takes at most half the context, minus the token in front of it; the other half is for the transcript.
         kept = list(window.previous[-(self.decoder.context_length // 2 - 1) :])
         before = [self.symbols.sot_prev, *kept] if kept else []
         return before + start, len(before)
 
     def _try(self, windows: Sequence[Window], memory: Memory, temperature: float, number: int) -> list[Decoded]:
-        """Decode at one temperature; windows whose prompts are equally long go together."""
+        """Decode at one temperature; windows whose prompts have equal length form one batch."""
         prompts = [self.prompt(window) for window in windows]
+        # Prompts are not padded, because the decoder's positions count from the first token of a row.
         groups: dict[tuple[int, int], list[int]] = {}
         for i, (prompt, sot_place) in enumerate(prompts):
             groups.setdefault((len(prompt), sot_place), []).append(i)
@@ -179,34 +195,35 @@ class Recogniser:
         return choose(begun, self.rules, most=most, temperature=temperature, count=count, seed=settings.seed, places=places)
 
     def _decoded(self, text: Text, temperature: float, silence: float, memory: Memory) -> Decoded:
-        average = text.log_probability / (len(text.token_ids) + 1)
-        if average != average:
-            raise DataError("the model's scores are not finite (NaN); look at its weights, and at its precision")
-        said = self.symbols.decode([token for token in text.token_ids if token < self.symbols.eot]).strip()
-        return Decoded(text.token_ids, said, temperature, average, compression_ratio(said), silence, memory)
+        average = text.log_probability / (len(text.token_ids) + 1)  # + 1: the end token
+        if average != average:  # NaN
+            raise DataError("the model's scores are not finite (NaN); check its weights and its precision")
+        plain = self.symbols.decode([token for token in text.token_ids if token < self.symbols.eot]).strip()
+        return Decoded(text.token_ids, plain, temperature, average, compression_ratio(plain), silence, memory)
 
     def _is_bad(self, decoded: Decoded) -> bool:
-        """Whether the text repeats itself or is improbable; where nobody speaks, an improbable one is no matter."""
+        """Return True if the text repeats itself or is improbable; an improbable text of a silent window is accepted."""
         settings = self.settings
         repeats = _above(decoded.compression_ratio, settings.compression_ratio_threshold)
         improbable = settings.log_probability_threshold is not None and decoded.average_log_probability < settings.log_probability_threshold
         return (repeats or improbable) and not (improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold))
 
     def is_silent(self, decoded: Decoded) -> bool:
-        """Whether nobody speaks in a window."""
+        """Return True if the window has no speech: a high no-speech probability, and an improbable text."""
         limit = self.settings.log_probability_threshold
         probable = limit is not None and decoded.average_log_probability > limit
         return _above(decoded.no_speech_probability, self.settings.no_speech_threshold) and not probable
 
     def _refuse(self) -> None:
-        """Raise ConfigError for what this model cannot do."""
+        """Raise ConfigError unless the model supports the settings."""
         if self.with_times and self.symbols.timestamp_begin >= self.decoder.vocab_size:
-            raise ConfigError("timestamps: this model's vocabulary has none; leave them out")
+            raise ConfigError("timestamps: true, but this model's vocabulary has no timestamp tokens; set timestamps to false")
+        # Raises if the model does not know the language or the task.
         self.symbols.start(self.settings.language, self.settings.task)
 
 
 def compression_ratio(text: str) -> float:
-    """How much shorter zlib makes a text: 'a' a hundred times 8.3, a sentence 0.9."""
+    """Return bytes of the text / bytes compressed by zlib: about 8.3 for 'a' a hundred times, 0.9 for a short sentence."""
     data = text.encode("utf-8")
     return len(data) / len(zlib.compress(data))
 
@@ -216,7 +233,7 @@ def _above(value: float, threshold: float | None) -> bool:
 
 
 def _rows(memory: Memory, rows: Sequence[int], count: int) -> Memory:
-    """Some rows of a memory; all of them without a copy, and a single one too."""
+    """Select rows of a memory; returns views for all rows or a single row, copies otherwise."""
     if list(rows) == list(range(count)):
         return memory
     if len(rows) == 1:

@@ -1,8 +1,8 @@
-"""A recording's log-mels from its beginning to its end, a window at a time, however long it is.
+"""Log-mel spectrogram of a recording of any length, computed window by window.
 
-Reference: openai-whisper ``audio.py``, ``log_mel_spectrogram``, of the whole recording with 30 s of silence behind it. There the quietest
-value is 80 dB below the loudest of the whole recording, so that nothing is known before all of it was heard. Where we differ: a
-recording is read once to find the loudest value, and once more for its windows; what fits into ``KEPT_FRAMES`` is read but once.
+Reference: openai-whisper ``audio.py``, ``log_mel_spectrogram``, of the whole recording followed by 30 s of silence. The reference clips
+values more than 80 dB below the maximum of the whole recording, so that no window is final before all of it was read. Where we differ:
+a recording is read once for the maximum and once more for its windows; one of at most ``KEPT_FRAMES`` frames is read only once.
 """
 
 from collections.abc import Iterator
@@ -21,27 +21,27 @@ from zoo.processors.media.log_mel import DYNAMIC_RANGE, WHISPER, mel_power
 FRAMES_PER_SECOND = WHISPER.sample_rate_hz // WHISPER.hop_samples
 BLOCK_SECONDS = 30.0
 KEPT_FRAMES = 10 * 60 * FRAMES_PER_SECOND  # 19 MB at 80 mels
-EDGE_FRAMES = 2  # of a block that see beyond it: half a window of the spectrum, in hops
+EDGE_FRAMES = 2  # frames at a block's edge whose FFT window reaches beyond it: half an FFT window, in hops, rounded up
 
 
 class RecordingMels:
-    """Log-mels of one recording; windows are asked for in the order of their beginnings.
+    """Log-mel windows of one recording, read in order of their first frame.
 
     Args:
-        source: a path or the bytes of a file, samples at 16 kHz, ``(array, sample_rate_hz)``, or ready mels [num_mels, frames].
+        source: a path or the bytes of a file, samples at 16 kHz, ``(array, sample_rate_hz)``, or precomputed mels [num_mels, frames].
 
     Attributes:
-        num_frames: those that begin and end within the recording.
-        duration_s: of the recording.
+        num_frames: number of frames of the recording, without the silence after it.
+        duration_s: duration of the recording in seconds.
 
     Raises:
-        ItemError: nothing that can be used; damaged files are found here, before anything is decoded.
+        ItemError: the source is not a readable recording; the whole file is checked here, before anything is transcribed.
     """
 
     def __init__(self, source: Any, num_mels: int) -> None:
         self.num_mels = num_mels
         self.source: Any = source if isinstance(source, Recording) else _array(source, num_mels)
-        self.kept, self.begins_at = torch.empty(num_mels, 0), 0  # log10 of the power, of frames from ``begins_at`` on
+        self.kept, self.begins_at = torch.empty(num_mels, 0), 0  # log10 of the power of frames from ``begins_at`` on
         self.blocks: Iterator[Tensor] = iter(())
         if isinstance(self.source, Tensor):
             self.kept, self.num_frames, self.floor = self.source, self.source.shape[1], -10.0
@@ -61,7 +61,10 @@ class RecordingMels:
             self.blocks = self._power()
 
     def window(self, start: int, count: int) -> Float[Tensor, "num_mels count"]:
-        """Frames of the recording, and of the silence behind it; no window begins before the last one did."""
+        """Return frames ``start`` to ``start + count``, padded with silence after the end of the recording.
+
+        ``start`` must not be smaller than in the previous call, because earlier frames may have been dropped.
+        """
         assert start >= self.begins_at
         while self.begins_at + self.kept.shape[1] < start + count and (block := next(self.blocks, None)) is not None:
             self._forget(start)
@@ -74,13 +77,13 @@ class RecordingMels:
         return (found.clamp(min=self.floor) + 4.0) / 4.0
 
     def _forget(self, start: int) -> None:
-        """Drop what stands before a window, where the recording is not kept as a whole."""
+        """Drop the frames before ``start``, unless the whole recording is kept."""
         if self.begins_at + self.kept.shape[1] < self.num_frames or self.begins_at:
             dropped = min(start - self.begins_at, self.kept.shape[1])
             self.kept, self.begins_at = self.kept[:, dropped:], self.begins_at + dropped
 
     def _power(self) -> Iterator[Float[Tensor, "num_mels frames"]]:
-        """log10 of the power of all frames that see a sample of the recording, in blocks."""
+        """Yield log10 of the mel power in blocks, for all frames whose FFT window contains a sample of the recording."""
         edge = EDGE_FRAMES * WHISPER.hop_samples
         rest, before, count = np.empty(0, dtype=np.float32), 0, 0  # samples before the first frame that is still to be made
         for block in self._blocks():
@@ -100,7 +103,7 @@ class RecordingMels:
         return power.clamp_(min=1e-10).log10_().T
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        """Samples, no more than 30 s at a time."""
+        """Yield the samples at 16 kHz in blocks of at most 30 s."""
         if isinstance(self.source, np.ndarray):
             size = int(BLOCK_SECONDS * WHISPER.sample_rate_hz)
             return (self.source[start : start + size] for start in range(0, len(self.source), size))
@@ -108,22 +111,22 @@ class RecordingMels:
 
 
 def _array(source: Any, num_mels: int) -> np.ndarray | Float[Tensor, "num_mels frames"]:
-    """Samples at 16 kHz as an array, or ready mels as a tensor.
+    """Return samples at 16 kHz as an array, or precomputed mels as a tensor.
 
     Raises:
-        ItemError: neither.
+        ItemError: the source is neither samples nor mels.
     """
     values, rate = source if isinstance(source, tuple) and len(source) == 2 else (source, WHISPER.sample_rate_hz)
     if isinstance(values, Tensor) and values.ndim == 2 and values is source:
         if len(values) != num_mels or not values.is_floating_point() or not values.shape[1]:
-            raise ItemError(f"mels are {values.dtype} of shape {list(values.shape)}; ready ones are floats [{num_mels}, frames]", "audio")
+            raise ItemError(f"mels: {values.dtype} of shape {list(values.shape)}; allowed are floats [{num_mels}, frames]", "audio")
         return values.detach().float().cpu()
     if isinstance(values, Tensor):
         values = values.detach().float().cpu().numpy()
     if not isinstance(values, np.ndarray) or (values is source and values.ndim != 1):
         kind = f"array {values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
         raise ItemError(
-            f"a recording cannot be made from {kind}; give a path, the bytes of a file, samples [n] at {WHISPER.sample_rate_hz} Hz as an "
+            f"cannot read audio from {kind}; give a path, the bytes of a file, samples [n] at {WHISPER.sample_rate_hz} Hz as an "
             "array, or (array, sample_rate_hz)",
             "audio",
         )

@@ -1,7 +1,7 @@
-"""What may be said next: Whisper's rules for blanks, for symbols that nobody speaks, and for timestamps.
+"""Whisper's decoding rules: suppression of blanks and non-speech tokens, and the order of timestamps.
 
 Reference: openai-whisper ``decoding.py``, ``SuppressBlank``, ``SuppressTokens`` and ``ApplyTimestampRules``. A text with timestamps is
-``<|0.00|> text <|2.00|><|2.00|> text <|3.20|>``: one at its beginning, then pairs, and one or a pair at its end.
+``<|0.00|> text <|2.00|><|2.00|> text <|3.20|>``: one timestamp at its beginning, then pairs, and one or a pair at its end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 NEVER = float("-inf")
-TOKENS_PER_SECOND = 50  # of the encoder, and steps of timestamps
-LATEST_START = round(1.0 * TOKENS_PER_SECOND)  # a window's first timestamp
+TOKENS_PER_SECOND = 50  # encoder tokens per second, and resolution of timestamps (20 ms)
+LATEST_START = round(1.0 * TOKENS_PER_SECOND)  # maximum of a window's first timestamp (1 s), as in the reference
 
 
 @runtime_checkable
 class Symbols(Protocol):
-    """A tokenizer with Whisper's special symbols: their ids, of which those of timestamps are the last.
+    """Protocol of a tokenizer with Whisper's special tokens; timestamp tokens have the largest ids.
 
     Attributes:
-        sot: starts a transcript; ``sot_prev`` starts the text before it, ``eot`` ends it.
-        languages: ids by code; empty where the model knows but English.
-        suppressed: ids that are never said, special ones among them.
-        blank: ids with which no text begins.
+        sot: id of the start-of-transcript token.
+        eot: id of the end token; all text tokens have smaller ids.
+        sot_prev: id of the token before the previous text.
+        no_speech: id of the no-speech token.
+        no_timestamps: id of the token that switches timestamps off.
+        timestamp_begin: id of ``<|0.00|>``.
+        languages: ids of the language tokens by language code; empty if the model is English-only.
+        suppressed: ids that are never generated, including special tokens.
+        blank: ids that must not begin a text.
+        is_multilingual: True if the model has language and task tokens.
     """
 
     sot: int
@@ -46,7 +52,12 @@ class Symbols(Protocol):
 
 
 class Rules:
-    """Scores of the next token of each text, with -inf at what may not be said."""
+    """Logit filter: sets the logits of tokens that Whisper's rules forbid to -inf.
+
+    Args:
+        symbols: tokenizer with Whisper's special tokens.
+        timestamps: generate timestamps and apply their rules.
+    """
 
     def __init__(self, symbols: Symbols, *, timestamps: bool, device: torch.device | None = None) -> None:
         self.end, self.first_time, self.timestamps = symbols.eot, symbols.timestamp_begin, timestamps
@@ -54,10 +65,10 @@ class Rules:
         self.never, self.blank = (torch.tensor(sorted(set(ids)), dtype=torch.int64, device=device) for ids in (never, symbols.blank))
 
     def apply(self, logits: Float[Tensor, "rows vocab_size"], texts: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab_size"]:
-        """Change the scores in place.
+        """Apply the rules to the logits, in place.
 
         Args:
-            texts: what was said before of each row, all equally long, without what stands before the text itself.
+            texts: token ids generated so far in each row, without the prompt; all rows have equal length.
         """
         if not texts[0]:
             logits.index_fill_(1, self.blank, NEVER)
@@ -73,7 +84,10 @@ class Rules:
         return self._prefer_times(logits)
 
     def _pair(self, scores: Float[Tensor, " vocab_size"], text: Sequence[int]) -> None:
-        """Behind a pair of timestamps comes text, behind text and one timestamp another or the end; times do not go back."""
+        """Enforce timestamp pairs and increasing times for one row.
+
+        After a pair of timestamps comes text; after text and a single timestamp comes another timestamp or the end token.
+        """
         first = self.first_time
         last_is_time, before_is_time = text[-1] >= first, len(text) < 2 or text[-2] >= first
         if last_is_time and before_is_time:
@@ -81,11 +95,11 @@ class Rules:
         elif last_is_time:
             scores[: self.end] = NEVER
         latest = next((token for token in reversed(text) if token >= first), None)
-        if latest is not None:  # a segment has a length, or one would say the same for ever
+        if latest is not None:  # segments must have a duration above 0, because empty segments could repeat for ever
             scores[first : latest if last_is_time and not before_is_time else latest + 1] = NEVER
 
     def _prefer_times(self, logits: Float[Tensor, "rows vocab_size"]) -> Float[Tensor, "rows vocab_size"]:
-        """Where all timestamps together are likelier than any other token, no other token is left."""
+        """Allow only timestamps in rows whose timestamps together are more probable than every other token."""
         times, others = logits[:, self.first_time :], logits[:, : self.first_time]
         wins = times.logsumexp(-1) > others.amax(-1)
         others.masked_fill_(wins[:, None], NEVER)

@@ -1,8 +1,8 @@
-"""Texts of windows, token by token: the likeliest token, tokens that are drawn, or beams.
+"""Greedy decoding, sampling and beam search for speech recognition.
 
-Reference: openai-whisper ``decoding.py``, ``GreedyDecoder``, ``BeamSearchDecoder`` and ``MaximumLikelihoodRanker``, whose texts these
-are. Where we differ: what stands before the text is run once, not once for each beam; windows that have ended leave the batch; draws
-are a function of the seed and the window's place, so that they do not depend on what else is in the batch.
+Reference: openai-whisper ``decoding.py``, ``GreedyDecoder``, ``BeamSearchDecoder`` and ``MaximumLikelihoodRanker``; the texts are equal.
+Where we differ: the prompt is run once per window, not once per beam; finished windows are removed from the batch; the random numbers
+of sampling depend only on the seed and the window's place, not on the rest of the batch.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,12 @@ from zoo.layers.whisper_decoder import Memory, WhisperDecoder
 
 @dataclass(frozen=True)
 class Text:
-    """One text of a window, without its end symbol, and the log-probability of all its tokens, with the end where it was said."""
+    """One candidate text of a window.
+
+    Attributes:
+        token_ids: token ids without the end token.
+        log_probability: sum over the tokens, including the end token if the text has one.
+    """
 
     token_ids: list[int]
     log_probability: float
@@ -28,11 +33,13 @@ class Text:
 
 @dataclass
 class Begun:
-    """Windows whose prompts, equally long, are in the cache; each window has one row.
+    """Decoding state of a batch of windows whose prompts, of equal length, have been run.
 
     Attributes:
-        hidden: at the last token of each prompt.
-        no_speech: probability, at the token that starts the transcript, that nobody speaks.
+        memory: cross-attention keys and values of the windows.
+        cache: self-attention keys and values of the tokens so far.
+        hidden: hidden state of the last token of each row.
+        no_speech: probability of the no-speech token of each window, at the start-of-transcript token.
     """
 
     decoder: WhisperDecoder
@@ -42,7 +49,7 @@ class Begun:
     no_speech: list[float]
 
     def repeat(self, count: int) -> None:
-        """So many rows for each window, one behind the other; they share its memory."""
+        """Repeat each window's row ``count`` times, for beams or samples; the rows of a window share its memory."""
         if count > 1:
             each = torch.arange(len(self.hidden), device=self.hidden.device).repeat_interleave(count)
             self.cache.select(each)
@@ -50,24 +57,26 @@ class Begun:
             self.decoder.prepare(len(each))
 
     def keep(self, windows: Sequence[int], rows_each: int) -> None:
-        """Forget the other windows."""
+        """Keep only these windows, with ``rows_each`` rows per window."""
         kept = torch.tensor(windows, device=self.hidden.device)
         self.memory = self.memory.select(kept)
         rows = (kept[:, None] * rows_each + torch.arange(rows_each, device=kept.device)).flatten()
         self.cache.select(rows)
 
     def show(self, tokens: Sequence[int]) -> None:
-        """The next token of each row."""
+        """Feed the next token of each row to the decoder and update ``hidden``."""
         shown = torch.tensor(tokens, device=self.hidden.device)[:, None]
         self.hidden = self.decoder.states(shown, self.memory, cache=self.cache)[:, -1]
 
 
 def begin(decoder: WhisperDecoder, memory: Memory, prompts: Sequence[Sequence[int]], *, sot_place: int, no_speech: int, most: int) -> Begun:
-    """Read the prompts.
+    """Run the prompts through the decoder.
 
     Args:
-        sot_place: where in each prompt the transcript starts.
-        most: tokens of a text.
+        prompts: token ids of each window's prompt, all of equal length.
+        sot_place: index of the start-of-transcript token in each prompt.
+        no_speech: id of the no-speech token.
+        most: maximum number of tokens of a text.
     """
     ids = torch.tensor([list(prompt) for prompt in prompts], device=memory.keys.device)
     cache = decoder.new_cache(len(prompts), min(decoder.context_length, ids.shape[1] + most))
@@ -77,16 +86,18 @@ def begin(decoder: WhisperDecoder, memory: Memory, prompts: Sequence[Sequence[in
 
 
 def room(decoder: WhisperDecoder, prompt_length: int) -> int:
-    """The most tokens of a text: half the context, or what the prompt leaves of it."""
+    """Return the maximum number of tokens of a text: half the context, or less if the prompt leaves less."""
+    # + 1: the last token of a text is not fed to the decoder and needs no place in the context.
     return min(decoder.context_length // 2, decoder.context_length - prompt_length + 1)
 
 
 def choose(begun: Begun, rules: Rules, *, most: int, temperature: float, count: int, seed: int, places: Sequence[int]) -> list[list[Text]]:
-    """The likeliest token each time, or tokens that are drawn.
+    """Decode greedily at temperature 0, or sample; returns the texts of each window.
 
     Args:
-        count: texts of each window.
-        places: a number of each window, on which alone its draws depend, beside the seed.
+        most: maximum number of tokens of a text.
+        count: number of texts per window.
+        places: a number for each window; with the seed, it determines the window's random numbers.
     """
     chance = None
     if temperature > 0:
@@ -102,12 +113,13 @@ def choose(begun: Begun, rules: Rules, *, most: int, temperature: float, count: 
         gains = (logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)).tolist()
         for row, (token, gain) in enumerate(zip(tokens.tolist(), gains, strict=True)):
             sums[row] += 0.0 if ended[row] else gain
+            # Finished rows are filled with the end token, because the rules need texts of equal length.
             texts[row].append(rules.end if ended[row] else token)
             ended[row] = texts[row][-1] == rules.end
         groups = range(len(windows))
         open_groups = [g for g in groups if not all(ended[g * count : (g + 1) * count])]
         last = not open_groups or step + 1 == most
-        if last or 2 * len(open_groups) <= len(windows):  # copying what is left costs as much as a few steps
+        if last or 2 * len(open_groups) <= len(windows):  # copying the cache costs a few steps
             for g in groups if last else sorted(set(groups) - set(open_groups)):
                 found[windows[g]] = [Text(_until(texts[r], rules.end), sums[r]) for r in range(g * count, (g + 1) * count)]
             if last:
@@ -122,15 +134,15 @@ def choose(begun: Begun, rules: Rules, *, most: int, temperature: float, count: 
 
 
 def beams(begun: Begun, rules: Rules, *, most: int, num_beams: int, patience: float = 1.0) -> list[list[Text]]:
-    """Follow the likeliest texts, until ``num_beams * patience`` of them have ended, or ``most`` tokens are there."""
+    """Decode by beam search until ``num_beams * patience`` texts have ended or texts have ``most`` tokens; returns each window's texts."""
     enough = max(1, round(num_beams * patience))
     windows = [_Beams(window, num_beams, enough, rules.end) for window in range(len(begun.hidden))]
-    going, rows_each = windows, 1  # every window begins as one row, because its beams would say the same
+    going, rows_each = windows, 1  # the first step runs one row per window, because its beams are still equal
     for step in range(most):
         texts = [text for window in going for text in window.texts]
         logits = rules.apply(begun.decoder.logits(begun.hidden), texts)
         sums = torch.tensor([score for window in going for score in window.scores], device=logits.device)
-        best = logits.log_softmax(-1).topk(num_beams + 1)
+        best = logits.log_softmax(-1).topk(num_beams + 1)  # + 1: one of them may be the end token
         scores, tokens = (best.values + sums[:, None]).tolist(), best.indices.tolist()
         origins = []
         for place, window in enumerate(going):
@@ -146,7 +158,7 @@ def beams(begun: Begun, rules: Rules, *, most: int, num_beams: int, patience: fl
 
 
 def _reorder(begun: Begun, origins: Sequence[Sequence[int]], kept: Sequence[int], windows: int, rows_each: int) -> None:
-    """Let the cache's rows be those that the beams come from, and the memory that of the windows that go on."""
+    """Reorder the cache rows to the beams that were extended, and keep the memory of the unfinished windows only."""
     rows, device = [row for window in origins for row in window], begun.hidden.device
     if rows != list(range(windows * rows_each)):
         begun.cache.select(torch.tensor(rows, device=device))
@@ -155,7 +167,7 @@ def _reorder(begun: Begun, origins: Sequence[Sequence[int]], kept: Sequence[int]
 
 
 class _Beams:
-    """The texts of one window: those that go on, and those that have ended."""
+    """Beams of one window: unfinished texts with their scores, and finished texts."""
 
     def __init__(self, number: int, num_beams: int, enough: int, end: int) -> None:
         self.number, self.num_beams, self.enough, self.end = number, num_beams, enough, end
@@ -165,16 +177,18 @@ class _Beams:
 
     @property
     def is_done(self) -> bool:
+        """True if enough texts have ended."""
         return len(self.ended) >= self.enough
 
     def step(self, scores: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]]) -> list[int]:
-        """Take one more token; returns from which text each that goes on comes.
+        """Extend the beams by one token; returns the index of the text that each new unfinished text extends.
 
         Args:
-            scores: of each text's likeliest continuations, one more than there are beams.
+            scores: summed log-probabilities of each text's ``num_beams + 1`` best continuations: one of them may be the end token.
+            tokens: token ids of these continuations.
         """
         candidates = [(score, row, token) for row in range(len(scores)) for score, token in zip(scores[row], tokens[row], strict=True)]
-        candidates.sort(key=lambda candidate: -candidate[0])  # those of equal score stay in their order
+        candidates.sort(key=lambda candidate: -candidate[0])  # stable: ties keep the reference's order
         going: list[tuple[float, int, int]] = []
         for score, row, token in candidates:
             if token != self.end:
@@ -187,14 +201,18 @@ class _Beams:
         return [row for _, row, _ in going]
 
     def results(self) -> list[Text]:
-        """The texts that ended; where these are too few, the likeliest of the others as they are."""
+        """Return the finished texts; if they are fewer than the beams, add the most probable unfinished ones."""
         order = sorted(range(len(self.texts)), key=lambda row: -self.scores[row])
-        missing = max(0, self.num_beams - len(self.ended))
+        missing = max(0, self.num_beams - len(self.ended))  # the reference ranks at least num_beams texts
         return self.ended + [Text(self.texts[row], self.scores[row]) for row in order[:missing]]
 
 
 def likeliest(texts: Sequence[Text], length_penalty: float | None) -> Text:
-    """The text of the highest log-probability per token, or by Wu et al. 2016 (arXiv 1609.08144), equation 14."""
+    """Return the text with the highest length-normalised log-probability.
+
+    Args:
+        length_penalty: exponent alpha of Wu et al. 2016 (arXiv 1609.08144, equation 14); None divides by the number of tokens.
+    """
 
     def score(text: Text) -> float:
         length = len(text.token_ids)

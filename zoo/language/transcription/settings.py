@@ -1,4 +1,4 @@
-"""How a recording is transcribed: what openai-whisper calls the options of ``transcribe`` and of decoding, checked once."""
+"""Settings of transcription: openai-whisper's options of ``transcribe`` and of decoding, validated once."""
 
 import math
 from collections.abc import Sequence
@@ -13,31 +13,35 @@ WINDOWS = ("seek", "fixed")
 
 @dataclass(frozen=True)
 class Settings:
-    """Defaults are those of openai-whisper's ``transcribe`` in Python.
+    """Settings of transcription; the defaults are those of openai-whisper's ``transcribe`` in Python.
 
     Attributes:
-        language: its code; None lets the model find it by the first 30 s.
-        task: "transcribe", or "translate" into English, which multilingual models can.
-        temperatures: the first is tried, and the next where the text fails one of the thresholds below. At 0 the likeliest token is
-            taken, or the likeliest of ``num_beams`` texts; above 0 tokens are drawn, of ``best_of`` texts the likeliest is taken.
-        patience: a window ends when ``num_beams * patience`` texts have ended (Kasai et al. 2022, arXiv 2204.05424).
-        length_penalty: alpha of Wu et al. 2016 (arXiv 1609.08144, equation 14), by which beams and drawn texts are compared; None
-            compares log-probabilities per token.
-        compression_ratio_threshold: a text that is compressed more repeats itself; None asks nothing. Likewise the next two.
-        log_probability_threshold: a text whose tokens are less probable on average fails.
-        no_speech_threshold: a window whose first token says so, and whose text fails the threshold before this one, is silence.
-        timestamps: without them each window is one segment; None: as the model was trained.
-        word_timestamps: find when each word was said, by what the decoder attends to.
-        initial_prompt: stands before the first window as if it had been said: names, spelling.
-        condition_on_previous_text: what was said before a window stands before it, too.
-        windows: "seek": one begins where the last whole segment of the one before ends; "fixed": every 30 s, none knows of the
-            others, and those of one recording are decoded together.
-        short: the encoder is shown what there is of a window and little silence, not 30 s: faster, with other results; None: as the model's
-            processor shows recordings.
-        seed: of what is drawn; a window's draws depend on nothing but it and the window's place.
+        language: language code; None detects the language from the first 30 s.
+        task: "transcribe", or "translate" into English (multilingual models only).
+        temperatures: temperatures to try in order; the next one is tried if the text fails a threshold below. Temperature 0 decodes
+            greedily, or by beam search with ``num_beams``; above 0, the best of ``best_of`` sampled texts is taken.
+        num_beams: number of beams at temperature 0; None decodes greedily.
+        best_of: number of sampled texts at temperatures above 0; None means 1.
+        patience: beam search ends after ``num_beams * patience`` finished texts (Kasai et al. 2022, arXiv 2204.05424); None means 1.
+        length_penalty: exponent alpha of the length normalisation of beams and sampled texts (Wu et al. 2016, arXiv 1609.08144,
+            equation 14); None compares mean log-probabilities per token.
+        compression_ratio_threshold: a text with a higher compression ratio (bytes / zlib bytes) repeats itself and fails; None disables
+            this test.
+        log_probability_threshold: a text with a lower mean log-probability per token fails; None disables this test.
+        no_speech_threshold: a window is silent if its no-speech probability is higher and its mean log-probability is not above
+            ``log_probability_threshold``; None disables this test.
+        timestamps: generate timestamps; without them each window is one segment. None follows the model's training.
+        word_timestamps: compute the times of words from the decoder's cross-attention.
+        initial_prompt: text used as previous text of the first window, for example to give names or spelling.
+        condition_on_previous_text: use the text of previous windows as prompt of the next one.
+        windows: "seek" begins each window at the end of the last complete segment; "fixed" begins a window every 30 s, independent of the
+            others, so that windows of one recording form a batch.
+        short: encode only the recorded part of a window and little silence instead of 30 s, which is faster but changes results. None
+            follows the model's processor.
+        seed: random seed of the sampling; a window's random numbers depend only on the seed and the window's place.
 
     Raises:
-        ConfigError: a value that is not allowed, or one that would have no effect.
+        ConfigError: a value is not allowed or would have no effect.
     """
 
     language: str | None = None
@@ -72,24 +76,31 @@ class Settings:
         alpha = self.length_penalty
         _refuse("length_penalty", alpha, alpha is None or (_is_number(alpha) and 0 <= alpha <= 1), "0 to 1")
         for key in ("compression_ratio_threshold", "log_probability_threshold", "no_speech_threshold"):
-            _refuse(key, getattr(self, key), getattr(self, key) is None or _is_number(getattr(self, key)), "a number, or none at all")
+            _refuse(
+                key,
+                getattr(self, key),
+                getattr(self, key) is None or _is_number(getattr(self, key)),
+                "a number, or null to disable the test",
+            )
         seed = self.seed
         _refuse("seed", seed, isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0, "0 or more")
         self._refuse_without_effect()
 
     @property
     def tries(self) -> tuple[float, ...]:
-        """The temperatures, one after the other."""
+        """Temperatures to try, in order."""
         several = self.temperatures
         return (float(several),) if isinstance(several, int | float) else tuple(float(t) for t in several)
 
     def _refuse_without_effect(self) -> None:
         if self.patience is not None and self.num_beams is None:
-            raise ConfigError(f"patience: {self.patience} has no effect without beams; give num_beams, or leave it out")
+            raise ConfigError(f"patience: {self.patience} has no effect without beams; set num_beams, or leave patience out")
         if self.num_beams is not None and 0 not in self.tries:
-            raise ConfigError(f"num_beams: {self.num_beams} has no effect at temperatures {list(self.tries)}; they need a 0")
+            raise ConfigError(
+                f"num_beams: {self.num_beams} has no effect at temperatures {list(self.tries)}; add temperature 0, or leave num_beams out"
+            )
         if self.best_of is not None and not any(self.tries):
-            raise ConfigError(f"best_of: {self.best_of} has no effect at temperature 0; give one above 0, or num_beams")
+            raise ConfigError(f"best_of: {self.best_of} has no effect at temperature 0; add a temperature above 0, or set num_beams")
 
 
 def _is_number(value: Any) -> bool:

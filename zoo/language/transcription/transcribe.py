@@ -1,4 +1,4 @@
-"""The verb ``transcribe`` of systems with the head ``whisper``."""
+"""The method ``transcribe`` of systems with the head ``whisper``."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,8 +10,8 @@ from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.transcript import Transcript
 from zoo.language.transcription.windows import OnProgress, transcribe_each
 
-# 4 s. tiny.en on 23 prompts of Asterisk's test split, greedy: 3.6 % word errors, and with 0, 1 and 2 s 959, 204 and 76 %, because it
-# repeats itself; 3.2 % with windows of 30 s.
+# 4 s. Word error rate of tiny.en on 23 prompts of Asterisk's test split, greedy: 3.6 % with 4 s of silence, 3.2 % with windows of 30 s.
+# With 0, 1 and 2 s it is 959, 204 and 76 %, because the model repeats itself.
 SILENT_FRAMES = 400
 
 
@@ -39,21 +39,22 @@ def transcribe(
     batch_size: int = 1,
     on_progress: OnProgress | None = None,
 ) -> Transcript | list[Transcript]:
-    """Write down what is said; the keywords up to ``seed`` are those of ``zoo.language.transcription.settings.Settings``.
+    """Transcribe recordings.
 
-    A transcript is what openai-whisper's ``transcribe`` gives with the same weights and options, apart from what is drawn; it does not
-    depend on ``batch_size`` nor on the other recordings.
+    The keyword arguments from ``language`` to ``seed`` are those of ``zoo.language.transcription.settings.Settings``. A transcript equals that of
+    openai-whisper's ``transcribe`` with the same weights and options, except for sampled text. It does not depend on ``batch_size`` or
+    on the other recordings.
 
     Args:
-        audio: a path, the bytes of a file, samples at 16 kHz as a float array, ``(array, sample_rate_hz)`` or ready mels
-            [num_mels, frames]; of any length. A list of these gives a list.
-        batch_size: windows that go through the model together, of several recordings, or of one with windows="fixed", which is faster
-            on long recordings and knows less of what was said before.
-        on_progress: told number, seconds that are done, and length in seconds of a recording.
+        audio: a path, the bytes of a file, samples at 16 kHz as a float array, ``(array, sample_rate_hz)``, or precomputed mels
+            [num_mels, frames]; of any length. For a list of these, a list of transcripts is returned.
+        batch_size: windows per call of the model: one of each recording, or with windows="fixed" several of one recording, which is
+            faster on long recordings but uses less context.
+        on_progress: callback ``(number, done_seconds, total_seconds)`` of a recording.
 
     Raises:
-        ConfigError: settings that are not allowed, or that this model cannot follow.
-        DataError: a recording that cannot be used.
+        ConfigError: a setting is not allowed, or this model does not support it.
+        DataError: a recording cannot be used.
     """
     settings = Settings(
         language=language,
@@ -77,26 +78,27 @@ def transcribe(
     recogniser = recogniser_of(system, settings)
     several = isinstance(audio, list)
     found: dict[int, Transcript] = {}
-    for number, heard in transcribe_each(recogniser, audio if several else [audio], batch_size=batch_size, on_progress=on_progress):
-        if isinstance(heard, DataError):
-            raise heard
-        found[number] = heard
+    for number, result in transcribe_each(recogniser, audio if several else [audio], batch_size=batch_size, on_progress=on_progress):
+        if isinstance(result, DataError):
+            raise result
+        found[number] = result
     ordered = [found[number] for number in sorted(found)]
     return ordered if several else ordered[0]
 
 
 def recogniser_of(system: Any, settings: Settings) -> Recogniser:
-    """What hears and writes in a system.
+    """Build the recogniser of a system.
 
     Raises:
-        ConfigError: it has no processor or tokenizer, or cannot follow the settings.
+        ConfigError: the system has no processor or tokenizer, or does not support the settings.
     """
     if system.processor is None:
-        raise ConfigError(f"{system.name} has no processor, which reads recordings and writes texts; load it from a saved directory")
+        raise ConfigError(f"{system.name} has no processor, which transcription needs; load the system from a saved directory")
     audio, symbols = system.processor["audio"], system.processor["transcript"]
     if not symbols.is_fitted:
-        symbols.decode([])  # says how one comes by a tokenizer
-    knows_times = symbols.ids.num_timestamps > 0 and (symbols.timestamps or symbols.source == "given")  # or its training had none
+        symbols.decode([])  # raises the error that explains how to get a tokenizer
+    # A model whose training data had no timestamps has the tokens but cannot use them.
+    knows_times = symbols.ids.num_timestamps > 0 and (symbols.timestamps or symbols.source == "given")
     settings = replace(
         settings,
         short=audio.mask if settings.short is None else settings.short,
@@ -108,7 +110,7 @@ def recogniser_of(system: Any, settings: Settings) -> Recogniser:
         symbols=symbols,
         num_mels=audio.num_mels,
         window_frames=audio.context_frames,
-        tail_frames=0 if audio.mask else SILENT_FRAMES,  # with a mask it was trained on what there is
+        tail_frames=0 if audio.mask else SILENT_FRAMES,  # a model with a mask was trained without silence after the recording
         alignment_heads=system.head.alignment_heads,
         settings=settings,
     )

@@ -1,4 +1,4 @@
-"""What was heard in a recording: its text, in segments with times and, where asked for, in words."""
+"""Transcript of a recording: text, segments with times, and optionally words with times."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,12 +6,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Word:
-    """One word with the punctuation at it.
+    """One word with its punctuation.
 
     Attributes:
-        text: begins with a space, where the language has spaces between words.
-        start: seconds from the beginning of the recording; likewise ``end``.
-        probability: mean of its tokens'.
+        text: text of the word; it begins with a space in languages with spaces between words.
+        start: seconds from the beginning of the recording.
+        end: seconds from the beginning of the recording.
+        probability: mean probability of its tokens.
     """
 
     text: str
@@ -22,17 +23,19 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """What was said from one timestamp to the next.
+    """Text between two timestamps.
 
     Attributes:
-        id: its place among the recording's segments.
-        start: seconds from the beginning of the recording; likewise ``end``.
-        text: as the model wrote it, mostly with a space before it; empty where it has no length or no words.
-        token_ids: those of the text, and the timestamps around it.
-        temperature: at which the segment's window was decoded.
-        average_log_probability: of the tokens of its window; likewise ``compression_ratio`` (bytes of the text to those of the text
-            compressed) and ``no_speech_probability`` are its window's.
-        words: None where they were not asked for.
+        id: index among the recording's segments.
+        start: seconds from the beginning of the recording.
+        end: seconds from the beginning of the recording.
+        text: text as the model wrote it, usually with a leading space; empty if the segment has no duration or no words.
+        token_ids: token ids of the text and of the timestamps around it.
+        temperature: temperature at which the segment's window was decoded.
+        average_log_probability: mean log-probability of the tokens of the segment's window.
+        compression_ratio: bytes of the window's text / bytes of it compressed by zlib.
+        no_speech_probability: probability that the window has no speech.
+        words: words with times; None without ``word_timestamps``.
     """
 
     id: int
@@ -49,12 +52,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Transcript:
-    """A whole recording.
+    """Transcript of a whole recording.
 
     Attributes:
-        text: of all segments.
-        language: the code that was given, or the one that the model found.
-        duration_s: of the recording.
+        text: text of all segments.
+        segments: segments in order of time.
+        language: given or detected language code.
+        duration_s: duration of the recording in seconds.
     """
 
     text: str
@@ -63,5 +67,5 @@ class Transcript:
     duration_s: float
 
     def as_json(self) -> dict[str, Any]:
-        """Plain lists, dictionaries and numbers."""
+        """Return the transcript as plain lists, dictionaries, strings and numbers."""
         return asdict(self)

@@ -1,8 +1,8 @@
-"""Recordings of any length, window by window, many recordings at a time.
+"""Transcription of recordings of any length, window by window, in batches of recordings.
 
-Reference: openai-whisper ``transcribe.py``. A window is decoded, and the next begins where its last whole segment ends; what was said
-stands before the next. Where we differ: windows of several recordings go through the model together, a recording is never in memory as
-a whole, and special symbols, which a model that has learnt nothing may write, are no text.
+Reference: openai-whisper ``transcribe.py``. Each window begins where the last complete segment of the previous window ends, and gets
+the previous text as prompt. Where we differ: windows of several recordings form one batch; a long recording is never in memory as a
+whole; special tokens, which an untrained model may write, are removed from the text.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -20,12 +20,12 @@ from zoo.language.transcription.words import end_of, place_words, split_words, t
 OnProgress = Callable[[int, float, float], None]
 Work = Generator[list[Window], list[Decoded], Transcript]
 FRAMES_PER_TOKEN = FRAMES_PER_SECOND // TOKENS_PER_SECOND
-WARM = 0.5  # text that was drawn at a higher temperature does not stand before the next window
+WARM = 0.5  # text decoded at a higher temperature is unreliable and not used as prompt of the next window
 
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens of a window from one timestamp to the next, in seconds of the window."""
+    """Tokens of a window between two timestamps; ``start`` and ``end`` are seconds from the beginning of the window."""
 
     token_ids: list[int]
     start: float
@@ -33,19 +33,19 @@ class Span:
 
 
 def ends_single(ids: Sequence[int], first_time: int) -> bool:
-    """Whether a window's tokens end with text and one timestamp, behind which nobody speaks."""
+    """Return True if the tokens end with text and a single timestamp, which means that there is no speech after it."""
     return [token >= first_time for token in ids[-2:]] == [False, True]
 
 
 def split_spans(ids: Sequence[int], first_time: int, *, frames: int) -> tuple[list[Span], int]:
-    """Segments of a window's tokens, and how many frames on the next window begins.
+    """Split a window's tokens into segments; returns them and the number of frames to the beginning of the next window.
 
-    ``<0.00> a <1.00><1.20> b <2.00><2.00> c`` are a and b, and the next window begins at 2.00 s; with one timestamp at the end, behind
-    which nobody speaks, it begins behind this one.
+    ``<0.00> a <1.00><1.20> b <2.00><2.00> c`` gives the segments a and b, and the next window begins at 2.00 s to decode c again. If the
+    tokens end with a single timestamp (no speech after it), the next window begins after this whole window.
 
     Args:
-        first_time: id of ``<|0.00|>``.
-        frames: of the recording in the window.
+        first_time: token id of ``<|0.00|>``.
+        frames: frames of the recording in the window, without padding.
     """
     is_time = [token >= first_time for token in ids]
     borders = [place for place in range(1, len(ids)) if is_time[place - 1] and is_time[place]]
@@ -62,45 +62,48 @@ def split_spans(ids: Sequence[int], first_time: int, *, frames: int) -> tuple[li
 
 
 class Listening:
-    """One recording on its way to a transcript."""
+    """Transcription of one recording as a generator of windows to decode."""
 
     def __init__(self, recogniser: Recogniser, mels: RecordingMels, number: int, on_progress: OnProgress | None) -> None:
         self.recogniser, self.mels, self.number, self.on_progress = recogniser, mels, number, on_progress
         self.settings, self.symbols = recogniser.settings, recogniser.symbols
         self.segments: list[Segment] = []
-        self.last_end_s = 0.0  # of the words before
+        self.last_end_s = 0.0  # end of the last word of the previous window
         prompt = self.settings.initial_prompt
+        # Leading space as in the reference: words within a text are tokenised with the space before them.
         self.prompt = [] if prompt is None else self.symbols.encode(" " + prompt.strip())
         self.language = self.settings.language or "en"
 
     def work(self, at_once: int) -> Work:
-        """Ask for windows, take their texts, and return the transcript.
+        """Yield lists of windows, receive their decoded texts, and return the transcript.
 
         Args:
-            at_once: how many windows may be asked for, where none depends on the one before.
+            at_once: maximum number of windows per list; only windows="fixed" yields more than one, because they are independent.
         """
         self._tell(0)
         if self.settings.language is None and self.symbols.languages and self.mels.num_frames:
             self.language = self.recogniser.identify(self.mels.window(0, self.recogniser.window_frames))
         yield from self._fixed(at_once) if self.settings.windows == "fixed" else self._seek()
         self._tell(self.mels.num_frames)
-        said = [token for segment in self.segments for token in segment.token_ids if token < self.symbols.eot]
-        return Transcript(self.symbols.decode(said), self.segments, self.language, self.mels.duration_s)
+        text_ids = [token for segment in self.segments for token in segment.token_ids if token < self.symbols.eot]
+        return Transcript(self.symbols.decode(text_ids), self.segments, self.language, self.mels.duration_s)
 
     def _seek(self) -> Generator[list[Window], list[Decoded], None]:
-        said, fresh_from, seek = list(self.prompt), 0, 0
+        """Yield windows one by one; each begins at the end of the last segment and has the previous text as prompt."""
+        previous, prompt_from, seek = list(self.prompt), 0, 0
         while seek < self.mels.num_frames:
-            window = self._window(seek, said[fresh_from:])
+            window = self._window(seek, previous[prompt_from:])
             (decoded,) = yield [window]
             segments, step = self._taken(window, decoded)
             self.segments += segments
-            said += [token for segment in segments for token in segment.token_ids]
+            previous += [token for segment in segments for token in segment.token_ids]
             if segments and (not self.settings.condition_on_previous_text or decoded.temperature > WARM):
-                fresh_from = len(said)
+                prompt_from = len(previous)
             seek += step
             self._tell(seek)
 
     def _fixed(self, at_once: int) -> Generator[list[Window], list[Decoded], None]:
+        """Yield full windows side by side, each with the initial prompt only."""
         length = self.recogniser.window_frames
         starts = range(0, self.mels.num_frames, length)
         for first in range(0, len(starts), at_once):
@@ -114,7 +117,7 @@ class Listening:
         return Window(self.mels.window(start, frames), start, self.language, tuple(previous))
 
     def _taken(self, window: Window, decoded: Decoded) -> tuple[list[Segment], int]:
-        """A window's segments, and how many frames on the next one begins."""
+        """Return a window's segments and the number of frames to the beginning of the next window."""
         frames = window.mels.shape[1]
         if self.recogniser.is_silent(decoded):
             return [], frames
@@ -123,11 +126,12 @@ class Listening:
         segments = [self._segment(span, decoded, offset_s, len(self.segments) + i) for i, span in enumerate(spans)]
         if self.settings.word_timestamps:
             segments = self._with_words(segments, window, decoded)
+            # As in the reference, the next window then begins at the end of the last word.
             end = end_of(segments)
             if end is not None and end > offset_s and not ends_single(decoded.token_ids, self.symbols.timestamp_begin):
                 step = round(end * FRAMES_PER_SECOND) - window.start
             self.last_end_s = self.last_end_s if end is None else end
-        return [_cleared(segment) for segment in segments], max(1, step)
+        return [_cleared(segment) for segment in segments], max(1, step)  # at least one frame, or the loop would not end
 
     def _segment(self, span: Span, decoded: Decoded, offset_s: float, id: int) -> Segment:
         return Segment(
@@ -144,11 +148,11 @@ class Listening:
 
     def _with_words(self, segments: list[Segment], window: Window, decoded: Decoded) -> list[Segment]:
         eot = self.symbols.eot
-        said = [token for segment in segments for token in segment.token_ids if token < eot]
+        text_ids = [token for segment in segments for token in segment.token_ids if token < eot]
         words = []
-        if said:
-            times = align(self.recogniser, decoded.memory, said, language=self.language, frames=window.mels.shape[1])
-            words = time_words(split_words(said, self.symbols.decode, self.language), times)
+        if text_ids:
+            times = align(self.recogniser, decoded.memory, text_ids, language=self.language, frames=window.mels.shape[1])
+            words = time_words(split_words(text_ids, self.symbols.decode, self.language), times)
         offset_s = window.start / FRAMES_PER_SECOND
         return place_words(segments, words, offset_s=offset_s, last_end_s=self.last_end_s, eot=eot)
 
@@ -158,7 +162,7 @@ class Listening:
 
 
 def _cleared(segment: Segment) -> Segment:
-    """A segment without a length or a text holds nothing."""
+    """Empty the text, tokens and words of a segment that has no duration or no text."""
     if segment.start != segment.end and segment.text.strip():
         return segment
     return replace(segment, text="", token_ids=[], words=None if segment.words is None else [])
@@ -167,15 +171,20 @@ def _cleared(segment: Segment) -> Segment:
 def transcribe_each(
     recogniser: Recogniser, sources: Iterable[Any], *, batch_size: int = 1, on_progress: OnProgress | None = None
 ) -> Iterator[tuple[int, Transcript | DataError]]:
-    """Number and transcript of each recording, or what is wrong with it, as soon as it is known; none depends on the others.
+    """Transcribe recordings; yields each recording's number with its transcript or its error, in the order in which they finish.
+
+    A transcript does not depend on the other recordings.
 
     Args:
-        sources: what ``RecordingMels`` takes.
-        batch_size: windows that go through the model together, 1 or more: of so many recordings, or of one with windows="fixed".
-        on_progress: told number, seconds that are done, and length in seconds of a recording.
+        sources: recordings in the forms that ``RecordingMels`` accepts.
+        batch_size: windows per call of the model, 1 or more: one window of each recording, or with windows="fixed" several of one.
+        on_progress: callback ``(number, done_seconds, total_seconds)`` of a recording.
+
+    Yields:
+        The recording's number in ``sources``, and its ``Transcript`` or the ``DataError`` that it caused.
 
     Raises:
-        ConfigError: a batch of nothing.
+        ConfigError: ``batch_size`` is below 1.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size: {batch_size}; allowed is 1 or more windows")
@@ -192,17 +201,18 @@ def transcribe_each(
             yield from _go_on(number, work, None, going)
         if not going:
             return
-        windows = [window for _, _, asked in going for window in asked]
+        # With windows="fixed", recordings together may yield more windows than batch_size; they are decoded in slices.
+        windows = [window for _, _, wanted in going for window in wanted]
         texts = iter([text for i in range(0, len(windows), batch_size) for text in recogniser.decode(windows[i : i + batch_size])])
         before, going = going, []
-        for number, work, asked in before:
-            yield from _go_on(number, work, [next(texts) for _ in asked], going)
+        for number, work, wanted in before:
+            yield from _go_on(number, work, [next(texts) for _ in wanted], going)
 
 
 def _go_on(
     number: int, work: Work, texts: list[Decoded] | None, going: list[tuple[int, Work, list[Window]]]
 ) -> Iterator[tuple[int, Transcript | DataError]]:
-    """Let a recording take its texts; it asks for more windows, or has ended."""
+    """Send decoded texts to a recording's generator; append its next windows to ``going``, or yield its result or error."""
     try:
         going.append((number, work, next(work) if texts is None else work.send(texts)))
     except StopIteration as end:

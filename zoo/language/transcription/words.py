@@ -1,6 +1,7 @@
-"""Tokens to words with their times.
+"""Grouping of tokens into words, and word timestamps.
 
-Reference: openai-whisper ``tokenizer.py``, ``split_to_word_tokens``, and ``timing.py``, ``add_word_timestamps``, whose times these are.
+Reference: openai-whisper ``tokenizer.py``, ``split_to_word_tokens``, and ``timing.py``, ``add_word_timestamps``. The times equal the
+reference's.
 """
 
 import string
@@ -13,19 +14,20 @@ import numpy as np
 from zoo.language.transcription.alignment import TokenTimes
 from zoo.language.transcription.transcript import Segment, Word
 
-WITHOUT_SPACES = ("zh", "ja", "th", "lo", "my", "yue")  # languages in which every character counts as a word
-PREPENDED = "\"'\u201c\u00bf([{-"  # belong to the word behind them
-APPENDED = "\"'.\u3002,\uff0c!\uff01?\uff1f:\uff1a\u201d)]}\u3001"  # belong to the word before them
+WITHOUT_SPACES = ("zh", "ja", "th", "lo", "my", "yue")  # languages written without spaces: each character counts as a word
+PREPENDED = "\"'\u201c\u00bf([{-"  # punctuation joined to the next word
+APPENDED = "\"'.\u3002,\uff0c!\uff01?\uff1f:\uff1a\u201d)]}\u3001"  # punctuation joined to the previous word
 SENTENCE_ENDS = ".\u3002!\uff01?\uff1f"
-BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character
-LONGEST_MEDIAN_S = 0.7  # of a word
-LONG_PAUSE = 4  # in median words
-NEAR_S = 0.5  # how far a segment's times may lie from its words'
+BROKEN = "\ufffd"  # decoders write it for bytes that are not a whole character
+# The next three numbers are the reference's.
+LONGEST_MEDIAN_S = 0.7  # upper limit of the median duration of a word, in seconds
+LONG_PAUSE = 4  # duration of a long pause, in medians of the word duration
+NEAR_S = 0.5  # seconds by which a segment's time and its words' times may differ
 
 
 @dataclass
 class Timed:
-    """A word whose time may still change; one that was joined to its neighbour has no text left."""
+    """A word with times that may still change, in seconds of the window; empty text means it was joined to a neighbour."""
 
     text: str
     token_ids: list[int]
@@ -35,11 +37,12 @@ class Timed:
 
 
 def split_words(ids: Sequence[int], decode: Callable[[Sequence[int]], str], language: str) -> list[tuple[str, list[int]]]:
-    """Texts and token ids of words; punctuation stands alone.
+    """Group token ids into words; returns the text and token ids of each word. Punctuation marks are separate words.
 
     Args:
-        ids: of text alone.
-        decode: a tokenizer's.
+        ids: text token ids, without special tokens.
+        decode: the tokenizer's function from token ids to text.
+        language: language code; languages without spaces are split into characters.
     """
     pieces = _characters(ids, decode)
     if language in WITHOUT_SPACES:
@@ -54,7 +57,7 @@ def split_words(ids: Sequence[int], decode: Callable[[Sequence[int]], str], lang
 
 
 def _characters(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[tuple[str, list[int]]]:
-    """The smallest runs of tokens that are whole characters."""
+    """Split token ids into the shortest runs that decode to whole characters."""
     whole, offset = decode(ids), 0
     found: list[tuple[str, list[int]]] = []
     run: list[int] = []
@@ -62,14 +65,14 @@ def _characters(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> l
         run = [*run, token]
         text = decode(run)
         place = text.find(BROKEN)
-        if place < 0 or whole[offset + place : offset + place + 1] == BROKEN:  # a text may hold that sign itself
+        if place < 0 or whole[offset + place : offset + place + 1] == BROKEN:  # the text itself may contain U+FFFD
             found.append((text, run))
             run, offset = [], offset + len(text)
     return [*found, (decode(run), run)] if run else found
 
 
 def time_words(words: Sequence[tuple[str, list[int]]], times: TokenTimes) -> list[Timed]:
-    """When each word was said, in seconds of the window."""
+    """Return each word with its start, end (seconds of the window) and mean token probability."""
     borders = np.cumsum([0, *(len(tokens) for _, tokens in words)])
     return [
         Timed(text, tokens, float(times.seconds[a]), float(times.seconds[b]), float(np.mean(times.probabilities[a:b])))
@@ -78,12 +81,15 @@ def time_words(words: Sequence[tuple[str, list[int]]], times: TokenTimes) -> lis
 
 
 def place_words(segments: Sequence[Segment], words: list[Timed], *, offset_s: float, last_end_s: float, eot: int) -> list[Segment]:
-    """Segments of a window with their words; times of both give way to each other where a word is too long.
+    """Assign words to the segments of a window; returns new segments with words.
+
+    Words that are too long are shortened, and the times of segments and words are adjusted to each other.
 
     Args:
-        words: of all segments, in seconds of the window; they are changed.
-        offset_s: where the window begins.
-        last_end_s: where the words before it ended.
+        words: words of all segments, in seconds of the window; changed in place.
+        offset_s: beginning of the window, in seconds of the recording.
+        last_end_s: end of the last word before the window, in seconds of the recording.
+        eot: id of the end token; smaller ids are text.
     """
     lengths = np.array([word.end - word.start for word in words])
     lengths = lengths[lengths.nonzero()]
@@ -108,7 +114,7 @@ def place_words(segments: Sequence[Segment], words: list[Timed], *, offset_s: fl
 
 
 def _shorten_at_sentences(words: Sequence[Timed], longest: float) -> None:
-    """A pause between sentences belongs to no word."""
+    """Limit the duration of words at sentence ends, so that a pause between sentences is not part of a word."""
     for before, word in zip(words, words[1:], strict=False):
         if word.end - word.start > longest:
             if word.text in SENTENCE_ENDS:
@@ -118,7 +124,10 @@ def _shorten_at_sentences(words: Sequence[Timed], longest: float) -> None:
 
 
 def join_punctuation(words: Sequence[Timed]) -> None:
-    """Put punctuation to the word it belongs to: the next one from the end, then the one before."""
+    """Join punctuation marks to words, in place.
+
+    First opening marks are joined to the next word, from last to first; then closing marks to the previous word, from first to last.
+    """
     following = len(words) - 1
     for place in range(len(words) - 2, -1, -1):
         word, after = words[place], words[following]
@@ -138,7 +147,15 @@ def join_punctuation(words: Sequence[Timed]) -> None:
 
 
 def _fitted(segment: Segment, words: list[Word], median: float, last_end_s: float) -> tuple[Segment, list[Word]]:
-    """The first words after a pause are no longer than twice the median; a segment begins and ends with its words, or they with it."""
+    """Adjust the times of a segment and its words to each other.
+
+    After a long pause, each of the first two words lasts at most twice the median. If the times of the segment and its first or last
+    word differ by more than ``NEAR_S``, the word follows the segment; otherwise the segment follows the word.
+
+    Args:
+        median: median duration of the window's words, in seconds.
+        last_end_s: end of the previous word, in seconds of the recording.
+    """
     longest, words = 2 * median, list(words)
     first, second = words[0], words[1] if len(words) > 1 else None
     long_start = first.end - first.start > longest or (second is not None and second.end - first.start > 2 * longest)
@@ -161,6 +178,6 @@ def _fitted(segment: Segment, words: list[Word], median: float, last_end_s: floa
 
 
 def end_of(segments: Sequence[Segment]) -> float | None:
-    """Where the last word ends, or the last segment."""
+    """Return the end of the last word, or of the last segment if there are no words; None without segments."""
     ends: list[Any] = [word.end for segment in segments for word in segment.words or ()]
     return ends[-1] if ends else segments[-1].end if segments else None

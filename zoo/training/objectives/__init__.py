@@ -1,11 +1,12 @@
-"""Objectives: what a training run makes of a batch in place of the head's own loss.
+"""Training objectives that replace the head's own loss: preference optimisation and distillation.
 
-An objective is a class registered under its module's name; a run chooses one with ``objective=NAME``. It has:
+An objective is a class registered under its module's name; a run selects one with ``objective=NAME``. It has these methods:
 
-* ``check(system, batch_size)``: raises before any work where the system cannot be trained so, or not with so many items on a process;
-* ``frozen_targets(head, encoded, batch)``: what a frozen model gives for a batch, as targets by name. That model is the run's teacher, or
-  without one the model as it was when the run began;
-* ``__call__(head, encoded, batch) -> HeadOutput``: the loss, of a batch with those targets.
+* ``check(system, batch_size)`` raises ConfigError before training if the objective does not fit the system or the number of items per
+  process;
+* ``frozen_targets(head, encoded, batch)`` returns targets by name, computed by a frozen reference model. The reference is the run's
+  teacher, or without a teacher the model as it was at the beginning of the run;
+* ``__call__(head, encoded, batch) -> HeadOutput`` computes the loss of a batch that contains these targets.
 
-Without an objective the head's own loss is trained; of a head that talks that is supervised fine-tuning.
+Without an objective, training minimises the head's own loss; for language-model heads this is supervised fine-tuning.
 """

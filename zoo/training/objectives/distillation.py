@@ -1,7 +1,8 @@
-"""Distillation of a model that talks: the teacher's distribution over each next token of an answer, and its last features.
+"""Distillation of language models: match the teacher's next-token distribution and its last hidden states.
 
-Papers: Hinton et al. 2015 (arXiv 1503.02531), section 2; Jiao et al. 2020 (TinyBERT, arXiv 1909.10351), eq. 8. Of the teacher's answers
-alone (Kim and Rush 2016, arXiv 1606.07947, section 3.2) no objective is needed: let it write them (``zoo answer``) and train on these.
+Papers: Hinton et al. 2015 (arXiv 1503.02531), section 2; Jiao et al. 2020 (TinyBERT, arXiv 1909.10351), eq. 8. Sequence-level
+distillation (Kim and Rush 2016, arXiv 1606.07947, section 3.2) needs no objective: let the teacher write answers (``zoo answer``) and
+train on them.
 """
 
 from typing import Any
@@ -20,17 +21,17 @@ LOGITS, HIDDEN = "teacher_logits", "teacher_hidden"
 
 @register("objective")
 class Distillation:
-    """A weighted sum over the supervised tokens. Needs a teacher (teacher=DIR) that reads the same tokens.
+    """Weighted sum of distillation losses over the supervised tokens; needs a teacher (teacher=DIR) with the same tokenizer.
 
     Args:
-        logits: weight of the divergence from the teacher's distribution.
-        features: weight of the distance from the teacher's last hidden state, which must be as wide.
-        answers: weight of the cross entropy of the data's own answers.
-        temperature: above 1 shows more of what the teacher thinks of the unlikely.
-        distance: of features: "mse" or "cosine".
+        logits: weight of the divergence from the teacher's next-token distribution.
+        features: weight of the distance from the teacher's last hidden states, which must have the same width.
+        answers: weight of the cross entropy with the answers of the data.
+        temperature: softmax temperature; values above 1 give more weight to improbable tokens.
+        distance: distance of the features: "mse" or "cosine".
 
     Raises:
-        ConfigError: an unknown word, or a number out of its range.
+        ConfigError: an unknown option, or a number outside its range.
     """
 
     name = "distillation"
@@ -39,7 +40,9 @@ class Distillation:
         self, *, logits: float = 1.0, features: float = 0.0, answers: float = 0.0, temperature: float = 1.0, distance: str = "mse"
     ) -> None:
         if min(logits, features, answers) < 0 or not logits + features > 0:
-            raise ConfigError(f"logits, features: {logits}, {features}; allowed are weights from 0 on, and one of the two above 0")
+            raise ConfigError(
+                f"logits, features: {logits}, {features}; allowed are weights of 0 or more, with at least one of them above 0"
+            )
         if not temperature > 0:
             raise ConfigError(f"temperature: {temperature}; allowed is above 0")
         if distance not in FEATURE_DISTANCES:
@@ -47,32 +50,33 @@ class Distillation:
         self.logits, self.features, self.answers, self.temperature, self.distance = logits, features, answers, temperature, distance
 
     def check(self, system: Any, batch_size: int) -> None:
-        """Raise ConfigError for a head that does not talk."""
+        """Raise ConfigError unless the system has a language-model head."""
         refuse_head(system, self.name)
 
     def check_teacher(self, system: Any, teacher: Any) -> None:
-        """Raise ConfigError for a teacher whose logits or features cannot be held against the system's."""
+        """Raise ConfigError unless the teacher's logits and features have the same size as the system's."""
         ours, theirs = system.head.language, teacher.head.language
         if self.features and ours.dim != theirs.dim:
             raise ConfigError(
-                f"objective.features: the teacher's features have {theirs.dim} numbers, the system's {ours.dim}; set "
-                "objective.features=0, or choose a teacher as wide"
+                f"objective.features: the teacher's features have width {theirs.dim}, the system's {ours.dim}; set "
+                "objective.features=0, or choose a teacher of the same width"
             )
         if self.logits and ours.vocab_size != theirs.vocab_size:
             raise ConfigError(
-                f"objective.logits: the teacher chooses among {theirs.vocab_size} tokens, the system among {ours.vocab_size}; choose a "
-                "teacher with the same tokenizer, or train on answers that it writes (zoo answer)"
+                f"objective.logits: the teacher's vocabulary has {theirs.vocab_size} tokens, the system's {ours.vocab_size}; choose a "
+                "teacher with the same tokenizer, or train on answers that the teacher writes (zoo answer)"
             )
 
     def frozen_targets(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
-        """What the teacher makes of the supervised tokens, in the order of the batch."""
+        """Return the teacher's logits and hidden states of the supervised tokens, in the order of the batch."""
         found = head.predictions(encoded, batch)
         kept = {LOGITS: found.logits if self.logits else None, HIDDEN: found.hidden if self.features else None}
         return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
     def __call__(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """The weighted sum, and each part of it."""
+        """Compute the weighted loss; the metrics are its unweighted parts."""
         found = head.predictions(encoded, batch)
+        # Without supervised tokens: a loss of 0 that still reaches every parameter, as distributed training needs.
         if not len(found.labels):
             return HeadOutput(found.logits.sum())
         parts: dict[str, tuple[float, Tensor]] = {}

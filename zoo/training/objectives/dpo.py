@@ -1,4 +1,4 @@
-"""Direct preference optimisation: a chosen answer gains on a rejected one, as measured from a reference.
+"""Direct preference optimisation (DPO): raise the probability of chosen over rejected answers, relative to a reference model.
 
 Paper: Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. Reference: TRL's ``DPOTrainer``.
 """
@@ -14,15 +14,17 @@ from zoo.training.objectives.preference.pair_objective import PairObjective
 
 @register("objective")
 class Dpo(PairObjective):
-    """Needs pairs (data=preferences); the reference is the teacher, or the model as it was when the run began.
+    """DPO objective on pairs of answers (data=preferences).
+
+    The reference is the teacher, or without a teacher the model as it was at the beginning of the run.
 
     Args:
-        beta: large values stay near the reference.
-        label_smoothing: the share of pairs that are believed to be the wrong way round.
-        per_token: rewards are means over an answer's tokens, so that long answers do not weigh more.
+        beta: strength of the penalty for moving away from the reference; large values stay near it.
+        label_smoothing: assumed share of pairs whose labels are swapped, from 0 to below 0.5.
+        per_token: use mean instead of summed log-probabilities per answer, so that long answers do not weigh more.
 
     Raises:
-        ConfigError: a number out of its range.
+        ConfigError: a number is outside its range.
     """
 
     name = "dpo"
@@ -34,5 +36,5 @@ class Dpo(PairObjective):
         self.label_smoothing = label_smoothing
 
     def loss(self, chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
-        """See ``zoo.losses.preference.dpo_loss``."""
+        """Return the loss of each pair; see ``zoo.losses.preference.dpo_loss``."""
         return dpo_loss(chosen, rejected, beta=self.beta, label_smoothing=self.label_smoothing)

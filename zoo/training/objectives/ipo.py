@@ -1,4 +1,4 @@
-"""Identity preference optimisation: the margin of a chosen answer over a rejected one is drawn to a number, and not ever further.
+"""Identity preference optimisation (IPO): pull the reward margin of chosen over rejected answers to a fixed value.
 
 Paper: Azar et al. 2023 (arXiv 2310.12036), eq. 17. Reference: TRL's ``DPOTrainer`` with ``loss_type="ipo"``, which takes means over tokens.
 """
@@ -13,14 +13,16 @@ from zoo.training.objectives.preference.pair_objective import PairObjective
 
 @register("objective")
 class Ipo(PairObjective):
-    """Needs pairs (data=preferences); the reference is the teacher, or the model as it was when the run began.
+    """IPO objective on pairs of answers (data=preferences).
+
+    The reference is the teacher, or without a teacher the model as it was at the beginning of the run.
 
     Args:
-        beta: the paper's tau; the margin is drawn to ``1 / (2 beta)``.
-        per_token: rewards are means over an answer's tokens, as in TRL; false takes the paper's sums.
+        beta: tau in the paper; the target of the reward margin is ``1 / (2 beta)``.
+        per_token: use mean log-probabilities per answer, as in TRL; False uses sums, as in the paper.
 
     Raises:
-        ConfigError: a number out of its range.
+        ConfigError: a number is outside its range.
     """
 
     name = "ipo"
@@ -29,5 +31,5 @@ class Ipo(PairObjective):
         super().__init__(beta=beta, per_token=per_token)
 
     def loss(self, chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
-        """See ``zoo.losses.preference.ipo_loss``."""
+        """Return the loss of each pair; see ``zoo.losses.preference.ipo_loss``."""
         return ipo_loss(chosen, rejected, beta=self.beta)

@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation: answers that are judged one by one, as desirable or not, without pairs.
+"""Kahneman-Tversky optimisation (KTO): preference learning from single answers labelled desirable or undesirable, without pairs.
 
 Paper: Ethayarajh et al. 2024 (arXiv 2402.01306), eq. 8. Reference: TRL's ``KTOTrainer``.
 """
@@ -24,18 +24,20 @@ from zoo.types import Batch, Encoded, HeadOutput, TalkingHead
 
 @register("objective")
 class Kto:
-    """Needs judged answers (data=preferences); the reference is the teacher, or the model as it was when the run began.
+    """KTO objective on labelled answers (data=preferences).
 
-    How far the model has moved at all is estimated on each prompt with another prompt's answer, a third pass without gradients.
+    The reference is the teacher, or without a teacher the model as it was at the beginning of the run. The divergence from the reference
+    (reference point) is estimated from mismatched pairs, each prompt with the answer of another prompt, in a third forward pass without
+    gradients.
 
     Args:
-        beta: large values stay near the reference.
-        desirable_weight: of desirable answers; with n_D of them and n_U others, n_D times this should be 1 to 4/3 times n_U times the
-            other weight.
-        undesirable_weight: of the others.
+        beta: strength of the penalty for moving away from the reference; large values stay near it.
+        desirable_weight: loss weight of desirable answers. With n_D desirable and n_U undesirable answers, the paper recommends
+            n_D * ``desirable_weight`` to be 1 to 4/3 times n_U * ``undesirable_weight``.
+        undesirable_weight: loss weight of undesirable answers.
 
     Raises:
-        ConfigError: a number out of its range.
+        ConfigError: a number is outside its range.
     """
 
     name = "kto"
@@ -47,7 +49,7 @@ class Kto:
         self.beta, self.weights = beta, (desirable_weight, undesirable_weight)
 
     def check(self, system: Any, batch_size: int) -> None:
-        """Raise ConfigError for a head that does not talk, or a batch in which no answer has another prompt to go to."""
+        """Raise ConfigError unless the system has a language-model head and each process has at least two items per batch."""
         refuse_head(system, self.name)
         if batch_size < 2:
             raise ConfigError(
@@ -55,17 +57,19 @@ class Kto:
             )
 
     def frozen_targets(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
-        """The log-probabilities that rewards are counted from, of the answers and of mismatched ones."""
+        """Return the reference log-probabilities of the answers and of the mismatched answers."""
         return {
             REFERENCE: log_probabilities(head, encoded, batch),
             MISMATCHED: log_probabilities(head, encoded, mismatched(batch, _limit(head))),
         }
 
     def __call__(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Mean loss over the answers; the mean rewards of either kind, and the reference point.
+        """Compute the mean loss over the answers.
+
+        Metrics: mean rewards of desirable and of undesirable answers, and the reference point.
 
         Raises:
-            DataError: answers that are not judged.
+            DataError: the answers have no labels.
         """
         desirable = labels_of(batch, self.name)
         with torch.no_grad():
@@ -76,8 +80,8 @@ class Kto:
         losses = kto_loss(rewards, desirable, point, beta=self.beta, desirable_weight=weight, undesirable_weight=other)
         shown = rewards.detach()
         metrics = {"reference_point": point}
-        for word, some in (("desirable_reward", desirable), ("undesirable_reward", ~desirable)):
-            metrics[word] = (shown * some).sum() / some.sum().clamp(min=1)
+        for metric, selected in (("desirable_reward", desirable), ("undesirable_reward", ~desirable)):
+            metrics[metric] = (shown * selected).sum() / selected.sum().clamp(min=1)
         return HeadOutput(losses.mean(), metrics)
 
 

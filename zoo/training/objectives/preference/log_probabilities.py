@@ -1,4 +1,4 @@
-"""Log-probabilities of the last answer of each conversation, which every preference is made of."""
+"""Log-probabilities of the last answer of each conversation, shared by the preference objectives."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,33 +11,37 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError
 from zoo.types import SUPERVISED, Batch, Encoded, TalkingHead
 
-REFERENCE, MISMATCHED = "reference", "mismatched_reference"  # targets that a frozen model gives
+REFERENCE, MISMATCHED = "reference", "mismatched_reference"  # names of the targets computed by the reference model
 
 
 def refuse_head(system: Any, name: str) -> None:
-    """Raise ConfigError for a system that predicts no tokens."""
+    """Raise ConfigError unless the system has a language-model head."""
     head = getattr(system, "head", None)
     if not isinstance(head, TalkingHead):
         raise ConfigError(f"objective: {name!r} needs a head that predicts tokens (llava); {type(head or system).__name__} does not")
 
 
 def last_run(supervised: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-    """Only the last run of True in each row: ``F T T F T F`` gives ``F F F F T F``.
+    """Keep only the last run of True in each row: ``F T T F T F`` gives ``F F F F T F``.
 
-    What the assistant said before is part of the prompt.
+    Earlier answers of the assistant are thus part of the prompt.
     """
     ends = supervised & ~F.pad(supervised[:, 1:], (0, 1))  # True at the last of each run
-    runs_after = ends.flip(1).cumsum(1).flip(1)  # [batch, length] ends from here on
+    runs_after = ends.flip(1).cumsum(1).flip(1)  # [batch, length], number of run ends from here on
     return supervised & (runs_after == 1)
 
 
 def of_last_answers(batch: Batch) -> Batch:
-    """The batch with nothing but the last answers supervised."""
+    """Return the batch with only the last answer of each conversation supervised."""
     return replace(batch, targets={**batch.targets, SUPERVISED: last_run(batch.targets[SUPERVISED])})
 
 
 def log_probabilities(head: TalkingHead, encoded: dict[str, Encoded], batch: Batch, *, per_token: bool = False) -> Float[Tensor, " batch"]:
-    """Of each conversation's last answer, given all before it: the sum over its tokens, or their mean."""
+    """Return the log-probability of each conversation's last answer given the text before it.
+
+    Args:
+        per_token: mean over the answer's tokens instead of the sum.
+    """
     found = head.predictions(encoded, of_last_answers(batch))
     each = -F.cross_entropy(found.logits, found.labels, reduction="none")  # [tokens]
     sums = each.new_zeros(len(batch.inputs["text"])).index_add(0, found.rows, each)
@@ -45,21 +49,23 @@ def log_probabilities(head: TalkingHead, encoded: dict[str, Encoded], batch: Bat
 
 
 def labels_of(batch: Batch, name: str) -> Bool[Tensor, " batch"]:
-    """Which answers are the better or desirable ones.
+    """Return a mask that is True at preferred or desirable answers.
 
     Raises:
         DataError: the batch's items have no labels.
     """
     if "labels" not in batch.targets:
-        raise DataError(f"objective {name}: the items of the batch {', '.join(batch.ids[:3])}, ... are not judged; choose data=preferences")
+        raise DataError(
+            f"objective {name}: the items of the batch {', '.join(batch.ids[:3])}, ... have no preference labels; choose data=preferences"
+        )
     return batch.targets["labels"].bool()
 
 
 def pairs(batch: Batch, name: str) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """Rows of the preferred answers and of the others to the same prompts.
+    """Return the rows of the chosen answers, and the rows of the rejected answers to the same prompts.
 
     Raises:
-        DataError: an answer without its counterpart.
+        DataError: the batch contains an answer without its counterpart.
     """
     better, groups = labels_of(batch, name), batch.targets["groups"]
     order = groups.argsort(stable=True)
@@ -73,18 +79,19 @@ def pairs(batch: Batch, name: str) -> tuple[Int[Tensor, " pairs"], Int[Tensor, "
 
 
 def mismatched(batch: Batch, limit: int) -> Batch:
-    """Each prompt with the last answer of the next row of another group; pictures and clips stay with the prompts.
+    """Combine each prompt with the last answer of the next row of another group; images and audio stay with the prompts.
 
     Prompts ``p q r`` with answers ``a b c`` become ``pb qc ra``.
 
     Args:
-        limit: tokens that the language model takes; an answer that goes on behind them is cut.
+        limit: context length of the language model in tokens; longer answers are cut.
     """
     token_ids, answers = batch.inputs["text"], last_run(batch.targets[SUPERVISED])
     rows, groups = range(len(token_ids)), batch.targets["groups"].tolist()
     made = []
     for row in rows:
         later = [(row + step) % len(rows) for step in range(1, len(rows))]
+        # A batch with a single group has no unrelated answer: take the next row.
         other = next((index for index in later if groups[index] != groups[row]), later[0] if later else row)
         end = int(answers[row].int().argmax()) if bool(answers[row].any()) else len(answers[row])
         answer = token_ids[other][answers[other]][: max(limit - end, 0)]

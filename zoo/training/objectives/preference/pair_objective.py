@@ -1,4 +1,4 @@
-"""What the objectives on pairs of answers share."""
+"""Base class of objectives on pairs of chosen and rejected answers (DPO, IPO)."""
 
 from typing import Any
 
@@ -11,14 +11,16 @@ from zoo.types import Batch, Encoded, HeadOutput, TalkingHead
 
 
 class PairObjective:
-    """A loss of the rewards of chosen and rejected answers; a subclass says which, in ``loss``.
+    """Base class of losses on the rewards of chosen and rejected answers; a subclass defines ``loss``.
+
+    The reward of an answer is its log-probability minus that of the reference model.
 
     Args:
-        beta: see the loss.
-        per_token: rewards are means over an answer's tokens, so that long answers do not weigh more.
+        beta: strength of the penalty for moving away from the reference; see the loss.
+        per_token: use mean instead of summed log-probabilities per answer, so that long answers do not weigh more.
 
     Raises:
-        ConfigError: a number out of its range.
+        ConfigError: a number is outside its range.
     """
 
     name = ""
@@ -29,24 +31,29 @@ class PairObjective:
         self.beta, self.per_token = beta, per_token
 
     def loss(self, chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
-        """The loss of each pair's rewards."""
+        """Return the loss of each pair, given the rewards of its answers."""
         raise NotImplementedError
 
     def check(self, system: Any, batch_size: int) -> None:
-        """Raise ConfigError for a head that does not talk, or a batch that cannot hold whole pairs."""
+        """Raise ConfigError unless the system has a language-model head and the batch size per process is even."""
         refuse_head(system, self.name)
         if batch_size % 2:
-            raise ConfigError(f"training.batch_size: {batch_size} on each process; objective {self.name!r} needs an even number, for pairs")
+            raise ConfigError(
+                f"training.batch_size: {batch_size} on each process; objective {self.name!r} needs an even number, to hold pairs of answers"
+            )
 
     def frozen_targets(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
-        """The log-probabilities that rewards are counted from."""
+        """Return the reference log-probabilities, which are subtracted to get rewards."""
         return {REFERENCE: log_probabilities(head, encoded, batch, per_token=self.per_token)}
 
     def __call__(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Mean loss over the pairs; the share of them whose chosen answer has the higher reward, and by how much on average.
+        """Compute the mean loss over the pairs.
+
+        Metrics: ``reward_accuracy`` (share of pairs whose chosen answer has the higher reward), ``reward_margin`` (mean difference of the
+        rewards) and ``chosen_reward`` (mean reward of chosen answers).
 
         Raises:
-            DataError: an answer without its counterpart.
+            DataError: the batch contains an answer without its counterpart.
         """
         chosen, rejected = pairs(batch, self.name)
         rewards = log_probabilities(head, encoded, batch, per_token=self.per_token) - batch.targets[REFERENCE]
