@@ -39,7 +39,7 @@ class MaskedResult:
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} texts, {self.details['hidden_tokens']} hidden tokens"
 
     def draw(self, folder: Path) -> str:
@@ -64,15 +64,15 @@ class MaskedLM:
         probability: share of the tokens that is hidden; see ``zoo.data.masking``.
         unit: "pieces", "words" or "runs".
         seed: of the choice of tokens, which is the same for every model with this tokenizer.
-        batch_size: texts at once.
-        limit: only so many texts, spread evenly over the split; None takes all.
+        batch_size: number of texts processed together.
+        limit: maximum number of texts, spread evenly over the split; None uses all.
         train_limit: so many texts of training, spread evenly, for the unigrams; None takes all.
 
     Raises:
         ConfigError: a number that is not positive.
     """
 
-    monitor = "mlm_accuracy"  # what training watches, where nothing else is said
+    monitor = "mlm_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class MaskedLM:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more texts are done.
+            advance: progress callback; receives the number of texts just finished.
 
         Raises:
             ConfigError: the model or its tokenizer hides nothing.

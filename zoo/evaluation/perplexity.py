@@ -37,21 +37,21 @@ class PerplexityResult:
     num_items: int
     details: dict[str, Any] = field(default_factory=dict)
     by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
-    numbers = frozenset(("perplexity",))  # metrics that are no shares
+    numbers = frozenset(("perplexity",))  # names of metrics that are not shares
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} items, {self.details['tokens']} tokens"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         return {"by_kind": self.by_kind}
 
     @property
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Title, columns and rows of what a terminal shows beside the figures."""
+        """Tables for the terminal, each with a title, column names and rows of strings."""
         if not self.by_kind:
             return []
         rows = [
@@ -70,15 +70,15 @@ class Perplexity:
     """Perplexity of the answers in conversations, or of plain texts.
 
     Args:
-        kinds: only questions of these kinds; null takes all.
-        batch_size: items at once.
-        limit: only so many items, spread over the split; null takes all.
+        kinds: evaluate only questions of these kinds; null evaluates all.
+        batch_size: number of items processed together.
+        limit: maximum number of items, spread over the split; null uses all.
 
     Raises:
         ConfigError: a number that is not positive.
     """
 
-    monitor = "token_accuracy"  # what training watches, where nothing else is said
+    monitor = "token_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(self, *, kinds: Sequence[str] | None = None, batch_size: int = 16, limit: int | None = None) -> None:
         if isinstance(kinds, str):
@@ -100,10 +100,10 @@ class Perplexity:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
+            ConfigError: this evaluation cannot use the model or the source.
             DataError: an item cannot be used, or no token is predicted at all.
         """
         self.check(model, source)

@@ -36,14 +36,14 @@ class Raven:
         answer: whose likelihood is compared.
         kinds: only puzzles of these layouts, for example [2x2]; null takes all.
         examples: puzzles that the report shows, evenly spread.
-        batch_size: puzzles at once.
-        limit: only so many puzzles, spread over the split; null takes all.
+        batch_size: number of puzzles processed together.
+        limit: maximum number of puzzles, spread over the split; null uses all.
 
     Raises:
         ConfigError: a number out of its range, or an empty answer.
     """
 
-    monitor = "accuracy"  # what training watches, where nothing else is said
+    monitor = "accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class Raven:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more puzzles are done.
+            advance: progress callback; receives the number of puzzles just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
+            ConfigError: this evaluation cannot use the model or the source.
             DataError: an item that is no puzzle.
         """
         self.check(model, source)

@@ -44,12 +44,12 @@ class RetrievalResult:
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} pairs"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         return {"recall_at_1_to_k": {name: [round(value, 6) for value in curve.tolist()] for name, curve in self.curves.items()}}
 
     def draw(self, folder: Path) -> str:
@@ -78,13 +78,13 @@ class Retrieval:
             sources whose captions are class names.
         batch_size: items that are encoded at once.
         chunk: queries that are compared at once: memory is O(items x chunk).
-        limit: only so many rows, spread evenly over the split; None takes all.
+        limit: maximum number of rows, spread evenly over the split; None uses all.
 
     Raises:
-        ConfigError: an unknown word, or a number that is not positive.
+        ConfigError: an unknown option value, or a number that is not positive.
     """
 
-    monitor = "mean_recall"  # what training watches, where nothing else is said
+    monitor = "mean_recall"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -119,10 +119,10 @@ class Retrieval:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more rows are done.
+            advance: progress callback; receives the number of rows just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
+            ConfigError: this evaluation cannot use the model or the source.
             DataError: an item cannot be used, or there are fewer than two on a side.
         """
         self.check(model, source)

@@ -51,21 +51,21 @@ class TtsResult:
     utterances: list[dict[str, Any]] = field(default_factory=list)
     examples: list[Speech] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
-    numbers = frozenset(("mel_cepstral_distortion", "length_ratio"))  # metrics that are no shares
+    numbers = frozenset(("mel_cepstral_distortion", "length_ratio"))  # names of metrics that are not shares
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} texts"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         return {"failed": [each for each in self.utterances if each["faults"]], "left_out": self.left_out}
 
     @property
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Title, columns and rows of what a terminal shows beside the figures."""
+        """Tables for the terminal, each with a title, column names and rows of strings."""
         failed = [[each["text"][:60], each["stop_reason"], "; ".join(each["faults"])] for each in self.utterances if each["faults"]]
         found = [("failed alignments", ["text", "stopped by", "fault"], failed[:20])] if failed else []
         if self.left_out:
@@ -88,8 +88,8 @@ class Tts:
     """Lets a system say the texts of a split.
 
     Args:
-        batch_size: texts at once.
-        limit: only so many texts, spread over the split; None takes all.
+        batch_size: number of texts processed together.
+        limit: maximum number of texts, spread over the split; None uses all.
         max_seconds: the longest utterance.
         seed: of what is random in speaking, and in hearing.
         judge: a system that transcribes what was said (``zoo evaluate`` takes the directory of one); None: nobody listens.
@@ -100,7 +100,7 @@ class Tts:
         ConfigError: a number that is not positive, an unknown word, or a library that is not installed.
     """
 
-    monitor = "aligned"  # what training watches, where nothing else is said
+    monitor = "aligned"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -134,10 +134,10 @@ class Tts:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
+            ConfigError: this evaluation cannot use the model or the source.
             DataError: the split is empty, or none of its items can be used.
         """
         self.check(model, source)
