@@ -162,7 +162,9 @@ def references_of(sample: Sample) -> list[str]:
     """
     found = sample.answers or [conversation_of(sample).answer]
     if not any(found):
-        raise DataError(f"item {sample.id}: has no reference answer; give it 'answers', or end its conversation with the assistant's message")
+        raise DataError(
+            f"item {sample.id}: has no reference answer; give it 'answers', or end its conversation with the assistant's message"
+        )
     return list(found)
 
 

@@ -98,5 +98,5 @@ def refuse_same_split(split: str, train_split: str) -> None:
     """Raise ConfigError if the split to report on is also the split that the probe learns from."""
     if split == train_split:
         raise ConfigError(
-            f"evaluation.train_split: {train_split!r} is also the split to report on; a probe needs two splits: choose another data.test_split"
+            f"evaluation.train_split: {train_split!r} is also the split to report on; a probe needs two: choose another data.test_split"
         )

@@ -155,8 +155,8 @@ class Asr:
     def _result(self, found: list[Heard], left_out: dict[str, Any], times: Times, rate: int) -> HeardResult:
         if not sum(row.compared.words.units for row in found):
             raise DataError(
-                f"evaluation: no reference text of the split has a word left after normalisation (normalise={self.compare.normalise}); give "
-                "other texts, or set evaluation.normalise=none"
+                f"evaluation: no reference text of the split has a word left after normalisation (normalise={self.compare.normalise}); "
+                "give other texts, or set evaluation.normalise=none"
             )
         metrics = figures([row.compared for row in found])
         others = [row.other for row in found if row.other is not None]

@@ -121,7 +121,9 @@ class Choice:
             if isinstance(value, str):
                 raise ConfigError(f"{key}: {value!r} is one string; give a list of strings, [{value}]")
         if labels is not None and (others is not None or len(set(labels)) < max(len(labels), 2)):
-            raise ConfigError(f"labels: {list(labels)}; give at least two different labels, all different, and leave evaluation.others unset")
+            raise ConfigError(
+                f"labels: {list(labels)}; give at least two different labels, all different, and leave evaluation.others unset"
+            )
         if num_shots < 0 or examples < 0:
             raise ConfigError(f"num_shots: {num_shots}, examples: {examples}; allowed is 0 or more")
         if descriptions is not None and not question:

@@ -1,8 +1,8 @@
-"""Perplexity: how surprised a model is by the right answers, per token and by kind of question.
+"""Perplexity of the right answers, per token, over all items and by kind of question.
 
-The exponential of the mean negative log-probability of the supervised tokens, each given all before it: of conversations the answers, of
-plain text every token but the first (of each piece that the model can take). Source: Jelinek et al. 1977; transformers' documentation,
-"Perplexity of fixed-length models".
+Perplexity is the exponential of the mean negative log-probability of the supervised tokens, each given all tokens before it. Supervised
+are the answers of conversations, and every token but the first of plain text. A plain text longer than the model's context is cut into
+pieces without overlap. Source: Jelinek et al. 1977; transformers' documentation, "Perplexity of fixed-length models".
 """
 
 import math
@@ -26,11 +26,11 @@ from zoo.types import SUPERVISED, Batch, Predictions, Sample, TalkingHead
 
 @dataclass
 class PerplexityResult:
-    """Figures of one split.
+    """Perplexity and token accuracy of one split.
 
     Attributes:
-        metrics: ``perplexity``, which is no share, and ``token_accuracy``: the share of tokens that are the likeliest one.
-        by_kind: perplexity, token accuracy and tokens for each kind of question; empty where there is one kind only.
+        metrics: ``perplexity`` (1 or more, not a share) and ``token_accuracy``, the share of tokens that the model finds likeliest.
+        by_kind: perplexity, token accuracy and number of tokens for each kind of question; empty if there is one kind only.
     """
 
     metrics: dict[str, float]
@@ -61,7 +61,7 @@ class PerplexityResult:
         return [("by kind", ["kind", "perplexity", "token accuracy", "tokens"], rows)]
 
     def draw(self, folder: Path) -> str:
-        """Nothing to draw; the figures are the picture."""
+        """Draw nothing and return an empty file name; the metrics need no picture."""
         return ""
 
 
@@ -87,7 +87,7 @@ class Perplexity:
         self.kinds, self.batch_size, self.limit = kinds, batch_size, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that predicts no tokens, or a source without conversations and texts."""
+        """Raise ConfigError if the model does not predict tokens, or if the source has neither conversations nor texts."""
         head = getattr(model, "head", None)
         if not isinstance(head, TalkingHead):
             raise ConfigError(
@@ -104,7 +104,7 @@ class Perplexity:
 
         Raises:
             ConfigError: this evaluation cannot use the model or the source.
-            DataError: an item cannot be used, or no token is predicted at all.
+            DataError: an item cannot be used, or the split has no supervised token.
         """
         self.check(model, source)
         sums: dict[str, Tensor] = {}
@@ -114,14 +114,16 @@ class Perplexity:
                 sums[sample.kind] = sums.get(sample.kind, torch.zeros(3, dtype=torch.float64)) + row
         total = torch.stack(list(sums.values())).sum(0)
         if not total[2]:
-            raise DataError("evaluation: the split has no token to predict; its conversations hold no answers")
+            raise DataError(
+                "evaluation: the split has no token to predict: its conversations have no answers; choose another data.test_split"
+            )
         figures = _figures(total)
         by_kind = {kind: _figures(row) for kind, row in sorted(sums.items()) if row[2]} if len(sums) > 1 else {}
         details = {"tokens": int(total[2])} | reading.details
         return PerplexityResult({k: figures[k] for k in ("perplexity", "token_accuracy")}, reading.items, details, by_kind)
 
     def _sums(self, model: Any, rows: Sequence[Row]) -> list[tuple[Sample, Tensor]]:
-        """The sums of each conversation, and of each piece of a plain text."""
+        """Return the ``token_sums`` of each conversation, and of each piece of a plain text."""
         found: list[tuple[Sample, Tensor]] = []
         for samples, batch in _batches(model.processor, [sample for _, sample in rows], self.batch_size):
             found += zip(samples, token_sums(model, batch.to(model.device)), strict=True)
@@ -129,7 +131,11 @@ class Perplexity:
 
 
 def token_sums(model: Any, batch: Batch) -> Tensor:
-    """Of each conversation of a batch [batch, 3] on the CPU: negative log-probability, tokens guessed right, tokens."""
+    """Return sums over the tokens of each conversation of a batch, on the CPU.
+
+    Returns:
+        Float64 of shape [batch, 3]: negative log-probability in nats, number of tokens predicted right, number of tokens.
+    """
     found: Predictions = model.head.predictions(model.encode_batch(batch), batch)
     surprise = F.cross_entropy(found.logits.float(), found.labels, reduction="none")
     columns = torch.stack([surprise, (found.logits.argmax(-1) == found.labels).float(), torch.ones_like(surprise)], dim=1).double().cpu()
@@ -138,16 +144,18 @@ def token_sums(model: Any, batch: Batch) -> Tensor:
 
 def _figures(sums: Tensor) -> dict[str, float]:
     surprise, right, tokens = sums.tolist()
+    # exp overflows above 709
     return {"perplexity": math.exp(min(surprise / tokens, 700.0)), "token_accuracy": right / tokens, "tokens": tokens}
 
 
 def _batches(processor: Any, samples: Sequence[Sample], batch_size: int) -> Iterator[tuple[list[Sample], Batch]]:
-    """Conversations and captions as they are trained on, and plain texts apart; each row's sample with each batch."""
+    """Yield batches with the sample of each row: first one of all conversations and captions, then those of the plain texts."""
     plain = [set(sample.inputs) == {"text"} for sample in samples]
-    said = [sample for sample, alone in zip(samples, plain, strict=True) if not alone]
-    if said:
-        yield said, processor.collate(said, [processor.items(sample) for sample in said])
-    windows = [pair for sample, alone in zip(samples, plain, strict=True) if alone for pair in _windows(processor["conversation"], sample)]
+    talks = [sample for sample, is_plain in zip(samples, plain, strict=True) if not is_plain]
+    if talks:
+        yield talks, processor.collate(talks, [processor.items(sample) for sample in talks])
+    texts_only = [sample for sample, is_plain in zip(samples, plain, strict=True) if is_plain]
+    windows = [pair for sample in texts_only for pair in _windows(processor["conversation"], sample)]
     for start in range(0, len(windows), batch_size):
         some = windows[start : start + batch_size]
         texts, mask, supervised = processor["conversation"].collate([tokens for _, tokens in some])
@@ -156,14 +164,14 @@ def _batches(processor: Any, samples: Sequence[Sample], batch_size: int) -> Iter
 
 
 def _windows(part: Any, sample: Sample) -> list[tuple[Sample, Tokens]]:
-    """A plain text without chat template, all of it predicted, in pieces of as many tokens as the model takes.
+    """Cut a plain text into pieces of at most the model's context length, without chat template; every token is supervised.
 
     Raises:
-        DataError: the sample's text is none.
+        DataError: the sample's text is not one string.
     """
     text = sample.inputs["text"]
     if not isinstance(text, str):
-        raise DataError(f"item {sample.id}: its text is {type(text).__name__}, not one string; choose another source (data=...)")
+        raise DataError(f"item {sample.id}: its text is a {type(text).__name__}, not one string; choose another source (data=...)")
     ids = torch.tensor(part.tokenizer.encode(part.symbols.start + text, add_special_tokens=False).ids, dtype=torch.int64)
     pieces = ids.split(part.max_length or part.context_length) if len(ids) else ()
     return [(sample, Tokens(piece, torch.ones_like(piece, dtype=torch.bool))) for piece in pieces]

@@ -20,7 +20,7 @@ from zoo.types import Batch
 
 @register("evaluation")
 class ZeroShot:
-    """Top-1, top-5 and mean per-class accuracy of a system with the verbs ``embed`` and ``prompt_vectors``.
+    """Top-1, top-5 and mean per-class accuracy of a system whose head has the verbs ``embed`` and ``prompt_vectors``.
 
     Args:
         templates: name of a set ("imagenet", "imagenet_7", "cifar", "simple"), a file with one template per line, or a list of templates
