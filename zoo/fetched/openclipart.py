@@ -1,7 +1,7 @@
 """Converter of Open Clip Art drawings, with titles and keywords from their metadata, to PNGs and one table.
 
-Drawings and names are by volunteers, so the quality of the names varies. Left out are: flags, cards, patterns and desktop themes, whose
-titles name the collection and not the drawing; the drawings of a contributor who named them in Italian; and titles that many drawings share.
+Drawings and names are by volunteers, so the quality of the names varies. Left out are flags, cards, patterns and desktop themes, whose
+titles name the collection and not the drawing, drawings with Italian names by one contributor, and titles that many drawings share.
 
 Source: openclipart.org, release 0.18; metadata in RDF with Dublin Core terms.
 """

@@ -1,6 +1,7 @@
 """Converter of the stamps of Tux Paint: cut-out photos and drawings, each with an English sentence, as PNGs and one table.
 
-Source: tuxpaint.org; each picture has a text file whose first line is English. Letters, digits, chess pieces and musical notes are left out.
+Source: tuxpaint.org; a text file beside each picture begins with an English line. Letters, digits, chess pieces and musical notes are
+left out.
 """
 
 import re
