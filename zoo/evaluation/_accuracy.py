@@ -124,10 +124,10 @@ def refuse_model(model: Any, verbs: Sequence[str], name: str) -> None:
     known = getattr(getattr(model, "head", None), "verbs", ())
     missing = [verb for verb in verbs if verb not in known]
     if missing:
-        what = f"{type(model.head).__name__} has {', '.join(known)}" if known else f"{type(model).__name__} has no head"
-        own = getattr(getattr(model, "head", None), "evaluation", None)
-        choose = f"choose evaluation={own}, knn_probe or linear_probe" if own else "choose evaluation=knn_probe or linear_probe"
-        raise ConfigError(f"evaluation: {name!r} needs a head with the verbs {', '.join(verbs)}; {what}: {choose}")
+        offered = f"{type(model.head).__name__} has {', '.join(known)}" if known else f"{type(model).__name__} has no head"
+        default = getattr(getattr(model, "head", None), "evaluation", None)
+        choose = f"choose evaluation={default}, knn_probe or linear_probe" if default else "choose evaluation=knn_probe or linear_probe"
+        raise ConfigError(f"evaluation: {name!r} needs a head with the verbs {', '.join(verbs)}; {offered}: {choose}")
 
 
 def checked_limits(limits: Mapping[str, int | None]) -> None:

@@ -96,9 +96,11 @@ class WordJudge:
 
     def __call__(self, reference: str, heard: str) -> Compared:
         """Compare one reference with one transcript."""
-        said, found = (" ".join(self._change(text).split()) for text in (reference, heard))
-        words = self._jiwer.process_words(said, found)
-        return Compared(said, found, _edits(words, said.split()), _edits(self._jiwer.process_characters(said, found), said), _pieces(words))
+        expected, got = (" ".join(self._change(text).split()) for text in (reference, heard))
+        words = self._jiwer.process_words(expected, got)
+        return Compared(
+            expected, got, _edits(words, expected.split()), _edits(self._jiwer.process_characters(expected, got), expected), _pieces(words)
+        )
 
 
 def summed(several: Sequence[Compared]) -> tuple[Edits, Edits]:
@@ -111,12 +113,12 @@ def _edits(found: Any, units: Sequence[str]) -> Edits:
 
 
 def _pieces(found: Any) -> tuple[tuple[str, str], ...]:
-    said, heard = found.references[0], found.hypotheses[0]
+    expected, got = found.references[0], found.hypotheses[0]
     texts = [
         (
             chunk.type,
-            " ".join(said[chunk.ref_start_idx : chunk.ref_end_idx]),
-            " ".join(heard[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+            " ".join(expected[chunk.ref_start_idx : chunk.ref_end_idx]),
+            " ".join(got[chunk.hyp_start_idx : chunk.hyp_end_idx]),
         )
         for chunk in found.alignments[0]
     ]

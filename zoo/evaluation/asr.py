@@ -102,52 +102,54 @@ class Asr:
             DataError: a recording cannot be used, or no reference text has a word after normalisation.
         """
         self.check(model, source)
-        rate, found = sample_rate_of(model), []
+        rate_hz, found = sample_rate_of(model), []
         reading = Reading(source.split(split), limit=self.limit, batch_size=self.batch_size, advance=advance)
         times: Times = dict.fromkeys((None,) if self.mode is None else MODES[self.mode], 0.0)
-        for heard in reading(lambda rows: self._heard(model, [sample for _, sample in rows], rate, times)):
-            found += heard
+        for rows_done in reading(lambda rows: self._transcribe_rows(model, [sample for _, sample in rows], rate_hz, times)):
+            found += rows_done
             forget(found, self.examples)
-        return self._result(found, reading.details, times, rate)
+        return self._result(found, reading.details, times, rate_hz)
 
-    def _heard(self, model: Any, chunk: list[Sample], rate: int, times: Times) -> list[Heard]:
+    def _transcribe_rows(self, model: Any, chunk: list[Sample], rate: int, times: Times) -> list[Heard]:
         """Transcribe recordings and compare them with their references; add the seconds taken to ``times``."""
         audio = [audio_of(sample, rate) for sample in chunk]
-        by_mode, took = {}, {}
+        by_mode, seconds_by_mode = {}, {}
         for short in times:
             start = time.perf_counter()
-            by_mode[short] = self._transcribed(model, chunk, audio, short)
-            took[short] = time.perf_counter() - start
+            by_mode[short] = self._transcribe(model, chunk, audio, short)
+            seconds_by_mode[short] = time.perf_counter() - start
         rows = []
-        for place, (sample, sound) in enumerate(zip(chunk, audio, strict=True)):
-            compared = [self.compare(sample.inputs["text"], transcripts[place].text) for transcripts in by_mode.values()]
-            first = next(iter(by_mode.values()))[place]
-            rows.append(Heard(sample.id, sample.kind, sound, first.duration_s, first.text.strip(), *compared))
-        for short, seconds in took.items():  # last, because ``Reading`` calls again for each row if a row of the batch failed
+        for position, (sample, recording) in enumerate(zip(chunk, audio, strict=True)):
+            compared = [self.compare(sample.inputs["text"], transcripts[position].text) for transcripts in by_mode.values()]
+            first = next(iter(by_mode.values()))[position]
+            rows.append(Heard(sample.id, sample.kind, recording, first.duration_s, first.text.strip(), *compared))
+        for short, seconds in seconds_by_mode.items():  # last, because ``Reading`` calls again for each row if a row of the batch failed
             times[short] += seconds
         return rows
 
-    def _transcribed(self, model: Any, chunk: list[Sample], audio: list[Any], short: bool | None) -> list[Any]:
+    def _transcribe(self, model: Any, chunk: list[Sample], audio: list[Any], short: bool | None) -> list[Any]:
         """Return transcripts in the order of ``chunk``; recordings of equal language and task share one call."""
-        alike: dict[tuple[str | None, str], list[int]] = {}
-        for place, sample in enumerate(chunk):
-            alike.setdefault(self._spoken(sample), []).append(place)
+        groups: dict[tuple[str | None, str], list[int]] = {}
+        for position, sample in enumerate(chunk):
+            groups.setdefault(self._language_and_task(sample), []).append(position)
         found = {}
-        for (language, task), places in alike.items():
+        for (language, task), positions in groups.items():
             try:
-                heard = model.transcribe([audio[place] for place in places], short=short, language=language, task=task, **self.options)
+                transcripts = model.transcribe(
+                    [audio[position] for position in positions], short=short, language=language, task=task, **self.options
+                )
             except ConfigError as fault:
-                if (self.language and self.task) or not {"language", "task"} & set(chunk[places[0]].inputs):
+                if (self.language and self.task) or not {"language", "task"} & set(chunk[positions[0]].inputs):
                     raise  # the options are wrong, not the row
                 raise ItemError(
-                    f"item {chunk[places[0]].id}: its row says language {language!r}, task {task!r}, but {fault}; correct the row, or set "
-                    "evaluation.language and evaluation.task for all rows",
+                    f"item {chunk[positions[0]].id}: its row says language {language!r}, task {task!r}, but {fault}; correct the row, or "
+                    "set evaluation.language and evaluation.task for all rows",
                     "language",
                 ) from fault
-            found |= dict(zip(places, heard, strict=True))
-        return [found[place] for place in range(len(chunk))]
+            found |= dict(zip(positions, transcripts, strict=True))
+        return [found[position] for position in range(len(chunk))]
 
-    def _spoken(self, sample: Sample) -> tuple[str | None, str]:
+    def _language_and_task(self, sample: Sample) -> tuple[str | None, str]:
         """Return language and task of a recording; None as language lets the model detect it."""
         language = self.language or sample.inputs.get("language")
         return None if language == FOUND else language, self.task or sample.inputs.get("task") or "transcribe"

@@ -98,10 +98,10 @@ class Captioning:
             DataError: an item cannot be used, or has no reference.
         """
         self.check(model, source)
-        asked, answers = source.split(split), []
+        samples, answers = source.split(split), []
         shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
-        page = Shown(self.examples, len(asked), self.limit)
-        reading = Reading(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        page = Shown(self.examples, len(samples), self.limit)
+        reading = Reading(samples, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._captions(model, rows, shots)):
             answers += [page(answer, question) for answer, question in found]
         metrics = caption_scores([answer.answer for answer in answers], [answer.references for answer in answers])
@@ -117,10 +117,10 @@ class Captioning:
         questions = [asked_in(sample) for _, sample in rows]
         prompts = [self._prompt(q, index, shots) for (index, _), q in zip(rows, questions, strict=True)]
         options = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "batch_size": self.batch_size}
-        said = model.generate(prompts, **options, **({"stop": self.stop} if self.stop else {}))
+        captions = model.generate(prompts, **options, **({"stop": self.stop} if self.stop else {}))
         return [
             (Answer(sample.id, sample.kind, question_text(question), text.strip(), references_of(sample)), question)
-            for (_, sample), question, text in zip(rows, questions, said, strict=True)
+            for (_, sample), question, text in zip(rows, questions, captions, strict=True)
         ]
 
     def _prompt(self, question: Conversation, index: int, shots: Examples | None) -> Conversation:
@@ -136,14 +136,14 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
         ConfigError: pycocoevalcap is missing.
     """
     bleu, rouge, cider = _scorers()
-    theirs = {row: [words_of(text) for text in several] for row, several in enumerate(references)}
-    ours = {row: [words_of(text)] for row, text in enumerate(captions)}
-    found = (
-        bleu(4).compute_score(theirs, ours, verbose=0)[0][3],
-        rouge().compute_score(theirs, ours)[0],
-        cider().compute_score(theirs, ours)[0],
+    reference_texts = {row: [words_of(text) for text in several] for row, several in enumerate(references)}
+    caption_texts = {row: [words_of(text)] for row, text in enumerate(captions)}
+    scores = (
+        bleu(4).compute_score(reference_texts, caption_texts, verbose=0)[0][3],
+        rouge().compute_score(reference_texts, caption_texts)[0],
+        cider().compute_score(reference_texts, caption_texts)[0],
     )
-    return dict(zip(METRICS, map(float, found), strict=True))
+    return dict(zip(METRICS, map(float, scores), strict=True))
 
 
 def _chance(references: Sequence[Sequence[str]]) -> dict[str, float]:

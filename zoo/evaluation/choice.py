@@ -217,8 +217,8 @@ class Choice:
         if examples is None:
             return []
         found = [self._asked(row, examples.split.sample(row), source, examples.split) for row in examples.rows(index)]
-        said = [Message("assistant", f"{self.prompt} {one.names[one.right]}".strip()) for one in found]
-        return [replace(one.question, messages=(*one.question.messages, answer)) for one, answer in zip(found, said, strict=True)]
+        answers = [Message("assistant", f"{self.prompt} {one.names[one.right]}".strip()) for one in found]
+        return [replace(one.question, messages=(*one.question.messages, answer)) for one, answer in zip(found, answers, strict=True)]
 
     def _texts_of_others(self, index: int, own: str, items: Any) -> list[str]:
         """Return the item's text and different texts of other items, in random order; a pure function of seed and item.
@@ -242,18 +242,18 @@ class Choice:
     ) -> dict[str, tuple[list[Conversation], Sequence[str | None]]]:
         """Return prompts and generated rationales by the prefix that their metrics get: "", "plain_" or "blind_"."""
         plain = [with_examples(one.question, shown) for one, shown in zip(asked, shots, strict=True)]
-        told = [with_examples(self._described(one), shown) for one, shown in zip(asked, shots, strict=True)]
-        thoughts: Sequence[str | None] = [None] * len(asked)
+        full = [with_examples(self._described(one), shown) for one, shown in zip(asked, shots, strict=True)]
+        rationales: Sequence[str | None] = [None] * len(asked)
         if self.rationale:
             first = [asked_instead(prompt, self.rationale) for prompt in plain]
-            said = model.generate(first, max_new_tokens=self.max_rationale_tokens, batch_size=self.batch_size)
-            thoughts = [text.strip() for text in said]
-            told = [followed(p, text, question_text(q)) for p, text, q in zip(first, said, told, strict=True)]
-        found: dict[str, tuple[list[Conversation], Sequence[str | None]]] = {"": (told, thoughts)}
+            texts = model.generate(first, max_new_tokens=self.max_rationale_tokens, batch_size=self.batch_size)
+            rationales = [text.strip() for text in texts]
+            full = [followed(p, text, question_text(q)) for p, text, q in zip(first, texts, full, strict=True)]
+        found: dict[str, tuple[list[Conversation], Sequence[str | None]]] = {"": (full, rationales)}
         if self.descriptions or self.rationale:
-            found["plain_"] = (plain, thoughts)
+            found["plain_"] = (plain, rationales)
         if self.blind:
-            found["blind_"] = ([blinded(prompt, self.blind) for prompt in plain], thoughts)
+            found["blind_"] = ([blinded(prompt, self.blind) for prompt in plain], rationales)
         return found
 
     def _described(self, one: Asked) -> Conversation:
@@ -270,14 +270,14 @@ class Choice:
         """
         rows, answers = [], []
         for one, prompt in zip(asked, prompts, strict=True):
-            said = [f"{self.prompt} {name}".strip() for name in one.names]
-            rows += [prompt] * len(said)
-            answers += said
+            texts = [f"{self.prompt} {name}".strip() for name in one.names]
+            rows += [prompt] * len(texts)
+            answers += texts
         found = iter(model.score(rows, answers, batch_size=2 * self.batch_size, with_end=self.with_end).tolist())
         scores = [[next(found) for _ in one.names] for one in asked]
         if self.prompt:
-            before = model.score(list(prompts), [self.prompt] * len(asked), batch_size=2 * self.batch_size, with_end=False).tolist()
-            scores = [[score - first for score in several] for several, first in zip(scores, before, strict=True)]
+            prompt_scores = model.score(list(prompts), [self.prompt] * len(asked), batch_size=2 * self.batch_size, with_end=False).tolist()
+            scores = [[score - prompt_score for score in several] for several, prompt_score in zip(scores, prompt_scores, strict=True)]
         return scores
 
     def _judged(self, one: Asked, scores: Mapping[str, list[float]], nats: dict[str, list[float]]) -> Answer:

@@ -74,8 +74,8 @@ def columns_of(known: Sequence[str] | None, num_classes: int, asked: Sequence[st
     if known is None and num_classes == len(asked):
         return list(range(num_classes))
     if known is None or set(known) != set(asked):
-        strange = sorted(set(asked) - set(known or ()))
-        example = f" (the head has no class {strange[0]!r})" if known is not None and strange else ""
+        missing = sorted(set(asked) - set(known or ()))
+        example = f" (the head has no class {missing[0]!r})" if known is not None and missing else ""
         raise ConfigError(
             f"evaluation: the head has {num_classes} classes, which differ from the {len(asked)} classes of the data{example}; "
             "choose the data that the head was trained on, or evaluation=linear_probe or knn_probe"

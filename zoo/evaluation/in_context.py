@@ -167,8 +167,8 @@ class InContext:
 
     def _scored(self, model: Any, rows: Sequence[Row]) -> list[tuple["Question", list[float]]]:
         """Return the questions of some documents with the scores of their choices."""
-        asked = [question for _, sample in rows for question in questions_of(sample, self.num_examples)]
-        return list(zip(asked, self._scores(model, asked), strict=True))
+        questions_asked = [question for _, sample in rows for question in questions_of(sample, self.num_examples)]
+        return list(zip(questions_asked, self._scores(model, questions_asked), strict=True))
 
     def _scores(self, model: Any, asked: Sequence["Question"]) -> list[list[float]]:
         """Return the log-probability of each choice of each question; one call for all, so that each image is encoded only once."""
@@ -208,7 +208,7 @@ def questions_of(sample: Sample, numbers: Sequence[int]) -> list[Question]:
         DataError: the document does not alternate pictures (or clips) and words, or its answer is not among its choices.
     """
     words, pairs = pairs_of(conversation_of(sample), sample.id)
-    (asked, answer), examples = pairs[-1], pairs[:-1]
+    (query, answer), examples = pairs[-1], pairs[:-1]
     choices = list(sample.choices) or sorted({word for _, word in pairs})
     if answer not in choices or len(choices) < 2:
         raise DataError(
@@ -219,7 +219,7 @@ def questions_of(sample: Sample, numbers: Sequence[int]) -> list[Question]:
         if number > len(examples):
             continue
         shown = examples[len(examples) - number :]
-        prompt = [*words, *(part for pair in shown for part in pair), asked]
+        prompt = [*words, *(part for pair in shown for part in pair), query]
         found.append(Question(number, prompt, answer, choices, answer in [word for _, word in shown]))
     return found
 

@@ -84,9 +84,9 @@ class KnnProbe:
             raise ConfigError(f"evaluation.k: {self.k} neighbours, but only {len(keys)} training items; lower it, or raise train_limit")
         queries, labels = self.reader(model, source.split(split), limit=self.limit, advance=advance)
         similarity, neighbours = nearest(queries, keys, self.k, device=next(model.parameters()).device)
-        nearer = similarity - similarity[:, :1]  # relative to the nearest: exp cannot overflow, and the order of the votes stays
-        voices = torch.ones_like(similarity) if self.weights == "uniform" else (nearer / self.temperature).exp()
-        scores = votes(voices, key_labels[neighbours], len(source.class_names))
+        offsets = similarity - similarity[:, :1]  # relative to the nearest: exp cannot overflow, and the order of the votes stays
+        vote_weights = torch.ones_like(similarity) if self.weights == "uniform" else (offsets / self.temperature).exp()
+        scores = votes(vote_weights, key_labels[neighbours], len(source.class_names))
         return measure(scores, labels, source.class_names, {"k": self.k, "train_items": len(keys)})
 
 
@@ -118,12 +118,12 @@ def nearest(
     return torch.cat([best for best, _ in found]), torch.cat([index for _, index in found])
 
 
-def votes(voices: Float[Tensor, "n k"], classes: Int[Tensor, "n k"], num_classes: int) -> Float[Tensor, "n classes"]:
+def votes(weights: Float[Tensor, "n k"], classes: Int[Tensor, "n k"], num_classes: int) -> Float[Tensor, "n classes"]:
     """Return the sum of the vote weights of each class; minus infinity for a class without votes.
 
     Args:
-        voices: weight of each neighbour's vote.
+        weights: weight of each neighbour's vote.
         classes: class number of each neighbour.
     """
-    counted = voices.new_zeros(len(voices), num_classes).scatter_add_(1, classes, voices)
+    counted = weights.new_zeros(len(weights), num_classes).scatter_add_(1, classes, weights)
     return counted.masked_fill(counted == 0, -torch.inf)

@@ -127,10 +127,10 @@ class QuestionAnswering:
             DataError: an item cannot be used, or has no reference answer.
         """
         self.check(model, source)
-        asked, answers = source.split(split), []
+        samples, answers = source.split(split), []
         shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
-        page = Shown(self.examples, len(asked), self.limit)
-        reading = Reading(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        page = Shown(self.examples, len(samples), self.limit)
+        reading = Reading(samples, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._answers(model, rows, shots)):
             answers += [page(answer, question) for answer, question in found]
         names = list(answers[0].scores)
@@ -147,30 +147,30 @@ class QuestionAnswering:
         """Return scored answers with their questions."""
         questions = [asked_in(sample) for _, sample in rows]
         prompts = [with_examples(q, shots(index)) if shots else q for (index, _), q in zip(rows, questions, strict=True)]
-        said, thoughts = self._ask(model, prompts)
-        blind = self._ask(model, [blinded(p, self.blind) for p in prompts])[0] if self.blind else [None] * len(rows)
+        texts, rationales = self._ask(model, prompts)
+        blind_texts = self._ask(model, [blinded(p, self.blind) for p in prompts])[0] if self.blind else [None] * len(rows)
         found = []
-        for place, (_, sample) in enumerate(rows):
-            answer = Answer(sample.id, sample.kind, question_text(questions[place]), said[place], references_of(sample))
-            answer.rationale, answer.blind = thoughts[place], blind[place]
-            found.append((_judged(answer), questions[place]))
+        for position, (_, sample) in enumerate(rows):
+            answer = Answer(sample.id, sample.kind, question_text(questions[position]), texts[position], references_of(sample))
+            answer.rationale, answer.blind = rationales[position], blind_texts[position]
+            found.append((_judged(answer), questions[position]))
         return found
 
     def _ask(self, model: Any, prompts: Sequence[Conversation]) -> tuple[list[str], Sequence[str | None]]:
         """Return the model's answer to each prompt, and the generated rationales; these are None without chain of thought."""
         if self.thoughts is None:
             return self._generate(model, [with_words(p, self.instruction) for p in prompts], self.max_new_tokens), [None] * len(prompts)
-        rationale, conclusion, most = self.thoughts
-        asked = [(asked_instead if self.rationale_first else with_words)(p, rationale) for p in prompts]
-        thoughts = self._generate(model, asked, most)
+        rationale, conclusion, max_tokens = self.thoughts
+        first = [(asked_instead if self.rationale_first else with_words)(p, rationale) for p in prompts]
+        rationales = self._generate(model, first, max_tokens)
         last = [question_text(p) if self.rationale_first else conclusion for p in prompts]
         last = [f"{words}\n{self.instruction}".strip() for words in last]
-        second = [followed(p, thought, words) for p, thought, words in zip(asked, thoughts, last, strict=True)]
-        return self._generate(model, second, self.max_new_tokens), thoughts
+        second = [followed(p, text, words) for p, text, words in zip(first, rationales, last, strict=True)]
+        return self._generate(model, second, self.max_new_tokens), rationales
 
-    def _generate(self, model: Any, prompts: list[Conversation], most: int) -> list[str]:
-        said = model.generate(prompts, max_new_tokens=most, num_beams=self.num_beams, stop=self.stop, batch_size=self.batch_size)
-        return [text.strip() for text in said]
+    def _generate(self, model: Any, prompts: list[Conversation], max_tokens: int) -> list[str]:
+        texts = model.generate(prompts, max_new_tokens=max_tokens, num_beams=self.num_beams, stop=self.stop, batch_size=self.batch_size)
+        return [text.strip() for text in texts]
 
     def _details(self) -> dict[str, Any]:
         """Return the settings that a reader needs to interpret the metrics; unset ones are left out."""

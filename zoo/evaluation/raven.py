@@ -80,9 +80,9 @@ class Raven:
             DataError: an item is not a puzzle.
         """
         self.check(model, source)
-        asked, answers = source.split(split), []
-        page = Shown(self.examples, len(asked), self.limit)
-        reading = Reading(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        samples, answers = source.split(split), []
+        page = Shown(self.examples, len(samples), self.limit)
+        reading = Reading(samples, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._scored(model, rows)):
             answers += [page(_judged(sample, scores), _shown(sample)) for sample, scores in found]
         names = list(answers[0].scores)

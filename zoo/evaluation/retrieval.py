@@ -265,9 +265,9 @@ def recall_curve(
     """
     missed, curve = torch.ones(len(better), dtype=torch.float64), []
     for place in range(depth):
-        drawn = place - better.double()  # number of answers of equal score that are placed before this one
-        strangers = (equal - drawn).clamp(min=0)  # answers of equal score, not partners, that are still to be placed
-        miss = strangers / (strangers + own)
-        missed = torch.where(drawn < 0, missed, missed * miss)
+        equal_before = place - better.double()  # number of answers of equal score that are placed before this one
+        remaining = (equal - equal_before).clamp(min=0)  # answers of equal score, not partners, that are still to be placed
+        miss = remaining / (remaining + own)
+        missed = torch.where(equal_before < 0, missed, missed * miss)
         curve.append(1 - missed.mean())
     return torch.stack(curve).float()

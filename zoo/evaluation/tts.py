@@ -159,10 +159,12 @@ class Tts:
                 continue
             voices = {"speaker": chunk[0].label} if getattr(model.head, "num_speakers", 0) else {}
             texts = [sample.inputs["text"] for sample in chunk]
-            said = model.synthesize(texts, batch_size=self.batch_size, max_seconds=self.max_seconds, seed=self.seed, **voices)
-            heard = self._listen(said, chunk) if self.compare is not None else [{}] * len(said)
-            found += [self._row(speech, sample, model) | h for speech, sample, h in zip(said, chunk, heard, strict=True)]
-            examples += said[: 6 - len(examples)]
+            speeches = model.synthesize(texts, batch_size=self.batch_size, max_seconds=self.max_seconds, seed=self.seed, **voices)
+            word_errors = self._transcribe_by_judge(speeches, chunk) if self.compare is not None else [{}] * len(speeches)
+            found += [
+                self._row(speech, sample, model) | errors for speech, sample, errors in zip(speeches, chunk, word_errors, strict=True)
+            ]
+            examples += speeches[: 6 - len(examples)]
         if not found:
             raise DataError(f"evaluation: no item of the split {split!r} can be used; the first: {left_out[0]['reason']}")
         return _summed(found, examples, left_out)
@@ -177,22 +179,25 @@ class Tts:
             "focus": speech.focus,
             "faults": speech.faults,
         }
-        sound = model.processor["speech"]
+        processor = model.processor["speech"]
         if "audio" in sample.inputs:
-            true = sound.item(sample.inputs["audio"])[MELS]
-            row["length_ratio"] = speech.mels.shape[1] / true.shape[1]
-            row["mel_cepstral_distortion"] = mel_cepstral_distortion(sound.log_mels(speech.mels), sound.log_mels(true))
+            recorded_mels = processor.item(sample.inputs["audio"])[MELS]
+            row["length_ratio"] = speech.mels.shape[1] / recorded_mels.shape[1]
+            row["mel_cepstral_distortion"] = mel_cepstral_distortion(processor.log_mels(speech.mels), processor.log_mels(recorded_mels))
         return row
 
-    def _listen(self, said: list[Speech], chunk: list[Sample]) -> list[dict[str, Any]]:
+    def _transcribe_by_judge(self, speeches: list[Speech], chunk: list[Sample]) -> list[dict[str, Any]]:
         """Return for each utterance the judge's transcripts of it and of its recording, with their errors against the text."""
         rate = sample_rate_of(self.judge)
-        sounds = [resample(speech.waveform.numpy().astype(np.float32), speech.sample_rate_hz, rate) for speech in said]
+        waveforms = [resample(speech.waveform.numpy().astype(np.float32), speech.sample_rate_hz, rate) for speech in speeches]
         recorded = [row for row, sample in enumerate(chunk) if "audio" in sample.inputs]
         options = {"language": self.language, "batch_size": self.batch_size, "seed": self.seed}
-        all_transcripts = self.judge.transcribe(sounds + [audio_of(chunk[row], rate) for row in recorded], **options)
-        found: list[dict[str, Any]] = [{} for _ in said]
-        for prefix, rows, transcripts in (("", range(len(said)), all_transcripts), ("recorded_", recorded, all_transcripts[len(said) :])):
+        all_transcripts = self.judge.transcribe(waveforms + [audio_of(chunk[row], rate) for row in recorded], **options)
+        found: list[dict[str, Any]] = [{} for _ in speeches]
+        for prefix, rows, transcripts in (
+            ("", range(len(speeches)), all_transcripts),
+            ("recorded_", recorded, all_transcripts[len(speeches) :]),
+        ):
             for row, transcript in zip(rows, transcripts, strict=False):  # transcripts of the recordings follow those of the utterances
                 compared = self.compare(chunk[row].inputs["text"], transcript.text)  # type: ignore[misc]
                 figures = {"heard": compared.heard, "errors": compared.words.errors, "words": compared.words.units}
@@ -275,13 +280,13 @@ def warping_path(distances: Float[np.ndarray, "rows columns"]) -> list[tuple[int
     return path[::-1]
 
 
-def draw_speech(said: list[Speech], path: Path) -> None:
+def draw_speech(speeches: list[Speech], path: Path) -> None:
     """Draw alignment and mel spectrogram of each utterance, side by side, into a PNG file."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 2.6 * len(said)), layout="constrained")
-    axes = figure.subplots(len(said), 2, squeeze=False)
-    for (left, right), speech in zip(axes, said, strict=True):
+    figure = Figure(figsize=(12, 2.6 * len(speeches)), layout="constrained")
+    axes = figure.subplots(len(speeches), 2, squeeze=False)
+    for (left, right), speech in zip(axes, speeches, strict=True):
         left.imshow(speech.alignment.T.numpy(), aspect="auto", origin="lower", interpolation="nearest", vmin=0, vmax=1)
         left.set(xlabel="step", ylabel="character", title=f"{speech.text[:50]} ({speech.stop_reason})")
         right.imshow(speech.mels.numpy(), aspect="auto", origin="lower", interpolation="nearest")

@@ -50,9 +50,9 @@ def read_texts(lines: list[str]) -> dict[str, str]:
 
 def splits_of(texts: set[str]) -> Mapping[str, str]:
     """Return the split of each text: "train", "validation" or "test"."""
-    asked = sorted((text for text in texts if len(text.split()) >= FEWEST_WORDS), key=_digest)
-    count = round(SHARE * len(asked))
-    held_out = dict.fromkeys(asked[:count], "test") | dict.fromkeys(asked[count : 2 * count], "validation")
+    candidates = sorted((text for text in texts if len(text.split()) >= FEWEST_WORDS), key=_digest)
+    count = round(SHARE * len(candidates))
+    held_out = dict.fromkeys(candidates[:count], "test") | dict.fromkeys(candidates[count : 2 * count], "validation")
     return dict.fromkeys(texts, "train") | held_out
 
 

@@ -40,9 +40,9 @@ def convert(source: Path, target: Path) -> None:
     """
     import timm  # slow to import
 
-    theirs, wanted = read_tensors(source / FILE), timm.create_model(MODEL, pretrained=False).state_dict()
-    shapes = [list(tensor.shape) for tensor in theirs.values()], [list(tensor.shape) for tensor in wanted.values()]
+    source_tensors, timm_tensors = read_tensors(source / FILE), timm.create_model(MODEL, pretrained=False).state_dict()
+    shapes = [list(tensor.shape) for tensor in source_tensors.values()], [list(tensor.shape) for tensor in timm_tensors.values()]
     if shapes[0] != shapes[1]:
         raise WeightsError(f"the installed timm's {MODEL} has other tensor shapes, or another order, than the file; install timm 1.0")
-    write_tensors(dict(zip(wanted, theirs.values(), strict=True)), target / "model.safetensors")
+    write_tensors(dict(zip(timm_tensors, source_tensors.values(), strict=True)), target / "model.safetensors")
     (target / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
