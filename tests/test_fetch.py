@@ -177,7 +177,7 @@ def test_what_is_not_whole_or_of_another_version_is_not_cached(toy, name):
     [
         ({"sha256": "0" * 64}, r"toy-1.0-py3-none-any.whl has SHA-256 \w{12}..., expected 000000000000...; it is not the pinned file"),
         ({"files": (PackagedFile("toy/data.txt", "0" * 64, "data.txt"),)}, "whl: toy/data.txt has SHA-256"),
-        ({"files": (PackagedFile("toy/date.txt", "0" * 64, "data.txt"),)}, "does not hold toy/date.txt"),
+        ({"files": (PackagedFile("toy/date.txt", "0" * 64, "data.txt"),)}, "does not contain toy/date.txt"),
     ],
 )
 def test_what_differs_from_its_pin_is_refused_and_leaves_nothing(toy, changes, message):

@@ -147,7 +147,7 @@ def test_samples_of_recordings_that_are_not_shown_are_let_go(tmp_path):
 
 
 def test_texts_without_words_are_refused():
-    with pytest.raises(zoo.DataError, match=r"no text of the split holds a word \(normalise=english\)"):
+    with pytest.raises(zoo.DataError, match=r"no reference text of the split has a word left after normalisation \(normalise=english\)"):
         Asr()(Listener(HEARD), Clips(["uh", "[beep]", "(silence)", ""]), "test")
 
 

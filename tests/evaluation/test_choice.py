@@ -135,7 +135,7 @@ def test_a_document_is_asked_for_the_words_behind_its_last_picture_among_those_o
     assert "a red hat on" in answers and run(Scorer(right), source, others=2, max_words=4)[1].asked[0][1] == answers[0]
     with pytest.raises(zoo.DataError, match="others: 4, but the split has 3 different texts"):
         run(Scorer(right), source, others=4, max_words=4)
-    with pytest.raises(zoo.DataError, match="without words behind its last picture"):
+    with pytest.raises(zoo.DataError, match="without text after its last picture or clip"):
         split_answer(Documents([""]).sample(0))
 
 
@@ -149,7 +149,7 @@ def test_descriptions_come_from_a_file(tmp_path):
 def test_what_cannot_be_chosen_is_refused(classifier, talking, yes_or_no):
     with pytest.raises(zoo.ConfigError, match="needs a head with the verbs score"):
         Choice().check(classifier, talking.Squares())
-    with pytest.raises(zoo.ConfigError, match="descriptions: stand before a question"):
+    with pytest.raises(zoo.ConfigError, match="descriptions: need a question to be shown before"):
         Choice(descriptions={"a": "b"})
     with pytest.raises(zoo.ConfigError, match="descriptions: there is no label 'maybe'"):
         yes_or_no(sees, question="?", descriptions={"maybe": "b"})
@@ -160,7 +160,7 @@ def test_what_cannot_be_chosen_is_refused(classifier, talking, yes_or_no):
     ):
         with pytest.raises(zoo.ConfigError, match=said):
             Choice(**options)
-    with pytest.raises(zoo.DataError, match="its answer 'yes' is none of no choices"):
+    with pytest.raises(zoo.DataError, match=r"its answer 'yes' is not among its choices \(none\)"):
         run(Scorer(sees), talking.Squares())
     with pytest.raises(zoo.DataError, match="not numbers"):
         yes_or_no(lambda *_: math.nan)

@@ -45,7 +45,7 @@ def test_classes_in_another_order_are_put_in_the_datas(classifier, source):
 def test_columns_are_found_by_name():
     assert columns_of(["cat", "dog"], 2, ["dog", "cat"]) == [1, 0] and columns_of(None, 3, ["a", "b", "c"]) == [0, 1, 2]
     for known, number in ((["cat", "cow"], 2), (["cat", "dog", "cow"], 3), (None, 3)):
-        with pytest.raises(zoo.ConfigError, match=f"the head tells {number} classes apart, which are not the 2 of the data"):
+        with pytest.raises(zoo.ConfigError, match=f"the head has {number} classes, which differ from the 2 classes of the data"):
             columns_of(known, number, ["dog", "cat"])
 
 

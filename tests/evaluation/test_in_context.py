@@ -113,10 +113,10 @@ def test_what_cannot_be_asked_is_refused(classifier):
         InContext(num_examples=[-1])
     with pytest.raises(zoo.DataError, match="no document has 7 pictures before"):
         InContext(num_examples=[7])(Copier(), Documents([document(PAIRS)]), "test")
-    with pytest.raises(zoo.DataError, match="is no document of pictures"):
+    with pytest.raises(zoo.DataError, match="is not a document of pictures"):
         questions_of(document([(1, "A"), (2, "")]), [0])
     said = (Message("user", "<image> which?"), Message("assistant", "A"))
-    with pytest.raises(zoo.DataError, match="is no document of pictures"):
+    with pytest.raises(zoo.DataError, match="is not a document of pictures"):
         questions_of(Sample("d", {"conversation": Conversation(said, (picture(1),))}), [0])
     with pytest.raises(zoo.DataError, match="its last word is 'A', its choices are"):
         questions_of(document(PAIRS, choices="XY"), [0])

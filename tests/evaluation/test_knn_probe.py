@@ -106,7 +106,7 @@ def test_what_is_out_of_range_is_refused(settings, message):
 
 
 def test_too_few_neighbours_and_the_same_split_are_refused(clip, source):
-    with pytest.raises(zoo.ConfigError, match="evaluation.k: 20 neighbours of 12 training items"):
+    with pytest.raises(zoo.ConfigError, match="evaluation.k: 20 neighbours, but only 12 training items"):
         KnnProbe(train_limit=12)(clip, source, "test")
     with pytest.raises(zoo.ConfigError, match="'train' is also the split to report on"):
         KnnProbe()(clip, source, "train")

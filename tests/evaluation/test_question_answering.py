@@ -67,7 +67,7 @@ def test_an_item_is_never_its_own_example(evaluated, talking):
     _, model = evaluated(talking.right_answer, talking.Squares(3), num_shots=2, shots_split="test")
     for number, prompt in enumerate(model.asked):
         assert sorted(int(image.mean()) // 10 for image in prompt.images[:-1]) == [n for n in range(3) if n != number]
-    with pytest.raises(zoo.ConfigError, match="num_shots: 3 examples of 2 items"):
+    with pytest.raises(zoo.ConfigError, match="num_shots: 3 examples, but only 2 items to draw them from"):
         evaluated(talking.right_answer, talking.Squares(3), num_shots=3, shots_split="test")
 
 
@@ -114,7 +114,7 @@ def test_a_limit_keeps_every_kind_and_kinds_choose(evaluated, talking):
 def test_what_cannot_be_asked_is_refused(classifier, evaluated, talking):
     with pytest.raises(zoo.ConfigError, match="needs a head with the verbs generate"):
         QuestionAnswering().check(classifier, talking.Squares())
-    with pytest.raises(zoo.ConfigError, match="the source gives image, and answers are held against texts"):
+    with pytest.raises(zoo.ConfigError, match="the source gives image, but answers are compared with texts"):
         QuestionAnswering().check(talking.Talker(talking.right_answer), SimpleNamespace(modalities=("image",)))
     with pytest.raises(zoo.ConfigError, match="kinds: there is no 'darkk'; did you mean 'dark'"):
         QuestionAnswering(kinds=["darkk"]).check(talking.Talker(talking.right_answer), talking.Squares())

@@ -70,5 +70,5 @@ def test_what_is_no_puzzle_is_refused(classifier, puzzles):
     with pytest.raises(zoo.ConfigError, match="kinds: '2x2' is one string"):
         Raven(kinds="2x2")
     plain = puzzles.split("test").sample(0)
-    with pytest.raises(zoo.DataError, match="item x: is no puzzle"):
+    with pytest.raises(zoo.DataError, match="item x: is not a puzzle"):
         candidate_prompts(Sample("x", plain.inputs))

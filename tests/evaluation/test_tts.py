@@ -127,7 +127,7 @@ def test_without_a_judge_nobody_listens_and_one_that_cannot_is_refused():
 
 
 def test_what_does_not_speak_is_refused():
-    with pytest.raises(ConfigError, match="needs a head that speaks"):
+    with pytest.raises(ConfigError, match="needs a head that synthesises speech"):
         Tts().check(zoo.create_system("clip_vit_nano"), Clips())
     with pytest.raises(ConfigError, match="max_seconds"):
         Tts(max_seconds=0.0)

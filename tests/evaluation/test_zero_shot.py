@@ -32,7 +32,7 @@ def test_models_and_sources_that_cannot_are_refused(clip, classifier, source, un
     with pytest.raises(zoo.ConfigError, match="ViT has no head"):
         ZeroShot()(zoo.create_model("vit_nano"), source, "test")
     unlabelled.class_names = []
-    with pytest.raises(zoo.DataError, match="no classes to tell apart"):
+    with pytest.raises(zoo.DataError, match="the source has no classes"):
         ZeroShot().check(clip, unlabelled)
     with pytest.raises(zoo.ConfigError, match="^limit: 0; allowed"):
         ZeroShot(limit=0)

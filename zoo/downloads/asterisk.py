@@ -1,9 +1,9 @@
-"""The telephone prompts of Asterisk, spoken by Allison Smith, as WAV and one table.
+"""Converter of the telephone prompts of Asterisk, spoken by Allison Smith, to WAV files and one table.
 
-Of the prompts of four words and more, a tenth of the different texts is for testing and a tenth for validation: those with the lowest
-BLAKE2b digests, so that which they are follows from the texts alone. A text that several prompts say is in one split.
+Of the different texts of four or more words, a tenth is for testing and a tenth for validation: the texts with the lowest BLAKE2b
+digests, so that the split depends only on the texts. All prompts with the same text are in the same split.
 
-Source: ``core-sounds-en.txt``, a line ``key: text`` for each prompt; what is no speech stands there in brackets.
+Source: ``core-sounds-en.txt``, a line ``key: text`` for each prompt; notes on tones and silence are in brackets.
 """
 
 import gzip
@@ -15,16 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 TABLE = "table.jsonl"
-RATE_HZ = 16000  # of G.722
-FEWEST_WORDS = 4  # of a text that is tested on
-SHARE = 0.1  # of those texts, for test and for validation
+RATE_HZ = 16000  # sample rate of G.722
+FEWEST_WORDS = 4  # minimum length of a text in the test and validation splits
+SHARE = 0.1  # share of these texts in the test split, and again in the validation split
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write ``clips`` and ``table.jsonl``.
+    """Write the folder ``clips`` and ``table.jsonl``.
 
     Args:
-        source: folder with ``sounds`` and ``texts.txt.gz``.
+        source: folder that contains ``sounds`` and ``texts.txt.gz``.
     """
     lines = gzip.decompress((source / "texts.txt.gz").read_bytes()).decode("utf-8").splitlines()
     texts, rows = read_texts(lines), []
@@ -38,7 +38,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def read_texts(lines: list[str]) -> dict[str, str]:
-    """What is said, by prompt; prompts that are tones or silence are left out, and so are notes in brackets behind a text."""
+    """Return the spoken text of each prompt, without notes in brackets; prompts of tones or silence are left out."""
     found = {}
     for line in lines:
         key, colon, text = line.partition(":")
@@ -49,10 +49,10 @@ def read_texts(lines: list[str]) -> dict[str, str]:
 
 
 def splits_of(texts: set[str]) -> Mapping[str, str]:
-    """The split of each text."""
-    asked = sorted((text for text in texts if len(text.split()) >= FEWEST_WORDS), key=_digest)
-    count = round(SHARE * len(asked))
-    held_out = dict.fromkeys(asked[:count], "test") | dict.fromkeys(asked[count : 2 * count], "validation")
+    """Return the split of each text: "train", "validation" or "test"."""
+    candidates = sorted((text for text in texts if len(text.split()) >= FEWEST_WORDS), key=_digest)
+    count = round(SHARE * len(candidates))
+    held_out = dict.fromkeys(candidates[:count], "test") | dict.fromkeys(candidates[count : 2 * count], "validation")
     return dict.fromkeys(texts, "train") | held_out
 
 
@@ -61,8 +61,8 @@ def _digest(text: str) -> str:
 
 
 def _decode(sound: Path, path: Path) -> int:
-    """Write a WAV of 16 bits; returns how many samples it has."""
-    import av  # nothing else of the list of assets needs it
+    """Decode a G.722 file into a 16-bit mono WAV file; return the number of samples."""
+    import av  # optional dependency that the list of assets does not need
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(sound), format="g722") as container:

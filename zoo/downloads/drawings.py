@@ -1,8 +1,8 @@
-"""What the drawn data sets share: SVG to PNG, and the table that names the pictures.
+"""Shared parts of the converters of drawings: SVG to PNG, and the table of the pictures.
 
-Each row of ``table.jsonl`` is one picture: ``path`` in the folder, ``style`` (the collection it is of), ``label`` (its name in
-words) or ``caption`` (a sentence) or both, ``tags`` (more words), and what else a data set knows. Transparency is kept, so that
-whoever reads them chooses the ground.
+Each row of ``table.jsonl`` is one picture: ``path`` in the folder, ``style`` (its collection), ``label`` (its name in words) or
+``caption`` (a sentence) or both, ``tags`` (further words), and further columns of the data set. Transparency is kept, so that the reader
+of the data can choose the background.
 """
 
 import io
@@ -12,35 +12,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from PIL import Image  # the list of assets does not need it
+    from PIL import Image  # not imported at run time, because the list of assets does not need it
 
 TABLE = "table.jsonl"
-LONGEST_RATIO = 4  # of width to height or the reverse, of what can be made square
-WIDEST = 3000  # pixels
-DOTS_PER_INCH = 96  # of CSS; without one resvg refuses sizes in millimetres
-MARGIN = 0.04  # of the side, around what is drawn
+LONGEST_RATIO = 4  # largest ratio of the longer to the shorter side; narrower drawings are left out
+WIDEST = 3000  # pixels; limits memory and time
+DOTS_PER_INCH = 96  # the CSS value; without a value resvg refuses sizes in millimetres
+MARGIN = 0.04  # empty border around the drawing, as share of the side
 
 
 def draw(svg: str, path: Path, *, side: int) -> None:
     """Draw a square SVG as a PNG of ``side`` x ``side`` pixels.
 
     Raises:
-        ValueError: it is not an SVG that can be drawn.
+        ValueError: resvg cannot draw the SVG.
     """
-    import resvg_py  # nothing else of zoo needs it
+    import resvg_py  # optional dependency that only the converters of drawings need
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side, skip_system_fonts=True))
 
 
 def draw_any(svg: Path, *, side: int) -> "Image.Image | None":
-    """Draw an SVG file of any shape so large that what is on the page takes ``side`` pixels or more; None where it cannot be drawn."""
+    """Draw an SVG file of any shape, so large that the longer side of the drawn part has at least ``side`` pixels, if possible.
+
+    Returns:
+        An RGBA image; None if the file cannot be drawn.
+    """
     width = side + side // 2
     first = _drawn(svg, width=width)
     box = None if first is None else first.getchannel("A").getbbox()
     if box is None or (longest := max(box[2] - box[0], box[3] - box[1])) >= side:
         return first
-    return _drawn(svg, width=min(WIDEST, width * side // longest))  # a small drawing on a large page
+    return _drawn(svg, width=min(WIDEST, width * side // longest))  # the drawing covers a small part of its page: draw again, larger
 
 
 def _drawn(svg: Path, *, width: int) -> "Image.Image | None":
@@ -49,13 +53,17 @@ def _drawn(svg: Path, *, width: int) -> "Image.Image | None":
 
     try:
         drawn = resvg_py.svg_to_bytes(svg_path=str(svg), width=width, dpi=DOTS_PER_INCH, skip_system_fonts=True)
-    except ValueError:  # of resvg: no SVG, or none that it understands
+    except ValueError:  # resvg: not an SVG file, or one that it does not support
         return None
     return Image.open(io.BytesIO(drawn)).convert("RGBA")
 
 
 def squared(image: "Image.Image", *, side: int) -> "Image.Image | None":
-    """What is drawn in a picture in RGBA, in the middle of a transparent square; None where nothing is, or only a line."""
+    """Crop an RGBA image to its visible part, scale it and centre it on a transparent square.
+
+    Returns:
+        An RGBA image of ``side`` x ``side`` pixels; None if nothing is visible or the visible part is too narrow (``LONGEST_RATIO``).
+    """
     from PIL import Image
 
     box = image.getchannel("A").getbbox()

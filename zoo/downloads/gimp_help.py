@@ -1,7 +1,7 @@
-"""The manual of GIMP in English: a page of HTML for each section, with its pictures.
+"""Converter of the GIMP manual in English: one HTML page for each section, with its pictures.
 
-Source: gitlab.gnome.org/GNOME/gimp-help. What is no page and no picture (style sheets, indexes for the program's own browser) is left out,
-and so are drawings in SVG, which are seldom decoded.
+Source: gitlab.gnome.org/GNOME/gimp-help. Only pages and pictures are kept. Style sheets and indexes for GIMP's help browser are left out;
+so are SVG drawings, because few image libraries decode them.
 """
 
 import shutil
@@ -12,10 +12,10 @@ KEPT = (".html", ".png", ".jpg", ".jpeg")
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write ``pages``, with pictures in the folders that the pages name.
+    """Write the folder ``pages``, with the pictures at the paths that the pages refer to.
 
     Args:
-        source: folder with ``help``.
+        source: folder that contains ``help``.
     """
     folder = source / "help"
     for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in KEPT):

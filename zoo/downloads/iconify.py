@@ -1,7 +1,7 @@
-"""Collections of Iconify: the drawings of an ``icons.json`` as SVG.
+"""Reader of Iconify collections: the icons of an ``icons.json`` as SVG documents.
 
-Reference: the IconifyJSON format (iconify.design/docs/types/iconify-json.html): bodies of SVG with sizes, and aliases, which show
-another icon, turned or mirrored.
+Reference: the IconifyJSON format (iconify.design/docs/types/iconify-json.html). It has SVG bodies with sizes, and aliases: names for
+another icon, possibly rotated or mirrored.
 """
 
 import json
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SIDE = 16  # where a collection states none
+SIDE = 16  # default of the format for width and height
 
 
 def read_icons(folder: Path) -> dict[str, str]:
-    """The drawings of a collection by name, aliases too, hidden ones not; each a square SVG with the icon in its middle.
+    """Return the icons of a collection by name, with aliases, without hidden icons; each is a square SVG with the icon centred.
 
     Args:
-        folder: with ``icons.json``.
+        folder: folder that contains ``icons.json``.
     """
     content = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
     sizes = {key: content[key] for key in ("left", "top", "width", "height") if key in content}
@@ -29,7 +29,11 @@ def read_icons(folder: Path) -> dict[str, str]:
 
 
 def svg_of(icon: Mapping[str, Any]) -> str:
-    """One icon, with the keys of its collection where it has none of its own, as an SVG document."""
+    """Return one icon as a square SVG document.
+
+    Args:
+        icon: the icon's entry in ``icons.json``, completed by the sizes of its collection.
+    """
     width, height = icon.get("width", SIDE), icon.get("height", SIDE)
     side = max(width, height)
     left, top = icon.get("left", 0) - (side - width) / 2, icon.get("top", 0) - (side - height) / 2
@@ -44,7 +48,7 @@ def svg_of(icon: Mapping[str, Any]) -> str:
 
 
 def _resolved(name: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """An icon with what its chain of aliases adds: mirrored twice is not mirrored, and turns add up."""
+    """Return an icon's entry with the changes of its chain of aliases: two mirrorings cancel each other, rotations add up."""
     if name in content["icons"]:
         return dict(content["icons"][name])
     alias = content["aliases"][name]

@@ -1,6 +1,6 @@
-"""Collections of icons whose names are words, as PNGs and one table.
+"""Converter of icon collections whose icon names are words, to PNGs and one table.
 
-Of an icon that a collection has in several weights or sizes one is taken. Names become labels: ``tree-palm-02`` -> "tree palm".
+If a collection has an icon in several weights or sizes, one of them is used. Names become labels: ``tree-palm-02`` -> "tree palm".
 """
 
 import re
@@ -10,7 +10,7 @@ from zoo.downloads.drawings import draw, write_table
 from zoo.downloads.iconify import read_icons
 
 SIDE = 128  # pixels
-COLLECTIONS = {  # by name: what an icon's name must be like; its first group is the label
+COLLECTIONS = {  # pattern of the icon names to use, by collection; the first group of the pattern becomes the label
     "flat-color-icons": r"(.+)",
     "fluent-color": r"(.+?)-(?:16|20|24|28|32|48)",
     "game-icons": r"(?!abstract-)(.+)",
@@ -19,14 +19,14 @@ COLLECTIONS = {  # by name: what an icon's name must be like; its first group is
     "streamline-freehand-color": r"(.+)",
     "streamline-ultimate-color": r"(.+)",
 }
-NUMBERING = re.compile(r"(?:[- ](?:\d+|one|two|three|four|five|alternate))+$")  # of variants
+NUMBERING = re.compile(r"(?:[- ](?:\d+|one|two|three|four|five|alternate))+$")  # number of a variant of an icon
 
 
 def convert(source: Path, target: Path) -> None:
     """Write a folder of PNGs for each collection, and ``table.jsonl``.
 
     Args:
-        source: a folder for each collection.
+        source: folder that contains a folder for each collection.
     """
     rows = []
     for collection, pattern in COLLECTIONS.items():
@@ -38,7 +38,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def labelled_icons(folder: Path, pattern: str) -> dict[str, tuple[str, str]]:
-    """Name and SVG of the icons that fit a pattern; of those that differ in size alone, the last, which is the largest."""
+    """Return name and SVG of the icons whose names match a pattern, by label; of several sizes the last, which is the largest."""
     found = {}
     for name, svg in sorted(read_icons(folder).items()):
         if match := re.fullmatch(pattern, name):
@@ -47,7 +47,7 @@ def labelled_icons(folder: Path, pattern: str) -> dict[str, tuple[str, str]]:
 
 
 def label_of(name: str, pattern: str) -> str:
-    """An icon's name as words, without the number of a variant."""
+    """Return an icon's name as words, without the number of a variant."""
     match = re.fullmatch(pattern, name)
     stem = match[1] if match else name
     return (NUMBERING.sub("", stem) or stem).replace("-", " ")

@@ -1,7 +1,8 @@
-"""The maps and flags of KGeography: pictures of maps, and one table of their regions with colours, sizes, places, capitals and flags.
+"""Converter of the maps and flags of KGeography: pictures, and one table of regions with colours, sizes, places, capitals and flags.
 
-Source: invent.kde.org/education/kgeography; each ``*.kgm`` is XML that names the regions of a picture by their colours. Regions that
-are there only to be clicked (seas, neighbours) are left out, flags with their text blurred are preferred.
+Source: invent.kde.org/education/kgeography; each ``*.kgm`` is an XML file that gives the name of each region of a picture by its colour.
+Regions that are not part of the quiz (seas, neighbours) are left out. Flags with blurred text are preferred, because text on a flag may
+give away its name.
 """
 
 import json
@@ -12,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
-    import numpy as np  # the list of assets does not need it
+    import numpy as np  # not imported at run time, because the list of assets does not need it
 
 TABLE = "table.jsonl"
-DARKEST = 100  # of a colour's largest value; what is darker and no region is a border
+DARKEST = 100  # a colour of no region whose largest channel is at most this (of 255) is a border
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write ``maps``, ``flags`` and ``table.jsonl``, a row for each map.
+    """Write the folders ``maps`` and ``flags`` and ``table.jsonl`` with one row for each map.
 
     Args:
-        source: folder with ``kgeography``.
+        source: folder that contains ``kgeography``.
     """
     folder = source / "kgeography"
     rows = [read_map(file, folder) for file in sorted(folder.glob("*.kgm"))]
@@ -38,12 +39,13 @@ def convert(source: Path, target: Path) -> None:
 
 
 def read_map(file: Path, folder: Path) -> dict[str, Any]:
-    """The row of a map: ``name``, ``area`` (the name without what divides it), ``division`` (what a region is called), ``regions``.
+    """Return the table row of a map.
 
-    A region has ``name``, ``capital``, ``flag``, ``color`` (red, green, blue), ``share`` of the picture, and ``x`` and ``y`` of its middle,
-    from 0 at the left and the top to 1.
+    The row has ``path``, ``name``, ``area`` (see ``area_of``), ``division`` (the noun for a region, for example "province"), ``borders``
+    (colours of border lines) and ``regions``. A region has ``name``, ``capital``, ``flag``, ``color`` (red, green, blue from 0 to 255),
+    ``share`` of the picture's pixels, and the centre ``x`` and ``y``, from 0 at the left and at the top to 1.
     """
-    root = ElementTree.parse(file).getroot()  # of a package whose SHA-256 is pinned
+    root = ElementTree.parse(file).getroot()  # safe to parse: the package's SHA-256 is pinned
     picture, name = _text(root, "mapFile"), _text(root, "name")
     entries = root.findall("division")
     codes = _codes(folder / picture)
@@ -60,13 +62,13 @@ def read_map(file: Path, folder: Path) -> dict[str, Any]:
 
 
 def area_of(name: str) -> str:
-    """What a map shows: "Latvia Districts (Pre 2009)" -> "Latvia"; "Italy by Provinces" -> "Italy"."""
+    """Return the area that a map shows: "Latvia Districts (Pre 2009)" -> "Latvia"; "Italy by Provinces" -> "Italy"."""
     plain = re.sub(r"\s*\([^)]*\)", "", name)
     return re.sub(r"\s+(?:by\s+)?(?:Districts|Provinces|Counties)$", "", plain).replace("-", " ")
 
 
 def singular(words: str) -> str:
-    """One of several: "Provinces and Territories" -> "province or territory"."""
+    """Return the singular of a noun for regions: "Provinces and Territories" -> "province or territory"."""
     parts = re.sub(r"\s*\([^)]*\)", "", words).lower().split(" and ")
     rules = (("ies", "y"), ("shes", "sh"), ("s", ""))
     return " or ".join(next((part.removesuffix(end) + new for end, new in rules if part.endswith(end)), part) for part in parts)
@@ -89,7 +91,7 @@ def _region(entry: ElementTree.Element, codes: "np.ndarray", folder: Path) -> di
 
 
 def _codes(path: Path) -> "np.ndarray":
-    """The colours of a picture, each as one number [height, width]."""
+    """Return the colours of a picture, each packed into one int32 (red * 65536 + green * 256 + blue) [height, width]."""
     import numpy as np
     from PIL import Image
 

@@ -1,7 +1,7 @@
-"""Open Clip Art drawings with the titles and keywords of their metadata, as PNGs and one table.
+"""Converter of Open Clip Art drawings, with titles and keywords from their metadata, to PNGs and one table.
 
-Anyone drew and named them, so names are of all kinds. Left out are flags, cards, patterns, and desktop themes, whose titles are
-those of their collection; what one contributor named in Italian; and titles that stand for a series.
+Drawings and names are by volunteers, so the quality of the names varies. Left out are flags, cards, patterns and desktop themes, whose
+titles name the collection and not the drawing, drawings with Italian names by one contributor, and titles that many drawings share.
 
 Source: openclipart.org, release 0.18; metadata in RDF with Dublin Core terms.
 """
@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from zoo.downloads.drawings import draw_any, squared, write_table
 
 SIDE = 224  # pixels
-LARGEST = 300_000  # bytes; a few larger files take minutes to draw
+LARGEST = 300_000  # bytes; larger files are few, and some of them take minutes to draw
 LEFT_OUT = (
     "computer/icons/",
     "recreation/games/cards/",
@@ -27,9 +27,9 @@ LEFT_OUT = (
     "unsorted/duplicates/",
 )
 ITALIAN = re.compile("archit|rollandin|francesco", re.IGNORECASE)
-MOST_OF_A_TITLE = 30  # drawings
+MOST_OF_A_TITLE = 30  # maximum number of drawings with the same title
 SERIES = re.compile(r"\b(?:cliparts?|clip art|icons?|iconset|illustration|maps?|signs?|sibmission|theme|symbols?|various)\b", re.IGNORECASE)
-MOST_OF_A_SERIES = 3  # drawings under one title that is of a series
+MOST_OF_A_SERIES = 3  # the same for a title that names a series
 EMPTY_WORDS = {"", "hash", "unsorted", "clip art", "clipart", "externalsource", "image", "svg", "png", "wmf"}
 _TITLE = "{http://purl.org/dc/elements/1.1/}title"
 _RDF_ITEM = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
@@ -39,7 +39,7 @@ def convert(source: Path, target: Path) -> None:
     """Write a folder of PNGs and ``table.jsonl``.
 
     Args:
-        source: folder with ``svg``.
+        source: folder that contains ``svg``.
     """
     found = list(described(source / "svg"))
     uses = Counter(title.lower() for _, title, _ in found)
@@ -58,7 +58,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def described(folder: Path) -> Iterator[tuple[str, str, list[str]]]:
-    """Path, title and keywords of the drawings that may be of use."""
+    """Yield path, title and keywords of the drawings that are not left out by folder, contributor, size or missing title."""
     for path in sorted(folder.rglob("*.svg")):
         name = path.relative_to(folder).as_posix()
         if name.startswith(LEFT_OUT) or ITALIAN.search(name) or path.stat().st_size > LARGEST:
@@ -75,7 +75,10 @@ def described(folder: Path) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def clean_title(title: str) -> str:
-    """A title without its contributor, its number and its signs: "Clipart by N. B. - palm_tree 02" -> "palm tree"."""
+    """Return a title without contributor, number and underscores: "Clipart by N. B. - palm_tree 02" -> "palm tree".
+
+    Empty if the title has no word of three letters.
+    """
     title = re.sub(r"^Clipart by .* - ", "", html.unescape(title).strip())
     title = re.sub(r"(?:[\s_.-]*(?:\d+|\.svg))+$", "", title.replace("_", " "))
     return " ".join(title.split()) if re.search(r"[A-Za-z]{3}", title) else ""

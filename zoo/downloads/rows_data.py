@@ -1,4 +1,4 @@
-"""The rows of data that are read as they are, or are text."""
+"""Rows of the table of assets for data sets of images, text, maps and documents."""
 
 from zoo.downloads.asset import Asset, Package, PackagedFile
 

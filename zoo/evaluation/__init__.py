@@ -1,12 +1,12 @@
-"""Evaluations: a model, a source and a split in, figures out.
+"""Evaluations: compute metrics of a model on one split of a data source.
 
-An evaluation is a class registered under its module's name. It has:
+An evaluation is a class registered under the name of its module. It has:
 
-* ``check(model, source)``: raises before any work where the two cannot be evaluated; training calls it before the first step;
-* ``__call__(model, source, split, *, advance) -> result``: ``advance`` is told how many more items are done. A result has ``metrics``
-  (shares from 0 to 1, by name), ``num_items``, ``details`` and ``facts`` (more to be written down), a ``title``, and
-  ``draw(folder)``, which writes its picture and returns the picture's name. It may have ``tables`` (title, columns and rows of strings)
-  for the terminal, and ``numbers``: names of metrics that are no shares.
+* ``check(model, source)``: raises an error if the model or the source does not fit. Training calls it before the first step.
+* ``__call__(model, source, split, *, advance) -> result``: evaluates one split. ``advance`` is a progress callback that receives the number
+  of items just finished. The result has ``metrics`` (shares from 0 to 1, by name), ``num_items``, ``details`` and ``facts`` (further
+  entries of ``metrics.json``), a ``title``, and ``draw(folder)``, which writes a picture or a page and returns its file name. It may have
+  ``tables`` for the terminal (title, column names, rows of strings) and ``numbers``, the names of metrics that are not shares.
 
-A head names its own in the class attribute ``evaluation``; that one is taken where a config names none.
+A head names its default evaluation in the class attribute ``evaluation``. It is used if the config names no evaluation.
 """

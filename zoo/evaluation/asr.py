@@ -1,7 +1,7 @@
-"""Speech that is heard, against what was said: word and character errors, in all and by kind of recording, and the worst of them.
+"""Speech recognition (ASR): word and character error rates, over all recordings and by kind, and the worst recordings.
 
 Paper: Radford et al. 2022 (Whisper, arXiv 2212.04356), section 4.4 and appendix C, for the normalisation of texts before words are
-compared; see ``zoo.evaluation.measures.wer``. The decoding is that of ``transcribe``, with its fallback unless temperatures say otherwise.
+compared; see ``zoo.evaluation.measures.wer``. Recordings are decoded by the system's ``transcribe``, by default with its temperature fallback.
 """
 
 import time
@@ -20,36 +20,37 @@ from zoo.registry import register
 from zoo.types import Sample
 
 MODES = {"strict": (False,), "short": (True,), "both": (False, True)}  # the keyword ``short`` of ``transcribe``
-FOUND = "found"  # the language is what the model takes it for
-Times = dict[bool | None, float]  # seconds that each of these ways took
+FOUND = "found"  # value of ``language`` that lets the model detect the language
+Times = dict[bool | None, float]  # seconds of computation by the value of ``short``
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @register("evaluation")
 class Asr:
-    """Word and character error rates of a system that transcribes; what a recording holds is its sample's text.
+    """Word and character error rates of a system that transcribes; the reference is the text of the sample.
 
     Args:
-        normalise: how texts are written before they are compared: "english", "basic", "characters" or "none"; see ``WordJudge``.
-        mode: "strict" windows of 30 s, as Whisper was trained; "short" ones, which cost what a clip lasts; "both", to see what the short
-            ones do to the errors (``short_...`` among the figures); None: as the system's processor shows recordings.
-        language: what is spoken, by code; "found" lets a multilingual model find out for every recording; None: as a recording's row of
-            data says, and where it does not, as "found".
-        task: "transcribe", or "translate" where the texts are English; None: as a recording's row says, else "transcribe".
-        temperatures: 0 decodes once; further ones decode again what looks wrong.
-        num_beams: None takes the likeliest token each time.
-        timestamps: let the model write them; None: if it was trained to.
-        initial_prompt: shown before every recording.
-        examples: recordings that the report shows, the worst first.
-        batch_size: windows at once.
-        limit: only so many items, spread over the split; None takes all.
-        seed: of temperatures above 0.
+        normalise: normalisation of both texts before they are compared: "english", "basic", "characters" or "none"; see ``WordJudge``.
+        mode: "strict": windows of 30 s, as Whisper was trained. "short": windows as short as the clip, which are faster. "both": evaluate
+            both, to compare their errors (metrics with the prefix ``short_``). None: as configured in the system's processor.
+        language: code of the spoken language; "found" lets a multilingual model detect it for every recording. None: the language in the
+            recording's data row; "found" for rows without one.
+        task: "transcribe", or "translate" if the reference texts are English translations. None: the task in the recording's data row;
+            "transcribe" for rows without one.
+        temperatures: sampling temperatures, tried in order until a transcript looks right; 0 is without sampling, one value decodes once.
+        num_beams: width of the beam search; None decodes greedily.
+        timestamps: let the model predict timestamps; None: if it was trained to.
+        initial_prompt: text that conditions the transcript of every recording.
+        examples: number of recordings that the report shows, the worst first.
+        batch_size: number of windows processed together.
+        limit: maximum number of items, spread over the split; None uses all.
+        seed: random seed of sampling at temperatures above 0.
 
     Raises:
-        ConfigError: an unknown word, a number out of its range, or a library that is not installed.
+        ConfigError: an unknown option value, a number out of its range, or a library is not installed.
     """
 
-    monitor = "word_accuracy"  # what training watches, where nothing else is said
+    monitor = "word_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -77,11 +78,11 @@ class Asr:
         checked_limits({"batch_size": batch_size, "limit": limit, "num_beams": num_beams})
         self.compare, self.mode, self.examples, self.batch_size, self.limit = WordJudge(normalise), mode, examples, batch_size, limit
         self.language, self.task = language, task
-        self.words: dict[str, Any] = {"temperatures": tried, "num_beams": num_beams}
-        self.words |= {"timestamps": timestamps, "initial_prompt": initial_prompt, "batch_size": batch_size, "seed": seed}
+        self.options: dict[str, Any] = {"temperatures": tried, "num_beams": num_beams}  # keywords of ``transcribe``
+        self.options |= {"timestamps": timestamps, "initial_prompt": initial_prompt, "batch_size": batch_size, "seed": seed}
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that does not transcribe, or a source without recordings and texts."""
+        """Raise ConfigError if the model cannot transcribe, or if the source lacks recordings or texts."""
         refuse_model(model, ("transcribe",), "asr")
         missing = [modality for modality in ("audio", "text") if modality not in source.modalities]
         if missing:
@@ -91,69 +92,74 @@ class Asr:
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> HeardResult:
-        """Let a system transcribe one split.
+        """Transcribe the recordings of one split and compute the errors.
 
         Args:
-            advance: told how many more recordings are done.
+            advance: progress callback; receives the number of recordings just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
-            DataError: a recording cannot be used, or no text holds a word.
+            ConfigError: this evaluation cannot use the model or the source.
+            DataError: a recording cannot be used, or no reference text has a word after normalisation.
         """
         self.check(model, source)
-        rate, found = sample_rate_of(model), []
+        rate_hz, found = sample_rate_of(model), []
         reading = Reading(source.split(split), limit=self.limit, batch_size=self.batch_size, advance=advance)
         times: Times = dict.fromkeys((None,) if self.mode is None else MODES[self.mode], 0.0)
-        for heard in reading(lambda rows: self._heard(model, [sample for _, sample in rows], rate, times)):
-            found += heard
+        for rows_done in reading(lambda rows: self._transcribe_rows(model, [sample for _, sample in rows], rate_hz, times)):
+            found += rows_done
             forget(found, self.examples)
-        return self._result(found, reading.details, times, rate)
+        return self._result(found, reading.details, times, rate_hz)
 
-    def _heard(self, model: Any, chunk: list[Sample], rate: int, times: Times) -> list[Heard]:
-        """What the model hears of each recording; the seconds that it took are added to ``times``."""
+    def _transcribe_rows(self, model: Any, chunk: list[Sample], rate: int, times: Times) -> list[Heard]:
+        """Transcribe recordings and compare them with their references; add the seconds taken to ``times``."""
         audio = [audio_of(sample, rate) for sample in chunk]
-        told, took = {}, {}
+        by_mode, seconds_by_mode = {}, {}
         for short in times:
             start = time.perf_counter()
-            told[short] = self._transcribed(model, chunk, audio, short)
-            took[short] = time.perf_counter() - start
+            by_mode[short] = self._transcribe(model, chunk, audio, short)
+            seconds_by_mode[short] = time.perf_counter() - start
         rows = []
-        for place, (sample, sound) in enumerate(zip(chunk, audio, strict=True)):
-            compared = [self.compare(sample.inputs["text"], transcripts[place].text) for transcripts in told.values()]
-            first = next(iter(told.values()))[place]
-            rows.append(Heard(sample.id, sample.kind, sound, first.duration_s, first.text.strip(), *compared))
-        for short, seconds in took.items():
+        for position, (sample, recording) in enumerate(zip(chunk, audio, strict=True)):
+            compared = [self.compare(sample.inputs["text"], transcripts[position].text) for transcripts in by_mode.values()]
+            first = next(iter(by_mode.values()))[position]
+            rows.append(Heard(sample.id, sample.kind, recording, first.duration_s, first.text.strip(), *compared))
+        for short, seconds in seconds_by_mode.items():  # last, because ``Reading`` calls again for each row if a row of the batch failed
             times[short] += seconds
         return rows
 
-    def _transcribed(self, model: Any, chunk: list[Sample], audio: list[Any], short: bool | None) -> list[Any]:
-        """Transcripts in the chunk's order, of recordings in one language and of one task together."""
-        alike: dict[tuple[str | None, str], list[int]] = {}
-        for place, sample in enumerate(chunk):
-            alike.setdefault(self._spoken(sample), []).append(place)
+    def _transcribe(self, model: Any, chunk: list[Sample], audio: list[Any], short: bool | None) -> list[Any]:
+        """Return transcripts in the order of ``chunk``; recordings of equal language and task share one call."""
+        groups: dict[tuple[str | None, str], list[int]] = {}
+        for position, sample in enumerate(chunk):
+            groups.setdefault(self._language_and_task(sample), []).append(position)
         found = {}
-        for (language, task), places in alike.items():
+        for (language, task), positions in groups.items():
             try:
-                heard = model.transcribe([audio[place] for place in places], short=short, language=language, task=task, **self.words)
+                transcripts = model.transcribe(
+                    [audio[position] for position in positions], short=short, language=language, task=task, **self.options
+                )
             except ConfigError as fault:
-                if (self.language and self.task) or not {"language", "task"} & set(chunk[places[0]].inputs):
-                    raise
+                if (self.language and self.task) or not {"language", "task"} & set(chunk[positions[0]].inputs):
+                    raise  # the options are wrong, not the row
                 raise ItemError(
-                    f"item {chunk[places[0]].id}: its row says language {language!r}, task {task!r}, and {fault}; correct the row, or set "
-                    "evaluation.language and evaluation.task for all",
+                    f"item {chunk[positions[0]].id}: its row says language {language!r}, task {task!r}, but {fault}; correct the row, or "
+                    "set evaluation.language and evaluation.task for all rows",
                     "language",
                 ) from fault
-            found |= dict(zip(places, heard, strict=True))
-        return [found[place] for place in range(len(chunk))]
+            found |= dict(zip(positions, transcripts, strict=True))
+        return [found[position] for position in range(len(chunk))]
 
-    def _spoken(self, sample: Sample) -> tuple[str | None, str]:
-        """The language, or None where the model finds it, and the task of a recording."""
+    def _language_and_task(self, sample: Sample) -> tuple[str | None, str]:
+        """Return language and task of a recording; None as language lets the model detect it."""
         language = self.language or sample.inputs.get("language")
         return None if language == FOUND else language, self.task or sample.inputs.get("task") or "transcribe"
 
     def _result(self, found: list[Heard], left_out: dict[str, Any], times: Times, rate: int) -> HeardResult:
         if not sum(row.compared.words.units for row in found):
-            raise DataError(f"evaluation: no text of the split holds a word (normalise={self.compare.normalise}); give other texts")
+            raise DataError(
+                f"evaluation: no reference text of the split has a word left after normalisation (normalise={self.compare.normalise}); "
+                "give other texts, or set evaluation.normalise=none"
+            )
         metrics = figures([row.compared for row in found])
         others = [row.other for row in found if row.other is not None]
         if others:
@@ -168,17 +174,17 @@ class Asr:
         return HeardResult(metrics, found, details, by_kind if len(by_kind) > 1 else {}, self.examples, rate)
 
     def _details(self, found: list[Heard]) -> dict[str, Any]:
-        """What a reader of the figures must know of how they were made."""
+        """Return the settings that a reader needs to interpret the metrics; unset ones are left out."""
         words, characters = summed([row.compared for row in found])
-        told: dict[str, Any] = {"normalise": self.compare.normalise, "words": words.units, "errors": words.errors}
-        told |= {"characters": characters.units, "temperatures": list(self.words["temperatures"])}
+        details: dict[str, Any] = {"normalise": self.compare.normalise, "words": words.units, "errors": words.errors}
+        details |= {"characters": characters.units, "temperatures": list(self.options["temperatures"])}
         further = {"mode": self.mode, "language": self.language, "task": self.task}
-        further |= {name: self.words[name] for name in ("timestamps", "num_beams", "initial_prompt")}
-        return told | {name: value for name, value in further.items() if value is not None}
+        further |= {name: self.options[name] for name in ("timestamps", "num_beams", "initial_prompt")}
+        return details | {name: value for name, value in further.items() if value is not None}
 
 
 def figures(several: Sequence[Compared]) -> dict[str, float]:
-    """Of a corpus: word and character error rates, the three kinds of word errors, and the share of texts without any."""
+    """Return the metrics of a corpus: error rates of words and characters, rates of each kind of word error, share of exact matches."""
     words, characters = summed(several)
     found = {"wer": words.rate, "cer": characters.rate, "word_accuracy": 1 - words.rate}
     found |= {name: words.share(getattr(words, name)) for name in ("substitutions", "deletions", "insertions")}

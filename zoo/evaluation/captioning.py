@@ -1,14 +1,14 @@
 """Captioning: BLEU-4, ROUGE-L and CIDEr of generated captions against references.
 
 Papers: Papineni et al. 2002 (BLEU); Lin 2004 (ROUGE); Vedantam et al. 2015 (CIDEr, arXiv 1411.5726); Chen et al. 2015 (COCO captions,
-arXiv 1504.00325), section 3. The scorers are those of ``pycocoevalcap``, by which captions are reported; they are plain Python. CIDEr is
-CIDEr-D as there, its document frequencies taken from the references at hand.
+arXiv 1504.00325), section 3. The scorers are the pure-Python ones of ``pycocoevalcap``, with which papers report captions. CIDEr is
+CIDEr-D as in that package; its document frequencies come from the references of the evaluated items.
 
-Where we differ: COCO's server splits words by a tokenizer of Stanford's in Java. Here a word is a run of letters, digits and apostrophes
-in lower case, with punctuation left out as there; "n't" and "'s" are not split off.
+Difference from the COCO server: it splits words with Stanford's tokenizer in Java. Here a word is a lower-case run of letters, digits and
+apostrophes. Punctuation is removed in both, but "n't" and "'s" are not split off here.
 
-Examples before the picture: Alayrac et al. 2022 (Flamingo, arXiv 2204.14198), section 3.4. "An image of", to go on with: Huang et al. 2023
-(Kosmos-1, arXiv 2302.14045), section 4.1.
+Few-shot examples: Alayrac et al. 2022 (Flamingo, arXiv 2204.14198), section 3.4. The prompt "An image of": Huang et al. 2023 (Kosmos-1,
+arXiv 2302.14045), section 4.1.
 """
 
 import re
@@ -30,22 +30,23 @@ METRICS = ("bleu_4", "rouge_l", "cider")
 
 @register("evaluation")
 class Captioning:
-    """Scores of captions that a system writes; ``cider`` may be above 1.
+    """BLEU-4, ROUGE-L and CIDEr of generated captions; ``cider`` may be above 1.
 
-    Details beginning with ``chance_`` are the scores of references of other items in place of captions.
+    Details that begin with ``chance_`` are the scores of references of other items in place of captions.
 
     Args:
-        prompt: words that every caption begins with, for the system to go on with: "An image of"; they are not judged.
-        num_shots: captioned examples before each picture; drawn from ``shots_split`` for each item, always the same ones for one ``seed``.
-        shots_split: where the examples are from; an item is never its own.
+        prompt: first words of every caption, which the system continues, for example "An image of"; they are not scored.
+        num_shots: number of captioned examples before each picture; drawn from ``shots_split`` for each item, always the same for one
+            ``seed``.
+        shots_split: split to draw the examples from; an item is never its own example.
         stop: strings that end a caption.
-        max_new_tokens: of a caption.
-        num_beams: 1 takes the likeliest token each time.
-        kinds: only items of these kinds, for example [caption]; null takes all.
-        examples: captions that the report shows, evenly spread.
-        batch_size: items at once.
-        limit: only so many items, spread over the split; null takes all.
-        seed: of the examples.
+        max_new_tokens: maximum number of tokens of a caption.
+        num_beams: width of the beam search; 1 decodes greedily.
+        kinds: evaluate only items of these kinds, for example [caption]; null evaluates all.
+        examples: number of captions that the report shows, evenly spread.
+        batch_size: number of items processed together.
+        limit: maximum number of items, spread over the split; null uses all.
+        seed: random seed of the choice of examples.
 
     Raises:
         ConfigError: a number out of its range.
@@ -78,7 +79,7 @@ class Captioning:
         self.prompt, self.num_shots, self.shots_split, self.stop, self.seed = prompt.strip(), num_shots, shots_split, tuple(stop), seed
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that does not talk, a source without conversations, or missing scorers."""
+        """Raise ConfigError if the model cannot generate text, the source has no conversations or captions, or the scorers are missing."""
         refuse_model(model, ("generate",), "captioning")
         check_source(source, self.kinds)
         if self.num_shots:
@@ -87,66 +88,69 @@ class Captioning:
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> AnswersResult:
-        """Let a system caption one split.
+        """Generate and score captions for one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
+            ConfigError: this evaluation cannot use the model or the source.
             DataError: an item cannot be used, or has no reference.
         """
         self.check(model, source)
-        asked, answers = source.split(split), []
+        samples, answers = source.split(split), []
         shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
-        page = Shown(self.examples, len(asked), self.limit)
-        reading = Reading(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        page = Shown(self.examples, len(samples), self.limit)
+        reading = Reading(samples, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._captions(model, rows, shots)):
             answers += [page(answer, question) for answer, question in found]
         metrics = caption_scores([answer.answer for answer in answers], [answer.references for answer in answers])
         references = sum(len(answer.references) for answer in answers) / len(answers)
-        told = {"num_beams": self.num_beams if self.num_beams > 1 else None}
-        told |= {"num_shots": self.num_shots or None, "prompt": self.prompt or None}
+        options = {"num_beams": self.num_beams if self.num_beams > 1 else None}
+        options |= {"num_shots": self.num_shots or None, "prompt": self.prompt or None}
         details = {"references_per_item": references, **_chance([answer.references for answer in answers])}
-        details |= {name: value for name, value in told.items() if value is not None}
+        details |= {name: value for name, value in options.items() if value is not None}
         return AnswersResult(metrics, answers, details | reading.details, sample_rate_hz=sample_rate_of(model))
 
     def _captions(self, model: Any, rows: Sequence[Row], shots: Examples | None) -> list[tuple[Answer, Conversation]]:
-        """Captions with what they were asked for by."""
+        """Return captions with the conversations that prompted them."""
         questions = [asked_in(sample) for _, sample in rows]
         prompts = [self._prompt(q, index, shots) for (index, _), q in zip(rows, questions, strict=True)]
         options = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "batch_size": self.batch_size}
-        said = model.generate(prompts, **options, **({"stop": self.stop} if self.stop else {}))
+        captions = model.generate(prompts, **options, **({"stop": self.stop} if self.stop else {}))
         return [
             (Answer(sample.id, sample.kind, question_text(question), text.strip(), references_of(sample)), question)
-            for (_, sample), question, text in zip(rows, questions, said, strict=True)
+            for (_, sample), question, text in zip(rows, questions, captions, strict=True)
         ]
 
     def _prompt(self, question: Conversation, index: int, shots: Examples | None) -> Conversation:
-        """What the system is shown of item ``index``: examples, the picture, and what its caption begins with."""
+        """Return the prompt of item ``index``: few-shot examples, the picture, and the first words of its caption."""
         shown = [answer_begins(example, self.prompt) for example in shots(index)] if shots else []
         return begun(with_examples(question, shown), self.prompt)
 
 
 def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU-4 and CIDEr of all captions together, and the mean ROUGE-L.
+    """Compute BLEU-4 and CIDEr of all captions as one corpus, and the mean ROUGE-L.
 
     Raises:
         ConfigError: pycocoevalcap is missing.
     """
     bleu, rouge, cider = _scorers()
-    theirs = {row: [words_of(text) for text in several] for row, several in enumerate(references)}
-    ours = {row: [words_of(text)] for row, text in enumerate(captions)}
-    found = (
-        bleu(4).compute_score(theirs, ours, verbose=0)[0][3],
-        rouge().compute_score(theirs, ours)[0],
-        cider().compute_score(theirs, ours)[0],
+    reference_texts = {row: [words_of(text) for text in several] for row, several in enumerate(references)}
+    caption_texts = {row: [words_of(text)] for row, text in enumerate(captions)}
+    scores = (
+        bleu(4).compute_score(reference_texts, caption_texts, verbose=0)[0][3],
+        rouge().compute_score(reference_texts, caption_texts)[0],
+        cider().compute_score(reference_texts, caption_texts)[0],
     )
-    return dict(zip(METRICS, map(float, found), strict=True))
+    return dict(zip(METRICS, map(float, scores), strict=True))
 
 
 def _chance(references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The scores of whoever says of each item what is true of another, half the split away; nothing of a single one."""
+    """Return the scores of a baseline: each item's caption is the first reference of the item half the split away.
+
+    Empty for fewer than two items.
+    """
     if len(references) < 2:
         return {}
     half = len(references) // 2
@@ -155,7 +159,7 @@ def _chance(references: Sequence[Sequence[str]]) -> dict[str, float]:
 
 
 def words_of(text: str) -> str:
-    """A text as the scorers take it: "A dog's ball, red." -> "a dog's ball red"."""
+    """Return a text as the scorers expect it, lower case without punctuation: "A dog's ball, red." -> "a dog's ball red"."""
     return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower().replace("\u2019", "'")))
 
 

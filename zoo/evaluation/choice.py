@@ -1,10 +1,10 @@
-"""Choice: which of several answers a system finds likeliest, beside chance; nothing has to be generated.
+"""Multiple choice: accuracy of the answer with the highest likelihood among several, with chance for comparison.
 
 Papers: Brown et al. 2020 (arXiv 2005.14165), section 2.4, for answers chosen by likelihood; Huang et al. 2023 (Kosmos-1, arXiv 2302.14045),
-sections 4.3 (sentiment of rendered text), 4.4 (thoughts of the picture first), 4.6 (classes of images, with and without descriptions).
+sections 4.3 (sentiment of rendered text), 4.4 (multimodal chain of thought), 4.6 (zero-shot classes, with and without descriptions).
 
-What is chosen among, in this order: ``labels``; the texts of ``others`` items; the item's own choices; the source's classes. With
-``others`` a document is asked for the text behind its last picture: the likelihood of the words that a picture is followed by.
+The choices are the first of these that is given: ``labels``; the texts of ``others`` items; the item's own choices; the source's classes.
+With ``others``, the answer of a document is the text after its last picture.
 """
 
 import json
@@ -37,17 +37,18 @@ from zoo.registry import register
 from zoo.types import Sample
 
 NORMALISATIONS = ("none", "characters")
-_OTHERS_STREAM = 1  # beside the stream of examples, which is seeded by seed and item alone
+_OTHERS_STREAM = 1  # makes the random stream differ from that of the examples, whose seed is (seed, item)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One item as it is asked.
+    """One item with its question and its choices.
 
     Attributes:
-        question: up to where the answer begins.
-        names: what is chosen among.
-        right: number of the right one.
+        index: index of the item in the split.
+        question: the conversation up to the answer.
+        names: the choices.
+        right: index of the right choice.
     """
 
     index: int
@@ -59,33 +60,37 @@ class Asked:
 
 @register("evaluation")
 class Choice:
-    """Accuracy of the answer with the highest log-probability, and how likely the right one is.
+    """Accuracy of the answer with the highest log-probability, and the mean negative log-probability of the right answer.
 
     Args:
-        question: asked of each picture in place of the item's own question: "What is the name of the digit?"
-        prompt: words that every answer begins with: "The photo of the".
-        labels: what is chosen among, in the order of the source's classes where items have class numbers; null: see above.
-        others: choose among the item's own text and those of so many other items.
-        max_words: only so many words of each text that is chosen among.
-        descriptions: a text on each label, or a JSON file of them, that stand before the question; without them stands beside.
-        rationale: a first call asks for this in place of the question: "Introduce this picture in detail:"; its answer stands before it.
-        max_rationale_tokens: of that call.
-        num_shots: answered examples before each question; drawn from ``shots_split``, always the same ones for one ``seed``.
-        shots_split: where the examples are from; an item is never its own.
-        normalise: "none", or "characters": log-probability for each character of an answer, where answers differ much in length.
-        with_end: count the token that ends an answer too, where one answer begins another.
-        blind: score again without what is seen, and report that beside: "blank" shows grey pictures, "left_out" none.
-        kinds: only items of these kinds; null takes all.
-        examples: answers that the report shows, evenly spread.
-        batch_size: items at once.
-        limit: only so many items, spread over the split; null takes all.
-        seed: of the examples and the other items.
+        question: question that replaces the item's own, for example "What is the name of the digit?"
+        prompt: first words of every answer, for example "The photo of the"; they are not scored.
+        labels: the choices, in the order of the source's classes if items have class numbers; null: see the module's docstring.
+        others: number of other items whose texts are choices beside the item's own text.
+        max_words: maximum number of words of each text; longer ones are cut.
+        descriptions: description of each label, as a mapping or the path of a JSON file. They are shown before the question; accuracy
+            without them is reported as ``plain_accuracy``.
+        rationale: instruction of a first call, for example "Introduce this picture in detail:". The generated text is shown before the
+            question; accuracy without it is reported as ``plain_accuracy``.
+        max_rationale_tokens: maximum number of tokens that the first call generates.
+        num_shots: number of answered examples before each question; drawn from ``shots_split``, always the same for one ``seed``.
+        shots_split: split to draw the examples from; an item is never its own example.
+        normalise: "none", or "characters" to divide log-probabilities by the length of the answer in characters, for answers of very
+            different lengths.
+        with_end: also score the token that ends an answer; needed if one answer is the beginning of another.
+        blind: also score without images and audio, reported as ``blind_accuracy``: "blank" shows grey images and silence, "left_out"
+            removes them.
+        kinds: evaluate only items of these kinds; null evaluates all.
+        examples: number of answers that the report shows, evenly spread.
+        batch_size: number of items processed together.
+        limit: maximum number of items, spread over the split; null uses all.
+        seed: random seed of the choice of examples and of other items.
 
     Raises:
-        ConfigError: an unknown word, a number out of its range, or options that do not go together.
+        ConfigError: an unknown option value, a number out of its range, or options that exclude each other.
     """
 
-    monitor = "accuracy"  # what training watches, where nothing else is said
+    monitor = "accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -114,13 +119,15 @@ class Choice:
                 raise ConfigError(f"{key}: there is no {word!r}; {name_choices(str(word), [each for each in legal if each])}")
         for key, value in (("labels", labels), ("kinds", kinds)):
             if isinstance(value, str):
-                raise ConfigError(f"{key}: {value!r} is one string; give a list")
+                raise ConfigError(f"{key}: {value!r} is one string; give a list of strings, [{value}]")
         if labels is not None and (others is not None or len(set(labels)) < max(len(labels), 2)):
-            raise ConfigError(f"labels: {list(labels)}; give at least two different ones, and not others too")
+            raise ConfigError(
+                f"labels: {list(labels)}; give at least two different labels, all different, and leave evaluation.others unset"
+            )
         if num_shots < 0 or examples < 0:
             raise ConfigError(f"num_shots: {num_shots}, examples: {examples}; allowed is 0 or more")
         if descriptions is not None and not question:
-            raise ConfigError('descriptions: stand before a question; give one, question="Which of these is it?"')
+            raise ConfigError('descriptions: need a question to be shown before; give one, question="Which of these is it?"')
         limits = {"others": others, "max_words": max_words, "max_rationale_tokens": max_rationale_tokens, "batch_size": batch_size}
         checked_limits({**limits, "limit": limit})
         self.question, self.prompt, self.labels, self.others, self.max_words = question, prompt.strip(), labels, others, max_words
@@ -130,7 +137,7 @@ class Choice:
         self.batch_size, self.limit, self.seed = batch_size, limit, seed
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that does not score answers, or a source without questions or captions."""
+        """Raise ConfigError if the model cannot score answers, if the source lacks questions and captions, or if an option does not fit."""
         refuse_model(model, ("score", "generate") if self.rationale else ("score",), "choice")
         check_source(source, self.kinds)
         if self.num_shots:
@@ -145,11 +152,11 @@ class Choice:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
-            DataError: an item cannot be used, or there is nothing to choose among.
+            ConfigError: this evaluation cannot use the model or the source.
+            DataError: an item cannot be used, or has fewer than two choices.
         """
         self.check(model, source)
         items, answers, nats = source.split(split), [], {}
@@ -175,13 +182,17 @@ class Choice:
     def _scored(
         self, asked: Sequence[Asked], model: Any, source: Any, examples: Examples | None
     ) -> list[tuple[Asked, dict[str, list[float]], str | None]]:
-        """Items with the scores of what is chosen among, by variant, and the thoughts before them."""
+        """Return for each item the scores of its choices by variant of the prompt ("", "plain_", "blind_") and the generated rationale."""
         variants = self._variants(model, asked, [self._shots(source, examples, one.index) for one in asked])
         scores = {name: self._scores(model, asked, prompts) for name, (prompts, _) in variants.items()}
         return [(one, {name: each[row] for name, each in scores.items()}, variants[""][1][row]) for row, one in enumerate(asked)]
 
     def _asked(self, index: int, sample: Sample, source: Any, items: Any) -> Asked:
-        """The question of an item, and what is chosen among."""
+        """Return the question and the choices of an item.
+
+        Raises:
+            DataError: the item has fewer than two choices, or its answer is not among them.
+        """
         question, own = split_answer(sample)
         own = _first_words(sample.answers[0] if sample.answers else own, self.max_words)
         if self.question:
@@ -194,23 +205,23 @@ class Choice:
         by_number = sample.label is not None and len(names) == len(classes)
         right = sample.label if by_number else names.index(own) if own in names else None
         if len(names) < 2 or right is None:
-            known = ", ".join(map(repr, names[:6])) or "no choices"
+            known = ", ".join(map(repr, names[:6])) or "none"
             raise DataError(
-                f"item {sample.id}: its answer {own!r} is none of {known}; give evaluation.labels, or evaluation.others to choose among "
-                "the texts of other items"
+                f"item {sample.id}: its answer {own!r} is not among its choices ({known}); give evaluation.labels, or evaluation.others to "
+                "use the texts of other items as choices"
             )
         return Asked(index, sample, question, names, right)
 
     def _shots(self, source: Any, examples: Examples | None, index: int) -> list[Conversation]:
-        """The examples before item ``index``, asked and answered as it is."""
+        """Return the few-shot examples for item ``index``, with question and answer in the same form as the item's."""
         if examples is None:
             return []
         found = [self._asked(row, examples.split.sample(row), source, examples.split) for row in examples.rows(index)]
-        said = [Message("assistant", f"{self.prompt} {one.names[one.right]}".strip()) for one in found]
-        return [replace(one.question, messages=(*one.question.messages, answer)) for one, answer in zip(found, said, strict=True)]
+        answers = [Message("assistant", f"{self.prompt} {one.names[one.right]}".strip()) for one in found]
+        return [replace(one.question, messages=(*one.question.messages, answer)) for one, answer in zip(found, answers, strict=True)]
 
     def _texts_of_others(self, index: int, own: str, items: Any) -> list[str]:
-        """The item's text, and different ones of other items, in an order that is a pure function of seed and item.
+        """Return the item's text and different texts of other items, in random order; a pure function of seed and item.
 
         Raises:
             DataError: the split has too few different texts.
@@ -229,45 +240,48 @@ class Choice:
     def _variants(
         self, model: Any, asked: Sequence[Asked], shots: Sequence[Sequence[Conversation]]
     ) -> dict[str, tuple[list[Conversation], Sequence[str | None]]]:
-        """Prompts by what stands before the names of their figures, and the thoughts in them."""
+        """Return prompts and generated rationales by the prefix that their metrics get: "", "plain_" or "blind_"."""
         plain = [with_examples(one.question, shown) for one, shown in zip(asked, shots, strict=True)]
-        told = [with_examples(self._described(one), shown) for one, shown in zip(asked, shots, strict=True)]
-        thoughts: Sequence[str | None] = [None] * len(asked)
+        full = [with_examples(self._described(one), shown) for one, shown in zip(asked, shots, strict=True)]
+        rationales: Sequence[str | None] = [None] * len(asked)
         if self.rationale:
             first = [asked_instead(prompt, self.rationale) for prompt in plain]
-            said = model.generate(first, max_new_tokens=self.max_rationale_tokens, batch_size=self.batch_size)
-            thoughts = [text.strip() for text in said]
-            told = [followed(p, text, question_text(q)) for p, text, q in zip(first, said, told, strict=True)]
-        found: dict[str, tuple[list[Conversation], Sequence[str | None]]] = {"": (told, thoughts)}
+            texts = model.generate(first, max_new_tokens=self.max_rationale_tokens, batch_size=self.batch_size)
+            rationales = [text.strip() for text in texts]
+            full = [followed(p, text, question_text(q)) for p, text, q in zip(first, texts, full, strict=True)]
+        found: dict[str, tuple[list[Conversation], Sequence[str | None]]] = {"": (full, rationales)}
         if self.descriptions or self.rationale:
-            found["plain_"] = (plain, thoughts)
+            found["plain_"] = (plain, rationales)
         if self.blind:
-            found["blind_"] = ([blinded(prompt, self.blind) for prompt in plain], thoughts)
+            found["blind_"] = ([blinded(prompt, self.blind) for prompt in plain], rationales)
         return found
 
     def _described(self, one: Asked) -> Conversation:
-        """Descriptions of the names before the question, where there are any."""
+        """Return the question with the descriptions of its choices before it, if there are any."""
         if not self.descriptions:
             return one.question
         lines = [f"{name}: {self.descriptions[name]}" for name in one.names if name in self.descriptions]
         return asked_instead(one.question, "\n".join([*lines, question_text(one.question)]))
 
     def _scores(self, model: Any, asked: Sequence[Asked], prompts: Sequence[Conversation]) -> list[list[float]]:
-        """The log-probability of each answer behind what all begin with; all in one call, in which no picture is encoded twice."""
+        """Return the log-probability of each choice given the prompt and the words that all answers begin with.
+
+        All choices are scored in one call, so that each image is encoded only once.
+        """
         rows, answers = [], []
         for one, prompt in zip(asked, prompts, strict=True):
-            said = [f"{self.prompt} {name}".strip() for name in one.names]
-            rows += [prompt] * len(said)
-            answers += said
+            texts = [f"{self.prompt} {name}".strip() for name in one.names]
+            rows += [prompt] * len(texts)
+            answers += texts
         found = iter(model.score(rows, answers, batch_size=2 * self.batch_size, with_end=self.with_end).tolist())
         scores = [[next(found) for _ in one.names] for one in asked]
         if self.prompt:
-            before = model.score(list(prompts), [self.prompt] * len(asked), batch_size=2 * self.batch_size, with_end=False).tolist()
-            scores = [[score - first for score in several] for several, first in zip(scores, before, strict=True)]
+            prompt_scores = model.score(list(prompts), [self.prompt] * len(asked), batch_size=2 * self.batch_size, with_end=False).tolist()
+            scores = [[score - prompt_score for score in several] for several, prompt_score in zip(scores, prompt_scores, strict=True)]
         return scores
 
     def _judged(self, one: Asked, scores: Mapping[str, list[float]], nats: dict[str, list[float]]) -> Answer:
-        """What was chosen, with its figures; those of the right answer's likelihood go to ``nats``."""
+        """Return the chosen answer with its scores; append the negative log-probability of the right one to ``nats``."""
         answer = Answer(one.sample.id, one.sample.kind, question_text(one.question), "", [one.names[one.right]])
         for name, several in scores.items():
             nats.setdefault(name, []).append(-several[one.right])
@@ -282,23 +296,23 @@ class Choice:
         return answer
 
     def _details(self) -> dict[str, Any]:
-        """What a reader of the figures must know of how they were made."""
-        told = {
+        """Return the settings that a reader needs to interpret the metrics; unset ones are left out."""
+        details = {
             "num_shots": self.num_shots or None,
             "others": self.others,
             "question": self.question or None,
             "prompt": self.prompt or None,
         }
-        told |= {"rationale": self.rationale or None, "blind": self.blind, "descriptions": len(self.descriptions) or None}
-        told |= {"normalise": None if self.normalise == "none" else self.normalise}
-        return {name: value for name, value in told.items() if value is not None}
+        details |= {"rationale": self.rationale or None, "blind": self.blind, "descriptions": len(self.descriptions) or None}
+        details |= {"normalise": None if self.normalise == "none" else self.normalise}
+        return {name: value for name, value in details.items() if value is not None}
 
 
 def split_answer(sample: Sample) -> tuple[Conversation, str]:
-    """A sample up to its answer, and that: of a document the text behind its last picture or clip.
+    """Split a sample into the conversation before the answer and the answer: in a document, the text after its last picture or clip.
 
     Raises:
-        DataError: nothing is asked in it, or nothing stands behind its last picture.
+        DataError: the conversation has no question, or the document has no text after its last picture or clip.
     """
     conversation = conversation_of(sample)
     if [message.role for message in conversation.messages] != ["document"]:
@@ -306,15 +320,15 @@ def split_answer(sample: Sample) -> tuple[Conversation, str]:
     text = conversation.messages[0].text
     at = max(text.rfind(marker) + len(marker) if marker in text else 0 for marker in MARKERS.values())
     if not at or not text[at:].strip():
-        raise DataError(f"item {sample.id}: is a document without words behind its last picture, so that nothing can be asked")
+        raise DataError(f"item {sample.id}: is a document without text after its last picture or clip, so it has no answer to score")
     return replace(conversation, messages=(Message("document", text[:at]),)), text[at:].strip()
 
 
 def read_descriptions(given: str | Mapping[str, str] | None) -> dict[str, str]:
-    """Texts by label; of a JSON file where a name is given.
+    """Return descriptions by label, from a mapping or from the path of a JSON file; empty for None.
 
     Raises:
-        ConfigError: it is no mapping of strings, or the file cannot be read.
+        ConfigError: ``given`` is not a mapping of strings, or the file cannot be read.
     """
     if isinstance(given, str):
         try:
@@ -323,12 +337,12 @@ def read_descriptions(given: str | Mapping[str, str] | None) -> dict[str, str]:
             raise ConfigError(f'descriptions: {given} cannot be read as JSON ({error}); give a file like {{"two": "a curve"}}') from error
     given = {} if given is None else given
     if not isinstance(given, Mapping) or any(not isinstance(text, str) for text in given.values()):
-        raise ConfigError(f"descriptions: {str(given)[:60]}; give a text for each label, {{two: a curve above a line}}")
+        raise ConfigError(f"descriptions: {str(given)[:60]}; give a mapping from label to text, {{two: a curve above a line}}")
     return {str(name): text for name, text in given.items()}
 
 
 def _shown(document: Conversation, question: str) -> Conversation:
-    """The pictures of a document with a question."""
+    """Return the pictures and clips of a document, followed by a question."""
     found = "".join(marker * document.count(marker) for marker in MARKERS.values())
     return replace(document, messages=(Message("user", f"{found}\n{question}"),))
 

@@ -1,4 +1,4 @@
-"""Classification by a trained head: the accuracy of its logits."""
+"""Classification by a trained head: accuracy of its logits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,11 +15,11 @@ from zoo.types import Batch
 
 @register("evaluation")
 class Classification:
-    """Top-1, top-5 and mean per-class accuracy of a system whose head gives ``logits`` over the source's classes.
+    """Top-1, top-5 and mean per-class accuracy of a system whose head computes ``logits`` over the source's classes.
 
     Args:
-        batch_size: items at once.
-        limit: only so many items, spread evenly over the split; None takes all.
+        batch_size: number of items processed together.
+        limit: maximum number of items, spread evenly over the split; None uses all.
 
     Raises:
         ConfigError: a number that is not positive.
@@ -30,7 +30,7 @@ class Classification:
         self.batch_size, self.limit = batch_size, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model without logits or of other classes, DataError for a source without classes."""
+        """Raise ConfigError if the model has no logits or other classes than the source, DataError if the source has no classes."""
         refuse_model(model, ("logits",), "classification")
         refuse_source(source)
         columns_of(model.head.class_names, model.head.num_classes, source.class_names)
@@ -40,10 +40,10 @@ class Classification:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model cannot classify so, or tells other classes apart.
+            ConfigError: the model has no logits, or other classes than the source.
             DataError: the source has no classes, or an item cannot be used.
         """
         self.check(model, source)
@@ -58,20 +58,26 @@ class Classification:
 
 
 def columns_of(known: Sequence[str] | None, num_classes: int, asked: Sequence[str]) -> list[int]:
-    """Where the classes of the data stand among those of the head.
+    """Return for each class of the data its column in the logits of the head.
 
-    A head that knows ``[cat, dog]`` is asked for ``[dog, cat]``: ``[1, 0]``. One without names is trusted where the numbers agree.
+    Example: the head has ``[cat, dog]`` and the data ``[dog, cat]``: ``[1, 0]``. If the head has no class names, only the number of
+    classes is compared and the order is assumed to be the same.
+
+    Args:
+        known: class names of the head; None if it has none.
+        num_classes: number of classes of the head.
+        asked: class names of the data.
 
     Raises:
-        ConfigError: other classes.
+        ConfigError: the classes differ.
     """
     if known is None and num_classes == len(asked):
         return list(range(num_classes))
     if known is None or set(known) != set(asked):
-        strange = sorted(set(asked) - set(known or ()))
-        example = f"; {strange[0]!r} is not among them" if known is not None and strange else ""
+        missing = sorted(set(asked) - set(known or ()))
+        example = f" (the head has no class {missing[0]!r})" if known is not None and missing else ""
         raise ConfigError(
-            f"evaluation: the head tells {num_classes} classes apart, which are not the {len(asked)} of the data{example}; "
-            "choose the data that it was trained on, or evaluation=linear_probe or knn_probe"
+            f"evaluation: the head has {num_classes} classes, which differ from the {len(asked)} classes of the data{example}; "
+            "choose the data that the head was trained on, or evaluation=linear_probe or knn_probe"
         )
     return [list(known).index(name) for name in asked]

@@ -1,11 +1,11 @@
-"""In-context learning: how often the last word of a document is right after 0, 1, 2, 4, 8 of the examples before it.
+"""In-context learning: accuracy of the last word of a document given 0, 1, 2, 4 or 8 examples before it.
 
-A document is "<image> A<image> B ... <image> A": the last picture is asked for, the k pairs right before it are shown, the others left
-out. The same pictures are asked for at every k, so that the curve shows what examples do. The answer is chosen among the document's own
-words by likelihood, and chance is one over their number.
+A document is "<image> A<image> B ... <image> A". The question is the last picture; the prompt shows the k pairs right before it and omits
+earlier ones. The questions are the same at every k, so that differences come from the examples. The answer is chosen by likelihood among
+the words of the document; chance is one divided by the number of different words.
 
 Sources: Brown et al. 2020 (arXiv 2005.14165), section 2.1 and figure 1.2, for accuracy over the number of examples; Tsimpoukelli et al.
-2021 (Frozen, arXiv 2106.13884), section 4.3, for pictures that are given new words in the context.
+2021 (Frozen, arXiv 2106.13884), section 4.3, for new words bound to pictures in the context.
 """
 
 import re
@@ -31,13 +31,13 @@ _MARKER = re.compile("(" + "|".join(map(re.escape, MARKERS.values())) + ")")
 
 @dataclass
 class Point:
-    """What was found at one number of examples.
+    """Mean results at one number of examples.
 
     Attributes:
-        items: documents that have so many.
-        accuracy: share of them whose last word was chosen.
-        chance: what guessing among the document's words would give.
-        seen: share of them whose last word stands among the examples shown.
+        items: number of documents that have enough examples.
+        accuracy: share of these documents whose last word was chosen.
+        chance: expected accuracy of guessing among the document's words.
+        seen: share of these documents whose last word occurs in the examples shown.
     """
 
     items: int = 0
@@ -46,7 +46,7 @@ class Point:
     seen: float = 0.0
 
     def add(self, accuracy: float, chance: float, seen: float) -> None:
-        """Take in one document."""
+        """Add one document to the running means."""
         self.items += 1
         for name, value in (("accuracy", accuracy), ("chance", chance), ("seen", seen)):
             mean = getattr(self, name)
@@ -55,10 +55,10 @@ class Point:
 
 @dataclass
 class InContextResult:
-    """The curve over the number of examples.
+    """Accuracy over the number of examples.
 
     Attributes:
-        curve: by number of examples.
+        curve: results by number of examples, in ascending order.
     """
 
     curve: dict[int, Point]
@@ -67,24 +67,24 @@ class InContextResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Shares from 0 to 1: the accuracy after the most examples, chance, how much more than after the fewest, and every accuracy."""
+        """Shares from 0 to 1: accuracy and chance at the most examples, gain over the fewest examples, and accuracy at each number."""
         first, *_, last = [next(iter(self.curve.values())), *self.curve.values()]
         named = {"accuracy": last.accuracy, "chance": last.chance, "gain": last.accuracy - first.accuracy}
         return named | {f"accuracy@{number}": point.accuracy for number, point in self.curve.items()}
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} documents"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         return {"curve": [{"examples": number, **vars(point)} for number, point in self.curve.items()]}
 
     @property
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Title, columns and rows of what a terminal shows beside the figures."""
+        """Tables for the terminal, each with a title, column names and rows of strings."""
         columns = ["examples", "documents", "accuracy", "chance", "answer is among the examples"]
         rows = [
             [str(number), str(point.items), *(f"{100 * share:.2f} %" for share in (point.accuracy, point.chance, point.seen))]
@@ -93,7 +93,7 @@ class InContextResult:
         return [("accuracy over the number of examples", columns, rows)]
 
     def draw(self, folder: Path) -> str:
-        """Draw the curve beside chance; returns the picture's name."""
+        """Draw accuracy and chance over the number of examples into a PNG file in ``folder``; return the file name."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.0, 4.0), layout="constrained")
@@ -114,15 +114,15 @@ class InContext:
     """Accuracy of the last word of documents of pictures and words, over the number of examples before it.
 
     Args:
-        num_examples: how many are shown; documents with fewer are left out there.
-        batch_size: documents at once.
-        limit: only so many documents, spread over the split; null takes all.
+        num_examples: numbers of examples to evaluate; a document with fewer examples is left out at that number.
+        batch_size: number of documents processed together.
+        limit: maximum number of documents, spread over the split; null uses all.
 
     Raises:
         ConfigError: a number out of its range.
     """
 
-    monitor = "accuracy"  # what training watches, where nothing else is said
+    monitor = "accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(self, *, num_examples: Sequence[int] = (0, 1, 2, 4, 8), batch_size: int = 16, limit: int | None = None) -> None:
         if isinstance(num_examples, str) or not num_examples or any(number < 0 for number in num_examples):
@@ -131,7 +131,7 @@ class InContext:
         self.num_examples, self.batch_size, self.limit = sorted(set(num_examples)), batch_size, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that does not score answers, or a source without documents."""
+        """Raise ConfigError if the model cannot score answers, or if the source has no documents."""
         refuse_model(model, ("score",), "in_context")
         if "conversation" not in source.modalities:
             raise ConfigError(
@@ -144,11 +144,11 @@ class InContext:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more documents are done.
+            advance: progress callback; receives the number of documents just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
-            DataError: a document is not of pictures and words in turn, or none has enough of them.
+            ConfigError: this evaluation cannot use the model or the source.
+            DataError: a document does not alternate pictures and words, or no document has enough examples.
         """
         self.check(model, source)
         curve = {number: Point() for number in self.num_examples}
@@ -160,18 +160,18 @@ class InContext:
         curve = {number: point for number, point in curve.items() if point.items}
         if not curve:
             raise DataError(
-                f"evaluation.num_examples: no document has {self.num_examples[0]} pictures before its last one; ask for fewer, or raise "
-                "data.source.num_examples"
+                f"evaluation.num_examples: no document has {self.num_examples[0]} pictures before its last one; give smaller numbers, or "
+                "raise data.source.num_examples"
             )
         return InContextResult(curve, reading.items, reading.details)
 
     def _scored(self, model: Any, rows: Sequence[Row]) -> list[tuple["Question", list[float]]]:
-        """The questions of some documents, with the scores of their choices."""
-        asked = [question for _, sample in rows for question in questions_of(sample, self.num_examples)]
-        return list(zip(asked, self._scores(model, asked), strict=True))
+        """Return the questions of some documents with the scores of their choices."""
+        questions_asked = [question for _, sample in rows for question in questions_of(sample, self.num_examples)]
+        return list(zip(questions_asked, self._scores(model, questions_asked), strict=True))
 
     def _scores(self, model: Any, asked: Sequence["Question"]) -> list[list[float]]:
-        """The log-probability of each choice of each question; all in one call, in which no picture is encoded twice."""
+        """Return the log-probability of each choice of each question; one call for all, so that each image is encoded only once."""
         if not asked:
             return []
         prompts = [question.prompt for question in asked for _ in question.choices]
@@ -182,7 +182,15 @@ class InContext:
 
 @dataclass(frozen=True)
 class Question:
-    """The end of a document after some examples; ``seen`` is whether its answer stands among these."""
+    """The last picture of a document after ``number`` examples.
+
+    Attributes:
+        number: number of examples in the prompt.
+        prompt: texts, pictures and clips in order; the last one is the picture or clip in question.
+        answer: the right word.
+        choices: the words to choose among.
+        seen: True if the answer occurs in the examples of the prompt.
+    """
 
     number: int
     prompt: list[Any]
@@ -192,15 +200,15 @@ class Question:
 
 
 def questions_of(sample: Sample, numbers: Sequence[int]) -> list[Question]:
-    """A document asked for its last word, after each number of examples that it has.
+    """Build the questions of a document, one for each of ``numbers`` that is not above its number of examples.
 
-    ``[I1, "A", I2, "B", I3, "A"]`` after 1: the prompt ``[I2, "B", I3]``, whose answer is "A".
+    Example: ``[I1, "A", I2, "B", I3, "A"]`` with 1 example gives the prompt ``[I2, "B", I3]`` and the answer "A".
 
     Raises:
-        DataError: it is not of pictures (or clips) and words in turn, or its answer is none of its choices.
+        DataError: the document does not alternate pictures (or clips) and words, or its answer is not among its choices.
     """
     words, pairs = pairs_of(conversation_of(sample), sample.id)
-    (asked, answer), examples = pairs[-1], pairs[:-1]
+    (query, answer), examples = pairs[-1], pairs[:-1]
     choices = list(sample.choices) or sorted({word for _, word in pairs})
     if answer not in choices or len(choices) < 2:
         raise DataError(
@@ -211,21 +219,21 @@ def questions_of(sample: Sample, numbers: Sequence[int]) -> list[Question]:
         if number > len(examples):
             continue
         shown = examples[len(examples) - number :]
-        prompt = [*words, *(part for pair in shown for part in pair), asked]
+        prompt = [*words, *(part for pair in shown for part in pair), query]
         found.append(Question(number, prompt, answer, choices, answer in [word for _, word in shown]))
     return found
 
 
 def pairs_of(conversation: Conversation, id: str = "") -> tuple[list[str], list[tuple[Any, str]]]:
-    """The words that a document begins with, where it does, and its pictures (or clips) each with the words behind it.
+    """Split a document into its leading text (a list of at most one string) and pairs of a picture or clip and the text after it.
 
     Raises:
-        DataError: it is a conversation, has no picture, or two without a word between them.
+        DataError: it is a conversation, it has no picture, or a picture has no text after it.
     """
     media = {modality: iter(conversation.media(modality)) for modality in MARKERS}
     first, *rest = _MARKER.split("\n".join(message.text for message in conversation.messages))
     modality = {marker: name for name, marker in MARKERS.items()}
     pairs = [(next(media[modality[marker]]), text.strip()) for marker, text in zip(rest[::2], rest[1::2], strict=True)]
     if not pairs or any(not text for _, text in pairs) or {message.role for message in conversation.messages} != {"document"}:
-        raise DataError(f"item {id}: is no document of pictures, each with words behind it; in_context needs such (data=digit_documents)")
+        raise DataError(f"item {id}: is not a document of pictures with text after each; in_context needs one (data=digit_documents)")
     return [first.strip()] if first.strip() else [], pairs

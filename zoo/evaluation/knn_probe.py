@@ -1,4 +1,4 @@
-"""k-nearest-neighbour probe: how well neighbours in feature space share their class.
+"""k-nearest-neighbour probe: accuracy of the class that the nearest training items in feature space vote for.
 
 Papers: Wu et al. 2018 (arXiv 1805.01978), section 3.4; Caron et al. 2021 (DINO, arXiv 2104.14294), appendix F, whose settings
 are the defaults. Reference: facebookresearch/dino ``eval_knn.py``.
@@ -18,26 +18,26 @@ from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, meas
 from zoo.registry import register
 
 WEIGHTS = ("distance", "uniform")
-QUERIES, KEYS = 1024, 65536  # similarities that exist at once: 256 MB
+QUERIES, KEYS = 1024, 65536  # largest block of similarities in memory: 256 MB in fp32
 
 
 @register("evaluation")
 class KnnProbe:
-    """Classify by the ``k`` training items of highest cosine similarity.
+    """Accuracy of a vote by the ``k`` training items of highest cosine similarity.
 
     Args:
-        k: neighbours that vote.
-        weights: "distance" lets a neighbour of similarity s vote with exp(s / temperature), "uniform" with one voice.
-        temperature: of "distance".
-        modality: which encoder of the system is probed.
+        k: number of neighbours that vote.
+        weights: weight of a neighbour's vote. "distance": exp(s / temperature) for cosine similarity s. "uniform": 1.
+        temperature: temperature of the weights "distance".
+        modality: modality of the encoder to probe.
         features: "pooled", "mean" (of the tokens) or "cls_mean" (class token and mean).
-        train_split: whose items are the neighbours.
-        train_limit: only so many of them, spread evenly over the split; None takes all.
-        limit: only so many items of the split to report on; None takes all.
-        batch_size: items at once.
+        train_split: split that the neighbours are taken from.
+        train_limit: maximum number of training items, spread evenly over the split; None uses all.
+        limit: maximum number of items to report on, spread evenly over the split; None uses all.
+        batch_size: number of items processed together.
 
     Raises:
-        ConfigError: an unknown word, or a number that is not positive.
+        ConfigError: an unknown option value, or a number that is not positive.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class KnnProbe:
         self.train_split, self.train_limit, self.limit = train_split, train_limit, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError or DataError where the model or the source cannot be probed so."""
+        """Raise ConfigError if the model has no such features, DataError if the source has no classes."""
         refuse_source(source)
         self.reader.check(model, source)
 
@@ -71,22 +71,22 @@ class KnnProbe:
         """Probe a system or an encoder on one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be probed so, or there are fewer training items than neighbours.
+            ConfigError: this probe cannot use the model or the source, or there are fewer training items than neighbours.
             DataError: an item cannot be used.
         """
         self.check(model, source)
         refuse_same_split(split, self.train_split)
         keys, key_labels = self.reader(model, source.split(self.train_split), limit=self.train_limit, advance=advance)
         if len(keys) < self.k:
-            raise ConfigError(f"evaluation.k: {self.k} neighbours of {len(keys)} training items; lower it, or raise train_limit")
+            raise ConfigError(f"evaluation.k: {self.k} neighbours, but only {len(keys)} training items; lower it, or raise train_limit")
         queries, labels = self.reader(model, source.split(split), limit=self.limit, advance=advance)
         similarity, neighbours = nearest(queries, keys, self.k, device=next(model.parameters()).device)
-        nearer = similarity - similarity[:, :1]  # to the nearest, so that no exponential overflows; the ranks stay
-        voices = torch.ones_like(similarity) if self.weights == "uniform" else (nearer / self.temperature).exp()
-        scores = votes(voices, key_labels[neighbours], len(source.class_names))
+        offsets = similarity - similarity[:, :1]  # relative to the nearest: exp cannot overflow, and the order of the votes stays
+        vote_weights = torch.ones_like(similarity) if self.weights == "uniform" else (offsets / self.temperature).exp()
+        scores = votes(vote_weights, key_labels[neighbours], len(source.class_names))
         return measure(scores, labels, source.class_names, {"k": self.k, "train_items": len(keys)})
 
 
@@ -98,11 +98,11 @@ def nearest(
     chunk: tuple[int, int] = (QUERIES, KEYS),
     device: torch.device | str = "cpu",
 ) -> tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]:
-    """Cosine similarity and index of the ``k`` nearest keys of each query, nearest first.
+    """Return cosine similarity and index of the ``k`` nearest keys of each query, nearest first.
 
     Args:
-        chunk: queries and keys that are compared at once, whatever their number.
-        device: where they are compared; what comes in and goes out is on the CPU.
+        chunk: maximum number of queries and of keys in one matrix product; it bounds the memory.
+        device: device of the computation; arguments and results are on the CPU.
     """
     keys = F.normalize(keys, dim=1)
     found = []
@@ -118,7 +118,12 @@ def nearest(
     return torch.cat([best for best, _ in found]), torch.cat([index for _, index in found])
 
 
-def votes(voices: Float[Tensor, "n k"], classes: Int[Tensor, "n k"], num_classes: int) -> Float[Tensor, "n classes"]:
-    """Sum of the voices for each class; a class that nobody names has minus infinity."""
-    counted = voices.new_zeros(len(voices), num_classes).scatter_add_(1, classes, voices)
+def votes(weights: Float[Tensor, "n k"], classes: Int[Tensor, "n k"], num_classes: int) -> Float[Tensor, "n classes"]:
+    """Return the sum of the vote weights of each class; minus infinity for a class without votes.
+
+    Args:
+        weights: weight of each neighbour's vote.
+        classes: class number of each neighbour.
+    """
+    counted = weights.new_zeros(len(weights), num_classes).scatter_add_(1, classes, weights)
     return counted.masked_fill(counted == 0, -torch.inf)

@@ -1,9 +1,9 @@
 """Linear probe: logistic regression on frozen features.
 
 Paper: Radford et al. 2021 (arXiv 2103.00020), section 3.2 and appendix A.3: L-BFGS, at most 1000 iterations, the strength of the
-L2 penalty chosen on validation items by halving steps around the best. Reference: scikit-learn's ``LogisticRegression``.
+L2 penalty chosen on validation items by a search with halving steps. Reference: scikit-learn's ``LogisticRegression``.
 
-Where we differ: the final fit is on the training split alone, not on training and validation together.
+Difference from the paper: the final fit uses the training split only, not training and validation together.
 """
 
 import math
@@ -20,29 +20,31 @@ from zoo.evaluation.measures.features import FeatureReader, refuse_same_split
 from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, measure, refuse_source
 from zoo.registry import register
 
-COARSE = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # powers of ten that C is tried at first
-STEPS = (1.0, 0.5, 0.25, 0.125)  # then to both sides of the best: 8 values per decade in the end
-HELD_OUT = 5  # every fifth training item, where the validation split is the one to report on
+COARSE = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # first values of log10(C)
+STEPS = (1.0, 0.5, 0.25, 0.125)  # then steps of log10(C) to both sides of the best value; the last is 8 values per decade
+HELD_OUT = 5  # every fifth training item is held out to choose C if the report is on the validation split
 
 Features = tuple[Float[Tensor, "n dim"], Int[Tensor, " n"]]
 
 
 @register("evaluation")
 class LinearProbe:
-    """Fit logistic regression on the features of the training split, and report its accuracy on another.
+    """Accuracy of logistic regression that is fitted on features of the training split.
 
     Args:
-        C: inverse strength of the L2 penalty (scikit-learn's word); None chooses it on the validation split, or on a fifth of
-            the training split where the validation split is the one to report on.
-        max_iterations: of L-BFGS.
-        modality: which encoder of the system is probed.
+        C: inverse strength of the L2 penalty (scikit-learn's name); None chooses it on the validation split, or on a held-out fifth of
+            the training split if the report is on the validation split.
+        max_iterations: maximum number of L-BFGS iterations.
+        modality: modality of the encoder to probe.
         features: "pooled", "mean" (of the tokens) or "cls_mean" (class token and mean).
-        train_limit: only so many training items, spread evenly over the split; None takes all.
-        limit: only so many items of the split to report on; None takes all.
-        batch_size: items at once.
+        train_split: split that the regression is fitted on.
+        validation_split: split that C is chosen on.
+        train_limit: maximum number of training items, spread evenly over the split; None uses all.
+        limit: maximum number of items to report on, spread evenly over the split; None uses all.
+        batch_size: number of items processed together.
 
     Raises:
-        ConfigError: an unknown word, a number that is not positive, or scikit-learn is missing.
+        ConfigError: an unknown option value, a number that is not positive, or scikit-learn is missing.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class LinearProbe:
         self.train_limit, self.limit = train_limit, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError or DataError where the model or the source cannot be probed so, or scikit-learn is missing."""
+        """Raise ConfigError if the model has no such features or scikit-learn is missing, DataError if the source has no classes."""
         _logistic_regression()
         refuse_source(source)
         self.reader.check(model, source)
@@ -76,10 +78,10 @@ class LinearProbe:
         """Probe a system or an encoder on one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be probed so.
+            ConfigError: this probe cannot use the model or the source.
             DataError: an item cannot be used, or all training items are of one class.
         """
         self.check(model, source)
@@ -93,7 +95,7 @@ class LinearProbe:
         return measure(class_scores(fitted, features, len(source.class_names)), labels, source.class_names, details)
 
     def _chosen(self, model: Any, source: Any, split: str, train: Features, advance: Callable[[int], None]) -> float:
-        """C by its accuracy on items that are neither fitted nor reported on."""
+        """Return the C with the best accuracy on items that are used neither for the fit nor for the report."""
         features, labels = train
         if split == self.validation_split:
             held = torch.arange(len(labels)) % HELD_OUT == 0
@@ -103,7 +105,7 @@ class LinearProbe:
 
 
 def sweep(train: Features, validation: tuple[Float[Tensor, "held dim"], Int[Tensor, " held"]], max_iterations: int) -> float:
-    """The C of highest validation accuracy, the smallest among equals, from 1e-6 to 1e6."""
+    """Search the C of highest validation accuracy between 1e-6 and 1e6; of equal ones the smallest."""
     features, labels = validation
     found: dict[float, float] = {}
 
@@ -121,7 +123,7 @@ def sweep(train: Features, validation: tuple[Float[Tensor, "held dim"], Int[Tens
 
 
 def fit(train: Features, C: float, max_iterations: int) -> Any:
-    """A fitted ``LogisticRegression``; whether it converged is told in the result's details, not by a warning.
+    """Return a fitted ``LogisticRegression``, without a warning if it did not converge; the result's details report convergence.
 
     Raises:
         DataError: all items are of one class.
@@ -135,9 +137,9 @@ def fit(train: Features, C: float, max_iterations: int) -> Any:
 
 
 def class_scores(fitted: Any, features: Float[Tensor, "n dim"], num_classes: int) -> Float[Tensor, "n classes"]:
-    """Logits; minus infinity for a class that the training items do not have."""
+    """Return the logits of the fitted regression; minus infinity for classes without training items."""
     logits = torch.from_numpy(fitted.decision_function(features.numpy())).float()
-    if logits.ndim == 1:  # of two classes scikit-learn gives one number, the second's
+    if logits.ndim == 1:  # for two classes scikit-learn returns one number per item: the logit of the second class
         logits = torch.stack([-logits, logits], dim=1)  # [n, 2]
     scores = torch.full((len(features), num_classes), -torch.inf)
     scores[:, torch.from_numpy(fitted.classes_)] = logits

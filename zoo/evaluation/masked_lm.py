@@ -1,8 +1,8 @@
-"""Masked-language modelling on held-out text: how many hidden tokens are found, against a guess that never looks at the text.
+"""Masked language modelling on held-out text: accuracy and perplexity of masked tokens, beside a unigram baseline.
 
-Source: Devlin et al. 2018 (arXiv 1810.04805), appendix C.1 and table 6 (perplexity of hidden tokens). The baseline is the unigram
-distribution of the training texts: its likeliest token for the accuracy, its cross-entropy (every entry counted once more, Laplace)
-for the perplexity.
+Source: Devlin et al. 2018 (arXiv 1810.04805), appendix C.1 and table 6 (perplexity of masked tokens). The baseline is the unigram
+distribution of the training texts and does not see the text: its likeliest token gives the accuracy, its cross-entropy with Laplace
+smoothing (every vocabulary entry counted once more) gives the perplexity.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ from zoo.types import Batch
 
 @dataclass
 class MaskedResult:
-    """Figures of hidden tokens.
+    """Metrics of the masked tokens of one split.
 
     Attributes:
-        metrics: shares from 0 to 1: ``mlm_accuracy`` and ``unigram_accuracy``; ``nsp_accuracy`` or ``sop_accuracy`` of a head that tells
-            pairs of texts apart.
-        details: perplexities, and how many tokens were hidden.
+        metrics: shares from 0 to 1: ``mlm_accuracy`` and ``unigram_accuracy``; also ``nsp_accuracy`` (next-sentence prediction) or
+            ``sop_accuracy`` (sentence-order prediction) if the head classifies pairs of texts.
+        details: perplexities, and the number of masked tokens.
     """
 
     metrics: dict[str, float]
@@ -39,17 +39,17 @@ class MaskedResult:
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
-        return f"{self.num_items} texts, {self.details['hidden_tokens']} hidden tokens"
+        """A short description of the evaluated data."""
+        return f"{self.num_items} texts, {self.details['hidden_tokens']} masked tokens"
 
     def draw(self, folder: Path) -> str:
-        """Draw accuracy and perplexity beside the baseline's; returns the picture's name."""
+        """Draw accuracy and perplexity of model and baseline into a PNG file in ``folder``; return the file name."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         left.bar(["model", "unigram"], [100 * self.metrics["mlm_accuracy"], 100 * self.metrics["unigram_accuracy"]])
-        left.set(title="hidden tokens found", ylabel="%")
+        left.set(title="accuracy of masked tokens", ylabel="%")
         right.bar(["model", "unigram"], [self.details["mlm_perplexity"], self.details["unigram_perplexity"]])
         right.set(title="perplexity", yscale="log")
         figure.savefig(folder / "masked_lm.png", dpi=110)
@@ -58,21 +58,21 @@ class MaskedResult:
 
 @register("evaluation")
 class MaskedLM:
-    """Accuracy and perplexity of hidden tokens, beside those of the unigrams of the training texts.
+    """Accuracy and perplexity of masked tokens, beside those of the unigram distribution of the training texts.
 
     Args:
-        probability: share of the tokens that is hidden; see ``zoo.data.masking``.
-        unit: "pieces", "words" or "runs".
-        seed: of the choice of tokens, which is the same for every model with this tokenizer.
-        batch_size: texts at once.
-        limit: only so many texts, spread evenly over the split; None takes all.
-        train_limit: so many texts of training, spread evenly, for the unigrams; None takes all.
+        probability: share of the tokens to mask; see ``zoo.data.masking``.
+        unit: unit that is masked as a whole: "pieces", "words" or "runs"; see ``zoo.data.masking``.
+        seed: random seed of the choice of tokens; the choice is the same for every model with the same tokenizer.
+        batch_size: number of texts processed together.
+        limit: maximum number of texts, spread evenly over the split; None uses all.
+        train_limit: maximum number of training texts for the unigram baseline, spread evenly over the split; None uses all.
 
     Raises:
         ConfigError: a number that is not positive.
     """
 
-    monitor = "mlm_accuracy"  # what training watches, where nothing else is said
+    monitor = "mlm_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -89,32 +89,34 @@ class MaskedLM:
         self.batch_size, self.limit, self.train_limit = batch_size, limit, train_limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that does not predict hidden tokens, or a source without texts."""
+        """Raise ConfigError if the model does not predict masked tokens, or if the source has no texts."""
         refuse_model(model, ("fill_mask",), "masked_lm")
         if not model.head.masked_lm:
-            raise ConfigError("evaluation: masked_lm needs a head that predicts hidden tokens; this one was built with masked_lm=false")
+            raise ConfigError("evaluation: masked_lm needs a head that predicts masked tokens; this one was built with masked_lm=false")
         if "text" not in source.modalities:
-            raise ConfigError(f"evaluation: masked_lm needs texts; the source gives {', '.join(source.modalities)}")
+            raise ConfigError(
+                f"evaluation: masked_lm needs texts, but the source gives {', '.join(source.modalities)}; choose data=documents"
+            )
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> MaskedResult:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more texts are done.
+            advance: progress callback; receives the number of texts just finished.
 
         Raises:
-            ConfigError: the model or its tokenizer hides nothing.
+            ConfigError: the model does not predict masked tokens, or its tokenizer has no mask symbol.
             DataError: the split is empty, or a text cannot be used.
         """
         self.check(model, source)
         part = model.processor["text"]
-        words = {"probability": self.probability, "unit": self.unit}
-        masking = Masking(tokenizer=part.tokenizer, mask_token_id=part.mask_token_id, **words)
+        settings = {"probability": self.probability, "unit": self.unit}
+        masking = Masking(tokenizer=part.tokenizer, mask_token_id=part.mask_token_id, **settings)
         counts = self._unigrams(model, source, masking)
         found, labels, losses, pairs, items = [], [], [], {}, 0
         for batch in evaluation_loader(ProcessedSplit(source.split(split), model.processor), batch_size=self.batch_size, limit=self.limit):
-            seeds = [(self.seed, items + row) for row in range(len(batch))]
+            seeds = [(self.seed, items + row) for row in range(len(batch))]  # of the item, so that batch_size does not change the masks
             output = model(masking(batch, seeds).to(model.device))
             found.append(output.outputs["logits"].argmax(1).cpu())
             labels.append(output.outputs["labels"].cpu())
@@ -125,11 +127,11 @@ class MaskedLM:
             items += len(batch)
             advance(len(batch))
         if not items or not (hidden := torch.cat(labels)).numel():
-            raise DataError("evaluation: no token of the split could be hidden; choose another with data.test_split=...")
+            raise DataError("evaluation: no token of the split could be masked; choose another with data.test_split=...")
         return _measure(torch.cat(found), hidden, sum(losses), counts, {name: hits / items for name, hits in pairs.items()}, items)
 
     def _unigrams(self, model: Any, source: Any, masking: Masking) -> Int[Tensor, " vocab_size"]:
-        """How often each entry stands in the training texts; special ones, which are never hidden, do not count."""
+        """Count each vocabulary entry in the training texts; special tokens get 0, because they are never masked."""
         counts = torch.zeros(model.encoders["text"].vocab_size, dtype=torch.int64)
         data = ProcessedSplit(source.split(source.splits[0]), model.processor)
         for batch in evaluation_loader(data, batch_size=self.batch_size, limit=self.train_limit):
@@ -151,7 +153,16 @@ def _measure(
     pairs: dict[str, float],
     items: int,
 ) -> MaskedResult:
-    """Figures; ``loss`` is summed over the hidden tokens."""
+    """Compute the metrics.
+
+    Args:
+        found: predicted token ids.
+        labels: true token ids.
+        loss: cross-entropy of the model in nats, summed over the masked tokens.
+        counts: counts of the vocabulary in the training texts.
+        pairs: accuracies of the classification of text pairs, by name.
+        items: number of texts.
+    """
     shares = (counts + 1).double() / (counts + 1).sum()
     baseline = -shares[labels].log().mean()
     metrics = {

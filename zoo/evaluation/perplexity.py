@@ -1,8 +1,8 @@
-"""Perplexity: how surprised a model is by the right answers, per token and by kind of question.
+"""Perplexity of the right answers, per token, over all items and by kind of question.
 
-The exponential of the mean negative log-probability of the supervised tokens, each given all before it: of conversations the answers, of
-plain text every token but the first (of each piece that the model can take). Source: Jelinek et al. 1977; transformers' documentation,
-"Perplexity of fixed-length models".
+Perplexity is the exponential of the mean negative log-probability of the supervised tokens, each given all tokens before it. Supervised
+are the answers of conversations, and every token but the first of plain text. A plain text longer than the model's context is cut into
+pieces without overlap. Source: Jelinek et al. 1977; transformers' documentation, "Perplexity of fixed-length models".
 """
 
 import math
@@ -26,32 +26,32 @@ from zoo.types import SUPERVISED, Batch, Predictions, Sample, TalkingHead
 
 @dataclass
 class PerplexityResult:
-    """Figures of one split.
+    """Perplexity and token accuracy of one split.
 
     Attributes:
-        metrics: ``perplexity``, which is no share, and ``token_accuracy``: the share of tokens that are the likeliest one.
-        by_kind: perplexity, token accuracy and tokens for each kind of question; empty where there is one kind only.
+        metrics: ``perplexity`` (1 or more, not a share) and ``token_accuracy``, the share of tokens that the model finds likeliest.
+        by_kind: perplexity, token accuracy and number of tokens for each kind of question; empty if there is one kind only.
     """
 
     metrics: dict[str, float]
     num_items: int
     details: dict[str, Any] = field(default_factory=dict)
     by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
-    numbers = frozenset(("perplexity",))  # metrics that are no shares
+    numbers = frozenset(("perplexity",))  # names of metrics that are not shares
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} items, {self.details['tokens']} tokens"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         return {"by_kind": self.by_kind}
 
     @property
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Title, columns and rows of what a terminal shows beside the figures."""
+        """Tables for the terminal, each with a title, column names and rows of strings."""
         if not self.by_kind:
             return []
         rows = [
@@ -61,7 +61,7 @@ class PerplexityResult:
         return [("by kind", ["kind", "perplexity", "token accuracy", "tokens"], rows)]
 
     def draw(self, folder: Path) -> str:
-        """Nothing to draw; the figures are the picture."""
+        """Draw nothing and return an empty file name; the metrics need no picture."""
         return ""
 
 
@@ -70,15 +70,15 @@ class Perplexity:
     """Perplexity of the answers in conversations, or of plain texts.
 
     Args:
-        kinds: only questions of these kinds; null takes all.
-        batch_size: items at once.
-        limit: only so many items, spread over the split; null takes all.
+        kinds: evaluate only questions of these kinds; null evaluates all.
+        batch_size: number of items processed together.
+        limit: maximum number of items, spread over the split; null uses all.
 
     Raises:
         ConfigError: a number that is not positive.
     """
 
-    monitor = "token_accuracy"  # what training watches, where nothing else is said
+    monitor = "token_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(self, *, kinds: Sequence[str] | None = None, batch_size: int = 16, limit: int | None = None) -> None:
         if isinstance(kinds, str):
@@ -87,7 +87,7 @@ class Perplexity:
         self.kinds, self.batch_size, self.limit = kinds, batch_size, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that predicts no tokens, or a source without conversations and texts."""
+        """Raise ConfigError if the model does not predict tokens, or if the source has neither conversations nor texts."""
         head = getattr(model, "head", None)
         if not isinstance(head, TalkingHead):
             raise ConfigError(
@@ -100,11 +100,11 @@ class Perplexity:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
-            DataError: an item cannot be used, or no token is predicted at all.
+            ConfigError: this evaluation cannot use the model or the source.
+            DataError: an item cannot be used, or the split has no supervised token.
         """
         self.check(model, source)
         sums: dict[str, Tensor] = {}
@@ -114,14 +114,16 @@ class Perplexity:
                 sums[sample.kind] = sums.get(sample.kind, torch.zeros(3, dtype=torch.float64)) + row
         total = torch.stack(list(sums.values())).sum(0)
         if not total[2]:
-            raise DataError("evaluation: the split has no token to predict; its conversations hold no answers")
+            raise DataError(
+                "evaluation: the split has no token to predict: its conversations have no answers; choose another data.test_split"
+            )
         figures = _figures(total)
         by_kind = {kind: _figures(row) for kind, row in sorted(sums.items()) if row[2]} if len(sums) > 1 else {}
         details = {"tokens": int(total[2])} | reading.details
         return PerplexityResult({k: figures[k] for k in ("perplexity", "token_accuracy")}, reading.items, details, by_kind)
 
     def _sums(self, model: Any, rows: Sequence[Row]) -> list[tuple[Sample, Tensor]]:
-        """The sums of each conversation, and of each piece of a plain text."""
+        """Return the ``token_sums`` of each conversation, and of each piece of a plain text."""
         found: list[tuple[Sample, Tensor]] = []
         for samples, batch in _batches(model.processor, [sample for _, sample in rows], self.batch_size):
             found += zip(samples, token_sums(model, batch.to(model.device)), strict=True)
@@ -129,7 +131,11 @@ class Perplexity:
 
 
 def token_sums(model: Any, batch: Batch) -> Tensor:
-    """Of each conversation of a batch [batch, 3] on the CPU: negative log-probability, tokens guessed right, tokens."""
+    """Return sums over the tokens of each conversation of a batch, on the CPU.
+
+    Returns:
+        Float64 of shape [batch, 3]: negative log-probability in nats, number of tokens predicted right, number of tokens.
+    """
     found: Predictions = model.head.predictions(model.encode_batch(batch), batch)
     surprise = F.cross_entropy(found.logits.float(), found.labels, reduction="none")
     columns = torch.stack([surprise, (found.logits.argmax(-1) == found.labels).float(), torch.ones_like(surprise)], dim=1).double().cpu()
@@ -138,16 +144,18 @@ def token_sums(model: Any, batch: Batch) -> Tensor:
 
 def _figures(sums: Tensor) -> dict[str, float]:
     surprise, right, tokens = sums.tolist()
+    # exp overflows above 709
     return {"perplexity": math.exp(min(surprise / tokens, 700.0)), "token_accuracy": right / tokens, "tokens": tokens}
 
 
 def _batches(processor: Any, samples: Sequence[Sample], batch_size: int) -> Iterator[tuple[list[Sample], Batch]]:
-    """Conversations and captions as they are trained on, and plain texts apart; each row's sample with each batch."""
+    """Yield batches with the sample of each row: first one of all conversations and captions, then those of the plain texts."""
     plain = [set(sample.inputs) == {"text"} for sample in samples]
-    said = [sample for sample, alone in zip(samples, plain, strict=True) if not alone]
-    if said:
-        yield said, processor.collate(said, [processor.items(sample) for sample in said])
-    windows = [pair for sample, alone in zip(samples, plain, strict=True) if alone for pair in _windows(processor["conversation"], sample)]
+    talks = [sample for sample, is_plain in zip(samples, plain, strict=True) if not is_plain]
+    if talks:
+        yield talks, processor.collate(talks, [processor.items(sample) for sample in talks])
+    texts_only = [sample for sample, is_plain in zip(samples, plain, strict=True) if is_plain]
+    windows = [pair for sample in texts_only for pair in _windows(processor["conversation"], sample)]
     for start in range(0, len(windows), batch_size):
         some = windows[start : start + batch_size]
         texts, mask, supervised = processor["conversation"].collate([tokens for _, tokens in some])
@@ -156,14 +164,14 @@ def _batches(processor: Any, samples: Sequence[Sample], batch_size: int) -> Iter
 
 
 def _windows(part: Any, sample: Sample) -> list[tuple[Sample, Tokens]]:
-    """A plain text without chat template, all of it predicted, in pieces of as many tokens as the model takes.
+    """Cut a plain text into pieces of at most the model's context length, without chat template; every token is supervised.
 
     Raises:
-        DataError: the sample's text is none.
+        DataError: the sample's text is not one string.
     """
     text = sample.inputs["text"]
     if not isinstance(text, str):
-        raise DataError(f"item {sample.id}: its text is {type(text).__name__}, not one string; choose another source (data=...)")
+        raise DataError(f"item {sample.id}: its text is a {type(text).__name__}, not one string; choose another source (data=...)")
     ids = torch.tensor(part.tokenizer.encode(part.symbols.start + text, add_special_tokens=False).ids, dtype=torch.int64)
     pieces = ids.split(part.max_length or part.context_length) if len(ids) else ()
     return [(sample, Tokens(piece, torch.ones_like(piece, dtype=torch.bool))) for piece in pieces]

@@ -1,9 +1,9 @@
-"""Question answering: what a system says, held against reference answers, and against what it says without seeing.
+"""Question answering: generated answers against reference answers, optionally beside the answers without images and audio.
 
 Papers: Antol et al. 2015 (VQA, arXiv 1505.00468) for the accuracy; Goyal et al. 2017 (VQA v2, arXiv 1612.00837), table 3, for the
-baseline that never sees the image; Alayrac et al. 2022 (Flamingo, arXiv 2204.14198), section 3.4, for interleaved examples; Kojima et
-al. 2022 (arXiv 2205.11916), section 3, for the chain of thought in two calls, and its words; Huang et al. 2023 (Kosmos-1, arXiv
-2302.14045), section 4.4, for thoughts of the picture before the question is known.
+baseline without the image; Alayrac et al. 2022 (Flamingo, arXiv 2204.14198), section 3.4, for interleaved examples; Kojima et
+al. 2022 (arXiv 2205.11916), section 3, for the chain of thought in two calls, and its prompts; Huang et al. 2023 (Kosmos-1, arXiv
+2302.14045), section 4.4, for a description of the picture that is generated before the question is shown.
 """
 
 from collections import Counter
@@ -48,33 +48,35 @@ CONCLUSION = "Therefore, the answer is"
 
 @register("evaluation")
 class QuestionAnswering:
-    """Exact match and VQA accuracy of generated answers, in all and by kind of question.
+    """Exact match and VQA accuracy of generated answers, over all questions and by kind of question.
 
-    The detail ``chance`` is the exact match of always giving the most frequent answer of a kind.
+    The detail ``chance`` is the exact match of a baseline that always gives the most frequent answer of the question's kind.
 
     Args:
-        instruction: words behind each question, for example LLaVA-1.5's "Answer the question using a single word or phrase."
-        num_shots: answered examples before each question, with their pictures; drawn from ``shots_split`` for each item, always the
-            same ones for one ``seed``.
-        shots_split: where the examples are from; an item is never its own.
-        chain_of_thought: ask twice: with ``rationale`` behind the question, and then, that answer standing there, ``conclusion``.
-        rationale: what asks for the thoughts; Kosmos-1: "Introduce this picture in detail:", with ``rationale_first``.
-        rationale_first: ask for the thoughts in place of the question, and then, these standing there, the question itself.
-        conclusion: what then asks for the answer, where the question came before.
-        max_rationale_tokens: of the first call.
-        blind: ask again without what is seen and heard, and report that beside: "blank" shows grey pictures and silence,
-            "left_out" shows none; null does not ask.
-        max_new_tokens: of an answer.
-        num_beams: 1 takes the likeliest token each time.
+        instruction: text after each question, for example LLaVA-1.5's "Answer the question using a single word or phrase."
+        num_shots: number of answered examples before each question, with their images; drawn from ``shots_split`` for each item,
+            always the same for one ``seed``.
+        shots_split: split to draw the examples from; an item is never its own example.
+        chain_of_thought: generate in two calls: first a rationale, then the answer. The first prompt is the question followed by
+            ``rationale``; the second one appends the generated rationale and ``conclusion``.
+        rationale: instruction of the first call; Kosmos-1 has "Introduce this picture in detail:", with ``rationale_first``.
+        rationale_first: in the first call show ``rationale`` in place of the question; the second call appends the generated text and
+            the question.
+        conclusion: instruction of the second call; not used with ``rationale_first``.
+        max_rationale_tokens: maximum number of tokens that the first call generates.
+        blind: also evaluate without images and audio, reported with the prefix ``blind_``: "blank" shows grey images and silence,
+            "left_out" removes them; null skips this.
+        max_new_tokens: maximum number of tokens of an answer.
+        num_beams: width of the beam search; 1 decodes greedily.
         stop: strings that end an answer.
-        kinds: only questions of these kinds; null takes all.
-        examples: answers that the report shows, evenly spread.
-        batch_size: questions at once.
-        limit: only so many items, spread over the split; null takes all.
-        seed: of the examples before the questions.
+        kinds: evaluate only questions of these kinds; null evaluates all.
+        examples: number of answers that the report shows, evenly spread.
+        batch_size: number of questions processed together.
+        limit: maximum number of items, spread over the split; null uses all.
+        seed: random seed of the choice of examples before the questions.
 
     Raises:
-        ConfigError: an unknown word, or a number out of its range.
+        ConfigError: an unknown option value, or a number out of its range.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class QuestionAnswering:
             if value < 0:
                 raise ConfigError(f"{key}: {value}; allowed is 0 or more")
         if isinstance(stop, str) or isinstance(kinds, str):
-            raise ConfigError("stop and kinds: are lists; give [WORD]")
+            raise ConfigError(f"stop: {stop!r}, kinds: {kinds!r}; one is a string where a list is needed; give [TEXT]")
         counts = {"max_new_tokens": max_new_tokens, "max_rationale_tokens": max_rationale_tokens, "num_beams": num_beams}
         checked_limits({**counts, "batch_size": batch_size, "limit": limit})
         self.instruction, self.num_shots, self.shots_split, self.seed = instruction, num_shots, shots_split, seed
@@ -117,7 +119,7 @@ class QuestionAnswering:
         self.batch_size, self.limit = batch_size, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that does not talk, or a source without questions."""
+        """Raise ConfigError if the model cannot generate text, or if the source has no questions."""
         refuse_model(model, ("generate",), "question_answering")
         check_source(source, self.kinds)
         if self.num_shots:
@@ -125,20 +127,20 @@ class QuestionAnswering:
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> AnswersResult:
-        """Ask a system the questions of one split.
+        """Generate and score answers to the questions of one split.
 
         Args:
-            advance: told how many more questions are done.
+            advance: progress callback; receives the number of questions just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
+            ConfigError: this evaluation cannot use the model or the source.
             DataError: an item cannot be used, or has no reference answer.
         """
         self.check(model, source)
-        asked, answers = source.split(split), []
+        samples, answers = source.split(split), []
         shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
-        page = Shown(self.examples, len(asked), self.limit)
-        reading = Reading(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        page = Shown(self.examples, len(samples), self.limit)
+        reading = Reading(samples, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._answers(model, rows, shots)):
             answers += [page(answer, question) for answer, question in found]
         names = list(answers[0].scores)
@@ -152,46 +154,46 @@ class QuestionAnswering:
         )
 
     def _answers(self, model: Any, rows: Sequence[Row], shots: Examples | None) -> list[tuple[Answer, Conversation]]:
-        """Answers with their questions."""
+        """Return scored answers with their questions."""
         questions = [asked_in(sample) for _, sample in rows]
         prompts = [with_examples(q, shots(index)) if shots else q for (index, _), q in zip(rows, questions, strict=True)]
-        said, thoughts = self._ask(model, prompts)
-        blind = self._ask(model, [blinded(p, self.blind) for p in prompts])[0] if self.blind else [None] * len(rows)
+        texts, rationales = self._ask(model, prompts)
+        blind_texts = self._ask(model, [blinded(p, self.blind) for p in prompts])[0] if self.blind else [None] * len(rows)
         found = []
-        for place, (_, sample) in enumerate(rows):
-            answer = Answer(sample.id, sample.kind, question_text(questions[place]), said[place], references_of(sample))
-            answer.rationale, answer.blind = thoughts[place], blind[place]
-            found.append((_judged(answer), questions[place]))
+        for position, (_, sample) in enumerate(rows):
+            answer = Answer(sample.id, sample.kind, question_text(questions[position]), texts[position], references_of(sample))
+            answer.rationale, answer.blind = rationales[position], blind_texts[position]
+            found.append((_judged(answer), questions[position]))
         return found
 
     def _ask(self, model: Any, prompts: Sequence[Conversation]) -> tuple[list[str], Sequence[str | None]]:
-        """What the model says to each prompt, and the thoughts before it where these are asked for."""
+        """Return the model's answer to each prompt, and the generated rationales; these are None without chain of thought."""
         if self.thoughts is None:
             return self._generate(model, [with_words(p, self.instruction) for p in prompts], self.max_new_tokens), [None] * len(prompts)
-        rationale, conclusion, most = self.thoughts
-        asked = [(asked_instead if self.rationale_first else with_words)(p, rationale) for p in prompts]
-        thoughts = self._generate(model, asked, most)
+        rationale, conclusion, max_tokens = self.thoughts
+        first = [(asked_instead if self.rationale_first else with_words)(p, rationale) for p in prompts]
+        rationales = self._generate(model, first, max_tokens)
         last = [question_text(p) if self.rationale_first else conclusion for p in prompts]
         last = [f"{words}\n{self.instruction}".strip() for words in last]
-        second = [followed(p, thought, words) for p, thought, words in zip(asked, thoughts, last, strict=True)]
-        return self._generate(model, second, self.max_new_tokens), thoughts
+        second = [followed(p, text, words) for p, text, words in zip(first, rationales, last, strict=True)]
+        return self._generate(model, second, self.max_new_tokens), rationales
 
-    def _generate(self, model: Any, prompts: list[Conversation], most: int) -> list[str]:
-        said = model.generate(prompts, max_new_tokens=most, num_beams=self.num_beams, stop=self.stop, batch_size=self.batch_size)
-        return [text.strip() for text in said]
+    def _generate(self, model: Any, prompts: list[Conversation], max_tokens: int) -> list[str]:
+        texts = model.generate(prompts, max_new_tokens=max_tokens, num_beams=self.num_beams, stop=self.stop, batch_size=self.batch_size)
+        return [text.strip() for text in texts]
 
     def _details(self) -> dict[str, Any]:
-        """What a reader of the figures must know of how they were made."""
-        told = {"num_shots": self.num_shots or None, "blind": self.blind, "instruction": self.instruction or None}
-        told |= {
+        """Return the settings that a reader needs to interpret the metrics; unset ones are left out."""
+        details = {"num_shots": self.num_shots or None, "blind": self.blind, "instruction": self.instruction or None}
+        details |= {
             "chain_of_thought": self.thoughts[0] if self.thoughts else None,
             "num_beams": self.num_beams if self.num_beams > 1 else None,
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in details.items() if value is not None}
 
 
 def _chance(answers: Sequence[Answer]) -> float:
-    """The exact match of whoever gives every question the plainest answer that is most frequent among those of its kind."""
+    """Return the exact match of a baseline: the most frequent first reference of each kind, given as answer to all of its questions."""
     counts: dict[str, Counter[str]] = {}
     for answer in answers:
         counts.setdefault(answer.kind, Counter())[answer.references[0]] += 1
@@ -199,7 +201,7 @@ def _chance(answers: Sequence[Answer]) -> float:
 
 
 def _judged(answer: Answer) -> Answer:
-    """The answer with its scores, and those of the blind one."""
+    """Set the scores of an answer and of its blind answer, if there is one; return it."""
     answer.scores = {name: judge(answer.answer, answer.references) for name, judge in METRICS.items()}
     if answer.blind is not None:
         answer.scores |= {f"blind_{name}": judge(answer.blind, answer.references) for name, judge in METRICS.items()}

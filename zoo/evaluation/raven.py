@@ -1,6 +1,6 @@
-"""Raven's matrices: each candidate is put in the missing place and asked about, and the one with the likeliest "Yes" is taken.
+"""Raven's progressive matrices: each candidate is put in the missing place, and the one with the likeliest answer "Yes" is chosen.
 
-Source: Huang et al. 2023 (Kosmos-1, arXiv 2302.14045), section 4.2.2: 22 % (26 % without instruction tuning) where chance is 17 %.
+Source: Huang et al. 2023 (Kosmos-1, arXiv 2302.14045), section 4.2.2; reported there: 22 % (26 % without instruction tuning), chance 17 %.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,20 +22,20 @@ from zoo.types import Sample
 
 @register("evaluation")
 class Raven:
-    """Share of the puzzles whose right candidate has the likeliest "Yes"; chance stands beside.
+    """Share of the puzzles whose right candidate has the likeliest answer "Yes", with chance for comparison.
 
     Args:
-        answer: whose likelihood is compared.
+        answer: answer whose likelihood is compared.
         kinds: only puzzles of these layouts, for example [2x2]; null takes all.
-        examples: puzzles that the report shows, evenly spread.
-        batch_size: puzzles at once.
-        limit: only so many puzzles, spread over the split; null takes all.
+        examples: number of puzzles that the report shows, evenly spread.
+        batch_size: number of puzzles processed together.
+        limit: maximum number of puzzles, spread over the split; null uses all.
 
     Raises:
         ConfigError: a number out of its range, or an empty answer.
     """
 
-    monitor = "accuracy"  # what training watches, where nothing else is said
+    monitor = "accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class Raven:
         if isinstance(kinds, str):
             raise ConfigError(f"kinds: {kinds!r} is one string; give a list, [{kinds}]")
         if not answer.strip() or examples < 0:
-            raise ConfigError(f"answer: {answer!r}, examples: {examples}; give a word, and 0 or more examples")
+            raise ConfigError(f"answer: {answer!r}, examples: {examples}; answer must not be empty, examples must be 0 or more")
         checked_limits({"batch_size": batch_size, "limit": limit})
         self.answer, self.kinds, self.examples, self.batch_size, self.limit = answer, kinds, examples, batch_size, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that does not score answers, or a source without puzzles."""
+        """Raise ConfigError if the model cannot score answers, or if the source has no puzzles."""
         refuse_model(model, ("score",), "raven")
         if "conversation" not in source.modalities:
             raise ConfigError(f"evaluation: 'raven' needs puzzles; the source gives {', '.join(source.modalities)}: choose data=raven")
@@ -65,16 +65,16 @@ class Raven:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more puzzles are done.
+            advance: progress callback; receives the number of puzzles just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
-            DataError: an item that is no puzzle.
+            ConfigError: this evaluation cannot use the model or the source.
+            DataError: an item is not a puzzle.
         """
         self.check(model, source)
-        asked, answers = source.split(split), []
-        page = Shown(self.examples, len(asked), self.limit)
-        reading = Reading(asked, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
+        samples, answers = source.split(split), []
+        page = Shown(self.examples, len(samples), self.limit)
+        reading = Reading(samples, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._scored(model, rows)):
             answers += [page(_judged(sample, scores), _shown(sample)) for sample, scores in found]
         names = list(answers[0].scores)
@@ -82,7 +82,7 @@ class Raven:
         return AnswersResult(mean_scores(answers, names), answers, details, by_kind, judged_by="accuracy")
 
     def _scored(self, model: Any, rows: Sequence[Row]) -> list[tuple[Sample, list[float]]]:
-        """Puzzles with the score of each candidate."""
+        """Return puzzles with the score of each candidate."""
         prompts = [candidate_prompts(sample) for _, sample in rows]
         flat = [prompt for several in prompts for prompt in several]
         scores = iter(model.score(flat, [self.answer] * len(flat), batch_size=2 * self.batch_size, with_end=False).tolist())
@@ -90,19 +90,21 @@ class Raven:
 
 
 def candidate_prompts(sample: Sample) -> list[Conversation]:
-    """The question of a puzzle once for each candidate, which is the last picture.
+    """Build one prompt for each candidate of a puzzle: the question with the candidate as its last picture.
 
     Raises:
-        DataError: the item has no candidates, or none of them is right.
+        DataError: the item has no pictures, no candidates, or no right candidate.
     """
     question = asked_in(sample)
     if not sample.choices or sample.label is None or not question.images or not 0 <= sample.label < len(sample.choices):
-        raise DataError(f"item {sample.id}: is no puzzle: it needs pictures, candidates and which of them is right (data=raven)")
+        raise DataError(
+            f"item {sample.id}: is not a puzzle; a puzzle has pictures, candidates and the number of the right candidate (data=raven)"
+        )
     return [replace(question, images=(*question.images[:-1], candidate)) for candidate in sample.choices]
 
 
 def _judged(sample: Sample, scores: Sequence[float]) -> Answer:
-    assert sample.label is not None  # ``candidate_prompts`` looked
+    assert sample.label is not None  # ``candidate_prompts`` has raised DataError otherwise
     names = [f"candidate {number + 1}" for number in range(len(scores))]
     answer = Answer(sample.id, sample.kind, question_text(asked_in(sample)), names[chosen(scores)], [names[sample.label]])
     answer.scores = {"accuracy": credit(scores, sample.label), "chance": 1 / len(scores)}
@@ -110,6 +112,6 @@ def _judged(sample: Sample, scores: Sequence[float]) -> Answer:
 
 
 def _shown(sample: Sample) -> Conversation:
-    """The matrix and all candidates, for the page."""
+    """Return a conversation with the matrix and all candidates, for the report page."""
     images = (*asked_in(sample).images[:-1], *sample.choices)
     return Conversation((Message("user", MARKERS["image"] * len(images)),), images, id=sample.id)

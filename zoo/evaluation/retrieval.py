@@ -1,10 +1,10 @@
-"""Retrieval: for each item of one modality, where its partner stands among all items of the other, both ways.
+"""Cross-modal retrieval: recall at k and median rank of each item's partner among all items of the other modality, in both directions.
 
-Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1 and table 13; the protocol is Karpathy and Fei-Fei 2015 (arXiv 1412.2306): a
-query is a hit at k where at least one of its partners is among the k best, so an image with five captions counts once.
+Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1 and table 13. Protocol: Karpathy and Fei-Fei 2015 (arXiv 1412.2306): a query
+is a hit at k if at least one of its partners is among the k best, so an image with five captions counts once.
 
-Where we differ: equal scores stand in no order. Recall is its expected value over all orders of them, so a model that gives one vector
-for everything is at chance, whereas ``topk`` would rank the item first or last as its index has it.
+Difference from the sources: recall is the expected value over all orders of items with equal scores. A model that gives the same vector
+for all items is thus at chance; with ``topk`` its recall would depend on the order of the items.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -23,18 +23,18 @@ from zoo.evaluation.results.accuracy import checked_limits, refuse_model
 from zoo.registry import register
 
 AT = (1, 5, 10)
-CURVE = 100  # the picture shows recall at 1 to so many
+CURVE = 100  # largest k of the recall curve in the picture
 POSITIVES = ("pairs", "groups")
 
 
 @dataclass
 class RetrievalResult:
-    """Figures and the curves behind them.
+    """Recall and median ranks of one split.
 
     Attributes:
-        metrics: shares from 0 to 1: ``image_to_text_recall@1`` (a query is an image) and so on, and their mean.
-        curves: recall at 1, 2, ... by direction.
-        details: median ranks from 1 and how many items there were of each modality.
+        metrics: shares from 0 to 1: ``image_to_text_recall@1`` (the query is an image) and so on, and ``mean_recall``, their mean.
+        curves: recall at 1, 2, ... by direction, for example ``image_to_text``.
+        details: median ranks (the best is 1) and number of distinct items of each modality.
     """
 
     metrics: dict[str, float]
@@ -44,16 +44,16 @@ class RetrievalResult:
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} pairs"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         return {"recall_at_1_to_k": {name: [round(value, 6) for value in curve.tolist()] for name, curve in self.curves.items()}}
 
     def draw(self, folder: Path) -> str:
-        """Draw recall against k; returns the picture's name."""
+        """Draw recall over k into a PNG file in ``folder``; return the file name."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -69,22 +69,22 @@ class RetrievalResult:
 
 @register("evaluation")
 class Retrieval:
-    """Recall at 1, 5 and 10 and the median rank of a system with the verb ``embed``, in both directions.
+    """Recall at 1, 5 and 10 and median rank of a system whose head has the verb ``embed``, in both directions.
 
     Args:
-        modalities: the two to be held against each other; None takes those of the system.
-        positives: "pairs": an item's partners are those of its own rows; an image that several rows name is one image with several
-            captions. "groups": texts of equal meaning (``Sample.group``) are one text, the partner of every item of that group; for
-            sources whose captions are class names.
-        batch_size: items that are encoded at once.
-        chunk: queries that are compared at once: memory is O(items x chunk).
-        limit: only so many rows, spread evenly over the split; None takes all.
+        modalities: the two modalities to compare; None uses those of the system's encoders.
+        positives: definition of partners. "pairs": items in the same row are partners; an image in several rows is one image with
+            several captions. "groups": texts of equal meaning (``Sample.group``) count as one text, which is the partner of every item of
+            that group; for sources whose captions are class names.
+        batch_size: number of items encoded together.
+        chunk: number of queries compared together; memory is O(items x chunk).
+        limit: maximum number of rows, spread evenly over the split; None uses all.
 
     Raises:
-        ConfigError: an unknown word, or a number that is not positive.
+        ConfigError: an unknown option value, or a number that is not positive.
     """
 
-    monitor = "mean_recall"  # what training watches, where nothing else is said
+    monitor = "mean_recall"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Retrieval:
         self.batch_size, self.chunk, self.limit = batch_size, chunk, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model or a source that cannot be evaluated so."""
+        """Raise ConfigError if the model cannot embed the two modalities, or if the source lacks one of them."""
         refuse_model(model, ("embed",), "retrieval")
         pair = self._pair(model)
         for where, known in (("the system has no {!r} encoder", model.encoders), ("the source has no {!r}", source.modalities)):
@@ -112,18 +112,20 @@ class Retrieval:
                 if modality not in known:
                     raise ConfigError(f"evaluation.modalities: {where.format(modality)}; {name_choices(modality, known)}")
         if self.positives == "groups" and "text" not in pair:
-            raise ConfigError(f"evaluation.positives: 'groups' makes texts of equal meaning one; {' and '.join(pair)} hold no text")
+            raise ConfigError(
+                f"evaluation.positives: 'groups' merges texts of equal meaning, but the modalities are {' and '.join(pair)}; choose 'pairs'"
+            )
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> RetrievalResult:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more rows are done.
+            advance: progress callback; receives the number of rows just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
-            DataError: an item cannot be used, or there are fewer than two on a side.
+            ConfigError: this evaluation cannot use the model or the source.
+            DataError: an item cannot be used, or a modality has fewer than two distinct items.
         """
         self.check(model, source)
         first, second = self._pair(model)
@@ -143,11 +145,11 @@ class Retrieval:
     def _pair(self, model: Any) -> tuple[str, str]:
         names = sorted(self.modalities if self.modalities is not None else model.encoders)
         if len(names) != 2:
-            raise ConfigError(f"evaluation.modalities: the system has {', '.join(names)}; say which two are held against each other")
+            raise ConfigError(f"evaluation.modalities: the system has {', '.join(names)}; give the two modalities to compare")
         return names[0], names[1]
 
     def _embed(self, model: Any, split: Split, pair: tuple[str, str], advance: Callable[[int], None]) -> dict[str, "Side"]:
-        """Each distinct item once, and for each row which it is."""
+        """Embed each distinct item of both modalities once, and record for each row which items it names."""
         rows = spread(len(split), self.limit)
         identities = {m: split.identities(m) if hasattr(split, "identities") else None for m in pair}  # type: ignore[attr-defined]
         names = {m: [found[i] for i in rows] if found is not None else list(rows) for m, found in identities.items()}
@@ -156,7 +158,7 @@ class Retrieval:
         for batch in evaluation_loader(data, batch_size=self.batch_size, limit=self.limit):
             for modality in pair:
                 if modality not in batch.inputs:
-                    raise DataError(f"item {batch.ids[0]}: holds no {modality}; retrieval needs {' and '.join(pair)} in each item")
+                    raise DataError(f"item {batch.ids[0]}: has no {modality}; retrieval needs {' and '.join(pair)} in each item")
                 keys: Sequence[Hashable] = names[modality][done : done + len(batch)]
                 if modality == "text" and self.positives == "groups":
                     keys = batch.targets["groups"].tolist()
@@ -175,7 +177,7 @@ class Retrieval:
 
 
 class Side:
-    """The distinct items of one modality, embedded as their first rows come."""
+    """Distinct items of one modality with their vectors, collected batch by batch."""
 
     def __init__(self) -> None:
         self.numbers: dict[Hashable, int] = {}
@@ -183,7 +185,7 @@ class Side:
         self.parts: list[Tensor] = []
 
     def first_rows(self, keys: Sequence[Hashable]) -> list[int]:
-        """Take the next rows' keys; returns which of them name an item that was not there before."""
+        """Record the item keys of the next rows; return the positions of those whose item is new."""
         new = []
         for row, key in enumerate(keys):
             if key not in self.numbers:
@@ -193,7 +195,7 @@ class Side:
         return new
 
     def add(self, vectors: Float[Tensor, "new dim"], ids: Sequence[str]) -> None:
-        """Take the vectors of new items; raise DataError for one that is not finite."""
+        """Store the vectors of new items; raise DataError if one is not finite."""
         bad = (~vectors.isfinite()).any(1).nonzero()
         if len(bad):
             raise DataError(f"item {ids[int(bad[0])]}: its vector is not finite; look at the item, or at the weights")
@@ -201,12 +203,12 @@ class Side:
 
     @property
     def vectors(self) -> Float[Tensor, "items dim"]:
-        """One per distinct item, in the order of their first rows."""
+        """One vector for each distinct item, in the order of first appearance."""
         return torch.cat(self.parts)
 
     @property
     def index(self) -> Int[Tensor, " rows"]:
-        """For each row, which item it names."""
+        """The index of each row's item in ``vectors``."""
         return torch.tensor(self.rows)
 
 
@@ -218,14 +220,19 @@ def ranks(
     chunk: int = 1024,
     device: torch.device | str = "cpu",
 ) -> tuple[Float[Tensor, " queries"], Float[Tensor, " queries"], Float[Tensor, " queries"]]:
-    """Where the best partner of each query stands: how many strangers score higher, how many the same, and how many partners do.
+    """Rank the best partner of each query among all answers.
 
-    With scores ``[.9 .5 .5 .5 .1]`` and partners 1 and 4: one higher, two strangers equal, one partner at that score.
+    Example: scores ``[.9 .5 .5 .5 .1]`` with partners 1 and 4 give ``(1, 2, 1)``: one answer scores higher than the best partner, two
+    answers that are not partners score the same, and one partner has that score.
 
     Args:
-        links: query and answer of each pair of partners, each pair once.
-        chunk: queries that are compared at once.
-        device: where they are compared; what comes in and goes out is on the CPU.
+        links: indices of query and answer of each pair of partners, each pair once.
+        chunk: number of queries compared together.
+        device: device of the computation; arguments and results are on the CPU.
+
+    Returns:
+        Counts for each query: answers above the best partner's score; answers with this score that are not partners; partners with
+        this score.
     """
     order = links[0].argsort(stable=True)
     rows, columns = links[:, order]
@@ -246,15 +253,21 @@ def ranks(
 def recall_curve(
     better: Float[Tensor, " queries"], equal: Float[Tensor, " queries"], own: Float[Tensor, " queries"], depth: int
 ) -> Float[Tensor, " depth"]:
-    """Recall at 1, 2, ... ``depth``: the mean chance that one of ``own`` partners is among the best, ``equal`` strangers scoring the same.
+    """Compute recall at 1, 2, ... ``depth``: the mean probability that a partner is among the k best, over random orders of equal scores.
 
-    With one higher, two equal strangers and one partner the chance is 0, 1/3, 2/3, 1 at k = 1, 2, 3, 4.
+    Example: one answer scores higher, two others the same as one partner. The probability is 0, 1/3, 2/3, 1 at k = 1, 2, 3, 4.
+
+    Args:
+        better: for each query, the number of answers that score higher than its best partner; see ``ranks``.
+        equal: number of answers that score the same and are not partners.
+        own: number of partners with this score.
+        depth: largest k.
     """
     missed, curve = torch.ones(len(better), dtype=torch.float64), []
     for place in range(depth):
-        drawn = place - better.double()  # so many of the equal ones stand before this place
-        strangers = (equal - drawn).clamp(min=0)
-        miss = strangers / (strangers + own)
-        missed = torch.where(drawn < 0, missed, missed * miss)
+        equal_before = place - better.double()  # number of answers of equal score that are placed before this one
+        remaining = (equal - equal_before).clamp(min=0)  # answers of equal score, not partners, that are still to be placed
+        miss = remaining / (remaining + own)
+        missed = torch.where(equal_before < 0, missed, missed * miss)
         curve.append(1 - missed.mean())
     return torch.stack(curve).float()

@@ -1,8 +1,9 @@
-"""Speech that is made, against recordings: does it keep its place in the text, does it stop, how far is the sound, and what is heard.
+"""Speech synthesis (TTS): faults of the alignment, stop reasons, distance from recordings, and word errors of a speech recogniser.
 
 Mel-cepstral distortion: Kubichek 1993 ("Mel-cepstral distance measure for objective speech quality assessment"), over the best path of
-dynamic time warping (Weiss et al. 2021, Wave-Tacotron, arXiv 2011.03568, section 4.2, "MCD with DTW", 13 coefficients). What is heard is
-what another system, the judge, transcribes; what it makes of the corpus's own recordings stands beside it, as no judge is without errors.
+dynamic time warping (Weiss et al. 2021, Wave-Tacotron, arXiv 2011.03568, section 4.2, "MCD with DTW", 13 coefficients). For word errors
+another system, the judge, transcribes the synthesised speech. Its errors on the recordings of the corpus are reported for comparison,
+because the judge itself makes errors.
 """
 
 import json
@@ -28,20 +29,22 @@ from zoo.processors.media.audio_file import resample
 from zoo.registry import register
 from zoo.types import MELS, STOP_TOKEN, Sample, Speech
 
-COEFFICIENTS = 13  # behind the first, which is loudness
-DECIBEL = 10 / math.log(10) * math.sqrt(2)
+COEFFICIENTS = 13  # after the first one, which is loudness and does not count
+DECIBEL = 10 / math.log(10) * math.sqrt(2)  # from the Euclidean distance of cepstra in nats to dB (Kubichek 1993)
 
 
 @dataclass
 class TtsResult:
-    """Figures of one split.
+    """Metrics of one split and the utterances that they are computed from.
 
     Attributes:
-        metrics: ``aligned`` (share without a fault), ``stopped`` (share that ended by its stop token), ``diagonality``, ``focus``,
-            ``mel_cepstral_distortion`` in dB (of heads that give mels) and ``length_ratio``, to the recording. With a judge ``wer`` and
-            ``cer``, and ``recorded_wer`` and ``recorded_cer`` of the recordings.
-        utterances: what each was.
-        left_out: items that the model cannot say, or whose recording it cannot take, with the reason.
+        metrics: ``aligned`` (share of utterances without an alignment fault), ``stopped`` (share that ended by the stop token),
+            ``diagonality`` and ``focus`` of the attention; against the recording ``mel_cepstral_distortion`` in dB and
+            ``length_ratio``. With a judge also ``wer`` and ``cer`` of the synthesised speech, ``recorded_wer`` and ``recorded_cer`` of
+            the recordings.
+        utterances: one dict of facts for each utterance; a line of ``utterances.jsonl``.
+        examples: the first utterances, whose alignments are drawn.
+        left_out: id and reason of items whose text or recording the model cannot use.
     """
 
     metrics: dict[str, float]
@@ -50,21 +53,21 @@ class TtsResult:
     utterances: list[dict[str, Any]] = field(default_factory=list)
     examples: list[Speech] = field(default_factory=list)
     left_out: list[dict[str, str]] = field(default_factory=list)
-    numbers = frozenset(("mel_cepstral_distortion", "length_ratio"))  # metrics that are no shares
+    numbers = frozenset(("mel_cepstral_distortion", "length_ratio"))  # names of metrics that are not shares
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} texts"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         return {"failed": [each for each in self.utterances if each["faults"]], "left_out": self.left_out}
 
     @property
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Title, columns and rows of what a terminal shows beside the figures."""
+        """Tables for the terminal, each with a title, column names and rows of strings."""
         failed = [[each["text"][:60], each["stop_reason"], "; ".join(each["faults"])] for each in self.utterances if each["faults"]]
         found = [("failed alignments", ["text", "stopped by", "fault"], failed[:20])] if failed else []
         if self.left_out:
@@ -72,10 +75,11 @@ class TtsResult:
         wrong = [
             [each["text"][:60], each["heard"][:60], each.get("recorded_heard", "")[:60]] for each in self.utterances if each.get("errors")
         ]
-        return found + ([("heard otherwise", ["text", "heard", "heard in the recording"], wrong[:20])] if wrong else [])
+        columns = ["text", "transcript", "transcript of the recording"]
+        return found + ([("transcribed with errors", columns, wrong[:20])] if wrong else [])
 
     def draw(self, folder: Path) -> str:
-        """Draw the first alignments and write one line for each utterance; returns the picture's name."""
+        """Draw the first alignments and write one line of JSON for each utterance into ``folder``; return the file name of the picture."""
         lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in self.utterances)
         (folder / "utterances.jsonl").write_text(lines, encoding="utf-8")
         draw_speech(self.examples, folder / "alignments.png")
@@ -84,22 +88,22 @@ class TtsResult:
 
 @register("evaluation")
 class Tts:
-    """Lets a system say the texts of a split.
+    """Quality of the speech that a system synthesises from the texts of a split.
 
     Args:
-        batch_size: texts at once.
-        limit: only so many texts, spread over the split; None takes all.
-        max_seconds: the longest utterance.
-        seed: of what is random in speaking, and in hearing.
-        judge: a system that transcribes what was said (``zoo evaluate`` takes the directory of one); None: nobody listens.
-        language: that the judge hears; None lets a multilingual one find out.
-        normalise: how texts are written before words are compared; see ``WordJudge``.
+        batch_size: number of texts processed together.
+        limit: maximum number of texts, spread over the split; None uses all.
+        max_seconds: maximum duration of an utterance.
+        seed: random seed of synthesis and of the judge's transcription.
+        judge: a system that transcribes the synthesised speech (``zoo evaluate`` accepts its directory); None skips the word errors.
+        language: code of the language that the judge expects; None lets a multilingual judge detect it.
+        normalise: normalisation of texts before words are compared; see ``WordJudge``.
 
     Raises:
-        ConfigError: a number that is not positive, an unknown word, or a library that is not installed.
+        ConfigError: a number that is not positive, an unknown word, or a library is not installed.
     """
 
-    monitor = "aligned"  # what training watches, where nothing else is said
+    monitor = "aligned"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
         self,
@@ -119,31 +123,33 @@ class Tts:
         self.judge, self.language, self.compare = judge, language, None if judge is None else WordJudge(normalise)
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model that does not speak, or a source without texts."""
+        """Raise ConfigError if the model cannot synthesise speech, the source has no texts, or the judge cannot transcribe."""
         if "synthesize" not in getattr(getattr(model, "head", None), "verbs", ()):
-            raise ConfigError(f"evaluation: 'tts' needs a head that speaks (tacotron, tacotron2); {type(model).__name__} has none")
+            raise ConfigError(
+                f"evaluation: 'tts' needs a head that synthesises speech (tacotron, tacotron2); this {type(model).__name__} has none"
+            )
         if "text" not in source.modalities:
             raise ConfigError(f"evaluation: 'tts' needs texts; the source gives {', '.join(source.modalities)}")
         if self.judge is not None and "transcribe" not in getattr(getattr(self.judge, "head", None), "verbs", ()):
-            what = f"{self.judge!r} is a name: load it first (zoo.load)" if isinstance(self.judge, str) else type(self.judge).__name__
-            raise ConfigError(f"evaluation.judge: must be a system with the verb transcribe (whisper); got {what}")
+            got = f"{self.judge!r} is a name: load it first (zoo.load)" if isinstance(self.judge, str) else type(self.judge).__name__
+            raise ConfigError(f"evaluation.judge: must be a system with the verb transcribe (whisper); got {got}")
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> TtsResult:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model or the source cannot be evaluated so.
+            ConfigError: this evaluation cannot use the model or the source.
             DataError: the split is empty, or none of its items can be used.
         """
         self.check(model, source)
         samples, found, examples, left_out = source.split(split), [], [], []
         chosen = spread(len(samples), self.limit)
         if not len(chosen):
-            raise DataError(f"evaluation: the split {split!r} has no text to say")
+            raise DataError(f"evaluation: the split {split!r} is empty; choose another with data.test_split=...")
         for start in range(0, len(chosen), self.batch_size):
             rows = chosen[start : start + self.batch_size]
             chunk = [sample for index in rows if (sample := _usable(samples, index, model, left_out)) is not None]
@@ -152,10 +158,12 @@ class Tts:
                 continue
             voices = {"speaker": chunk[0].label} if getattr(model.head, "num_speakers", 0) else {}
             texts = [sample.inputs["text"] for sample in chunk]
-            said = model.synthesize(texts, batch_size=self.batch_size, max_seconds=self.max_seconds, seed=self.seed, **voices)
-            heard = self._listen(said, chunk) if self.compare is not None else [{}] * len(said)
-            found += [self._row(speech, sample, model) | h for speech, sample, h in zip(said, chunk, heard, strict=True)]
-            examples += said[: 6 - len(examples)]
+            speeches = model.synthesize(texts, batch_size=self.batch_size, max_seconds=self.max_seconds, seed=self.seed, **voices)
+            word_errors = self._transcribe_by_judge(speeches, chunk) if self.compare is not None else [{}] * len(speeches)
+            found += [
+                self._row(speech, sample, model) | errors for speech, sample, errors in zip(speeches, chunk, word_errors, strict=True)
+            ]
+            examples += speeches[: 6 - len(examples)]
         if not found:
             raise DataError(f"evaluation: no item of the split {split!r} can be used; the first: {left_out[0]['reason']}")
         return _summed(found, examples, left_out)
@@ -170,23 +178,26 @@ class Tts:
             "focus": speech.focus,
             "faults": speech.faults,
         }
-        sound = model.processor["speech"]
+        processor = model.processor["speech"]
         if "audio" in sample.inputs:
-            true = sound.item(sample.inputs["audio"])[MELS]
-            row["length_ratio"] = speech.mels.shape[1] / true.shape[1]
-            row["mel_cepstral_distortion"] = mel_cepstral_distortion(sound.log_mels(speech.mels), sound.log_mels(true))
+            recorded_mels = processor.item(sample.inputs["audio"])[MELS]
+            row["length_ratio"] = speech.mels.shape[1] / recorded_mels.shape[1]
+            row["mel_cepstral_distortion"] = mel_cepstral_distortion(processor.log_mels(speech.mels), processor.log_mels(recorded_mels))
         return row
 
-    def _listen(self, said: list[Speech], chunk: list[Sample]) -> list[dict[str, Any]]:
-        """What the judge hears in each utterance and in its recording, and how that differs from the text."""
+    def _transcribe_by_judge(self, speeches: list[Speech], chunk: list[Sample]) -> list[dict[str, Any]]:
+        """Return for each utterance the judge's transcripts of it and of its recording, with their errors against the text."""
         rate = sample_rate_of(self.judge)
-        sounds = [resample(speech.waveform.numpy().astype(np.float32), speech.sample_rate_hz, rate) for speech in said]
+        waveforms = [resample(speech.waveform.numpy().astype(np.float32), speech.sample_rate_hz, rate) for speech in speeches]
         recorded = [row for row, sample in enumerate(chunk) if "audio" in sample.inputs]
-        words = {"language": self.language, "batch_size": self.batch_size, "seed": self.seed}
-        told = self.judge.transcribe(sounds + [audio_of(chunk[row], rate) for row in recorded], **words)
-        found: list[dict[str, Any]] = [{} for _ in said]
-        for prefix, rows, transcripts in (("", range(len(said)), told), ("recorded_", recorded, told[len(said) :])):
-            for row, transcript in zip(rows, transcripts, strict=False):  # those of recordings stand behind
+        options = {"language": self.language, "batch_size": self.batch_size, "seed": self.seed}
+        all_transcripts = self.judge.transcribe(waveforms + [audio_of(chunk[row], rate) for row in recorded], **options)
+        found: list[dict[str, Any]] = [{} for _ in speeches]
+        for prefix, rows, transcripts in (
+            ("", range(len(speeches)), all_transcripts),
+            ("recorded_", recorded, all_transcripts[len(speeches) :]),
+        ):
+            for row, transcript in zip(rows, transcripts, strict=False):  # transcripts of the recordings follow those of the utterances
                 compared = self.compare(chunk[row].inputs["text"], transcript.text)  # type: ignore[misc]
                 figures = {"heard": compared.heard, "errors": compared.words.errors, "words": compared.words.units}
                 figures |= {"character_errors": compared.characters.errors, "characters": compared.characters.units}
@@ -195,7 +206,7 @@ class Tts:
 
 
 def _usable(split: Any, index: int, model: Any, left_out: list[dict[str, str]]) -> Sample | None:
-    """An item whose text the model takes, and its recording where it has one; another is noted with the reason."""
+    """Return an item if the model can process its text and its recording; else note the reason in ``left_out`` and return None."""
     name = f"{index}"
     try:
         sample = split.sample(index)
@@ -222,7 +233,7 @@ def _summed(rows: list[dict[str, Any]], examples: list[Speech], left_out: list[d
 
 
 def _word_errors(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Rates of what was heard, where a judge listened."""
+    """Return word and character error rates of utterances and recordings; empty without a judge."""
     found = {}
     for prefix in ("", "recorded_"):
         for rate, units, errors in (("wer", "words", "errors"), ("cer", "characters", "character_errors")):
@@ -233,14 +244,14 @@ def _word_errors(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def mel_cepstral_distortion(first: Float[Tensor, "num_mels frames"], second: Float[Tensor, "num_mels other_frames"]) -> float:
-    """Decibels between two natural log-mels, mean over the path of dynamic time warping."""
+    """Return the mel-cepstral distortion in dB of two natural log-mel spectrograms: the mean over the path of dynamic time warping."""
     one, two = (_cepstra(mels) for mels in (first, second))
     distances = torch.cdist(one, two).double().numpy()  # [frames, other_frames]
     return float(DECIBEL * np.mean([distances[i, j] for i, j in warping_path(distances)]))
 
 
 def _cepstra(mels: Float[Tensor, "num_mels frames"]) -> Float[Tensor, "frames coefficients"]:
-    """Orthonormal DCT-II, without the first coefficient."""
+    """Return the orthonormal DCT-II of each frame, without the first coefficient."""
     count = mels.shape[0]
     orders = torch.arange(1, COEFFICIENTS + 1)[:, None]
     basis = torch.cos(math.pi / count * (torch.arange(count) + 0.5) * orders) * math.sqrt(2 / count)  # [coefficients, num_mels]
@@ -248,9 +259,9 @@ def _cepstra(mels: Float[Tensor, "num_mels frames"]) -> Float[Tensor, "frames co
 
 
 def warping_path(distances: Float[np.ndarray, "rows columns"]) -> list[tuple[int, int]]:
-    """The cheapest way from the first pair to the last by steps of one row, one column, or both.
+    """Return the cheapest path from the first pair to the last by steps of one row, one column, or both.
 
-    Costs are added up along anti-diagonals, each of which depends on the two before it.
+    Costs are accumulated along anti-diagonals, because each one depends only on the two before it and so can be vectorised.
     """
     rows, columns = distances.shape
     cost = np.full((rows + 1, columns + 1), np.inf)
@@ -268,13 +279,13 @@ def warping_path(distances: Float[np.ndarray, "rows columns"]) -> list[tuple[int
     return path[::-1]
 
 
-def draw_speech(said: list[Speech], path: Path) -> None:
-    """Alignment and mels of each utterance, side by side."""
+def draw_speech(speeches: list[Speech], path: Path) -> None:
+    """Draw alignment and mel spectrogram of each utterance, side by side, into a PNG file."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 2.6 * len(said)), layout="constrained")
-    axes = figure.subplots(len(said), 2, squeeze=False)
-    for (left, right), speech in zip(axes, said, strict=True):
+    figure = Figure(figsize=(12, 2.6 * len(speeches)), layout="constrained")
+    axes = figure.subplots(len(speeches), 2, squeeze=False)
+    for (left, right), speech in zip(axes, speeches, strict=True):
         left.imshow(speech.alignment.T.numpy(), aspect="auto", origin="lower", interpolation="nearest", vmin=0, vmax=1)
         left.set(xlabel="step", ylabel="character", title=f"{speech.text[:50]} ({speech.stop_reason})")
         right.imshow(speech.mels.numpy(), aspect="auto", origin="lower", interpolation="nearest")

@@ -1,4 +1,4 @@
-"""Zero-shot classification: class names in, accuracy out.
+"""Zero-shot classification: accuracy of similarities between image (or audio) vectors and text vectors of the class names.
 
 Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1.
 """
@@ -20,19 +20,19 @@ from zoo.types import Batch
 
 @register("evaluation")
 class ZeroShot:
-    """Top-1, top-5 and mean per-class accuracy of a system with the verbs ``embed`` and ``prompt_vectors``.
+    """Top-1, top-5 and mean per-class accuracy of a system whose head has the verbs ``embed`` and ``prompt_vectors``.
 
     Args:
-        templates: a set by name ("imagenet", "imagenet_7", "cifar", "simple"), a file with one per line, or a list of prompts with
-            ``{}`` for the class name; None takes the source's own.
-        labels: a label file (see ``zoo.data.zero_shot_prompts``) with names or prompts for each of the source's classes; None takes these.
-        batch_size: items at once.
-        limit: only so many items, spread evenly over the split; None takes all.
-        cache: keep the classifier's weights on disk, and look for them there; a training run never does.
+        templates: name of a set ("imagenet", "imagenet_7", "cifar", "simple"), a file with one template per line, or a list of templates
+            with ``{}`` for the class name; None uses the source's templates.
+        labels: a label file (see ``zoo.data.zero_shot_prompts``) with names or prompts for each of the source's classes; None uses the class names.
+        batch_size: number of items processed together.
+        limit: maximum number of items, spread evenly over the split; None uses all.
+        cache: store the classifier's weights on disk and reuse them; evaluations during training never do.
 
     Raises:
         ConfigError: a number that is not positive.
-        DataError: templates or labels that cannot be read.
+        DataError: the templates or the labels cannot be read.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ZeroShot:
         self.batch_size, self.limit, self.cache = batch_size, limit, cache
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError for a model without the verbs, DataError for a source without classes."""
+        """Raise ConfigError if the model cannot embed texts, DataError if the source has no classes or the label file lacks one."""
         refuse_model(model, ("embed", "prompt_vectors"), "zero_shot")
         if "text" not in model.encoders:
             raise ConfigError("evaluation: 'zero_shot' needs a text encoder, which the system does not have; choose evaluation=knn_probe")
@@ -58,7 +58,7 @@ class ZeroShot:
         self.prompts(source)
 
     def prompts(self, source: Any) -> list[list[str]]:
-        """The prompts of each of the source's classes, in their order; raise DataError where the label file lacks a class."""
+        """Return the prompts of each class, in the source's order; raise DataError if the label file lacks a class."""
         labels = plain_labels(source.class_names) if self.labels is None else in_order(self.labels, source.class_names, "evaluation.labels")
         return fill_templates(labels, self.templates or source.templates)
 
@@ -67,10 +67,10 @@ class ZeroShot:
         """Evaluate a system on one split.
 
         Args:
-            advance: told how many more items are done.
+            advance: progress callback; receives the number of items just finished.
 
         Raises:
-            ConfigError: the model cannot classify so.
+            ConfigError: the model cannot embed texts.
             DataError: the source has no classes, or an item cannot be used.
         """
         self.check(model, source)

@@ -1,4 +1,4 @@
-"""Answers that are chosen by their likelihood: which one a system takes, and what that is worth."""
+"""Choice of an answer by its likelihood, and the credit for it."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from zoo.errors import DataError
 
 
 def credit(scores: Sequence[float], right: int) -> float:
-    """1 where the right one has the highest score, else 0; of n equally high ones 1 / n, what guessing among them would give.
+    """Return 1 if choice ``right`` has the highest score, else 0; if n choices share the highest score, 1 / n.
 
-    With scores ``-1 -3 -1`` the first is worth 0.5, the second 0: a model that scores all alike is at chance.
+    With scores ``-1 -3 -1`` the first choice gets 0.5 and the second 0. A model that scores all choices equally is thus at chance.
 
     Raises:
         DataError: a score is not a number.
@@ -21,5 +21,5 @@ def credit(scores: Sequence[float], right: int) -> float:
 
 
 def chosen(scores: Sequence[float]) -> int:
-    """The first of those with the highest score."""
+    """Return the index of the highest score, the first of equal ones."""
     return max(range(len(scores)), key=scores.__getitem__)

@@ -1,4 +1,4 @@
-"""One vector per item from a frozen encoder, for the probes."""
+"""Feature extraction for the probes: one vector per item from a frozen encoder."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,16 +17,16 @@ FEATURES = ("pooled", "mean", "cls_mean")
 
 
 class FeatureReader:
-    """Features and labels of a split, in its order and without augmentation.
+    """Reader of features and labels of a split, in the split's order and without augmentation.
 
     Args:
-        modality: which encoder is asked.
-        features: "pooled" is the encoder's own vector; "mean" the mean of its tokens without class token and registers;
-            "cls_mean" the class token and that mean side by side.
-        batch_size: items at once.
+        modality: the encoder to use.
+        features: "pooled": the encoder's pooled vector. "mean": the mean of its tokens without class token and registers.
+            "cls_mean": the class token and that mean, concatenated (twice the width).
+        batch_size: number of items processed together.
 
     Raises:
-        ConfigError: an unknown word.
+        ConfigError: an unknown option value.
     """
 
     def __init__(self, *, modality: str, features: str, batch_size: int) -> None:
@@ -35,7 +35,7 @@ class FeatureReader:
         self.modality, self.features, self.batch_size = modality, features, batch_size
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError where the model or the source cannot give such features."""
+        """Raise ConfigError unless the source has the modality and the model's encoder gives the chosen features."""
         encoder = self._encoder(model)
         if self.modality not in source.modalities:
             raise ConfigError(f"evaluation.modality: the source has no {self.modality!r}; {name_choices(self.modality, source.modalities)}")
@@ -46,11 +46,11 @@ class FeatureReader:
             )
         if self.features == "pooled" and not getattr(encoder, "gives_pooled", True):
             raise ConfigError(
-                f"evaluation.features: 'pooled' needs an encoder that pools, and {type(encoder).__name__} here does not; choose 'mean'"
+                f"evaluation.features: 'pooled' needs an encoder that pools, and this {type(encoder).__name__} does not; choose 'mean'"
             )
         if self.features == "cls_mean" and getattr(encoder, "class_token", None) is None:
             raise ConfigError(
-                f"evaluation.features: 'cls_mean' needs a class token, which {type(encoder).__name__} here does not have; choose "
+                f"evaluation.features: 'cls_mean' needs a class token, which this {type(encoder).__name__} does not have; choose "
                 "'pooled' or 'mean'"
             )
 
@@ -58,7 +58,7 @@ class FeatureReader:
     def __call__(
         self, model: Any, split: Split, *, limit: int | None, advance: Callable[[int], None]
     ) -> tuple[Float[Tensor, "n dim"], Int[Tensor, " n"]]:
-        """Read a split, or ``limit`` items spread evenly over it.
+        """Return the features and class numbers of a split, or of ``limit`` items spread evenly over it, on the CPU.
 
         Raises:
             DataError: an item cannot be used, or its features are not finite numbers; the message names it.
@@ -79,7 +79,7 @@ class FeatureReader:
         return over_split(data, vectors, batch_size=self.batch_size, limit=limit, advance=advance)
 
     def _encoder(self, model: Any) -> Encoder:
-        """The system's encoder of the modality, or the model itself where it is one."""
+        """Return the system's encoder of the modality, or the model itself if it is an encoder."""
         encoders: Mapping[str, Encoder] = dict(model.encoders) if hasattr(model, "encoders") else {model.modality: model}
         if self.modality not in encoders:
             raise ConfigError(f"evaluation.modality: the model has no {self.modality!r} encoder; {name_choices(self.modality, encoders)}")
@@ -87,7 +87,7 @@ class FeatureReader:
 
     def _vectors(self, encoded: Encoded, num_prefix_tokens: int) -> Float[Tensor, "batch features"]:
         if self.features == "pooled":
-            assert encoded.pooled is not None
+            assert encoded.pooled is not None  # ``check`` has refused encoders without a pooled vector
             return encoded.pooled
         weight = encoded.mask[:, num_prefix_tokens:, None].to(encoded.tokens.dtype)  # [B, N, 1]
         mean = (encoded.tokens[:, num_prefix_tokens:] * weight).sum(1) / weight.sum(1).clamp(min=1)
@@ -95,7 +95,7 @@ class FeatureReader:
 
 
 def refuse_same_split(split: str, train_split: str) -> None:
-    """Raise ConfigError where a probe would be asked about what it learned from."""
+    """Raise ConfigError if the split to report on is also the split that the probe learns from."""
     if split == train_split:
         raise ConfigError(
             f"evaluation.train_split: {train_split!r} is also the split to report on; a probe needs two: choose another data.test_split"

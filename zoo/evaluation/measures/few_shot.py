@@ -1,4 +1,4 @@
-"""Conversations changed before they are asked: examples before the question, words behind it, pictures taken away."""
+"""Changes to conversations before they prompt a model: few-shot examples, instructions, removal of images and audio."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,21 +17,21 @@ from zoo.processors.chat.template_pieces import markers
 from zoo.processors.media.image_file import open_image
 
 BLINDS = ("blank", "left_out")
-GREY = 128
-SILENCE_SAMPLES = 16000
+GREY = 128  # of 0 to 255
+SILENCE_SAMPLES = 16000  # one second at 16 kHz
 
 
 def asked_in(sample: Any) -> Conversation:
-    """The conversation of a sample up to its last question; of a picture or clip with a caption that it is shown.
+    """Return the conversation of a sample up to its last question; for an image or clip with a caption, a prompt that shows it.
 
     Raises:
-        DataError: the sample holds neither, or nothing is asked in it.
+        DataError: the sample has neither a conversation nor a caption, or the conversation has no question.
     """
     return conversation_of(sample).question()
 
 
 def with_words(conversation: Conversation, words: str) -> Conversation:
-    """Words behind the user's last message, on a line of their own."""
+    """Append ``words`` to the last message, on a new line; an empty string changes nothing."""
     if not words:
         return conversation
     *before, last = conversation.messages
@@ -39,7 +39,7 @@ def with_words(conversation: Conversation, words: str) -> Conversation:
 
 
 def followed(conversation: Conversation, answer: str, question: str) -> Conversation:
-    """What the assistant said to it, and the user's next question; nothing said leaves that behind the one before."""
+    """Append the assistant's answer and the user's next question; if the answer is empty, extend the last message by the question."""
     if not answer.strip():
         return with_words(conversation, question)
     said = Message("assistant", without_markers(answer))  # a model may spell a marker letter by letter
@@ -47,24 +47,24 @@ def followed(conversation: Conversation, answer: str, question: str) -> Conversa
 
 
 def asked_instead(conversation: Conversation, words: str) -> Conversation:
-    """Other words in place of what the user says last, behind the same pictures and clips."""
+    """Replace the text of the user's last message; its images and clips stay in front."""
     *before, last = conversation.messages
     return replace(conversation, messages=(*before, Message(last.role, f"{markers(last.text)}\n{words}")))
 
 
 def begun(conversation: Conversation, words: str) -> Conversation:
-    """An answer that begins with ``words``, for the assistant to go on with: "An image of"."""
+    """Begin the assistant's answer with ``words`` ("An image of"), so that the model continues it; an empty string changes nothing."""
     return replace(conversation, messages=(*conversation.messages, Message("assistant", words))) if words else conversation
 
 
 def answer_begins(conversation: Conversation, words: str) -> Conversation:
-    """An answered conversation whose answer stands behind ``words``: "a dog" -> "An image of a dog"."""
+    """Put ``words`` before the answer of an answered conversation: "a dog" -> "An image of a dog"."""
     *before, last = conversation.messages
     return replace(conversation, messages=(*before, Message(last.role, f"{words} {last.text}"))) if words else conversation
 
 
 def with_examples(conversation: Conversation, examples: Sequence[Conversation]) -> Conversation:
-    """Answered conversations before a question, each with its pictures and clips; what the system says of it stays first."""
+    """Put answered conversations, with their images and clips, before a question; the question's system message stays first."""
     system = tuple(message for message in conversation.messages if message.role == "system")
     shown = [message for example in examples for message in example.messages if message.role != "system"]
     asked = [message for message in conversation.messages if message.role != "system"]
@@ -74,44 +74,47 @@ def with_examples(conversation: Conversation, examples: Sequence[Conversation]) 
 
 
 class Examples:
-    """Answered items of a split, drawn for each question: a pure function of seed and item.
+    """Few-shot examples: answered items of a split, drawn for each question as a pure function of seed and item.
 
     Args:
-        split: where they are drawn from.
-        asked: whether the questions are of the same split, so that an item must not be its own example.
+        split: the split to draw the examples from.
+        number: number of examples for each question.
+        asked: True if the questions are from the same split; an item is then never its own example.
 
     Raises:
-        ConfigError: fewer items than examples.
+        ConfigError: the split has fewer items than examples are requested.
     """
 
     def __init__(self, split: Split, number: int, *, seed: int, asked: bool) -> None:
         if number > len(split) - asked:
             raise ConfigError(
-                f"evaluation.num_shots: {number} examples of {len(split) - asked} items; lower it, or choose another shots_split"
+                f"evaluation.num_shots: {number} examples, but only {len(split) - asked} items to draw them from; lower it, or choose "
+                "another shots_split"
             )
         self.split, self.number, self.seed, self.asked = split, number, seed, asked
 
     def __call__(self, index: int) -> list[Conversation]:
-        """The examples for item ``index``."""
+        """Return the examples for item ``index``."""
         return [conversation_of(self.split.sample(row)) for row in self.rows(index)]
 
     def rows(self, index: int) -> list[int]:
-        """Which items they are."""
+        """Return the indices of the examples for item ``index``."""
         generator = np.random.default_rng((self.seed, index))
         drawn = generator.choice(len(self.split) - self.asked, self.number, replace=False)
-        return [int(row) + int(self.asked and row >= index) for row in drawn]  # over the item itself
+        return [int(row) + int(self.asked and row >= index) for row in drawn]  # skip the item itself
 
 
 def examples_of(source: Any, split: str, number: int, shots_split: str, seed: int) -> Examples | None:
-    """What draws ``number`` examples from ``shots_split`` for questions of ``split``; None for none."""
+    """Return the few-shot examples from ``shots_split`` for questions of ``split``; None if ``number`` is 0."""
     return Examples(source.split(shots_split), number, seed=seed, asked=split == shots_split) if number else None
 
 
 def blinded(conversation: Conversation, how: str) -> Conversation:
-    """The same without what is seen and heard.
+    """Remove the content of images and audio from a conversation.
 
     Args:
-        how: "blank": grey pictures of the same size and silent clips of the same length; "left_out": no markers at all.
+        how: "blank": replace images by grey ones of the same size and clips by silence of the same length (one second for a file).
+            "left_out": remove images, clips and their markers.
     """
     if how == "blank":
         images, audio = tuple(map(_grey, conversation.images)), tuple(map(_silence, conversation.audio))
@@ -134,7 +137,7 @@ def _grey(image: Any) -> Any:
 
 
 def _silence(clip: Any) -> Any:
-    """A file's length is not known here; a second of silence stands for it."""
+    """Return silence as long as the clip; for a file, whose length is unknown here, 16000 samples."""
     if isinstance(clip, torch.Tensor):
         return torch.zeros_like(clip)
     return np.zeros(SILENCE_SAMPLES if isinstance(clip, str | Path | bytes) else len(clip), dtype=np.float32)

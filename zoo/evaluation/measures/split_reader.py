@@ -1,4 +1,4 @@
-"""A split read for an evaluation, some items at a time; what cannot be used is left out where the data allow that, and counted."""
+"""Reading of a split for an evaluation, in batches; bad items are skipped and counted if the data allow it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -10,20 +10,21 @@ from zoo.data.skips import Skips
 from zoo.errors import DataError
 from zoo.types import Sample
 
-Row = tuple[int, Sample]  # its place in the split
+Row = tuple[int, Sample]  # index in the split, and the item at it
 T = TypeVar("T")
 
 
 class Reading:
-    """Samples of a split, ``batch_size`` at a time.
+    """Reader of the samples of a split, ``batch_size`` at a time.
 
     Args:
-        limit: only so many, spread over the split; None takes all.
-        kinds: only samples of these kinds; None takes all.
-        advance: told how many more items are done.
+        limit: maximum number of samples, spread over the split; None reads all.
+        kinds: read only samples of these kinds; None reads all.
+        advance: progress callback; receives the number of items just finished.
 
     Attributes:
-        items: how many were used so far.
+        skips: counter of skipped items; None if the split does not allow bad items (it has no ``max_bad_share``).
+        items: number of items used so far.
     """
 
     def __init__(
@@ -34,25 +35,26 @@ class Reading:
         self.skips, self.items = None if share is None else Skips(share), 0
 
     def __call__(self, work: Callable[[list[Row]], T]) -> Iterator[T]:
-        """What ``work`` makes of some rows after the other.
+        """Yield the result of ``work`` for one batch of rows after the other.
 
-        Where an item is bad and may be left out, the rest of its rows is done one by one: ``work`` must change nothing before it ends.
+        If ``work`` raises DataError for a batch and bad items may be skipped, it runs again on each row of the batch separately.
+        ``work`` must therefore have no side effects before it returns.
 
         Raises:
-            DataError: an item cannot be used, or none is left.
+            DataError: an item is bad and must not be skipped, too many items are bad, or no item is left.
         """
         for rows in self._some():
             yield from self._done(rows, work)
             self.advance(len(rows))
         if not self.items:
-            what = "is empty" if self.kinds is None else f"has no item of kind {' or '.join(self.kinds)}"
+            problem = "is empty" if self.kinds is None else f"has no item of kind {' or '.join(self.kinds)}"
             if self.skips is not None and self.skips.total:
-                what = f"has no item that can be used ({self.skips.reasons()}): {next(iter(self.skips.examples.values()))[0]}"
-            raise DataError(f"evaluation: the split {what}; choose another with data.test_split=..., or other evaluation.kinds")
+                problem = f"has no item that can be used ({self.skips.reasons()}): {next(iter(self.skips.examples.values()))[0]}"
+            raise DataError(f"evaluation: the split {problem}; choose another with data.test_split=..., or other evaluation.kinds")
 
     @property
     def details(self) -> dict[str, Any]:
-        """How many items were left out, by reason, with examples; nothing where none was."""
+        """Number of skipped items and examples of them by reason; empty if no item was skipped."""
         if self.skips is None or not self.skips.total:
             return {}
         return {"skipped": self.skips.total, "skipped_examples": self.skips.examples}
@@ -95,9 +97,10 @@ class Reading:
 
 
 def chosen_rows(length: int, limit: int | None) -> Sequence[int]:
-    """All rows, or ``limit`` of them: one drawn from each of as many equal stretches.
+    """Return the indices of all rows, or of ``limit`` rows: one random row from each of ``limit`` equal stretches of the split.
 
-    Not every so many-th: kinds of questions often stand in turns, and a limit would then leave one kind only.
+    The rows are not evenly spaced because kinds of questions often alternate: a fixed step could select one kind only.
+    The choice depends on ``length`` and ``limit`` only, so it is the same for every model.
     """
     if limit is None or limit >= length:
         return range(length)

@@ -1,21 +1,21 @@
-"""Whether an answer is right: VQA accuracy and exact match, after the answers are made alike.
+"""VQA accuracy and exact match of an answer against references, after both are normalised.
 
-Source: Antol et al. 2015 (VQA, arXiv 1505.00468), section 4.1, and the published rule of the VQA v2 evaluation (visualqa.org,
-"Evaluation"): lower case; number words to digits; no articles; an apostrophe where a contraction lacks it; no full stop unless it is a
-decimal point; no comma between digits; every other punctuation but apostrophe and colon to a space.
+Source: Antol et al. 2015 (VQA, arXiv 1505.00468), section 4.1, and the published rules of the VQA v2 evaluation (visualqa.org,
+"Evaluation"): lower case; number words become digits; articles are removed; contractions without an apostrophe get one; a full stop is
+removed unless it is a decimal point; a comma between digits is removed; all other punctuation except apostrophe and colon becomes a space.
 """
 
 import re
 from collections import Counter
 from collections.abc import Sequence
 
-VOTES = 10  # so many references are the votes of people, as VQA v2 has them; fewer are all accepted
-FULL_VOTE = 3  # an answer that so many people gave is wholly right
+VOTES = 10  # answers by people per question in VQA v2; with this many references they count as votes, with fewer each one is accepted
+FULL_VOTE = 3  # an answer that at least this many people gave has accuracy 1
 
 ARTICLES = frozenset(("a", "an", "the"))
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
 DIGITS = {"none": "0"} | {word: str(number) for number, word in enumerate(NUMBERS)}
-# Those whose form without apostrophe is a word of its own (its, well, were, ill, wed, hell, shell, lets) are left as they are.
+# Left out are contractions that are another word without the apostrophe: its, well, were, ill, wed, hell, shell, lets.
 _NOT = "ain are ca could did does do had has have is might must need ought sha should was were wo would".split()
 _ENDINGS = {
     "'ve": "could i might must should they we what who would you".split(),
@@ -34,7 +34,7 @@ CONTRACTIONS = (
 
 
 def normalised(answer: str) -> str:
-    """An answer as it is compared.
+    """Return an answer in the form in which answers are compared.
 
     "The  two dogs, isnt it?" -> "2 dogs isn't it"; "1,000.50 p.m." -> "1000.50 pm"; "2:50" stays.
     """
@@ -46,10 +46,10 @@ def normalised(answer: str) -> str:
 
 
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
-    """How many people agree: the mean of ``min(matches / 3, 1)`` over all ways to leave one of ten references out.
+    """Return the VQA accuracy: the mean of ``min(matches / 3, 1)`` over all ways to leave one of ten references out.
 
-    With 3 of 10 equal to the answer, the 3 ways to leave out one of these give 2/3 and the other 7 give 1: 0.9. Fewer than ten
-    references are no votes: the answer is right where it is one of them.
+    Example: 3 of 10 references equal the answer. Leaving out one of these 3 gives 2/3, leaving out one of the other 7 gives 1; the mean
+    is 0.9. With fewer than ten references the result is 1 if the answer equals one of them, else 0.
     """
     given, accepted = normalised(answer), [normalised(reference) for reference in references]
     if len(accepted) < VOTES:
@@ -60,7 +60,7 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
-    """1 where the answer is one of the references, or of ten votes the most frequent (of equally frequent ones any)."""
+    """Return 1 if the answer equals a reference, else 0; with ten or more references it must equal a most frequent one."""
     counts = Counter(map(normalised, references))
     most = max(counts.values(), default=0) if len(references) >= VOTES else 1
     return float(counts[normalised(answer)] >= most > 0)

@@ -1,8 +1,8 @@
-"""Word and character errors of what was heard against what was said, counted after both are written in one way.
+"""Word and character errors of transcripts against references, counted after both texts are normalised.
 
-Errors are those of the shortest edit (Levenshtein 1966), by jiwer; rates are sums over a corpus, never means of utterances. How texts
-are written in one way: Radford et al. 2022 (Whisper, arXiv 2212.04356), section 4.4 and appendix C, by the package
-``whisper-normalizer``, which keeps openai-whisper's own rules.
+Errors are those of the shortest edit (Levenshtein 1966), computed by jiwer. A rate divides the sum of errors over a corpus by the sum of
+words; it is not a mean over utterances. Normalisation: Radford et al. 2022 (Whisper, arXiv 2212.04356), section 4.4 and appendix C, by
+the package ``whisper-normalizer``, which has the rules of openai-whisper.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ from zoo.errors import ConfigError, name_choices
 
 NORMALISATIONS = ("english", "basic", "characters", "none")
 MARKS = {"substitute": "[{0} -> {1}]", "delete": "[-{0}-]", "insert": "[+{1}+]", "equal": "{0}"}
-CONTEXT = 3  # words beside a difference, in an excerpt
+CONTEXT = 3  # words before and after a difference in an excerpt
 
 
 @dataclass(frozen=True)
 class Edits:
-    """Of one kind of unit, words or characters.
+    """Counts of edit operations on words or on characters.
 
     Attributes:
-        units: of the references.
+        units: number of words or characters in the references.
     """
 
     units: int = 0
@@ -34,25 +34,29 @@ class Edits:
 
     @property
     def errors(self) -> int:
-        """All of them."""
+        """Number of all errors: substitutions, deletions and insertions."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float:
-        """Errors for each unit, which may be above 1. Where nothing was said, everything heard is an error: 0 or infinite."""
+        """Errors divided by ``units``; may be above 1. For an empty reference it is 0 without errors, else infinite."""
         return self.share(self.errors)
 
     def share(self, count: int) -> float:
-        """A count for each unit."""
+        """Return a count divided by ``units``; for an empty reference 0 if the count is 0, else infinity."""
         return count / self.units if self.units else float("inf") if count else 0.0
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What was said and heard, as they are compared, and how they differ.
+    """Normalised reference and transcript with their differences.
 
     Attributes:
-        pieces: the reference word by word, with what was heard in its place: kind of edit and text.
+        reference: the normalised reference text.
+        heard: the normalised transcript.
+        words: counts of word errors.
+        characters: counts of character errors.
+        pieces: (kind of edit, marked text) of each aligned stretch of words, in order.
     """
 
     reference: str
@@ -63,25 +67,25 @@ class Compared:
 
     @property
     def marked(self) -> str:
-        """As ``press [nine -> five] [-now-] [+please+]``."""
+        """The reference with all differences marked: ``press [nine -> five] [-now-] [+please+]``."""
         return " ".join(text for _, text in self.pieces)
 
     @property
     def excerpt(self) -> str:
-        """The same, with a few words around each difference."""
+        """The marked text, shortened to a few words around each difference."""
         return " ".join(_shortened(text.split()) if kind == "equal" else text for kind, text in self.pieces)
 
 
 class WordJudge:
-    """Counts errors after it has written both texts in one way.
+    """Normalise reference and transcript, align them, and count word and character errors.
 
     Args:
-        normalise: "english" (Whisper's: lower case, no fillers and notes in brackets, contractions written out, numbers as digits,
-            American spelling), "basic" (any language: lower case, no marks and punctuation), "characters" (the same for languages without
-            spaces: every character is a word), or "none".
+        normalise: rules that both texts pass through. "english": Whisper's rules (lower case, no fillers or notes in brackets,
+            contractions written out, numbers as digits, American spelling). "basic": for any language (lower case, no diacritics or
+            punctuation). "characters": as "basic" for languages without spaces; every character counts as a word. "none": no change.
 
     Raises:
-        ConfigError: an unknown word, or a library that is not installed.
+        ConfigError: an unknown option value, or a library that is not installed.
     """
 
     def __init__(self, normalise: str = "english") -> None:
@@ -91,14 +95,16 @@ class WordJudge:
         self._change = _normaliser(normalise)
 
     def __call__(self, reference: str, heard: str) -> Compared:
-        """Compare one pair."""
-        said, found = (" ".join(self._change(text).split()) for text in (reference, heard))
-        words = self._jiwer.process_words(said, found)
-        return Compared(said, found, _edits(words, said.split()), _edits(self._jiwer.process_characters(said, found), said), _pieces(words))
+        """Compare one reference with one transcript."""
+        expected, got = (" ".join(self._change(text).split()) for text in (reference, heard))
+        words = self._jiwer.process_words(expected, got)
+        return Compared(
+            expected, got, _edits(words, expected.split()), _edits(self._jiwer.process_characters(expected, got), expected), _pieces(words)
+        )
 
 
 def summed(several: Sequence[Compared]) -> tuple[Edits, Edits]:
-    """Words and characters of a corpus."""
+    """Return the edit counts of a corpus: of its words and of its characters."""
     return sum((each.words for each in several), Edits()), sum((each.characters for each in several), Edits())
 
 
@@ -107,12 +113,12 @@ def _edits(found: Any, units: Sequence[str]) -> Edits:
 
 
 def _pieces(found: Any) -> tuple[tuple[str, str], ...]:
-    said, heard = found.references[0], found.hypotheses[0]
+    expected, got = found.references[0], found.hypotheses[0]
     texts = [
         (
             chunk.type,
-            " ".join(said[chunk.ref_start_idx : chunk.ref_end_idx]),
-            " ".join(heard[chunk.hyp_start_idx : chunk.hyp_end_idx]),
+            " ".join(expected[chunk.ref_start_idx : chunk.ref_end_idx]),
+            " ".join(got[chunk.hyp_start_idx : chunk.hyp_end_idx]),
         )
         for chunk in found.alignments[0]
     ]
@@ -120,7 +126,7 @@ def _pieces(found: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _shortened(words: Sequence[str]) -> str:
-    """Of many words the first and last."""
+    """Return the first and last ``CONTEXT`` words, joined by "..." if words between them are left out."""
     return " ".join(words if len(words) <= 2 * CONTEXT else [*words[:CONTEXT], "...", *words[-CONTEXT:]])
 
 

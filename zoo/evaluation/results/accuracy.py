@@ -1,4 +1,4 @@
-"""What every evaluation by classes shares: the result, its figures and its picture, and what a model must bring."""
+"""Shared parts of the classification evaluations: accuracies, their result, the confusion matrix, and checks of models and sources."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +14,17 @@ from zoo.data.loader import ProcessedSplit, evaluation_loader
 from zoo.errors import ConfigError, DataError
 from zoo.types import Batch
 
-TOP = (1, 5)
+TOP = (1, 5)  # values of k for which top-k accuracy is reported
 
 
 @dataclass
 class AccuracyResult:
-    """Figures and what they were computed from.
+    """Accuracies and the confusion matrix of one split.
 
     Attributes:
         metrics: shares from 0 to 1: ``top1``, ``top5`` and ``mean_per_class``.
-        confusion: row: true class, column: predicted class.
-        details: what else a reader of the figures wants to know, by name.
+        confusion: counts of items by true class (row) and predicted class (column).
+        details: further settings and numbers, by name.
     """
 
     metrics: dict[str, float]
@@ -35,16 +35,16 @@ class AccuracyResult:
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} items, {len(self.class_names)} classes"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         return {"class_names": self.class_names, "confusion": self.confusion.tolist()}
 
     def draw(self, folder: Path) -> str:
-        """Draw the confusion matrix; returns the picture's name."""
+        """Draw the confusion matrix into a PNG file in ``folder``; return the file name."""
         draw_confusion(self, folder / "confusion.png")
         return "confusion.png"
 
@@ -52,13 +52,18 @@ class AccuracyResult:
 def measure(
     scores: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], class_names: Sequence[str], details: Mapping[str, Any] | None = None
 ) -> AccuracyResult:
-    """Accuracies of scores: higher is likelier, minus infinity is no guess at all.
+    """Compute accuracies from class scores.
 
     With scores ``[.1 .7 .2]`` and label 2, one score is higher: top-1 misses, top-2 hits. Of equal scores the first class
-    counts as the higher. A class that no item has takes no part in the mean over classes.
+    counts as the higher. A class without items is left out of the mean over classes.
+
+    Args:
+        scores: higher is likelier; a class with minus infinity is never a hit.
+        labels: true class numbers.
+        details: further entries of the result's ``details``.
 
     Raises:
-        DataError: a score is not a number.
+        DataError: a score is NaN.
     """
     if scores.isnan().any():
         raise DataError("evaluation: the model's scores are not numbers (NaN); look at its weights")
@@ -78,7 +83,7 @@ def measure(
 def over_split(
     data: ProcessedSplit, answer: Callable[[Batch], Tensor], *, batch_size: int, limit: int | None, advance: Callable[[int], None]
 ) -> tuple[Float[Tensor, "n columns"], Int[Tensor, " n"]]:
-    """What ``answer`` gives for each item of a split (or ``limit`` items spread evenly over it), on the CPU, and the labels.
+    """Run ``answer`` on each item of a split, or on ``limit`` items spread evenly over it; return the rows and the labels, on the CPU.
 
     Raises:
         DataError: the split is empty, or an item has no label or cannot be used.
@@ -94,14 +99,14 @@ def over_split(
 
 
 def labels_of(batch: Batch) -> Int[Tensor, " batch"]:
-    """The class numbers of a batch.
+    """Return the class numbers of a batch.
 
     Raises:
-        DataError: an item has none.
+        DataError: an item has no label.
     """
     if "labels" not in batch.targets:
         shown = ", ".join(batch.ids[:3])
-        raise DataError(f"evaluation: not every item of the batch {shown}, ... has a label; label all, or leave those without out")
+        raise DataError(f"evaluation: not every item of the batch {shown}, ... has a label; label all items, or remove those without one")
     return batch.targets["labels"]
 
 
@@ -109,36 +114,36 @@ def refuse_source(source: Any) -> None:
     """Raise DataError for a source without classes."""
     if not source.class_names:
         raise DataError(
-            "evaluation: the source has no classes to tell apart; give it labels, choose another evaluation, or train without "
-            "(training.evaluate_every=0)"
+            "evaluation: the source has no classes (class_names is empty); give it labels, choose another evaluation, or train without "
+            "evaluation (training.evaluate_every=0)"
         )
 
 
 def refuse_model(model: Any, verbs: Sequence[str], name: str) -> None:
-    """Raise ConfigError for a model whose head lacks a verb that the evaluation asks for."""
+    """Raise ConfigError if the model's head lacks a verb (a method such as ``embed``) that the evaluation calls."""
     known = getattr(getattr(model, "head", None), "verbs", ())
     missing = [verb for verb in verbs if verb not in known]
     if missing:
-        what = f"{type(model.head).__name__} has {', '.join(known)}" if known else f"{type(model).__name__} has no head"
-        own = getattr(getattr(model, "head", None), "evaluation", None)
-        choose = f"choose evaluation={own}, knn_probe or linear_probe" if own else "choose evaluation=knn_probe or linear_probe"
-        raise ConfigError(f"evaluation: {name!r} needs a head with the verbs {', '.join(verbs)}; {what}: {choose}")
+        offered = f"{type(model.head).__name__} has {', '.join(known)}" if known else f"{type(model).__name__} has no head"
+        default = getattr(getattr(model, "head", None), "evaluation", None)
+        choose = f"choose evaluation={default}, knn_probe or linear_probe" if default else "choose evaluation=knn_probe or linear_probe"
+        raise ConfigError(f"evaluation: {name!r} needs a head with the verbs {', '.join(verbs)}; {offered}: {choose}")
 
 
 def checked_limits(limits: Mapping[str, int | None]) -> None:
-    """Raise ConfigError for numbers of items that are not positive."""
+    """Raise ConfigError if one of the numbers, by name of its option, is below 1; None means that there is no limit."""
     for key, value in limits.items():
         if value is not None and value < 1:
             raise ConfigError(f"{key}: {value}; allowed is 1 or more")
 
 
 def draw_confusion(result: AccuracyResult, output: Any) -> None:
-    """Draw the confusion matrix, rows normalised; numbers stand in the cells where there are at most 20 classes."""
+    """Draw the confusion matrix with normalised rows; with at most 20 classes, the cells show the counts."""
     from matplotlib.figure import Figure
 
     matrix = result.confusion.numpy()
     rows = matrix.sum(1, keepdims=True)
-    shares = matrix / rows.clip(min=1)
+    shares = matrix / rows.clip(min=1)  # a class without items has a row of zeros
     classes = len(result.class_names)
     side = min(14.0, 2.5 + 0.45 * classes) if classes <= 20 else 9.0
     figure = Figure(figsize=(side, side), layout="constrained")

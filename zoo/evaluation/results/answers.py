@@ -1,4 +1,4 @@
-"""What a system that talks said to each question, and what is written down of it: figures, every answer, a page to look at."""
+"""Results of evaluations by generated or chosen answers: metrics, a file of all answers, and a report page with examples."""
 
 import html
 import json
@@ -15,17 +15,18 @@ from zoo.storage.files import write_whole
 from zoo.types import Sample
 
 ANSWERS_FILE, REPORT_FILE = "answers.jsonl", "report.html"
-SAMPLE_RATE_HZ = 16000  # of clips that are arrays, where the system has no processor of audio to say another
+SAMPLE_RATE_HZ = 16000  # assumed for clips that are arrays if the system has no audio processor that defines the rate
 
 
 @dataclass
 class Answer:
-    """One question and what was said to it.
+    """One question with the answer of the system.
 
     Attributes:
-        scores: by name, for example ``exact_match``; empty where only all answers together are judged.
-        blind: what the same model said without seeing or hearing anything; None where it was not asked.
-        conversation: with its pictures and clips, where the page shows them.
+        scores: scores of this answer by name, for example ``exact_match``; empty if only the whole set of answers is scored.
+        rationale: text that the system generated before the answer; None if it was not asked to.
+        blind: answer of the same model to the question without images and audio; None if this was not evaluated.
+        conversation: the question with its images and clips, if the page shows them; else None, to free memory.
     """
 
     id: str
@@ -40,21 +41,21 @@ class Answer:
 
     @property
     def row(self) -> dict[str, Any]:
-        """What is written down of it; what there is not is left out."""
-        told = {"id": self.id, "kind": self.kind or None, "question": self.question, "rationale": self.rationale, "answer": self.answer}
-        told |= {"blind": self.blind, "references": self.references}
-        return {name: value for name, value in told.items() if value is not None} | self.scores
+        """The answer's line in ``answers.jsonl``, as a dict without missing values."""
+        fields = {"id": self.id, "kind": self.kind or None, "question": self.question, "rationale": self.rationale, "answer": self.answer}
+        fields |= {"blind": self.blind, "references": self.references}
+        return {name: value for name, value in fields.items() if value is not None} | self.scores
 
 
 @dataclass
 class AnswersResult:
-    """Figures and the answers behind them.
+    """Metrics of one split and the answers that they are computed from.
 
     Attributes:
-        metrics: shares from 0 to 1 (CIDEr may be above), by name.
-        by_kind: the same for the questions of each kind; empty where there is one kind only.
-        judged_by: which of an answer's scores says whether it is right; None where no single answer is.
-        sample_rate_hz: of clips that are arrays.
+        metrics: shares from 0 to 1 by name; CIDEr may be above 1.
+        by_kind: the same metrics for each kind of question; empty if the split has one kind only.
+        judged_by: name of the score that decides if a single answer is right; None if single answers are not scored.
+        sample_rate_hz: sample rate of clips that are arrays.
     """
 
     metrics: dict[str, float]
@@ -66,23 +67,23 @@ class AnswersResult:
 
     @property
     def num_items(self) -> int:
-        """How many questions were asked."""
+        """Number of questions."""
         return len(self.answers)
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         kinds = f", {len(self.by_kind)} kinds" if self.by_kind else ""
         return f"{self.num_items} questions{kinds}"
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         return {"by_kind": self.by_kind, "answers": ANSWERS_FILE, "report": REPORT_FILE}
 
     @property
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Title, columns and rows of what a terminal shows beside the figures."""
+        """Tables for the terminal, each with a title, column names and rows of strings."""
         shown = [answer for answer in self.answers if answer.conversation is not None][:8]
         examples = [[_short(a.question), _short(a.answer), _short(a.references[0])] for a in shown]
         found = [("examples", ["question", "answer", "reference"], examples)]
@@ -95,13 +96,13 @@ class AnswersResult:
         return found
 
     def draw(self, folder: Path) -> str:
-        """Write every answer as a line of JSON, and the page; returns the page's name."""
+        """Write all answers as lines of JSON and the report page into ``folder``; return the file name of the page."""
         lines = [json.dumps(answer.row, ensure_ascii=False) for answer in self.answers]
         (folder / ANSWERS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
         figures = ", ".join(f"{name} {100 * value:.2f} %" for name, value in self.metrics.items())
         cards = [self._card(answer) for answer in self.answers if answer.conversation is not None]
-        said = [figures, f"{len(cards)} of {self.title} are shown"]
-        write_whole(folder / REPORT_FILE, lambda file: write_page(file, "Questions and answers", said, cards))
+        intro = [figures, f"{len(cards)} of {self.title} are shown"]
+        write_whole(folder / REPORT_FILE, lambda file: write_page(file, "Questions and answers", intro, cards))
         return REPORT_FILE
 
     def _card(self, answer: Answer) -> str:
@@ -111,10 +112,10 @@ class AnswersResult:
         right = None if self.judged_by is None else answer.scores[self.judged_by]
         kind = "card" if right is None else "card right" if right > 0.5 else "card wrong"
         mark = "" if right is None else "\u2713 right" if right == 1 else "\u2717 wrong" if right == 0 else f"{100 * right:.0f} % right"
-        said = {"question": answer.question, "rationale": answer.rationale, "answer": answer.answer, "blind answer": answer.blind}
-        said |= {"reference": " | ".join(dict.fromkeys(answer.references)), "verdict": mark}
+        lines = {"question": answer.question, "rationale": answer.rationale, "answer": answer.answer, "blind answer": answer.blind}
+        lines |= {"reference": " | ".join(dict.fromkeys(answer.references)), "verdict": mark}
         body = "".join(
-            f'<p><span class="name">{name}</span>{html.escape(text)}</p>' for name, text in said.items() if text or (name == "answer")
+            f'<p><span class="name">{name}</span>{html.escape(text)}</p>' for name, text in lines.items() if text or (name == "answer")
         )
         head = f'<h2 title="{html.escape(answer.id)}">{html.escape(answer.kind or answer.id)}</h2>'
         return media_card(shown, head + body, kind=kind)
@@ -126,7 +127,7 @@ def _short(text: str, most: int = 60) -> str:
 
 
 def question_text(conversation: Conversation) -> str:
-    """What was asked last, without markers."""
+    """Return the text of the last message without image and audio markers."""
     text = conversation.messages[-1].text
     for marker in MARKERS.values():
         text = text.replace(marker, "")
@@ -134,11 +135,12 @@ def question_text(conversation: Conversation) -> str:
 
 
 class Shown:
-    """Which answers the page shows, evenly spread; the others' pictures are let go.
+    """Selection of the answers that the page shows, evenly spread; only these keep their images and clips in memory.
 
     Args:
-        most: of them.
-        length: of the split; where only some kinds are asked, fewer are shown.
+        most: maximum number of answers to show.
+        length: number of items in the split. If only some kinds of items are evaluated, fewer than ``most`` are shown.
+        limit: maximum number of items to evaluate; None for all.
     """
 
     def __init__(self, most: int, length: int, limit: int | None) -> None:
@@ -146,7 +148,7 @@ class Shown:
         self.every, self.count = -(-total // most) if most else 0, 0
 
     def __call__(self, answer: Answer, conversation: Conversation) -> Answer:
-        """The answer, with its conversation where it is shown."""
+        """Return the answer, with its conversation attached if the page shows it."""
         if self.every and self.count % self.every == 0:
             answer.conversation = conversation
         self.count += 1
@@ -154,22 +156,24 @@ class Shown:
 
 
 def references_of(sample: Sample) -> list[str]:
-    """What counts as right: the sample's answers, or what its conversation ends with.
+    """Return the reference answers: the sample's ``answers``, or else the last message of its conversation.
 
     Raises:
-        DataError: neither is there.
+        DataError: the sample has no reference answer.
     """
     found = sample.answers or [conversation_of(sample).answer]
     if not any(found):
-        raise DataError(f"item {sample.id}: has no reference answer; give it 'answers', or end its conversation with the assistant's")
+        raise DataError(
+            f"item {sample.id}: has no reference answer; give it 'answers', or end its conversation with the assistant's message"
+        )
     return list(found)
 
 
 def check_source(source: Any, kinds: Sequence[str] | None) -> None:
-    """Raise ConfigError for a source without conversations and captions, or without one of the kinds of questions."""
+    """Raise ConfigError if a source has neither conversations nor captions, or lacks one of ``kinds``."""
     if "conversation" not in source.modalities and "text" not in source.modalities:
         raise ConfigError(
-            f"evaluation: the source gives {', '.join(source.modalities)}, and answers are held against texts; choose a source of "
+            f"evaluation: the source gives {', '.join(source.modalities)}, but answers are compared with texts; choose a source of "
             "conversations or captions (data=...)"
         )
     known = getattr(source, "kinds", None) or []
@@ -179,7 +183,7 @@ def check_source(source: Any, kinds: Sequence[str] | None) -> None:
 
 
 def answers_by_kind(answers: Sequence[Answer], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The mean of each score over the questions of each kind, and how many these are; empty where there is one kind only."""
+    """Return for each kind of question the mean scores and the number of items; empty if there is one kind only."""
     kinds = sorted({answer.kind for answer in answers})
     if len(kinds) < 2:
         return {}
@@ -188,11 +192,11 @@ def answers_by_kind(answers: Sequence[Answer], names: Sequence[str]) -> dict[str
 
 
 def mean_scores(answers: Sequence[Answer], names: Sequence[str]) -> dict[str, float]:
-    """The mean of each score."""
+    """Return the mean over answers of each of the named scores."""
     return {name: sum(answer.scores[name] for answer in answers) / len(answers) for name in names}
 
 
 def sample_rate_of(model: Any) -> int:
-    """The sample rate that the model's processor of audio takes arrays to have."""
+    """Return the sample rate in Hz that the model's audio processor expects of arrays; 16000 without one."""
     parts = getattr(getattr(model, "processor", None), "parts", {})
     return int(getattr(parts.get("audio"), "sample_rate_hz", SAMPLE_RATE_HZ))

@@ -1,4 +1,4 @@
-"""Recordings, what was heard of them, and what is written down of it: figures, every text, a page with the worst to listen to."""
+"""Results of speech recognition: metrics, a file of all transcripts, and a page with the worst recordings to listen to."""
 
 import html
 import json
@@ -16,19 +16,20 @@ from zoo.storage.files import write_whole
 from zoo.types import Sample
 
 TEXTS_FILE, REPORT_FILE = "texts.jsonl", "report.html"
-SHOWN = 8  # of the worst, on a terminal
-LONGEST_SECONDS = 60.0  # of a recording that the page plays
+SHOWN = 8  # number of worst recordings in the table for the terminal and in metrics.json
+LONGEST_SECONDS = 60.0  # longer recordings get no player on the page, because their samples are stored inside the page
 
 
 @dataclass
 class Heard:
-    """One recording.
+    """One recording with its transcript and its errors.
 
     Attributes:
-        audio: a path, samples, or None where they were forgotten.
-        text: as it was transcribed.
-        compared: reference and text, normalised, with their differences.
-        other: the same of the short way, where both were taken.
+        audio: path or samples; None after ``forget`` dropped the samples.
+        seconds: duration of the recording.
+        text: the transcript before normalisation.
+        compared: normalised reference and transcript with their differences.
+        other: the same for the transcript by short windows; None unless both kinds of windows were evaluated (``mode="both"``).
     """
 
     id: str
@@ -41,28 +42,29 @@ class Heard:
 
     @property
     def badness(self) -> float:
-        """The higher word error rate."""
+        """The word error rate; the higher one if there are two transcripts."""
         return max(each.words.rate for each in (self.compared, self.other) if each is not None)
 
     @property
     def row(self) -> dict[str, Any]:
-        """What is written down of it."""
-        told = {"id": self.id, "kind": self.kind or None, "seconds": round(self.seconds, 3), "text": self.text}
-        told |= {"reference": self.compared.reference, "heard": self.compared.heard, "marked": self.compared.marked}
-        told |= {"words": self.compared.words.units, "errors": self.compared.words.errors}
+        """The recording's line in ``texts.jsonl``, as a dict."""
+        fields = {"id": self.id, "kind": self.kind or None, "seconds": round(self.seconds, 3), "text": self.text}
+        fields |= {"reference": self.compared.reference, "heard": self.compared.heard, "marked": self.compared.marked}
+        fields |= {"words": self.compared.words.units, "errors": self.compared.words.errors}
         if self.other is not None:
-            told |= {"short_heard": self.other.heard, "short_errors": self.other.words.errors}
-        return {name: value for name, value in told.items() if value is not None}
+            fields |= {"short_heard": self.other.heard, "short_errors": self.other.words.errors}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass
 class HeardResult:
-    """Figures of a split.
+    """Word and character errors of one split.
 
     Attributes:
-        metrics: shares of the references' words (``cer``: characters); rates of errors may be above 1.
-        by_kind: the same for the recordings of each kind; empty where there is one kind only.
-        shown: so many recordings stand on the page, the worst first.
+        metrics: shares of the reference words (``cer``: of the reference characters); error rates may be above 1.
+        by_kind: the same metrics for each kind of recording; empty if the split has one kind only.
+        shown: number of recordings on the page, the worst first.
+        sample_rate_hz: sample rate of recordings that are arrays.
     """
 
     metrics: dict[str, float]
@@ -74,28 +76,28 @@ class HeardResult:
 
     @property
     def num_items(self) -> int:
-        """How many recordings."""
+        """Number of recordings."""
         return len(self.heard)
 
     @property
     def title(self) -> str:
-        """What was evaluated on, in a few words."""
+        """A short description of the evaluated data."""
         return f"{self.num_items} recordings, {sum(row.seconds for row in self.heard) / 60:.1f} minutes"
 
     @property
     def worst(self) -> list[Heard]:
-        """Those with errors, most errors for each word first."""
+        """The recordings with errors, the highest word error rate first."""
         return sorted((row for row in self.heard if row.badness), key=lambda row: -row.badness)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds beside figures and details."""
+        """Further entries of ``metrics.json``, beside metrics and details."""
         worst = [{"id": row.id, "marked": row.compared.marked} for row in self.worst[:SHOWN]]
         return {"by_kind": self.by_kind, "worst": worst, "texts": TEXTS_FILE, "report": REPORT_FILE}
 
     @property
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Title, columns and rows of what a terminal shows beside the figures."""
+        """Tables for the terminal, each with a title, column names and rows of strings."""
         found = []
         if self.by_kind:
             columns = ["items", "wer", "cer", "exact_match"]
@@ -103,38 +105,41 @@ class HeardResult:
             found.append(("by kind", ["kind", *columns], rows))
         if self.worst:
             rows = [[row.id[-40:], f"{row.compared.words.errors}/{row.compared.words.units}", row.compared.excerpt] for row in self.worst]
-            found.append(("worst", ["recording", "errors/words", "[said -> heard] [-not heard-] [+not said+]"], rows[:SHOWN]))
+            found.append(("worst", ["recording", "errors/words", "[substituted -> by] [-deleted-] [+inserted+]"], rows[:SHOWN]))
         return found
 
     def draw(self, folder: Path) -> str:
-        """Write every text as a line of JSON, and the page; returns the page's name."""
+        """Write all transcripts as lines of JSON and the report page into ``folder``; return the file name of the page."""
         lines = "".join(json.dumps(row.row, ensure_ascii=False) + "\n" for row in self.heard)
         (folder / TEXTS_FILE).write_text(lines, encoding="utf-8", errors="backslashreplace")
         figures = ", ".join(f"{name} {100 * value:.2f} %" for name, value in self.metrics.items())
         shown = by_badness(self.heard)[: self.shown]
-        said = [figures, f"{len(shown)} of {self.title} are shown, the worst first"]
-        write_whole(folder / REPORT_FILE, lambda file: write_page(file, "Said and heard", said, map(self._card, shown)))
+        intro = [figures, f"{len(shown)} of {self.title} are shown, the worst first"]
+        write_whole(folder / REPORT_FILE, lambda file: write_page(file, "References and transcripts", intro, map(self._card, shown)))
         return REPORT_FILE
 
     def _card(self, row: Heard) -> str:
-        words = {"said": row.compared.reference, "heard": row.compared.heard or "(nothing)"}
+        lines = {"reference": row.compared.reference, "transcript": row.compared.heard or "(nothing)"}
         if row.compared.words.errors:
-            words["differences"] = row.compared.marked
+            lines["differences"] = row.compared.marked
         if row.other is not None and row.other.heard != row.compared.heard:
-            words["heard the short way"] = row.other.heard or "(nothing)"
-        body = "".join(f'<p><span class="name">{name}</span>{html.escape(text)}</p>' for name, text in words.items())
+            lines["transcript by short windows"] = row.other.heard or "(nothing)"
+        body = "".join(f'<p><span class="name">{name}</span>{html.escape(text)}</p>' for name, text in lines.items())
         head = f'<h2 title="{html.escape(row.id)}">{html.escape(row.id)}</h2>'
         shown = [player(row.audio, self.sample_rate_hz)] if row.audio is not None and row.seconds <= LONGEST_SECONDS else []
         return media_card(shown, head + body, kind="card right" if not row.compared.words.errors else "card wrong")
 
 
 def by_badness(heard: Sequence[Heard]) -> list[Heard]:
-    """The worst first; of equal ones those that stood before."""
+    """Sort recordings by word error rate, the highest first; equal ones keep their order."""
     return sorted(heard, key=lambda row: -row.badness)
 
 
 def forget(heard: Sequence[Heard], most: int) -> None:
-    """Let samples go, where many are kept, of all recordings that cannot be among the ``most`` worst any more."""
+    """Free the samples of recordings that the page will not show, to bound the memory.
+
+    Samples are dropped only if more than ``2 * most`` recordings hold samples. The ``most`` worst keep theirs.
+    """
     kept = [row for row in heard if isinstance(row.audio, np.ndarray)]
     if len(kept) > 2 * most:
         for row in by_badness(kept)[most:]:
@@ -142,10 +147,10 @@ def forget(heard: Sequence[Heard], most: int) -> None:
 
 
 def audio_of(sample: Sample, rate_hz: int) -> Any:
-    """A sample's recording as ``transcribe`` takes it: a path, or mono samples at the given rate.
+    """Return a sample's recording in a form that ``transcribe`` accepts: a path, or mono samples at ``rate_hz``.
 
     Raises:
-        DataError: samples or a rate that are none.
+        DataError: the samples or the sample rate are not valid.
     """
     raw = sample.inputs["audio"]
     if isinstance(raw, tuple):
