@@ -117,7 +117,7 @@ def test_recordings_of_one_name_keep_their_suffix(model, sounds, tmp_path):
         (["."], "no recordings in this folder"),
         (["a.wav", "--format", "doc"], "--format: there is no 'doc'"),
         (["a.wav", "--task", "sing"], "task: there is no 'sing'"),
-        (["a.wav", "--language", "german"], "English alone"),
+        (["a.wav", "--language", "german"], "only transcribes English"),
         (["a.wav", "--temperatures", "hot"], "--temperatures: 'hot' is no number"),
         (["a.wav", "--batch-size", "0"], "--batch-size: 0"),
         (["a.wav", "--patience", "2"], "no effect without beams"),
