@@ -69,8 +69,8 @@ class Conversation:
         for modality, marker in MARKERS.items():
             given, named = len(self.media(modality)), self.count(marker)
             if given != named:
-                what = PLURALS[modality] if given != 1 else PLURALS[modality][:-1]
-                raise ItemError(f"{self.name} holds {given} {what} but {named} `{marker}`; write the marker once for each", "markers")
+                noun = PLURALS[modality] if given != 1 else PLURALS[modality][:-1]
+                raise ItemError(f"{self.name} holds {given} {noun} but {named} `{marker}`; write the marker once for each", "markers")
 
     @property
     def name(self) -> str:

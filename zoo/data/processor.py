@@ -84,8 +84,8 @@ class Processor:
         for modality in MARKERS:
             given = conversation.media(modality)
             if given and modality not in self.parts:
-                what = PLURALS[modality] if len(given) > 1 else PLURALS[modality][:-1]
-                raise ItemError(f"{conversation.name} holds {len(given)} {what}, but this system has no encoder of {modality}", modality)
+                noun = PLURALS[modality] if len(given) > 1 else PLURALS[modality][:-1]
+                raise ItemError(f"{conversation.name} holds {len(given)} {noun}, but this system has no encoder of {modality}", modality)
             media[modality] = [self.parts[modality].item(raw) for raw in given]
         tokens = self[CONVERSATION].item(conversation, media, for_generation=for_generation)
         # Truncation may have removed markers from the end of the tokens; the media of those are removed too.
@@ -156,7 +156,7 @@ class Processor:
 
     @classmethod
     def load(cls, directory: Path) -> "Processor":
-        """Read what ``save`` wrote.
+        """Read a processor written by ``save``.
 
         Raises:
             WeightsError: the file is missing or does not describe processors.

@@ -257,12 +257,12 @@ def _refuse_sizes(tokenizer: str, vocab_size: int, context_length: int, eot_toke
     letters = 2 * LETTERS + len(WORD_PIECE_SYMBOLS)  # each letter at the start and inside of words
     smallest = {"trained": SMALLEST_VOCABULARY, "word_pieces": letters, "clip": CLIP_VOCABULARY, "given": 1, **SYMBOL_COUNTS}[tokenizer]
     if vocab_size < smallest:
-        what = {
+        kind = {
             "clip": "CLIP's tokenizer",
             "word_pieces": "a vocabulary of word pieces",
             **dict.fromkeys(SYMBOLS, f"the table {tokenizer!r}"),
         }.get(tokenizer, "byte-level BPE")
-        raise ConfigError(f"vocab_size: {vocab_size} is too small; {what} needs at least {smallest}")
+        raise ConfigError(f"vocab_size: {vocab_size} is too small; {kind} needs at least {smallest}")
     if context_length < 3:
         raise ConfigError(f"context_length: {context_length} is too small; at least 3 are needed: start symbol, one token, end symbol")
     if tokenizer == "clip" and eot_token_id != CLIP_END_ID:

@@ -219,7 +219,7 @@ class TranscriptProcessor:
         self.use(train_tokenizer(texts, vocab_size=self.ids.base, kind=self.source).tokenizer)
 
     def use(self, tokenizer: Tokenizer) -> None:
-        """Use an existing tokenizer, without its special tokens; theirs are the ids after the base vocabulary.
+        """Use an existing tokenizer without its special tokens; those of this processor are the ids after the base vocabulary.
 
         Raises:
             WeightsError: the tokenizer's special tokens have other ids.
@@ -290,12 +290,12 @@ class TranscriptProcessor:
             raise ItemError(
                 f"a transcript must be a text, or a mapping with 'text' or 'segments'; got {type(raw).__name__} {str(raw)[:60]!r}", "text"
             )
-        before = self._before(given.get("previous"))
+        before = self._preceding(given.get("previous"))
         try:
             start = self.start(given.get("language"), given.get("task"))
         except ConfigError as fault:  # the sample's fault: the constructor has checked the defaults
             raise ItemError(f"a transcript's {fault}: {given.get('text', '')[:60]!r}", "language") from fault
-        ids = [*before, *start, *self._said(given), self.eot]
+        ids = [*before, *start, *self._text_ids(given), self.eot]
         if len(ids) > self.context_length:
             raise ItemError(
                 f"a transcript has {len(ids)} tokens; context_length allows {self.context_length}: {given.get('text', '')[:60]!r}; cut the "
@@ -304,14 +304,14 @@ class TranscriptProcessor:
             )
         return torch.tensor(ids), len(before) + 1
 
-    def _before(self, previous: str | None) -> list[int]:
+    def _preceding(self, previous: str | None) -> list[int]:
         """Return the start symbol and the end of the preceding text: context_length / 2 - 1 tokens at most, as in Whisper."""
         if not previous or not previous.strip():
             return []
         most = self.context_length // 2 - 1
         return [self.sot_prev, *self.encode(_spaced(previous))[-most:]]
 
-    def _said(self, given: Mapping[str, Any]) -> list[int]:
+    def _text_ids(self, given: Mapping[str, Any]) -> list[int]:
         segments = given.get("segments")
         if self.timestamps and segments:
             return [i for each in segments for i in self._segment(*each)]
@@ -319,14 +319,14 @@ class TranscriptProcessor:
         return [self.no_timestamps, *self.encode(_spaced(text))] if text.strip() else [self.no_speech]
 
     def _segment(self, start: float, end: float | None, text: str) -> list[int]:
-        said = self.encode(_spaced(text)) if text.strip() else []
-        return [self._timestamp(start), *said, *([] if end is None else [self._timestamp(end)])]
+        ids = self.encode(_spaced(text)) if text.strip() else []
+        return [self._timestamp(start), *ids, *([] if end is None else [self._timestamp(end)])]
 
     def _timestamp(self, seconds: float) -> int:
         number = round(seconds / SECONDS_PER_TIMESTAMP)
         if not 0 <= number < self.ids.num_timestamps:
             most = (self.ids.num_timestamps - 1) * SECONDS_PER_TIMESTAMP
-            raise ItemError(f"segments: a time of {seconds:g} s; this vocabulary has timestamps from 0 to {most:g} s", "text")
+            raise ItemError(f"segments: got a time of {seconds:g} s; this vocabulary has timestamps from 0 to {most:g} s", "text")
         return self.timestamp_begin + number
 
     def collate(self, items: Sequence[tuple[Int[Tensor, " _"], int]]) -> Batch:

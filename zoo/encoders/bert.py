@@ -64,7 +64,7 @@ class Bert(PostNormText):
         pool: str = "cls_tanh",
         dropout: float = 0.0,
     ) -> None:
-        word_dim = embedding_dim or dim
+        word_dim = embedding_dim or dim  # a head that ties its decoder to the token embedding needs this width
         super().__init__(
             dim=dim, vocab_size=vocab_size, word_dim=word_dim, context_length=context_length, pool=pool, separator_id=separator_id
         )
@@ -73,16 +73,16 @@ class Bert(PostNormText):
         self.padding_row = padding_row
         self.embedding = nn.Embedding(vocab_size, word_dim)
         self.widen = nn.Linear(word_dim, dim, bias=False) if word_dim != dim else nn.Identity()
-        # With a padding row, real tokens begin behind it, so the table has padding_row + 1 additional rows (RoBERTa: 514 for 512).
+        # With a padding row, real tokens begin after it, so the table has padding_row + 1 additional rows (RoBERTa: 514 for 512).
         self.positions = nn.Parameter(torch.empty(context_length + (0 if padding_row is None else padding_row + 1), dim))
-        self.types = nn.Parameter(torch.empty(num_types, dim))
+        self.types = nn.Parameter(torch.empty(num_types, dim))  # row 0 is also added to single texts, as in the reference
         self.norm = nn.LayerNorm(dim, eps=eps)
         hidden_dim = hidden_width(dim, mlp_ratio)
         self.blocks = nn.ModuleList(
             PostNormBlock(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps, dropout=dropout)
             for _ in range(depth)
         )
-        self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None
+        self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None  # weights of no use to another pool would stay untrained
         self.dropout = nn.Dropout(dropout)
         self.initialise_text()
 
@@ -96,6 +96,7 @@ class Bert(PostNormText):
 
         With ``padding_row`` 1, the mask ``[1 1 1 0]`` gives the rows 2 3 4 1.
         """
+        # cumsum counts real tokens only, so padding on the left does not shift positions; ``* real`` puts padding at padding_row.
         return None if self.padding_row is None else real.cumsum(1) * real + self.padding_row
 
     def embed(

@@ -30,7 +30,7 @@ DEFAULT_SIZE = 224  # pixels, usual for ImageNet; for convolutional models, whos
 REFUSED = {
     "timm_backbone": "it wraps a timm model; create that as timm/NAME",
     "timm_wrapper": "it wraps a timm model; create that as timm/NAME",
-    "vit_mae": "it hides patches at random; for its encoder alone set config.model_type=vit and pooler=false",
+    "vit_mae": "it hides patches at random; to use only its encoder, set config.model_type=vit and pooler=false",
     "yolos": "its last tokens are detections, not image patches",
 }
 POSITIONS = (  # learned tokens and positions by their names in transformers; excluded from weight decay

@@ -68,11 +68,11 @@ class Stem(nn.Module):
         if dim % 2 ** (steps - 1):
             raise ConfigError(f"dims: {dim}; a stem of patch_size {patch_size} needs a multiple of {2 ** (steps - 1)}")
         widths = [3, *(dim // 2 ** (steps - 1 - i) for i in range(steps)), dim]
-        strides = [2] * steps + [1]
+        strides = [2] * steps + [1]  # the last convolution keeps the size
         self.layers = nn.ModuleList(NormedConv(in_dim=a, out_dim=b, stride=s) for a, b, s in zip(widths, widths[1:], strides, strict=False))
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
-        x = pixels.contiguous(memory_format=torch.channels_last)
+        x = pixels.contiguous(memory_format=torch.channels_last)  # so that the output becomes tokens without a copy
         for i, layer in enumerate(self.layers):
             x = layer(x if i == 0 else F.gelu(x))  # no activation after the last layer, as in the reference
         return x
@@ -106,6 +106,7 @@ class Grapher(nn.Module):
     def forward(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> Float[Tensor, "batch nodes dim"]:
         x = self.fc1(x)
         candidates, _ = self._candidates(x, grid)
+        # The choice of neighbours has no gradient; the layers learn through the values of the chosen neighbours only.
         index, _ = self._neighbours(x, candidates, grid)
         relative = max_over_neighbours(candidates, index) - x  # equal to max_j (x_j - x_i), with one subtraction
         return self.fc2(self.update(x, relative))
@@ -218,6 +219,7 @@ class ViG(nn.Module):
             for first in (i == 0 for i in range(depth)):
                 i = len(self.blocks)
                 grapher = Grapher(dim=dim, num_neighbors=neighbors[i], dilation=dilations[i], reduction=reductions[stage], grid=grid)
+                # The first stage has no downsampling: the stem already gives its grid and width.
                 downsample = NormedConv(in_dim=dims[stage - 1], out_dim=dim, stride=2) if first and stage else None
                 feed_forward = FeedForward(dim=dim, hidden_dim=int(dim * mlp_ratio))
                 self.blocks.append(ViGBlock(grapher=grapher, feed_forward=feed_forward, downsample=downsample, drop_path=rates[i]))
@@ -297,7 +299,7 @@ def schedules(depths: Sequence[int], num_neighbors: Sequence[int], *, last_side:
     """
     total, (first, last) = sum(depths), num_neighbors
     neighbors = [first + (last - first) * i // max(total - 1, 1) for i in range(total)]  # integers avoid rounding errors
-    largest = max(1, last_side**2 // max(neighbors))
+    largest = max(1, last_side**2 // max(neighbors))  # dilation * neighbours may not exceed the nodes of the last stage
     return neighbors, [min(i // 4 + 1, largest) for i in range(total)]
 
 

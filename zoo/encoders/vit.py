@@ -89,6 +89,7 @@ class ViT(nn.Module):
 
     modality = "image"
     no_weight_decay = ("class_token", "registers", "positions", "probe")
+    # ``attention_pool`` is not among them: its probe needs all tokens, so there is no small vector to cache before it.
     after_features = ("pooler",)  # the submodules that ``from_features`` applies
 
     def __init__(
@@ -122,7 +123,7 @@ class ViT(nn.Module):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
         if (pool.startswith("cls") or pool == "concat") and not class_token:
-            raise ConfigError(f"pool: {pool!r} needs class_token=true; without one choose 'mean', 'attention' or 'none'")
+            raise ConfigError(f"pool: {pool!r} needs class_token=true; for class_token=false choose mean, mean_norm, attention or none")
         self.pool_layers = find_layers(pool_layers, depth) if pool == "concat" else []
         self.dim, self.image_size, self.pool, self.antialias = dim, image_size, pool, antialias
         self.gives_pooled = pool != "none"
@@ -131,6 +132,7 @@ class ViT(nn.Module):
         self.patch = PatchEmbedding(image_size=image_size, patch_size=patch_size, dim=dim, bias=patch_bias, drop_remainder=drop_remainder)
         self.class_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
         self.registers = nn.Parameter(torch.empty(1, num_registers, dim)) if num_registers else None
+        # One position for the class token, one per patch, none for registers (DINOv2).
         self.positions = nn.Parameter(torch.empty(1, int(class_token) + self.patch.grid**2, dim))
         self.pre_norm = nn.LayerNorm(dim, eps=eps) if pre_norm else nn.Identity()
         hidden_dim = hidden_width(dim, mlp_ratio)
@@ -140,7 +142,7 @@ class ViT(nn.Module):
             )
             for rate in drop_path_rates(drop_path, depth)
         )
-        # "mean_norm" moves the final norm behind the mean, so its tokens stay unnormalised (timm's fc_norm).
+        # "mean_norm" applies the final norm after the mean, so its tokens stay unnormalised (timm's fc_norm).
         self.norm = nn.Identity() if pool == "mean_norm" else nn.LayerNorm(dim, eps=eps)
         self.pool_norm = nn.LayerNorm(dim, eps=eps) if pool == "mean_norm" else nn.Identity()
         self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None
@@ -268,6 +270,7 @@ class ViT(nn.Module):
         prefix = int(self.class_token is not None)
         grid = (self.patch.grid, self.patch.grid)
         new_grid = (patches.shape[2], patches.shape[3])
+        # The class token's position is no place in the grid, so it is not resized.
         positions = resize_positions(self.positions[:, prefix:], grid, new_grid, antialias=self.antialias)
         tokens = [patches.flatten(2).transpose(1, 2) + positions]  # [B, patches, dim]
         if self.registers is not None:
@@ -289,12 +292,12 @@ class ViT(nn.Module):
         return torch.cat(parts, dim=-1)  # [B, 2 * layers * dim]
 
     def _initialise(self, init: str) -> None:
-        width = self.dim**-0.5
+        width = self.dim**-0.5  # openai/CLIP's ``scale``
         scale = width if init == "clip" else 0.02
         nn.init.trunc_normal_(self.positions, std=scale)
         for token in (self.class_token, self.registers):
             if token is not None:
-                nn.init.normal_(token, std=scale if init == "clip" else 1e-6)
+                nn.init.normal_(token, std=scale if init == "clip" else 1e-6)  # 1e-6: timm
         if self.attention_pool is not None:
             nn.init.trunc_normal_(self.attention_pool.probe, std=width)
         for name, module in self.named_modules():

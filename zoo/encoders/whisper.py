@@ -112,9 +112,9 @@ class WhisperEncoder(nn.Module):
         """Apply the two convolutions; both read zeros at frames after a clip."""
         if mask is None:
             return F.gelu(self.conv2(F.gelu(self.conv1(mels)))).transpose(1, 2)
-        behind = ~mask[:, None]  # [B, 1, frames]
+        padding = ~mask[:, None]  # [B, 1, frames]
         # The second masking is needed because conv1 writes bias and kernel overlap into the frames after the clip.
-        x = F.gelu(self.conv1(mels.masked_fill(behind, 0))).masked_fill(behind, 0)
+        x = F.gelu(self.conv1(mels.masked_fill(padding, 0))).masked_fill(padding, 0)
         return F.gelu(self.conv2(x)).transpose(1, 2)
 
     def _initialise(self) -> None:
