@@ -106,7 +106,7 @@ def test_without_a_tokenizer_ready_ids_are_taken_and_strings_refused(tmp_path, s
     make_transformers("siglip").save_pretrained(tmp_path)
     system = zoo.load(tmp_path)
     assert system.embed("text", token_ids()).shape == (6, 60)
-    with pytest.raises(zoo.DataError, match="brought none; put tokenizer.json beside them"):
+    with pytest.raises(zoo.DataError, match="the weights came without one; put tokenizer.json beside them"):
         system.embed("text", ["a cat"])
 
 

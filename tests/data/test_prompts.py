@@ -46,7 +46,7 @@ def test_templates_are_a_set_a_file_one_prompt_or_a_list(tmp_path):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ("imagnet", "templates: there is no set of templates and no file 'imagnet'; did you mean 'imagenet'"),
+        ("imagnet", "templates: there is no template set and no file 'imagnet'; did you mean 'imagenet'"),
         ("nowhere/t.txt", "templates: nowhere/t.txt cannot be read"),
         (["a {}", "a photo"], "template 2 of 2, 'a photo', has no {}"),
         ([], "there are no templates; give at least one"),
@@ -91,7 +91,7 @@ def test_a_class_has_prompts_names_or_both(tmp_path):
         ('["cat", "dog", "cat"]', "'cat' given more than once"),
         ('{"cat": ["a"], "cat": ["b"]}', "'cat' is given more than once"),
         ('{"cat": []}', "label 'cat' has no prompts and no names"),
-        ('{"cat": 3}', "label 'cat' has int 3, where a list of texts"),
+        ('{"cat": 3}', "label 'cat' has int 3, but a list of texts"),
         ('{"cat": {"synonyms": []}}', "label 'cat' has 'synonyms'; allowed are 'names' and 'prompts'"),
         ('["cat", " "]', "label 2 of 2 is empty"),
         ("[]", "there are no labels"),

@@ -92,7 +92,7 @@ def test_plain_text_is_cleaned_without_ftfy_as_with_it(monkeypatch):
 def test_where_the_merges_come_from(tmp_path, monkeypatch):
     assert find_merges().name == "bpe_simple_vocab_16e6.txt.gz"
     monkeypatch.setenv("ZOO_CLIP_MERGES", str(tmp_path / "none"))
-    with pytest.raises(zoo.WeightsError, match="ZOO_CLIP_MERGES: .* is no file"):
+    with pytest.raises(zoo.WeightsError, match="ZOO_CLIP_MERGES: .* is not a file"):
         find_merges()
     monkeypatch.delenv("ZOO_CLIP_MERGES")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
@@ -106,9 +106,9 @@ def test_without_merges_ready_ids_are_taken_and_a_string_says_how_to_get_them(mo
     monkeypatch.setattr("zoo.processors.text.find_merges", lambda: None)
     text = TextProcessor(vocab_size=49408, context_length=77, tokenizer="clip", eot_token_id=49407)
     assert text(torch.tensor([[49406, 320, 49407, 0]]))[1].tolist() == [[True, True, True, False]]
-    with pytest.raises(zoo.DataError, match="CLIP's merges are not here; pip install open_clip_torch, or set ZOO_CLIP_MERGES"):
+    with pytest.raises(zoo.DataError, match="CLIP's merges were not found; pip install open_clip_torch, or set ZOO_CLIP_MERGES"):
         text(["a cat"])
-    with pytest.raises(zoo.ConfigError, match="tokenizer: 'clip', and there is none"):
+    with pytest.raises(zoo.ConfigError, match="tokenizer: 'clip', but there is no tokenizer and it cannot be trained"):
         text.fit(["a cat"])
 
 
@@ -173,7 +173,7 @@ def test_swapped_ids_say_the_same_words():
         ({"tokenizer": "clip"}, "vocab_size: 300 is too small; CLIP's tokenizer needs at least 49408"),
         ({"tokenizer": "clip", "vocab_size": 49408}, "eot_token_id: got 2; CLIP's tokenizer ends texts with 49407"),
         ({"cleaning": "wbe"}, "did you mean 'web'"),
-        ({"mask_padding": False}, "allowed with pad_to=context_length only"),
+        ({"mask_padding": False}, "allowed only with pad_to=context_length"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(keywords, message):

@@ -181,7 +181,7 @@ def test_special_tokens_of_a_given_tokenizer_must_stand_where_ours_do(published)
     again.use(whole_tokenizer(part))
     assert again.encode("<|endoftext|>") == part.encode("<|endoftext|>") != [part.eot]  # spelt
     for kind in ("english", "100 languages"):
-        with pytest.raises(WeightsError, match="take the one the model was trained with"):
+        with pytest.raises(WeightsError, match="use the tokenizer the model was trained with"):
             TranscriptProcessor(context_length=448, tokenizer="given", **SETTINGS[kind]).use(whole_tokenizer(part))
 
 
@@ -192,7 +192,7 @@ def test_special_tokens_of_a_given_tokenizer_must_stand_where_ours_do(published)
         ({"vocab_size": 20}, "20 is too small; 15 are special tokens"),
         ({"num_languages": 101}, "allowed are 0 to 100"),
         ({"multilingual": True, "num_languages": 0}, "multilingual: 1 or more"),
-        ({"language": "de"}, "transcribes English alone"),
+        ({"language": "de"}, "only transcribes English"),
         ({"task": "translte"}, "did you mean 'translate'"),
         ({"multilingual": True, "language": "Chinese"}, "the code of Chinese is 'zh'"),
         ({"multilingual": True, "language": "german"}, "known: en, zh"),
@@ -207,7 +207,7 @@ def test_settings_that_are_not_allowed_are_refused(change, words):
 def test_a_row_in_a_language_that_the_model_does_not_know_is_a_fault_of_that_row(said):
     part = TranscriptProcessor(**SMALL)
     part.fit(["one two"])
-    with pytest.raises(ItemError, match="a transcript's language: .* English alone, .*: 'one two'") as fault:
+    with pytest.raises(ItemError, match="a transcript's language: .* only transcribes English: .*: 'one two'") as fault:
         part.item({"text": "one two", **said})
     assert fault.value.reason == "language"
 
@@ -215,9 +215,9 @@ def test_a_row_in_a_language_that_the_model_does_not_know_is_a_fault_of_that_row
 def test_without_a_tokenizer_ready_ids_are_taken_and_texts_are_not():
     part = TranscriptProcessor(**{**SMALL, "tokenizer": "given"})
     assert not part.is_fitted and part.suppressed and part(torch.tensor([[part.sot, 1, part.eot]])).masks["text"].all()
-    with pytest.raises(DataError, match="its weights brought none"):
+    with pytest.raises(DataError, match="the weights came without one"):
         part(["a"])
-    with pytest.raises(ConfigError, match="given, and there is none"):
+    with pytest.raises(ConfigError, match="given, but there is no tokenizer and it cannot be trained"):
         part.fit(["a"])
 
 
@@ -230,5 +230,5 @@ def test_a_damaged_file_of_ranks_is_refused(tmp_path):
     path = tmp_path / "x.tiktoken"
     for text in ("YQ== 0\nnot base64 1", "YQ== x", "YQ== 0\nYmNk 1"):
         path.write_text(text)
-        with pytest.raises(WeightsError, match="fetch it again"):
+        with pytest.raises(WeightsError, match="download it again"):
             tiktoken_tokenizer(path)

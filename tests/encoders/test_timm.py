@@ -180,7 +180,7 @@ def test_pretrained_weights_are_timms_own_at_this_image_size(tmp_path, monkeypat
 
 
 def test_weights_that_do_not_exist_are_refused():
-    with pytest.raises(zoo.WeightsError, match="timm://convit_nope: cannot be fetched"):
+    with pytest.raises(zoo.WeightsError, match="timm://convit_nope: cannot be downloaded"):
         zoo.create_model("timm_nano").read_pretrained("convit_nope")
 
 
@@ -196,7 +196,7 @@ def test_positions_do_not_decay():
         ("resnet18.a1_in1", {}, "did you mean 'resnet18.a1_in1k'"),
         ("hf-hub:timm/resnet18", {}, "timm has no model"),
         ("", {}, "names no model"),
-        ("efficientvim_m1", {}, "efficientvim_m1: gives 4 sets of features"),
+        ("efficientvim_m1", {}, "efficientvim_m1: gives 4 feature tensors instead of one"),
         ("vit_base_patch16_sapiens2", {}, "image_size: .*3 channels of 1024 x 768.*set image_size, for example 768"),
         ("test_vit", {"image_size": 33}, "image_size: .*images of 33 x 33: .*divisible by patch size"),
         ("vgg11", {"drop_path": 0.1}, "drop_path: got 0.1, but timm/vgg11 has no stochastic depth"),

@@ -78,7 +78,7 @@ def test_what_cannot_be_said_or_compared_is_left_out_with_the_reason(tmp_path):
     result = Tts(batch_size=1, max_seconds=0.2)(zoo.create_system("tacotron2_nano"), Faulty(), "test", advance=told.append)
     assert result.num_items == 1 and sum(told) == 3 and result.details["left_out"] == 2
     assert [each["id"] for each in result.facts["left_out"]] == ["1", "2"]
-    assert "cannot be said at once" in result.left_out[0]["reason"] and "at least one sample" in result.left_out[1]["reason"]
+    assert "cannot be spoken in one piece" in result.left_out[0]["reason"] and "at least one sample" in result.left_out[1]["reason"]
     assert result.tables[-1][0] == "left out"
 
 
@@ -87,7 +87,7 @@ def test_where_nothing_can_be_said_the_evaluation_says_why():
         def sample(self, index, generator=None):
             return super().sample(1)
 
-    with pytest.raises(DataError, match="no item of the split 'test' can be used; the first: .* cannot be said at once"):
+    with pytest.raises(DataError, match="no item of the split 'test' can be used; the first: .* cannot be spoken in one piece"):
         Tts(max_seconds=0.2)(zoo.create_system("tacotron2_nano"), Long(), "test")
 
 

@@ -174,7 +174,7 @@ def test_synthesis_refuses_what_it_cannot_say():
     for words, match in [
         ({"texts": "hello"}, "list of texts"),
         ({"texts": ["..."]}, "nothing to say"),
-        ({"texts": ["hello " * 40]}, "cannot be said at once"),
+        ({"texts": ["hello " * 40]}, "cannot be spoken in one piece"),
         ({"texts": ["hello"], "max_seconds": 0.0}, "max_seconds 0"),
         ({"texts": ["hello"], "speaker": 1}, "leave it out"),
         ({"texts": ["hello"], "vocoder": "hifi"}, "no 'hifi'"),

@@ -134,7 +134,11 @@ def test_compression_is_that_of_openai_whisper():
 
 @pytest.mark.parametrize(
     ("multilingual", "settings", "message"),
-    [(False, {"language": "de"}, "English alone"), (False, {"task": "translate"}, "English alone"), (True, {"language": "xx"}, "'xx'")],
+    [
+        (False, {"language": "de"}, "only transcribes English"),
+        (False, {"task": "translate"}, "only transcribes English"),
+        (True, {"language": "xx"}, "'xx'"),
+    ],
 )
 def test_a_language_that_the_model_does_not_know_is_refused(pair, multilingual, settings, message):
     with pytest.raises(ConfigError, match=message):

@@ -1,4 +1,4 @@
-"""Items that could not be used: counted by reason, with the first examples of each."""
+"""Counts of skipped data items by reason, with the first examples of each reason."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -6,20 +6,20 @@ from typing import Any
 
 from zoo.errors import ConfigError, DataError, name_choices
 
-POLICIES = ("error", "skip")
-MAX_SHARE = 0.1
-EXAMPLES = 5  # of each reason
-FEWEST_ITEMS = 100  # before so many were asked for, their number stands for them: one bad item of two is no bad data set
+POLICIES = ("error", "skip")  # values of data.on_bad_item
+MAX_SHARE = 0.1  # default of data.max_bad_share
+EXAMPLES = 5  # examples kept of each reason
+FEWEST_ITEMS = 100  # smallest denominator of the share: after only two items, one bad item does not mean a bad data set
 
 
 class Skips:
-    """What one process skipped so far.
+    """Counter of the items that one process has skipped.
 
     Args:
-        max_share: of the items asked for; more end the run.
+        max_share: largest allowed share of skipped items among the requested ones; a larger share ends the run.
 
     Raises:
-        ConfigError: a share outside [0, 1].
+        ConfigError: the share is outside [0, 1].
     """
 
     def __init__(self, max_share: float = MAX_SHARE) -> None:
@@ -31,14 +31,14 @@ class Skips:
 
     @property
     def total(self) -> int:
-        """Items skipped."""
+        """Number of skipped items."""
         return self.counts.total()
 
     def add(self, faults: Iterable[DataError], items: int) -> None:
-        """Count faults among so many items asked for.
+        """Count the faults among the next ``items`` requested items.
 
         Raises:
-            DataError: too large a share of them cannot be used.
+            DataError: the share of unusable items is larger than ``max_share``.
         """
         self.items += items
         for fault in faults:
@@ -54,15 +54,15 @@ class Skips:
             )
 
     def reasons(self) -> str:
-        """Counts by reason, the most frequent first: ``image 12, caption 3``."""
+        """Format the counts by reason, the most frequent first: ``image 12, caption 3``."""
         return ", ".join(f"{reason} {count}" for reason, count in self.counts.most_common())
 
     def state(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Return the counts and examples as plain values for JSON."""
         return {"items": self.items, "skipped": dict(self.counts), "examples": self.examples}
 
     def restore(self, *states: Mapping[str, Any]) -> "Skips":
-        """Take over the sum of saved states."""
+        """Replace the counts by the sum of saved states (one per process) and return self."""
         self.items, self.counts, self.examples = 0, Counter(), {}
         for state in states:
             self.items += state["items"]
@@ -73,10 +73,17 @@ class Skips:
 
 
 class Tolerant:
-    """A source whose splits all have one tolerance of bad items: the attribute ``max_bad_share``, None where one is an error.
+    """Wrapper of a data source that gives each split the same tolerance of bad items.
+
+    Each split gets the attribute ``max_bad_share``; None means that every bad item is an error.
+
+    Args:
+        source: the wrapped source; all other attributes are its own.
+        on_bad_item: "error" or "skip".
+        max_bad_share: largest allowed share of skipped items, for "skip".
 
     Raises:
-        ConfigError: an unknown policy, or a share outside [0, 1].
+        ConfigError: the policy is unknown, or the share is outside [0, 1].
     """
 
     def __init__(self, source: Any, on_bad_item: str, max_bad_share: float = MAX_SHARE) -> None:
@@ -86,7 +93,7 @@ class Tolerant:
         self._max_bad_share = Skips(max_bad_share).max_share if on_bad_item == "skip" else None
 
     def split(self, name: str) -> Any:
-        """The source's split."""
+        """Return a split of the source with ``max_bad_share`` set."""
         split = self._source.split(name)
         split.max_bad_share = self._max_bad_share
         return split

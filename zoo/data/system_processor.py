@@ -1,7 +1,7 @@
-"""The processors of a system's modalities as one object that is saved, hashed and loaded with the weights.
+"""Processor of a whole system: one part per modality, saved, hashed and loaded together with the weights.
 
-Conversations hold any number of pictures and clips; those of a whole batch stand one behind the other in ``inputs["image"]`` and
-``inputs["audio"]``, which have no rows where there are none, so that every process still touches the same parameters.
+A conversation can contain any number of images and clips. Those of a whole batch are concatenated in ``inputs["image"]`` and
+``inputs["audio"]``. A batch without any has tensors with zero rows there, so that every distributed process uses the same parameters.
 """
 
 import hashlib
@@ -19,15 +19,19 @@ from zoo.sources.wording.captions import stable_group
 from zoo.types import SUPERVISED, Batch, Sample
 
 FILE = "processor.json"
-CONVERSATION = "conversation"  # the part that owns tokenizer and chat template
+CONVERSATION = "conversation"  # name of the part that owns tokenizer and chat template
+# The files of the parts; ``hash_files`` reads them in this order.
 FILES = (FILE, "tokenizer.json", "conversation_tokenizer.json", "transcript_tokenizer.json", "chat_template.jinja")
 
 
 class Processor:
-    """Raw inputs to a ``Batch``; one part per modality.
+    """Conversion of raw inputs to a ``Batch``, with one part per modality.
 
-    ``processor(image=[...], text=[...])`` takes lists of raw inputs or ready tensors of equal length, and
-    ``processor(conversation=[...])`` whatever ``zoo.processors.chat.messages.as_conversation`` takes.
+    ``processor(image=[...], text=[...])`` takes lists of raw inputs, or processed tensors, of equal length.
+    ``processor(conversation=[...])`` takes every input that ``zoo.processors.chat.messages.as_conversation`` accepts.
+
+    Args:
+        parts: processors by modality, or by target for a part that fills ``Batch.targets``.
     """
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
@@ -35,19 +39,23 @@ class Processor:
 
     def __getitem__(self, modality: str) -> Any:
         if modality not in self.parts:
-            raise DataError(f"this system has no {modality!r} processor; {name_choices(modality, self.parts)}")
+            raise DataError(f"this system has no processor for {modality!r}; {name_choices(modality, self.parts)}")
         return self.parts[modality]
 
     def __call__(self, *, for_generation: bool = False, padding_side: str = "right", **raw: Any) -> Batch:
-        """Raw inputs as a batch.
+        """Convert raw inputs to a batch.
 
         Args:
-            for_generation: conversations are prompts, which end with the assistant's prefix.
-            padding_side: of conversations; "left" or "right".
+            for_generation: treat conversations as prompts, which end with the assistant's prefix.
+            padding_side: side on which conversations are padded, "left" or "right".
+            raw: inputs by modality, or ``conversation`` and nothing else.
+
+        Raises:
+            DataError: a modality has no processor, the inputs differ in number, or media are passed beside conversations.
         """
         if CONVERSATION in raw:
             if len(raw) > 1:
-                raise DataError(f"inputs: {', '.join(raw)}; pictures and clips of conversations stand in them, not beside them")
+                raise DataError(f"inputs: {', '.join(raw)}; put images and clips into the conversations, not beside them")
             given = [self[CONVERSATION].conversation(each, str(number)) for number, each in enumerate(raw[CONVERSATION])]
             items = [self.conversation_item(each, for_generation=for_generation) for each in given]
             return self._collate_conversations([each.id for each in given], items, padding_side)
@@ -56,30 +64,31 @@ class Processor:
             _put(batch, modality, self[modality](values))
         lengths = {modality: len(tensor) for modality, tensor in batch.inputs.items()}
         if len(set(lengths.values())) > 1:
-            raise DataError(f"inputs differ in number: {lengths}; give as many of each")
+            raise DataError(f"inputs differ in number: {lengths}; give the same number for each modality")
         return batch
 
     def items(self, sample: Sample) -> dict[str, Any]:
-        """One sample's tensors by modality; modalities that the system does not use are left out."""
+        """Process one sample to tensors by modality; modalities that the system does not use are left out."""
         if CONVERSATION in self.parts:
             return self.conversation_item(conversation_of(sample))
         reads = {name: part.modality if is_target(part) else name for name, part in self.parts.items()}
         return {name: _item(self.parts[name], sample, modality) for name, modality in reads.items() if modality in sample.inputs}
 
     def conversation_item(self, conversation: Conversation, *, for_generation: bool = False) -> dict[str, Any]:
-        """A conversation's tokens, and lists of its pictures and clips, processed.
+        """Process a conversation to its tokens and lists of processed images and clips.
 
         Raises:
-            DataError: it holds a modality that this system has no encoder for, or what cannot be used.
+            DataError: the conversation contains a modality for which this system has no encoder, or an unusable input.
         """
         media: dict[str, list[Any]] = {}
         for modality in MARKERS:
             given = conversation.media(modality)
             if given and modality not in self.parts:
-                what = PLURALS[modality] if len(given) > 1 else PLURALS[modality][:-1]
-                raise ItemError(f"{conversation.name} holds {len(given)} {what}, but this system has no encoder of {modality}", modality)
+                noun = PLURALS[modality] if len(given) > 1 else PLURALS[modality][:-1]
+                raise ItemError(f"{conversation.name} holds {len(given)} {noun}, but this system has no encoder of {modality}", modality)
             media[modality] = [self.parts[modality].item(raw) for raw in given]
         tokens = self[CONVERSATION].item(conversation, media, for_generation=for_generation)
+        # Truncation may have removed markers from the end of the tokens; the media of those are removed too.
         return {CONVERSATION: tokens, **{modality: found[: tokens.kept[modality]] for modality, found in media.items()}}
 
     def _collate_conversations(self, ids: Sequence[str], items: Sequence[dict[str, Any]], padding_side: str = "right") -> Batch:
@@ -93,19 +102,19 @@ class Processor:
         return batch
 
     def _collated(self, modality: str, items: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """All of a modality; without any, tensors of the right shape with no rows."""
+        """Collate all items of a modality; without items, return tensors of the right shape with zero rows."""
         if items:
             return self.parts[modality].collate(items)
         x, mask = self.parts[modality].meta(0)
         return torch.empty_like(x, device="cpu"), None if mask is None else torch.empty_like(mask, device="cpu")
 
     def collate(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> Batch:
-        """Processed items and the samples they came from, as one batch."""
+        """Collate processed items to a batch, with the ids, groups and labels of their samples."""
         ids, modalities = [sample.id for sample in samples], [] if CONVERSATION in self.parts else list(items[0])
         batch = self._collate_conversations(ids, items) if CONVERSATION in self.parts else Batch(inputs={}, ids=ids)
         for modality in modalities:
             _put(batch, modality, self.parts[modality].collate([item[modality] for item in items]))
-        # An item without a group means something of its own, on every rank: its id says so.
+        # An item without a group gets its own group, derived from its id so that every rank computes the same number.
         groups = [stable_group(sample.id) if sample.group is None else sample.group for sample in samples]
         batch.targets["groups"] = torch.tensor(groups)
         if all(sample.label is not None for sample in samples):
@@ -113,7 +122,7 @@ class Processor:
         return batch
 
     def meta(self, modalities: Sequence[str], batch_size: int) -> Batch:
-        """A batch of the right shapes without data; of conversations each with one picture and one clip."""
+        """Return a batch of the right shapes on the meta device; each conversation has one image and one clip."""
         if CONVERSATION in self.parts:
             token_ids, mask, supervised = self[CONVERSATION].meta(batch_size)
             batch = Batch(inputs={"text": token_ids}, masks={"text": mask}, targets={SUPERVISED: supervised})
@@ -128,11 +137,11 @@ class Processor:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether nothing has to be trained on captions before use."""
+        """True if no part has to be trained on captions before use."""
         return all(part.is_fitted for part in self.parts.values() if hasattr(part, "fit"))
 
     def fit(self, captions: Sequence[str]) -> None:
-        """Train what has to be trained on the run's captions (a tokenizer that is not there yet)."""
+        """Train the parts that need it (a tokenizer that does not exist yet) on the run's captions."""
         for part in self.parts.values():
             if hasattr(part, "fit") and not part.is_fitted:
                 part.fit(captions)
@@ -147,7 +156,7 @@ class Processor:
 
     @classmethod
     def load(cls, directory: Path) -> "Processor":
-        """Read what ``save`` wrote.
+        """Read a processor written by ``save``.
 
         Raises:
             WeightsError: the file is missing or does not describe processors.
@@ -157,7 +166,7 @@ class Processor:
             settings = json.loads(path.read_text(encoding="utf-8"))
             parts = {modality: find_part("processor", modality)(**keywords) for modality, keywords in settings.items()}
         except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{path}: not a processor file ({error}); export the checkpoint again") from error
+            raise WeightsError(f"{path}: is not a valid processor file ({error}); export the checkpoint again") from error
         for part in parts.values():
             if hasattr(part, "load"):
                 part.load(directory)
@@ -165,17 +174,17 @@ class Processor:
 
 
 def is_target(part: Any) -> bool:
-    """Whether a part makes what a head learns to give, out of the modality ``part.modality`` of samples (``zoo.processors.speech``)."""
+    """Return True if a part makes training targets of a head, from the modality ``part.modality`` of samples (``zoo.processors.speech``)."""
     return getattr(part, "target", False)
 
 
 def _item(part: Any, sample: Sample, modality: str) -> Any:
-    """What a part makes of a sample; one that reads more of it than one modality has ``item_of``."""
+    """Process one modality of a sample; a part that reads several modalities has ``item_of``, which gets the whole sample."""
     return part.item_of(sample) if hasattr(part, "item_of") else part.item(sample.inputs[modality])
 
 
 def _put(batch: Batch, name: str, found: Any) -> None:
-    """What a part gives: an encoder's input and its mask, targets by name, or several of them as a batch."""
+    """Add the output of a part to a batch: an encoder's input and its mask, a mapping of targets, or a batch of several."""
     if isinstance(found, Batch):
         batch.inputs.update(found.inputs)
         batch.masks.update(found.masks)
@@ -190,7 +199,7 @@ def _put(batch: Batch, name: str, found: Any) -> None:
 
 
 def hash_files(directory: Path) -> str:
-    """SHA-256 over the processor's files: preprocessing that changed after saving is found at load."""
+    """Return the SHA-256 of the processor's files; loading compares it, to find preprocessing that changed after saving."""
     digest = hashlib.sha256()
     for name in FILES:
         path = directory / name
@@ -200,15 +209,15 @@ def hash_files(directory: Path) -> str:
 
 
 def conversation_of(sample: Sample) -> Conversation:
-    """What a sample says; of pictures or clips with a caption, that they are shown and the assistant says it.
+    """Return a sample's conversation; from images or clips with a caption, make one in which the assistant gives the caption.
 
     Raises:
-        DataError: it holds neither a conversation nor a text.
+        DataError: the sample has neither a conversation nor a text.
     """
     given = sample.inputs.get(CONVERSATION)
     if given is not None:
         return as_conversation(given, sample.id)
     if "text" not in sample.inputs:
-        raise DataError(f"item {sample.id} holds {', '.join(sample.inputs)}; a system that talks needs a conversation or a caption")
+        raise DataError(f"item {sample.id} holds {', '.join(sample.inputs)}; a multimodal language model needs a conversation or a caption")
     shown = {"images" if modality == "image" else modality: [sample.inputs[modality]] for modality in MARKERS if modality in sample.inputs}
     return Conversation.of_caption(sample.inputs["text"], id=sample.id, **shown)

@@ -1,8 +1,8 @@
-"""Words for zero-shot classifiers: sets of templates by name, and label files with one or several prompts per class.
+"""Prompts of zero-shot classifiers: named template sets, and label files with one or several prompts per class.
 
-The sets lie in ``assets/templates/NAME.txt``, one template per line. ``imagenet`` (80), ``imagenet_7`` and ``cifar`` (18) are those of
-OpenAI's CLIP (notebooks/Prompt_Engineering_for_ImageNet.ipynb and data/prompts.md, MIT licence), ``simple`` is its single prompt.
-Nothing here needs torch.
+The sets are the files ``assets/templates/NAME.txt``, one template per line. ``imagenet`` (80), ``imagenet_7`` and ``cifar`` (18) come from
+OpenAI's CLIP (notebooks/Prompt_Engineering_for_ImageNet.ipynb and data/prompts.md, MIT licence); ``simple`` is its single prompt.
+This module does not need torch.
 """
 
 import json
@@ -15,18 +15,19 @@ from typing import Any
 from zoo.errors import DataError, name_choices
 from zoo.storage.places import packaged_directory
 
-SLOT = "{}"  # where the label goes
+SLOT = "{}"  # placeholder for the label
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 FORMAT = 'one label per line, or .json: a list of labels, or {"label": ["prompt", ...]}, or {"label": {"names": [...], "prompts": [...]}}'
 
 
 @dataclass(frozen=True)
 class Label:
-    """A class and how it is put into words.
+    """Class label with its names and prompts.
 
     Attributes:
-        names: go into every template; ``("sneaker", "trainer")`` and two templates make four prompts.
-        prompts: are taken as they are, with ``{}`` for the label.
+        label: name of the class.
+        names: names that fill every template; ``("sneaker", "trainer")`` and two templates make four prompts.
+        prompts: complete prompts, used without templates; ``{}`` stands for the label.
     """
 
     label: str
@@ -34,30 +35,34 @@ class Label:
     prompts: tuple[str, ...] = ()
 
     def fill(self, templates: Sequence[str]) -> list[str]:
-        """All prompts of this class."""
-        made = [template.replace(SLOT, name) for name in self.names for template in templates]
-        return made + [prompt.replace(SLOT, self.label) for prompt in self.prompts]
+        """Return all prompts of this class: templates filled with its names, then its own prompts."""
+        filled = [template.replace(SLOT, name) for name in self.names for template in templates]
+        return filled + [prompt.replace(SLOT, self.label) for prompt in self.prompts]
 
 
 def plain_labels(labels: Iterable[str], key: str = "labels") -> list[Label]:
-    """Labels that stand for themselves.
+    """Make labels whose only name is the label itself.
+
+    Args:
+        labels: names of the classes.
+        key: option or config key for error messages.
 
     Raises:
-        DataError: none, an empty one, or one given twice.
+        DataError: there are no labels, or one is empty or given twice.
     """
     return _checked([Label(label, (label,)) for label in labels], key)
 
 
 def fill_templates(labels: Sequence[Label], templates: Sequence[str]) -> list[list[str]]:
-    """One list of prompts per label."""
+    """Return one list of prompts per label."""
     return [label.fill(templates) for label in labels]
 
 
 def in_order(labels: Sequence[Label], names: Sequence[str], key: str = "labels") -> list[Label]:
-    """The labels of certain classes, in their order.
+    """Return the labels of the classes ``names``, in this order.
 
     Raises:
-        DataError: one is missing.
+        DataError: a class has no label.
     """
     known = {label.label: label for label in labels}
     missing = [name for name in names if name not in known]
@@ -67,18 +72,19 @@ def in_order(labels: Sequence[Label], names: Sequence[str], key: str = "labels")
 
 
 def template_sets() -> list[str]:
-    """Names of the sets that come with zoo."""
+    """Return the names of the template sets that come with zoo."""
     return sorted(path.stem for path in (packaged_directory("assets") / "templates").glob("*.txt"))
 
 
 def read_templates(wanted: str | Path | Sequence[str], key: str = "templates") -> list[str]:
-    """Templates from the name of a set, a file with one per line, one template, or a list of them.
+    """Return templates from the name of a set, a file with one per line, a single template, or a list of templates.
 
     Args:
-        key: the option or config key that asks, for messages.
+        wanted: the name, file, template or list.
+        key: option or config key for error messages.
 
     Raises:
-        DataError: no such set or file, or a template without ``{}``.
+        DataError: the set or file does not exist, or a template has no ``{}``.
     """
     if not isinstance(wanted, str | Path):
         return _checked_templates(list(wanted), f"{key}: ")
@@ -88,7 +94,7 @@ def read_templates(wanted: str | Path | Sequence[str], key: str = "templates") -
     if SLOT in text and not Path(text).exists():
         return [text]
     if not Path(text).exists() and Path(text).name == text:
-        raise DataError(f"{key}: there is no set of templates and no file {text!r}; {name_choices(text, template_sets())}")
+        raise DataError(f"{key}: there is no template set and no file {text!r}; {name_choices(text, template_sets())}")
     return _checked_templates(read_lines(Path(text), key), f"{key}: {text}: ")
 
 
@@ -96,7 +102,7 @@ def read_labels(path: str | Path, key: str = "labels") -> list[Label]:
     """Read a label file: text with one label per line, or JSON with several prompts or names per class.
 
     Raises:
-        DataError: the file cannot be read, is of another form, or has an empty label or one twice.
+        DataError: the file cannot be read or has another format, or a label is empty or given twice.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
@@ -114,7 +120,7 @@ def read_labels(path: str | Path, key: str = "labels") -> list[Label]:
 
 
 def read_lines(path: Path, key: str) -> list[str]:
-    """Lines of a UTF-8 text file without the white space around them; empty ones at the end are left out.
+    """Read the lines of a UTF-8 text file, stripped of white space; empty lines at the end are dropped.
 
     Raises:
         DataError: the file cannot be read.
@@ -126,17 +132,17 @@ def _read_text(path: Path, key: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{key}: {path} cannot be read ({error}); give a UTF-8 text file, one per line") from error
+        raise DataError(f"{key}: {path} cannot be read ({error}); give a UTF-8 text file with one entry per line") from error
 
 
 def _worded(label: str, value: Any, where: str) -> Label:
-    """A class as JSON describes it."""
+    """Parse the JSON value of one class: null, a mapping of names and prompts, or one or several prompts."""
     if value is None:
         return Label(label, (label,))
     if isinstance(value, Mapping):
-        strange = sorted(set(value) - {"names", "prompts"})
-        if strange:
-            raise DataError(f"{where}: label {label!r} has {strange[0]!r}; allowed are 'names' and 'prompts'")
+        unknown = sorted(set(value) - {"names", "prompts"})
+        if unknown:
+            raise DataError(f"{where}: label {label!r} has {unknown[0]!r}; allowed are 'names' and 'prompts'")
         return Label(label, _texts(value.get("names", []), label, where), _texts(value.get("prompts", []), label, where))
     return Label(label, (), _texts(value, label, where))
 
@@ -144,14 +150,14 @@ def _worded(label: str, value: Any, where: str) -> Label:
 def _texts(value: Any, label: str, where: str) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise DataError(f"{where}: label {label!r} has {_shown(value)}, where a list of texts is expected; give {FORMAT}")
+        raise DataError(f"{where}: label {label!r} has {_shown(value)}, but a list of texts is expected; give {FORMAT}")
     return tuple(text.strip() for text in texts)
 
 
 def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if twice:
-        raise DataError(f"{where}: {twice[0]!r} is given more than once; each label may stand once")
+        raise DataError(f"{where}: {twice[0]!r} is given more than once; give each label once")
     return dict(pairs)
 
 
@@ -164,10 +170,10 @@ def _checked(labels: list[Label], where: str) -> list[Label]:
     twice = [name for name, count in Counter(label.label for label in labels).items() if count > 1]
     if twice:
         more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
-        raise DataError(f"{where}: {', '.join(map(repr, twice[:3]))}{more} given more than once; each label may stand once")
-    silent = [label.label for label in labels if not label.names and not label.prompts]
-    if silent:
-        raise DataError(f"{where}: label {silent[0]!r} has no prompts and no names; give at least one, or null for the label itself")
+        raise DataError(f"{where}: {', '.join(map(repr, twice[:3]))}{more} given more than once; give each label once")
+    promptless = [label.label for label in labels if not label.names and not label.prompts]
+    if promptless:
+        raise DataError(f"{where}: label {promptless[0]!r} has no prompts and no names; give at least one, or null for the label itself")
     return labels
 
 
@@ -176,7 +182,7 @@ def _checked_templates(templates: list[str], where: str) -> list[str]:
         raise DataError(f"{where}there are no templates; give at least one, for example 'a photo of a {SLOT}.'")
     wrong = [(i, template) for i, template in enumerate(templates, 1) if not isinstance(template, str) or SLOT not in template]
     if wrong:
-        raise DataError(f"{where}template {wrong[0][0]} of {len(templates)}, {wrong[0][1]!r}, has no {SLOT} where the label goes")
+        raise DataError(f"{where}template {wrong[0][0]} of {len(templates)}, {wrong[0][1]!r}, has no {SLOT}, the placeholder for the label")
     return templates
 
 

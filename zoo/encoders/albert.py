@@ -1,9 +1,10 @@
-"""ALBERT: BERT with one block that runs again and again, and a narrow table of words.
+"""ALBERT: BERT with one block whose weights are shared by all layers, and a narrow token embedding.
 
 Paper: Lan et al. 2019 (arXiv 1909.11942), sections 3.1 and 3.2. Reference: transformers 5.17, ``modeling_albert.py``.
 
-Where we differ: queries, keys and values are one matrix; dropout is one rate, 0 unless asked for (the paper's larger models have
-none), and none on attention's probabilities; all blocks are one group, as in every published model.
+Where we differ: one matrix projects to queries, keys and values. There is one dropout rate, 0 by default (the paper's larger models
+train without dropout), and it does not apply to the attention probabilities. All layers share one block (``num_hidden_groups`` is 1 in
+every published model).
 """
 
 from collections.abc import Sequence
@@ -19,20 +20,21 @@ from zoo.registry import register
 
 @register("encoder")
 class Albert(PostNormText):
-    """Token ids to tokens of the last block and one pooled vector.
+    """Text encoder that gives the tokens of the last block and one pooled vector.
 
     Args:
-        context_length: the most tokens that one text may have.
-        embedding_dim: width of the tables of words, positions and types, which a layer with a bias widens after their norm.
-        depth: how often the one block runs.
-        num_types: rows of the table of token types.
-        separator_id: the id that ends each text of a row, by which tokens get their type (``zoo.layers.post_norm``).
+        context_length: maximum number of tokens of one text.
+        embedding_dim: width of the token, position and type embeddings. After their LayerNorm, a linear layer with bias projects them
+            to ``dim``.
+        depth: number of times that the shared block runs.
+        num_types: number of token types (segments).
+        separator_id: id of the symbol that ends each text of a row; token types follow from it (``zoo.layers.post_norm``).
         pool: "cls_tanh" is BERT's pooler, "cls" the first token, "mean" the mean over real tokens, "none" gives no pooled vector.
-        dropout: of embeddings and of what each sublayer adds.
+        dropout: dropout rate of the embeddings and of the output of each sublayer.
 
     Raises:
-        ConfigError: an unknown pool, or a number outside its range.
-        DataError: (forward) a row longer than ``context_length``, or types without a row in the table.
+        ConfigError: ``pool`` is unknown, or a number is outside its range.
+        DataError: (forward) a row is longer than ``context_length``, or a token type is ``num_types`` or more.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Albert(PostNormText):
         self.norm = nn.LayerNorm(embedding_dim, eps=eps)
         self.widen = nn.Linear(embedding_dim, dim)
         hidden_dim = hidden_width(dim, mlp_ratio)
+        # ALBERT has one block: checkpoints hold its weights once, and its gradient is the sum over all ``depth`` runs.
         self.block = PostNormBlock(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps, dropout=dropout)
         self.depth = depth
         self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None
@@ -69,7 +72,7 @@ class Albert(PostNormText):
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """The one block, as often as it runs."""
+        """The shared block, repeated ``depth`` times."""
         return [self.block] * self.depth
 
     def embed(
@@ -78,5 +81,6 @@ class Albert(PostNormText):
         positions: Float[Tensor, "*places width"],
         types: Float[Tensor, "*kinds width"],
     ) -> Float[Tensor, "*tokens dim"]:
-        """Words with positions and types, normalised, then widened."""
+        """Add token, position and type embeddings, normalise the sum, then project it from ``embedding_dim`` to ``dim``."""
+        # The norm comes before the projection; a low-rank Bert projects first (see ``zoo.encoders.bert``).
         return self.widen(self.dropout(self.norm(self.embedding(token_ids) + positions + types)))

@@ -1,13 +1,17 @@
-"""Post-norm text transformer with learned positions and token types: BERT, RoBERTa, and the sentence encoders made from them (MiniLM).
+"""Post-norm text transformer with learned positions and token types: BERT, RoBERTa, and sentence encoders based on them (MiniLM).
 
 Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3; Liu et al. 2019 (RoBERTa, arXiv 1907.11692); Reimers and Gurevych 2019
 (Sentence-BERT, arXiv 1908.10084), section 3 (mean pooling). References: transformers 5.17, ``modeling_bert.py``,
 ``modeling_roberta.py``.
 
-Where we differ: queries, keys and values are one matrix; dropout is one rate for embeddings and sublayers, 0 unless asked for, and
-none on attention's probabilities; token types follow from the separators in a row, or are given; RoBERTa's padding is what the mask
-says and not what has the padding's id; the table of words may be of lower rank: narrower than the rest, and widened by a matrix
-before anything is added to it. (ALBERT, a family of its own, widens after the norm, and with a bias.)
+Where we differ:
+
+* One matrix projects to queries, keys and values.
+* Embeddings and sublayers have one dropout rate, 0 by default; the attention probabilities have no dropout.
+* Token types follow from the separators in a row, unless the caller passes them.
+* In RoBERTa, the mask defines the padding; the reference uses the padding's token id.
+* The token embedding may be narrower than ``dim``. A matrix without bias then projects it to ``dim`` before positions and types are
+  added. (ALBERT, see ``zoo.encoders.albert``, projects after the norm and with a bias.)
 """
 
 from collections.abc import Sequence
@@ -24,22 +28,22 @@ from zoo.registry import register
 
 @register("encoder")
 class Bert(PostNormText):
-    """Token ids to tokens of the last block and one pooled vector.
+    """Text encoder that gives the tokens of the last block and one pooled vector.
 
     Args:
-        context_length: the most tokens that one text may have.
-        embedding_dim: width of the table of words; None is ``dim``. A narrower one is widened by a matrix.
-        num_types: rows of the table of token types; without two texts in a row, type 0 is used alone.
-        padding_row: row of the table of positions that padding takes: real tokens then have the rows from the next on, counted
-            without padding (RoBERTa: 1, so that the first token has row 2 and 512 tokens need 514 rows). None: BERT's, from 0.
-        separator_id: the id that ends each text of a row, by which tokens get their type (``zoo.layers.post_norm``).
+        context_length: maximum number of tokens of one text.
+        embedding_dim: width of the token embedding; None means ``dim``. If it is not ``dim``, a matrix projects it to ``dim``.
+        num_types: number of token types (segments); a row with a single text uses type 0 only.
+        padding_row: row of the position table that padding uses. Real tokens then use the rows after it, counted without padding
+            (RoBERTa: 1, so the first token has row 2 and 512 tokens need 514 rows). None numbers all positions from 0 (BERT).
+        separator_id: id of the symbol that ends each text of a row; token types follow from it (``zoo.layers.post_norm``).
         pool: "cls_tanh" is BERT's pooler (a linear layer and tanh of the first token), "cls" the first token, "mean" the mean
             over real tokens (Sentence-BERT), "none" gives no pooled vector.
-        dropout: of embeddings and of what each sublayer adds; 0.1 in the paper's pre-training.
+        dropout: dropout rate of the embeddings and of the output of each sublayer; 0.1 in the paper's pre-training.
 
     Raises:
-        ConfigError: an unknown pool, or a number outside its range.
-        DataError: (forward) a row longer than ``context_length``, or types without a row in the table.
+        ConfigError: ``pool`` is unknown, or a number is outside its range.
+        DataError: (forward) a row is longer than ``context_length``, or a token type is ``num_types`` or more.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class Bert(PostNormText):
         pool: str = "cls_tanh",
         dropout: float = 0.0,
     ) -> None:
-        word_dim = embedding_dim or dim
+        word_dim = embedding_dim or dim  # a head that ties its decoder to the token embedding needs this width
         super().__init__(
             dim=dim, vocab_size=vocab_size, word_dim=word_dim, context_length=context_length, pool=pool, separator_id=separator_id
         )
@@ -69,25 +73,30 @@ class Bert(PostNormText):
         self.padding_row = padding_row
         self.embedding = nn.Embedding(vocab_size, word_dim)
         self.widen = nn.Linear(word_dim, dim, bias=False) if word_dim != dim else nn.Identity()
+        # With a padding row, real tokens begin after it, so the table has padding_row + 1 additional rows (RoBERTa: 514 for 512).
         self.positions = nn.Parameter(torch.empty(context_length + (0 if padding_row is None else padding_row + 1), dim))
-        self.types = nn.Parameter(torch.empty(num_types, dim))
+        self.types = nn.Parameter(torch.empty(num_types, dim))  # row 0 is also added to single texts, as in the reference
         self.norm = nn.LayerNorm(dim, eps=eps)
         hidden_dim = hidden_width(dim, mlp_ratio)
         self.blocks = nn.ModuleList(
             PostNormBlock(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps, dropout=dropout)
             for _ in range(depth)
         )
-        self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None
+        self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None  # weights of no use to another pool would stay untrained
         self.dropout = nn.Dropout(dropout)
         self.initialise_text()
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """The blocks in the order in which they run."""
+        """The transformer blocks, in execution order."""
         return list(self.blocks)
 
     def places(self, real: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"] | None:
-        """Rows of the table of positions: with ``padding_row`` 1 ``[1 1 1 0]`` gives 2 3 4 1."""
+        """Return the row of the position table for each token; None means 0, 1, 2, ... (BERT).
+
+        With ``padding_row`` 1, the mask ``[1 1 1 0]`` gives the rows 2 3 4 1.
+        """
+        # cumsum counts real tokens only, so padding on the left does not shift positions; ``* real`` puts padding at padding_row.
         return None if self.padding_row is None else real.cumsum(1) * real + self.padding_row
 
     def embed(
@@ -96,5 +105,5 @@ class Bert(PostNormText):
         positions: Float[Tensor, "*places width"],
         types: Float[Tensor, "*kinds width"],
     ) -> Float[Tensor, "*tokens dim"]:
-        """Words, widened where they are narrow, with positions and types, normalised."""
+        """Project token embeddings to ``dim`` if they are narrower, add positions and types, and normalise the sum."""
         return self.dropout(self.norm(self.widen(self.embedding(token_ids)) + positions + types))

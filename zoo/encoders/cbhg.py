@@ -2,7 +2,7 @@
 
 Paper: Wang et al. 2017 (arXiv 1703.10135), section 3.2 and table 1. Reference: keithito/tacotron ``tacotron.py``.
 
-Where we differ: padding changes nothing (see ``zoo.layers.cbhg``).
+Where we differ: padding does not influence the result (see ``zoo.layers.cbhg``).
 """
 
 import torch
@@ -18,18 +18,21 @@ from zoo.types import Encoded
 
 @register("encoder")
 class CbhgEncoder(nn.Module):
-    """Token ids to one vector for each character; there is no pooled vector.
+    """Text encoder with one output vector of width ``2 * hidden_dim`` per character and no pooled vector.
 
     Args:
-        context_length: the most characters that the processor lets through; the encoder itself takes any number.
-        embedding_dim: of a character, and of the pre-net's first layer.
-        hidden_dim: of the pre-net's second layer, the convolutions, and each direction of the GRU.
-        bank: widest kernel of the bank of convolutions.
+        vocab_size: number of symbols in the embedding table.
+        context_length: maximum number of characters that the processor accepts; the encoder itself has no limit.
+        embedding_dim: width of the embedding and of the pre-net's first layer.
+        hidden_dim: width of the pre-net's second layer, the convolutions, and each direction of the GRU.
+        bank: largest kernel size of the convolution bank, which has one convolution of each size from 1 to this.
+        dropout: dropout rate after each pre-net layer.
     """
 
     modality = "text"
     gives_pooled = False
-    preprocessing = {"tokenizer": "given"}  # a system says which symbols they are; there are fewer than a tokenizer needs
+    # Each system config names its symbol table. A trained tokenizer cannot be the default: 38 rows are fewer than its minimum.
+    preprocessing = {"tokenizer": "given"}
 
     def __init__(
         self,
@@ -46,9 +49,14 @@ class CbhgEncoder(nn.Module):
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.prenet = Prenet(embedding_dim, (embedding_dim, hidden_dim), dropout=dropout, bias=True)
         self.cbhg = CBHG(in_dim=hidden_dim, bank=bank, dim=hidden_dim, projections=(hidden_dim, hidden_dim))
-        nn.init.trunc_normal_(self.embedding.weight, std=0.5)  # keithito
+        nn.init.trunc_normal_(self.embedding.weight, std=0.5)  # the value of keithito/tacotron
 
     def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
-        """``mask`` is True at real characters, at the left of each row; without one every position is real."""
+        """Encode characters to tokens [batch, length, 2 * hidden_dim].
+
+        Args:
+            mask: True at real characters, which must be at the left of each row; None if there is no padding.
+        """
         real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        # all_or_mask gives None if every position is real, which allows the faster unmasked path.
         return Encoded(self.cbhg(self.prenet(self.embedding(token_ids)), all_or_mask(mask)), None, real)

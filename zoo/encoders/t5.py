@@ -1,11 +1,12 @@
-"""The encoder of T5: pre-norm, without biases, with relative positions.
+"""Encoder of T5: a pre-norm transformer without biases, with relative positions.
 
 Paper: Raffel et al. 2019 (arXiv 1910.10683), section 2.1; for version 1.1 Shazeer 2020 (arXiv 2002.05202), the "GEGLU" with tanh.
 References: transformers 5.17, ``modeling_t5.py``; google-research/text-to-text-transfer-transformer.
 
-Where we differ: queries, keys and values are one matrix, and so are the two of a gate; dropout is 0 unless asked for, and none on
-attention's probabilities; half precision is not clamped; there is a pooled vector, the mean over real tokens (Sentence-T5, Ni et al.
-2021, arXiv 2108.08877). Nothing in the model limits lengths; ``context_length`` is what it was trained with.
+Where we differ: one matrix projects to queries, keys and values, and one to the gate and the value of a gated feed-forward layer. Dropout
+is 0 by default, and the attention probabilities have no dropout. Half-precision activations are not clamped. There is a pooled vector, the
+mean over real tokens (Sentence-T5, Ni et al. 2021, arXiv 2108.08877). The weights allow any length; ``context_length`` is the length used
+in training.
 """
 
 import math
@@ -30,25 +31,28 @@ POOLS = ("mean", "none")
 def relative_buckets(
     relative: Int[Tensor, "queries keys"], *, num_buckets: int, max_distance: int, both_ways: bool = True
 ) -> Int[Tensor, "queries keys"]:
-    """Which row of the bias table a distance has: small ones have a row each, large ones share rows by their logarithm.
+    """Return the row of the bias table for each distance; small distances have a row each, large ones share rows logarithmically.
 
-    With 32 buckets and distances up to 128, both ways: 0 -> 0, -1 -> 1, -7 -> 7, -8 -> 8, -16 -> 10, -127 and beyond -> 15; +1 -> 17.
+    With 32 buckets, max_distance 128 and both ways: 0 -> 0, -1 -> 1, -7 -> 7, -8 -> 8, -16 -> 10, -127 and beyond -> 15; +1 -> 17.
 
     Args:
-        relative: place of the key minus that of the query.
-        both_ways: the upper half of the rows is for keys that come after; otherwise these all have row 0.
+        relative: position of the key minus position of the query.
+        num_buckets: number of rows of the bias table.
+        max_distance: distances from this one on share the last row.
+        both_ways: if True, keys after the query use the upper half of the rows; if False, they all use row 0.
     """
     rows = num_buckets // 2 if both_ways else num_buckets
     offset = (relative > 0).long() * rows if both_ways else torch.zeros_like(relative)
     distance = relative.abs() if both_ways else (-relative).clamp(min=0)
-    exact = rows // 2
+    exact = rows // 2  # smaller distances have a row of their own
+    # clamp(min=1) keeps log finite at distance 0, where torch.where below takes the exact row anyway.
     grown = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (rows - exact)
     shared = (exact + grown.long()).clamp(max=rows - 1)
     return offset + torch.where(distance < exact, distance, shared)
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head self-attention whose scores are not scaled, with a bias by distance; its width inside may differ from ``dim``."""
+    """Multi-head self-attention with unscaled scores and a relative position bias; ``num_heads * head_dim`` may differ from ``dim``."""
 
     def __init__(self, *, dim: int, num_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -62,15 +66,21 @@ class RelativeAttention(nn.Module):
         bias: Float[Tensor, "1 num_heads length length"],
         mask: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """``mask`` is True at tokens that may be attended to."""
+        """Attend over the whole row.
+
+        Args:
+            bias: added to the attention scores of every item.
+            mask: True at tokens that may be attended to; None allows all.
+        """
         states = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B, L, 3, heads, head_dim]
         q, k, v = states.permute(2, 0, 3, 1, 4)  # each [B, heads, L, head_dim]
         allowed = attention_mask(mask, x.shape[1], causal=False)
+        # scale 1: T5 has no 1 / sqrt(head_dim); the initialisation of the queries contains it (see T5._initialise).
         return self.out(attend_heads(q, k, v, allowed=allowed, bias=bias.to(q.dtype), scale=1.0))
 
 
 class FeedForward(nn.Module):
-    """Linear, activation, Linear; where it is gated, the activation of one half times the other half."""
+    """Two linear layers with an activation between them; if gated, the activation of one half multiplies the other half."""
 
     def __init__(self, *, dim: int, hidden_dim: int, activation: str, gated: bool, dropout: float) -> None:
         super().__init__()
@@ -87,7 +97,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
     def __init__(
         self, *, dim: int, num_heads: int, head_dim: int, hidden_dim: int, activation: str, gated: bool, eps: float, dropout: float
@@ -111,22 +121,23 @@ class Block(nn.Module):
 
 @register("encoder")
 class T5(nn.Module):
-    """Token ids to normalised tokens of the last block, and their mean.
+    """Text encoder that gives the normalised tokens of the last block and their mean.
 
     Args:
-        context_length: the most tokens that one text may have; the model's weights do not depend on it.
-        head_dim: width of each head; heads times it need not be ``dim`` (T5-3B, T5-11B).
-        hidden_dim: width between the layers of the feed-forward part.
+        context_length: maximum number of tokens of one text; the model's weights do not depend on it.
+        head_dim: width of each head; ``num_heads * head_dim`` need not be ``dim`` (T5-3B, T5-11B).
+        hidden_dim: width between the two feed-forward layers.
         activation: "relu" in version 1.0, "gelu_tanh" in version 1.1.
-        gated: the feed-forward part has a third matrix (version 1.1).
-        num_buckets: rows of the table of biases by distance, which all blocks share.
-        max_distance: from which on all distances share a row.
-        pool: "mean" over real tokens, or "none".
-        dropout: of embeddings, of what each sublayer adds, inside the feed-forward part and of the output; 0.1 in the paper.
+        gated: the feed-forward part has a third matrix, the gate (version 1.1).
+        num_buckets: rows of the relative position bias table, which all blocks share.
+        max_distance: distance from which on all distances share one row, in tokens.
+        pool: "mean" over real tokens, or "none" for no pooled vector.
+        dropout: dropout rate of the embeddings, of the output of each sublayer, inside the feed-forward part and of the final tokens;
+            0.1 in the paper.
 
     Raises:
-        ConfigError: an unknown pool, or buckets that distances cannot be shared out to.
-        DataError: (forward) a row longer than ``context_length``.
+        ConfigError: ``pool`` is unknown, or ``num_buckets`` and ``max_distance`` do not fit together.
+        DataError: (forward) a row is longer than ``context_length``.
     """
 
     modality = "text"
@@ -155,14 +166,14 @@ class T5(nn.Module):
             raise ConfigError(f"pool: there is no {pool!r}; {name_choices(pool, POOLS)}")
         if num_buckets < 4 or num_buckets % 4 or max_distance <= num_buckets // 4:
             raise ConfigError(
-                f"num_buckets: {num_buckets} with max_distance {max_distance}; allowed are multiples of 4, and a distance above a quarter "
-                "of them"
+                f"num_buckets: {num_buckets} with max_distance {max_distance}; allowed are a num_buckets that is a multiple of 4, and a "
+                "max_distance above num_buckets / 4"
             )
         self.dim, self.vocab_size, self.context_length = dim, vocab_size, context_length
         self.num_heads, self.head_dim, self.num_buckets, self.max_distance = num_heads, head_dim, num_buckets, max_distance
         self.pool, self.gives_pooled = pool, pool != "none"
         self.embedding = nn.Embedding(vocab_size, dim)
-        self.distances = nn.Parameter(torch.empty(num_buckets, num_heads))
+        self.distances = nn.Parameter(torch.empty(num_buckets, num_heads))  # one table for all blocks; the reference keeps it in block 0
         self.blocks = nn.ModuleList(
             Block(
                 dim=dim,
@@ -181,7 +192,11 @@ class T5(nn.Module):
         self._initialise()
 
     def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
-        """``mask`` is True at real tokens; without one every position is real."""
+        """Encode token ids to tokens [batch, length, dim] and their mean.
+
+        Args:
+            mask: True at real tokens; None if there is no padding.
+        """
         if token_ids.shape[1] > self.context_length:
             raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
         real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
@@ -192,13 +207,17 @@ class T5(nn.Module):
         return Encoded(x, masked_mean(x, real) if self.gives_pooled else None, real)
 
     def bias(self, length: int) -> Float[Tensor, "1 num_heads {length} {length}"]:
-        """What each head adds to the scores of a row of so many tokens."""
+        """Return the relative position bias that each head adds to the attention scores of a row of ``length`` tokens."""
         places = torch.arange(length, device=self.distances.device)
         rows = relative_buckets(places[None] - places[:, None], num_buckets=self.num_buckets, max_distance=self.max_distance)
+        # contiguous: every block reads this bias, and fast attention kernels want the last dimension dense.
         return F.embedding(rows, self.distances).permute(2, 0, 1)[None].contiguous()  # [1, heads, L, L]
 
     def _initialise(self) -> None:
-        """Mesh TensorFlow's: the scale that the scores lack is in the queries. Source: the reference's ``_init_weights``."""
+        """Initialise as Mesh TensorFlow does: the queries contain the 1 / sqrt(head_dim) that the unscaled scores lack.
+
+        Source: ``_init_weights`` of transformers' ``modeling_t5.py``.
+        """
         inner = self.num_heads * self.head_dim
         nn.init.normal_(self.embedding.weight, std=1.0)
         nn.init.normal_(self.distances, std=self.dim**-0.5)

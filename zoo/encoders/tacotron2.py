@@ -2,8 +2,9 @@
 
 Paper: Shen et al. 2017 (arXiv 1712.05884), section 2.2. References: torchaudio ``models/tacotron2.py``, NVIDIA/tacotron2 ``model.py``.
 
-Where we differ: padding. It is zero in front of each convolution and counts in no BatchNorm statistics, so that a text gives the same
-tokens whatever it is batched with. In the references the embedding of the padding symbol reaches the last characters of shorter texts.
+Where we differ: padding does not influence the result. Padded positions are set to zero before each convolution and are excluded from the
+BatchNorm statistics, so a text gives the same tokens in every batch. In the references, the convolutions carry the embedding of the
+padding symbol into the last characters of shorter texts.
 """
 
 import torch
@@ -18,21 +19,24 @@ from zoo.types import Encoded
 
 @register("encoder")
 class Tacotron2Encoder(nn.Module):
-    """Token ids to one vector for each character; there is no pooled vector.
+    """Text encoder with one output vector per character and no pooled vector.
 
     Args:
-        context_length: the most characters that the processor lets through; the encoder itself takes any number.
-        dim: of embedding, convolutions and tokens; each direction of the LSTM has half of it.
+        vocab_size: number of symbols in the embedding table.
+        context_length: maximum number of characters that the processor accepts; the encoder itself has no limit.
+        dim: width of the embedding, the convolutions and the tokens; each LSTM direction has width ``dim / 2``.
         depth: number of convolutions.
-        kernel: characters that a convolution sees.
+        kernel: kernel size of the convolutions, in characters.
+        dropout: dropout rate after each convolution.
 
     Raises:
-        ConfigError: an odd width, or an even kernel.
+        ConfigError: ``dim`` is odd or ``kernel`` is even.
     """
 
     modality = "text"
     gives_pooled = False
-    preprocessing = {"tokenizer": "given"}  # a system says which symbols they are; there are fewer than a tokenizer needs
+    # Each system config names its symbol table. A trained tokenizer cannot be the default: 38 rows are fewer than its minimum.
+    preprocessing = {"tokenizer": "given"}
 
     def __init__(
         self,
@@ -46,19 +50,23 @@ class Tacotron2Encoder(nn.Module):
     ) -> None:
         super().__init__()
         if dim % 2 or not kernel % 2:
-            raise ConfigError(f"dim: {dim}, kernel: {kernel}; allowed are an even width, half of it for each direction, and an odd kernel")
+            raise ConfigError(f"dim: {dim}, kernel: {kernel}; allowed are an even dim (each LSTM direction has half) and an odd kernel")
         self.vocab_size, self.context_length, self.dim = vocab_size, context_length, dim
         self.embedding = nn.Embedding(vocab_size, dim)
         self.convolutions = nn.ModuleList(ConvNorm(dim, dim, kernel, activation="relu", dropout=dropout) for _ in range(depth))
         self.lstm = BidirectionalRNN(nn.LSTM(dim, dim // 2, batch_first=True, bidirectional=True))
-        nn.init.xavier_uniform_(self.embedding.weight)
+        nn.init.xavier_uniform_(self.embedding.weight)  # NVIDIA's: uniform within sqrt(6 / (vocab_size + dim))
 
     def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
-        """``mask`` is True at real characters, at the left of each row; without one every position is real."""
+        """Encode characters to tokens [batch, length, dim].
+
+        Args:
+            mask: True at real characters, which must be at the left of each row; None if there is no padding.
+        """
         real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
-        seen = all_or_mask(mask)
+        padding_mask = all_or_mask(mask)  # None if every position is real, which allows the faster unmasked path
         x: Float[Tensor, "batch length dim"] = self.embedding(token_ids)
-        x = (x if seen is None else x * seen[..., None]).transpose(1, 2)  # [B, dim, length]
+        x = (x if padding_mask is None else x * padding_mask[..., None]).transpose(1, 2)  # [B, dim, length]
         for convolution in self.convolutions:
-            x = convolution(x, seen)
-        return Encoded(self.lstm(x.transpose(1, 2), seen), None, real)
+            x = convolution(x, padding_mask)
+        return Encoded(self.lstm(x.transpose(1, 2), padding_mask), None, real)

@@ -24,22 +24,24 @@ POOLS = ("eot", "argmax", "cls", "mean", "last", "none")
 
 @register("encoder")
 class TextTransformer(nn.Module):
-    """Token ids to normalised tokens and one pooled vector.
+    """Text encoder that gives normalised tokens and one pooled vector.
 
     Args:
-        context_length: the most tokens that one text may have.
-        causal: each token sees only itself and what comes before. Padding must then lie to the right.
-        pool: "eot" takes the first ``eot_token_id`` of each row, "argmax" the first of the row's largest ids (open_clip, and
-            transformers' old configs of CLIP; the end symbol, as long as no token of a larger id is added), "cls" the first token,
-            "last" the last position whatever it holds (SigLIP), "mean" the mean over real tokens, "none" gives no pooled vector.
+        context_length: maximum number of tokens of one text.
+        causal: each token attends only to itself and to earlier tokens. Padding must then be on the right.
+        pool: "eot" takes the token at the first ``eot_token_id`` of each row; "argmax" takes the token at the first occurrence of the
+            row's largest id (open_clip, and old CLIP configs of transformers; this is the end symbol unless a token with a larger
+            id is added); "cls" takes the first token; "last" the last position, even if it is padding (SigLIP); "mean" the mean
+            over real tokens; "none" gives no pooled vector.
+        eot_token_id: id of the end-of-text symbol, for the pool "eot".
 
     Raises:
-        ConfigError: an unknown pool, or "eot" without an ``eot_token_id`` inside the vocabulary.
-        DataError: (forward) a row longer than ``context_length``.
+        ConfigError: ``pool`` is unknown, or it is "eot" and ``eot_token_id`` is outside the vocabulary.
+        DataError: (forward) a row is longer than ``context_length``.
     """
 
     modality = "text"
-    pools_alone = True  # ``forward`` takes ``reads``
+    pools_alone = True  # ``forward`` accepts ``reads``, so a caller can ask for pooled vectors only
     no_weight_decay = ("positions",)
 
     def __init__(
@@ -77,11 +79,12 @@ class TextTransformer(nn.Module):
     def forward(
         self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None, reads: str = "tokens"
     ) -> Encoded:
-        """``mask`` is True at real tokens; without one every position is real.
+        """Encode token ids to tokens [batch, length, dim] and pooled vectors [batch, dim].
 
         Args:
-            reads: "tokens", or "pooled" where the caller reads nothing but the pooled vectors; these, equal up to rounding, are
-                then also all the tokens there are [batch, 1, dim], and neither padding nor what follows the end is computed.
+            mask: True at real tokens; None if there is no padding.
+            reads: "tokens" computes all tokens. "pooled" computes only the pooled vectors, equal up to rounding, and returns them as
+                the only tokens [batch, 1, dim]; padding and positions after the pooled one are then skipped.
         """
         length = token_ids.shape[1]
         if length > self.context_length:
@@ -91,7 +94,7 @@ class TextTransformer(nn.Module):
         if reads == "pooled" and self._can_pack(token_ids, real, place):
             return Encoded.of_pooled(self._pool_packed(token_ids, real, place))
         x = self.embedding(token_ids) + self.positions[:length]
-        # A causal tower never looks right, so that padding at the end needs no mask and takes the faster kernel.
+        # In a causal tower no token attends to its right, so padding at the end needs no mask and the faster kernel is used.
         seen = None if self.causal else mask
         for block in self.blocks:
             x = block(x, seen, self.causal)
@@ -100,31 +103,34 @@ class TextTransformer(nn.Module):
         return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
 
     def _place(self, token_ids: Tensor) -> Int[Tensor, " batch"] | None:
-        """The position that is pooled in each row, where it is a single one."""
+        """Return the position of the pooled token in each row; None if the pool does not read a single token."""
         if self.pool == "eot":
-            return (token_ids == self.eot_token_id).int().argmax(1)
+            return (token_ids == self.eot_token_id).int().argmax(1)  # argmax gives the first of equal values; 0 if there is no end
         if self.pool == "argmax":
             return token_ids.argmax(1)
         first = token_ids.new_zeros(len(token_ids))
         return {"cls": first, "last": first + token_ids.shape[1] - 1}.get(self.pool)
 
     def _can_pack(self, token_ids: Tensor, real: Tensor, place: Tensor | None) -> bool:
-        """Whether packed rows give the pooled vectors; sizes must be known, and a token pooled alone must be among the real ones."""
+        """Return True if packed rows give the same pooled vectors as padded ones."""
         if not can_pack(token_ids) or not len(self.blocks) or self.pool == "none":
             return False
+        # Packing drops padding, so a pooled token must be real; a causal tower packs up to the pooled position and needs no check.
         return self.causal or place is None or bool(real.gather(1, place[:, None]).all())
 
     def _pool_packed(self, token_ids: Tensor, real: Tensor, place: Tensor | None) -> Float[Tensor, "batch dim"]:
-        """Pooled vectors from real tokens alone; of a causal tower from those up to the last that is pooled."""
+        """Compute pooled vectors without padding; in a causal tower also without the tokens after the pooled one."""
         length = token_ids.shape[1]
         if self.causal:
             counted = torch.arange(1, length + 1, device=token_ids.device)
             ends = (real * counted).amax(1) if place is None else place + 1  # [B]
-            sharing = not torch.is_grad_enabled()
+            sharing = not torch.is_grad_enabled()  # a PrefixTree computes common beginnings of texts once; used for inference only
             layout = PrefixTree(token_ids, ends) if sharing else Packing(counted <= ends[:, None], causal=True)
         else:
             layout = Packing(real)
+        # index % length is the position inside the row, because index counts in the flat [batch * length].
         x = self.embedding(token_ids.flatten()[layout.index]) + self.positions[layout.index % length]  # [total, dim]
+        # The last block needs only one query per row, since nothing after it reads the other tokens.
         last = layout if place is None else layout.only(place)
         for i, block in enumerate(self.blocks, 1):
             x = block(x, layout=layout if i < len(self.blocks) else last)
@@ -132,7 +138,7 @@ class TextTransformer(nn.Module):
         return masked_mean(layout.unpack(x), real) if place is None else last.restore(x)
 
     def _initialise(self) -> None:
-        """openai/CLIP ``initialize_parameters``: residual outputs shrink with depth."""
+        """Initialise as openai/CLIP ``initialize_parameters`` does: the outputs of residual branches shrink with depth."""
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.normal_(self.positions, std=0.01)
         residual = self.dim**-0.5 * (2 * len(self.blocks)) ** -0.5

@@ -1,10 +1,10 @@
-"""Any image model of timm.
+"""Wrapper for any image model of timm.
 
-Reference: timm 1.0, which is itself what runs here: its module, under its own names of parameters, without classifier.
+Reference: timm 1.0. This encoder runs timm's own module, with its parameter names and without its classifier.
 
-Where we differ: a model that widens its features behind the pooling (``head_hidden_size`` is not ``num_features``, as in
-MobileNetV3, VGG or EfficientViT) is pooled before that, so that ``dim`` is the width of tokens and pooled vector alike; those
-last layers belong to its classifier and are kept, but not trained.
+Where we differ: some models (MobileNetV3, VGG, EfficientViT) change the width of their features after pooling (``head_hidden_size`` is
+not ``num_features``). We pool their features before that layer, so that tokens and pooled vector both have the width ``dim``. The later
+layers count as part of the classifier: they stay in the state dict, but they are frozen.
 """
 
 import inspect
@@ -22,23 +22,24 @@ from zoo.layers.select import find_state, select_places
 from zoo.registry import register
 from zoo.types import Encoded
 
-RESIZES = {"center": "crop", "squash": "squash", "border": "border"}  # timm's crop_mode: our resize
+RESIZES = {"center": "crop", "squash": "squash", "border": "border"}  # from timm's crop_mode to ``resize`` of our image processor
 
 
 @register("encoder")
 class Timm(nn.Module):
-    """Image to timm's unpooled features as tokens (prefix tokens first, then row-major), and what its classifier would read.
+    """Image encoder that gives timm's unpooled features as tokens and the input of timm's classifier as the pooled vector.
 
-    ``preprocessing`` are the keywords of the image processor that timm's weights of that name were trained with.
+    Tokens are the prefix tokens (class token, registers), then the places in row-major order. ``preprocessing`` holds the keywords of
+    the image processor that timm's weights of this name were trained with.
 
     Args:
-        model: a name of ``timm.list_models()``, perhaps with a tag (``vit_base_patch16_224.augreg_in1k``), which chooses the
+        model: a name of ``timm.list_models()``; it may have a tag (``vit_base_patch16_224.augreg_in1k``), which selects the
             preprocessing.
-        image_size: height and width in pixels; None takes the model's own.
+        image_size: height and width in pixels; None means the model's own size.
         drop_path: largest rate of stochastic depth.
 
     Raises:
-        ConfigError: timm is not installed or has no such model, or the model does not take such images or a drop path.
+        ConfigError: timm is not installed or has no such model, or the model does not support ``image_size`` or ``drop_path``.
     """
 
     modality = "image"
@@ -57,17 +58,18 @@ class Timm(nn.Module):
         def build() -> nn.Module:
             return library.create_model(model, pretrained=False, num_classes=0, **keywords)
 
+        # A trial on the meta device finds width, number of tokens and unused weights, for which timm has no uniform attributes.
         try:
             trial = try_out(build, _encode, self.image_size, f"timm/{model}")
         except ConfigError as error:
             raise _explained(error, model, image_size, drop_path) from error
         self.model = build()
         self.dim, self.num_prefix_tokens = trial.dim, _prefix_tokens(self.model)
-        freeze(self.model, trial.unused)
+        freeze(self.model, trial.unused)  # they get no gradient, for which DistributedDataParallel would wait
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Keywords of the image processor, from timm's ``pretrained_cfg``."""
+        """Keywords of the image processor, taken from timm's ``pretrained_cfg``."""
         config = self._pretrained
         return {
             "resize": RESIZES[config["crop_mode"]],
@@ -78,14 +80,17 @@ class Timm(nn.Module):
         }
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
-        """``mask`` is accepted for the contract; images have no padding.
+        """Encode images to tokens [batch, num_tokens, dim] and pooled vectors [batch, dim].
+
+        Args:
+            mask: ignored; all encoders accept one, but images have no padding.
 
         Raises:
-            DataError: a size that the model does not take.
+            DataError: the model does not support this image size.
         """
         try:
             tokens, pooled = _encode(self.model, pixels)
-        except AssertionError as error:  # so timm refuses sizes
+        except AssertionError as error:  # timm checks image sizes with asserts
             raise DataError(f"pixels are {list(pixels.shape)}, which timm/{self.model_name} refuses: {error}") from error
         return Encoded(tokens, pooled, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
@@ -97,16 +102,18 @@ class Timm(nn.Module):
         layer: int | None = -2,
         class_token: bool = False,
     ) -> Encoded:
-        """Tokens of places alone; of a plain stack of blocks (ViT, DeiT, EVA) after one of them, of others always the last.
+        """Return the tokens of one layer without prefix tokens.
+
+        ``layer`` has an effect only in a plain stack of blocks (ViT, DeiT, EVA); other models always give their last features.
 
         Args:
-            layer: as transformers numbers ``hidden_states`` from the end: -1 is the last block's output without the final norm, -2
-                the one before; None is the last, normalised.
-            class_token: before them the class token too, where there is one.
+            layer: index as in transformers' ``hidden_states``: -1 is the output of the last block without the final norm, -2 that of
+                the block before. None is the last output with the final norm.
+            class_token: put the class token, if there is one, before the other tokens.
 
         Raises:
-            ConfigError: there is no such layer.
-            DataError: a size that the model does not take.
+            ConfigError: ``layer`` does not exist.
+            DataError: the model does not support this image size.
         """
         depth = self._num_even_blocks
         class_token = class_token and self.num_prefix_tokens > 0 and getattr(self.model, "has_class_token", True)
@@ -114,9 +121,9 @@ class Timm(nn.Module):
             tokens = select_places(self(pixels).tokens, self.num_prefix_tokens, first=class_token)
             return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
         number = find_state(layer, depth)
-        if not number:
+        if not number:  # timm cannot return hidden state 0, the input of the first block
             raise ConfigError(
-                f"layer {layer}: timm/{self.model_name} shows what its {depth} blocks give; allowed is {-depth} to {depth}, not 0"
+                f"layer {layer}: timm/{self.model_name} gives only the outputs of its {depth} blocks; allowed is {-depth} to {depth}, not 0"
             )
         try:
             (found,) = self.model.forward_intermediates(  # type: ignore[operator]
@@ -128,24 +135,24 @@ class Timm(nn.Module):
                 intermediates_only=True,
                 **({"return_prefix_tokens": True} if class_token else {}),
             )
-        except AssertionError as error:  # so timm refuses sizes
+        except AssertionError as error:  # timm checks image sizes with asserts
             raise DataError(f"pixels are {list(pixels.shape)}, which timm/{self.model_name} refuses: {error}") from error
         tokens = torch.cat([found[1][:, :1], found[0]], dim=1) if class_token else found  # [B, 1 + places, dim]
         return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
     @property
     def _num_even_blocks(self) -> int:
-        """Blocks of a plain stack, all of one width and number of tokens; 0 where the model is none, or does not show them."""
+        """Number of blocks if all have the same width and number of tokens and timm can return their outputs, otherwise 0."""
         shown = inspect.signature(getattr(self.model, "forward_intermediates", lambda: None)).parameters
         stages, blocks = getattr(self.model, "feature_info", []), getattr(self.model, "blocks", [])
         even = len(stages) == len(blocks) and len({(s["num_chs"], s["reduction"]) for s in stages}) == 1
         return len(blocks) if even and {"norm", "output_fmt", "stop_early"} <= set(shown) else 0
 
     def from_timm(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of timm, with or without classifier, under the names of this encoder.
+        """Rename a state dict of timm, with or without classifier, to the parameter names of this encoder.
 
-        What lies beside the classifier and has no place here is left out (``head.bn`` before LeViT's ``head.linear``); anything
-        else that does not fit stays, for strict loading to find.
+        Unknown tensors inside the classifier's module are dropped (``head.bn`` before LeViT's ``head.linear``). All other unknown
+        tensors are kept, so that strict loading reports them.
         """
         names = self._pretrained["classifier"] or ()
         heads = {name.split(".")[0] for name in ((names,) if isinstance(names, str) else names)}
@@ -153,24 +160,24 @@ class Timm(nn.Module):
         return {f"model.{key}": tensor for key, tensor in tensors.items() if key in known or key.split(".")[0] not in heads}
 
     def read_pretrained(self, name: str | None = None) -> dict[str, Tensor]:
-        """Timm's pretrained weights at this image size, under the names of this encoder; nothing is loaded yet.
+        """Return timm's pretrained weights at this image size under this encoder's parameter names, without loading them.
 
-        timm takes them from its cache or fetches them, and resizes positions and windows.
+        timm reads them from its cache or downloads them, and resizes positions and windows.
 
         Args:
-            name: of weights of the same architecture (``resnet18.a1_in1k``); None for this model's own.
+            name: name of weights of the same architecture (``resnet18.a1_in1k``); None means this model's own name.
 
         Raises:
-            WeightsError: timm has no weights of that name, or they cannot be fetched.
+            WeightsError: timm has no weights of that name, or they cannot be downloaded.
         """
         name = self.model_name if name is None else name
         sizes = {"img_size": self.image_size} if self._pretrained["fixed_input_size"] else {}
         try:
-            with torch.device("cpu"):  # with its classifier, because only then timm itself loads strictly
+            with torch.device("cpu"):  # the classifier is built too, because timm loads strictly only then
                 tensors = _import_timm().create_model(name, pretrained=True, **sizes).state_dict()
         except (OSError, RuntimeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"timm://{name}: cannot be fetched ({reason}); check the name and the network") from error
+            raise WeightsError(f"timm://{name}: cannot be downloaded ({reason}); check the name and the network") from error
         return self.from_timm(tensors)
 
     @property
@@ -187,7 +194,7 @@ def _import_timm() -> ModuleType:
 
 
 def _defaults(model: str) -> Any:
-    """Timm's ``PretrainedCfg`` of a name."""
+    """Return timm's ``PretrainedCfg`` of a model name; raise ConfigError if timm does not know the name."""
     timm = _import_timm()
     names = timm.list_models()
     tagged = timm.list_models(f"{model.partition('.')[0]}.*", include_tags=True)
@@ -200,31 +207,31 @@ def _square_side(model: str, input_size: tuple[int, int, int]) -> int:
     channels, height, width = input_size
     if channels != 3 or height != width:
         raise ConfigError(
-            f"image_size: timm/{model} takes {channels} channels of {height} x {width} pixels; an encoder takes 3 channels of a "
-            f"square: set image_size, for example {min(height, width)}"
+            f"image_size: timm/{model} takes {channels} channels of {height} x {width} pixels; an encoder takes square images with 3 "
+            f"channels: set image_size, for example {min(height, width)}"
         )
     return height
 
 
 def _explained(error: ConfigError, model: str, image_size: int | None, drop_path: float) -> ConfigError:
-    """The same error under the key that is to blame."""
+    """Return the error with the config key that caused it (``drop_path``, ``model`` or ``image_size``) at its front."""
     if isinstance(error.__cause__, TypeError) and "drop_path_rate" in str(error.__cause__):
         return ConfigError(f"drop_path: got {drop_path}, but timm/{model} has no stochastic depth; allowed is 0")
     return ConfigError(f"{'model' if image_size is None else 'image_size'}: {error}")
 
 
 def _prefix_tokens(model: Any) -> int:
-    """Tokens before those of places, as the model says; VOLO and PiT say it by their class token alone."""
+    """Return the number of prefix tokens; VOLO and PiT do not declare it, so their class token is counted."""
     token = getattr(model, "cls_token", None)
     return getattr(model, "num_prefix_tokens", 0 if token is None else token.shape[1])
 
 
 def _encode(model: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens and pooled vector of a model of timm."""
+    """Return the tokens and the pooled vector of a timm model."""
     features = model.forward_features(pixels)
     if not isinstance(features, Tensor):
-        raise ConfigError(f"gives {len(features)} sets of features instead of one; choose another model")
-    is_map = features.ndim == 4
+        raise ConfigError(f"gives {len(features)} feature tensors instead of one; choose another model")
+    is_map = features.ndim == 4  # a feature map [B, C, H, W] or, in Swin and others, [B, H, W, C]
     tokens = flatten_map(features, channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC") if is_map else features
     if getattr(model, "head_hidden_size", model.num_features) != model.num_features:
         return tokens, tokens[:, _prefix_tokens(model) :].mean(1)

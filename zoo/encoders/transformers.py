@@ -1,12 +1,12 @@
-"""Any vision backbone of transformers.
+"""Wrapper for any vision backbone of transformers.
 
-Reference: transformers 5.17, which is itself what runs here: its module, under its own names of parameters. The row of such an
-encoder (``transformers/DIRECTORY``) is the parsed ``config.json``; of a model of images and text (CLIP, SigLIP, LLaVA) the
+Reference: transformers 5.17. This encoder runs transformers' own module, with its parameter names. Its registry entry
+(``transformers/DIRECTORY``) is the parsed ``config.json``. If the config describes a model of images and text (CLIP, SigLIP, LLaVA), the
 vision tower is built.
 
-Where we differ: nothing is computed differently. Its ``last_hidden_state`` is the tokens, feature maps [B, dim, rows, columns]
-in row-major order. Its ``pooler_output`` is the pooled vector; where there is none it is the class token, and where there is no
-class token either, the mean of the tokens.
+Where we differ: the computation is the same. ``last_hidden_state`` gives the tokens; a feature map [B, dim, rows, columns] is flattened in
+row-major order. ``pooler_output`` gives the pooled vector. If there is no ``pooler_output``, the pooled vector is the class token; if
+there is no class token either, it is the mean of the tokens.
 """
 
 import inspect
@@ -26,14 +26,14 @@ from zoo.layers.select import find_state, select_places
 from zoo.registry import register
 from zoo.types import Encoded
 
-DEFAULT_SIZE = 224  # of convolutional models, whose config names no image size; ImageNet's usual one
+DEFAULT_SIZE = 224  # pixels, usual for ImageNet; for convolutional models, whose config has no image_size
 REFUSED = {
-    "timm_backbone": "it wraps a model of timm; create that as timm/NAME",
-    "timm_wrapper": "it wraps a model of timm; create that as timm/NAME",
-    "vit_mae": "it hides patches at random; for its encoder alone set config.model_type=vit and pooler=false",
-    "yolos": "its last tokens are detections, not places",
+    "timm_backbone": "it wraps a timm model; create that as timm/NAME",
+    "timm_wrapper": "it wraps a timm model; create that as timm/NAME",
+    "vit_mae": "it hides patches at random; to use only its encoder, set config.model_type=vit and pooler=false",
+    "yolos": "its last tokens are detections, not image patches",
 }
-POSITIONS = (  # learned tokens and positions, as transformers' models name them
+POSITIONS = (  # learned tokens and positions by their names in transformers; excluded from weight decay
     "class_embedding",
     "cls_token",
     "distillation_token",
@@ -46,18 +46,18 @@ POSITIONS = (  # learned tokens and positions, as transformers' models name them
 
 @register("encoder")
 class Transformers(nn.Module):
-    """Image to the last hidden state of a model of transformers, and its pooled output.
+    """Image encoder that gives the last hidden state of a transformers model as tokens, and its pooled output.
 
     Args:
-        config: what transformers writes into ``config.json``, with ``model_type``.
-        image_size: height and width in pixels; None takes the config's, or 224 where it names none. Models with a table of
-            positions resize it where transformers can.
-        pooler: False leaves out a pooling layer that is a part of its own, as in ``ViTModel``; checkpoints of classifiers have none.
+        config: the content of transformers' ``config.json``, including ``model_type``.
+        image_size: height and width in pixels; None means the config's size, or 224 if it has none. Position tables are resized if
+            transformers supports it for the model.
+        pooler: False builds the model without a separate pooling layer, as in ``ViTModel``; checkpoints of classifiers have none.
         preprocessing: keywords of the image processor that the weights were trained with.
 
     Raises:
-        ConfigError: transformers is not installed, or the config is of no vision backbone, asks for code of its own, or has a
-            value that transformers refuses.
+        ConfigError: transformers is not installed; or the config does not describe a vision backbone, requires custom code, or has
+            a value that transformers refuses.
     """
 
     modality = "image"
@@ -80,26 +80,29 @@ class Transformers(nn.Module):
         self._build_keywords = {"add_pooling_layer": False} if leaves_out else {}
 
         def build() -> nn.Module:
-            with quiet_and_offline():
+            with quiet_and_offline():  # AutoModel may otherwise contact the hub
                 return library.AutoModel.from_config(parsed, dtype=torch.get_default_dtype(), **self._build_keywords)
 
         self._resizes = "interpolate_pos_encoding" in inspect.signature(architecture.forward).parameters
-        self._channels_last: bool | None = None  # of feature maps, seen in the trial, whose images are square
+        self._channels_last: bool | None = None  # memory order of feature maps; detected in the trial, whose images are square
         self.num_prefix_tokens = 0
         trial = try_out(build, self._encode, self.image_size, f"config (model_type {parsed.model_type})")
         self.dim, self.num_prefix_tokens = trial.dim, _prefix_tokens(parsed, trial.num_tokens, self.image_size)
         self.model = build()
-        freeze(self.model, trial.unused)
+        freeze(self.model, trial.unused)  # they get no gradient, for which DistributedDataParallel would wait
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
-        """``mask`` is accepted for the contract; images have no padding.
+        """Encode images to tokens [batch, num_tokens, dim] and pooled vectors [batch, dim].
+
+        Args:
+            mask: ignored; all encoders accept one, but images have no padding.
 
         Raises:
-            DataError: a size that the model does not take.
+            DataError: the model does not support this image size.
         """
         try:
             tokens, pooled = self._encode(self.model, pixels)
-        except ValueError as error:  # so transformers refuses sizes
+        except ValueError as error:  # transformers raises it for unsupported image sizes
             raise DataError(f"pixels are {list(pixels.shape)}, which {type(self.model).__name__} refuses: {error}") from error
         return Encoded(tokens, pooled, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
@@ -111,15 +114,17 @@ class Transformers(nn.Module):
         layer: int | None = -2,
         class_token: bool = False,
     ) -> Encoded:
-        """Tokens of places alone, of one of the model's ``hidden_states``; always the last where these differ in shape from it.
+        """Return the tokens of one of the model's ``hidden_states`` without prefix tokens.
+
+        If the hidden states differ in shape (hierarchical models), the last one is returned for every ``layer``.
 
         Args:
             layer: index into ``hidden_states``; None is the last hidden state, which many models normalise.
-            class_token: before them the first token of those that stand for no place, where there are any.
+            class_token: put the first prefix token, if there is one, before the other tokens.
 
         Raises:
-            ConfigError: there is no such layer.
-            DataError: a size that the model does not take.
+            ConfigError: ``layer`` does not exist.
+            DataError: the model does not support this image size.
         """
         tokens = self(pixels).tokens if layer is None else self._hidden_state(pixels, layer)
         tokens = select_places(tokens, self.num_prefix_tokens, first=class_token)
@@ -141,35 +146,37 @@ class Transformers(nn.Module):
         output = model(pixels, **({"interpolate_pos_encoding": True} if self._resizes else {}))
         tokens, pooled = getattr(output, "last_hidden_state", None), getattr(output, "pooler_output", None)
         if tokens is None:
-            raise ConfigError(f"{type(model).__name__} gives {', '.join(output)}, but no last_hidden_state; it is no backbone")
+            raise ConfigError(f"{type(model).__name__} gives {', '.join(output)}, but no last_hidden_state; it is not a backbone")
         if tokens.ndim == 4:
+            # The trial image is square, so in a channels-last map the first two sizes are equal and differ from the third.
             if self._channels_last is None:
                 self._channels_last = tokens.shape[1] == tokens.shape[2] != tokens.shape[3]
             tokens = flatten_map(tokens, channels_last=bool(self._channels_last))
         if pooled is not None:
             pooled = pooled.flatten(1)  # [B, dim] or [B, dim, 1, 1]
+        # A pooled vector of another width (a projection) cannot be used, because the encoder has a single ``dim``.
         if pooled is None or pooled.shape[1] != tokens.shape[2]:
             pooled = tokens[:, 0] if self.num_prefix_tokens else tokens.mean(1)
         return tokens, pooled
 
     def read_pretrained(self, directory: str | Path) -> dict[str, Tensor]:
-        """The weights of a directory that transformers saved, under the names of this encoder; nothing is loaded yet.
+        """Return the weights of a directory saved by transformers under this encoder's parameter names, without loading them.
 
-        transformers itself reads them, with its renaming of older names, into this encoder's class: of CLIP the vision tower,
-        of a classifier the backbone. Only safetensors are read, and no code is run.
+        transformers reads them into this encoder's class and renames old parameter names. It takes the vision tower from CLIP and the
+        backbone from a classifier. Only safetensors are read, and no code of the directory is run.
 
         Raises:
-            WeightsError: unreadable, a weight of this encoder that is missing or of another shape, or one for which it has no place.
+            WeightsError: the files are unreadable, or a weight is missing, unexpected or of the wrong shape.
         """
         model = read_into(self.model, directory, **self._build_keywords)
         return {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
 
 
 def _parse(config: Mapping[str, Any]) -> Any:
-    """The ``PretrainedConfig`` of the backbone.
+    """Return the ``PretrainedConfig`` of the backbone.
 
     Raises:
-        ConfigError: it asks for code, its ``model_type`` is unknown or of no use here, or transformers refuses a value.
+        ConfigError: the config requires custom code, its ``model_type`` is unknown or unsupported, or transformers refuses a value.
     """
     parsed = parse_config(config, REFUSED, example="vit")
     parsed = getattr(parsed, "vision_config", None) or parsed
@@ -178,16 +185,16 @@ def _parse(config: Mapping[str, Any]) -> Any:
 
 
 def _architecture(parsed: Any) -> type:
-    """Transformers' class of a vision backbone."""
+    """Return transformers' class of a vision backbone; raise ConfigError if the config describes something else."""
     library = import_transformers()
     known = library.MODEL_MAPPING
     architecture = known[type(parsed)] if type(parsed) in known else None
     if isinstance(architecture, tuple) or architecture is None or architecture.main_input_name != "pixel_values":
         takes = getattr(architecture, "main_input_name", None)
-        reason = "transformers has no model for it alone" if takes is None else f"its model takes {takes}, not pixel_values"
-        raise ConfigError(f"config.model_type: {parsed.model_type!r} is no vision backbone: {reason}")
+        reason = "transformers has no single model class for it" if takes is None else f"its model takes {takes}, not pixel_values"
+        raise ConfigError(f"config.model_type: {parsed.model_type!r} is not a vision backbone: {reason}")
     if getattr(parsed, "is_encoder_decoder", False):
-        raise ConfigError(f"config.model_type: {parsed.model_type!r} is no vision backbone: its tokens are those of a decoder")
+        raise ConfigError(f"config.model_type: {parsed.model_type!r} is not a vision backbone: its output comes from a decoder")
     return architecture
 
 
@@ -195,14 +202,15 @@ def _side_of(parsed: Any) -> int:
     size = getattr(parsed, "image_size", None)
     sides = set(size) if isinstance(size, list | tuple) else {size}
     if len(sides) != 1 or not isinstance(side := sides.pop(), int | None):
-        raise ConfigError(f"config.image_size: got {size!r}; an encoder takes squares: allowed is one number, or set image_size")
+        raise ConfigError(f"config.image_size: got {size!r}; an encoder takes square images: give one number, or set image_size")
     return side or DEFAULT_SIZE
 
 
 def _prefix_tokens(parsed: Any, num_tokens: int, image_size: int) -> int:
-    """How many tokens go beyond the grid of places; they stand first. 224 pixels in patches of 16, 197 tokens: 1.
+    """Return the number of prefix tokens: the tokens in excess of the grid of patches.
 
-    A hierarchical model has fewer tokens than patches, in a square: 50 tokens, 1.
+    Example: 224 pixels, patch_size 16 and 197 tokens give 197 - 14 * 14 = 1. A hierarchical model has fewer tokens than patches; the
+    largest square is then taken as the grid: 50 tokens give 50 - 7 * 7 = 1.
     """
     patch_size = getattr(parsed, "patch_size", None)
     patch_size = patch_size[0] if isinstance(patch_size, list | tuple) else patch_size

@@ -1,11 +1,14 @@
-"""Vision GNN: an image as a graph of patches whose edges are found anew in every block.
+"""Vision GNN: an image as a graph of patches whose edges are recomputed in every block.
 
 Paper: Han et al. 2022, "Vision GNN: An Image is Worth Graph of Nodes" (arXiv 2206.00272). Reference:
 huawei-noah/Efficient-AI-Backbones, ``vig_pytorch/vig.py`` and ``pyramid_vig.py``.
 
-Where we differ: one class for the isotropic and the pyramid form (a list of stages); 1x1 convolutions are linear layers on
-tokens; any image size (positions are resized, neighbours and dilation shrink where there are fewer nodes); the classifier
-is a head of its own (``classifier_vig``).
+Where we differ:
+
+* One class covers the isotropic and the pyramid form (a list of stages).
+* 1x1 convolutions are linear layers on tokens.
+* Any image size is accepted: positions are resized, and neighbours and dilation shrink if there are fewer nodes.
+* The classifier is a separate head (``classifier_vig``).
 """
 
 from collections.abc import Sequence
@@ -28,17 +31,17 @@ from zoo.layers.transformer import drop_path_rates
 from zoo.registry import register
 from zoo.types import Encoded
 
-GROUPS = 4  # of the graph convolution's update, the paper's "multi-head"; the same for every published size
+GROUPS = 4  # groups of the graph convolution's update (the paper's "multi-head"); the same in every published size
 
 
 @dataclass
 class Graph:
-    """The edges that one block makes.
+    """Edges of the graph that one block computes.
 
     Attributes:
         neighbours: index of each neighbour among the candidates (row-major on ``candidate_grid``), nearest first.
-        distances: squared distance of the unit vectors, with the relative position term where the model has one.
-        shares: share of the channels in which the neighbour is the maximum, which is what the node takes from it.
+        distances: squared distance of the unit vectors, plus the relative position term if the model has one.
+        shares: share of the channels (0 to 1) in which this neighbour has the maximum and so determines the node's update.
         grid: rows and columns of the nodes.
         candidate_grid: rows and columns of the candidates: ``grid`` divided by the block's reduction.
     """
@@ -51,35 +54,42 @@ class Graph:
 
 
 class Stem(nn.Module):
-    """Convolutions that halve the image log2(patch_size) times while the width doubles, and one at the final size."""
+    """Convolutional stem: log2(patch_size) convolutions that each halve the image and double the width, then one of stride 1.
+
+    Raises:
+        ConfigError: ``patch_size`` is not a power of two from 2 on, or ``dim`` is not divisible as the widths require.
+    """
 
     def __init__(self, *, patch_size: int, dim: int) -> None:
         super().__init__()
         steps = int(log2(patch_size)) if patch_size > 1 else 0
         if 2**steps != patch_size or not steps:
-            raise ConfigError(f"patch_size: {patch_size}; the stem halves the image, so allowed are 2, 4, 8, 16, 32")
+            raise ConfigError(f"patch_size: {patch_size}; each convolution of the stem halves the image: allowed are 2, 4, 8, 16, 32")
         if dim % 2 ** (steps - 1):
             raise ConfigError(f"dims: {dim}; a stem of patch_size {patch_size} needs a multiple of {2 ** (steps - 1)}")
         widths = [3, *(dim // 2 ** (steps - 1 - i) for i in range(steps)), dim]
-        strides = [2] * steps + [1]
+        strides = [2] * steps + [1]  # the last convolution keeps the size
         self.layers = nn.ModuleList(NormedConv(in_dim=a, out_dim=b, stride=s) for a, b, s in zip(widths, widths[1:], strides, strict=False))
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim rows columns"]:
-        x = pixels.contiguous(memory_format=torch.channels_last)
+        x = pixels.contiguous(memory_format=torch.channels_last)  # so that the output becomes tokens without a copy
         for i, layer in enumerate(self.layers):
-            x = layer(x if i == 0 else F.gelu(x))
+            x = layer(x if i == 0 else F.gelu(x))  # no activation after the last layer, as in the reference
         return x
 
 
 class Grapher(nn.Module):
-    """Linear layer, max-relative graph convolution, linear layer; the only non-linearity lies inside the convolution.
+    """Grapher module: linear layer, max-relative graph convolution, linear layer; only the convolution has a non-linearity.
 
-    Source: Han et al. 2022, equations 3 to 6. A node takes ``m = max_j (x_j - x_i)`` over its neighbours, and the update mixes
-    the channels ``x_0 m_0 x_1 m_1 ...`` in four groups. Neighbours are found on unit vectors, taken as they are.
+    Source: Han et al. 2022, equations 3 to 6. Each node computes ``m = max_j (x_j - x_i)`` over its neighbours, and the update mixes
+    the channels ``x_0 m_0 x_1 m_1 ...`` in four groups. Unit vectors decide which neighbours are nearest; the maximum is taken over
+    the unnormalised vectors.
 
     Args:
-        reduction: side of the square of nodes that one candidate is the mean of.
-        grid: nominal rows and columns, for the table of relative positions; None has no such table.
+        num_neighbors: number of neighbours of each node.
+        dilation: of the ``num_neighbors * dilation`` nearest candidates, every ``dilation``-th becomes a neighbour.
+        reduction: side of the square of nodes whose mean is one candidate.
+        grid: nominal rows and columns of the relative position table; None uses no table.
     """
 
     def __init__(self, *, dim: int, num_neighbors: int, dilation: int, reduction: int, grid: tuple[int, int] | None) -> None:
@@ -88,40 +98,44 @@ class Grapher(nn.Module):
         self.fc1 = NormedLinear(in_dim=dim, out_dim=dim)
         self.update = MaxRelativeUpdate(dim=dim, groups=GROUPS)
         self.fc2 = NormedLinear(in_dim=2 * dim, out_dim=dim)
-        table = None if grid is None else -relative_positions_2d(grid, dim=dim, reduction=reduction)  # nearer is smaller
+        # Negative, because the table is added to distances and near nodes must get smaller values.
+        table = None if grid is None else -relative_positions_2d(grid, dim=dim, reduction=reduction)
+        # A parameter without gradient, not a buffer, because published checkpoints store it as a parameter.
         self.relative_positions = None if table is None else nn.Parameter(table, requires_grad=False)
 
     def forward(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> Float[Tensor, "batch nodes dim"]:
         x = self.fc1(x)
         candidates, _ = self._candidates(x, grid)
+        # The choice of neighbours has no gradient; the layers learn through the values of the chosen neighbours only.
         index, _ = self._neighbours(x, candidates, grid)
         relative = max_over_neighbours(candidates, index) - x  # equal to max_j (x_j - x_i), with one subtraction
         return self.fc2(self.update(x, relative))
 
     def graph(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> Graph:
-        """The edges for the tokens that ``forward`` would be given."""
+        """Return the edges that ``forward`` uses for the same tokens."""
         x = self.fc1(x)
         candidates, candidate_grid = self._candidates(x, grid)
         index, distances = self._neighbours(x, candidates, grid)
         items = torch.arange(len(x), device=x.device).view(-1, 1, 1)
-        winners = candidates[items, index].argmax(2)  # [B, N, dim], which neighbour gives the maximum
+        winners = candidates[items, index].argmax(2)  # [B, N, dim], the neighbour with the maximum in each channel
         shares = F.one_hot(winners, index.shape[2]).to(x.dtype).mean(2)  # [B, N, neighbors]
         return Graph(index, distances, shares, grid, candidate_grid)
 
     def _candidates(self, x: Tensor, grid: tuple[int, int]) -> tuple[Float[Tensor, "batch candidates dim"], tuple[int, int]]:
-        side = min(self.reduction, *grid)  # a grid smaller than the square is one candidate
+        side = min(self.reduction, *grid)  # a grid smaller than the square becomes a single row or column of candidates
         return (x, grid) if side == 1 else to_tokens(F.avg_pool2d(to_image(x, grid), side))
 
     def _neighbours(self, x: Tensor, candidates: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         table = self.relative_positions
-        if table is not None and table.shape != (x.shape[1], candidates.shape[1]):  # as an image, as the reference does
+        if table is not None and table.shape != (x.shape[1], candidates.shape[1]):
             size = (x.shape[1], candidates.shape[1])
+            # The [nodes, candidates] table is resized like an image, as in the reference, although its axes are flattened grids.
             table = F.interpolate(table[None, None], size=size, mode="bicubic")[0, 0]
         return nearest_neighbours(x, candidates, num_neighbors=self.num_neighbors, dilation=self.dilation, offset=table)
 
 
 class FeedForward(nn.Module):
-    """Linear, BatchNorm, GELU, linear, BatchNorm. Source: Han et al. 2022, equation 7."""
+    """Feed-forward network: linear, BatchNorm, GELU, linear, BatchNorm. Source: Han et al. 2022, equation 7."""
 
     def __init__(self, *, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -133,7 +147,7 @@ class FeedForward(nn.Module):
 
 
 class ViGBlock(nn.Module):
-    """x + grapher(x), then x + feed_forward(x); the first block of a later stage halves the grid before."""
+    """ViG block: x + grapher(x), then x + feed_forward(x); the first block of each later stage halves the grid first."""
 
     def __init__(self, *, grapher: Grapher, feed_forward: FeedForward, downsample: NormedConv | None, drop_path: float) -> None:
         super().__init__()
@@ -143,7 +157,7 @@ class ViGBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def enter(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        """Bring tokens to this block's grid and width."""
+        """Downsample tokens to this block's grid and width, if it begins a stage; return the tokens and their grid."""
         return (x, grid) if self.downsample is None else to_tokens(self.downsample(to_image(x, grid)))
 
     def forward(self, x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
@@ -154,21 +168,23 @@ class ViGBlock(nn.Module):
 
 @register("encoder")
 class ViG(nn.Module):
-    """Image to the nodes of the last stage in row-major order, and their mean.
+    """Image encoder that gives the nodes of the last stage in row-major order as tokens, and their mean.
 
     Args:
-        image_size: nominal height and width in pixels; others resize the table of positions.
+        image_size: nominal height and width in pixels; other sizes resize the position table.
         patch_size: pixels along one side of a node of the first stage, a power of two.
         dims: width of each stage; between two stages the grid is halved.
-        depths: blocks of each stage.
-        num_neighbors: of the first and the last block, linear between, rounded down.
-        reductions: for each stage, the side of the square of nodes that one candidate is the mean of.
-        relative: add a fixed table of relative positions to the distances (pyramid).
+        depths: number of blocks of each stage.
+        num_neighbors: neighbours in the first and in the last block; interpolated linearly between them and rounded down.
+        reductions: for each stage, the side of the square of nodes whose mean is one candidate.
+        relative: add a fixed table of relative positions to the distances (pyramid form).
+        mlp_ratio: width between the two feed-forward layers, in multiples of the stage's width.
+        drop_path: largest rate of stochastic depth; the rate rises linearly over the blocks.
         preprocessing: keywords of the image processor that the weights were trained with; a system's config may override them.
 
     Raises:
-        ConfigError: lists of different lengths, or widths and sizes that cannot be.
-        DataError: (forward) pixels of another shape than [batch, 3, height, width], or too small for a single node.
+        ConfigError: the lists differ in length, or a width or size is not allowed.
+        DataError: (forward) pixels do not have shape [batch, 3, height, width], or are too small for a single node.
     """
 
     modality = "image"
@@ -194,7 +210,7 @@ class ViG(nn.Module):
         self.stem = Stem(patch_size=patch_size, dim=dims[0])
         side = ceil(image_size / patch_size)
         self.grid = (side, side)
-        self.positions = nn.Parameter(torch.zeros(1, side * side, dims[0]))
+        self.positions = nn.Parameter(torch.zeros(1, side * side, dims[0]))  # zeros, as in the reference
         self.blocks = nn.ModuleList()
         neighbors, dilations = schedules(depths, num_neighbors, last_side=ceil(side / 2 ** (len(dims) - 1)))
         rates = drop_path_rates(drop_path, sum(depths))
@@ -203,13 +219,18 @@ class ViG(nn.Module):
             for first in (i == 0 for i in range(depth)):
                 i = len(self.blocks)
                 grapher = Grapher(dim=dim, num_neighbors=neighbors[i], dilation=dilations[i], reduction=reductions[stage], grid=grid)
+                # The first stage has no downsampling: the stem already gives its grid and width.
                 downsample = NormedConv(in_dim=dims[stage - 1], out_dim=dim, stride=2) if first and stage else None
                 feed_forward = FeedForward(dim=dim, hidden_dim=int(dim * mlp_ratio))
                 self.blocks.append(ViGBlock(grapher=grapher, feed_forward=feed_forward, downsample=downsample, drop_path=rates[i]))
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # of the convolutions: tokens are images whose channels come last
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # tokens viewed as images have channels last
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
-        """``mask`` is accepted for the contract; images have no padding."""
+        """Encode images to tokens [batch, nodes, dim] and their mean [batch, dim].
+
+        Args:
+            mask: ignored; all encoders accept one, but images have no padding.
+        """
         x, grid = self._embed(pixels)
         for block in self.blocks:
             x, grid = block(x, grid)
@@ -218,10 +239,13 @@ class ViG(nn.Module):
     def intermediates(
         self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None
     ) -> list[Float[Tensor, "batch nodes dim"]]:
-        """The tokens after the chosen blocks (None: all), in the order of ``layers``; negative numbers count from the end.
+        """Return the tokens after each of the chosen blocks; blocks after the last chosen one are not computed.
+
+        Args:
+            layers: indices of blocks, 0 is the first and -1 the last; the result has the same order. None chooses all.
 
         Raises:
-            ConfigError: no such block.
+            ConfigError: a block does not exist.
         """
         wanted = find_layers(layers, len(self.blocks))
         found: dict[int, Tensor] = {}
@@ -233,7 +257,14 @@ class ViG(nn.Module):
 
     @torch.no_grad()
     def graphs(self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None) -> list[Graph]:
-        """The graphs that the chosen blocks make of these images; as ``intermediates``."""
+        """Return the graphs that the chosen blocks compute for these images.
+
+        Args:
+            layers: as in ``intermediates``.
+
+        Raises:
+            ConfigError: a block does not exist.
+        """
         wanted = find_layers(layers, len(self.blocks))
         found: dict[int, Graph] = {}
         x, grid = self._embed(pixels)
@@ -255,25 +286,30 @@ class ViG(nn.Module):
 
 
 def schedules(depths: Sequence[int], num_neighbors: Sequence[int], *, last_side: int) -> tuple[list[int], list[int]]:
-    """Neighbours and dilation of each block.
+    """Return the number of neighbours and the dilation of each block.
 
-    Neighbours grow linearly and are rounded down (12 blocks, 9 to 18: 9 9 10 11 12 13 13 14 15 16 17 18); the dilation grows
-    by one every four blocks, as long as the last stage has enough nodes for it.
+    The number of neighbours grows linearly and is rounded down (12 blocks, 9 to 18: 9 9 10 11 12 13 13 14 15 16 17 18). The dilation
+    grows by one every four blocks, up to the value for which the last stage still has enough nodes.
     Source: ``vig.py``, ``DeepGCN.__init__``.
+
+    Args:
+        depths: number of blocks of each stage.
+        num_neighbors: neighbours in the first and in the last block.
+        last_side: rows of the last stage's grid at the nominal image size.
     """
     total, (first, last) = sum(depths), num_neighbors
-    neighbors = [first + (last - first) * i // max(total - 1, 1) for i in range(total)]  # whole numbers: no float boundary
-    largest = max(1, last_side**2 // max(neighbors))
+    neighbors = [first + (last - first) * i // max(total - 1, 1) for i in range(total)]  # integers avoid rounding errors
+    largest = max(1, last_side**2 // max(neighbors))  # dilation * neighbours may not exceed the nodes of the last stage
     return neighbors, [min(i // 4 + 1, largest) for i in range(total)]
 
 
 def to_image(x: Float[Tensor, "batch nodes dim"], grid: tuple[int, int]) -> Float[Tensor, "batch dim rows columns"]:
-    """Tokens as an image, without copying (channels last in memory)."""
+    """Reshape tokens to an image without copying (channels last in memory)."""
     return x.unflatten(1, grid).permute(0, 3, 1, 2)  # [B, dim, rows, columns]
 
 
 def to_tokens(image: Float[Tensor, "batch dim rows columns"]) -> tuple[Float[Tensor, "batch nodes dim"], tuple[int, int]]:
-    """An image as tokens in row-major order, and its grid."""
+    """Flatten an image to tokens in row-major order; return them and their grid (rows, columns)."""
     return image.flatten(2).transpose(1, 2).contiguous(), (image.shape[2], image.shape[3])  # [B, N, dim]
 
 
@@ -283,7 +319,7 @@ def _refuse_stages(dims: Sequence[int], depths: Sequence[int], reductions: Seque
             f"dims: {len(dims)} stages, but depths has {len(depths)} and reductions {len(reductions)}; give one number per stage in each"
         )
     if min(*dims, *depths, *reductions, *num_neighbors) < 1 or len(num_neighbors) != 2:
-        raise ConfigError(f"num_neighbors: {list(num_neighbors)}; give two numbers above 0, of the first and the last block")
+        raise ConfigError(f"num_neighbors: {list(num_neighbors)}; give two numbers above 0, for the first and the last block")
     uneven = [dim for dim in dims if 2 * dim % GROUPS]
     if uneven:
         raise ConfigError(f"dims: {uneven[0]}; the graph convolution has {GROUPS} groups of 2 x dim channels: choose even widths")

@@ -3,10 +3,10 @@
 Paper: Dosovitskiy et al. 2020, "An Image is Worth 16x16 Words" (arXiv 2010.11929); registers: Darcet et al. 2023 (arXiv
 2309.16588). References: timm ``vision_transformer.py``; for the CLIP flavour openai/CLIP ``model.py``.
 
-Where we differ: one class for the plain, CLIP, SigLIP and DINOv2 flavours, told apart by what is there (class token,
-registers, norm before the blocks, patch bias, layer scale, pooling), never by the name. ``tokens`` are always normalised,
-where CLIP towers normalise the class token alone (transformers' ``CLIPVisionModel``: ``last_hidden_state`` is not normalised,
-``pooler_output`` is); what they give without norm, ``intermediates`` gives.
+Where we differ: one class covers the plain, CLIP, SigLIP and DINOv2 variants. They differ in their components (class token,
+registers, norm before the blocks, patch bias, layer scale, pooling), not in a variant name. ``tokens`` are normalised, except with
+the pool "mean_norm". CLIP towers normalise only the class token (transformers' ``CLIPVisionModel``: ``last_hidden_state`` is not
+normalised, ``pooler_output`` is); ``intermediates`` gives the tokens without the norm.
 """
 
 from collections.abc import Sequence
@@ -32,10 +32,16 @@ INITS = ("timm", "clip", "jax")
 
 
 class Joined(nn.Module):
-    """Joined vectors of several layers to one: standardised, then a linear layer, or two with GELU between.
+    """Projection of the concatenated vectors of several layers to one: BatchNorm, then one linear layer, or two with GELU between.
 
-    The channels' sizes differ a hundredfold, which BatchNorm without gain and bias evens out (He et al. 2021, MAE, arXiv
+    Channel magnitudes differ by a factor of up to 100. BatchNorm without gain and bias equalises them (He et al. 2021, MAE, arXiv
     2111.06377, appendix A.1).
+
+    Args:
+        width: number of input channels.
+        dim: number of output channels.
+        hidden_dim: width between two linear layers; None is a single linear layer.
+        dropout: dropout rate before each linear layer.
     """
 
     def __init__(self, width: int, dim: int, *, hidden_dim: int | None, dropout: float) -> None:
@@ -54,35 +60,37 @@ class Joined(nn.Module):
 
 @register("encoder")
 class ViT(nn.Module):
-    """Image to ``[class token, registers, patches in row-major order]``, normalised, and one pooled vector.
+    """Image encoder that gives normalised tokens ``[class token, registers, patches in row-major order]`` and one pooled vector.
 
     Args:
         image_size: nominal height and width in pixels; other sizes resize the position table.
-        mlp_ratio: width between the layers of the feed-forward part, in multiples of ``dim``; fractions of a channel are cut off.
+        mlp_ratio: width between the two feed-forward layers, in multiples of ``dim``; the product is rounded down.
         activation: one of ``zoo.layers.mlp.ACTIVATIONS``, or "swiglu" (DINOv2's giant).
-        num_registers: further learned tokens, without position, after the class token (DINOv2).
-        pool: "cls" takes the class token, "cls_tanh" puts a linear layer and tanh behind it (transformers' ``ViTModel``, the
-            paper's pre-logits), "mean" the mean of the normalised patch tokens, "mean_norm" normalises the mean instead of
-            the tokens (timm's "avg", as in MAE), "attention" asks the patch tokens with a learned query, "concat" joins the
-            class token and the mean of the patches after each of ``pool_layers`` (what DINOv2 is evaluated on: Oquab et al. 2023,
-            arXiv 2304.07193, appendix B.3) and brings them to ``dim`` (``Joined``), "none" gives no pooled vector.
+        num_registers: number of additional learned tokens, without position, after the class token (DINOv2).
+        pool: "cls" takes the class token; "cls_tanh" adds a linear layer and tanh to it (transformers' ``ViTModel``, the paper's
+            pre-logits); "mean" takes the mean of the normalised patch tokens; "mean_norm" normalises the mean instead of the tokens
+            (timm's "avg", as in MAE); "attention" pools the patch tokens by attention with a learned query; "concat" concatenates
+            the class token and the patch mean after each of ``pool_layers`` (the features on which DINOv2 is evaluated: Oquab et
+            al. 2023, arXiv 2304.07193, appendix B.3) and projects them to ``dim`` (``Joined``); "none" gives no pooled vector.
         pool_layers: blocks that "concat" reads; 0 is the first, -1 the last.
-        pool_hidden_dim: of "concat"; None is one linear layer, a number two of them with as many channels between.
-        pool_dropout: of "concat", in training.
+        pool_hidden_dim: for "concat", width between two linear layers; None is a single linear layer.
+        pool_dropout: for "concat", the dropout rate in training.
         pre_norm: LayerNorm between the positions and the first block (CLIP).
-        layer_scale: initial factor of each residual branch; null for none.
-        drop_remainder: leave out pixels at the right and lower edge that fill no patch, where otherwise such sizes are refused.
+        layer_scale: initial factor of each residual branch; None disables layer scale.
+        drop_path: largest rate of stochastic depth; the rate rises linearly over the blocks.
+        drop_remainder: ignore pixels at the right and lower edge that do not fill a patch; if False, such sizes raise an error.
         antialias: resize positions as timm and open_clip do (True) or as transformers does (False; DINOv2 with registers: True).
         init: "timm" (truncated normal 0.02), "clip" (openai/CLIP) or "jax" (Google's: Xavier uniform).
         preprocessing: keywords of the image processor that the weights were trained with; a system's config may override them.
 
     Raises:
-        ConfigError: sizes that do not divide, an unknown name, "cls" without a class token.
+        ConfigError: ``image_size`` is not a multiple of ``patch_size``, a name is unknown, or "cls" is used without a class token.
     """
 
     modality = "image"
     no_weight_decay = ("class_token", "registers", "positions", "probe")
-    after_features = ("pooler",)  # what ``from_features`` computes
+    # ``attention_pool`` is not among them: its probe needs all tokens, so there is no small vector to cache before it.
+    after_features = ("pooler",)  # the submodules that ``from_features`` applies
 
     def __init__(
         self,
@@ -115,14 +123,16 @@ class ViT(nn.Module):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
         if (pool.startswith("cls") or pool == "concat") and not class_token:
-            raise ConfigError(f"pool: {pool!r} needs class_token=true; without one choose 'mean', 'attention' or 'none'")
+            raise ConfigError(f"pool: {pool!r} needs class_token=true; for class_token=false choose mean, mean_norm, attention or none")
         self.pool_layers = find_layers(pool_layers, depth) if pool == "concat" else []
         self.dim, self.image_size, self.pool, self.antialias = dim, image_size, pool, antialias
         self.gives_pooled = pool != "none"
         self.preprocessing = dict(preprocessing or {})
+        # patch_bias is False in CLIP: its pre_norm comes directly after the positions, which can already shift each channel.
         self.patch = PatchEmbedding(image_size=image_size, patch_size=patch_size, dim=dim, bias=patch_bias, drop_remainder=drop_remainder)
         self.class_token = nn.Parameter(torch.empty(1, 1, dim)) if class_token else None
         self.registers = nn.Parameter(torch.empty(1, num_registers, dim)) if num_registers else None
+        # One position for the class token, one per patch, none for registers (DINOv2).
         self.positions = nn.Parameter(torch.empty(1, int(class_token) + self.patch.grid**2, dim))
         self.pre_norm = nn.LayerNorm(dim, eps=eps) if pre_norm else nn.Identity()
         hidden_dim = hidden_width(dim, mlp_ratio)
@@ -132,11 +142,12 @@ class ViT(nn.Module):
             )
             for rate in drop_path_rates(drop_path, depth)
         )
+        # "mean_norm" applies the final norm after the mean, so its tokens stay unnormalised (timm's fc_norm).
         self.norm = nn.Identity() if pool == "mean_norm" else nn.LayerNorm(dim, eps=eps)
         self.pool_norm = nn.LayerNorm(dim, eps=eps) if pool == "mean_norm" else nn.Identity()
         self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None
         if pool == "concat":
-            width = 2 * dim * len(self.pool_layers)
+            width = 2 * dim * len(self.pool_layers)  # class token and patch mean of each layer
             self.pooler = Joined(width, dim, hidden_dim=pool_hidden_dim, dropout=pool_dropout)
         self.attention_pool = (
             AttentionPool(dim=dim, num_heads=num_heads, hidden_dim=hidden_dim, activation=activation, eps=eps)
@@ -147,33 +158,40 @@ class ViT(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Class token and registers, which come before the patches."""
+        """Number of tokens before the patches: the class token and the registers."""
         return int(self.class_token is not None) + (0 if self.registers is None else self.registers.shape[1])
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
-        """``mask`` is accepted for the contract; images have no padding."""
+        """Encode images to tokens [batch, num_tokens, dim] and pooled vectors [batch, dim].
+
+        Args:
+            mask: ignored; all encoders accept one, but images have no padding.
+
+        Raises:
+            DataError: the image size does not fit ``patch_size``.
+        """
         x, features = self._run(pixels)
         return Encoded(x, self._finished(features), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
     def features(self, x: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Float[Tensor, "batch _"]:
-        """What comes before the pool's own weights; where these alone are trained, the rest need not run again."""
+        """Return the input of the pooler's weights; if only these are trained, it can be computed once and cached."""
         features = self._run(x)[1]
         assert features is not None
         return features
 
     def from_features(self, features: Float[Tensor, "batch _"]) -> Encoded:
-        """The rest of the way; its only tokens are the pooled vectors."""
+        """Apply the pooler to cached ``features``; the only tokens of the result are the pooled vectors."""
         pooled = self._finished(features)
         assert pooled is not None
         return Encoded.of_pooled(pooled)
 
     def _run(self, pixels: Tensor) -> tuple[Float[Tensor, "batch num_tokens dim"], Float[Tensor, "batch _"] | None]:
-        """Normalised tokens, and the pooled vector before its linear layer."""
+        """Return normalised tokens, and the pooled vector before the pooler; the vector is None if the pool is "none"."""
         x, read = self._embed(pixels), {}
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in self.pool_layers:
-                read[i] = self.norm(x)
+                read[i] = self.norm(x)  # DINOv2 applies the final norm to every layer that it reads
         x = self.norm(x)
         return x, self._joined([read[i] for i in self.pool_layers]) if read else self._pooled(x)
 
@@ -190,15 +208,15 @@ class ViT(nn.Module):
         layer: int | None = -2,
         class_token: bool = False,
     ) -> Encoded:
-        """Patch tokens alone, after a block and without the final norm (what LLaVA reads), or of the last block with it.
+        """Return the patch tokens of one layer, without the final norm (as LLaVA reads them) unless ``layer`` is None.
 
         Args:
-            layer: as transformers numbers ``hidden_states``: -1 is the last block's output, -2 the one before, 0 what enters the
-                first block; None is the last, normalised. Blocks behind it are not computed.
-            class_token: before them the class token too, where there is one (what Kosmos reads); registers are never shown.
+            layer: index as in transformers' ``hidden_states``: -1 is the output of the last block, -2 that of the block before, 0 the
+                input of the first block. None is the output of the last block with the final norm. Later blocks are not computed.
+            class_token: put the class token, if there is one, before the patches (as Kosmos reads them); registers are never included.
 
         Raises:
-            ConfigError: there is no such layer.
+            ConfigError: ``layer`` does not exist.
         """
         x = self._embed(pixels)
         for block in self.blocks[: find_state(layer, len(self.blocks))]:
@@ -210,14 +228,14 @@ class ViT(nn.Module):
     def intermediates(
         self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None, *, normalise: bool = False
     ) -> list[Float[Tensor, "batch num_tokens dim"]]:
-        """Tokens after some of the blocks; blocks behind the last of them are not computed.
+        """Return the tokens after each of the chosen blocks; blocks after the last chosen one are not computed.
 
         Args:
-            layers: 0 is the first block, -1 the last; the result is in this order. None for all.
-            normalise: put the final norm behind each, so that -1 gives what ``forward`` gives as tokens.
+            layers: indices of blocks, 0 is the first and -1 the last; the result has the same order. None chooses all.
+            normalise: apply the final norm to each; -1 then equals the tokens of ``forward``.
 
         Raises:
-            ConfigError: there is no such layer.
+            ConfigError: a block does not exist.
         """
         wanted = find_layers(layers, len(self.blocks))
         found, x = {}, self._embed(pixels)
@@ -230,18 +248,18 @@ class ViT(nn.Module):
     def attention_maps(
         self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None
     ) -> list[Float[Tensor, "batch num_heads queries keys"]]:
-        """How much each token (queries) takes from each (keys) in some of the blocks; the sum over keys is 1.
+        """Return the attention weights of the chosen blocks; they sum to 1 over the keys.
 
         Args:
-            layers: 0 is the first block, -1 the last; the result is in this order. None for all.
+            layers: indices of blocks, 0 is the first and -1 the last; the result has the same order. None chooses all.
 
         Raises:
-            ConfigError: there is no such layer.
+            ConfigError: a block does not exist.
         """
         wanted = find_layers(layers, len(self.blocks))
         found, x = {}, self._embed(pixels)
         for i in range(max(wanted, default=-1) + 1):
-            x = self.blocks[i - 1](x) if i else x
+            x = self.blocks[i - 1](x) if i else x  # the weights of block i need its input only, so block i itself does not run
             if i in wanted:
                 block = cast(Block, self.blocks[i])
                 found[i] = block.attention.weights(block.norm1(x))
@@ -252,10 +270,11 @@ class ViT(nn.Module):
         prefix = int(self.class_token is not None)
         grid = (self.patch.grid, self.patch.grid)
         new_grid = (patches.shape[2], patches.shape[3])
+        # The class token's position is no place in the grid, so it is not resized.
         positions = resize_positions(self.positions[:, prefix:], grid, new_grid, antialias=self.antialias)
         tokens = [patches.flatten(2).transpose(1, 2) + positions]  # [B, patches, dim]
         if self.registers is not None:
-            tokens.insert(0, self.registers.expand(len(pixels), -1, -1))  # registers carry no position (DINOv2)
+            tokens.insert(0, self.registers.expand(len(pixels), -1, -1))  # registers have no position (DINOv2)
         if self.class_token is not None:
             tokens.insert(0, (self.class_token + self.positions[:, :1]).expand(len(pixels), -1, -1))
         return self.pre_norm(torch.cat(tokens, dim=1))  # [B, prefix + patches, dim]
@@ -273,12 +292,12 @@ class ViT(nn.Module):
         return torch.cat(parts, dim=-1)  # [B, 2 * layers * dim]
 
     def _initialise(self, init: str) -> None:
-        width = self.dim**-0.5
+        width = self.dim**-0.5  # openai/CLIP's ``scale``
         scale = width if init == "clip" else 0.02
         nn.init.trunc_normal_(self.positions, std=scale)
         for token in (self.class_token, self.registers):
             if token is not None:
-                nn.init.normal_(token, std=scale if init == "clip" else 1e-6)
+                nn.init.normal_(token, std=scale if init == "clip" else 1e-6)  # 1e-6: timm
         if self.attention_pool is not None:
             nn.init.trunc_normal_(self.attention_pool.probe, std=width)
         for name, module in self.named_modules():
@@ -290,7 +309,7 @@ class ViT(nn.Module):
     def _initialise_rest_as_jax(self) -> None:
         _fill_lecun(self.patch.project)
         if self.class_token is not None:
-            nn.init.zeros_(self.class_token)  # not the registers, which nothing else would tell apart
+            nn.init.zeros_(self.class_token)  # registers stay random: they have no position, so zero ones would remain identical
         if self.attention_pool is not None:
             nn.init.xavier_uniform_(self.attention_pool.probe.data[0])  # [1, dim]
 
@@ -301,7 +320,7 @@ def _fill_timm(module: nn.Linear, name: str) -> None:
 
 
 def _fill_clip(module: nn.Linear, name: str) -> None:
-    """What torch's MultiheadAttention and Linear do by themselves, which openai/CLIP leaves as it is."""
+    """Initialise like torch's MultiheadAttention and Linear, whose defaults openai/CLIP keeps."""
     if name.endswith("qkv"):
         nn.init.xavier_uniform_(module.weight)
     if "attention" in name:
@@ -309,7 +328,10 @@ def _fill_clip(module: nn.Linear, name: str) -> None:
 
 
 def _fill_jax(module: nn.Linear, name: str) -> None:
-    """Source: google-research/vision_transformer ``models_vit.py``; query, key and value are matrices of their own there."""
+    """Initialise as google-research/vision_transformer ``models_vit.py`` does.
+
+    There, query, key and value are separate matrices, so each part of our joined matrix is initialised separately.
+    """
     if name == "pooler":
         return _fill_lecun(module)
     several = name.endswith(("qkv", "key_value"))
@@ -322,7 +344,7 @@ def _fill_jax(module: nn.Linear, name: str) -> None:
 
 
 def _fill_lecun(module: nn.Linear | nn.Conv2d) -> None:
-    """The default of flax: variance 1 / fan-in, cut off at two standard deviations, which 0.8796 makes up for."""
+    """Initialise by flax's default: variance 1 / fan-in, truncated at two standard deviations; the factor 0.8796 corrects the variance."""
     std = module.weight[0].numel() ** -0.5 / 0.87962566103423978
     nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
     if module.bias is not None:

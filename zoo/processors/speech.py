@@ -1,7 +1,6 @@
-"""Speech that is to be made: a recording to the frames that a head learns to give, and frames back to a waveform.
+"""Processor for speech synthesis: converts recordings to target frames, and predicted frames back to waveforms.
 
-The part of a processor that owns sound where sound is not an input but a target: it reads ``inputs["audio"]`` of a sample and fills
-``targets`` of the batch.
+It is used if audio is a target, not an input: it reads ``inputs["audio"]`` of a sample and fills ``targets`` of the batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,32 +20,39 @@ from zoo.processors.media.vocoders import find_vocoder
 from zoo.registry import register
 from zoo.types import FRAMES, MAGNITUDES, MELS
 
-CLASSICAL, FAST = 0.0, 0.99  # momentum of Griffin-Lim
-TRIM_WINDOW_SECONDS = 0.02
+CLASSICAL, FAST = 0.0, 0.99  # momentum of the classical and of the fast Griffin-Lim algorithm
+TRIM_WINDOW_SECONDS = 0.02  # loudness is measured in windows of this length
 
 
 @register("processor")
 class SpeechProcessor:
-    """Waveforms to compressed mels, and linear magnitudes where a head learns those too; and back by Griffin-Lim.
+    """Conversion of waveforms to compressed mels (and, if requested, linear magnitudes), and back by the Griffin-Lim algorithm.
 
     The defaults are those of NVIDIA's Tacotron 2.
 
     Args:
-        window_samples: None: as long as ``num_fft``.
-        linear: also give compressed magnitudes, ``targets["magnitudes"]``.
+        sample_rate_hz: sample rate of the waveforms; recordings are resampled to it.
+        window_samples: length of the window; None means ``num_fft``.
+        hop_samples: samples from one frame to the next.
+        lowest_hz: lower edge of the first mel filter.
+        highest_hz: upper edge of the last mel filter.
+        pre_emphasis: share of the previous sample that is subtracted from each sample.
         compression: "log" or "decibel", see ``zoo.processors.media.tacotron_mel.Framing``.
-        trim_decibels: cut what is so much quieter than the loudest off both ends of a recording, but for ``trim_seconds``; None: nothing.
-        max_seconds: longer recordings are refused.
-        power: to which magnitudes are raised before their phases are looked for.
-        momentum: of Griffin-Lim; 0 is the classical algorithm.
+        linear: also make compressed magnitudes, ``targets["magnitudes"]``.
+        trim_decibels: remove both ends of a recording that are this much quieter than its loudest window; None removes nothing.
+        trim_seconds: length of the quiet margin that trimming leaves at both ends.
+        max_seconds: longer recordings raise an error.
+        power: exponent applied to the magnitudes before Griffin-Lim.
+        iterations: number of Griffin-Lim iterations.
+        momentum: momentum of Griffin-Lim; 0 is the classical algorithm.
 
     Raises:
-        ConfigError: numbers that cannot be.
+        ConfigError: a number is outside its range, or ``compression`` is unknown.
     """
 
     target = True  # fills ``Batch.targets``, not ``Batch.inputs``
-    modality = "audio"  # of samples, that it reads
-    encoder_keys = ()
+    modality = "audio"  # the modality of samples that it reads
+    encoder_keys = ()  # no setting has to agree with an encoder
 
     def __init__(
         self,
@@ -75,7 +81,7 @@ class SpeechProcessor:
         if max_seconds <= 0 or power <= 0 or iterations < 0 or not 0 <= momentum < 1 or trim_seconds < 0:
             raise ConfigError(
                 f"max_seconds {max_seconds}, power {power}, iterations {iterations}, momentum {momentum}, trim_seconds {trim_seconds}; "
-                "allowed are above 0, above 0, 0 or more, 0 to below 1, and 0 or more"
+                "allowed are max_seconds and power above 0, iterations and trim_seconds from 0 on, and momentum from 0 to below 1"
             )
         self.framing = Framing(sample_rate_hz, num_fft, window, hop_samples, num_mels, lowest_hz, highest_hz, pre_emphasis, compression)
         self.sample_rate_hz, self.hop_samples, self.num_mels = sample_rate_hz, hop_samples, num_mels
@@ -93,14 +99,21 @@ class SpeechProcessor:
 
     @property
     def quiet_level(self) -> float:
-        """The loudest mel of a frame in which nothing is heard."""
+        """Compressed value up to which the loudest mel of a frame counts as silence."""
         return self.framing.quiet
 
     def item(self, raw: Any) -> dict[str, Float[Tensor, "rows frames"]]:
-        """One recording: a path, bytes, ``(array, sample_rate_hz)``, samples at the processor's own rate, or mels as a tensor.
+        """Process one recording to target frames.
+
+        Args:
+            raw: a path, the bytes of a file, ``(array, sample_rate_hz)``, samples at the processor's own rate, or mels as a tensor
+                [num_mels, frames], which are only checked.
+
+        Returns:
+            "mels" [num_mels, frames] and, if ``linear``, "magnitudes" [bins, frames], both compressed.
 
         Raises:
-            ItemError: not a recording, one that cannot be used, or one that is too long.
+            ItemError: the input is not a recording, cannot be used, or is too long.
         """
         if isinstance(raw, Tensor) and raw.ndim == 2:
             return {MELS: self._checked(raw)}
@@ -109,7 +122,7 @@ class SpeechProcessor:
         return {**found, MAGNITUDES: compress(spectrum, self.framing)} if self.linear else found
 
     def waveform(self, raw: Any) -> Float[np.ndarray, " samples"]:
-        """One channel of samples at the processor's rate, trimmed.
+        """Load a recording as one channel of trimmed samples at the processor's sample rate.
 
         Raises:
             ItemError: as ``item``.
@@ -120,7 +133,7 @@ class SpeechProcessor:
             values, rate = raw if isinstance(raw, tuple) and len(raw) == 2 else (raw, self.sample_rate_hz)
             values = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
             if not isinstance(values, np.ndarray):
-                raise ItemError(f"speech cannot be made from {type(values).__name__}; give a path, or samples as an array", "audio")
+                raise ItemError(f"a recording cannot be made from {type(values).__name__}; give a path, or samples as an array", "audio")
             samples = to_mono(values)
         samples = resample(samples, rate, self.sample_rate_hz)
         samples = self._trimmed(samples)
@@ -142,7 +155,7 @@ class SpeechProcessor:
         return samples[max(0, loud[0] * width - margin) : (loud[-1] + 1) * width + margin]
 
     def collate(self, items: Sequence[Mapping[str, Float[Tensor, "rows _"]]]) -> dict[str, Tensor]:
-        """Pad behind the recordings with what no sound is; ``frames`` is True at what is no padding."""
+        """Pad recordings at the end with the value of silence; the target "frames" [batch, length] is True at real frames."""
         lengths = torch.tensor([item[MELS].shape[1] for item in items])
         longest = int(lengths.max())
         found = {FRAMES: torch.arange(longest) < lengths[:, None]}
@@ -153,28 +166,29 @@ class SpeechProcessor:
         return found
 
     def __call__(self, raw: Any) -> dict[str, Tensor]:
-        """A list of recordings as targets."""
+        """Process a list of recordings to targets."""
         return self.collate([self.item(each) for each in raw])
 
     def meta(self, batch_size: int) -> dict[str, Tensor]:
-        """Targets without data, a second long, for the check on the meta device."""
+        """Return targets of one second without data, for checks on the meta device."""
         frames = 1 + self.sample_rate_hz // self.hop_samples
         sizes = {MELS: self.num_mels} | ({MAGNITUDES: self.framing.num_bins} if self.linear else {})
         found = {name: torch.empty(batch_size, rows, frames, device="meta") for name, rows in sizes.items()}
         return {**found, FRAMES: torch.empty(batch_size, frames, dtype=torch.bool, device="meta")}
 
     def to_waveform(self, mels: Float[Tensor, "num_mels frames"], *, seed: int = 0) -> Float[Tensor, " samples"]:
-        """A waveform with these mels, by the pseudo-inverse of the filters and Griffin-Lim."""
+        """Convert compressed mels to a waveform by the pseudo-inverse of the mel filters and Griffin-Lim."""
         return self._sound(from_mels(mels, self.framing), seed)
 
     def vocoder(self, name: str, *, seed: int = 0) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """What makes a waveform of mels and, where a head gives them, compressed magnitudes.
+        """Return a function from mels, and compressed magnitudes or None, to a waveform.
 
         Args:
-            name: "griffin_lim", or one of ``zoo.processors.media.vocoders``, which take mels alone.
+            name: "griffin_lim", or a vocoder of ``zoo.processors.media.vocoders``; those ignore the magnitudes.
+            seed: seed of the random initial phases of Griffin-Lim.
 
         Raises:
-            ConfigError: there is none, it is not installed, or it was trained on other mels.
+            ConfigError: the vocoder is unknown or not installed, or was trained with other mel settings.
         """
         if name == "griffin_lim":
             return lambda mels, spectrum: (
@@ -184,20 +198,22 @@ class SpeechProcessor:
         return lambda mels, spectrum: found(mels)
 
     def log_mels(self, mels: Float[Tensor, "num_mels frames"]) -> Float[Tensor, "num_mels frames"]:
-        """Natural logarithms, whatever the compression."""
+        """Convert compressed mels to natural logarithms, for either compression."""
         return mels if self.framing.compression == "log" else expand(mels, self.framing).log()
 
     def from_magnitudes(self, values: Float[Tensor, "bins frames"], *, seed: int = 0) -> Float[Tensor, " samples"]:
-        """A waveform with these compressed magnitudes."""
+        """Convert compressed magnitudes to a waveform by Griffin-Lim."""
         return self._sound(expand(values, self.framing), seed)
 
     def _sound(self, spectrum: Tensor, seed: int) -> Tensor:
         waveform = griffin_lim(spectrum, self.framing, power=self.power, iterations=self.iterations, momentum=self.momentum, seed=seed)
-        return waveform / max(1.0, float(waveform.abs().max()))  # never clipped
+        return waveform / max(1.0, float(waveform.abs().max()))  # scaled down if it would clip
 
     def _checked(self, mels: Tensor) -> Tensor:
         if len(mels) != self.num_mels or not mels.is_floating_point() or not mels.shape[1]:
-            raise ItemError(f"mels are {mels.dtype} {list(mels.shape)}; ready ones are floats [{self.num_mels}, frames]", "audio")
+            raise ItemError(
+                f"mels are {mels.dtype} of shape {list(mels.shape)}; allowed are floating-point mels [{self.num_mels}, frames]", "audio"
+            )
         return mels.float()
 
 
@@ -206,10 +222,14 @@ def _refuse_numbers(
 ) -> None:
     if not 0 < hop <= window <= num_fft or rate < 1000:
         raise ConfigError(
-            f"sample_rate_hz {rate}, hop_samples {hop}, window_samples {window}, num_fft {num_fft}; allowed are 1000 and more, a hop of "
-            "at most a window of at most num_fft"
+            f"sample_rate_hz {rate}, hop_samples {hop}, window_samples {window}, num_fft {num_fft}; allowed are a sample rate of at least "
+            "1000 and hop_samples <= window_samples <= num_fft"
         )
     if not 0 <= lowest < highest <= rate / 2:
-        raise ConfigError(f"lowest_hz {lowest:g}, highest_hz {highest:g}; at {rate} Hz allowed are 0 to {rate / 2:g}, rising")
+        raise ConfigError(
+            f"lowest_hz {lowest:g}, highest_hz {highest:g}; at sample_rate_hz {rate} allowed is 0 <= lowest_hz < highest_hz <= {rate / 2:g}"
+        )
     if not 1 <= num_mels <= num_fft // 4 or not 0 <= pre_emphasis < 1:
-        raise ConfigError(f"num_mels {num_mels}, pre_emphasis {pre_emphasis}; allowed are 1 to num_fft / 4, and 0 to below 1")
+        raise ConfigError(
+            f"num_mels {num_mels}, pre_emphasis {pre_emphasis}; allowed are num_mels 1 to num_fft / 4 and pre_emphasis 0 to below 1"
+        )

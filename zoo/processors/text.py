@@ -1,4 +1,4 @@
-"""Text: strings or ready ids to ``token_ids``, through the ``tokenizers`` library."""
+"""Text processor: converts strings, or accepts token ids, for a text encoder, with the ``tokenizers`` library."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,11 +16,11 @@ from zoo.processors.tokenizers.cleaning import CLEANINGS
 from zoo.processors.tokenizers.library_tokenizers import CLIP_END_ID, CLIP_VOCABULARY, bert_template, clip_tokenizer, find_mask, find_merges
 from zoo.registry import register
 
-SPECIAL_TOKENS = ("<pad>", "<sot>", "<eot>")  # ids 0, 1, 2 of a tokenizer that is trained here
+SPECIAL_TOKENS = ("<pad>", "<sot>", "<eot>")  # ids 0, 1, 2 of a tokenizer trained on captions
 TRAINED_END_ID = 2
-SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
-WORD_PIECE_SYMBOLS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")  # ids 0 to 4; the end symbol is 2 here too
-LETTERS = 100  # the most frequent ones, with which word pieces spell words
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)  # all bytes
+WORD_PIECE_SYMBOLS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")  # ids 0 to 4; the end symbol [SEP] also has id 2
+LETTERS = 100  # size of the alphabet of word pieces: the most frequent letters
 TOKENIZERS = ("trained", "word_pieces", "clip", "given", *SYMBOLS)
 SYMBOL_COUNTS = {name: len(symbols) for name, symbols in SYMBOLS.items()}
 PADDINGS = ("longest", "context_length")
@@ -28,25 +28,30 @@ PADDINGS = ("longest", "context_length")
 
 @register("processor")
 class TextProcessor:
-    """Cleaned text, or two texts in one row, as token ids between start and end symbols, padded to the longest of the batch.
+    """Conversion of texts, or pairs of texts, to padded token ids between start and end symbols.
 
-    The tokenizer travels with the weights as ``tokenizer.json``; where there is one it is used, whatever ``tokenizer`` says.
+    The tokenizer is saved with the weights as ``tokenizer.json``. If that file exists it is used, regardless of the argument
+    ``tokenizer``.
 
     Args:
-        vocab_size: the most entries that the tokenizer may have; must equal the text encoder's.
-        context_length: longer texts are cut, and keep their end symbol.
-        tokenizer: where it comes from: "trained" on a run's captions (byte-level BPE), "word_pieces" (also trained on them: BERT's, with a
-            mask symbol and pairs of texts), "clip" (OpenAI's merges, see ``zoo.processors.tokenizers.library_tokenizers.find_merges``), "given" (only with
-            weights; without one ready ids are taken); or symbols to be read aloud, one a token and none around them, a text that is
-            too long being an error: "characters", "nvidia_characters", "phonemes" (``zoo.processors.media.read_aloud``).
-        cleaning: what is done to a text before its tokenizer sees it: one of ``zoo.processors.tokenizers.cleaning.CLEANINGS``.
-        max_length: cut to fewer tokens than the encoder could take (sentence-transformers' max_seq_length).
-        pad_to: "longest" of the batch, or "context_length".
-        mask_padding: False gives no mask, so that an encoder that looks both ways sees the padding too, as SigLIP's was trained
-            to; ``pad_to`` is then "context_length".
+        vocab_size: maximum number of entries of the tokenizer; must equal the text encoder's ``vocab_size``.
+        context_length: maximum number of tokens; longer texts are truncated and keep their end symbol.
+        tokenizer: origin of the tokenizer. "trained": byte-level BPE trained on a run's captions. "word_pieces": BERT's word pieces,
+            also trained on the captions, with a mask symbol and pairs of texts. "clip": OpenAI's merges (see
+            ``zoo.processors.tokenizers.library_tokenizers.find_merges``). "given": loaded with the weights; without it only token ids are accepted.
+            "characters", "nvidia_characters", "phonemes": symbol tables for speech synthesis (``zoo.processors.media.read_aloud``), with one
+            token per symbol and no start or end symbols; a text that is too long raises an error.
+        cleaning: cleaning of the text before tokenization, one of ``zoo.processors.tokenizers.cleaning.CLEANINGS``.
+        lowercase: convert texts to lower case.
+        max_length: truncate to fewer tokens than ``context_length`` (sentence-transformers' max_seq_length).
+        pad_to: "longest" pads to the longest text of the batch, "context_length" to the full length.
+        pad_token_id: id of the padding.
+        eot_token_id: id of the end symbol.
+        mask_padding: False gives no mask, so a bidirectional encoder also attends to the padding, as SigLIP does; this requires
+            ``pad_to`` "context_length".
 
     Raises:
-        ConfigError: an unknown word, sizes too small for what has to fit, an end symbol that CLIP's tokenizer does not have.
+        ConfigError: a name is unknown, a size is too small, or ``eot_token_id`` does not fit CLIP's tokenizer.
     """
 
     encoder_keys = ("vocab_size", "context_length")
@@ -72,7 +77,8 @@ class TextProcessor:
         _refuse_sizes(tokenizer, vocab_size, context_length, eot_token_id)
         if not mask_padding and pad_to != "context_length":
             raise ConfigError(
-                f"mask_padding: false lets padding change what a text means; allowed with pad_to=context_length only, got {pad_to!r}"
+                "mask_padding: false makes the encoder attend to padding, so the result depends on the padded length; it is allowed only "
+                f"with pad_to=context_length, got {pad_to!r}"
             )
         self.vocab_size, self.context_length, self.max_length = vocab_size, context_length, max_length
         self.source, self.cleaning, self.lowercase = tokenizer, cleaning, lowercase
@@ -82,7 +88,7 @@ class TextProcessor:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer, where there is one; CLIP's is built when it is first asked for, because that takes a quarter of a second."""
+        """The tokenizer, or None; CLIP's is built at the first access, because that takes a quarter of a second."""
         if self._tokenizer is None and not self._has_searched:
             self._has_searched = True
             merges = find_merges()
@@ -98,30 +104,33 @@ class TextProcessor:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is a tokenizer to use."""
+        """True if the processor has a tokenizer."""
         return self.tokenizer is not None
 
     def fit(self, captions: Iterable[str]) -> None:
-        """Train the tokenizer; the result depends on the captions only, not on their order.
+        """Train the tokenizer; the result depends only on the set of captions, not on their order.
 
         Raises:
-            ConfigError: this processor's tokenizer is another's, or its texts would end with an id that a trained one does not have.
+            ConfigError: this kind of tokenizer cannot be trained, or ``eot_token_id`` is not the end symbol of a trained one.
         """
         trainings = {"trained": _train_bytes, "word_pieces": _train_word_pieces}
         if self.source not in trainings:
-            raise ConfigError(f"system.processor.text.tokenizer: {self.source!r}, and there is none: {self._how_to_get_one()}")
+            raise ConfigError(
+                f"system.processor.text.tokenizer: {self.source!r}, but there is no tokenizer and it cannot be trained: "
+                f"{self._how_to_get_one()}"
+            )
         if self.eot_token_id != TRAINED_END_ID:
             raise ConfigError(
                 f"system.processor.text.eot_token_id: {self.eot_token_id}, but a tokenizer that is trained on captions ends texts with "
-                f"{TRAINED_END_ID}; set it here and in system.encoders.text.eot_token_id"
+                f"{TRAINED_END_ID}; set {TRAINED_END_ID} here and in system.encoders.text.eot_token_id"
             )
         self.use(trainings[self.source](sorted({self.clean(caption) for caption in captions}), self.vocab_size, self.lowercase))
 
     def use(self, tokenizer: Tokenizer) -> None:
-        """Take a ready tokenizer.
+        """Use an existing tokenizer.
 
         Raises:
-            WeightsError: it has more entries than the encoder has rows.
+            WeightsError: the tokenizer has more entries than ``vocab_size``.
         """
         if tokenizer.get_vocab_size() > self.vocab_size:
             raise WeightsError(f"the tokenizer has {tokenizer.get_vocab_size()} entries; vocab_size allows {self.vocab_size}")
@@ -130,21 +139,21 @@ class TextProcessor:
         self._tokenizer = tokenizer
 
     def clean(self, text: str) -> str:
-        """What the tokenizer is given of a text.
+        """Clean a text for the tokenizer, including lower case if set.
 
         Raises:
-            DataError: cleaning needs a library that is not installed.
+            DataError: the cleaning needs a library that is not installed.
         """
         text = CLEANINGS[self.cleaning](text)
-        inside = self.source == "word_pieces"  # there the tokenizer does, which leaves a [MASK] that stands in a text alone
+        inside = self.source == "word_pieces"  # this tokenizer lowercases itself, except the symbol [MASK] in a text
         return text.lower() if self.lowercase and not inside else text
 
     @property
     def mask_token_id(self) -> int:
-        """The id of the symbol that hides a token.
+        """Id of the mask symbol of masked-language modelling.
 
         Raises:
-            ConfigError: there is no tokenizer, or it has no such symbol.
+            ConfigError: there is no tokenizer, or it has no mask symbol.
         """
         found = None if self.tokenizer is None else find_mask(self.tokenizer)
         if found is None:
@@ -155,28 +164,31 @@ class TextProcessor:
         return found
 
     def item(self, raw: Any) -> Int[Tensor, " length"]:
-        """One string, or a pair of strings, as token ids with start and end symbols, cut to ``context_length``.
+        """Convert one string, or a pair of strings, to token ids with start and end symbols, truncated to ``context_length``.
 
         Raises:
-            DataError: something else, or there is no tokenizer.
+            DataError: the input is neither, there is no tokenizer, or a text of symbols is empty or too long.
+            ConfigError: ``context_length`` is too small for a pair.
         """
         pair = tuple(raw) if isinstance(raw, tuple | list) and len(raw) == 2 else (raw,)
         if not all(isinstance(text, str) for text in pair):
-            raise DataError(f"a text is a string, or a pair of strings; got {type(raw).__name__} {str(raw)[:60]!r}")
+            raise DataError(f"a text must be a string, or a pair of strings; got {type(raw).__name__} {str(raw)[:60]!r}")
         if self.tokenizer is None:
-            raise DataError(f"this system has no tokenizer yet: {self._how_to_get_one()}, or give token ids")
+            raise DataError(f"this system has no tokenizer yet: {self._how_to_get_one()}; or pass token ids")
         longest = min(self.context_length, self.max_length or self.context_length)
         if len(pair) == 2:
             return torch.tensor(self._pair(self.clean(str(pair[0])), self.clean(str(pair[1])), longest), dtype=torch.int64)
         ids = self.tokenizer.encode(self.clean(str(pair[0]))).ids
         if self.source in SYMBOLS and not 0 < len(ids) <= longest:
-            raise DataError(f"a text of {len(ids)} symbols cannot be said at once, allowed are 1 to {longest}: {raw[:60]!r}; split it")
+            raise DataError(
+                f"a text of {len(ids)} symbols cannot be spoken in one piece; allowed are 1 to {longest} symbols: {raw[:60]!r}; split it"
+            )
         if len(ids) > longest:
             ids = [*ids[: longest - 1], self.eot_token_id]
         return torch.tensor(ids, dtype=torch.int64)
 
     def _pair(self, first: str, second: str, longest: int) -> list[int]:
-        """Two texts in one row; the longer of the two is cut first, as in transformers."""
+        """Join two texts in one row; the longer one is truncated first, as in transformers."""
         assert self.tokenizer is not None
         one, other = (self.tokenizer.encode(text, add_special_tokens=False) for text in (first, second))
         room = longest - self.tokenizer.num_special_tokens_to_add(is_pair=True)
@@ -188,10 +200,12 @@ class TextProcessor:
 
     def _how_to_get_one(self) -> str:
         if self.source == "clip":
-            return "CLIP's merges are not here; pip install open_clip_torch, or set ZOO_CLIP_MERGES to a file bpe_simple_vocab_16e6.txt.gz"
+            return (
+                "CLIP's merges were not found; pip install open_clip_torch, or set ZOO_CLIP_MERGES to a file bpe_simple_vocab_16e6.txt.gz"
+            )
         if self.source == "given":
-            return "its weights brought none; put tokenizer.json beside them"
-        return "train it, or load trained weights"
+            return "the weights came without one; put tokenizer.json beside them"
+        return "train the system, or load trained weights"
 
     def collate(self, items: Sequence[Int[Tensor, " _"]]) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"] | None]:
         """Pad on the right; the mask is True at real tokens."""
@@ -204,7 +218,7 @@ class TextProcessor:
         return token_ids, mask if self.mask_padding else None
 
     def __call__(self, raw: Any) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"] | None]:
-        """A list of strings, or ready ids [B, L], whose padding is the run of ``pad_token_id`` at the end."""
+        """Convert a list of strings, or token ids [B, L], in which the run of ``pad_token_id`` at the end of a row is padding."""
         if isinstance(raw, Tensor):
             if raw.ndim != 2 or raw.dtype != torch.int64:
                 raise DataError(f"token_ids are {raw.dtype} of shape {list(raw.shape)}; allowed is int64 [batch, length]")
@@ -212,50 +226,54 @@ class TextProcessor:
         return self.collate([self.item(text) for text in ([raw] if isinstance(raw, str) else raw)])
 
     def _real(self, token_ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-        """Which of ready ids are no padding: 7 0 5 0 0 -> T T T F F with padding 0, which may also be a token (CLIP's "!").
+        """Return the mask of given ids: True up to the padding at the end.
 
-        Where the end symbol is the padding too (transformers' CLIP), the first of the run is the end: 7 5 9 9 9 -> T T T F F.
+        With padding 0: 7 0 5 0 0 -> T T T F F; id 0 may also be a token (CLIP's "!"). If the end symbol is also the padding
+        (transformers' CLIP), the first of the run is the end symbol: with 9, 7 5 9 9 9 -> T T T F F.
         """
         positions = torch.arange(1, token_ids.shape[1] + 1, device=token_ids.device)
         length = ((token_ids != self.pad_token_id) * positions).amax(1, keepdim=True) + int(self.pad_token_id == self.eot_token_id)
         return positions <= length
 
     def meta(self, batch_size: int) -> tuple[Tensor, Tensor | None]:
-        """A batch without data, for the check on the meta device."""
+        """Return token ids and mask without data, for checks on the meta device."""
         shape = (batch_size, self.context_length)
         mask = torch.empty(shape, dtype=torch.bool, device="meta") if self.mask_padding else None
         return torch.empty(shape, dtype=torch.int64, device="meta"), mask
 
     def save(self, directory: Path) -> None:
-        """Write ``tokenizer.json`` where there is a tokenizer."""
+        """Write ``tokenizer.json`` if there is a tokenizer."""
         if self.tokenizer is not None:
             self.tokenizer.save(str(directory / self.tokenizer_file))
 
     def load(self, directory: Path) -> None:
-        """Read ``tokenizer.json`` where there is one."""
+        """Read ``tokenizer.json`` if it exists."""
         path = directory / self.tokenizer_file
         if path.exists():
             self.use(Tokenizer.from_file(str(path)))
 
 
 def _refuse_sizes(tokenizer: str, vocab_size: int, context_length: int, eot_token_id: int) -> None:
-    letters = 2 * LETTERS + len(WORD_PIECE_SYMBOLS)  # each at the begin of a word and within
+    letters = 2 * LETTERS + len(WORD_PIECE_SYMBOLS)  # each letter at the start and inside of words
     smallest = {"trained": SMALLEST_VOCABULARY, "word_pieces": letters, "clip": CLIP_VOCABULARY, "given": 1, **SYMBOL_COUNTS}[tokenizer]
     if vocab_size < smallest:
-        what = {
+        kind = {
             "clip": "CLIP's tokenizer",
             "word_pieces": "a vocabulary of word pieces",
             **dict.fromkeys(SYMBOLS, f"the table {tokenizer!r}"),
         }.get(tokenizer, "byte-level BPE")
-        raise ConfigError(f"vocab_size: {vocab_size} is too small; {what} needs at least {smallest}")
+        raise ConfigError(f"vocab_size: {vocab_size} is too small; {kind} needs at least {smallest}")
     if context_length < 3:
-        raise ConfigError(f"context_length: {context_length} is too small; start, end and one token need at least 3")
+        raise ConfigError(f"context_length: {context_length} is too small; at least 3 are needed: start symbol, one token, end symbol")
     if tokenizer == "clip" and eot_token_id != CLIP_END_ID:
         raise ConfigError(f"eot_token_id: got {eot_token_id}; CLIP's tokenizer ends texts with {CLIP_END_ID}")
 
 
 def _shares(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens two texts keep: the longer gives way until both fit. 2 and 9 in a room of 6 keep 2 and 4; 9 and 9 keep 3 each."""
+    """Return the number of tokens that two texts keep; the longer one is truncated until both fit.
+
+    Lengths 2 and 9 with room for 6 keep 2 and 4; 9 and 9 keep 3 each.
+    """
     if first + second <= room:
         return first, second
     short = min(first, second, room // 2)
@@ -263,7 +281,7 @@ def _shares(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def _train_bytes(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
-    """Byte-level BPE between start and end symbols, of texts that are cleaned already."""
+    """Train byte-level BPE with start and end symbols on cleaned texts; ``lowercase`` has no effect, because cleaning applied it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -279,10 +297,10 @@ def _train_bytes(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Toke
 
 
 def _train_word_pieces(texts: Sequence[str], vocab_size: int, lowercase: bool) -> Tokenizer:
-    """BERT's word pieces; a word with a letter that is too rare for the alphabet is unknown.
+    """Train BERT's word pieces; a word with a letter outside the alphabet becomes [UNK].
 
-    The library numbers letters in an order that changes from run to run, and with it which of two equally frequent pieces comes first;
-    here they are counted and numbered before.
+    The library orders letters differently in each run, which also changes the order of equally frequent pieces. To get the same
+    tokenizer in every run, the letters are counted and numbered here first.
     """
     tokenizer = _word_pieces({"[UNK]": 0}, lowercase)
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Transcripts: what is said in a recording as Whisper's token ids, to be learnt or read, and token ids back to text.
+"""Transcript processor: converts the texts of recordings to Whisper's token ids for training, and token ids back to text.
 
 Paper: Radford et al. 2022 (arXiv 2212.04356), section 2.3. Reference: openai-whisper ``tokenizer.py``.
 """
@@ -28,38 +28,40 @@ from zoo.registry import register
 from zoo.types import SUPERVISED, Batch, Sample
 
 TOKENIZERS = ("trained", "characters", "given")
-WHISPER_LANGUAGES, WHISPER_TIMESTAMPS = 99, 1501  # of the published models before large-v3; 0 to 30 s
-WHISPER_VOCABULARY = 51864  # the smallest that has both, English's
+WHISPER_LANGUAGES, WHISPER_TIMESTAMPS = 99, 1501  # in the published models before large-v3; timestamps are 0 to 30 s
+WHISPER_VOCABULARY = 51864  # smallest published vocabulary, of the English-only models
 
 
 @register("processor")
 class TranscriptProcessor:
-    """Texts of recordings to token ids: ``<|startoftranscript|><|en|><|transcribe|><|notimestamps|> text<|endoftext|>``.
+    """Conversion of texts to token ids: ``<|startoftranscript|><|en|><|transcribe|><|notimestamps|> text<|endoftext|>``.
 
-    Before them may stand what was said before, ``<|startofprev|> text``; with timestamps each segment stands between two of them, and
-    where nothing is said ``<|nospeech|>`` stands alone. English-only models have neither language nor task. All but the text before
-    and the start symbol is learnt.
+    The preceding text may come first, as ``<|startofprev|> text``. With timestamps, each segment is enclosed by two of them. If the
+    recording contains no speech, the text is ``<|nospeech|>``. English-only models have no language and task tokens. All tokens are
+    supervised except the preceding text and the start symbol.
 
     Args:
-        vocab_size: of the decoder; special tokens are its last ids, and what is before them is the base vocabulary.
-        context_length: longer transcripts are refused; of what was said before the last half is kept.
-        tokenizer: of the base vocabulary: "trained" on a run's texts (byte-level BPE), one token a letter ("characters"), or "given"
-            (with weights; without one token ids alone are taken).
-        multilingual: whether languages and tasks are told.
-        num_languages: how many have ids; English-only models of Whisper have them too, without use. None: 99 in a vocabulary as large
-            as Whisper's, none in a smaller one.
-        num_timestamps: one each 20 ms from 0 s on. None: 1501 and none, likewise.
-        timestamps: learn them, of samples that have segments.
-        language: of samples that do not say theirs, by code; likewise ``task``, "transcribe" or "translate" (to English).
+        vocab_size: size of the decoder's vocabulary; special tokens have its last ids, the base vocabulary the ids before them.
+        context_length: maximum number of tokens; longer transcripts raise an error. The preceding text may use half of it.
+        tokenizer: origin of the base vocabulary: "trained" (byte-level BPE trained on a run's texts), "characters" (one token per
+            character of these texts), or "given" (loaded with the weights; without it only token ids are accepted).
+        multilingual: put language and task tokens into transcripts.
+        num_languages: number of language ids; English-only models of Whisper also have them, but do not use them. None means 99 if the
+            vocabulary is as large as Whisper's, otherwise 0.
+        num_timestamps: number of timestamp ids, one per 20 ms from 0 s on. None means 1501 if the vocabulary is as large as
+            Whisper's, otherwise 0.
+        timestamps: use timestamps for samples that have segments.
+        language: language code of samples that name none.
+        task: task of samples that name none, "transcribe" or "translate" (to English).
 
     Raises:
-        ConfigError: an unknown word, or a vocabulary too small for its special tokens.
+        ConfigError: a name is unknown, or the vocabulary is too small for its special tokens.
     """
 
-    target = True  # of a head, beside the encoders' inputs
-    modality = "text"  # of samples, that it reads
-    encoder_keys = ()
-    head_keys = ("vocab_size", "context_length")  # what it is told by the head, and may not exceed
+    target = True  # fills targets of a head, beside the encoders' inputs
+    modality = "text"  # the modality of samples that it reads
+    encoder_keys = ()  # no setting has to agree with an encoder
+    head_keys = ("vocab_size", "context_length")  # taken from the head if not given, and never larger than the head's
     tokenizer_file = "transcript_tokenizer.json"
 
     def __init__(
@@ -82,8 +84,8 @@ class TranscriptProcessor:
         num_timestamps = (WHISPER_TIMESTAMPS if large else 0) if num_timestamps is None else num_timestamps
         if not 0 <= num_languages <= len(LANGUAGES) or num_timestamps < 0 or (multilingual and not num_languages):
             raise ConfigError(
-                f"num_languages: {num_languages}, num_timestamps: {num_timestamps}; allowed are 0 to {len(LANGUAGES)} (multilingual: 1 or "
-                "more), and 0 or more"
+                f"num_languages: {num_languages}, num_timestamps: {num_timestamps}; allowed are 0 to {len(LANGUAGES)} languages "
+                "(multilingual: 1 or more) and 0 or more timestamps"
             )
         self.ids = SpecialIds.of(vocab_size, num_languages, num_timestamps)
         smallest = SMALLEST_VOCABULARY.get(tokenizer, 1)
@@ -94,7 +96,7 @@ class TranscriptProcessor:
             )
         self.vocab_size, self.context_length, self.source, self.timestamps = vocab_size, context_length, tokenizer, timestamps
         self.is_multilingual, self.language, self.task = multilingual, language, task
-        self.start(language, task)
+        self.start(language, task)  # raises if the defaults are not allowed
         self.tokenizer: Tokenizer | None = None
 
     @property
@@ -108,82 +110,83 @@ class TranscriptProcessor:
 
     @property
     def eot(self) -> int:
-        """End of the text."""
+        """Id of the end of the text."""
         return self.ids.base
 
     @property
     def sot(self) -> int:
-        """Start of the transcript."""
+        """Id of the start of the transcript."""
         return self.ids.sot
 
     @property
     def sot_prev(self) -> int:
-        """Start of what was said before."""
+        """Id of the start of the preceding text."""
         return self.ids.task("startofprev")
 
     @property
     def sot_lm(self) -> int:
-        """Start of a text without a recording."""
+        """Id of the start of a text without a recording."""
         return self.ids.task("startoflm")
 
     @property
     def no_speech(self) -> int:
-        """Nothing is said."""
+        """Id of the token for a recording without speech."""
         return self.ids.task("nospeech")
 
     @property
     def no_timestamps(self) -> int:
-        """No timestamps follow."""
+        """Id of the token for a transcript without timestamps."""
         return self.ids.task("notimestamps")
 
     @property
     def transcribe(self) -> int:
-        """The task to write down what is said."""
+        """Id of the task to transcribe the speech in its language."""
         return self.ids.task("transcribe")
 
     @property
     def translate(self) -> int:
-        """The task to write it in English."""
+        """Id of the task to translate the speech to English."""
         return self.ids.task("translate")
 
     @property
     def timestamp_begin(self) -> int:
-        """The timestamp of 0 s; the others follow, 20 ms apart."""
+        """Id of the timestamp of 0 s; the others follow in steps of 20 ms."""
         return self.ids.timestamp_begin
 
     @property
     def languages(self) -> dict[str, int]:
-        """Ids by code; none where the model knows English alone."""
+        """Ids of the languages by code; empty if the model is English-only."""
         return self.ids.languages if self.is_multilingual else {}
 
     @cached_property
     def suppressed(self) -> tuple[int, ...]:
-        """Ids that no transcript holds: special ones, and of Whisper's own vocabulary symbols that are not said, in rising order."""
+        """Ids that transcripts must not contain, in rising order: special tokens and, in Whisper's own vocabulary, non-speech symbols."""
         special = {self.transcribe, self.translate, self.sot, self.sot_prev, self.sot_lm, self.no_speech}
         own = non_speech_ids(self.encode) if self.source == "given" and self.tokenizer is not None else set()
-        return tuple(sorted(special | own))  # a vocabulary that was trained here has the symbols of its texts
+        return tuple(sorted(special | own))  # in a trained vocabulary, all symbols come from transcripts
 
     @cached_property
     def blank(self) -> tuple[int, ...]:
-        """Ids with which no transcript begins: of the end and, where spaces are parts of words, of a space alone."""
+        """Ids with which transcripts must not begin: the end symbol and, in Whisper's own vocabulary, a single space."""
         own = self.encode(" ") if self.source == "given" and self.tokenizer is not None else ()
         return (*own, self.eot)
 
     def start(self, language: str | None = None, task: str | None = None) -> list[int]:
-        """What a transcript begins with: the start symbol and, of a multilingual model, language and task.
+        """Return the ids at the start of a transcript: the start symbol and, in a multilingual model, language and task.
 
         Args:
-            language: its code; None is the processor's own, and so with ``task``.
+            language: language code; None means the processor's default.
+            task: "transcribe" or "translate"; None means the processor's default.
 
         Raises:
-            ConfigError: a language or task that the model does not know.
+            ConfigError: the model does not have this language or task.
         """
         language, task = language or self.language, task or self.task
         if task not in TASKS:
             raise ConfigError(f"task: there is no {task!r}; {name_choices(task, TASKS)}")
         if not self.is_multilingual:
             if language != "en" or task != "transcribe":
-                raise ConfigError(f"language: {language!r}, task: {task!r}; this model transcribes English alone, take a multilingual one")
+                raise ConfigError(f"language: {language!r}, task: {task!r}; this model only transcribes English: use a multilingual model")
             return [self.sot]
         if language not in self.languages:
             raise ConfigError(f"language: there is no {language!r} among the {len(self.languages)} of this model; {self._near(language)}")
@@ -198,42 +201,46 @@ class TranscriptProcessor:
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is a tokenizer to use."""
+        """True if the processor has a tokenizer."""
         return self.tokenizer is not None
 
     def fit(self, captions: Iterable[str]) -> None:
-        """Train the tokenizer; the result depends on the texts only, not on their order.
+        """Train the tokenizer; the result depends only on the set of texts, not on their order.
 
         Raises:
-            ConfigError: the tokenizer should have come with the weights, or there are more characters than it may have.
+            ConfigError: ``tokenizer`` is "given", or the texts have more characters than the base vocabulary has ids.
         """
         if self.source == "given":
-            raise ConfigError(f"system.processor.transcript.tokenizer: given, and there is none: {self._how_to_get_one()}")
+            raise ConfigError(
+                "system.processor.transcript.tokenizer: given, but there is no tokenizer and it cannot be trained: "
+                f"{self._how_to_get_one()}"
+            )
         texts = [_spaced(caption) for caption in captions]
         self.use(train_tokenizer(texts, vocab_size=self.ids.base, kind=self.source).tokenizer)
 
     def use(self, tokenizer: Tokenizer) -> None:
-        """Take a ready tokenizer; of its special tokens none is kept, since ours are known by their place.
+        """Use an existing tokenizer without its special tokens; those of this processor are the ids after the base vocabulary.
 
         Raises:
-            WeightsError: its special tokens stand elsewhere.
+            WeightsError: the tokenizer's special tokens have other ids.
         """
         self.tokenizer = plain_tokenizer(tokenizer, self.ids)
+        # These cached properties depend on the tokenizer.
         for name in ("suppressed", "blank"):
             self.__dict__.pop(name, None)
 
     def save(self, directory: Path) -> None:
-        """Write the tokenizer where there is one."""
+        """Write the tokenizer if there is one."""
         if self.tokenizer is not None:
             self.tokenizer.save(str(directory / self.tokenizer_file))
 
     def load(self, directory: Path) -> None:
-        """Read what ``save`` wrote."""
+        """Read the tokenizer written by ``save``, if there is one."""
         if (path := directory / self.tokenizer_file).exists():
             self.use(Tokenizer.from_file(str(path)))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text as it stands, with nothing around it; letters that the tokenizer does not know are left out.
+        """Return the token ids of a text without special tokens; unknown characters are left out.
 
         Raises:
             DataError: there is no tokenizer.
@@ -241,7 +248,7 @@ class TranscriptProcessor:
         return list(without_unknown(self._known, text))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens and timestamps left out; bytes that are no letter yet become U+FFFD.
+        """Return the text of token ids without special tokens and timestamps; incomplete UTF-8 sequences become U+FFFD.
 
         Raises:
             DataError: there is no tokenizer.
@@ -251,43 +258,44 @@ class TranscriptProcessor:
     @property
     def _known(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise DataError(f"this system has no tokenizer of transcripts yet: {self._how_to_get_one()}, or give token ids")
+            raise DataError(f"this system has no tokenizer for transcripts yet: {self._how_to_get_one()}; or pass token ids")
         return self.tokenizer
 
     def _how_to_get_one(self) -> str:
         if self.source == "given":
-            return (
-                "its weights brought none; put the tokenizer.json of the model beside them, or install openai-whisper and load them again"
-            )
-        return "train it, or load trained weights"
+            return "the weights came without one; put the model's tokenizer.json beside them, or install openai-whisper and load them again"
+        return "train the system, or load trained weights"
 
     # Samples.
 
     def item_of(self, sample: Sample) -> tuple[Int[Tensor, " length"], int]:
-        """Token ids of one sample, as ``item``."""
+        """Process one sample; see ``item``."""
         return self.item(sample.inputs)
 
     def item(self, raw: Any) -> tuple[Int[Tensor, " length"], int]:
-        """Token ids of one transcript, and how many of them come before what is learnt.
+        """Convert one transcript to token ids.
 
         Args:
-            raw: the text, or a mapping with ``text`` and what else is known: ``segments`` as a list of (start, end, text) in seconds, an
-                end of None being beyond the recording; ``previous``, what was said before; ``language``; ``task``.
+            raw: the text, or a mapping with ``text`` and optionally ``segments``, a list of (start, end, text) in seconds, in which an
+                end of None is beyond the recording; ``previous``, the preceding text; ``language``; ``task``.
+
+        Returns:
+            The token ids, and the number of ids at their beginning that are not supervised.
 
         Raises:
-            ItemError: it is too long, times that cannot be, or a language or task that the model does not know.
+            ItemError: the transcript is too long, a time has no timestamp, or the model does not have the language or task.
         """
         given = {"text": raw} if isinstance(raw, str) else raw
         if not isinstance(given, Mapping) or not isinstance(given.get("text", ""), str) or not {"text", "segments"} & set(given):
             raise ItemError(
-                f"a transcript is a text, or a mapping with 'text' or 'segments'; got {type(raw).__name__} {str(raw)[:60]!r}", "text"
+                f"a transcript must be a text, or a mapping with 'text' or 'segments'; got {type(raw).__name__} {str(raw)[:60]!r}", "text"
             )
-        before = self._before(given.get("previous"))
+        before = self._preceding(given.get("previous"))
         try:
             start = self.start(given.get("language"), given.get("task"))
-        except ConfigError as fault:  # the processor's own were looked at when it was made
+        except ConfigError as fault:  # the sample's fault: the constructor has checked the defaults
             raise ItemError(f"a transcript's {fault}: {given.get('text', '')[:60]!r}", "language") from fault
-        ids = [*before, *start, *self._said(given), self.eot]
+        ids = [*before, *start, *self._text_ids(given), self.eot]
         if len(ids) > self.context_length:
             raise ItemError(
                 f"a transcript has {len(ids)} tokens; context_length allows {self.context_length}: {given.get('text', '')[:60]!r}; cut the "
@@ -296,14 +304,14 @@ class TranscriptProcessor:
             )
         return torch.tensor(ids), len(before) + 1
 
-    def _before(self, previous: str | None) -> list[int]:
-        """The last half of a context, but for one token, of what was said before."""
+    def _preceding(self, previous: str | None) -> list[int]:
+        """Return the start symbol and the end of the preceding text: context_length / 2 - 1 tokens at most, as in Whisper."""
         if not previous or not previous.strip():
             return []
         most = self.context_length // 2 - 1
         return [self.sot_prev, *self.encode(_spaced(previous))[-most:]]
 
-    def _said(self, given: Mapping[str, Any]) -> list[int]:
+    def _text_ids(self, given: Mapping[str, Any]) -> list[int]:
         segments = given.get("segments")
         if self.timestamps and segments:
             return [i for each in segments for i in self._segment(*each)]
@@ -311,18 +319,18 @@ class TranscriptProcessor:
         return [self.no_timestamps, *self.encode(_spaced(text))] if text.strip() else [self.no_speech]
 
     def _segment(self, start: float, end: float | None, text: str) -> list[int]:
-        said = self.encode(_spaced(text)) if text.strip() else []
-        return [self._timestamp(start), *said, *([] if end is None else [self._timestamp(end)])]
+        ids = self.encode(_spaced(text)) if text.strip() else []
+        return [self._timestamp(start), *ids, *([] if end is None else [self._timestamp(end)])]
 
     def _timestamp(self, seconds: float) -> int:
         number = round(seconds / SECONDS_PER_TIMESTAMP)
         if not 0 <= number < self.ids.num_timestamps:
             most = (self.ids.num_timestamps - 1) * SECONDS_PER_TIMESTAMP
-            raise ItemError(f"segments: a time of {seconds:g} s; this vocabulary has timestamps from 0 to {most:g} s", "text")
+            raise ItemError(f"segments: got a time of {seconds:g} s; this vocabulary has timestamps from 0 to {most:g} s", "text")
         return self.timestamp_begin + number
 
     def collate(self, items: Sequence[tuple[Int[Tensor, " _"], int]]) -> Batch:
-        """Pad behind the transcripts with the end symbol; the mask is True at real tokens, and what is learnt is told apart."""
+        """Pad transcripts at the end with the end symbol; the mask is True at real tokens, SUPERVISED at those to be learnt."""
         lengths, starts = (torch.tensor(numbers) for numbers in ([len(ids) for ids, _ in items], [start for _, start in items]))
         token_ids = torch.full((len(items), int(lengths.max())), self.eot)
         for row, (ids, _) in zip(token_ids, items, strict=True):
@@ -330,7 +338,7 @@ class TranscriptProcessor:
         return self._batch(token_ids, lengths, starts)
 
     def __call__(self, raw: Any) -> Batch:
-        """A list of transcripts, or ready ids [batch, length], which end with the end symbol and are padded with it."""
+        """Convert a list of transcripts, or token ids [batch, length] that end with the end symbol and are padded with it."""
         if not isinstance(raw, Tensor):
             return self.collate([self.item(each) for each in ([raw] if isinstance(raw, str | Mapping) else raw)])
         if raw.ndim != 2 or raw.dtype != torch.int64:
@@ -345,12 +353,12 @@ class TranscriptProcessor:
         return Batch({"text": token_ids}, {"text": mask}, {SUPERVISED: mask & (places >= starts[:, None])})
 
     def meta(self, batch_size: int) -> Batch:
-        """A batch without data, for the check on the meta device."""
+        """Return a batch without data, for checks on the meta device."""
         shape = (batch_size, min(32, self.context_length))
         ids, mask, learnt = (torch.empty(shape, dtype=kind, device="meta") for kind in (torch.int64, torch.bool, torch.bool))
         return Batch({"text": ids}, {"text": mask}, {SUPERVISED: learnt})
 
 
 def _spaced(text: str) -> str:
-    """A text as Whisper has it, with one space before it."""
+    """Return the text with exactly one space before it, as in Whisper's training data."""
     return " " + text.strip()

@@ -1,6 +1,6 @@
-"""Conversations: messages with images and clips in them, and the ways in which people write them down.
+"""Conversations: messages that contain images and audio clips, and parsers for the usual formats.
 
-A marker ``<image>`` or ``<audio>`` stands in the text for each picture and each clip, in order. References: the JSON of
+In the text, a marker ``<image>`` or ``<audio>`` marks the position of each image and each clip, in order. References: the JSON of
 haotian-liu/LLaVA ("conversations" of "from" and "value") and the messages of transformers and OpenAI ("role" and "content").
 """
 
@@ -16,15 +16,15 @@ from PIL import Image
 
 from zoo.errors import ItemError
 
-ROLES = ("system", "user", "assistant", "document")  # a document is said by nobody: all of it is learnt
-ALIASES = {"human": "user", "gpt": "assistant", "model": "assistant"}  # LLaVA's, Gemma's
+ROLES = ("system", "user", "assistant", "document")  # "document" has no speaker; every token is supervised
+ALIASES = {"human": "user", "gpt": "assistant", "model": "assistant"}  # role names of LLaVA (human, gpt) and Gemma (model)
 MARKERS = {"image": "<image>", "audio": "<audio>"}
 _SYMBOL = re.compile(rf"<(/?)({'|'.join(MARKERS)})>")
 PLURALS = {"image": "images", "audio": "clips"}
-MEDIA_KEYS = {"image": ("image", "images"), "audio": ("audio", "audios")}  # of a row of JSON
+MEDIA_KEYS = {"image": ("image", "images"), "audio": ("audio", "audios")}  # keys in a JSON row
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff".split())
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .opus .mp3 .m4a .aac".split())
-AUDIO_BEGINNINGS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # of files in memory
+AUDIO_BEGINNINGS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # first bytes of audio files
 EXPECTED = (
     "give a string, a list of strings, images and audio, messages with 'role' and 'content', or LLaVA's 'conversations' with 'from' "
     "and 'value'"
@@ -33,7 +33,7 @@ EXPECTED = (
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says; ``role`` is one of ``ROLES``."""
+    """One message of a conversation; ``role`` is one of ``ROLES``."""
 
     role: str
     text: str
@@ -41,13 +41,16 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, and the pictures and clips whose markers stand in them, in order and still raw.
+    """Messages and their raw images and clips, in the order of the markers.
 
     Attributes:
-        id: for messages to people: "conversation 3 holds 2 images but 1 `<image>`".
+        messages: the messages, first to last.
+        images: one raw image per ``<image>`` marker.
+        audio: one raw clip per ``<audio>`` marker.
+        id: name of the conversation in error messages, as in "conversation 3 holds 2 images but 1 `<image>`".
 
     Raises:
-        ItemError: an unknown role, or another number of pictures or clips than of markers.
+        ItemError: there is no message, a role is unknown, or the numbers of media and markers differ.
     """
 
     messages: tuple[Message, ...]
@@ -57,7 +60,7 @@ class Conversation:
 
     def __post_init__(self) -> None:
         if not self.messages:
-            raise ItemError(f"{self.name} holds no message; {EXPECTED}", "conversation")
+            raise ItemError(f"{self.name} has no messages; {EXPECTED}", "conversation")
         for message in self.messages:
             if message.role not in ROLES:
                 raise ItemError(
@@ -66,32 +69,32 @@ class Conversation:
         for modality, marker in MARKERS.items():
             given, named = len(self.media(modality)), self.count(marker)
             if given != named:
-                what = PLURALS[modality] if given != 1 else PLURALS[modality][:-1]
-                raise ItemError(f"{self.name} holds {given} {what} but {named} `{marker}`; write the marker once for each", "markers")
+                noun = PLURALS[modality] if given != 1 else PLURALS[modality][:-1]
+                raise ItemError(f"{self.name} holds {given} {noun} but {named} `{marker}`; write the marker once for each", "markers")
 
     @property
     def name(self) -> str:
-        """What it is called in an error."""
+        """Name of the conversation for error messages."""
         return f"conversation {self.id}" if self.id else "a conversation"
 
     @property
     def answer(self) -> str:
-        """What the assistant says last; empty where it has yet to speak."""
+        """Text of the last message if it is the assistant's, otherwise empty."""
         return self.messages[-1].text if self.messages[-1].role == "assistant" else ""
 
     def media(self, modality: str) -> tuple[Any, ...]:
-        """The raw pictures or clips."""
+        """Return the raw inputs of one modality, "image" or "audio"."""
         return self.images if modality == "image" else self.audio
 
     def count(self, marker: str) -> int:
-        """How often a marker stands in the texts."""
+        """Return the number of occurrences of ``marker`` in all messages."""
         return sum(message.text.count(marker) for message in self.messages)
 
     def question(self) -> "Conversation":
-        """Without the assistant's last message, for it to say.
+        """Return the conversation without its last message, the assistant's answer, so that a model can generate it.
 
         Raises:
-            ItemError: the assistant has not spoken last, or nobody has before.
+            ItemError: the last message is not the assistant's, or it is the only one.
         """
         if len(self.messages) < 2 or self.messages[-1].role != "assistant":
             raise ItemError(f"{self.name} does not end with an answer; its last message must be the assistant's", "conversation")
@@ -100,23 +103,27 @@ class Conversation:
         return replace(self, messages=kept, images=self.images[:images], audio=self.audio[:audio])
 
     def prompt(self) -> list[Any]:
-        """The question as a list of strings, images and audio in order (of the texts of all its messages)."""
-        asked = self.question() if self.answer else self
-        found, media = [], {modality: iter(asked.media(modality)) for modality in MARKERS}
-        for word in _split_markers("\n".join(message.text for message in asked.messages)):
-            modality = next((m for m, marker in MARKERS.items() if word == marker), None)
-            found.append(word if modality is None else next(media[modality]))
+        """Return the texts of all messages, without a final answer, as one list of strings, images and audio in order."""
+        question = self.question() if self.answer else self
+        found, media = [], {modality: iter(question.media(modality)) for modality in MARKERS}
+        for piece in _split_markers("\n".join(message.text for message in question.messages)):
+            modality = next((m for m, marker in MARKERS.items() if piece == marker), None)
+            found.append(piece if modality is None else next(media[modality]))
         return found
 
     @classmethod
     def of_prompt(cls, prompt: Any, id: str = "", role: str = "user") -> "Conversation":
-        """What a user says: a string, or strings, images and audio in order; beside a marker the text begins on a new line.
+        """Make a conversation of one message from a string, or from strings, images and audio in order.
+
+        A marker and a text beside it are separated by a line break.
 
         Args:
-            role: "document" where it is the beginning of one.
+            prompt: a string, one image or clip, or a list of them.
+            id: name of the conversation in error messages.
+            role: role of the message; "document" if the prompt is the beginning of a document.
 
         Raises:
-            ItemError: something that is neither text nor picture nor clip, or a string that is the name of such a file.
+            ItemError: a part is not text, image or audio, or a string is the name of an image or audio file.
         """
         parts = [prompt] if isinstance(prompt, str) or media_kind(prompt) is not None else prompt
         if not isinstance(parts, list | tuple) or not parts:
@@ -126,27 +133,32 @@ class Conversation:
 
     @classmethod
     def of_document(cls, parts: Sequence[tuple[str, Any]], id: str = "") -> "Conversation":
-        """A document of ("text", text), ("image", raw) and ("audio", raw) in order; what looks like a marker in its texts is none."""
+        """Make a document from parts ("text", text), ("image", raw) and ("audio", raw) in order.
+
+        Strings in the texts that look like markers are escaped (see ``without_markers``).
+        """
         text = "\n".join(without_markers(value) if kind == "text" else MARKERS[kind] for kind, value in parts)
         found = {modality: [value for kind, value in parts if kind == modality] for modality in MARKERS}
         return cls((Message("document", text),), tuple(found["image"]), tuple(found["audio"]), id)
 
     @classmethod
     def of_caption(cls, text: str, *, images: Sequence[Any] = (), audio: Sequence[Any] = (), id: str = "") -> "Conversation":
-        """Pictures and clips that the user shows, and what the assistant says to them (LLaVA's first stage)."""
+        """Make a conversation in which the user shows images and clips and the assistant answers with a caption (LLaVA's first stage)."""
         shown = MARKERS["image"] * len(images) + MARKERS["audio"] * len(audio)
         messages = (*((Message("user", shown),) if shown else ()), Message("assistant", text))
         return cls(messages, tuple(images), tuple(audio), id)
 
     @classmethod
     def parse(cls, row: Any, folder: str | Path | None = None, id: str = "") -> "Conversation":
-        """A row of JSON: LLaVA's, or messages whose content is a string or a list of parts.
+        """Parse a JSON row: LLaVA's format, or messages whose content is a string or a list of parts.
 
         Args:
-            folder: that paths of pictures and clips are relative to.
+            row: the row, or its list of messages.
+            folder: folder to which relative paths of images and clips refer.
+            id: name of the conversation in error messages; empty takes the row's own "id".
 
         Raises:
-            ItemError: it is not that.
+            ItemError: the row has another format, or its parts do not fit together.
         """
         row = {"messages": row} if isinstance(row, list | tuple) else row
         if not isinstance(row, Mapping):
@@ -162,13 +174,15 @@ class Conversation:
 
 
 def as_conversation(raw: Any, id: str = "", role: str = "user") -> Conversation:
-    """A conversation of anything that people give: one, a string, a list of parts, a list of messages, a row of JSON.
+    """Convert any accepted input to a conversation.
 
     Args:
-        role: whose a string or a list of parts is.
+        raw: a ``Conversation``, a string, a list of parts, a list of messages, or a JSON row.
+        id: name of the conversation in error messages, unless ``raw`` has one.
+        role: role of the message made from a string or a list of parts.
 
     Raises:
-        ItemError: it is none of these, or does not fit together.
+        ItemError: ``raw`` has another type, or its parts do not fit together.
     """
     if isinstance(raw, Conversation):
         return raw if raw.id else replace(raw, id=id)
@@ -182,12 +196,15 @@ def as_conversation(raw: Any, id: str = "", role: str = "user") -> Conversation:
 
 
 def without_markers(text: str) -> str:
-    """A text of the world, in which ``<image>`` or ``</image>`` is spelt so that no tokenizer takes it for a symbol: ``< image>``."""
+    """Escape markers in an external text: ``<image>`` becomes ``< image>``, so that no tokenizer reads it as a special token."""
     return _SYMBOL.sub(r"< \1\2>", text)
 
 
 def media_kind(raw: Any) -> str | None:
-    """The modality of what can be a picture or a clip; None for anything else, strings among them."""
+    """Return "image" or "audio" for an input that can be an image or a clip, otherwise None (also for strings).
+
+    Arrays and tensors of bytes (uint8) count as images, all others as audio.
+    """
     if isinstance(raw, Path):
         return "audio" if raw.suffix.lower() in AUDIO_SUFFIXES else "image"
     if isinstance(raw, bytes):
@@ -202,14 +219,22 @@ def media_kind(raw: Any) -> str | None:
 def _of_messages(
     rows: Sequence[Any], keys: Sequence[str], listed: dict[str, list[Any]], folder: str | Path | None, id: str
 ) -> Conversation:
-    """Messages of JSON; pictures and clips within them, or those listed beside them in the order of the markers."""
-    who, what = keys
+    """Make a conversation from JSON messages.
+
+    Args:
+        rows: the messages.
+        keys: the keys of role and content in each message.
+        listed: media that the row lists beside its messages, by modality; markers take them in order.
+        folder: folder to which relative paths refer.
+        id: name of the conversation in error messages.
+    """
+    role_key, content_key = keys
     messages, found = [], {modality: iter(values) for modality, values in listed.items()}
     media: dict[str, list[Any]] = {modality: [] for modality in MARKERS}
     for number, row in enumerate(rows):
-        if not isinstance(row, Mapping) or who not in row or what not in row:
-            raise ItemError(f"{_named(id)}: message {number + 1} has no {who!r} and {what!r}", "conversation")
-        role, content = row[who], row[what]
+        if not isinstance(row, Mapping) or role_key not in row or content_key not in row:
+            raise ItemError(f"{_named(id)}: message {number + 1} has no {role_key!r} and {content_key!r}", "conversation")
+        role, content = row[role_key], row[content_key]
         if isinstance(content, str):
             text = content
             for modality, marker in MARKERS.items():
@@ -219,19 +244,22 @@ def _of_messages(
             for modality in MARKERS:
                 media[modality] += parts[modality]
         else:
-            raise ItemError(f"{_named(id)}: message {number + 1} holds {type(content).__name__}; a text is a string", "conversation")
+            raise ItemError(
+                f"{_named(id)}: message {number + 1} holds {type(content).__name__}; {content_key!r} is a string or a list of parts",
+                "conversation",
+            )
         messages.append(Message(ALIASES.get(role, role) if isinstance(role, str) else repr(role), text))
-    rest = {modality: list(values) for modality, values in found.items()}  # more than markers, which the conversation refuses
+    rest = {modality: list(values) for modality, values in found.items()}  # media without marker; Conversation raises
     return Conversation(tuple(messages), (*media["image"], *rest["image"]), (*media["audio"], *rest["audio"]), id)
 
 
 def _part(raw: Any) -> tuple[str, Any]:
-    """("text", text) or (modality, raw) of one part of a prompt."""
+    """Return ("text", text) or (modality, raw) for one part of a prompt; raise ItemError for anything else."""
     if isinstance(raw, str):
-        suffix = Path(raw[-8:]).suffix.lower()
+        suffix = Path(raw[-8:]).suffix.lower()  # the end only, because a long text is not a valid path
         if suffix in IMAGE_SUFFIXES | AUDIO_SUFFIXES and "\n" not in raw and Path(raw).is_file():
             raise ItemError(
-                f"a prompt holds {raw!r} as text, which is the name of a file; give pathlib.Path({raw!r}) for what is in it", "path"
+                f"a prompt holds {raw!r} as text, which is the name of a file; give pathlib.Path({raw!r}) to use the file", "path"
             )
         return "text", raw
     kind = media_kind(raw)
@@ -241,7 +269,7 @@ def _part(raw: Any) -> tuple[str, Any]:
 
 
 def _json_part(part: Any, listed: Mapping[str, Any], folder: str | Path | None, id: str) -> tuple[str, Any]:
-    """One element of a content list: ``{"type": "image", "path": ...}``, or without a path the next one that is listed."""
+    """Parse one element of a content list: ``{"type": "image", "path": ...}``; without a path it takes the next listed medium."""
     if isinstance(part, str):
         return "text", part
     kind = part.get("type") if isinstance(part, Mapping) else None
@@ -255,19 +283,22 @@ def _json_part(part: Any, listed: Mapping[str, Any], folder: str | Path | None, 
     if value is None:
         value = next(listed[str(kind)], None)
     if value is None:
-        raise ItemError(f"{_named(id)}: a part of type {kind!r} names no file; give it as {kind!r} or 'path'", "markers")
+        raise ItemError(f"{_named(id)}: a part of type {kind!r} names no file; add the key {kind!r} or 'path'", "markers")
     return str(kind), _located(value, folder, id)
 
 
 def _joined(parts: Sequence[tuple[str, Any]]) -> tuple[str, dict[str, list[Any]]]:
-    """One text with markers: a marker and a text beside it are kept apart by a new line, unless there is a space already."""
+    """Join parts to one text with markers; return it with the media by modality.
+
+    A line break separates a marker from a text beside it, unless white space does already.
+    """
     text, found = "", {modality: [] for modality in MARKERS}
     before = ""
     for kind, value in parts:
-        word = value if kind == "text" else MARKERS[kind]
-        if text and word and {kind, before} != {kind} and not text[-1].isspace() and not word[0].isspace():
+        piece = value if kind == "text" else MARKERS[kind]
+        if text and piece and {kind, before} != {kind} and not text[-1].isspace() and not piece[0].isspace():
             text += "\n"
-        text += word
+        text += piece
         before = kind
         if kind != "text":
             found[kind].append(value)
@@ -275,7 +306,7 @@ def _joined(parts: Sequence[tuple[str, Any]]) -> tuple[str, dict[str, list[Any]]
 
 
 def _split_markers(text: str) -> list[str]:
-    """A text in pieces, each a marker or what stands between two."""
+    """Split a text into markers and the texts between them; empty texts are dropped."""
     pieces = [text]
     for marker in MARKERS.values():
         pieces = [
@@ -289,17 +320,21 @@ def _split_markers(text: str) -> list[str]:
 
 
 def _listed(row: Mapping[str, Any], modality: str) -> list[Any]:
-    """What a row names beside its messages: one, or a list."""
+    """Return the media of one modality that a row lists beside its messages."""
     value = next((row[key] for key in MEDIA_KEYS[modality] if row.get(key) is not None), [])
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _located(value: Any, folder: str | Path | None, id: str) -> Any:
-    """A path of JSON as one that can be opened; what is no string stays."""
+    """Resolve a path from JSON against ``folder``; return values that are not strings unchanged.
+
+    Raises:
+        ItemError: the value is a URL, because nothing is downloaded.
+    """
     if not isinstance(value, str):
         return value
     if value.startswith(("http://", "https://", "data:")):
-        raise ItemError(f"{_named(id)}: {value[:60]!r} is an address; download it and name the file", "path")
+        raise ItemError(f"{_named(id)}: {value[:60]!r} is an address (URL); download it and give the file's path", "path")
     return Path(folder or "", value.removeprefix("file://"))
 
 

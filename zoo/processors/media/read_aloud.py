@@ -1,8 +1,8 @@
-"""Text as it is read aloud: numbers, money, dates, times and abbreviations in words; sentences; characters and phonemes as symbols.
+"""Text normalisation for speech synthesis: numbers, money, dates, times and abbreviations in words; sentence splitting; symbol tables.
 
-English only. Number words are those of the library ``num2words`` (extra ``speech``), phonemes those of espeak-ng (``zoo.processors.media.voices``).
-Reference for what a reader says: keithito/tacotron ``text/numbers.py`` and ``text/cleaners.py``; symbols are those of torchaudio's
-bundles of characters, and of NVIDIA/tacotron2.
+English only. The library ``num2words`` (extra ``speech``) gives number words, espeak-ng gives phonemes (``zoo.processors.media.voices``).
+Reference for the pronunciation rules: keithito/tacotron ``text/numbers.py`` and ``text/cleaners.py``. The symbol tables are those of
+torchaudio's character bundles and of NVIDIA/tacotron2.
 """
 
 import re
@@ -14,8 +14,8 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from zoo.errors import DataError
 
 CHARACTERS = "_-!'(),.:;? abcdefghijklmnopqrstuvwxyz"  # ids 0 to 37; 0 is the padding
-NVIDIA_CHARACTERS = "_-!'(),.:;? ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # of 148; the other 84 are ARPAbet's
-PHONEMES = CHARACTERS + "æçðøħŋœɐɑɒɔəɚɛɜɝɡɪɫɬɯɲɹɾʁʃʊʌʍʎʏʒʔˈˌːθχβᵻɨ̩̃"  # single letters of espeak-ng's IPA; the last two are marks on others
+NVIDIA_CHARACTERS = "_-!'(),.:;? ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"  # the first 64 of 148; the rest is ARPAbet
+PHONEMES = CHARACTERS + "æçðøħŋœɐɑɒɔəɚɛɜɝɡɪɫɬɯɲɹɾʁʃʊʌʍʎʏʒʔˈˌːθχβᵻɨ̩̃"  # letters of espeak-ng's IPA; the last two are combining
 SYMBOLS = {"characters": CHARACTERS, "nvidia_characters": NVIDIA_CHARACTERS, "phonemes": PHONEMES}
 
 MONTHS = "January February March April May June July August September October November December".split()
@@ -40,12 +40,12 @@ _NUMBER = r"\d{1,3}(?:,\d{3})+(?!\d)|\d+"
 
 
 def read_aloud(text: str) -> str:
-    """A text in the words and signs that a voice is trained on.
+    """Normalise a text to the words and punctuation that speech models are trained on.
 
     "Dr. Lee paid $3.50 on 5 May" -> "doctor Lee paid three dollars and fifty cents on May fifth".
 
     Raises:
-        DataError: it holds numbers and ``num2words`` is not installed.
+        DataError: the text contains numbers and ``num2words`` is not installed.
     """
     text = text.translate(PLAIN)
     for pattern, say in _RULES:
@@ -60,9 +60,10 @@ def read_aloud(text: str) -> str:
 
 
 def split_sentences(text: str, longest: int) -> list[str]:
-    """Sentences of at most ``longest`` characters; a longer one is cut at its last comma, or else between words.
+    """Split a text into sentences of at most ``longest`` characters.
 
-    A full stop behind an abbreviation or an initial ends no sentence.
+    A longer sentence is cut at its last comma, semicolon or colon within the limit, otherwise between words. A full stop after an
+    abbreviation or an initial does not end a sentence.
     """
     found: list[str] = []
     for paragraph in text.splitlines():
@@ -88,21 +89,21 @@ def _pieces(sentence: str, longest: int) -> list[str]:
 
 
 def symbol_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer that gives each symbol of a table its place, and leaves out what is not in it.
+    """Return a tokenizer whose ids are positions in a symbol table; it drops characters that are not in the table.
 
     Args:
         name: a key of ``SYMBOLS``.
     """
     symbols = SYMBOLS[name]
     tokenizer = Tokenizer(models.WordLevel({symbol: number for number, symbol in enumerate(symbols)}, unk_token=symbols[0]))
-    kept = "".join(re.escape(symbol) for symbol in symbols[1:])  # the padding cannot be written
+    kept = "".join(re.escape(symbol) for symbol in symbols[1:])  # without the padding symbol, so no text contains it
     tokenizer.normalizer = normalizers.Replace(Regex(f"[^{kept}]"), "")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     return tokenizer
 
 
 def number_words(value: int | str, to: str = "cardinal") -> str:
-    """A number in words, without commas and hyphens: "three thousand four hundred and twenty one".
+    """Spell a number in words, without commas and hyphens: "three thousand four hundred and twenty one".
 
     Args:
         to: "cardinal", "ordinal" or "year".
@@ -114,15 +115,15 @@ def number_words(value: int | str, to: str = "cardinal") -> str:
         from num2words import num2words
     except ImportError as error:
         raise DataError(
-            f"the number {value} is to be read aloud, which needs num2words: pip install 'multimodal-zoo[speech]', or write it in words"
+            f"reading the number {value} aloud needs num2words: pip install 'multimodal-zoo[speech]', or write the number in words"
         ) from error
     return num2words(int(value), to=to).replace(",", "").replace("-", " ")
 
 
 def _whole(text: str) -> str:
-    """Digits with or without commas between thousands; with zeros in front they are said one by one."""
+    """Spell a whole number, with or without thousands separators; digits are spelled one by one if it begins with zero."""
     digits = text.replace(",", "")
-    if len(digits) > 1 and digits[0] == "0" or len(digits) > 36:
+    if len(digits) > 1 and digits[0] == "0" or len(digits) > 36:  # a longer number is unintelligible in words
         return " ".join(number_words(digit) for digit in digits)
     return number_words(digits)
 
@@ -189,6 +190,8 @@ def _unit(match: re.Match[str]) -> str:
 
 
 Say = Callable[[re.Match[str]], str]
+# The longest unit comes first, so that "km/h" is not read as "km". In _RULES the order matters as well: dates, times and money must match
+# before the rules for plain numbers.
 _units = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 _RULES: tuple[tuple[re.Pattern[str], Say], ...] = (
     (re.compile(r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)"), _iso_date),

@@ -1,4 +1,4 @@
-"""Spectra of speech that is to be made: magnitudes, mels of magnitudes, and the numbers that models are taught.
+"""Spectra for speech synthesis: magnitudes, mels of magnitudes, and their compressed values, which models are trained to predict.
 
 Papers: Wang et al. 2017 (Tacotron, arXiv 1703.10135), table 1; Shen et al. 2017 (Tacotron 2, arXiv 1712.05884), section 2.1. References:
 NVIDIA/tacotron2 ``layers.py``, keithito/tacotron ``util/audio.py``, torchaudio ``pipelines/_tts``; filters are librosa's.
@@ -15,20 +15,22 @@ from torch import Tensor
 
 from zoo.processors.media.log_mel import Spectrum, mel_filters
 
-FLOOR = 1e-5  # of magnitudes: NVIDIA's and keithito's
-REFERENCE_DECIBEL, RANGE_DECIBEL = 20.0, 100.0  # keithito's
+FLOOR = 1e-5  # smallest magnitude, in NVIDIA/tacotron2 and keithito/tacotron
+REFERENCE_DECIBEL, RANGE_DECIBEL = 20.0, 100.0  # ref_level_db and -min_level_db of keithito/tacotron
 COMPRESSIONS = ("log", "decibel")
 
 
 @dataclass(frozen=True)
 class Framing:
-    """How a waveform is cut into frames, and what the magnitudes become.
+    """Settings of the spectra: frames, mel filters, and compression of the magnitudes.
 
     Attributes:
-        window_samples: Hann's window in the middle of ``num_fft``.
-        lowest_hz: where the first mel begins.
-        pre_emphasis: each sample less this share of the one before; 0.97 in the first Tacotron.
-        compression: "log", the natural logarithm from 1e-5 up; "decibel", from -80 dB to 20 dB as 0 to 1.
+        window_samples: length of the Hann window, which is centred in ``num_fft`` samples.
+        hop_samples: samples from one frame to the next.
+        lowest_hz: lower edge of the first mel filter.
+        highest_hz: upper edge of the last mel filter.
+        pre_emphasis: share of the previous sample that is subtracted from each sample; 0.97 in the first Tacotron.
+        compression: "log", the natural logarithm of magnitudes of at least 1e-5; "decibel", -80 dB to 20 dB mapped to 0 to 1.
     """
 
     sample_rate_hz: int = 22050
@@ -43,28 +45,28 @@ class Framing:
 
     @property
     def num_bins(self) -> int:
-        """Of a linear spectrum."""
+        """Number of frequency bins of a linear spectrum."""
         return self.num_fft // 2 + 1
 
     @property
     def floor(self) -> float:
-        """What no sound at all becomes."""
+        """Compressed value of magnitude zero; also used as padding."""
         return float(np.log(FLOOR)) if self.compression == "log" else 0.0
 
     @property
     def quiet(self) -> float:
-        """The level of the loudest mel of a frame in which nothing is heard: 40 dB below that of a voice."""
+        """Compressed value up to which the loudest mel of a frame counts as silence: 40 dB below the level of a voice."""
         return -5.0 if self.compression == "log" else 0.35
 
     @property
     def filters(self) -> Float[Tensor, "num_mels bins"]:
-        """Slaney's, from ``lowest_hz`` to ``highest_hz``."""
+        """Slaney mel filters from ``lowest_hz`` to ``highest_hz``."""
         spectrum = Spectrum(self.sample_rate_hz, self.num_fft, self.hop_samples, self.highest_hz, self.lowest_hz)
         return mel_filters(spectrum, self.num_mels)
 
     @property
     def window(self) -> Float[Tensor, " window_samples"]:
-        """Hann's, periodic."""
+        """Periodic Hann window."""
         return _window(self.window_samples)
 
 
@@ -74,10 +76,10 @@ def _window(length: int) -> Tensor:
 
 
 def magnitudes(waveform: Float[Tensor, " samples"], framing: Framing) -> Float[Tensor, "bins frames"]:
-    """Absolute values of the spectrum of each frame; one frame more than there are whole hops."""
+    """Return the magnitude spectrum of each frame; there is one frame more than whole hops in the waveform."""
     if framing.pre_emphasis:
         waveform = torch.cat([waveform[:1], waveform[1:] - framing.pre_emphasis * waveform[:-1]])
-    if len(waveform) <= framing.num_fft // 2:  # the reflection in front needs one sample more
+    if len(waveform) <= framing.num_fft // 2:  # reflection padding needs one more sample than it adds
         waveform = F.pad(waveform, (0, framing.num_fft // 2 + 1 - len(waveform)))
     spectrum = torch.stft(
         waveform, framing.num_fft, framing.hop_samples, framing.window_samples, framing.window, center=True, return_complex=True
@@ -86,12 +88,12 @@ def magnitudes(waveform: Float[Tensor, " samples"], framing: Framing) -> Float[T
 
 
 def to_mels(spectrum: Float[Tensor, "bins frames"], framing: Framing) -> Float[Tensor, "num_mels frames"]:
-    """Compressed mels of magnitudes."""
+    """Convert magnitudes to compressed mels."""
     return compress(framing.filters @ spectrum, framing)
 
 
 def compress(values: Float[Tensor, "rows frames"], framing: Framing) -> Float[Tensor, "rows frames"]:
-    """Magnitudes to what models are taught."""
+    """Compress magnitudes or mels to the values that models predict, as ``framing.compression`` specifies."""
     if framing.compression == "log":
         return values.clamp(min=FLOOR).log()
     decibel = 20 * values.clamp(min=FLOOR).log10() - REFERENCE_DECIBEL
@@ -99,16 +101,17 @@ def compress(values: Float[Tensor, "rows frames"], framing: Framing) -> Float[Te
 
 
 def expand(values: Float[Tensor, "rows frames"], framing: Framing) -> Float[Tensor, "rows frames"]:
-    """The other way round of ``compress``."""
+    """Invert ``compress``, except for values that it clamped."""
     if framing.compression == "log":
         return values.exp()
+    # Predictions may lie outside 0 to 1, hence the clamp before the inversion.
     return 10 ** ((values.clamp(0, 1) * RANGE_DECIBEL - RANGE_DECIBEL + REFERENCE_DECIBEL) / 20)
 
 
 def from_mels(mels: Float[Tensor, "num_mels frames"], framing: Framing) -> Float[Tensor, "bins frames"]:
-    """Magnitudes whose mels these could be: of all that fit the one nearest to zero, without what is negative.
+    """Estimate magnitudes from compressed mels: the least-squares solution of minimum norm, with negative values set to zero.
 
-    Source: torchaudio ``transforms.InverseMelScale``, which has the same least squares.
+    Source: torchaudio ``transforms.InverseMelScale``, which solves the same least-squares problem.
     """
     return (_inverse_filters(framing) @ expand(mels, framing)).clamp(min=0)
 

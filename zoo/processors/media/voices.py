@@ -1,8 +1,7 @@
-"""Voices of formant and clustergen synthesisers, to make corpora with, and the phonemes of texts: espeak-ng and flite.
+"""Classical speech synthesisers espeak-ng and flite, used to make synthetic corpora and to convert text to phonemes.
 
-What they say is synthetic. espeak-ng's library comes with the package ``espeakng-loader`` (extra ``speech``) or with Debian's
-``libespeak-ng1``; flite's with Debian's ``libflite1``, or with ``zoo fetch flite``. References: espeak-ng ``speak_lib.h``, flite
-``cst_wave.h`` and ``flite.h``.
+The espeak-ng library comes with the package ``espeakng-loader`` (extra ``speech``) or Debian's ``libespeak-ng1``. The flite library comes
+with Debian's ``libflite1`` or with ``zoo fetch flite``. References: espeak-ng ``speak_lib.h``, flite ``cst_wave.h`` and ``flite.h``.
 """
 
 import ctypes
@@ -22,13 +21,13 @@ from zoo.storage.places import cache_directory
 
 ENGINES = ("espeak", "flite")
 FLITE_VOICES = {"slt": "cmu_us_slt", "rms": "cmu_us_rms", "awb": "cmu_us_awb", "kal16": "cmu_us_kal16", "kal": "cmu_us_kal"}
-RETRIEVAL, UTF8, IPA = 1, 1, 0x02  # of speak_lib.h: AUDIO_OUTPUT_RETRIEVAL, espeakCHARS_UTF8, phonemes as IPA
-_lock = threading.Lock()
+RETRIEVAL, UTF8, IPA = 1, 1, 0x02  # from speak_lib.h: AUDIO_OUTPUT_RETRIEVAL, espeakCHARS_UTF8, phonemes as IPA
+_lock = threading.Lock()  # both libraries have global state and are not thread-safe
 
 
 @runtime_checkable
 class Voice(Protocol):
-    """Text to sound."""
+    """Callable that converts a text to 16-bit samples at ``sample_rate_hz``."""
 
     sample_rate_hz: int
 
@@ -36,10 +35,10 @@ class Voice(Protocol):
 
 
 def find_voice(engine: str, voice: str) -> Voice:
-    """A voice by engine and name.
+    """Return a voice by engine ("espeak" or "flite") and name.
 
     Raises:
-        ConfigError: there is no such engine or voice, or its library is not installed.
+        ConfigError: the engine or voice does not exist, or its library is not installed.
     """
     if engine not in ENGINES:
         raise ConfigError(f"engine: there is no {engine!r}; {name_choices(engine, ENGINES)}")
@@ -47,10 +46,13 @@ def find_voice(engine: str, voice: str) -> Voice:
 
 
 class Espeak:
-    """A voice of espeak-ng, for example "en-us"; one process has one at a time.
+    """Voice of espeak-ng, for example "en-us"; a process has one active voice at a time.
 
-    The library keeps some of its state from one text to the next, so that the same text does not sound the same twice to the last
-    sample: what is to be made again alike is made by a fresh process, in the same order.
+    The library keeps state between texts, so repeating a text does not give exactly the same samples. For reproducible audio, use a new
+    process and the same order of texts.
+
+    Raises:
+        ConfigError: espeak-ng is not installed or has no such voice.
     """
 
     def __init__(self, voice: str) -> None:
@@ -61,12 +63,12 @@ class Espeak:
         self.voice = voice
 
     def __call__(self, text: str) -> Int16[np.ndarray, " samples"]:
-        """The sound of a text."""
-        heard: list[np.ndarray] = []
+        """Synthesise a text."""
+        chunks: list[np.ndarray] = []
 
         def keep(samples: Any, count: int, events: Any) -> int:
             if samples and count:
-                heard.append(np.ctypeslib.as_array(samples, (count,)).copy())
+                chunks.append(np.ctypeslib.as_array(samples, (count,)).copy())  # copied: the library reuses its buffer
             return 0
 
         callback = _CALLBACK(keep)
@@ -76,7 +78,7 @@ class Espeak:
             self.library.espeak_SetSynthCallback(callback)
             self.library.espeak_Synth(content, len(content) + 1, 0, 0, 0, UTF8, None, None)
             self.library.espeak_Synchronize()
-        return np.concatenate(heard) if heard else np.zeros(0, dtype=np.int16)
+        return np.concatenate(chunks) if chunks else np.zeros(0, dtype=np.int16)
 
 
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
@@ -84,7 +86,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @functools.cache
 def _espeak() -> tuple[ctypes.CDLL, int]:
-    """espeak-ng's library, ready, and its sample rate."""
+    """Load and initialise the espeak-ng library; return it and its sample rate in Hz."""
     data = None
     try:
         import espeakng_loader
@@ -105,12 +107,13 @@ def _espeak() -> tuple[ctypes.CDLL, int]:
 
 
 def phonemes(text: str, voice: str = "en-us") -> str:
-    """A text in the letters of the International Phonetic Alphabet, with its punctuation; numbers and signs are read by espeak-ng.
+    """Convert a text to the International Phonetic Alphabet, keeping its punctuation.
 
     Raises:
-        ConfigError: espeak-ng is not installed.
+        ConfigError: espeak-ng is not installed or has no such voice.
+        DataError: the text contains numbers and ``num2words`` is not installed.
     """
-    from zoo.processors.media.read_aloud import read_aloud  # which would import this module through the table of cleanings
+    from zoo.processors.media.read_aloud import read_aloud  # imported here, because the table of cleanings imports this module
 
     pieces = re.split(r"([!'(),.:;?-]+(?=\s|$))", read_aloud(text))
     return " ".join("".join(piece if number % 2 else " " + _ipa(piece, voice) for number, piece in enumerate(pieces)).split())
@@ -125,13 +128,13 @@ def _ipa(text: str, voice: str) -> str:
         if library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ConfigError(f"voice: espeak-ng has no {voice!r}; for example en-us, en-gb")
         rest = ctypes.pointer(ctypes.c_char_p(text.encode()))
-        while rest.contents.value:  # one clause a call
+        while rest.contents.value:  # each call converts one clause and advances the pointer
             found.append(library.espeak_TextToPhonemes(rest, UTF8, IPA).decode())
     return " ".join(found)
 
 
 class _Wave(ctypes.Structure):
-    """``cst_wave`` of flite."""
+    """C struct ``cst_wave`` of flite."""
 
     _fields_ = (
         ("type", ctypes.c_char_p),
@@ -143,7 +146,13 @@ class _Wave(ctypes.Structure):
 
 
 class Flite:
-    """A voice of flite: "slt" (a woman), "rms" (a man), "awb" (Scottish), "kal16" and "kal" (diphones). The same text sounds the same."""
+    """Voice of flite: "slt" (a woman), "rms" (a man), "awb" (Scottish), "kal16" and "kal" (diphones).
+
+    Repeating a text gives the same samples.
+
+    Raises:
+        ConfigError: flite is not installed or has no such voice.
+    """
 
     def __init__(self, voice: str) -> None:
         if voice not in FLITE_VOICES:
@@ -152,11 +161,15 @@ class Flite:
         self.sample_rate_hz = 8000 if voice == "kal" else 16000
 
     def __call__(self, text: str) -> Int16[np.ndarray, " samples"]:
-        """The sound of a text."""
+        """Synthesise a text; letters outside ASCII are dropped.
+
+        Raises:
+            DataError: flite gives no audio for the text.
+        """
         with _lock:
             wave = self.library.flite_text_to_wave(text.encode("ascii", "ignore"), self.voice)
             if not wave:
-                raise DataError(f"flite cannot say {text[:60]!r}")
+                raise DataError(f"flite cannot synthesise {text[:60]!r}; leave this text out, or use engine espeak")
             found = np.ctypeslib.as_array(wave.contents.samples, (wave.contents.num_samples,)).copy()
             self.sample_rate_hz = wave.contents.sample_rate
             self.library.delete_wave(wave)
@@ -165,9 +178,9 @@ class Flite:
 
 @functools.cache
 def _flite(voice: str) -> tuple[ctypes.CDLL, Any]:
-    """The library of flite and one of its voices, ready."""
+    """Load the flite library and one of its voices; return both."""
     asound = cache_directory() / "flite" / "libasound.so.2"
-    if asound.is_file() and ctypes.util.find_library("asound") is None:  # flite's library wants it, and has no use for it here
+    if asound.is_file() and ctypes.util.find_library("asound") is None:  # libflite is linked to it, although nothing is played here
         ctypes.CDLL(str(asound), mode=ctypes.RTLD_GLOBAL)
     core, *_ = [_load(name) for name in ("libflite", "libflite_usenglish", "libflite_cmulex")]
     core.flite_init()
@@ -180,13 +193,13 @@ def _flite(voice: str) -> tuple[ctypes.CDLL, Any]:
 
 
 def _load(name: str) -> ctypes.CDLL:
-    """A library of flite, from ``zoo fetch flite`` or from the system; its symbols serve those that follow."""
+    """Load a shared library of flite, from ``zoo fetch flite`` or the system; later libraries use its symbols (RTLD_GLOBAL)."""
     for path in _places(name):
         try:
             return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
         except OSError:
             continue
-    raise ConfigError(f"engine: flite is not installed ({name}); apt install libflite1, or: zoo fetch flite")
+    raise ConfigError(f"engine: flite is not installed (no library {name}); run apt install libflite1, or zoo fetch flite")
 
 
 def _places(name: str) -> Iterator[Path | str]:

@@ -1,9 +1,11 @@
-"""Tokenizers of other libraries: CLIP's from OpenAI's merges, and whatever lies in a directory of transformers; and the way back.
+"""Tokenizers of other libraries: CLIP's from OpenAI's merges, import from a transformers directory, and export to one.
 
 References: openai/CLIP ``simple_tokenizer.py``; transformers 5.17, ``tokenization_clip.py``, ``tokenization_siglip.py`` and
-``tokenization_bert.py``. Where we differ: a text that holds ``<|endoftext|>`` in so many letters gets the end symbol, as in
-transformers, where OpenAI's code spells the letters; what is a letter is Unicode's newest word there, and that of an older
-version here (1,855 code points of 2023 and later are symbols).
+``tokenization_bert.py``.
+
+Where we differ: if a text contains the string ``<|endoftext|>``, it becomes the end symbol, as in transformers; OpenAI's code tokenizes
+its characters. OpenAI's code uses the newest Unicode definition of letters, the ``tokenizers`` library an older one (1,855 code points
+of 2023 and later count as symbols).
 """
 
 import gzip
@@ -25,25 +27,26 @@ from zoo.storage.places import cache_directory
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
-PADS = {"CLIPTokenizer": "<|endoftext|>", "SiglipTokenizer": "</s>", "BertTokenizer": "[PAD]"}  # where a config names none
+PADS = {"CLIPTokenizer": "<|endoftext|>", "SiglipTokenizer": "</s>", "BertTokenizer": "[PAD]"}  # if the config names none
 MERGES_FILE = "bpe_simple_vocab_16e6.txt.gz"
 MERGES_VARIABLE = "ZOO_CLIP_MERGES"
-NUM_MERGES = 49152 - 256 - 2  # OpenAI's file holds more; these make the vocabulary of 49,408
+NUM_MERGES = 49152 - 256 - 2  # OpenAI's file has more merges; the first ones make the vocabulary of 49,408
 CLIP_SYMBOLS = ("<|startoftext|>", "<|endoftext|>")
 CLIP_VOCABULARY = 512 + NUM_MERGES + len(CLIP_SYMBOLS)
 CLIP_END_ID = CLIP_VOCABULARY - 1
 CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-# OpenAI's regex ignores case: there a long s is an s, and an iota below a letter (U+0345) neither a letter nor none.
+# OpenAI's regex ignores case. It therefore treats a long s (U+017F) as s, and a combining iota (U+0345) matches none of its classes.
 OPENAI_WORDS = CLIP_WORDS.replace("|'s|", r"|'s|'\x{17F}|").replace(r"[^\s", r"[^\x{345}\s")
-MASKS = ("[MASK]", "<mask>")  # of BERT and ALBERT, of RoBERTa
+MASKS = ("[MASK]", "<mask>")  # mask symbols of BERT and ALBERT, and of RoBERTa
 SENTENCE_PIECE = ("spiece.model", "sentencepiece.model", "tokenizer.model")
 
 
 @dataclass(frozen=True)
 class ForeignTokenizer:
-    """A tokenizer and what its origin does around it.
+    """Tokenizer of another library, with the settings that reproduce its preprocessing.
 
     Attributes:
+        tokenizer: the tokenizer, without padding and truncation.
         settings: keywords of ``zoo.processors.text.TextProcessor``.
     """
 
@@ -52,15 +55,18 @@ class ForeignTokenizer:
 
 
 def find_merges() -> Path | None:
-    """OpenAI's merges: the file that ``ZOO_CLIP_MERGES`` names, in the cache of ``zoo fetch``, or in an installed open_clip.
+    """Find OpenAI's merges: the file named by ``ZOO_CLIP_MERGES``, in the cache of ``zoo fetch``, or in an installed open_clip.
+
+    Returns:
+        The path, or None if the file is in none of these places.
 
     Raises:
-        WeightsError: ``ZOO_CLIP_MERGES`` names no file.
+        WeightsError: ``ZOO_CLIP_MERGES`` is set, but is not the path of a file.
     """
     named = os.environ.get(MERGES_VARIABLE)
     if named:
         if not Path(named).is_file():
-            raise WeightsError(f"{MERGES_VARIABLE}: {named} is no file; give the path of {MERGES_FILE}")
+            raise WeightsError(f"{MERGES_VARIABLE}: {named} is not a file; give the path of {MERGES_FILE}")
         return Path(named)
     cached = sorted(cache_directory().glob(f"*/{MERGES_FILE}"))
     package = importlib.util.find_spec("open_clip")
@@ -69,10 +75,10 @@ def find_merges() -> Path | None:
 
 
 def clip_tokenizer(merges: Path) -> Tokenizer:
-    """CLIP's tokenizer from OpenAI's file of merges, plain or gzipped, without its cleaning (``zoo.processors.tokenizers.cleaning``, "web").
+    """Build CLIP's tokenizer from OpenAI's file of merges, plain or gzipped; its cleaning is "web" of ``zoo.processors.tokenizers.cleaning``.
 
     Raises:
-        WeightsError: the file is not that.
+        WeightsError: the file cannot be read or is not OpenAI's file of merges.
     """
     try:
         content = merges.read_bytes()
@@ -83,12 +89,13 @@ def clip_tokenizer(merges: Path) -> Tokenizer:
     if len(pairs) != NUM_MERGES or any(len(pair) != 2 for pair in pairs):
         raise WeightsError(f"{merges}: holds {len(pairs)} merges of CLIP, not {NUM_MERGES}; it should be OpenAI's {MERGES_FILE}")
     letters = _byte_letters()
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in pairs), *CLIP_SYMBOLS]
-    return build_clip_tokenizer({word: i for i, word in enumerate(words)}, pairs)
+    # The order defines the ids: bytes, bytes at the end of a word, one token per merge, special tokens.
+    entries = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in pairs), *CLIP_SYMBOLS]
+    return build_clip_tokenizer({entry: i for i, entry in enumerate(entries)}, pairs)
 
 
 def _byte_letters() -> list[str]:
-    """The 256 letters that stand for bytes, in CLIP's order: bytes that print first."""
+    """Return the 256 characters that represent bytes, in CLIP's order: printable bytes first."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     return [*sorted(letter for letter in alphabet if ord(letter) < 256), *sorted(letter for letter in alphabet if ord(letter) >= 256)]
 
@@ -96,10 +103,13 @@ def _byte_letters() -> list[str]:
 def build_clip_tokenizer(
     vocabulary: Mapping[str, int], merges: Sequence[tuple[str, ...]], symbols: tuple[str, str] = CLIP_SYMBOLS, *, compose: bool = False
 ) -> Tokenizer:
-    """Byte-level BPE with ``</w>`` at the end of words, between a start and an end symbol.
+    """Build byte-level BPE with ``</w>`` at the end of words, and a start and an end symbol around each text.
 
     Args:
-        compose: as transformers does it, which brings letters to normal form C; OpenAI's code leaves that to ftfy.
+        vocabulary: ids by token.
+        merges: pairs of tokens, by rank.
+        symbols: start and end symbol.
+        compose: normalise texts to Unicode form C, as transformers does; in OpenAI's code ftfy does this before the tokenizer.
     """
     start, end = symbols
     tokenizer = Tokenizer(models.BPE(vocab=dict(vocabulary), merges=list(merges), end_of_word_suffix="</w>", unk_token=end))  # type: ignore[arg-type]
@@ -120,13 +130,14 @@ def build_clip_tokenizer(
 
 
 def read_tokenizer(directory: Path, *, model_type: str = "") -> ForeignTokenizer | None:
-    """The tokenizer of a directory of transformers, and what goes with it; None where there is none.
+    """Read the tokenizer of a transformers directory and its settings; return None if the directory has no tokenizer.
 
     Args:
-        model_type: of its ``config.json``; "siglip" texts lose their punctuation and are padded to the full length.
+        model_type: ``model_type`` of the directory's ``config.json``; for "siglip", texts are padded to the full length and, unless
+            the tokenizer is Gemma's, punctuation is removed.
 
     Raises:
-        WeightsError: files that cannot be read, or a SentencePiece model without the libraries to convert it.
+        WeightsError: a file cannot be read, or the libraries that convert a SentencePiece model are missing.
     """
     config = {**(read_json(directory / SPECIAL_TOKENS) or {}), **(read_json(directory / TOKENIZER_CONFIG) or {})}
     tokenizer = _read_any(directory, config)
@@ -134,7 +145,7 @@ def read_tokenizer(directory: Path, *, model_type: str = "") -> ForeignTokenizer
         return None
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    symbols = tokenizer.encode("").ids
+    symbols = tokenizer.encode("").ids  # the symbols around an empty text; the last one is the end symbol
     end = symbols[-1] if symbols else None
     pad = _id_of(tokenizer, config.get("pad_token") or PADS.get(_class_of(config)))
     settings: dict[str, Any] = {"tokenizer": "given", "cleaning": "none", "lowercase": False}
@@ -148,7 +159,7 @@ def _class_of(config: Mapping[str, Any]) -> str:
 
 
 def _siglip_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """SigLIP's own tokenizer cleans in Python, before the tables; the Gemma tokenizer of its second version does not."""
+    """Return the settings of SigLIP; its own tokenizer cleans texts in Python, SigLIP 2's Gemma tokenizer does not."""
     padding = {"pad_to": "context_length", "mask_padding": False}
     if _class_of(config) not in ("", "SiglipTokenizer", "T5Tokenizer"):
         return padding
@@ -167,25 +178,29 @@ def _read_any(directory: Path, config: Mapping[str, Any]) -> Tokenizer | None:
         return None if pieces is None else _read_sentence_pieces(pieces, config)
     except WeightsError:
         raise
-    except Exception as error:  # the tokenizers library raises nothing narrower, and protobuf is not there to be named
-        raise WeightsError(f"{directory}: its tokenizer cannot be read ({error}); fetch the directory again") from error
+    except Exception as error:  # tokenizers raises plain Exception; protobuf's errors cannot be named without importing it
+        raise WeightsError(f"{directory}: its tokenizer cannot be read ({error}); download the directory again") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is no such file."""
+    """Read a JSON object from a file; return None if the file does not exist.
+
+    Raises:
+        WeightsError: the file cannot be read or does not hold an object.
+    """
     if not path.is_file():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error}); fetch the directory again") from error
+        raise WeightsError(f"{path}: cannot be read ({error}); download the directory again") from error
     if not isinstance(found, dict):
-        raise WeightsError(f"{path}: holds {type(found).__name__}, not a JSON object; fetch the directory again")
+        raise WeightsError(f"{path}: holds {type(found).__name__}, not a JSON object; download the directory again")
     return found
 
 
 def word_of(token: Any) -> str | None:
-    """A special token is a string, or an object with its ``content``."""
+    """Return the string of a special token, which a config gives as a string or as an object with ``content``; otherwise None."""
     word = token.get("content") if isinstance(token, Mapping) else token
     return word if isinstance(word, str) else None
 
@@ -196,13 +211,13 @@ def _id_of(tokenizer: Tokenizer, token: Any) -> int | None:
 
 
 def _read_bpe(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """CLIP's ``vocab.json`` and ``merges.txt``; the other byte-level tokenizers of these names know no end of words."""
+    """Read CLIP's ``vocab.json`` and ``merges.txt``; other byte-level tokenizers with these files have no ``</w>`` and are refused."""
     vocabulary = read_json(directory / "vocab.json") or {}
     symbols = (word_of(config.get("bos_token")) or CLIP_SYMBOLS[0], word_of(config.get("eos_token")) or CLIP_SYMBOLS[1])
     missing = [symbol for symbol in symbols if symbol not in vocabulary]
     if missing or not any(word.endswith("</w>") for word in vocabulary):
         raise WeightsError(
-            f"{directory / 'vocab.json'}: is no vocabulary of CLIP ({', '.join(missing) or 'no word ends with </w>'}); put the "
+            f"{directory / 'vocab.json'}: is not a vocabulary of CLIP ({', '.join(missing) or 'no word ends with </w>'}); put the "
             f"tokenizer's {TOKENIZER_FILE} there (transformers writes it with save_pretrained)"
         )
     lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
@@ -211,7 +226,7 @@ def _read_bpe(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def _read_word_pieces(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """BERT's ``vocab.txt``, one piece a line."""
+    """Read BERT's ``vocab.txt``, which has one word piece per line."""
     pieces = (directory / "vocab.txt").read_text(encoding="utf-8").split("\n")
     vocabulary = {piece: i for i, piece in enumerate(pieces[:-1] if pieces[-1] == "" else pieces)}
     unknown, start, end = (
@@ -233,27 +248,27 @@ def _read_word_pieces(directory: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def bert_template(start: str, start_id: int, end: str, end_id: int) -> processors.TemplateProcessing:
-    """``[CLS] a [SEP]``, and of two texts ``[CLS] a [SEP] b [SEP]``, whose second has type 1."""
+    """Return BERT's template: ``[CLS] a [SEP]`` for one text, ``[CLS] a [SEP] b [SEP]`` with type 1 in the second for two texts."""
     return processors.TemplateProcessing(
         single=f"{start} $A {end}", pair=f"{start} $A {end} $B:1 {end}:1", special_tokens=[(start, start_id), (end, end_id)]
     )
 
 
 def find_mask(tokenizer: Tokenizer) -> int | None:
-    """The id of the symbol that hides a token in masked-language modelling; None where there is none."""
+    """Return the id of the mask symbol of masked-language modelling; None if the tokenizer has none."""
     return next((number for word in MASKS if (number := tokenizer.token_to_id(word)) is not None), None)
 
 
 def _read_sentence_pieces(path: Path, config: Mapping[str, Any]) -> Tokenizer:
-    """A SentencePiece model through transformers' conversion, with ``</s>`` behind the text, as SigLIP and T5 have it."""
+    """Convert a SentencePiece model with transformers; ``</s>`` follows each text, as in SigLIP and T5."""
     try:
         from transformers.convert_slow_tokenizer import SpmConverter
 
         converter = SpmConverter(SimpleNamespace(vocab_file=str(path), add_prefix_space=True, legacy=True))
     except ImportError as error:
         raise WeightsError(
-            f"{path}: a SentencePiece model, which needs transformers and protobuf: pip install 'multimodal-zoo[transformers]' protobuf; "
-            f"or put the tokenizer's {TOKENIZER_FILE} beside it"
+            f"{path}: is a SentencePiece model, which needs transformers and protobuf: pip install 'multimodal-zoo[transformers]' "
+            f"protobuf; or put the tokenizer's {TOKENIZER_FILE} beside it"
         ) from error
     tokenizer = converter.converted()
     end = word_of(config.get("eos_token")) or "</s>"
@@ -265,23 +280,30 @@ def _read_sentence_pieces(path: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 
 def is_clips(tokenizer: Tokenizer | None) -> bool:
-    """Whether this is the tokenizer of OpenAI's CLIP, or there is none and nothing else is known."""
+    """Return True if this is the tokenizer of OpenAI's CLIP; False for any other one and for None."""
     if tokenizer is None:
         return False
-    end, first = tokenizer.id_to_token(CLIP_END_ID), tokenizer.id_to_token(320)
+    end, first = tokenizer.id_to_token(CLIP_END_ID), tokenizer.id_to_token(320)  # 320 is the word "a" in CLIP's vocabulary
     return tokenizer.get_vocab_size() == CLIP_VOCABULARY and end == CLIP_SYMBOLS[1] and first == "a</w>"
 
 
 def tokenizer_files(
     tokenizer: Tokenizer, *, cleaning: str, lowercase: bool, pad_token_id: int, eot_token_id: int, max_length: int, masks: bool
 ) -> dict[str, Any]:
-    """``tokenizer.json`` and ``tokenizer_config.json`` as transformers reads them, with our cleaning as the normaliser.
+    """Return the contents of ``tokenizer.json`` and ``tokenizer_config.json`` for transformers, by file name.
+
+    Our cleaning becomes a part of the tokenizer's normaliser.
 
     Args:
-        masks: whether the model takes a mask of the padding.
+        cleaning: name in ``zoo.processors.tokenizers.cleaning.CLEANINGS``.
+        lowercase: True if texts are converted to lower case.
+        pad_token_id: id of the padding.
+        eot_token_id: id of the end symbol.
+        max_length: maximum number of tokens of one text.
+        masks: True if the model takes a mask of the padding.
     """
     own = Tokenizer.from_str(tokenizer.to_str())
-    steps = [] if is_clips(tokenizer) else _cleaning_steps(cleaning, lowercase)
+    steps = [] if is_clips(tokenizer) else _cleaning_steps(cleaning, lowercase)  # CLIP's normaliser already contains them
     if steps:
         own.normalizer = normalizers.Sequence([*steps, *([own.normalizer] if own.normalizer is not None else [])])
     start, end = tokenizer.encode("").ids[:-1], tokenizer.id_to_token(eot_token_id)
@@ -306,11 +328,11 @@ def _cleaning_steps(cleaning: str, lowercase: bool) -> list[normalizers.Normaliz
 
 
 def swap_ids(content: Mapping[str, Any], first: int, second: int) -> dict[str, Any]:
-    """A ``tokenizer.json`` in which two ids have changed places, wherever it holds them."""
-    places = {first: second, second: first}
+    """Return a copy of a ``tokenizer.json`` with two ids exchanged in its model, added tokens and post-processor."""
+    swaps = {first: second, second: first}
 
     def moved(number: int) -> int:
-        return places.get(number, number)
+        return swaps.get(number, number)
 
     model = {**content["model"], "vocab": {word: moved(number) for word, number in content["model"]["vocab"].items()}}
     added = [{**token, "id": moved(token["id"])} for token in content["added_tokens"]]

@@ -1,7 +1,7 @@
-"""Whisper's vocabulary: special tokens behind a base vocabulary, whose tokenizer is another's or trained on a run's texts.
+"""Whisper's vocabulary: special tokens after a base vocabulary, whose tokenizer is a published one or trained on a run's texts.
 
-Reference: openai-whisper ``tokenizer.py``. Where we differ: a special token that stands in a text in so many letters is spelt, where the
-reference refuses it.
+Reference: openai-whisper ``tokenizer.py``. Where we differ: if a text contains the string of a special token, its characters are
+tokenized; the reference raises an error.
 """
 
 import base64
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from zoo.errors import WeightsError
 from zoo.processors.tokenizers.chat_tokenizer import read_language_tokenizer
 
-LANGUAGES = {  # by code, in the order of their ids; the last is there since large-v3
+LANGUAGES = {  # names by code, in the order of their ids; the last was added in large-v3
     "en": "english", "zh": "chinese", "de": "german", "es": "spanish", "ru": "russian", "ko": "korean", "fr": "french",
     "ja": "japanese", "pt": "portuguese", "tr": "turkish", "pl": "polish", "ca": "catalan", "nl": "dutch", "ar": "arabic",
     "sv": "swedish", "it": "italian", "id": "indonesian", "hi": "hindi", "fi": "finnish", "vi": "vietnamese", "he": "hebrew",
@@ -36,19 +36,22 @@ LANGUAGES = {  # by code, in the order of their ids; the last is there since lar
 }  # fmt: skip
 SECONDS_PER_TIMESTAMP = 0.02
 TASKS = ("translate", "transcribe")  # in the order of their ids
-REST = ("startoflm", "startofprev", "nospeech", "notimestamps")  # behind the tasks
-OLDER = {"<|nocaptions|>": "<|nospeech|>"}  # what transformers called it before large-v3
-TIKTOKEN_FILES = {True: "multilingual.tiktoken", False: "gpt2.tiktoken"}  # in an installed openai-whisper, by multilingual or not
+REST = ("startoflm", "startofprev", "nospeech", "notimestamps")  # special tokens after the tasks, in the order of their ids
+OLDER = {"<|nocaptions|>": "<|nospeech|>"}  # name in transformers before large-v3
+TIKTOKEN_FILES = {True: "multilingual.tiktoken", False: "gpt2.tiktoken"}  # in an installed openai-whisper; the key is ``multilingual``
+# Symbols of annotations, which are suppressed in transcripts.
 NOISES = ('"', *"#()*+/:;<=>@[\\]^_`{|}~「」『』", *"<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪".split())
-NOTES = tuple("♩♪♫♬♭♮♯")  # of which the first piece is enough
+NOTES = tuple("♩♪♫♬♭♮♯")  # several tokens each; suppressing their first token is sufficient
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Where the special tokens stand: end, start, languages, tasks, and so on, then a timestamp each 20 ms.
+    """Ids of the special tokens, in the order: end, start, languages, tasks, ``REST``, then one timestamp per 20 ms.
 
     Attributes:
-        base: how many tokens are before them, and the id of the end symbol.
+        base: number of tokens before the special ones, which is also the id of the end symbol.
+        num_languages: number of language tokens.
+        num_timestamps: number of timestamp tokens.
     """
 
     base: int
@@ -57,30 +60,30 @@ class SpecialIds:
 
     @classmethod
     def of(cls, vocab_size: int, num_languages: int, num_timestamps: int) -> "SpecialIds":
-        """What is left of a vocabulary is its base."""
+        """Compute the ids from the size of the whole vocabulary; the tokens that are not special form its base."""
         return cls(vocab_size - 2 - num_languages - len(TASKS) - len(REST) - num_timestamps, num_languages, num_timestamps)
 
     @property
     def sot(self) -> int:
-        """Start of a transcript."""
+        """Id of the start symbol of a transcript."""
         return self.base + 1
 
     def task(self, name: str) -> int:
-        """The id of one of ``TASKS`` or ``REST``."""
+        """Return the id of one of ``TASKS`` or ``REST``."""
         return self.sot + 1 + self.num_languages + (*TASKS, *REST).index(name)
 
     @property
     def languages(self) -> dict[str, int]:
-        """Ids by code."""
+        """Ids of the language tokens by language code."""
         return {code: self.sot + 1 + number for number, code in enumerate(list(LANGUAGES)[: self.num_languages])}
 
     @property
     def timestamp_begin(self) -> int:
-        """The timestamp of 0 s."""
+        """Id of the timestamp of 0 s."""
         return self.task("notimestamps") + 1
 
     def names(self) -> dict[str, int]:
-        """Ids by the words that transformers and openai-whisper have for them."""
+        """Return the ids by the strings that transformers and openai-whisper use, such as ``<|endoftext|>``."""
         words = {"endoftext": self.base, "startoftranscript": self.sot, **self.languages}
         words |= {word: self.task(word) for word in (*TASKS, *REST)}
         words |= {f"{number * SECONDS_PER_TIMESTAMP:.2f}": self.timestamp_begin + number for number in range(self.num_timestamps)}
@@ -88,22 +91,22 @@ class SpecialIds:
 
 
 def plain_tokenizer(tokenizer: Tokenizer, ids: SpecialIds) -> Tokenizer:
-    """A tokenizer of the base vocabulary alone, which puts nothing around a text and spells special tokens.
+    """Return the tokenizer reduced to the base vocabulary: it adds no special tokens and tokenizes their strings as text.
 
     Raises:
-        WeightsError: it has special tokens with other ids, or other tokens where special ones stand.
+        WeightsError: a special token has another id, or another token has the id of a special one.
     """
     content = json.loads(tokenizer.to_str())
     expected = ids.names()
     for word, number in tokenizer.get_vocab(with_added_tokens=True).items():
         elsewhere = expected.get(OLDER.get(word, word), number) != number
-        if elsewhere or (number >= ids.base and not (word.startswith("<|") and word.endswith("|>"))):  # languages may be called otherwise
+        if elsewhere or (number >= ids.base and not (word.startswith("<|") and word.endswith("|>"))):  # language names may differ
             raise WeightsError(
                 f"the tokenizer has {word!r} with id {number}, which does not fit a vocabulary of {ids.base} tokens, {ids.num_languages} "
-                f"languages and {ids.num_timestamps} timestamps (system.processor.transcript); take the one the model was trained with"
+                f"languages and {ids.num_timestamps} timestamps (system.processor.transcript); use the tokenizer the model was trained with"
             )
     if not content["added_tokens"] and content["post_processor"] is None:
-        return tokenizer  # it is one already
+        return tokenizer  # already reduced
     content |= {"added_tokens": [], "post_processor": None, "normalizer": None, "truncation": None, "padding": None}
     words = content["model"]["vocab"]
     content["model"]["vocab"] = {word: number for word, number in words.items() if number < ids.base}
@@ -111,40 +114,40 @@ def plain_tokenizer(tokenizer: Tokenizer, ids: SpecialIds) -> Tokenizer:
 
 
 def read_base_tokenizer(directory: Path) -> Tokenizer | None:
-    """The tokenizer in a directory of transformers or CTranslate2; None where there is none.
+    """Read the tokenizer of a transformers or CTranslate2 directory; return None if the directory has no tokenizer.
 
     Raises:
-        WeightsError: files that cannot be read.
+        WeightsError: a file cannot be read.
     """
     found = read_language_tokenizer(directory)
     return None if found is None else found.tokenizer
 
 
 def find_tiktoken(*, multilingual: bool) -> Path | None:
-    """The base vocabulary in an installed openai-whisper."""
+    """Find the base vocabulary in an installed openai-whisper; return None if it is not installed."""
     package = importlib.util.find_spec("whisper")
     folders = [Path(place) / "assets" for place in (package.submodule_search_locations or [])] if package is not None else []
     return next((path for folder in folders if (path := folder / TIKTOKEN_FILES[multilingual]).is_file()), None)
 
 
 def tiktoken_tokenizer(path: Path) -> Tokenizer:
-    """Byte-level BPE from a file of ranks: base64 of the bytes of a token, and its id, which is also its rank among the merges.
+    """Build byte-level BPE from a tiktoken file; each line has the base64 of a token and its rank, which is its id and merge order.
 
     Raises:
-        WeightsError: the file is not that.
+        WeightsError: the file cannot be read or has another format.
     """
     try:
         lines = (line.split() for line in path.read_text(encoding="ascii").splitlines() if line)
         ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
     except (OSError, ValueError, binascii.Error) as error:
-        raise WeightsError(f"{path}: cannot be read as a file of tiktoken ({error}); fetch it again") from error
+        raise WeightsError(f"{path}: cannot be read as a tiktoken file ({error}); download it again") from error
     letters = _byte_letters()
     merges = [_halves(token, ranks) for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1]
 
     def spelt(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
 
-    vocabulary = {spelt(token): rank for token, rank in ranks.items() if token}  # Whisper's last one is empty
+    vocabulary = {spelt(token): rank for token, rank in ranks.items() if token}  # Whisper's last token is empty
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[(spelt(first), spelt(second)) for first, second in merges]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -152,7 +155,13 @@ def tiktoken_tokenizer(path: Path) -> Tokenizer:
 
 
 def _halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens that became this one: what merging its bytes by lower ranks leaves."""
+    """Return the two tokens whose merge gives this token, found by merging its bytes in the order of their ranks.
+
+    tiktoken files have ranks only, but the ``tokenizers`` library needs the pairs.
+
+    Raises:
+        WeightsError: no two tokens of lower rank give this token.
+    """
     pieces = [token[i : i + 1] for i in range(len(token))]
     while len(pieces) > 2:
         pairs = [
@@ -160,20 +169,20 @@ def _halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
         ]
         rank, place = min(pairs)
         if rank >= ranks[token]:
-            raise WeightsError(f"the token {token!r} is no two others; the file of ranks is damaged: fetch it again")
+            raise WeightsError(f"the token {token!r} is not the merge of two others; the tiktoken file is damaged: download it again")
         pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
     return pieces[0], pieces[1]
 
 
 def _byte_letters() -> list[str]:
-    """The letter that stands for each byte: itself where it prints, else the next one from U+0100 on (GPT-2)."""
+    """Return the character that represents each byte: itself if printable, otherwise the next one from U+0100 on (GPT-2)."""
     prints = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in prints]
     return [chr(byte) if byte in prints else chr(0x100 + others.index(byte)) for byte in range(256)]
 
 
 def non_speech_ids(encode: Callable[[str], list[int]]) -> set[int]:
-    """Tokens of symbols that are not said: brackets of annotations, notes of music, dashes before a speaker.
+    """Return tokens that are not speech: brackets of annotations, musical notes, dashes before a speaker.
 
     Source: openai-whisper ``tokenizer.py``, ``non_speech_tokens``.
     """
@@ -186,7 +195,7 @@ def non_speech_ids(encode: Callable[[str], list[int]]) -> set[int]:
 
 
 def without_unknown(tokenizer: Tokenizer, text: str) -> Iterable[int]:
-    """Ids of a text; letters that the tokenizer does not know are left out."""
+    """Return the token ids of a text, without unknown characters and special tokens."""
     unknown = getattr(tokenizer.model, "unk_token", None)
     number = None if unknown is None else tokenizer.token_to_id(unknown)
     return (i for i in tokenizer.encode(text, add_special_tokens=False).ids if i != number)
