@@ -220,7 +220,7 @@ def write(directory, name, content):
         ({"model_type": "clip", "vision_config": {"auto_map": {}}}, "config.vision_config.auto_map: .* names code"),
         ({"model_type": "vit", "_target_": "os.system"}, None),
         ({"model_type": "bert"}, "'bert' is no vision backbone: its model takes input_ids"),
-        ({"model_type": "videomae"}, "cannot serve as an encoder of images of 224 x 224"),
+        ({"model_type": "videomae"}, "cannot be used as an encoder of images of 224 x 224 pixels"),
         ({"model_type": "detr"}, "'detr' is no vision backbone"),
         ({"model_type": "vit_mae"}, "hides patches at random.*config.model_type=vit"),
         ({"model_type": "timm_wrapper"}, "create that as timm/NAME"),

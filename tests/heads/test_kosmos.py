@@ -168,12 +168,12 @@ def test_the_connector_is_shown_the_class_token_where_it_is_asked_for():
 
 
 SPOILT = [
-    ("before", r"document 1 \(1\): image 2 of it, at tokens 11 to 14, stands behind token 9; it has to stand behind \d+ \(<image>\)"),
-    ("behind", r"image 2 of it, at tokens 11 to 14, stands before token 9; it has to stand before \d+ \(</image>\)"),
-    ("cut", r"document 1 \(1\): image 2 of it, at tokens 11 to 14, stands before the edge of the document"),
-    ("short", r"document 1 \(1\): image 1 of it, at tokens 2 to 5, has 4 placeholders, but the connector makes 3 of it"),
-    ("more", r"document 1 \(1\): image 2 of it, at tokens 11 to 14, has 4 placeholders, but the batch has no features of it"),
-    ("fewer", "features of 3 items of image, but placeholders of 2 in 1 documents"),
+    ("before", r"document 1 \(1\): image item 2, at tokens 11 to 14, stands after token 9; expected after token \d+ \(<image>\)"),
+    ("behind", r"image item 2, at tokens 11 to 14, stands before token 9; expected before token \d+ \(</image>\)"),
+    ("cut", r"document 1 \(1\): image item 2, at tokens 11 to 14, stands before the edge of the document"),
+    ("short", r"document 1 \(1\): image item 1, at tokens 2 to 5, has 4 placeholders, but the connector makes 3 tokens of it"),
+    ("more", r"document 1 \(1\): image item 2, at tokens 11 to 14, has 4 placeholders, but the batch has no features for it"),
+    ("fewer", "features of 3 image items, but placeholders for 2 in 1 documents"),
 ]
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch per sample in training and scale the kept ones by 1 / keep.
+    """Stochastic depth: in training, set a residual branch to zero per sample, and scale the kept ones by 1 / (1 - rate).
 
     Source: Huang et al. 2016 (arXiv 1603.09382), in timm's per-sample form.
     """
