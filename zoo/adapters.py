@@ -68,7 +68,7 @@ class Adapter:
         if self.kind not in KINDS:
             raise ConfigError(f"kind: there is no {self.kind!r}; {name_choices(self.kind, KINDS)}")
         if self.quantise is not None and self.kind != "lora":
-            raise ConfigError(f"quantise: {self.quantise!r} works only with kind lora, not with {self.kind}; set quantise=null or kind=lora")
+            raise ConfigError(f"quantise: {self.quantise!r} works only with kind lora, not {self.kind}; set quantise=null or kind=lora")
         if self.rank < 1 or not 0 <= self.dropout < 1:
             raise ConfigError(f"rank: {self.rank}, dropout: {self.dropout}; allowed is a rank of 1 or more, a dropout from 0 to below 1")
         if self.num_tokens < 1:
@@ -107,7 +107,7 @@ def inject(model: nn.Module, adapters: Mapping[str, Adapter], key: str = KEY) ->
             continue
         targets = _targets(parts[name], adapter.targets, f"{key}.{name}.targets")
         inner = [] if adapter.kind != "ia3" else [t for t in targets if any(fnmatchcase(t, word) for word in adapter.inner)]
-        if adapter.quantise is not None:  # before PEFT wraps the layers, because it wraps quantised layers differently
+        if adapter.quantise is not None:  # before PEFT, which chooses the type of its wrapper by the type of the layer
             quantise(parts[name], targets, adapter.quantise)
         peft = _peft()
         peft.inject_adapter_in_model(_peft_config(peft, adapter, targets, inner), parts[name])

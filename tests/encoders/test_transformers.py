@@ -224,7 +224,7 @@ def write(directory, name, content):
         ({"model_type": "detr"}, "'detr' is no vision backbone"),
         ({"model_type": "vit_mae"}, "hides patches at random.*config.model_type=vit"),
         ({"model_type": "timm_wrapper"}, "create that as timm/NAME"),
-        ({"model_type": "vit", "hidden_size": "wide"}, "transformers refuses it .*hidden_size"),
+        ({"model_type": "vit", "hidden_size": "wide"}, "transformers rejects this config .*hidden_size"),
         ({"model_type": "vit", "image_size": [32, 64]}, r"config.image_size: got \[32, 64\]"),
         ({"model_type": "vit", "quantization_config": {}}, "quantization_config"),
     ],
@@ -244,7 +244,7 @@ def test_a_mapping_cannot_name_code_either():
 
 
 def test_nothing_is_fetched_by_a_constructor():
-    with pytest.raises(zoo.ConfigError, match="transformers refuses it for model_type 'edgetam'"):
+    with pytest.raises(zoo.ConfigError, match="transformers rejects this config for model_type 'edgetam'"):
         encoder_of("edgetam")
 
 

@@ -132,5 +132,5 @@ def test_masks_are_filled_with_the_likeliest_tokens():
         shares = system.head.word_logits(tokens[ids[0] == symbol]).softmax(-1)
     assert len(found) == 1 and [len(guesses) for guesses in found[0]] == [3, 3]
     assert found[0][1][0][1] == pytest.approx(shares[1].max().item(), abs=1e-6)
-    with pytest.raises(zoo.DataError, match=r"holds no \[MASK\]"):
+    with pytest.raises(zoo.DataError, match=r"contains no mask symbol \[MASK\]"):
         system.fill_mask(["nothing hidden"])

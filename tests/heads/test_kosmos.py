@@ -201,7 +201,9 @@ def test_two_items_without_symbols_between_them_are_refused(system):
     kept[6:8] = False  # </image><image>
     for tensors, name in ((batch.inputs, "text"), (batch.masks, "text"), (batch.targets, SUPERVISED)):
         tensors[name] = tensors[name][:, kept]
-    with pytest.raises(DataError, match="at tokens 2 to 9, has 8 placeholders, but the connector makes 4 of it; between two items both"):
+    with pytest.raises(
+        DataError, match="at tokens 2 to 9, has 8 placeholders, but the connector makes 4 tokens of it; put both symbols between"
+    ):
         system(batch)
 
 
@@ -263,7 +265,10 @@ def test_kosmos_1_and_2_have_the_papers_sizes():
         (["system.head.connectors.image={kind: kosmos2, latents: 3}"], "connectors.image: latents: connector 'kosmos2' has no such"),
         (["system.head.connectors.image={kind: kosmos2, num_latents: 0}"], "connectors.image: num_latents: 0; allowed is 1 or more"),
         (["system.head.connectors.image={kind: resampler, num_latents: 256}"], "makes 256 tokens of each image, which leaves no room"),
-        (["system.head.connectors.image=pixel_shuffle"], "pixel_shuffle' cannot work here: of the encoder's tokens, 17 are no square grid"),
+        (
+            ["system.head.connectors.image=pixel_shuffle"],
+            "pixel_shuffle' cannot be used here: for the encoder's output, 17 tokens do not form a square grid",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_key(overrides, message):

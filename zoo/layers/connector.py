@@ -371,7 +371,7 @@ def build_connector(kind: str | Mapping[str, Any], *, in_dim: int, out_dim: int,
 
 
 def _cannot(name: str, reason: str, others: tuple[str, ...]) -> str:
-    return f"connector {name!r} cannot be used here: {reason}; choose {', '.join(others[:-1])} or {others[-1]}"
+    return f"{name!r} cannot be used here: {reason}; or choose {', '.join(others[:-1])} or {others[-1]}"
 
 
 def _check_options(part: type[Connector], kind: str, options: Mapping[str, Any]) -> None:
