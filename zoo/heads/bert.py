@@ -104,8 +104,8 @@ class BertHead(nn.Module):
         if "text" not in encoded:
             raise DataError("the batch holds no text, which head 'bert' needs; choose a data source of texts")
         output = HeadOutput(None)
-        for learnt, part in ((self.masked_lm, self._masked), (self.sequence is not None, self._sequence)):
-            if learnt:
+        for enabled, part in ((self.masked_lm, self._masked), (self.sequence is not None, self._sequence)):
+            if enabled:
                 loss = part(encoded["text"], batch, output)
                 output.loss = loss if output.loss is None else output.loss + loss
         return output

@@ -113,6 +113,7 @@ class Classifier(nn.Module):
                 f"num_classes: {number}, but the source at data.source has {len(class_names)} classes ({shown}); set "
                 f"system.head.num_classes={len(class_names)}, or null to take the source's"
             )
+        # Other names (a translation) are allowed, but a permutation of the source's own names would exchange classes silently.
         reordered = names is not None and set(names) == set(class_names) and list(names) != list(class_names)
         if names is not None and (reordered or len(names) != len(class_names)):
             raise ConfigError(
@@ -132,6 +133,7 @@ class Classifier(nn.Module):
         logits = self.project(encoded[self.modality])
         labels = _labels(batch, logits)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        # Soft labels (mixup) have no single true class, so there is no top-1.
         metrics = {} if labels.is_floating_point() else {"top1": (logits.detach().argmax(1) == labels).float().mean()}
         return HeadOutput(loss, metrics, {"logits": logits})
 
@@ -144,7 +146,7 @@ class Classifier(nn.Module):
         x = encoded.pooled if self.attention_pool is None else self.attention_pool(encoded.tokens, encoded.mask)
         assert x is not None
         if self.hidden is not None and self.hidden_norm is not None:
-            if self.training and len(x) < 2:
+            if self.training and len(x) < 2:  # torch would raise a ValueError that names no config key
                 raise DataError("a batch of one item cannot be normalised by the BatchNorm of hidden_dim; use 2 or more items per process")
             x = F.gelu(self.hidden_norm(self.hidden(x)))
         logits = self.linear(self.dropout(x))

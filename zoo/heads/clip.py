@@ -83,6 +83,7 @@ class CLIPHead(nn.Module):
         )
         initial = logit_scale if logit_scale is not None else (10.0 if loss == "sigmoid" else 1 / 0.07)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(initial)))  # the logarithm of the factor, as in CLIP: it stays positive
+        # -10 because nearly all pairs are negatives: the loss starts small instead of pushing all of them apart (SigLIP, section 3.2).
         self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias))) if loss == "sigmoid" else None
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
@@ -158,6 +159,7 @@ class CLIPHead(nn.Module):
             return self._embed(system, modality, inputs, batch_size)
         place = {item: i for i, item in enumerate(sorted(set(inputs)))}
         vectors = self._embed(system, modality, list(place), batch_size)
+        # Back to the order of the inputs, with repetitions.
         return vectors[torch.tensor([place[item] for item in inputs], device=vectors.device)]
 
     def _embed(self, system: SystemLike, modality: str, inputs: Any, batch_size: int) -> Float[Tensor, "n embed_dim"]:
@@ -179,6 +181,7 @@ class CLIPHead(nn.Module):
             DataError: there are no labels, a label is empty or repeated, or a template has no ``{}``.
         """
         refuse_labels(labels, templates)
+        # Not str.format: labels and templates may contain other braces.
         return self.prompt_vectors(system, [[template.replace("{}", label) for template in templates] for label in labels])
 
     @torch.inference_mode()
@@ -264,5 +267,5 @@ def _projection(modality: str, dim: int, embed_dim: int, word: str, dropout: flo
         layers = (nn.LayerNorm(dim), nn.Linear(dim, embed_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(embed_dim, embed_dim))
         return nn.Sequential(*layers)
     linear = nn.Linear(dim, embed_dim, bias=word == "linear_bias")
-    nn.init.normal_(linear.weight, std=dim**-0.5)
+    nn.init.normal_(linear.weight, std=dim**-0.5)  # as in OpenAI's CLIP
     return linear

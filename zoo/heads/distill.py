@@ -49,5 +49,6 @@ class Distill(nn.Module):
                 f"system.head.teacher_dim={target.shape[-1]}"
             )
         vectors = self.project(pooled)
+        # fp32: near the end of training, 1 - cosine is far below the precision of bf16.
         cosine = F.cosine_similarity(vectors.float(), target.float(), dim=-1).mean()
         return HeadOutput(1 - cosine, {"cosine": cosine.detach()}, {self.modality: vectors})

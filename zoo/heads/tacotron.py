@@ -118,7 +118,7 @@ class Tacotron(nn.Module):
         (mels, whole), (linear, _) = (whole_groups(each, mask, self.reduction) for each in (mels, linear))
         losses = {"mel_loss": frame_loss(found, mels, whole, distance="l1"), "linear_loss": self._linear_loss(magnitudes, linear, whole)}
         loss = losses["mel_loss"] + losses["linear_loss"]
-        steps_mask = whole[:, :: self.reduction]
+        steps_mask = whole[:, :: self.reduction]  # whole groups are real or not, so the first frame tells
         if self.guided_weight:
             losses["guided_loss"] = guided_attention_loss(alignments, steps_mask, encoded["text"].mask, width=self.guided_width)
             loss = loss + self.guided_weight * losses["guided_loss"]
@@ -129,7 +129,7 @@ class Tacotron(nn.Module):
 
     def _linear_loss(self, found: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         whole = frame_loss(found, target, mask, distance="l1")
-        if not self.low_bins:
+        if not self.low_bins:  # if set, the bins that matter most for speech get more weight, as in keithito's code
             return whole
         return 0.5 * whole + 0.5 * frame_loss(found[:, : self.low_bins], target[:, : self.low_bins], mask, distance="l1")
 
@@ -152,7 +152,7 @@ class Tacotron(nn.Module):
         mask = torch.ones_like(mels[:, 0], dtype=torch.bool) if mask is None else mask
         mels, whole = whole_groups(mels, mask, self.reduction)
         fed, share = fed_frames(mels, self.reduction), self.forcing.share
-        if share < 1:
+        if share < 1:  # a predicted frame may be fed back, so the steps must run one by one
             stepper = Stepper(self.decoder, memory, seen)
             groups, _, weights = sampled_frames(lambda frame, number: _unstoppable(stepper(frame)), fed, share)
             found, alignments = join_groups(groups, self.num_mels), torch.stack(weights, 1)
@@ -198,6 +198,7 @@ class Tacotron(nn.Module):
         groups, alignments = say_groups(lambda frame, number: _unstoppable(stepper(frame)), first, watch, limit)
         steps = watch.num_steps()
         mels, frames = join_groups(groups, self.num_mels), steps * self.reduction
+        # Utterances end at different steps: the post-net must not read the frames after an end.
         real = torch.arange(mels.shape[2], device=mels.device) < frames[:, None]
         magnitudes = self._magnitudes(mels, all_or_mask(real))
         return Spoken(mels, frames, torch.stack(alignments, 1), steps, watch.reasons, magnitudes)

@@ -116,7 +116,7 @@ class Tacotron2(nn.Module):
         mels, mask = targets_of(batch, self.num_mels)
         found, after = self.teacher_forced(encoded["text"], mels, mask, batch.targets.get("labels"))
         mels, mask = whole_groups(mels, mask, self.reduction)
-        steps_mask = mask[:, :: self.reduction]
+        steps_mask = mask[:, :: self.reduction]  # whole groups are real or not, so the first frame tells
         losses = {
             "mel_loss": frame_loss(found.mels, mels, mask),
             "postnet_loss": frame_loss(after, mels, mask),
@@ -150,7 +150,7 @@ class Tacotron2(nn.Module):
         mask = torch.ones_like(mels[:, 0], dtype=torch.bool) if mask is None else mask
         mels, frames_mask = whole_groups(mels, mask, self.reduction)
         fed, share = fed_frames(mels, self.reduction), self.forcing.share
-        if share < 1:
+        if share < 1:  # a predicted frame may be fed back, so the steps must run one by one
             stepper = self.decoder.stepper(memory, seen)
             groups, stops, alignments = sampled_frames(lambda frame, number: stepper(frame, None), fed, share)
             found = Frames(join_groups(groups, self.num_mels), torch.stack(stops, 1), torch.stack(alignments, 1))  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ class Tacotron2(nn.Module):
 
     def _masks(self, memory: Tensor, seed: int) -> PrenetMasks | None:
         prenet = self.decoder.prenet
-        if memory.is_meta or not prenet.dropout:
+        if memory.is_meta or not prenet.dropout:  # nothing to draw
             return None
         return PrenetMasks(prenet, seed=seed, device=memory.device, dtype=memory.dtype)
 
@@ -210,6 +210,7 @@ class Tacotron2(nn.Module):
         )
         steps = watch.num_steps()
         mels, frames = join_groups(groups, self.num_mels), steps * self.reduction
+        # Utterances end at different steps: the post-net must not read the frames after an end.
         real = torch.arange(mels.shape[2], device=mels.device) < frames[:, None]
         return Spoken(self._after(mels, all_or_mask(real)), frames, torch.stack(alignments, 1), steps, watch.reasons)
 
@@ -248,7 +249,7 @@ class Tacotron2(nn.Module):
 
 
 def _postnet(num_mels: int, dim: int, depth: int, kernel: int, dropout: float) -> nn.ModuleList:
-    widths = [num_mels, *[dim] * (depth - 1), num_mels]
+    widths = [num_mels, *[dim] * (depth - 1), num_mels]  # the output is added to the mels, so the last layer has no activation
     return nn.ModuleList(
         ConvNorm(a, b, kernel, activation="tanh" if number < depth - 1 else "none", dropout=dropout)
         for number, (a, b) in enumerate(zip(widths, widths[1:], strict=False))

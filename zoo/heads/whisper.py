@@ -82,15 +82,15 @@ class Whisper(nn.Module):
         Raises:
             DataError: the batch has no transcripts, or the shapes of token ids and supervision mask differ.
         """
-        token_ids, learnt = _transcripts(batch)
+        token_ids, supervised = _transcripts(batch)
         audio = encoded["audio"]
         memory = self.decoder.remember(audio.tokens, audio.mask)
         # State i predicts token i + 1: labels and the mask are shifted by one.
         hidden, labels = self.decoder.states(token_ids[:, :-1], memory), token_ids[:, 1:]
-        if learnt.is_meta:  # meta tensors have no values to select by: shape checks treat every position as supervised
+        if supervised.is_meta:  # meta tensors have no values to select by: shape checks treat every position as supervised
             hidden, labels = hidden.flatten(0, 1), labels.flatten()
         else:
-            hidden, labels = hidden[learnt[:, 1:]], labels[learnt[:, 1:]]
+            hidden, labels = hidden[supervised[:, 1:]], labels[supervised[:, 1:]]
         logits = self.decoder.logits(hidden)
         # reduction="mean" would give NaN for a batch without supervised tokens; this gives 0.
         loss = F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
@@ -99,15 +99,15 @@ class Whisper(nn.Module):
 
 def _transcripts(batch: Batch) -> tuple[Int[Tensor, "batch length"], Tensor]:
     """Return the token ids, and the mask that is True at supervised tokens."""
-    token_ids, learnt = batch.inputs.get("text"), batch.targets.get(SUPERVISED)
-    if token_ids is None or learnt is None:
+    token_ids, supervised = batch.inputs.get("text"), batch.targets.get(SUPERVISED)
+    if token_ids is None or supervised is None:
         raise DataError("the batch holds no transcripts, which head 'whisper' learns to predict; choose a source of recordings with texts")
-    if learnt.shape != token_ids.shape or token_ids.shape[1] < 2:
+    if supervised.shape != token_ids.shape or token_ids.shape[1] < 2:
         raise DataError(
-            f"targets['supervised'] has shape {list(learnt.shape)}, the token ids {list(token_ids.shape)}; both must be [batch, length] "
-            "with equal lengths of 2 or more"
+            f"targets['supervised'] has shape {list(supervised.shape)}, the token ids {list(token_ids.shape)}; both must be "
+            "[batch, length] with equal lengths of 2 or more"
         )
-    return token_ids, learnt
+    return token_ids, supervised
 
 
 def _metrics(

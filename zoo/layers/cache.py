@@ -43,6 +43,7 @@ class Cache:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        # torch.empty: positions from ``length`` on are never read, so they need no values.
         shape = (depth, batch_size, num_heads, length, head_dim)
         self.keys, self.values = (torch.empty(shape, dtype=dtype, device=device) for _ in range(2))
         self.real = torch.ones(batch_size, length, dtype=torch.bool, device=device)
@@ -74,6 +75,7 @@ class Cache:
         Raises:
             DataError: fewer than ``count`` positions are left.
         """
+        # Once per call and not per layer: all layers write to the same positions.
         start, end = self.length, self.length + count
         if end > self.room:
             raise DataError(
@@ -96,7 +98,7 @@ class Cache:
         """Keep the given rows in the given order, in place; a row may occur several times (beams) or not at all (a finished text)."""
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])
+            new = old.new_empty(old.shape[0], len(rows), *old.shape[2:])  # only the filled part is copied
             new[..., : self.length, :] = old[..., : self.length, :].index_select(1, rows)
             setattr(self, name, new)
         self.real = self.real.index_select(0, rows)

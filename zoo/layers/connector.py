@@ -120,7 +120,7 @@ class PixelShuffle(Connector):
         side = math.isqrt(tokens.shape[1]) // factor
         grid = tokens.unflatten(1, (side, factor, side, factor))  # [B, rows, factor, columns, factor, in_dim]
         x = grid.transpose(2, 3).flatten(3).flatten(1, 2)  # [B, rows * columns, factor * factor * in_dim]
-        return self.linear(x), mask[:, :1].expand(-1, number)
+        return self.linear(x), mask[:, :1].expand(-1, number)  # an item has all tokens of its grid or none
 
 
 def misfit(n: int, factor: int) -> str | None:
@@ -155,6 +155,7 @@ class PerceiverLayer(nn.Module):
     ) -> Float[Tensor, "batch num_latents dim"]:
         """Update the latents; ``mask`` is True at media tokens, followed by latents, that may be attended to."""
         queries = self.norm_latents(latents)
+        # Latents are among the keys too, so that a latent can read the others without a separate self-attention.
         context = torch.cat([self.norm_media(media), queries], dim=1)  # [B, N + num_latents, dim]
         latents = latents + self.attention(queries, context, mask)
         return latents + self.mlp(self.norm(latents))
@@ -375,6 +376,7 @@ def _cannot(name: str, reason: str, others: tuple[str, ...]) -> str:
 
 
 def _check_options(part: type[Connector], kind: str, options: Mapping[str, Any]) -> None:
+    # The constructor's keywords are the options: a new connector needs no list of them.
     known = {name: p for name, p in inspect.signature(part).parameters.items() if name not in ("in_dim", "out_dim")}
     for name, value in options.items():
         if name not in known:

@@ -118,6 +118,7 @@ class CausalAttention(nn.Module):
         """Return the output of attention; ``layer`` is the index of this block's keys and values in the cache."""
         heads, kv_heads = self.num_heads, self.num_kv_heads
         states = self.qkv(x).unflatten(-1, (heads + 2 * kv_heads, -1))  # [..., heads of q, k, v, head_dim]
+        # Queries and keys stay in one tensor, so that one call rotates both.
         asking, v = states.split([heads + kv_heads, kv_heads], dim=-2)
         q, k = asking.split([heads, kv_heads], dim=-2) if call.rotation is None else call.rotation(asking, heads)
         joined = self._attend(q, k, v, call, layer)
@@ -132,7 +133,7 @@ class CausalAttention(nn.Module):
             return call.layout.attend(q, k, v, num_heads=self.num_heads, window=call.window, dropout=dropout, before=before)
         q, k, v = (states.transpose(1, 2) for states in (q, k, v))  # [B, heads, L, head_dim]
         if call.cache is not None:
-            k, v = call.cache.append(layer, k, v)
+            k, v = call.cache.append(layer, k, v)  # keys are cached after rotation: positions are absolute and never change
         k, v, allowed = k[:, :, call.first_key :], v[:, :, call.first_key :], call.allowed
         if self.prefix is not None:
             allowed = self.prefix.seen(allowed, q.shape[2], k.shape[2], q.device)

@@ -21,6 +21,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         if not self.training:
             return super().forward(x) * mask[:, None]
         batch, channels, length = x.shape
+        # torch's BatchNorm has no mask: it gets only the rows of real positions, which are put back afterwards.
         places = mask.flatten().nonzero()[:, 0]  # [real]
         rows = x.transpose(1, 2).reshape(-1, channels).index_select(0, places)  # [real, channels]
         flat = x.new_zeros(batch * length, channels, dtype=rows.dtype).index_copy(0, places, super().forward(rows))
@@ -55,7 +56,7 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, kernel)
         self.norm = MaskedBatchNorm(out_channels)
         self.activation, self.norm_last, self.dropout = activation, norm_last, dropout
-        self.padding = ((kernel - 1) // 2, kernel // 2)
+        self.padding = ((kernel - 1) // 2, kernel // 2)  # left, right: 1, 2 for a kernel of 4
         nn.init.xavier_uniform_(self.conv.weight, gain=1.0 if activation == "none" else nn.init.calculate_gain(activation))  # type: ignore[arg-type]
 
     def forward(
@@ -99,5 +100,6 @@ class BidirectionalRNN(nn.Module):
         """Run the RNN; ``mask`` is True at real positions, which come first in each row. Each row needs at least one."""
         if mask is None:
             return self.rnn(x)[0]
+        # torch wants the lengths on the CPU; on a GPU this waits for all earlier work.
         packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]

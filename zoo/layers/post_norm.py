@@ -149,7 +149,7 @@ class PostNormText(nn.Module):
             if not types.is_meta and types.numel() and not 0 <= int(types.min()) <= int(types.max()) <= most:
                 raise DataError(f"types: {int(types.min())} to {int(types.max())}; allowed is 0 to {most} (num_types {most + 1})")
             return types
-        if self.separator_id is None or most == 0:
+        if self.separator_id is None or most == 0:  # a table with one row has no second type
             return None
         ends = token_ids == self.separator_id
         return (ends.cumsum(1) - ends.long()).clamp(max=most)  # minus itself: a separator still belongs to the text that it ends
@@ -174,6 +174,7 @@ class PostNormText(nn.Module):
         """Return the pooled vectors, computed from real tokens only."""
         layout = Packing(real)
         x = self._enter(token_ids, real, types, layout.index)  # [total, dim]
+        # If the first token is pooled, the last block computes only this token of each row.
         last = layout if self.pool == "mean" else layout.only(token_ids.new_zeros(len(token_ids)))
         for i, block in enumerate(self.layers, 1):
             x = block(x, layout=layout if i < len(self.layers) else last)

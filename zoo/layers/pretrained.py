@@ -15,7 +15,7 @@ from torch import nn
 
 from zoo.errors import ConfigError, WeightsError, name_choices
 
-DTYPES = ("dtype", "torch_dtype")
+DTYPES = ("dtype", "torch_dtype")  # keys of a config that are dropped: the run chooses the dtype, not the checkpoint
 
 
 def import_transformers() -> ModuleType:
@@ -88,7 +88,7 @@ def parse_config(config: Mapping[str, Any], refused: Mapping[str, str], example:
     except (AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ConfigError(f"config: transformers rejects this config for model_type {kind!r}: {reason}") from error
-    parsed.return_dict = True
+    parsed.return_dict = True  # outputs are read by name; some configs ask for tuples
     return parsed
 
 
@@ -120,6 +120,7 @@ def read_into(model: nn.Module, directory: str | Path, **keywords: Any) -> nn.Mo
 
 def _refuse_misfits(model: nn.Module, report: Mapping[str, Any], directory: str | Path) -> None:
     """Raise WeightsError if weights are missing, have another shape, or are left over inside the model (unused heads may be)."""
+    # A checkpoint of a whole model has keys with a prefix ("vit.encoder..."), one of the backbone has none.
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     inside = {name for name, _ in model.named_children()}
     left = sorted(key for key in report["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in inside)

@@ -45,6 +45,7 @@ class Rotary:
 
     def tables(self, positions: Int[Tensor, "*tokens"]) -> tuple[Float[Tensor, "*tokens half"], Float[Tensor, "*tokens half"]]:
         """Return cosine and sine of each position's angles, in float32."""
+        # float32 always: bf16 represents integers exactly only up to 256.
         angles = positions[..., None].float() * self.frequencies(positions.device)
         return angles.cos(), angles.sin()
 

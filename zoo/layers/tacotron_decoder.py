@@ -63,7 +63,7 @@ class TacotronDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "batch num_mels frames"], Float[Tensor, "batch steps length"]]:
         """Decode with teacher forcing: the input of every step is the true frame before it. Return frames and attention weights."""
         walk = AttentionWalk(self, memory, mask)
-        found = [walk(frame) for frame in self.prenet(fed).unbind(0)]
+        found = [walk(frame) for frame in self.prenet(fed).unbind(0)]  # the context of a step is an input of the next: no parallel form
         x = self.join(torch.stack([state for state, _ in found]))  # [steps, B, dim]
         for rnn in self.rnns:
             x = x + rnn(x)[0]

@@ -89,6 +89,7 @@ def whole_groups(
     """
     if reduction == 1:
         return frames, mask
+    # 3 real frames of 5 with reduction 2: frames 0 1 2 2 2 2, mask T T T T F F.
     whole = -(-frames.shape[2] // reduction) * reduction
     places = torch.minimum(torch.arange(whole, device=frames.device), mask.sum(1, keepdim=True) - 1)  # [B, whole]
     return (

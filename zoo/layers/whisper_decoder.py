@@ -86,7 +86,7 @@ class WhisperBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attention = CausalAttention(dim=dim, num_heads=num_heads, num_kv_heads=num_heads, head_dim=dim // num_heads, bias=True)
-        self.attention.qkv = KeysWithoutBias(dim)
+        self.attention.qkv = KeysWithoutBias(dim)  # CausalAttention knows only all biases or none
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.cross = MemoryAttention(dim=dim, memory_dim=memory_dim, num_heads=num_heads)
         self.norm3 = nn.LayerNorm(dim, eps=eps)
@@ -226,6 +226,7 @@ class WhisperDecoder(nn.Module):
         Scores of padding are -inf.
         """
         x, call = self._begin(token_ids, memory, None)
+        # Fused attention does not return its scores, so they are computed beside each block, which repeats its self-attention.
         found = []
         for layer, block in enumerate(self.blocks):
             q = block.cross.queries(block.norm2(block.attended(x, call, layer)), memory)  # type: ignore[union-attr, operator]

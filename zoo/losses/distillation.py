@@ -24,6 +24,7 @@ def logit_distillation(
         temperature: T. Values above 1 give unlikely classes more weight; the factor T^2 keeps the size of the gradients.
     """
     ours, theirs = ((logits.float() / temperature).log_softmax(-1) for logits in (student, teacher))
+    # Trap: torch's kl_div(input, target) is KL(target || input), so the student comes first.
     return temperature**2 * F.kl_div(ours, theirs, reduction="none", log_target=True).sum(-1)
 
 

@@ -64,6 +64,7 @@ def kto_loss(
         undesirable_weight: the paper's lambda_U.
     """
     gain = beta * (rewards - reference_point.detach())
+    # Sign: desirable answers should gain reward over z, the others lose it.
     weight = desirable * desirable_weight + ~desirable * undesirable_weight
     return weight * (1 - (desirable * gain - ~desirable * gain).sigmoid())
 

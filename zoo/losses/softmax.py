@@ -115,6 +115,7 @@ class _CrossEntropies(torch.autograd.Function):
             ctx.shift = None
             sums, others = _sums_about_maxima(first, second, ctx.factor, positives, shared=shared)
         per_row, per_column, own = 1 / sums.whole_rows, 1 / sums.whole_columns, positives.own
+        # Gradient at a pair: softmax - target, over rows and columns. softmax - 1 = -others / whole, computed without cancellation.
         pair_weights = 2 * positives.others(per_row) - sums.rows * per_row - (sums.columns * per_column)[own]
         ctx.save_for_backward(first, second, per_row, per_column, pair_weights, *others)
         total = (_cross_entropy(sums.rows, sums.row_pairs) + _cross_entropy(sums.columns[own], sums.column_pairs)).sum()
@@ -180,6 +181,7 @@ class _Sums:
 
 def _cross_entropy(others: Tensor, pair: Tensor) -> Tensor:
     """Return the natural logarithm of (others + 2^pair) / 2^pair."""
+    # log1p keeps the digits of small losses; the second form cannot divide by a pair that underflowed to 0.
     power = pair.exp2()
     return torch.where(others < power, (others / power).log1p(), (others + power).log() - pair / LOG2_E)
 
