@@ -105,9 +105,9 @@ def test_four_bits_that_are_saved_and_read_come_back_exactly():
         ({"encoders.image": {"kind": "lore"}}, "kind: there is no 'lore'"),
         ({"encoders.image": {"rank": 0}}, "rank: 0"),
         ({"encoders.image": {"ranks": 4}}, "has no such option"),
-        ({"encoders.image": {"targets": ["query"]}}, "names no linear layer"),
+        ({"encoders.image": {"targets": ["query"]}}, "matches no linear layer"),
         ({"encoders.image": {"targets": "query"}}, "give a list|allowed is"),
-        ({"encoders.image": {"kind": "dora", "quantise": "nf4"}}, "goes with kind lora"),
+        ({"encoders.image": {"kind": "dora", "quantise": "nf4"}}, "works only with kind lora"),
         ({"encoders.image": {"quantise": "int3"}}, "there is no 'int3'"),
     ],
 )
@@ -121,5 +121,5 @@ def test_what_cannot_be_adapted_is_refused_with_its_key(words, message):
 def test_adapters_are_not_put_over_adapters():
     system = zoo.create_system(SYSTEM)
     add_adapters(system, {"encoders.image": {}}, "training.adapters")
-    with pytest.raises(zoo.ConfigError, match="has adapters already"):
+    with pytest.raises(zoo.ConfigError, match="already has adapters"):
         add_adapters(system, {"encoders.image.blocks": {}}, "training.adapters")

@@ -15,7 +15,7 @@ CONNECTORS = ("resampler", "kosmos2", "mlp", "downsampler")
 SYSTEMS = {"vit_nano": "kosmos_nano", "vig_nano": "kosmos_vig_nano", "whisper_nano_encoder": "kosmos_whisper_nano"}
 PAIRS = [*itertools.product(ENCODERS, CONNECTORS), ("vit_nano", "pixel_shuffle")]
 REFUSED = {
-    ("vit_nano", "pixel_shuffle"): "17 are no square grid",  # with the class token
+    ("vit_nano", "pixel_shuffle"): "17 tokens do not form a square grid",  # with the class token
     ("vit_nano", "downsampler"): "an image has no time",
     ("vig_nano", "downsampler"): "an image has no time",
 }
@@ -40,7 +40,7 @@ def ready(encoder, connector=None):
 def test_each_pair_trains_a_step_or_is_refused_with_the_reason(encoder, connector):
     modality = ENCODERS[encoder]
     if (encoder, connector) in REFUSED:
-        with pytest.raises(ConfigError, match=f"connectors.{modality}: '{connector}' cannot work here: .*{REFUSED[encoder, connector]}"):
+        with pytest.raises(ConfigError, match=f"connectors.{modality}: '{connector}' cannot be used here: .*{REFUSED[encoder, connector]}"):
             ready(encoder, connector)
         return
     system, (first, second, third) = ready(encoder, connector), items(modality)

@@ -52,7 +52,7 @@ def test_each_pair_trains_a_step_or_is_refused_with_the_reason(encoder, connecto
     ]
     if (modality, connector) in REFUSED:
         with pytest.raises(
-            ConfigError, match=f"system.head.connectors.{modality}: '{connector}' cannot work here: .*{REFUSED[modality, connector]}"
+            ConfigError, match=f"system.head.connectors.{modality}: '{connector}' cannot be used here: .*{REFUSED[modality, connector]}"
         ):
             zoo.check(compose("train", chosen))
         return

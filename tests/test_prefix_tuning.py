@@ -78,5 +78,5 @@ def test_what_a_prefix_cannot_do_is_refused():
     with pytest.raises(zoo.ConfigError, match="num_tokens: 0"):
         add_adapters(system, {"head.language": {"kind": "prefix", "num_tokens": 0}}, "training.adapters")
     add_adapters(system, {"head.language": {"kind": "prefix"}}, "training.adapters")
-    with pytest.raises(zoo.ConfigError, match="a prefix cannot be folded into weights"):
+    with pytest.raises(zoo.ConfigError, match="a prefix cannot be merged into weights"):
         merge(system)

@@ -218,12 +218,12 @@ def write(directory, name, content):
         ({"model_type": "vit", "auto_map": {"AutoModel": "code.Model"}}, "config.auto_map: .* names code"),
         ({"model_type": "clip", "vision_config": {"auto_map": {}}}, "config.vision_config.auto_map: .* names code"),
         ({"model_type": "vit", "_target_": "os.system"}, None),
-        ({"model_type": "bert"}, "'bert' is not a vision backbone: its model takes input_ids"),
-        ({"model_type": "videomae"}, "cannot serve as an encoder of images of 224 x 224"),
-        ({"model_type": "detr"}, "'detr' is not a vision backbone"),
+        ({"model_type": "bert"}, "'bert' is no vision backbone: its model takes input_ids"),
+        ({"model_type": "videomae"}, "cannot be used as an encoder of images of 224 x 224 pixels"),
+        ({"model_type": "detr"}, "'detr' is no vision backbone"),
         ({"model_type": "vit_mae"}, "hides patches at random.*config.model_type=vit"),
         ({"model_type": "timm_wrapper"}, "create that as timm/NAME"),
-        ({"model_type": "vit", "hidden_size": "wide"}, "transformers refuses it .*hidden_size"),
+        ({"model_type": "vit", "hidden_size": "wide"}, "transformers rejects this config .*hidden_size"),
         ({"model_type": "vit", "image_size": [32, 64]}, r"config.image_size: got \[32, 64\]"),
         ({"model_type": "vit", "quantization_config": {}}, "quantization_config"),
     ],
@@ -243,7 +243,7 @@ def test_a_mapping_cannot_name_code_either():
 
 
 def test_nothing_is_fetched_by_a_constructor():
-    with pytest.raises(zoo.ConfigError, match="transformers refuses it for model_type 'edgetam'"):
+    with pytest.raises(zoo.ConfigError, match="transformers rejects this config for model_type 'edgetam'"):
         encoder_of("edgetam")
 
 

@@ -99,8 +99,8 @@ def test_a_narrow_table_is_shared_by_a_narrow_projection():
             {"inputs": {"text": replace(SPEC, pooled=False)}, "sequence": "next"},
             "reads a pooled vector",
         ),
-        ({"inputs": {"text": EncoderSpec("text", 24, vocab_size=50)}}, "no table of words that a head can share"),
-        ({"inputs": {"text": EncoderSpec("text", 24)}}, "no encoder says it"),
+        ({"inputs": {"text": EncoderSpec("text", 24, vocab_size=50)}}, "no word embedding that a head can share"),
+        ({"inputs": {"text": EncoderSpec("text", 24)}}, "the text encoder has no vocabulary size to take"),
     ],
 )
 def test_what_cannot_be_is_refused(words, message):
@@ -116,7 +116,7 @@ def test_a_batch_without_what_is_learnt_is_refused():
             system(Batch(batch.inputs, batch.masks, rest))
     with pytest.raises(zoo.DataError, match="labels go up to 7"):
         system(make_batch(labels=(0, 7)))
-    with pytest.raises(zoo.ConfigError, match="there is no encoder: build a system"):
+    with pytest.raises(zoo.ConfigError, match="is connected to no encoder; build a system"):
         encoded = Encoded(torch.zeros(2, 9, 24), torch.zeros(2, 24), torch.ones(2, 9, dtype=torch.bool))
         BertHead(inputs={"text": SPEC})({"text": encoded}, make_batch())
 
@@ -132,5 +132,5 @@ def test_masks_are_filled_with_the_likeliest_tokens():
         shares = system.head.word_logits(tokens[ids[0] == symbol]).softmax(-1)
     assert len(found) == 1 and [len(guesses) for guesses in found[0]] == [3, 3]
     assert found[0][1][0][1] == pytest.approx(shares[1].max().item(), abs=1e-6)
-    with pytest.raises(zoo.DataError, match=r"holds no \[MASK\]"):
+    with pytest.raises(zoo.DataError, match=r"contains no mask symbol \[MASK\]"):
         system.fill_mask(["nothing hidden"])

@@ -160,7 +160,7 @@ REFUSED = {
     "hidden_dim: 0; allowed is 1 or more": {"hidden_dim": 0},
     "num_heads: pool 'attention' needs it": {"pool": "attention"},
     "num_heads: 5 does not divide dim 24": {"pool": "attention", "num_heads": 5},
-    "num_heads: 4 has no meaning with pool 'encoder'": {"num_heads": 4},
+    "num_heads: 4 has no effect with pool 'encoder'": {"num_heads": 4},
 }
 
 
@@ -179,8 +179,8 @@ def test_an_encoder_that_does_not_pool_is_refused_with_both_ways_out():
     ("labels", "message"),
     [
         (None, "the batch has no labels"),
-        (torch.tensor([1, 2, 3]), r"labels have shape \[3\]; class numbers \[batch\] of this batch have \[4\]"),
-        (torch.rand(4, 3), r"labels have shape \[4, 3\]; probabilities .* have \[4, 5\]"),
+        (torch.tensor([1, 2, 3]), r"labels have shape \[3\]; expected are class indices \[batch\] with shape \[4\]"),
+        (torch.rand(4, 3), r"labels have shape \[4, 3\]; expected are probabilities .* with shape \[4, 5\]"),
     ],
 )
 def test_labels_that_are_missing_or_of_another_shape_are_refused(labels, message):
@@ -218,7 +218,7 @@ def test_a_source_fills_names_and_number():
         ),
         ({"class_names": ["a", "b", "c"]}, ["cat", "dog"], "class_names: 3 names .* are not the 2 of the source at data.source"),
         ({"class_names": ["dog", "cat"]}, ["cat", "dog"], "class_names: 2 names .* in its order"),
-        ({}, [], "the source at data.source names no classes"),
+        ({}, [], "the source at data.source has no class names"),
     ],
 )
 def test_a_source_of_other_classes_is_refused(keywords, names, message):

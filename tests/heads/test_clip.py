@@ -57,7 +57,7 @@ def test_a_siglip_head_gives_independent_probabilities():
         ([], ["a {}"], "give a list of at least one label"),
         (["cat", " "], ["a {}"], "label 2 of 2 is empty"),
         (["cat", "dog", "cat"], ["a {}"], "'cat' given more than once"),
-        (["cat"], ["a photo"], r"has no \{\} where the label goes"),
+        (["cat"], ["a photo"], r"has no \{\}; write \{\} in the place of the label"),
         ("cat", ["a {}"], "give a list"),
     ],
 )

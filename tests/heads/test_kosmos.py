@@ -168,12 +168,12 @@ def test_the_connector_is_shown_the_class_token_where_it_is_asked_for():
 
 
 SPOILT = [
-    ("before", r"document 1 \(1\): image 2 of it, at tokens 11 to 14, stands behind token 9; it has to stand behind \d+ \(<image>\)"),
-    ("behind", r"image 2 of it, at tokens 11 to 14, stands before token 9; it has to stand before \d+ \(</image>\)"),
-    ("cut", r"document 1 \(1\): image 2 of it, at tokens 11 to 14, stands before the edge of the document"),
-    ("short", r"document 1 \(1\): image 1 of it, at tokens 2 to 5, has 4 placeholders, but the connector makes 3 of it"),
-    ("more", r"document 1 \(1\): image 2 of it, at tokens 11 to 14, has 4 placeholders, but the batch has no features of it"),
-    ("fewer", "features of 3 items of image, but placeholders of 2 in 1 documents"),
+    ("before", r"document 1 \(1\): image item 2, at tokens 11 to 14, stands after token 9; expected after token \d+ \(<image>\)"),
+    ("behind", r"image item 2, at tokens 11 to 14, stands before token 9; expected before token \d+ \(</image>\)"),
+    ("cut", r"document 1 \(1\): image item 2, at tokens 11 to 14, stands before the edge of the document"),
+    ("short", r"document 1 \(1\): image item 1, at tokens 2 to 5, has 4 placeholders, but the connector makes 3 tokens of it"),
+    ("more", r"document 1 \(1\): image item 2, at tokens 11 to 14, has 4 placeholders, but the batch has no features for it"),
+    ("fewer", "features of 3 image items, but placeholders for 2 in 1 documents"),
 ]
 
 
@@ -201,7 +201,9 @@ def test_two_items_without_symbols_between_them_are_refused(system):
     kept[6:8] = False  # </image><image>
     for tensors, name in ((batch.inputs, "text"), (batch.masks, "text"), (batch.targets, SUPERVISED)):
         tensors[name] = tensors[name][:, kept]
-    with pytest.raises(DataError, match="at tokens 2 to 9, has 8 placeholders, but the connector makes 4 of it; between two items both"):
+    with pytest.raises(
+        DataError, match="at tokens 2 to 9, has 8 placeholders, but the connector makes 4 tokens of it; put both symbols between"
+    ):
         system(batch)
 
 
@@ -263,7 +265,10 @@ def test_kosmos_1_and_2_have_the_papers_sizes():
         (["system.head.connectors.image={kind: kosmos2, latents: 3}"], "connectors.image: latents: connector 'kosmos2' has no such"),
         (["system.head.connectors.image={kind: kosmos2, num_latents: 0}"], "connectors.image: num_latents: 0; allowed is 1 or more"),
         (["system.head.connectors.image={kind: resampler, num_latents: 256}"], "makes 256 tokens of each image, which leaves no room"),
-        (["system.head.connectors.image=pixel_shuffle"], "pixel_shuffle' cannot work here: of the encoder's tokens, 17 are no square grid"),
+        (
+            ["system.head.connectors.image=pixel_shuffle"],
+            "pixel_shuffle' cannot be used here: for the encoder's output, 17 tokens do not form a square grid",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_key(overrides, message):

@@ -179,7 +179,7 @@ def test_training_lays_the_weights_out_as_they_were(decoder):
     assert all(parameter.is_contiguous() for parameter in decoder.parameters())
 
 
-@pytest.mark.parametrize(("rows", "length", "words"), [(2, 20, "20 tokens; context_length allows 19"), (3, 4, "3 rows, of 2 recordings")])
+@pytest.mark.parametrize(("rows", "length", "words"), [(2, 20, "20 tokens; context_length allows 19"), (3, 4, "3 rows for 2 recordings")])
 def test_token_ids_that_do_not_fit_are_refused(decoder, heard, rows, length, words):
     with pytest.raises(DataError, match=words):
         decoder(torch.zeros(rows, length, dtype=torch.int64), decoder.remember(heard))

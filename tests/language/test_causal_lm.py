@@ -134,7 +134,7 @@ def test_a_cache_without_padding_gives_what_computing_everything_gives(model):
         model(ids[:, 17:], cache=cache),
     ]
     close(torch.cat(steps, dim=1), model(ids))
-    with pytest.raises(zoo.DataError, match=r"room for 20 tokens a row, and 21"):
+    with pytest.raises(zoo.DataError, match=r"room for 20 tokens per row, but needs 21"):
         model(ids[:, :1], cache=cache)
 
 

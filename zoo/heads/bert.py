@@ -1,11 +1,11 @@
-"""Pre-training head of BERT's family: hidden words from both sides, and whether two texts belong together.
+"""Pre-training head of the BERT family: masked language modelling, and classification of pairs of texts.
 
-Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), hidden words alone; Lan et al.
-2019 (ALBERT, arXiv 1909.11942), section 3.1, whose two texts are in order or swapped. References: transformers 5.17,
+Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), only masked language modelling;
+Lan et al. 2019 (ALBERT, arXiv 1909.11942), section 3.1, sentence-order prediction. References: transformers 5.17,
 ``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``.
 
-Where we differ: logits are computed at the chosen places alone; no dropout before ALBERT's classifier. Which words are hidden is
-decided with the data (``zoo.data.masking``).
+Differences: logits are computed only at masked positions; there is no dropout before ALBERT's classifier. The data pipeline chooses the
+masked positions (``zoo.data.masking``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,30 +21,31 @@ from zoo.layers.mlp import find_activation
 from zoo.registry import register
 from zoo.types import IGNORED, MASKED, Accepts, Batch, Encoded, EncoderSpec, HeadOutput, SystemLike
 
-SEQUENCES = {"next": "nsp", "order": "sop"}  # what is asked of two texts: how its metrics are called
-GUESSES = 5
+SEQUENCES = {"next": "nsp", "order": "sop"}  # task on two texts -> prefix of the names of its metrics
+GUESSES = 5  # candidates per mask symbol that fill_mask returns by default
 
 
 @register("head")
 class BertHead(nn.Module):
-    """Predict the tokens at chosen places, and tell pairs of texts apart; the loss is the sum of the two means.
+    """Masked language modelling and, if ``sequence`` is set, classification of text pairs; the loss is the sum of both mean losses.
 
-    The decoder is the encoder's table of words, which stays the encoder's: saved once, and asked for through
-    ``encoder.word_logits``. ``tie`` says which encoder; a system does so when it is put together.
+    The decoder's weight is tied to the encoder's word embedding. The encoder keeps ownership of the tied weight: a checkpoint holds it
+    once, and the head computes its logits with ``encoder.word_logits``. ``tie`` connects the head with the encoder; ``System`` calls it.
 
     Args:
-        inputs: what the text encoder gives.
-        masked_lm: whether hidden tokens are predicted.
-        sequence: what is asked of two texts in a row, of the pooled vector: "next", whether the second follows the first (label 0)
-            or comes from elsewhere (1); "order", whether they stand in order (0) or swapped (1). None: nothing.
-        vocab_size: of the decoder; None is the encoder's.
-        activation: between the two layers.
-        eps: of the norm between them.
-        tied: False gives the decoder a matrix of its own.
+        inputs: output spec of the text encoder, under the key "text".
+        masked_lm: True to predict masked tokens.
+        sequence: task on a pair of texts, solved from the pooled vector. "next": the second text follows the first (label 0) or comes
+            from another document (1). "order": the two texts are in order (0) or swapped (1). None turns the task off.
+        vocab_size: vocabulary size of the decoder; None takes the encoder's.
+        activation: function between the dense layer and the norm.
+        eps: added to the variance in the layer norm.
+        tied: False gives the decoder its own weight matrix.
 
     Raises:
-        ConfigError: nothing to learn, an unknown word, or an encoder that lacks what is read.
-        DataError: (forward) a batch without what is learnt.
+        ConfigError: both tasks are off, ``sequence`` is unknown, or the encoder lacks the word embedding, pooled vector or vocabulary
+            size that the tasks need.
+        DataError: (forward) the batch lacks the labels of a task.
     """
 
     accepts = Accepts(modalities=("text",), reads="tokens")
@@ -67,9 +68,11 @@ class BertHead(nn.Module):
         _refuse(spec, masked_lm=masked_lm, sequence=sequence, vocab_size=vocab_size, tied=tied)
         self.masked_lm, self.asked, self.tied = masked_lm, sequence, tied
         self.reads = ("tokens",) if sequence is None else ("tokens", "pooled")
-        self.needs_masking = masked_lm  # of the data; see ``zoo.runs.check.check``
-        self._words: tuple[Any, ...] = ()  # in a tuple, so that the encoder is no submodule and its table is saved once
+        self.needs_masking = masked_lm  # the data must mask tokens; read by ``zoo.runs.check.check``
+        # A tuple hides the encoder from nn.Module. As a submodule, its weights would be saved and optimised twice.
+        self._words: tuple[Any, ...] = ()
         if masked_lm:
+            # ALBERT's word embedding is narrower than its layers. The dense layer maps to that width, so that the table can be tied.
             width, size = spec.word_dim or spec.dim, vocab_size or spec.vocab_size
             assert size is not None
             self.dense = nn.Linear(spec.dim, width)
@@ -80,38 +83,43 @@ class BertHead(nn.Module):
         self.sequence = nn.Linear(spec.dim, 2) if sequence is not None else None
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=0.02)  # initializer_range of BERT's published configs
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
     def tie(self, encoders: Mapping[str, Any]) -> None:
-        """Share the table of words of the text encoder."""
+        """Tie the decoder to the word embedding of the text encoder; no effect if ``tied`` or ``masked_lm`` is False."""
         if self.masked_lm and self.tied:
             self._words = (encoders["text"],)
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Loss of this process's items.
+        """Return the loss of this process's items.
 
-        ``outputs`` holds ``logits`` [chosen, vocab_size] and ``labels`` [chosen] of the hidden tokens in the order of the batch, and
-        ``sequence_logits`` [batch, 2].
+        ``outputs`` holds ``logits`` [masked, vocab_size] and ``labels`` [masked] of the masked tokens in the order of the batch, and
+        ``sequence_logits`` [batch, 2] if ``sequence`` is set.
+
+        Raises:
+            DataError: the batch has no text, or lacks the labels of a task.
         """
         if "text" not in encoded:
-            raise DataError("the batch holds no text, which head 'bert' reads")
+            raise DataError("the batch holds no text, which head 'bert' needs; choose a data source of texts")
         output = HeadOutput(None)
-        for learnt, part in ((self.masked_lm, self._masked), (self.sequence is not None, self._sequence)):
-            if learnt:
+        for enabled, part in ((self.masked_lm, self._masked), (self.sequence is not None, self._sequence)):
+            if enabled:
                 loss = part(encoded["text"], batch, output)
                 output.loss = loss if output.loss is None else output.loss + loss
         return output
 
     def _masked(self, encoded: Encoded, batch: Batch, output: HeadOutput) -> Float[Tensor, ""]:
-        """Mean over the chosen places; zero, with gradients of zero, where there is none."""
+        """Return the mean loss over masked positions; without any, a loss of zero whose gradients are zero."""
         labels = _masked_labels(batch, encoded).flatten()  # [B * L]
         vectors = encoded.tokens.flatten(0, 1)  # [B * L, dim]
-        if not labels.is_meta:  # without data every place stands for a chosen one
+        if not labels.is_meta:  # meta tensors have no values to select by: shape checks treat every position as masked
+            # The vocabulary is large, and only about 15 % of the positions are masked: select before the decoder, not after it.
             chosen = (labels != IGNORED).nonzero()[:, 0]
             labels, vectors = labels[chosen], vectors[chosen]
         logits = self.word_logits(vectors)
+        # reduction="mean" would give NaN without masked positions. The sum is then 0, and all parameters still get gradients (DDP).
         loss = F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
         if len(labels):
             hits = (logits.detach().argmax(1) == labels).float().mean()
@@ -120,13 +128,15 @@ class BertHead(nn.Module):
         return loss
 
     def word_logits(self, vectors: Float[Tensor, "chosen dim"]) -> Float[Tensor, "chosen vocab_size"]:
-        """Scores of each entry of the vocabulary, in fp32 or wider.
+        """Return the logits of each vocabulary entry, in fp32 or wider.
 
         Raises:
-            ConfigError: the head is tied, but to no encoder.
+            ConfigError: ``tied`` is True, but ``tie`` was not called.
         """
         if self.tied and not self._words:
-            raise ConfigError("head 'bert' shares the encoder's table of words, and there is no encoder: build a system, or set tied=false")
+            raise ConfigError(
+                "tied: head 'bert' shares the encoder's word embedding, but is connected to no encoder; build a system, or set tied=false"
+            )
         x = self.norm(self.activation(self.dense(vectors)))
         logits = (self._words[0].word_logits(x) if self.decoder is None else self.decoder(x)) + self.bias
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -143,24 +153,34 @@ class BertHead(nn.Module):
 
     @torch.inference_mode()
     def fill_mask(self, system: SystemLike, texts: str | Sequence[str], *, top_k: int = GUESSES) -> list[list[list[tuple[str, float]]]]:
-        """Likeliest tokens, with their probabilities, at each mask symbol of each text.
+        """Return the most probable tokens and their probabilities at each mask symbol of each text.
+
+        Args:
+            system: the system of this head; its processor must hold a tokenizer.
+            texts: one text, or several; each contains the mask symbol at least once.
+            top_k: number of tokens per mask symbol.
+
+        Returns:
+            For each text, for each mask symbol: ``top_k`` pairs of token and probability, most probable first.
 
         Raises:
-            ConfigError: the head does not predict tokens, or the tokenizer has no mask symbol.
-            DataError: a text without a mask symbol.
+            ConfigError: the head was built with ``masked_lm=False``, or the system has no processor or no mask symbol.
+            DataError: a text has no mask symbol.
         """
         if not self.masked_lm:
-            raise ConfigError("fill_mask: this head was built with masked_lm=false")
+            raise ConfigError("fill_mask: this head was built with masked_lm=false and predicts no tokens; train one with masked_lm=true")
         if system.processor is None:
             raise ConfigError("fill_mask: the system has no processor; load it from a saved directory")
         part = system.processor["text"]
         symbol, texts = part.mask_token_id, [texts] if isinstance(texts, str) else list(texts)
         found = []
-        for text in texts:  # one by one: few are asked for, and their masks are of any number
+        for text in texts:  # one at a time: calls have few texts, and the number of mask symbols differs from text to text
             token_ids, mask = part([text])
             places = (token_ids[0] == symbol).nonzero()[:, 0]
             if not len(places):
-                raise DataError(f"{text[:60]!r} holds no {part.tokenizer.id_to_token(symbol)}; put it where a word is to be found")
+                raise DataError(
+                    f"{text[:60]!r} contains no mask symbol {part.tokenizer.id_to_token(symbol)}; write it in place of the word to predict"
+                )
             encoded = system.encode("text", [text])
             shares = self.word_logits(encoded.tokens[0, places.to(encoded.tokens.device)]).softmax(-1)
             best = shares.topk(min(top_k, shares.shape[1]))
@@ -174,18 +194,20 @@ def _named(part: Any, token_ids: Sequence[int], shares: Sequence[float]) -> list
 
 def _refuse(spec: EncoderSpec, *, masked_lm: bool, sequence: str | None, vocab_size: int | None, tied: bool) -> None:
     if not masked_lm and sequence is None:
-        raise ConfigError("masked_lm: false, and sequence is null: there is nothing to learn; set one of the two")
+        raise ConfigError("masked_lm: false, and sequence is null, so there is nothing to learn; set one of the two")
     if sequence is not None and sequence not in SEQUENCES:
         raise ConfigError(f"sequence: there is no {sequence!r}; {name_choices(sequence, SEQUENCES)}, or null")
     if sequence is not None and not spec.pooled:
         raise ConfigError(
-            f"sequence: {sequence!r} reads a pooled vector, which the text encoder does not give (pool: none); set "
+            f"sequence: {sequence!r} reads a pooled vector, but the text encoder returns none (pool: none); set "
             "system.encoders.text.pool=cls_tanh, or sequence=null here"
         )
     if masked_lm and tied and spec.vocab_size is not None and spec.word_dim is None:
-        raise ConfigError("tied: the text encoder has no table of words that a head can share; choose a bert or albert, or set tied=false")
+        raise ConfigError(
+            "tied: the text encoder has no word embedding that a head can share; choose encoder bert or albert, or set tied=false"
+        )
     if masked_lm and vocab_size is None and spec.vocab_size is None:
-        raise ConfigError("vocab_size: null, and no encoder says it; give the number of entries")
+        raise ConfigError("vocab_size: null, and the text encoder has no vocabulary size to take; set the number of vocabulary entries")
     if vocab_size is not None and spec.vocab_size not in (None, vocab_size):
         raise ConfigError(
             f"vocab_size: {vocab_size}, but the text encoder has {spec.vocab_size}; leave it out (null) to take the encoder's"
@@ -195,9 +217,13 @@ def _refuse(spec: EncoderSpec, *, masked_lm: bool, sequence: str | None, vocab_s
 def _masked_labels(batch: Batch, encoded: Encoded) -> Int[Tensor, "batch length"]:
     labels = batch.targets.get(MASKED)
     if labels is None:
-        raise DataError("the batch hides no tokens, which head 'bert' learns to find; set data.masking={}, or system.head.masked_lm=false")
+        raise DataError(
+            "the batch has no masked tokens, which head 'bert' learns to predict; set data.masking={}, or system.head.masked_lm=false"
+        )
     if labels.shape != encoded.tokens.shape[:2]:
-        raise DataError(f"masked has shape {list(labels.shape)}; the texts have {list(encoded.tokens.shape[:2])}")
+        raise DataError(
+            f"targets['masked'] has shape {list(labels.shape)}; expected the shape of the texts, {list(encoded.tokens.shape[:2])}"
+        )
     return labels
 
 
@@ -205,9 +231,9 @@ def _pair_labels(batch: Batch, asked: str) -> Int[Tensor, " batch"]:
     labels = batch.targets.get("labels")
     if labels is None:
         raise DataError(
-            f"the batch does not say of every item whether its two texts belong together, which head 'bert' learns (sequence: {asked}); "
-            f"choose data=documents with data.source.pairs={'next' if asked == 'next' else 'swapped'}, or set system.head.sequence=null"
+            f"the batch has no labels for pairs of texts, which head 'bert' learns (sequence: {asked}); choose data=documents with "
+            f"data.source.pairs={'next' if asked == 'next' else 'swapped'}, or set system.head.sequence=null"
         )
     if not labels.is_meta and labels.numel() and int(labels.max()) > 1:
-        raise DataError(f"labels go up to {int(labels.max())}; of two texts they are 0 (they belong together) or 1")
+        raise DataError(f"labels go up to {int(labels.max())}; allowed for pairs of texts are 0 (they belong together) and 1 (they do not)")
     return labels

@@ -1,10 +1,10 @@
-"""Classification head: one encoder's output to a fixed list of classes.
+"""Classification head: logits of a fixed list of classes from the output of one encoder.
 
 Papers: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.1 (one linear layer, zeros before fine-tuning); Han et al. 2022
 (arXiv 2206.00272), whose Vision GNN predicts through a hidden layer with BatchNorm. References: timm
 ``vision_transformer.py``, big_vision ``models/vit.py``, huawei-noah/Efficient-AI-Backbones ``vig.py``.
 
-Where we differ: any modality; the 1x1 convolutions of Vision GNN's head are linear layers.
+Differences: the input may be of any modality; the 1x1 convolutions of Vision GNN's head are linear layers.
 """
 
 from collections import Counter
@@ -28,26 +28,28 @@ IMAGENET_CLASSES = 1000
 
 @register("head")
 class Classifier(nn.Module):
-    """Pool, perhaps a hidden layer, then logits; cross entropy against hard or soft labels.
+    """Pooling, an optional hidden layer, then a linear layer; cross entropy against hard or soft labels.
 
     Args:
-        inputs: what the encoder gives, by modality.
-        num_classes: None takes as many as there are ``class_names``, or ImageNet's 1000 where those are not known either. A
-            training run fills both from its data.
-        class_names: in the order of the logits.
-        pool: "encoder" reads the encoder's pooled vector; "attention" asks its tokens with a learned query of ``num_heads``.
-        hidden_dim: width of a layer with BatchNorm and GELU before the last (Vision GNN: 1024); None has no such layer.
-        dropout: before the last layer, in training.
-        label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2016, section 7).
-        init: of the linear layers: "trunc_normal" (0.02, timm), "zeros" (the last layer only, so that fine-tuning starts from
-            even probabilities; big_vision) or "kaiming" (Vision GNN).
+        inputs: output spec of the one encoder, by modality.
+        num_classes: number of classes; None takes the number of ``class_names``, or ImageNet's 1000 if ``class_names`` is None too. A
+            training run fills in both from its data.
+        class_names: names of the classes, in the order of the logits.
+        pool: "encoder" reads the encoder's pooled vector; "attention" pools its tokens by attention from one learned query.
+        num_heads: attention heads of ``pool="attention"``; a divisor of the encoder's width.
+        hidden_dim: width of a hidden layer with BatchNorm and GELU (Vision GNN: 1024); None leaves it out.
+        dropout: rate before the last layer in training, 0 to below 1.
+        label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2016, section 7), 0 to below 1.
+        init: initialisation of the linear layers: "trunc_normal" (standard deviation 0.02, timm), "zeros" (only the last layer, so that
+            fine-tuning starts from equal probabilities; big_vision) or "kaiming" (Vision GNN).
 
     Raises:
-        ConfigError: an unknown word, a number outside its range, names that do not make classes, or an encoder that does not
-            give what ``pool`` reads.
+        ConfigError: ``pool`` or ``init`` is unknown, a number is outside its range, the class names are invalid, or the encoder returns no
+            pooled vector for ``pool="encoder"``.
     """
 
-    accepts = Accepts(modalities=("image", "audio", "text"), minimum=1, maximum=1, reads="tokens")  # which of both, ``pool`` says
+    # "tokens" is the wider of both: with pool="encoder" the instance needs only the pooled vector.
+    accepts = Accepts(modalities=("image", "audio", "text"), minimum=1, maximum=1, reads="tokens")
     verbs = ("classify", "logits")
     evaluation = "classification"
     from_source = ("class_names",)
@@ -89,19 +91,21 @@ class Classifier(nn.Module):
 
     @classmethod
     def complete(cls, keywords: Mapping[str, Any], *, class_names: Sequence[str] | None) -> dict[str, Any]:
-        """Fill in what a source says of its classes; a training run calls this before it builds the head.
+        """Return the constructor keywords with number and names of the classes filled in from the data source.
+
+        A training run calls this before it builds the head.
 
         Args:
-            keywords: of the constructor, from the config.
-            class_names: the source's, in the order of its labels; None where it was not read yet.
+            keywords: constructor keywords from the config.
+            class_names: class names of the source, in the order of its labels; None if the source was not read yet.
 
         Raises:
-            ConfigError: the source has no classes, or not those that the keywords say.
+            ConfigError: the source has no classes, or its classes contradict the keywords.
         """
         if class_names is None:
             return dict(keywords)
         if not class_names:
-            raise ConfigError("num_classes: the source at data.source names no classes; label its items, or choose another (data=...)")
+            raise ConfigError("num_classes: the source at data.source has no class names; label its items, or choose another (data=...)")
         number, names = keywords.get("num_classes"), keywords.get("class_names")
         shown = ", ".join(class_names[:3]) + (", ..." if len(class_names) > 3 else "")
         if number not in (None, len(class_names)):
@@ -109,6 +113,7 @@ class Classifier(nn.Module):
                 f"num_classes: {number}, but the source at data.source has {len(class_names)} classes ({shown}); set "
                 f"system.head.num_classes={len(class_names)}, or null to take the source's"
             )
+        # Other names (a translation) are allowed, but a permutation of the source's own names would exchange classes silently.
         reordered = names is not None and set(names) == set(class_names) and list(names) != list(class_names)
         if names is not None and (reordered or len(names) != len(class_names)):
             raise ConfigError(
@@ -118,32 +123,47 @@ class Classifier(nn.Module):
         return {**keywords, "num_classes": len(class_names), "class_names": list(class_names if names is None else names)}
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Mean loss over this process's items, and top-1 where labels are hard."""
+        """Return the mean loss over this process's items, and the top-1 accuracy if the labels are hard.
+
+        Raises:
+            DataError: the batch lacks the encoder's modality, or its labels are missing or have the wrong shape.
+        """
         if self.modality not in encoded:
-            raise DataError(f"the batch holds no {self.modality}, which head 'classifier' reads")
+            raise DataError(f"the batch holds no {self.modality}, which head 'classifier' needs; choose a data source of {self.modality}")
         logits = self.project(encoded[self.modality])
         labels = _labels(batch, logits)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        # Soft labels (mixup) have no single true class, so there is no top-1.
         metrics = {} if labels.is_floating_point() else {"top1": (logits.detach().argmax(1) == labels).float().mean()}
         return HeadOutput(loss, metrics, {"logits": logits})
 
     def project(self, encoded: Encoded) -> Float[Tensor, "batch num_classes"]:
-        """Logits of each item, in fp32 or wider."""
+        """Return the logits of each item, in fp32 or wider.
+
+        Raises:
+            DataError: (training with ``hidden_dim``) the batch has a single item.
+        """
         x = encoded.pooled if self.attention_pool is None else self.attention_pool(encoded.tokens, encoded.mask)
         assert x is not None
         if self.hidden is not None and self.hidden_norm is not None:
-            if self.training and len(x) < 2:
-                raise DataError("a batch of one item cannot be normalised by the BatchNorm of hidden_dim; give each process 2 or more")
+            if self.training and len(x) < 2:  # torch would raise a ValueError that names no config key
+                raise DataError("a batch of one item cannot be normalised by the BatchNorm of hidden_dim; use 2 or more items per process")
             x = F.gelu(self.hidden_norm(self.hidden(x)))
         logits = self.linear(self.dropout(x))
+        # Softmax over many classes loses too much in bf16 and fp16, also under autocast.
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @torch.inference_mode()
     def logits(self, system: SystemLike, inputs: Any, *, batch_size: int = 64) -> Float[Tensor, "n num_classes"]:
-        """Unnormalised scores of raw inputs, or of a ready tensor, of the encoder's modality.
+        """Return the logits of raw inputs, or of a processed tensor, of the encoder's modality.
+
+        Args:
+            system: the system of this head.
+            inputs: one path or text, a list of raw inputs, or a processed tensor.
+            batch_size: items that are encoded at once.
 
         Raises:
-            DataError: an input cannot be read, or there is none.
+            DataError: an input cannot be read, or ``inputs`` is empty.
         """
         inputs = [inputs] if isinstance(inputs, str) else inputs
         if len(inputs) == 0:
@@ -153,7 +173,7 @@ class Classifier(nn.Module):
 
     @torch.inference_mode()
     def classify(self, system: SystemLike, inputs: Any, *, batch_size: int = 64) -> Float[Tensor, "n num_classes"]:
-        """Probability of each class, in the order of ``class_names``; as ``logits``."""
+        """Return the probability of each class, in the order of ``class_names``; arguments and errors as for ``logits``."""
         return self.logits(system, inputs, batch_size=batch_size).softmax(-1)
 
     def _initialise(self, init: str) -> None:
@@ -164,15 +184,15 @@ class Classifier(nn.Module):
             if isinstance(module, nn.Linear):
                 fill(module.weight)
                 nn.init.zeros_(module.bias)
-        if init == "zeros":
+        if init == "zeros":  # a hidden layer of zeros would get no gradient, so only the last one starts there
             nn.init.zeros_(self.linear.weight)
 
 
 def checked_number(num_classes: int | None, class_names: Sequence[str] | None) -> int:
-    """How many classes there are.
+    """Return the number of classes after checking it against the class names.
 
     Raises:
-        ConfigError: fewer than two, another number than names, or names that are empty or stand twice.
+        ConfigError: there are fewer than two classes, the number differs from the number of names, or a name is empty or repeated.
     """
     if isinstance(class_names, str):
         raise ConfigError(f"class_names: {class_names!r} is one string; give a list of names")
@@ -183,13 +203,15 @@ def checked_number(num_classes: int | None, class_names: Sequence[str] | None) -
     if class_names is None:
         return num_classes
     if len(class_names) != num_classes:
-        raise ConfigError(f"class_names: {len(class_names)} names for num_classes {num_classes}; give as many, or leave one of both out")
+        raise ConfigError(
+            f"class_names: {len(class_names)} names for num_classes {num_classes}; give equal numbers, or leave one of the two out"
+        )
     empty = [i for i, name in enumerate(class_names, 1) if not name.strip()]
     if empty:
         raise ConfigError(f"class_names: name {empty[0]} of {num_classes} is empty; every class needs a name")
     twice = sorted(name for name, times in Counter(class_names).items() if times > 1)
     if twice:
-        raise ConfigError(f"class_names: {', '.join(map(repr, twice))} given more than once; each name may stand once")
+        raise ConfigError(f"class_names: {', '.join(map(repr, twice))} given more than once; names must be unique")
     return num_classes
 
 
@@ -197,11 +219,11 @@ def _attention_pool(pool: str, spec: EncoderSpec, num_heads: int | None) -> Atte
     if pool == "encoder":
         if not spec.pooled:
             raise ConfigError(
-                f"pool: 'encoder' reads a pooled vector, which the {spec.modality} encoder does not give (pool: none); set "
+                f"pool: 'encoder' reads a pooled vector, but the {spec.modality} encoder returns none (pool: none); set "
                 f"system.encoders.{spec.modality}.pool to one that pools, or pool=attention with num_heads here"
             )
         if num_heads is not None:
-            raise ConfigError(f"num_heads: {num_heads} has no meaning with pool 'encoder'; leave it out, or set pool=attention")
+            raise ConfigError(f"num_heads: {num_heads} has no effect with pool 'encoder'; leave it out, or set pool=attention")
         return None
     if num_heads is None:
         raise ConfigError(f"num_heads: pool 'attention' needs it; give a divisor of the encoder's dim {spec.dim}")
@@ -209,18 +231,18 @@ def _attention_pool(pool: str, spec: EncoderSpec, num_heads: int | None) -> Atte
 
 
 def _labels(batch: Batch, logits: Float[Tensor, "batch num_classes"]) -> Shaped[Tensor, "batch ..."]:
-    """Class numbers [B] or probabilities [B, num_classes] in the type of the logits.
+    """Return class indices [B], or probabilities [B, num_classes] in the dtype of the logits.
 
     Raises:
-        DataError: items without labels, or labels of another shape.
+        DataError: an item has no label, or the labels have the wrong shape.
     """
     labels = batch.targets.get("labels")
     if labels is None:
         items = f" ({', '.join(batch.ids[:3])}, ...)" if batch.ids else ""
-        raise DataError(f"the batch has no labels, or not for every item{items}; head 'classifier' needs a class for each item")
+        raise DataError(f"the batch has no labels, or lacks them for some items{items}; head 'classifier' needs a class for each item")
     soft = labels.is_floating_point()
     expected = logits.shape if soft else logits.shape[:1]
     if labels.shape != expected:
-        what = "probabilities [batch, num_classes]" if soft else "class numbers [batch]"
-        raise DataError(f"labels have shape {list(labels.shape)}; {what} of this batch have {list(expected)}")
+        layout = "probabilities [batch, num_classes]" if soft else "class indices [batch]"
+        raise DataError(f"labels have shape {list(labels.shape)}; expected are {layout} with shape {list(expected)}")
     return labels.to(logits.dtype) if soft else labels

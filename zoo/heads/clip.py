@@ -1,9 +1,9 @@
-"""Contrastive head: two modalities in one space.
+"""Contrastive head: embeddings of two modalities in one space (CLIP, SigLIP).
 
 Papers: Radford et al. 2021 (CLIP, arXiv 2103.00020); Zhai et al. 2023 (SigLIP, arXiv 2303.15343). References: openai/CLIP,
 open_clip ``loss.py``, big_vision ``siglip.py``.
 
-Where we differ: any two modalities; items with equal meaning may share their targets (``positives="groups"``).
+Differences: any two modalities; items of one group may be positives of each other (``positives="groups"``).
 """
 
 import math
@@ -27,29 +27,30 @@ LOSSES = ("info_nce", "sigmoid")
 GATHERS = ("local", "global")
 POSITIVES = ("pairs", "groups")
 PROJECTIONS = ("linear", "linear_bias", "mlp", "none")
-ITEMS_AT_ONCE = 64  # images or sounds
-TOKENS_AT_ONCE = 2**15  # of texts, if all were as long as may be: 425 texts of CLIP's 77; more would leave the processor's cache
+ITEMS_AT_ONCE = 64  # images or recordings per batch
+TOKENS_AT_ONCE = 2**15  # per batch of texts of full length: 425 texts of CLIP's 77 tokens; more no longer fit into the CPU's cache
 
 
 @register("head")
 class CLIPHead(nn.Module):
-    """Project both pooled vectors to ``embed_dim``, normalise them, and contrast them over the global batch.
+    """Projections of both pooled vectors to unit vectors of ``embed_dim``, with a contrastive loss over the global batch.
 
     Args:
-        inputs: what each encoder gives, by modality.
+        inputs: output specs of the two encoders, by modality.
+        embed_dim: width of the shared space.
         loss: "info_nce" (softmax over the batch) or "sigmoid" (SigLIP).
         positives: "pairs": item i matches only item i; "groups": items of equal ``batch.targets["groups"]`` match too.
         projections: by modality "linear" (no bias, CLIP), "linear_bias" (SigLIP's text), "mlp" (LayerNorm, then two linear layers with
-            GELU between) or "none"; a single word serves all.
-        logit_scale: initial factor on the cosine (CLIP: 1 / 0.07); None takes the loss's own (SigLIP: 10).
-        logit_scale_max: the learned factor is clamped to [1, logit_scale_max] after each step; None leaves it free.
-        logit_bias: initial bias, only for the sigmoid loss.
-        dropout: in training, share of a pooled vector's numbers that its projection does not see.
-        gather: how several processes compute the loss of the global batch, with equal gradients: "local": each its own rows
-            against the columns of all; "global": each the whole, which costs as many times more as there are processes.
+            GELU between) or "none"; a single string holds for both modalities.
+        logit_scale: initial factor on the cosine; None takes the default of the loss (CLIP: 1 / 0.07; SigLIP: 10).
+        logit_scale_max: the learned factor is clamped to [1, logit_scale_max] after each step; None does not clamp it.
+        logit_bias: initial bias; used only by the sigmoid loss.
+        dropout: rate on the pooled vectors before the projection, in training.
+        gather: computation of the global loss by several processes, with equal gradients. "local": each process computes its own rows
+            against the columns of all. "global": each process computes all rows, at a cost that grows with the number of processes.
 
     Raises:
-        ConfigError: an unknown word, or widths that cannot meet without a projection.
+        ConfigError: a keyword has an unknown value, or ``projections="none"`` with an encoder width other than ``embed_dim``.
     """
 
     accepts = Accepts(modalities=("image", "audio", "text"), minimum=2, maximum=2, reads="pooled")
@@ -76,16 +77,21 @@ class CLIPHead(nn.Module):
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
         self.loss_name, self.positives, self.gather, self.logit_scale_max = loss, positives, gather, logit_scale_max
         self.embed_dim, self.dropout = embed_dim, nn.Dropout(dropout)
-        words = dict.fromkeys(inputs, projections) if isinstance(projections, str) else projections
+        kinds = dict.fromkeys(inputs, projections) if isinstance(projections, str) else projections
         self.projections = nn.ModuleDict(
-            {m: _projection(m, spec.dim, embed_dim, words.get(m, "linear"), dropout) for m, spec in inputs.items()}
+            {m: _projection(m, spec.dim, embed_dim, kinds.get(m, "linear"), dropout) for m, spec in inputs.items()}
         )
         initial = logit_scale if logit_scale is not None else (10.0 if loss == "sigmoid" else 1 / 0.07)
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(initial)))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(initial)))  # the logarithm of the factor, as in CLIP: it stays positive
+        # -10 because nearly all pairs are negatives: the loss starts small instead of pushing all of them apart (SigLIP, section 3.2).
         self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias))) if loss == "sigmoid" else None
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Loss over the global batch, the same value on every rank; the outputs are this rank's vectors."""
+        """Return the loss over the global batch, equal on every rank; ``outputs`` holds this rank's unit vectors by modality.
+
+        Raises:
+            DataError: the batch lacks one of the two modalities.
+        """
         missing = [name for name in sorted(self.projections) if name not in encoded]
         if missing:
             names = " and ".join(sorted(self.projections))
@@ -93,12 +99,12 @@ class CLIPHead(nn.Module):
         return self.loss_of(self.features(encoded), batch.targets)
 
     def features(self, encoded: dict[str, Encoded]) -> dict[str, Float[Tensor, "batch embed_dim"]]:
-        """Unit vector of each item, by modality. The loss depends on these alone."""
+        """Return the unit vector of each item, by modality; the loss is a function of these and the targets."""
         return {modality: self.project(modality, encoded[modality]) for modality in self.projections if modality in encoded}
 
     def loss_of(self, features: Mapping[str, Float[Tensor, "batch embed_dim"]], targets: Mapping[str, Tensor]) -> HeadOutput:
-        """Loss of this rank's features and those of the other ranks."""
-        first, second = (features[name] for name in sorted(self.projections))
+        """Return the loss over the features of all ranks, given those of this rank."""
+        first, second = (features[name] for name in sorted(self.projections))  # sorted: all ranks must agree on the order
         groups = targets["groups"] if self.positives == "groups" else None
         losses = {"local": (local_info_nce, local_sigmoid_loss), "global": (info_nce, sigmoid_loss)}
         softmax_form, sigmoid_form = losses[self.gather]
@@ -112,30 +118,34 @@ class CLIPHead(nn.Module):
         return HeadOutput(loss, {"logit_scale": scale.detach()}, dict(features))
 
     def project(self, modality: str, encoded: Encoded) -> Float[Tensor, "batch embed_dim"]:
-        """Unit vector of each item."""
+        """Return the unit vector of each item of one modality."""
         assert encoded.pooled is not None
         projection = self.projections[modality]
         pooled = encoded.pooled if isinstance(projection, nn.Identity) else self.dropout(encoded.pooled)
-        return F.normalize(projection(pooled).float(), dim=-1)
+        return F.normalize(projection(pooled).float(), dim=-1)  # fp32: cosines of bf16 vectors are too coarse for the loss
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Clamp the temperature, as open_clip does after each optimizer step."""
+        """Clamp the logit scale, as open_clip does after each optimizer step."""
         if self.logit_scale_max is not None:
             self.logit_scale.clamp_(0.0, math.log(self.logit_scale_max))
 
     @torch.inference_mode()
     def embed(self, system: SystemLike, modality: str, inputs: Any, *, batch_size: int | None = None) -> Float[Tensor, "n embed_dim"]:
-        """Embed raw inputs or a ready tensor as unit vectors.
+        """Embed raw inputs or a processed tensor as unit vectors, in the order of the inputs.
 
-        Texts go in alphabetical order, each once: a causal text tower computes what texts of a batch begin with once for all.
+        Repeated texts are encoded once. Texts are encoded in alphabetical order: a causal text tower computes the common beginning of
+        the texts of a batch only once.
 
         Args:
-            batch_size: items at once; None chooses.
+            system: the system of this head.
+            modality: the modality of the inputs.
+            inputs: one path or text, a list of raw inputs, or a processed tensor.
+            batch_size: items that are encoded at once; None chooses it by the length of the texts.
 
         Raises:
             ConfigError: the system has no encoder of that modality.
-            DataError: an input cannot be read, or there is none.
+            DataError: an input cannot be read, or ``inputs`` is empty.
         """
         if modality not in self.projections:
             raise ConfigError(f"modality: this system embeds {' and '.join(self.projections)}, not {modality!r}")
@@ -149,6 +159,7 @@ class CLIPHead(nn.Module):
             return self._embed(system, modality, inputs, batch_size)
         place = {item: i for i, item in enumerate(sorted(set(inputs)))}
         vectors = self._embed(system, modality, list(place), batch_size)
+        # Back to the order of the inputs, with repetitions.
         return vectors[torch.tensor([place[item] for item in inputs], device=vectors.device)]
 
     def _embed(self, system: SystemLike, modality: str, inputs: Any, batch_size: int) -> Float[Tensor, "n embed_dim"]:
@@ -157,23 +168,32 @@ class CLIPHead(nn.Module):
 
     @torch.inference_mode()
     def class_vectors(self, system: SystemLike, labels: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "labels embed_dim"]:
-        """One unit vector per label, from every template with the label in it; ``prompt_vectors`` takes ready prompts.
+        """Return one unit vector per label, computed from every template with the label filled in.
+
+        ``prompt_vectors`` does the same for complete prompts.
+
+        Args:
+            system: the system of this head.
+            labels: names of the classes, unique and not empty.
+            templates: texts in which ``{}`` is replaced by the label.
 
         Raises:
-            DataError: no labels, an empty one, one given twice, or a template without ``{}``.
+            DataError: there are no labels, a label is empty or repeated, or a template has no ``{}``.
         """
         refuse_labels(labels, templates)
+        # Not str.format: labels and templates may contain other braces.
         return self.prompt_vectors(system, [[template.replace("{}", label) for template in templates] for label in labels])
 
     @torch.inference_mode()
     def prompt_vectors(self, system: SystemLike, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "classes embed_dim"]:
-        """One unit vector per class: the normalised mean over its prompts' unit vectors (CLIP, section 3.1.4).
+        """Return one unit vector per class: the normalised mean over its prompts' unit vectors (CLIP, section 3.1.4).
 
         Args:
-            prompts: whole texts, a list of at least one for each class; numbers may differ.
+            system: the system of this head.
+            prompts: complete texts, a list of one or more per class; the numbers may differ between classes.
 
         Raises:
-            DataError: no class, or one without prompts.
+            DataError: there are no classes, or a class has no prompts.
         """
         refuse_prompts(prompts)
         vectors = self.embed(system, "text", [prompt for own in prompts for prompt in own])  # [prompts, embed_dim]
@@ -184,10 +204,16 @@ class CLIPHead(nn.Module):
     def classify(
         self, system: SystemLike, inputs: Any, labels: Sequence[str], *, templates: Sequence[str] = ("a photo of a {}.",)
     ) -> Float[Tensor, "n labels"]:
-        """Probability of each label for each image (or sound): softmax over labels, or sigmoids for a SigLIP head.
+        """Return the probability of each label for each image or recording: a softmax over labels, or sigmoids for the sigmoid loss.
+
+        Args:
+            system: the system of this head.
+            inputs: images or recordings, as for ``embed``.
+            labels: names of the classes, unique and not empty.
+            templates: texts in which ``{}`` is replaced by the label.
 
         Raises:
-            DataError: no labels, an empty one, one given twice, or a template without ``{}``.
+            DataError: there are no labels, a label is empty or repeated, or a template has no ``{}``.
         """
         other = next((name for name in self.projections if name != "text"), "image")
         return self.score(system, other, inputs, self.class_vectors(system, labels, templates))
@@ -196,32 +222,32 @@ class CLIPHead(nn.Module):
     def score(
         self, system: SystemLike, modality: str, inputs: Any, vectors: Float[Tensor, "labels embed_dim"]
     ) -> Float[Tensor, "n labels"]:
-        """``classify`` with class vectors that were made before."""
+        """Return the probabilities of ``classify`` for class vectors that ``class_vectors`` or ``prompt_vectors`` returned."""
         logits = self.logit_scale.exp() * self.embed(system, modality, inputs) @ vectors.T
         return (logits + self.logit_bias).sigmoid() if self.logit_bias is not None else logits.softmax(-1)
 
 
 def refuse_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
-    """Raise DataError for labels or templates that cannot make a classifier."""
+    """Raise DataError if labels are missing, empty or repeated, or a template has no ``{}``."""
     if isinstance(labels, str) or not labels:
         raise DataError(f"labels: got {labels!r}; give a list of at least one label")
     empty = [i for i, label in enumerate(labels, 1) if not label.strip()]
     if empty:
-        raise DataError(f"labels: label {empty[0]} of {len(labels)} is empty; remove it or write its name")
+        raise DataError(f"labels: label {empty[0]} of {len(labels)} is empty; remove it or give it a name")
     twice = sorted(label for label, times in Counter(labels).items() if times > 1)
     if twice:
-        raise DataError(f"labels: {', '.join(map(repr, twice))} given more than once; each label may stand once")
+        raise DataError(f"labels: {', '.join(map(repr, twice))} given more than once; labels must be unique")
     if isinstance(templates, str) or not templates:
         raise DataError(f"templates: got {templates!r}; give a list of at least one, for example 'a photo of a {{}}.'")
     without = [template for template in templates if "{}" not in template]
     if without:
-        raise DataError(f"templates: {without[0]!r} has no {{}} where the label goes")
+        raise DataError(f"templates: {without[0]!r} has no {{}}; write {{}} in the place of the label")
 
 
 def refuse_prompts(prompts: Sequence[Sequence[str]]) -> None:
-    """Raise DataError for prompts that cannot make a classifier."""
+    """Raise DataError if there are no classes, or a class has no list of prompts."""
     if not prompts:
-        raise DataError("prompts: there are no classes; give a list of prompts for each of at least one")
+        raise DataError("prompts: there are no classes; give a list of prompts for each class, and at least one class")
     for number, own in enumerate(prompts, 1):
         if isinstance(own, str) or not own:
             raise DataError(f"prompts: class {number} of {len(prompts)} has {own!r}; give a list of at least one text")
@@ -241,5 +267,5 @@ def _projection(modality: str, dim: int, embed_dim: int, word: str, dropout: flo
         layers = (nn.LayerNorm(dim), nn.Linear(dim, embed_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(embed_dim, embed_dim))
         return nn.Sequential(*layers)
     linear = nn.Linear(dim, embed_dim, bias=word == "linear_bias")
-    nn.init.normal_(linear.weight, std=dim**-0.5)
+    nn.init.normal_(linear.weight, std=dim**-0.5)  # as in OpenAI's CLIP
     return linear

@@ -1,7 +1,7 @@
-"""Distillation head: one encoder learns to give the vectors of a teacher.
+"""Distillation head: one encoder learns to reproduce the vectors of a teacher.
 
-Papers: Hinton et al. 2015 (arXiv 1503.02531); of sentence vectors Reimers and Gurevych 2020 (arXiv 2004.09813), which takes the
-squared distance. Here it is the cosine, because unit vectors are what a contrastive head and a search compare.
+Papers: Hinton et al. 2015 (arXiv 1503.02531); for sentence vectors Reimers and Gurevych 2020 (arXiv 2004.09813), who use the squared
+distance. The loss here uses the cosine, because contrastive heads and search compare unit vectors.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,15 @@ from zoo.types import TEACHER, Accepts, Batch, Encoded, EncoderSpec, HeadOutput
 
 @register("head")
 class Distill(nn.Module):
-    """Bring the pooled vector to the teacher's direction: the loss is 1 minus their cosine.
+    """Cosine distillation of pooled vectors: the loss is 1 minus the cosine between the encoder's and the teacher's vector.
 
     Args:
-        inputs: what the encoder gives.
-        teacher_dim: length of the teacher's vectors; where it is not the encoder's a linear layer stands between. None: the same.
+        inputs: output spec of the one encoder, by modality.
+        teacher_dim: width of the teacher's vectors; if it differs from the encoder's, a linear layer maps between them. None takes the
+            encoder's width.
 
     Raises:
-        DataError: (forward) the batch holds no teacher's vectors, or they are of another length.
+        DataError: (forward) the batch has no teacher vectors, or their width is not ``teacher_dim``.
     """
 
     accepts = Accepts(modalities=("image", "audio", "text"), reads="pooled")
@@ -37,16 +38,17 @@ class Distill(nn.Module):
         self.project = nn.Identity() if self.teacher_dim == spec.dim else nn.Linear(spec.dim, self.teacher_dim)
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Loss over this rank's items; ``outputs`` holds the vectors."""
+        """Return the loss over this rank's items; ``outputs`` holds the vectors [batch, teacher_dim] by modality."""
         pooled, target = encoded[self.modality].pooled, batch.targets.get(TEACHER)
         assert pooled is not None
         if target is None:
-            raise DataError("the batch holds no teacher's vectors; name a teacher with teacher=PATH (a saved model or its directory)")
+            raise DataError("the batch has no teacher vectors; name a teacher with teacher=PATH (a saved model or its directory)")
         if target.shape[-1] != self.teacher_dim:
             raise DataError(
-                f"the teacher's vectors have {target.shape[-1]} numbers, the head expects {self.teacher_dim}; set "
+                f"the teacher's vectors have width {target.shape[-1]}, the head expects {self.teacher_dim}; set "
                 f"system.head.teacher_dim={target.shape[-1]}"
             )
         vectors = self.project(pooled)
+        # fp32: near the end of training, 1 - cosine is far below the precision of bf16.
         cosine = F.cosine_similarity(vectors.float(), target.float(), dim=-1).mean()
         return HeadOutput(1 - cosine, {"cosine": cosine.detach()}, {self.modality: vectors})

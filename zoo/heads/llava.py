@@ -1,10 +1,10 @@
-"""A language model that is shown pictures and sound: connectors, and features among the vectors of its token ids.
+"""LLaVA head: a language model that reads image and audio features, mapped by connectors, among its token embeddings.
 
 Papers: Liu et al. 2023, "Visual Instruction Tuning" (LLaVA, arXiv 2304.08485), sections 4.1 and 4.2; 2310.03744 (LLaVA-1.5). Reference:
 transformers ``modeling_llava.py``.
 
-Where we differ: any encoder of images or audio, any number of items in a conversation, any connector; and none of it: a system without
-encoders is a plain language model. Padding is not computed, so that short conversations need not be packed into one row.
+Differences: any encoder of images or audio, any number of items in a conversation, any connector. A system without encoders is a plain
+language model. Padding is not computed, so short conversations need not be packed into one row.
 """
 
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ from zoo.heads.bases.multimodal_lm import Talking
 from zoo.registry import register
 from zoo.types import EncoderSpec, LanguageModel
 
-CONNECTORS = {"image": "mlp", "audio": "downsampler"}  # where the config says nothing
+CONNECTORS = {"image": "mlp", "audio": "downsampler"}  # defaults for modalities that the config does not name
 
 
 @register("head")
 class Llava(Talking):
-    """Features at their placeholders, then the language model; cross entropy of the supervised tokens.
+    """Multimodal language model with features at their placeholders; cross entropy of the supervised tokens.
 
     Args:
-        inputs: what the encoders give, by modality.
+        inputs: output specs of the encoders, by modality.
         language: a causal language model.
-        connectors: by modality a word of ``zoo.layers.connector.CONNECTORS``, or a mapping with its options: ``{kind: resampler,
-            num_latents: 64}``. Modalities without an encoder are left out, and those not named take LLaVA-1.5's MLP for images and a
+        connectors: by modality a name in ``zoo.layers.connector.CONNECTORS``, or a mapping with its options: ``{kind: resampler,
+            num_latents: 64}``. Entries for modalities without an encoder are ignored. The default is LLaVA-1.5's MLP for images and a
             downsampler for audio.
-        feature_layer: of encoders that show their layers: -2 is the output of the block before the last, without the final norm
-            (LLaVA), -1 that of the last; None the last, normalised. See ``zoo.types.encode``.
+        feature_layer: encoder layer whose output the connectors read, if the encoder can return it: -2 is the block before the last,
+            without the final norm (LLaVA); -1 the last block; None the last block, after the final norm. See ``zoo.types.encode``.
 
     Raises:
-        ConfigError: an unknown connector or modality, one that cannot work on what the encoder gives, or one that makes as many tokens
-            of an image as the language model takes.
+        ConfigError: a connector or modality is unknown, a connector does not fit the encoder's output, or it makes so many tokens of
+            one item that they fill the context of the language model.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""The first Tacotron: tokens of a text to mel frames by content-based attention, and mels to linear magnitudes.
+"""Tacotron (1) head: mel frames from the tokens of a text by content-based attention, and linear magnitudes from the mels.
 
-Paper: Wang et al. 2017 (arXiv 1703.10135). Reference: keithito/tacotron ``tacotron.py``; there is no published form of it in torch.
+Paper: Wang et al. 2017 (arXiv 1703.10135). Reference: keithito/tacotron ``tacotron.py`` (TensorFlow); no torch version was published.
 
-Where we differ: losses are means over real frames, where theirs learn that silence follows; the end is found by attention that rests on
-the last character, or by silence. Beside the paper: guided attention, scheduled sampling, a table of speakers (see
-``zoo.heads.tacotron2``).
+Differences: losses are means over real frames; the reference trains on padding too, and thereby learns that silence follows. The model
+has no stop token: an utterance ends if the attention stays on the last character, or if the output stays silent. Additions to the paper:
+guided attention, scheduled sampling, a speaker embedding (see ``zoo.heads.tacotron2``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,27 +27,29 @@ from zoo.types import MAGNITUDES, Accepts, Batch, Encoded, EncoderSpec, HeadOutp
 
 @register("head")
 class Tacotron(nn.Module):
-    """Attention GRU, residual GRUs, a post-net that makes linear magnitudes; mean absolute error of both.
+    """Attention GRU, residual GRUs, and a post-net that makes linear magnitudes; mean absolute error of mels and magnitudes.
 
     Args:
-        inputs: what the text encoder gives.
-        num_mels: as the processor ``speech`` makes them.
-        num_bins: of the linear magnitudes: half the processor's ``num_fft`` and one.
-        reduction: frames a step; 2 in the paper, 5 in keithito's code.
-        dim: of attention and all GRUs of the decoder.
-        depth: residual GRUs.
-        postnet_dim: of the post-net's CBHG.
-        postnet_bank: widest kernel of its bank.
-        postnet_channels: of the first of its projections.
-        num_speakers: 0 for one voice; else ``targets["labels"]`` tells who speaks.
-        guided_weight: of the loss that draws attention to the diagonal; 0 for none.
-        guided_width: of that diagonal, as a share of the text.
-        low_bins: share of the linear loss that is that of these lowest bins alone (below 3 kHz in keithito's code); 0 for none.
+        inputs: output spec of the text encoder, under the key "text".
+        num_mels: mel bands per frame, as in the processor ``speech``.
+        num_bins: frequency bins of the linear magnitudes: the processor's ``num_fft / 2 + 1``.
+        reduction: frames per decoder step; 2 in the paper, 5 in keithito's code.
+        prenet_dims: widths of the two layers of the pre-net.
+        prenet_dropout: dropout rate of the pre-net, in training.
+        dim: width of the attention and of all GRUs of the decoder.
+        depth: number of residual GRUs.
+        postnet_dim: width of the post-net's CBHG.
+        postnet_bank: widest kernel of the CBHG's bank, in frames.
+        postnet_channels: channels of the first projection of the CBHG.
+        num_speakers: 0 for one voice; otherwise ``targets["labels"]`` holds the speaker's index of each item.
+        guided_weight: weight of the guided-attention loss, which favours a diagonal alignment; 0 turns it off.
+        guided_width: width of that diagonal, as a share of the text's length.
+        low_bins: the loss of this many lowest bins (below 3 kHz in keithito's code) makes up half of the linear loss; 0 turns it off.
         teacher_forcing: share of true frames that are fed back in training, at the first and at the last of ``forcing_steps``.
         forcing_steps: optimizer steps between which the share changes linearly.
 
     Raises:
-        ConfigError: a number outside its range.
+        ConfigError: a number is outside its range.
     """
 
     accepts = Accepts(modalities=("text",), reads="tokens")
@@ -78,8 +80,8 @@ class Tacotron(nn.Module):
         super().__init__()
         if reduction < 1 or len(prenet_dims) != 2 or not 0 <= low_bins <= num_bins:
             raise ConfigError(
-                f"reduction: {reduction}, prenet_dims: {list(prenet_dims)}, low_bins: {low_bins}; allowed are 1 or more, two widths, and "
-                f"0 to {num_bins}"
+                f"reduction: {reduction}, prenet_dims: {list(prenet_dims)}, low_bins: {low_bins}; allowed are a reduction of 1 or more, "
+                f"two widths in prenet_dims, and low_bins from 0 to {num_bins}"
             )
         self.num_mels, self.num_bins, self.reduction, self.num_speakers = num_mels, num_bins, reduction, num_speakers
         self.guided_weight, self.guided_width, self.low_bins = guided_weight, guided_width, low_bins
@@ -99,34 +101,35 @@ class Tacotron(nn.Module):
         self.speakers = Speakers(num_speakers, memory_dim)
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Loss of a batch with ``targets["mels"]``, ``targets["magnitudes"]`` and, where it is padded, ``targets["frames"]``.
+        """Return the loss of a batch with ``targets["mels"]``, ``targets["magnitudes"]`` and, if it is padded, ``targets["frames"]``.
 
         Raises:
-            DataError: one of them is missing, or of another width.
+            DataError: mels or magnitudes are missing, or have the wrong number of bands or bins.
         """
         mels, mask = targets_of(batch, self.num_mels)
         linear = batch.targets.get(MAGNITUDES)
         if linear is None or linear.shape[1] != self.num_bins:
-            what = "has none" if linear is None else f"has {list(linear.shape)}"
+            found_shape = "has none" if linear is None else f"has {list(linear.shape)}"
             raise DataError(
-                f"targets[{MAGNITUDES!r}] are to be [batch, {self.num_bins}, frames]; the batch {what}: set system.processor.speech.linear "
-                f"to true and num_fft to {2 * (self.num_bins - 1)}"
+                f"targets[{MAGNITUDES!r}] must have shape [batch, {self.num_bins}, frames]; the batch {found_shape}: set "
+                f"system.processor.speech.linear to true and num_fft to {2 * (self.num_bins - 1)}"
             )
         found, magnitudes, alignments = self.teacher_forced(encoded["text"], mels, mask, batch.targets.get("labels"))
         (mels, whole), (linear, _) = (whole_groups(each, mask, self.reduction) for each in (mels, linear))
         losses = {"mel_loss": frame_loss(found, mels, whole, distance="l1"), "linear_loss": self._linear_loss(magnitudes, linear, whole)}
         loss = losses["mel_loss"] + losses["linear_loss"]
-        steps_mask = whole[:, :: self.reduction]
+        steps_mask = whole[:, :: self.reduction]  # whole groups are real or not, so the first frame tells
         if self.guided_weight:
             losses["guided_loss"] = guided_attention_loss(alignments, steps_mask, encoded["text"].mask, width=self.guided_width)
             loss = loss + self.guided_weight * losses["guided_loss"]
         metrics = {name: value.detach() for name, value in losses.items()}
+        # Mean of the largest attention weight per step: near 1 once the alignment is learnt, near 1 / length before.
         metrics["focus"] = (alignments.detach().amax(-1) * steps_mask).sum() / steps_mask.sum()
         return HeadOutput(loss, metrics, {"mels": found, "magnitudes": magnitudes, "alignments": alignments})
 
     def _linear_loss(self, found: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         whole = frame_loss(found, target, mask, distance="l1")
-        if not self.low_bins:
+        if not self.low_bins:  # if set, the bins that matter most for speech get more weight, as in keithito's code
             return whole
         return 0.5 * whole + 0.5 * frame_loss(found[:, : self.low_bins], target[:, : self.low_bins], mask, distance="l1")
 
@@ -137,12 +140,19 @@ class Tacotron(nn.Module):
         mask: Bool[Tensor, "batch frames"] | None = None,
         speakers: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Float[Tensor, "batch num_mels whole"], Float[Tensor, "batch num_bins whole"], Float[Tensor, "batch steps length"]]:
-        """Mels, linear magnitudes and attention, each frame from the true ones before it."""
+        """Return mels, linear magnitudes and attention weights, with true frames as decoder inputs (all, or the scheduled share).
+
+        Args:
+            text: encoded text.
+            mels: true frames.
+            mask: True at real frames; None if no frame is padding.
+            speakers: index of each item's voice, for a model with several.
+        """
         memory, seen = self.speakers(text.tokens, speakers), all_or_mask(text.mask)
         mask = torch.ones_like(mels[:, 0], dtype=torch.bool) if mask is None else mask
         mels, whole = whole_groups(mels, mask, self.reduction)
         fed, share = fed_frames(mels, self.reduction), self.forcing.share
-        if share < 1:
+        if share < 1:  # a predicted frame may be fed back, so the steps must run one by one
             stepper = Stepper(self.decoder, memory, seen)
             groups, _, weights = sampled_frames(lambda frame, number: _unstoppable(stepper(frame)), fed, share)
             found, alignments = join_groups(groups, self.num_mels), torch.stack(weights, 1)
@@ -166,23 +176,29 @@ class Tacotron(nn.Module):
         rest_seconds: float | None = 0.5,
         silent_seconds: float | None = 0.8,
     ) -> Spoken:
-        """Frames from tokens alone, until attention rests on the last character, or nothing is heard any more.
+        """Generate frames until the attention stays on the last character, or until the output stays silent.
 
         Args:
-            sound: the processor ``speech``, which knows how long a frame is and what no sound is.
-            max_seconds: the longest utterance.
-            seed: not used: nothing is random here.
-            max_steps: in the place of ``max_seconds``, where there is no processor.
+            text: encoded text.
+            sound: the processor ``speech``, which defines the duration of a frame and the level of silence; None without a processor.
+            max_seconds: maximum duration of an utterance.
+            seed: unused, because this decoder has no randomness in synthesis; present to match ``Tacotron2.say``.
+            speaker: index of the voice, for a model with several.
+            max_steps: maximum number of decoder steps; replaces ``max_seconds``.
+            rest_seconds: time that the attention stays on the last character before the utterance ends; None turns this off.
+            silent_seconds: time of silence before the utterance ends; None turns this off.
         """
         voices = None if speaker is None else text.mask.new_full((len(text.mask),), speaker, dtype=torch.int64)
         memory, seen = self.speakers(text.tokens, voices), all_or_mask(text.mask)
         pace, stepper = Pace.of(sound, self.reduction), Stepper(self.decoder, memory, seen)
+        # _unstoppable gives no stop token, so the threshold has no effect.
         watch = pace.watch(text.mask, threshold=0.5, rest_seconds=rest_seconds, silent_seconds=silent_seconds)
         first = memory.new_zeros(len(memory), self.num_mels)
         limit = max_steps or pace.steps(max_seconds)
         groups, alignments = say_groups(lambda frame, number: _unstoppable(stepper(frame)), first, watch, limit)
         steps = watch.num_steps()
         mels, frames = join_groups(groups, self.num_mels), steps * self.reduction
+        # Utterances end at different steps: the post-net must not read the frames after an end.
         real = torch.arange(mels.shape[2], device=mels.device) < frames[:, None]
         magnitudes = self._magnitudes(mels, all_or_mask(real))
         return Spoken(mels, frames, torch.stack(alignments, 1), steps, watch.reasons, magnitudes)
@@ -198,23 +214,25 @@ class Tacotron(nn.Module):
         speaker: int | None = None,
         vocoder: str = "griffin_lim",
     ) -> list[Speech]:
-        """Say texts; each utterance carries its alignment, the reason it stopped, and its faults.
+        """Synthesise speech from texts; each result holds its alignment, its stop reason and its detected faults.
 
         Args:
-            batch_size: texts at once; what is said does not depend on it.
-            max_seconds: the longest utterance.
-            seed: of the phases that are looked for.
-            speaker: number of the voice, of a model with several.
-            vocoder: "griffin_lim", or one of ``zoo.processors.media.vocoders``.
+            system: the system of this head.
+            texts: texts to speak.
+            batch_size: texts per batch; the result does not depend on it.
+            max_seconds: maximum duration of an utterance.
+            seed: seed of the vocoder's phases.
+            speaker: index of the voice, for a model with several.
+            vocoder: "griffin_lim", or a name in ``zoo.processors.media.vocoders``.
 
         Raises:
-            ConfigError: numbers outside their ranges.
-            DataError: a text that cannot be said, or is too long.
+            ConfigError: a number is outside its range.
+            DataError: a text cannot be spoken, or is too long.
         """
         words = {"speaker": speaker}
         return speak(self, system, texts, batch_size=batch_size, max_seconds=max_seconds, seed=seed, vocoder=vocoder, words=words)
 
 
 def _unstoppable(found: tuple[Tensor, Tensor]) -> tuple[Tensor, None, Tensor]:
-    """A step without a stop token."""
+    """Return a decoder step's output with None in the place of the stop token, which the first Tacotron does not predict."""
     return found[0], None, found[1]

@@ -1,11 +1,11 @@
-"""Tacotron 2: tokens of a text to mel frames, with location-sensitive attention and a stop token.
+"""Tacotron 2 head: mel frames from the tokens of a text, with location-sensitive attention and a stop token.
 
 Paper: Shen et al. 2017 (arXiv 1712.05884). References: torchaudio ``models/tacotron2.py``, NVIDIA/tacotron2 ``model.py``.
 
-Where we differ: losses are means over real frames, and the post-net's BatchNorm counts those alone, so that padding changes nothing;
-the dropout of the pre-net that stays on has a generator of its own when speech is made. Beside the paper: several frames a step
-(Wang et al. 2017), guided attention (Tachibana et al. 2017), scheduled sampling (Bengio et al. 2015, arXiv 1506.03099), a table of
-speakers whose vector is added to every token, as in DeepVoice 2 and Mellotron.
+Differences: losses are means over real frames, and the post-net's BatchNorm counts only real frames, so that padding changes nothing.
+The pre-net's dropout, which stays on in synthesis, then draws from a separate generator. Additions to the paper: several frames per step
+(Wang et al. 2017), guided attention (Tachibana et al. 2017), scheduled sampling (Bengio et al. 2015, arXiv 1506.03099), and a speaker
+embedding that is added to every token, as in DeepVoice 2 and Mellotron.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,30 +25,37 @@ from zoo.losses.speech import frame_loss, guided_attention_loss, stop_loss
 from zoo.registry import register
 from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput, Speech
 
-EVALUATION_SEED = 0  # of the pre-net's dropout where a batch is evaluated
+EVALUATION_SEED = 0  # for the pre-net's dropout when a loss is computed in evaluation mode: equal batches get equal losses
 
 
 @register("head")
 class Tacotron2(nn.Module):
-    """Attention, two LSTMs and a post-net; mean square error of the mels before and after it, cross entropy of the stop token.
+    """Attention, two LSTMs and a post-net; mean square error of the mels before and after it, binary cross entropy of the stop token.
 
     Args:
-        inputs: what the text encoder gives.
-        num_mels: as the processor ``speech`` makes them.
-        reduction: frames a step; 1 in the paper. More are faster and easier to align.
-        prenet_dropout: on in training and when speech is made.
-        rnn_dim: of both LSTMs.
-        location_filters: of the convolution over former attention.
-        hidden_dropout: of the LSTMs' states in training, in the place of the paper's zoneout.
-        num_speakers: 0 for one voice; else ``targets["labels"]`` tells who speaks.
-        stop_weight: of the last step among the others, in the loss of the stop token.
-        guided_weight: of the loss that draws attention to the diagonal; 0 for none.
-        guided_width: of that diagonal, as a share of the text.
+        inputs: output spec of the text encoder, under the key "text".
+        num_mels: mel bands per frame, as in the processor ``speech``.
+        reduction: frames per decoder step; 1 in the paper. Larger values are faster and align more easily.
+        prenet_dim: width of the pre-net.
+        prenet_dropout: dropout rate of the pre-net, in training and in synthesis.
+        rnn_dim: width of both LSTMs.
+        attention_dim: width in which queries and keys are compared.
+        location_filters: filters of the convolution over earlier attention weights.
+        location_kernel: kernel of that convolution, in tokens; odd.
+        hidden_dropout: dropout rate on the LSTMs' states in training, in place of the paper's zoneout.
+        postnet_dim: channels of the post-net.
+        postnet_depth: convolutions of the post-net.
+        postnet_kernel: kernel of these convolutions, in frames; odd.
+        postnet_dropout: dropout rate of the post-net.
+        num_speakers: 0 for one voice; otherwise ``targets["labels"]`` holds the speaker's index of each item.
+        stop_weight: weight of an utterance's last step in the stop loss; the other steps have weight 1.
+        guided_weight: weight of the guided-attention loss, which favours a diagonal alignment; 0 turns it off.
+        guided_width: width of that diagonal, as a share of the text's length.
         teacher_forcing: share of true frames that are fed back in training, at the first and at the last of ``forcing_steps``.
         forcing_steps: optimizer steps between which the share changes linearly.
 
     Raises:
-        ConfigError: a number outside its range.
+        ConfigError: a number is outside its range.
     """
 
     accepts = Accepts(modalities=("text",), reads="tokens")
@@ -101,15 +108,15 @@ class Tacotron2(nn.Module):
         self.speakers = Speakers(num_speakers, memory_dim)
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Loss of a batch with ``targets["mels"]`` and, where it is padded, ``targets["frames"]``.
+        """Return the loss of a batch with ``targets["mels"]`` and, if it is padded, ``targets["frames"]``.
 
         Raises:
-            DataError: there are none, or of another number of mels.
+            DataError: the mels are missing, or have another number of bands than ``num_mels``.
         """
         mels, mask = targets_of(batch, self.num_mels)
         found, after = self.teacher_forced(encoded["text"], mels, mask, batch.targets.get("labels"))
         mels, mask = whole_groups(mels, mask, self.reduction)
-        steps_mask = mask[:, :: self.reduction]
+        steps_mask = mask[:, :: self.reduction]  # whole groups are real or not, so the first frame tells
         losses = {
             "mel_loss": frame_loss(found.mels, mels, mask),
             "postnet_loss": frame_loss(after, mels, mask),
@@ -120,6 +127,7 @@ class Tacotron2(nn.Module):
             losses["guided_loss"] = guided_attention_loss(found.alignments, steps_mask, encoded["text"].mask, width=self.guided_width)
             loss = loss + self.guided_weight * losses["guided_loss"]
         metrics = {name: value.detach() for name, value in losses.items()}
+        # Mean of the largest attention weight per step: near 1 once the alignment is learnt, near 1 / length before.
         metrics["focus"] = (found.alignments.detach().amax(-1) * steps_mask).sum() / steps_mask.sum()
         return HeadOutput(loss, metrics, {"mels": after, "stops": found.stops, "alignments": found.alignments})
 
@@ -130,12 +138,19 @@ class Tacotron2(nn.Module):
         mask: Bool[Tensor, "batch frames"] | None = None,
         speakers: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Frames, Float[Tensor, "batch num_mels frames_of_steps"]]:
-        """Frames before and after the post-net, each from the true ones before it."""
+        """Return the frames before and after the post-net, with true frames as decoder inputs (all, or the scheduled share).
+
+        Args:
+            text: encoded text.
+            mels: true frames.
+            mask: True at real frames; None if no frame is padding.
+            speakers: index of each item's voice, for a model with several.
+        """
         memory, seen = self.speakers(text.tokens, speakers), all_or_mask(text.mask)
         mask = torch.ones_like(mels[:, 0], dtype=torch.bool) if mask is None else mask
         mels, frames_mask = whole_groups(mels, mask, self.reduction)
         fed, share = fed_frames(mels, self.reduction), self.forcing.share
-        if share < 1:
+        if share < 1:  # a predicted frame may be fed back, so the steps must run one by one
             stepper = self.decoder.stepper(memory, seen)
             groups, stops, alignments = sampled_frames(lambda frame, number: stepper(frame, None), fed, share)
             found = Frames(join_groups(groups, self.num_mels), torch.stack(stops, 1), torch.stack(alignments, 1))  # type: ignore[arg-type]
@@ -145,12 +160,12 @@ class Tacotron2(nn.Module):
 
     def _masks(self, memory: Tensor, seed: int) -> PrenetMasks | None:
         prenet = self.decoder.prenet
-        if memory.is_meta or not prenet.dropout:
+        if memory.is_meta or not prenet.dropout:  # nothing to draw
             return None
         return PrenetMasks(prenet, seed=seed, device=memory.device, dtype=memory.dtype)
 
     def _after(self, mels: Tensor, mask: Tensor | None) -> Tensor:
-        x = mels if mask is None else mels * mask[:, None]
+        x = mels if mask is None else mels * mask[:, None]  # the convolutions would carry padding into real frames
         for layer in self.postnet:
             x = layer(x, mask)
         return mels + x
@@ -169,14 +184,18 @@ class Tacotron2(nn.Module):
         rest_seconds: float | None = 1.0,
         silent_seconds: float | None = 1.0,
     ) -> Spoken:
-        """Frames from tokens alone, until the stop token, or until attention or sound have come to rest.
+        """Generate frames until the stop token, until the attention stays on the last token, or until the output stays silent.
 
         Args:
-            sound: the processor ``speech``, which knows how long a frame is and what no sound is.
-            max_seconds: the longest utterance.
-            seed: of the pre-net's dropout.
-            stop_threshold: probability of the stop token that ends an utterance.
-            max_steps: in the place of ``max_seconds``, where there is no processor.
+            text: encoded text.
+            sound: the processor ``speech``, which defines the duration of a frame and the level of silence; None without a processor.
+            max_seconds: maximum duration of an utterance.
+            seed: seed of the pre-net's dropout.
+            stop_threshold: probability of the stop token that ends an utterance, between 0 and 1.
+            speaker: index of the voice, for a model with several.
+            max_steps: maximum number of decoder steps; replaces ``max_seconds``.
+            rest_seconds: time that the attention stays on the last token before the utterance ends; None turns this off.
+            silent_seconds: time of silence before the utterance ends; None turns this off.
         """
         voices = None if speaker is None else text.mask.new_full((len(text.mask),), speaker, dtype=torch.int64)
         memory, seen = self.speakers(text.tokens, voices), all_or_mask(text.mask)
@@ -191,6 +210,7 @@ class Tacotron2(nn.Module):
         )
         steps = watch.num_steps()
         mels, frames = join_groups(groups, self.num_mels), steps * self.reduction
+        # Utterances end at different steps: the post-net must not read the frames after an end.
         real = torch.arange(mels.shape[2], device=mels.device) < frames[:, None]
         return Spoken(self._after(mels, all_or_mask(real)), frames, torch.stack(alignments, 1), steps, watch.reasons)
 
@@ -206,18 +226,21 @@ class Tacotron2(nn.Module):
         speaker: int | None = None,
         vocoder: str = "griffin_lim",
     ) -> list[Speech]:
-        """Say texts; each utterance carries its alignment, the reason it stopped, and its faults.
+        """Synthesise speech from texts; each result holds its alignment, its stop reason and its detected faults.
 
         Args:
-            batch_size: texts at once; what is said does not depend on it.
-            max_seconds: the longest utterance.
-            seed: of the pre-net's dropout and the vocoder's phases.
-            speaker: number of the voice, of a model with several.
-            vocoder: "griffin_lim", or one of ``zoo.processors.media.vocoders``.
+            system: the system of this head.
+            texts: texts to speak.
+            batch_size: texts per batch; the result does not depend on it.
+            max_seconds: maximum duration of an utterance.
+            seed: seed of the pre-net's dropout and of the vocoder's phases.
+            stop_threshold: probability of the stop token that ends an utterance, between 0 and 1.
+            speaker: index of the voice, for a model with several.
+            vocoder: "griffin_lim", or a name in ``zoo.processors.media.vocoders``.
 
         Raises:
-            ConfigError: numbers outside their ranges.
-            DataError: a text that cannot be said, or is too long.
+            ConfigError: a number is outside its range.
+            DataError: a text cannot be spoken, or is too long.
         """
         if not 0 < stop_threshold < 1:
             raise ConfigError(f"stop_threshold: {stop_threshold}; allowed is between 0 and 1")
@@ -226,7 +249,7 @@ class Tacotron2(nn.Module):
 
 
 def _postnet(num_mels: int, dim: int, depth: int, kernel: int, dropout: float) -> nn.ModuleList:
-    widths = [num_mels, *[dim] * (depth - 1), num_mels]
+    widths = [num_mels, *[dim] * (depth - 1), num_mels]  # the output is added to the mels, so the last layer has no activation
     return nn.ModuleList(
         ConvNorm(a, b, kernel, activation="tanh" if number < depth - 1 else "none", dropout=dropout)
         for number, (a, b) in enumerate(zip(widths, widths[1:], strict=False))
@@ -235,7 +258,7 @@ def _postnet(num_mels: int, dim: int, depth: int, kernel: int, dropout: float) -
 
 def _refuse_numbers(reduction: int, location_kernel: int, postnet_kernel: int) -> None:
     if reduction < 1:
-        raise ConfigError(f"reduction: {reduction}; allowed is 1 or more frames a step")
+        raise ConfigError(f"reduction: {reduction}; allowed is 1 or more frames per step")
     for key, kernel in (("location_kernel", location_kernel), ("postnet_kernel", postnet_kernel)):
         if kernel < 1 or not kernel % 2:
-            raise ConfigError(f"{key}: {kernel}; allowed are odd numbers, so that what is seen lies evenly on both sides")
+            raise ConfigError(f"{key}: {kernel}; allowed are odd numbers, so that the kernel is centred on its position")

@@ -1,9 +1,10 @@
-"""Whisper's transcripts: token ids of what is said, each from those before it and from the tokens of the recording.
+"""Whisper head: a text decoder with cross-attention to the encoded recording, which predicts the tokens of its transcript.
 
 Paper: Radford et al. 2022 (arXiv 2212.04356), sections 2.2 and 2.3. References: openai-whisper ``model.py``, transformers
-``WhisperForConditionalGeneration``. ``zoo.layers.whisper_decoder`` says where the decoder differs, ``zoo.processors.transcript`` what ids mean.
+``WhisperForConditionalGeneration``. See ``zoo.layers.whisper_decoder`` for differences of the decoder, and ``zoo.processors.transcript`` for the
+meaning of the token ids.
 
-Where we differ: logits are computed where something is learnt alone; the recording may be as long as it is (short mode of the encoder).
+Differences: logits are computed only at supervised positions; recordings need not be padded to 30 s (short mode of the encoder).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,22 +22,29 @@ from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, HeadOutp
 
 @register("head")
 class Whisper(nn.Module):
-    """A text decoder that attends to a recording; cross entropy of the tokens that are to be learnt.
+    """Text decoder with cross-attention to a recording; cross entropy of the supervised tokens.
 
     Args:
-        inputs: what the audio encoder gives; it may be wider or narrower than the decoder, which Whisper's own is not.
-        alignment_heads: heads of the attention to the recording that follow what is said, as [layer, head]; None: all of the upper half
-            of the layers.
+        inputs: output spec of the audio encoder, under the key "audio". Its width may differ from the decoder's; Whisper's are equal.
+        vocab_size: number of token ids.
+        context_length: maximum number of tokens of a transcript, prompt included.
+        dim: width of the decoder.
+        depth: number of decoder blocks.
+        num_heads: attention heads of each block.
+        mlp_ratio: hidden width of the MLPs, as a multiple of ``dim``.
+        eps: added to the variance in the layer norms.
+        alignment_heads: cross-attention heads whose weights follow the speech in time, as [layer, head] pairs; word timestamps are read
+            from them. None takes all heads of the upper half of the layers.
 
     Raises:
-        ConfigError: sizes that do not fit, or a head that there is none of.
-        DataError: (forward) a batch without transcripts.
+        ConfigError: the sizes do not fit each other, or ``alignment_heads`` names a head that does not exist.
+        DataError: (forward) the batch has no transcripts.
     """
 
     accepts = Accepts(modalities=("audio",), reads="tokens")
     verbs = ("transcribe",)
     evaluation = "asr"
-    processors = ("transcript",)  # beside those of the encoders
+    processors = ("transcript",)  # in addition to those of the encoders
     transcribe = staticmethod(transcribe)
 
     def __init__(
@@ -67,33 +75,39 @@ class Whisper(nn.Module):
         self.alignment_heads = _checked_heads(alignment_heads, depth, num_heads)
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Loss of a batch with ``inputs["text"]`` and ``targets["supervised"]``; padding stands on the right.
+        """Return the loss of a batch with ``inputs["text"]`` and ``targets["supervised"]``, padded on the right.
 
-        ``outputs`` holds ``logits`` [num_tokens, vocab_size] and ``labels`` [num_tokens] of what is learnt, in the order of the batch.
+        ``outputs`` holds ``logits`` [num_tokens, vocab_size] and ``labels`` [num_tokens] of the supervised tokens, in batch order.
+
+        Raises:
+            DataError: the batch has no transcripts, or the shapes of token ids and supervision mask differ.
         """
-        token_ids, learnt = _transcripts(batch)
+        token_ids, supervised = _transcripts(batch)
         audio = encoded["audio"]
         memory = self.decoder.remember(audio.tokens, audio.mask)
+        # State i predicts token i + 1: labels and the mask are shifted by one.
         hidden, labels = self.decoder.states(token_ids[:, :-1], memory), token_ids[:, 1:]
-        if learnt.is_meta:  # without data every place stands for one that is learnt
+        if supervised.is_meta:  # meta tensors have no values to select by: shape checks treat every position as supervised
             hidden, labels = hidden.flatten(0, 1), labels.flatten()
         else:
-            hidden, labels = hidden[learnt[:, 1:]], labels[learnt[:, 1:]]
+            hidden, labels = hidden[supervised[:, 1:]], labels[supervised[:, 1:]]
         logits = self.decoder.logits(hidden)
+        # reduction="mean" would give NaN for a batch without supervised tokens; this gives 0.
         loss = F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
         return HeadOutput(loss, _metrics(loss.detach(), logits.detach(), labels), {"logits": logits, "labels": labels})
 
 
 def _transcripts(batch: Batch) -> tuple[Int[Tensor, "batch length"], Tensor]:
-    """Token ids, and True at those that are learnt."""
-    token_ids, learnt = batch.inputs.get("text"), batch.targets.get(SUPERVISED)
-    if token_ids is None or learnt is None:
-        raise DataError("the batch holds no transcripts, which head 'whisper' learns to write: choose a source of recordings with texts")
-    if learnt.shape != token_ids.shape or token_ids.shape[1] < 2:
+    """Return the token ids, and the mask that is True at supervised tokens."""
+    token_ids, supervised = batch.inputs.get("text"), batch.targets.get(SUPERVISED)
+    if token_ids is None or supervised is None:
+        raise DataError("the batch holds no transcripts, which head 'whisper' learns to predict; choose a source of recordings with texts")
+    if supervised.shape != token_ids.shape or token_ids.shape[1] < 2:
         raise DataError(
-            f"supervised has shape {list(learnt.shape)}, token ids {list(token_ids.shape)}; allowed are equal ones of 2 or more"
+            f"targets['supervised'] has shape {list(supervised.shape)}, the token ids {list(token_ids.shape)}; both must be "
+            "[batch, length] with equal lengths of 2 or more"
         )
-    return token_ids, learnt
+    return token_ids, supervised
 
 
 def _metrics(
@@ -105,7 +119,7 @@ def _metrics(
 
 
 def _checked_heads(given: Sequence[Sequence[int]] | None, depth: int, num_heads: int) -> tuple[tuple[int, int], ...]:
-    """Pairs of layer and head, in order."""
+    """Return the sorted (layer, head) pairs; raise ConfigError if one does not exist."""
     if given is None:
         return tuple((layer, head) for layer in range(depth // 2, depth) for head in range(num_heads))
     for pair in given:

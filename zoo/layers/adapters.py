@@ -1,13 +1,13 @@
-"""Adapters: few weights beside frozen ones, put into parts of a model, by PEFT where it has them, and folded into the weights again.
+"""Adapters: small trainable weights inside frozen parts of a model, injected by PEFT and merged into the weights afterwards.
 
 Papers: Hu et al. 2021 (LoRA, arXiv 2106.09685), section 4.1; Liu et al. 2024 (DoRA, arXiv 2402.09353); Kalajdzievski 2023 (rsLoRA,
-arXiv 2312.03732); Liu et al. 2022 (IA3, arXiv 2205.05638), section 3.3. Which layers: Dettmers et al. 2023 (QLoRA, arXiv
+arXiv 2312.03732); Liu et al. 2022 (IA3, arXiv 2205.05638), section 3.3. Choice of layers: Dettmers et al. 2023 (QLoRA, arXiv
 2305.14314), section 4 (all linear layers of the blocks).
 
-Prefix tuning (Li and Liang 2021, arXiv 2101.00190) is ours, because PEFT's is for models of transformers alone; there is nothing that it
-could be folded into.
+Prefix tuning (Li and Liang 2021, arXiv 2101.00190) is implemented here, because PEFT's works only with models of transformers. A prefix
+cannot be merged into weights.
 
-A saved model names its adapters in its config (``system.adapters``), so that it is built with them again.
+A saved model lists its adapters in its config (``system.adapters``), so that loading builds it with them.
 """
 
 import copy
@@ -25,32 +25,33 @@ from zoo.layers.linear import Linear
 from zoo.layers.quantised import dequantised, quantise
 
 KINDS = ("lora", "dora", "ia3", "prefix")
-KEY = "adapters"  # of a system's config
-ADAPTER = "default"  # PEFT's name of the only one
-BASE = ".base_layer."
-UNFOLDED = "a prefix cannot be folded into weights; keep the model as it was saved (zoo.load, zoo.save), or train with lora, dora or ia3"
+KEY = "adapters"  # key of a system's config
+ADAPTER = "default"  # PEFT's name for the first adapter; there is never a second one
+BASE = ".base_layer."  # PEFT's name for the wrapped layer, as it appears in names of parameters
+UNFOLDED = "a prefix cannot be merged into weights; keep the model as it was saved (zoo.load, zoo.save), or train with lora, dora or ia3"
 LEARNT = (".lora_A.", ".lora_B.", ".lora_magnitude_vector.", ".ia3_l.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """What is put into one part of a model.
+    """Settings of the adapters in one part of a model.
 
     Attributes:
-        kind: "lora", "dora" (LoRA of directions, with learned lengths), "ia3" (learned factors on keys, values and inner
-            activations; the layers are then named by ``targets`` and ``inner``) or "prefix" (learned keys and values before every text,
-            in each block of a language model).
-        rank: of the change of each weight.
-        alpha: the change is multiplied by ``alpha / rank``, or with ``rank_stabilised`` by ``alpha / sqrt(rank)``.
-        dropout: of the inputs of the change, in training.
-        targets: names of linear layers below the part, ``*`` stands for any text (``*.attention.qkv``). Empty: all of them but those
-            that make logits.
-        inner: those of the targets whose inputs are scaled (IA3 alone; the feed-forward layers).
-        num_tokens: of a prefix.
-        quantise: keep the frozen weights of the targets in four bits, "nf4" or "fp4" (QLoRA); None keeps them as they are.
+        kind: "lora"; "dora" (LoRA on the directions of the weight's rows, with learned lengths); "ia3" (learned factors on keys, values
+            and hidden activations, in the layers that ``targets`` and ``inner`` name); or "prefix" (learned keys and values before every
+            text, in each block of a language model).
+        rank: rank of the update of each weight (lora, dora).
+        alpha: the update is multiplied by ``alpha / rank``, or with ``rank_stabilised`` by ``alpha / sqrt(rank)``.
+        dropout: rate on the inputs of the update in training, 0 to below 1.
+        rank_stabilised: True scales as in rsLoRA, see ``alpha``.
+        targets: names of linear layers below the part; ``*`` matches any text (``*.attention.qkv``). Empty: all linear layers except those
+            that compute logits.
+        inner: the targets whose inputs are scaled, instead of their outputs (only ia3; the feed-forward layers).
+        num_tokens: length of a prefix, in tokens.
+        quantise: keep the frozen weights of the targets in four bits, "nf4" or "fp4" (QLoRA); None does not quantise.
 
     Raises:
-        ConfigError: an unknown kind or a value outside its range.
+        ConfigError: ``kind`` is unknown, or a value is outside its range.
     """
 
     kind: str = "lora"
@@ -67,7 +68,7 @@ class Adapter:
         if self.kind not in KINDS:
             raise ConfigError(f"kind: there is no {self.kind!r}; {name_choices(self.kind, KINDS)}")
         if self.quantise is not None and self.kind != "lora":
-            raise ConfigError(f"quantise: {self.quantise!r} goes with kind lora, not with {self.kind}")
+            raise ConfigError(f"quantise: {self.quantise!r} works only with kind lora, not {self.kind}; set quantise=null or kind=lora")
         if self.rank < 1 or not 0 <= self.dropout < 1:
             raise ConfigError(f"rank: {self.rank}, dropout: {self.dropout}; allowed is a rank of 1 or more, a dropout from 0 to below 1")
         if self.num_tokens < 1:
@@ -77,18 +78,20 @@ class Adapter:
 
     @property
     def factor(self) -> float:
-        """On the product of the two LoRA matrices."""
+        """Factor on the product of the two LoRA matrices."""
         return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
 def inject(model: nn.Module, adapters: Mapping[str, Adapter], key: str = KEY) -> None:
-    """Put adapters into parts of a model, whose other weights are then frozen, and note them in its config.
+    """Inject adapters into parts of a model, freeze the other weights of these parts, and record the adapters in the model's config.
 
     Args:
+        model: changed in place.
         adapters: by part, for example ``{"head.language": Adapter(rank=16)}``.
+        key: config key of the adapters, for messages.
 
     Raises:
-        ConfigError: PEFT is missing, a part or layer that the model does not have, or a part that has adapters already.
+        ConfigError: PEFT is not installed, the model lacks a part or layer, or a part already has adapters.
     """
     if not adapters:
         return
@@ -98,13 +101,13 @@ def inject(model: nn.Module, adapters: Mapping[str, Adapter], key: str = KEY) ->
             known = [part for part in parts if part and part.count(".") <= name.count(".")]
             raise ConfigError(f"{key}.{name}: the model has no such part; {name_choices(name, known)}")
         if _has_adapters(parts[name]):
-            raise ConfigError(f"{key}.{name}: has adapters already; merge them first (zoo.layers.adapters.merge), or name other parts")
+            raise ConfigError(f"{key}.{name}: already has adapters; merge them first (zoo.layers.adapters.merge), or choose other parts")
         if adapter.kind == "prefix":
             _put_prefix(parts[name], adapter.num_tokens, f"{key}.{name}")
             continue
         targets = _targets(parts[name], adapter.targets, f"{key}.{name}.targets")
         inner = [] if adapter.kind != "ia3" else [t for t in targets if any(fnmatchcase(t, word) for word in adapter.inner)]
-        if adapter.quantise is not None:
+        if adapter.quantise is not None:  # before PEFT, which chooses the type of its wrapper by the type of the layer
             quantise(parts[name], targets, adapter.quantise)
         peft = _peft()
         peft.inject_adapter_in_model(_peft_config(peft, adapter, targets, inner), parts[name])
@@ -117,7 +120,9 @@ def _put_prefix(part: nn.Module, num_tokens: int, key: str) -> None:
     """Freeze a part and give each of its causal attentions a prefix."""
     attentions = [module for module in part.modules() if isinstance(module, CausalAttention)]
     if not attentions or getattr(part, "window", None) is not None:
-        raise ConfigError(f"{key}: a prefix is for our language models whose tokens see all before them; choose lora, dora or ia3")
+        raise ConfigError(
+            f"{key}: kind prefix needs a zoo language model with full causal attention (no sliding window); choose lora, dora or ia3"
+        )
     part.requires_grad_(False)
     for attention in attentions:
         head_dim = attention.out.in_features // attention.num_heads
@@ -137,19 +142,19 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise ConfigError("adapters: need PEFT; install it with: pip install 'multimodal-zoo[peft]'") from error
+        raise ConfigError("adapters: PEFT is not installed; install it with: pip install 'multimodal-zoo[peft]'") from error
     return peft
 
 
 def _targets(part: nn.Module, patterns: Sequence[str], key: str) -> list[str]:
-    """Names of the linear layers below a part that are adapted."""
-    logits = getattr(part, "vocab_size", None)
+    """Return the names of the linear layers below a part that get adapters."""
+    logits = getattr(part, "vocab_size", None)  # a layer with this many outputs computes logits
     linear = {name: layer for name, layer in part.named_modules() if isinstance(layer, nn.Linear) and name}
     if not patterns:
         linear = {name: layer for name, layer in linear.items() if layer.out_features != logits}
     chosen = [name for name in linear if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
     if not chosen:
-        raise ConfigError(f"{key}: {list(patterns)} names no linear layer; {name_choices(patterns[0] if patterns else '', linear)}")
+        raise ConfigError(f"{key}: {list(patterns)} matches no linear layer; {name_choices(patterns[0] if patterns else '', linear)}")
     return chosen
 
 
@@ -167,13 +172,13 @@ def _peft_config(peft: Any, adapter: Adapter, targets: list[str], inner: list[st
 
 
 def merge(model: nn.Module) -> nn.Module:
-    """Fold all adapters into the weights they stand beside; the model is then as if it had been trained whole.
+    """Merge all adapters into the weights that they adapt; the model then has the same layers as one trained without adapters.
 
     Returns:
         The same model, changed in place.
 
     Raises:
-        ConfigError: a prefix, which is no change of weights.
+        ConfigError: the model has a prefix, which cannot be merged into weights.
     """
     if any(isinstance(module, Prefix) for module in model.modules()):
         raise ConfigError(f"{KEY}: {UNFOLDED}")
@@ -187,12 +192,12 @@ def merge(model: nn.Module) -> nn.Module:
 
 
 def without_adapters(model: nn.Module) -> nn.Module:
-    """The model itself where it has no adapters, else a copy into whose weights they are folded."""
+    """Return the model itself if it has no adapters, otherwise a copy with the adapters merged into its weights."""
     return merge(copy.deepcopy(model)) if _has_adapters(model) else model
 
 
 def _merged_layer(layer: Any) -> nn.Module:
-    """PEFT folds a change into a plain layer; a quantised one becomes plain first, or the change would be rounded away."""
+    """Return the plain layer with its adapter merged; a quantised layer is dequantised first, because rounding would lose the update."""
     weight = dequantised(layer.base_layer)
     if weight is None:
         layer.merge()
@@ -207,22 +212,24 @@ def _merged_layer(layer: Any) -> nn.Module:
 
 
 def can_be_folded(adapters: Mapping[str, Mapping[str, Any]] | None) -> bool:
-    """Whether a saved config has adapters, all of which are changes of weights."""
-    return bool(adapters) and all(words.get("kind") != "prefix" for words in adapters.values())
+    """True if a saved config has adapters, and all of them can be merged into weights (no prefix)."""
+    return bool(adapters) and all(settings.get("kind") != "prefix" for settings in adapters.values())
 
 
 def merged_tensors(tensors: Mapping[str, Tensor], adapters: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """A saved model's weights with its adapters folded in, under the names that the model has without them.
+    """Return a saved model's weights with its adapters merged, under the names of the model without adapters.
 
     Args:
-        adapters: the saved config's, which ``can_be_folded``.
+        tensors: the saved weights.
+        adapters: the adapters of the saved config; ``can_be_folded`` must be True for them.
     """
-    found = {name.replace(BASE, "."): tensor for name, tensor in tensors.items() if not any(word in name for word in LEARNT)}
+    found = {name.replace(BASE, "."): tensor for name, tensor in tensors.items() if not any(part in name for part in LEARNT)}
     for name in [name for name in tensors if name.endswith(f"{BASE}weight")]:
         layer = name.removesuffix(f"{BASE}weight")
-        adapter = Adapter(**next(words for part, words in adapters.items() if layer.startswith(f"{part}.")))
+        adapter = Adapter(**next(settings for part, settings in adapters.items() if layer.startswith(f"{part}.")))
         found[f"{layer}.weight"] = _merged_weight(tensors, layer, adapter)
         bias = tensors.get(f"{layer}{BASE}bias")
+        # IA3 scales outputs after the bias was added, so the bias is scaled too; if it scales inputs, the bias is not.
         if adapter.kind == "ia3" and bias is not None and not _scales_inputs(tensors, layer):
             found[f"{layer}.bias"] = bias * tensors[f"{layer}.ia3_l.{ADAPTER}"].flatten()
     return found
@@ -231,12 +238,12 @@ def merged_tensors(tensors: Mapping[str, Tensor], adapters: Mapping[str, Mapping
 def _merged_weight(tensors: Mapping[str, Tensor], layer: str, adapter: Adapter) -> Tensor:
     weight = tensors[f"{layer}{BASE}weight"]  # [out, in]
     if adapter.kind == "ia3":
-        return weight * tensors[f"{layer}.ia3_l.{ADAPTER}"]  # [out, 1], or [1, in] where inputs are scaled
-    down, up = (tensors[f"{layer}.lora_{word}.{ADAPTER}.weight"] for word in "AB")
+        return weight * tensors[f"{layer}.ia3_l.{ADAPTER}"]  # [out, 1], or [1, in] if inputs are scaled
+    down, up = (tensors[f"{layer}.lora_{letter}.{ADAPTER}.weight"] for letter in "AB")
     changed = weight + adapter.factor * (up.float() @ down.float()).to(weight.dtype)
     if adapter.kind == "lora":
         return changed
-    lengths = torch.linalg.vector_norm(changed, dim=1)  # of each output's row, which DoRA learns apart
+    lengths = torch.linalg.vector_norm(changed, dim=1)  # DoRA replaces the length of each output's row by a learned one
     return changed * (tensors[f"{layer}.lora_magnitude_vector.{ADAPTER}.weight"] / lengths)[:, None]
 
 

@@ -1,4 +1,4 @@
-"""Multi-head attention: the one place that calls scaled-dot-product attention."""
+"""Multi-head attention; the only module that calls torch's scaled-dot-product attention."""
 
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,10 @@ from zoo.layers.linear import Linear, fast_linear
 
 @runtime_checkable
 class Layout(Protocol):
-    """Which tokens of a list [total, dim] attend to which, where they are no padded batch; see ``zoo.layers.packing``."""
+    """Attention pattern of a list of tokens [total, dim] without padding; see ``zoo.layers.packing``.
+
+    ``asked`` holds the positions of the query tokens in the list; None means that every token is a query.
+    """
 
     asked: Int[Tensor, " asked"] | None
 
@@ -35,7 +38,7 @@ class Layout(Protocol):
 class Attention(nn.Module):
     """Multi-head self-attention with queries, keys and values from one matrix multiplication.
 
-    Source: Vaswani et al. 2017, section 3.2. Rows of ``qkv.weight`` are q, k, v, each head-major (timm, CLIP ``in_proj``).
+    Source: Vaswani et al. 2017, section 3.2. The rows of ``qkv.weight`` are q, k, v, each head-major (timm, CLIP ``in_proj``).
 
     Raises:
         ConfigError: ``num_heads`` does not divide ``dim``.
@@ -55,10 +58,13 @@ class Attention(nn.Module):
         causal: bool = False,
         layout: Layout | None = None,
     ) -> Float[Tensor, "*asked dim"]:
-        """Attend within each row of a batch [batch, num_tokens, dim], or as the layout of a list [total, dim] says.
+        """Attend within each row of a batch [batch, num_tokens, dim], or within a list [total, dim] by its layout.
 
         Args:
+            x: a batch, or a list of tokens if ``layout`` is given.
             mask: True at tokens that may be attended to.
+            causal: True lets each token attend only to itself and the tokens before it.
+            layout: attention pattern of a list; ``mask`` and ``causal`` are then ignored.
         """
         if layout is not None:
             return self.out(layout.attend(*self._project(x, layout), num_heads=self.num_heads))
@@ -66,8 +72,9 @@ class Attention(nn.Module):
         return self.out(attend(q, k, v, num_heads=self.num_heads, mask=mask, causal=causal))
 
     def _project(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries of the tokens that ask, keys and values of all."""
-        if layout.asked is None or type(self.qkv) is not Linear or self.qkv._forward_hooks:  # an adapter may have taken its place
+        """Return the queries of the layout's query tokens, and the keys and values of all tokens."""
+        # Slicing qkv.weight saves work, but would bypass an adapter or quantised layer in its place, and forward hooks.
+        if layout.asked is None or type(self.qkv) is not Linear or self.qkv._forward_hooks:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
             return layout.asking(q), k, v
         dim, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
@@ -81,13 +88,13 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "batch num_tokens"] | None = None,
         causal: bool = False,
     ) -> Float[Tensor, "batch num_heads num_tokens num_tokens"]:
-        """How much each token (row) takes from each (column); for pictures and probes, not on the way to an output."""
+        """Return the attention weight of each query token (row) for each key token (column); for inspection, not used by ``forward``."""
         q, k, _ = self.qkv(x).chunk(3, dim=-1)
         return attention_weights(q, k, num_heads=self.num_heads, mask=mask, causal=causal)
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of one sequence to another; rows of ``key_value.weight`` are k, v."""
+    """Multi-head cross-attention from one sequence to another; the rows of ``key_value.weight`` are k, v."""
 
     def __init__(self, *, dim: int, num_heads: int, bias: bool = True) -> None:
         super().__init__()
@@ -103,16 +110,20 @@ class CrossAttention(nn.Module):
         context: Float[Tensor, "batch keys dim"],
         mask: Bool[Tensor, "batch keys"] | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """``mask`` is True at the tokens of ``context`` that may be attended to."""
+        """Attend from ``x`` to ``context``; ``mask`` is True at the tokens of ``context`` that may be attended to."""
         k, v = self.key_value(context).chunk(2, dim=-1)
         return self.out(attend(self.query(x), k, v, num_heads=self.num_heads, mask=mask))
 
 
 class KeysWithoutBias(Linear):
-    """Queries, where asked for, keys and values of one matrix; keys have no bias (Whisper). Rows of ``weight`` are q, k, v.
+    """Projection to keys, values and optionally queries with one matrix and without a bias on keys (Whisper).
+
+    The rows of ``weight`` are q, k, v; ``bias`` holds those of q and v.
 
     Args:
-        in_dim: of what is projected; None: ``dim``.
+        dim: width of each of the three outputs.
+        queries: False leaves out the queries.
+        in_dim: width of the input; None takes ``dim``.
     """
 
     def __init__(self, dim: int, *, queries: bool = True, in_dim: int | None = None) -> None:
@@ -126,9 +137,9 @@ class KeysWithoutBias(Linear):
 
 
 def refuse_uneven_heads(dim: int, num_heads: int) -> None:
-    """Raise ConfigError where the heads do not share the width evenly."""
+    """Raise ConfigError unless ``num_heads`` is positive and divides ``dim``."""
     if num_heads < 1 or dim % num_heads:
-        legal = [n for n in range(1, dim + 1) if dim % n == 0 and dim // n >= 8]
+        legal = [n for n in range(1, dim + 1) if dim % n == 0 and dim // n >= 8]  # heads below 8 channels are legal, but no help
         raise ConfigError(f"num_heads: {num_heads} does not divide dim {dim}; divisors of {dim}: {legal}")
 
 
@@ -143,17 +154,23 @@ def attend(
     window: int | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch queries dim"]:
-    """Split into heads, attend with scale head_dim ** -0.5, join the heads.
+    """Split into heads, attend with scale head_dim ** -0.5, concatenate the heads.
 
     Args:
-        num_heads: of the queries; keys and values may have fewer heads, each for as many queries' heads that follow on each other.
-        causal: the queries are the last of the keys; each sees the keys up to its own.
-        window: a causal query sees so many keys at most, its own among them.
-        dropout: share of the weights that are set to zero.
+        q: queries.
+        k: keys.
+        v: values.
+        num_heads: heads of the queries. Keys and values may have fewer: each of their heads then serves equally many consecutive heads of
+            the queries.
+        mask: True at keys that may be attended to.
+        causal: True if each query attends only to keys up to its own position; the queries are the last positions of the keys.
+        window: maximum number of keys that a causal query attends to, its own included; None: no limit.
+        dropout: share of the attention weights that are set to zero.
     """
     head_dim, (queries, keys) = q.shape[-1] // num_heads, (q.shape[1], k.shape[1])
     q, k, v = (x.unflatten(-1, (-1, head_dim)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N, head_dim]
     narrow = window is not None and causal and window < keys
+    # Without a mask, equal lengths and no window, allowed stays None: torch's causal flag is faster than a mask.
     allowed = attention_mask(mask, queries, causal, window)
     if causal and mask is None and (queries < keys or narrow):
         allowed = causal_mask(queries, keys, q.device, window)
@@ -171,17 +188,20 @@ def attend_heads(
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch queries dim"]:
-    """Attend with scale head_dim ** -0.5, and join the heads.
+    """Attend with scale head_dim ** -0.5, and concatenate the heads.
 
-    Keys and values are never repeated for the heads that share them: a single query's heads stand where queries do, and those of
-    several queries see the same memory.
+    If several query heads share a head of keys and values (grouped-query attention), keys and values are not copied. With one query, the
+    query heads that share keys are passed as several queries of one head; with more queries, the keys are expanded without a copy.
 
     Args:
-        allowed: True where a query may see a key; it must hold causality too.
-        causal: where nothing is said of ``allowed``, as many queries as keys see the keys up to their own.
-        bias: added to the scores, where no heads are shared.
-        scale: another factor of the products than head_dim ** -0.5 (T5: 1).
-        dropout: share of the weights that are set to zero.
+        q: queries.
+        k: keys; their number of heads divides that of the queries.
+        v: values, with as many heads as the keys.
+        allowed: True where a query may attend to a key; it must also express causality.
+        causal: True applies a causal mask, if ``allowed`` and ``bias`` are None; there must then be as many queries as keys, or one query.
+        bias: added to the scores; not possible with shared heads.
+        scale: factor on the scores; None takes head_dim ** -0.5 (T5: 1).
+        dropout: share of the attention weights that are set to zero.
     """
     batch, num_heads, queries, head_dim = q.shape
     shared = num_heads // k.shape[1]  # query heads for each head of the keys
@@ -196,7 +216,7 @@ def attend_heads(
     if bias is not None:
         assert shared == 1 and (allowed is not None or not causal)
         seen = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))  # [B or 1, heads, queries, keys]
-    causal = causal and seen is None and queries > 1
+    causal = causal and seen is None and queries > 1  # a single query is the last position: it attends to all keys
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=causal, scale=scale)
     return x.reshape(batch, num_heads, queries, head_dim).transpose(1, 2).flatten(2)  # [B, queries, dim]
 
@@ -209,7 +229,7 @@ def attention_weights(
     mask: Bool[Tensor, "batch keys"] | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "batch num_heads queries keys"]:
-    """The softmax that ``attend`` multiplies the values with and never holds; each row sums to one."""
+    """Return the attention weights of ``attend``, which itself never holds them in memory; each row sums to 1."""
     q, k = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k))  # [B, heads, N, head_dim]
     scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # [B, heads, queries, keys]
     allowed = attention_mask(mask, q.shape[2], causal)
@@ -223,10 +243,10 @@ def attention_weights(
 def attention_mask(
     mask: Bool[Tensor, "batch keys"] | None, queries: int, causal: bool, window: int | None = None
 ) -> Bool[Tensor, "batch 1 queries_or_1 keys"] | None:
-    """Combine a key mask with causality; True is allowed.
+    """Return a key mask combined with causality (True is allowed), or None if ``mask`` is None.
 
-    Keys ``[1 1 0]`` with ``causal`` give the rows ``[1 0 0], [1 1 0], [1 1 0]``. Where a query would be allowed nothing
-    (an empty item, or causal padding to the left) it sees every key instead of giving NaN; nobody reads its output.
+    Keys ``[1 1 0]`` with ``causal`` give the rows ``[1 0 0], [1 1 0], [1 1 0]``. A query without any allowed key (an empty item, or causal
+    padding on the left) attends to every key, because a softmax over nothing is NaN; its output is never used.
     """
     if mask is None:
         return None
@@ -237,6 +257,9 @@ def attention_mask(
 
 
 def causal_mask(queries: int, keys: int, device: torch.device, window: int | None = None) -> Bool[Tensor, "queries keys"]:
-    """Queries that are the last of the keys: 2 of 3 see ``[1 1 0], [1 1 1]``, and with a window of 2 ``[1 1 0], [0 1 1]``."""
+    """Return the causal mask (True is allowed) of queries that are the last positions of the keys.
+
+    2 queries of 3 keys give the rows ``[1 1 0], [1 1 1]``; with a window of 2, ``[1 1 0], [0 1 1]``.
+    """
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return seen if window is None else seen.triu(keys - queries - window + 1)

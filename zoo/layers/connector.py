@@ -1,12 +1,14 @@
-"""Connectors: what stands between an encoder's tokens and a language model, and how many tokens it makes of them.
+"""Connectors: modules that map an encoder's tokens to a language model's width and may change their number.
 
-Papers: linear and MLP: Liu et al. 2023 (LLaVA, arXiv 2304.08485) and 2310.03744, section 3.2; pixel shuffle: Shi et al. 2016 (arXiv
-1609.05158) read backwards, as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it; Perceiver resampler: Alayrac et
+Papers: linear and MLP: Liu et al. 2023 (LLaVA, arXiv 2304.08485) and 2310.03744, section 3.2; pixel shuffle: the inverse of Shi et al. 2016
+(arXiv 1609.05158), as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it; Perceiver resampler: Alayrac et
 al. 2022 (Flamingo, arXiv 2204.14198), figure 5 and appendix A.1.1; attention pooling: Yu et al. 2022 (CoCa, arXiv 2205.01917),
-section 3.2; one attention of latents: Peng et al. 2023 (Kosmos-2, arXiv 2306.14824), as released; convolutions over time: Radford et
-al. 2022 (Whisper, arXiv 2212.04356), figure 1, with a stride in each of them.
+section 3.2; a single attention layer with latents: Peng et al. 2023 (Kosmos-2, arXiv 2306.14824), as released; convolutions over time:
+Radford et al. 2022 (Whisper, arXiv 2212.04356), figure 1, but each with stride 2.
 
-Padding never reaches a real token: what the mask leaves out is set to zero before tokens are mixed, and nobody attends to it.
+Padding never influences a real token: it is set to zero before tokens are mixed, and masked in attention.
+
+To add a connector, write a subclass of ``Connector`` and enter it in ``CONNECTORS``; its keywords become config options.
 """
 
 import inspect
@@ -27,17 +29,17 @@ from zoo.layers.mlp import MLP, hidden_width
 
 
 class Connector(nn.Module, ABC):
-    """Tokens [batch, num_tokens, in_dim] to others [batch, new_tokens, out_dim], and their mask.
+    """Base class of connectors: tokens [batch, num_tokens, in_dim] and their mask to [batch, new_tokens, out_dim] and a new mask.
 
-    ``num_tokens(n)`` says how many real tokens come of n; ``forward`` gives as many, and nothing else computes that number.
+    ``num_tokens(n)`` is the only place that computes the number of output tokens; ``forward`` must return as many real tokens.
     """
 
     @abstractmethod
     def num_tokens(self, n: int) -> int:
-        """How many tokens ``forward`` makes of ``n`` real ones.
+        """Return the number of real tokens that ``forward`` returns for ``n`` real tokens.
 
         Raises:
-            DataError: it does not take so many.
+            DataError: the connector cannot process ``n`` tokens.
         """
 
     @abstractmethod
@@ -47,7 +49,7 @@ class Connector(nn.Module, ABC):
 
 
 class LinearConnector(Connector):
-    """One linear layer for each token (LLaVA)."""
+    """One linear layer, applied to each token (LLaVA)."""
 
     def __init__(self, *, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -61,11 +63,13 @@ class LinearConnector(Connector):
 
 
 class MLPConnector(Connector):
-    """Linear layers with GELU between them, for each token (LLaVA-1.5: two, each as wide as the language model).
+    """Linear layers with GELU between them, applied to each token (LLaVA-1.5: two layers, both as wide as the language model).
 
     Args:
+        in_dim: width of the encoder's tokens.
+        out_dim: width of the language model.
         depth: number of linear layers.
-        bias: of each of them.
+        bias: True gives each of them a bias.
     """
 
     def __init__(self, *, in_dim: int, out_dim: int, depth: int = 2, bias: bool = True) -> None:
@@ -83,9 +87,9 @@ class MLPConnector(Connector):
 
 
 class PixelShuffle(Connector):
-    """Each square of factor x factor places becomes one token, whose channels stand side by side; then a linear layer.
+    """Concatenation of the channels of each factor x factor square of tokens into one token, then a linear layer.
 
-    With factor 2 the places of a 4 x 4 grid become::
+    With factor 2 the positions of a 4 x 4 grid become::
 
          0  1  2  3        [0 1 4 5]    [2 3 6 7]
          4  5  6  7
@@ -93,8 +97,10 @@ class PixelShuffle(Connector):
         12 13 14 15
 
     Args:
-        factor: side of the squares.
-        bias: of the linear layer (Idefics3 and SmolVLM: none).
+        in_dim: width of the encoder's tokens.
+        out_dim: width of the language model.
+        factor: side of the squares, in tokens.
+        bias: True gives the linear layer a bias (Idefics3 and SmolVLM: False).
     """
 
     def __init__(self, *, in_dim: int, out_dim: int, factor: int = 2, bias: bool = True) -> None:
@@ -114,23 +120,23 @@ class PixelShuffle(Connector):
         side = math.isqrt(tokens.shape[1]) // factor
         grid = tokens.unflatten(1, (side, factor, side, factor))  # [B, rows, factor, columns, factor, in_dim]
         x = grid.transpose(2, 3).flatten(3).flatten(1, 2)  # [B, rows * columns, factor * factor * in_dim]
-        return self.linear(x), mask[:, :1].expand(-1, number)
+        return self.linear(x), mask[:, :1].expand(-1, number)  # an item has all tokens of its grid or none
 
 
 def misfit(n: int, factor: int) -> str | None:
-    """Why ``n`` tokens are no square grid that squares of this side fill; None where they are."""
+    """Return the reason why ``n`` tokens are not a square grid that ``factor`` x ``factor`` squares fill, or None if they are."""
     side = math.isqrt(n)
     if side**2 != n:
-        return f"{n} are no square grid"
+        return f"{n} tokens do not form a square grid"
     legal = [f for f in range(1, side + 1) if side % f == 0]
     return None if side % factor == 0 else f"factor {factor} does not divide the side of the {side} x {side} grid; allowed are {legal}"
 
 
 class PerceiverLayer(nn.Module):
-    """Latents attend to the media tokens and to themselves at once, then a feed-forward part; both residual.
+    """Attention from latents to media tokens and latents together, then a feed-forward block; both with residual connections.
 
-    Source: Flamingo, figure 5 and its code: keys and values are of media tokens and latents after one another, each with a norm of its
-    own; the feed-forward part has a norm before it.
+    Source: Flamingo, figure 5 and its code. Keys and values are computed from media tokens and latents, concatenated, each normalised by a
+    separate layer norm; the feed-forward block is pre-norm.
     """
 
     def __init__(self, *, dim: int, num_heads: int, mlp_ratio: float) -> None:
@@ -147,18 +153,23 @@ class PerceiverLayer(nn.Module):
         media: Float[Tensor, "batch num_tokens dim"],
         mask: Bool[Tensor, "batch all_tokens"],
     ) -> Float[Tensor, "batch num_latents dim"]:
-        """``mask`` is that of the media tokens and, behind them, of the latents."""
+        """Update the latents; ``mask`` is True at media tokens, followed by latents, that may be attended to."""
         queries = self.norm_latents(latents)
+        # Latents are among the keys too, so that a latent can read the others without a separate self-attention.
         context = torch.cat([self.norm_media(media), queries], dim=1)  # [B, N + num_latents, dim]
         latents = latents + self.attention(queries, context, mask)
         return latents + self.mlp(self.norm(latents))
 
 
 class PerceiverResampler(nn.Module):
-    """Any number of media tokens to ``num_latents`` of the same width, normalised.
+    """Perceiver resampler: any number of media tokens to ``num_latents`` tokens of the same width, after a layer norm.
 
     Args:
-        mlp_ratio: Flamingo has 4.
+        dim: width of media tokens and latents.
+        num_latents: number of output tokens.
+        depth: number of layers.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the feed-forward blocks, as a multiple of ``dim`` (Flamingo: 4).
     """
 
     def __init__(self, *, dim: int, num_latents: int = 64, depth: int = 6, num_heads: int = 8, mlp_ratio: float = 4.0) -> None:
@@ -182,11 +193,15 @@ class PerceiverResampler(nn.Module):
 
 
 class ResamplerConnector(Connector):
-    """A Perceiver resampler at the encoder's width, then a linear layer (Flamingo).
+    """Perceiver resampler at the encoder's width, then a linear layer (Flamingo).
 
     Args:
-        num_latents: how many tokens it makes of any item.
-        num_heads: None takes one for each 64 channels, Flamingo's size.
+        in_dim: width of the encoder's tokens.
+        out_dim: width of the language model.
+        num_latents: number of output tokens per item.
+        depth: layers of the resampler.
+        num_heads: attention heads; None takes one per 64 channels, as in Flamingo.
+        mlp_ratio: hidden width of the feed-forward blocks, as a multiple of ``in_dim``.
     """
 
     def __init__(
@@ -206,14 +221,16 @@ class ResamplerConnector(Connector):
 
 
 class Kosmos2Connector(Connector):
-    """A linear layer, then learned latents attend once to the media tokens and to themselves: no norm, no residual, no feed-forward part.
+    """Linear layer, then one attention layer from learned latents to media tokens and latents, without norm, residual and feed-forward.
 
     Source: microsoft/unilm ``kosmos-2`` (``xconnector``); transformers ``Kosmos2ImageToTextProjection``.
 
     Args:
-        num_latents: how many tokens it makes of any item.
-        num_heads: None takes one for each 64 channels of the language model.
-        normalise: give each media token the length 1 first.
+        in_dim: width of the encoder's tokens.
+        out_dim: width of the language model.
+        num_latents: number of output tokens per item.
+        num_heads: attention heads; None takes one per 64 channels of the language model.
+        normalise: True scales each media token to length 1 first.
     """
 
     def __init__(self, *, in_dim: int, out_dim: int, num_latents: int = 64, num_heads: int | None = None, normalise: bool = True) -> None:
@@ -238,11 +255,13 @@ class Kosmos2Connector(Connector):
 
 
 class AttentionPoolConnector(Connector):
-    """Learned queries ask the tokens once; a norm, and a linear layer (CoCa's attentional pooler).
+    """One attention layer from learned queries to the tokens, a layer norm and a linear layer (CoCa's attentional pooler).
 
     Args:
-        num_queries: how many tokens it makes of any item.
-        num_heads: None takes one for each 64 channels.
+        in_dim: width of the encoder's tokens.
+        out_dim: width of the language model.
+        num_queries: number of output tokens per item.
+        num_heads: attention heads; None takes one per 64 channels.
     """
 
     def __init__(self, *, in_dim: int, out_dim: int, num_queries: int = 32, num_heads: int | None = None) -> None:
@@ -266,18 +285,20 @@ class AttentionPoolConnector(Connector):
 
 
 class Downsampler(Connector):
-    """Convolutions over time, each of which halves the number of frames, then a linear layer; real frames come first.
+    """Convolutions over time that each halve the number of frames, then a linear layer; padding must be on the right.
 
-    Of 5 frames a factor of 4 makes 3, then 2: each convolution rounds up.
+    Each convolution rounds up: with factor 4, 5 frames become 3, then 2.
 
     Args:
-        factor: a power of two: 2 has one convolution, 4 two.
+        in_dim: width of the encoder's tokens.
+        out_dim: width of the language model.
+        factor: total reduction, a power of two: 2 has one convolution, 4 has two.
     """
 
     def __init__(self, *, in_dim: int, out_dim: int, factor: int = 4) -> None:
         super().__init__()
         if factor < 2 or factor & (factor - 1):
-            raise ConfigError(f"factor: {factor}; each convolution halves the frames: allowed are 2, 4, 8, 16, ...")
+            raise ConfigError(f"factor: {factor}; allowed are powers of two (2, 4, 8, 16, ...), because each convolution halves the frames")
         self.convolutions = nn.ModuleList(
             nn.Conv1d(in_dim, in_dim, kernel_size=3, stride=2, padding=1) for _ in range(factor.bit_length() - 1)
         )
@@ -293,19 +314,19 @@ class Downsampler(Connector):
         for convolution in self.convolutions:
             x = without_padding(x, mask).transpose(1, 2)  # [B, in_dim, frames]
             x = F.gelu(convolution(x)).transpose(1, 2)  # [B, frames / 2, in_dim]
-            mask = mask[:, ::2]  # a frame is real where the middle of its window is
+            mask = mask[:, ::2]  # an output frame is real if the centre of its kernel of 3 is real
         return self.linear(x), mask
 
 
 def without_padding(
     tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]
 ) -> Float[Tensor, "batch num_tokens dim"]:
-    """Tokens with zeros at padding, whatever stood there (NaN too)."""
+    """Return the tokens with zeros at padding; unlike a product with the mask, this also removes NaN."""
     return tokens.masked_fill(~mask[..., None], 0)
 
 
 def default_heads(dim: int) -> int:
-    """As many heads as share the width evenly with 64 channels or more each: 1024 gives 16, 192 gives 3, 200 gives 2, 48 gives 1."""
+    """Return the largest number of heads that divides the width into 64 channels or more: 16 for 1024, 3 for 192, 2 for 200, 1 for 48."""
     return max((heads for heads in range(1, max(dim // 64, 1) + 1) if dim % heads == 0), default=1)
 
 
@@ -321,41 +342,46 @@ CONNECTORS: dict[str, type[Connector]] = {
 
 
 def build_connector(kind: str | Mapping[str, Any], *, in_dim: int, out_dim: int, num_tokens: int | None) -> Connector:
-    """A connector by its word, or by a mapping with its word and options: ``{kind: resampler, num_latents: 32}``.
+    """Return a connector, given its name or a mapping with its name and options: ``{kind: resampler, num_latents: 32}``.
 
     Args:
-        num_tokens: how many tokens every item has, in a grid of places; None where items differ, in the order of time (audio).
+        kind: a name in ``CONNECTORS``, or a mapping with the key ``kind``.
+        in_dim: width of the encoder's tokens.
+        out_dim: width of the language model.
+        num_tokens: tokens per item, in a grid (images); None if the number differs between items, ordered in time (audio).
 
     Raises:
-        ConfigError: an unknown word or option, or a connector that cannot work on such tokens.
+        ConfigError: the name or an option is unknown, or the connector cannot process tokens of this kind.
     """
     options = {"kind": kind} if isinstance(kind, str) else dict(kind)
-    word = options.pop("kind", None)
-    if word not in CONNECTORS:
-        raise ConfigError(f"there is no connector {word!r}; {name_choices(str(word), CONNECTORS)}")
-    part = CONNECTORS[word]
-    _check_options(part, word, options)
-    if word == "downsampler" and num_tokens is not None:
-        raise ConfigError(_cannot(word, "it takes every second frame along time, and an image has no time", ("pixel_shuffle", "resampler")))
+    name = options.pop("kind", None)
+    if name not in CONNECTORS:
+        raise ConfigError(f"there is no connector {name!r}; {name_choices(str(name), CONNECTORS)}")
+    part = CONNECTORS[name]
+    _check_options(part, name, options)
+    if name == "downsampler" and num_tokens is not None:
+        raise ConfigError(_cannot(name, "it halves the number of frames in time, and an image has no time", ("pixel_shuffle", "resampler")))
     connector = part(in_dim=in_dim, out_dim=out_dim, **options)
     if isinstance(connector, PixelShuffle):
         if num_tokens is None:
-            raise ConfigError(_cannot(word, "it needs a square grid of places, and audio has none", ("downsampler", "resampler")))
+            raise ConfigError(_cannot(name, "it needs a square grid of tokens, and audio has none", ("downsampler", "resampler")))
         reason = misfit(num_tokens, connector.factor)
         if reason is not None:
-            raise ConfigError(_cannot(word, f"of the encoder's tokens, {reason}", ("linear", "mlp", "resampler", "attention_pool")))
+            raise ConfigError(_cannot(name, f"for the encoder's output, {reason}", ("linear", "mlp", "resampler", "attention_pool")))
     return connector
 
 
-def _cannot(word: str, reason: str, others: tuple[str, ...]) -> str:
-    return f"{word!r} cannot work here: {reason}; or choose {', '.join(others[:-1])} or {others[-1]}"
+def _cannot(name: str, reason: str, others: tuple[str, ...]) -> str:
+    return f"{name!r} cannot be used here: {reason}; or choose {', '.join(others[:-1])} or {others[-1]}"
 
 
-def _check_options(part: type[Connector], word: str, options: Mapping[str, Any]) -> None:
+def _check_options(part: type[Connector], kind: str, options: Mapping[str, Any]) -> None:
+    # The constructor's keywords are the options: a new connector needs no list of them.
     known = {name: p for name, p in inspect.signature(part).parameters.items() if name not in ("in_dim", "out_dim")}
     for name, value in options.items():
         if name not in known:
-            raise ConfigError(f"{name}: connector {word!r} has no such option; {name_choices(name, known)}")
+            raise ConfigError(f"{name}: connector {kind!r} has no such option; {name_choices(name, known)}")
+        # bool is a subclass of int in Python: True must not pass as a number.
         legal = bool if known[name].annotation is bool else float if known[name].annotation is float else int
         fits = isinstance(value, int | float if legal is float else legal) and (legal is bool) == isinstance(value, bool)
         if not fits and not (value is None and known[name].default is None):

@@ -1,6 +1,6 @@
-"""Layers followed by BatchNorm, which in evaluation is folded into their weights.
+"""Linear and convolutional layers followed by BatchNorm, which is folded into their weights in evaluation.
 
-On tokens they are linear layers: what 1x1 convolutions with BatchNorm2d are on images.
+A linear layer with BatchNorm on tokens equals a 1x1 convolution with BatchNorm2d on an image.
 """
 
 import typing
@@ -15,12 +15,15 @@ from zoo.layers.linear import fast_linear
 
 
 class NormedLinear(nn.Module):
-    """Linear layer, then BatchNorm over all tokens of the batch, then perhaps GELU.
+    """Linear layer, BatchNorm over all tokens of the batch, and optionally GELU.
 
-    Outputs in evaluation are those of the separate steps up to rounding.
+    In evaluation, the outputs equal those of the separate steps up to rounding.
 
     Args:
-        groups: channels are mixed within so many groups only, as in a 1x1 convolution with ``groups``.
+        in_dim: width of the input.
+        out_dim: width of the output.
+        groups: number of groups of channels; channels are only mixed within a group, as in a grouped 1x1 convolution.
+        activate: True applies GELU.
 
     Raises:
         ConfigError: ``groups`` does not divide a width.
@@ -29,7 +32,7 @@ class NormedLinear(nn.Module):
     def __init__(self, *, in_dim: int, out_dim: int, groups: int = 1, activate: bool = False) -> None:
         super().__init__()
         if in_dim % groups or out_dim % groups:
-            raise ConfigError(f"dim: widths {in_dim} and {out_dim} cannot be shared by {groups} groups; choose multiples of {groups}")
+            raise ConfigError(f"dim: widths {in_dim} and {out_dim} are not divisible by {groups} groups; choose multiples of {groups}")
         self.groups, self.activate = groups, activate
         self.weight = nn.Parameter(torch.empty(out_dim, in_dim // groups))
         self.bias = nn.Parameter(torch.empty(out_dim))
@@ -74,7 +77,7 @@ class NormedConv(nn.Conv2d):
 
 
 def folded(weight: Tensor, bias: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer that does what the layer and its BatchNorm do with running statistics."""
+    """Return weight and bias of a single layer that equals the layer followed by BatchNorm with its running statistics."""
     mean, variance = typing.cast(Tensor, norm.running_mean), typing.cast(Tensor, norm.running_var)
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     return weight * scale.view(-1, *(1,) * (weight.ndim - 1)), (bias - mean) * scale + norm.bias

@@ -1,4 +1,4 @@
-"""Pre-norm block of a causal language model, and what all blocks of one call share."""
+"""Pre-norm block of a causal language model, and the arguments that all blocks of one call share."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -18,22 +18,24 @@ from zoo.layers.norm import build_norm
 
 @runtime_checkable
 class Rotation(Protocol):
-    """Turns the queries and keys of one call by their positions: ``zoo.layers.rope.Turn``, ``zoo.layers.xpos.ScaledTurn``."""
+    """Rotation of queries and keys by their positions, for one call: ``zoo.layers.rope.Turn``, ``zoo.layers.xpos.ScaledTurn``."""
 
     def __call__(self, states: Tensor, num_queries: int) -> tuple[Tensor, Tensor]:
-        """Queries and keys, each [*tokens, heads, head_dim], of ``states``, whose first ``num_queries`` heads are the queries'."""
+        """Return rotated queries and keys [*tokens, heads, head_dim]; the first ``num_queries`` heads of ``states`` are the queries."""
         ...
 
 
 @dataclass(frozen=True)
 class Call:
-    """What is the same for every block of one call.
+    """Arguments of one forward call that are the same for every block.
 
     Attributes:
-        rotation: of queries and keys, with rotary positions.
-        allowed: True where a query may see a key; None: each sees the keys up to its own.
-        first_key: keys before it are out of every query's window.
-        window: of a layout's rows.
+        rotation: rotary positions of queries and keys; None without rotary positions.
+        allowed: True where a query may attend to a key; None: each query attends to the keys up to its own position.
+        first_key: index of the first key that any query's window reaches; earlier keys are skipped.
+        cache: keys and values of earlier tokens; None without a cache.
+        layout: attention pattern of a packed list of tokens; None for a padded batch.
+        window: maximum number of keys per query in a layout; None: no limit.
     """
 
     rotation: Rotation | None = None
@@ -45,9 +47,9 @@ class Call:
 
 
 class Prefix(nn.Module):
-    """Learnt keys and values that every token sees, as if they stood before the text, and that have no position.
+    """Learned keys and values, placed before every text, to which every token attends; they have no position.
 
-    Source: Li and Liang 2021 (prefix tuning, arXiv 2101.00190), section 4.2; without the network that they make them of in training.
+    Source: Li and Liang 2021 (prefix tuning, arXiv 2101.00190), section 4.2, but without their reparametrisation by a network in training.
     """
 
     def __init__(self, *, num_tokens: int, num_heads: int, head_dim: int) -> None:
@@ -56,17 +58,17 @@ class Prefix(nn.Module):
         self.values = nn.Parameter(torch.randn(num_heads, num_tokens, head_dim) * 0.02)
 
     def listed(self) -> tuple[Float[Tensor, "num_tokens kv_dim"], Float[Tensor, "num_tokens kv_dim"]]:
-        """Keys and values with their heads side by side."""
+        """Return keys and values with their heads concatenated, for packed lists."""
         return self.keys.transpose(0, 1).flatten(1), self.values.transpose(0, 1).flatten(1)
 
     def before(
         self, k: Float[Tensor, "batch num_heads keys head_dim"], v: Float[Tensor, "batch num_heads keys head_dim"]
     ) -> list[Float[Tensor, "batch num_heads longer head_dim"]]:
-        """Keys and values with these before them."""
+        """Return keys and values with the prefix inserted before them."""
         return [torch.cat([x.to(y.dtype).expand(len(y), -1, -1, -1), y], dim=2) for x, y in ((self.keys, k), (self.values, v))]
 
     def seen(self, allowed: Tensor | None, queries: int, keys: int, device: torch.device) -> Tensor | None:
-        """Which keys a query sees, with these before them; see ``seen_keys``."""
+        """Return the mask of ``seen_keys``, extended by the prefix, to which every query attends."""
         num_tokens = self.keys.shape[1]
         if allowed is not None:
             return F.pad(allowed, (num_tokens, 0), value=True)
@@ -74,13 +76,18 @@ class Prefix(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """Self-attention whose keys and values may have fewer heads than the queries, and may be kept.
+    """Grouped-query self-attention with an optional key-value cache.
 
-    Source: Ainslie et al. 2023 (arXiv 2305.13245), section 2.2. Rows of ``qkv.weight`` are q, k, v, each head-major.
+    Source: Ainslie et al. 2023 (arXiv 2305.13245), section 2.2. The rows of ``qkv.weight`` are q, k, v, each head-major.
 
     Args:
-        norm: of the joined heads, before the last linear layer.
-        dropout: of the attention's weights, in training.
+        dim: width of the input and the output.
+        num_heads: heads of the queries.
+        num_kv_heads: heads of keys and values; a divisor of ``num_heads``.
+        head_dim: width of each head.
+        bias: True gives both linear layers a bias.
+        norm: applied to the concatenated heads, before the last linear layer.
+        dropout: rate on the attention weights, in training.
 
     Raises:
         ConfigError: ``num_kv_heads`` does not divide ``num_heads``.
@@ -108,16 +115,17 @@ class CausalAttention(nn.Module):
         self.out = Linear(num_heads * head_dim, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "*tokens dim"], call: Call, layer: int) -> Float[Tensor, "*tokens dim"]:
-        """``layer`` says whose part of the cache it is."""
+        """Return the output of attention; ``layer`` is the index of this block's keys and values in the cache."""
         heads, kv_heads = self.num_heads, self.num_kv_heads
         states = self.qkv(x).unflatten(-1, (heads + 2 * kv_heads, -1))  # [..., heads of q, k, v, head_dim]
+        # Queries and keys stay in one tensor, so that one call rotates both.
         asking, v = states.split([heads + kv_heads, kv_heads], dim=-2)
         q, k = asking.split([heads, kv_heads], dim=-2) if call.rotation is None else call.rotation(asking, heads)
         joined = self._attend(q, k, v, call, layer)
         return self.out(joined if self.norm is None else self.norm(joined))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, call: Call, layer: int) -> Float[Tensor, "*tokens joined_dim"]:
-        """Heads [..., heads, head_dim] to what they say, side by side."""
+        """Attend with queries, keys and values [..., heads, head_dim]; return the concatenated heads."""
         dropout = self.dropout if self.training else 0.0
         if call.layout is not None:
             q, k, v = (states.flatten(-2) for states in (q, k, v))  # [total, heads * head_dim]
@@ -125,7 +133,7 @@ class CausalAttention(nn.Module):
             return call.layout.attend(q, k, v, num_heads=self.num_heads, window=call.window, dropout=dropout, before=before)
         q, k, v = (states.transpose(1, 2) for states in (q, k, v))  # [B, heads, L, head_dim]
         if call.cache is not None:
-            k, v = call.cache.append(layer, k, v)
+            k, v = call.cache.append(layer, k, v)  # keys are cached after rotation: positions are absolute and never change
         k, v, allowed = k[:, :, call.first_key :], v[:, :, call.first_key :], call.allowed
         if self.prefix is not None:
             allowed = self.prefix.seen(allowed, q.shape[2], k.shape[2], q.device)
@@ -134,15 +142,24 @@ class CausalAttention(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
+    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Source: Radford et al. 2019 (GPT-2), section 2.3; Touvron et al. 2023 (LLaMA, arXiv 2302.13971), section 2.2.
 
     Args:
-        inner_norms: a second norm within attention (of the joined heads) and one within the feed-forward part (of its hidden channels),
-            each before the linear layer that goes back to the residual stream.
-        dropout: of both branches, in training.
-        attention_dropout: of the attention's weights, in training.
+        dim: width of the tokens.
+        num_heads: heads of the queries.
+        num_kv_heads: heads of keys and values; a divisor of ``num_heads``.
+        head_dim: width of each head.
+        hidden_dim: width of the feed-forward block's hidden layer.
+        activation: name in ``zoo.layers.mlp.ACTIVATIONS``, or "swiglu".
+        norm: name in ``zoo.layers.norm.NORMS``.
+        eps: added inside the norms for numerical stability.
+        bias: True gives the linear layers a bias.
+        inner_norms: extra norms on the concatenated heads of attention and on the hidden channels of the feed-forward block, each before
+            the linear layer that returns to the residual stream (sub-LayerNorm); None leaves one out.
+        dropout: rate on both branches, in training.
+        attention_dropout: rate on the attention weights, in training.
     """
 
     def __init__(
@@ -177,19 +194,24 @@ class DecoderBlock(nn.Module):
 def seen_keys(
     real: Bool[Tensor, "batch keys"] | None, queries: int, keys: int, window: int | None, device: torch.device
 ) -> Bool[Tensor, "batch 1 queries keys"] | Bool[Tensor, "queries keys"] | None:
-    """Which keys each query sees; the queries are the last of the keys. None: those up to its own.
+    """Return the causal mask (True is allowed) of queries that are the last positions of the keys.
 
-    The window counts real tokens alone, so that padding changes nothing: of the keys ``[1 1 0 1]`` with a window of 2 the last
-    query sees ``[0 1 0 1]``. A query that would see nothing (padding on the left) sees everything instead of giving NaN.
+    The result is None if the plain causal rule is enough. The window counts only real tokens, so that padding changes nothing: with keys
+    ``[1 1 0 1]`` and a window of 2, the last query attends to ``[0 1 0 1]``. A query without any allowed key (padding on the left) attends
+    to every key, because a softmax over nothing is NaN.
 
     Args:
-        real: True at real tokens; None: all are.
+        real: True at real tokens; None: all are real.
+        queries: number of queries.
+        keys: number of keys.
+        window: maximum number of keys that a query attends to, its own included; None: no limit.
+        device: device of the mask.
     """
     window = keys if window is None else window
     if real is None:
         return causal_mask(queries, keys, device, window) if window < keys or 1 < queries < keys else None
     allowed = real[:, None, None, :] & causal_mask(queries, keys, device)  # [B, 1, queries, keys]
     if window < keys:
-        order = real.cumsum(1)
+        order = real.cumsum(1)  # number of real tokens up to each key: 1 2 2 3 for 1 1 0 1
         allowed = allowed & (order[:, None, None, :] > order[:, None, keys - queries :, None] - window)
     return allowed | ~allowed.any(-1, keepdim=True)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Drop a residual branch per sample in training and scale the kept ones by 1 / keep.
+    """Stochastic depth: in training, set a residual branch to zero per sample, and scale the kept ones by 1 / (1 - rate).
 
     Source: Huang et al. 2016 (arXiv 1603.09382), in timm's per-sample form.
     """
@@ -19,5 +19,5 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        shape = (len(x),) + (1,) * (x.ndim - 1)
+        shape = (len(x),) + (1,) * (x.ndim - 1)  # one random number per sample, for all its tokens and channels
         return x * torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep) / keep

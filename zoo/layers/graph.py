@@ -1,6 +1,6 @@
-"""Graphs on patches: nearest neighbours, and what a node takes from them.
+"""Graphs of image patches: nearest neighbours, and updates of nodes from their neighbours.
 
-Tokens are rows [B, N, dim]; candidates are the tokens that may become neighbours [B, M, dim].
+Nodes are tokens [B, N, dim]; candidates are the tokens that may become neighbours [B, M, dim].
 """
 
 from typing import Any
@@ -23,17 +23,21 @@ def nearest_neighbours(
     dilation: int = 1,
     offset: Float[Tensor, "nodes candidates"] | None = None,
 ) -> tuple[Int[Tensor, "batch nodes neighbors"], Float[Tensor, "batch nodes neighbors"]]:
-    """The candidates nearest to each node by squared distance of unit vectors, nearest first, and these distances.
+    """Return the indices of the candidates nearest to each node, nearest first, and their squared distances between unit vectors.
 
-    Of the ``num_neighbors * dilation`` nearest every ``dilation``-th is kept: dilation 2 of the ranking ``a b c d`` gives
-    ``a c``. Where there are fewer candidates, dilation and then the number shrink. Gradients never flow through a graph.
+    Of the ``num_neighbors * dilation`` nearest candidates, every ``dilation``-th is kept: dilation 2 of the ranking ``a b c d`` gives
+    ``a c``. If there are fewer candidates, the dilation is reduced, then the number of neighbours. The result has no gradient.
     Source: Han et al. 2022 (arXiv 2206.00272), section 3.1; dilation: Li et al. 2019 (arXiv 1904.03751), section 3.3.
 
     Args:
+        tokens: the nodes.
+        candidates: the tokens that may become neighbours.
+        num_neighbors: neighbours per node.
+        dilation: step in the ranking of candidates.
         offset: added to the distances before the ranking (relative positions).
     """
     x, y = F.normalize(tokens, dim=-1), F.normalize(candidates, dim=-1)
-    length = y.square().sum(-1).unsqueeze(1)  # [B, 1, M]; 1, or 0 for an empty vector
+    length = y.square().sum(-1).unsqueeze(1)  # [B, 1, M]; 1, or 0 for a vector of zeros
     base = length if offset is None else length + offset.to(y.dtype)
     # |x - y|^2 without |x|^2, which is equal for all candidates of a node
     distances = torch.baddbmm(base.expand(len(x), x.shape[1], -1), x, y.transpose(1, 2), alpha=-2)  # [B, N, M]
@@ -47,10 +51,9 @@ def nearest_neighbours(
 def max_over_neighbours(
     candidates: Float[Tensor, "batch candidates dim"], index: Int[Tensor, "batch nodes neighbors"]
 ) -> Float[Tensor, "batch nodes dim"]:
-    """Channel-wise maximum over each node's neighbours; the gradient goes to the first neighbour that has it.
+    """Return the channel-wise maximum over each node's neighbours; the gradient goes to the first neighbour that has the maximum.
 
-    The naive gather makes a tensor ``neighbors`` times as large as the tokens; here each neighbour is read once into a running
-    maximum.
+    A plain gather would need a tensor ``neighbors`` times as large as the tokens. Here a running maximum reads one neighbour at a time.
     """
     batch, num_candidates, dim = candidates.shape
     first = torch.arange(batch, device=index.device).view(-1, 1, 1) * num_candidates
@@ -60,7 +63,7 @@ def max_over_neighbours(
 
 
 class _RunningMaximum(torch.autograd.Function):
-    """Maximum over the rows that ``index`` names, remembering for the backward pass which of them it was, a byte per number."""
+    """Maximum over indexed rows; for backward it stores the number of the winning neighbour, in one byte per element."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
@@ -71,7 +74,7 @@ class _RunningMaximum(torch.autograd.Function):
         row = torch.empty_like(best)
         for number, column in enumerate(columns[1:], 1):
             torch.index_select(rows, 0, column, out=row)
-            if winner is not None:  # numbers grow, so the largest that ever won is the last that won
+            if winner is not None:  # neighbours come in ascending order, so the largest number that won is the current winner
                 torch.maximum(winner, torch.gt(row, best).to(winner.dtype).mul_(number), out=winner)
             torch.maximum(best, row, out=best)
         ctx.save_for_backward(winner, index)
@@ -81,12 +84,12 @@ class _RunningMaximum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,), (winner, index) = gradients, ctx.saved_tensors
-        target = index.gather(1, winner.long())  # [nodes, dim], the row that gave each number
+        target = index.gather(1, winner.long())  # [nodes, dim], index of the row that gave each maximum
         return gradient.new_zeros(ctx.num_rows, gradient.shape[1]).scatter_add_(0, target, gradient), None
 
 
 class MaxRelativeUpdate(NormedLinear):
-    """The update of a node: its own channels and the relative ones, interleaved, through a linear layer in groups.
+    """Max-relative update of nodes: a grouped linear layer on a node's channels interleaved with its relative channels, then GELU.
 
     Source: Han et al. 2022, equations 4 and 5 (``MRConv2d`` of the published code).
     """
@@ -97,9 +100,10 @@ class MaxRelativeUpdate(NormedLinear):
     def forward(
         self, x: Float[Tensor, "batch nodes dim"], relative: Float[Tensor, "batch nodes dim"]
     ) -> Float[Tensor, "batch nodes doubled_dim"]:
-        """[x_0, m_0, x_1, m_1, ...] -> [B, N, 2 dim]."""
+        """Return the update [B, N, 2 dim] of the interleaved channels x_0, m_0, x_1, m_1, ..."""
         if torch.is_grad_enabled() or self.norm.training or x.is_meta or torch.is_autocast_enabled(x.device.type):
             return super().forward(torch.stack((x, relative), dim=-1).flatten(2))
+        # In inference, two products on strided views of the weight replace the interleaving, which would copy both inputs.
         weight, bias = folded(self.weight, self.bias, self.norm)
         nodes, groups = x.shape[0] * x.shape[1], self.groups
         parts = weight.unflatten(0, (groups, -1)).unflatten(2, (-1, 2))  # [groups, out, in, 2]: own and relative channels
@@ -112,15 +116,20 @@ class MaxRelativeUpdate(NormedLinear):
 
 
 def relative_positions_2d(grid: tuple[int, int], *, dim: int, reduction: int = 1) -> Float[Tensor, "nodes candidates"]:
-    """Similarity 2 P P^T / dim of the 2-D sine-cosine position embeddings P of a grid; the diagonal is 1.
+    """Return the similarity 2 P P^T / dim of the 2-D sine-cosine position embeddings P of a grid; the diagonal is 1.
 
-    Half of the ``dim`` channels tell the column and half the row, each half as sines then cosines of 10000^(-k / (dim / 4)).
-    With ``reduction`` r the columns of the table are resized bicubically to 1 / r^2 of them, as an image, though their order is
-    row-major: published weights were trained with it.
+    Half of the ``dim`` channels encode the column and half the row, each as sines, then cosines, with frequencies 10000^(-k / (dim / 4)).
+    With ``reduction`` r, the columns of the table are resized bicubically to 1 / r^2 of their number, as if they were one axis of an image,
+    although their order is row-major: the published weights were trained so.
     Source: Han et al. 2022, ``gcn_lib/pos_embed.py``; He et al. 2021 (arXiv 2111.06377) for P.
 
+    Args:
+        grid: rows and columns of patches.
+        dim: channels of the position embeddings.
+        reduction: factor by which each side of the candidates' grid is smaller.
+
     Raises:
-        ConfigError: ``dim`` is no multiple of 4.
+        ConfigError: ``dim`` is not a multiple of 4.
     """
     if dim % 4:
         raise ConfigError(f"dims: {dim}; relative positions need a multiple of 4")

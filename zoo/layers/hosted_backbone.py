@@ -1,4 +1,4 @@
-"""What the encoders share that hold another library's model: tokens out of feature maps, and a trial run without weights."""
+"""Helpers for encoders that wrap another library's model: tokens from feature maps, and a trial run without weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ REFUSALS = (AssertionError, AttributeError, ImportError, IndexError, KeyError, O
 
 
 def flatten_map(features: Float[Tensor, "batch a b c"], *, channels_last: bool = False) -> Float[Tensor, "batch num_tokens dim"]:
-    """The places of a feature map [B, dim, rows, columns] (or channels last) as tokens, in row-major order."""
+    """Return the positions of a feature map [B, dim, rows, columns] (or [B, rows, columns, dim]) as tokens, in row-major order."""
     return features.flatten(1, 2) if channels_last else features.flatten(2).transpose(1, 2)  # [B, rows * columns, dim]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a model did with two images: the tokens of each, their width, and the parameters that had no part in it."""
+    """Result of a trial run: tokens per image, their width, and the names of parameters that the outputs do not depend on."""
 
     num_tokens: int
     dim: int
@@ -30,38 +30,40 @@ class Trial:
 
 
 def try_out(build: Callable[[], M], encode: Callable[[M, Tensor], tuple[Tensor, Tensor]], image_size: int, name: str) -> Trial:
-    """Build a model on the meta device and send two square images through it and back.
+    """Build a model on the meta device and run two square images forward and backward through it.
 
     Args:
-        build: makes the model.
-        encode: model and pixels to tokens [batch, num_tokens, dim] and pooled [batch, dim].
-        name: of the model, for messages.
+        build: returns the model.
+        encode: maps model and pixels to tokens [batch, num_tokens, dim] and pooled vectors [batch, dim].
+        image_size: side of the images, in pixels.
+        name: name of the model, for messages.
 
     Raises:
-        ConfigError: the library refuses to build it, or it takes no such images, or gives something else.
+        ConfigError: the library cannot build the model, the model rejects images of this size, or its outputs have the wrong shapes.
     """
     try:
-        with torch.inference_mode(False), torch.enable_grad(), meta_device():  # whatever the caller is in
+        # The trial needs gradients, also if the caller is in inference mode.
+        with torch.inference_mode(False), torch.enable_grad(), meta_device():
             model = build().eval()
             pixels = torch.empty(2, 3, image_size, image_size)
         with torch.inference_mode(False), torch.enable_grad():
             tokens, pooled = encode(model, pixels)
             if tokens.ndim != 3 or len(tokens) != 2 or pooled.shape != (2, tokens.shape[-1]):
                 raise ConfigError(
-                    f"gives tokens {list(tokens.shape)} and a pooled vector {list(pooled.shape)} for two images; an encoder gives "
+                    f"returns tokens {list(tokens.shape)} and pooled vectors {list(pooled.shape)} for two images; an encoder must return "
                     "[2, num_tokens, dim] and [2, dim]"
                 )
             (tokens.sum() + pooled.sum()).backward()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
-    except REFUSALS as error:  # what another library raises for what it does not take is its own affair
+    except REFUSALS as error:  # libraries raise many types of exception for unsupported models and sizes
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        raise ConfigError(f"{name}: cannot serve as an encoder of images of {image_size} x {image_size}: {reason}") from error
+        raise ConfigError(f"{name}: cannot be used as an encoder of images of {image_size} x {image_size} pixels: {reason}") from error
     unused = tuple(key for key, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None)
     return Trial(tokens.shape[1], tokens.shape[2], unused)
 
 
 def freeze(model: nn.Module, names: tuple[str, ...]) -> None:
-    """Stop the gradients of parameters that no output depends on, so that every other one surely gets one."""
+    """Freeze the named parameters, on which no output depends, so that every trainable parameter gets a gradient (DDP needs this)."""
     for name in names:
         model.get_parameter(name).requires_grad_(False)

@@ -1,6 +1,6 @@
-"""What the parts share that hold a model of transformers: its config parsed, its weights read strictly, and no word said.
+"""Helpers for parts that wrap a model of transformers: parse its config and load its weights strictly, without output.
 
-Reference: transformers 5.17. Nothing here runs code of a model's own, reads pickles, or asks a network.
+Reference: transformers 5.17. Nothing here runs code shipped with a model, reads pickle files, or uses the network.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,25 +15,28 @@ from torch import nn
 
 from zoo.errors import ConfigError, WeightsError, name_choices
 
-DTYPES = ("dtype", "torch_dtype")
+DTYPES = ("dtype", "torch_dtype")  # keys of a config that are dropped: the run chooses the dtype, not the checkpoint
 
 
 def import_transformers() -> ModuleType:
-    """The library.
+    """Return the module transformers, which is an optional dependency.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: transformers is not installed.
     """
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError("config: needs transformers; install it with: pip install 'multimodal-zoo[transformers]'") from error
+        raise ConfigError("config: transformers is not installed; install it with: pip install 'multimodal-zoo[transformers]'") from error
     return transformers
 
 
 @contextmanager
 def quiet_and_offline() -> Iterator[None]:
-    """Transformers prints while it builds and reads, and some of its models would fetch another one from the hub."""
+    """Silence transformers and keep it offline inside this context.
+
+    Transformers prints messages while it builds and loads models, and some of its models would download another one from the hub.
+    """
     from huggingface_hub import constants
     from transformers.utils import logging
 
@@ -50,14 +53,16 @@ def quiet_and_offline() -> Iterator[None]:
 
 
 def parse_config(config: Mapping[str, Any], refused: Mapping[str, str], example: str) -> Any:
-    """The ``PretrainedConfig`` that a ``config.json`` says.
+    """Return the ``PretrainedConfig`` of a parsed ``config.json``.
 
     Args:
-        refused: model types that are of no use, and why.
-        example: a model type, for messages.
+        config: the parsed ``config.json``.
+        refused: model types that cannot be used, and the reason.
+        example: a model type that can be used, for messages.
 
     Raises:
-        ConfigError: it asks for code, its ``model_type`` is unknown or of no use here, or transformers refuses a value.
+        ConfigError: the config refers to custom code (``auto_map``) or quantised weights, its ``model_type`` is unknown or cannot be used
+            here, or transformers rejects a value.
     """
     library = import_transformers()
     settings = {key: value for key, value in config.items() if key not in DTYPES}
@@ -65,14 +70,16 @@ def parse_config(config: Mapping[str, Any], refused: Mapping[str, str], example:
     parts = [("config", config), *((f"config.{key}", value) for key, value in config.items() if isinstance(value, Mapping))]
     for where, part in parts:
         if "auto_map" in part:
-            raise ConfigError(f"{where}.auto_map: {part['auto_map']!r} names code; only models that transformers itself has can be built")
+            raise ConfigError(
+                f"{where}.auto_map: {part['auto_map']!r} names code, which is never run; choose a model that is part of transformers"
+            )
     if kind not in library.CONFIG_MAPPING:
         near = name_choices(kind, library.CONFIG_MAPPING) if isinstance(kind, str) else f"a config names one, for example {example}"
         raise ConfigError(f"config.model_type: transformers has no {kind!r}; {near}")
     if kind in refused:
         raise ConfigError(f"config.model_type: {kind!r} cannot be used here: {refused[kind]}")
     if "quantization_config" in settings:
-        raise ConfigError("config.quantization_config: quantised weights cannot be used; give a directory of plain ones")
+        raise ConfigError("config.quantization_config: quantised weights cannot be used; give a directory with unquantised weights")
     from huggingface_hub.errors import StrictDataclassError
 
     try:
@@ -80,19 +87,23 @@ def parse_config(config: Mapping[str, Any], refused: Mapping[str, str], example:
             parsed = library.AutoConfig.for_model(kind, **settings)
     except (AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ConfigError(f"config: transformers refuses it for model_type {kind!r}: {reason}") from error
-    parsed.return_dict = True
+        raise ConfigError(f"config: transformers rejects this config for model_type {kind!r}: {reason}") from error
+    parsed.return_dict = True  # outputs are read by name; some configs ask for tuples
     return parsed
 
 
 def read_into(model: nn.Module, directory: str | Path, **keywords: Any) -> nn.Module:
-    """A model of the same class and config with the weights of a directory, which transformers reads with its renaming of older names.
+    """Return a model of the same class and config with the weights of a directory.
+
+    Transformers reads the weights, and renames those of older checkpoints.
 
     Args:
-        keywords: of the class's constructor, for ``from_pretrained``.
+        model: an instance of the class, with its config.
+        directory: a directory with safetensors files.
+        keywords: further arguments of ``from_pretrained``.
 
     Raises:
-        WeightsError: unreadable, a weight that is missing or of another shape, or one for which there is no place.
+        WeightsError: the files cannot be read, a weight is missing or has another shape, or a weight does not belong to the model.
     """
     read = type(model).from_pretrained  # type: ignore[attr-defined]
     keywords = {"config": model.config, "dtype": torch.get_default_dtype(), **keywords}
@@ -108,7 +119,8 @@ def read_into(model: nn.Module, directory: str | Path, **keywords: Any) -> nn.Mo
 
 
 def _refuse_misfits(model: nn.Module, report: Mapping[str, Any], directory: str | Path) -> None:
-    """Raise WeightsError for what is missing, of another shape, or left over inside the model (a head beside it may be)."""
+    """Raise WeightsError if weights are missing, have another shape, or are left over inside the model (unused heads may be)."""
+    # A checkpoint of a whole model has keys with a prefix ("vit.encoder..."), one of the backbone has none.
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     inside = {name for name, _ in model.named_children()}
     left = sorted(key for key in report["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] in inside)

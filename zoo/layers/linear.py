@@ -1,4 +1,4 @@
-"""Linear layers that are fast on a CPU too."""
+"""Linear layers that use oneDNN for fast inference on a CPU."""
 
 from collections.abc import Iterable
 
@@ -8,17 +8,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}  # what oneDNN computes with the product
-FEW_ROWS = 64  # up to so many, and above one, a product takes 0.55 to 0.65 of the time with the matrix in oneDNN's blocks
-MOST_PACKED_BYTES = 2**31  # of second copies of one model's matrices
+FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}  # oneDNN's names of fused ones
+FEW_ROWS = 64  # products of 2 to 64 rows take 0.55 to 0.65 of the time with the matrix in oneDNN's blocked format
+MOST_PACKED_BYTES = 2**31  # limit on the blocked copies of one model's matrices
 
-_packed = WeakTensorKeyDictionary()  # matrix -> (its state, its blocks)
+_packed = WeakTensorKeyDictionary()  # matrix -> (its state when it was copied, its copy in blocked format)
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear`` that multiplies with oneDNN where nothing is to be learnt on a CPU.
+    """``torch.nn.Linear`` that multiplies with oneDNN in float32 inference on a CPU.
 
-    torch takes MKL for float32, which on AMD is 1.1 to 1.3 times slower. Outputs agree up to rounding.
+    torch uses MKL there, which is 1.1 to 1.3 times slower on AMD. Outputs agree up to rounding.
     """
 
     def forward(self, input: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
@@ -31,8 +31,8 @@ def fast_linear(
     bias: Float[Tensor, " out_dim"] | None,
     activation: str | None = None,
 ) -> Float[Tensor, "*batch out_dim"]:
-    """Compute x W^T + b and perhaps an activation of ``FUSED``, by oneDNN where that is possible."""
-    if fits_onednn(x, weight) and (activation is not None or x.numel() > x.shape[-1]):  # of a single row MKL makes less
+    """Compute x W^T + b, followed by an activation of ``FUSED`` unless None, with oneDNN if ``fits_onednn``."""
+    if fits_onednn(x, weight) and (activation is not None or x.numel() > x.shape[-1]):  # for a single row MKL is faster
         name, algorithm = FUSED[activation] if activation is not None else ("none", "")
         few = x.shape[-1] < x.numel() <= FEW_ROWS * x.shape[-1]
         return torch.ops.mkldnn._linear_pointwise(x, _in_blocks(weight) if few else weight, bias, name, [], algorithm)
@@ -43,7 +43,7 @@ def fast_linear(
 
 
 def fits_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's product may stand in: on a CPU, float32, no gradient asked for, nobody traces or casts."""
+    """True if oneDNN may compute the product: float32 on a CPU, without gradients, autocast, tracing or compilation."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -57,10 +57,10 @@ def fits_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def lay_out(weights: Iterable[Tensor], *, by_columns: bool) -> None:
-    """Change in which order matrices [out, in] lie in memory, and nothing else; other than in float32 on a CPU they stay as they are.
+    """Store matrices [out, in] column by column or row by row, in place; their values do not change.
 
-    Column after column, a product with a single row takes three quarters of the time, and one with many rows too. Training wants row
-    after row: gradients are, and a run that is resumed must add in the same order.
+    Only float32 parameters on a CPU are changed. With columns, a product with one row or with many rows takes three quarters of the time.
+    Training needs rows: gradients are stored by rows, and a resumed run must add numbers in the same order.
     """
     for weight in weights:
         changes = weight.is_contiguous() if by_columns else not weight.is_contiguous()
@@ -71,9 +71,9 @@ def lay_out(weights: Iterable[Tensor], *, by_columns: bool) -> None:
 
 
 def pack(weights: Iterable[Tensor]) -> None:
-    """Keep matrices [out, in] in oneDNN's blocks too, for ``fast_linear`` of a few rows at a time, as in a batch's decoding.
+    """Cache copies of matrices [out, in] in oneDNN's blocked format, which speed up ``fast_linear`` with few rows (batched decoding).
 
-    It is done again where a matrix has changed since, and not at all where the copies would take more than ``MOST_PACKED_BYTES``.
+    Copies of matrices that have changed since are renewed. Nothing is cached if the matrices take more than ``MOST_PACKED_BYTES``.
     """
     weights = [weight for weight in weights if weight.ndim == 2 and not weight.is_inference()]
     with torch.no_grad():
@@ -85,17 +85,17 @@ def pack(weights: Iterable[Tensor]) -> None:
 
 
 def unpack(weights: Iterable[Tensor]) -> None:
-    """Forget the blocks of matrices."""
+    """Delete the cached copies of matrices."""
     for weight in weights:
         _packed.pop(weight, None)
 
 
 def _in_blocks(weight: Tensor) -> Tensor:
-    """A matrix in oneDNN's blocks, where it was packed and has not changed since; else itself."""
+    """Return the cached copy of a matrix in blocked format, or the matrix itself if there is no copy or it has changed since."""
     found = _packed.get(weight)
     return weight if found is None or found[0] != _state(weight) else found[1]
 
 
 def _state(weight: Tensor) -> tuple[int, int]:
-    """Changes with every write to a tensor, and with the memory that it stands for."""
+    """Return a key that changes with every write to a tensor and with its memory address."""
     return weight._version, weight.data_ptr()

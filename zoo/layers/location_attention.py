@@ -1,9 +1,10 @@
-"""Location-sensitive attention: where to look next depends on what is there and on where one has looked before.
+"""Location-sensitive attention: scores depend on the content of the tokens and on the attention weights of earlier steps.
 
 Papers: Chorowski et al. 2015 (arXiv 1506.07503), section 2.2; Shen et al. 2017 (arXiv 1712.05884), section 2.2. References: torchaudio
 ``models/tacotron2.py``, NVIDIA/tacotron2 ``model.py``.
 
-Where we differ: the convolution over former weights and the matrix behind it, with nothing between them, are one convolution.
+Differences: the convolution over earlier weights and the linear layer after it are merged into one convolution, because there is no
+nonlinearity between them.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Looked:
-    """Where attention has been: the last weights, and the sum of all."""
+    """Attention weights of earlier steps: the last weights, and the sum of all."""
 
     last: Float[Tensor, "batch length"]
     total: Float[Tensor, "batch length"]
@@ -24,21 +25,22 @@ class Looked:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What does not change from frame to frame."""
+    """Precomputed values that are the same for every frame of a batch of texts."""
 
     keys: Float[Tensor, "batch dim length"]
-    hidden: Bool[Tensor, "batch length"] | None  # True where there is no text
+    hidden: Bool[Tensor, "batch length"] | None  # True at padding
     location: Float[Tensor, "dim 2 kernel"]
 
 
 class LocationAttention(nn.Module):
-    """Weights over text positions: ``softmax(v . tanh(query + key + location))``.
+    """Attention weights over text positions: ``softmax(v . tanh(query + key + location))``.
 
     Args:
-        query_dim: of the decoder's state.
-        memory_dim: of the encoder's tokens.
-        dim: in which the three are added.
-        filters: of the convolution over the last and the summed weights.
+        query_dim: width of the decoder's state.
+        memory_dim: width of the encoder's tokens.
+        dim: width in which query, key and location are added.
+        filters: filters of the convolution over the last and the summed weights.
+        kernel: kernel of that convolution, in tokens; odd.
     """
 
     def __init__(self, *, query_dim: int, memory_dim: int, dim: int = 128, filters: int = 32, kernel: int = 31) -> None:
@@ -54,18 +56,18 @@ class LocationAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
 
     def prepare(self, memory: Float[Tensor, "batch length memory_dim"], mask: Bool[Tensor, "batch length"] | None) -> Prepared:
-        """What stays the same for all frames of these texts."""
+        """Precompute the values that are the same for all frames of these texts; ``mask`` is True at real tokens."""
         keys = self.memory(memory).transpose(1, 2).contiguous()  # [B, dim, length]
         location = torch.einsum("df,fck->dck", self.location_dense.weight, self.location_conv.weight)
         return Prepared(keys, None if mask is None else ~mask, location)
 
     def begin(self, memory: Float[Tensor, "batch length memory_dim"]) -> Looked:
-        """Nothing has been looked at."""
+        """Return the initial state: attention weights of zero."""
         zeros = memory.new_zeros(memory.shape[:2])
         return Looked(zeros, zeros)
 
     def forward(self, query: Float[Tensor, "batch query_dim"], looked: Looked, prepared: Prepared) -> Looked:
-        """The next weights, which are ``last`` of what is returned."""
+        """Compute the next attention weights; return the new state, whose ``last`` they are."""
         former = torch.stack([looked.last, looked.total], dim=1)  # [B, 2, length]
         places = F.conv1d(former, prepared.location, padding=prepared.location.shape[-1] // 2)  # [B, dim, length]
         sums = torch.tanh(self.query(query)[:, :, None] + prepared.keys + places)

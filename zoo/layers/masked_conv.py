@@ -1,4 +1,4 @@
-"""Convolutions over rows of different lengths: what stands behind a row's end is zero before and after, and counts in no statistics."""
+"""Convolutions and RNNs over padded rows: padding is zero in inputs and outputs, and is left out of the statistics of BatchNorm."""
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -6,21 +6,22 @@ from torch import Tensor, nn
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
-    """BatchNorm whose statistics in training are those of the real positions.
+    """BatchNorm whose statistics in training are computed from real positions only.
 
-    The references (keithito/tacotron, NVIDIA/tacotron2, torchaudio) count padding too, so that what a row gives there depends on how
-    long the longest row of its batch is.
+    The references (keithito/tacotron, NVIDIA/tacotron2, torchaudio) include padding, so that their output for a row depends on the longest
+    row of its batch.
     """
 
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "batch channels length"], mask: Bool[Tensor, "batch length"] | None = None
     ) -> Float[Tensor, "batch channels length"]:
-        """``mask`` is True at real positions; the others become zero."""
+        """Normalise real positions, where ``mask`` is True; the others become zero."""
         if mask is None:
             return super().forward(x)
         if not self.training:
             return super().forward(x) * mask[:, None]
         batch, channels, length = x.shape
+        # torch's BatchNorm has no mask: it gets only the rows of real positions, which are put back afterwards.
         places = mask.flatten().nonzero()[:, 0]  # [real]
         rows = x.transpose(1, 2).reshape(-1, channels).index_select(0, places)  # [real, channels]
         flat = x.new_zeros(batch * length, channels, dtype=rows.dtype).index_copy(0, places, super().forward(rows))
@@ -28,13 +29,17 @@ class MaskedBatchNorm(nn.BatchNorm1d):
 
 
 class ConvNorm(nn.Module):
-    """Convolution that keeps the length, then BatchNorm, with the activation behind the norm or before it.
+    """Convolution that keeps the length, with BatchNorm and an activation.
 
-    An even kernel sees one position more to its right than to its left, as TensorFlow's "same" does.
+    An even kernel covers one position more on its right than on its left, like "same" padding in TensorFlow.
 
     Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel: width of the kernel, in positions.
         activation: "relu", "tanh" or "none".
-        norm_last: whether the norm comes behind the activation (Tacotron 2017) instead of before it (Tacotron 2).
+        norm_last: True puts the norm after the activation (Tacotron 2017); False before it (Tacotron 2).
+        dropout: rate on the output, in training.
     """
 
     def __init__(
@@ -51,13 +56,13 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv1d(in_channels, out_channels, kernel)
         self.norm = MaskedBatchNorm(out_channels)
         self.activation, self.norm_last, self.dropout = activation, norm_last, dropout
-        self.padding = ((kernel - 1) // 2, kernel // 2)
+        self.padding = ((kernel - 1) // 2, kernel // 2)  # left, right: 1, 2 for a kernel of 4
         nn.init.xavier_uniform_(self.conv.weight, gain=1.0 if activation == "none" else nn.init.calculate_gain(activation))  # type: ignore[arg-type]
 
     def forward(
         self, x: Float[Tensor, "batch in_channels length"], mask: Bool[Tensor, "batch length"] | None = None
     ) -> Float[Tensor, "batch out_channels length"]:
-        """Zero where the mask is False; there ``x`` must be zero too."""
+        """Return the layer's output, zero where the mask is False; ``x`` must be zero there too."""
         x = self._convolve(x)
         x = self.norm(self._activate(x), mask) if self.norm_last else self._activate(self.norm(x, mask))
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -75,12 +80,15 @@ class ConvNorm(nn.Module):
 
 
 def all_or_mask(mask: Bool[Tensor, "batch length"] | None) -> Bool[Tensor, "batch length"] | None:
-    """None where every position is real, or on the meta device, where nobody can know: the plain kernels are faster."""
+    """Return None if every position is real, otherwise the mask; without a mask, faster kernels are used.
+
+    Masks on the meta device have no values, so they give None too.
+    """
     return None if mask is None or mask.is_meta or bool(mask.all()) else mask
 
 
 class BidirectionalRNN(nn.Module):
-    """A GRU or LSTM in both directions, each of which begins at a real position: padding changes nothing, and gives zeros."""
+    """Bidirectional GRU or LSTM over padded rows; both directions start at a real position, and outputs at padding are zero."""
 
     def __init__(self, rnn: nn.GRU | nn.LSTM) -> None:
         super().__init__()
@@ -89,8 +97,9 @@ class BidirectionalRNN(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"] | None = None
     ) -> Float[Tensor, "batch length out_dim"]:
-        """``mask`` is True at real positions, which stand at the left; a row has at least one."""
+        """Run the RNN; ``mask`` is True at real positions, which come first in each row. Each row needs at least one."""
         if mask is None:
             return self.rnn(x)[0]
+        # torch wants the lengths on the CPU; on a GPU this waits for all earlier work.
         packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]

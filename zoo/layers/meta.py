@@ -1,4 +1,4 @@
-"""Modules without weights."""
+"""Modules on the meta device, which have shapes but no weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,10 +12,10 @@ FILLS = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_norm
 
 @contextmanager
 def meta_device() -> Iterator[None]:
-    """Build modules on the meta device and leave out filling their weights.
+    """Build modules on the meta device inside this context, without initialising their weights.
 
-    There is nothing to fill, but ``torch.nn.init`` would still fall into Python decompositions on meta, and their import
-    takes longer than a whole check.
+    Meta tensors have no values, but ``torch.nn.init`` would still run Python decompositions for them, and importing these takes longer than
+    a whole check.
     """
     with ExitStack() as stack:
         for name in FILLS:
@@ -25,7 +25,10 @@ def meta_device() -> Iterator[None]:
 
 
 def _filling_only_real_tensors(fill: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A library that is first imported inside ``meta_device`` may keep what it finds: that must still fill real weights."""
+    """Return a version of an initialiser that skips meta tensors.
+
+    It must still fill real tensors: a library that is first imported inside ``meta_device`` may keep a reference to it.
+    """
 
     def fill_or_leave(tensor: Tensor, *arguments: object, **keywords: object) -> Tensor:
         return tensor if tensor.is_meta else fill(tensor, *arguments, **keywords)

@@ -1,4 +1,4 @@
-"""Feed-forward block and the activations by the names that configs use."""
+"""Feed-forward blocks, and activations by the names that configs use."""
 
 from collections.abc import Callable
 
@@ -12,17 +12,17 @@ from zoo.layers.linear import FUSED, Linear, fast_linear
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """Compute x * sigmoid(1.702 x), the form that OpenAI's CLIP was trained with."""
+    """Compute x * sigmoid(1.702 x), the approximation of GELU with which OpenAI's CLIP was trained."""
     return F.silu(1.702 * x) / 1.702
 
 
 def quick_gelu_(x: Tensor) -> Tensor:
-    """``quick_gelu`` in place: to ask the system for memory of the hidden layer's size takes longer than the arithmetic."""
+    """Compute ``quick_gelu`` in place, because allocating memory for the hidden layer takes longer than the arithmetic."""
     return F.silu(x.mul_(1.702), inplace=True).mul_(1 / 1.702)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """The tanh approximation of GELU (flax default, SigLIP, GPT-2)."""
+    """Compute the tanh approximation of GELU (flax default, SigLIP, GPT-2)."""
     return F.gelu(x, approximate="tanh")
 
 
@@ -39,7 +39,7 @@ def find_activation(name: str) -> Callable[[Tensor], Tensor]:
     """Return an activation by name.
 
     Raises:
-        ConfigError: no such activation.
+        ConfigError: the name is unknown.
     """
     if name not in ACTIVATIONS:
         raise ConfigError(f"activation: there is no {name!r}; {name_choices(name, ACTIVATIONS)}")
@@ -47,7 +47,7 @@ def find_activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 class MLP(nn.Module):
-    """Linear, activation, perhaps a norm, Linear."""
+    """Feed-forward block: linear layer, activation, optional norm, linear layer."""
 
     def __init__(self, *, dim: int, hidden_dim: int, activation: str = "gelu", bias: bool = True, norm: nn.Module | None = None) -> None:
         super().__init__()
@@ -58,7 +58,8 @@ class MLP(nn.Module):
         self.fused = activation if activation in FUSED else None
 
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
-        if self.fused is not None and type(self.fc1) is Linear and not self.fc1._forward_hooks:  # no adapter has taken its place
+        # The fused product reads fc1.weight, which would bypass an adapter or quantised layer in its place, and forward hooks.
+        if self.fused is not None and type(self.fc1) is Linear and not self.fc1._forward_hooks:
             hidden = fast_linear(x, self.fc1.weight, self.fc1.bias, self.fused)
         else:
             hidden = self.fc1(x)
@@ -68,7 +69,7 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Linear to twice ``hidden_dim``, silu of the first half times the second, Linear.
+    """Gated feed-forward block: linear layer to twice ``hidden_dim``, SiLU of the first half times the second half, linear layer.
 
     Source: Shazeer 2020 (arXiv 2002.05202), equation 6; with biases in DINOv2's giant (timm ``SwiGLUPacked``), without in LLaMA.
     """
@@ -84,10 +85,14 @@ class SwiGLU(nn.Module):
 
 
 def feed_forward(*, dim: int, hidden_dim: int, activation: str = "gelu", bias: bool = True, norm: nn.Module | None = None) -> MLP | SwiGLU:
-    """The feed-forward part of a block: ``swiglu`` gates with a third matrix, every other activation stands between two.
+    """Return the feed-forward part of a block: a ``SwiGLU`` for activation "swiglu", otherwise an ``MLP``.
 
     Args:
-        norm: of the hidden channels, before the second of two matrices.
+        dim: width of the tokens.
+        hidden_dim: width of the hidden layer.
+        activation: name in ``ACTIVATIONS``, or "swiglu".
+        bias: True gives the linear layers a bias.
+        norm: applied to the hidden channels, before the last linear layer; not possible with "swiglu".
     """
     if activation == "swiglu":
         assert norm is None
@@ -96,8 +101,8 @@ def feed_forward(*, dim: int, hidden_dim: int, activation: str = "gelu", bias: b
 
 
 def hidden_width(dim: int, mlp_ratio: float | int) -> int:
-    """Channels between the layers of a feed-forward part; fractions of one are cut off.
+    """Return the hidden width of a feed-forward block, rounded down to an integer.
 
-    A ratio of 4304 / 1152 times 1152 may come out just below 4304, which the addition makes up for.
+    1152 * (4304 / 1152) may be just below 4304 in floating point, so a small number is added before rounding.
     """
     return int(dim * mlp_ratio + 1e-6)

@@ -1,4 +1,4 @@
-"""Norms by the names that configs use."""
+"""Normalisation layers by the names that configs use."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ from zoo.errors import ConfigError, name_choices
 
 
 class RMSNorm(nn.Module):
-    """x over its root mean square, computed in float32, then times a learned factor for each channel.
+    """x divided by its root mean square, computed in float32, then multiplied by a learned factor per channel.
 
-    Source: Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4. As in LLaMA the factor multiplies what was cast back.
+    Source: Zhang and Sennrich 2019 (arXiv 1910.07467), equation 4. As in LLaMA, x is cast back to its dtype before the multiplication.
     """
 
     def __init__(self, dim: int, *, eps: float) -> None:
@@ -22,7 +22,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
-        if x.dtype == self.weight.dtype == torch.float32:
+        if x.dtype == self.weight.dtype == torch.float32:  # nothing to cast, so one fused call gives the same
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return self.weight * F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
 
@@ -31,10 +31,10 @@ NORMS: dict[str, Callable[..., nn.Module]] = {"rms": RMSNorm, "layer": nn.LayerN
 
 
 def build_norm(name: str, dim: int, eps: float) -> nn.Module:
-    """A norm over the channels.
+    """Return a norm over the channels by name.
 
     Raises:
-        ConfigError: no such norm.
+        ConfigError: the name is unknown.
     """
     if name not in NORMS:
         raise ConfigError(f"norm: there is no {name!r}; {name_choices(name, NORMS)}")

@@ -1,20 +1,22 @@
-"""Rows of different lengths as one list of tokens, so that nothing is computed for padding.
+"""Packing of rows of different lengths into one list of tokens, so that nothing is computed for padding.
 
-Layers that treat every token alike (norms, linear layers, feed-forward blocks) run over the list [total, dim]; only attention
-asks which tokens belong together, and asks the layout. Outputs are those of the padded batch up to rounding::
+Layers that treat every token alike (norms, linear layers, feed-forward blocks) run over the list [total, dim]. Only attention needs to know
+which tokens belong together; a ``Layout`` tells it. Outputs equal those of the padded batch up to rounding::
 
     packing = Packing(mask)                          # [batch, length], True at real tokens
     x = packing.pack(x)                              # [batch, length, dim] -> [total, dim]
     for block in blocks:
-        x = block(x, layout=packing)                 # which hands it to ``Attention(x, layout=packing)``
+        x = block(x, layout=packing)                 # the block calls ``Attention(x, layout=packing)``
     tokens = packing.unpack(x)                       # [total, dim] -> [batch, length, dim], zeros at padding
 
-Where one token of each row is all that is wanted, the last block computes no other::
+If only one token of each row is needed (pooling), the last block computes only that one::
 
-    single = packing.only(positions)                 # [batch], the token of each row
-    pooled = single.restore(last_block(x, layout=single))    # [batch, dim]; the block picks ``single.asking(x)``
+    single = packing.only(positions)                 # positions [batch]: the needed token of each row
+    pooled = single.restore(last_block(x, layout=single))    # [batch, dim]; the block selects ``single.asking(x)``
 
-Source: sequence packing, Krell et al. 2021 (arXiv 2107.02027); here without a mask over several rows.
+In this module, tokens that "ask" are the query tokens, for which a block computes outputs; ``asked`` holds their positions in the list.
+
+Source: sequence packing, Krell et al. 2021 (arXiv 2107.02027); unlike there, rows are attended to separately, so no mask is needed.
 """
 
 from collections.abc import Sequence
@@ -27,23 +29,24 @@ from torch import Tensor
 
 from zoo.layers.attention import attend
 
-ROUNDING = {"cuda": 8}  # by type of device: there fewer calls are worth a few tokens that nobody reads
+ROUNDING = {"cuda": 8}  # by type of device: on a GPU, fewer different lengths save more time than a few unused tokens cost
 
 
 def can_pack(token_ids: Shaped[Tensor, "batch length"]) -> bool:
-    """Whether lengths can be known: there is something, and nobody traces or compiles."""
+    """True if rows can be packed: the batch is not empty, and its values are known (no meta tensors, tracing or compilation)."""
     traced = token_ids.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     return not traced and token_ids.numel() > 0
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of equal lengths, which attend in one call.
+    """Rows of equal length, which are attended to in one call.
 
     Attributes:
-        queries: how many tokens of each row ask: the last of its keys, or any single one.
-        keys: how many tokens of each row are asked.
-        where: places of the keys in the list, row after row; None where the groups' keys are the whole list, in order.
+        rows: number of rows.
+        queries: query tokens per row: the last of its keys, or any single one.
+        keys: key tokens per row.
+        where: positions of the keys in the list, row after row; None if the keys of all groups are the whole list, in order.
         mask: True at keys that may be attended to; None allows all.
     """
 
@@ -55,13 +58,13 @@ class Group:
 
 
 class Layout:
-    """Which tokens of a list attend to which.
+    """Attention pattern of a list of tokens.
 
     Args:
-        groups: in the order of the tokens that ask.
-        causal: a token sees only itself and what comes before it in its row.
-        asked: places of the tokens that ask; None: all of the list, in order.
-        order: the row of the batch that each asking token stands for, where one of each row asks.
+        groups: rows grouped by length, in the order of the query tokens.
+        causal: True lets a token attend only to itself and earlier tokens of its row.
+        asked: positions of the query tokens in the list; None: all tokens, in order.
+        order: row of the batch of each query token, if there is one per row.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Layout:
         self.groups, self.causal, self.asked, self.order = groups, causal, asked, order
 
     def asking(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "asked dim"]:
-        """The tokens that ask, for which a block computes outputs."""
+        """Return the query tokens, for which a block computes outputs."""
         return x if self.asked is None else x[self.asked]
 
     def attend(
@@ -89,10 +92,16 @@ class Layout:
         dropout: float = 0.0,
         before: tuple[Float[Tensor, "added kv_dim"], Float[Tensor, "added kv_dim"]] | None = None,
     ) -> Float[Tensor, "asked dim"]:
-        """Attention of the asking tokens to those of their rows; of causal ones to the last ``window``.
+        """Attend from the query tokens to the tokens of their rows; if causal, to the last ``window`` of them.
 
         Args:
-            before: further keys and values, which stand before every row; groups with masks take none.
+            q: queries of the query tokens.
+            k: keys of all tokens of the list.
+            v: values of all tokens of the list.
+            num_heads: heads of the queries.
+            window: maximum number of keys per query; None: no limit.
+            dropout: share of the attention weights that are set to zero.
+            before: keys and values of a learned prefix, inserted before every row; not possible for groups with masks.
         """
         found = []
         queries = q.split([group.rows * group.queries for group in self.groups])
@@ -101,36 +110,40 @@ class Layout:
             if before is not None:
                 assert group.mask is None
                 rows[1:] = [torch.cat([x.to(y.dtype).expand(len(y), -1, -1), y], dim=1) for x, y in zip(before, rows[1:], strict=True)]
-            causal = self.causal and (group.queries > 1 or window is not None)  # a single one is the last of its row, and sees all
+            causal = self.causal and (group.queries > 1 or window is not None)  # a single query is its row's last token and sees all
             answers = attend(*rows, num_heads=num_heads, mask=group.mask, causal=causal, window=window, dropout=dropout)
             found.append(answers.flatten(0, 1))
         return torch.cat(found) if found else q
 
     def _by_group(self, x: Tensor) -> Sequence[Tensor]:
-        """Keys or values of each group. One split: a slice for each would fill as many whole lists with gradients."""
+        """Return the keys or values of each group.
+
+        A single ``split`` is used because each separate slice would allocate a gradient of the size of the whole list.
+        """
         if any(group.where is not None for group in self.groups):
             return [x[group.where] for group in self.groups]
         return x.split([group.rows * group.keys for group in self.groups])
 
     def restore(self, x: Float[Tensor, "asked dim"]) -> Float[Tensor, "asked dim"]:
-        """Answers in the order of the batch, where one token of each row asked."""
+        """Return outputs in the order of the batch, for a layout with one query token per row."""
         assert self.order is not None
         return x[self.order.argsort()]
 
 
 class Packing(Layout):
-    """The real tokens of a padded batch, rows ordered by length.
+    """The real tokens of a padded batch as a list, with rows ordered by length.
 
-    Rows of equal length attend together, without a mask. ``[1 1 0], [1 1 1], [0 1 0]`` gives the rows 2, 0, 1 and with them the
-    places 7, 0, 1, 3, 4, 5 of the flat batch.
+    Rows of equal length are attended to together, without a mask. ``[1 1 0], [1 1 1], [0 1 0]`` gives the rows 2, 0, 1, whose tokens are at
+    the positions 7, 0, 1, 3, 4, 5 of the flat batch.
 
     Args:
-        real: True at real tokens; a causal layout takes only rows of the form ``1 .. 1 0 .. 0``.
-        causal: as ``Layout`` has it.
-        rounding: round lengths up to multiples of it, by tokens that nobody attends to; None chooses by the device.
+        real: True at real tokens; a causal layout needs rows of the form ``1 .. 1 0 .. 0``.
+        causal: as in ``Layout``.
+        rounding: lengths are rounded up to multiples of this number by masked padding tokens; None chooses it by the device.
 
     Attributes:
-        index: places of the list's tokens in the flat batch [batch * length].
+        index: positions of the list's tokens in the flat batch [batch * length].
+        by_length: rows of the batch, ordered by (rounded) length.
     """
 
     def __init__(self, real: Bool[Tensor, "batch length"], *, causal: bool = False, rounding: int | None = None) -> None:
@@ -139,7 +152,7 @@ class Packing(Layout):
         lengths = real.sum(1)
         rounded = ((lengths + step - 1) // step * step).clamp(max=length)
         self.by_length = rounded.argsort(stable=True)
-        places = (~real).int().argsort(dim=1, stable=True)  # in each row the real ones first
+        places = (~real).int().argsort(dim=1, stable=True)  # real tokens first in each row; stable, so they keep their order
         places = places + torch.arange(batch, device=device)[:, None] * length  # [B, L]
         taken = torch.arange(length, device=device) < rounded[:, None]  # [B, L]
         self.shape, self.index = real.shape, places[self.by_length][taken[self.by_length]]
@@ -147,27 +160,27 @@ class Packing(Layout):
         groups, start = [], 0
         for keys, same in groupby(rounded[self.by_length].tolist()):
             rows = len(list(same))
-            if keys:  # rows without a real token have nothing to attend to
+            if keys:  # rows without a real token are not in the list
                 groups.append(Group(rows, keys, keys, mask=None if causal else self._mask(start, rows, keys)))
             start += rows
         super().__init__(groups, causal=causal)
 
     @property
     def positions(self) -> Int[Tensor, " total"]:
-        """The place of each of the list's tokens in its row."""
+        """Position of each of the list's tokens in its row of the batch."""
         return self.index % self.shape[1]
 
     def _mask(self, start: int, rows: int, keys: int) -> Bool[Tensor, "rows keys"] | None:
-        """Real ones among the keys of some rows, where rounding may have added others."""
+        """Return the mask of real keys of some rows, or None if lengths were not rounded."""
         if self.lengths is None:
             return None
         return torch.arange(keys, device=self.lengths.device) < self.lengths[self.by_length[start : start + rows], None]
 
     def only(self, positions: Int[Tensor, " batch"]) -> Layout:
-        """The layout in which one token of each row asks.
+        """Return the layout in which one token of each row is a query.
 
         Args:
-            positions: of a real token in each row; in a causal layout that of the last.
+            positions: position in its row of one real token per row; in a causal layout, the last real token.
         """
         place = self.index.new_empty(self.shape.numel())
         place[self.index] = torch.arange(len(self.index), device=self.index.device)
@@ -179,10 +192,10 @@ class Packing(Layout):
         return Layout(groups, causal=self.causal, asked=asked, order=self.by_length)
 
     def pack(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "total dim"]:
-        """The list's tokens."""
+        """Return the list of tokens of a padded batch."""
         return x.flatten(0, 1)[self.index]
 
     def unpack(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "batch length dim"]:
-        """The padded batch, with zeros at padding (tokens that rounding added keep what they got)."""
+        """Return the padded batch of a list, with zeros at padding (tokens that rounding added keep their outputs)."""
         flat = x.new_zeros(self.shape.numel(), x.shape[1])
         return flat.index_copy(0, self.index, x).unflatten(0, self.shape)

@@ -1,4 +1,4 @@
-"""Images to patch tokens."""
+"""Patch embedding of images."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,15 +7,19 @@ from zoo.errors import ConfigError, DataError
 
 
 class PatchEmbedding(nn.Module):
-    """Non-overlapping patches, each projected to a token, in row-major order.
+    """Projection of non-overlapping square patches to a feature map [batch, dim, rows, columns] of tokens.
 
     Args:
-        drop_remainder: leave out the pixels at the right and lower edge that fill no patch, as every reference does in
-            silence, where otherwise such a size is refused (SigLIP So400m: 384 pixels are 27 patches of 14 and 6 pixels).
+        image_size: nominal side of the images, in pixels.
+        patch_size: side of the patches, in pixels.
+        dim: width of the tokens.
+        bias: True gives the projection a bias.
+        drop_remainder: True ignores pixels at the right and lower edge that do not fill a patch, as all references do silently (SigLIP
+            So400m: 384 pixels are 27 patches of 14, and 6 pixels remain). False raises an error for such sizes.
 
     Raises:
-        ConfigError: ``patch_size`` does not divide ``image_size``, or is larger.
-        DataError: (forward) the patch does not divide the input's height or width.
+        ConfigError: ``patch_size`` is larger than ``image_size``, or does not divide it and ``drop_remainder`` is False.
+        DataError: (forward) the pixels have the wrong shape, or ``patch_size`` does not divide height or width.
     """
 
     def __init__(self, *, image_size: int, patch_size: int, dim: int, bias: bool = True, drop_remainder: bool = False) -> None:
@@ -25,7 +29,7 @@ class PatchEmbedding(nn.Module):
         if image_size % patch_size and not drop_remainder:
             raise ConfigError(
                 f"patch_size: {patch_size} does not divide image_size {image_size}; choose sizes that do, or set drop_remainder=true "
-                f"to leave out the last {image_size % patch_size} pixels"
+                f"to ignore the last {image_size % patch_size} pixels of each side"
             )
         self.patch_size, self.drop_remainder = patch_size, drop_remainder
         self.grid = image_size // patch_size  # tokens along one side at the nominal size

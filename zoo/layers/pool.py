@@ -1,4 +1,4 @@
-"""Many tokens to one vector."""
+"""Pooling of tokens to one vector per item."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,18 +9,18 @@ from zoo.layers.mlp import feed_forward
 
 
 def masked_mean(tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]) -> Float[Tensor, "batch dim"]:
-    """Mean over the tokens that are allowed; an empty row gives zeros."""
+    """Return the mean over the tokens where the mask is True; a row without any gives zeros."""
     weight = mask.to(tokens.dtype).unsqueeze(-1)  # [B, N, 1]
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def take_tokens(tokens: Float[Tensor, "batch num_tokens dim"], index: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-    """The token at one index per row."""
+    """Return the token at one index per row."""
     return tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)
 
 
 class AttentionPool(nn.Module):
-    """One learned query attends to all tokens, then a residual MLP.
+    """Attention pooling: one learned query attends to all tokens, followed by a residual MLP.
 
     Source: the "MAP" head of Zhai et al. 2022 (arXiv 2106.04560), as SigLIP uses it.
     """

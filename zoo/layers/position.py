@@ -1,4 +1,4 @@
-"""Position embeddings and their resizing."""
+"""Position embeddings, and resizing of their tables."""
 
 import math
 
@@ -11,10 +11,16 @@ from torch import Tensor
 def resize_positions(
     table: Float[Tensor, "1 num_tokens dim"], grid: tuple[int, int], new_grid: tuple[int, int], *, antialias: bool = True
 ) -> Float[Tensor, "1 new_num_tokens dim"]:
-    """Resize a table of patch positions (no prefix tokens) to another grid, bicubic.
+    """Resize a table of patch positions (without prefix tokens) to another grid by bicubic interpolation.
 
-    Origins differ and give different numbers: timm and open_clip antialias, and of transformers' models only DINOv2 with
-    registers (5.17: CLIP, SigLIP, ViT and DINOv2 without registers do not). All resize to a size, none by a factor.
+    The references differ, with different results: timm and open_clip use antialiasing; of transformers' models (5.17), DINOv2 with
+    registers does, CLIP, SigLIP, ViT and DINOv2 without registers do not. All resize to a given size, none by a scale factor.
+
+    Args:
+        table: position embeddings of the grid, in row-major order.
+        grid: rows and columns of the table.
+        new_grid: rows and columns of the result.
+        antialias: True low-passes the table when the grid shrinks.
     """
     if grid == new_grid:
         return table
@@ -24,9 +30,10 @@ def resize_positions(
 
 
 def sinusoids(positions: Int[Tensor, "*tokens"], dim: int, *, theta: float = 10_000.0) -> Float[Tensor, "*tokens dim"]:
-    """Sines in the first half of the channels, cosines in the second, of wavelengths from 2 pi up to 2 pi theta positions; float32.
+    """Return sinusoidal position embeddings in float32, with wavelengths from 2 pi to 2 pi theta positions.
 
-    Source: Vaswani et al. 2017, section 3.5, in the order of tensor2tensor and fairseq; a last odd channel is zero.
+    The first half of the channels are sines, the second half cosines (the order of tensor2tensor and fairseq); if ``dim`` is odd, the last
+    channel is zero. Source: Vaswani et al. 2017, section 3.5.
     """
     half = dim // 2
     steps = torch.arange(half, dtype=torch.float32, device=positions.device) * -(math.log(theta) / max(half - 1, 1))

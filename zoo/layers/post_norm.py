@@ -1,4 +1,4 @@
-"""What BERT and its family share behind their embeddings: post-norm blocks, token types, pools, and rows without padding.
+"""Base of the BERT family of text encoders: post-norm blocks, token types, pooling, and packing of rows without padding.
 
 Papers: Vaswani et al. 2017 (arXiv 1706.03762), section 3.1; Devlin et al. 2018 (arXiv 1810.04805), section 3; Reimers and Gurevych
 2019 (Sentence-BERT, arXiv 1908.10084), section 3 (mean pooling).
@@ -22,7 +22,7 @@ POOLS = ("cls_tanh", "cls", "mean", "none")
 
 
 class PostNormBlock(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)). Source: Vaswani et al. 2017, section 3.1."""
+    """Post-norm block: norm(x + attention(x)), then norm(x + mlp(x)). Source: Vaswani et al. 2017, section 3.1."""
 
     def __init__(self, *, dim: int, num_heads: int, hidden_dim: int, activation: str, eps: float, dropout: float) -> None:
         super().__init__()
@@ -35,29 +35,38 @@ class PostNormBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "*tokens dim"], mask: Bool[Tensor, "batch length"] | None = None, layout: Layout | None = None
     ) -> Float[Tensor, "*asked dim"]:
-        """As ``Attention``: a batch [batch, length, dim], or a list [total, dim] of whose tokens the layout asks some or all."""
+        """Return the outputs of a batch [batch, length, dim], or of the layout's query tokens in a list [total, dim]."""
         change = self.dropout(self.attention(x, mask, layout=layout))
         x = self.norm1((x if layout is None else layout.asking(x)) + change)
         return self.norm2(x + self.dropout(self.mlp(x)))
 
 
 class PostNormText(nn.Module):
-    """Token ids to tokens of the last block and one pooled vector; a family says how tokens are embedded and which blocks follow.
+    """Base class of post-norm text encoders: token ids to the tokens of the last block and one pooled vector.
 
-    A family makes the tables ``embedding``, ``positions`` and ``types``, and ``pooler``, and calls ``initialise_text``.
+    A subclass implements ``layers`` and ``embed``. Its constructor creates the tables ``embedding``, ``positions`` and ``types``, and
+    ``pooler``, and then calls ``initialise_text``.
+
+    Args:
+        dim: width of the tokens.
+        vocab_size: number of token ids.
+        word_dim: width of the word embedding.
+        context_length: maximum number of tokens per row.
+        pool: "cls_tanh" (first token, linear layer and tanh), "cls" (first token), "mean" (mean of real tokens) or "none".
+        separator_id: see below.
 
     Attributes:
-        separator_id: where a row holds two texts, the id that ends each: ``[CLS] a [SEP] b [SEP]`` has the types 0 0 0 1 1. None:
-            every token is of type 0 unless the caller gives types.
-        word_dim: width of the table of words, for a head that shares it.
+        separator_id: id of the token that ends each text of a row with two texts: ``[CLS] a [SEP] b [SEP]`` has the types 0 0 0 1 1. None:
+            every token has type 0 unless the caller passes types.
+        word_dim: width of the word embedding, for a head that is tied to it.
 
     Raises:
-        ConfigError: an unknown pool.
-        DataError: (forward) a row longer than ``context_length``, or types without a row in the table.
+        ConfigError: ``pool`` is unknown, or ``separator_id`` is outside the vocabulary.
+        DataError: (forward) a row is longer than ``context_length``, or a type has no row in the table.
     """
 
     modality = "text"
-    pools_alone = True  # takes ``reads``
+    pools_alone = True  # ``forward`` takes ``reads``: pooled vectors can be computed without the other tokens
     no_weight_decay = ("positions", "types")
     embedding: nn.Embedding
     positions: nn.Parameter
@@ -76,7 +85,7 @@ class PostNormText(nn.Module):
 
     @property
     def layers(self) -> Sequence[nn.Module]:
-        """The blocks in the order in which they run."""
+        """Blocks in the order in which they run."""
         raise NotImplementedError
 
     def embed(
@@ -85,11 +94,17 @@ class PostNormText(nn.Module):
         positions: Float[Tensor, "*places width"],
         types: Float[Tensor, "*kinds width"],
     ) -> Float[Tensor, "*tokens dim"]:
-        """What enters the first block, of the tokens and of the rows of both tables that are theirs."""
+        """Return the input of the first block.
+
+        Args:
+            token_ids: ids of a batch [batch, length] or of a list [total].
+            positions: position embedding of each token.
+            types: type embedding of each token, or one for all.
+        """
         raise NotImplementedError
 
     def places(self, real: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"] | None:
-        """Which row of ``positions`` each token has; None: that of its place in the batch."""
+        """Return the row of ``positions`` for each token, or None if it is the token's index in its row of the batch."""
         return None
 
     def forward(
@@ -99,12 +114,17 @@ class PostNormText(nn.Module):
         reads: str = "tokens",
         types: Int[Tensor, "batch length"] | None = None,
     ) -> Encoded:
-        """``mask`` is True at real tokens; without one every position is real.
+        """Encode token ids.
 
         Args:
-            reads: "tokens", or "pooled" where the caller reads nothing but the pooled vectors; these, equal up to rounding, are
-                then also all the tokens there are [batch, 1, dim], and no padding is computed.
-            types: of the tokens; None takes them from the separators.
+            token_ids: ids, padded to equal length.
+            mask: True at real tokens; None: all are real.
+            reads: "tokens", or "pooled" if the caller needs only the pooled vectors. With "pooled", padding is not computed, and the result
+                holds the pooled vectors (equal up to rounding) in place of tokens, as [batch, 1, dim].
+            types: type of each token; None derives the types from the separators.
+
+        Raises:
+            DataError: a row is longer than ``context_length``, or a type has no row in the table.
         """
         if token_ids.shape[1] > self.context_length:
             raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
@@ -119,25 +139,25 @@ class PostNormText(nn.Module):
         return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
 
     def word_logits(self, vectors: Float[Tensor, "*tokens word_dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Products with the table of words: the tied decoder of masked-language modelling, without its bias."""
+        """Return the products with the word embedding: the tied decoder of masked language modelling, without its bias."""
         return F.linear(vectors, self.embedding.weight)
 
     def _types(self, token_ids: Tensor, types: Tensor | None) -> Int[Tensor, "batch length"] | None:
-        """The type of each token; None where all are of type 0."""
+        """Return the type of each token, or None if all have type 0."""
         most = len(self.types) - 1
         if types is not None:
             if not types.is_meta and types.numel() and not 0 <= int(types.min()) <= int(types.max()) <= most:
                 raise DataError(f"types: {int(types.min())} to {int(types.max())}; allowed is 0 to {most} (num_types {most + 1})")
             return types
-        if self.separator_id is None or most == 0:
+        if self.separator_id is None or most == 0:  # a table with one row has no second type
             return None
         ends = token_ids == self.separator_id
-        return (ends.cumsum(1) - ends.long()).clamp(max=most)  # a separator ends the text that it is of
+        return (ends.cumsum(1) - ends.long()).clamp(max=most)  # minus itself: a separator still belongs to the text that it ends
 
     def _enter(
         self, token_ids: Int[Tensor, "batch length"], real: Tensor, types: Tensor | None, index: Int[Tensor, " total"] | None = None
     ) -> Float[Tensor, "*tokens dim"]:
-        """What enters the first block; of the whole batch, or of a list of places in the flat batch."""
+        """Return the input of the first block, for the whole batch or for the positions ``index`` of the flat batch."""
         length, places = token_ids.shape[1], self.places(real)
         if index is not None:
             token_ids, places = token_ids.flatten()[index], index % length if places is None else places.flatten()[index]
@@ -146,14 +166,15 @@ class PostNormText(nn.Module):
         return self.embed(token_ids, positions, self.types[0] if types is None else F.embedding(types, self.types))
 
     def _can_pack(self, token_ids: Tensor, real: Tensor) -> bool:
-        """Whether packed rows give the pooled vectors; a first token that is pooled must be among the real ones."""
+        """True if pooled vectors can be computed from packed rows; for pools of the first token, that token must be real in each row."""
         possible = can_pack(token_ids) and len(self.layers) > 0 and self.gives_pooled
         return possible and (self.pool == "mean" or bool(real[:, 0].all()))
 
     def _pool_packed(self, token_ids: Tensor, real: Tensor, types: Tensor | None) -> Float[Tensor, "batch dim"]:
-        """Pooled vectors from real tokens alone."""
+        """Return the pooled vectors, computed from real tokens only."""
         layout = Packing(real)
         x = self._enter(token_ids, real, types, layout.index)  # [total, dim]
+        # If the first token is pooled, the last block computes only this token of each row.
         last = layout if self.pool == "mean" else layout.only(token_ids.new_zeros(len(token_ids)))
         for i, block in enumerate(self.layers, 1):
             x = block(x, layout=layout if i < len(self.layers) else last)
@@ -163,7 +184,7 @@ class PostNormText(nn.Module):
         return first if self.pooler is None else torch.tanh(self.pooler(first))
 
     def initialise_text(self) -> None:
-        """N(0, 0.02) for matrices and tables, zero biases (google-research/bert ``modeling.py``)."""
+        """Initialise matrices and tables from N(0, 0.02^2) and biases with zeros (google-research/bert ``modeling.py``)."""
         for name, table in self.named_parameters(recurse=False):
             assert table.ndim == 2, name  # positions and types
             nn.init.normal_(table, std=0.02)

@@ -1,12 +1,14 @@
-r"""Texts as a tree of tokens: what several texts begin with is computed once.
+r"""Prefix tree of the texts of a batch, so that common beginnings are computed only once.
 
-In a causal tower a token's vector depends on it and the tokens before it alone, so that "a photo of a cat" and "a photo of a
-dog" share all but one. The nodes of the tree are the list of tokens that layers run over; a node attends to its ancestors::
+In a causal tower, a token's vector depends only on that token and the tokens before it. "a photo of a cat" and "a photo of a dog" therefore
+share the vectors of all tokens but the last. The nodes of the tree are the list of tokens over which layers run; a node attends to its
+ancestors and itself::
 
     [1 10 11 2]        1 - 10 - 11 - 2
     [1 10 12 2]               \ 12 - 2          6 nodes instead of 8 tokens
 
-Rows whose new nodes and lengths are equal in number attend together: queries are their new nodes, keys the way from the root.
+Rows with equal lengths and equal numbers of new nodes are attended to together: the queries are their new nodes, the keys all nodes on the
+path from the root.
 """
 
 from itertools import groupby
@@ -19,13 +21,15 @@ from zoo.layers.packing import Group, Layout
 
 
 class PrefixTree(Layout):
-    """The different beginnings of a batch of causal texts, each with one place in the list.
+    """Layout of the distinct prefixes of a batch of causal texts, each with one position in the list.
 
     Args:
-        lengths: how many tokens of each row count; what stands behind them is not read.
+        token_ids: ids of the texts, padded on the right.
+        lengths: number of real tokens of each row; later tokens are not read.
 
     Attributes:
-        index: places in the flat batch [batch * length] at which the list's tokens may be read.
+        index: positions in the flat batch [batch * length] from which the list's tokens can be read.
+        nodes: [batch, length], the node (index in the list) of each token.
     """
 
     def __init__(self, token_ids: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"]) -> None:
@@ -45,7 +49,7 @@ class PrefixTree(Layout):
         super().__init__(self._groups(rows, sizes), causal=True)
 
     def _groups(self, rows: Int[Tensor, " batch"], sizes: list[list[int]]) -> list[Group]:
-        """Groups of rows that follow on each other with equal sizes (keys, queries)."""
+        """Return groups of consecutive rows with equal sizes (keys, queries)."""
         groups, start = [], 0
         for (keys, queries), same in groupby(sizes):
             stop = start + len(list(same))
@@ -55,28 +59,28 @@ class PrefixTree(Layout):
         return groups
 
     def only(self, positions: Int[Tensor, " batch"]) -> Layout:
-        """The layout in which one token of each row asks, at one of the positions that count."""
+        """Return the layout in which one token of each row is a query, at a position below the row's length."""
         rows = positions.argsort(stable=True)
         sizes = [[position + 1, 1] for position in positions[rows].tolist()]
         asked = self.nodes.gather(1, positions[:, None])[rows, 0]
         return Layout(self._groups(rows, sizes), causal=True, asked=asked, order=rows)
 
     def unpack(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "batch length dim"]:
-        """The padded batch, with zeros at padding."""
+        """Return the padded batch of a list, with zeros at padding."""
         return x[self.nodes.masked_fill(~self.real, 0)] * self.real[..., None]
 
 
 def alphabetical_order(ids: Int[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
-    """Rows in the order of their first tokens, among equal ones of their second, and so on."""
+    """Return the indices of the rows sorted by first token, then by second token, and so on."""
     rank = ids.new_zeros(len(ids))
     base = ids.max() + 2 if ids.numel() else 0
-    for column in ids.unbind(1):
+    for column in ids.unbind(1):  # ranks of prefixes, one token longer each time; unique keeps them below the number of rows
         rank = torch.unique(rank * base + column + 1, return_inverse=True)[1]
     return rank.argsort(stable=True)
 
 
 def first_seen(ids: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-    """True at real tokens (not negative) whose beginning of the row, in alphabetical order, no row before has."""
+    """Return a mask that is True at real tokens (ids of 0 or more) whose prefix occurs in no earlier row; rows must be sorted."""
     differs = torch.ones_like(ids, dtype=torch.bool)
     differs[1:] = ids[1:] != ids[:-1]
     return (differs.cumsum(1) > 0) & (ids >= 0)

@@ -1,10 +1,10 @@
-"""Linear layers whose frozen weights take four bits each, by bitsandbytes.
+"""Linear layers with frozen 4-bit weights, computed by bitsandbytes.
 
-Paper: Dettmers et al. 2023 (QLoRA, arXiv 2305.14314), section 3 (NF4, blocks of 64, here without the second quantisation of the
-scales: with it, what is saved and read again would no longer be the same).
+Paper: Dettmers et al. 2023 (QLoRA, arXiv 2305.14314), section 3: NF4 in blocks of 64. The second quantisation, that of the scales, is left
+out: with it, a weight would change when it is saved and loaded.
 
-In a state dict such a layer has the plain ``weight`` that its four bits stand for: a checkpoint is read with or without bitsandbytes,
-and the four bits come back exactly, because the largest number of each block is one of those that NF4 has.
+The state dict of such a layer holds the plain (dequantised) ``weight``. A checkpoint can therefore be loaded with or without bitsandbytes.
+Quantising it again restores the same four bits, because the largest number of each block is a value of NF4.
 """
 
 import importlib
@@ -20,10 +20,15 @@ FORMATS = ("nf4", "fp4")
 
 
 def quantise(part: nn.Module, names: list[str], format: str) -> None:
-    """Replace linear layers below a part; on the meta device they stay as they are.
+    """Replace linear layers of a module by quantised ones; layers on the meta device are not changed.
+
+    Args:
+        part: the module, changed in place.
+        names: names of the linear layers, relative to ``part``.
+        format: "nf4" or "fp4".
 
     Raises:
-        ConfigError: an unknown format, or bitsandbytes is missing.
+        ConfigError: the format is unknown, or bitsandbytes is not installed.
     """
     if format not in FORMATS:
         raise ConfigError(f"quantise: there is no {format!r}; allowed is {' or '.join(FORMATS)}")
@@ -38,12 +43,13 @@ def quantise(part: nn.Module, names: list[str], format: str) -> None:
 
 
 def dequantised(layer: nn.Module) -> Tensor | None:
-    """The weight [out, in] that a layer's four bits stand for; None of a plain layer."""
+    """Return the dequantised weight [out, in] of a quantised layer, or None for a plain layer."""
     return layer.plain_weight() if hasattr(layer, "plain_weight") else None  # type: ignore[operator]
 
 
-@cache
+@cache  # one class per process: isinstance must hold between calls
 def _layer() -> type:
+    """Return the class of quantised layers; bitsandbytes is optional, so the class is defined on the first call."""
     try:
         library: Any = importlib.import_module("bitsandbytes")
     except ImportError as error:
@@ -56,18 +62,19 @@ def _layer() -> type:
             sizes = (layer.in_features, layer.out_features)
             bias = layer.bias is not None
             super().__init__(*sizes, bias=bias, compute_dtype=layer.weight.dtype, compress_statistics=False, quant_type=format)
-            self.support_avx512bf16_for_cpu = False  # which would pack the bits anew in evaluation, and compute in bf16
+            self.support_avx512bf16_for_cpu = False  # if True, bitsandbytes repacks the bits in evaluation and computes in bf16
             self.bias, self.dtype, self.format = layer.bias, layer.weight.dtype, format
             self._take(layer.weight.detach())
 
         def _take(self, weight: Tensor) -> None:
             ours: Any = self.weight
-            device = ours.device if ours.quant_state is not None else weight.device
+            device = ours.device if ours.quant_state is not None else weight.device  # without a state, this is the first call
             data = weight.detach().to("cpu", self.dtype, copy=True).contiguous()
             fresh: Any = library.nn.Params4bit(data, False, compress_statistics=False, quant_type=self.format, module=self)
             self.weight = fresh.to(device)
 
         def plain_weight(self) -> Tensor:
+            """Return the dequantised weight [out, in] in the layer's dtype."""
             ours: Any = self.weight
             return library.functional.dequantize_4bit(ours.data, ours.quant_state).to(self.dtype)
 
@@ -78,7 +85,7 @@ def _layer() -> type:
 
         def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
             weight = state_dict.pop(f"{prefix}weight", None)
-            missing = rest[2]
+            missing = rest[2]  # torch's arguments after the prefix: local_metadata, strict, missing_keys, ...
             if weight is None:
                 missing.append(f"{prefix}weight")
             else:

@@ -1,4 +1,4 @@
-"""Which layers a caller asks for, and which of their tokens."""
+"""Selection of layers of an encoder, and of the tokens of a layer."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,22 @@ from zoo.errors import ConfigError
 
 
 def select_places(tokens: Float[Tensor, "batch num_tokens dim"], prefix: int, *, first: bool) -> Float[Tensor, "batch shown dim"]:
-    """The tokens behind a prefix of some that stand for no place (class token, registers), and before them perhaps the very first."""
+    """Return the patch tokens, which come after ``prefix`` other tokens (class token, registers).
+
+    Args:
+        tokens: all tokens of a layer.
+        prefix: number of tokens before the patches.
+        first: True also keeps the very first token (the class token), if there is a prefix.
+    """
     places = tokens[:, prefix:]
     return torch.cat([tokens[:, :1], places], dim=1) if first and prefix else places  # [B, 1 + places, dim]
 
 
 def find_layers(layers: Sequence[int] | None, depth: int) -> list[int]:
-    """Indices of layers as in Python, negative ones counted from the end, to those from the start; None to all.
+    """Return indices of layers with negative ones, which count from the end, made positive; None gives all layers.
 
     Raises:
-        ConfigError: an index that is no layer.
+        ConfigError: an index is out of range.
     """
     if layers is None:
         return list(range(depth))
@@ -29,18 +35,18 @@ def find_layers(layers: Sequence[int] | None, depth: int) -> list[int]:
 
 
 def find_state(layer: int | None, depth: int) -> int:
-    """How many blocks stand before a hidden state, as transformers numbers ``hidden_states``; None is the last.
+    """Return the number of blocks before a hidden state, which is numbered as in transformers' ``hidden_states``; None is the last.
 
-    Of 12 blocks 0 gives 0 (what enters the first), -1 and 12 give 12 (all), -2 gives 11.
+    With 12 blocks, 0 gives 0 (the input of the first block), -1 and 12 give 12 (all blocks), -2 gives 11.
 
     Raises:
-        ConfigError: there is no such state.
+        ConfigError: ``layer`` is out of range.
     """
     if layer is None:
         return depth
     if not -depth - 1 <= layer <= depth:
         raise ConfigError(
-            f"layer {layer}: there are {depth} blocks; allowed is {-depth - 1} to {depth} (0 is what enters the first, -1 the last block's "
-            "output without the final norm), or null for the last, normalised"
+            f"layer {layer}: there are {depth} blocks; allowed is {-depth - 1} to {depth} (0 is the input of the first block, -1 the last "
+            "block's output without the final norm), or null for the last block's output after the final norm"
         )
     return layer % (depth + 1)

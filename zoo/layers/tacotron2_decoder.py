@@ -1,11 +1,10 @@
-"""The decoder of Tacotron 2: frames from tokens, one group after the other.
+"""Decoder of Tacotron 2: generates groups of mel frames from the tokens of a text, one group per step.
 
 Paper: Shen et al. 2017 (arXiv 1712.05884), section 2.2. References: torchaudio ``models/tacotron2.py``, NVIDIA/tacotron2 ``model.py``.
 
-Where we differ, with equal outputs: what the encoder's tokens give through the matrices of LSTMs and projections is computed once for
-each text, not once for each frame, where that is less work; in training the second LSTM, the projection and the stop token, which do
-not feed back, are computed for all frames at once. Several frames a step (``reduction``) are the first Tacotron's; the last of them is
-fed back.
+Differences, with equal outputs: the products of the encoder's tokens with the weights of LSTMs and projections are computed once per text
+instead of once per frame, if that is less work. In training, the second LSTM, the projection and the stop token, which are not fed back,
+are computed for all frames at once. Several frames per step (``reduction``) come from the first Tacotron; the last of them is fed back.
 """
 
 from dataclasses import dataclass
@@ -22,12 +21,12 @@ from zoo.layers.prenet import Prenet, PrenetMasks
 
 @dataclass(frozen=True)
 class Frames:
-    """What the decoder gives.
+    """Outputs of the decoder.
 
     Attributes:
-        mels: before the post-net; ``frames`` is ``reduction`` times ``steps``.
-        stops: logits that a step is the last.
-        alignments: where each step looked.
+        mels: frames before the post-net; ``frames`` is ``reduction`` times ``steps``.
+        stops: logit of "this step is the last", per step.
+        alignments: attention weights of each step over the text.
     """
 
     mels: Float[Tensor, "batch num_mels frames"]
@@ -37,7 +36,14 @@ class Frames:
 
 @dataclass(frozen=True)
 class State:
-    """What one step hands to the next; ``context`` is what the attended tokens give through the columns of the attention LSTM."""
+    """Recurrent state between two steps.
+
+    Attributes:
+        attention: hidden state and cell of the attention LSTM.
+        decoder: hidden state and cell of the decoder LSTM.
+        looked: attention weights of earlier steps.
+        context: product of the attended tokens with their columns of the attention LSTM's input weight.
+    """
 
     attention: tuple[Tensor, Tensor]
     decoder: tuple[Tensor, Tensor]
@@ -46,9 +52,12 @@ class State:
 
 
 class Attended:
-    """The weighted sum of tokens times a matrix: of the tokens first (folded) or of the sums, whichever is less work for many frames.
+    """Product of a matrix with attention-weighted sums of tokens, for many steps of the same texts.
+
+    The matrix is multiplied either with the tokens in advance (folded) or with the sum of each step, whichever is less work.
 
     Args:
+        memory: the encoder's tokens.
         columns: the matrix [out_dim, memory_dim].
     """
 
@@ -66,9 +75,16 @@ class Tacotron2Decoder(nn.Module):
     """Pre-net, attention LSTM, location-sensitive attention, decoder LSTM, projections to frames and stop token.
 
     Args:
-        memory_dim: of the encoder's tokens.
-        reduction: frames a step.
-        hidden_dropout: of the states of both LSTMs, in training; the paper has zoneout.
+        memory_dim: width of the encoder's tokens.
+        num_mels: mel bands per frame.
+        reduction: frames per step.
+        prenet_dim: width of the pre-net.
+        prenet_dropout: dropout rate of the pre-net.
+        rnn_dim: width of both LSTMs.
+        attention_dim: width in which queries and keys are compared.
+        location_filters: filters of the convolution over earlier attention weights.
+        location_kernel: kernel of that convolution, in tokens; odd.
+        hidden_dropout: dropout rate on the hidden states of both LSTMs in training; the paper uses zoneout.
     """
 
     def __init__(
@@ -107,11 +123,13 @@ class Tacotron2Decoder(nn.Module):
         fed: Float[Tensor, "steps batch num_mels"],
         masks: PrenetMasks | None = None,
     ) -> Frames:
-        """Teacher forcing: every step is fed the frame that truly comes before it.
+        """Decode with teacher forcing: the input of every step is the true frame before it.
 
         Args:
-            fed: the last frame of each step before, zeros first.
-            masks: of the pre-net; None: torch's random numbers, in training.
+            memory: the encoder's tokens.
+            mask: True at real tokens; None: all are real.
+            fed: input of each step: the last frame of the step before, zeros for the first step.
+            masks: dropout masks of the pre-net; None: torch's dropout, which is active only in training.
         """
         steps = len(fed)
         drawn = None if masks is None else [each[:, None] for each in masks.first(steps)]  # [steps, 1, width]
@@ -123,7 +141,7 @@ class Tacotron2Decoder(nn.Module):
         hiddens, weights = [], []
         recurrent = rnn.weight_hh_l0.t()
         for number, gates in enumerate(into.unbind(0)):
-            if number:
+            if number:  # the context of the first step is zero
                 gates = gates + context_of(looked.last)
             hidden, cell = lstm_step(torch.addmm(gates, hidden, recurrent), cell)
             hidden = F.dropout(hidden, self.hidden_dropout, self.training)
@@ -135,7 +153,7 @@ class Tacotron2Decoder(nn.Module):
         return self._frames(torch.stack(hiddens), contexts, alignments)
 
     def _frames(self, hiddens: Tensor, contexts: Tensor, alignments: Tensor) -> Frames:
-        """What does not feed back, for all steps at once."""
+        """Compute the parts that are not fed back, for all steps at once."""
         states = self._second_rnn(torch.cat([hiddens, contexts], -1))  # [steps, B, rnn_dim]
         found = torch.cat([states, contexts], -1)  # [steps, B, rnn_dim + memory_dim]
         groups = self.projection(found)  # [steps, B, reduction * num_mels]
@@ -145,6 +163,7 @@ class Tacotron2Decoder(nn.Module):
 
     def _second_rnn(self, x: Float[Tensor, "steps batch in_dim"]) -> Float[Tensor, "steps batch rnn_dim"]:
         rnn = self.decoder_rnn
+        # torch's fused LSTM cannot drop the hidden state between steps, so dropout needs the loop below.
         if not (self.training and self.hidden_dropout):
             return rnn(x)[0]
         into = F.linear(x, rnn.weight_ih_l0, rnn.bias_ih_l0 + rnn.bias_hh_l0)
@@ -152,14 +171,15 @@ class Tacotron2Decoder(nn.Module):
         states, recurrent = [], rnn.weight_hh_l0.t()
         for gates in into.unbind(0):
             hidden, cell = lstm_step(torch.addmm(gates, hidden, recurrent), cell)
-            hidden = F.dropout(hidden, self.hidden_dropout, True)  # the dropped state is what goes on, as in the references
+            hidden = F.dropout(hidden, self.hidden_dropout, True)  # the next step gets the dropped state too, as in the references
             states.append(hidden)
         return torch.stack(states)
 
     def standing_weights(self) -> tuple[Tensor, Tensor]:
-        """The matrices of both LSTMs without the columns of attended tokens, on end: a row times such a one is a quarter faster on a CPU.
+        """Return the transposed weights of both LSTMs, without the columns for attended tokens.
 
-        Without gradients they are kept until the weights change, because turning them takes as long as some thirty frames.
+        Products of single rows with transposed matrices are a quarter faster on a CPU. Without gradients, they are cached until the weights
+        change, because transposing them takes as long as about thirty frames.
         """
         weights = [rnn.weight_ih_l0 for rnn in (self.attention_rnn, self.decoder_rnn)]
         weights += [rnn.weight_hh_l0 for rnn in (self.attention_rnn, self.decoder_rnn)]
@@ -173,24 +193,24 @@ class Tacotron2Decoder(nn.Module):
         return self._standing[1], self._standing[2]
 
     def train(self, mode: bool = True) -> "Tacotron2Decoder":
-        """Training or evaluation, as ``torch.nn.Module`` has it; training forgets the matrices on end."""
+        """Set training or evaluation mode, as ``torch.nn.Module.train``; training mode deletes the cached transposed weights."""
         self._standing = None if mode else self._standing
         return super().train(mode)
 
     def stepper(self, memory: Float[Tensor, "batch length memory_dim"], mask: Bool[Tensor, "batch length"] | None) -> "Stepper":
-        """For frames one after the other, each from those before."""
+        """Return a ``Stepper``, which generates one group of frames per call."""
         return Stepper(self, memory, mask)
 
 
 class Stepper:
-    """One step after the other, with all that can be computed once for these texts computed here."""
+    """Step-by-step decoding of a batch of texts; values that all steps share are computed in the constructor."""
 
     def __init__(self, decoder: Tacotron2Decoder, memory: Tensor, mask: Tensor | None) -> None:
         self.decoder, rnn, second = decoder, decoder.attention_rnn, decoder.decoder_rnn
         self.prepared: Prepared = decoder.attention.prepare(memory, mask)
         split, width = decoder.prenet_dim, decoder.rnn_dim
         out = torch.cat([decoder.projection.weight, decoder.gate.weight])  # [out_dim, rnn_dim + memory_dim]
-        # Columns that meet the attended tokens, one under the other: one product gives the share of all.
+        # The columns that are multiplied with the attended tokens, stacked: one product serves both LSTMs and the projections.
         columns = torch.cat([rnn.weight_ih_l0[:, split:], second.weight_ih_l0[:, width:], out[:, width:]])
         self.context_of = Attended(memory, columns)
         self.sizes = (4 * width, 4 * width, len(out))
@@ -208,11 +228,11 @@ class Stepper:
     def __call__(
         self, frame: Float[Tensor, "batch num_mels"], masks: list[Tensor] | None
     ) -> tuple[Float[Tensor, "batch group"], Float[Tensor, " batch"], Float[Tensor, "batch length"]]:
-        """The next group of frames one behind the other, its stop logit, and where it looked.
+        """Return the next group of frames (concatenated), its stop logit and its attention weights.
 
         Args:
-            frame: the last one before.
-            masks: of the pre-net, by layer.
+            frame: the last frame of the group before.
+            masks: dropout masks of the pre-net, by layer; None: torch's dropout.
         """
         decoder, state = self.decoder, self.state
         hidden, cell = state.attention
@@ -230,7 +250,7 @@ class Stepper:
 
 
 def lstm_step(gates: Float[Tensor, "batch four_dims"], cell: Float[Tensor, "batch dim"]) -> tuple[Tensor, Tensor]:
-    """Hidden state and cell from the sums in front of the gates (input, forget, new, output, as torch has them)."""
+    """Return the new hidden state and cell of an LSTM from its gates before activation (input, forget, cell, output, as in torch)."""
     let_in, forget, new, let_out = gates.chunk(4, 1)
     cell = forget.sigmoid() * cell + let_in.sigmoid() * new.tanh()
     return let_out.sigmoid() * cell.tanh(), cell

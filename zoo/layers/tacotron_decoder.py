@@ -1,9 +1,9 @@
-"""The decoder of the first Tacotron: groups of frames from tokens, one group after the other.
+"""Decoder of the first Tacotron: generates groups of mel frames from the tokens of a text, one group per step.
 
 Paper: Wang et al. 2017 (arXiv 1703.10135), section 3.3 and table 1. Reference: keithito/tacotron ``tacotron.py``, ``rnn_wrappers.py``.
 
-Where we differ, with equal outputs: the residual GRUs and the projection, which do not feed back in training, are computed for all steps
-at once there. As in keithito's code the context of the step before is an input of the attention GRU.
+Differences, with equal outputs: in training, the residual GRUs and the projection, which are not fed back, are computed for all steps at
+once. As in keithito's code, the context of the step before is an input of the attention GRU.
 """
 
 import torch
@@ -14,7 +14,7 @@ from zoo.layers.prenet import Prenet
 
 
 class ContentAttention(nn.Module):
-    """Weights over text positions: ``softmax(v . tanh(query + key))`` (Bahdanau et al. 2014, arXiv 1409.0473)."""
+    """Attention weights over text positions: ``softmax(v . tanh(query + key))`` (Bahdanau et al. 2014, arXiv 1409.0473)."""
 
     def __init__(self, *, query_dim: int, memory_dim: int, dim: int) -> None:
         super().__init__()
@@ -25,19 +25,22 @@ class ContentAttention(nn.Module):
     def forward(
         self, query: Float[Tensor, "batch query_dim"], keys: Float[Tensor, "batch length dim"], hidden: Bool[Tensor, "batch length"] | None
     ) -> Float[Tensor, "batch length"]:
-        """Weights; ``keys`` are ``self.memory(tokens)``, ``hidden`` is True where there is no text."""
+        """Return the attention weights; ``keys`` are ``self.memory(tokens)``, ``hidden`` is True at padding."""
         energies = self.v(torch.tanh(self.query(query)[:, None] + keys))[..., 0]  # [B, length]
         return (energies if hidden is None else energies.masked_fill(hidden, -torch.inf)).softmax(1)
 
 
 class TacotronDecoder(nn.Module):
-    """Pre-net, attention GRU, content-based attention, residual GRUs, a projection to a group of frames.
+    """Pre-net, attention GRU, content-based attention, residual GRUs, and a projection to a group of frames.
 
     Args:
-        memory_dim: of the encoder's tokens.
-        reduction: frames a step; the last is fed back.
-        dim: of attention, of all GRUs.
-        depth: residual GRUs.
+        memory_dim: width of the encoder's tokens.
+        num_mels: mel bands per frame.
+        reduction: frames per step; the last is fed back.
+        prenet_dims: widths of the two layers of the pre-net.
+        prenet_dropout: dropout rate of the pre-net, in training.
+        dim: width of the attention and of all GRUs.
+        depth: number of residual GRUs.
     """
 
     def __init__(
@@ -58,9 +61,9 @@ class TacotronDecoder(nn.Module):
         mask: Bool[Tensor, "batch length"] | None,
         fed: Float[Tensor, "steps batch num_mels"],
     ) -> tuple[Float[Tensor, "batch num_mels frames"], Float[Tensor, "batch steps length"]]:
-        """Teacher forcing: every step is fed the frame that truly comes before it. Frames, and where each step looked."""
+        """Decode with teacher forcing: the input of every step is the true frame before it. Return frames and attention weights."""
         walk = AttentionWalk(self, memory, mask)
-        found = [walk(frame) for frame in self.prenet(fed).unbind(0)]
+        found = [walk(frame) for frame in self.prenet(fed).unbind(0)]  # the context of a step is an input of the next: no parallel form
         x = self.join(torch.stack([state for state, _ in found]))  # [steps, B, dim]
         for rnn in self.rnns:
             x = x + rnn(x)[0]
@@ -71,7 +74,7 @@ class TacotronDecoder(nn.Module):
 
 
 class AttentionWalk:
-    """The part of the decoder that feeds back even in training: attention GRU and attention."""
+    """The recurrent part of the decoder, which runs step by step even in training: attention GRU and attention."""
 
     def __init__(self, decoder: TacotronDecoder, memory: Tensor, mask: Tensor | None) -> None:
         self.decoder, self.memory, self.hidden = decoder, memory, None if mask is None else ~mask
@@ -80,7 +83,7 @@ class AttentionWalk:
         self.context = memory.new_zeros(len(memory), memory.shape[2])
 
     def __call__(self, frame: Float[Tensor, "batch prenet_dim"]) -> tuple[Tensor, Float[Tensor, "batch length"]]:
-        """State and context side by side, and where it looked, for a frame that went through the pre-net."""
+        """Return state and context (concatenated), and the attention weights, for the pre-net's output of a frame."""
         self.state = self.decoder.attention_rnn(torch.cat([frame, self.context], 1), self.state)
         weights = self.decoder.attention(self.state, self.keys, self.hidden)
         self.context = torch.bmm(weights[:, None], self.memory)[:, 0]
@@ -88,14 +91,14 @@ class AttentionWalk:
 
 
 class Stepper:
-    """One step after the other, each from the frames before."""
+    """Step-by-step decoding of a batch of texts; each step gets the frame before."""
 
     def __init__(self, decoder: TacotronDecoder, memory: Tensor, mask: Tensor | None) -> None:
         self.decoder, self.walk = decoder, AttentionWalk(decoder, memory, mask)
         self.states = [memory.new_zeros(1, len(memory), decoder.dim) for _ in decoder.rnns]
 
     def __call__(self, frame: Float[Tensor, "batch num_mels"]) -> tuple[Float[Tensor, "batch group"], Float[Tensor, "batch length"]]:
-        """The next group of frames one behind the other, and where it looked."""
+        """Return the next group of frames (concatenated) and its attention weights."""
         state, weights = self.walk(self.decoder.prenet(frame))
         x = self.decoder.join(state)
         for number, rnn in enumerate(self.decoder.rnns):

@@ -1,4 +1,4 @@
-"""What a decoder of frames is fed in training, and who speaks: groups of frames, a schedule of true and own frames, a table of voices.
+"""Inputs of frame decoders: groups of frames, scheduled sampling of true and predicted frames, and speaker embeddings.
 
 Papers: Wang et al. 2017 (Tacotron, arXiv 1703.10135), section 3.3, for groups; Bengio et al. 2015 (scheduled sampling, arXiv 1506.03099).
 """
@@ -13,23 +13,26 @@ from zoo.errors import ConfigError, DataError
 
 
 class TeacherForcing(nn.Module):
-    """The share of true frames that are fed back, by the number of optimizer steps done, which is part of the state.
+    """Schedule for the share of true frames that are fed back, by the number of finished optimizer steps.
+
+    The number of steps is a buffer, so that a resumed run continues the schedule.
 
     Args:
-        shares: at the first and at the last of ``steps``.
-        steps: between which the share changes linearly.
+        shares: the share at the first and at the last of ``steps``, each 0 to 1.
+        steps: two numbers of optimizer steps between which the share changes linearly.
 
     Raises:
-        ConfigError: not two shares and two rising numbers of steps.
+        ConfigError: ``shares`` is not two shares, or ``steps`` is not two increasing numbers.
     """
 
     def __init__(self, shares: Sequence[float], steps: Sequence[int]) -> None:
         super().__init__()
         if len(shares) != 2 or not all(0 <= share <= 1 for share in shares):
-            raise ConfigError(f"teacher_forcing: {list(shares)}; allowed are two shares from 0 to 1, at the beginning and at the end")
+            raise ConfigError(f"teacher_forcing: {list(shares)}; allowed are two shares from 0 to 1, of the first and the last step")
         if len(steps) != 2 or not 0 <= steps[0] < steps[1]:
             raise ConfigError(f"forcing_steps: {list(steps)}; allowed are two numbers of steps, the second larger")
         self.shares, self.steps = tuple(shares), tuple(steps)
+        # Without sampling there is no buffer, so that checkpoints of such models do not need one.
         self.steps_done: Tensor | None
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.int64) if min(shares) < 1 else None)
 
@@ -40,7 +43,7 @@ class TeacherForcing(nn.Module):
 
     @property
     def share(self) -> float:
-        """Of true frames now: all of them outside training."""
+        """Current share of true frames; 1.0 outside training."""
         if not self.training or self.steps_done is None or self.steps_done.is_meta:
             return 1.0
         begin, end = self.steps
@@ -54,11 +57,14 @@ Step = Callable[[Tensor, int], tuple[Tensor, Tensor | None, Tensor]]
 def sampled_frames(
     step: Step, fed: Float[Tensor, "steps batch num_mels"], share: float
 ) -> tuple[list[Tensor], list[Tensor | None], list[Tensor]]:
-    """Groups, stop logits and attention where some of the frames that are fed back are the model's own; nothing is learnt through these.
+    """Return groups of frames, stop logits and attention weights with scheduled sampling.
+
+    Each input frame is the true one with probability ``share``, otherwise the model's prediction, through which no gradient flows.
 
     Args:
-        step: gives group, stop logit and attention for the frame before and the number of the step.
-        share: of true frames.
+        step: maps the frame before and the index of the step to group, stop logit and attention weights.
+        fed: true input frames of each step.
+        share: probability of a true frame.
     """
     truth = torch.rand(fed.shape[:2], device=fed.device) < share  # [steps, B]
     own, found = fed[0], []
@@ -72,9 +78,18 @@ def sampled_frames(
 def whole_groups(
     frames: Float[Tensor, "batch bins frames"], mask: Bool[Tensor, "batch frames"], reduction: int
 ) -> tuple[Float[Tensor, "batch bins whole"], Bool[Tensor, "batch whole"]]:
-    """Pad to whole groups; of a group with a real frame all count, and what follows the end of a row is as its last frame is."""
+    """Return frames and mask, padded to a multiple of ``reduction`` frames.
+
+    A group with one real frame counts as real as a whole. Frames after the end of a row repeat its last real frame.
+
+    Args:
+        frames: mels or magnitudes.
+        mask: True at real frames.
+        reduction: frames per group.
+    """
     if reduction == 1:
         return frames, mask
+    # 3 real frames of 5 with reduction 2: frames 0 1 2 2 2 2, mask T T T T F F.
     whole = -(-frames.shape[2] // reduction) * reduction
     places = torch.minimum(torch.arange(whole, device=frames.device), mask.sum(1, keepdim=True) - 1)  # [B, whole]
     return (
@@ -84,37 +99,43 @@ def whole_groups(
 
 
 def fed_frames(frames: Float[Tensor, "batch num_mels frames"], reduction: int) -> Float[Tensor, "steps batch num_mels"]:
-    """The last frame of the group before each, zeros before the first; frames are whole groups."""
+    """Return the decoder's input of each step: the last frame of the group before, zeros for the first; frames must be whole groups."""
     last = frames.permute(2, 0, 1)[reduction - 1 :: reduction]  # [steps, B, num_mels]
     return torch.cat([torch.zeros_like(last[:1]), last[:-1]])
 
 
 def join_groups(groups: Sequence[Float[Tensor, "batch group"]], num_mels: int) -> Float[Tensor, "batch num_mels frames"]:
-    """Groups of frames, each group [batch, reduction * num_mels], one behind the other."""
+    """Return groups of frames [batch, reduction * num_mels] as one sequence of frames."""
     stacked = torch.stack(list(groups), 1)  # [B, steps, reduction * num_mels]
     return stacked.reshape(len(stacked), -1, num_mels).transpose(1, 2)
 
 
 class Speakers(nn.Module):
-    """A vector for each voice, added to every token of a text; with none the tokens stay as they are."""
+    """Speaker embedding, added to every token of a text; with ``count`` 0, tokens are returned unchanged."""
 
     def __init__(self, count: int, dim: int) -> None:
         super().__init__()
         if count < 0:
-            raise ConfigError(f"num_speakers: {count}; allowed are 0 for one voice, or their number")
+            raise ConfigError(f"num_speakers: {count}; allowed are 0 (a single voice) or the number of voices")
         self.count = count
         self.table = nn.Embedding(count, dim) if count else None
 
     def forward(self, tokens: Float[Tensor, "batch length dim"], who: Int[Tensor, " batch"] | None) -> Float[Tensor, "batch length dim"]:
-        """Tokens as they are said by ``who``.
+        """Return the tokens with the embedding of each text's speaker added.
+
+        Args:
+            tokens: the encoder's tokens.
+            who: index of each text's speaker.
 
         Raises:
-            DataError: nobody is named, or somebody who is not in the table.
+            DataError: no speakers are given, or an index is out of range.
         """
         if self.table is None:
             return tokens
         if who is None:
-            raise DataError(f"labels: nobody says who speaks; this model has {self.count} voices: give a number for each text")
+            raise DataError(
+                f"labels: no speaker is given, but this model has {self.count} voices; give the index of a speaker for each text"
+            )
         if not who.is_meta and len(who) and not 0 <= int(who.min()) <= int(who.max()) < self.count:
-            raise DataError(f"labels: voices {who.tolist()}; allowed are 0 to {self.count - 1}")
+            raise DataError(f"labels: got speakers {who.tolist()}; allowed are 0 to {self.count - 1}")
         return tokens + self.table(who)[:, None]

@@ -10,7 +10,7 @@ from zoo.layers.mlp import feed_forward
 
 
 class LayerScale(nn.Module):
-    """Multiply each channel by a learned factor that starts small. Source: Touvron et al. 2021 (arXiv 2103.17239), eq. 4."""
+    """LayerScale: a learned factor per channel that starts small. Source: Touvron et al. 2021 (arXiv 2103.17239), eq. 4."""
 
     def __init__(self, *, dim: int, init: float) -> None:
         super().__init__()
@@ -21,9 +21,18 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)).
+    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Source: Dosovitskiy et al. 2020 (arXiv 2010.11929), equations 2 and 3.
+
+    Args:
+        dim: width of the tokens.
+        num_heads: attention heads; a divisor of ``dim``.
+        hidden_dim: width of the feed-forward block's hidden layer.
+        activation: name in ``zoo.layers.mlp.ACTIVATIONS``, or "swiglu".
+        eps: added to the variance in the layer norms.
+        layer_scale: initial value of LayerScale on both branches; None leaves it out.
+        drop_path: rate of stochastic depth on both branches, in training.
     """
 
     def __init__(
@@ -54,13 +63,17 @@ class Block(nn.Module):
         causal: bool = False,
         layout: Layout | None = None,
     ) -> Float[Tensor, "*asked dim"]:
-        """As ``Attention``: a batch [batch, num_tokens, dim], or a list [total, dim] of whose tokens the layout asks some or all."""
-        assert layout is None or self.drop_path.rate == 0, "a path is dropped per item, and a list does not tell items apart"
+        """Return the outputs of a batch [batch, num_tokens, dim], or of the layout's query tokens in a list [total, dim].
+
+        ``mask`` and ``causal`` are those of ``Attention``.
+        """
+        assert layout is None or self.drop_path.rate == 0, "drop_path works per item, and items cannot be told apart in a packed list"
+        # A layout may have fewer queries than tokens (the last block before pooling); the residual is then that of the queries.
         change = self.attention(self.norm1(x), mask, causal, layout)
         x = (x if layout is None else layout.asking(x)) + self.drop_path(self.scale1(change))
         return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
 
 
 def drop_path_rates(last: float, depth: int) -> list[float]:
-    """Rates that grow linearly from 0 in the first block to ``last`` in the last one (timm's rule)."""
+    """Return stochastic-depth rates that grow linearly from 0 in the first block to ``last`` in the last block (timm's rule)."""
     return [last * i / max(depth - 1, 1) for i in range(depth)]

@@ -1,10 +1,10 @@
-"""Whisper's text decoder: a causal transformer that also attends to the tokens of a recording.
+"""Whisper's text decoder: a causal transformer with cross-attention to the tokens of a recording.
 
 Paper: Radford et al. 2022 (arXiv 2212.04356), section 2.2. References: openai-whisper ``model.py``, class ``TextDecoder``; transformers
 ``modeling_whisper.py``, class ``WhisperDecoder``.
 
-Where we differ: queries, keys and values are one matrix, and so are keys and values of the recording, which are computed once and held
-in a ``Memory`` apart from the cache; rows that follow on each other may share a recording's memory without a copy of it (beams).
+Differences: queries, keys and values are computed by one matrix; so are keys and values of the recording. The latter are computed once and
+held in a ``Memory``, separate from the cache. Consecutive rows (beams) may share the memory of a recording without copies.
 """
 
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ from zoo.layers.mlp import MLP, hidden_width
 
 @dataclass(frozen=True)
 class Memory:
-    """Keys and values of recordings, for every layer.
+    """Keys and values of recordings, for the cross-attention of every layer.
 
     Attributes:
-        keys: [depth, batch, num_heads, num_tokens, head_dim]; likewise ``values``.
-        mask: True at tokens of a recording; None: all are.
+        keys: [depth, batch, num_heads, num_tokens, head_dim]; ``values`` has the same shape.
+        mask: True at real tokens of a recording; None: all are real.
     """
 
     keys: Float[Tensor, "depth batch num_heads num_tokens head_dim"]
@@ -37,17 +37,20 @@ class Memory:
 
     @property
     def batch_size(self) -> int:
-        """How many recordings."""
+        """Number of recordings."""
         return self.keys.shape[1]
 
     def select(self, rows: Int[Tensor, " rows"]) -> "Memory":
-        """These recordings in this order; one may be named again or left out. For beams no copies are needed, see ``WhisperDecoder``."""
+        """Return a copy with the given recordings in the given order; one may occur several times or not at all.
+
+        Beams need no copies, see ``WhisperDecoder``.
+        """
         mask = None if self.mask is None else self.mask.index_select(0, rows)
         return Memory(self.keys.index_select(1, rows), self.values.index_select(1, rows), mask)
 
 
 class MemoryAttention(nn.Module):
-    """Attention to a recording whose keys and values are there already; keys have no bias."""
+    """Cross-attention to a recording with precomputed keys and values; keys have no bias."""
 
     def __init__(self, *, dim: int, memory_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -57,32 +60,33 @@ class MemoryAttention(nn.Module):
         self.out = Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "rows length dim"], memory: Memory, layer: int) -> Float[Tensor, "rows length dim"]:
-        """``rows`` are as many for each recording, and those of one follow on each other."""
+        """Return the output of attention; all recordings have equally many rows, and the rows of one recording are consecutive."""
+        # The rows of a recording are passed as further queries of one row, so that its keys and values are not repeated.
         allowed = None if memory.mask is None else memory.mask[:, None, None, :]
         found = attend_heads(self.queries(x, memory), memory.keys[layer], memory.values[layer], allowed=allowed)  # [B, k * L, dim]
         return self.out(found.reshape(x.shape))
 
     def queries(self, x: Float[Tensor, "rows length dim"], memory: Memory) -> Float[Tensor, "batch num_heads queries head_dim"]:
-        """Queries of all rows of a recording, one row after the other."""
+        """Return the queries of all rows of each recording, one row after the other."""
         q = self.query(x).unflatten(-1, (self.num_heads, -1))  # [B * k, L, heads, head_dim]
         return q.reshape(memory.batch_size, -1, *q.shape[2:]).transpose(1, 2)  # [B, heads, k * L, head_dim]
 
     def keys_and_values(
         self, tokens: Float[Tensor, "batch num_tokens memory_dim"]
     ) -> list[Float[Tensor, "batch num_heads num_tokens head_dim"]]:
-        """Both of a recording's tokens."""
+        """Return keys and values of the tokens of recordings."""
         found = self.key_value(tokens).unflatten(-1, (2, self.num_heads, -1))  # [B, N, 2, heads, head_dim]
         return list(found.permute(2, 0, 3, 1, 4))
 
 
 class WhisperBlock(nn.Module):
-    """x + attention(norm(x)), then x + attention(norm(x)) to the recording, then x + mlp(norm(x))."""
+    """Pre-norm block: x + attention(norm(x)), then x + cross_attention(norm(x), recording), then x + mlp(norm(x))."""
 
     def __init__(self, *, dim: int, memory_dim: int, num_heads: int, hidden_dim: int, eps: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attention = CausalAttention(dim=dim, num_heads=num_heads, num_kv_heads=num_heads, head_dim=dim // num_heads, bias=True)
-        self.attention.qkv = KeysWithoutBias(dim)
+        self.attention.qkv = KeysWithoutBias(dim)  # CausalAttention knows only all biases or none
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.cross = MemoryAttention(dim=dim, memory_dim=memory_dim, num_heads=num_heads)
         self.norm3 = nn.LayerNorm(dim, eps=eps)
@@ -94,31 +98,36 @@ class WhisperBlock(nn.Module):
         return x + self.mlp(self.norm3(x))
 
     def attended(self, x: Float[Tensor, "rows length dim"], call: Call, layer: int) -> Float[Tensor, "rows length dim"]:
-        """What comes to the attention to the recording."""
+        """Return the input of the cross-attention (before its norm)."""
         return x + self.attention(self.norm1(x), call, layer)
 
 
 class WhisperDecoder(nn.Module):
-    """Token ids and a recording's memory to scores of the next token.
+    """Text decoder: token ids and the memory of a recording to logits of the next token.
 
-    In use::
+    Usage::
 
         memory = decoder.remember(encoded.tokens, mask)      # once for each window
         cache = decoder.new_cache(batch_size=1, length=448)
         logits = decoder(prompt_ids, memory, cache=cache)    # [1, L, vocab_size]
         logits = decoder(next_ids, memory, cache=cache)      # [1, 1]; one more token
 
-    Of token ids there may be k times as many rows as recordings: the first k are of the first recording, and so on. Beams of a
-    recording share its memory in this way, which nobody copies. Padding of a batch stands on the right, where no token sees it.
+    There may be k times as many rows of token ids as recordings: the first k rows then belong to the first recording, and so on. Beams of a
+    recording share its memory in this way, without copies. Padding must be on the right, where the causal mask hides it from real tokens.
 
     Args:
-        context_length: the most token ids of a row, and the size of the table of their positions.
-        mlp_ratio: channels of the feed-forward part, in ``dim``.
-        memory_dim: width of a recording's tokens; None: ``dim``.
+        vocab_size: number of token ids.
+        context_length: maximum number of token ids per row, and size of the table of position embeddings.
+        dim: width of the decoder.
+        depth: number of blocks.
+        num_heads: attention heads; a divisor of ``dim``.
+        mlp_ratio: hidden width of the MLPs, as a multiple of ``dim``.
+        eps: added to the variance in the layer norms.
+        memory_dim: width of a recording's tokens; None takes ``dim``.
 
     Raises:
         ConfigError: ``num_heads`` does not divide ``dim``.
-        DataError: (forward) a row longer than ``context_length``, or a number of rows that is no multiple of the recordings'.
+        DataError: (forward) a row is longer than ``context_length``, or the number of rows is not a multiple of the recordings'.
     """
 
     no_weight_decay = ("positions",)
@@ -149,16 +158,18 @@ class WhisperDecoder(nn.Module):
     def forward(
         self, token_ids: Int[Tensor, "rows length"], memory: Memory, *, cache: Cache | None = None
     ) -> Float[Tensor, "rows length vocab_size"]:
-        """Scores of what follows each token; see ``states`` and ``logits``, for who needs but some of them."""
+        """Return the logits of the next token at each position; use ``states`` and ``logits`` to compute only some positions."""
         return self.logits(self.states(token_ids, memory, cache=cache))
 
     def states(
         self, token_ids: Int[Tensor, "rows length"], memory: Memory, *, cache: Cache | None = None
     ) -> Float[Tensor, "rows length dim"]:
-        """Hidden states after the last norm.
+        """Return the hidden states after the final norm.
 
         Args:
-            cache: holds what came before, and then these tokens too.
+            token_ids: ids of the new tokens.
+            memory: keys and values of the recordings, from ``remember``.
+            cache: keys and values of earlier tokens; those of the new tokens are added.
         """
         x, call = self._begin(token_ids, memory, cache)
         for layer, block in enumerate(self.blocks):
@@ -166,36 +177,42 @@ class WhisperDecoder(nn.Module):
         return self.norm(x)
 
     def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Scores of each entry of the vocabulary as the next token, in fp32 or wider."""
+        """Return the logits of the next token, in fp32 or wider; the weight is tied to the token embedding."""
         logits = fast_linear(hidden, self.embedding.weight, None)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def remember(
         self, tokens: Float[Tensor, "batch num_tokens memory_dim"], mask: Bool[Tensor, "batch num_tokens"] | None = None
     ) -> Memory:
-        """Keys and values of recordings, for all that is decoded of them.
+        """Compute the keys and values of recordings, once for all decoding steps.
 
         Args:
-            mask: True at tokens of a recording; one that is True throughout costs nothing.
+            tokens: the audio encoder's tokens.
+            mask: True at real tokens of a recording; a mask that is True everywhere is dropped, so it costs nothing.
 
         Raises:
-            DataError: tokens of another width.
+            DataError: the width of the tokens is not ``memory_dim``.
         """
         if tokens.shape[-1] != self.memory_dim:
-            raise DataError(f"tokens of a recording are {list(tokens.shape)}; this decoder reads [batch, num_tokens, {self.memory_dim}]")
+            raise DataError(
+                f"the tokens of a recording have shape {list(tokens.shape)}; this decoder reads [batch, num_tokens, {self.memory_dim}]"
+            )
         keys, values = zip(*(block.cross.keys_and_values(tokens) for block in self.blocks), strict=True)  # type: ignore[union-attr, operator]
         whole = mask is None or (not mask.is_meta and bool(mask.all()))
         return Memory(torch.stack(keys), torch.stack(values), None if whole else mask)  # [depth, B, heads, N, head_dim]
 
     def new_cache(self, batch_size: int, length: int) -> Cache:
-        """An empty cache for so many tokens a row; in evaluation the weights are laid out for what follows."""
+        """Return an empty cache for up to ``length`` tokens per row; in evaluation mode, also ``prepare`` the weights."""
         self.prepare(batch_size)
         weight, head_dim = self.embedding.weight, self.dim // self.num_heads
         shape = {"depth": len(self.blocks), "num_heads": self.num_heads, "head_dim": head_dim}
         return Cache(batch_size=batch_size, length=length, dtype=weight.dtype, device=weight.device, **shape)
 
     def prepare(self, rows: int) -> None:
-        """Lay the weights out for steps of so many rows, as beams are where a cache was made for fewer; outputs stay as they are."""
+        """Store the weights in the memory format that is fastest for decoding steps of ``rows`` rows; outputs do not change.
+
+        Call it for beam search, which has more rows than the cache was created for.
+        """
         if not self.training:
             lay_out(self._matrices(), by_columns=True)
             if rows > 1:
@@ -204,11 +221,12 @@ class WhisperDecoder(nn.Module):
     def cross_attention(
         self, token_ids: Int[Tensor, "rows length"], memory: Memory
     ) -> Float[Tensor, "depth rows num_heads length num_tokens"]:
-        """How every head of every layer scores the recording's tokens for each token id, before the softmax.
+        """Return the cross-attention scores, before the softmax, of every layer and head between token ids and a recording's tokens.
 
-        Scores of tokens behind a recording are -inf.
+        Scores of padding are -inf.
         """
         x, call = self._begin(token_ids, memory, None)
+        # Fused attention does not return its scores, so they are computed beside each block, which repeats its self-attention.
         found = []
         for layer, block in enumerate(self.blocks):
             q = block.cross.queries(block.norm2(block.attended(x, call, layer)), memory)  # type: ignore[union-attr, operator]
@@ -221,32 +239,34 @@ class WhisperDecoder(nn.Module):
         return torch.stack(found)  # [depth, B * k, heads, L, N]
 
     def train(self, mode: bool = True) -> "WhisperDecoder":
-        """Training or evaluation, as ``torch.nn.Module`` has it."""
+        """Set training or evaluation mode, as ``torch.nn.Module.train``; training mode undoes ``prepare``."""
         if mode:
             unpack(self._matrices())
             lay_out(self._matrices(), by_columns=False)
         return super().train(mode)
 
     def _begin(self, token_ids: Tensor, memory: Memory, cache: Cache | None) -> tuple[Tensor, Call]:
-        """Vectors of the tokens at their positions, and what the blocks share."""
+        """Return the input of the first block, and the arguments that all blocks share."""
         (rows, length), past = token_ids.shape, 0 if cache is None else cache.length
         end = past + length
         if end > self.context_length:
             raise DataError(f"texts have {end} tokens; context_length allows {self.context_length}: shorten them")
         if memory.batch_size and rows % memory.batch_size or not memory.batch_size and rows:
-            raise DataError(f"token ids have {rows} rows, of {memory.batch_size} recordings; give each recording as many")
+            raise DataError(
+                f"token ids have {rows} rows for {memory.batch_size} recordings; the number of rows must be a multiple of the recordings"
+            )
         if cache is not None:
             cache.extend(length)
         x = self.embedding(token_ids) + self.positions[past:end]
         return x, Call(allowed=seen_keys(None, length, end, None, token_ids.device), cache=cache)
 
     def _matrices(self) -> Iterator[Tensor]:
-        """What multiplies tokens."""
+        """Yield all matrices that are multiplied with tokens."""
         yield from (module.weight for module in self.modules() if isinstance(module, nn.Linear))
         yield self.embedding.weight
 
     def _initialise(self) -> None:
-        """Gaussian of variance 1 / fan-in, as the paper says, and zero biases; tables 0.02, of which nothing is published."""
+        """Initialise matrices from N(0, 1 / fan_in), as in the paper, biases with zeros, and tables from N(0, 0.02^2), our choice."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)

@@ -1,13 +1,15 @@
-"""xPos: rotary positions whose scores also fade with distance.
+"""xPos: rotary position embeddings whose attention scores also decay with distance.
 
 Paper: Sun et al. 2022, "A Length-Extrapolatable Transformer" (arXiv 2212.10554), section 3.2 and algorithm 1. Reference:
 microsoft/torchscale ``component/xpos_relative_position.py``.
 
-Queries are turned and multiplied by zeta ** (c / scale), keys are turned and divided by it, so that a score carries
-zeta ** ((query's position - key's position) / scale), with a zeta between 0.28 and 1 for each pair of channels. What c is counted from
-cancels out. Where we differ: the reference counts from the middle of what it is given, which moves with every new token, so that it keeps
-keys unturned and turns them all again at each step; here c is counted from the middle of the context, and a key in the cache stays as it
-is. Float32 holds both factors wherever ``half the context / scale`` is below 64, and others are refused.
+Queries are rotated and multiplied by zeta ** (c / scale); keys are rotated and divided by it, where c is their position relative to a
+centre. A score thus contains zeta ** ((query position - key position) / scale), with a zeta between 0.28 and 1 for each pair of channels;
+the centre cancels out.
+
+Differences: the reference takes the middle of the current input as the centre. It moves with every new token, so the reference caches keys
+before rotation and rotates all of them at each step. Here the centre is the middle of the context, and cached keys never change. Both
+factors fit into float32 if ``half the context / scale`` is at most 64; other settings raise an error.
 """
 
 import math
@@ -21,23 +23,25 @@ from zoo.errors import ConfigError
 
 GAMMA = 0.4  # the paper's; the smallest zeta is GAMMA / (1 + GAMMA)
 THETA = 10_000.0
-FARTHEST = 64  # in scales; zeta ** 64 is at least 1e-35, which leaves queries and keys 3 decades of float32's 38
+FARTHEST = 64  # distance in scales; zeta ** 64 is at least 1e-35, which leaves queries and keys 3 of float32's 38 decades
 
 
 class XPos:
-    """Tables of angles and factors by position; there is nothing to learn and nothing to save.
+    """Rotation angles and decay factors by position; not a module, because it has no weights.
 
     Args:
-        scale: over how many positions what a pair of channels adds to a score fades by its zeta (the paper: 512).
-        centre: the position whose factor is 1.
+        head_dim: width of each head; even.
+        context_length: maximum number of positions.
+        scale: distance, in positions, over which the contribution of a pair of channels decays by its zeta (the paper: 512).
+        centre: position whose factor is 1; None takes the middle of the context.
 
     Raises:
-        ConfigError: heads of odd width, or a scale so small that the factors leave the range of float32.
+        ConfigError: ``head_dim`` is odd, or ``scale`` is so small that the factors exceed the range of float32.
     """
 
     def __init__(self, *, head_dim: int, context_length: int, scale: int = 512, centre: int | None = None) -> None:
         if head_dim % 2:
-            raise ConfigError(f"head_dim: {head_dim} is odd; xPos pairs channels: allowed are even widths")
+            raise ConfigError(f"head_dim: {head_dim} is odd; allowed are even widths, because xPos pairs channels")
         self.head_dim, self.scale = head_dim, scale
         self.centre = context_length // 2 if centre is None else centre
         farthest = max(self.centre, context_length - self.centre)
@@ -48,12 +52,12 @@ class XPos:
             )
 
     def zetas(self, device: torch.device | None = None) -> Float[Tensor, " half"]:
-        """By how much each pair of channels fades over ``scale`` positions. Source: torchscale's code; gamma of the paper, section 3.2."""
+        """Return the decay of each pair of channels over ``scale`` positions. Source: torchscale; gamma: the paper, section 3.2."""
         even = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device)
         return (even + GAMMA * self.head_dim) / ((1 + GAMMA) * self.head_dim)
 
     def turn(self, positions: Int[Tensor, "*tokens"]) -> "ScaledTurn":
-        """What happens to queries and keys at these positions."""
+        """Return the rotation of queries and keys at the given positions."""
         even = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=positions.device)
         angles = positions[..., None].float() * THETA ** (-even / self.head_dim)
         fading = self.zetas(positions.device) ** ((positions[..., None] - self.centre).float() / self.scale)
@@ -63,11 +67,11 @@ class XPos:
 
 @dataclass(frozen=True)
 class ScaledTurn:
-    """Queries turned and multiplied, keys turned and divided.
+    """Rotation with decay: queries are multiplied by the factors of their positions, keys divided.
 
     Attributes:
         queries: cosine and sine of each position's angles, times its factors, in float32.
-        keys: the same, divided by them.
+        keys: cosine and sine of each position's angles, divided by its factors, in float32.
     """
 
     queries: tuple[Float[Tensor, "*tokens half"], Float[Tensor, "*tokens half"]]
@@ -76,7 +80,7 @@ class ScaledTurn:
     def __call__(
         self, states: Float[Tensor, "*tokens num_heads head_dim"], num_queries: int
     ) -> tuple[Float[Tensor, "*tokens queries head_dim"], Float[Tensor, "*tokens keys head_dim"]]:
-        """Queries, which are the first heads of ``states``, and keys."""
+        """Return rotated queries, which are the first ``num_queries`` heads of ``states``, and rotated keys."""
         queries = rotate_neighbours(states[..., :num_queries, :], *self.queries)
         return queries, rotate_neighbours(states[..., num_queries:, :], *self.keys)
 
@@ -84,7 +88,7 @@ class ScaledTurn:
 def rotate_neighbours(
     x: Float[Tensor, "*tokens num_heads head_dim"], cos: Float[Tensor, "*#tokens half"], sin: Float[Tensor, "*#tokens half"]
 ) -> Float[Tensor, "*tokens num_heads head_dim"]:
-    """Turn each pair of channels (2j, 2j + 1) of every head by its position's angle."""
+    """Rotate each pair of neighbouring channels (2j, 2j + 1) of every head by its position's angle."""
     cos, sin = (table[..., None, :].to(x.dtype) for table in (cos, sin))  # [..., 1, half]
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)  # [..., heads, half] each
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)

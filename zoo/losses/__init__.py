@@ -1,7 +1,9 @@
-"""Contrastive losses as pure functions of unit vectors, each in three forms with equal gradients.
+"""Loss functions. Contrastive losses are pure functions of unit vectors, each in three forms with equal gradients.
 
-Plain: all logits at once, for small batches. Tiled: a block of logits at a time, for large ones. Local: each process
-computes its own rows against the columns of all. ``info_nce`` and ``sigmoid_loss`` choose between the first two.
+Plain: all logits at once, for small batches. Tiled: one block of logits at a time, for large batches. Local: each process computes its own
+rows against the columns of all processes. ``info_nce`` and ``sigmoid_loss`` choose between plain and tiled.
+
+To add a loss, write a pure function in a file of this folder; a head calls it. Losses import only ``zoo.losses.distributed`` and ``zoo.errors``.
 """
 
 from zoo.losses.pairs import pair_targets

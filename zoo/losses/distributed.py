@@ -1,4 +1,4 @@
-"""Rank, world size, a gather that gradients pass through, and reductions. Without a process group all of it is the identity."""
+"""Rank, world size, a differentiable all-gather, and reductions over processes; without a process group, each is the identity."""
 
 from collections.abc import Iterable
 
@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 
 def is_distributed() -> bool:
-    """Whether a process group with more than one rank is up."""
+    """True if a process group with more than one rank is initialised."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def rank() -> int:
-    """Number of this process, 0 when alone."""
+    """Return the index of this process, 0 without a process group."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """Number of processes, 1 when alone."""
+    """Return the number of processes, 1 without a process group."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def leave() -> None:
-    """End the process group, once every rank is here; call it last in a program, and only where none has failed.
+    """Wait for all ranks, then destroy the process group; call it at the end of a program, unless a rank has failed.
 
-    A rank that ends with the group still up takes its threads down in no order, and now and then aborts.
+    A process that exits with an initialised group stops its threads in an undefined order, and sometimes aborts.
     """
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -34,9 +34,9 @@ def leave() -> None:
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather along the first axis; backward sums every rank's gradient of this rank's rows.
+    """All-gather along the first axis; backward sums the gradients of all ranks for this rank's rows.
 
-    Written out because the one in ``torch.distributed.nn`` needs an all-to-all in backward, which gloo does slowly.
+    ``torch.distributed.nn`` has a similar function, but its backward needs an all-to-all, which is slow with gloo.
     """
 
     @staticmethod
@@ -55,23 +55,23 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(local: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "world_batch ..."]:
-    """Concatenate every rank's rows in rank order, with gradient. Every rank must hold equally many rows.
+    """Concatenate the rows of all ranks in rank order, with gradient. Every rank must hold the same number of rows.
 
-    When each rank computes the *same* global loss from the gathered rows, the data-parallel mean of the parameters'
-    gradients is exactly the gradient of that loss.
+    If each rank computes the *same* global loss from the gathered rows, the mean over ranks of the parameters' gradients is exactly the
+    gradient of that loss.
     """
     return _Gather.apply(local) if is_distributed() else local
 
 
 def sum_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """Sum of every rank's tensor, without gradient; the tensor itself is overwritten."""
+    """Return the sum of the tensors of all ranks, without gradient; the tensor is overwritten in place."""
     if is_distributed():
         dist.all_reduce(tensor)
     return tensor
 
 
 def max_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-    """Largest of every rank's tensor, element by element, without gradient."""
+    """Return the element-wise maximum over the tensors of all ranks, without gradient."""
     largest = tensor.clone()
     if is_distributed():
         dist.all_reduce(largest, dist.ReduceOp.MAX)
@@ -79,13 +79,14 @@ def max_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over ranks; what ``DistributedDataParallel`` does, for those who go backward without it.
+    """Replace each gradient by its mean over ranks, for a backward pass outside of ``DistributedDataParallel``.
 
-    Every rank must have gradients of the same parameters.
+    Every rank must have gradients for the same parameters.
     """
     if not is_distributed():
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # All reductions are started before the first is waited for, so that they overlap.
     for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
         assert work is not None
         work.wait()

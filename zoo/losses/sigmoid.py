@@ -1,7 +1,8 @@
 """The pairwise sigmoid loss of SigLIP.
 
-Paper: Zhai et al. 2023 (SigLIP, arXiv 2303.15343), algorithm 1. References: big_vision ``siglip.py``, open_clip
-``SigLipLoss``, whose exchange between neighbours is ``local_sigmoid_loss``; the second modality is gathered here.
+Paper: Zhai et al. 2023 (SigLIP, arXiv 2303.15343), algorithm 1. References: big_vision ``siglip.py``, open_clip ``SigLipLoss``.
+
+Differences: open_clip passes the second modality from neighbour to neighbour; ``local_sigmoid_loss`` gathers it instead.
 """
 
 from typing import Any
@@ -23,14 +24,16 @@ def sigmoid_loss(
     bias: Float[Tensor, ""],
     groups: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Each of the batch x batch pairs is a yes/no question; summed over pairs, divided by the batch (not its square).
+    """Return the sum of the binary cross-entropies of all batch x batch pairs, divided by the batch size (not its square).
 
-    A large batch never holds its logits at once. Autocast does not reach in.
+    The logits of a large batch are never held in memory at once. Autocast is switched off inside.
 
     Args:
         first: unit vectors of one modality.
-        second: unit vectors of the other; row i belongs to row i.
-        groups: items of equal number are positives of each other; None means that only pairs are.
+        second: unit vectors of the other modality; row i is the pair of row i of ``first``.
+        scale: factor on the cosines (inverse temperature).
+        bias: added to the logits.
+        groups: items of equal group are positives of each other; None: only pairs are positives.
     """
     with full_precision(first):
         return (plain_sigmoid_loss if is_small(first) else tiled_sigmoid_loss)(first, second, scale, bias, groups)
@@ -43,7 +46,7 @@ def plain_sigmoid_loss(
     bias: Float[Tensor, ""],
     groups: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """``sigmoid_loss`` as it is defined."""
+    """Compute ``sigmoid_loss`` from the full matrix of logits."""
     logits = scale * first @ second.T + bias  # [B, B]
     same = torch.eye(len(first), device=first.device) if groups is None else (groups[:, None] == groups[None, :]).float()
     return -F.logsigmoid((2 * same - 1) * logits).sum() / len(first)
@@ -56,7 +59,7 @@ def tiled_sigmoid_loss(
     bias: Float[Tensor, ""],
     groups: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """``sigmoid_loss`` a block of logits at a time."""
+    """Compute ``sigmoid_loss`` one block of logits at a time."""
     return _Questions.apply(first, second, scale, bias, Positives(len(first), 0, groups), False, torch.is_grad_enabled())
 
 
@@ -67,14 +70,16 @@ def local_sigmoid_loss(
     bias: Float[Tensor, ""],
     groups: Int[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, ""]:
-    """``sigmoid_loss`` of the global batch, of which each process asks only the questions of its own rows.
+    """Compute ``sigmoid_loss`` of the global batch; each process computes only its own rows.
 
-    Value and gradients are to be understood as those of ``zoo.losses.local_info_nce``.
+    Value and gradients have the same meaning as those of ``zoo.losses.local_info_nce``.
 
     Args:
         first: unit vectors of one modality, of this process's items.
-        second: unit vectors of the other.
-        groups: of this process's items.
+        second: unit vectors of the other modality.
+        scale: factor on the cosines (inverse temperature).
+        bias: added to the logits.
+        groups: groups of this process's items.
     """
     if not is_distributed():
         return sigmoid_loss(first, second, scale, bias, groups)
@@ -84,9 +89,10 @@ def local_sigmoid_loss(
 
 
 class _Questions(torch.autograd.Function):
-    """Sum over all pairs, divided by the columns. No pair needs another's logit, so one pass makes the gradients too.
+    """Sum of the losses of all pairs, divided by the number of columns.
 
-    ``shared``: the other rows are with other processes; ``learn``: gradients will be asked for.
+    The loss of a pair depends on one logit, so the forward pass computes the gradients too. ``shared`` is True if other processes hold the
+    other rows; ``learn`` is True if gradients are needed.
     """
 
     @staticmethod
@@ -95,15 +101,15 @@ class _Questions(torch.autograd.Function):
     ) -> Tensor:
         ctx.factor, ctx.shared, offset = float(scale), shared, float(bias)
         needs_second = learn and ctx.needs_input_grad[1]
-        needs_first = learn and (ctx.needs_input_grad[0] or not needs_second)  # the temperature's gradient follows from either
+        needs_first = learn and (ctx.needs_input_grad[0] or not needs_second)  # the gradient of the scale needs one of the two
         grad_first, grad_second = torch.zeros_like(first) if needs_first else None, torch.zeros_like(second) if needs_second else None
         total, grad_bias = first.new_zeros(()), first.new_zeros(())
         for rows, columns, logits in blocks(first, second, ctx.factor):
-            positives.negate(logits.add_(offset), rows, columns)  # now the answer is no to all
+            positives.negate(logits.add_(offset), rows, columns)  # with positives negated, -logsigmoid(-x) is the loss of every pair
             total -= F.logsigmoid(-logits).sum()
             if not learn:
                 continue
-            positives.negate(weights := logits.sigmoid_(), rows, columns)  # the loss's gradient for the logits
+            positives.negate(weights := logits.sigmoid_(), rows, columns)  # gradient of the loss with respect to the logits
             grad_bias += weights.sum()
             if grad_first is not None:
                 grad_first[rows].addmm_(weights, second[columns])
@@ -117,5 +123,5 @@ class _Questions(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         first, second, *sides, grad_bias = ctx.saved_tensors
         amount = grad * (world_size() if ctx.shared else 1) / len(second)
-        grad_first, grad_second = (None if side is None else side.clone() for side in sides)  # backward may be asked again
+        grad_first, grad_second = (None if side is None else side.clone() for side in sides)  # backward may run twice
         return *scaled_gradients(first, second, grad_first, grad_second, ctx.factor, amount), amount * grad_bias, None, None, None

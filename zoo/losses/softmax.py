@@ -1,8 +1,9 @@
-"""InfoNCE, the loss of CLIP: softmax over rows and over columns.
+"""InfoNCE, the loss of CLIP: cross entropy of a softmax over rows and of one over columns.
 
 Papers: Radford et al. 2021 (CLIP, arXiv 2103.00020), figure 3; shared targets as in Yang et al. 2022 (UniCL, arXiv
-2204.03610), eq. 3. Reference: open_clip ``ClipLoss``, whose ``local_loss`` with ``gather_with_grad`` is ``local_info_nce``;
-it multiplies twice, once for each direction, where one product serves both here.
+2204.03610), eq. 3. Reference: open_clip ``ClipLoss``, whose ``local_loss`` with ``gather_with_grad`` is ``local_info_nce``.
+
+Differences: open_clip computes one matrix product per direction; here one product serves both directions.
 """
 
 import math
@@ -19,8 +20,8 @@ from zoo.losses.blocks import blocks, full_precision, is_small, places, scaled_g
 from zoo.losses.distributed import gather, is_distributed, max_over_ranks, rank, sum_over_ranks, world_size
 from zoo.losses.pairs import Positives, pair_targets
 
-KEPT_BYTES = 256 * 2**20  # exponentials up to this size wait for backward, which then need not make them again
-LOG2_E = math.log2(math.e)
+KEPT_BYTES = 256 * 2**20  # exponentials up to this size are kept for backward; larger ones are computed again there
+LOG2_E = math.log2(math.e)  # turns natural logits into base-2 logits
 
 
 def info_nce(
@@ -29,15 +30,16 @@ def info_nce(
     scale: Float[Tensor, ""],
     groups: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean of the cross-entropies over rows and over columns of ``scale * first @ second.T``.
+    """Return the mean of the cross-entropies over rows and over columns of ``scale * first @ second.T``.
 
-    A large batch never holds its logits at once: memory grows with the batch, not with its square. Autocast does not
-    reach in.
+    The logits of a large batch are never held in memory at once: memory grows with the batch, not with its square. Autocast is switched
+    off inside.
 
     Args:
         first: unit vectors of one modality.
-        second: unit vectors of the other; row i belongs to row i.
-        groups: items of equal number are positives of each other; None means that only pairs are.
+        second: unit vectors of the other modality; row i is the pair of row i of ``first``.
+        scale: factor on the cosines (inverse temperature).
+        groups: items of equal group are positives of each other; None: only pairs are positives.
     """
     with full_precision(first):
         return (plain_info_nce if is_small(first) else tiled_info_nce)(first, second, scale, groups)
@@ -49,7 +51,7 @@ def plain_info_nce(
     scale: Float[Tensor, ""],
     groups: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """``info_nce`` as it is defined."""
+    """Compute ``info_nce`` from the full matrix of logits."""
     logits = scale * first @ second.T  # [B, B]
     targets = torch.arange(len(first), device=first.device) if groups is None else pair_targets(groups)
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
@@ -61,7 +63,7 @@ def tiled_info_nce(
     scale: Float[Tensor, ""],
     groups: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """``info_nce`` a block of logits at a time."""
+    """Compute ``info_nce`` one block of logits at a time."""
     return _CrossEntropies.apply(first, second, scale, Positives(len(first), 0, groups), False, torch.is_grad_enabled())
 
 
@@ -71,16 +73,17 @@ def local_info_nce(
     scale: Float[Tensor, ""],
     groups: Int[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, ""]:
-    """``info_nce`` of the global batch, of which each process computes only its own rows.
+    """Compute ``info_nce`` of the global batch; each process computes only its own rows.
 
-    Every process holds equally many rows and gets the same value. Its gradients are ``world_size`` times its share of
-    the global gradient, because data-parallel training takes the mean over processes: with shares a and b of two
-    processes, the mean of 2a and 2b is a + b, the gradient of the global loss.
+    Every process must hold the same number of rows, and gets the same value. The gradients of a process are ``world_size`` times its share
+    of the global gradient, because data-parallel training takes the mean over processes: with shares a and b of two processes, the mean of
+    2a and 2b is a + b, the gradient of the global loss.
 
     Args:
         first: unit vectors of one modality, of this process's items.
-        second: unit vectors of the other.
-        groups: of this process's items.
+        second: unit vectors of the other modality.
+        scale: factor on the cosines (inverse temperature).
+        groups: groups of this process's items.
     """
     if not is_distributed():
         return info_nce(first, second, scale, groups)
@@ -92,14 +95,14 @@ def local_info_nce(
 class _CrossEntropies(torch.autograd.Function):
     """Half the mean of all cross-entropies of rows and columns; one product per block serves both directions.
 
-    Only the sums of exponentials need all pairs. Rows and columns share one exponential, 2^(logit - shift) in base 2 (which
-    CPUs compute three times as fast), with one shift for all, so that no pass looks for maxima. That is exact where every
-    sum is far above what may have been lost to underflow, and none has overflowed; else they are made again about maxima.
+    Only the sums of exponentials need all blocks. Rows and columns share one exponential, 2^(logit - shift): CPUs compute powers of 2 three
+    times as fast as powers of e, and with one shift for all logits no pass has to find maxima. The sums are exact if each is far above the
+    possible loss by underflow, and none has overflowed. Otherwise they are computed again with the maxima of rows and columns subtracted.
 
-    Pairs are kept out of the sums. So the small loss of a trained model is log1p(others / pair), and its pair's gradient
-    -others / (pair + others), with all digits, where the softmax minus 1 would have none left.
+    The pairs are kept out of the sums. The small loss of a trained model is then log1p(others / pair), and the gradient of its pair
+    -others / (pair + others), both with full precision; softmax minus 1 would round to 0.
 
-    ``shared``: the other rows are with other processes; ``learn``: gradients will be asked for.
+    ``shared`` is True if other processes hold the other rows; ``learn`` is True if gradients are needed.
     """
 
     @staticmethod
@@ -112,10 +115,11 @@ class _CrossEntropies(torch.autograd.Function):
             ctx.shift = None
             sums, others = _sums_about_maxima(first, second, ctx.factor, positives, shared=shared)
         per_row, per_column, own = 1 / sums.whole_rows, 1 / sums.whole_columns, positives.own
+        # Gradient at a pair: softmax - target, over rows and columns. softmax - 1 = -others / whole, computed without cancellation.
         pair_weights = 2 * positives.others(per_row) - sums.rows * per_row - (sums.columns * per_column)[own]
         ctx.save_for_backward(first, second, per_row, per_column, pair_weights, *others)
         total = (_cross_entropy(sums.rows, sums.row_pairs) + _cross_entropy(sums.columns[own], sums.column_pairs)).sum()
-        if positives.groups is not None:  # their target is the mean logit of their positives, not that of their pair
+        if positives.groups is not None:  # the loss subtracts the mean logit of a row's positives, not the logit of its pair
             total += 2 * ctx.factor * (first * (second[own] - positives.mean(second))).sum()
         return (sum_over_ranks(total) if shared else total) / (2 * len(second))
 
@@ -124,7 +128,7 @@ class _CrossEntropies(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         first, second, *_ = ctx.saved_tensors
         needs_second = ctx.needs_input_grad[1]
-        needs_first = ctx.needs_input_grad[0] or not needs_second  # the temperature's follows from either
+        needs_first = ctx.needs_input_grad[0] or not needs_second  # the gradient of the scale needs one of the two
         grad_first, grad_second = torch.zeros_like(first) if needs_first else None, torch.zeros_like(second) if needs_second else None
         for rows, columns, weights in _weights(ctx):
             if grad_first is not None:
@@ -137,15 +141,15 @@ class _CrossEntropies(torch.autograd.Function):
 
 @dataclass
 class _Sums:
-    """Sums of exponentials without the pairs, and the pairs' own logits in base 2, both less the same number.
+    """Sums of exponentials without the pairs, and base-2 logits of the pairs; the same shift is subtracted from both.
 
     Attributes:
-        rows: of this process.
-        columns: all of them, over the rows of all processes.
-        row_pairs: logits of this process's pairs, as addends of their rows.
-        column_pairs: the same, as addends of their columns.
-        whole_rows: with the pairs.
-        whole_columns: with the pairs of all processes.
+        rows: sums over each row of this process, without its pair.
+        columns: sums over each column and the rows of all processes, without its pair.
+        row_pairs: logits of this process's pairs, with the shift of their rows.
+        column_pairs: logits of this process's pairs, with the shift of their columns.
+        whole_rows: ``rows`` with the pairs added.
+        whole_columns: ``columns`` with the pairs of all processes added.
     """
 
     rows: Tensor
@@ -157,16 +161,17 @@ class _Sums:
 
     @classmethod
     def of(cls, rows: Tensor, columns: Tensor, row_pairs: Tensor, column_pairs: Tensor, own: slice, *, shared: bool) -> "_Sums":
+        """Return the sums over all processes, from those of this process."""
         both = torch.stack([columns, torch.zeros_like(columns)])
         both[1, own] = column_pairs.exp2()
-        columns, pairs = sum_over_ranks(both) if shared else both
+        columns, pairs = sum_over_ranks(both) if shared else both  # stacked, so that one all-reduce is enough
         return cls(rows, columns, row_pairs, column_pairs, rows + row_pairs.exp2(), columns + pairs)
 
     def are_exact(self, *, shared: bool) -> bool:
-        """Whether they are exact to rounding, asked of all processes together.
+        """True if the sums of all processes are exact up to rounding.
 
-        An addend below the smallest normal number may be lost. All that a sum can have lost is less than its rounding where
-        the sum is ``floor`` or more: for 16384 columns in float32, where the largest logit of a row is above -60 + shift.
+        An addend below the smallest normal number may be lost. If a sum is ``floor`` or more, its possible loss is below its rounding
+        error. For 16384 columns in float32 this holds if the largest logit of each row is above -60 + shift.
         """
         info, sums = torch.finfo(self.rows.dtype), torch.cat([self.whole_rows, self.whole_columns])
         floor = len(self.columns) * info.tiny / info.eps
@@ -175,15 +180,16 @@ class _Sums:
 
 
 def _cross_entropy(others: Tensor, pair: Tensor) -> Tensor:
-    """Log of (others + 2^pair) / 2^pair."""
+    """Return the natural logarithm of (others + 2^pair) / 2^pair."""
+    # log1p keeps the digits of small losses; the second form cannot divide by a pair that underflowed to 0.
     power = pair.exp2()
     return torch.where(others < power, (others / power).log1p(), (others + power).log() - pair / LOG2_E)
 
 
 def _shift(scale: float, count: int, dtype: torch.dtype) -> float:
-    """What to take off base-2 logits so that a sum of ``count`` exponentials of unit vectors' logits cannot overflow.
+    """Return the shift to subtract from base-2 logits of unit vectors so that a sum of ``count`` exponentials cannot overflow.
 
-    In float32, with sums below 2^125 and 16384 columns: 0 up to a scale of 76, 33 at a scale of 100.
+    In float32, with sums below 2^125 and 16384 columns, it is 0 up to a scale of 76, and 33 at a scale of 100.
     """
     return max(0.0, scale * LOG2_E + math.log2(count) - (math.log2(torch.finfo(dtype).max) - 3))
 
@@ -191,7 +197,7 @@ def _shift(scale: float, count: int, dtype: torch.dtype) -> float:
 def _sums(
     first: Tensor, second: Tensor, scale: float, shift: float, positives: Positives, *, shared: bool, keep: bool
 ) -> tuple[_Sums, list[Tensor]]:
-    """Sums of 2^(logits - shift), and the exponentials where they are to be kept."""
+    """Return the sums of 2^(logits - shift), and the exponentials if ``keep``."""
     row_sums, column_sums, pairs, kept = torch.zeros_like(first[:, 0]), torch.zeros_like(second[:, 0]), torch.empty_like(first[:, 0]), []
     for rows, columns, logits in _logits(first, second, scale, shift):
         positives.take_pairs(logits, rows, columns, pairs, -torch.inf)
@@ -204,7 +210,7 @@ def _sums(
 
 
 def _logits(first: Tensor, second: Tensor, scale: float, shift: float = 0.0) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Block by block the logits in base 2, less the shift."""
+    """Yield the base-2 logits minus the shift, block by block."""
     for rows, columns, logits in blocks(first, second, scale * LOG2_E):
         yield rows, columns, logits.sub_(shift) if shift else logits
 
@@ -212,9 +218,9 @@ def _logits(first: Tensor, second: Tensor, scale: float, shift: float = 0.0) -> 
 def _sums_about_maxima(
     first: Tensor, second: Tensor, scale: float, positives: Positives, *, shared: bool
 ) -> tuple[_Sums, tuple[Tensor, Tensor]]:
-    """Sums of 2^(logits - maximum of the row, or of the column), and these maxima."""
+    """Return the sums of 2^(logits - maximum of the row, or of the column), and these maxima."""
     row_sums, column_sums, pairs = torch.zeros_like(first[:, 0]), torch.zeros_like(second[:, 0]), torch.empty_like(first[:, 0])
-    row_maxima = scale * LOG2_E * (first * second[positives.own]).sum(1)  # at least about the pair's
+    row_maxima = scale * LOG2_E * (first * second[positives.own]).sum(1)  # start at the pair's logit; blocks can only raise it
     column_maxima = torch.full_like(column_sums, -torch.inf)
     column_maxima[positives.own] = row_maxima
     for rows, columns, logits in _logits(first, second, scale):
@@ -230,14 +236,14 @@ def _sums_about_maxima(
 
 
 def _add_to_sums(sums: Tensor, maxima: Tensor, logits: Tensor) -> None:
-    """Add a block's rows to sums of exponentials about the maximum so far, in place."""
+    """Add a block's rows, in place, to sums of exponentials and to the maxima that are subtracted in their exponents."""
     larger = torch.maximum(maxima, logits.amax(1))
     sums.mul_((maxima - larger).exp2_()).add_((logits - larger[:, None]).exp2_().sum(1))
     maxima.copy_(larger)
 
 
 def _weights(ctx: Any) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Block by block both softmaxes, over rows and over columns, less both targets: gradients of the logits."""
+    """Yield the gradients of the logits, block by block: softmax over rows plus softmax over columns minus both targets."""
     first, second, per_row, per_column, pair_weights, *others = ctx.saved_tensors
     made = _both_softmaxes(first, second, per_row, per_column, ctx.factor, ctx.shift, others)
     for rows, columns, weights in made:
@@ -249,6 +255,7 @@ def _weights(ctx: Any) -> Iterator[tuple[slice, slice, Tensor]]:
 def _both_softmaxes(
     first: Tensor, second: Tensor, per_row: Tensor, per_column: Tensor, scale: float, shift: float | None, others: Sequence[Tensor]
 ) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield the softmax over rows plus the softmax over columns, block by block; ``others`` are maxima, kept exponentials or empty."""
     if shift is None:
         row_maxima, column_maxima = others
         for rows, columns, logits in _logits(first, second, scale):

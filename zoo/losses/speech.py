@@ -1,4 +1,4 @@
-"""Losses of models that speak, as pure functions: means over real frames, so that padding changes nothing.
+"""Losses of speech synthesis, as pure functions: means over real frames, so that padding changes nothing.
 
 Papers: Wang et al. 2017 (arXiv 1703.10135); Shen et al. 2017 (arXiv 1712.05884), section 2.2; Tachibana et al. 2017 (arXiv 1710.08969),
 section 4.1, for guided attention.
@@ -21,10 +21,16 @@ def frame_loss(
     *,
     distance: str = "mse",
 ) -> Float[Tensor, ""]:
-    """Mean distance over the bins of real frames.
+    """Return the mean distance over the bins of real frames.
+
+    Args:
+        found: predicted frames.
+        target: true frames.
+        mask: True at real frames; None if no frame is padding.
+        distance: "mse", the squared difference; "l1", the absolute difference.
 
     Raises:
-        ConfigError: there is no such distance.
+        ConfigError: ``distance`` is unknown.
     """
     if distance not in DISTANCES:
         raise ConfigError(f"distance: there is no {distance!r}; {name_choices(distance, DISTANCES)}")
@@ -34,11 +40,12 @@ def frame_loss(
 
 
 def stop_loss(logits: Float[Tensor, "batch steps"], mask: Bool[Tensor, "batch steps"], *, weight: float = 1.0) -> Float[Tensor, ""]:
-    """Cross entropy of "this step is the last", over the steps up to the last.
+    """Return the mean binary cross entropy of "this step is the last", over the real steps.
 
     Args:
-        mask: True at steps of the recording; of T T T F the third is the last.
-        weight: of the last step against each other one: one of a hundred steps is positive.
+        logits: of the stop token, per decoder step.
+        mask: True at real steps; in T T T F the third step is the last.
+        weight: weight of the last step; the others have weight 1. Only about one step in a hundred is positive.
     """
     last = last_steps(mask).to(logits.dtype)
     each = F.binary_cross_entropy_with_logits(logits.float(), last.float(), weight=1 + (weight - 1) * last.float(), reduction="none")
@@ -46,7 +53,7 @@ def stop_loss(logits: Float[Tensor, "batch steps"], mask: Bool[Tensor, "batch st
 
 
 def last_steps(mask: Bool[Tensor, "batch steps"]) -> Bool[Tensor, "batch steps"]:
-    """T T T F -> F F T F."""
+    """Return a mask of the last real step of each row: T T T F -> F F T F."""
     return mask & ~F.pad(mask[:, 1:], (0, 1))
 
 
@@ -57,10 +64,16 @@ def guided_attention_loss(
     *,
     width: float = 0.2,
 ) -> Float[Tensor, ""]:
-    """Mean over steps of the attention that lies off the diagonal: ``sum of a (1 - exp(-(n/N - t/T)^2 / (2 width^2)))``.
+    """Return the mean over steps of the attention off the diagonal: ``sum over n of a (1 - exp(-(n/N - t/T)^2 / (2 width^2)))``.
 
-    Source: Tachibana et al. 2017, equation 4; they divide by N and T, we by T, so that the weight of the loss does not shrink with
-    the length of a text.
+    Source: Tachibana et al. 2017, equation 4. The paper divides by N and T, this function only by T, so that the weight of the loss does
+    not shrink with the length N of a text.
+
+    Args:
+        alignments: attention weights of each decoder step over the text.
+        steps_mask: True at real decoder steps.
+        text_mask: True at real text tokens.
+        width: width of the diagonal, as a share of the text's length.
     """
     far = distance_from_diagonal(steps_mask, text_mask)
     penalty = 1 - torch.exp(-far.square() / (2 * width**2))
@@ -71,7 +84,7 @@ def guided_attention_loss(
 def distance_from_diagonal(
     steps_mask: Bool[Tensor, "batch steps"], text_mask: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "batch steps length"]:
-    """``n/N - t/T`` for each text position and step, counted within each row's own lengths."""
+    """Return ``n/N - t/T`` for each text position n and step t, where N and T are the real lengths of each row."""
     device = text_mask.device
     rows = torch.arange(steps_mask.shape[1], device=device) / steps_mask.sum(1, keepdim=True).clamp(min=1)  # [B, steps]
     columns = torch.arange(text_mask.shape[1], device=device) / text_mask.sum(1, keepdim=True).clamp(min=1)  # [B, length]
@@ -79,7 +92,7 @@ def distance_from_diagonal(
 
 
 def masked_mean(each: Float[Tensor, "batch places"], mask: Bool[Tensor, "batch places"] | None) -> Float[Tensor, ""]:
-    """Mean over places where the mask is True."""
+    """Return the mean over positions where the mask is True; all positions if the mask is None."""
     if mask is None:
         return each.mean()
     return torch.where(mask, each, 0.0).sum() / mask.sum().clamp(min=1)
