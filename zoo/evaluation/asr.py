@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
+from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.evaluation.measures.split_reader import Reading
 from zoo.evaluation.measures.wer import Compared, WordJudge, summed
-from zoo.evaluation.results.accuracy import checked_limits, refuse_model
 from zoo.evaluation.results.answers import sample_rate_of
 from zoo.evaluation.results.asr_result import Heard, HeardResult, audio_of, forget
 from zoo.registry import register

@@ -19,8 +19,8 @@ import torch
 
 from zoo.errors import ConfigError
 from zoo.evaluation.measures.few_shot import Examples, answer_begins, asked_in, begun, examples_of, with_examples
+from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.evaluation.measures.split_reader import Reading, Row
-from zoo.evaluation.results.accuracy import checked_limits, refuse_model
 from zoo.evaluation.results.answers import Answer, AnswersResult, Shown, check_source, question_text, references_of, sample_rate_of
 from zoo.processors.chat.messages import Conversation
 from zoo.registry import register

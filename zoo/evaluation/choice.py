@@ -20,8 +20,8 @@ from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation.measures.choices import chosen, credit
 from zoo.evaluation.measures.few_shot import BLINDS, Examples, asked_in, asked_instead, blinded, examples_of, followed, with_examples
+from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.evaluation.measures.split_reader import Reading
-from zoo.evaluation.results.accuracy import checked_limits, refuse_model
 from zoo.evaluation.results.answers import (
     Answer,
     AnswersResult,

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from zoo.data.loader import ProcessedSplit
 from zoo.errors import ConfigError
-from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, measure, over_split, refuse_model, refuse_source
+from zoo.evaluation.measures.requirements import checked_limits, over_split, refuse_model, refuse_source
+from zoo.evaluation.results.accuracy import AccuracyResult, measure
 from zoo.registry import register
 from zoo.types import Batch
 

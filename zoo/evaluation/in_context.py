@@ -19,8 +19,8 @@ import torch
 from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.choices import credit
+from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.evaluation.measures.split_reader import Reading, Row
-from zoo.evaluation.results.accuracy import checked_limits, refuse_model
 from zoo.processors.chat.messages import MARKERS, Conversation
 from zoo.registry import register
 from zoo.types import Sample

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, name_choices
 from zoo.evaluation.measures.features import FeatureReader, refuse_same_split
-from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, measure, refuse_source
+from zoo.evaluation.measures.requirements import checked_limits, refuse_source
+from zoo.evaluation.results.accuracy import AccuracyResult, measure
 from zoo.registry import register
 
 WEIGHTS = ("distance", "uniform")

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.features import FeatureReader, refuse_same_split
-from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, measure, refuse_source
+from zoo.evaluation.measures.requirements import checked_limits, refuse_source
+from zoo.evaluation.results.accuracy import AccuracyResult, measure
 from zoo.registry import register
 
 COARSE = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # first values of log10(C)

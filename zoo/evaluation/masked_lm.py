@@ -17,7 +17,7 @@ from torch import Tensor
 from zoo.data.loader import ProcessedSplit, evaluation_loader
 from zoo.data.masking import Masking
 from zoo.errors import ConfigError, DataError
-from zoo.evaluation.results.accuracy import checked_limits, refuse_model
+from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.registry import register
 from zoo.types import Batch
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
+from zoo.evaluation.measures.requirements import checked_limits
 from zoo.evaluation.measures.split_reader import Reading, Row
-from zoo.evaluation.results.accuracy import checked_limits
 from zoo.evaluation.results.answers import check_source
 from zoo.processors.conversation import Tokens
 from zoo.registry import register

@@ -24,9 +24,9 @@ from zoo.evaluation.measures.few_shot import (
     with_examples,
     with_words,
 )
+from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.evaluation.measures.split_reader import Reading, Row
 from zoo.evaluation.measures.vqa_accuracy import exact_match, vqa_accuracy
-from zoo.evaluation.results.accuracy import checked_limits, refuse_model
 from zoo.evaluation.results.answers import (
     Answer,
     AnswersResult,

@@ -12,8 +12,8 @@ import torch
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.choices import chosen, credit
 from zoo.evaluation.measures.few_shot import asked_in
+from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.evaluation.measures.split_reader import Reading, Row
-from zoo.evaluation.results.accuracy import checked_limits, refuse_model
 from zoo.evaluation.results.answers import Answer, AnswersResult, Shown, answers_by_kind, check_source, mean_scores, question_text
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register

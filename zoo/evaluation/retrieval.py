@@ -19,7 +19,7 @@ from torch import Tensor
 from zoo.data.loader import ProcessedSplit, Split, evaluation_loader, spread
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.evaluation.results.accuracy import checked_limits, refuse_model
+from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.registry import register
 
 AT = (1, 5, 10)

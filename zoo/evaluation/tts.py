@@ -21,10 +21,11 @@ from torch import Tensor
 
 from zoo.data.loader import spread
 from zoo.errors import ConfigError, DataError
+from zoo.evaluation.measures.requirements import checked_limits
 from zoo.evaluation.measures.wer import WordJudge
-from zoo.evaluation.results.accuracy import checked_limits
 from zoo.evaluation.results.answers import sample_rate_of
 from zoo.evaluation.results.asr_result import audio_of
+from zoo.evaluation.results.html_report import draw_speech
 from zoo.processors.media.audio_file import resample
 from zoo.registry import register
 from zoo.types import MELS, STOP_TOKEN, Sample, Speech
@@ -277,17 +278,3 @@ def warping_path(distances: Float[np.ndarray, "rows columns"]) -> list[tuple[int
         i, j = min(((i - 1, j - 1), (i - 1, j), (i, j - 1)), key=lambda place: cost[place])
         path.append((i - 1, j - 1))
     return path[::-1]
-
-
-def draw_speech(speeches: list[Speech], path: Path) -> None:
-    """Draw alignment and mel spectrogram of each utterance, side by side, into a PNG file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 2.6 * len(speeches)), layout="constrained")
-    axes = figure.subplots(len(speeches), 2, squeeze=False)
-    for (left, right), speech in zip(axes, speeches, strict=True):
-        left.imshow(speech.alignment.T.numpy(), aspect="auto", origin="lower", interpolation="nearest", vmin=0, vmax=1)
-        left.set(xlabel="step", ylabel="character", title=f"{speech.text[:50]} ({speech.stop_reason})")
-        right.imshow(speech.mels.numpy(), aspect="auto", origin="lower", interpolation="nearest")
-        right.set(xlabel="frame", ylabel="mel", title="; ".join(speech.faults) or f"diagonality {speech.diagonality:.2f}")
-    figure.savefig(path, dpi=100)

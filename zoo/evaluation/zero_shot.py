@@ -13,7 +13,8 @@ from zoo.data.loader import ProcessedSplit
 from zoo.data.zero_shot_prompts import fill_templates, in_order, plain_labels, read_labels, read_templates
 from zoo.errors import ConfigError
 from zoo.evaluation.measures.classifier_weights import classifier_vectors
-from zoo.evaluation.results.accuracy import AccuracyResult, checked_limits, measure, over_split, refuse_model, refuse_source
+from zoo.evaluation.measures.requirements import checked_limits, over_split, refuse_model, refuse_source
+from zoo.evaluation.results.accuracy import AccuracyResult, measure
 from zoo.registry import register
 from zoo.types import Batch
 

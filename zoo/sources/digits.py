@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from zoo.data.groups import stable_group
 from zoo.errors import DataError, name_choices
 from zoo.registry import register
-from zoo.sources.wording.captions import caption, stable_group
+from zoo.sources.wording.captions import caption
 from zoo.storage.places import packaged_directory
 from zoo.types import Sample
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.data.groups import stable_group
 from zoo.data.readers.text_documents import Document, cut_sentences, read_documents
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.registry import register
-from zoo.sources.wording.captions import stable_group
 from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from zoo.data.groups import stable_group
 from zoo.data.readers.table import read_table
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.processors.media.image_file import DECODE_ERRORS, open_image
 from zoo.registry import register
-from zoo.sources.wording.captions import caption, checked_templates, class_captions, stable_group
+from zoo.sources.wording.captions import caption, checked_templates, class_captions
 from zoo.sources.wording.held_out import HeldOut
 from zoo.types import Sample
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.data.groups import stable_group
 from zoo.data.readers.table import Row, is_unicode, read_table
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.image_file import IMAGE_SUFFIXES, read_pixels, walk_images
 from zoo.registry import register
-from zoo.sources.wording.captions import caption, checked_templates, class_captions, stable_group
+from zoo.sources.wording.captions import caption, checked_templates, class_captions
 from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")

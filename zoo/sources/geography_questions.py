@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from zoo.data.groups import stable_group
 from zoo.errors import ConfigError, DataError
 from zoo.processors.media.image_file import DECODE_ERRORS, open_image
 from zoo.registry import register
 from zoo.sources.digits import refuse_split
-from zoo.sources.wording.captions import stable_group
 from zoo.sources.wording.questions import Question, checked_kinds, number_answers, sample_of, texts_of
 from zoo.types import Sample
 

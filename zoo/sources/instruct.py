@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from zoo.data.groups import stable_group
 from zoo.errors import ConfigError, DataError, ItemError
 from zoo.processors.chat.messages import Conversation
 from zoo.registry import register
 from zoo.sources.digits import refuse_split
-from zoo.sources.wording.captions import stable_group
 from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.data.groups import stable_group
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.registry import register
-from zoo.sources.wording.captions import stable_group
 from zoo.types import Sample
 
 VALIDATION_SHARE = 0.01

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from zoo.data.groups import stable_group
 from zoo.data.readers.table import missing_key, read_table
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.processors.chat.messages import MARKERS, MEDIA_KEYS, Conversation
 from zoo.registry import register
-from zoo.sources.wording.captions import stable_group
 from zoo.types import Sample
 
 SPLITS = ("train", "validation")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data.groups import stable_group
 from zoo.data.order import WindowedOrder
 from zoo.data.readers import tar
 from zoo.data.readers.shard_index import Index, index_shards, is_image
@@ -20,7 +21,7 @@ from zoo.data.skips import MAX_SHARE
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.image_file import read_pixels
 from zoo.registry import register
-from zoo.sources.wording.captions import caption, checked_templates, class_captions, stable_group
+from zoo.sources.wording.captions import caption, checked_templates, class_captions
 from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")

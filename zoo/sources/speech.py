@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from zoo.data.groups import stable_group
 from zoo.data.order import Order, bucketed
 from zoo.data.readers.recordings import Clip, librispeech_clips, ljspeech_clips, table_clips, windows_of
 from zoo.data.readers.table import SUFFIXES
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.audio_file import read_piece, require_audio, seconds_in_header
 from zoo.registry import register
-from zoo.sources.wording.captions import stable_group
 from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")

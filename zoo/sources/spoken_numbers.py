@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int16, Int64
 
+from zoo.data.groups import stable_group
 from zoo.data.order import Order, bucketed
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.processors.media.read_aloud import MONTHS, number_words, read_aloud
 from zoo.processors.media.voices import ENGINES, find_voice
 from zoo.registry import register
-from zoo.sources.wording.captions import stable_group
 from zoo.storage.places import cache_directory
 from zoo.types import Sample
 

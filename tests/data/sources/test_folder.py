@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.data.groups import stable_group
 from zoo.errors import ConfigError, DataError
 from zoo.registry import find_part
 from zoo.sources.folder import Folder
-from zoo.sources.wording.captions import stable_group
 
 ALL_TRAIN = (1.0, 0.0, 0.0)
 

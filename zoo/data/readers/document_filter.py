@@ -16,10 +16,10 @@ from typing import Any
 
 from PIL import Image
 
+from zoo.data.groups import stable_group
 from zoo.errors import ConfigError, name_choices
 from zoo.processors.chat.messages import MARKERS, Conversation
 from zoo.processors.media.image_file import DECODE_ERRORS
-from zoo.sources.wording.captions import stable_group
 
 WAYS = ("none", "exact", "near")
 PERMUTATIONS = 128  # of MinHash; the error of the estimated Jaccard similarity is about 1 / sqrt(128) = 0.09

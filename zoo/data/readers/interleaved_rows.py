@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data.groups import stable_group
 from zoo.data.readers import tar
 from zoo.data.readers.document_filter import Document, Sieve
 from zoo.data.readers.shard_index import index_shards, is_image
 from zoo.errors import ConfigError, DataError, ItemError
 from zoo.processors.chat.messages import MARKERS
-from zoo.sources.wording.captions import stable_group
 from zoo.types import Sample
 
 SPLITS = ("train", "validation", "test")

@@ -10,7 +10,7 @@ from torch import Tensor
 from zoo.data.loader import ProcessedSplit, Split
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.evaluation.results.accuracy import over_split
+from zoo.evaluation.measures.requirements import over_split
 from zoo.types import Batch, Encoded, Encoder
 
 FEATURES = ("pooled", "mean", "cls_mean")

@@ -14,6 +14,7 @@ from PIL import Image
 from zoo.errors import DataError, name_choices
 from zoo.processors.media.audio_file import checked_rate, to_mono
 from zoo.processors.media.image_file import open_image
+from zoo.types import Speech
 
 THUMBNAIL_PIXELS = 240  # twice the shown size, for dense screens
 SMALL_PIXELS = 120  # smaller pictures are shown by whole factors larger
@@ -159,3 +160,17 @@ PAGE_START = """<!doctype html>
 <body><header><h1>{title}</h1>{said}</header><main>
 """
 PAGE_END = "</main></body></html>\n"
+
+
+def draw_speech(speeches: list[Speech], path: Path) -> None:
+    """Draw alignment and mel spectrogram of each utterance, side by side, into a PNG file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 2.6 * len(speeches)), layout="constrained")
+    axes = figure.subplots(len(speeches), 2, squeeze=False)
+    for (left, right), speech in zip(axes, speeches, strict=True):
+        left.imshow(speech.alignment.T.numpy(), aspect="auto", origin="lower", interpolation="nearest", vmin=0, vmax=1)
+        left.set(xlabel="step", ylabel="character", title=f"{speech.text[:50]} ({speech.stop_reason})")
+        right.imshow(speech.mels.numpy(), aspect="auto", origin="lower", interpolation="nearest")
+        right.set(xlabel="frame", ylabel="mel", title="; ".join(speech.faults) or f"diagonality {speech.diagonality:.2f}")
+    figure.savefig(path, dpi=100)

@@ -7,8 +7,8 @@ from typing import Any
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.decoding import Recogniser
 from zoo.language.transcription.settings import Settings
-from zoo.language.transcription.transcript import Transcript
 from zoo.language.transcription.windows import OnProgress, transcribe_each
+from zoo.types import Transcript
 
 # 4 s. Word error rate of tiny.en on 23 prompts of Asterisk's test split, greedy: 3.6 % with 4 s of silence, 3.2 % with windows of 30 s.
 # With 0, 1 and 2 s it is 959, 204 and 76 %, because the model repeats itself.

@@ -14,8 +14,8 @@ from zoo.language.transcription.alignment import align
 from zoo.language.transcription.decoding import Decoded, Recogniser, Window
 from zoo.language.transcription.mels import FRAMES_PER_SECOND, RecordingMels
 from zoo.language.transcription.rules import TOKENS_PER_SECOND
-from zoo.language.transcription.transcript import Segment, Transcript
 from zoo.language.transcription.words import end_of, place_words, split_words, time_words
+from zoo.types import Segment, Transcript
 
 OnProgress = Callable[[int, float, float], None]
 Work = Generator[list[Window], list[Decoded], Transcript]

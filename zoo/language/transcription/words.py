@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from zoo.language.transcription.alignment import TokenTimes
-from zoo.language.transcription.transcript import Segment, Word
+from zoo.types import Segment, Word
 
 WITHOUT_SPACES = ("zh", "ja", "th", "lo", "my", "yue")  # languages written without spaces: each character counts as a word
 PREPENDED = "\"'\u201c\u00bf([{-"  # punctuation joined to the next word

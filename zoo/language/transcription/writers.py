@@ -7,7 +7,7 @@ written as ``->``, so that no reader takes it for the arrow between two times; t
 import json
 from collections.abc import Callable, Iterator
 
-from zoo.language.transcription.transcript import Segment, Transcript
+from zoo.types import Segment, Transcript
 
 
 def format_time(seconds: float, *, hours: bool = False, mark: str = ".") -> str:
