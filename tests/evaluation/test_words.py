@@ -8,7 +8,7 @@ import pytest
 from whisper.normalizers import BasicTextNormalizer, EnglishTextNormalizer
 
 from zoo.errors import ConfigError
-from zoo.evaluation.measures.wer import Edits, WordJudge, summed
+from zoo.evaluation.measures.wer import Edits, WordErrorCounter, summed
 
 TEXTS = [
     "Let's go, it's $20 million and 3.5% in nineteen ninety-five!",
@@ -19,7 +19,7 @@ TEXTS = [
 
 
 def test_errors_are_those_counted_by_hand():
-    judge = WordJudge("none")
+    judge = WordErrorCounter("none")
     found = judge("please press nine now", "please press two five")
     assert found.words == Edits(4, 2, 0, 0) and found.words.rate == 0.5
     assert found.marked == "please press [nine now -> two five]"
@@ -31,14 +31,14 @@ def test_errors_are_those_counted_by_hand():
 
 
 def test_an_excerpt_keeps_a_few_words_around_each_difference():
-    found = WordJudge("none")("a b c d e f g h i j k l", "a b c d e f x h i j k")
+    found = WordErrorCounter("none")("a b c d e f g h i j k l", "a b c d e f x h i j k")
     assert found.marked == "a b c d e f [g -> x] h i j k [-l-]"
-    found = WordJudge("none")("a b c d e f g h i", "a b c d e f g h i j")
+    found = WordErrorCounter("none")("a b c d e f g h i", "a b c d e f g h i j")
     assert found.excerpt == "a b c ... g h i [+j+]"
 
 
 def test_nothing_said_or_heard():
-    judge = WordJudge("none")
+    judge = WordErrorCounter("none")
     assert judge("a b", "").words == Edits(2, 0, 2, 0) and judge("a b", "").marked == "[-a b-]"
     assert judge("", "a").words == Edits(0, 0, 0, 1) and judge("", "a").words.rate == float("inf")
     assert judge("", "").words.rate == 0
@@ -47,7 +47,7 @@ def test_nothing_said_or_heard():
 def test_corpus_rates_are_jiwers():
     letters = np.random.default_rng(0)
     texts = [[" ".join(letters.choice(list("abcd"), letters.integers(1, 9))) for _ in range(30)] for _ in range(2)]
-    judge = WordJudge("none")
+    judge = WordErrorCounter("none")
     words, characters = summed([judge(said, heard) for said, heard in zip(*texts, strict=True)])
     assert words.rate == pytest.approx(jiwer.wer(*texts)) and characters.rate == pytest.approx(jiwer.cer(*texts))
     whole = jiwer.process_words(*texts)
@@ -64,24 +64,24 @@ def test_corpus_rates_are_jiwers():
     ],
 )
 def test_texts_are_normalised_as_by_openai_whisper(name, theirs):
-    judge, change = WordJudge(name), theirs()
+    judge, change = WordErrorCounter(name), theirs()
     for text in TEXTS:
         assert judge(text, text).reference == " ".join(change(text).split())
 
 
 def test_numbers_contractions_and_spelling_are_no_errors():
-    found = WordJudge()("I'm going to honour nine hundred and one.", "i am going to honor 901")
+    found = WordErrorCounter()("I'm going to honour nine hundred and one.", "i am going to honor 901")
     assert found.words.errors == 0 and found.words.units == 6
-    assert WordJudge("basic")("I'm there.", "i am there").words.errors == 1
-    assert WordJudge("characters")("\u4f60\u597d\uff0c\u518d\u89c1", "\u4f60\u518d\u89c1").words == Edits(4, 0, 1, 0)
+    assert WordErrorCounter("basic")("I'm there.", "i am there").words.errors == 1
+    assert WordErrorCounter("characters")("\u4f60\u597d\uff0c\u518d\u89c1", "\u4f60\u518d\u89c1").words == Edits(4, 0, 1, 0)
 
 
 def test_wrong_words_and_missing_libraries_are_named(monkeypatch):
     with pytest.raises(ConfigError, match="did you mean 'english'"):
-        WordJudge("englsh")
+        WordErrorCounter("englsh")
     monkeypatch.setitem(sys.modules, "whisper_normalizer.english", None)
     with pytest.raises(ConfigError, match=r"need whisper-normalizer; install it with: pip install 'multimodal-zoo\[metrics\]'"):
-        WordJudge()
+        WordErrorCounter()
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(ConfigError, match="need jiwer"):
-        WordJudge("none")
+        WordErrorCounter("none")

@@ -20,7 +20,7 @@ from zoo.layers import adapters
 from zoo.layers.hosted_backbone import freeze
 from zoo.registry import find_part
 from zoo.registry.construct import build_part, construct, refuse_code
-from zoo.types import Encoder, EncoderSpec, Head, reads_of
+from zoo.types import Encoder, EncoderSpec, Head
 
 log = logging.getLogger("zoo")
 
@@ -42,13 +42,12 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
     refuse_encoders(config, specs_of(encoders), key)
     specs = _specs_for_head(config, encoders, key)
     head = build_head(config["head"], specs, f"{key}.head")
-    for encoder in encoders.values():  # what nobody reads gets no gradient, which several processes would wait for
-        if "pooled" not in reads_of(head) and isinstance(pooler := getattr(encoder, "pooler", None), nn.Module):
-            pooler.requires_grad_(False)
-    if isinstance(connectors := getattr(head, "connectors", None), nn.ModuleDict):
-        head.counts = token_counts(encoders, specs, connectors)  # type: ignore[attr-defined]  # the system tells its processor
+    for encoder in encoders.values():  # an unused pooler gets no gradient, for which several processes would wait
+        if "pooled" not in head.reads and encoder.pooler is not None:
+            encoder.pooler.requires_grad_(False)
+    counts = token_counts(encoders, specs, head.connectors)
     processor = build_processor(config.get("processor") or {}, encoders, key, head)
-    system = System(encoders, head, processor=processor, config=config, name=str(config.get("name", "system")))
+    system = System(encoders, head, processor=processor, config=config, counts=counts, name=str(config.get("name", "system")))
     add_adapters(system, config.get(adapters.KEY) or {}, f"{key}.{adapters.KEY}")
     return system
 
@@ -109,25 +108,27 @@ def build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
 
     What the encoder's weights were trained with (``encoder.preprocessing``) holds unless the config says otherwise.
     """
-    parts, language = {}, getattr(head, "language", None)
-    names: list[str] = [*encoders, *config, *getattr(head, "processors", ()), *([] if language is None else [CONVERSATION])]
+    parts, language = {}, None if head is None else head.language
+    names: list[str] = [*encoders, *config, *(() if head is None else head.processors), *([] if language is None else [CONVERSATION])]
     for modality in dict.fromkeys(names):
         here, encoder = f"{key}.processor.{modality}", encoders.get(modality)
         part = find_part("processor", modality, here)
-        trained = getattr(head, "conversing", {}) if modality == CONVERSATION else getattr(encoder, "preprocessing", {})
+        trained: Mapping[str, Any] = {} if encoder is None else encoder.preprocessing
+        if modality == CONVERSATION and head is not None:
+            trained = head.processor_defaults
         keywords = {**trained, **(config.get(modality) or {})}
         for name in part.encoder_keys if encoder is not None else ():
-            theirs = getattr(encoder, "preprocessing", {}).get(name, getattr(encoder, name, None))
+            theirs = trained.get(name, getattr(encoder, name, None))
             ours = keywords.setdefault(name, theirs)
             if theirs is not None and ours != theirs:
                 raise ConfigError(
                     f"{here}.{name}: the processor has {ours}, the encoder at {key}.encoders.{modality}.{name} has {theirs}; "
                     "they must be equal: change one of the two"
                 )
-        keywords |= facts_of_owner(getattr(part, "language_keys", ()), keywords, language, here, f"{key}.head.language")
-        keywords |= facts_of_owner(getattr(part, "head_keys", ()), keywords, head, here, f"{key}.head")
+        keywords |= facts_of_owner(part.language_keys, keywords, language, here, f"{key}.head.language")
+        keywords |= facts_of_owner(part.head_keys, keywords, head, here, f"{key}.head")
         parts[modality] = build_part("processor", {"name": modality, **keywords}, here)
         refuse_other_eot(parts[modality], encoder, modality, key)
-    if hasattr(head, "conversation"):
+    if head is not None and head.needs_symbols:
         refuse_missing_symbols(parts[CONVERSATION], encoders, key)
     return Processor(parts)

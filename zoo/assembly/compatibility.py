@@ -52,12 +52,14 @@ def facts_of_owner(names: Sequence[str], keywords: Mapping[str, Any], owner: Any
 
 def refuse_other_eot(part: Any, encoder: Any, modality: str, key: str) -> None:
     """Raise ConfigError where a tokenizer ends texts with another symbol than the encoder looks for."""
-    if getattr(encoder, "pool", None) == "eot" and part.eot_token_id != encoder.eot_token_id:
+    if encoder is None:
+        return
+    if encoder.eot_token_id is not None and part.eot_token_id != encoder.eot_token_id:
         raise ConfigError(
             f"{key}.encoders.{modality}.eot_token_id: pools at {encoder.eot_token_id}, but the tokenizer ends texts with "
             f"{part.eot_token_id} ({key}.processor.{modality}.eot_token_id); they must be equal"
         )
-    separator = getattr(encoder, "separator_id", None)
+    separator = encoder.separator_id
     if separator is not None and separator != part.eot_token_id:
         raise ConfigError(
             f"{key}.encoders.{modality}.separator_id: {separator} ends a text for the encoder, but {part.eot_token_id} for the tokenizer "

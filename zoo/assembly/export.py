@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
 from zoo.assembly.save_load import save
-from zoo.assembly.system import System
 from zoo.errors import ConfigError, name_choices
 from zoo.interop.base.image_preprocessing import preprocessor
 from zoo.interop.causal_lm.write import is_language, write_language
@@ -57,11 +56,11 @@ def export(model: nn.Module, directory: str | Path, format: str = "transformers"
     if format == OPENAI_WHISPER or (format == "transformers" and is_whisper(model)):
         return write_whisper(model, Path(directory), format)
     if format in CLIP_FORMATS and is_clip(model):
-        return write_clip(cast(System, model), Path(directory), format, preprocessor)
+        return write_clip(cast(Any, model), Path(directory), format, preprocessor)
     if format == "transformers" and is_kosmos(model):
-        return write_kosmos(cast(System, model), Path(directory), preprocessor)
+        return write_kosmos(cast(Any, model), Path(directory), preprocessor)
     if format == "transformers" and is_llava(model):
-        return write_llava(cast(System, model), Path(directory), preprocessor)
+        return write_llava(cast(Any, model), Path(directory), preprocessor)
     if format == "transformers" and is_language(model):
         return write_language(model, Path(directory))
     if format == "transformers" and is_text(model):

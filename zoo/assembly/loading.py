@@ -58,7 +58,8 @@ def _take_processor(system: System, found: Source) -> None:
     """What a source says of preprocessing travels with its weights; what it does not say stays as it was."""
     theirs: Any = found.processor()
     if theirs is not None:
-        system.processor = Processor({**getattr(system.processor, "parts", {}), **theirs.parts})
+        ours: Any = system.processor
+        system.use_processor(Processor({**({} if ours is None else ours.parts), **theirs.parts}))
 
 
 def _read_for(target: nn.Module, source: "str | Path | Source") -> Source:
@@ -97,13 +98,14 @@ def take_tokenizer(system: System, found: Any) -> None:
     Args:
         found: the ``zoo.interop.base.source.Source`` that the language model's weights are from.
     """
-    ours: Any = getattr(system.processor, "parts", {}).get("conversation")
+    ours: Any = None if system.processor is None else system.processor.get("conversation")
     if ours is None or ours.source != "given" or ours.is_fitted:
         return
     if found.config is None:
         given = found.description.conversation if found.is_describable else None
     else:
-        theirs: Any = getattr(found.processor(), "parts", {}).get("conversation")
+        given: Any = found.processor()
+        theirs: Any = None if given is None else given.get("conversation")
         given = None
         if theirs is not None and theirs.is_fitted:
             given = GivenTokenizer(theirs.tokenizer, theirs.names, tuple(theirs.further_ends), theirs.chat_template)

@@ -14,6 +14,7 @@ from zoo.interop.base.library_files import OPEN_CLIP_CONFIG
 from zoo.interop.causal_lm.describe import PART, whole_keywords
 from zoo.interop.formats import log
 from zoo.registry import find_part
+from zoo.types import config_of
 
 UNSEEN = ("num_heads", "activation", "causal")  # keywords of encoders that change what weights compute, but none of their shapes
 UNSEEN_IN_SYSTEMS = (*UNSEEN, "eps", "pool", "eot_token_id")  # an encoder alone may well be pooled in another way
@@ -55,7 +56,7 @@ def _encoder_config(module: nn.Module, part: str, modality: str | None) -> tuple
     """The key and the config of our encoder that a source's encoder of this modality goes into; None where there is none."""
     if not isinstance(module, System):
         fits = modality in (None, getattr(module, "modality", None))
-        return "encoder", getattr(module, "config", {}).get("encoder") if fits else None
+        return "encoder", config_of(module).get("encoder") if fits else None
     for name, config in module.config.get("encoders", {}).items():
         if part in ("", "encoders", f"encoders.{name}") and modality in (None, name):
             return f"system.encoders.{name}", config
@@ -148,6 +149,6 @@ def refuse_other_language(ours: Mapping[str, Any], theirs: Mapping[str, Any], ke
 def language_config(module: nn.Module, part: str) -> tuple[str, Mapping[str, Any] | None]:
     """The key and the config of our language model that a source's goes into; None where there is none."""
     if not isinstance(module, System):
-        return "language", getattr(module, "config", {}).get("language")
+        return "language", config_of(module).get("language")
     head = module.config.get("head") or {}
     return f"system.{PART}", head.get("language") if part in ("", "head", PART) else None

@@ -18,7 +18,7 @@ from zoo.interop.zoo_checkpoint import FORMAT
 from zoo.registry.construct import build_part
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, atomic_directory
 from zoo.storage.tensors import compress, write_tensors
-from zoo.types import Encoder, Head, LanguageModel
+from zoo.types import Encoder, Head, LanguageModel, config_of, processor_of
 
 
 def save(model: nn.Module, directory: str | Path, *, storage: str | None = None) -> Path:
@@ -31,14 +31,14 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
     Raises:
         ConfigError: the model was not built by zoo, so that nobody could build it again.
     """
-    config = {"system": model.config} if isinstance(model, System) else getattr(model, "config", None)
+    config = {"system": model.config} if isinstance(model, System) else config_of(model)
     if not config or not next(iter(config.values())):
         raise ConfigError(f"{type(model).__name__} has no config: build it with zoo.create_model or zoo.create_system")
     with atomic_directory(Path(directory)) as folder:
         state = model.state_dict()
         write_tensors(state if storage is None else compress(state, storage), folder / WEIGHTS_FILE)
         content = {"format": FORMAT, **config}
-        processor: Any = getattr(model, "processor", None)
+        processor: Any = processor_of(model)
         if processor is not None and (isinstance(model, System) or "image" not in processor.parts):  # an image encoder's is in its config
             processor.save(folder)
             content["processor_sha256"] = hash_files(folder)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.layers.position import resize_positions
 from zoo.registry.construct import build_part
-from zoo.types import Encoder
+from zoo.types import Encoder, config_of
 
 
 def shrink(encoder: Encoder, *, seed: int = 0, **changes: Any) -> Encoder:
@@ -32,7 +32,7 @@ def shrink(encoder: Encoder, *, seed: int = 0, **changes: Any) -> Encoder:
     Raises:
         ConfigError: a keyword that the encoder does not have, or a kept weight whose shape would change.
     """
-    config = getattr(encoder, "config", {}).get("encoder")
+    config = config_of(encoder).get("encoder")
     if config is None:
         raise ConfigError(f"shrink: {type(encoder).__name__} is no encoder that zoo built alone; load one with zoo.load")
     changed = {**config, **changes}
@@ -47,7 +47,7 @@ def shrink(encoder: Encoder, *, seed: int = 0, **changes: Any) -> Encoder:
 
 
 def _processor(encoder: Encoder, changes: Mapping[str, Any]) -> Any:
-    processor: Any = deepcopy(getattr(encoder, "processor", None))
+    processor: Any = deepcopy(encoder.processor)
     length = changes.get("context_length")
     if processor is not None and length is not None:
         part = processor[encoder.modality]

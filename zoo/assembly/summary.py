@@ -14,7 +14,7 @@ from torch.func import functional_call
 from zoo.assembly.create import create_model
 from zoo.assembly.system import System
 from zoo.assembly.token_counts import nominal_input
-from zoo.types import Encoded, Encoder, LanguageModel, encode, patches_of
+from zoo.types import Encoded, Encoder, LanguageModel, encode, head_of, patches_of
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,19 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
     """
     model = create_model(name_or_model, device="meta") if isinstance(name_or_model, str) else name_or_model
     encoders = dict(model.encoders) if isinstance(model, System) else {}
-    if hasattr(model, "modality"):
-        encoders = {str(model.modality): model}
-    head: Any = getattr(model, "head", None)
+    if isinstance(model, Encoder):
+        encoders = {model.modality: model}
+    head: Any = head_of(model)
     reads = reads_of_system(head) if isinstance(model, System) else {}
     tokens, flops = {}, {}
     for modality, encoder in encoders.items():
         encoded, flops[modality] = _trace(_Asked(encoder, reads), *nominal_input(modality, encoder))
         tokens[modality] = encoded.tokens.shape[1]
     tokens |= {
-        f"{m} behind the connector": counts(nominal_input(m, encoders[m])[0][0]) for m, counts in getattr(head, "counts", {}).items()
+        f"{m} behind the connector": counts(nominal_input(m, encoders[m])[0][0])
+        for m, counts in (model.counts if isinstance(model, System) else {}).items()
     }
-    total, language = sum(flops.values()), getattr(head, "language", model)
+    total, language = sum(flops.values()), model if head is None else head.language
     if isinstance(language, LanguageModel):
         flops["language, each token"] = _trace(_NextToken(cast(nn.Module, language)), torch.zeros(1, 1, dtype=torch.int64, device="meta"))[
             1
@@ -87,7 +88,7 @@ def reads_of_system(head: Any) -> dict[str, Any]:
 
 def _parts_of_head(head: nn.Module) -> dict[str, int]:
     """Parameters of a head; where there is a language model in it, of each of its parts."""
-    if not hasattr(head, "language"):
+    if head.language is None:
         return {"head": count(head)}
     return {f"head.{name}": count(part) for name, part in head.named_children() if count(part)}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, VerbError, name_choices
-from zoo.types import Batch, Encoded, Encoder, EncoderSpec, Head, HeadOutput, Processor, encode, patches_of
+from zoo.types import Batch, Encoded, Encoder, EncoderSpec, Head, HeadOutput, Objective, Processor, Wiring, encode, patches_of
 
 
 class System(nn.Module):
@@ -18,6 +18,7 @@ class System(nn.Module):
         encoders: by modality.
         processor: raw inputs to a ``Batch``; None means that only ready tensors are taken.
         config: the plain configuration it was built from, saved with the weights.
+        counts: tokens that the head makes of an item, by modality (``zoo.assembly.token_counts``).
         name: for messages.
     """
 
@@ -28,31 +29,35 @@ class System(nn.Module):
         *,
         processor: Processor | None = None,
         config: Mapping[str, Any] | None = None,
+        counts: Mapping[str, Any] | None = None,
         name: str = "system",
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)  # type: ignore[arg-type]
         self.head = head
-        if hasattr(head, "tie"):  # one that shares a weight with an encoder, whose it stays
-            head.tie(dict(self.encoders))  # type: ignore[attr-defined]
-        self.processor = processor
+        self.counts = dict(counts or {})
+        self.use_processor(processor)
         self.config = dict(config or {})
         self.name = name
-        self.objective: Callable[[Any, dict[str, Encoded], Batch], HeadOutput] | None = None  # a training run's, in place of the head's own
 
-    def forward(self, batch: Batch) -> HeadOutput:
-        """Encode what the batch holds, then ask the head; in a run with an objective of its own that."""
+    def forward(self, batch: Batch, objective: Objective | None = None) -> HeadOutput:
+        """Encode a batch and return the head's output, or the loss of a training objective in its place.
+
+        Raises:
+            DataError: the batch lacks a target that the head reads.
+        """
         encoded = self.encode_batch(batch)
-        return self.head(encoded, batch) if self.objective is None else self.objective(self.head, encoded, batch)
+        return self.head(encoded, batch) if objective is None else objective(self.head, encoded, batch)
 
     def encode_batch(self, batch: Batch, modalities: Collection[str] | None = None) -> dict[str, Encoded]:
-        """What the encoders make of a batch, as much of it as the head reads; None takes every modality that it holds."""
+        """Encode the modalities of a batch, as far as the head reads them; None takes every modality that it holds."""
         wanted = [m for m in self.encoders if modalities is None or m in modalities]
-        before = {m: from_features(self.encoders[m], batch.features[m]) for m in wanted if m in batch.features}
+        encoders: Mapping[str, Any] = self.encoders  # type: ignore[assignment]
+        before = {m: encoders[m].from_features(batch.features[m]) for m in wanted if m in batch.features}
         return before | {m: self.encode_ready(m, batch.inputs[m], batch.masks.get(m)) for m in wanted if m in batch.inputs}
 
     def encode_ready(self, modality: str, x: Tensor, mask: Tensor | None = None) -> Encoded:
-        """What the head reads of ready tensors of one modality, of which there may be none."""
+        """Encode processed tensors of one modality; the batch may be empty."""
         encoder: Any = self.encoders[modality]
         if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
             x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
@@ -60,30 +65,27 @@ class System(nn.Module):
         ask = partial(encode, encoder, reads=self.head.accepts.reads, **patches_of(self.head))
         return ask(x, mask) if len(x) else encode_nothing(encoder, x, mask, ask)
 
-    @property
-    def processor(self) -> Processor | None:
-        """Raw inputs to a ``Batch``; one that is put in its place is told how many tokens the head makes of an item."""
-        return self._processor
-
-    @processor.setter
-    def processor(self, processor: Processor | None) -> None:
-        self._processor = processor
-        conversation = getattr(processor, "parts", {}).get("conversation")
-        if conversation is not None:
-            conversation.counts = getattr(self.head, "counts", {})
-        if hasattr(self.head, "conversation"):  # one that asks which symbols stand around an item
-            self.head.conversation = conversation  # type: ignore[attr-defined]
+    def use_processor(self, processor: Processor | None) -> None:
+        """Take a processor, give it the number of tokens that the head makes of an item, and connect the head with it."""
+        self.processor = processor if processor is None or not self.counts else processor.with_counts(self.counts)
+        self.head.connect(Wiring(dict(self.encoders), self.processor, self.counts))  # type: ignore[arg-type]
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     def encode(self, modality: str, raw: Any, *, reads: str = "tokens") -> Encoded:
-        """Raw inputs (or a ready tensor) of one modality through processor and encoder.
+        """Process and encode raw inputs, or a ready tensor, of one modality.
 
         Args:
-            reads: "pooled" where nothing but the pooled vectors is read, so that an encoder may compute these alone.
+            modality: one of ``self.encoders``.
+            raw: inputs that the modality's processor takes.
+            reads: "pooled" if only the pooled vectors are used, so that an encoder may compute these alone.
+
+        Raises:
+            ConfigError: no such encoder, or no processor.
+            DataError: an input cannot be used.
         """
         if modality not in self.encoders:
             raise ConfigError(f"modality: {self.name} has no {modality!r} encoder; {name_choices(modality, self.encoders)}")
@@ -105,10 +107,10 @@ class System(nn.Module):
 
 
 def encode_nothing(encoder: nn.Module, x: Tensor, mask: Tensor | None, ask: Callable[[Tensor, Tensor | None], Encoded]) -> Encoded:
-    """What an encoder gives for no item at all: no tokens, of the right width, that reach every parameter with a gradient of zero.
+    """Encode an empty batch: no tokens, of the right width, through which every parameter gets a gradient of zero.
 
-    One item of zeros is encoded and left out again: many models cannot reshape nothing, and every rank of a distributed run has to go
-    through the same layers. BatchNorm behaves as in evaluation, so that its statistics do not learn of that item.
+    One item of zeros is encoded and dropped again, because many models cannot reshape an empty tensor and every rank of a distributed
+    run has to go through the same layers. BatchNorm runs in evaluation mode, so that its statistics ignore that item.
     """
     norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     for norm in norms:
@@ -120,13 +122,6 @@ def encode_nothing(encoder: nn.Module, x: Tensor, mask: Tensor | None, ask: Call
     return Encoded(encoded.tokens[:0], pooled, encoded.mask[:0])
 
 
-def from_features(encoder: nn.Module, features: Tensor) -> Encoded:
-    """What an encoder gives, from what its frozen part gave: all of it, unless the encoder has something behind that."""
-    if hasattr(encoder, "from_features"):
-        return encoder.from_features(features)  # type: ignore[operator]
-    return Encoded.of_pooled(features)
-
-
 def specs_of(encoders: Mapping[str, Encoder]) -> dict[str, EncoderSpec]:
-    """What a head is told of the encoders."""
+    """Return the specification of each encoder, with which a head is built."""
     return {modality: EncoderSpec.of(encoder) for modality, encoder in encoders.items()}

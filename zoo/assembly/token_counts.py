@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.layers.meta import meta_device
 from zoo.registry import find_part
-from zoo.types import Encoder, EncoderSpec, encode
+from zoo.types import Connector, Encoder, EncoderSpec, encode
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Shown:
     unused: tuple[str, ...]
 
 
-def nominal_input(modality: str, encoder: nn.Module, batch_size: int = 1) -> tuple[Tensor, Tensor | None]:
+def nominal_input(modality: str, encoder: Any, batch_size: int = 1) -> tuple[Tensor, Tensor | None]:
     """A batch on the meta device of the size that the encoder is made for."""
     part: Any = find_part("processor", modality)
     own = {key: getattr(encoder, key) for key in part.encoder_keys}
-    return part(**own | getattr(encoder, "preprocessing", {})).meta(batch_size)  # which go before its attributes
+    return part(**{**own, **encoder.preprocessing}).meta(batch_size)  # preprocessing overrides the attributes
 
 
 def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token: bool = False) -> Shown:
@@ -47,7 +47,9 @@ def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token:
 
 def spec_of_shown(encoder: Encoder, shown: Shown) -> EncoderSpec:
     """What a head that reads patches is told; clips are as long as they are, and have no fixed number of tokens."""
-    return EncoderSpec(encoder.modality, shown.dim, pooled=False, num_tokens=None if hasattr(encoder, "num_tokens") else shown.num_tokens)
+    return EncoderSpec(
+        encoder.modality, shown.dim, pooled=False, num_tokens=None if encoder.num_tokens(0) is not None else shown.num_tokens
+    )
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,13 @@ class TokenCounts:
         return self.by_length[frames]
 
 
-def token_counts(encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: nn.ModuleDict) -> dict[str, TokenCounts]:
+def token_counts(
+    encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: Mapping[str, Connector]
+) -> dict[str, TokenCounts]:
     """By modality, from the rules of encoder and connector."""
     counts = {}
     for modality in connectors:
-        connector: Any = connectors[modality]
+        connector = connectors[modality]
         number, encoder = specs[modality].num_tokens, encoders[modality]
         if number is not None:
             counts[modality] = TokenCounts(fixed=connector.num_tokens(number))

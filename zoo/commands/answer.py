@@ -26,6 +26,7 @@ from zoo.processors.chat.messages import Conversation
 from zoo.processors.media.image_file import open_image
 from zoo.registry.construct import build_part
 from zoo.storage.files import write_whole
+from zoo.types import part_of, verbs_of
 
 SAMPLE_RATE_HZ = 16000
 FAULTS_SHOWN = 3
@@ -53,7 +54,7 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
     if not config.get("data"):
         raise ConfigError("data: missing; name the source of the questions, for example data=digit_questions")
     model: Any = load(find_checkpoint(Path(config["checkpoint"])), device=config.get("device"))
-    if "generate" not in getattr(getattr(model, "head", None), "verbs", ()):
+    if "generate" not in verbs_of(model):
         raise ConfigError(f"checkpoint: {config['checkpoint']} cannot generate text; name a model with a language model, for example llava")
     split = build_part("source", config["data"]["source"], "data.source").split(options.split)
     job = {"checkpoint": str(config["checkpoint"]), "data": dict(config["data"]["source"]), "split": options.split, "limit": options.limit}
@@ -115,7 +116,7 @@ class AnswerWriter:
         done = self._done(batch_size)
         advance(done)
         rows = spread(len(split), limit)
-        rate = getattr(getattr(model.processor, "parts", {}).get("audio"), "sample_rate_hz", SAMPLE_RATE_HZ)
+        rate = getattr(part_of(model, "audio"), "sample_rate_hz", SAMPLE_RATE_HZ)
         with self.unfinished.open("a", encoding="utf-8") as file:
             for start in range(done, len(rows), batch_size):
                 some, number = rows[start : start + batch_size], start // batch_size

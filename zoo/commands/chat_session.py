@@ -20,6 +20,7 @@ from zoo.language.decoding.sampling import Sampling, fresh_seed
 from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop
 from zoo.processors.chat.messages import Conversation, Message
 from zoo.storage.files import write_text_atomically
+from zoo.types import verbs_of
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class ChatSession:
     """
 
     def __init__(self, system: Any, sampling: Sampling, *, instruction: str | None = None, stop: Sequence[str] = ()) -> None:
-        if not {"generate", "prompt_vectors"} <= set(getattr(getattr(system, "head", None), "verbs", ())):
-            can = ", ".join(getattr(getattr(system, "head", None), "verbs", ())) or "encode"
+        if not {"generate", "prompt_vectors"} <= set(verbs_of(system)):
+            can = ", ".join(verbs_of(system)) or "encode"
             raise ConfigError(f"this model cannot chat; it can {can}. Use a model with a language model, for example a trained llava_nano")
         if system.processor is None:
             raise ConfigError("this model has no processor, which is needed to tokenize questions; load it from a saved directory")

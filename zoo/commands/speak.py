@@ -17,7 +17,7 @@ from zoo.commands.display import counting_progress, print_json
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import draw_speech
 from zoo.processors.media.read_aloud import split_sentences
-from zoo.types import Speech
+from zoo.types import Speech, verbs_of
 
 SUFFIXES = (".wav", ".flac", ".ogg")
 PAUSE_SECONDS = 0.25  # between sentences
@@ -34,7 +34,7 @@ def speak_command(options: Namespace) -> int:
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output: the folder {output.absolute().parent} does not exist; create it first")
     system: Any = load(chosen_model(options.model, DEFAULT_VOICE))
-    if "synthesize" not in getattr(getattr(system, "head", None), "verbs", ()):
+    if "synthesize" not in verbs_of(system):
         raise ConfigError(
             f"--model: {options.model} cannot synthesize speech; it needs a head 'tacotron' or 'tacotron2' (see: zoo list '*tacotron*')"
         )

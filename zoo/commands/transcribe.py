@@ -32,7 +32,7 @@ from zoo.processors.media.image_file import walk_images
 from zoo.storage.files import write_text_atomically
 from zoo.storage.places import cache_directory
 from zoo.training.fingerprint import hash_parameters
-from zoo.types import Transcript
+from zoo.types import Transcript, verbs_of
 
 DEFAULT_MODEL = "whisper_tiny_en"  # downloaded by ``zoo fetch``
 NOTE_FILE = "transcribe.json"  # in the output folder: model and settings of the transcripts
@@ -64,7 +64,7 @@ def transcribe_command(options: Namespace) -> int:
     settings, items = _settings(options), list_recordings(options.paths)
     refuse_device(options.device)
     system: Any = load(_chosen_model(options.model), device=options.device)
-    if "transcribe" not in getattr(getattr(system, "head", None), "verbs", ()):
+    if "transcribe" not in verbs_of(system):
         raise ConfigError(f"--model: {options.model} cannot transcribe; it needs a head 'whisper' (see: zoo list 'whisper_*')")
     recogniser = recogniser_of(system, settings)
     directory = None if options.output is None else Path(options.output)

@@ -7,6 +7,7 @@ A conversation can contain any number of images and clips. Those of a whole batc
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ class Processor:
         if modality not in self.parts:
             raise DataError(f"this system has no processor for {modality!r}; {name_choices(modality, self.parts)}")
         return self.parts[modality]
+
+    def get(self, modality: str) -> Any:
+        """Return the part of a modality, or None."""
+        return self.parts.get(modality)
+
+    def with_counts(self, counts: Mapping[str, Any]) -> "Processor":
+        """Return a processor whose conversations have so many placeholders for an item, by modality."""
+        if CONVERSATION not in self.parts:
+            return self
+        conversation = copy(self.parts[CONVERSATION])
+        conversation.counts = dict(counts)
+        return Processor({**self.parts, CONVERSATION: conversation})
 
     def __call__(self, *, for_generation: bool = False, padding_side: str = "right", **raw: Any) -> Batch:
         """Convert raw inputs to a batch.

@@ -13,11 +13,11 @@ from zoo.layers.cbhg import CBHG
 from zoo.layers.masked_conv import all_or_mask
 from zoo.layers.prenet import Prenet
 from zoo.registry import register
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 
 @register("encoder")
-class CbhgEncoder(nn.Module):
+class CbhgEncoder(Encoder):
     """Text encoder with one output vector of width ``2 * hidden_dim`` per character and no pooled vector.
 
     Args:
@@ -51,7 +51,9 @@ class CbhgEncoder(nn.Module):
         self.cbhg = CBHG(in_dim=hidden_dim, bank=bank, dim=hidden_dim, projections=(hidden_dim, hidden_dim))
         nn.init.trunc_normal_(self.embedding.weight, std=0.5)  # the value of keithito/tacotron
 
-    def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
+    def forward(
+        self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None, *, reads: str = "tokens"
+    ) -> Encoded:
         """Encode characters to tokens [batch, length, 2 * hidden_dim].
 
         Args:

@@ -23,7 +23,7 @@ from zoo.layers.mlp import find_activation
 from zoo.layers.norm import RMSNorm
 from zoo.layers.pool import masked_mean
 from zoo.registry import register
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 POOLS = ("mean", "none")
 
@@ -120,7 +120,7 @@ class Block(nn.Module):
 
 
 @register("encoder")
-class T5(nn.Module):
+class T5(Encoder):
     """Text encoder that gives the normalised tokens of the last block and their mean.
 
     Args:
@@ -141,6 +141,7 @@ class T5(nn.Module):
     """
 
     modality = "text"
+    context_length: int
     no_weight_decay = ("distances",)
 
     def __init__(
@@ -191,7 +192,9 @@ class T5(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self._initialise()
 
-    def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
+    def forward(
+        self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None, *, reads: str = "tokens"
+    ) -> Encoded:
         """Encode token ids to tokens [batch, length, dim] and their mean.
 
         Args:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.layers.masked_conv import BidirectionalRNN, ConvNorm, all_or_mask
 from zoo.registry import register
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 
 @register("encoder")
-class Tacotron2Encoder(nn.Module):
+class Tacotron2Encoder(Encoder):
     """Text encoder with one output vector per character and no pooled vector.
 
     Args:
@@ -57,7 +57,9 @@ class Tacotron2Encoder(nn.Module):
         self.lstm = BidirectionalRNN(nn.LSTM(dim, dim // 2, batch_first=True, bidirectional=True))
         nn.init.xavier_uniform_(self.embedding.weight)  # NVIDIA's: uniform within sqrt(6 / (vocab_size + dim))
 
-    def forward(self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None) -> Encoded:
+    def forward(
+        self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None, *, reads: str = "tokens"
+    ) -> Encoded:
         """Encode characters to tokens [batch, length, dim].
 
         Args:

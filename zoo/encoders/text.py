@@ -17,13 +17,13 @@ from zoo.layers.pool import masked_mean, take_tokens
 from zoo.layers.prefix import PrefixTree
 from zoo.layers.transformer import Block
 from zoo.registry import register
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 POOLS = ("eot", "argmax", "cls", "mean", "last", "none")
 
 
 @register("encoder")
-class TextTransformer(nn.Module):
+class TextTransformer(Encoder):
     """Text encoder that gives normalised tokens and one pooled vector.
 
     Args:
@@ -41,7 +41,7 @@ class TextTransformer(nn.Module):
     """
 
     modality = "text"
-    pools_alone = True  # ``forward`` accepts ``reads``, so a caller can ask for pooled vectors only
+    context_length: int
     no_weight_decay = ("positions",)
 
     def __init__(
@@ -77,7 +77,7 @@ class TextTransformer(nn.Module):
         self._initialise()
 
     def forward(
-        self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None, reads: str = "tokens"
+        self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None, *, reads: str = "tokens"
     ) -> Encoded:
         """Encode token ids to tokens [batch, length, dim] and pooled vectors [batch, dim].
 

@@ -20,13 +20,13 @@ from zoo.errors import ConfigError, DataError, WeightsError, name_choices
 from zoo.layers.hosted_backbone import flatten_map, freeze, try_out
 from zoo.layers.select import find_state, select_places
 from zoo.registry import register
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 RESIZES = {"center": "crop", "squash": "squash", "border": "border"}  # from timm's crop_mode to ``resize`` of our image processor
 
 
 @register("encoder")
-class Timm(nn.Module):
+class Timm(Encoder):
     """Image encoder that gives timm's unpooled features as tokens and the input of timm's classifier as the pooled vector.
 
     Tokens are the prefix tokens (class token, registers), then the places in row-major order. ``preprocessing`` holds the keywords of
@@ -79,7 +79,15 @@ class Timm(nn.Module):
             "std": list(config["std"]),
         }
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
+    @property
+    def no_weight_decay(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of parameters that timm does not decay."""
+        listed = getattr(self.model, "no_weight_decay", None)
+        return tuple(listed()) if listed is not None else ()
+
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None, *, reads: str = "tokens"
+    ) -> Encoded:
         """Encode images to tokens [batch, num_tokens, dim] and pooled vectors [batch, dim].
 
         Args:

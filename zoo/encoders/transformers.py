@@ -24,7 +24,7 @@ from zoo.layers.hosted_backbone import flatten_map, freeze, try_out
 from zoo.layers.hosted_transformers import import_transformers, parse_config, quiet_and_offline, read_into
 from zoo.layers.select import find_state, select_places
 from zoo.registry import register
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 DEFAULT_SIZE = 224  # pixels, usual for ImageNet; for convolutional models, whose config has no image_size
 REFUSED = {
@@ -45,7 +45,7 @@ POSITIONS = (  # learned tokens and positions by their names in transformers; ex
 
 
 @register("encoder")
-class Transformers(nn.Module):
+class Transformers(Encoder):
     """Image encoder that gives the last hidden state of a transformers model as tokens, and its pooled output.
 
     Args:
@@ -91,7 +91,9 @@ class Transformers(nn.Module):
         self.model = build()
         freeze(self.model, trial.unused)  # they get no gradient, for which DistributedDataParallel would wait
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None, *, reads: str = "tokens"
+    ) -> Encoded:
         """Encode images to tokens [batch, num_tokens, dim] and pooled vectors [batch, dim].
 
         Args:

@@ -29,7 +29,7 @@ from zoo.layers.position import resize_positions
 from zoo.layers.select import find_layers
 from zoo.layers.transformer import drop_path_rates
 from zoo.registry import register
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 GROUPS = 4  # groups of the graph convolution's update (the paper's "multi-head"); the same in every published size
 
@@ -167,7 +167,7 @@ class ViGBlock(nn.Module):
 
 
 @register("encoder")
-class ViG(nn.Module):
+class ViG(Encoder):
     """Image encoder that gives the nodes of the last stage in row-major order as tokens, and their mean.
 
     Args:
@@ -225,7 +225,9 @@ class ViG(nn.Module):
                 self.blocks.append(ViGBlock(grapher=grapher, feed_forward=feed_forward, downsample=downsample, drop_path=rates[i]))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # tokens viewed as images have channels last
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None, *, reads: str = "tokens"
+    ) -> Encoded:
         """Encode images to tokens [batch, nodes, dim] and their mean [batch, dim].
 
         Args:

@@ -25,7 +25,7 @@ from zoo.layers.position import resize_positions
 from zoo.layers.select import find_layers, find_state, select_places
 from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 POOLS = ("cls", "cls_tanh", "mean", "mean_norm", "attention", "concat", "none")
 INITS = ("timm", "clip", "jax")
@@ -59,7 +59,7 @@ class Joined(nn.Module):
 
 
 @register("encoder")
-class ViT(nn.Module):
+class ViT(Encoder):
     """Image encoder that gives normalised tokens ``[class token, registers, patches in row-major order]`` and one pooled vector.
 
     Args:
@@ -157,11 +157,18 @@ class ViT(nn.Module):
         self._initialise(init)
 
     @property
+    def has_class_token(self) -> bool:
+        """True if the first token is a class token."""
+        return self.class_token is not None
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Number of tokens before the patches: the class token and the registers."""
         return int(self.class_token is not None) + (0 if self.registers is None else self.registers.shape[1])
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Encoded:
+    def forward(
+        self, pixels: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None, *, reads: str = "tokens"
+    ) -> Encoded:
         """Encode images to tokens [batch, num_tokens, dim] and pooled vectors [batch, dim].
 
         Args:

@@ -25,14 +25,14 @@ from zoo.layers.packing import Packing, can_pack
 from zoo.layers.pool import masked_mean
 from zoo.layers.transformer import Block
 from zoo.registry import register
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 POOLS = ("mean", "none")
 STRIDE = 2  # frames per token, from the stride of the second convolution
 
 
 @register("encoder")
-class WhisperEncoder(nn.Module):
+class WhisperEncoder(Encoder):
     """Audio encoder of log-mels: one normalised token per two frames (20 ms), and the mean of the tokens.
 
     Args:
@@ -46,6 +46,7 @@ class WhisperEncoder(nn.Module):
     """
 
     modality = "audio"
+    context_length: int
 
     def __init__(
         self,
@@ -78,7 +79,9 @@ class WhisperEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=eps)
         self._initialise()
 
-    def forward(self, mels: Float[Tensor, "batch num_mels frames"], mask: Bool[Tensor, "batch frames"] | None = None) -> Encoded:
+    def forward(
+        self, mels: Float[Tensor, "batch num_mels frames"], mask: Bool[Tensor, "batch frames"] | None = None, *, reads: str = "tokens"
+    ) -> Encoded:
         """Encode log-mels to tokens [batch, frames / 2 rounded up, dim].
 
         Args:

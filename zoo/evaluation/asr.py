@@ -13,9 +13,9 @@ import torch
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.evaluation.measures.split_reader import Reading
-from zoo.evaluation.measures.wer import Compared, WordJudge, summed
+from zoo.evaluation.measures.wer import Compared, WordErrorCounter, summed
 from zoo.evaluation.results.answers import sample_rate_of
-from zoo.evaluation.results.asr_result import Heard, HeardResult, audio_of, forget
+from zoo.evaluation.results.asr_result import AsrResult, Recognition, audio_of, forget
 from zoo.registry import register
 from zoo.types import Sample
 
@@ -30,7 +30,7 @@ class Asr:
     """Word and character error rates of a system that transcribes; the reference is the text of the sample.
 
     Args:
-        normalise: normalisation of both texts before they are compared: "english", "basic", "characters" or "none"; see ``WordJudge``.
+        normalise: normalisation of both texts before they are compared: "english", "basic", "characters" or "none"; see ``WordErrorCounter``.
         mode: "strict": windows of 30 s, as Whisper was trained. "short": windows as short as the clip, which are faster. "both": evaluate
             both, to compare their errors (metrics with the prefix ``short_``). None: as configured in the system's processor.
         language: code of the spoken language; "found" lets a multilingual model detect it for every recording. None: the language in the
@@ -76,7 +76,7 @@ class Asr:
         if examples < 0:
             raise ConfigError(f"examples: {examples}; allowed is 0 or more")
         checked_limits({"batch_size": batch_size, "limit": limit, "num_beams": num_beams})
-        self.compare, self.mode, self.examples, self.batch_size, self.limit = WordJudge(normalise), mode, examples, batch_size, limit
+        self.compare, self.mode, self.examples, self.batch_size, self.limit = WordErrorCounter(normalise), mode, examples, batch_size, limit
         self.language, self.task = language, task
         self.options: dict[str, Any] = {"temperatures": tried, "num_beams": num_beams}  # keywords of ``transcribe``
         self.options |= {"timestamps": timestamps, "initial_prompt": initial_prompt, "batch_size": batch_size, "seed": seed}
@@ -91,7 +91,7 @@ class Asr:
             )
 
     @torch.inference_mode()
-    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> HeardResult:
+    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> AsrResult:
         """Transcribe the recordings of one split and compute the errors.
 
         Args:
@@ -110,7 +110,7 @@ class Asr:
             forget(found, self.examples)
         return self._result(found, reading.details, times, rate_hz)
 
-    def _transcribe_rows(self, model: Any, chunk: list[Sample], rate: int, times: Times) -> list[Heard]:
+    def _transcribe_rows(self, model: Any, chunk: list[Sample], rate: int, times: Times) -> list[Recognition]:
         """Transcribe recordings and compare them with their references; add the seconds taken to ``times``."""
         audio = [audio_of(sample, rate) for sample in chunk]
         by_mode, seconds_by_mode = {}, {}
@@ -122,7 +122,7 @@ class Asr:
         for position, (sample, recording) in enumerate(zip(chunk, audio, strict=True)):
             compared = [self.compare(sample.inputs["text"], transcripts[position].text) for transcripts in by_mode.values()]
             first = next(iter(by_mode.values()))[position]
-            rows.append(Heard(sample.id, sample.kind, recording, first.duration_s, first.text.strip(), *compared))
+            rows.append(Recognition(sample.id, sample.kind, recording, first.duration_s, first.text.strip(), *compared))
         for short, seconds in seconds_by_mode.items():  # last, because ``Reading`` calls again for each row if a row of the batch failed
             times[short] += seconds
         return rows
@@ -154,7 +154,7 @@ class Asr:
         language = self.language or sample.inputs.get("language")
         return None if language == FOUND else language, self.task or sample.inputs.get("task") or "transcribe"
 
-    def _result(self, found: list[Heard], left_out: dict[str, Any], times: Times, rate: int) -> HeardResult:
+    def _result(self, found: list[Recognition], left_out: dict[str, Any], times: Times, rate: int) -> AsrResult:
         if not sum(row.compared.words.units for row in found):
             raise DataError(
                 f"evaluation: no reference text of the split has a word left after normalisation (normalise={self.compare.normalise}); "
@@ -171,9 +171,9 @@ class Asr:
             by_kind[kind] = {"items": float(len(chosen)), **figures(chosen)}
         seconds = {("short_" if short and others else "") + "seconds": round(taken, 2) for short, taken in times.items()}
         details = self._details(found) | {"audio_seconds": round(sum(row.seconds for row in found), 2), **seconds} | left_out
-        return HeardResult(metrics, found, details, by_kind if len(by_kind) > 1 else {}, self.examples, rate)
+        return AsrResult(metrics, found, details, by_kind if len(by_kind) > 1 else {}, self.examples, rate)
 
-    def _details(self, found: list[Heard]) -> dict[str, Any]:
+    def _details(self, found: list[Recognition]) -> dict[str, Any]:
         """Return the settings that a reader needs to interpret the metrics; unset ones are left out."""
         words, characters = summed([row.compared for row in found])
         details: dict[str, Any] = {"normalise": self.compare.normalise, "words": words.units, "errors": words.errors}

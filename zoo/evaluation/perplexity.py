@@ -21,7 +21,7 @@ from zoo.evaluation.measures.split_reader import Reading, Row
 from zoo.evaluation.results.answers import check_source
 from zoo.processors.conversation import Tokens
 from zoo.registry import register
-from zoo.types import SUPERVISED, Batch, Predictions, Sample, TalkingHead
+from zoo.types import SUPERVISED, Batch, LanguageHead, Predictions, Sample, head_of
 
 
 @dataclass
@@ -88,8 +88,8 @@ class Perplexity:
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError if the model does not predict tokens, or if the source has neither conversations nor texts."""
-        head = getattr(model, "head", None)
-        if not isinstance(head, TalkingHead):
+        head = head_of(model)
+        if not isinstance(head, LanguageHead):
             raise ConfigError(
                 f"evaluation: 'perplexity' needs a head that predicts tokens (llava); {type(head or model).__name__} does not"
             )

@@ -22,13 +22,13 @@ from torch import Tensor
 from zoo.data.loader import spread
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.requirements import checked_limits
-from zoo.evaluation.measures.wer import WordJudge
+from zoo.evaluation.measures.wer import WordErrorCounter
 from zoo.evaluation.results.answers import sample_rate_of
 from zoo.evaluation.results.asr_result import audio_of
 from zoo.evaluation.results.html_report import draw_speech
 from zoo.processors.media.audio_file import resample
 from zoo.registry import register
-from zoo.types import MELS, STOP_TOKEN, Sample, Speech
+from zoo.types import MELS, STOP_TOKEN, Sample, Speech, verbs_of
 
 COEFFICIENTS = 13  # after the first one, which is loudness and does not count
 DECIBEL = 10 / math.log(10) * math.sqrt(2)  # from the Euclidean distance of cepstra in nats to dB (Kubichek 1993)
@@ -98,7 +98,7 @@ class Tts:
         seed: random seed of synthesis and of the judge's transcription.
         judge: a system that transcribes the synthesised speech (``zoo evaluate`` accepts its directory); None skips the word errors.
         language: code of the language that the judge expects; None lets a multilingual judge detect it.
-        normalise: normalisation of texts before words are compared; see ``WordJudge``.
+        normalise: normalisation of texts before words are compared; see ``WordErrorCounter``.
 
     Raises:
         ConfigError: a number that is not positive, an unknown word, or a library is not installed.
@@ -121,17 +121,17 @@ class Tts:
         if max_seconds <= 0:
             raise ConfigError(f"max_seconds: {max_seconds}; allowed is above 0")
         self.batch_size, self.limit, self.max_seconds, self.seed = batch_size, limit, max_seconds, seed
-        self.judge, self.language, self.compare = judge, language, None if judge is None else WordJudge(normalise)
+        self.judge, self.language, self.compare = judge, language, None if judge is None else WordErrorCounter(normalise)
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError if the model cannot synthesise speech, the source has no texts, or the judge cannot transcribe."""
-        if "synthesize" not in getattr(getattr(model, "head", None), "verbs", ()):
+        if "synthesize" not in verbs_of(model):
             raise ConfigError(
                 f"evaluation: 'tts' needs a head that synthesises speech (tacotron, tacotron2); this {type(model).__name__} has none"
             )
         if "text" not in source.modalities:
             raise ConfigError(f"evaluation: 'tts' needs texts; the source gives {', '.join(source.modalities)}")
-        if self.judge is not None and "transcribe" not in getattr(getattr(self.judge, "head", None), "verbs", ()):
+        if self.judge is not None and "transcribe" not in verbs_of(self.judge):
             got = f"{self.judge!r} is a name: load it first (zoo.load)" if isinstance(self.judge, str) else type(self.judge).__name__
             raise ConfigError(f"evaluation.judge: must be a system with the verb transcribe (whisper); got {got}")
 

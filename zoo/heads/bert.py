@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.mlp import find_activation
 from zoo.registry import register
-from zoo.types import IGNORED, MASKED, Accepts, Batch, Encoded, EncoderSpec, HeadOutput, SystemLike
+from zoo.types import IGNORED, MASKED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike, Wiring
 
 SEQUENCES = {"next": "nsp", "order": "sop"}  # task on two texts -> prefix of the names of its metrics
 GUESSES = 5  # candidates per mask symbol that fill_mask returns by default
 
 
 @register("head")
-class BertHead(nn.Module):
+class BertHead(Head):
     """Masked language modelling and, if ``sequence`` is set, classification of text pairs; the loss is the sum of both mean losses.
 
     The decoder's weight is tied to the encoder's word embedding. The encoder keeps ownership of the tied weight: a checkpoint holds it
@@ -87,10 +87,10 @@ class BertHead(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def tie(self, encoders: Mapping[str, Any]) -> None:
+    def connect(self, wiring: Wiring) -> None:
         """Tie the decoder to the word embedding of the text encoder; no effect if ``tied`` or ``masked_lm`` is False."""
         if self.masked_lm and self.tied:
-            self._words = (encoders["text"],)
+            self._words = (wiring.encoders["text"],)
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Return the loss of this process's items.

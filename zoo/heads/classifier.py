@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.pool import AttentionPool
 from zoo.registry import register
-from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput, SystemLike
+from zoo.types import Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike
 
 POOLS = ("encoder", "attention")
 INITS = ("trunc_normal", "zeros", "kaiming")
@@ -27,7 +27,7 @@ IMAGENET_CLASSES = 1000
 
 
 @register("head")
-class Classifier(nn.Module):
+class Classifier(Head):
     """Pooling, an optional hidden layer, then a linear layer; cross entropy against hard or soft labels.
 
     Args:

@@ -21,7 +21,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.losses import info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
 from zoo.losses.distributed import gather
 from zoo.registry import register
-from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput, SystemLike
+from zoo.types import Accepts, Batch, Encoded, EncoderSpec, FeatureHead, HeadOutput, SystemLike
 
 LOSSES = ("info_nce", "sigmoid")
 GATHERS = ("local", "global")
@@ -32,7 +32,7 @@ TOKENS_AT_ONCE = 2**15  # per batch of texts of full length: 425 texts of CLIP's
 
 
 @register("head")
-class CLIPHead(nn.Module):
+class CLIPHead(FeatureHead):
     """Projections of both pooled vectors to unit vectors of ``embed_dim``, with a contrastive loss over the global batch.
 
     Args:

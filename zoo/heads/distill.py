@@ -11,11 +11,11 @@ from torch import nn
 
 from zoo.errors import DataError
 from zoo.registry import register
-from zoo.types import TEACHER, Accepts, Batch, Encoded, EncoderSpec, HeadOutput
+from zoo.types import TEACHER, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput
 
 
 @register("head")
-class Distill(nn.Module):
+class Distill(Head):
     """Cosine distillation of pooled vectors: the loss is 1 minus the cosine between the encoder's and the teacher's vector.
 
     Args:
@@ -28,7 +28,6 @@ class Distill(nn.Module):
     """
 
     accepts = Accepts(modalities=("image", "audio", "text"), reads="pooled")
-    verbs: tuple[str, ...] = ()
     needs_teacher = True
 
     def __init__(self, *, inputs: Mapping[str, EncoderSpec], teacher_dim: int | None = None) -> None:

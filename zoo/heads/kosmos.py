@@ -21,9 +21,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.heads.bases.multimodal_lm import Connected, Talking
+from zoo.heads.bases.multimodal_lm import Connected, MultimodalLM
 from zoo.registry import register
-from zoo.types import PLACEHOLDER_IDS, EncoderSpec, LanguageModel
+from zoo.types import PLACEHOLDER_IDS, EncoderSpec, LanguageModel, Wiring
 
 RESAMPLER = {"kind": "resampler", "num_latents": 64}  # 64 latents per image: Kosmos-1, section 2.2
 NO_TOKEN = -1  # equals no token id: marks padding and positions outside the document in comparisons
@@ -31,7 +31,7 @@ CONNECTORS = {"image": RESAMPLER, "audio": RESAMPLER}  # defaults for modalities
 
 
 @register("head")
-class Kosmos(Talking):
+class Kosmos(MultimodalLM):
     """Multimodal language model with latents between start and end symbols; cross entropy of the supervised text tokens.
 
     Args:
@@ -49,7 +49,8 @@ class Kosmos(Talking):
         DataError: (forward) items do not stand between their symbols.
     """
 
-    conversing = {"template": "kosmos"}  # default keywords of the processor's conversation part; the config may override them
+    processor_defaults = {"template": "kosmos"}  # of the processor "conversation"; a config may override them
+    needs_symbols = True
 
     def __init__(
         self,
@@ -62,7 +63,11 @@ class Kosmos(Talking):
     ) -> None:
         super().__init__(inputs=inputs, language=language, connectors={**CONNECTORS, **connectors}, feature_layer=feature_layer)
         self.class_token = class_token
-        self.conversation: Any = None  # the processor's conversation part, which knows the symbols' ids; the system sets it
+        self.conversation: Any = None  # the processor of conversations, which knows the symbols' ids
+
+    def connect(self, wiring: Wiring) -> None:
+        """Keep the processor of conversations; it learns the symbols' ids when it gets a tokenizer."""
+        self.conversation = None if wiring.processor is None else wiring.processor.get("conversation")
 
     def spliced(
         self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"], features: Connected, ids: Sequence[str]

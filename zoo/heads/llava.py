@@ -10,7 +10,7 @@ language model. Padding is not computed, so short conversations need not be pack
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.heads.bases.multimodal_lm import Talking
+from zoo.heads.bases.multimodal_lm import MultimodalLM
 from zoo.registry import register
 from zoo.types import EncoderSpec, LanguageModel
 
@@ -18,7 +18,7 @@ CONNECTORS = {"image": "mlp", "audio": "downsampler"}  # defaults for modalities
 
 
 @register("head")
-class Llava(Talking):
+class Llava(MultimodalLM):
     """Multimodal language model with features at their placeholders; cross entropy of the supervised tokens.
 
     Args:

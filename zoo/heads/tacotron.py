@@ -22,11 +22,11 @@ from zoo.layers.tacotron_decoder import Stepper, TacotronDecoder
 from zoo.layers.teacher_forcing import Speakers, TeacherForcing, fed_frames, join_groups, sampled_frames, whole_groups
 from zoo.losses.speech import frame_loss, guided_attention_loss
 from zoo.registry import register
-from zoo.types import MAGNITUDES, Accepts, Batch, Encoded, EncoderSpec, HeadOutput, Speech
+from zoo.types import MAGNITUDES, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, Speech
 
 
 @register("head")
-class Tacotron(nn.Module):
+class Tacotron(Head):
     """Attention GRU, residual GRUs, and a post-net that makes linear magnitudes; mean absolute error of mels and magnitudes.
 
     Args:

@@ -23,13 +23,13 @@ from zoo.layers.tacotron2_decoder import Frames, Tacotron2Decoder
 from zoo.layers.teacher_forcing import Speakers, TeacherForcing, fed_frames, join_groups, sampled_frames, whole_groups
 from zoo.losses.speech import frame_loss, guided_attention_loss, stop_loss
 from zoo.registry import register
-from zoo.types import Accepts, Batch, Encoded, EncoderSpec, HeadOutput, Speech
+from zoo.types import Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, Speech
 
 EVALUATION_SEED = 0  # for the pre-net's dropout when a loss is computed in evaluation mode: equal batches get equal losses
 
 
 @register("head")
-class Tacotron2(nn.Module):
+class Tacotron2(Head):
     """Attention, two LSTMs and a post-net; mean square error of the mels before and after it, binary cross entropy of the stop token.
 
     Args:

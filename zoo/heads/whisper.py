@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.transcribe import transcribe
 from zoo.layers.whisper_decoder import WhisperDecoder
 from zoo.registry import register
-from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, HeadOutput
+from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput
 
 
 @register("head")
-class Whisper(nn.Module):
+class Whisper(Head):
     """Text decoder with cross-attention to a recording; cross entropy of the supervised tokens.
 
     Args:
@@ -44,6 +44,7 @@ class Whisper(nn.Module):
     accepts = Accepts(modalities=("audio",), reads="tokens")
     verbs = ("transcribe",)
     evaluation = "asr"
+    no_weight_decay = ("positions",)
     processors = ("transcript",)  # in addition to those of the encoders
     transcribe = staticmethod(transcribe)
 

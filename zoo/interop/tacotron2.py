@@ -18,7 +18,7 @@ from zoo.interop.base.rules import Rule, named
 from zoo.registry import find_part
 from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.tensors import write_tensors
-from zoo.types import is_system
+from zoo.types import config_of, is_system
 
 ORIGIN = "torchaudio"
 NVIDIA = (".conv.", ".linear_layer.")
@@ -189,7 +189,7 @@ def write_tacotron2(model: nn.Module, directory: Path) -> Path:
     Raises:
         ConfigError: another model, or something that torchaudio's does not have.
     """
-    config: Any = getattr(model, "config", {})
+    config: Any = config_of(model)
     if not is_system(model) or config["head"].get("name") != FAMILY:
         raise ConfigError(f"format: {FORMAT!r} has systems with the head 'tacotron2' only; {type(model).__name__} is none of them")
     whole = (_whole(kind, part) for kind, part in (("encoder", config["encoders"]["text"]), ("head", config["head"])))

@@ -20,6 +20,7 @@ from zoo.layers.hosted_transformers import import_transformers, parse_config, qu
 from zoo.layers.meta import meta_device
 from zoo.layers.packing import Packing
 from zoo.registry import register
+from zoo.types import LanguageModel
 
 REFUSALS = (AssertionError, AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 # Config keys under which different models store their maximum length.
@@ -28,7 +29,7 @@ ENDLESS = 2**20  # context length of models whose config gives no maximum, becau
 
 
 @register("language")
-class Transformers(nn.Module):
+class Transformers(LanguageModel):
     """Causal language model of transformers: maps token ids or embedding vectors to hidden states; ``logits`` scores the next token.
 
     Args:

@@ -23,6 +23,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.layers.decoder import CausalAttention, Prefix
 from zoo.layers.linear import Linear
 from zoo.layers.quantised import dequantised, quantise
+from zoo.types import config_of
 
 KINDS = ("lora", "dora", "ia3", "prefix")
 KEY = "adapters"  # key of a system's config
@@ -182,7 +183,7 @@ def merge(model: nn.Module) -> nn.Module:
     """
     if any(isinstance(module, Prefix) for module in model.modules()):
         raise ConfigError(f"{KEY}: {UNFOLDED}")
-    config: Any = getattr(model, "config", None) or {}
+    config: Any = config_of(model)
     layers: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if hasattr(m, "base_layer") and hasattr(m, "merge")]
     for name, layer in layers:
         parent, _, last = name.rpartition(".")

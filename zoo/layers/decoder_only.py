@@ -11,9 +11,10 @@ from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, Rotation, seen_keys
 from zoo.layers.linear import Linear, fast_linear, lay_out, pack, unpack
 from zoo.layers.packing import Packing
+from zoo.types import LanguageModel
 
 
-class DecoderOnly(nn.Module):
+class DecoderOnly(LanguageModel):
     """Base class: maps token ids or embedding vectors to hidden states; ``logits`` scores the next token.
 
     A subclass sets the attributes. It overrides ``place`` to add position embeddings, or ``rotation`` to rotate queries and keys.
@@ -23,16 +24,16 @@ class DecoderOnly(nn.Module):
         window: size of the attention window in tokens, including the token itself; None attends to all previous tokens.
     """
 
-    dim: int
-    vocab_size: int
-    context_length: int
     num_kv_heads: int
-    head_dim: int
-    window: int | None
     embedding: nn.Embedding
     blocks: nn.ModuleList
     norm: nn.Module
     lm_head: Linear | None
+
+    @property
+    def ties_words(self) -> bool:
+        """True if the output projection is the word table."""
+        return self.lm_head is None
 
     def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Return the input of the first block, given embedding vectors and their positions; by default the vectors unchanged."""

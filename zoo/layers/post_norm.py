@@ -16,7 +16,7 @@ from zoo.layers.attention import Attention
 from zoo.layers.mlp import feed_forward
 from zoo.layers.packing import Layout, Packing, can_pack
 from zoo.layers.pool import masked_mean
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 POOLS = ("cls_tanh", "cls", "mean", "none")
 
@@ -41,7 +41,7 @@ class PostNormBlock(nn.Module):
         return self.norm2(x + self.dropout(self.mlp(x)))
 
 
-class PostNormText(nn.Module):
+class PostNormText(Encoder):
     """Base class of post-norm text encoders: token ids to the tokens of the last block and one pooled vector.
 
     A subclass implements ``layers`` and ``embed``. Its constructor creates the tables ``embedding``, ``positions`` and ``types``, and
@@ -66,7 +66,7 @@ class PostNormText(nn.Module):
     """
 
     modality = "text"
-    pools_alone = True  # ``forward`` takes ``reads``: pooled vectors can be computed without the other tokens
+    context_length: int
     no_weight_decay = ("positions", "types")
     embedding: nn.Embedding
     positions: nn.Parameter
@@ -111,6 +111,7 @@ class PostNormText(nn.Module):
         self,
         token_ids: Int[Tensor, "batch length"],
         mask: Bool[Tensor, "batch length"] | None = None,
+        *,
         reads: str = "tokens",
         types: Int[Tensor, "batch length"] | None = None,
     ) -> Encoded:

@@ -130,8 +130,6 @@ class WhisperDecoder(nn.Module):
         DataError: (forward) a row is longer than ``context_length``, or the number of rows is not a multiple of the recordings'.
     """
 
-    no_weight_decay = ("positions",)
-
     def __init__(
         self,
         *,

@@ -23,7 +23,7 @@ from zoo.training.feature_cache import passes_of, refuse_unfrozen
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.optim import parameter_groups
 from zoo.training.settings import TrainingSettings
-from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, encode, reads_of
+from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, encode
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def check(config: Mapping[str, Any]) -> CheckReport:
 def _refuse_frozen_passes(config: Mapping[str, Any], system: System, settings: TrainingSettings) -> None:
     """Raise ConfigError where encoders cannot run once before training: they are trained, or something needs their inputs."""
     head: Any = system.head
-    if reads_of(head) != ("pooled",):
+    if head.reads != ("pooled",):
         raise ConfigError(
             f"training.frozen_passes: keeps the pooled vectors of encoders, but head {type(head).__name__} reads their "
-            f"{' and '.join(reads_of(head))}; set training.frozen_passes=0"
+            f"{' and '.join(head.reads)}; set training.frozen_passes=0"
         )
     refuse_unfrozen(dict(system.encoders))
     passes_of(list(system.encoders), settings.frozen_passes)
@@ -105,7 +105,7 @@ def _refuse_frozen_passes(config: Mapping[str, Any], system: System, settings: T
 def _add_teacher(system: System, batch: Batch, teacher: Any) -> None:
     """Give a head that learns from a teacher its vectors; a teacher and no such head, or the other way round, is refused."""
     head: Any = system.head
-    wanted = getattr(head, "needs_teacher", False)
+    wanted = head.needs_teacher
     if wanted and not teacher:
         raise ConfigError(f"teacher: head {type(head).__name__} learns from one; name a saved model with teacher=PATH")
     if teacher and not wanted:
@@ -118,7 +118,7 @@ def _add_teacher(system: System, batch: Batch, teacher: Any) -> None:
 
 def _add_masked(system: System, batch: Batch, words: Any) -> None:
     """Give a head that predicts hidden tokens some to predict; hiding them from another head, or from none, is refused."""
-    wanted = getattr(system.head, "needs_masking", False)
+    wanted = system.head.needs_masking
     if wanted and words is None:
         raise ConfigError(
             f"data.masking: null, but head {type(system.head).__name__} learns to predict hidden tokens; set data.masking={{}}"
@@ -143,7 +143,7 @@ def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> E
         raise ConfigError(f"{key}: refuses {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
     edges.append(Edge(f"system.processor.{modality}", key, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"))
     pooled = "none" if encoded.pooled is None else list(encoded.pooled.shape)
-    target = f"system.head.connectors.{modality}" if hasattr(system.head, "connectors") else "system.head"
+    target = f"system.head.connectors.{modality}" if modality in system.head.connectors else "system.head"
     edges.append(Edge(key, target, f"tokens {list(encoded.tokens.shape)}, pooled {pooled}"))
     return encoded
 
@@ -151,11 +151,11 @@ def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> E
 def _edges_of_conversations(system: System, batch: Batch, encoded: Mapping[str, Encoded]) -> list[Edge]:
     """What a language model is given: token ids, and of each modality the tokens that its connector makes."""
     head: Any = system.head
-    if not hasattr(head, "language"):
+    if head.language is None:
         return []
     edges = [Edge("data.source", "system.processor.conversation", "raw")]
     edges.append(Edge("system.processor.conversation", "system.head.language", f"token ids {list(batch.inputs['text'].shape)}"))
-    for modality, connector in getattr(head, "connectors", {}).items():
+    for modality, connector in head.connectors.items():
         tokens, _ = connector(encoded[modality].tokens, encoded[modality].mask)
         carries = f"tokens {list(tokens.shape)}, {tokens.shape[1]} of {encoded[modality].tokens.shape[1]} for each item"
         edges.append(Edge(f"system.head.connectors.{modality}", "system.head.language", carries))

@@ -34,7 +34,7 @@ def complete_config(config: Mapping[str, Any], source: Any = None) -> dict[str, 
     if not isinstance(head, Mapping) or "name" not in head:
         return dict(config)  # building the system says what is wrong
     part: Any = find_part("head", head["name"], "system.head.name")
-    if not hasattr(part, "from_source"):
+    if not part.from_source:
         return dict(config)
     keywords = check_keywords(part, {k: v for k, v in head.items() if k != "name"}, "system.head", {"inputs": None})
     asked = find_part("source", config["data"]["source"].get("name"), "data.source.name") if source is None else source

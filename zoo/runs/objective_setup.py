@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from zoo.assembly.save_load import load
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
 from zoo.registry.construct import build_part
-from zoo.training.loop import Trainer
-from zoo.training.reference import Reference, initial_tensors, read_initial, write_initial
+from zoo.training.freeze import freeze
+from zoo.training.reference import Reference, initial_tensors, read_initial
+from zoo.training.settings import TrainingSettings
 from zoo.training.teacher import Teacher
+from zoo.types import LanguageHead, Objective, head_of
 
 
 def make_objective(config: Mapping[str, Any], system: System, batch_size: int) -> Any:
@@ -25,41 +29,35 @@ def make_objective(config: Mapping[str, Any], system: System, batch_size: int) -
         return None
     objective = build_part("objective", words, "objective")
     objective.check(system, batch_size // int(os.environ.get("WORLD_SIZE", "1")))
-    if hasattr(objective, "check_teacher") and not config.get("teacher"):
+    if objective.needs_teacher and not config.get("teacher"):
         raise ConfigError(f"teacher: objective {words['name']!r} learns from one; name a saved model with teacher=DIR")
     return objective
 
 
-def add_reference(trainer: Trainer, objective: Any, config: Mapping[str, Any], run_dir: Path) -> None:
-    """Let a trainer complete its batches with what the teacher gives for them, or the model as it was when the run began.
-
-    To be called when the trainer has the first weights, and the run directory is there.
+def make_reference(
+    objective: Objective, config: Mapping[str, Any], system: System, settings: TrainingSettings, run_dir: Path, device: torch.device
+) -> Reference:
+    """Return the frozen model of an objective, which completes each batch: the teacher, or the system as it was when the run began.
 
     Raises:
         ConfigError: the teacher reads other tokens than the system.
-        WeightsError: a run that is resumed does not have what it began with any more.
+        WeightsError: a resumed run has lost the weights that it began with.
     """
-    system: Any = trainer.plain_model
     if config.get("teacher"):
-        teacher = load(config["teacher"], device=trainer.accelerator.device)
+        teacher: Any = load(config["teacher"], device=device)
         _refuse_other_tokens(teacher, system, str(config["teacher"]))
-        if hasattr(objective, "check_teacher"):
-            objective.check_teacher(system, teacher)
-        trainer.complete = Reference(teacher, objective)  # type: ignore[arg-type]
-        return
+        objective.check_teacher(system, teacher)
+        return Reference(teacher, objective)
     if config.get("resume") is not None:
-        tensors = read_initial(run_dir, trainer.accelerator.device)
-    else:
-        tensors = initial_tensors(system)
-        if trainer.accelerator.is_main_process:
-            write_initial(tensors, run_dir)
-    trainer.complete = Reference(system, objective, tensors)
+        return Reference(system, objective, read_initial(run_dir, device))
+    freeze(system, settings.freeze)  # frozen weights need no copy
+    return Reference(system, objective, initial_tensors(system))
 
 
 def _refuse_other_tokens(teacher: Any, system: Any, source: str) -> None:
     """Raise ConfigError unless both make the same tensors of the same inputs: the teacher is given the system's batches."""
-    parts, ours = getattr(getattr(teacher, "processor", None), "parts", {}), system.processor.parts
-    if not hasattr(getattr(teacher, "head", None), "predictions") or "conversation" not in parts:
+    parts, ours = {} if teacher.processor is None else teacher.processor.parts, system.processor.parts
+    if not isinstance(head_of(teacher), LanguageHead) or "conversation" not in parts:
         raise ConfigError(f"teacher: {source} does not talk; name a saved model whose head predicts tokens (llava)")
     missing = sorted(set(system.encoders) - set(teacher.encoders))
     if missing:
@@ -77,18 +75,18 @@ def _refuse_other_tokens(teacher: Any, system: Any, source: str) -> None:
                 raise ConfigError(f"teacher: {source} has processor.{modality}.{name} {theirs}, the system has {value}{advice}")
 
 
-def teacher_of(config: Mapping[str, Any], system: System) -> dict[str, Teacher]:
+def make_teacher(config: Mapping[str, Any], system: System) -> Teacher | None:
     """What completes each batch where a config names a teacher; its tokenizer must be the student's."""
     if not config.get("teacher") or config.get("objective"):  # an objective asks it for something else
-        return {}
+        return None
     model: Any = load(config["teacher"])
     (modality,) = system.encoders
-    theirs = getattr(model, "processor", None)
+    theirs = model.processor
     ours = system.processor[modality]  # type: ignore[index]
-    if theirs is not None and modality in theirs.parts and hasattr(ours, "tokenizer"):
+    if theirs is not None and modality in theirs.parts and ours.tokenizer is not None:
         texts = [part.tokenizer.to_str() for part in (ours, theirs[modality])]
         if texts[0] != texts[1]:
             raise ConfigError(
                 f"teacher: {config['teacher']} has another tokenizer than system.encoders.{modality}; start from weights with its own"
             )
-    return {"complete": Teacher(model, modality)}
+    return Teacher(model, modality)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 
@@ -20,12 +21,15 @@ from zoo.runs.check import check
 from zoo.runs.data_setup import complete_config, make_masking, make_mixup, make_source, pack, report_data
 from zoo.runs.evaluation_setup import make_evaluation
 from zoo.runs.first_weights import prepare
-from zoo.runs.objective_setup import add_reference, make_objective, teacher_of
+from zoo.runs.objective_setup import make_objective, make_reference, make_teacher
 from zoo.runs.run_directory import default_run_dir, open_run_dir
 from zoo.storage.files import read_yaml
 from zoo.training.log import SKIPPED_FILE
-from zoo.training.loop import Progress, Trainer
+from zoo.training.loop import Progress, Trainer, make_accelerator
+from zoo.training.reference import Reference, write_initial
 from zoo.training.settings import TrainingSettings
+from zoo.training.teacher import Teacher
+from zoo.types import Objective
 
 
 @dataclass
@@ -63,33 +67,46 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     system = build_system(config["system"])
     prepare(system, config, source, run_dir)
     add_adapters(system, settings.adapters, "training.adapters")
-    system.objective = objective = make_objective(config, system, settings.batch_size)
-    trainer = _make_trainer(config, settings, system, source, run_dir, progress)
+    objective = make_objective(config, system, settings.batch_size)
+    accelerator = make_accelerator(settings, run_dir)
+    system.to(accelerator.device)
+    complete: Reference | Teacher | None = make_teacher(config, system)
+    if objective is not None:
+        complete = make_reference(objective, config, system, settings, run_dir, accelerator.device)
+    trainer = _make_trainer(config, settings, system, source, run_dir, progress, accelerator, objective, complete)
     if trainer.accelerator.is_main_process and not resuming:
         open_run_dir(run_dir, config, system)
     report_data(source, trainer, run_dir, progress)
-    if objective is not None:
-        add_reference(trainer, objective, config, run_dir)
+    if isinstance(complete, Reference) and complete.initial is not None and accelerator.is_main_process and not resuming:
+        write_initial(complete.initial, run_dir)
     trainer.accelerator.wait_for_everyone()
     set_seed(int(config["seed"]) + trainer.accelerator.process_index)
     metrics = trainer.run(resume=resuming)
     skipped = read_yaml(run_dir / SKIPPED_FILE) if (run_dir / SKIPPED_FILE).exists() else {}
-    return TrainingResult(run_dir, metrics, find_checkpoint(run_dir), {**skipped, "left_out": list(getattr(source, "skipped", ()))})
+    return TrainingResult(run_dir, metrics, find_checkpoint(run_dir), {**skipped, "left_out": list(source.skipped)})
 
 
 def _make_trainer(
-    config: Mapping[str, Any], settings: TrainingSettings, system: System, source: Any, run_dir: Path, progress: Progress | None
+    config: Mapping[str, Any],
+    settings: TrainingSettings,
+    system: System,
+    source: Any,
+    run_dir: Path,
+    progress: Progress | None,
+    accelerator: Accelerator,
+    objective: Objective | None,
+    complete: Reference | Teacher | None,
 ) -> Trainer:
     data = config["data"]
     words = data.get("augmentation")
     augmentation = construct(Augmentation, words, "data.augmentation") if words else None
     evaluation = make_evaluation(config.get("evaluation"), system)
-    if hasattr(evaluation, "cache"):
-        evaluation.cache = False  # these weights change with every step and are never met again
+    if evaluation is not None:
+        evaluation.connect(weights_change=True)
     if evaluation is not None and settings.evaluate_every:  # what cannot be is found now, not at the first evaluation
         source.split(data["validation_split"])
         evaluation.check(system, source)
-    settings = replace(settings, monitor=settings.monitor or getattr(evaluation, "monitor", None))
+    settings = replace(settings, monitor=settings.monitor or (None if evaluation is None else evaluation.monitor))
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         assert evaluation is not None
@@ -112,5 +129,7 @@ def _make_trainer(
         evaluate=evaluate if evaluation is not None else None,
         progress=progress,
         num_workers=data["num_workers"],
-        **teacher_of(config, system),
+        objective=objective,
+        accelerator=accelerator,
+        **({} if complete is None else {"complete": complete}),
     )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.data.readers.document_filter import Document, Sieve
+from zoo.data.readers.document_filter import Document, DocumentFilter
 from zoo.data.readers.interleaved_rows import SPLITS, DocumentsSplit, Place, Rows, checked_fractions, share_out
 from zoo.errors import DataError, ItemError
 from zoo.registry import register
@@ -42,7 +42,7 @@ class Interleaved:
         split_fractions: shares of the documents of ``path`` in train, validation and test. The share of a split with its own files is not
             used, and the other shares are scaled to sum to 1.
         max_images, min_size, exclude_images, min_words, single_image_share, deduplicate, similarity: filters, see
-            ``zoo.data.readers.document_filter.Sieve``. Kosmos-1 uses max_images=5, min_size=64 and single_image_share=0.5.
+            ``zoo.data.readers.document_filter.DocumentFilter``. Kosmos-1 uses max_images=5, min_size=64 and single_image_share=0.5.
 
     Raises:
         ConfigError: a value is not allowed.
@@ -72,7 +72,7 @@ class Interleaved:
         similarity: float = 0.8,
     ) -> None:
         fractions = list(checked_fractions(split_fractions))
-        self.sieve = Sieve(
+        self.sieve = DocumentFilter(
             max_images=max_images,
             min_size=min_size,
             exclude_images=exclude_images,

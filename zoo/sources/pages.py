@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from zoo.data.readers.document_filter import ADDRESSES, Document, Sieve
+from zoo.data.readers.document_filter import ADDRESSES, Document, DocumentFilter
 from zoo.data.readers.html import parts_of_html
 from zoo.data.readers.interleaved_rows import SPLITS, DocumentsSplit, checked_fractions, share_out
 from zoo.errors import ConfigError, DataError, ItemError
@@ -37,7 +37,7 @@ class Pages:
         exclude_pages: patterns of pages to leave out, for example ``gfdl*``, ``*/index.html``.
         skip: tags, classes, ids and roles of elements to leave out with their content, in addition to scripts, menus, footers and forms.
         exclude_images, max_images, min_size, min_words, single_image_share, deduplicate, similarity: filters, see
-            ``zoo.data.readers.document_filter.Sieve``.
+            ``zoo.data.readers.document_filter.DocumentFilter``.
         split_fractions: shares of the pages in train, validation and test, by a hash of their content.
 
     Raises:
@@ -71,7 +71,7 @@ class Pages:
             if isinstance(value, str):
                 raise ConfigError(f"{key}: {value!r} is one string; give a list of strings")
         fractions, self.path = checked_fractions(split_fractions), Path(path)
-        self.sieve = Sieve(
+        self.sieve = DocumentFilter(
             max_images=max_images,
             min_size=min_size,
             exclude_images=exclude_images,

@@ -16,7 +16,7 @@ from zoo.data.loader import Draw, Item, Order, ProcessedSplit, StepSampler, trai
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError
 from zoo.storage.files import atomic_directory
-from zoo.types import Batch, Sample, encode
+from zoo.types import Batch, Sample
 
 FOLDER = "frozen"  # folder name in a run directory
 
@@ -55,10 +55,10 @@ class FrozenSplit:
         return Batch(inputs={}, targets=targets, ids=[item.sample.id for item in items], features=features)
 
 
-def refuse_unfrozen(encoders: Mapping[str, nn.Module]) -> None:
+def refuse_unfrozen(encoders: Mapping[str, Any]) -> None:
     """Raise ConfigError if a parameter that an encoder's features depend on is trained."""
     for modality, encoder in encoders.items():
-        after = tuple(f"{name}." for name in getattr(encoder, "after_features", ()))
+        after = tuple(f"{name}." for name in encoder.after_features)
         trained = [name for name, p in encoder.named_parameters() if p.requires_grad and not name.startswith(after or ("\0",))]
         if trained:
             raise ConfigError(
@@ -77,15 +77,6 @@ def passes_of(encoders: Collection[str], passes: int | Mapping[str, int]) -> dic
     if set(counts) != set(encoders) or min(counts.values()) < 1:
         raise ConfigError(f"training.frozen_passes: got {counts}; give a number of 1 or more for each of: {', '.join(encoders)}")
     return counts
-
-
-def features_of(encoder: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a frozen encoder's features: its output before the parts that are still trained, or its pooled output."""
-    if hasattr(encoder, "features"):
-        return encoder.features(x, mask)  # type: ignore[operator]
-    pooled = encode(encoder, x, mask, reads="pooled").pooled  # type: ignore[arg-type]
-    assert pooled is not None
-    return pooled
 
 
 @torch.no_grad()
@@ -127,7 +118,7 @@ def keep_features(
                 for rows, batch in _in_order(alone, number, batch_size=batch_size, seed=seed, num_workers=num_workers):
                     batch = batch.to(device)
                     with autocast():
-                        features = features_of(encoder, batch.inputs[modality], batch.masks.get(modality))
+                        features = encoder.features(batch.inputs[modality], batch.masks.get(modality))
                     _write(tables, fresh / f"features/{modality}.npy", rows + number * length, features.half(), counts[modality] * length)
                     if number == 0:
                         for name, tensor in batch.targets.items():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.losses.distributed import average_gradients
-from zoo.types import Batch, Encoded, FeatureHead, HeadOutput
+from zoo.types import Batch, Encoded, FeatureHead, HeadOutput, head_of
 
 
 @runtime_checkable
@@ -51,7 +51,7 @@ class _Pass:
 
 def refuse(model: Any, accelerator: Accelerator | None = None) -> None:
     """Raise ConfigError unless the head's loss is a function of features and every process holds all parameters."""
-    head = getattr(model, "head", None)
+    head = head_of(model)
     if not isinstance(head, FeatureHead):
         raise ConfigError(
             f"training.accumulation: 'cached' needs a head whose loss is a function of features (clip), which {type(head).__name__} is "

@@ -32,7 +32,7 @@ from zoo.training.optim import make_optimizer, set_learning_rate
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import PRECISIONS, TrainingSettings
 from zoo.training.state import load_state, save_state
-from zoo.types import Batch, HeadOutput
+from zoo.types import Batch, HeadOutput, Objective, Part
 
 
 class Interrupted(ZooError):
@@ -63,6 +63,8 @@ class Trainer:
         progress: display that is updated after every step.
         num_workers: number of processes that load data.
         complete: function that adds further targets to each batch, such as a teacher's embeddings.
+        objective: loss in place of the head's own; None trains the head's.
+        accelerator: of ``make_accelerator``, if something else of the run needs it before the trainer; None makes one.
 
     Raises:
         ConfigError: the settings do not fit the model or this machine.
@@ -81,12 +83,14 @@ class Trainer:
         progress: Progress | None = None,
         num_workers: int = 0,
         complete: Callable[[Batch], Batch] = lambda batch: batch,
+        objective: Objective | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
-        self.complete = complete
+        self.complete, self.objective = complete, objective
         self.settings, self.run_dir, self.seed = settings, run_dir, seed
         self.data: ProcessedSplit | Packs | frozen.FrozenSplit = data
         self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
-        self.accelerator = _make_accelerator(settings, run_dir)
+        self.accelerator = accelerator or make_accelerator(settings, run_dir)
         if settings.trackers:
             self.accelerator.init_trackers("tracked")
         self.plain_model = model.to(self.accelerator.device)
@@ -195,8 +199,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         for module in self.plain_model.modules():  # modules may react to a step, for example clamp CLIP's temperature
-            if callable(after_step := getattr(module, "after_step", None)):
-                after_step()
+            if isinstance(module, Part):
+                module.after_step()
         if self.average is not None:
             self.average.update_parameters(self.plain_model)
         self._trace_after(trace)
@@ -216,7 +220,7 @@ class Trainer:
         synchronise = self.accelerator.no_sync(self.model) if not last else nullcontext()
         with synchronise:
             with self.accelerator.autocast():
-                output = self.model(batch)
+                output = self.model(batch) if self.objective is None else self.model(batch, self.objective)
             if output.loss is not None:
                 self.accelerator.backward(output.loss / self.settings.accumulate)
         return output
@@ -385,7 +389,12 @@ class Trainer:
         self.stop_requested = True
 
 
-def _make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
+def make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
+    """Return an Accelerator for the settings' precision and trackers.
+
+    Raises:
+        ConfigError: a tracker is not installed, or the device does not support the precision.
+    """
     # Accelerate keeps its state per process; the next job of a sweep, in the same process, may use another precision.
     AcceleratorState._reset_state()
     try:

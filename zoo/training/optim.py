@@ -11,6 +11,7 @@ from torch.optim import AdamW
 
 from zoo.errors import ConfigError, name_choices
 from zoo.training.settings import TrainingSettings
+from zoo.types import Part, is_system
 
 # "blocks.3." is block 3; "stages.1.blocks.2." block 2 of stage 1, as timm and transformers name them.
 BLOCK = re.compile(r"(?:^|\.)(?:stages|layers|layer|blocks|block)\.(\d+)\.(?:(?:blocks|layers)\.(\d+)\.)?")
@@ -19,8 +20,7 @@ BLOCK = re.compile(r"(?:^|\.)(?:stages|layers|layer|blocks|block)\.(\d+)\.(?:(?:
 def undecayed_names(model: nn.Module) -> Iterator[str]:
     """Yield the full names of parameters that a module lists in ``no_weight_decay`` (positions, class tokens)."""
     for prefix, module in model.named_modules():
-        listed: Sequence[str] = getattr(module, "no_weight_decay", ())
-        listed = listed() if callable(listed) else listed  # timm's models have a method of that name
+        listed: Sequence[str] = module.no_weight_decay if isinstance(module, Part) else ()  # type: ignore[assignment]
         for name, _ in module.named_parameters():
             if any(entry == name or entry in name.split(".") for entry in listed):
                 yield f"{prefix}.{name}".strip(".")
@@ -77,9 +77,8 @@ def parameter_groups(
             raise ConfigError(f"training.learning_rates.{part}: the model has no such part; {name_choices(part, as_deep)}")
     exempt = set(undecayed_names(model))
     above: dict[str, int] = {}
-    encoders = getattr(model, "encoders", None)
-    if layer_decay is not None and isinstance(encoders, nn.ModuleDict):
-        for modality, encoder in encoders.items():
+    if layer_decay is not None and is_system(model):
+        for modality, encoder in model.encoders.items():
             above |= {f"encoders.{modality}.{name}": layers for name, layers in layers_above(encoder).items()}
     groups = defaultdict(list)
     for name, parameter in model.named_parameters():

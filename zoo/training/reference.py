@@ -28,6 +28,7 @@ class Reference:
 
     def __init__(self, model: nn.Module, objective: Any, tensors: Mapping[str, Tensor] | None = None) -> None:
         self.targets_of = _FrozenTargets(model, objective)
+        self.initial = tensors
         self.tensors = None if tensors is None else {f"model.{name}": tensor for name, tensor in tensors.items()}
         if tensors is None:
             model.eval().requires_grad_(False)

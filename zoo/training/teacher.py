@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from zoo.errors import ConfigError
-from zoo.types import TEACHER, Batch, encode
+from zoo.types import TEACHER, Batch, encode, encoders_of, head_of
 
 
 class Teacher:
@@ -23,8 +23,8 @@ class Teacher:
 
     def __init__(self, model: nn.Module, modality: str) -> None:
         self.model, self.modality = model.eval().requires_grad_(False), modality
-        self.encoders = dict(getattr(model, "encoders", {getattr(model, "modality", ""): model}))
-        if modality not in self.encoders or not getattr(self.encoders[modality], "gives_pooled", True):
+        self.encoders = encoders_of(model)
+        if modality not in self.encoders or not self.encoders[modality].gives_pooled:
             raise ConfigError(
                 f"teacher: the model has no encoder of {modality} with a pooled output; its encoders: {', '.join(self.encoders)}. Choose "
                 "another teacher"
@@ -36,6 +36,6 @@ class Teacher:
         self.model.to(batch.inputs[self.modality].device)
         x, mask = batch.inputs[self.modality], batch.masks.get(self.modality)
         encoded = encode(self.encoders[self.modality], x, mask, reads="pooled")
-        head = getattr(self.model, "head", None)
+        head = head_of(self.model)
         vectors = encoded.pooled if head is None else head.project(self.modality, encoded)
         return replace(batch, targets={**batch.targets, TEACHER: vectors})

@@ -22,9 +22,12 @@ from zoo.types.batch import (
     HeadOutput,
     Predictions,
 )
+from zoo.types.connector import Connector
 from zoo.types.encoder import Encoder, EncoderSpec, encode
-from zoo.types.head import Accepts, FeatureHead, Head, TalkingHead, patches_of, reads_of
+from zoo.types.evaluation import Evaluation, Result
+from zoo.types.head import Accepts, FeatureHead, Head, LanguageHead, Wiring, patches_of
 from zoo.types.language import LanguageModel
+from zoo.types.objective import Objective
 from zoo.types.outputs import (
     BAND,
     LARGEST_JUMP,
@@ -37,9 +40,14 @@ from zoo.types.outputs import (
     STEP_LIMIT,
     STOP_TOKEN,
     UNREAD,
+    Segment,
     Speech,
+    Transcript,
+    Word,
     diagonality,
     focus,
 )
-from zoo.types.source import Sample
-from zoo.types.system import Processor, SystemLike, head_of, is_system, verbs_of
+from zoo.types.part import Part
+from zoo.types.processor import ModalityProcessor, Tokenizer
+from zoo.types.source import Sample, Source, Split
+from zoo.types.system import Processor, SystemLike, config_of, encoders_of, head_of, is_system, part_of, processor_of, verbs_of

@@ -1,23 +1,102 @@
-"""Encoders: one modality to tokens."""
+"""Base class of encoders, which turn one modality into tokens, and what heads must know of them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.types.batch import Encoded
+from zoo.types.part import Part
+
+
+class Encoder(Part, nn.Module):
+    """Tokens of one modality.
+
+    A subclass must set ``modality`` and ``dim`` and define ``forward``; every other word has a default.
+
+    Attributes:
+        modality: "image", "audio" or "text"; the input is ``pixels`` [B, 3, H, W], ``mels`` [B, num_mels, frames] or ``token_ids`` [B, L].
+        dim: width of the tokens.
+        gives_pooled: False if ``Encoded.pooled`` is always None.
+        preprocessing: keywords of the modality's processor that the weights were trained with.
+        context_length: longest text in tokens, or longest clip in encoder positions.
+        vocab_size: rows of the word table of a text encoder.
+        word_dim: width of that table, if a head may share it (``word_logits``).
+        eot_token_id: token id at which a text encoder pools.
+        separator_id: token id that ends a segment of a text encoder.
+        num_prefix_tokens: tokens before those of patches (class token, registers).
+        has_class_token: True if the first token is a class token.
+        after_features: names of the submodules that ``from_features`` runs, which may be trained while the rest is frozen.
+        pooler: module that makes the pooled vector, if the encoder has one that nothing else needs.
+    """
+
+    modality: str
+    dim: int
+    gives_pooled: bool = True
+    preprocessing: Mapping[str, Any] = {}
+    context_length: int | None = None
+    vocab_size: int | None = None
+    word_dim: int | None = None
+    eot_token_id: int | None = None
+    separator_id: int | None = None
+    num_prefix_tokens: int = 0
+    has_class_token: bool = False
+    after_features: ClassVar[Sequence[str]] = ()
+    pooler: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pooler = None  # set here, because a class attribute would hide a submodule of this name
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, reads: str = "tokens") -> Encoded:
+        """Encode a batch.
+
+        Args:
+            x: the modality's tensor.
+            mask: True at real positions; None if there is no padding.
+            reads: "tokens", or "pooled" if only the pooled vectors are used; the encoder may then return them as its only tokens
+                [B, 1, dim].
+        """
+        raise NotImplementedError
+
+    def patches(self, x: Tensor, mask: Tensor | None = None, *, layer: int | None = None, class_token: bool = False) -> Encoded:
+        """Return the tokens of places, which a language model is given; by default all tokens.
+
+        Args:
+            x: the modality's tensor.
+            mask: True at real positions.
+            layer: as transformers' ``hidden_states``: -1 is the last block before the final norm; None is the normalised output. An
+                encoder whose layers differ in width or number of tokens returns its last.
+            class_token: put the class token first, if there is one.
+        """
+        return self(x, mask)
+
+    def num_tokens(self, length: int) -> int | None:
+        """Return the number of tokens of an item of ``length`` frames; None if every item has the same number."""
+        return None
+
+    def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what a cache of a frozen encoder keeps [B, width]; the pooled vectors by default."""
+        pooled = self(x, mask, reads="pooled").pooled
+        assert pooled is not None
+        return pooled
+
+    def from_features(self, features: Tensor) -> Encoded:
+        """Finish the encoding from ``features``; by default they are the pooled vectors and the only tokens."""
+        return Encoded.of_pooled(features)
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What a head must know of an encoder before it can be built.
+    """Facts of an encoder that a head is built with.
 
     Attributes:
         dim: width of its tokens.
-        pooled: whether it gives a pooled vector.
-        num_tokens: of each item, where the head reads patches and every item has as many; None where that is not known.
-        vocab_size: rows of its table of words, where it has one.
-        word_dim: width of that table, where a head may share it (``encoder.word_logits``).
+        pooled: True if it returns a pooled vector.
+        num_tokens: of each item, if the head reads patches and every item has the same number; else None.
+        vocab_size: rows of its word table, if it has one.
+        word_dim: width of that table, if a head may share it (``encoder.word_logits``).
     """
 
     modality: str
@@ -28,24 +107,9 @@ class EncoderSpec:
     word_dim: int | None = None
 
     @classmethod
-    def of(cls, encoder: "Encoder") -> "EncoderSpec":
+    def of(cls, encoder: Encoder) -> "EncoderSpec":
         """Read the specification off an encoder."""
-        words = {name: getattr(encoder, name, None) for name in ("vocab_size", "word_dim")}
-        return cls(encoder.modality, encoder.dim, getattr(encoder, "gives_pooled", True), **words)
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """One modality to tokens.
-
-    One with the attribute ``pools_alone = True`` takes a third argument ``reads`` ("tokens" or "pooled"); for "pooled" it may give
-    the pooled vectors as its only tokens [batch, 1, dim].
-    """
-
-    modality: str
-    dim: int
-
-    def __call__(self, x: Tensor, mask: Tensor | None = None) -> Encoded: ...
+        return cls(encoder.modality, encoder.dim, encoder.gives_pooled, vocab_size=encoder.vocab_size, word_dim=encoder.word_dim)
 
 
 def encode(
@@ -57,18 +121,16 @@ def encode(
     layer: int | None = None,
     class_token: bool = False,
 ) -> Encoded:
-    """Ask an encoder; one that can leave out what is not read is told what is.
+    """Run an encoder for a head that reads "tokens", "pooled" or "patches".
 
     Args:
-        reads: "tokens", "pooled", or "patches": of an encoder that has a method ``patches`` the tokens of places alone, without
-            registers; of others their usual tokens.
-        layer: of patches, counted as transformers' ``hidden_states``: -1 is the last block's output before the final norm, -2 the one
-            before; None: the last, normalised. Encoders whose layers differ in width or in number of tokens give their last.
-        class_token: before the patches the class token, of encoders that have one.
+        encoder: of any modality.
+        x: the modality's tensor.
+        mask: True at real positions.
+        reads: "patches" calls ``Encoder.patches`` with ``layer`` and ``class_token``; the others call the encoder.
+        layer: see ``Encoder.patches``.
+        class_token: see ``Encoder.patches``.
     """
     if reads == "patches":
-        patches: Any = getattr(encoder, "patches", None)
-        return encoder(x, mask) if patches is None else patches(x, mask, layer=layer, class_token=class_token)
-    if getattr(encoder, "pools_alone", False):
-        return encoder(x, mask, reads=reads)  # type: ignore[call-arg]
-    return encoder(x, mask)
+        return encoder.patches(x, mask, layer=layer, class_token=class_token)
+    return encoder(x, mask, reads=reads)

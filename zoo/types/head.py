@@ -1,19 +1,26 @@
-"""Heads: tokens to loss and outputs."""
+"""Base classes of heads, which turn tokens into a loss, outputs and verbs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.types.batch import Batch, Encoded, HeadOutput, Predictions
+from zoo.types.connector import Connector
+from zoo.types.encoder import Encoder
+from zoo.types.language import LanguageModel
+from zoo.types.part import Part
+
+if TYPE_CHECKING:
+    from zoo.types.system import Processor
 
 
 @dataclass(frozen=True)
 class Accepts:
-    """Which encoders a head takes: how many, of which modalities, and which of their outputs it reads.
+    """The encoders that a head takes: how many, of which modalities, and which of their outputs it reads.
 
-    "patches" are the tokens that a language model is shown; see ``encode``.
+    "patches" are the tokens that a language model is given; see ``encode``.
     """
 
     modalities: tuple[str, ...]
@@ -22,50 +29,126 @@ class Accepts:
     reads: Literal["pooled", "tokens", "patches"] = "pooled"
 
 
-@runtime_checkable
-class Head(Protocol):
-    """Tokens to loss and outputs.
+@dataclass(frozen=True)
+class Wiring:
+    """The other parts of a system, which its head may keep references to.
 
-    ``accepts`` says which encoders fit; ``verbs`` names the methods that a ``System`` hands on. A verb's first argument
-    is the system, which gives it encoders and processor. A head may name the evaluation that is its own in ``evaluation``.
-    One of which ``accepts.reads`` does not tell the whole says in ``reads`` what it takes of an encoder (``reads_of``); one that
-    reads patches says in ``feature_layer`` and ``class_token`` which (``patches_of``).
-    One that depends on the data names attributes of the source in ``from_source``, and a training run hands them to its
-    classmethod ``complete(keywords, **facts)``, which returns the keywords that it is built with. One that shares weights with an
-    encoder is given the encoders through its method ``tie(encoders)``; they stay the encoder's, and are saved once.
+    Attributes:
+        encoders: by modality; they keep ownership of a weight that the head shares.
+        processor: None if the system takes ready tensors only.
+        counts: tokens that the head makes of an item, by modality.
+    """
+
+    encoders: Mapping[str, Encoder]
+    processor: "Processor | None" = None
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Head(Part, nn.Module):
+    """Tokens of the encoders to a loss and outputs.
+
+    A subclass must set ``accepts`` and define ``forward``; every other word has a default.
+
+    Attributes:
+        accepts: the encoders that fit.
+        verbs: names of the methods that a ``System`` hands on; their first argument is the system.
+        evaluation: name of the evaluation that is used if a config names none.
+        reads: the outputs of its encoders that the head uses, of "pooled", "tokens" and "patches".
+        feature_layer: of patches, see ``Encoder.patches``.
+        class_token: of patches, see ``Encoder.patches``.
+        language: the language model in the head, if there is one.
+        connectors: by modality, from tokens of an encoder to inputs of the language model.
+        needs_masking: True if the loss is on hidden tokens, so that the data must hide some (``data.masking``).
+        needs_teacher: True if the loss needs a teacher's vectors.
+        needs_symbols: True if the head looks for start and end symbols around an item among the token ids.
+        processors: names of processors beside those of the encoders, for example "transcript".
+        processor_defaults: keywords of the processor "conversation", which a system's config may override.
+        from_source: attributes of the data source that ``complete`` takes.
+        class_names: of a classifier; empty if it has none.
+        num_classes: of a classifier.
+        num_speakers: voices of a speech decoder; 0 for one voice.
+        embed_dim: width of the vectors of ``embed``; None if the head has no such verb.
     """
 
     accepts: ClassVar[Accepts]
-    verbs: ClassVar[tuple[str, ...]]
+    verbs: ClassVar[Sequence[str]] = ()
+    evaluation: ClassVar[str | None] = None
+    reads: Sequence[str] = ()
+    feature_layer: int | None = None
+    class_token: bool = False
+    language: LanguageModel | None
+    connectors: Mapping[str, Connector]
+    needs_masking: bool = False
+    needs_teacher: bool = False
+    needs_symbols: bool = False
+    processors: ClassVar[Sequence[str]] = ()
+    processor_defaults: ClassVar[Mapping[str, Any]] = {}
+    from_source: ClassVar[Sequence[str]] = ()
+    class_names: Sequence[str] | None = None
+    num_classes: int = 0
+    num_speakers: int = 0
+    embed_dim: int | None = None
 
-    def __call__(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput: ...
+    def __init__(self) -> None:
+        super().__init__()
+        # Set here, because class attributes would hide submodules of these names.
+        self.language = None
+        self.connectors = {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "accepts" in cls.__dict__ and "reads" not in cls.__dict__:
+            cls.reads = (cls.accepts.reads,)
+
+    @classmethod
+    def complete(cls, keywords: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+        """Return the constructor keywords, filled in with what the data source tells (``from_source``).
+
+        Raises:
+            ConfigError: the keywords and the source contradict each other.
+        """
+        return dict(keywords)
+
+    def connect(self, wiring: Wiring) -> None:
+        """Take references to the system's other parts, for example tie a weight; connecting twice is the same as once."""
+
+    def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
+        """Return loss, metrics and outputs of a batch.
+
+        Args:
+            encoded: the encoders' outputs by modality.
+            batch: the batch that they were made of; a head reads its ``targets``.
+
+        Raises:
+            DataError: a target that the head reads is missing.
+        """
+        raise NotImplementedError
 
 
-def reads_of(head: Head) -> tuple[str, ...]:
-    """Which outputs of its encoders a head takes, of "pooled", "tokens" and "patches"."""
-    return getattr(head, "reads", (head.accepts.reads,))
-
-
-def patches_of(head: Head) -> dict[str, Any]:
-    """Which tokens a head that reads patches is shown, as keywords of ``encode``."""
-    return {"layer": getattr(head, "feature_layer", None), "class_token": getattr(head, "class_token", False)}
-
-
-@runtime_checkable
-class FeatureHead(Head, Protocol):
+class FeatureHead(Head):
     """A head whose loss depends on one tensor per modality, each made of its own encoder's output alone.
 
     ``head(encoded, batch)`` is ``loss_of(features(encoded), batch.targets)``. Along the first axis the features are items, so those
     of several batches may be concatenated, and ``features`` takes any of the modalities.
     """
 
-    def features(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]: ...
+    def features(self, encoded: dict[str, Encoded]) -> dict[str, Tensor]:
+        """Return one tensor [B, ...] per modality."""
+        raise NotImplementedError
 
-    def loss_of(self, features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> HeadOutput: ...
+    def loss_of(self, features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> HeadOutput:
+        """Return the loss of features."""
+        raise NotImplementedError
 
 
-@runtime_checkable
-class TalkingHead(Head, Protocol):
+class LanguageHead(Head):
     """A head that predicts the supervised tokens of conversations; losses on answers and perplexity are made of these."""
 
-    def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions: ...
+    def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
+        """Return hidden states, logits and labels of the supervised tokens of a batch."""
+        raise NotImplementedError
+
+
+def patches_of(head: Head) -> dict[str, Any]:
+    """Return the tokens that a head which reads patches wants, as keywords of ``encode``."""
+    return {"layer": head.feature_layer, "class_token": head.class_token}

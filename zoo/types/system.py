@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zoo.types.batch import Batch, Encoded
 from zoo.types.encoder import Encoder
 from zoo.types.head import Head
+from zoo.types.part import Part
 
 
 @runtime_checkable
@@ -19,6 +20,10 @@ class Processor(Protocol):
 
     def __getitem__(self, modality: str) -> Any: ...
 
+    def get(self, modality: str) -> Any: ...
+
+    def with_counts(self, counts: Mapping[str, Any]) -> "Processor": ...
+
 
 @runtime_checkable
 class SystemLike(Protocol):
@@ -28,10 +33,13 @@ class SystemLike(Protocol):
     head: Head
     processor: Processor | None
     device: torch.device
+    config: dict[str, Any]
 
     def encode(self, modality: str, raw: Any, *, reads: str = "tokens") -> Encoded: ...
 
     def encode_ready(self, modality: str, x: Tensor, mask: Tensor | None = None) -> Encoded: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
 
 
 def is_system(model: object) -> TypeGuard[Any]:
@@ -47,6 +55,29 @@ def head_of(model: object) -> Any:
     return model.head if is_system(model) else None
 
 
+def encoders_of(model: object) -> dict[str, Any]:
+    """Return the encoders of a system by modality, or a lone encoder under its own."""
+    if is_system(model):
+        return dict(model.encoders)
+    return {model.modality: model} if isinstance(model, Encoder) else {}
+
+
 def verbs_of(model: object) -> Sequence[str]:
     """Return the names of the verbs that a system has; none for any other model."""
     return () if (head := head_of(model)) is None else head.verbs
+
+
+def config_of(model: object) -> dict[str, Any]:
+    """Return the config that a model was built from; empty if zoo did not build it."""
+    return dict(model.config or {}) if is_system(model) or isinstance(model, Part) else {}
+
+
+def processor_of(model: object) -> Any:
+    """Return the processor of a system or of a part that was loaded alone; None if it has none."""
+    return model.processor if is_system(model) or isinstance(model, Part) else None
+
+
+def part_of(model: object, modality: str) -> Any:
+    """Return the part of a model's processor for a modality; None if there is none."""
+    processor = processor_of(model)
+    return None if processor is None else processor.get(modality)

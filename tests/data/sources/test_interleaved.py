@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.readers.document_filter import Document, Sieve
+from zoo.data.readers.document_filter import Document, DocumentFilter
 from zoo.errors import ConfigError, DataError
 from zoo.sources.interleaved import Interleaved
 
@@ -105,7 +105,7 @@ WORDS = " ".join(f"word{i}" for i in range(100))
 def test_equal_and_nearly_equal_texts_are_dropped_and_name_the_first(tmp_path, way, kept):
     other = " ".join(f"other{i}" for i in range(100))
     texts = [WORDS, WORDS.upper().replace(" ", "  "), WORDS.replace("word99", "end"), other]
-    sieve = Sieve(deduplicate=way)
+    sieve = DocumentFilter(deduplicate=way)
     found = [sieve.keep(Document(str(i), (("text", text),))) for i, text in enumerate(texts)]
     assert [i for i, document in enumerate(found) if document is not None] == kept
     assert all("(of 0)" in told for told in sieve.dropped) and len(sieve.dropped) == 4 - len(kept)
@@ -113,7 +113,7 @@ def test_equal_and_nearly_equal_texts_are_dropped_and_name_the_first(tmp_path, w
 
 def test_minhash_finds_what_is_as_similar_as_is_asked_for():
     """Against the true share of common runs of five words."""
-    rng, sieve = np.random.default_rng(0), Sieve(deduplicate="near", similarity=0.5)
+    rng, sieve = np.random.default_rng(0), DocumentFilter(deduplicate="near", similarity=0.5)
     sieve.keep(Document("first", (("text", WORDS),)))
     words = WORDS.split()
     for count in (0, 1, 2, 40, 80):

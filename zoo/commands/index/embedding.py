@@ -22,7 +22,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.processors.media.audio_file import AUDIO_SUFFIXES
 from zoo.processors.media.image_file import IMAGE_SUFFIXES, walk_images
 from zoo.training.fingerprint import hash_parameters
-from zoo.types import encode
+from zoo.types import encode, processor_of, verbs_of
 
 SHARD_ROWS = 1024  # work lost if the job is killed: minutes for a large model on a CPU
 SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
@@ -154,9 +154,9 @@ def find_embedder(model: Any, modality: str) -> Embedder:
     encoders = dict(model.encoders) if hasattr(model, "encoders") else {getattr(model, "modality", "nothing"): model}
     if modality not in encoders:
         raise ConfigError(f"--model: {_named(model)} has no {modality!r} encoder; {name_choices(modality, encoders)}")
-    if getattr(model, "processor", None) is None:
+    if processor_of(model) is None:
         raise ConfigError(f"--model: {_named(model)} has no processor to read {modality} inputs; give a directory saved by zoo")
-    if "embed" in getattr(getattr(model, "head", None), "verbs", ()):
+    if "embed" in verbs_of(model):
         return lambda raw: model.embed(modality, raw, batch_size=len(raw))
     encoder = encoders[modality]
     if not getattr(encoder, "gives_pooled", True):

@@ -55,7 +55,7 @@ class Document:
         return Conversation.of_document(self.parts, self.id)
 
 
-class Sieve:
+class DocumentFilter:
     """Filter that drops images, then documents, and counts both by reason.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 
 from zoo.data.groups import stable_group
 from zoo.data.readers import tar
-from zoo.data.readers.document_filter import Document, Sieve
+from zoo.data.readers.document_filter import Document, DocumentFilter
 from zoo.data.readers.shard_index import index_shards, is_image
 from zoo.errors import ConfigError, DataError, ItemError
 from zoo.processors.chat.messages import MARKERS
@@ -191,7 +191,7 @@ def _places_of_shard(path: Path, number: int) -> list[Place]:
 class DocumentsSplit:
     """One split of documents, read lazily; images and audio clips stay paths or bytes until the processor opens them."""
 
-    def __init__(self, places: Sequence[Any], read: Callable[[Any], Document], sieve: Sieve) -> None:
+    def __init__(self, places: Sequence[Any], read: Callable[[Any], Document], sieve: DocumentFilter) -> None:
         self.places, self.read, self.sieve = places, read, sieve
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from zoo.data.loader import ProcessedSplit, Split
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation.measures.requirements import over_split
-from zoo.types import Batch, Encoded, Encoder
+from zoo.types import Batch, Encoded, Encoder, processor_of
 
 FEATURES = ("pooled", "mean", "cls_mean")
 
@@ -39,7 +39,7 @@ class FeatureReader:
         encoder = self._encoder(model)
         if self.modality not in source.modalities:
             raise ConfigError(f"evaluation.modality: the source has no {self.modality!r}; {name_choices(self.modality, source.modalities)}")
-        if getattr(model, "processor", None) is None:
+        if processor_of(model) is None:
             raise ConfigError(
                 f"evaluation: {type(model).__name__} has no processor to read the data with; evaluate a system, or a saved directory "
                 "that holds processor.json"

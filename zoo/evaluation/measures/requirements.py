@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.data.loader import ProcessedSplit, evaluation_loader
 from zoo.errors import ConfigError, DataError
-from zoo.types import Batch
+from zoo.types import Batch, head_of, verbs_of
 
 
 def over_split(
@@ -53,11 +53,11 @@ def refuse_source(source: Any) -> None:
 
 def refuse_model(model: Any, verbs: Sequence[str], name: str) -> None:
     """Raise ConfigError if the model's head lacks a verb (a method such as ``embed``) that the evaluation calls."""
-    known = getattr(getattr(model, "head", None), "verbs", ())
+    known = verbs_of(model)
     missing = [verb for verb in verbs if verb not in known]
     if missing:
         offered = f"{type(model.head).__name__} has {', '.join(known)}" if known else f"{type(model).__name__} has no head"
-        default = getattr(getattr(model, "head", None), "evaluation", None)
+        default = getattr(head_of(model), "evaluation", None)
         choose = f"choose evaluation={default}, knn_probe or linear_probe" if default else "choose evaluation=knn_probe or linear_probe"
         raise ConfigError(f"evaluation: {name!r} needs a head with the verbs {', '.join(verbs)}; {offered}: {choose}")
 

@@ -76,7 +76,7 @@ class Compared:
         return " ".join(_shortened(text.split()) if kind == "equal" else text for kind, text in self.pieces)
 
 
-class WordJudge:
+class WordErrorCounter:
     """Normalise reference and transcript, align them, and count word and character errors.
 
     Args:

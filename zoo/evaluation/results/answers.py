@@ -12,7 +12,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation.results.html_report import media_card, picture, player, write_page
 from zoo.processors.chat.messages import MARKERS, Conversation
 from zoo.storage.files import write_whole
-from zoo.types import Sample
+from zoo.types import Sample, processor_of
 
 ANSWERS_FILE, REPORT_FILE = "answers.jsonl", "report.html"
 SAMPLE_RATE_HZ = 16000  # assumed for clips that are arrays if the system has no audio processor that defines the rate
@@ -198,5 +198,5 @@ def mean_scores(answers: Sequence[Answer], names: Sequence[str]) -> dict[str, fl
 
 def sample_rate_of(model: Any) -> int:
     """Return the sample rate in Hz that the model's audio processor expects of arrays; 16000 without one."""
-    parts = getattr(getattr(model, "processor", None), "parts", {})
+    parts = getattr(processor_of(model), "parts", {})
     return int(getattr(parts.get("audio"), "sample_rate_hz", SAMPLE_RATE_HZ))

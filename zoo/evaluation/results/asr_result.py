@@ -21,7 +21,7 @@ LONGEST_SECONDS = 60.0  # longer recordings get no player on the page, because t
 
 
 @dataclass
-class Heard:
+class Recognition:
     """One recording with its transcript and its errors.
 
     Attributes:
@@ -57,7 +57,7 @@ class Heard:
 
 
 @dataclass
-class HeardResult:
+class AsrResult:
     """Word and character errors of one split.
 
     Attributes:
@@ -68,7 +68,7 @@ class HeardResult:
     """
 
     metrics: dict[str, float]
-    heard: list[Heard]
+    heard: list[Recognition]
     details: dict[str, Any] = field(default_factory=dict)
     by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
     shown: int = 60
@@ -85,7 +85,7 @@ class HeardResult:
         return f"{self.num_items} recordings, {sum(row.seconds for row in self.heard) / 60:.1f} minutes"
 
     @property
-    def worst(self) -> list[Heard]:
+    def worst(self) -> list[Recognition]:
         """The recordings with errors, the highest word error rate first."""
         return sorted((row for row in self.heard if row.badness), key=lambda row: -row.badness)
 
@@ -118,7 +118,7 @@ class HeardResult:
         write_whole(folder / REPORT_FILE, lambda file: write_page(file, "References and transcripts", intro, map(self._card, shown)))
         return REPORT_FILE
 
-    def _card(self, row: Heard) -> str:
+    def _card(self, row: Recognition) -> str:
         lines = {"reference": row.compared.reference, "transcript": row.compared.heard or "(nothing)"}
         if row.compared.words.errors:
             lines["differences"] = row.compared.marked
@@ -130,12 +130,12 @@ class HeardResult:
         return media_card(shown, head + body, kind="card right" if not row.compared.words.errors else "card wrong")
 
 
-def by_badness(heard: Sequence[Heard]) -> list[Heard]:
+def by_badness(heard: Sequence[Recognition]) -> list[Recognition]:
     """Sort recordings by word error rate, the highest first; equal ones keep their order."""
     return sorted(heard, key=lambda row: -row.badness)
 
 
-def forget(heard: Sequence[Heard], most: int) -> None:
+def forget(heard: Sequence[Recognition], most: int) -> None:
     """Free the samples of recordings that the page will not show, to bound the memory.
 
     Samples are dropped only if more than ``2 * most`` recordings hold samples. The ``most`` worst keep theirs.

@@ -20,14 +20,14 @@ from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop,
 from zoo.layers.connector import Connector, build_connector
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.splice import splice
-from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, HeadOutput, LanguageModel, Predictions, SystemLike
+from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, HeadOutput, LanguageHead, LanguageModel, Predictions, SystemLike
 
 ITEMS_AT_ONCE = 32  # images or audio clips per encoder call in generation; bounds the memory of long chats
 
 Connected = Mapping[str, tuple[Float[Tensor, "items num_tokens dim"], Bool[Tensor, "items num_tokens"]]]  # by modality
 
 
-class Talking(nn.Module):
+class MultimodalLM(LanguageHead):
     """Base class of multimodal language-model heads (LLaVA, Kosmos).
 
     Connectors map encoder features to the width of the language model. The mapped features replace the embeddings of their placeholder
@@ -48,6 +48,8 @@ class Talking(nn.Module):
     accepts = Accepts(modalities=("image", "audio"), minimum=0, maximum=2, reads="patches")
     verbs = ("generate", "score", "prompt_vectors")
     evaluation = "perplexity"
+    language: LanguageModel
+    connectors: nn.ModuleDict  # type: ignore[assignment]
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from zoo.registry import find_part
 from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.tensors import write_tensors
-from zoo.types import is_system
+from zoo.types import config_of, is_system, part_of
 
 MARKERS = ("<image>", "<audio>")  # that our conversations add to a tokenizer
 FAMILY = "causal_lm"
@@ -26,7 +26,7 @@ def is_language(model: nn.Module) -> bool:
 
 
 def _config(model: nn.Module) -> dict[str, Any] | None:
-    config = getattr(model, "config", None) or {}
+    config = config_of(model)
     if is_system(model):
         return None if config.get("encoders") else (config.get("head") or {}).get("language")
     return config.get("language")
@@ -46,9 +46,9 @@ def write_language(model: nn.Module, directory: Path) -> Path:
         raise ConfigError(
             f"export: {config['name']!r} is another library's model already; save it with zoo.save, or with its own save_pretrained"
         )
-    if (getattr(model, "config", None) or {}).get("adapters"):
+    if config_of(model).get("adapters"):
         raise ConfigError("export: the model has adapters; fold them into its weights first: zoo.layers.adapters.merge(model)")
-    conversation = getattr(getattr(model, "processor", None), "parts", {}).get("conversation")
+    conversation = part_of(model, "conversation")
     files = language_files(config, conversation)
     with atomic_directory(directory) as folder:
         write_tensors(language_tensors(inner.state_dict(), config), folder / WEIGHTS_FILE)

@@ -15,7 +15,7 @@ from zoo.processors.image import ImageProcessor
 from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.tensors import write_tensors
-from zoo.types import SystemLike, is_system
+from zoo.types import SystemLike, is_system, part_of
 
 Describe = Callable[[ImageProcessor], dict[str, Any]]
 MARKER = "<image>"
@@ -38,7 +38,7 @@ def write_llava(system: SystemLike, directory: Path, describe_images: Describe) 
         ConfigError: something that their model does not have; the message names the key of the system.
     """
     image, head, language = _keywords(system)
-    conversation: Any = getattr(system.processor, "parts", {}).get("conversation")
+    conversation: Any = part_of(system, "conversation")
     known = conversation is not None and conversation.is_fitted
     marker = language["vocab_size"] if conversation is None or not known else conversation.tokenizer.token_to_id(MARKER)
     words = language if marker < language["vocab_size"] else {**language, "vocab_size": -(-(marker + 1) // STEP) * STEP}

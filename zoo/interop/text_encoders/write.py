@@ -19,7 +19,7 @@ from zoo.registry import find_part
 from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.tensors import write_tensors
-from zoo.types import is_system
+from zoo.types import config_of, is_system, part_of
 
 FAMILIES = ("bert", "albert", "t5")
 POOLINGS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}  # ours: sentence-transformers'
@@ -32,7 +32,7 @@ def is_text(model: nn.Module) -> bool:
 
 
 def _encoder_config(model: nn.Module) -> dict[str, Any] | None:
-    config = getattr(model, "config", None) or {}
+    config = config_of(model)
     if not is_system(model):
         return config.get("encoder")
     alone = set(model.encoders) == {"text"} and (config.get("head") or {}).get("name") == "bert"
@@ -47,14 +47,14 @@ def write_text(model: nn.Module, directory: Path) -> Path:
     Raises:
         ConfigError: transformers has no model of this form, or it has adapters.
     """
-    if (getattr(model, "config", None) or {}).get("adapters"):
+    if config_of(model).get("adapters"):
         raise ConfigError("export: the model has adapters; fold them into its weights first: zoo.layers.adapters.merge(model)")
     arguments = _whole("encoder", _encoder_config(model) or {})
     origin = origin_of(arguments)
     head = _whole("head", model.config["head"]) if is_system(model) else None
     config = origin.config(arguments, head)
     tensors = _tensors(model, origin)
-    words: Any = getattr(getattr(model, "processor", None), "parts", {}).get("text")
+    words: Any = part_of(model, "text")
     files = {FOREIGN_CONFIG: config, **(_tokenizer_files(words) if words is not None and words.is_fitted else {})}
     if words is not None and words.is_fitted:
         config["pad_token_id"] = _padding(config, words)

@@ -16,7 +16,7 @@ from zoo.processors.image import ImageProcessor
 from zoo.registry import find_part
 from zoo.registry.construct import build_part
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
-from zoo.types import is_system
+from zoo.types import config_of, is_system, processor_of
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ def parts_of(model: nn.Module) -> Parts:
     """
     system = model if is_system(model) else None
     encoder: Any = model if system is None else dict(system.encoders).get("image")
-    config = getattr(model, "config", {}).get("encoder") if system is None else system.config["encoders"].get("image")
+    config = config_of(model).get("encoder") if system is None else system.config["encoders"].get("image")
     alone = system is None or (len(system.encoders) == 1 and hasattr(system.head, "linear"))
     if config is None or not alone or encoder.modality != "image":
         raise ConfigError(f"export: {type(model).__name__} is no image encoder and no classifier of images; only these can be exported")
     keywords = {key: value for key, value in config.items() if key != "name"}
     defaults = {key: p.default for key, p in inspect.signature(find_part("encoder", config["name"])).parameters.items()}
     settings = {"image_size": encoder.image_size, **getattr(encoder, "preprocessing", {})}
-    saved = getattr(model, "processor", None)
+    saved = processor_of(model)
     processor = saved["image"] if saved is not None else build_part("processor", {"name": "image", **settings}, "processor.image")
     return Parts(encoder, config["name"], {**defaults, **keywords}, None if system is None else cast(nn.Module, system.head), processor)
 

@@ -19,7 +19,7 @@ from zoo.registry import find_part
 from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.tensors import write_tensors
-from zoo.types import SystemLike, is_system
+from zoo.types import SystemLike, config_of, is_system
 
 FORMAT = "openai-whisper"
 FILE = "model.pt"
@@ -28,7 +28,7 @@ LATEST_START = 50  # timestamps up to 1 s may begin a transcript, in every publi
 
 def is_whisper(model: nn.Module) -> bool:
     """Whether it is a system of the encoder and the head ``whisper``."""
-    config: Any = getattr(model, "config", None) or {}
+    config: Any = config_of(model)
     return is_system(model) and {config["head"].get("name"), *(e.get("name") for e in config["encoders"].values())} == {"whisper"}
 
 

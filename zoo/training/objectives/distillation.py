@@ -14,7 +14,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.losses.distillation import FEATURE_DISTANCES, feature_distillation, logit_distillation
 from zoo.registry import register
 from zoo.training.objectives.preference.log_probabilities import refuse_head
-from zoo.types import Batch, Encoded, HeadOutput, TalkingHead
+from zoo.types import Batch, Encoded, HeadOutput, LanguageHead
 
 LOGITS, HIDDEN = "teacher_logits", "teacher_hidden"
 
@@ -67,13 +67,13 @@ class Distillation:
                 "teacher with the same tokenizer, or train on answers that the teacher writes (zoo answer)"
             )
 
-    def frozen_targets(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
+    def frozen_targets(self, head: LanguageHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
         """Return the teacher's logits and hidden states of the supervised tokens, in the order of the batch."""
         found = head.predictions(encoded, batch)
         kept = {LOGITS: found.logits if self.logits else None, HIDDEN: found.hidden if self.features else None}
         return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
-    def __call__(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
+    def __call__(self, head: LanguageHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Compute the weighted loss; the metrics are its unweighted parts."""
         found = head.predictions(encoded, batch)
         # Without supervised tokens: a loss of 0 that still reaches every parameter, as distributed training needs.

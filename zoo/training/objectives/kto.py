@@ -19,7 +19,7 @@ from zoo.training.objectives.preference.log_probabilities import (
     mismatched,
     refuse_head,
 )
-from zoo.types import Batch, Encoded, HeadOutput, TalkingHead
+from zoo.types import Batch, Encoded, HeadOutput, LanguageHead
 
 
 @register("objective")
@@ -56,14 +56,14 @@ class Kto:
                 f"training.batch_size: {batch_size} on each process; objective 'kto' needs at least 2, for mismatched answers"
             )
 
-    def frozen_targets(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
+    def frozen_targets(self, head: LanguageHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
         """Return the reference log-probabilities of the answers and of the mismatched answers."""
         return {
             REFERENCE: log_probabilities(head, encoded, batch),
             MISMATCHED: log_probabilities(head, encoded, mismatched(batch, _limit(head))),
         }
 
-    def __call__(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
+    def __call__(self, head: LanguageHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Compute the mean loss over the answers.
 
         Metrics: mean rewards of desirable and of undesirable answers, and the reference point.

@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
-from zoo.types import SUPERVISED, Batch, Encoded, TalkingHead
+from zoo.types import SUPERVISED, Batch, Encoded, LanguageHead, head_of
 
 REFERENCE, MISMATCHED = "reference", "mismatched_reference"  # names of the targets computed by the reference model
 
 
 def refuse_head(system: Any, name: str) -> None:
     """Raise ConfigError unless the system has a language-model head."""
-    head = getattr(system, "head", None)
-    if not isinstance(head, TalkingHead):
+    head = head_of(system)
+    if not isinstance(head, LanguageHead):
         raise ConfigError(f"objective: {name!r} needs a head that predicts tokens (llava); {type(head or system).__name__} does not")
 
 
@@ -36,7 +36,7 @@ def of_last_answers(batch: Batch) -> Batch:
     return replace(batch, targets={**batch.targets, SUPERVISED: last_run(batch.targets[SUPERVISED])})
 
 
-def log_probabilities(head: TalkingHead, encoded: dict[str, Encoded], batch: Batch, *, per_token: bool = False) -> Float[Tensor, " batch"]:
+def log_probabilities(head: LanguageHead, encoded: dict[str, Encoded], batch: Batch, *, per_token: bool = False) -> Float[Tensor, " batch"]:
     """Return the log-probability of each conversation's last answer given the text before it.
 
     Args:

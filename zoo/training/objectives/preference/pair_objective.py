@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.training.objectives.preference.log_probabilities import REFERENCE, log_probabilities, pairs, refuse_head
-from zoo.types import Batch, Encoded, HeadOutput, TalkingHead
+from zoo.types import Batch, Encoded, HeadOutput, LanguageHead
 
 
 class PairObjective:
@@ -42,11 +42,11 @@ class PairObjective:
                 f"training.batch_size: {batch_size} on each process; objective {self.name!r} needs an even number, to hold pairs of answers"
             )
 
-    def frozen_targets(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
+    def frozen_targets(self, head: LanguageHead, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
         """Return the reference log-probabilities, which are subtracted to get rewards."""
         return {REFERENCE: log_probabilities(head, encoded, batch, per_token=self.per_token)}
 
-    def __call__(self, head: TalkingHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
+    def __call__(self, head: LanguageHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Compute the mean loss over the pairs.
 
         Metrics: ``reward_accuracy`` (share of pairs whose chosen answer has the higher reward), ``reward_margin`` (mean difference of the

@@ -1,0 +1,36 @@
+"""Base class of connectors, which turn an encoder's tokens into inputs of a language model."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class Connector(nn.Module, ABC):
+    """Tokens [batch, num_tokens, in_dim] to others [batch, new_tokens, out_dim], and their mask.
+
+    ``num_tokens(n)`` is the number of real tokens made of n; ``forward`` gives as many, and nothing else computes that number. The
+    constructor takes ``in_dim`` and ``out_dim`` and its own options.
+    """
+
+    @abstractmethod
+    def num_tokens(self, n: int) -> int:
+        """Return the number of tokens that ``forward`` makes of ``n`` real ones.
+
+        Raises:
+            DataError: it does not take so many.
+        """
+
+    @abstractmethod
+    def forward(
+        self, tokens: Float[Tensor, "batch num_tokens in_dim"], mask: Bool[Tensor, "batch num_tokens"]
+    ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]: ...
+
+    @classmethod
+    def refuse(cls, num_tokens: int | None, options: dict[str, object]) -> None:
+        """Raise ConfigError if the connector cannot work on an encoder's tokens; by default it works on all.
+
+        Args:
+            num_tokens: tokens of every item, in a grid of places (images); None if items differ, in the order of time (audio).
+            options: the connector's own options.
+        """

@@ -1,0 +1,43 @@
+"""Base class of the parts that hold weights: encoders, language models and heads."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from zoo.types.system import Processor
+
+
+class Part:
+    """A registered class whose weights are saved together with the config that builds it.
+
+    Attributes:
+        config: the content of ``config.yaml``, for example ``{"encoder": {"name": "vit", ...}}``; set by ``remember``. None for a part
+            of a system, whose config the system keeps.
+        processor: turns raw inputs into tensors; only of a part that was loaded alone.
+        no_weight_decay: names of own parameters (not of those of submodules) that the optimizer does not decay.
+        silent_keywords: constructor keywords that change what the weights compute but no shape of them, for example ``num_heads``, so
+            that strict loading alone cannot see a wrong value.
+    """
+
+    no_weight_decay: ClassVar[Sequence[str]] = ()
+    silent_keywords: ClassVar[Sequence[str]] = ()
+    config: dict[str, Any] | None = None
+    processor: "Processor | None" = None
+
+    def remember(self, config: Mapping[str, Any], processor: "Processor | None" = None) -> None:
+        """Keep the config and the processor that are saved with the weights."""
+        self.config = dict(config)
+        self.processor = processor
+
+    def after_step(self) -> None:
+        """Do work after each optimizer step, for example clamp a scale; nothing by default."""
+
+    def read_native(self, source: Any) -> dict[str, Tensor] | None:
+        """Read weights in the format of the library that hosts this part; None if the part has no such format.
+
+        Args:
+            source: a ``zoo.interop.base.source.Source``.
+        """
+        return None

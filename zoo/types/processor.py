@@ -1,0 +1,100 @@
+"""Base class of the processors of one modality: raw input to tensors, and back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+from zoo.types.source import Sample
+
+
+class Tokenizer(Protocol):
+    """The methods of ``tokenizers.Tokenizer`` that zoo uses."""
+
+    def encode(self, sequence: Any, pair: Any = None, is_pretokenized: bool = False, add_special_tokens: bool = True) -> Any: ...
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
+
+    def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]: ...
+
+    def to_str(self, pretty: bool = False) -> str: ...
+
+
+class ModalityProcessor:
+    """Raw inputs of one modality to tensors.
+
+    A subclass must define ``settings``, ``item``, ``collate``, ``__call__`` and ``meta``; every other word has a default.
+    ``type(p)(**p.settings)`` is an equal processor, up to its files.
+
+    Attributes:
+        modality: of ``Sample.inputs`` that it reads.
+        target: True if it fills ``Batch.targets`` instead of ``Batch.inputs``.
+        encoder_keys: settings that must equal the encoder's; taken from the encoder if a config does not give them.
+        language_keys: settings that the head's language model bounds from above.
+        head_keys: settings that the head bounds from above.
+        tokenizer: None if it has none, or none yet.
+        sample_rate_hz: of sound.
+        max_length: longest text in tokens that it makes; None if the modality has no such bound.
+        context_length: longest text in tokens, or clip in encoder positions, that its encoder takes.
+        is_fitted: False if ``fit`` has to train something first.
+    """
+
+    modality: ClassVar[str]
+    target: ClassVar[bool] = False
+    encoder_keys: ClassVar[Sequence[str]] = ()
+    language_keys: ClassVar[Sequence[str]] = ()
+    head_keys: ClassVar[Sequence[str]] = ()
+    tokenizer: Any = None
+    sample_rate_hz: int | None = None
+    max_length: int | None = None
+    context_length: int | None = None
+    is_fitted: bool = True
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return the constructor's keywords as plain YAML values, for ``processor.json``."""
+        raise NotImplementedError
+
+    def item(self, raw: Any) -> Any:
+        """Return one raw input as tensors, not yet padded.
+
+        Raises:
+            DataError: the input cannot be used.
+        """
+        raise NotImplementedError
+
+    def item_of(self, sample: Sample) -> Any:
+        """Return the tensors of a sample; by default of its raw input of this modality."""
+        return self.item(sample.inputs[self.modality])
+
+    def collate(self, items: Sequence[Any]) -> Any:
+        """Return items as one padded batch: the tensor and its mask (None without padding), or targets by name."""
+        raise NotImplementedError
+
+    def __call__(self, raw: Any) -> Any:
+        """Return raw inputs, or ready tensors, as one batch."""
+        raise NotImplementedError
+
+    def meta(self, batch_size: int) -> Any:
+        """Return a batch of the nominal size on the meta device, with the types and axes of ``collate``."""
+        raise NotImplementedError
+
+    def fit(self, captions: Iterable[str]) -> None:
+        """Train what has to be trained on the captions of a run; nothing by default."""
+
+    def use(self, tokenizer: Any) -> None:
+        """Take a trained tokenizer.
+
+        Raises:
+            ConfigError: the processor has no tokenizer, or not with this vocabulary.
+        """
+        raise NotImplementedError
+
+    def save(self, directory: Path) -> None:
+        """Write files beside ``processor.json``; none by default."""
+
+    def load(self, directory: Path) -> None:
+        """Read the files that ``save`` wrote; none by default."""
+
+    def shortened(self, max_length: int) -> Self:
+        """Return a processor that cuts texts at ``max_length`` tokens; itself if the modality has no such bound."""
+        return self
