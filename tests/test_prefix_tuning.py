@@ -73,7 +73,7 @@ def test_only_the_prefix_learns_and_a_saved_system_has_it_again(tmp_path):
 
 def test_what_a_prefix_cannot_do_is_refused():
     system = zoo.create_system(SYSTEM)
-    with pytest.raises(zoo.ConfigError, match="training.adapters.encoders.image: a prefix is for our language models"):
+    with pytest.raises(zoo.ConfigError, match="training.adapters.encoders.image: kind prefix needs a zoo language model"):
         add_adapters(system, {"encoders.image": {"kind": "prefix"}}, "training.adapters")
     with pytest.raises(zoo.ConfigError, match="num_tokens: 0"):
         add_adapters(system, {"head.language": {"kind": "prefix", "num_tokens": 0}}, "training.adapters")

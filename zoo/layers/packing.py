@@ -139,7 +139,7 @@ class Packing(Layout):
     Args:
         real: True at real tokens; a causal layout needs rows of the form ``1 .. 1 0 .. 0``.
         causal: as in ``Layout``.
-        rounding: lengths are rounded up to multiples of this number by masked padding tokens; None chooses it by the device.
+        rounding: lengths are rounded up to multiples of this number, by padding to which no real token attends; None chooses it by device.
 
     Attributes:
         index: positions of the list's tokens in the flat batch [batch * length].
