@@ -66,9 +66,9 @@ class Tacotron2Encoder(Encoder):
             mask: True at real characters, which must be at the left of each row; None if there is no padding.
         """
         real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
-        padding_mask = all_or_mask(mask)  # None if every position is real, which allows the faster unmasked path
+        valid = all_or_mask(mask)  # None if every position is real, which allows the faster unmasked path
         x: Float[Tensor, "batch length dim"] = self.embedding(token_ids)
-        x = (x if padding_mask is None else x * padding_mask[..., None]).transpose(1, 2)  # [B, dim, length]
+        x = (x if valid is None else x * valid[..., None]).transpose(1, 2)  # [B, dim, length]
         for convolution in self.convolutions:
-            x = convolution(x, padding_mask)
-        return Encoded(self.lstm(x.transpose(1, 2), padding_mask), None, real)
+            x = convolution(x, valid)
+        return Encoded(self.lstm(x.transpose(1, 2), valid), None, real)
