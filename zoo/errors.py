@@ -32,6 +32,11 @@ class ItemError(DataError):
         self.reason = reason
 
 
+def reason_of(fault: Exception) -> str:
+    """Return the word under which a fault of an item is counted."""
+    return fault.reason if isinstance(fault, ItemError) else "other"
+
+
 class VerbError(ZooError, AttributeError):
     """Error of a call to a system's method that its head does not support."""
 

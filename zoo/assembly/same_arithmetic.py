@@ -14,7 +14,7 @@ from zoo.interop.base.library_files import OPEN_CLIP_CONFIG
 from zoo.interop.causal_lm.describe import PART, whole_keywords
 from zoo.interop.formats import log
 from zoo.registry import find_part
-from zoo.types import config_of
+from zoo.types import Encoder, config_of
 
 UNSEEN = ("num_heads", "activation", "causal")  # keywords of encoders that change what weights compute, but none of their shapes
 UNSEEN_IN_SYSTEMS = (*UNSEEN, "eps", "pool", "eot_token_id")  # an encoder alone may well be pooled in another way
@@ -55,7 +55,7 @@ def refuse_other_arithmetic(module: nn.Module, part: str, description: Descripti
 def _encoder_config(module: nn.Module, part: str, modality: str | None) -> tuple[str, Mapping[str, Any] | None]:
     """The key and the config of our encoder that a source's encoder of this modality goes into; None where there is none."""
     if not isinstance(module, System):
-        fits = modality in (None, getattr(module, "modality", None))
+        fits = modality in (None, module.modality if isinstance(module, Encoder) else None)
         return "encoder", config_of(module).get("encoder") if fits else None
     for name, config in module.config.get("encoders", {}).items():
         if part in ("", "encoders", f"encoders.{name}") and modality in (None, name):
@@ -88,8 +88,8 @@ def refuse_other_latents(module: nn.Module, part: str, head: Mapping[str, Any], 
     if head.get("name") != "kosmos" or not isinstance(module, System) or part not in ("", "head"):
         return
     ours, theirs = module.head, {"normalise": True, **head["connectors"]["image"]}
-    connector: Any = dict(getattr(ours, "connectors", {})).get("image")
-    found = {"class_token": (getattr(ours, "class_token", None), head["class_token"])}
+    connector: Any = dict(ours.connectors).get("image")
+    found = {"class_token": (ours.class_token, head["class_token"])}
     if hasattr(connector, "normalise"):  # it is Kosmos-2's
         found["connectors.image.num_heads"] = connector.attention.num_heads, theirs["num_heads"]
         found["connectors.image.normalise"] = connector.normalise, theirs["normalise"]
@@ -105,7 +105,7 @@ def refuse_other_layer(module: nn.Module, part: str, head: Mapping[str, Any], or
     """Raise ConfigError where our head would read another layer of the encoder than the model that the weights come from."""
     if "feature_layer" not in head or not isinstance(module, System) or part not in ("", "head"):
         return
-    ours = getattr(module.head, "feature_layer", None)
+    ours = module.head.feature_layer
     if ours != head["feature_layer"]:
         raise ConfigError(
             f"system.head.feature_layer: {ours}, but {origin} was trained with {head['feature_layer']}, which no shape shows; set "

@@ -75,10 +75,10 @@ def load(
         given = {"inputs": example_inputs(config[kind])} if kind == "head" else {}
         model = build_part(kind, config[kind], kind, **given)
         model.config = {kind: config[kind]}  # type: ignore[assignment]
-        if getattr(model, "modality", None) == "image":  # its processor needs nothing that the encoder does not know
+        if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
             model.processor = build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]
         elif found.config is None or "processor_sha256" in config:
             model.processor = found.processor()  # type: ignore[assignment]
-        elif getattr(model, "modality", None) == "audio":
+        elif isinstance(model, Encoder) and model.modality == "audio":
             model.processor = build_processor({}, {"audio": model}, "encoder")  # type: ignore[assignment, dict-item]
     return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]

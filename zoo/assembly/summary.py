@@ -70,7 +70,7 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
             1
         ]
     tensors = [*model.parameters(), *model.buffers()]
-    parts = {f"encoders.{m}": count(e) for m, e in encoders.items()} | _parts_of_head(head) if isinstance(model, System) else {}
+    parts = {f"encoders.{m}": count(e) for m, e in encoders.items()} | _parts_of_head(model.head) if isinstance(model, System) else {}
     return Summary(
         parameters=count(model),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
-from zoo.data.loader import Split, spread
+from zoo.data.loader import spread
 from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import wav_of
@@ -26,7 +26,7 @@ from zoo.processors.chat.messages import Conversation
 from zoo.processors.media.image_file import open_image
 from zoo.registry.construct import build_part
 from zoo.storage.files import write_whole
-from zoo.types import part_of, verbs_of
+from zoo.types import Split, part_of, verbs_of
 
 SAMPLE_RATE_HZ = 16000
 FAULTS_SHOWN = 3
@@ -116,7 +116,7 @@ class AnswerWriter:
         done = self._done(batch_size)
         advance(done)
         rows = spread(len(split), limit)
-        rate = getattr(part_of(model, "audio"), "sample_rate_hz", SAMPLE_RATE_HZ)
+        rate = SAMPLE_RATE_HZ if (audio := part_of(model, "audio")) is None else audio.sample_rate_hz
         with self.unfinished.open("a", encoding="utf-8") as file:
             for start in range(done, len(rows), batch_size):
                 some, number = rows[start : start + batch_size], start // batch_size

@@ -23,7 +23,7 @@ class Boxes:
     """
 
     def __init__(self, system: Any, output: Path) -> None:
-        tokenizer = getattr(system.processor["conversation"], "tokenizer", None)
+        tokenizer = system.processor["conversation"].tokenizer
         if tokenizer is None or tokenizer.token_to_id(GROUNDING) is None:
             raise ConfigError(f"--boxes: this model has no token {GROUNDING}, so it predicts no boxes; omit --boxes, or use a Kosmos-2")
         if output.suffix.lower() not in (".png", ".jpg", ".jpeg") or not output.parent.is_dir():

@@ -75,12 +75,12 @@ def find_scorer(
             raise ConfigError(f"--labels: {model} is a zero-shot model; give --labels a,b,c or --labels-file FILE")
         vectors = classifier_vectors(system, fill_templates(labels, templates), cached=cached)
         return [label.label for label in labels], lambda pixels: system.score("image", pixels, vectors)
-    names = getattr(system.head, "class_names", None)
+    names = system.head.class_names
     if "classify" not in verbs or "image" not in system.encoders:
         raise ConfigError(f"--model: {model} cannot classify images; it can: {', '.join(verbs) or 'nothing'}")
     if labels is not None:
         raise ConfigError(f"--labels: {model} is a classifier with fixed classes; omit --labels and --labels-file")
-    numbers = [str(i) for i in range(getattr(system.head, "num_classes", 0))]
+    numbers = [str(i) for i in range(system.head.num_classes)]
     return list(names or numbers), system.classify
 
 

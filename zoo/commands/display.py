@@ -171,9 +171,9 @@ def show_evaluation(result: Any, output: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({"evaluation": name, **result.metrics, "items": result.num_items, **result.details, "output": str(output)})
         return
-    for title, columns, cells in getattr(result, "tables", ()):
+    for title, columns, cells in result.tables:
         table(title, columns, cells)
-    numbers = getattr(result, "numbers", ())  # metrics that are not fractions, so they are not printed as percentages
+    numbers = result.numbers  # metrics that are not fractions, so they are not printed as percentages
     rows = [[metric, f"{value:.4g}" if metric in numbers else f"{100 * value:.2f} %"] for metric, value in result.metrics.items()]
     rows += [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in result.details.items()]
     table(f"{name}: {result.title}", ["metric", "value"], rows)

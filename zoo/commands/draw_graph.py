@@ -19,6 +19,7 @@ from zoo.assembly.create import create_model
 from zoo.assembly.save_load import load
 from zoo.assembly.system import System
 from zoo.commands.display import print_json, table
+from zoo.encoders.vig import ViG
 from zoo.errors import ConfigError
 from zoo.interop.zoo_checkpoint import bundled_names
 from zoo.processors.image import ImageProcessor
@@ -88,7 +89,7 @@ def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
         if options.weights is None:
             print(f"zoo: {name} has random weights, so its graph is not meaningful; give --weights", file=sys.stderr)
     encoder: Any = model.encoders["image"] if isinstance(model, System) and "image" in model.encoders else model
-    if not hasattr(encoder, "graphs"):
+    if not isinstance(encoder, ViG):
         raise ConfigError(f"--model: {name} has no graph; choose a model with a Vision GNN: {', '.join(list_models('*vig*'))}")
     saved = model.processor["image"] if isinstance(model, System) and model.processor is not None else None
     return encoder, saved or ImageProcessor(image_size=encoder.image_size, **encoder.preprocessing)

@@ -17,7 +17,7 @@ from zoo.commands.index.store import Index, Matrix
 from zoo.commands.index.writer import name_of
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.training.fingerprint import hash_parameters
-from zoo.types import head_of
+from zoo.types import verbs_of
 
 BACKENDS = ("exact", "faiss")
 
@@ -90,7 +90,7 @@ class Searcher:
         """
         if isinstance(query, str) and not query.strip():
             raise DataError("search: the query is empty; give a text")
-        if modality != self.index.manifest.modality and not hasattr(head_of(self.model), "embed"):
+        if modality != self.index.manifest.modality and "embed" not in verbs_of(self.model):
             raise ConfigError(
                 f"search: {self.index.manifest.model} has no joint embedding space of {modality} and {self.index.manifest.modality}; "
                 f"search this index with a query of modality {self.index.manifest.modality}"

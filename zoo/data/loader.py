@@ -19,7 +19,7 @@ from zoo.data.order import Order
 from zoo.data.skips import Skips
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError
-from zoo.types import Batch, Sample
+from zoo.types import Batch, Sample, Split
 
 MOST_REPLACED = 100  # bad items in a row after which training stops with an error
 MIX_STREAM = 1  # appended to the seed of a batch's first item to seed the mixing of the batch
@@ -41,21 +41,6 @@ class Item:
     seed: tuple[int, ...] | None
     faults: tuple[DataError, ...] = ()
     count: int = 1
-
-
-@runtime_checkable
-class Split(Protocol):
-    """Protocol of one split of a source.
-
-    Two attributes are optional: ``order(seed, epoch) -> Order`` defines the order of training, and ``max_bad_share`` is the largest share
-    of bad items that may be skipped (if it is missing or None, a bad item is an error).
-    """
-
-    def __len__(self) -> int: ...
-
-    def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
-        """Return item ``index``, always the same unless a generator is given; with one, the source may vary caption or position."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -142,7 +127,7 @@ class ProcessedSplit(Dataset):
         masking: Masking | None = None,
     ) -> None:
         self.split, self.processor, self.augmentation, self.mix, self.masking = split, processor, augmentation, mix, masking
-        share = getattr(split, "max_bad_share", None)
+        share = split.max_bad_share
         self.skips = None if share is None else Skips(share)
 
     def __len__(self) -> int:
@@ -151,7 +136,7 @@ class ProcessedSplit(Dataset):
     @property
     def order(self) -> Callable[[int, int], Order] | None:
         """Training order defined by the split, a function from (seed, epoch); None if it defines none."""
-        return getattr(self.split, "order", None)
+        return self.split.order
 
     def __getitem__(self, draw: Draw | int) -> Item:
         draw = Draw(draw) if isinstance(draw, int) else draw

@@ -22,7 +22,7 @@ from zoo.data.loader import MOST_REPLACED, Draw, Item, ProcessedSplit
 from zoo.data.order import Order
 from zoo.data.skips import Skips
 from zoo.data.system_processor import CONVERSATION, conversation_of
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError, DataError, reason_of
 from zoo.processors.chat.conversation_tokens import Tokens
 from zoo.processors.chat.messages import MARKERS, Conversation
 from zoo.types import Batch, Sample
@@ -87,8 +87,8 @@ class Packs:
         self.data, self.tokens, self.seed = data, tokens, seed
         self.fixed = {m: self.part.count(m, data.processor[m].meta(1)[0][0]) for m in ("image",) if m in data.processor.parts}
         self.measured = self._measure(tell)
-        if hasattr(data.split, "weigh"):  # a mixture weighted by tokens, whose numbers are known only now
-            data.split.weigh([sum(parts) for parts in self.measured.lengths])  # type: ignore[attr-defined]
+        # A mixture weighted by tokens, whose numbers are known only now
+        data.split.weigh([sum(parts) for parts in self.measured.lengths])
         self._kept: dict[int, list[list[Place]]] = {}
         self._length = len(self.plan(0))
         if not self._length:
@@ -204,7 +204,7 @@ class Packs:
             except DataError as fault:
                 if self.skips is None:
                     raise
-                found.left_out[getattr(fault, "reason", "other")] += 1
+                found.left_out[reason_of(fault)] += 1
                 found.lengths.append(())
             else:
                 found.lengths.append(tuple(len(part.token_ids) for part in parts))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zoo.errors import ConfigError, DataError, name_choices
+from zoo.errors import ConfigError, DataError, name_choices, reason_of
 
 POLICIES = ("error", "skip")  # values of data.on_bad_item
 MAX_SHARE = 0.1  # default of data.max_bad_share
@@ -42,7 +42,7 @@ class Skips:
         """
         self.items += items
         for fault in faults:
-            reason = getattr(fault, "reason", "other")
+            reason = reason_of(fault)
             self.counts[reason] += 1
             examples = self.examples.setdefault(reason, [])
             if len(examples) < EXAMPLES:
@@ -75,7 +75,7 @@ class Skips:
 class Tolerant:
     """Wrapper of a data source that gives each split the same tolerance of bad items.
 
-    Each split gets the attribute ``max_bad_share``; None means that every bad item is an error.
+    ``max_bad_share`` of each split is then the tolerance; None means that every bad item is an error.
 
     Args:
         source: the wrapped source; all other attributes are its own.
@@ -94,9 +94,7 @@ class Tolerant:
 
     def split(self, name: str) -> Any:
         """Return a split of the source with ``max_bad_share`` set."""
-        split = self._source.split(name)
-        split.max_bad_share = self._max_bad_share
-        return split
+        return self._source.split(name).tolerating(self._max_bad_share)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)

@@ -151,12 +151,12 @@ class Processor:
     @property
     def is_fitted(self) -> bool:
         """True if no part has to be trained on captions before use."""
-        return all(part.is_fitted for part in self.parts.values() if hasattr(part, "fit"))
+        return all(part.is_fitted for part in self.parts.values())
 
     def fit(self, captions: Sequence[str]) -> None:
         """Train the parts that need it (a tokenizer that does not exist yet) on the run's captions."""
         for part in self.parts.values():
-            if hasattr(part, "fit") and not part.is_fitted:
+            if not part.is_fitted:
                 part.fit(captions)
 
     def save(self, directory: Path) -> None:
@@ -164,8 +164,7 @@ class Processor:
         settings = {modality: part.settings for modality, part in self.parts.items()}
         (directory / FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for part in self.parts.values():
-            if hasattr(part, "save"):
-                part.save(directory)
+            part.save(directory)
 
     @classmethod
     def load(cls, directory: Path) -> "Processor":
@@ -181,19 +180,18 @@ class Processor:
         except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
             raise WeightsError(f"{path}: is not a valid processor file ({error}); export the checkpoint again") from error
         for part in parts.values():
-            if hasattr(part, "load"):
-                part.load(directory)
+            part.load(directory)
         return cls(parts)
 
 
 def is_target(part: Any) -> bool:
     """Return True if a part makes training targets of a head, from the modality ``part.modality`` of samples (``zoo.processors.speech``)."""
-    return getattr(part, "target", False)
+    return part.target
 
 
 def _item(part: Any, sample: Sample, modality: str) -> Any:
     """Process one modality of a sample; a part that reads several modalities has ``item_of``, which gets the whole sample."""
-    return part.item_of(sample) if hasattr(part, "item_of") else part.item(sample.inputs[modality])
+    return part.item_of(sample)
 
 
 def _put(batch: Batch, name: str, found: Any) -> None:

@@ -65,7 +65,7 @@ class TextTransformer(Encoder):
         if pool == "eot" and not 0 <= eot_token_id < vocab_size:
             raise ConfigError(f"eot_token_id: {eot_token_id} is outside the vocabulary of vocab_size {vocab_size}")
         self.dim, self.vocab_size, self.context_length = dim, vocab_size, context_length
-        self.causal, self.pool, self.eot_token_id = causal, pool, eot_token_id
+        self.causal, self.pool, self.eot_token_id = causal, pool, eot_token_id if pool == "eot" else None
         self.gives_pooled = pool != "none"
         self.embedding = nn.Embedding(vocab_size, dim)
         self.positions = nn.Parameter(torch.empty(context_length, dim))

@@ -17,7 +17,7 @@ from zoo.evaluation.measures.wer import Compared, WordErrorCounter, summed
 from zoo.evaluation.results.answers import sample_rate_of
 from zoo.evaluation.results.asr_result import AsrResult, Recognition, audio_of, forget
 from zoo.registry import register
-from zoo.types import Sample
+from zoo.types import Evaluation, Sample
 
 MODES = {"strict": (False,), "short": (True,), "both": (False, True)}  # the keyword ``short`` of ``transcribe``
 FOUND = "found"  # value of ``language`` that lets the model detect the language
@@ -26,7 +26,7 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 @register("evaluation")
-class Asr:
+class Asr(Evaluation):
     """Word and character error rates of a system that transcribes; the reference is the text of the sample.
 
     Args:

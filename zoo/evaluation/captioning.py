@@ -24,12 +24,13 @@ from zoo.evaluation.measures.split_reader import Reading, Row
 from zoo.evaluation.results.answers import Answer, AnswersResult, Shown, check_source, question_text, references_of, sample_rate_of
 from zoo.processors.chat.messages import Conversation
 from zoo.registry import register
+from zoo.types import Evaluation
 
 METRICS = ("bleu_4", "rouge_l", "cider")
 
 
 @register("evaluation")
-class Captioning:
+class Captioning(Evaluation):
     """BLEU-4, ROUGE-L and CIDEr of generated captions; ``cider`` may be above 1.
 
     Details that begin with ``chance_`` are the scores of references of other items in place of captions.

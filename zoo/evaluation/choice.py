@@ -34,7 +34,7 @@ from zoo.evaluation.results.answers import (
 )
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
-from zoo.types import Sample
+from zoo.types import Evaluation, Sample
 
 NORMALISATIONS = ("none", "characters")
 _OTHERS_STREAM = 1  # makes the random stream differ from that of the examples, whose seed is (seed, item)
@@ -59,7 +59,7 @@ class Asked:
 
 
 @register("evaluation")
-class Choice:
+class Choice(Evaluation):
     """Accuracy of the answer with the highest log-probability, and the mean negative log-probability of the right answer.
 
     Args:
@@ -142,7 +142,7 @@ class Choice:
         check_source(source, self.kinds)
         if self.num_shots:
             source.split(self.shots_split)
-        known = list(self.labels or getattr(source, "class_names", ()))
+        known = list(self.labels or source.class_names)
         for name in self.descriptions:
             if known and name not in known:
                 raise ConfigError(f"evaluation.descriptions: there is no label {name!r}; {name_choices(name, known)}")
@@ -197,7 +197,7 @@ class Choice:
         own = _first_words(sample.answers[0] if sample.answers else own, self.max_words)
         if self.question:
             question = asked_instead(question, self.question) if question.messages[-1].role == "user" else _shown(question, self.question)
-        classes = list(getattr(source, "class_names", ()) or ())
+        classes = list(source.class_names or ())
         if self.others is not None:
             names = self._texts_of_others(index, own, items)
             return Asked(index, sample, question, names, names.index(own))

@@ -11,11 +11,11 @@ from zoo.errors import ConfigError
 from zoo.evaluation.measures.requirements import checked_limits, over_split, refuse_model, refuse_source
 from zoo.evaluation.results.accuracy import AccuracyResult, measure
 from zoo.registry import register
-from zoo.types import Batch
+from zoo.types import Batch, Evaluation
 
 
 @register("evaluation")
-class Classification:
+class Classification(Evaluation):
     """Top-1, top-5 and mean per-class accuracy of a system whose head computes ``logits`` over the source's classes.
 
     Args:

@@ -23,7 +23,7 @@ from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.evaluation.measures.split_reader import Reading, Row
 from zoo.processors.chat.messages import MARKERS, Conversation
 from zoo.registry import register
-from zoo.types import Sample
+from zoo.types import Evaluation, Result, Sample
 
 PICTURE = "in_context.png"
 _MARKER = re.compile("(" + "|".join(map(re.escape, MARKERS.values())) + ")")
@@ -54,7 +54,7 @@ class Point:
 
 
 @dataclass
-class InContextResult:
+class InContextResult(Result):
     """Accuracy over the number of examples.
 
     Attributes:
@@ -110,7 +110,7 @@ class InContextResult:
 
 
 @register("evaluation")
-class InContext:
+class InContext(Evaluation):
     """Accuracy of the last word of documents of pictures and words, over the number of examples before it.
 
     Args:

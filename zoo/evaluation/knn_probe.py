@@ -17,13 +17,14 @@ from zoo.evaluation.measures.features import FeatureReader, refuse_same_split
 from zoo.evaluation.measures.requirements import checked_limits, refuse_source
 from zoo.evaluation.results.accuracy import AccuracyResult, measure
 from zoo.registry import register
+from zoo.types import Evaluation
 
 WEIGHTS = ("distance", "uniform")
 QUERIES, KEYS = 1024, 65536  # largest block of similarities in memory: 256 MB in fp32
 
 
 @register("evaluation")
-class KnnProbe:
+class KnnProbe(Evaluation):
     """Accuracy of a vote by the ``k`` training items of highest cosine similarity.
 
     Args:

@@ -20,6 +20,7 @@ from zoo.evaluation.measures.features import FeatureReader, refuse_same_split
 from zoo.evaluation.measures.requirements import checked_limits, refuse_source
 from zoo.evaluation.results.accuracy import AccuracyResult, measure
 from zoo.registry import register
+from zoo.types import Evaluation
 
 COARSE = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)  # first values of log10(C)
 STEPS = (1.0, 0.5, 0.25, 0.125)  # then steps of log10(C) to both sides of the best value; the last is 8 values per decade
@@ -29,7 +30,7 @@ Features = tuple[Float[Tensor, "n dim"], Int[Tensor, " n"]]
 
 
 @register("evaluation")
-class LinearProbe:
+class LinearProbe(Evaluation):
     """Accuracy of logistic regression that is fitted on features of the training split.
 
     Args:

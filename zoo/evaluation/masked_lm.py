@@ -19,11 +19,11 @@ from zoo.data.masking import Masking
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.registry import register
-from zoo.types import Batch
+from zoo.types import Batch, Evaluation, Result
 
 
 @dataclass
-class MaskedResult:
+class MaskedResult(Result):
     """Metrics of the masked tokens of one split.
 
     Attributes:
@@ -57,7 +57,7 @@ class MaskedResult:
 
 
 @register("evaluation")
-class MaskedLM:
+class MaskedLM(Evaluation):
     """Accuracy and perplexity of masked tokens, beside those of the unigram distribution of the training texts.
 
     Args:

@@ -21,11 +21,11 @@ from zoo.evaluation.measures.split_reader import Reading, Row
 from zoo.evaluation.results.answers import check_source
 from zoo.processors.conversation import Tokens
 from zoo.registry import register
-from zoo.types import SUPERVISED, Batch, LanguageHead, Predictions, Sample, head_of
+from zoo.types import SUPERVISED, Batch, Evaluation, LanguageHead, Predictions, Result, Sample, head_of
 
 
 @dataclass
-class PerplexityResult:
+class PerplexityResult(Result):
     """Perplexity and token accuracy of one split.
 
     Attributes:
@@ -66,7 +66,7 @@ class PerplexityResult:
 
 
 @register("evaluation")
-class Perplexity:
+class Perplexity(Evaluation):
     """Perplexity of the answers in conversations, or of plain texts.
 
     Args:

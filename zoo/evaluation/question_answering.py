@@ -40,6 +40,7 @@ from zoo.evaluation.results.answers import (
 )
 from zoo.processors.chat.messages import Conversation
 from zoo.registry import register
+from zoo.types import Evaluation
 
 METRICS = {"exact_match": exact_match, "vqa_accuracy": vqa_accuracy}
 RATIONALE = "Let's think step by step."
@@ -47,7 +48,7 @@ CONCLUSION = "Therefore, the answer is"
 
 
 @register("evaluation")
-class QuestionAnswering:
+class QuestionAnswering(Evaluation):
     """Exact match and VQA accuracy of generated answers, over all questions and by kind of question.
 
     The detail ``chance`` is the exact match of a baseline that always gives the most frequent answer of the question's kind.

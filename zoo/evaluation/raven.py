@@ -17,11 +17,11 @@ from zoo.evaluation.measures.split_reader import Reading, Row
 from zoo.evaluation.results.answers import Answer, AnswersResult, Shown, answers_by_kind, check_source, mean_scores, question_text
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
-from zoo.types import Sample
+from zoo.types import Evaluation, Sample
 
 
 @register("evaluation")
-class Raven:
+class Raven(Evaluation):
     """Share of the puzzles whose right candidate has the likeliest answer "Yes", with chance for comparison.
 
     Args:

@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.data.loader import ProcessedSplit, Split, evaluation_loader, spread
+from zoo.data.loader import ProcessedSplit, evaluation_loader, spread
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.registry import register
+from zoo.types import Evaluation, Result, Split
 
 AT = (1, 5, 10)
 CURVE = 100  # largest k of the recall curve in the picture
@@ -28,7 +29,7 @@ POSITIVES = ("pairs", "groups")
 
 
 @dataclass
-class RetrievalResult:
+class RetrievalResult(Result):
     """Recall and median ranks of one split.
 
     Attributes:
@@ -68,7 +69,7 @@ class RetrievalResult:
 
 
 @register("evaluation")
-class Retrieval:
+class Retrieval(Evaluation):
     """Recall at 1, 5 and 10 and median rank of a system whose head has the verb ``embed``, in both directions.
 
     Args:
@@ -151,7 +152,7 @@ class Retrieval:
     def _embed(self, model: Any, split: Split, pair: tuple[str, str], advance: Callable[[int], None]) -> dict[str, "Side"]:
         """Embed each distinct item of both modalities once, and record for each row which items it names."""
         rows = spread(len(split), self.limit)
-        identities = {m: split.identities(m) if hasattr(split, "identities") else None for m in pair}  # type: ignore[attr-defined]
+        identities = {m: split.identities(m) for m in pair}
         names = {m: [found[i] for i in rows] if found is not None else list(rows) for m, found in identities.items()}
         sides = {modality: Side() for modality in pair}
         data, done = ProcessedSplit(split, Processor({m: model.processor[m] for m in pair})), 0

@@ -2,8 +2,8 @@
 
 Mel-cepstral distortion: Kubichek 1993 ("Mel-cepstral distance measure for objective speech quality assessment"), over the best path of
 dynamic time warping (Weiss et al. 2021, Wave-Tacotron, arXiv 2011.03568, section 4.2, "MCD with DTW", 13 coefficients). For word errors
-another system, the judge, transcribes the synthesised speech. Its errors on the recordings of the corpus are reported for comparison,
-because the judge itself makes errors.
+another system, the speech recognition model, transcribes the synthesised speech. Its errors on the recordings of the corpus are reported for comparison,
+because that model itself makes errors.
 """
 
 import json
@@ -28,20 +28,20 @@ from zoo.evaluation.results.asr_result import audio_of
 from zoo.evaluation.results.html_report import draw_speech
 from zoo.processors.media.audio_file import resample
 from zoo.registry import register
-from zoo.types import MELS, STOP_TOKEN, Sample, Speech, verbs_of
+from zoo.types import MELS, STOP_TOKEN, Evaluation, Result, Sample, Speech, verbs_of
 
 COEFFICIENTS = 13  # after the first one, which is loudness and does not count
 DECIBEL = 10 / math.log(10) * math.sqrt(2)  # from the Euclidean distance of cepstra in nats to dB (Kubichek 1993)
 
 
 @dataclass
-class TtsResult:
+class TtsResult(Result):
     """Metrics of one split and the utterances that they are computed from.
 
     Attributes:
         metrics: ``aligned`` (share of utterances without an alignment fault), ``stopped`` (share that ended by the stop token),
             ``diagonality`` and ``focus`` of the attention; against the recording ``mel_cepstral_distortion`` in dB and
-            ``length_ratio``. With a judge also ``wer`` and ``cer`` of the synthesised speech, ``recorded_wer`` and ``recorded_cer`` of
+            ``length_ratio``. With ``asr_model`` also ``wer`` and ``cer`` of the synthesised speech, ``recorded_wer`` and ``recorded_cer`` of
             the recordings.
         utterances: one dict of facts for each utterance; a line of ``utterances.jsonl``.
         examples: the first utterances, whose alignments are drawn.
@@ -88,16 +88,16 @@ class TtsResult:
 
 
 @register("evaluation")
-class Tts:
+class Tts(Evaluation):
     """Quality of the speech that a system synthesises from the texts of a split.
 
     Args:
         batch_size: number of texts processed together.
         limit: maximum number of texts, spread over the split; None uses all.
         max_seconds: maximum duration of an utterance.
-        seed: random seed of synthesis and of the judge's transcription.
-        judge: a system that transcribes the synthesised speech (``zoo evaluate`` accepts its directory); None skips the word errors.
-        language: code of the language that the judge expects; None lets a multilingual judge detect it.
+        seed: random seed of synthesis and of the ``asr_model``'s transcription.
+        asr_model: a system that transcribes the synthesised speech (``zoo evaluate`` accepts its directory); None skips the word errors.
+        language: code of the language that ``asr_model`` expects; None lets a multilingual model detect it.
         normalise: normalisation of texts before words are compared; see ``WordErrorCounter``.
 
     Raises:
@@ -113,7 +113,7 @@ class Tts:
         limit: int | None = None,
         max_seconds: float = 15.0,
         seed: int = 0,
-        judge: Any = None,
+        asr_model: Any = None,
         language: str | None = None,
         normalise: str = "english",
     ) -> None:
@@ -121,19 +121,23 @@ class Tts:
         if max_seconds <= 0:
             raise ConfigError(f"max_seconds: {max_seconds}; allowed is above 0")
         self.batch_size, self.limit, self.max_seconds, self.seed = batch_size, limit, max_seconds, seed
-        self.judge, self.language, self.compare = judge, language, None if judge is None else WordErrorCounter(normalise)
+        self.asr_model, self.language, self.compare = asr_model, language, None if asr_model is None else WordErrorCounter(normalise)
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError if the model cannot synthesise speech, the source has no texts, or the judge cannot transcribe."""
+        """Raise ConfigError if the model cannot synthesise speech, the source has no texts, or ``asr_model`` cannot transcribe."""
         if "synthesize" not in verbs_of(model):
             raise ConfigError(
                 f"evaluation: 'tts' needs a head that synthesises speech (tacotron, tacotron2); this {type(model).__name__} has none"
             )
         if "text" not in source.modalities:
             raise ConfigError(f"evaluation: 'tts' needs texts; the source gives {', '.join(source.modalities)}")
-        if self.judge is not None and "transcribe" not in verbs_of(self.judge):
-            got = f"{self.judge!r} is a name: load it first (zoo.load)" if isinstance(self.judge, str) else type(self.judge).__name__
-            raise ConfigError(f"evaluation.judge: must be a system with the verb transcribe (whisper); got {got}")
+        if self.asr_model is not None and "transcribe" not in verbs_of(self.asr_model):
+            got = (
+                f"{self.asr_model!r} is a name: load it first (zoo.load)"
+                if isinstance(self.asr_model, str)
+                else type(self.asr_model).__name__
+            )
+            raise ConfigError(f"evaluation.asr_model: must be a system with the verb transcribe (whisper); got {got}")
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> TtsResult:
@@ -157,10 +161,10 @@ class Tts:
             advance(len(rows))
             if not chunk:
                 continue
-            voices = {"speaker": chunk[0].label} if getattr(model.head, "num_speakers", 0) else {}
+            voices = {"speaker": chunk[0].label} if model.head.num_speakers else {}
             texts = [sample.inputs["text"] for sample in chunk]
             speeches = model.synthesize(texts, batch_size=self.batch_size, max_seconds=self.max_seconds, seed=self.seed, **voices)
-            word_errors = self._transcribe_by_judge(speeches, chunk) if self.compare is not None else [{}] * len(speeches)
+            word_errors = self._transcribe_by_asr_model(speeches, chunk) if self.compare is not None else [{}] * len(speeches)
             found += [
                 self._row(speech, sample, model) | errors for speech, sample, errors in zip(speeches, chunk, word_errors, strict=True)
             ]
@@ -186,13 +190,13 @@ class Tts:
             row["mel_cepstral_distortion"] = mel_cepstral_distortion(processor.log_mels(speech.mels), processor.log_mels(recorded_mels))
         return row
 
-    def _transcribe_by_judge(self, speeches: list[Speech], chunk: list[Sample]) -> list[dict[str, Any]]:
-        """Return for each utterance the judge's transcripts of it and of its recording, with their errors against the text."""
-        rate = sample_rate_of(self.judge)
+    def _transcribe_by_asr_model(self, speeches: list[Speech], chunk: list[Sample]) -> list[dict[str, Any]]:
+        """Return for each utterance the transcripts of it and of its recording, with their errors against the text."""
+        rate = sample_rate_of(self.asr_model)
         waveforms = [resample(speech.waveform.numpy().astype(np.float32), speech.sample_rate_hz, rate) for speech in speeches]
         recorded = [row for row, sample in enumerate(chunk) if "audio" in sample.inputs]
         options = {"language": self.language, "batch_size": self.batch_size, "seed": self.seed}
-        all_transcripts = self.judge.transcribe(waveforms + [audio_of(chunk[row], rate) for row in recorded], **options)
+        all_transcripts = self.asr_model.transcribe(waveforms + [audio_of(chunk[row], rate) for row in recorded], **options)
         found: list[dict[str, Any]] = [{} for _ in speeches]
         for prefix, rows, transcripts in (
             ("", range(len(speeches)), all_transcripts),
@@ -234,7 +238,7 @@ def _summed(rows: list[dict[str, Any]], examples: list[Speech], left_out: list[d
 
 
 def _word_errors(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return word and character error rates of utterances and recordings; empty without a judge."""
+    """Return word and character error rates of utterances and recordings; empty without ``asr_model``."""
     found = {}
     for prefix in ("", "recorded_"):
         for rate, units, errors in (("wer", "words", "errors"), ("cer", "characters", "character_errors")):

@@ -16,11 +16,11 @@ from zoo.evaluation.measures.classifier_weights import classifier_vectors
 from zoo.evaluation.measures.requirements import checked_limits, over_split, refuse_model, refuse_source
 from zoo.evaluation.results.accuracy import AccuracyResult, measure
 from zoo.registry import register
-from zoo.types import Batch
+from zoo.types import Batch, Evaluation
 
 
 @register("evaluation")
-class ZeroShot:
+class ZeroShot(Evaluation):
     """Top-1, top-5 and mean per-class accuracy of a system whose head has the verbs ``embed`` and ``prompt_vectors``.
 
     Args:
@@ -49,6 +49,10 @@ class ZeroShot:
         self.templates = None if templates is None else read_templates(templates, "evaluation.templates")
         self.labels = None if labels is None else read_labels(labels, "evaluation.labels")
         self.batch_size, self.limit, self.cache = batch_size, limit, cache
+
+    def connect(self, *, asr_model: Any = None, weights_change: bool = False) -> None:
+        """Turn the cache off if the weights change with every step."""
+        self.cache = self.cache and not weights_change
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError if the model cannot embed texts, DataError if the source has no classes or the label file lacks one."""

@@ -152,7 +152,7 @@ class CLIPHead(FeatureHead):
         inputs = [inputs] if isinstance(inputs, str | bytes | Path) else inputs
         if len(inputs) == 0:
             raise DataError(f"nothing to embed: the list of {modality} inputs is empty; give at least one")
-        longest: int = getattr(system.encoders[modality], "context_length", 0)
+        longest = system.encoders[modality].context_length or 0
         if batch_size is None:
             batch_size = max(1, TOKENS_AT_ONCE // longest) if longest else ITEMS_AT_ONCE
         if modality != "text" or isinstance(inputs, Tensor) or not all(isinstance(item, str) for item in inputs):

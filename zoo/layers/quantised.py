@@ -19,6 +19,14 @@ from zoo.errors import ConfigError
 FORMATS = ("nf4", "fp4")
 
 
+class QuantisedLinear:
+    """Base class of quantised linear layers; the layer itself needs bitsandbytes and is defined on first use."""
+
+    def plain_weight(self) -> Tensor:
+        """Return the dequantised weight [out, in] in the layer's dtype."""
+        raise NotImplementedError
+
+
 def quantise(part: nn.Module, names: list[str], format: str) -> None:
     """Replace linear layers of a module by quantised ones; layers on the meta device are not changed.
 
@@ -39,12 +47,12 @@ def quantise(part: nn.Module, names: list[str], format: str) -> None:
         if layer.weight.is_meta:
             continue
         parent, _, last = name.rpartition(".")
-        setattr(part.get_submodule(parent), last, kind(layer, format))
+        setattr(part.get_submodule(parent), last, kind(layer, format))  # type: ignore[call-arg]
 
 
 def dequantised(layer: nn.Module) -> Tensor | None:
     """Return the dequantised weight [out, in] of a quantised layer, or None for a plain layer."""
-    return layer.plain_weight() if hasattr(layer, "plain_weight") else None  # type: ignore[operator]
+    return layer.plain_weight() if isinstance(layer, QuantisedLinear) else None
 
 
 @cache  # one class per process: isinstance must hold between calls
@@ -55,7 +63,7 @@ def _layer() -> type:
     except ImportError as error:
         raise ConfigError("quantise: needs bitsandbytes; install it with: pip install 'multimodal-zoo[qlora]'") from error
 
-    class Quantised(library.nn.Linear4bit):
+    class Quantised(QuantisedLinear, library.nn.Linear4bit):
         """A frozen linear layer in four bits."""
 
         def __init__(self, layer: nn.Linear, format: str) -> None:

@@ -13,6 +13,7 @@ from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.audio_file import checked_rate, read_audio, resample, to_mono
 from zoo.processors.media.log_mel import WHISPER, whisper_log_mel
 from zoo.registry import register
+from zoo.types import ModalityProcessor
 
 PADDINGS = ("longest", "context")
 TOO_LONG = ("error", "cut")
@@ -21,7 +22,7 @@ PADDING = -2.0  # value of padded frames; Whisper's log-mel of audio, even of si
 
 
 @register("processor")
-class AudioProcessor:
+class AudioProcessor(ModalityProcessor):
     """Processor of audio clips: decode, mix to mono, resample, compute Whisper's log-mel, and pad a batch at the end of each clip.
 
     A clip's mels do not depend on the other clips of its batch. They are equal to the frames of the reference implementation at the
@@ -44,6 +45,9 @@ class AudioProcessor:
         ConfigError: an unknown option, a number out of range, or options that contradict one another.
     """
 
+    modality = "audio"
+    sample_rate_hz: int
+    context_length: int
     encoder_keys = ("num_mels", "context_length")
 
     def __init__(

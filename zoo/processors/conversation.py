@@ -22,7 +22,7 @@ from zoo.processors.chat.template_pieces import ChatTemplate, Piece, Symbols
 from zoo.processors.chat.templates import SPANS, STOPS, TAKE_DOCUMENTS, TEMPLATES, TOKENIZERS_OWN, build_template
 from zoo.processors.tokenizers.chat_tokenizer import SMALLEST_VOCABULARY, TEMPLATE_FILE, GivenTokenizer, train_tokenizer, with_markers
 from zoo.registry import register
-from zoo.types import PLACEHOLDER_IDS
+from zoo.types import PLACEHOLDER_IDS, ModalityProcessor
 
 __all__ = ["Conversation", "ConversationProcessor", "Message", "Tokens", "as_conversation"]
 
@@ -30,7 +30,7 @@ TOKENIZERS = (*SMALLEST_VOCABULARY, "given")
 
 
 @register("processor")
-class ConversationProcessor:
+class ConversationProcessor(ModalityProcessor):
     """Processor of conversations: apply a chat template, tokenize, and expand each marker to one placeholder per connector token.
 
     ``counts[modality](item)`` gives the number of connector tokens of a processed image or clip; the code that assembles the system
@@ -54,7 +54,8 @@ class ConversationProcessor:
         ConfigError: an unknown option, or sizes out of range.
     """
 
-    encoder_keys = ()
+    modality = "conversation"
+    context_length: int
     language_keys = ("vocab_size", "context_length")  # taken from the language model, and never larger than its values
     tokenizer_file = "conversation_tokenizer.json"
 

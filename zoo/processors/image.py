@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.processors.media.image_file import open_image, read_pixels
 from zoo.registry import register
+from zoo.types import ModalityProcessor
 
 RESIZES = ("crop", "squash", "pad", "border")
 INTERPOLATIONS = {
@@ -30,7 +31,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @register("processor")
-class ImageProcessor:
+class ImageProcessor(ModalityProcessor):
     """Processor of images: decode, resize and crop in uint8 with antialiasing, then normalise the whole batch at once.
 
     PIL's filters are the reference. If an image is shrunk by a factor of 1.5 or more, torch computes them: it is three times as fast
@@ -50,6 +51,7 @@ class ImageProcessor:
         ConfigError: an unknown resize or interpolation, or sizes that are not positive.
     """
 
+    modality = "image"
     encoder_keys = ("image_size",)  # must equal the encoder's value; taken from the encoder if not given
 
     def __init__(

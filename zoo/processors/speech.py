@@ -18,14 +18,14 @@ from zoo.processors.media.griffin_lim import griffin_lim
 from zoo.processors.media.tacotron_mel import COMPRESSIONS, Framing, compress, expand, from_mels, magnitudes, to_mels
 from zoo.processors.media.vocoders import find_vocoder
 from zoo.registry import register
-from zoo.types import FRAMES, MAGNITUDES, MELS
+from zoo.types import FRAMES, MAGNITUDES, MELS, ModalityProcessor
 
 CLASSICAL, FAST = 0.0, 0.99  # momentum of the classical and of the fast Griffin-Lim algorithm
 TRIM_WINDOW_SECONDS = 0.02  # loudness is measured in windows of this length
 
 
 @register("processor")
-class SpeechProcessor:
+class SpeechProcessor(ModalityProcessor):
     """Conversion of waveforms to compressed mels (and, if requested, linear magnitudes), and back by the Griffin-Lim algorithm.
 
     The defaults are those of NVIDIA's Tacotron 2.
@@ -52,7 +52,7 @@ class SpeechProcessor:
 
     target = True  # fills ``Batch.targets``, not ``Batch.inputs``
     modality = "audio"  # the modality of samples that it reads
-    encoder_keys = ()  # no setting has to agree with an encoder
+    sample_rate_hz: int
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from zoo.processors.media.read_aloud import SYMBOLS, symbol_tokenizer
 from zoo.processors.tokenizers.cleaning import CLEANINGS
 from zoo.processors.tokenizers.library_tokenizers import CLIP_END_ID, CLIP_VOCABULARY, bert_template, clip_tokenizer, find_mask, find_merges
 from zoo.registry import register
+from zoo.types import ModalityProcessor
 
 SPECIAL_TOKENS = ("<pad>", "<sot>", "<eot>")  # ids 0, 1, 2 of a tokenizer trained on captions
 TRAINED_END_ID = 2
@@ -27,7 +28,7 @@ PADDINGS = ("longest", "context_length")
 
 
 @register("processor")
-class TextProcessor:
+class TextProcessor(ModalityProcessor):
     """Conversion of texts, or pairs of texts, to padded token ids between start and end symbols.
 
     The tokenizer is saved with the weights as ``tokenizer.json``. If that file exists it is used, regardless of the argument
@@ -54,6 +55,8 @@ class TextProcessor:
         ConfigError: a name is unknown, a size is too small, or ``eot_token_id`` does not fit CLIP's tokenizer.
     """
 
+    modality = "text"
+    context_length: int
     encoder_keys = ("vocab_size", "context_length")
     tokenizer_file = "tokenizer.json"
 

@@ -25,7 +25,7 @@ from zoo.processors.tokenizers.whisper_tokens import (
     without_unknown,
 )
 from zoo.registry import register
-from zoo.types import SUPERVISED, Batch, Sample
+from zoo.types import SUPERVISED, Batch, ModalityProcessor, Sample
 
 TOKENIZERS = ("trained", "characters", "given")
 WHISPER_LANGUAGES, WHISPER_TIMESTAMPS = 99, 1501  # in the published models before large-v3; timestamps are 0 to 30 s
@@ -33,7 +33,7 @@ WHISPER_VOCABULARY = 51864  # smallest published vocabulary, of the English-only
 
 
 @register("processor")
-class TranscriptProcessor:
+class TranscriptProcessor(ModalityProcessor):
     """Conversion of texts to token ids: ``<|startoftranscript|><|en|><|transcribe|><|notimestamps|> text<|endoftext|>``.
 
     The preceding text may come first, as ``<|startofprev|> text``. With timestamps, each segment is enclosed by two of them. If the
@@ -60,7 +60,7 @@ class TranscriptProcessor:
 
     target = True  # fills targets of a head, beside the encoders' inputs
     modality = "text"  # the modality of samples that it reads
-    encoder_keys = ()  # no setting has to agree with an encoder
+    context_length: int
     head_keys = ("vocab_size", "context_length")  # taken from the head if not given, and never larger than the head's
     tokenizer_file = "transcript_tokenizer.json"
 

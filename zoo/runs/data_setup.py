@@ -65,8 +65,8 @@ DATA_FILE = "data.json"  # of a run directory: what the source and the packs hol
 
 def report_data(source: Any, trainer: Trainer, run_dir: Path, progress: Progress | None) -> None:
     """Write and show what became of the source's documents, where it counts them, and how they were packed."""
-    parts: dict[str, Any] = {"source": source, "packs": trainer.data}
-    found = {key: part.report() for key, part in parts.items() if hasattr(part, "report")}
+    reports = {"source": source.report(), "packs": trainer.data.report() if isinstance(trainer.data, Packs) else {}}
+    found = {key: report for key, report in reports.items() if report}
     if found and trainer.accelerator.is_main_process:
         write_text_atomically(run_dir / DATA_FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         if progress is not None:

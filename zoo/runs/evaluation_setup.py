@@ -8,14 +8,18 @@ from zoo.registry.construct import build_part
 from zoo.types import head_of
 
 
-def make_evaluation(words: Mapping[str, Any] | None, model: Any) -> Any:
-    """The evaluation that a config names, or the one that the model's head names; None where neither does.
+def make_evaluation(settings: Mapping[str, Any] | None, model: Any) -> Any:
+    """Return the evaluation that a config names, or that of the model's head; None if neither names one.
 
-    One that asks another model, by its name in ``judge``, is given the model.
+    If the evaluation names a speech recognition model (``asr_model``), that model is loaded.
+
+    Raises:
+        ConfigError: an unknown name or keyword.
     """
-    own = getattr(head_of(model), "evaluation", None)
-    words = words or ({"name": own} if own else None)
-    evaluation = build_part("evaluation", words, "evaluation") if words else None
-    if evaluation is not None and isinstance(name := getattr(evaluation, "judge", None), str):
-        evaluation.judge = load(name)
+    head = head_of(model)
+    own = None if head is None else head.evaluation
+    settings = settings or ({"name": own} if own else None)
+    evaluation = build_part("evaluation", settings, "evaluation") if settings else None
+    if evaluation is not None and isinstance(evaluation.asr_model, str):
+        evaluation.connect(asr_model=load(evaluation.asr_model))
     return evaluation

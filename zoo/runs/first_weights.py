@@ -92,12 +92,12 @@ def _keep_preprocessing(system: System, modality: str, source: str, key: str) ->
                     f"system.processor.{modality}.{name}: {ours.settings[name]}, but {key}={source} was trained with {value}; they "
                     f"must be equal: set system.processor.{modality}.{name} to it"
                 )
-        if hasattr(ours, "fit"):
+        if ours.tokenizer is not None or not ours.is_fitted:
             wanted = ours.settings.get("max_length")
             system.processor.parts[modality] = ours = theirs[modality]
             ours.max_length = wanted or ours.max_length  # shorter texts are the user's choice
     refuse_other_eot(ours, system.encoders[modality], modality, "system")
-    if hasattr(ours, "fit") and not ours.is_fitted:
+    if not ours.is_fitted:
         raise WeightsError(
             f"{key}: {source} brings no tokenizer for its {modality} encoder, and one trained on other captions would give its tokens "
             "other meanings; give a directory saved by zoo, or one of transformers with its tokenizer"

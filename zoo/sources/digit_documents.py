@@ -16,7 +16,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
 from zoo.sources.digits import draw_digit, load_digits, refuse_split, split_indices
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
 SYMBOLS = {
@@ -29,7 +29,7 @@ _DOCUMENT_SEED = 102  # do not change: test documents must stay the same between
 
 
 @register("source")
-class DigitDocuments:
+class DigitDocuments(Source):
     """Images of digits, each followed by its symbol; the sample's ``choices`` are the symbols of the document.
 
     Digits have the sizes and positions of those in ``digit_pairs``, with one digit per 32 x 32 image, so that an encoder trained on
@@ -76,7 +76,7 @@ class DigitDocuments:
         return [f" {symbol}" for symbol in self.symbols]
 
 
-class DigitDocumentsSplit:
+class DigitDocumentsSplit(Split):
     """Documents of the digits of one split."""
 
     def __init__(self, source: DigitDocuments, name: str) -> None:

@@ -11,7 +11,7 @@ from zoo.data.groups import stable_group
 from zoo.errors import ConfigError
 from zoo.registry import register
 from zoo.sources.digits import DIGIT_NAMES, draw_digit, load_digits, refuse_split, split_indices
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 # {a} is the left digit, {b} the right one; "a" becomes "an" before eight. All templates name the left digit first: with an additional
 # "a {b} to the right of a {a}" both towers ignored the order for thousands of steps (cosine of swapped captions: 0.9997).
@@ -41,7 +41,7 @@ def describe(template: str, pair: int) -> str:
 
 
 @register("source")
-class DigitPairs:
+class DigitPairs(Source):
     """Two digits side by side on a 32 x 32 scene, with captions that name both and their order.
 
     Args:
@@ -88,7 +88,7 @@ class DigitPairs:
         return [describe(t, pair) for t in self.pair_templates for pair in range(100) if pair not in held_out]
 
 
-class DigitPairsSplit:
+class DigitPairsSplit(Split):
     """Scenes of given pairs, made of the digits of one split."""
 
     def __init__(self, pairs: Sequence[int], digits: str, scenes: int, templates: Sequence[str], name: str) -> None:

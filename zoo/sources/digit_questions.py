@@ -13,7 +13,7 @@ from zoo.registry import register
 from zoo.sources.digit_pairs import held_out_pairs
 from zoo.sources.digits import DIGIT_NAMES, draw_digit, load_digits, refuse_split, split_indices
 from zoo.sources.wording.questions import Question, checked_kinds, number_answers, number_word, sample_of, texts_of
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test_seen", "test_heldout")
 KINDS = ("identity", "order", "count", "sum", "larger")
@@ -24,7 +24,7 @@ _PLACES = ("first", "second", "third", "fourth")
 
 
 @register("source")
-class DigitQuestions:
+class DigitQuestions(Source):
     """A 32 x 32 scene of digits, one question about it, and the correct answer.
 
     Two digits are placed side by side, three or four in two rows. The reading order is that of text: left to right, then the next row.
@@ -83,7 +83,7 @@ class DigitQuestions:
         return sorted({text for question in asked for text in texts_of(question)} | set(sums))
 
 
-class DigitQuestionsSplit:
+class DigitQuestionsSplit(Split):
     """Scenes with questions, made of the digits of one split."""
 
     def __init__(self, name: str, digits: str, num_digits: Sequence[int], kinds: Sequence[str], scenes: int) -> None:

@@ -15,7 +15,7 @@ from zoo.errors import DataError, name_choices
 from zoo.registry import register
 from zoo.sources.wording.captions import caption
 from zoo.storage.places import packaged_directory
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = (
@@ -61,7 +61,7 @@ def draw_digit(canvas: UInt8[np.ndarray, "height width"], digit: UInt8[np.ndarra
 
 
 @register("source")
-class Digits:
+class Digits(Source):
     """One digit per 32 x 32 image, with a caption from a template.
 
     Size and position of the digit vary if ``sample`` is given a generator; without one the digit has 24 pixels and is centred.
@@ -91,7 +91,7 @@ class Digits:
         return [template.replace("{}", name) for template in self.templates for name in DIGIT_NAMES]
 
 
-class DigitsSplit:
+class DigitsSplit(Split):
     """The digits of one split."""
 
     def __init__(self, indices: Int[np.ndarray, " n"], templates: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from zoo.data.groups import stable_group
 from zoo.data.readers.text_documents import Document, cut_sentences, read_documents
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.registry import register
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
 PAIRS = ("none", "next", "swapped")
@@ -36,7 +36,7 @@ class Piece:
 
 
 @register("source")
-class Documents:
+class Documents(Source):
     """Text files as pieces of whole sentences; a hash of a document's text assigns the whole document to train, validation or test.
 
     Args:
@@ -138,7 +138,7 @@ class Documents:
             raise DataError(f"data.path: {self.path} holds no text that can be used{why}; give .txt, .md or .jsonl files")
 
 
-class DocumentsSplit:
+class DocumentsSplit(Split):
     """Pieces of the documents of one split.
 
     With a generator, the cut of a pair and the text from another document are drawn anew each time; without one both are fixed per piece.

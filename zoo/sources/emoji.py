@@ -19,7 +19,7 @@ from zoo.processors.media.image_file import DECODE_ERRORS, open_image
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
 from zoo.sources.wording.held_out import HeldOut
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 TABLE = "table.jsonl"
 TEST_STYLE = "twemoji"
@@ -62,7 +62,7 @@ class Drawing:
 
 
 @register("source")
-class Emoji:
+class Emoji(Source):
     """Drawings of emoji, with captions from labels and tags.
 
     Args:
@@ -121,11 +121,11 @@ class Emoji:
         if name not in self.splits:
             raise ConfigError(f"split: there is no {name!r}; {name_choices(name, self.splits)}")
         labels = {label: index for index, label in enumerate(self.class_names)}
-        split = EmojiSplit(self._of_split(name), labels, self.templates, self.tag_share, self.backgrounds)
+        drawings, order = self._of_split(name), None
         if name == "train" and self.other_share is not None:
             concepts = {drawing.label for drawing in self._drawings}
-            split.order = SharedOrder([drawing.label not in concepts for drawing in split.drawings], self.other_share)
-        return split
+            order = SharedOrder([drawing.label not in concepts for drawing in drawings], self.other_share)
+        return EmojiSplit(drawings, labels, self.templates, self.tag_share, self.backgrounds, order)
 
     def captions(self) -> list[str]:
         """Return the labels in all templates, the captions and the tags of the training split, as text to train a tokenizer on."""
@@ -187,14 +187,21 @@ def _drawn(items: np.ndarray, count: int, generator: np.random.Generator) -> np.
     return np.concatenate([np.tile(items, whole), generator.choice(items, rest, replace=False)])
 
 
-class EmojiSplit:
+class EmojiSplit(Split):
     """One split of the drawings; images are read lazily."""
 
     order: SharedOrder | None = None
 
     def __init__(
-        self, drawings: Sequence[Drawing], labels: dict[str, int], templates: Sequence[str], tag_share: float | int, backgrounds: str
+        self,
+        drawings: Sequence[Drawing],
+        labels: dict[str, int],
+        templates: Sequence[str],
+        tag_share: float | int,
+        backgrounds: str,
+        order: SharedOrder | None = None,
     ) -> None:
+        self.order = order
         self.drawings, self.labels, self.templates = drawings, labels, templates
         self.tag_share, self.backgrounds = tag_share, backgrounds
 

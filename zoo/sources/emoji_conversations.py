@@ -11,7 +11,7 @@ import numpy as np
 from zoo.registry import register
 from zoo.sources.emoji import Drawing, Emoji, EmojiSplit
 from zoo.sources.wording.questions import Question, checked_kinds, sample_of, texts_of
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 KINDS = ("caption", "label", "tags", "choice")
 DESCRIBED = ("Describe the picture.", "What does the picture show?", "Write a caption.")  # the chat template "plain" omits these
@@ -19,7 +19,7 @@ _QUESTION_SEED = 103  # do not change: test questions must stay the same between
 
 
 @register("source")
-class EmojiConversations:
+class EmojiConversations(Source):
     """A drawing and one question about it.
 
     Args:
@@ -73,7 +73,7 @@ class EmojiConversations:
 SPLIT_NUMBERS = {name: number for number, name in enumerate(Emoji.splits)}
 
 
-class EmojiConversationsSplit:
+class EmojiConversationsSplit(Split):
     """Questions about the drawings of one split."""
 
     def __init__(self, split: EmojiSplit, kinds: Sequence[str], number: int) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 CLASS_NAMES = (  # table 2 of the paper, in lower case so that they fit into a sentence
     "t-shirt or top",
@@ -35,7 +35,7 @@ SUBFOLDERS = (".", "FashionMNIST/raw")  # torchvision downloads into the second
 
 
 @register("source")
-class FashionMnist:
+class FashionMnist(Source):
     """Images of clothes with captions made from their class names.
 
     Args:
@@ -98,7 +98,7 @@ class FashionMnist:
         return images, labels
 
 
-class FashionMnistSplit:
+class FashionMnistSplit(Split):
     """One split in memory; 55,000 items are 43 MB."""
 
     def __init__(

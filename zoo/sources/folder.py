@@ -13,7 +13,7 @@ from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.image_file import IMAGE_SUFFIXES, read_pixels, walk_images
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
 SPLIT_WORDS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
@@ -46,7 +46,7 @@ class Entry:
 
 
 @register("source")
-class Folder:
+class Folder(Source):
     """Images of a folder, with captions from class names or from a table.
 
     Without a table, the images of ``path/black_cat/`` have the class "black cat". If the top folders are named train, validation (or val)
@@ -205,7 +205,7 @@ class Folder:
             raise DataError(f"{place}: {what}{left}\nput images into folders named by class, or give a table of paths and captions")
 
 
-class FolderSplit:
+class FolderSplit(Split):
     """One split of a folder; images are read lazily."""
 
     def __init__(self, entries: Sequence[Entry], class_names: Sequence[str], templates: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from zoo.processors.media.image_file import DECODE_ERRORS, open_image
 from zoo.registry import register
 from zoo.sources.digits import refuse_split
 from zoo.sources.wording.questions import Question, checked_kinds, number_answers, sample_of, texts_of
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 TABLE = "table.jsonl"
 SPLITS = ("train", "validation", "test")
@@ -73,7 +73,7 @@ class Map:
 
 
 @register("source")
-class GeographyQuestions:
+class GeographyQuestions(Source):
     """A map with some coloured regions, or a flag; one question about it, and the correct answer.
 
     Args:
@@ -125,7 +125,7 @@ class GeographyQuestions:
         return sorted((texts | names | {each for _, names in split.flags for each in names}) - {""})
 
 
-class GeographyQuestionsSplit:
+class GeographyQuestionsSplit(Split):
     """Questions about the maps and flags of one split."""
 
     def __init__(

@@ -13,7 +13,7 @@ from zoo.errors import ConfigError, DataError, ItemError
 from zoo.processors.chat.messages import Conversation
 from zoo.registry import register
 from zoo.sources.digits import refuse_split
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_SHARE = 0.02
@@ -38,7 +38,7 @@ class Row:
 
 
 @register("source")
-class Instruct:
+class Instruct(Source):
     r"""Conversations of one or several files.
 
     A row is LLaVA's ``{"image": "a.png", "conversations": [{"from": "human", "value": "<image>\nwhat?"}, ...]}`` or
@@ -137,7 +137,7 @@ class WeightedOrder:
         return generator.permutation(np.concatenate(drawn))
 
 
-class InstructSplit:
+class InstructSplit(Split):
     """One split of conversations, parsed lazily; images and audio clips stay paths until the processor opens them."""
 
     def __init__(self, rows: Sequence[Row], folder: Path | None, order: WeightedOrder | None = None) -> None:

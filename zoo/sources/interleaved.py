@@ -14,13 +14,14 @@ from zoo.errors import DataError, ItemError
 from zoo.registry import register
 from zoo.sources.digits import refuse_split
 from zoo.sources.shards import find_shards
+from zoo.types import Source
 
 Patterns = str | Path | Sequence[str | Path]
 FAULTS_SHOWN = 3
 
 
 @register("source")
-class Interleaved:
+class Interleaved(Source):
     """Interleaved documents of JSON-lines files or tar shards.
 
     A row has one of these forms, with paths relative to the file or to ``folder``::

@@ -8,13 +8,13 @@ import numpy as np
 from zoo.data.groups import stable_group
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.registry import register
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 VALIDATION_SHARE = 0.01
 
 
 @register("source")
-class Lines:
+class Lines(Source):
     """Lines of a UTF-8 text file without empty and repeated ones; a hash of the text puts one line in a hundred into validation.
 
     Args:
@@ -60,7 +60,7 @@ class Lines:
         return self._texts["train"]
 
 
-class LinesSplit:
+class LinesSplit(Split):
     """One split of the lines."""
 
     def __init__(self, texts: Sequence[str], templates: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from zoo.registry import register
 from zoo.registry.construct import build_part
 from zoo.sources.digits import refuse_split
 from zoo.sources.instruct import WeightedOrder
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
 LOOKED_AT = 500  # items per source that are read to estimate the average length, spread evenly
@@ -24,7 +24,7 @@ TOKENS_A_WORD = 1.3  # for English and a vocabulary of some ten thousand tokens
 
 
 @register("source")
-class Mixture:
+class Mixture(Source):
     """Several sources, mixed in training by their shares of the tokens; the other splits contain each item once.
 
     The number of tokens of an item is estimated from its words, until packing (``data.packing``) has counted the tokens. An epoch has as
@@ -62,14 +62,11 @@ class Mixture:
     @property
     def skipped(self) -> list[str]:
         """Items that the sources left out, each with the name of its source and the reason."""
-        return [f"{name}: {text}" for name, source in self.sources.items() for text in getattr(source, "skipped", ())]
+        return [f"{name}: {text}" for name, source in self.sources.items() for text in source.skipped]
 
     def report(self) -> dict[str, Any]:
         """Return for each source its own report, or else its number of training items."""
-        return {
-            name: source.report() if hasattr(source, "report") else {"items": len(source.split("train"))}
-            for name, source in self.sources.items()
-        }
+        return {name: source.report() or {"items": len(source.split("train"))} for name, source in self.sources.items()}
 
     def split(self, name: str) -> "MixtureSplit":
         """Return the items of one split, source after source; splits other than "train" leave out sources without that split.
@@ -95,7 +92,7 @@ class Mixture:
         return [text for source in self.sources.values() for text in source.captions()]
 
 
-class MixtureSplit:
+class MixtureSplit(Split):
     """Concatenated items of several splits; the ``kind`` of each sample is the name of its source.
 
     Args:
@@ -108,7 +105,7 @@ class MixtureSplit:
         self.splits, self.weights, self.media_tokens = dict(splits), weights, media_tokens
         self.sizes = [len(split) for split in self.splits.values()]
         self.ends = np.cumsum(self.sizes)
-        shares = [share for split in self.splits.values() if (share := getattr(split, "max_bad_share", None)) is not None]
+        shares = [share for split in self.splits.values() if (share := split.max_bad_share) is not None]
         self.max_bad_share = max(shares, default=None)
         if weights is not None:
             self._share_out([self._estimate(split) for split in self.splits.values()])

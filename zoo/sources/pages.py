@@ -17,6 +17,7 @@ from zoo.data.readers.interleaved_rows import SPLITS, DocumentsSplit, checked_fr
 from zoo.errors import ConfigError, DataError, ItemError
 from zoo.registry import register
 from zoo.sources.digits import refuse_split
+from zoo.types import Source
 
 HTML, MARKDOWN = (".html", ".htm", ".xhtml"), (".md", ".markdown")
 # Names of navigation elements that documentation tools put into every page; the first three are DocBook's.
@@ -26,7 +27,7 @@ _CHARSET = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?([\w-]+)""", re.IGNOR
 
 
 @register("source")
-class Pages:
+class Pages(Source):
     """Pages of a folder and its subfolders, in the order of their names.
 
     Pages and images that are left out are counted by reason: ``report()`` returns the counts, and ``skipped`` lists the pages.

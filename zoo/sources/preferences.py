@@ -23,7 +23,7 @@ from zoo.data.readers.table import missing_key, read_table
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.processors.chat.messages import MARKERS, MEDIA_KEYS, Conversation
 from zoo.registry import register
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation")
 SUFFIXES = (".jsonl", ".ndjson")
@@ -40,7 +40,7 @@ class _Judged:
 
 
 @register("source")
-class Preferences:
+class Preferences(Source):
     """Preference pairs, or single labelled answers; a hash of the prompt assigns a row to train or validation.
 
     An item is one answer. Its label is 1 if it is chosen or desirable, else 0, and the answers of one row share a group. In training the
@@ -121,7 +121,7 @@ class Preferences:
             raise DataError(f"{self.path}: holds pairs (chosen, rejected) and single answers (completion, label); put them into two files")
 
 
-class PreferencesSplit:
+class PreferencesSplit(Split):
     """Answers of one split; the answers of a row are adjacent."""
 
     def __init__(self, rows: Sequence[_Judged]) -> None:

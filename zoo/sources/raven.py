@@ -21,7 +21,7 @@ from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
 from zoo.sources.digits import refuse_split
 from zoo.sources.wording.questions import checked_kinds
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
 LAYOUTS = {"2x2": (2, 2), "1x5": (1, 5), "3x3": (3, 3)}  # rows and columns
@@ -82,7 +82,7 @@ class Puzzle:
 
 
 @register("source")
-class Raven:
+class Raven(Source):
     """A matrix and one candidate, with the prompt of Kosmos-1; the answer is "Yes" if the candidate is correct, else "No".
 
     The sample's ``choices`` are all six candidates, and its ``label`` is the index of the correct one. The conversation shows one
@@ -140,7 +140,7 @@ class Raven:
         return [words_of(count).replace(MARKERS["image"], "") for count in COUNTS] + [" Yes", " No"]
 
 
-class RavenSplit:
+class RavenSplit(Split):
     """Puzzles of one split."""
 
     def __init__(self, source: Raven, name: str) -> None:

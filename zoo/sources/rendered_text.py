@@ -14,7 +14,7 @@ from zoo.errors import ConfigError
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
 from zoo.sources.digits import refuse_split
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # values of (hash of the sentence) % 10
 CLASSES = ("negative", "positive")
@@ -31,7 +31,7 @@ _SEED = 104  # do not change: the order of the sentences must stay the same betw
 
 
 @register("source")
-class RenderedText:
+class RenderedText(Source):
     """An image of an opinion, a question about its sentiment, and the answer; no test sentence occurs in training.
 
     Args:
@@ -68,7 +68,7 @@ class RenderedText:
         return [self.question, *(f" {name}" for name in CLASSES)]
 
 
-class RenderedTextSplit:
+class RenderedTextSplit(Split):
     """The opinions of one split, in random order."""
 
     def __init__(self, source: RenderedText, name: str) -> None:

@@ -22,7 +22,7 @@ from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.image_file import read_pixels
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
 FAULTS_SHOWN = 5
@@ -31,7 +31,7 @@ Patterns = str | Sequence[str]
 
 
 @register("source")
-class Shards:
+class Shards(Source):
     """Images with captions or class numbers in tar files: ``KEY.jpg KEY.txt KEY.json KEY.cls``.
 
     Args:
@@ -123,7 +123,7 @@ class Shards:
         return ShardsSplit(paths, index, self.caption_key, self.class_names, self.templates, self.shuffle_window)
 
 
-class ShardsSplit:
+class ShardsSplit(Split):
     """One split of shards; samples are read lazily."""
 
     max_bad_share: float | None = MAX_SHARE  # tolerated by default, because shards from the web hold images that cannot be decoded

@@ -20,7 +20,7 @@ from zoo.data.readers.table import SUFFIXES
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.audio_file import read_piece, require_audio, seconds_in_header
 from zoo.registry import register
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
 LAYOUTS = ("auto", "table", "ljspeech", "librispeech")
@@ -31,7 +31,7 @@ PREVIOUS_CHARACTERS = 1000  # of preceding text; more than the 223 tokens that f
 
 
 @register("source")
-class Speech:
+class Speech(Source):
     """Speech recordings and their transcripts; recordings are read lazily.
 
     Recordings without a given split are assigned by a hash of their text, so that no text is in two splits. Recordings whose texts are
@@ -165,7 +165,7 @@ class Speech:
         try:
             self._clips[split] += windows_of(clip, self.window_seconds)
         except DataError as fault:
-            self.skipped.append(str(fault))
+            self.skipped = [*self.skipped, str(fault)]
 
     def _settle(self, on_bad: str) -> None:
         """Raise DataError if there are faults and ``on_bad`` is "error", or if no recording is left."""
@@ -178,7 +178,7 @@ class Speech:
             raise DataError(f"{self.path}: no recording that can be used ({self.layout}){shown}")
 
 
-class SpeechSplit:
+class SpeechSplit(Split):
     """One split of recordings; a sample holds the path of its recording, which the processor reads, or the waveform of a window."""
 
     def __init__(self, clips: Sequence[Clip], previous_share: float = 0.0, batch_size: int = 1) -> None:

@@ -25,7 +25,7 @@ from zoo.processors.media.read_aloud import MONTHS, number_words, read_aloud
 from zoo.processors.media.voices import ENGINES, find_voice
 from zoo.registry import register
 from zoo.storage.places import cache_directory
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 KINDS = ("numbers", "dates", "commands")
 VALIDATION_SHARE, TEST_SHARE = 0.03, 0.05
@@ -50,7 +50,7 @@ class _Corpus:
 
 
 @register("source")
-class SpokenNumbers:
+class SpokenNumbers(Source):
     """Audio and text of numbers up to ``highest``, of dates, and of commands with a number.
 
     A hash of the number chooses the split of a sentence, so that no number of validation or test occurs in any training sentence. Texts are
@@ -116,7 +116,7 @@ class SpokenNumbers:
         return [text for _, text, number in _sentences(self.settings) if split_of(number) == "train"]
 
 
-class SpokenNumbersSplit:
+class SpokenNumbersSplit(Split):
     """One split of the synthetic corpus; the audio is memory-mapped from disk."""
 
     def __init__(self, corpus: _Corpus, batch_size: int) -> None:

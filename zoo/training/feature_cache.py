@@ -6,7 +6,7 @@ features of each item are stored four times, with the augmentation of the first 
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from zoo.data.loader import Draw, Item, Order, ProcessedSplit, StepSampler, trai
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError
 from zoo.storage.files import atomic_directory
-from zoo.types import Batch, Sample
+from zoo.types import Batch, Encoder, Sample
 
 FOLDER = "frozen"  # folder name in a run directory
 
@@ -118,7 +118,7 @@ def keep_features(
                 for rows, batch in _in_order(alone, number, batch_size=batch_size, seed=seed, num_workers=num_workers):
                     batch = batch.to(device)
                     with autocast():
-                        features = encoder.features(batch.inputs[modality], batch.masks.get(modality))
+                        features = cast(Encoder, encoder).features(batch.inputs[modality], batch.masks.get(modality))
                     _write(tables, fresh / f"features/{modality}.npy", rows + number * length, features.half(), counts[modality] * length)
                     if number == 0:
                         for name, tensor in batch.targets.items():

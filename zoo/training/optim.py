@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,8 +21,9 @@ BLOCK = re.compile(r"(?:^|\.)(?:stages|layers|layer|blocks|block)\.(\d+)\.(?:(?:
 def undecayed_names(model: nn.Module) -> Iterator[str]:
     """Yield the full names of parameters that a module lists in ``no_weight_decay`` (positions, class tokens)."""
     for prefix, module in model.named_modules():
-        listed: Sequence[str] = module.no_weight_decay if isinstance(module, Part) else ()  # type: ignore[assignment]
-        for name, _ in module.named_parameters():
+        part: Any = module
+        listed: Sequence[str] = part.no_weight_decay if isinstance(module, Part) else ()
+        for name, _ in part.named_parameters():
             if any(entry == name or entry in name.split(".") for entry in listed):
                 yield f"{prefix}.{name}".strip(".")
 

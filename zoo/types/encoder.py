@@ -23,7 +23,7 @@ class Encoder(Part, nn.Module):
         context_length: longest text in tokens, or longest clip in encoder positions.
         vocab_size: rows of the word table of a text encoder.
         word_dim: width of that table, if a head may share it (``word_logits``).
-        eot_token_id: token id at which a text encoder pools.
+        eot_token_id: token id at which a text encoder pools; None if it pools otherwise.
         separator_id: token id that ends a segment of a text encoder.
         num_prefix_tokens: tokens before those of patches (class token, registers).
         has_class_token: True if the first token is a class token.

@@ -1,6 +1,6 @@
 """Base classes of evaluations, which make figures of a model and a split, and of their results."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ class Result:
     title: str
     facts: Mapping[str, Any] = {}
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
-    numbers: Sequence[str] = ()
+    numbers: Collection[str] = ()
 
     def draw(self, folder: Path) -> str:
         """Write the figure's image into a folder and return its file name."""

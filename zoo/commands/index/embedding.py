@@ -22,7 +22,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.processors.media.audio_file import AUDIO_SUFFIXES
 from zoo.processors.media.image_file import IMAGE_SUFFIXES, walk_images
 from zoo.training.fingerprint import hash_parameters
-from zoo.types import encode, processor_of, verbs_of
+from zoo.types import encode, encoders_of, head_of, is_system, processor_of, verbs_of
 
 SHARD_ROWS = 1024  # work lost if the job is killed: minutes for a large model on a CPU
 SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
@@ -151,7 +151,7 @@ def find_embedder(model: Any, modality: str) -> Embedder:
     Raises:
         ConfigError: the model has no encoder of the modality, the encoder has no pooled vector, or the model has no processor.
     """
-    encoders = dict(model.encoders) if hasattr(model, "encoders") else {getattr(model, "modality", "nothing"): model}
+    encoders = encoders_of(model)
     if modality not in encoders:
         raise ConfigError(f"--model: {_named(model)} has no {modality!r} encoder; {name_choices(modality, encoders)}")
     if processor_of(model) is None:
@@ -159,7 +159,7 @@ def find_embedder(model: Any, modality: str) -> Embedder:
     if "embed" in verbs_of(model):
         return lambda raw: model.embed(modality, raw, batch_size=len(raw))
     encoder = encoders[modality]
-    if not getattr(encoder, "gives_pooled", True):
+    if not encoder.gives_pooled:
         raise ConfigError(f"--model: the {modality} encoder of {_named(model)} has no pooled output to embed a whole {modality}")
 
     @torch.inference_mode()
@@ -173,14 +173,13 @@ def find_embedder(model: Any, modality: str) -> Embedder:
 
 
 def _named(model: Any) -> str:
-    return getattr(model, "name", type(model).__name__)
+    return model.name if is_system(model) else type(model).__name__
 
 
 def _width(model: Any, modality: str) -> int:
     """Return the length of the vectors, without the need for a readable item."""
-    if not hasattr(model, "encoders"):
-        return model.dim
-    return getattr(model.head, "embed_dim", model.encoders[modality].dim)
+    head = head_of(model)
+    return head.embed_dim if head is not None and head.embed_dim is not None else encoders_of(model)[modality].dim
 
 
 def hash_processor(model: Any) -> str:

@@ -15,7 +15,7 @@ from zoo.data.readers.document_filter import Document, DocumentFilter
 from zoo.data.readers.shard_index import index_shards, is_image
 from zoo.errors import ConfigError, DataError, ItemError
 from zoo.processors.chat.messages import MARKERS
-from zoo.types import Sample
+from zoo.types import Sample, Split
 
 SPLITS = ("train", "validation", "test")
 EXPECTED = "'parts', 'texts' and 'images' (OBELICS), 'text_list' and 'image_info' (MMC4), or 'text'"
@@ -188,7 +188,7 @@ def _places_of_shard(path: Path, number: int) -> list[Place]:
     return [Place(number, int(entry["offset"]), int(entry["size"]), f"{path.name}:{i}") for i, entry in enumerate(index.entries)]
 
 
-class DocumentsSplit:
+class DocumentsSplit(Split):
     """One split of documents, read lazily; images and audio clips stay paths or bytes until the processor opens them."""
 
     def __init__(self, places: Sequence[Any], read: Callable[[Any], Document], sieve: DocumentFilter) -> None:

@@ -22,6 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from zoo.storage.places import cache_directory
+from zoo.types import ModalityProcessor
 
 FORMAT = 1  # increase it if a change of code changes the result for equal weights and prompts
 FOLDER = "classifiers"
@@ -59,16 +60,15 @@ def classifier_key(system: Any, prompts: Sequence[Sequence[str]]) -> str | None:
     if not system.config or system.processor is None or "text" not in system.encoders:
         return None
     part = system.processor["text"]
-    tokenizer: Any = getattr(part, "tokenizer", None)
-    if not hasattr(part, "settings") or not hasattr(tokenizer, "to_str"):
+    if not isinstance(part, ModalityProcessor) or part.tokenizer is None:
         return None
     facts = {
         "format": FORMAT,
         "config": system.config,
         "processor": part.settings,
-        "tokenizer": hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "tokenizer": hashlib.sha256(part.tokenizer.to_str().encode()).hexdigest(),
         "tower": hash_weights(system.encoders["text"]),
-        "projection": hash_weights(system.head.projections["text"]) if hasattr(system.head, "projections") else None,
+        "projection": hash_weights(system.head.projections["text"]),
         "prompts": [list(own) for own in prompts],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

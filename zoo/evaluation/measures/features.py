@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.data.loader import ProcessedSplit, Split
+from zoo.data.loader import ProcessedSplit
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation.measures.requirements import over_split
-from zoo.types import Batch, Encoded, Encoder, processor_of
+from zoo.types import Batch, Encoded, Encoder, Split, encoders_of, processor_of
 
 FEATURES = ("pooled", "mean", "cls_mean")
 
@@ -44,11 +44,11 @@ class FeatureReader:
                 f"evaluation: {type(model).__name__} has no processor to read the data with; evaluate a system, or a saved directory "
                 "that holds processor.json"
             )
-        if self.features == "pooled" and not getattr(encoder, "gives_pooled", True):
+        if self.features == "pooled" and not encoder.gives_pooled:
             raise ConfigError(
                 f"evaluation.features: 'pooled' needs an encoder that pools, and this {type(encoder).__name__} does not; choose 'mean'"
             )
-        if self.features == "cls_mean" and getattr(encoder, "class_token", None) is None:
+        if self.features == "cls_mean" and not encoder.has_class_token:
             raise ConfigError(
                 f"evaluation.features: 'cls_mean' needs a class token, which this {type(encoder).__name__} does not have; choose "
                 "'pooled' or 'mean'"
@@ -70,7 +70,7 @@ class FeatureReader:
         def vectors(batch: Batch) -> Tensor:
             batch = batch.to(device)
             encoded = encoder(batch.inputs[self.modality], batch.masks.get(self.modality))
-            found = self._vectors(encoded, getattr(encoder, "num_prefix_tokens", 0)).float()
+            found = self._vectors(encoded, encoder.num_prefix_tokens).float()
             bad = (~found.isfinite()).any(1).nonzero()
             if len(bad):
                 raise DataError(f"item {batch.ids[int(bad[0])]}: its features are not finite; look at the item, or at the weights")
@@ -80,7 +80,7 @@ class FeatureReader:
 
     def _encoder(self, model: Any) -> Encoder:
         """Return the system's encoder of the modality, or the model itself if it is an encoder."""
-        encoders: Mapping[str, Encoder] = dict(model.encoders) if hasattr(model, "encoders") else {model.modality: model}
+        encoders: Mapping[str, Encoder] = encoders_of(model)
         if self.modality not in encoders:
             raise ConfigError(f"evaluation.modality: the model has no {self.modality!r} encoder; {name_choices(self.modality, encoders)}")
         return encoders[self.modality]

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from zoo.data.loader import Split
 from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError
 from zoo.processors.chat.messages import MARKERS, Conversation, Message, without_markers
 from zoo.processors.chat.template_pieces import markers
 from zoo.processors.media.image_file import open_image
+from zoo.types import Split
 
 BLINDS = ("blank", "left_out")
 GREY = 128  # of 0 to 255

@@ -57,7 +57,7 @@ def refuse_model(model: Any, verbs: Sequence[str], name: str) -> None:
     missing = [verb for verb in verbs if verb not in known]
     if missing:
         offered = f"{type(model.head).__name__} has {', '.join(known)}" if known else f"{type(model).__name__} has no head"
-        default = getattr(head_of(model), "evaluation", None)
+        default = None if (head := head_of(model)) is None else head.evaluation
         choose = f"choose evaluation={default}, knn_probe or linear_probe" if default else "choose evaluation=knn_probe or linear_probe"
         raise ConfigError(f"evaluation: {name!r} needs a head with the verbs {', '.join(verbs)}; {offered}: {choose}")
 

@@ -5,10 +5,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from zoo.data.loader import Split
 from zoo.data.skips import Skips
 from zoo.errors import DataError
-from zoo.types import Sample
+from zoo.types import Sample, Split
 
 Row = tuple[int, Sample]  # index in the split, and the item at it
 T = TypeVar("T")
@@ -31,7 +30,7 @@ class Reading:
         self, split: Split, *, limit: int | None, batch_size: int, advance: Callable[[int], None], kinds: Sequence[str] | None = None
     ) -> None:
         self.split, self.limit, self.kinds, self.batch_size, self.advance = split, limit, kinds, batch_size, advance
-        share = getattr(split, "max_bad_share", None)
+        share = split.max_bad_share
         self.skips, self.items = None if share is None else Skips(share), 0
 
     def __call__(self, work: Callable[[list[Row]], T]) -> Iterator[T]:

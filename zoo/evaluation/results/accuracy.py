@@ -11,12 +11,13 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from zoo.errors import DataError
+from zoo.types import Result
 
 TOP = (1, 5)  # values of k for which top-k accuracy is reported
 
 
 @dataclass
-class AccuracyResult:
+class AccuracyResult(Result):
     """Accuracies and the confusion matrix of one split.
 
     Attributes:

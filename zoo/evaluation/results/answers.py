@@ -12,7 +12,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation.results.html_report import media_card, picture, player, write_page
 from zoo.processors.chat.messages import MARKERS, Conversation
 from zoo.storage.files import write_whole
-from zoo.types import Sample, processor_of
+from zoo.types import Result, Sample, part_of
 
 ANSWERS_FILE, REPORT_FILE = "answers.jsonl", "report.html"
 SAMPLE_RATE_HZ = 16000  # assumed for clips that are arrays if the system has no audio processor that defines the rate
@@ -48,7 +48,7 @@ class Answer:
 
 
 @dataclass
-class AnswersResult:
+class AnswersResult(Result):
     """Metrics of one split and the answers that they are computed from.
 
     Attributes:
@@ -176,7 +176,7 @@ def check_source(source: Any, kinds: Sequence[str] | None) -> None:
             f"evaluation: the source gives {', '.join(source.modalities)}, but answers are compared with texts; choose a source of "
             "conversations or captions (data=...)"
         )
-    known = getattr(source, "kinds", None) or []
+    known = list(source.kinds)
     for kind in kinds or []:
         if known and kind not in known:
             raise ConfigError(f"evaluation.kinds: there is no {kind!r}; {name_choices(kind, known)}")
@@ -198,5 +198,5 @@ def mean_scores(answers: Sequence[Answer], names: Sequence[str]) -> dict[str, fl
 
 def sample_rate_of(model: Any) -> int:
     """Return the sample rate in Hz that the model's audio processor expects of arrays; 16000 without one."""
-    parts = getattr(processor_of(model), "parts", {})
-    return int(getattr(parts.get("audio"), "sample_rate_hz", SAMPLE_RATE_HZ))
+    audio = part_of(model, "audio")
+    return SAMPLE_RATE_HZ if audio is None else int(audio.sample_rate_hz)

@@ -13,7 +13,7 @@ from zoo.evaluation.measures.wer import Compared
 from zoo.evaluation.results.html_report import media_card, player, write_page
 from zoo.processors.media.audio_file import checked_rate, resample, to_mono
 from zoo.storage.files import write_whole
-from zoo.types import Sample
+from zoo.types import Result, Sample
 
 TEXTS_FILE, REPORT_FILE = "texts.jsonl", "report.html"
 SHOWN = 8  # number of worst recordings in the table for the terminal and in metrics.json
@@ -57,7 +57,7 @@ class Recognition:
 
 
 @dataclass
-class AsrResult:
+class AsrResult(Result):
     """Word and character errors of one split.
 
     Attributes:

@@ -216,7 +216,7 @@ def speak(
         ConfigError: numbers that are not positive, or a system that makes no waveforms.
         DataError: no texts, or one without anything to say.
     """
-    if words.get("speaker") is None and getattr(head, "num_speakers", 0):
+    if words.get("speaker") is None and head.num_speakers:
         raise ConfigError(f"speaker: this model has {head.num_speakers} voices; say which, 0 to {head.num_speakers - 1}")
     if words.get("speaker") is not None and not 0 <= words["speaker"] < head.num_speakers:
         raise ConfigError(

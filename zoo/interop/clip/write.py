@@ -18,7 +18,7 @@ from zoo.processors.tokenizers.library_tokenizers import is_clips, swap_ids, tok
 from zoo.registry import find_part
 from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.tensors import write_tensors
-from zoo.types import SystemLike, is_system
+from zoo.types import FeatureHead, SystemLike, is_system
 
 Describe = Callable[[ImageProcessor], dict[str, Any]]
 CLIP_FORMATS = ("transformers", "open_clip")
@@ -42,7 +42,7 @@ class Pair:
 
 def is_clip(model: nn.Module) -> bool:
     """Whether this is an image-text system with a contrastive head."""
-    return is_system(model) and set(model.encoders) == {"image", "text"} and hasattr(model.head, "logit_scale")
+    return is_system(model) and set(model.encoders) == {"image", "text"} and isinstance(model.head, FeatureHead)
 
 
 def write_clip(system: SystemLike, directory: Path, format: str, describe_images: Describe) -> Path:

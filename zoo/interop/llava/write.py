@@ -25,7 +25,7 @@ STEP = 64  # they are lengthened to a multiple of it
 
 def is_llava(model: nn.Module) -> bool:
     """Whether it is a language model with encoders."""
-    return is_system(model) and bool(model.encoders) and hasattr(model.head, "language")
+    return is_system(model) and bool(model.encoders) and model.head.language is not None
 
 
 def write_llava(system: SystemLike, directory: Path, describe_images: Describe) -> Path:

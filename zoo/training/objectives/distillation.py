@@ -14,13 +14,13 @@ from zoo.errors import ConfigError, name_choices
 from zoo.losses.distillation import FEATURE_DISTANCES, feature_distillation, logit_distillation
 from zoo.registry import register
 from zoo.training.objectives.preference.log_probabilities import refuse_head
-from zoo.types import Batch, Encoded, HeadOutput, LanguageHead
+from zoo.types import Batch, Encoded, HeadOutput, LanguageHead, Objective
 
 LOGITS, HIDDEN = "teacher_logits", "teacher_hidden"
 
 
 @register("objective")
-class Distillation:
+class Distillation(Objective):
     """Weighted sum of distillation losses over the supervised tokens; needs a teacher (teacher=DIR) with the same tokenizer.
 
     Args:
@@ -35,6 +35,7 @@ class Distillation:
     """
 
     name = "distillation"
+    needs_teacher = True
 
     def __init__(
         self, *, logits: float = 1.0, features: float = 0.0, answers: float = 0.0, temperature: float = 1.0, distance: str = "mse"

@@ -19,11 +19,11 @@ from zoo.training.objectives.preference.log_probabilities import (
     mismatched,
     refuse_head,
 )
-from zoo.types import Batch, Encoded, HeadOutput, LanguageHead
+from zoo.types import Batch, Encoded, HeadOutput, LanguageHead, Objective
 
 
 @register("objective")
-class Kto:
+class Kto(Objective):
     """KTO objective on labelled answers (data=preferences).
 
     The reference is the teacher, or without a teacher the model as it was at the beginning of the run. The divergence from the reference

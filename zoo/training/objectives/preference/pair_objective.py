@@ -7,10 +7,10 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.training.objectives.preference.log_probabilities import REFERENCE, log_probabilities, pairs, refuse_head
-from zoo.types import Batch, Encoded, HeadOutput, LanguageHead
+from zoo.types import Batch, Encoded, HeadOutput, LanguageHead, Objective
 
 
-class PairObjective:
+class PairObjective(Objective):
     """Base class of losses on the rewards of chosen and rejected answers; a subclass defines ``loss``.
 
     The reward of an answer is its log-probability minus that of the reference model.
