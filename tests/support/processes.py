@@ -16,10 +16,11 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-# What a training run imports; each row saves the runs that need it a second or more.
+# What a training run imports, much of it only when it is needed.
 PRELOADED = """
 zoo.cli zoo.compose zoo.run zoo.commands.display zoo.evaluation.zero_shot zoo.evaluation.perplexity zoo.evaluation.asr
-zoo.evaluation.classification zoo.evaluation.masked_lm zoo.training.curves zoo.training.loop matplotlib.backends.backend_agg
+zoo.evaluation.classification zoo.evaluation.masked_lm zoo.training.curves zoo.training.loop
+matplotlib.backends.backend_agg torch._dynamo torch._meta_registrations torch.fx.experimental.symbolic_shapes
 """.split()
 
 
