@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from filelock import FileLock
+from processes import Processes
 
 from zoo.cards import lines_of, write_lines
 from zoo.registry import rows
@@ -94,6 +95,14 @@ def real(shared):
             raise
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def launcher():
+    """Starts commands and scripts in forks of interpreters that have imported everything."""
+    found = Processes()
+    yield found
+    found.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 One launch goes through all cases, because starting processes takes longer than the work.
 """
 
-import subprocess
 import sys
 from itertools import product
 
@@ -88,16 +87,17 @@ def global_batch() -> Batch:
     return Batch({"image": pixels, "text": token_ids}, {"text": torch.ones(ITEMS, 9, dtype=torch.bool)}, {"groups": groups})
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
+@pytest.fixture(scope="session")
+def found(once, launcher):
     """What one and two processes found, by case."""
-    results = []
-    for processes in (1, 2):
-        output = tmp_path_factory.mktemp("gradients") / f"{processes}.safetensors"
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-        done = subprocess.run([*launch, __file__, str(output)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        results.append(load_file(output))
+
+    def run_all(folder):
+        runs = [launcher.start([__file__, str(folder / f"{n}.safetensors")], folder / f"{n}.log", n, torchrun=True) for n in (1, 2)]
+        for number, run in enumerate(runs, 1):
+            assert run.wait() == 0, (folder / f"{number}.log").read_text()[-2000:]
+
+    folder = once("gradients", run_all)
+    results = [load_file(folder / f"{processes}.safetensors") for processes in (1, 2)]
     return [lambda case, own=own: of_case(own, "/".join(case) + "/") for own in results]
 
 

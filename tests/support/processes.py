@@ -8,6 +8,7 @@ types under pytest, draws from Python's global generator.
 
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -75,18 +76,18 @@ class Server:
 
 
 class Run:
-    """A command in one process, or in several as ``torchrun`` would start them."""
+    """A command of zoo or a script, in one process or in several as ``torchrun`` would start them."""
 
-    def __init__(self, server: Server, words: list[str], log: Path, processes: int) -> None:
+    def __init__(self, server: Server, words: list[str], log: Path, processes: int, torchrun: bool) -> None:
         self.server, self.pids, self.codes = server, [], {}
         log.write_text("")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         for rank in range(processes):
-            torchrun = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes, MASTER_PORT=port)
-            environment = {name: str(value) for name, value in torchrun.items()} | {"MASTER_ADDR": "127.0.0.1"}
-            environment = {**os.environ, **(environment if processes > 1 else {})}
+            ranks = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes, MASTER_PORT=port)
+            group = {name: str(value) for name, value in ranks.items()} | {"MASTER_ADDR": "127.0.0.1"}
+            environment = {**os.environ, **(group if torchrun else {})}
             self.pids.append(server.ask(words=list(words), log=str(log), environment=environment))
 
     def poll(self) -> int | None:
@@ -123,16 +124,16 @@ class Run:
 
 
 class Processes:
-    """Starts runs, each in the interpreter that did not start the last one."""
+    """Starts runs, each in the interpreter that did not start the last one; ``torchrun``: with ranks, as several always are."""
 
     def __init__(self) -> None:
         self.servers: list[Server] = []
 
-    def start(self, words: list[str], log: Path, processes: int = 1) -> Run:
+    def start(self, words: list[str], log: Path, processes: int = 1, *, torchrun: bool | None = None) -> Run:
         if not self.servers:
             self.servers = [Server(), Server()]
         self.servers.reverse()
-        return Run(self.servers[0], words, log, processes)
+        return Run(self.servers[0], words, log, processes, processes > 1 if torchrun is None else torchrun)
 
     def close(self) -> None:
         for server in self.servers:
@@ -140,6 +141,9 @@ class Processes:
 
 
 if __name__ == "__main__":
-    from zoo.cli import main
-
-    sys.exit(main(serve()))
+    words = serve()
+    if words[0].endswith(".py"):
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+    else:
+        sys.exit(import_module("zoo.cli").main(words))
