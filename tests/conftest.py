@@ -7,12 +7,14 @@ import pytest
 import torch
 from filelock import FileLock
 from processes import Processes
+from quickstart import lay_out, run
 
 from zoo.cards import lines_of, write_lines
 from zoo.registry import rows
 
 FIGURES = pytest.StashKey()
 CARD = "card"  # the name of a report's property: system, capability, figure
+TOLD = "told"  # of another: a line for people
 
 
 def pytest_addoption(parser):
@@ -105,6 +107,17 @@ def launcher():
     found.close()
 
 
+@pytest.fixture(scope="session")
+def quickstart(once):
+    """Where a reader of the README stands after its first command; the run lies in ``runs/quickstart``."""
+
+    def run_first_command(folder):
+        lay_out(folder)
+        run(["bash", "scripts/quickstart.sh"], folder)
+
+    return once("readme", run_first_command)
+
+
 @pytest.fixture
 def card_figure(request):
     """Record a figure for the card, for example ``card_figure("max difference 2e-7")``."""
@@ -117,6 +130,20 @@ def pytest_runtest_makereport(item, call):
     if call.when == "call" or (call.when == "setup" and report.outcome != "passed"):
         for mark in item.iter_markers("card"):  # properties travel with the report from a worker to the controller
             report.user_properties.append((CARD, [*mark.args, item.stash.get(FIGURES, "")]))
+
+
+@pytest.fixture
+def tell(request):
+    """Show a line to people when all tests have run."""
+    return lambda line: request.node.user_properties.append((TOLD, line))
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = terminalreporter.getreports("passed")
+    lines = [value for report in reports for name, value in report.user_properties if name == TOLD]
+    if lines:
+        terminalreporter.section("told by the tests")
+        terminalreporter.write("\n".join(sorted(lines)) + "\n")
 
 
 class CardWriter:

@@ -97,10 +97,9 @@ def describe(encoder, head):
 
 
 @pytest.mark.parametrize(("encoder", "head"), list(itertools.product(ENCODERS, HEADS)), ids=lambda row: row.name)
-def test_every_pair_trains_a_step_or_is_refused_with_its_reason(encoder, head, capsys):
+def test_every_pair_trains_a_step_or_is_refused_with_its_reason(encoder, head, tell):
     line = describe(encoder, head)
-    with capsys.disabled():  # the list is for people to read
-        print(f"\n{line}", end="")
+    tell(line)
     assert ("trains" in line) == fits(encoder, head), line
 
 
