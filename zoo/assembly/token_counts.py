@@ -79,7 +79,7 @@ class TokenCounts:
 
 
 def token_counts(
-    encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: Mapping[str, Connector]
+    encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: Mapping[str, Connector] | nn.ModuleDict
 ) -> dict[str, TokenCounts]:
     """By modality, from the rules of encoder and connector."""
     counts = {}
