@@ -45,10 +45,11 @@ SHARED: Mapping[str, Use] = {
     **dict.fromkeys(("runs/*", "logs/*", "checkpoint-*", "global_step*", "events.out.*", "all_results.json", "*_results.json"), HARMLESS),
 }
 TRANSFORMERS: Mapping[str, Use] = {"config.json": USED}  # of every directory that transformers saved
-TOKENIZERS: Mapping[str, Use] = dict.fromkeys(
-    ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt"),
-    USED,
-) | dict.fromkeys(("*.spm", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "tokenizer.model.v*"), USED)
+TOKENIZERS: Mapping[str, Use] = {
+    **dict.fromkeys(("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"), USED),
+    **dict.fromkeys(("vocab.json", "merges.txt", "vocab.txt", "*.spm", "spiece.model", "sentencepiece.bpe.model"), USED),
+    **dict.fromkeys(("tokenizer.model", "tokenizer.model.v*"), USED),
+}
 IMAGES: Mapping[str, Use] = dict.fromkeys(("preprocessor_config.json", "processor_config.json"), USED) | {
     "video_preprocessor_config.json": HARMLESS
 }
