@@ -12,7 +12,7 @@ from zoo.convert.rules import from_zoo, under
 from zoo.convert.whisper_names import OPENAI
 from zoo.data.audio_file import read_audio
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("whisper"), pytest.mark.filterwarnings("ignore:__array_wrap__")]
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:__array_wrap__")]
 
 
 @pytest.fixture(scope="module")
