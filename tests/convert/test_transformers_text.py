@@ -189,6 +189,6 @@ def test_a_bert_with_the_norm_names_of_its_first_release_is_read(tmp_path, scram
     ids = torch.randint(0, 40, (2, 9))
     system, expected = zoo.load(tmp_path), reference.bert(ids)
     encoded = system.encoders["text"](ids)
-    torch.testing.assert_close(encoded.tokens, expected.last_hidden_state, rtol=0, atol=1e-6)
-    torch.testing.assert_close(encoded.pooled, expected.pooler_output, rtol=0, atol=1e-6)
+    torch.testing.assert_close(encoded.tokens, expected.last_hidden_state, rtol=0, atol=1e-5)
+    torch.testing.assert_close(encoded.pooled, expected.pooler_output, rtol=0, atol=1e-5)
     assert torch.equal(system.head.norm.weight, reference.cls.predictions.transform.LayerNorm.weight)
