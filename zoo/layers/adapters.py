@@ -183,12 +183,12 @@ def merge(model: nn.Module) -> nn.Module:
     """
     if any(isinstance(module, Prefix) for module in model.modules()):
         raise ConfigError(f"{KEY}: {UNFOLDED}")
-    config: Any = config_of(model)
     layers: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if hasattr(m, "base_layer") and hasattr(m, "merge")]
     for name, layer in layers:
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, _merged_layer(layer))
-    config.pop(KEY, None)
+    if config_of(model):  # a copy; the model's own config is the one that is saved
+        model.config.pop(KEY, None)  # type: ignore[operator, union-attr]
     return model
 
 
