@@ -36,7 +36,7 @@ SHARED: Mapping[str, Use] = {
         ("README*", "*.md", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "*.pdf", "*.png", "*.jpg", "*.svg", "*.gif"), HARMLESS
     ),
     # Copies of the weights for other programs.
-    **dict.fromkeys(("*.msgpack", "*.h5", "*.ot", "*.onnx", "*.onnx_data", "*.tflite", "*.mlmodel", "*.llamafile"), HARMLESS),
+    **dict.fromkeys(("*.msgpack", "*.h5", "rust_model.*", "*.onnx", "*.onnx_data", "*.tflite", "*.mlmodel", "*.llamafile"), HARMLESS),
     **dict.fromkeys(("onnx/*", "openvino/*", "coreml/*", "original/*", "gguf/*", "tf/*", "flax/*"), HARMLESS),
     **dict.fromkeys(("pytorch_model*.bin", "pytorch_model.bin.index.json", "model*.safetensors", "model.safetensors.index.json"), USED),
     "consolidated*": HARMLESS,  # Mistral's and Meta's own form of the same weights
