@@ -51,9 +51,9 @@ def register(kind: str) -> Callable[[T], T]:
         room, _, name = part.__module__.rpartition(".")
         if room != KINDS[kind]:
             raise ConfigError(
-                f"register: {_full_name(part)} lies outside {KINDS[kind]}, so that no config could find it; a part of another package is no "
-                f'{kind} by @register but by an entry point: [project.entry-points."{GROUPS[kind]}"] NAME = '
-                f'"{part.__module__}:{part.__qualname__}" in its pyproject.toml, and pip install'
+                f"register: {_full_name(part)} lies outside {KINDS[kind]}, so that no config could find it; to offer a {kind} from another "
+                f'package, leave @register out and put [project.entry-points."{GROUPS[kind]}"] NAME = '
+                f'"{part.__module__}:{part.__qualname__}" into its pyproject.toml, then install it'
             )
         _refuse_other_base(part, kind, f"{kind} {name!r}")
         assert (kind, name) not in _parts, f"{kind} {name!r} is registered twice"

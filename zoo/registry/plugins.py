@@ -69,7 +69,9 @@ class Plugin:
         try:
             return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))  # type: ignore[arg-type, return-value]
         except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{self}: {self.target} cannot be imported ({error}); install its requirements, or another version") from error
+            raise ConfigError(
+                f"{self}: {self.target} cannot be imported ({error}); install its requirements, or another version"
+            ) from error
 
 
 @dataclass(frozen=True)

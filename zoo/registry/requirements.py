@@ -82,8 +82,12 @@ def _read(recorded: Any, origin: object) -> list[Requirement]:
     fields = Requirement.__dataclass_fields__
     for entry in recorded if isinstance(recorded, list) else ([] if recorded is None else [recorded]):
         right = isinstance(entry, dict) and entry.keys() == fields.keys() and all(isinstance(value, str) for value in entry.values())
-        if not right or entry["kind"] not in KINDS or not (
-            NAME.fullmatch(entry["name"]) and _DISTRIBUTION.fullmatch(entry["distribution"]) and _VERSION.fullmatch(entry["version"])
+        if (
+            not right
+            or entry["kind"] not in KINDS
+            or not (
+                NAME.fullmatch(entry["name"]) and _DISTRIBUTION.fullmatch(entry["distribution"]) and _VERSION.fullmatch(entry["version"])
+            )
         ):
             raise WeightsError(
                 f"{origin}: {KEY} holds {str(entry)[:80]!r}; allowed is a list of mappings with {', '.join(fields)} of a plug-in; the file "
@@ -94,7 +98,9 @@ def _read(recorded: Any, origin: object) -> list[Requirement]:
 
 def _refuse_missing(need: Requirement, origin: object) -> None:
     if need.name in own_names(need.kind):
-        raise WeightsError(f"{origin} needs {need}, but here {need.name!r} is of {OURS} {zoo.__version__}; install the versions it was saved with")
+        raise WeightsError(
+            f"{origin} needs {need}, but here {need.name!r} is of {OURS} {zoo.__version__}; install the versions it was saved with"
+        )
     plugin = find_plugin(need.kind, need.name)
     if plugin is None and not is_on():
         raise WeightsError(f"{origin} needs {need}, but {SWITCH}=0 turns plug-ins off; unset it if you trust {need.distribution}")

@@ -23,7 +23,7 @@ PROVIDER = "zoo.interop.backbones"  # imported only for such a name
 
 @dataclass(frozen=True)
 class Row:
-    """One creatable name: ``arguments`` are the constructor keywords of part ``family``; ``distribution`` is the package that has the row."""
+    """One creatable name: ``arguments`` are the constructor keywords of part ``family``; the package ``distribution`` has the row."""
 
     name: str
     kind: str
@@ -67,7 +67,9 @@ def _all_rows(files: tuple[RowFile, ...]) -> dict[str, dict[str, Row]]:
         for row in _rows_of(read_table(file), file.kind, file.distribution):
             if row.name in owners:
                 other = owners[row.name]
-                raise ConfigError(f"row {row.name!r} is in {other.distribution} ({other.kind}) and in {row.distribution} ({row.kind}); {ADVICE}")
+                raise ConfigError(
+                    f"row {row.name!r} is in {other.distribution} ({other.kind}) and in {row.distribution} ({row.kind}); {ADVICE}"
+                )
             found[file.kind][row.name] = owners[row.name] = row
     return found
 
@@ -109,7 +111,9 @@ def read_plugin_yaml(path: Path, distribution: str) -> dict[str, Any]:
     try:
         content = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} of {distribution} cannot be read ({first_line(error)}); reinstall or uninstall {distribution}") from error
+        raise ConfigError(
+            f"{path} of {distribution} cannot be read ({first_line(error)}); reinstall or uninstall {distribution}"
+        ) from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} of {distribution} holds no mapping; reinstall or uninstall {distribution}")
     return content
