@@ -1,10 +1,11 @@
 """Parts: registered classes, found by name without importing the others.
 
-``zoo/encoders/vit.py`` registers the encoder ``vit``. Every file on the first level of a kind's room is a part; what parts share
-lies in a folder beside them. Other installed packages offer parts too (``zoo.registry.plugins``). Nothing here imports torch.
+``zoo/encoders/vit.py`` registers the encoder ``vit``. Every file on the first level of a kind's room is a part, and a folder with
+``format.py`` is a format; what parts share lies in folders beside them. Other installed packages offer parts too (``zoo.registry.plugins``). Nothing here imports torch.
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +23,9 @@ KINDS = {  # kind -> the room of its parts
     "source": "zoo.sources",
     "evaluation": "zoo.evaluation",
     "objective": "zoo.training.objectives",
+    "format": "zoo.interop",
 }
+FOLDERS = {"format": "format"}  # kind -> the file of a part that is a folder
 BASES = {  # kind -> its base class, imported only to hold a class against it
     "encoder": "zoo.types:Encoder",
     "language": "zoo.types:LanguageModel",
@@ -32,6 +35,7 @@ BASES = {  # kind -> its base class, imported only to hold a class against it
     "source": "zoo.types:Source",
     "evaluation": "zoo.types:Evaluation",
     "objective": "zoo.types:Objective",
+    "format": "zoo.interop.base.format:Format",
 }
 
 _parts: dict[tuple[str, str], type] = {}
@@ -48,8 +52,8 @@ def register(kind: str) -> Callable[[T], T]:
         raise ConfigError(f"register: there is no kind {kind!r}; {name_choices(kind, KINDS)}")
 
     def add(part: T) -> T:
-        room, _, name = part.__module__.rpartition(".")
-        if room != KINDS[kind]:
+        name = part.__module__.removesuffix(f".{FOLDERS.get(kind)}").rpartition(".")[2]
+        if part.__module__ not in _modules(kind, name):
             raise ConfigError(
                 f"register: {_full_name(part)} lies outside {KINDS[kind]}, so that no config could find it; to offer a {kind} from another "
                 f'package, leave @register out and put [project.entry-points."{GROUPS[kind]}"] NAME = '
@@ -66,7 +70,14 @@ def register(kind: str) -> Callable[[T], T]:
 def own_names(kind: str) -> list[str]:
     """Return the names of this package's parts of a kind, read from its room without importing them."""
     room = Path(zoo.__file__).parent.joinpath(*KINDS[kind].split(".")[1:])
-    return sorted(path.stem for path in room.glob("*.py") if path.stem != "__init__")
+    folders = [path.parent.name for path in room.glob(f"*/{FOLDERS[kind]}.py") if path.parent.name != "base"] if kind in FOLDERS else []
+    return sorted([*(path.stem for path in room.glob("*.py") if path.stem != "__init__"), *folders])
+
+
+def _modules(kind: str, name: str) -> list[str]:
+    """Return the modules that may define this package's part of a name."""
+    alone = f"{KINDS[kind]}.{name}"
+    return [f"{alone}.{FOLDERS[kind]}", alone] if kind in FOLDERS else [alone]
 
 
 def part_names(kind: str) -> list[str]:
@@ -99,7 +110,7 @@ def find_part(kind: str, name: str, key: str = "name") -> type:
         ConfigError: no such part, or a plug-in whose class cannot be imported or is not of this kind.
     """
     if isinstance(name, str) and name in own_names(kind):
-        importlib.import_module(f"{KINDS[kind]}.{name}")
+        importlib.import_module(next(module for module in _modules(kind, name) if importlib.util.find_spec(module)))
         return _parts[kind, name]
     plugin = find_plugin(kind, name)
     if plugin is None:

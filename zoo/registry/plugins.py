@@ -59,15 +59,15 @@ class Plugin:
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r} of {self.distribution} {self.version}"
 
-    def load(self) -> type:
-        """Import and return the class.
+    def load(self) -> Any:
+        """Import and return the object that should be a class.
 
         Raises:
             ConfigError: its module or class is missing.
         """
         module, _, attribute = self.target.partition(":")
         try:
-            return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))  # type: ignore[arg-type, return-value]
+            return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
         except (ImportError, AttributeError) as error:
             raise ConfigError(
                 f"{self}: {self.target} cannot be imported ({error}); install its requirements, or another version"
