@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str] | None] = {
     "types": set(),
     "storage": set(),
     "registry": {"storage"},
-    "layers": {"types"},
+    "layers": {"types", "registry"},
     "losses": set(),
     "processors": {"types", "storage", "registry"},
     "encoders": {"types", "registry", "layers"},

@@ -30,7 +30,8 @@ from omegaconf.errors import OmegaConfBaseException
 from zoo.errors import ConfigError, ZooError, first_line, name_choices
 from zoo.registry import MODALITIES, TABLES, Row, find_part, find_row, part_names, rows
 from zoo.registry.construct import refuse_code
-from zoo.registry.rows import is_provided
+from zoo.registry.plugins import ADVICE, OURS, RowFile, row_files
+from zoo.registry.rows import is_provided, read_plugin_yaml
 from zoo.storage.files import read_yaml
 from zoo.storage.places import packaged_directory
 
@@ -56,11 +57,11 @@ def register_configs(overrides: Sequence[str] = ()) -> None:
     for key, group, name in _chosen_models(overrides):
         _store_backbone(store, name, key, group)
     for group in PLAIN_GROUPS:
-        for path in sorted((conf / group).glob("*.yaml")):
-            _store_file(store, path, group)
-    for group in ("evaluation", "objective"):  # where a part has no file, its class documents all that there is to set
-        for name in part_names(group):
-            if not (conf / group / f"{name}.yaml").exists():
+        owners = {name: OURS for path in sorted((conf / group).glob("*.yaml")) for name in _store_file(store, path, group)}
+        for file in row_files(group):
+            _store_plugin_file(store, file, owners)
+        for name in part_names(group) if group in ("evaluation", "objective") else ():
+            if name not in owners:  # where a part has no file, its class documents all that there is to set
                 store.store(group=group, name=name, node={"name": name})
     for path in sorted(conf.glob("*.yaml")):
         _store_file(store, path, None)
@@ -92,16 +93,34 @@ def _store_backbone(store: ConfigStore, name: Any, key: str, group: str = "encod
         store.store(group="/".join(filter(None, folder.split("/"))), name=option, node={"name": row.family, **row.arguments})
 
 
-def _store_file(store: ConfigStore, path: Path, group: str | None) -> None:
+def _store_file(store: ConfigStore, path: Path, group: str | None) -> list[str]:
+    """Store a file of ``conf/`` as one option or, if it is a table, as several; return their names."""
     header, node = _HEADER.search(path.read_text(encoding="utf-8")), read_yaml(path) or {}
     if "variants" in node:  # a table: several options, and what they share
         for name, own in node["variants"].items():
             store.store(group=group, name=name, node={**node.get("shared", {}), **own})
-        return
+        return list(node["variants"])
     for choice in node.get("defaults", ()):
         for place, name in choice.items() if isinstance(choice, dict) else ():
             _store_backbone(store, name, str(path), "language" if "/language@" in str(place) else "encoder")
     store.store(group=group, name=path.stem, node=node, package=header[1] if header else None)
+    return [path.stem]
+
+
+def _store_plugin_file(store: ConfigStore, file: RowFile, owners: dict[str, str]) -> None:
+    """Store the options that a plug-in's file adds to a group.
+
+    Args:
+        owners: distribution of each option of the group; updated.
+
+    Raises:
+        ConfigError: the file cannot be read, or two distributions have an option of the same name.
+    """
+    read_plugin_yaml(file.path, file.distribution)
+    for name in _store_file(store, file.path, file.kind):
+        if name in owners:
+            raise ConfigError(f"{file.kind}={name} is in {owners[name]} and in {file.distribution}; {ADVICE}")
+        owners[name] = file.distribution
 
 
 def _system_node(row: Row) -> dict[str, Any]:

@@ -53,18 +53,24 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
     for name, value in keywords.items():
         if name not in parameters:
             raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(name, parameters)}")
-        hint = hints.get(name, Any)
-        value = _floats_for_whole_numbers(value, hint)
-        stray_bool = (
-            isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
-        )  # a bool is an int to Python
-        if stray_bool or not is_bearable(value, hint):
-            raise ConfigError(f"{key}.{name}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
-        checked[name] = value
+        checked[name] = checked_value(f"{key}.{name}", value, hints.get(name, Any))
     missing = [name for name, p in parameters.items() if p.default is p.empty and name not in checked]
     if missing:
         raise ConfigError(f"{key}: needs {', '.join(missing)}; set {key}.{missing[0]}=...")
     return checked
+
+
+def checked_value(key: str, value: Any, hint: Any) -> Any:
+    """Return a value after holding it against its type hint; whole numbers become floats where those are meant.
+
+    Raises:
+        ConfigError: a value of another type.
+    """
+    value = _floats_for_whole_numbers(value, hint)
+    stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any  # a bool is an int to Python
+    if stray_bool or not is_bearable(value, hint):
+        raise ConfigError(f"{key}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
+    return value
 
 
 def _floats_for_whole_numbers(value: Any, hint: Any) -> Any:

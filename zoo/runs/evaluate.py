@@ -9,7 +9,7 @@ from zoo.assembly.save_load import load
 from zoo.errors import ConfigError
 from zoo.interop.base.source import is_foreign
 from zoo.interop.zoo_checkpoint import bundled_names, find_checkpoint, find_weights
-from zoo.registry import part_names
+from zoo.registry import name_of, part_names
 from zoo.registry.construct import build_part
 from zoo.runs.data_setup import make_source
 from zoo.runs.evaluation_setup import make_evaluation
@@ -41,7 +41,7 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
     if evaluation is None:
         known = ", ".join(part_names("evaluation"))
         raise ConfigError(f"evaluation: {directory} has none of its own; choose one with evaluation=NAME, known: {known}")
-    name = type(evaluation).__module__.rpartition(".")[2]
+    name = name_of("evaluation", type(evaluation))
     result = evaluation(model, source, data["test_split"], advance=advance)
     output = Path(config.get("output") or place / "evaluation" / name)
     write_result(result, output, {"evaluation": name, "model": str(directory), "split": data["test_split"], "data": dict(data)})

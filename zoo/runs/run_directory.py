@@ -16,9 +16,12 @@ import yaml
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
+from zoo.registry.requirements import KEY as REQUIRES
+from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.storage.files import atomic_directory, read_yaml, write_text_atomically
 
 RUN_CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
 PACKAGES = (
     "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()  # whose versions matter
 )
@@ -38,16 +41,18 @@ def open_run_dir(run_dir: Path, config: Mapping[str, Any], system: System) -> No
     run_dir.mkdir(parents=True, exist_ok=True)
     with atomic_directory(run_dir / "processor") as folder:
         system.processor.save(folder)  # type: ignore[union-attr]
-    write_text_atomically(run_dir / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+    environment = describe_environment() | _plugins_of(config, system)
+    write_text_atomically(run_dir / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
     text = yaml.safe_dump({**config, "run_dir": str(run_dir), "resume": None}, sort_keys=False, allow_unicode=True)
     write_text_atomically(run_dir / RUN_CONFIG, text)
 
 
 def read_run_config(run_dir: str | Path) -> dict[str, Any]:
-    """The resolved config of a run.
+    """Return the resolved config of a run.
 
     Raises:
         ConfigError: the folder holds no run.
+        WeightsError: the run needs a plug-in that is not installed.
     """
     path = Path(run_dir) / RUN_CONFIG
     if not path.is_file():
@@ -55,7 +60,18 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     config = read_yaml(path)
     if not isinstance(config, dict) or "training" not in config:
         raise ConfigError(f"resume: {path} is not the config of a run; give the run_dir of an earlier zoo train")
+    recorded = Path(run_dir) / ENVIRONMENT
+    environment = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
+    refuse_missing({**config, REQUIRES: environment.get(REQUIRES)}, run_dir)
     return config
+
+
+def _plugins_of(config: Mapping[str, Any], system: System) -> dict[str, Any]:
+    """Return the plug-ins of a run as an entry of its environment; empty if it uses none."""
+    own = () if config.get("evaluation") or system.head.evaluation is None else (("evaluation", system.head.evaluation),)
+    processors = (("processor", name) for name in system.processor.parts)  # type: ignore[union-attr]
+    needs = requirements(dict.fromkeys([*parts_named(config), *own, *processors]))
+    return {REQUIRES: needs} if needs else {}
 
 
 def describe_environment() -> dict[str, Any]:
