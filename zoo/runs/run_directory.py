@@ -16,6 +16,7 @@ import yaml
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
+from zoo.registry.config_keys import with_current_names
 from zoo.storage.files import atomic_directory, read_yaml, write_text_atomically
 
 RUN_CONFIG = "config.yaml"
@@ -55,7 +56,7 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     config = read_yaml(path)
     if not isinstance(config, dict) or "training" not in config:
         raise ConfigError(f"resume: {path} is not the config of a run; give the run_dir of an earlier zoo train")
-    return config
+    return with_current_names(config)
 
 
 def describe_environment() -> dict[str, Any]:
