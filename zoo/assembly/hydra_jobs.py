@@ -20,6 +20,7 @@ from zoo.assembly.compose import compose_leniently, hydra_session, quoted_patter
 from zoo.assembly.config_source import register_configs
 from zoo.errors import ConfigError, ZooError, first_line
 
+
 def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int]) -> int:
     """Let Hydra run a sweep (``-m``), or print a config (``--cfg job``); in a sweep each job has its own ``run_dir``.
 

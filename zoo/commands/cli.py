@@ -278,10 +278,18 @@ def _info(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _check(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.assembly.compose import compose
-    from zoo.commands.display import show_check
+    from zoo.assembly.quick_check import quick_check
+
+    config = compose("train", rest)
+    quick_check(config)  # a wrong combination is refused before torch is imported
+
     from zoo.runs.check import check
 
-    show_check(check(compose("train", rest)), as_json=options.json)
+    report = check(config)
+
+    from zoo.commands.display import show_check
+
+    show_check(report, as_json=options.json)
     return 0
 
 

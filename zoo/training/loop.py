@@ -7,10 +7,10 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,13 +22,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
-from zoo.training import feature_cache
-from zoo.training import fingerprint
-from zoo.training import grad_cache
+from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
 from zoo.training.optim import make_optimizer, set_learning_rate
+from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import PRECISIONS, TrainingSettings
 from zoo.training.state import load_state, save_state
@@ -37,17 +36,6 @@ from zoo.types import Batch, HeadOutput, Objective, Part
 
 class Interrupted(ZooError):
     """Exception raised when the user stopped the run; the state is saved."""
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Protocol of a progress display."""
-
-    def update(self, step: int, values: dict[str, float]) -> None: ...
-
-    def prepare(self, done: int, total: int, what: str = "frozen encoders") -> None: ...
-
-    def say(self, facts: Mapping[str, Any]) -> None: ...
 
 
 class Trainer:
