@@ -16,8 +16,8 @@ from zoo.errors import ConfigError, ZooError
 from zoo.layers.meta import meta_device
 from zoo.registry.construct import check_keywords, construct
 from zoo.runs.data_setup import complete_config, source_modalities
-from zoo.runs.first_weights import weight_sources
 from zoo.runs.objective_setup import make_objective
+from zoo.runs.weight_sources import weight_sources
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.optim import parameter_groups
