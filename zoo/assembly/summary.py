@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from zoo.assembly.create import create_model
 from zoo.assembly.system import System
 from zoo.assembly.token_counts import nominal_input
 from zoo.types import Encoded, Encoder, LanguageModel, encode, head_of, patches_of
@@ -50,6 +49,8 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
     Raises:
         ConfigError: unknown name.
     """
+    from zoo.assembly.create import create_model  # imports the readers of weights, which a check does not need
+
     model = create_model(name_or_model, device="meta") if isinstance(name_or_model, str) else name_or_model
     encoders = dict(model.encoders) if isinstance(model, System) else {}
     if isinstance(model, Encoder):

@@ -16,6 +16,7 @@ import yaml
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
+from zoo.registry.config_keys import with_current_names
 from zoo.registry.requirements import KEY as REQUIRES
 from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.storage.files import atomic_directory, read_yaml, write_text_atomically
@@ -63,7 +64,7 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     recorded = Path(run_dir) / ENVIRONMENT
     environment = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
     refuse_missing({**config, REQUIRES: environment.get(REQUIRES)}, run_dir)
-    return config
+    return with_current_names(config)
 
 
 def _plugins_of(config: Mapping[str, Any], system: System) -> dict[str, Any]:
