@@ -1,9 +1,10 @@
 """Refuse parts that do not fit one another, with the config key, both sides and what is allowed."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, ContractError
 from zoo.registry import find_part
 from zoo.types import EncoderSpec
 
@@ -24,6 +25,28 @@ def refuse_encoders(config: Mapping[str, Any], specs: Mapping[str, EncoderSpec],
             )
     if not accepts.minimum <= len(specs) <= accepts.maximum:
         raise ConfigError(f"{key}.encoders: has {len(specs)} ({', '.join(specs) or 'none'}); {legal}")
+
+
+def refuse_missing_keys(encoder: Any, part: Any, keywords: Mapping[str, Any], name: str, here: str) -> None:
+    """Raise ContractError where a processor needs a word that neither its encoder nor the config says, for example ``image_size``.
+
+    Args:
+        encoder: that the processor feeds.
+        part: class of the processor.
+        keywords: what its constructor is given.
+        name: of the encoder, for messages.
+        here: config key of the processor.
+    """
+    known = inspect.signature(part).parameters
+    for key in part.encoder_keys:
+        if keywords.get(key) is None and key in known and known[key].default is inspect.Parameter.empty:
+            raise ContractError(
+                name,
+                f"an encoder of {encoder.modality} must say {key}, which its processor takes from it",
+                "it has none",
+                "an int",
+                f"set self.{key} in the constructor, or {here}.{key}=... in the config",
+            )
 
 
 def facts_of_owner(names: Sequence[str], keywords: Mapping[str, Any], owner: Any, here: str, where: str) -> dict[str, int]:

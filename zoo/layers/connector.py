@@ -13,7 +13,6 @@ To add a connector, write a subclass of ``Connector`` and enter it in ``CONNECTO
 
 import inspect
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,26 +25,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.attention import CrossAttention
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import MLP, hidden_width
-
-
-class Connector(nn.Module, ABC):
-    """Base class of connectors: tokens [batch, num_tokens, in_dim] and their mask to [batch, new_tokens, out_dim] and a new mask.
-
-    ``num_tokens(n)`` is the only place that computes the number of output tokens; ``forward`` must return as many real tokens.
-    """
-
-    @abstractmethod
-    def num_tokens(self, n: int) -> int:
-        """Return the number of real tokens that ``forward`` returns for ``n`` real tokens.
-
-        Raises:
-            DataError: the connector cannot process ``n`` tokens.
-        """
-
-    @abstractmethod
-    def forward(
-        self, tokens: Float[Tensor, "batch num_tokens in_dim"], mask: Bool[Tensor, "batch num_tokens"]
-    ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]: ...
+from zoo.types import Connector
 
 
 class LinearConnector(Connector):

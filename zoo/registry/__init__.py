@@ -3,7 +3,7 @@
 May import: ``storage``. Nothing here needs torch. Add a kind of part: one line in ``parts.KINDS`` and a base class in ``zoo.types``.
 """
 
-from zoo.registry.parts import KINDS, find_part, part_names, register
+from zoo.registry.parts import KINDS, find_part, label_of, part_names, register
 from zoo.registry.rows import MODALITIES, TABLES, Row, find_row, list_models, rows
 
-__all__ = ["KINDS", "MODALITIES", "TABLES", "Row", "find_part", "find_row", "list_models", "part_names", "register", "rows"]
+__all__ = ["KINDS", "MODALITIES", "TABLES", "Row", "find_part", "find_row", "list_models", "label_of", "part_names", "register", "rows"]
