@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.assembly.compatibility import refuse_missing_keys
 from zoo.errors import DataError
@@ -91,7 +91,7 @@ class TokenCounts:
 
 
 def token_counts(
-    encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: Mapping[str, Connector]
+    encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: Mapping[str, Connector] | nn.ModuleDict
 ) -> dict[str, TokenCounts]:
     """By modality, from the rules of encoder and connector."""
     counts = {}

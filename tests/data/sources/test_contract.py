@@ -12,16 +12,13 @@ from zoo.types import Sample, Source, Split
 
 
 def needs_files(part):
-    return any(p.default is p.empty for p in inspect.signature(part).parameters.values())
+    """True for a source that reads files, or that speaks with a voice that has to be installed."""
+    return part.__name__ == "SpokenNumbers" or any(p.default is p.empty for p in inspect.signature(part).parameters.values())
 
 
 @pytest.mark.parametrize("name", [name for name in part_names("source") if not needs_files(find_part("source", name))])
 def test_each_source_keeps_the_contract(name):
-    try:
-        source = find_part("source", name)()
-    except ConfigError as error:
-        pytest.skip(str(error))  # a voice that is not installed
-    check_source(source, limit=4)
+    check_source(find_part("source", name)(), limit=4)
 
 
 class Numbers(Source):
