@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Every check of the project: style, spelling, types, then the cheap tests, then the heavy ones and the wheel.
+# Every check of the project: style, spelling, the cheap tests and beside them types, then the heavy tests and the wheel.
 #
 #   scripts/test.sh                  all of it; every step runs even where one fails, and the worst exit status is kept
 #   scripts/test.sh ARGUMENTS...     only pytest, with these arguments
+#
+# WORKERS    processes that run tests; each takes one core and up to 4 GB of memory. 2 unless set.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -19,7 +21,8 @@ worst=0
 failed=()
 started=$SECONDS
 reports="$(mktemp -d)"
-trap 'rm -rf "$reports"' EXIT
+types=''
+trap 'kill $types 2>/dev/null || true; rm -rf "$reports"' EXIT
 trap 'exit 130' INT
 
 step() { # NAME COMMAND...
@@ -38,12 +41,25 @@ if grep -qs -e '--write-cards' tests/conftest.py; then
     cards=(--write-cards)
 fi
 
+finish_types() {
+    local status=0
+    wait "$types" || status=$?
+    cat "$reports/types.log"
+    return "$status"
+}
+
+run_tests() { # NAME DISTRIBUTION MARKERS
+    python -m pytest "${cards[@]+"${cards[@]}"}" -n "${WORKERS:-2}" --dist "$2" -m "$3" --junitxml="$reports/$1.xml"
+}
+
+python -m pyright >"$reports/types.log" 2>&1 &
+types=$!
 step "Lint" python -m ruff check .
 step "Format" python -m ruff format --check .
 step "Spelling" python -m codespell_lib .
-step "Types" python -m pyright
-step "Tests" python -m pytest "${cards[@]+"${cards[@]}"}" -m "not heavy and not wheel" --junitxml="$reports/1.xml"
-step "Heavy tests and the wheel" python -m pytest "${cards[@]+"${cards[@]}"}" -m "heavy or wheel" --junitxml="$reports/2.xml"
+step "Tests" run_tests 1 worksteal "not heavy and not wheel"
+step "Types" finish_types
+step "Heavy tests and the wheel" run_tests 2 loadgroup "heavy or wheel" # the longest first, and those that share a run in one worker
 
 python - "$reports" <<'PYTHON'
 import pathlib

@@ -1,15 +1,20 @@
 """Verification cards: tests that carry ``@pytest.mark.card(system, capability)`` write what they found."""
 
 import os
+import shutil
 
 import pytest
 import torch
+from filelock import FileLock
+from processes import Processes
+from quickstart import lay_out, run
 
 from zoo.evaluation.results.cards import lines_of, write_lines
 from zoo.registry import rows
 
 FIGURES = pytest.StashKey()
-OUTCOMES = pytest.StashKey()
+CARD = "card"  # the name of a report's property: system, capability, figure
+TOLD = "told"  # of another: a line for people
 
 
 def pytest_addoption(parser):
@@ -18,7 +23,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "card(system, capability): the test decides this line of the system's verification card")
-    config.stash[OUTCOMES] = []
+    if config.getoption("--write-cards") and not hasattr(config, "workerinput"):  # workers' reports come to the controller
+        config.pluginmanager.register(CardWriter(), "card writer")
 
 
 @pytest.fixture(autouse=True)
@@ -49,23 +55,66 @@ def scramble():
 
 
 @pytest.fixture(scope="session")
-def real(tmp_path_factory):
-    """Fetch an asset, once; skip where its registry does not answer."""
-    from zoo.downloads.fetching import fetched
-    from zoo.downloads.packages import NoAnswerError
+def shared(tmp_path_factory):
+    """The session's folder, which all of its workers see."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def once(shared):
+    """Make a folder once for all workers: the first that asks for a name fills it, the others wait until it is whole."""
+
+    def make(name, fill):
+        folder, whole = shared / name, shared / f"{name}.whole"
+        with FileLock(f"{folder}.lock"):
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed half way
+                folder.mkdir()
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real(shared):
+    """Fetch an asset, once for all workers; skip where its registry does not answer."""
+    from zoo.commands.fetch import fetched
     from zoo.errors import ZooError
 
-    directory = os.environ.get("ZOO_CACHE") or tmp_path_factory.mktemp("cache")
+    directory = os.environ.get("ZOO_CACHE") or shared / "assets"
 
     def fetch(name):
         try:
-            return fetched(name, directory=directory)
+            with FileLock(shared / f"asset-{name}.lock"):
+                return fetched(name, directory=directory)
         except ZooError as error:
             if isinstance(error.__cause__, NoAnswerError):
                 pytest.skip(str(error))
             raise
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def launcher():
+    """Starts commands and scripts in forks of interpreters that have imported everything."""
+    found = Processes()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def quickstart(once):
+    """Where a reader of the README stands after its first command; the run lies in ``runs/quickstart``."""
+
+    def run_first_command(folder):
+        lay_out(folder)
+        run(["bash", "scripts/quickstart.sh"], folder)
+
+    return once("readme", run_first_command)
 
 
 @pytest.fixture
@@ -78,16 +127,38 @@ def card_figure(request):
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if call.when == "call" or (call.when == "setup" and report.outcome != "passed"):
-        for mark in item.iter_markers("card"):
-            item.config.stash[OUTCOMES].append((*mark.args, report.outcome, item.stash.get(FIGURES, ""), item.nodeid))
+        for mark in item.iter_markers("card"):  # properties travel with the report from a worker to the controller
+            report.user_properties.append((CARD, [*mark.args, item.stash.get(FIGURES, "")]))
 
 
-def pytest_sessionfinish(session):
-    if not session.config.getoption("--write-cards"):
-        return
-    by_system = {}
-    for system, *outcome in session.config.stash[OUTCOMES]:
-        by_system.setdefault(system, []).append(outcome)
-    for system, outcomes in by_system.items():
-        assert system in rows("system"), f"a test marks a card of {system!r}, which is no system"
-        write_lines(system, lines_of(outcomes))
+@pytest.fixture
+def tell(request):
+    """Show a line to people when all tests have run."""
+    return lambda line: request.node.user_properties.append((TOLD, line))
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = terminalreporter.getreports("passed")
+    lines = [value for report in reports for name, value in report.user_properties if name == TOLD]
+    if lines:
+        terminalreporter.section("told by the tests")
+        terminalreporter.write("\n".join(sorted(lines)) + "\n")
+
+
+class CardWriter:
+    """Gather what tests found out about systems, and write it when all have run."""
+
+    def __init__(self):
+        self.outcomes = {}
+
+    def pytest_runtest_logreport(self, report):
+        test = report.nodeid.partition("@")[0]  # --dist loadgroup puts the group's name behind it
+        for name, value in report.user_properties:
+            if name == CARD:
+                system, capability, figure = value
+                self.outcomes.setdefault(system, []).append((capability, report.outcome, figure, test))
+
+    def pytest_sessionfinish(self):
+        for system, outcomes in self.outcomes.items():
+            assert system in rows("system"), f"a test marks a card of {system!r}, which is no system"
+            write_lines(system, lines_of(sorted(outcomes, key=lambda outcome: outcome[3])))  # whichever worker was first

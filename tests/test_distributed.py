@@ -3,7 +3,6 @@
 One launch goes through all cases, because starting processes takes longer than the work.
 """
 
-import subprocess
 import sys
 from itertools import product
 
@@ -88,16 +87,17 @@ def global_batch() -> Batch:
     return Batch({"image": pixels, "text": token_ids}, {"text": torch.ones(ITEMS, 9, dtype=torch.bool)}, {"groups": groups})
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
+@pytest.fixture(scope="session")
+def found(once, launcher):
     """What one and two processes found, by case."""
-    results = []
-    for processes in (1, 2):
-        output = tmp_path_factory.mktemp("gradients") / f"{processes}.safetensors"
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
-        done = subprocess.run([*launch, __file__, str(output)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        results.append(load_file(output))
+
+    def run_all(folder):
+        runs = [launcher.start([__file__, str(folder / f"{n}.safetensors")], folder / f"{n}.log", n, torchrun=True) for n in (1, 2)]
+        for number, run in enumerate(runs, 1):
+            assert run.wait() == 0, (folder / f"{number}.log").read_text()[-2000:]
+
+    folder = once("gradients", run_all)
+    results = [load_file(folder / f"{processes}.safetensors") for processes in (1, 2)]
     return [lambda case, own=own: of_case(own, "/".join(case) + "/") for own in results]
 
 
@@ -114,6 +114,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 @pytest.mark.heavy
+@pytest.mark.xdist_group("distributed")
 @pytest.mark.parametrize("case", SYSTEM_CASES, ids="-".join)
 def test_two_processes_give_the_gradients_of_one(case, found):
     """Of one whose loss is that of the batch at once, whatever the form. fp32 sums in another order: 1e-6 of the largest gradient."""
@@ -123,6 +124,7 @@ def test_two_processes_give_the_gradients_of_one(case, found):
 
 
 @pytest.mark.heavy
+@pytest.mark.xdist_group("distributed")
 @pytest.mark.parametrize("case", LOSS_CASES, ids="-".join)
 def test_two_processes_give_the_loss_of_one(case, found):
     """At a temperature of 1/100, so that a logit is known to 1e-5."""

@@ -5,6 +5,7 @@ The list is printed, and grows by itself with every part that is added.
 
 import inspect
 import itertools
+from functools import cache
 
 import pytest
 import torch
@@ -74,10 +75,16 @@ def own_targets(head, inputs):
     return found
 
 
+@cache
+def on_meta(name):
+    """An encoder without weights; one for all heads."""
+    return zoo.create_model(name, device="meta")
+
+
 def fits(encoder, head):
     """Whether a head takes the encoder's modality, and is not one that reads a pooled vector where there is none."""
     accepts = find_part("head", head.family).accepts
-    pools = getattr(zoo.create_model(encoder.name, device="meta"), "gives_pooled", True)
+    pools = getattr(on_meta(encoder.name), "gives_pooled", True)
     return encoder.modality in accepts.modalities and (pools or not (accepts.reads == "pooled" or head.family == "classifier"))
 
 
@@ -90,10 +97,9 @@ def describe(encoder, head):
 
 
 @pytest.mark.parametrize(("encoder", "head"), list(itertools.product(ENCODERS, HEADS)), ids=lambda row: row.name)
-def test_every_pair_trains_a_step_or_is_refused_with_its_reason(encoder, head, capsys):
+def test_every_pair_trains_a_step_or_is_refused_with_its_reason(encoder, head, tell):
     line = describe(encoder, head)
-    with capsys.disabled():  # the list is for people to read
-        print(f"\n{line}", end="")
+    tell(line)
     assert ("trains" in line) == fits(encoder, head), line
 
 
@@ -110,7 +116,7 @@ RUNS = {"image": [], "text": [], "audio": ["system=clap_whisper_nano", "data=spe
 def test_the_same_swap_is_one_override_of_a_composed_run(row):
     words = [*RUNS[row.modality], f"encoder@system.encoders.{row.modality}={row.name}"]
     if row.modality == "text":  # the tokenizer's vocabulary is the encoder's
-        encoder = zoo.create_model(row.name, device="meta")
+        encoder = on_meta(row.name)
         words += [f"system.processor.text.vocab_size={encoder.vocab_size}"]
         if not getattr(encoder, "gives_pooled", True):
             with pytest.raises(ConfigError, match="gives no pooled vector"):

@@ -1,11 +1,8 @@
 """What is frozen does not change, in weights, statistics or behaviour."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from resuming import train as train_apart
 from safetensors.torch import load_file
 
 import zoo
@@ -95,25 +92,17 @@ def test_a_frozen_part_needs_no_state_of_the_optimizer(tmp_path):
     assert len(optimizer["state"]) == 2, "weight and bias of the head"
 
 
-def launch(words, processes):
-    """In processes of their own: two of them, and beartype, which checks types under pytest, draws from Python's generator."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*start, "-m", "zoo", "train", *words], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.mark.heavy
 @pytest.mark.parametrize("processes", [1, 2])
-def test_batchnorm_layer_decay_and_frozen_parts_resume_exactly(processes, tmp_path):
+def test_batchnorm_layer_decay_and_frozen_parts_resume_exactly(processes, tmp_path, launcher):
     """BatchNorm's statistics differ between ranks and only the main process saves them."""
     words = ["system=classifier_vig_nano", "training.freeze=[encoders.image.stem]", "training.layer_decay=0.7", "training.batch_size=8"]
     words += ["training.schedule=constant", "training.ema_decay=0.5", "training.evaluate_every=2", "evaluation=classification"]
     words += ["evaluation.limit=16", "training.trace=true", "system.encoders.image.drop_path=0.2"]
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    launch([*words, "training.max_steps=6", f"run_dir={whole}"], processes)
-    launch([*words, "training.max_steps=3", f"run_dir={halves}"], processes)
-    launch([f"resume={halves}", "training.max_steps=6"], processes)
+    train_apart(launcher, [*words, "training.max_steps=6", f"run_dir={whole}"], tmp_path / "whole.log", processes)
+    train_apart(launcher, [*words, "training.max_steps=3", f"run_dir={halves}"], tmp_path / "half.log", processes)
+    train_apart(launcher, [f"resume={halves}", "training.max_steps=6"], tmp_path / "resumed.log", processes)
     for rank in range(processes):
         assert (whole / f"trace_{rank}.jsonl").read_text() == (halves / f"trace_{rank}.jsonl").read_text()
     ours, theirs = (load_file(run / "last" / "model.safetensors") for run in (whole, halves))

@@ -5,150 +5,77 @@ Two claims, tested apart: the restore is exact (the run itself holds hashes agai
 """
 
 import json
-import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from resuming import OVERRIDES, STEPS, WITHOUT_IMAGES, Shell, assert_a_killed_run_is_the_whole_one, killed_at, train, train_and_kill
 from safetensors.torch import load_file, save_file
 
 from zoo.training.fingerprint import LAYERS, first_difference
 from zoo.training.log import read_lines
 from zoo.training.state import states
 
-STEPS = 24
-OVERRIDES = [
-    f"training.max_steps={STEPS}",
-    "training.batch_size=16",
-    "training.warmup_steps=4",
-    "training.checkpoint_every=5",
-    "training.evaluate_every=7",
-    "training.log_every=1",
-    "training.ema_decay=0.9",
-    "training.trace=true",
-    "system.encoders.image.drop_path=0.2",  # draws from the random state at every step
-]
 CACHED = ["training.accumulate=2", "training.accumulation=cached", "training.batch_size=8"]
-
-
-def command(processes: int, words: list[str]) -> list[str]:
-    if processes == 1:
-        return [sys.executable, "-m", "zoo", "train", *words]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0", "--standalone"]
-    return [*launch, "-m", "zoo", "train", *words]
-
-
-def start(processes: int, words: list[str], log: Path) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("w") as file:
-        return subprocess.Popen(command(processes, words), stdout=file, stderr=file, env=environment, start_new_session=True)
-
-
-def train(processes: int, words: list[str], log: Path) -> None:
-    assert start(processes, words, log).wait(timeout=400) == 0, log.read_text()[-3000:]
-
-
-def train_and_kill(
-    processes: int,
-    run_dir: Path,
-    step: int,
-    log: Path,
-    *,
-    resume: bool = False,
-    words: Sequence[str] = (),
-    overrides: Sequence[str] = OVERRIDES,
-) -> None:
-    """Start or resume a run and kill all its processes when its log reaches a step."""
-    process = start(processes, [f"resume={run_dir}"] if resume else [*overrides, *words, f"run_dir={run_dir}"], log)
-    deadline = time.monotonic() + 300
-    while not (lines := read_lines(run_dir / "metrics.jsonl") if (run_dir / "metrics.jsonl").exists() else []) or lines[-1]["step"] < step:
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def assert_same_runs(one: Path, other: Path, processes: int) -> None:
-    for rank in range(processes):
-        pairs = zip(*(read_lines(run / f"trace_{rank}.jsonl") for run in (one, other)), strict=True)
-        for ours, theirs in pairs:
-            assert ours["step"] == theirs["step"] and ours.keys() == theirs.keys() >= set(LAYERS) - {"parameters"}
-            layer = first_difference(ours, theirs)
-            assert layer is None, f"rank {rank}, step {ours['step']}: the first layer that differs is {layer}"
-    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
-    for model in ("last", "best"):
-        ours, theirs = (load_file(run / model / "model.safetensors") for run in (one, other))
-        assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
 
 
 @pytest.mark.heavy
 @pytest.mark.card("clip_vit_nano", "resumes exactly")
 @pytest.mark.parametrize(("processes", "words"), [(1, []), (2, []), (2, CACHED)], ids=["one", "two", "two-cached"])
-def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, words, tmp_path, card_figure):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(processes, [*OVERRIDES, *words, f"run_dir={whole}"], tmp_path / "whole.log")
+def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, words, tmp_path, launcher, card_figure):
+    """The first two by the command line and torchrun, which all other tests here go without."""
+    launcher = launcher if words else Shell()
     steps = sorted(random.SystemRandom().sample(range(1, STEPS - 1), 2))
     card_figure(f"{processes} process(es), killed at steps {steps}")
-    train_and_kill(processes, killed, steps[0], tmp_path / "killed.log", words=words)
-    train_and_kill(processes, killed, steps[1], tmp_path / "killed_again.log", resume=True)
-    train(processes, [f"resume={killed}"], tmp_path / "resumed.log")
-    assert_same_runs(whole, killed, processes)
+    assert_a_killed_run_is_the_whole_one(launcher, [*OVERRIDES, *words], tmp_path, *steps, processes=processes)
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("quantise", [None, "nf4"])
-def test_a_killed_run_with_lora_resumes_exactly(quantise, tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+def test_a_killed_run_with_lora_resumes_exactly(quantise, tmp_path, launcher):
     words = [f"training.adapters={{encoders.image.blocks: {{rank: 2, dropout: 0.1, quantise: {quantise or 'null'}}}}}"]
     words = [*words, "training.learning_rates={head: 1e-3}"]
-    train(1, [*OVERRIDES, *words, f"run_dir={whole}"], tmp_path / "whole.log")
-    train_and_kill(1, killed, random.SystemRandom().randrange(6, STEPS - 2), tmp_path / "killed.log", words=words)
-    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
-    assert_same_runs(whole, killed, 1)
+    assert_a_killed_run_is_the_whole_one(launcher, [*OVERRIDES, *words], tmp_path, killed_at())
 
 
 @pytest.mark.heavy
+@pytest.mark.xdist_group("bert")
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_killed_pretraining_of_bert_resumes_exactly(num_workers, tmp_path):
-    """The word pieces are trained anew for each run, pairs are drawn and tokens hidden at every step, and dropout draws too."""
-    for number in range(40):
-        (tmp_path / f"{number}.txt").write_text(" ".join(f"Thing {number} has part {(number * i) % 11} in it." for i in range(8)))
-    words = ["system=bert_pretraining_nano", "data=documents", f"data.source.path={tmp_path}", "data.source.pairs=next"]
-    words += ["data.masking.unit=runs", "data.source.split_fractions=[0.8,0.1,0.1]", f"data.num_workers={num_workers}"]
-    words += ["system.encoders.text.dropout=0.1", "training.monitor=mlm_accuracy"]
-    overrides = [word for word in OVERRIDES if ".image." not in word]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(1, [*overrides, *words, f"run_dir={whole}"], tmp_path / "whole.log")
-    killed_at = random.SystemRandom().randrange(6, STEPS - 2)
-    train_and_kill(1, killed, killed_at, tmp_path / "killed.log", words=words, overrides=overrides)
-    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
-    assert_same_runs(whole, killed, 1)
+def test_a_killed_pretraining_of_bert_resumes_exactly(num_workers, tmp_path, launcher, once):
+    """The word pieces are trained anew for each run, pairs are drawn and tokens hidden at every step, and dropout draws too.
+
+    However many workers read, the run is the one without.
+    """
+    words = ["system=bert_pretraining_nano", "data=documents", "data.source.pairs=next", "data.masking.unit=runs"]
+    words += ["data.source.split_fractions=[0.8,0.1,0.1]", "system.encoders.text.dropout=0.1", "training.monitor=mlm_accuracy"]
+
+    def run_whole(folder):
+        for number in range(40):
+            (folder / f"{number}.txt").write_text(" ".join(f"Thing {number} has part {(number * i) % 11} in it." for i in range(8)))
+        more = [f"data.source.path={folder}", "data.num_workers=0", f"run_dir={folder / 'whole'}"]
+        train(launcher, [*WITHOUT_IMAGES, *words, *more], folder / "whole.log")
+
+    folder = once("bert", run_whole)
+    words += [f"data.source.path={folder}", f"data.num_workers={num_workers}"]
+    assert_a_killed_run_is_the_whole_one(launcher, [*WITHOUT_IMAGES, *words], tmp_path, killed_at(), whole=folder / "whole")
 
 
 @pytest.mark.heavy
 @pytest.mark.card("llava_nano", "resumes exactly")
-def test_the_second_stage_of_llava_with_lora_starts_from_the_first_and_resumes_exactly(tmp_path, card_figure):
+def test_the_second_stage_of_llava_with_lora_starts_from_the_first_and_resumes_exactly(tmp_path, launcher, card_figure):
     """Stage 1 trains the connector alone; stage 2 is given its directory and nothing else."""
-    first, whole, killed = (tmp_path / name for name in ("first", "whole", "killed"))
+    first, step = tmp_path / "first", killed_at()
     data = ["system=llava_nano", "data=digit_questions", "evaluation=perplexity", "evaluation.limit=40", "training.batch_size=16"]
-    train(1, [*data, "training.freeze=[encoders,head.language]", "training.max_steps=5", f"run_dir={first}"], tmp_path / "first.log")
+    train(launcher, [*data, "training.freeze=[encoders,head.language]", "training.max_steps=5", f"run_dir={first}"], tmp_path / "first.log")
     second = [*data, f"weights={first}", "training.freeze=[encoders]", "training.learning_rates={head.connectors: 2e-5}"]
     second += ["training.adapters={head.language: {rank: 4, alpha: 8, dropout: 0.1}}"]
-    overrides = [word for word in OVERRIDES if ".image." not in word]
-    train(1, [*overrides, *second, f"run_dir={whole}"], tmp_path / "whole.log")
-    killed_at = random.SystemRandom().randrange(6, STEPS - 2)
-    card_figure(f"stage 2 with LoRA, killed at step {killed_at}")
-    train_and_kill(1, killed, killed_at, tmp_path / "killed.log", words=second, overrides=overrides)
-    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
-    assert_same_runs(whole, killed, 1)
+    card_figure(f"stage 2 with LoRA, killed at step {step}")
+    whole = assert_a_killed_run_is_the_whole_one(launcher, [*WITHOUT_IMAGES, *second], tmp_path, step)
     before, after = (load_file(run / "last" / "model.safetensors") for run in (first, whole))
     kept = {name: name.replace(".weight", ".base_layer.weight") for name in before if "language" in name and ".qkv." in name}
     assert kept and all((after[new] == before[name]).all() for name, new in kept.items())
@@ -157,7 +84,7 @@ def test_the_second_stage_of_llava_with_lora_starts_from_the_first_and_resumes_e
 
 @pytest.mark.heavy
 @pytest.mark.card("whisper_nano", "resumes exactly")
-def test_a_killed_fine_tuning_of_whisper_with_lora_resumes_exactly(tmp_path, card_figure):
+def test_a_killed_fine_tuning_of_whisper_with_lora_resumes_exactly(tmp_path, launcher, card_figure):
     """Noise of several lengths in buckets, previous texts drawn for half of the samples, timestamps, and dropout in the adapters."""
     draw, rows = np.random.default_rng(0), []
     for number in range(48):
@@ -168,18 +95,13 @@ def test_a_killed_fine_tuning_of_whisper_with_lora_resumes_exactly(tmp_path, car
     words = ["system=whisper_nano", "data=speech", f"data.source.path={tmp_path}", "data.source.previous_share=0.5"]
     words += ["data.source.batch_size=16", "system.processor.transcript.timestamps=true", "training.freeze=[encoders]"]
     words += ["training.adapters={head.decoder: {rank: 2, dropout: 0.1}}", "evaluation.temperatures=[0.0]", "evaluation.limit=2"]
-    overrides = [word for word in OVERRIDES if ".image." not in word]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(1, [*overrides, "evaluation=asr", *words, f"run_dir={whole}"], tmp_path / "whole.log")
-    killed_at = random.SystemRandom().randrange(6, STEPS - 2)
-    card_figure(f"LoRA, killed at step {killed_at}")
-    train_and_kill(1, killed, killed_at, tmp_path / "killed.log", words=["evaluation=asr", *words], overrides=overrides)
-    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
-    assert_same_runs(whole, killed, 1)
+    step = killed_at()
+    card_figure(f"LoRA, killed at step {step}")
+    assert_a_killed_run_is_the_whole_one(launcher, [*WITHOUT_IMAGES, "evaluation=asr", *words], tmp_path, step)
 
 
 @pytest.mark.heavy
-def test_a_run_killed_in_the_middle_of_an_epoch_of_packs_resumes_exactly(tmp_path):
+def test_a_run_killed_in_the_middle_of_an_epoch_of_packs_resumes_exactly(tmp_path, launcher):
     """Documents of many lengths, some cut into parts, some with a picture that cannot be read; one epoch and a half of packs."""
     draw = random.Random(0)
     for number in range(4):
@@ -192,20 +114,16 @@ def test_a_run_killed_in_the_middle_of_an_epoch_of_packs_resumes_exactly(tmp_pat
     words += [f"data.source.{split}={tmp_path}/held.jsonl" for split in ("validation", "test")]
     words += ["system.processor.conversation.max_length=64", "data.max_bad_share=0.5"]
     words += ["data.num_workers=2", "evaluation=perplexity", "training.batch_size=2"]
-    overrides = [word for word in OVERRIDES if ".image." not in word and "batch_size" not in word]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    train(1, [*overrides, *words, f"run_dir={whole}"], tmp_path / "whole.log")
+    overrides = [word for word in WITHOUT_IMAGES if "batch_size" not in word]
+    whole = assert_a_killed_run_is_the_whole_one(launcher, [*overrides, *words], tmp_path, killed_at())
     packs = json.loads((whole / "data.json").read_text())["packs"]
     assert packs["parts"] > packs["documents"] > packs["packs"] / 2 and STEPS < packs["packs"] < 2 * STEPS
-    train_and_kill(1, killed, random.SystemRandom().randrange(6, STEPS - 2), tmp_path / "killed.log", words=words, overrides=overrides)
-    train(1, [f"resume={killed}"], tmp_path / "resumed.log")
-    assert_same_runs(whole, killed, 1)
 
 
 @pytest.mark.heavy
-def test_ctrl_c_leaves_a_state_that_resumes(tmp_path):
+def test_ctrl_c_leaves_a_state_that_resumes(tmp_path, launcher):
     log, run = tmp_path / "log", tmp_path / "run"
-    process = start(1, [*OVERRIDES, f"run_dir={run}", "training.max_steps=2000"], log)
+    process = launcher.start(["train", *OVERRIDES, f"run_dir={run}", "training.max_steps=2000"], log)
     while not (run / "metrics.jsonl").exists():
         assert process.poll() is None, log.read_text()
         time.sleep(0.01)
@@ -213,7 +131,7 @@ def test_ctrl_c_leaves_a_state_that_resumes(tmp_path):
     assert process.wait(timeout=60) == 130
     assert f"continue with: zoo train resume={run}" in log.read_text()
     reached = int(states(run)[-1].name.removeprefix("step_"))
-    train(1, [f"resume={run}", f"training.max_steps={reached + 2}"], log)
+    train(launcher, [f"resume={run}", f"training.max_steps={reached + 2}"], log)
     assert read_lines(run / "metrics.jsonl")[-1]["step"] == reached + 2
 
 
@@ -228,14 +146,15 @@ def change_data(state):
     position.write_text(json.dumps({**content, "hashes": {**content["hashes"], "batch": "another"}}))
 
 
-# In processes of their own: beartype, which checks types under pytest, draws from Python's global generator.
 @pytest.mark.heavy
+@pytest.mark.xdist_group("changed")
 @pytest.mark.parametrize(("change", "layer"), [(change_weights, "parameters"), (change_data, "batch")])
-def test_what_changed_since_the_state_was_saved_is_found_and_named(change, layer, tmp_path):
+def test_what_changed_since_the_state_was_saved_is_found_and_named(change, layer, tmp_path, launcher, once):
     log, run = tmp_path / "log", tmp_path / "run"
-    train_and_kill(1, run, 12, log)
+    killed = once("killed", lambda folder: train_and_kill(launcher, OVERRIDES, folder / "run", 12, folder / "log"))
+    shutil.copytree(killed / "run", run)
     change(states(run)[-1])
-    assert start(1, [f"resume={run}"], log).wait(timeout=200) == 2
+    assert launcher.start(["train", f"resume={run}"], log).wait(timeout=200) == 2
     assert f"the first part that differs is: {layer}" in log.read_text()
 
 

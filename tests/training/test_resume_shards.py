@@ -1,22 +1,16 @@
 """Exact resume over tar shards in which samples are broken: what was skipped is counted on, and batches stay what they were."""
 
-import importlib.util
 import io
 import json
-import random
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from resuming import OVERRIDES, assert_a_killed_run_is_the_whole_one, killed_at, train
 
 from zoo.training.log import read_lines
-
-PATH = Path(__file__).with_name("test_resume.py")
-SPEC = importlib.util.spec_from_file_location("resume_runs", PATH)
-runs = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(runs)
 
 
 def write_shards(folder: Path) -> str:
@@ -37,17 +31,23 @@ def write_shards(folder: Path) -> str:
 
 
 @pytest.mark.heavy
+@pytest.mark.xdist_group("shards")
 @pytest.mark.parametrize(("processes", "num_workers"), [(1, 0), (1, 2), (2, 0)])
-def test_a_killed_run_over_shards_with_broken_samples_resumes_exactly(processes, num_workers, tmp_path, monkeypatch):
+def test_a_killed_run_over_shards_with_broken_samples_resumes_exactly(processes, num_workers, tmp_path, monkeypatch, launcher, once):
+    """However many workers read, the run is the one without."""
+    words = ["data=shards", "data.source.class_names=[a,b,c]", "data.max_bad_share=0.5", "data.source.shuffle_window=32", *OVERRIDES]
+
+    def run_whole(folder):
+        path = write_shards(folder / "shards")
+        more = [f"data.source.path={path}", f"data.source.validation={path}", "data.num_workers=0", f"run_dir={folder / 'whole'}"]
+        monkeypatch.setenv("ZOO_CACHE", str(folder / "cache"))
+        train(launcher, [*words, *more], folder / "whole.log", processes)
+
+    folder = once(f"shards_{processes}", run_whole)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
-    path, whole, killed = write_shards(tmp_path / "shards"), tmp_path / "whole", tmp_path / "killed"
-    words = [f"data.source.path={path}", f"data.source.validation={path}", "data.source.class_names=[a,b,c]", "data.max_bad_share=0.5"]
-    words = ["data=shards", *words, "data.source.shuffle_window=32", f"data.num_workers={num_workers}"]
-    runs.train(processes, [*runs.OVERRIDES, *words, f"run_dir={whole}"], tmp_path / "whole.log")
-    killed_at = random.SystemRandom().randrange(6, runs.STEPS - 2)
-    runs.train_and_kill(processes, killed, killed_at, tmp_path / "killed.log", words=words)
-    runs.train(processes, [f"resume={killed}"], tmp_path / "resumed.log")
-    runs.assert_same_runs(whole, killed, processes)
+    path, whole, killed = f"{folder}/shards/{{0..2}}.tar", folder / "whole", tmp_path / "killed"
+    words += [f"data.source.path={path}", f"data.source.validation={path}", f"data.num_workers={num_workers}"]
+    assert_a_killed_run_is_the_whole_one(launcher, words, tmp_path, killed_at(), whole=whole, processes=processes)
     counts = [json.loads((run / "skipped.json").read_text()) for run in (whole, killed)]
     skipped = counts[0]["skipped"]
     assert counts[0] == counts[1] and skipped.keys() == {"image"} and skipped["image"] > 40

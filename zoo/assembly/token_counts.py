@@ -96,7 +96,7 @@ def token_counts(
     """By modality, from the rules of encoder and connector."""
     counts = {}
     for modality in connectors:
-        connector = connectors[modality]
+        connector: Any = connectors[modality]
         number, encoder = specs[modality].num_tokens, encoders[modality]
         if number is not None:
             counts[modality] = TokenCounts(fixed=connector.num_tokens(number))
