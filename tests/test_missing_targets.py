@@ -35,7 +35,7 @@ def test_each_pair_is_its_own_group_if_a_batch_has_no_groups(name):
     ],
 )
 def test_a_missing_target_is_named_with_its_head_and_its_maker(name, message):
-    system = zoo.create_system(name)
+    system = zoo.create_model(name)
     batch = Batch({"text": torch.randint(3, 90, (4, 3))}, ids=["a", "b", "c", "d"])
     with pytest.raises(DataError, match=message):
         system.head(encoded_for(system), batch)
