@@ -10,8 +10,9 @@ from torch import Tensor
 
 from zoo.assembly.system import encode_nothing
 from zoo.assembly.token_counts import nominal_input
+from zoo.errors import first_line
 from zoo.registry import label_of
-from zoo.testing.rules.comparison import require, require_close
+from zoo.testing.rules.comparison import refuse, require, require_close
 from zoo.testing.rules.parts import check_gradients, check_keywords, check_state
 from zoo.types import Encoded, Encoder, check_encoded, check_encoder_words, encode
 
@@ -154,7 +155,11 @@ def _check_state(encoder: Encoder, x: Tensor, mask: Tensor | None, encoded: Enco
 
 def _check_meta(encoder: Encoder, x: Tensor, mask: Tensor | None, encoded: Encoded) -> None:
     """Run without weights, as ``zoo check`` does."""
-    found = encode(copy.deepcopy(encoder).to("meta"), x.to("meta"), None if mask is None else mask.to("meta"))
+    rule = "forward runs without weights, on the meta device, for zoo check"
+    try:
+        found = encode(copy.deepcopy(encoder).to("meta"), x.to("meta"), None if mask is None else mask.to("meta"))
+    except (RuntimeError, NotImplementedError) as error:
+        refuse(encoder, rule, first_line(error), "shapes only", "register tensors as buffers; branch on values only if not x.is_meta")
     check_encoded(found, encoder, x, label_of(encoder))
     shapes = list(found.tokens.shape), list(encoded.tokens.shape)
     remedy = "let no shape depend on values"

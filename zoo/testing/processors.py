@@ -63,7 +63,7 @@ def _check_meta(processor: Any, made: Mapping[str, Tensor], number: int) -> None
     """``zoo check`` runs on what ``meta`` gives, so that it must look like real batches."""
     meta = tensors_of(processor.meta(number))
     rule, remedy = "meta gives the types and axes of a batch", "make empty tensors of these types on the meta device"
-    require(list(meta) == list(made), processor, rule, f"names are {list(meta)}", f"{list(made)}", remedy)
+    require(set(meta) == set(made), processor, rule, f"names are {sorted(meta)}", f"{sorted(made)}", remedy)
     for name, tensor in meta.items():
         found, wanted = (tensor.dtype, tensor.ndim, len(tensor)), (made[name].dtype, made[name].ndim, len(made[name]))
         require(tensor.is_meta and found == wanted, processor, rule, f"{name} is {found} on {tensor.device}", f"{wanted} on meta", remedy)
