@@ -9,9 +9,8 @@ from zoo.types import MASKED, Batch, Encoded
 
 
 def encoded_for(system, rows=4):
-    return {
-        m: Encoded(torch.randn(rows, 3, e.dim), torch.randn(rows, e.dim), torch.ones(rows, 3, dtype=torch.bool)) for m, e in system.encoders.items()
-    }  # fmt: skip
+    real = torch.ones(rows, 3, dtype=torch.bool)
+    return {m: Encoded(torch.randn(rows, 3, e.dim), torch.randn(rows, e.dim), real) for m, e in system.encoders.items()}
 
 
 @pytest.mark.parametrize("name", ["clip_vit_nano", "siglip_vit_nano"])
@@ -26,8 +25,14 @@ def test_each_pair_is_its_own_group_if_a_batch_has_no_groups(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("classifier_vit_nano", r"no targets\['labels'\], which head 'classifier' reads; choose a data source that gives every item a class"),
-        ("bert_pretraining_nano", rf"no targets\['{MASKED}'\], which head 'bert' .masked tokens. reads; tokens are masked with data.masking="),
+        (
+            "classifier_vit_nano",
+            r"no targets\['labels'\], which head 'classifier' reads; choose a data source that gives every item a class",
+        ),
+        (
+            "bert_pretraining_nano",
+            rf"no targets\['{MASKED}'\], which head 'bert' .masked tokens. reads; tokens are masked with data.masking=",
+        ),
         ("llava_nano", r"targets\['supervised'\] is missing .* the processor 'conversation' makes a boolean mask"),
         ("whisper_nano", r"no targets\['supervised'\]: no transcripts, which head 'whisper' .* the processor 'transcript' makes them"),
         ("tacotron2_nano", r"targets\['mels'\] are to be mels .* give the system a processor 'speech'"),

@@ -195,7 +195,9 @@ def test_a_class_that_is_no_encoder_is_refused():
 
 
 def test_an_error_says_part_rule_finding_expectation_and_remedy():
-    error = ContractError("encoder 'swin'", "gives_pooled is True", "pooled is None", "[B, 96]", "set gives_pooled = False, or return [B, 96]")
+    error = ContractError(
+        "encoder 'swin'", "gives_pooled is True", "pooled is None", "[B, 96]", "set gives_pooled = False, or return [B, 96]"
+    )
     assert str(error) == "encoder 'swin': gives_pooled is True, but pooled is None; set gives_pooled = False, or return [B, 96]"
     assert (error.rule, error.wanted) == ("gives_pooled is True", "[B, 96]") and isinstance(error, zoo.ConfigError)
     assert zoo.testing.ContractError is ContractError

@@ -47,7 +47,9 @@ def test_each_processor_keeps_the_contract(name):
     check_processor(*fitted(name))
 
 
-@pytest.mark.parametrize("words", [{"tokenizer": "word_pieces"}, {"mask_padding": False, "pad_to": "context_length"}, {"tokenizer": "characters"}])
+@pytest.mark.parametrize(
+    "words", [{"tokenizer": "word_pieces"}, {"mask_padding": False, "pad_to": "context_length"}, {"tokenizer": "characters"}]
+)
 def test_other_forms_of_the_text_processor_keep_the_contract(words):
     size = {"characters": 512}.get(words.get("tokenizer"), 400)
     processor = TextProcessor(vocab_size=size, context_length=32, **words)
@@ -70,10 +72,12 @@ def other_settings(processor):
         ({"settings": property(lambda self: {"image_size": IMAGES})}, "settings are plain YAML values"),
         ({"settings": property(other_settings), "mean": (0.1, 0.1, 0.1)}, "saved and loaded it gives equal tensors, but 0 differs"),
     ],
-)  # fmt: skip
+)
 def test_each_mistake_of_a_processor_is_named(words, message):
     processor = type("Mine", (ImageProcessor,), words)(image_size=32)
     if "collate" in words:
-        processor = type("Mine", (type(processor),), {"__call__": lambda self, raw: ImageProcessor.collate(self, list(map(self.item, raw)))})(image_size=32)
+        processor = type(
+            "Mine", (type(processor),), {"__call__": lambda self, raw: ImageProcessor.collate(self, list(map(self.item, raw)))}
+        )(image_size=32)
     with pytest.raises(ContractError, match=message):
         check_processor(processor, IMAGES)

@@ -101,5 +101,7 @@ def test_a_bare_key_error_for_a_missing_target_is_named():
         forward = head.forward
         head.forward = lambda encoded, batch: (batch.targets["labels"], forward(encoded, batch))[1]
 
-    with pytest.raises(ContractError, match=r"a missing batch.targets\['labels'\] is a DataError that names it, but without it .* KeyError"):
+    with pytest.raises(
+        ContractError, match=r"a missing batch.targets\['labels'\] is a DataError that names it, but without it .* KeyError"
+    ):
         checked("clip_vit_nano", put)

@@ -24,7 +24,10 @@ def test_each_connector_keeps_the_contract(name):
     ("change", "message"),
     [
         (lambda made: setattr(made, "num_tokens", lambda n: n + 1), r"num_tokens\(n\) is the number of tokens of forward, but it is \[17,"),
-        (lambda made: setattr(made, "forward", lambda tokens, mask: tokens), "forward returns tokens and their mask, but it returns a Tensor"),
+        (
+            lambda made: setattr(made, "forward", lambda tokens, mask: tokens),
+            "forward returns tokens and their mask, but it returns a Tensor",
+        ),
         (lambda made: setattr(made, "forward", lambda tokens, mask: (tokens, mask)), r"out_dim is 48, but tokens are \[3, 16, 64\]"),
         (lambda made: setattr(made, "forward", wrong_mask(made)), r"mask has one bool per token, but mask is bool \[3, 15\]"),
         (lambda made: setattr(made, "forward", leaky(made)), "padding changes nothing, not even NaN there"),

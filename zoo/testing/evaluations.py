@@ -43,7 +43,7 @@ def check_evaluation(evaluation: Any, model: Any, source: Any, split: str = "tes
     if draw:
         with tempfile.TemporaryDirectory() as folder:
             name = result.draw(Path(folder))
-            drawn = bool(name) and (Path(folder) / name).is_file()
+            drawn = not name or (Path(folder) / name).is_file()
             require(
                 drawn, evaluation, "draw writes an image and gives its name", f"there is no {name!r}", "a file in the folder", "write it"
             )

@@ -14,14 +14,22 @@ from zoo.registry.construct import build_part
 from zoo.testing.rules.comparison import require, require_close
 
 
-def check_format(format: Any, model: nn.Module, run: Callable[[Any], Tensor], *, others: Collection[Any] = ()) -> None:
-    """Check a format (HOUSE.md, section 4) by a model that goes through it: written, recognised, described, read, equal.
+def check_format(
+    format: Any,
+    model: nn.Module,
+    run: Callable[[Any], Tensor],
+    *,
+    others: Collection[Any] = (),
+    open_source: Callable[[Path], Any] = read_source,
+) -> None:
+    """Check a format by a model that goes through it: written, recognised, described, read, equal.
 
     Args:
         format: object with ``name``, ``files``, ``recognises``, ``describe``, ``read``, ``writes`` and ``write``.
         model: a small one that the format can write.
         run: computes an output of the model, or of the one that was read back.
         others: formats that must recognise the written directory less than this one does.
+        open_source: makes of a directory what the format's methods take.
 
     Raises:
         ContractError: a rule is broken.
@@ -34,7 +42,7 @@ def check_format(format: Any, model: nn.Module, run: Callable[[Any], Tensor], *,
     with tempfile.TemporaryDirectory() as folder:
         format.write(model, Path(folder))
         _check_files(format, Path(folder))
-        source = read_source(folder)
+        source = open_source(Path(folder))
         _check_recognised(format, source, others)
         with torch.no_grad():
             expected, found = run(model.eval()), run(_read(format, source).eval())

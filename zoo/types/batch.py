@@ -130,6 +130,9 @@ def _register_as_pytree(kind: type) -> None:
     """Let torch take a value type apart into its tensors and put it together again, as ``torch.export`` does with outputs."""
     names = [f.name for f in fields(kind)]
 
+    def keyed(value: Any) -> tuple[list[tuple[Any, Any]], None]:
+        return [(pytree.GetAttrKey(name), value.__dict__[name]) for name in names], None
+
     def build(values: Iterable[Any], _: Any) -> Any:
         made = object.__new__(kind)  # without the constructor, whose type checks refuse the placeholders that torch puts in
         made.__dict__.update(zip(names, values, strict=True))
@@ -140,7 +143,7 @@ def _register_as_pytree(kind: type) -> None:
         lambda value: ([value.__dict__[name] for name in names], None),
         build,
         serialized_type_name=f"zoo.types.{kind.__name__}",
-        flatten_with_keys_fn=lambda value: ([(pytree.GetAttrKey(name), value.__dict__[name]) for name in names], None),
+        flatten_with_keys_fn=keyed,
     )
 
 

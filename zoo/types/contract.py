@@ -85,14 +85,16 @@ def _check_mask(mask: Any, tokens: Tensor, part: str) -> None:
 
 
 def _check_pooled(pooled: Any, encoder: Encoder, number: int, part: str) -> None:
-    shape, promised = [number, encoder.dim], encoder.gives_pooled
-    if promised and not isinstance(pooled, Tensor):
+    shape = [number, encoder.dim]
+    if not encoder.gives_pooled:
+        if pooled is not None:
+            remedy = "set gives_pooled = True, or return None as pooled"
+            raise ContractError(part, "gives_pooled is False", f"pooled is {_described(pooled)}", "None", remedy)
+        return
+    if not isinstance(pooled, Tensor):
         remedy = f"set gives_pooled = False, or return {shape}"
         raise ContractError(part, "gives_pooled is True", f"pooled is {_described(pooled)}", f"{shape}", remedy)
-    if not promised and pooled is not None:
-        remedy = "set gives_pooled = True, or return None as pooled"
-        raise ContractError(part, "gives_pooled is False", f"pooled is {_described(pooled)}", "None", remedy)
-    if promised and list(pooled.shape) != shape:
+    if list(pooled.shape) != shape:
         raise ContractError(part, "pooled is [batch, dim]", f"pooled is {list(pooled.shape)}", f"{shape}", f"return pooled {shape}")
 
 
