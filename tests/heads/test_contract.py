@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import zoo
 from zoo.testing import ContractError, check_head
@@ -86,11 +87,11 @@ def changed_output(change):
         (lambda head: setattr(head, "evaluation", "zero_shots"), "evaluation is a registered name, but it is 'zero_shots'"),
         (changed_output(lambda output: output.loss), "forward returns HeadOutput, but it returns a Tensor"),
         (changed_output(lambda output: with_loss(output.loss[None])), r"loss is a scalar or None, but it is \[1\]"),
-        (changed_output(lambda output: HeadOutput(output.loss, {"a": torch.ones(2)})), r"metrics are detached scalars, but \['a'\] are none"),
-        (changed_output(lambda output: HeadOutput(output.loss + torch.rand(()))), "the loss in evaluation mode is the same again, but they differ"),
-        (lambda head: head.register_parameter("idle", torch.nn.Parameter(torch.ones(1))), "every parameter gets a gradient, but idle of 1 get none"),
+        (changed_output(lambda out: HeadOutput(out.loss, {"a": torch.ones(2)})), r"metrics are detached scalars, but \['a'\] are none"),
+        (changed_output(lambda out: HeadOutput(out.loss + torch.rand(()))), "the loss in evaluation mode is the same again, but they"),
+        (lambda head: head.register_parameter("idle", nn.Parameter(torch.ones(1))), "every parameter gets a gradient, but idle of 1"),
     ],
-)  # fmt: skip
+)
 def test_each_mistake_of_a_head_is_named(change, message):
     with pytest.raises(ContractError, match=f"head 'clip': {message}"):
         checked("clip_vit_nano", change)
