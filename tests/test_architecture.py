@@ -38,7 +38,7 @@ ROOMS: dict[str, set[str] | None] = {
     "runs": None,
     "downloads": {"storage"},
     "commands": None,
-    "testing": {"types", "registry", "assembly", "runs"},
+    "testing": {"types", "registry", "interop", "assembly", "runs"},  # of interop what opens a directory
 }
 DOORS = {"__init__", "__main__", "cli"}  # the package's front doors; cli is the old path of commands/cli
 APART = ("encoders", "heads")  # rooms whose parts never import one another

@@ -12,6 +12,7 @@ from zoo.assembly.compatibility import (
     facts_of_owner,
     refuse_encoders,
     refuse_misplaced,
+    refuse_missing_keys,
     refuse_missing_symbols,
     refuse_other_eot,
     refuse_unequal,
@@ -19,12 +20,12 @@ from zoo.assembly.compatibility import (
 from zoo.assembly.system import System, specs_of
 from zoo.assembly.token_counts import spec_of_shown, token_counts, try_patches
 from zoo.data.system_processor import CONVERSATION, Processor
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, ContractError
 from zoo.layers import adapters
 from zoo.layers.hosted_backbone import freeze
-from zoo.registry import find_part
+from zoo.registry import find_part, label_of
 from zoo.registry.construct import build_part, construct, refuse_code
-from zoo.types import Encoder, EncoderSpec, Head
+from zoo.types import Encoder, EncoderSpec, Head, check_encoder_words
 
 log = logging.getLogger("zoo")
 
@@ -79,9 +80,12 @@ def _specs_for_head(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
     layer, class_token = (config["head"].get(k, known[k].default if k in known else None) for k in ("feature_layer", "class_token"))
     specs = {}
     for modality, encoder in encoders.items():
-        build = partial(_build_encoder, modality, config["encoders"][modality], f"{key}.encoders.{modality}")
+        part = f"{key}.encoders.{modality}"
+        build = partial(_build_encoder, modality, config["encoders"][modality], part)
         try:
-            shown = try_patches(build, layer, class_token=bool(class_token))
+            shown = try_patches(build, layer, class_token=bool(class_token), part=f"{part}: {label_of(encoder)}")
+        except ContractError:
+            raise
         except ConfigError as error:
             raise ConfigError(f"{key}.head.feature_layer: encoders.{modality}: {error}") from error
         freeze(cast(nn.Module, encoder), shown.unused)
@@ -101,6 +105,7 @@ def build_head(config: Mapping[str, Any], inputs: Mapping[str, EncoderSpec], key
 
 def _build_encoder(modality: str, config: Mapping[str, Any], key: str) -> Encoder:
     encoder = build_part("encoder", config, key)
+    check_encoder_words(encoder, f"{key}: encoder {config['name']!r}")
     refuse_misplaced(config["name"], encoder.modality, modality, key)
     return encoder
 
@@ -124,10 +129,12 @@ def build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
             trained = head.processor_defaults
         keywords = {**trained, **(config.get(modality) or {})}
         for name in part.encoder_keys if encoder is not None else ():
-            theirs = trained.get(name, getattr(encoder, name, None))
-            ours = keywords.setdefault(name, theirs)
+            theirs = trained.get(name, getattr(encoder, name))
+            ours = keywords.setdefault(name, theirs) if theirs is not None else keywords.get(name)
             if theirs is not None:
                 refuse_unequal(name, ours, theirs, modality, key)
+        if encoder is not None:
+            refuse_missing_keys(encoder, part, keywords, f"{key}.encoders.{modality}: {label_of(encoder)}", here)
         keywords |= facts_of_owner(part.language_keys, keywords, language, here, f"{key}.head.language")
         keywords |= facts_of_owner(part.head_keys, keywords, head, here, f"{key}.head")
         parts[modality] = build_part("processor", {"name": modality, **keywords}, here)

@@ -1,9 +1,10 @@
 """Checks that parts fit one another; each error names the config key, both sides and the allowed values. Nothing here imports torch."""
 
+import inspect
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, ContractError
 
 
 def refuse_misplaced(name: str, takes: str, modality: str, key: str) -> None:
@@ -70,6 +71,28 @@ def refuse_unequal(name: str, ours: Any, theirs: Any, modality: str, key: str) -
             f"{key}.processor.{modality}.{name}: the processor has {ours}, the encoder at {key}.encoders.{modality}.{name} has {theirs}; "
             "they must be equal: change one of the two"
         )
+
+
+def refuse_missing_keys(encoder: Any, part: Any, keywords: Mapping[str, Any], name: str, here: str) -> None:
+    """Raise ContractError where a processor needs a word that neither its encoder nor the config says, for example ``image_size``.
+
+    Args:
+        encoder: that the processor feeds.
+        part: class of the processor.
+        keywords: what its constructor is given.
+        name: of the encoder, for messages.
+        here: config key of the processor.
+    """
+    known = inspect.signature(part).parameters
+    for key in part.encoder_keys:
+        if keywords.get(key) is None and key in known and known[key].default is inspect.Parameter.empty:
+            raise ContractError(
+                name,
+                f"an encoder of {encoder.modality} must say {key}, which its processor takes from it",
+                "it has none",
+                "an int",
+                f"set self.{key} in the constructor, or {here}.{key}=... in the config",
+            )
 
 
 def facts_of_owner(names: Sequence[str], keywords: Mapping[str, Any], owner: Any, here: str, where: str) -> dict[str, int]:

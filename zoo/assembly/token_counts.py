@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.assembly.compatibility import refuse_missing_keys
 from zoo.errors import DataError
 from zoo.layers.meta import meta_device
-from zoo.registry import find_part
-from zoo.types import Connector, Encoder, EncoderSpec, encode
+from zoo.registry import find_part, label_of
+from zoo.types import Connector, Encoder, EncoderSpec, check_encoded, encode
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,31 @@ class Shown:
 def nominal_input(modality: str, encoder: Any, batch_size: int = 1) -> tuple[Tensor, Tensor | None]:
     """A batch on the meta device of the size that the encoder is made for."""
     part: Any = find_part("processor", modality)
-    own = {key: getattr(encoder, key) for key in part.encoder_keys}
-    return part(**{**own, **encoder.preprocessing}).meta(batch_size)  # preprocessing overrides the attributes
+    own = {key: value for key in part.encoder_keys if (value := getattr(encoder, key)) is not None}
+    keywords = {**own, **encoder.preprocessing}  # preprocessing overrides the attributes
+    refuse_missing_keys(encoder, part, keywords, label_of(encoder), f"processor.{modality}")
+    return part(**keywords).meta(batch_size)
 
 
-def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token: bool = False) -> Shown:
+def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token: bool = False, part: str = "encoder") -> Shown:
     """Build an encoder on the meta device, send two items of nominal size through it as ``encode(reads="patches")`` does, and back.
+
+    Args:
+        build: makes the encoder.
+        layer: see ``Encoder.patches``.
+        class_token: see ``Encoder.patches``.
+        part: name of the encoder, for messages.
 
     Raises:
         ConfigError: there is no such layer.
+        ContractError: the encoder breaks a rule of ``zoo.types.contract``.
     """
     with torch.inference_mode(False), torch.enable_grad(), meta_device():
         encoder: Any = build()
         x, mask = nominal_input(encoder.modality, encoder, 2)
-        tokens = encode(encoder.train(), x, mask, reads="patches", layer=layer, class_token=class_token).tokens
+        encoded = encode(encoder.train(), x, mask, reads="patches", layer=layer, class_token=class_token)
+        check_encoded(encoded, encoder, x, part, reads="patches")
+        tokens = encoded.tokens
         if tokens.requires_grad:
             tokens.sum().backward()
     unused = tuple(name for name, parameter in encoder.named_parameters() if parameter.requires_grad and parameter.grad is None)

@@ -8,6 +8,7 @@ into a padded batch, because the library's models take padded batches.
 """
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class Transformers(LanguageModel):
         _refuse_others(parsed)
         sizes = parsed.get_text_config()  # multimodal configs nest the sizes of their language model
         self.dim, self.vocab_size = int(sizes.hidden_size), int(sizes.vocab_size)
-        self.context_length = next((int(n) for key in LENGTHS if isinstance(n := getattr(sizes, key, None), int)), ENDLESS)
+        self.context_length = _first(sizes, LENGTHS, ENDLESS)
+        self.head_dim = _first(sizes, ("head_dim",), self.dim // _first(sizes, ("num_attention_heads",), 1))
         self.model: Any = _build(parsed)
         if any(getattr(module, "is_causal", True) is False for module in self.model.modules()):
             raise ConfigError("config.is_decoder: false, so that attention is not causal; allowed is true")
@@ -213,6 +215,11 @@ class ForeignCache:
     def reserve(self, length: int) -> "ForeignCache":
         """Do nothing: the cache grows as it is filled."""
         return self
+
+
+def _first(sizes: Any, keys: Sequence[str], default: int) -> int:
+    """Return the first of the keys that a config has as a whole number."""
+    return next((int(n) for key in keys if isinstance(n := getattr(sizes, key, None), int)), default)
 
 
 def _counted(x: Tensor, mask: Tensor | None, past: int) -> Int[Tensor, "batch length"]:

@@ -67,6 +67,12 @@ def register(kind: str) -> Callable[[T], T]:
     return add
 
 
+def label_of(part: object) -> str:
+    """Return kind and name of a registered part, or of its class, for messages: ``encoder 'vit'``; of any other its class's name."""
+    kind = part if isinstance(part, type) else type(part)
+    return next((f"{key[0]} {key[1]!r}" for key, known in _parts.items() if known is kind), kind.__name__)
+
+
 def own_names(kind: str) -> list[str]:
     """Return the names of this package's parts of a kind, read from its room without importing them."""
     room = Path(zoo.__file__).parent.joinpath(*KINDS[kind].split(".")[1:])

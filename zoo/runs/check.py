@@ -14,6 +14,7 @@ from zoo.data.masking import Masking
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, ZooError
 from zoo.layers.meta import meta_device
+from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
 from zoo.runs.data_setup import complete_config, source_modalities
 from zoo.runs.objective_setup import make_objective
@@ -22,7 +23,7 @@ from zoo.training.feature_cache import passes_of, refuse_unfrozen
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.optim import parameter_groups
 from zoo.training.settings import TrainingSettings
-from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, encode
+from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, check_encoded, encode
 
 
 @dataclass(frozen=True)
@@ -167,12 +168,14 @@ def _add_masked(system: System, batch: Batch, settings: Any) -> None:
 def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> Encoded:
     """Run an encoder, and add the edges from its processor and to the head."""
     x, key = batch.inputs[modality], f"system.encoders.{modality}"
+    reads = "patches" if system.head.accepts.reads == "patches" else "tokens"
     try:
         encoded = encode(cast(Encoder, system.encoders[modality]), x, batch.masks.get(modality), **reads_of_system(system.head))
     except ZooError as error:
         raise ConfigError(f"{key}: {error}") from error
     except RuntimeError as error:
         raise ConfigError(f"{key}: cannot use {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
+    check_encoded(encoded, cast(Encoder, system.encoders[modality]), x, f"{key}: {label_of(system.encoders[modality])}", reads=reads)
     edges.append(Edge(f"system.processor.{modality}", key, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"))
     pooled = "none" if encoded.pooled is None else list(encoded.pooled.shape)
     target = f"system.head.connectors.{modality}" if modality in system.head.connectors else "system.head"

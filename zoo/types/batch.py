@@ -6,12 +6,16 @@ context_length vocab_size``; ``num_`` for counts; a mask is True where attention
 ``logits``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.utils import _pytree as pytree  # its public door, torch.export.register_dataclass, takes a second to import
+
+from zoo.errors import DataError
 
 TEACHER = "teacher"  # in ``Batch.targets``: what a teacher gives for the same inputs [B, dim]
 SUPERVISED = "supervised"  # in ``Batch.targets``: True at token ids that are to be predicted, each from those before it [B, L] bool
@@ -55,6 +59,22 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """Pin every tensor; a ``DataLoader`` calls this."""
         return self.map(torch.Tensor.pin_memory)
+
+    def need(self, name: str, reader: str, remedy: str) -> Tensor:
+        """Return a target.
+
+        Args:
+            name: of the target.
+            reader: what reads it, for example "objective 'dpo'".
+            remedy: who makes it, and what to do.
+
+        Raises:
+            DataError: the batch has no such target.
+        """
+        if name not in self.targets:
+            items = f" ({', '.join(self.ids[:3])}, ...)" if self.ids else ""
+            raise DataError(f"the batch{items} has no targets[{name!r}], which {reader} reads; {remedy}")
+        return self.targets[name]
 
     def __len__(self) -> int:
         """How many items; one conversation may hold any number of images, so that its texts are counted where there are any."""
@@ -104,3 +124,28 @@ class Predictions:
     logits: Float[Tensor, "num_tokens vocab_size"]
     labels: Int[Tensor, " num_tokens"]
     rows: Int[Tensor, " num_tokens"]
+
+
+def _register_as_pytree(kind: type) -> None:
+    """Let torch take a value type apart into its tensors and put it together again, as ``torch.export`` does with outputs."""
+    names = [f.name for f in fields(kind)]
+
+    def keyed(value: Any) -> tuple[list[tuple[Any, Any]], None]:
+        return [(pytree.GetAttrKey(name), value.__dict__[name]) for name in names], None
+
+    def build(values: Iterable[Any], _: Any) -> Any:
+        made = object.__new__(kind)  # without the constructor, whose type checks refuse the placeholders that torch puts in
+        made.__dict__.update(zip(names, values, strict=True))
+        return made
+
+    pytree.register_pytree_node(
+        kind,
+        lambda value: ([value.__dict__[name] for name in names], None),
+        build,
+        serialized_type_name=f"zoo.types.{kind.__name__}",
+        flatten_with_keys_fn=keyed,
+    )
+
+
+for _kind in (Encoded, HeadOutput):
+    _register_as_pytree(_kind)

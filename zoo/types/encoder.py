@@ -13,11 +13,14 @@ from zoo.types.part import Part
 class Encoder(Part, nn.Module):
     """Tokens of one modality.
 
-    A subclass must set ``modality`` and ``dim`` and define ``forward``; every other word has a default.
+    A subclass must set ``modality`` and ``dim`` and define ``forward``; every other word has a default. ``zoo.testing.check_encoder``
+    checks all rules.
 
     Attributes:
         modality: "image", "audio" or "text"; the input is ``pixels`` [B, 3, H, W], ``mels`` [B, num_mels, frames] or ``token_ids`` [B, L].
         dim: width of the tokens.
+        image_size: nominal height and width in pixels; must be set by an image encoder, because the image processor takes it.
+        num_mels: mel bands of an audio encoder's input.
         gives_pooled: False if ``Encoded.pooled`` is always None.
         preprocessing: keywords of the modality's processor that the weights were trained with.
         context_length: longest text in tokens, or longest clip in encoder positions.
@@ -31,8 +34,10 @@ class Encoder(Part, nn.Module):
         pooler: module that makes the pooled vector, if the encoder has one that nothing else needs.
     """
 
-    modality: str
-    dim: int
+    modality: str = ""  # an empty word or a width of 0 means that the author forgot it: ``zoo.types.contract`` says so
+    dim: int = 0
+    image_size: int | None = None
+    num_mels: int | None = None
     gives_pooled: bool = True
     preprocessing: Mapping[str, Any] = {}
     context_length: int | None = None
@@ -123,6 +128,8 @@ def encode(
 ) -> Encoded:
     """Run an encoder for a head that reads "tokens", "pooled" or "patches".
 
+    The input is moved to the device of the weights, and a float input to their dtype: processors make float32, weights may be bfloat16.
+
     Args:
         encoder: of any modality.
         x: the modality's tensor.
@@ -131,6 +138,9 @@ def encode(
         layer: see ``Encoder.patches``.
         class_token: see ``Encoder.patches``.
     """
+    if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
+        x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
+        mask = None if mask is None else mask.to(weight.device)
     if reads == "patches":
         return encoder.patches(x, mask, layer=layer, class_token=class_token)
     return encoder(x, mask, reads=reads)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from zoo.errors import DataError
 from zoo.types.batch import Batch, Encoded, HeadOutput, Predictions
 from zoo.types.connector import Connector
 from zoo.types.encoder import Encoder
@@ -147,6 +148,18 @@ class LanguageHead(Head):
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
         """Return hidden states, logits and labels of the supervised tokens of a batch."""
         raise NotImplementedError
+
+
+def need_encoded(encoded: Mapping[str, Encoded], modality: str, head: str) -> Encoded:
+    """Return the encoder's output of a modality that a head reads.
+
+    Raises:
+        DataError: the batch held no inputs of that modality, so that its encoder did not run.
+    """
+    if modality not in encoded:
+        held = ", ".join(encoded) or "nothing"
+        raise DataError(f"the batch holds no {modality}, which head {head!r} needs (it holds: {held}); choose a data source of {modality}")
+    return encoded[modality]
 
 
 def patches_of(head: Head) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Tokenizer(Protocol):
 class ModalityProcessor:
     """Raw inputs of one modality to tensors.
 
-    A subclass must define ``settings``, ``item``, ``collate``, ``__call__`` and ``meta``; every other word has a default.
+    A subclass must define ``settings``, ``item``, ``collate`` and ``meta``; every other word has a default.
     ``type(p)(**p.settings)`` is an equal processor, up to its files.
 
     Attributes:
@@ -71,8 +71,8 @@ class ModalityProcessor:
         raise NotImplementedError
 
     def __call__(self, raw: Any) -> Any:
-        """Return raw inputs, or ready tensors, as one batch."""
-        raise NotImplementedError
+        """Return raw inputs, or ready tensors, as one batch; by default the collated items."""
+        return self.collate([self.item(each) for each in raw])
 
     def meta(self, batch_size: int) -> Any:
         """Return a batch of the nominal size on the meta device, with the types and axes of ``collate``."""

@@ -99,7 +99,7 @@ class Source:
         """Return the samples of one split.
 
         Raises:
-            DataError: there is no such split.
+            ConfigError: there is no such split; the message names those that there are.
         """
         raise NotImplementedError
 

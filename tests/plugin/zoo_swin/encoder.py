@@ -53,9 +53,7 @@ class Swin(Encoder):
         super().__init__()
         self.image_size, self.dim, self.preprocessing = image_size, dim, dict(preprocessing or {})
         self.patch = nn.Conv2d(3, dim, patch_size, stride=patch_size)
-        self.blocks = nn.ModuleList(
-            Block(dim=dim, num_heads=num_heads, window=window, shift=window // 2 * (i % 2)) for i in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(dim=dim, num_heads=num_heads, window=window, shift=window // 2 * (i % 2)) for i in range(depth))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, reads: str = "tokens") -> Encoded:

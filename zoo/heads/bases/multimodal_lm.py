@@ -316,12 +316,14 @@ def _conversations(batch: Batch) -> tuple[Int[Tensor, "batch length"], Bool[Tens
     """
     token_ids = batch.inputs.get("text")
     if token_ids is None or token_ids.ndim != 2 or token_ids.is_floating_point():
-        raise DataError("the batch has no token ids [batch, length] of conversations in inputs['text']; this head needs them")
+        raise DataError(
+            "the batch has no token ids [batch, length] in inputs['text'], which this head needs; the processor 'conversation' makes them"
+        )
     supervised = batch.targets.get(SUPERVISED)
     if supervised is None or supervised.shape != token_ids.shape:
         raise DataError(
-            f"targets[{SUPERVISED!r}] is missing or has another shape than the token ids; give a boolean mask {list(token_ids.shape)} that "
-            "is True at the tokens to train on"
+            f"targets[{SUPERVISED!r}] is missing or has another shape than the token ids; the processor 'conversation' makes a boolean "
+            f"mask {list(token_ids.shape)} that is True at the tokens to train on"
         )
     mask = batch.masks.get("text")
     return token_ids, torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask, supervised
