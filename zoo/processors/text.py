@@ -170,7 +170,7 @@ class TextProcessor(ModalityProcessor):
         """Convert one string, or a pair of strings, to token ids with start and end symbols, truncated to ``context_length``.
 
         Raises:
-            DataError: the input is neither, there is no tokenizer, or a text of symbols is empty or too long.
+            DataError: the input is neither a string nor a pair, there is no tokenizer, or a text of symbols is empty or too long.
             ConfigError: ``context_length`` is too small for a pair.
         """
         pair = tuple(raw) if isinstance(raw, tuple | list) and len(raw) == 2 else (raw,)

@@ -207,7 +207,15 @@ def alignment_faults(alignment: Float[Tensor, "steps length"], reason: str) -> l
 
 
 def speak(
-    head: Any, system: Any, texts: Sequence[str], *, batch_size: int, max_seconds: float, seed: int, vocoder: str, settings: Mapping[str, Any]
+    head: Any,
+    system: Any,
+    texts: Sequence[str],
+    *,
+    batch_size: int,
+    max_seconds: float,
+    seed: int,
+    vocoder: str,
+    settings: Mapping[str, Any],
 ) -> list[Speech]:
     """Synthesize texts: the verb ``synthesize`` of heads that define ``say(encoded, ...) -> Spoken``.
 
@@ -229,7 +237,7 @@ def speak(
         raise ConfigError(f"speaker: this model has {head.num_speakers} voices; choose one with a number from 0 to {head.num_speakers - 1}")
     if settings.get("speaker") is not None and not 0 <= settings["speaker"] < head.num_speakers:
         raise ConfigError(
-            f"speaker: {words['speaker']}; this model has {head.num_speakers or 1} voice(s), numbered from 0"
+            f"speaker: {settings['speaker']}; this model has {head.num_speakers or 1} voice(s), numbered from 0"
             + ("" if head.num_speakers else "; do not give a speaker")
         )
     if batch_size < 1 or max_seconds <= 0:
