@@ -62,7 +62,7 @@ def test_figures_of_alignments():
         ([0, 1, 2, 3, 13, 14, 15, 16, 17, 18, 19], STOP_TOKEN, "skips text"),
         ([*range(10), *range(4, 20)], STOP_TOKEN, "goes back in the text"),
         ([*[0] * 60, *range(20)], STOP_TOKEN, "attention is off the diagonal"),
-        ([3], STOP_TOKEN, "says nothing"),
+        ([3], STOP_TOKEN, "has fewer than two decoder steps"),
     ],
 )
 def test_faults_are_named(places, reason, fault):

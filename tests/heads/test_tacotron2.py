@@ -173,10 +173,10 @@ def test_synthesis_refuses_what_it_cannot_say():
     system = zoo.create_system("tacotron2_nano")
     for words, match in [
         ({"texts": "hello"}, "list of texts"),
-        ({"texts": ["..."]}, "nothing to say"),
+        ({"texts": ["..."]}, "nothing that can be spoken"),
         ({"texts": ["hello " * 40]}, "cannot be spoken in one piece"),
         ({"texts": ["hello"], "max_seconds": 0.0}, "max_seconds 0"),
-        ({"texts": ["hello"], "speaker": 1}, "leave it out"),
+        ({"texts": ["hello"], "speaker": 1}, "do not give a speaker"),
         ({"texts": ["hello"], "vocoder": "hifi"}, "no 'hifi'"),
         ({"texts": ["hello"], "vocoder": "wavernn"}, "was trained on mels with sample_rate_hz 22050"),
         ({"texts": ["hello"], "stop_threshold": 1.0}, "stop_threshold: 1.0"),

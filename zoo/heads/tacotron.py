@@ -230,8 +230,8 @@ class Tacotron(Head):
             ConfigError: a number is outside its range.
             DataError: a text cannot be spoken, or is too long.
         """
-        words = {"speaker": speaker}
-        return speak(self, system, texts, batch_size=batch_size, max_seconds=max_seconds, seed=seed, vocoder=vocoder, words=words)
+        settings = {"speaker": speaker}
+        return speak(self, system, texts, batch_size=batch_size, max_seconds=max_seconds, seed=seed, vocoder=vocoder, settings=settings)
 
 
 def _unstoppable(found: tuple[Tensor, Tensor]) -> tuple[Tensor, None, Tensor]:

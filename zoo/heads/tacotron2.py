@@ -245,8 +245,8 @@ class Tacotron2(Head):
         """
         if not 0 < stop_threshold < 1:
             raise ConfigError(f"stop_threshold: {stop_threshold}; allowed is between 0 and 1")
-        words = {"stop_threshold": stop_threshold, "speaker": speaker}
-        return speak(self, system, texts, batch_size=batch_size, max_seconds=max_seconds, seed=seed, vocoder=vocoder, words=words)
+        settings = {"stop_threshold": stop_threshold, "speaker": speaker}
+        return speak(self, system, texts, batch_size=batch_size, max_seconds=max_seconds, seed=seed, vocoder=vocoder, settings=settings)
 
 
 def _postnet(num_mels: int, dim: int, depth: int, kernel: int, dropout: float) -> nn.ModuleList:

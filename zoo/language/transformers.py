@@ -246,6 +246,6 @@ def _build(parsed: Any) -> nn.Module:
         with meta_device():
             build()  # errors show up here, before any memory is allocated
         return build()
-    except REFUSALS as error:  # transformers has no error type of its own for a bad config
+    except REFUSALS as error:  # transformers defines no error class for a bad config
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         raise ConfigError(f"config (model_type {parsed.model_type}): transformers cannot build the model: {reason}") from error
