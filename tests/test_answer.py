@@ -13,10 +13,10 @@ from zoo.commands.cli import main
 from zoo.processors.chat.messages import Conversation, Message
 from zoo.processors.media.image_file import open_image
 from zoo.sources.instruct import Instruct
-from zoo.types import Sample
+from zoo.types import Sample, Split
 
 
-class Questions:
+class Questions(Split):
     """Item i shows a square of brightness 10 i, and every third a clip; item 4 cannot be read."""
 
     def __len__(self):
@@ -34,6 +34,8 @@ class Questions:
 
 class Teacher:
     """Says the brightness and the seed; of item 7 nothing. Stops after ``calls`` calls."""
+
+    encoders = {}
 
     processor = None
 

@@ -62,7 +62,7 @@ def test_each_pair_trains_a_step_or_is_refused_with_the_reason(encoder, connecto
     batch = system.processor(conversation=conversations(modality))
     encoded = system.encode_batch(batch)[modality]
     _, mask = system.head.connectors[modality](encoded.tokens, encoded.mask)
-    assert mask.sum(1).tolist() == [system.head.counts[modality](system.processor[modality].item(item)) for item in items(modality)]
+    assert mask.sum(1).tolist() == [system.counts[modality](system.processor[modality].item(item)) for item in items(modality)]
     assert int((batch.inputs["text"] == PLACEHOLDER_IDS[modality]).sum()) == int(mask.sum())
     if modality == "image":
         assert (

@@ -36,7 +36,7 @@ def system_config(encoder, head):
 
 def said_of(system, inputs):
     """Token ids of four conversations, each about one item, and which of them are learnt."""
-    counts = {m: count(inputs[m][0]) for m, count in system.head.counts.items()}
+    counts = {m: count(inputs[m][0]) for m, count in system.counts.items()}
     row = [5, *(PLACEHOLDER_IDS[m] for m, count in counts.items() for _ in range(count)), 7, 8, 9]
     token_ids = torch.tensor(row).expand(4, -1)
     return token_ids, torch.arange(len(row)).expand(4, -1) >= len(row) - 2

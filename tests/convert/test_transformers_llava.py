@@ -67,7 +67,7 @@ def test_their_directory_gives_their_logits_here(case, scramble, tmp_path):
     model.save_pretrained(tmp_path)
     system = zoo.load(tmp_path)
     torch.testing.assert_close(our_logits(system, *inputs), their_logits(model, *inputs), rtol=0, atol=1e-5)
-    assert system.head.counts["image"].fixed == 16
+    assert system.counts["image"].fixed == 16
 
 
 @every_case

@@ -12,12 +12,12 @@ from zoo.data.skips import Skips, Tolerant
 from zoo.data.system_processor import Processor
 from zoo.errors import DataError, ItemError
 from zoo.processors.image import ImageProcessor
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 BAD = {3: "image", 4: "image", 11: "caption"}
 
 
-class Pictures:
+class Pictures(Source):
     """Forty grey pictures, of which some cannot be used."""
 
     class_names = ["grey"]
@@ -26,7 +26,7 @@ class Pictures:
         return PicturesSplit()
 
 
-class PicturesSplit:
+class PicturesSplit(Split):
     def __len__(self):
         return 40
 

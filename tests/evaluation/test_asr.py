@@ -16,14 +16,14 @@ from zoo.processors.media.audio_file import read_audio
 from zoo.registry.construct import build_part
 from zoo.runs.evaluate import evaluate
 from zoo.runs.train import train
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 RATE = 16000
 SAID = ["press one", "Press nine hundred now.", "it's a good-bye", "colour"]
 HEARD = ["press one", "press 900 no", "it is a good bye friend", "color"]  # errors: 0, 1 of 3, 1 of 5, 0 of 1; 11 words
 
 
-class Clips:
+class Clips(Source, Split):
     """Silence, as long as its number says; of two kinds."""
 
     modalities = ("audio", "text")
@@ -46,6 +46,8 @@ class Clips:
 
 class Listener:
     """A system that knows a recording by its loudness."""
+
+    encoders = {}
 
     processor = None
 

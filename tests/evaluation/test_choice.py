@@ -11,11 +11,13 @@ import torch
 import zoo
 from zoo.evaluation.choice import Choice, split_answer
 from zoo.processors.chat.messages import Conversation, Message
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 
 class Scorer:
     """Scores an answer by what ``says`` makes of prompt and answer; what it is asked is kept."""
+
+    encoders = {}
 
     name, device, processor = "scorer", torch.device("cpu"), None
 
@@ -107,7 +109,7 @@ def test_thoughts_of_the_picture_stand_before_the_question(yes_or_no):
     assert result.answers[1].rationale == "brightness 20" and "plain_accuracy" in result.metrics
 
 
-class Documents:
+class Documents(Source, Split):
     modalities, splits = ("image", "conversation"), ("test",)
 
     def __init__(self, texts):

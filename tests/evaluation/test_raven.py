@@ -16,6 +16,8 @@ from zoo.types import Sample
 class Judge:
     """Scores "Yes" by what ``says`` makes of a candidate; prompts are kept."""
 
+    encoders = {}
+
     def __init__(self, says):
         self.head, self.says, self.asked = SimpleNamespace(verbs=("score",)), says, []
 

@@ -13,10 +13,10 @@ import torch
 import zoo
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.tts import Tts, mel_cepstral_distortion, warping_path
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 
-class Clips:
+class Clips(Source, Split):
     modalities = ("audio", "text")
 
     def split(self, name):

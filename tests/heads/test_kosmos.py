@@ -163,7 +163,7 @@ def test_the_connector_is_shown_the_class_token_where_it_is_asked_for():
             "head": {"name": "kosmos", "class_token": asked, "connectors": {"image": "linear"}},
         }
         system = zoo.create_system({**config, "processor": {}})
-        assert system.head.counts["image"].fixed == number
+        assert system.counts["image"].fixed == number
         assert system.encode_ready("image", torch.zeros(1, 3, 32, 32)).tokens.shape[1] == number
 
 
@@ -253,9 +253,9 @@ def test_a_saved_system_says_the_same_and_still_checks(system, tmp_path):
 def test_kosmos_1_and_2_have_the_papers_sizes():
     one, two = (zoo.create_model(f"kosmos_{i}", device="meta") for i in (1, 2))
     assert count(one.head.language) == 1_340_180_480 and one.head.language.vocab_size == 64_007
-    assert 1.6e9 < count(one) < 1.7e9 and one.head.counts["image"].fixed == 64
+    assert 1.6e9 < count(one) < 1.7e9 and one.counts["image"].fixed == 64
     assert count(two) == 1_664_485_376 and count(two.head.connectors) == 19_015_680
-    assert count(two.encoders["image"]) == 303_179_776 and two.head.counts["image"].fixed == 64
+    assert count(two.encoders["image"]) == 303_179_776 and two.counts["image"].fixed == 64
     assert one.encode_ready("image", torch.zeros(1, 3, 224, 224, device="meta")).tokens.shape == (1, 257, 1024)
 
 

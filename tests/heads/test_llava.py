@@ -198,7 +198,7 @@ def test_llava_1_5_has_the_papers_size(size, made, connector):
     model = zoo.create_model(f"llava_1_5_{size}", device="meta")
     assert count(model) == made and count(model.head.connectors) == connector
     assert count(model.encoders["image"]) == 303_507_456  # with the last norm, which nothing reads
-    assert model.head.counts["image"].fixed == 576
+    assert model.counts["image"].fixed == 576
     theirs = zoo.create_model(f"vicuna_{size}", device="meta", vocab_size=32064)
     assert count(theirs) - count(model.head.language) == 2 * 64 * theirs.dim
 

@@ -72,6 +72,8 @@ def checked_value(key: str, value: Any, hint: Any) -> Any:
     Raises:
         ConfigError: a value of another type.
     """
+    from beartype.door import is_bearable
+
     value = _floats_for_whole_numbers(value, hint)
     stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any  # a bool is an int to Python
     if stray_bool or not is_bearable(value, hint):

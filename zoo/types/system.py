@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.types.batch import Batch, Encoded
 from zoo.types.encoder import Encoder
@@ -43,11 +43,11 @@ class SystemLike(Protocol):
 
 
 def is_system(model: object) -> TypeGuard[Any]:
-    """Return True for a system: a module with the children ``encoders`` and ``head``.
+    """Return True for a system: an object with the attributes ``encoders`` and ``head``.
 
     ``isinstance(model, SystemLike)`` would not do: from Python 3.12 on it looks at class attributes, where a module's children are not.
     """
-    return isinstance(model, nn.Module) and {"encoders", "head"} <= {name for name, _ in model.named_children()}
+    return {"encoders", "head"} <= set(dir(model))
 
 
 def head_of(model: object) -> Any:
