@@ -9,7 +9,7 @@ import torch
 import zoo
 from zoo.processors.chat.messages import Conversation, Message
 from zoo.registry.construct import build_part
-from zoo.types import Sample
+from zoo.types import Sample, Split
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ class Unlabelled:
         return UnlabelledSplit(self.source.split(name), self.fault)
 
 
-class UnlabelledSplit:
+class UnlabelledSplit(Split):
     def __init__(self, split, fault):
         self.inner, self.fault = split, fault
 
