@@ -31,7 +31,7 @@ def test_each_pair_is_its_own_group_if_a_batch_has_no_groups(name):
         ),
         (
             "bert_pretraining_nano",
-            rf"no targets\['{MASKED}'\], which head 'bert' .masked tokens. reads; tokens are masked with data.masking=",
+            rf"no targets\['{MASKED}'\], which head 'bert' .masked tokens. reads; set data.masking=.*, which masks tokens",
         ),
         ("llava_nano", r"targets\['supervised'\] is missing .* the processor 'conversation' makes a boolean mask"),
         ("whisper_nano", r"no targets\['supervised'\]: no transcripts, which head 'whisper' .* the processor 'transcript' makes them"),

@@ -213,7 +213,7 @@ def _refuse(spec: EncoderSpec, *, masked_lm: bool, sequence: str | None, vocab_s
 
 
 def _masked_labels(batch: Batch, encoded: Encoded) -> Int[Tensor, "batch length"]:
-    remedy = "tokens are masked with data.masking={}; or set system.head.masked_lm=false"
+    remedy = "set data.masking={}, which masks tokens, or system.head.masked_lm=false"
     labels = batch.need(MASKED, "head 'bert' (masked tokens)", remedy)
     if labels.shape != encoded.tokens.shape[:2]:
         raise DataError(
