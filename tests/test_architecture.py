@@ -1,4 +1,4 @@
-"""The house keeps its order: who imports whom, which names mirror which, and how long a file may grow."""
+"""Rules of the house: order of imports, mirrored names, file sizes, plain English, and probes of objects."""
 
 import ast
 import re

@@ -31,7 +31,7 @@ def small_blocks(monkeypatch):
 
 @pytest.fixture(params=["kept", "recomputed"])
 def form(request, monkeypatch):
-    """Whether exponentials wait for backward or are made again."""
+    """Parametrise over the two forms of the loss: exponentials kept for backward, or recomputed."""
     monkeypatch.setattr(softmax, "KEPT_BYTES", 2**20 if request.param == "kept" else 0)
 
 

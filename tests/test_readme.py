@@ -1,4 +1,4 @@
-"""Every command and program of the README runs as it stands there."""
+"""Every command and program of the README runs as printed."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""What the tests of converters share."""
+"""Shared fixtures of the converter tests."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""``open_image``: every kind of picture comes out right, or as a ``DataError`` that says what to do."""
+"""``open_image``: every kind of image is decoded correctly, or is a ``DataError`` with a remedy."""
 
 import io
 import random

@@ -42,7 +42,7 @@ class Documents:
 
 
 class Copier:
-    """Prefers the word behind an equal picture before, where there is one; else scores all alike."""
+    """Stub that prefers the word after an equal earlier image; without one, it scores all words equally."""
 
     def __init__(self):
         self.head, self.asked = SimpleNamespace(verbs=("score",)), []

@@ -1,4 +1,4 @@
-"""What is frozen does not change, in weights, statistics or behaviour."""
+"""Frozen parts do not change: neither weights nor statistics nor outputs."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Which parameters decay, and at which rate each layer learns."""
+"""Optimizer groups: weight decay by parameter, and learning rate by layer."""
 
 import pytest
 import timm
@@ -17,7 +17,7 @@ SETTINGS = {"max_steps": 10, "batch_size": 4, "learning_rate": 1e-3}
 
 
 def by_name(model, groups, key):
-    """What a group says of each parameter, as a tensor of its shape, so that a converter can rename it."""
+    """Return the setting of each parameter's group as a tensor of the parameter's shape, so that a converter can rename it."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(p)]: torch.full_like(p, group[key]) for group in groups for p in group["params"]}
 

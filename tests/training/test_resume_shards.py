@@ -1,4 +1,4 @@
-"""Exact resume over tar shards in which samples are broken: what was skipped is counted on, and batches stay what they were."""
+"""Exact resume over tar shards with broken samples: counts continue, and batches stay equal."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Interleaved documents: what a row may be, what is dropped and why, and shards beside JSON lines."""
+"""Interleaved documents: accepted rows, dropped documents with their reasons, and tar shards beside JSON lines."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def pictures(tmp_path):
 
 
 def only(folder, rows, **keywords):
-    """The one document of rows of which one alone can be used."""
+    """Return the single usable document of these rows."""
     held = write(folder, [{"text": "held"}], "held.jsonl")
     split = Interleaved(path=write(folder, rows), validation=held, test=held, **keywords).split("train")
     assert len(split) == 1
