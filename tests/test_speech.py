@@ -1,4 +1,4 @@
-"""Why an utterance stops, what its alignment shows, and the losses that teach both."""
+"""Speech synthesis: stop rules, faults of the alignment, and losses of mels and stop token."""
 
 import math
 

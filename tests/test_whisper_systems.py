@@ -1,4 +1,4 @@
-"""Whisper as a user trains, saves and adapts it: from recordings with texts, on this machine."""
+"""Whisper trained, saved and adapted by a user, from recordings with texts."""
 
 import json
 import wave

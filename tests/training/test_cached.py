@@ -1,4 +1,4 @@
-"""Steps whose loss sees several batches together, against the same items in one batch and one graph."""
+"""Steps whose loss is over several batches together, compared with the same items in one batch and one graph."""
 
 import pytest
 import torch

@@ -50,7 +50,7 @@ def test_wildcards_and_parameters_are_frozen_by_name():
 
 
 def test_nothing_is_ever_thawed():
-    """Pyramid Vision GNN is born with tables that are not trained."""
+    """Use Pyramid Vision GNN, which has tables that are never trained."""
     model = zoo.create_system({"encoders": {"image": "pvig_nano"}, "head": "classifier_nano"})
     born = frozen_names(model)
     freeze(model, ["head"])

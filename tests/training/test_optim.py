@@ -116,7 +116,7 @@ def test_a_rate_for_a_part_that_is_not_there_is_refused_with_near_matches():
 
 
 def test_what_is_kept_of_weights_for_inference_is_made_anew_after_a_step():
-    """Fused kernels write without telling; speech after a step is that of a model that was loaded with the new weights."""
+    """Fused kernels update weights unnoticed by autograd; speech after a step must equal that of a model loaded with the new weights."""
     torch.manual_seed(0)
     system = zoo.create_system("tacotron2_nano")
     optimizer = make_optimizer(system, TrainingSettings(**{**SETTINGS, "learning_rate": 0.1}))

@@ -28,7 +28,7 @@ CACHED = ["training.accumulate=2", "training.accumulation=cached", "training.bat
 @pytest.mark.card("clip_vit_nano", "resumes exactly")
 @pytest.mark.parametrize(("processes", "words"), [(1, []), (2, []), (2, CACHED)], ids=["one", "two", "two-cached"])
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, words, tmp_path, launcher, card_figure):
-    """The first two by the command line and torchrun, which all other tests here go without."""
+    """Run the first two cases by the command line and torchrun; all other tests here call the same code in forks."""
     launcher = launcher if words else Shell()
     steps = sorted(random.SystemRandom().sample(range(1, STEPS - 1), 2))
     card_figure(f"{processes} process(es), killed at steps {steps}")

@@ -1,4 +1,4 @@
-"""A training run as its user sees it."""
+"""Training runs from the command line."""
 
 import json
 from importlib.metadata import version

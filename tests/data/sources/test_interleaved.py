@@ -112,7 +112,7 @@ def test_equal_and_nearly_equal_texts_are_dropped_and_name_the_first(tmp_path, w
 
 
 def test_minhash_finds_what_is_as_similar_as_is_asked_for():
-    """Against the true share of common runs of five words."""
+    """Compare with the true share of common runs of five words."""
     rng, sieve = np.random.default_rng(0), DocumentFilter(deduplicate="near", similarity=0.5)
     sieve.keep(Document("first", (("text", WORDS),)))
     words = WORDS.split()

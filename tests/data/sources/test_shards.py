@@ -1,4 +1,4 @@
-"""Tar shards: what webdataset reads from them, at any place, and clear words where they are broken."""
+"""Tar shards: random access to the samples that webdataset reads, and clear messages about broken ones."""
 
 import io
 import json
