@@ -1,4 +1,4 @@
-"""Feature cache: stored features equal those of an ordinary run, and so does training on them."""
+"""Frozen encoders run once: the features are those of the plain run, and training over them is training over it."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def run(folder, *words):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Run the same six steps with encoders in every step and with stored features; an epoch has more steps than that."""
+    """The same six steps, the towers in every step and run once before; one epoch has more steps than that."""
     folder = tmp_path_factory.mktemp("frozen")
     return {"plain": run(folder / "plain"), "once": run(folder / "once", "training.frozen_passes=1"), "folder": folder}
 
