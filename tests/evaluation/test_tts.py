@@ -62,7 +62,7 @@ def test_an_untrained_voice_is_measured_and_its_faults_are_named(tmp_path):
 
 
 class Faulty(Clips):
-    """Data with faults: the second text is too long for one utterance, the third recording is empty."""
+    """The second text is too long to be said at once, the third recording is empty."""
 
     def sample(self, index, generator=None):
         found = super().sample(index)
@@ -92,7 +92,7 @@ def test_where_nothing_can_be_said_the_evaluation_says_why():
 
 
 class Judge:
-    """Stub speech recogniser: transcribes only the first word of three synthesised texts, and all of the recordings."""
+    """Hears in what a machine said the first word of three texts, and in the recordings all of it."""
 
     processor = None
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
@@ -28,7 +28,7 @@ from zoo.training import grad_cache as cached
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
-from zoo.training.optim import make_optimizer, set_learning_rate
+from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import PRECISIONS, TrainingSettings
 from zoo.training.state import load_state, save_state
@@ -99,7 +99,7 @@ class Trainer:
         self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
         if settings.ema_decay is not None:  # before prepare(): Accelerate wraps the model's forward, which must not be copied
-            self.average = AveragedModel(self.plain_model, multi_avg_fn=_moving_average(settings.ema_decay))
+            self.average = AveragedModel(self.plain_model, multi_avg_fn=moving_average(settings.ema_decay))
             self.accelerator.register_for_checkpointing(self.average)
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
         self.log = RunLog(run_dir)
@@ -406,17 +406,6 @@ def make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
         )
     except ValueError as error:  # a tracker is not installed, or the device does not support the precision
         raise ConfigError(f"training.trackers or training.precision: {error}") from error
-
-
-def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update function of an exponential moving average; integer weights (quantised and frozen) are left unchanged."""
-    update = get_ema_multi_avg_fn(decay)
-
-    def average(averaged: Any, current: Any, count: Any) -> None:
-        if torch.is_floating_point(averaged[0]):  # torch passes lists of tensors of one dtype
-            update(averaged, current, count)
-
-    return average
 
 
 @contextmanager

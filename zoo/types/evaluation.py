@@ -29,7 +29,7 @@ class Result:
     numbers: Collection[str] = ()
 
     def draw(self, folder: Path) -> str:
-        """Write the plot into a folder and return its file name."""
+        """Write the figure's image into a folder and return its file name."""
         raise NotImplementedError
 
 
