@@ -1,4 +1,4 @@
-"""The house keeps its order: who imports whom, which names mirror which, and how long a file may grow."""
+"""Rules of the house: order of imports, mirrored names, file sizes, plain English, and probes of objects."""
 
 import ast
 import re
@@ -52,12 +52,10 @@ PROBES = {
     "zoo.layers.hosted_transformers": 1,  # models of transformers
     "zoo.processors.media.image_file": 1,  # images of Pillow
     "zoo.processors.tokenizers.whisper_tokens": 1,  # models of the tokenizers library
-    "zoo.storage.files": 1,  # PyYAML with or without its C parser
-    "zoo.storage.torchscript": 1,  # unpickled modules
 }
 # Phrases that a newcomer has to read twice; each stood in this code once. Write who does what, with the field's words.
 RIDDLES = re.compile(
-    r"\b(heads? that talks?|(is|are) (told|asked|said)|whatever it is asked|who asks|whom|nobody|says nothing|says? of (itself|themselves)"
+    r"\b(heads? that talks?|(is|are) (told(?! apart)|asked|said)|whatever it is asked|who asks|whom|nobody|says nothing|says? of (itself|themselves)"
     r"|whose it stays|may be none|cannot be \w+ is none|begins? anew|goes on|hears (how|what|of)|listens|not at all trained|trains it not"
     r"|what (is said|is drawn|comes|stands|stood|lies|goes)|in place of an inner|tensors there|likewise|thereof|left lying"
     r"|where (there|it|they) (is|are) (one|none|any))\b",

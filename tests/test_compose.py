@@ -1,4 +1,4 @@
-"""Configs compose, wrong ones are refused with the key, both sides and what is legal, and none can name code."""
+"""Composition of configs: valid ones compose, wrong ones are refused with key, both sides and choices, and none can name code."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Every file and command of the contributor's guide works as it stands there."""
+"""Every file and command of the contributor's guide works as printed."""
 
 import os
 import re

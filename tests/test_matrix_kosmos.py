@@ -1,4 +1,4 @@
-"""Encoders and connectors behind one stream of documents, by config alone: each pair trains a step, or is refused."""
+"""Encoders and connectors of Kosmos, by config alone: each pair trains a step or is refused."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""``zoo speak`` as a user meets it, with a voice that has learnt nothing."""
+"""``zoo speak`` from the command line, with an untrained voice."""
 
 import json
 from pathlib import Path

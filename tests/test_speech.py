@@ -1,4 +1,4 @@
-"""Why an utterance stops, what its alignment shows, and the losses that teach both."""
+"""Speech synthesis: stop rules, faults of the alignment, and losses of mels and stop token."""
 
 import math
 
@@ -16,7 +16,7 @@ def path(places, length):
 
 
 def run(watch, stops=None, places=None, levels=None, length=5):
-    """Feed a watch; returns the steps until it says that all is over."""
+    """Feed steps to a stop watch; return the number of steps until it reports that all texts have ended."""
     count = len(next(each for each in (stops, places, levels) if each is not None))
     for step in range(count):
         stop = None if stops is None else torch.tensor([stops[step]])

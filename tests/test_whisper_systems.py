@@ -1,4 +1,4 @@
-"""Whisper as a user trains, saves and adapts it: from recordings with texts, on this machine."""
+"""Whisper trained, saved and adapted by a user, from recordings with texts."""
 
 import json
 import wave
@@ -19,7 +19,7 @@ RATE = 16000
 
 
 def said(text):
-    """A recording in which each letter is a tone of 0.12 s."""
+    """Make a recording in which each letter is a tone of 0.12 s."""
     times = np.arange(round(0.12 * RATE)) / RATE
     return np.concatenate([0.3 * np.sin(2 * np.pi * TONES[letter] * times) for letter in text]).astype(np.float32)
 

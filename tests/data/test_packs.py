@@ -154,7 +154,7 @@ def test_a_document_that_cannot_be_used_is_an_error_or_left_out_and_counted(proc
 
 
 class LateSplit(Documents):
-    """The picture of document 0 cannot be decoded, which is known only when it is drawn."""
+    """Split whose document 0 has an image that cannot be decoded, which is found only when it is read."""
 
     def sample(self, index, generator=None):
         if index:

@@ -1,4 +1,4 @@
-"""Bad items: skipped and counted, or an error, whatever the source and the number of workers."""
+"""Bad items are skipped and counted, or are an error, for every source and number of workers."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A trained system and its data, a classifier that is not trained, and a system that answers questions as a function says."""
+"""Fixtures of evaluations: a trained system with data, an untrained classifier, and a stub system that answers by a function."""
 
 from types import SimpleNamespace
 
@@ -102,7 +102,7 @@ class SquaresSplit(Split):
 
 
 class Talker:
-    """A system with the verb ``generate``; what it is asked is kept in ``asked``."""
+    """Stub system with the verb ``generate``; it records its prompts in ``asked``."""
 
     encoders = {}
 
@@ -119,7 +119,7 @@ class Talker:
 
 
 def right_answer(prompt):
-    """Reads the last picture; without one says yes, and of a grey one thirteen."""
+    """Return an answer computed from the last image: "yes" without an image, "thirteen" for a grey one."""
     if not prompt.images:
         return "yes"
     number = int(prompt.images[-1].mean()) // 10
@@ -130,5 +130,5 @@ def right_answer(prompt):
 
 @pytest.fixture(scope="session")
 def talking():
-    """Questions about squares, a system that answers them, and an answer that is right."""
+    """Questions about squares, a stub system that answers them, and a correct answer."""
     return SimpleNamespace(Squares=Squares, Talker=Talker, right_answer=right_answer)

@@ -15,7 +15,7 @@ from zoo.types import Sample, Source, Split
 
 
 class Scorer:
-    """Scores an answer by what ``says`` makes of prompt and answer; what it is asked is kept."""
+    """Stub that scores an answer by the function ``says`` of prompt and answer, and records its prompts."""
 
     encoders = {}
 
@@ -40,7 +40,7 @@ def brightness(prompt):
 
 @pytest.fixture
 def yes_or_no(talking):
-    """Whether squares are dark: 4 of 6 are (0 2 4 10), so that "yes" is right as often."""
+    """Questions about dark squares: 4 of 6 (0 2 4 10) are dark, and the answer "yes" is right for these."""
     return lambda says, **options: run(Scorer(says), talking.Squares(), labels=["yes", "no"], kinds=["dark"], **options)
 
 

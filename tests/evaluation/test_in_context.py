@@ -42,7 +42,7 @@ class Documents(Source, Split):
 
 
 class Copier:
-    """Prefers the word behind an equal picture before, where there is one; else scores all alike."""
+    """Stub that prefers the word after an equal earlier image; without one, it scores all words equally."""
 
     encoders = {}
 

@@ -1,4 +1,4 @@
-"""What must hold of the classification head."""
+"""Invariants of the classification head."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def build_head(**keywords):
 
 
 def encode(pooled):
-    """What an encoder might give: these vectors, and two tokens each."""
+    """Return an ``Encoded`` with these pooled vectors and two tokens per item."""
     return {"image": Encoded(torch.stack([pooled, -pooled], 1), pooled, torch.ones(len(pooled), 2, dtype=torch.bool))}
 
 

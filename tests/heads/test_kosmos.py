@@ -1,4 +1,4 @@
-"""What must hold of one stream of text, pictures and sound."""
+"""Invariants of the Kosmos head: one sequence of text, images and audio."""
 
 import copy
 
@@ -40,7 +40,7 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def original():
-    """With a tokenizer, and weights large enough that what it gives depends on what it is shown."""
+    """System with a tokenizer, and weights large enough that its output depends on its input."""
     system = zoo.create_system(BOTH)
     system.processor.fit(TEXTS)
     with torch.no_grad():

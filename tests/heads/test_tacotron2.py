@@ -1,4 +1,4 @@
-"""What must hold of Tacotron 2's head beside equality with torchaudio's (tests/convert): padding, several frames a step, schedules."""
+"""Invariants of Tacotron 2's head (padding, several frames per step, schedules); equality with torchaudio's: tests/convert."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_saying_step_by_step_gives_what_teacher_forcing_gives(reduction):
 
 
 def _before_postnet(head, text, steps):
-    """What the decoder says, before the post-net."""
+    """Return the frames of the decoder, before the post-net."""
     masks, stepper = head._masks(text.tokens, 0), head.decoder.stepper(text.tokens, None)
     frame, groups = torch.zeros(1, head.num_mels), []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Connectors: what they compute, how many tokens they make, and that padding stays without effect."""
+"""Connectors: their values, their number of tokens, and that padding has no effect."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def connector(kind, num_tokens=None):
 
 
 def padded(lengths, length, fill):
-    """Random tokens, with ``fill`` behind each row's real ones."""
+    """Make random tokens with the value ``fill`` at padding."""
     mask = torch.arange(length) < torch.tensor(lengths)[:, None]
     return torch.randn(len(lengths), length, IN).masked_fill(~mask[..., None], fill), mask
 

@@ -1,4 +1,4 @@
-"""Runs with an objective: they learn what is preferred, are held against what they began with, and resume exactly."""
+"""Runs with an objective: they learn the preferred answers, compare with their first weights, and resume exactly."""
 
 import json
 import shutil

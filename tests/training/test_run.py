@@ -1,4 +1,4 @@
-"""A training run as its user sees it."""
+"""Training runs from the command line."""
 
 import json
 from importlib.metadata import version
@@ -190,7 +190,7 @@ def test_a_text_encoder_brings_its_tokenizer(tmp_path):
 
 
 def test_silence_behind_a_sound_may_be_left_away(tmp_path):
-    """An encoder that was trained on whole windows of 30 s goes on in short mode."""
+    """Use an encoder trained on whole windows of 30 s in short mode."""
     strict = {"pad_to": "context", "mask": False}
     told = {"encoders": {"audio": "whisper_nano_encoder"}, "head": "llava_head_nano", "language": "llama_nano", "name": "strict"}
     whole = zoo.create_system({**told, "processor": {"audio": strict, "conversation": {"tokenizer": "characters"}}})

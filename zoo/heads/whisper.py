@@ -1,8 +1,8 @@
 """Whisper head: a text decoder with cross-attention to the encoded recording, which predicts the tokens of its transcript.
 
 Paper: Radford et al. 2022 (arXiv 2212.04356), sections 2.2 and 2.3. References: openai-whisper ``model.py``, transformers
-``WhisperForConditionalGeneration``. See ``zoo.layers.whisper_decoder`` for differences of the decoder, and ``zoo.processors.transcript``
-for the meaning of the token ids.
+``WhisperForConditionalGeneration``. See ``zoo.layers.whisper_decoder`` for differences of the decoder, and
+``zoo.processors.transcript`` for the meaning of the token ids.
 
 Differences: logits are computed only at supervised positions; recordings need not be padded to 30 s (short mode of the encoder).
 """

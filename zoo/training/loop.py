@@ -5,8 +5,10 @@ Accelerate handles devices, processes, precision and saved states; this module d
 
 import json
 import math
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
@@ -24,11 +26,10 @@ from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
-from zoo.training.optim import make_optimizer, set_learning_rate
+from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
 from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import PRECISIONS, TrainingSettings
-from zoo.training.signals import stop_signals
 from zoo.training.state import load_state, save_state
 from zoo.types import Batch, HeadOutput, Objective, Part
 
@@ -86,7 +87,7 @@ class Trainer:
         self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
         if settings.ema_decay is not None:  # before prepare(): Accelerate wraps the model's forward, which must not be copied
-            self.average = AveragedModel(self.plain_model, multi_avg_fn=_moving_average(settings.ema_decay))
+            self.average = AveragedModel(self.plain_model, multi_avg_fn=moving_average(settings.ema_decay))
             self.accelerator.register_for_checkpointing(self.average)
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
         self.log = RunLog(run_dir)
@@ -111,7 +112,7 @@ class Trainer:
             self._restore()
         self._cut_logs()
         values: dict[str, float] = {}
-        with stop_signals(self._request_stop):
+        with _signals(self._request_stop):
             for batches in self._steps():
                 values = self._train_step(batches)
                 self.step += 1
@@ -395,12 +396,21 @@ def make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
         raise ConfigError(f"training.trackers or training.precision: {error}") from error
 
 
-def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update function of an exponential moving average; integer weights (quantised and frozen) are left unchanged."""
-    update = get_ema_multi_avg_fn(decay)
+@contextmanager
+def _signals(request_stop: Callable[[], None]) -> Iterator[None]:
+    """Context in which Ctrl-C or a termination signal ends the run after the current step; a second Ctrl-C ends it at once."""
 
-    def average(averaged: Any, current: Any, count: Any) -> None:
-        if torch.is_floating_point(averaged[0]):  # torch passes lists of tensors of one dtype
-            update(averaged, current, count)
+    def handle(number: int, frame: Any) -> None:
+        request_stop()
+        # The default handler raises KeyboardInterrupt at the second Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    return average
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

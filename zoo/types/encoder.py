@@ -1,4 +1,4 @@
-"""Base class of encoders, which turn one modality into tokens, and what heads must know of them."""
+"""Base class of encoders, which turn one modality into tokens, and the facts of an encoder that a head is built with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from zoo.types.part import Part
 
 
 class Encoder(Part, nn.Module):
-    """Tokens of one modality.
+    """Model that turns inputs of one modality into tokens.
 
     A subclass must set ``modality`` and ``dim`` and define ``forward``; every other word has a default. ``zoo.testing.check_encoder``
     checks all rules.
@@ -66,13 +66,13 @@ class Encoder(Part, nn.Module):
         raise NotImplementedError
 
     def patches(self, x: Tensor, mask: Tensor | None = None, *, layer: int | None = None, class_token: bool = False) -> Encoded:
-        """Return the tokens of places, which a language model is given; by default all tokens.
+        """Return the tokens of places in the input, which a language model reads; by default all tokens.
 
         Args:
             x: the modality's tensor.
             mask: True at real positions.
-            layer: as transformers' ``hidden_states``: -1 is the last block before the final norm; None is the normalised output. An
-                encoder whose layers differ in width or number of tokens returns its last.
+            layer: index as in transformers' ``hidden_states``: -1 is the last block before the final norm; None is the normalised output.
+                An encoder whose layers differ in width or number of tokens returns its last.
             class_token: put the class token first, if there is one.
         """
         return self(x, mask)
@@ -82,7 +82,7 @@ class Encoder(Part, nn.Module):
         return None
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what a cache of a frozen encoder keeps [B, width]; the pooled vectors by default."""
+        """Return the features that a feature cache stores [B, width]; by default the pooled vectors."""
         pooled = self(x, mask, reads="pooled").pooled
         assert pooled is not None
         return pooled
@@ -99,8 +99,8 @@ class EncoderSpec:
     Attributes:
         dim: width of its tokens.
         pooled: True if it returns a pooled vector.
-        num_tokens: of each item, if the head reads patches and every item has the same number; else None.
-        vocab_size: rows of its word table, if it has one.
+        num_tokens: number of tokens of each item, if the head reads patches and every item has the same number; else None.
+        vocab_size: number of rows of its word table; None if it has no word table.
         word_dim: width of that table, if a head may share it (``encoder.word_logits``).
     """
 

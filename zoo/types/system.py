@@ -1,4 +1,4 @@
-"""Systems and their processors, as far as parts below ``zoo.assembly`` know them."""
+"""Interfaces of systems and their processors, for the rooms below ``zoo.assembly``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeGuard, runtime_checkable
@@ -27,7 +27,7 @@ class Processor(Protocol):
 
 @runtime_checkable
 class SystemLike(Protocol):
-    """The interface of ``zoo.System`` that a head's verb and an export format may use."""
+    """Interface of ``zoo.System`` for the verbs of heads and for export formats."""
 
     encoders: Mapping[str, Encoder]
     head: Head

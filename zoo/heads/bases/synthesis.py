@@ -87,7 +87,7 @@ class StopWatch:
         self, stop: Float[Tensor, " batch"] | None, weights: Float[Tensor, "batch length"], group: Float[Tensor, "batch group"]
     ) -> bool:
         """Record a step; return True if all texts are known to have ended."""
-        self._kept.append((stop, weights.argmax(1), group.amax(1)))
+        self._kept.append((stop, weights.argmax(1), group.amax(1)))  # stays on the device: a check copies eight steps at once
         return len(self._kept) == self.every and self.look()
 
     def look(self) -> bool:
@@ -95,14 +95,14 @@ class StopWatch:
         for stop, place, level in self._kept:
             self._resting = torch.where(place >= self.last, self._resting + 1, 0)
             self._quiet_for = torch.where(level < self.quiet, self._quiet_for + 1, 0)
-            now = [
+            now = [  # in order of trust: if several rules fire in one step, the first one names the reason
                 (STOP_TOKEN, None if stop is None else stop.sigmoid() > self.threshold),
                 (SATURATED, None if self.rest is None else self._resting >= self.rest),
                 (SILENCE, None if self.silent is None else self._quiet_for >= self.silent),
             ]
             self.steps += 1
             for reason, over in now:
-                new = None if over is None else over & (self.ends < 0)
+                new = None if over is None else over & (self.ends < 0)  # a text that has ended keeps its first reason
                 if new is not None and bool(new.any()):
                     self.ends[new] = self.steps
                     for row in new.nonzero()[:, 0].tolist():
@@ -158,7 +158,7 @@ def say_groups(
     groups, alignments, frame = [], [], first
     for number in range(limit):
         group, stop, weights = step(frame, number)
-        frame = group[:, -first.shape[1] :]
+        frame = group[:, -first.shape[1] :]  # the last frame of the group is fed back (Wang et al. 2017, section 3.3)
         groups.append(group)
         alignments.append(weights)
         if watch.add(stop, weights, group):
@@ -195,7 +195,7 @@ def alignment_faults(alignment: Float[Tensor, "steps length"], reason: str) -> l
         found.append("attention is diffuse")
     if diagonality(alignment) < LEAST_DIAGONALITY:
         found.append("attention is off the diagonal")
-    if int(moves.max()) > LARGEST_JUMP or int(places[0]) > LARGEST_JUMP:
+    if int(moves.max()) > LARGEST_JUMP or int(places[0]) > LARGEST_JUMP:  # the first step may also start too late in the text
         found.append("skips text")
     if int(moves.min()) < -LARGEST_RETURN:
         found.append("goes back in the text")
@@ -261,7 +261,7 @@ def speak(
 
 def _speech(spoken: Spoken, row: int, text: str, mask: Bool[Tensor, " length"], sample_rate_hz: int, make: Any) -> Speech:
     frames, steps = int(spoken.num_frames[row]), int(spoken.num_steps[row])
-    mels = spoken.frames[row, :, :frames].float().cpu()
+    mels = spoken.frames[row, :, :frames].float().cpu()  # vocoders and plots need float32 on the CPU
     alignment = spoken.alignments[row, :steps, : int(mask.sum())].float().cpu()
     magnitudes = None if spoken.magnitudes is None else spoken.magnitudes[row, :, :frames].float().cpu()
     reason = spoken.reasons[row]
