@@ -20,9 +20,8 @@ from zoo.registry.config_keys import with_current_names
 from zoo.storage.files import atomic_directory, read_yaml, write_text_atomically
 
 RUN_CONFIG = "config.yaml"
-PACKAGES = (
-    "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()  # packages whose versions may change numbers
-)
+# Packages whose versions may change a run's numbers.
+PACKAGES = "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()
 
 
 def default_run_dir(config: Mapping[str, Any]) -> Path:
