@@ -13,7 +13,6 @@ from zoo.interop.base.source import TIMM, read_source
 from zoo.runs.run_directory import read_run_config
 from zoo.runs.weight_sources import weight_sources
 
-
 # Fine-tuning may change these settings: the size and crop of a picture, the silence after a sound. The others must be those of the weights.
 VIEWS = {"image": ("image_size", "resize", "crop_fraction", "interpolation"), "audio": ("pad_to", "mask", "max_seconds", "too_long")}
 
