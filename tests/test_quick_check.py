@@ -52,10 +52,11 @@ def imported(*overrides: str) -> set[str]:
     """Top-level modules that ``zoo check`` imports."""
     code = (
         "import sys; from zoo.commands.cli import main; status = main(['check', '--json', *sys.argv[1:]])\n"
-        "print(); print(status, *{name.partition('.')[0] for name in sys.modules}, *(n for n in sys.modules if n.startswith('zoo.interop')))"
+        "print(); print(status, *{name.partition('.')[0] for name in sys.modules})\n"
+        "print(*(name for name in sys.modules if name.startswith('zoo.interop')))"
     )
     done = subprocess.run([sys.executable, "-c", code, *overrides], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+    return set(" ".join(done.stdout.splitlines()[-2:]).split())
 
 
 @pytest.mark.parametrize("override", ["encoder@system.encoders.image=text_nano", "system.encoders.image.drop_pat=0.1", "data=digit"])

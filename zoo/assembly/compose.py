@@ -73,7 +73,7 @@ def refuse_wrong_backbones(overrides: Sequence[str]) -> None:
         for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
             name = choice.text if isinstance(choice, QuotedString) else choice
             try:
-                _ = find_row(name, override.key_or_group) if is_provided(name) else None
+                _ = find_row(str(name), override.key_or_group) if is_provided(name) else None
             except ConfigError as error:
                 raise ConfigError(f"{text.partition('=')[0]}: {error}") from error
 

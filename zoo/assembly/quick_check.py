@@ -66,9 +66,11 @@ def _check_encoders(system: Mapping[str, Any], encoders: Mapping[str, Any]) -> N
         refuse_misplaced(str(encoder.get("name")), takes or modality, modality, f"system.encoders.{modality}")
         _check_processor(system, modality, encoder)
     head = system.get("head")
-    accepts = _fact("head", head.get("name"), "accepts") if isinstance(head, Mapping) else None
+    if not isinstance(head, Mapping):
+        return
+    accepts = _fact("head", head.get("name"), "accepts")
     if accepts is not None:
-        refuse_encoders(head["name"], accepts, dict.fromkeys(encoders, True), "system")  # the pool is a computed fact
+        refuse_encoders(str(head["name"]), accepts, dict.fromkeys(encoders, True), "system")  # the pool is a computed fact
 
 
 def _check_processor(system: Mapping[str, Any], modality: str, encoder: Mapping[str, Any]) -> None:

@@ -71,8 +71,12 @@ def source_modalities(config: Mapping[str, Any], system: System) -> Sequence[str
 DATA_FILE = "data.json"  # in a run directory: what the source and the packs hold and left out, if they report it
 
 
-def report_data(source: Any, data: ProcessedSplit | Packs, run_dir: Path, progress: Progress | None) -> None:
-    """Write and display the report of the source (for example documents left out) and of the packs."""
+def report_data(source: Any, data: Any, run_dir: Path, progress: Progress | None) -> None:
+    """Write and display the report of the source (for example documents left out) and of the packs.
+
+    Args:
+        data: the items of the trainer; only ``Packs`` have a report.
+    """
     reports = {"source": source.report(), "packs": data.report() if isinstance(data, Packs) else {}}
     found = {key: report for key, report in reports.items() if report}
     if found:

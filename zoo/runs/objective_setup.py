@@ -36,7 +36,7 @@ def make_objective(config: Mapping[str, Any], system: System, batch_size: int) -
 def make_reference(
     objective: Objective, config: Mapping[str, Any], system: System, settings: TrainingSettings, run_dir: Path, device: torch.device
 ) -> Reference:
-    """Return the frozen model of an objective, which adds targets to each batch: the teacher, or the system with the weights of the run's beginning.
+    """Return the frozen model of an objective, which adds targets to each batch: the teacher, or the system with its first weights.
 
     Raises:
         ConfigError: the teacher reads other tokens than the system.

@@ -5,10 +5,8 @@ Accelerate handles devices, processes, precision and saved states; this module d
 
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import PRECISIONS, TrainingSettings
 from zoo.training.state import load_state, save_state
+from zoo.training.stop_signals import stop_signals
 from zoo.types import Batch, HeadOutput, Objective, Part
 
 
@@ -112,7 +111,7 @@ class Trainer:
             self._restore()
         self._cut_logs()
         values: dict[str, float] = {}
-        with _signals(self._request_stop):
+        with stop_signals(self._request_stop):
             for batches in self._steps():
                 values = self._train_step(batches)
                 self.step += 1
@@ -394,23 +393,3 @@ def make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
         )
     except ValueError as error:  # a tracker is not installed, or the device does not support the precision
         raise ConfigError(f"training.trackers or training.precision: {error}") from error
-
-
-@contextmanager
-def _signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Context in which Ctrl-C or a termination signal ends the run after the current step; a second Ctrl-C ends it at once."""
-
-    def handle(number: int, frame: Any) -> None:
-        request_stop()
-        # The default handler raises KeyboardInterrupt at the second Ctrl-C.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
