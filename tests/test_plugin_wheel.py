@@ -69,7 +69,7 @@ def test_parts_of_an_installed_wheel_go_through_every_command(installed, run, tm
     assert [line.split()[:2] for line in listed.splitlines()] == [["classifier_swin_nano", "system"], ["swin_nano", "encoder"]]
     assert json.loads(checked)["edges"][1]["carries"] == "float32 [4, 3, 32, 32]"
     assert json.loads(evaluated)["evaluation"] == "certainty" and json.loads(evaluated)["certainty"] > 0.7
-    assert json.loads(classified)["labels"][0]["label"] == "vertical"
+    assert json.loads(classified)["labels"][0] == "vertical"
 
 
 def test_a_run_records_what_it_needs_and_says_so_where_it_is_missing(run):
