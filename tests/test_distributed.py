@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import zoo
 from zoo.losses import blocks, info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
 from zoo.losses.distributed import gather, rank, world_size
-from zoo.training.grad_cache import cached_forward_backward
+from zoo.training.grad_cache import forward_backward_together
 from zoo.types import Batch
 
 ITEMS, NUM_BATCHES = 12, 2
@@ -41,7 +41,7 @@ def system_gradients(name: str, step: str, gathers: str, positives: str) -> dict
         loss.backward()
     else:
         parts = [batch.map(lambda tensor, i=i: tensor.chunk(NUM_BATCHES)[i]) for i in range(NUM_BATCHES)]
-        loss = cached_forward_backward(system, parts, Accelerator(cpu=True)).loss
+        loss = forward_backward_together(system, parts, Accelerator(cpu=True)).loss
     return {"loss": loss.detach(), **{key: p.grad for key, p in system.named_parameters()}}
 
 
@@ -114,7 +114,6 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("distributed")
 @pytest.mark.parametrize("case", SYSTEM_CASES, ids="-".join)
 def test_two_processes_give_the_gradients_of_one(case, found):
     """Of one whose loss is that of the batch at once, whatever the form. fp32 sums in another order: 1e-6 of the largest gradient."""
@@ -124,7 +123,6 @@ def test_two_processes_give_the_gradients_of_one(case, found):
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("distributed")
 @pytest.mark.parametrize("case", LOSS_CASES, ids="-".join)
 def test_two_processes_give_the_loss_of_one(case, found):
     """At a temperature of 1/100, so that a logit is known to 1e-5."""

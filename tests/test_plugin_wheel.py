@@ -50,7 +50,13 @@ def run(installed, tmp_path_factory):
 
 def commands(installed, *lines):
     """Run commands of zoo one after the other in one process, each successful; return the standard output of each."""
-    code = "import sys\nfrom zoo.commands.cli import main\nfor line in sys.argv[1:]:\n    assert main(line.split()) == 0, line\n    print('\\f')"
+    code = """
+import sys
+from zoo.commands.cli import main
+for line in sys.argv[1:]:
+    assert main(line.split()) == 0, line
+    print("\\f")
+"""
     environment = {**os.environ, "PYTHONPATH": installed, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code, *lines], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -152,7 +152,9 @@ def test_plugins_can_be_turned_off(saved, swin, monkeypatch):
 def test_a_name_of_two_packages_is_refused_and_ours_is_never_shadowed(install):
     install("first", {"zoo.encoders": {"mine": "first_part:Mine", "vit": "first_part:Mine"}}, {"first_part.py": ENCODER})
     assert find_part("encoder", "vit").__module__ == "zoo.encoders.vit"
-    with pytest.raises(zoo.ConfigError, match="encoder 'vit' is in multimodal-zoo and in first; uninstall one of the two, or set ZOO_PLUGINS=0"):
+    with pytest.raises(
+        zoo.ConfigError, match="encoder 'vit' is in multimodal-zoo and in first; uninstall one of the two, or set ZOO_PLUGINS=0"
+    ):
         part_names("encoder")
     install("second", {"zoo.encoders": {"mine": "second_part:Mine"}})
     with pytest.raises(zoo.ConfigError, match="encoder 'mine' is in first and in second; uninstall one"):
@@ -183,7 +185,10 @@ def test_names_are_no_paths(install, name):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("wrong_part:Other", "encoder 'mine' of wrong 0.3.1: wrong_part.Other is no subclass of zoo.types.Encoder; derive it from that class"),
+        (
+            "wrong_part:Other",
+            "encoder 'mine' of wrong 0.3.1: wrong_part.Other is no subclass of zoo.types.Encoder; derive it from that class",
+        ),
         ("wrong_part:value", "encoder 'mine' of wrong 0.3.1: got 3, which is no class; name a subclass of zoo.types.Encoder"),
         ("wrong_part:Missing", "encoder 'mine' of wrong 0.3.1: wrong_part:Missing cannot be imported .*; install its requirements"),
         ("nowhere.to.find:It", "encoder 'mine' of wrong 0.3.1: nowhere.to.find:It cannot be imported .No module named 'nowhere'.; install"),
@@ -198,12 +203,16 @@ def test_a_class_that_is_no_part_is_refused(install, target, message):
 TABLE = "name: vit\nmodality: image\nvariants: {mine_nano: {}}\n"
 
 
-@pytest.mark.parametrize("path", ["conf/encoder/other.yaml", "../../secret/encoder/x.yaml", "/etc/passwd", "conf/other/mine.yaml", "conf/mine.txt"])
+@pytest.mark.parametrize(
+    "path", ["conf/encoder/other.yaml", "../../secret/encoder/x.yaml", "/etc/passwd", "conf/other/mine.yaml", "conf/mine.txt"]
+)
 def test_rows_outside_the_files_of_a_distribution_are_refused(install, path):
     files = {"conf/encoder/mine.yaml": TABLE, "conf/other/mine.yaml": TABLE, "conf/mine.txt": TABLE, "conf/encoder/other.yaml": TABLE}
     record = [file for file in files if file != "conf/encoder/other.yaml"]
     install("outside", {"zoo.rows": {"mine": path}}, files, record=[*record, "../../secret/encoder/x.yaml"])
-    with pytest.raises(zoo.ConfigError, match="rows 'mine' of outside 0.3.1: .* is no YAML file of that distribution; name one that its RECORD"):
+    with pytest.raises(
+        zoo.ConfigError, match="rows 'mine' of outside 0.3.1: .* is no YAML file of that distribution; name one that its RECORD"
+    ):
         zoo.list_models()
 
 
@@ -259,7 +268,9 @@ def test_registering_from_elsewhere_says_how_to_make_a_plugin():
 def test_a_hand_made_part_is_not_saved_under_a_config_that_does_not_describe_it(tmp_path):
     system = zoo.create_system("clip_vit_nano")
     system.encoders["image"] = HandMade()
-    with pytest.raises(zoo.ConfigError, match="encoders.image is a .*HandMade, but the model's config describes a zoo.encoders.vit.ViT; make it a"):
+    with pytest.raises(
+        zoo.ConfigError, match="encoders.image is a .*HandMade, but the model's config describes a zoo.encoders.vit.ViT; make it a"
+    ):
         zoo.save(system, tmp_path / "saved")
     system = zoo.create_system("clip_vit_nano")
     system.encoders["audio"] = HandMade()

@@ -54,7 +54,7 @@ def test_a_training_step_is_checked_without_weights(recordings, tmp_path):
 def test_a_processor_may_not_know_more_tokens_than_the_decoder():
     with pytest.raises(ConfigError, match="transcript.vocab_size: the processor has 600, system.head.vocab_size is 512"):
         zoo.create_system("whisper_nano", ["+system.processor.transcript.vocab_size=600"])
-    with pytest.raises(ConfigError, match="nothing at system.head that reads its tokens; .* whisper_nano_decoder"):
+    with pytest.raises(ConfigError, match="no part at system.head reads its tokens; .* whisper_nano_decoder"):
         zoo.create_system("clap_whisper_nano", ["+system.processor.transcript={}"])
 
 

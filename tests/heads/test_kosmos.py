@@ -210,7 +210,7 @@ def test_two_items_without_symbols_between_them_are_refused(system):
 def test_the_template_is_the_heads_unless_the_config_says_otherwise():
     plain = {"encoders": {"image": "vit_nano"}, "head": "kosmos_head_nano", "language": "magneto_nano"}
     assert zoo.create_system(plain).processor["conversation"].template_name == "kosmos"
-    with pytest.raises(ConfigError, match="system.processor.conversation.template: 'chatml' lays no start and end symbols around image"):
+    with pytest.raises(ConfigError, match="system.processor.conversation.template: 'chatml' puts no start and end symbols around image"):
         zoo.create_system({**plain, "processor": {"conversation": {"template": "chatml"}}})
     spans = {"template": "chatml", "spans": {"image": ["<image>", "</image>"]}}
     assert zoo.create_system({**plain, "processor": {"conversation": spans}}).processor["conversation"].template_name == "chatml"

@@ -21,12 +21,12 @@ from zoo.training.fingerprint import LAYERS, first_difference
 from zoo.training.log import read_lines
 from zoo.training.state import states
 
-CACHED = ["training.accumulate=2", "training.accumulation=cached", "training.batch_size=8"]
+CACHED = ["training.accumulate=2", "training.accumulation=grad_cache", "training.batch_size=8"]
 
 
 @pytest.mark.heavy
 @pytest.mark.card("clip_vit_nano", "resumes exactly")
-@pytest.mark.parametrize(("processes", "words"), [(1, []), (2, []), (2, CACHED)], ids=["one", "two", "two-cached"])
+@pytest.mark.parametrize(("processes", "words"), [(1, []), (2, []), (2, CACHED)], ids=["one", "two", "two-grad-cache"])
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, words, tmp_path, launcher, card_figure):
     """The first two by the command line and torchrun, which all other tests here go without."""
     launcher = launcher if words else Shell()
@@ -44,7 +44,6 @@ def test_a_killed_run_with_lora_resumes_exactly(quantise, tmp_path, launcher):
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("bert")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_killed_pretraining_of_bert_resumes_exactly(num_workers, tmp_path, launcher, once):
     """The word pieces are trained anew for each run, pairs are drawn and tokens hidden at every step, and dropout draws too.
@@ -147,7 +146,6 @@ def change_data(state):
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("changed")
 @pytest.mark.parametrize(("change", "layer"), [(change_weights, "parameters"), (change_data, "batch")])
 def test_what_changed_since_the_state_was_saved_is_found_and_named(change, layer, tmp_path, launcher, once):
     log, run = tmp_path / "log", tmp_path / "run"

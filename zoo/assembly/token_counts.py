@@ -1,4 +1,4 @@
-"""How many tokens a language model is shown of an item: found by a trial without weights, and told to those who count placeholders."""
+"""Numbers of tokens that a language model gets for an item, found by a forward pass without weights; used to count placeholders."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from zoo.types import Connector, Encoder, EncoderSpec, encode
 
 @dataclass(frozen=True)
 class Shown:
-    """What an encoder shows of an item of nominal size: its tokens, their width, and the parameters that have no part in them."""
+    """Patches of an encoder for an item of nominal size: number of tokens, their width, and the parameters that do not affect them."""
 
     num_tokens: int
     dim: int
@@ -23,17 +23,17 @@ class Shown:
 
 
 def nominal_input(modality: str, encoder: Any, batch_size: int = 1) -> tuple[Tensor, Tensor | None]:
-    """A batch on the meta device of the size that the encoder is made for."""
+    """Return inputs and mask on the meta device, of the nominal size of the encoder."""
     part: Any = find_part("processor", modality)
     own = {key: getattr(encoder, key) for key in part.encoder_keys}
     return part(**{**own, **encoder.preprocessing}).meta(batch_size)  # preprocessing overrides the attributes
 
 
 def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token: bool = False) -> Shown:
-    """Build an encoder on the meta device, send two items of nominal size through it as ``encode(reads="patches")`` does, and back.
+    """Build an encoder on the meta device and run two items of nominal size forward and backward with ``encode(reads="patches")``.
 
     Raises:
-        ConfigError: there is no such layer.
+        ConfigError: the encoder has no such layer.
     """
     with torch.inference_mode(False), torch.enable_grad(), meta_device():
         encoder: Any = build()
@@ -46,7 +46,7 @@ def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token:
 
 
 def spec_of_shown(encoder: Encoder, shown: Shown) -> EncoderSpec:
-    """What a head that reads patches is told; clips are as long as they are, and have no fixed number of tokens."""
+    """Return the spec for a head that reads patches; audio clips differ in length and have no fixed number of tokens."""
     return EncoderSpec(
         encoder.modality, shown.dim, pooled=False, num_tokens=None if encoder.num_tokens(0) is not None else shown.num_tokens
     )
@@ -54,34 +54,34 @@ def spec_of_shown(encoder: Encoder, shown: Shown) -> EncoderSpec:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """How many tokens a language model is shown of an item, by the length of its last axis; small, so that workers may hold it.
+    """Number of tokens that a language model gets for an item, by the length of its last axis. Workers hold a copy; it is small.
 
     Attributes:
-        fixed: of every item (images); None where the length decides.
-        by_length: of items of so many frames (audio), from none on.
+        fixed: number for every item (images); None if it depends on the length.
+        by_length: numbers for items of 0, 1, 2, ... frames (audio).
     """
 
     fixed: int | None = None
     by_length: tuple[int, ...] = ()
 
     def __call__(self, item: Tensor) -> int:
-        """The count for one processed item: ``pixels`` [3, height, width] or ``mels`` [num_mels, frames].
+        """Return the number for one processed item: ``pixels`` [3, height, width] or ``mels`` [num_mels, frames].
 
         Raises:
-            DataError: a clip longer than the encoder takes.
+            DataError: the clip is longer than the encoder accepts.
         """
         if self.fixed is not None:
             return self.fixed
         frames = item.shape[-1]
         if frames >= len(self.by_length):
-            raise DataError(f"a clip has {frames} frames; the encoder takes at most {len(self.by_length) - 1}: cut it into pieces")
+            raise DataError(f"a clip has {frames} frames; the encoder accepts at most {len(self.by_length) - 1}: cut it into pieces")
         return self.by_length[frames]
 
 
 def token_counts(
     encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: Mapping[str, Connector] | nn.ModuleDict
 ) -> dict[str, TokenCounts]:
-    """By modality, from the rules of encoder and connector."""
+    """Return the token counts by modality, from the rules of encoder and connector."""
     counts = {}
     for modality in connectors:
         connector: Any = connectors[modality]

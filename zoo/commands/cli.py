@@ -278,17 +278,27 @@ def _info(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _check(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.assembly.compose import compose
-    from zoo.commands.display import show_check
+    from zoo.assembly.quick_check import quick_check
+
+    config = compose("train", rest)
+    quick_check(config)  # a wrong combination is refused before torch is imported
+
     from zoo.runs.check import check
 
-    show_check(check(compose("train", rest)), as_json=options.json)
+    report = check(config)
+
+    from zoo.commands.display import show_check
+
+    show_check(report, as_json=options.json)
     return 0
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.assembly.compose import apply_overrides, compose, run_with_hydra
+    from zoo.assembly.compose import apply_overrides, compose
 
     if any(word in SWEEP_FLAGS for word in rest):
+        from zoo.assembly.hydra_jobs import run_with_hydra
+
         status = run_with_hydra(rest, lambda config: _train_one(config, options.json))
     elif resume := [word.partition("=")[2] for word in rest if word.startswith("resume=") and word != "resume=null"]:
         from zoo.runs.run_directory import read_run_config

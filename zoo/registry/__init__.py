@@ -1,4 +1,4 @@
-"""Names -> parts (registered classes), rows (names in ``conf/`` that give them arguments), and checked construction.
+"""Registry: parts (classes registered by name), rows (names in ``conf/`` with their arguments), and checked construction.
 
 May import: ``storage``. Nothing here needs torch. Add a kind of part: one line in ``parts.KINDS`` and ``parts.BASES``, and a base class in
 ``zoo.types``. Parts and rows of other installed packages come through ``plugins``; ``requirements`` records them in what is saved.

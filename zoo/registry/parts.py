@@ -1,7 +1,8 @@
 """Parts: registered classes, found by name without importing the others.
 
 ``zoo/encoders/vit.py`` registers the encoder ``vit``. Every file on the first level of a kind's room is a part, and a folder with
-``format.py`` is a format; what parts share lies in folders beside them. Other installed packages offer parts too (``zoo.registry.plugins``). Nothing here imports torch.
+``format.py`` is a format; what parts share lies in folders beside them. Other installed packages offer parts too
+(``zoo.registry.plugins``). Nothing here imports torch.
 """
 
 import importlib

@@ -23,7 +23,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        w, (batch, side, _, dim) = self.window, x.shape
+        w, batch, side = self.window, *x.shape[:2]
         grid = self.norm1(x).roll((-self.shift, -self.shift), (1, 2))
         windows = grid.unflatten(2, (side // w, w)).unflatten(1, (side // w, w)).transpose(2, 3)  # [B, rows, columns, w, w, dim]
         tokens = windows.flatten(3, 4).flatten(0, 2)  # [B * windows, w * w, dim]
@@ -53,9 +53,7 @@ class Swin(Encoder):
         super().__init__()
         self.image_size, self.dim, self.preprocessing = image_size, dim, dict(preprocessing or {})
         self.patch = nn.Conv2d(3, dim, patch_size, stride=patch_size)
-        self.blocks = nn.ModuleList(
-            Block(dim=dim, num_heads=num_heads, window=window, shift=window // 2 * (i % 2)) for i in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(dim=dim, num_heads=num_heads, window=window, shift=window // 2 * (i % 2)) for i in range(depth))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, reads: str = "tokens") -> Encoded:
