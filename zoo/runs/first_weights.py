@@ -9,10 +9,10 @@ from zoo.assembly.loading import load_part
 from zoo.assembly.system import System
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.base.recognise import describe
 from zoo.interop.base.source import TIMM, read_source
 from zoo.runs.run_directory import read_run_config
 from zoo.runs.weight_sources import weight_sources
-
 
 # Fine-tuning may change these settings: the size and crop of a picture, the silence after a sound. The others must be those of the weights.
 VIEWS = {"image": ("image_size", "resize", "crop_fraction", "interpolation"), "audio": ("pad_to", "mask", "max_seconds", "too_long")}
@@ -92,4 +92,9 @@ def _processor_of(source: str) -> Processor | None:
     if source.startswith(TIMM):
         return None
     found = read_source(source)
-    return found.processor() if found.config is not None or found.is_describable else None
+    try:
+        return describe(found).processor()
+    except (ConfigError, WeightsError):
+        if found.own_config is not None:
+            raise
+        return None  # a model that our parts do not make, of which one part was loaded
