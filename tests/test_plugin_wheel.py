@@ -64,7 +64,7 @@ for line in sys.argv[1:]:
 
 
 def test_parts_of_an_installed_wheel_go_through_every_command(installed, run, tmp_path):
-    Image.fromarray(np.tile((np.arange(32) // 4 % 2 * 255).astype(np.uint8), (32, 1))).save(tmp_path / "picture.png")
+    Image.fromarray(np.tile((np.arange(32) // 3 % 2 * 255).astype(np.uint8), (32, 1))).save(tmp_path / "picture.png")
     listed, checked, evaluated, classified, *_ = commands(
         installed,
         "list *swin*",
@@ -74,7 +74,7 @@ def test_parts_of_an_installed_wheel_go_through_every_command(installed, run, tm
     )
     assert [line.split()[:2] for line in listed.splitlines()] == [["classifier_swin_nano", "system"], ["swin_nano", "encoder"]]
     assert json.loads(checked)["edges"][1]["carries"] == "float32 [4, 3, 32, 32]"
-    assert json.loads(evaluated)["evaluation"] == "certainty" and json.loads(evaluated)["certainty"] > 0.7
+    assert json.loads(evaluated)["evaluation"] == "certainty" and json.loads(evaluated)["certainty"] > 0.8
     assert json.loads(classified)["labels"][0] == "vertical"
 
 

@@ -68,10 +68,11 @@ def load(
         WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
     found = read_source(source)
+    if found.own_config is not None:
+        refuse_missing(found.own_config, found.directory)
     description = describe(found)
     config = description.config
     tell_left_out(found, description)
-    refuse_missing(config, found.directory or source)
     model = build_described(config, f"{found.directory}/{CONFIG_FILE}")
     if "system" not in config:
         if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
