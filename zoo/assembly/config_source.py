@@ -97,7 +97,7 @@ def options(group: str) -> list[str]:
     if group not in ("", *PLAIN_GROUPS):
         return []
     parts = part_names(group) if group in PART_GROUPS else []
-    return sorted({*_files_of(group, row_files(group)), *parts})
+    return sorted({*_files_of(group), *parts})
 
 
 def _split(config_path: str) -> tuple[str, str]:
@@ -115,24 +115,29 @@ def _option(group: str, option: str) -> tuple[Mapping[str, Any], str | None]:
         except ConfigError as error:
             raise ConfigError(f"{group}={option}: {error}") from error
         return (_system_node(row) if group == "system" else {"name": row.family, **row.arguments}), None
-    node, package = _files_of(group, row_files(group)).get(option, ({"name": option}, None))
+    node, package = _files_of(group).get(option, ({"name": option}, None))
     return (complete_settings(group, node) if group in SETTINGS else node), package
 
 
-@functools.cache
-def _files_of(group: str, of_plugins: tuple[RowFile, ...]) -> dict[str, tuple[dict[str, Any], str | None]]:
+def _files_of(group: str) -> dict[str, tuple[dict[str, Any], str | None]]:
     """Read the options in our files of a group and in those of plug-ins.
 
     Raises:
         ConfigError: a file of a plug-in cannot be read, or two distributions have an option of the same name.
     """
-    found = dict(_files(packaged_directory("conf") / group))
+    ours, of_plugins = packaged_directory("conf") / group, row_files(group)
+    return _with_plugins(ours, of_plugins) if of_plugins else _files(ours)
+
+
+@functools.cache
+def _with_plugins(folder: Path, of_plugins: tuple[RowFile, ...]) -> dict[str, tuple[dict[str, Any], str | None]]:
+    found = dict(_files(folder))
     owners = dict.fromkeys(found, OURS)
     for file in of_plugins:
         read_plugin_yaml(file.path, file.distribution)
         for name, node, package in _options_of_file(file.path):
             if name in owners:
-                raise ConfigError(f"{group}={name} is in {owners[name]} and in {file.distribution}; {ADVICE}")
+                raise ConfigError(f"{file.kind}={name} is in {owners[name]} and in {file.distribution}; {ADVICE}")
             found[name], owners[name] = (node, package), file.distribution
     return found
 
