@@ -72,7 +72,10 @@ def test_parts_of_an_installed_wheel_go_through_every_command(installed, run, tm
         f"evaluate --json checkpoint={run} output={tmp_path}/figures",
         f"classify --json {tmp_path}/picture.png --model {run}",
     )
-    assert [line.split()[:2] for line in listed.splitlines()] == [["classifier_swin_nano", "system"], ["swin_nano", "encoder"]]
+    assert [line.split() for line in listed.splitlines()] == [
+        ["classifier_swin_nano", "system", "image", "(zoo-swin)"],
+        ["swin_nano", "encoder", "image", "(zoo-swin)"],
+    ]
     assert json.loads(checked)["edges"][1]["carries"] == "float32 [4, 3, 32, 32]"
     assert json.loads(evaluated)["evaluation"] == "certainty" and json.loads(evaluated)["certainty"] > 0.8
     assert json.loads(classified)["labels"][0] == "vertical"
