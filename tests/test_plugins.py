@@ -12,8 +12,9 @@ from torch import nn
 
 import zoo
 from zoo.assembly.compose import compose
-from zoo.registry import find_part, part_names, register, rows
-from zoo.registry.plugins import plugins
+from zoo.registry import KINDS, find_part, name_of, part_names, register, rows
+from zoo.registry.parts import BASES
+from zoo.registry.plugins import GROUPS, plugins
 from zoo.types import Encoded, Encoder
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -198,6 +199,16 @@ def test_a_class_that_is_no_part_is_refused(install, target, message):
     install("wrong", {"zoo.encoders": {"mine": target}}, {"wrong_part.py": ENCODER})
     with pytest.raises(zoo.ConfigError, match=message):
         find_part("encoder", "mine")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_part_may_come_from_a_package(install, kind):
+    module, _, base = BASES[kind].partition(":")
+    source = f"from {module} import {base}\nclass Mine({base}): ...\n"
+    install(f"of-{kind}", {GROUPS[kind]: {"mine": f"{kind}_of_package:Mine"}}, {f"{kind}_of_package.py": source})
+    assert "mine" in part_names(kind) and name_of(kind, find_part(kind, "mine")) == "mine"
+    with pytest.raises(zoo.ConfigError, match=f"somewhere: there is no {kind} 'min'; did you mean 'mine'"):
+        find_part(kind, "min", "somewhere")
 
 
 TABLE = "name: vit\nmodality: image\nvariants: {mine_nano: {}}\n"

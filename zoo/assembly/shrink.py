@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from zoo.encoders.vit import ViT
 from zoo.errors import ConfigError
 from zoo.layers.position import resize_positions
 from zoo.registry.construct import build_part
@@ -38,7 +39,12 @@ def shrink(encoder: Encoder, *, seed: int = 0, **changes: Any) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         smaller = cast(nn.Module, build_part("encoder", changed, "encoder"))
-    kept = _kept(cast(nn.Module, encoder).state_dict(), smaller.state_dict(), changes, antialias=getattr(smaller, "antialias", True))
+    kept = _kept(
+        cast(nn.Module, encoder).state_dict(),
+        smaller.state_dict(),
+        changes,
+        antialias=smaller.antialias if isinstance(smaller, ViT) else True,
+    )
     smaller.load_state_dict(kept, strict=False)
     smaller.config = {"encoder": changed}  # type: ignore[assignment]
     smaller.processor = _processor(encoder, changes)  # type: ignore[assignment]

@@ -254,6 +254,7 @@ def _print_json(value: Any) -> None:
 
 def _list(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.registry import find_row, list_models
+    from zoo.registry.plugins import OURS
 
     found = [find_row(name) for name in list_models(options.pattern, options.kind, options.modality)]
     if options.json:
@@ -264,7 +265,8 @@ def _list(options: argparse.Namespace, rest: list[str]) -> int:
         raise ZooError(f"no model matches {options.pattern!r}; list all with: zoo list")
     width = max(len(row.name) for row in found)
     for row in found:  # plain columns suit pipes, and rich would double the time of this command
-        print(f"{row.name:<{width}}  {row.kind:<8}  {', '.join(row.modalities)}")
+        origin = "" if row.distribution == OURS else f"  ({row.distribution})"
+        print(f"{row.name:<{width}}  {row.kind:<8}  {', '.join(row.modalities)}{origin}")
     return 0
 
 

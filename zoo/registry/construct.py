@@ -52,7 +52,6 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
     Raises:
         ConfigError: an unknown keyword, a value of the wrong type, or a required keyword is missing.
     """
-
     parameters = {name: p for name, p in inspect.signature(part).parameters.items() if name not in given}
     hints = typing.get_type_hints(part.__init__)
     checked = {}
@@ -67,15 +66,16 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
 
 
 def checked_value(key: str, value: Any, hint: Any) -> Any:
-    """Return a value after holding it against its type hint; whole numbers become floats where those are meant.
+    """Return a value after a check against its type hint; a whole number becomes a float if the hint is a float.
 
     Raises:
         ConfigError: a value of another type.
     """
-    from beartype.door import is_bearable
+    from beartype.door import is_bearable  # a fifth of a second, which a config with an unknown key does not need
 
     value = _floats_for_whole_numbers(value, hint)
-    stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any  # a bool is an int to Python
+    # Python counts a bool as an int; a config that says "true" for a number is wrong.
+    stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
     if stray_bool or not is_bearable(value, hint):
         raise ConfigError(f"{key}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
     return value

@@ -1,11 +1,11 @@
 """Parts: registered classes, found by name without importing the others.
 
-``zoo/encoders/vit.py`` registers the encoder ``vit``. Every file on the first level of a kind's room is a part, and a folder with
-``format.py`` is a format; what parts share lies in folders beside them. Other installed packages offer parts too (``zoo.registry.plugins``). Nothing here imports torch.
+``zoo/encoders/vit.py`` registers the encoder ``vit``. Every file on the first level of a kind's room is a part; what parts share
+lies in folders beside them. A part of several files is a folder with a file named as the kind: ``zoo/interop/clip/format.py`` registers
+the format ``clip``. Other installed packages offer parts too (``zoo.registry.plugins``). Nothing here imports torch.
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,6 @@ KINDS = {  # kind -> the room of its parts
     "objective": "zoo.training.objectives",
     "format": "zoo.interop",
 }
-FOLDERS = {"format": "format"}  # kind -> the file of a part that is a folder
 BASES = {  # kind -> its base class, imported only to hold a class against it
     "encoder": "zoo.types:Encoder",
     "language": "zoo.types:LanguageModel",
@@ -37,13 +36,14 @@ BASES = {  # kind -> its base class, imported only to hold a class against it
     "objective": "zoo.types:Objective",
     "format": "zoo.interop.base.format:Format",
 }
+BASE = "base"  # folder of a room's base class and of what its parts share
 
 _parts: dict[tuple[str, str], type] = {}
 T = TypeVar("T", bound=type)
 
 
 def register(kind: str) -> Callable[[T], T]:
-    """Register a class of this package as a part of a kind, under the name of its module.
+    """Register a class of this package as a part, under the name of its module, or of its folder if the module is named as the kind.
 
     Raises:
         ConfigError: no such kind, a module outside the room of the kind, or a class that does not derive from the kind's base class.
@@ -52,8 +52,8 @@ def register(kind: str) -> Callable[[T], T]:
         raise ConfigError(f"register: there is no kind {kind!r}; {name_choices(kind, KINDS)}")
 
     def add(part: T) -> T:
-        name = part.__module__.removesuffix(f".{FOLDERS.get(kind)}").rpartition(".")[2]
-        if part.__module__ not in _modules(kind, name):
+        name = part.__module__.removesuffix(f".{kind}").rpartition(".")[2]
+        if part.__module__ not in (f"{KINDS[kind]}.{name}", f"{KINDS[kind]}.{name}.{kind}"):
             raise ConfigError(
                 f"register: {_full_name(part)} lies outside {KINDS[kind]}, so that no config could find it; to offer a {kind} from another "
                 f'package, leave @register out and put [project.entry-points."{GROUPS[kind]}"] NAME = '
@@ -75,15 +75,13 @@ def label_of(part: object) -> str:
 
 def own_names(kind: str) -> list[str]:
     """Return the names of this package's parts of a kind, read from its room without importing them."""
-    room = Path(zoo.__file__).parent.joinpath(*KINDS[kind].split(".")[1:])
-    folders = [path.parent.name for path in room.glob(f"*/{FOLDERS[kind]}.py") if path.parent.name != "base"] if kind in FOLDERS else []
-    return sorted([*(path.stem for path in room.glob("*.py") if path.stem != "__init__"), *folders])
+    room = _room(kind)
+    folders = [path.parent.name for path in room.glob(f"*/{kind}.py") if path.parent.name != BASE]
+    return sorted([*folders, *(path.stem for path in room.glob("*.py") if path.stem != "__init__")])
 
 
-def _modules(kind: str, name: str) -> list[str]:
-    """Return the modules that may define this package's part of a name."""
-    alone = f"{KINDS[kind]}.{name}"
-    return [f"{alone}.{FOLDERS[kind]}", alone] if kind in FOLDERS else [alone]
+def _room(kind: str) -> Path:
+    return Path(zoo.__file__).parent.joinpath(*KINDS[kind].split(".")[1:])
 
 
 def part_names(kind: str) -> list[str]:
@@ -116,7 +114,8 @@ def find_part(kind: str, name: str, key: str = "name") -> type:
         ConfigError: no such part, or a plug-in whose class cannot be imported or is not of this kind.
     """
     if isinstance(name, str) and name in own_names(kind):
-        importlib.import_module(next(module for module in _modules(kind, name) if importlib.util.find_spec(module)))
+        inside = f".{kind}" if (_room(kind) / name).is_dir() else ""
+        importlib.import_module(f"{KINDS[kind]}.{name}{inside}")
         return _parts[kind, name]
     plugin = find_plugin(kind, name)
     if plugin is None:

@@ -9,6 +9,7 @@ from zoo.assembly.loading import load_part
 from zoo.assembly.system import System
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.base.recognise import describe
 from zoo.interop.base.source import TIMM, read_source
 from zoo.runs.run_directory import read_run_config
 from zoo.runs.weight_sources import weight_sources
@@ -91,4 +92,9 @@ def _processor_of(source: str) -> Processor | None:
     if source.startswith(TIMM):
         return None
     found = read_source(source)
-    return found.processor() if found.config is not None or found.is_describable else None
+    try:
+        return describe(found).processor()
+    except (ConfigError, WeightsError):
+        if found.own_config is not None:
+            raise
+        return None  # a model that our parts do not make, of which one part was loaded

@@ -23,7 +23,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        w, (batch, side, _, dim) = self.window, x.shape
+        w, batch, side = self.window, *x.shape[:2]
         grid = self.norm1(x).roll((-self.shift, -self.shift), (1, 2))
         windows = grid.unflatten(2, (side // w, w)).unflatten(1, (side // w, w)).transpose(2, 3)  # [B, rows, columns, w, w, dim]
         tokens = windows.flatten(3, 4).flatten(0, 2)  # [B * windows, w * w, dim]

@@ -3,6 +3,9 @@
 Paper: Peng et al. 2023 (Kosmos-2, arXiv 2306.14824), as released.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -28,6 +31,14 @@ class Kosmos2Connector(Connector):
         num_heads: attention heads; None takes one per 64 channels of the language model.
         normalise: True scales each media token to length 1 first.
     """
+
+    silent_keywords = ("num_heads", "normalise")
+
+    @classmethod
+    def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace ``num_heads`` of None by the number of heads of the width."""
+        heads = keywords["num_heads"]
+        return {**keywords, "num_heads": default_heads(keywords["out_dim"]) if heads is None else heads}
 
     def __init__(self, *, in_dim: int, out_dim: int, num_latents: int = 64, num_heads: int | None = None, normalise: bool = True) -> None:
         super().__init__()
