@@ -87,6 +87,7 @@ def test_a_directory_of_open_clip_holds_no_unexplained_file(tmp_path):
     towers = {"vision_cfg": {"layers": 1, "width": 64, "patch_size": 14, "image_size": 28}}
     towers["text_cfg"] = {"context_length": 9, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
     model = open_clip.CLIP(embed_dim=16, **{key: dict(value) for key, value in towers.items()})
+    model.visual.image_mean, model.visual.image_std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     save_for_hf(model, a_tokenizer(), {"embed_dim": 16, **towers}, str(tmp_path))
     source = read_source(tmp_path)
     assert find_format(source).name == "clip" and unknown_files(source) == []

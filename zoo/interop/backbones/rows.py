@@ -17,7 +17,7 @@ from zoo.storage.hub import CONFIG, find_file, read_json_object
 
 MODALITY = "image"
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # ends of the names of transformers' causal language models
-# Keys of a config.json that say nothing of the backbone: where it came from, its classifier's labels, in which type it was saved.
+# Keys of a config.json that do not describe the backbone: its origin, labels of its classifier, the type that it was saved in.
 NEEDLESS = ("architectures", "dtype", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype", "transformers_version")
 
 

@@ -9,7 +9,7 @@ from zoo.errors import ConfigError, name_choices
 CONTROL, USER_DEFINED = 3, 4  # of ``tokenizer.ggml.token_type``
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PRE_TOKENIZERS = {  # by ``tokenizer.ggml.pre``: True if each digit is a token of its own; the pattern of a word
+PRE_TOKENIZERS = {  # by ``tokenizer.ggml.pre``: True if each digit is a separate token; the pattern of a word
     "default": (False, GPT2_WORDS),
     "gpt-2": (False, GPT2_WORDS),
     "smollm": (True, GPT2_WORDS),

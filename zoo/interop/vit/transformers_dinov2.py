@@ -101,10 +101,10 @@ def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Te
 
 
 def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Empty where there is no classifier.
+    """Return nothing: no head of ours takes their classifier.
 
     Raises:
-        WeightsError: there is one.
+        WeightsError: there is a classifier.
     """
     if any(name.startswith("classifier.") for name in tensors):
         raise WeightsError(
