@@ -55,7 +55,8 @@ PROBES = {
 }
 # Phrases that a newcomer has to read twice; each stood in this code once. Write who does what, with the field's words.
 RIDDLES = re.compile(
-    r"\b(heads? that talks?|(is|are) (told(?! apart)|asked|said)|whatever it is asked|who asks|whom|nobody|says nothing|says? of (itself|themselves)"
+    r"\b(heads? that talks?|(is|are) (told(?! apart)|asked|said)|whatever it is asked|who asks|whom|nobody|says nothing"
+    r"|says? of (itself|themselves)"
     r"|whose it stays|may be none|cannot be \w+ is none|begins? anew|goes on|hears (how|what|of)|listens|not at all trained|trains it not"
     r"|what (is said|is drawn|comes|stands|stood|lies|goes)|in place of an inner|tensors there|likewise|thereof|left lying"
     r"|where (there|it|they) (is|are) (one|none|any))\b",
