@@ -139,7 +139,7 @@ def _mended(config_name: str, overrides: list[str], position: int, key: str) -> 
     """Return an override with its new key, or with the ``+`` that lets Hydra add a key.
 
     Raises:
-        ConfigError: what stands above ``key`` has no such keyword.
+        ConfigError: the part above ``key`` has no such keyword.
     """
     text = overrides[position]
     rest = hydra_compose(config_name, overrides=overrides[:position])

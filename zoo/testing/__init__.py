@@ -1,7 +1,7 @@
 """Checks of parts, for their authors: each raises one ``ContractError`` that names part, rule, finding, expectation and remedy.
 
 ``zoo.testing.check_encoder(MyEncoder(dim=96), pixels)`` in a test of yours is enough to know that the encoder fits every head. zoo's
-own tests call these checks for every small row. May import: ``types``, ``registry``, ``assembly``, ``runs`` and what lies below them.
+own tests call these checks for every small row. May import: ``types``, ``registry``, ``assembly``, ``runs`` and the rooms below them.
 Add a rule to the check of its kind, with a test of its message.
 """
 

@@ -111,7 +111,7 @@ def _check_rows_alone(encoder: Encoder, x: Tensor, mask: Tensor | None, encoded:
 
 
 def _check_padding(encoder: Encoder, x: Tensor, mask: Tensor | None, encoded: Encoded) -> None:
-    """Cut the padding off each row, and change what lies there: neither may matter."""
+    """Check that neither cutting off the padding of each row nor changing it has an effect."""
     if mask is None:
         return
     noise = torch.randn_like(x) if x.is_floating_point() else torch.ones_like(x)

@@ -138,7 +138,7 @@ def _check_state(head: Head, encoded: dict[str, Encoded], batch: Batch, output: 
 
 
 def _check_parts(head: Head, encoded: dict[str, Encoded], batch: Batch, output: HeadOutput) -> None:
-    """What the finer base classes promise."""
+    """Check the rules of ``FeatureHead`` and ``LanguageHead``."""
     if isinstance(head, FeatureHead):
         found = head.loss_of(head.features(encoded), batch.targets)
         _same(head, found, output, "loss_of(features(encoded), targets) is the loss of forward", "let forward call both")
