@@ -35,7 +35,7 @@ LENGTHS = torch.tensor([9, 9, 9])
 
 @pytest.fixture
 def pair(monkeypatch, scramble):
-    """torchaudio's with its dropout held, and ours with its weights and none."""
+    """Torchaudio's model without dropout, and ours with its weights and without dropout."""
     monkeypatch.setattr("torchaudio.models.tacotron2.F.dropout", lambda x, *words, **more: x)
     reference = scramble(Tacotron2(**SIZES))
     for name, buffer in reference.named_buffers():
@@ -112,7 +112,7 @@ def test_a_shorter_text_gives_what_torchaudio_gives_for_it_alone(pair):
 
 
 def nvidias(tensors):
-    """The names of NVIDIA/tacotron2: another word behind each convolution and each linear layer."""
+    """Rename tensors as in NVIDIA/tacotron2: one more word after each convolution and each linear layer."""
     renamed = {}
     for name, tensor in tensors.items():
         parts = name.split(".")

@@ -59,7 +59,7 @@ def ctranslate2_of(state, heads=3, dtype=np.float32):
 
 
 def half_of_ctranslate2(own, depth):
-    """Encoder or decoder."""
+    """Return the variables of the encoder or of the decoder."""
     found = {k.replace(".", "/"): own[k] for k in own if k.startswith("conv")}
     found["position_encodings/encodings"] = own["embed_positions.weight"]
     if "embed_tokens.weight" in own:
@@ -90,7 +90,7 @@ def half_of_ctranslate2(own, depth):
 
 
 def saved(origin, model, folder):
-    """A Whisper as its library writes it down; the path that a user gives."""
+    """Save a Whisper with its library; return the path that a user gives."""
     if origin == "transformers":
         model.save_pretrained(folder)
         return folder

@@ -5,49 +5,36 @@ Accelerate handles devices, processes, precision and saved states; this module d
 
 import json
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
-from zoo.training import feature_cache as frozen
-from zoo.training import fingerprint
-from zoo.training import grad_cache as cached
+from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
-from zoo.training.optim import make_optimizer, set_learning_rate
+from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
+from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import PRECISIONS, TrainingSettings
 from zoo.training.state import load_state, save_state
+from zoo.training.stop_signals import stop_signals
 from zoo.types import Batch, HeadOutput, Objective, Part
 
 
 class Interrupted(ZooError):
     """Exception raised when the user stopped the run; the state is saved."""
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Protocol of a progress display."""
-
-    def update(self, step: int, values: dict[str, float]) -> None: ...
-
-    def prepare(self, done: int, total: int, what: str = "frozen encoders") -> None: ...
-
-    def say(self, facts: Mapping[str, Any]) -> None: ...
 
 
 class Trainer:
@@ -88,18 +75,18 @@ class Trainer:
     ) -> None:
         self.complete, self.objective = complete, objective
         self.settings, self.run_dir, self.seed = settings, run_dir, seed
-        self.data: ProcessedSplit | Packs | frozen.FrozenSplit = data
+        self.data: ProcessedSplit | Packs | feature_cache.FeatureSplit = data
         self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
         self.accelerator = accelerator or make_accelerator(settings, run_dir)
         if settings.trackers:
             self.accelerator.init_trackers("tracked")
         self.plain_model = model.to(self.accelerator.device)
-        if settings.accumulation == "cached":
-            cached.refuse(model, self.accelerator)
+        if settings.accumulation == "grad_cache":
+            grad_cache.refuse(model, self.accelerator)
         self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
         if settings.ema_decay is not None:  # before prepare(): Accelerate wraps the model's forward, which must not be copied
-            self.average = AveragedModel(self.plain_model, multi_avg_fn=_moving_average(settings.ema_decay))
+            self.average = AveragedModel(self.plain_model, multi_avg_fn=moving_average(settings.ema_decay))
             self.accelerator.register_for_checkpointing(self.average)
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
         self.log = RunLog(run_dir)
@@ -117,14 +104,14 @@ class Trainer:
             DataError: the loss is not finite; the message names the batch's items.
             WeightsError: the restored state differs from the saved one; the message names the first part that differs.
         """
-        if self.settings.frozen_passes:
-            self._run_frozen()
+        if self.settings.cache_features:
+            self._use_cached_features()
         train_mode(self.model, self.frozen)
         if resume:
             self._restore()
         self._cut_logs()
         values: dict[str, float] = {}
-        with _signals(self._request_stop):
+        with stop_signals(self._request_stop):
             for batches in self._steps():
                 values = self._train_step(batches)
                 self.step += 1
@@ -136,12 +123,12 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # other ranks may read the files of the main process afterwards
         return values
 
-    def _run_frozen(self) -> None:
+    def _use_cached_features(self) -> None:
         """Run the frozen encoders over the data, only once per run, and replace the data by their features."""
-        passes, folder = self.settings.frozen_passes, self.run_dir / frozen.FOLDER
+        passes, folder = self.settings.cache_features, feature_cache.cache_folder(self.run_dir)
         assert isinstance(self.data, ProcessedSplit)
         if self.accelerator.is_main_process:
-            frozen.keep_features(
+            feature_cache.keep_features(
                 self.plain_model.eval(),
                 self.data,
                 folder,
@@ -153,7 +140,7 @@ class Trainer:
                 tell=self.progress.prepare if self.progress is not None else None,
             )
         self.accelerator.wait_for_everyone()
-        self.data, self.num_workers = frozen.FrozenSplit(folder, len(self.data), self.data.order), 0
+        self.data, self.num_workers = feature_cache.FeatureSplit(folder, len(self.data), self.data.order), 0
 
     @property
     def final_model(self) -> nn.Module:
@@ -210,9 +197,9 @@ class Trainer:
         return {"loss": sum(losses) / max(len(losses), 1), "learning_rate": rate, "gradient_norm": norm, **metrics}
 
     def _forward_backward(self, batches: list[Batch]) -> list[HeadOutput]:
-        """Run forward and backward; returns the output of each batch (in a cached step, the common output, once per batch)."""
-        if self.settings.accumulation == "cached" and len(batches) > 1:
-            return [cached.cached_forward_backward(self.plain_model, batches, self.accelerator)] * len(batches)  # type: ignore[arg-type]
+        """Run forward and backward; returns the output of each batch (with gradient caching the common output, once per batch)."""
+        if self.settings.accumulation == "grad_cache" and len(batches) > 1:
+            return [grad_cache.forward_backward_together(self.plain_model, batches, self.accelerator)] * len(batches)  # type: ignore[arg-type]
         return [self._forward_backward_alone(batch, last=batch is batches[-1]) for batch in batches]
 
     def _forward_backward_alone(self, batch: Batch, *, last: bool) -> HeadOutput:
@@ -406,34 +393,3 @@ def make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
         )
     except ValueError as error:  # a tracker is not installed, or the device does not support the precision
         raise ConfigError(f"training.trackers or training.precision: {error}") from error
-
-
-def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update function of an exponential moving average; integer weights (quantised and frozen) are left unchanged."""
-    update = get_ema_multi_avg_fn(decay)
-
-    def average(averaged: Any, current: Any, count: Any) -> None:
-        if torch.is_floating_point(averaged[0]):  # torch passes lists of tensors of one dtype
-            update(averaged, current, count)
-
-    return average
-
-
-@contextmanager
-def _signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Context in which Ctrl-C or a termination signal ends the run after the current step; a second Ctrl-C ends it at once."""
-
-    def handle(number: int, frame: Any) -> None:
-        request_stop()
-        # The default handler raises KeyboardInterrupt at the second Ctrl-C.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Use:
-    """Treatment of a file: "used", "harmless", or "named" with the reason that the user is told."""
+    """Treatment of a file: "used", "harmless", or "named" with the reason for the log."""
 
     word: str
     why: str = ""
@@ -22,7 +22,7 @@ USED, HARMLESS = Use("used"), Use("harmless")
 
 
 def named(why: str) -> Use:
-    """Return the treatment of a file that is not used although it matters: the user is told why."""
+    """Return the treatment of a file that is not used although it matters; the log gives the reason."""
     return Use("named", why)
 
 
