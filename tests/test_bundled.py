@@ -4,7 +4,7 @@ import pytest
 
 from zoo.assembly import bundled
 from zoo.assembly.bundled import DEFAULT_MODEL, caption_of, chosen_model
-from zoo.interop.zoo_checkpoint import bundled_names
+from zoo.interop.base.checkpoint_directory import bundled_names
 
 
 def test_the_default_model_is_bundled_and_its_readme_says_what_it_knows():

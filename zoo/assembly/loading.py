@@ -16,11 +16,11 @@ from zoo.assembly.same_arithmetic import refuse_other_arithmetic
 from zoo.assembly.system import System
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, WeightsError, name_choices
+from zoo.interop.base.checkpoint_directory import find_weights
 from zoo.interop.base.format import Description, NotDescribedError
 from zoo.interop.base.placing import LANGUAGE
 from zoo.interop.base.recognise import describe, find_format, refuse_changes
 from zoo.interop.base.source import Source, read_source
-from zoo.interop.zoo_checkpoint import find_weights
 from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer
 from zoo.storage.tensors import LoadReport, compare, load_strictly
 from zoo.types import Part

@@ -13,9 +13,9 @@ from zoo.assembly.loading import finish
 from zoo.assembly.system import System
 from zoo.data.system_processor import hash_files
 from zoo.errors import ConfigError
+from zoo.interop.base.checkpoint_directory import FORMAT
 from zoo.interop.base.recognise import describe, tell_left_out
 from zoo.interop.base.source import read_source
-from zoo.interop.zoo_checkpoint import FORMAT
 from zoo.registry.requirements import KEY as REQUIRES
 from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, atomic_directory

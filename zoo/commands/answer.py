@@ -21,7 +21,7 @@ from zoo.data.loader import spread
 from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import wav_of
-from zoo.interop.zoo_checkpoint import find_checkpoint
+from zoo.interop.base.checkpoint_directory import find_checkpoint
 from zoo.processors.chat.messages import Conversation
 from zoo.processors.media.image_file import open_image
 from zoo.registry.construct import build_part

@@ -21,7 +21,7 @@ from zoo.assembly.system import System
 from zoo.commands.display import print_json, table
 from zoo.encoders.vig import ViG
 from zoo.errors import ConfigError
-from zoo.interop.zoo_checkpoint import bundled_names
+from zoo.interop.base.checkpoint_directory import bundled_names
 from zoo.processors.image import ImageProcessor
 from zoo.registry import list_models
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from zoo.assembly.save_load import load
 from zoo.errors import ConfigError
+from zoo.interop.base.checkpoint_directory import bundled_names, find_checkpoint, find_weights
 from zoo.interop.base.source import is_foreign
-from zoo.interop.zoo_checkpoint import bundled_names, find_checkpoint, find_weights
 from zoo.registry import name_of, part_names
 from zoo.registry.construct import build_part
 from zoo.runs.data_setup import make_source

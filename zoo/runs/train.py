@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 from zoo.assembly.build import add_adapters, build_system
 from zoo.assembly.save_load import save
 from zoo.assembly.system import System
-from zoo.interop.zoo_checkpoint import find_checkpoint
+from zoo.interop.base.checkpoint_directory import find_checkpoint
 from zoo.registry.construct import construct
 from zoo.runs.check import check
 from zoo.runs.data_setup import complete_config, make_items, make_source, report_data

@@ -15,7 +15,8 @@ from jaxtyping import UInt8
 from zoo.errors import ConfigError, name_choices
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
-from zoo.sources.digits import draw_digit, load_digits, refuse_split, split_indices
+from zoo.sources.digits import draw_digit, load_digits, split_indices
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")

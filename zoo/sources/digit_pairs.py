@@ -10,7 +10,8 @@ import numpy as np
 from zoo.data.groups import stable_group
 from zoo.errors import ConfigError
 from zoo.registry import register
-from zoo.sources.digits import DIGIT_NAMES, draw_digit, load_digits, refuse_split, split_indices
+from zoo.sources.digits import DIGIT_NAMES, draw_digit, load_digits, split_indices
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Sample, Source, Split
 
 # {a} is the left digit, {b} the right one; "a" becomes "an" before eight. All templates name the left digit first: with an additional

@@ -11,8 +11,9 @@ import numpy as np
 from zoo.errors import ConfigError
 from zoo.registry import register
 from zoo.sources.digit_pairs import held_out_pairs
-from zoo.sources.digits import DIGIT_NAMES, draw_digit, load_digits, refuse_split, split_indices
+from zoo.sources.digits import DIGIT_NAMES, draw_digit, load_digits, split_indices
 from zoo.sources.wording.questions import Question, checked_kinds, number_answers, number_word, sample_of, texts_of
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test_seen", "test_heldout")

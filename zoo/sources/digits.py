@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from zoo.data.groups import stable_group
-from zoo.errors import DataError, name_choices
 from zoo.registry import register
 from zoo.sources.wording.captions import caption
+from zoo.sources.wording.splits import refuse_split
 from zoo.storage.places import packaged_directory
 from zoo.types import Sample, Source, Split
 
@@ -113,9 +113,3 @@ class DigitsSplit(Split):
         name = DIGIT_NAMES[labels[number]]
         text = caption(self.templates, name, generator)
         return Sample(f"digits:{number}", {"image": canvas, "text": text}, stable_group(name), int(labels[number]))
-
-
-def refuse_split(name: str, known: Sequence[str]) -> None:
-    """Raise DataError unless the source has a split of this name."""
-    if name not in known:
-        raise DataError(f"split: there is no {name!r}; {name_choices(name, known)}")

@@ -17,8 +17,8 @@ from zoo.data.groups import stable_group
 from zoo.errors import ConfigError, DataError
 from zoo.processors.media.image_file import DECODE_ERRORS, open_image
 from zoo.registry import register
-from zoo.sources.digits import refuse_split
 from zoo.sources.wording.questions import Question, checked_kinds, number_answers, sample_of, texts_of
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Sample, Source, Split
 
 TABLE = "table.jsonl"

@@ -12,7 +12,7 @@ from zoo.data.groups import stable_group
 from zoo.errors import ConfigError, DataError, ItemError
 from zoo.processors.chat.messages import Conversation
 from zoo.registry import register
-from zoo.sources.digits import refuse_split
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")

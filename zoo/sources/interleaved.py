@@ -12,8 +12,8 @@ from zoo.data.readers.document_filter import Document, DocumentFilter
 from zoo.data.readers.interleaved_rows import SPLITS, DocumentsSplit, Place, Rows, checked_fractions, share_out
 from zoo.errors import DataError, ItemError
 from zoo.registry import register
-from zoo.sources.digits import refuse_split
 from zoo.sources.shards import find_shards
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Source
 
 Patterns = str | Path | Sequence[str | Path]

@@ -14,8 +14,8 @@ from zoo.errors import ConfigError, DataError
 from zoo.processors.chat.messages import MARKERS
 from zoo.registry import register
 from zoo.registry.construct import build_part
-from zoo.sources.digits import refuse_split
 from zoo.sources.instruct import WeightedOrder
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")

@@ -16,7 +16,7 @@ from zoo.data.readers.html import parts_of_html
 from zoo.data.readers.interleaved_rows import SPLITS, DocumentsSplit, checked_fractions, share_out
 from zoo.errors import ConfigError, DataError, ItemError
 from zoo.registry import register
-from zoo.sources.digits import refuse_split
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Source
 
 HTML, MARKDOWN = (".html", ".htm", ".xhtml"), (".md", ".markdown")

@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 from zoo.errors import ConfigError, name_choices
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
-from zoo.sources.digits import refuse_split
 from zoo.sources.wording.questions import checked_kinds
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")

@@ -13,7 +13,7 @@ from zoo.data.groups import stable_group
 from zoo.errors import ConfigError
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
-from zoo.sources.digits import refuse_split
+from zoo.sources.wording.splits import refuse_split
 from zoo.types import Sample, Source, Split
 
 SPLITS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}  # values of (hash of the sentence) % 10

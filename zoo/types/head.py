@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -12,9 +12,7 @@ from zoo.types.connector import Connector
 from zoo.types.encoder import Encoder
 from zoo.types.language import LanguageModel
 from zoo.types.part import Part
-
-if TYPE_CHECKING:
-    from zoo.types.system import Processor
+from zoo.types.processor import Processor
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Wiring:
     """
 
     encoders: Mapping[str, Encoder]
-    processor: "Processor | None" = None
+    processor: Processor | None = None
     counts: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -1,12 +1,11 @@
 """Base class of the parts that hold weights: encoders, language models and heads."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from zoo.types.system import Processor
+from zoo.types.processor import Processor
 
 
 class Part:
@@ -24,9 +23,9 @@ class Part:
     no_weight_decay: ClassVar[Sequence[str]] = ()
     silent_keywords: ClassVar[Sequence[str]] = ()
     config: dict[str, Any] | None = None
-    processor: "Processor | None" = None
+    processor: Processor | None = None
 
-    def remember(self, config: Mapping[str, Any], processor: "Processor | None" = None) -> None:
+    def remember(self, config: Mapping[str, Any], processor: Processor | None = None) -> None:
         """Keep the config and the processor that are saved with the weights."""
         self.config = dict(config)
         self.processor = processor

@@ -1,9 +1,10 @@
-"""Base class of the processors of one modality: raw input to tensors, and back."""
+"""Base class of the processors of one modality (raw input to tensors, and back), and the interface of a system's processor."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from zoo.types.batch import Batch
 from zoo.types.source import Sample
 
 
@@ -98,3 +99,16 @@ class ModalityProcessor:
     def shortened(self, max_length: int) -> "ModalityProcessor":
         """Return a processor that cuts texts at ``max_length`` tokens; itself if the modality has no limit."""
         return self
+
+
+@runtime_checkable
+class Processor(Protocol):
+    """Raw inputs of every modality of a system to a ``Batch``."""
+
+    def __call__(self, **raw: Any) -> Batch: ...
+
+    def __getitem__(self, modality: str) -> Any: ...
+
+    def get(self, modality: str) -> Any: ...
+
+    def with_counts(self, counts: Mapping[str, Any]) -> "Processor": ...

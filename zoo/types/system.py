@@ -6,23 +6,11 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor
 
-from zoo.types.batch import Batch, Encoded
+from zoo.types.batch import Encoded
 from zoo.types.encoder import Encoder
 from zoo.types.head import Head
 from zoo.types.part import Part
-
-
-@runtime_checkable
-class Processor(Protocol):
-    """Raw inputs of every modality of a system to a ``Batch``."""
-
-    def __call__(self, **raw: Any) -> Batch: ...
-
-    def __getitem__(self, modality: str) -> Any: ...
-
-    def get(self, modality: str) -> Any: ...
-
-    def with_counts(self, counts: Mapping[str, Any]) -> "Processor": ...
+from zoo.types.processor import Processor
 
 
 @runtime_checkable

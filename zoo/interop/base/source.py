@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError, WeightsError
-from zoo.interop.base.format import Description, Format
+from zoo.interop.base.checkpoint_directory import find_checkpoint, find_weights, read_config
 from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, find_open_clip_weights, is_open_clip
-from zoo.interop.zoo_checkpoint import find_checkpoint, find_weights, read_config
 from zoo.storage import gguf
 from zoo.storage.containers import PICKLE_FILE, Shape, read_files, shapes_of_files, shard_files
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
@@ -32,12 +31,12 @@ class Source:
         file: a file of weights that was given alone.
         timm: name of weights that timm downloads; empty for all others.
         own_config: the ``config.yaml`` of a checkpoint that zoo wrote; None for all others.
-        format: found by ``zoo.interop.base.recognise.find_format``; None before.
-        description: made by ``zoo.interop.base.recognise.describe``; None before.
+        format: the ``Format`` that ``zoo.interop.base.recognise.find_format`` found; None before. A source knows no format's class.
+        description: the ``Description`` that ``zoo.interop.base.recognise.describe`` made; None before.
     """
 
-    format: Format | None = None
-    description: Description | None = None
+    format: Any = None
+    description: Any = None
 
     def __init__(
         self,
