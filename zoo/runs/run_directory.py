@@ -16,7 +16,8 @@ import yaml
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
-from zoo.storage.files import atomic_directory, read_yaml, write_text_atomically
+from zoo.registry.schemas import read_run_file
+from zoo.storage.files import atomic_directory, write_text_atomically
 
 RUN_CONFIG = "config.yaml"
 PACKAGES = (
@@ -52,8 +53,8 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     path = Path(run_dir) / RUN_CONFIG
     if not path.is_file():
         raise ConfigError(f"resume: {run_dir} holds no run ({RUN_CONFIG} is missing); give the run_dir of an earlier zoo train")
-    config = read_yaml(path)
-    if not isinstance(config, dict) or "training" not in config:
+    config = read_run_file(path)
+    if "training" not in config:
         raise ConfigError(f"resume: {path} is not the config of a run; give the run_dir of an earlier zoo train")
     return config
 

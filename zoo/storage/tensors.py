@@ -1,6 +1,5 @@
 """Read and write weights: safetensors, strict, atomic, never a pickle that runs code."""
 
-import json
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError, first_line, name_choices
+from zoo.storage.checked import read_shard_names
 from zoo.storage.files import WEIGHTS_FILE
 
 STORAGES = ("fp16", "int8")
@@ -156,10 +156,7 @@ def read_shards(directory: Path) -> dict[str, Tensor]:
     for name in (WEIGHTS_FILE, "pytorch_model.bin"):
         index = directory / f"{name}.index.json"
         if index.is_file():
-            try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise WeightsError(f"{index}: cannot be read ({error!r}); fetch the directory again") from error
+            shards = sorted(set(read_shard_names(index).values()))
             return {key: tensor for shard in shards for key, tensor in read_tensors(directory / Path(shard).name).items()}
         if (directory / name).is_file():
             return read_tensors(directory / name)

@@ -1,11 +1,12 @@
 """Config files of transformers and open_clip."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import WeightsError
 from zoo.interop.base.image_preprocessing import read_preprocessing
+from zoo.interop.base.schemas import checked_model_config
+from zoo.storage.outside import read_json_object
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
@@ -15,14 +16,11 @@ OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
 
 
 def read_library_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or not {"architecture", "model_type", "model_cfg"} & set(config):
-            raise KeyError("model_type")
-    except (OSError, ValueError, KeyError) as error:
+    config = read_json_object(path)
+    if not {"architecture", "model_type", "model_cfg"} & set(config):
         owner = "open_clip" if path.name == OPEN_CLIP_CONFIG else "transformers"
-        raise WeightsError(f"{path}: not a config of {owner} ({error!r}); fetch the directory again") from error
-    return config
+        raise WeightsError(f"{path}: not a config of {owner} (it has no key model_type); fetch the directory again")
+    return config if path.name == OPEN_CLIP_CONFIG else checked_model_config(config, path)
 
 
 def image_keywords_of(directory: Path) -> dict[str, Any]:
@@ -31,4 +29,4 @@ def image_keywords_of(directory: Path) -> dict[str, Any]:
 
 
 def read_optional(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json_object(path) if path.exists() else {}

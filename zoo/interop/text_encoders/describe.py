@@ -1,6 +1,5 @@
 """Text encoders of transformers and sentence-transformers as configs of ours, perhaps with the head of their pre-training."""
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,8 @@ from zoo.interop.text_encoders import bert as transformers_bert
 from zoo.interop.text_encoders import roberta as transformers_roberta
 from zoo.interop.text_encoders import t5 as transformers_t5
 from zoo.processors.tokenizers.library_tokenizers import read_tokenizer
+from zoo.storage.checked import check
+from zoo.storage.outside import read_json, read_json_object
 
 TEXT: dict[str, ModuleType] = {  # by model_type
     "bert": transformers_bert,
@@ -63,11 +64,11 @@ def _has_types(tokenizer: Tokenizer) -> bool:
 
 def _refuse_modules(directory: Path) -> None:
     path = directory / "modules.json"
-    modules = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    modules = check(read_json(path), list[dict[str, Any]], path) if path.exists() else []
     for module in modules:
-        if module["type"].rpartition(".")[2] not in SENTENCE_MODULES:
-            raise ConfigError(f"{path}: {module['type']} has no part of ours; allowed are {', '.join(SENTENCE_MODULES)}")
+        if str(module.get("type")).rpartition(".")[2] not in SENTENCE_MODULES:
+            raise ConfigError(f"{path}: {module.get('type')} has no part of ours; allowed are {', '.join(SENTENCE_MODULES)}")
 
 
 def _read_optional(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json_object(path) if path.exists() else {}
