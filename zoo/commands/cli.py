@@ -22,26 +22,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after ``zoo``; None reads ``sys.argv``.
 
     Returns:
-        The exit status: 0 if all succeeded, 1 if some items failed, 2 for an error of the user, 130 if the user interrupted it.
+        The exit status: 0 if all succeeded, 1 if some items failed, 2 for an error that the user can mend (input, config, disk,
+        memory), 3 for a fault of zoo itself, 130 if the user interrupted it.
     """
+    from zoo.commands import faults
+
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        known, rest = _parser().parse_known_args(arguments)
-        if rest and not known.takes_overrides:
-            _parser().error(f"unrecognized arguments: {' '.join(rest)}")
-        return known.run(known, rest)
-    except ZooError as error:
-        if os.environ.get("ZOO_DEBUG") == "1":
-            raise
-        stopped = type(error).__name__ == "Interrupted"
-        print(f"zoo: {error}", file=sys.stderr)
-        return 130 if stopped else 2
+        return _run(arguments)
     except KeyboardInterrupt:
         print("zoo: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe, as `| head` does
+        faults.drop_output()  # the reader closed the pipe, as `| head` does
         return 0
+    except Exception as error:  # the one place where every fault ends: a user sees a line, never a traceback
+        if os.environ.get("ZOO_DEBUG") == "1":
+            raise
+        status = faults.report(error)
+        return 130 if type(error).__name__ == "Interrupted" else status
+
+
+def _run(arguments: list[str]) -> int:
+    """Parse the arguments, run the command, and write all of its output."""
+    from zoo.commands.faults import flush_output
+
+    try:
+        known, rest = _parser().parse_known_args(arguments)
+        if rest and not known.takes_overrides:
+            _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        status = known.run(known, rest)
+    except SystemExit:  # argparse, after --help or a wrong option
+        flush_output()
+        raise
+    flush_output()
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ import json
 import os
 import stat
 import struct
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ MAX_DEPTH = 100  # nested lists and objects; real files stay below 20
 MAX_ENTRIES = 20_000_000  # after aliases are expanded; a tokenizer has about one million
 MAX_DIGITS = 400  # of a whole number: more than any float holds; Python itself stops at 4,300
 MAX_SHOWN = 160  # characters of a value or a name in a message
+DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they show "gpj.exe" as "exe.jpg"
 KINDS = {
     stat.S_ISFIFO: "a named pipe",
     stat.S_ISCHR: "a device",
@@ -38,6 +40,23 @@ def shown(value: object, most: int = MAX_SHOWN) -> str:
     except (ValueError, RecursionError):  # an integer of too many digits, or a list that holds itself
         text = f"a {type(value).__name__} that is too long to show"
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text from outside with everything escaped that a terminal would obey instead of show.
+
+    Control characters, the marks that reverse the direction of writing, and bytes of file names that are not UTF-8 become ``\\x1b``.
+
+    Args:
+        keep: control characters that stay, for example the line break.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(letter if letter in keep or not _is_control(letter) else repr(letter)[1:-1] for letter in text)
+
+
+def _is_control(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in DIRECTIONS
 
 
 def refuse_special(path: Path, error: type[ZooError] = DataError) -> None:
