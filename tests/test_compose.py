@@ -3,10 +3,11 @@
 import shutil
 
 import pytest
-from hydra.core.config_store import ConfigStore
 
 import zoo
-from zoo.assembly.compose import apply_overrides, compose, register_configs, run_with_hydra
+from zoo.assembly.compose import apply_overrides, compose
+from zoo.assembly.config_source import options
+from zoo.assembly.hydra_jobs import run_with_hydra
 from zoo.registry import find_row, rows
 from zoo.storage.places import packaged_directory
 
@@ -93,12 +94,7 @@ SYSTEMS = {  # that a data option is for, where it is not the default one
 WITHOUT_PATH = ("digit_documents", "digit_pairs", "digit_questions", "digits", "mixture", "raven", "rendered_text", "spoken_numbers")
 
 
-def data_options() -> list[str]:
-    register_configs()
-    return [name.removesuffix(".yaml") for name in ConfigStore.instance().list("data")]
-
-
-@pytest.mark.parametrize("name", data_options())
+@pytest.mark.parametrize("name", options("data"))
 def test_every_data_option_composes_and_fits(name, tmp_path):
     extra = SYSTEMS.get(name, "").split() + ([] if name in WITHOUT_PATH else [f"data.source.path={tmp_path}"])
     if name == "lines":  # texts alone
@@ -218,5 +214,5 @@ def test_a_file_of_overrides_may_name_backbones(tmp_path, monkeypatch):
     conf = shutil.copytree(packaged_directory("conf"), tmp_path / "conf")
     text = "# @package _global_\ndefaults:\n  - override /encoder@system.encoders.image: timm/test_resnet\n"
     (conf / "experiment" / "other_tower.yaml").write_text(text)
-    monkeypatch.setattr("zoo.assembly.compose.packaged_directory", lambda name: tmp_path / name)
+    monkeypatch.setattr("zoo.assembly.config_source.packaged_directory", lambda name: tmp_path / name)
     assert compose("train", ["experiment=other_tower"])["system"]["encoders"]["image"] == {"name": "timm", "model": "test_resnet"}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import zoo
 from zoo.losses import blocks, info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
 from zoo.losses.distributed import gather, rank, world_size
-from zoo.training.grad_cache import cached_forward_backward
+from zoo.training.grad_cache import forward_backward_together
 from zoo.types import Batch
 
 ITEMS, NUM_BATCHES = 12, 2
@@ -41,7 +41,7 @@ def system_gradients(name: str, step: str, gathers: str, positives: str) -> dict
         loss.backward()
     else:
         parts = [batch.map(lambda tensor, i=i: tensor.chunk(NUM_BATCHES)[i]) for i in range(NUM_BATCHES)]
-        loss = cached_forward_backward(system, parts, Accelerator(cpu=True)).loss
+        loss = forward_backward_together(system, parts, Accelerator(cpu=True)).loss
     return {"loss": loss.detach(), **{key: p.grad for key, p in system.named_parameters()}}
 
 

@@ -91,6 +91,6 @@ def test_teachers_that_read_something_else_are_refused(data, tmp_path):
     with pytest.raises(zoo.ConfigError, match="teacher: objective 'distillation' learns from one"):
         run(data, tmp_path / "c", "distillation")
     with pytest.raises(
-        zoo.ConfigError, match="training.frozen_passes: keeps the pooled vectors of encoders, but head Llava reads their patches"
+        zoo.ConfigError, match="training.cache_features: keeps the pooled vectors of encoders, but head Llava reads their patches"
     ):
-        run(data, tmp_path / "d", "dpo", "training.frozen_passes=1", "training.freeze=[encoders]")
+        run(data, tmp_path / "d", "dpo", "training.cache_features=1", "training.freeze=[encoders]")

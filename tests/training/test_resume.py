@@ -21,12 +21,12 @@ from zoo.training.fingerprint import LAYERS, first_difference
 from zoo.training.log import read_lines
 from zoo.training.state import states
 
-CACHED = ["training.accumulate=2", "training.accumulation=cached", "training.batch_size=8"]
+CACHED = ["training.accumulate=2", "training.accumulation=grad_cache", "training.batch_size=8"]
 
 
 @pytest.mark.heavy
 @pytest.mark.card("clip_vit_nano", "resumes exactly")
-@pytest.mark.parametrize(("processes", "words"), [(1, []), (2, []), (2, CACHED)], ids=["one", "two", "two-cached"])
+@pytest.mark.parametrize(("processes", "words"), [(1, []), (2, []), (2, CACHED)], ids=["one", "two", "two-grad-cache"])
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, words, tmp_path, launcher, card_figure):
     """The first two by the command line and torchrun, which all other tests here go without."""
     launcher = launcher if words else Shell()

@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from zoo.assembly.build import build_head, build_system
-from zoo.assembly.compose import compose
 from zoo.assembly.loading import finish
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
 from zoo.layers.meta import meta_device
-from zoo.registry import find_part, find_row
+from zoo.registry import Row, find_part, find_row
 from zoo.registry.construct import build_part
 from zoo.types import EncoderSpec
 
@@ -50,7 +49,7 @@ def create_model(
     row = find_row(name)
     with meta_device() if device is not None and torch.device(device).type == "meta" else torch.device(device or "cpu"):
         if row.kind == "system":
-            model: nn.Module = build_system(_merge(compose("system", [f"system={name}"])["system"], overrides))
+            model: nn.Module = build_system(_merge(plain_system(row), overrides))
         else:
             inputs = overrides.pop("inputs", None)
             config = _merge({"name": row.family, **row.arguments}, overrides)
@@ -111,14 +110,28 @@ def create_system(
         ConfigError: unknown names and keys, or parts that do not fit.
     """
     if isinstance(config_or_name, str):
-        find_row(config_or_name, "system")
-        config = compose("system", [f"system={config_or_name}", *overrides])["system"]
+        row = find_row(config_or_name, "system")
+        config = compose_system(row.name, overrides) if overrides else plain_system(row)
     else:
         if overrides:
             raise ConfigError("overrides: they go with a system's name; change the mapping itself instead")
         config = expand_names(config_or_name)
     system = build_system(config)
     return cast(System, finish(system, weights, system.name, None, None, weights_parts))
+
+
+def plain_system(row: Row) -> dict[str, Any]:
+    """Return the config of a system's row, equal to that which Hydra composes for its name."""
+    config = expand_names(row.arguments)
+    first = {key: config.pop(key) for key in ("encoders", "head")}
+    return {**first, "name": row.name, **config}
+
+
+def compose_system(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose a system with overrides in Hydra's syntax."""
+    from zoo.assembly.compose import compose  # Hydra, which a plain name does not need
+
+    return compose("system", [f"system={name}", *overrides])["system"]
 
 
 def expand_names(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -301,9 +301,11 @@ def _check(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.assembly.compose import apply_overrides, compose, run_with_hydra
+    from zoo.assembly.compose import apply_overrides, compose
 
     if any(word in SWEEP_FLAGS for word in rest):
+        from zoo.assembly.hydra_jobs import run_with_hydra
+
         status = run_with_hydra(rest, lambda config: _train_one(config, options.json))
     elif resume := [word.partition("=")[2] for word in rest if word.startswith("resume=") and word != "resume=null"]:
         from zoo.runs.run_directory import read_run_config

@@ -105,6 +105,7 @@ class Tts(Evaluation):
     """
 
     monitor = "aligned"  # the metric that selects the best checkpoint if training.monitor is not set
+    renamed = {"judge": "asr_model"}  # the old name, until the next release
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from zoo.registry.construct import check_keywords, construct
 from zoo.runs.data_setup import complete_config, source_modalities
 from zoo.runs.first_weights import weight_sources
 from zoo.runs.objective_setup import make_objective
-from zoo.training import grad_cache as cached
+from zoo.training import grad_cache
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.optim import parameter_groups
@@ -59,11 +59,11 @@ def check(config: Mapping[str, Any]) -> CheckReport:
         add_adapters(system, settings.adapters, "training.adapters")
     weight_sources(config, system)
     parameter_groups(system, 0.0, scales=settings.learning_rates)
-    if settings.accumulation == "cached":
-        cached.refuse(system)
+    if settings.accumulation == "grad_cache":
+        grad_cache.refuse(system)
     train_mode(system, freeze(system, settings.freeze))
-    if settings.frozen_passes:
-        _refuse_frozen_passes(config, system, settings)
+    if settings.cache_features:
+        _refuse_feature_cache(config, system, settings)
     modalities = source_modalities(config, system)
     batch = system.processor.meta(modalities, min(settings.batch_size, 4))  # type: ignore[union-attr]
     make_objective(config, system, settings.batch_size)
@@ -87,19 +87,19 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
 
 
-def _refuse_frozen_passes(config: Mapping[str, Any], system: System, settings: TrainingSettings) -> None:
+def _refuse_feature_cache(config: Mapping[str, Any], system: System, settings: TrainingSettings) -> None:
     """Raise ConfigError where encoders cannot run once before training: they are trained, or something needs their inputs."""
     head: Any = system.head
     if head.reads != ("pooled",):
         raise ConfigError(
-            f"training.frozen_passes: keeps the pooled vectors of encoders, but head {type(head).__name__} reads their "
-            f"{' and '.join(head.reads)}; set training.frozen_passes=0"
+            f"training.cache_features: keeps the pooled vectors of encoders, but head {type(head).__name__} reads their "
+            f"{' and '.join(head.reads)}; set training.cache_features=0"
         )
     refuse_unfrozen(dict(system.encoders))
-    passes_of(list(system.encoders), settings.frozen_passes)
+    passes_of(list(system.encoders), settings.cache_features)
     for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher")), ("objective", config.get("objective"))):
         if value:
-            raise ConfigError(f"training.frozen_passes: {key} needs the inputs themselves in every step; take one of the two away")
+            raise ConfigError(f"training.cache_features: {key} needs the inputs themselves in every step; take one of the two away")
 
 
 def _add_teacher(system: System, batch: Batch, teacher: Any) -> None:

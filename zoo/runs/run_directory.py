@@ -16,6 +16,7 @@ import yaml
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
+from zoo.registry.config_keys import with_current_names
 from zoo.registry.schemas import read_run_file
 from zoo.storage.files import atomic_directory, write_text_atomically
 
@@ -56,7 +57,7 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     config = read_run_file(path)
     if "training" not in config:
         raise ConfigError(f"resume: {path} is not the config of a run; give the run_dir of an earlier zoo train")
-    return config
+    return with_current_names(config)
 
 
 def describe_environment() -> dict[str, Any]:

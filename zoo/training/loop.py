@@ -22,9 +22,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
-from zoo.training import feature_cache as frozen
+from zoo.training import feature_cache
 from zoo.training import fingerprint
-from zoo.training import grad_cache as cached
+from zoo.training import grad_cache
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
@@ -88,14 +88,14 @@ class Trainer:
     ) -> None:
         self.complete, self.objective = complete, objective
         self.settings, self.run_dir, self.seed = settings, run_dir, seed
-        self.data: ProcessedSplit | Packs | frozen.FrozenSplit = data
+        self.data: ProcessedSplit | Packs | feature_cache.FeatureSplit = data
         self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
         self.accelerator = accelerator or make_accelerator(settings, run_dir)
         if settings.trackers:
             self.accelerator.init_trackers("tracked")
         self.plain_model = model.to(self.accelerator.device)
-        if settings.accumulation == "cached":
-            cached.refuse(model, self.accelerator)
+        if settings.accumulation == "grad_cache":
+            grad_cache.refuse(model, self.accelerator)
         self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
         if settings.ema_decay is not None:  # before prepare(): Accelerate wraps the model's forward, which must not be copied
@@ -117,8 +117,8 @@ class Trainer:
             DataError: the loss is not finite; the message names the batch's items.
             WeightsError: the restored state differs from the saved one; the message names the first part that differs.
         """
-        if self.settings.frozen_passes:
-            self._run_frozen()
+        if self.settings.cache_features:
+            self._use_cached_features()
         train_mode(self.model, self.frozen)
         if resume:
             self._restore()
@@ -136,12 +136,12 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # other ranks may read the files of the main process afterwards
         return values
 
-    def _run_frozen(self) -> None:
+    def _use_cached_features(self) -> None:
         """Run the frozen encoders over the data, only once per run, and replace the data by their features."""
-        passes, folder = self.settings.frozen_passes, self.run_dir / frozen.FOLDER
+        passes, folder = self.settings.cache_features, feature_cache.cache_folder(self.run_dir)
         assert isinstance(self.data, ProcessedSplit)
         if self.accelerator.is_main_process:
-            frozen.keep_features(
+            feature_cache.keep_features(
                 self.plain_model.eval(),
                 self.data,
                 folder,
@@ -153,7 +153,7 @@ class Trainer:
                 tell=self.progress.prepare if self.progress is not None else None,
             )
         self.accelerator.wait_for_everyone()
-        self.data, self.num_workers = frozen.FrozenSplit(folder, len(self.data), self.data.order), 0
+        self.data, self.num_workers = feature_cache.FeatureSplit(folder, len(self.data), self.data.order), 0
 
     @property
     def final_model(self) -> nn.Module:
@@ -210,9 +210,9 @@ class Trainer:
         return {"loss": sum(losses) / max(len(losses), 1), "learning_rate": rate, "gradient_norm": norm, **metrics}
 
     def _forward_backward(self, batches: list[Batch]) -> list[HeadOutput]:
-        """Run forward and backward; returns the output of each batch (in a cached step, the common output, once per batch)."""
-        if self.settings.accumulation == "cached" and len(batches) > 1:
-            return [cached.cached_forward_backward(self.plain_model, batches, self.accelerator)] * len(batches)  # type: ignore[arg-type]
+        """Run forward and backward; returns the output of each batch (with gradient caching the common output, once per batch)."""
+        if self.settings.accumulation == "grad_cache" and len(batches) > 1:
+            return [grad_cache.forward_backward_together(self.plain_model, batches, self.accelerator)] * len(batches)  # type: ignore[arg-type]
         return [self._forward_backward_alone(batch, last=batch is batches[-1]) for batch in batches]
 
     def _forward_backward_alone(self, batch: Batch, *, last: bool) -> HeadOutput:

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 import zoo
 from zoo.assembly.compose import compose
 from zoo.runs.train import train
-from zoo.training.grad_cache import cached_forward_backward
+from zoo.training.grad_cache import forward_backward_together
 from zoo.training.log import read_lines
 from zoo.training.settings import TrainingSettings
 from zoo.types import Batch
@@ -64,7 +64,7 @@ def test_batches_together_give_the_gradients_of_one_batch(name, positives, accel
     expected_loss = system(whole).loss
     expected_loss.backward()
     expected = gradients(system)
-    found_loss = cached_forward_backward(system, parts, accelerator).loss
+    found_loss = forward_backward_together(system, parts, accelerator).loss
     torch.testing.assert_close(found_loss, expected_loss, atol=1e-6, rtol=1e-6)
     assert_same_gradients(gradients(system), expected)
 
@@ -78,14 +78,14 @@ def test_random_draws_are_repeated_and_the_state_goes_on_once(accelerator):
     one_graph(system, parts)
     expected, state = gradients(system), torch.get_rng_state()
     torch.manual_seed(3)
-    cached_forward_backward(system, parts, accelerator)
+    forward_backward_together(system, parts, accelerator)
     assert torch.equal(torch.get_rng_state(), state)
     assert_same_gradients(gradients(system), expected)
 
 
 def test_batch_norm_moves_once(accelerator):
     states = []
-    for step in (one_graph, lambda system, parts: cached_forward_backward(system, parts, accelerator)):
+    for step in (one_graph, lambda system, parts: forward_backward_together(system, parts, accelerator)):
         torch.manual_seed(0)
         system = zoo.create_model("clip_vig_nano").train()
         step(system, batches())
@@ -106,7 +106,7 @@ def test_a_frozen_tower_is_encoded_once(frozen, calls, accelerator):
     expected, counted = gradients(system), dict.fromkeys(calls, 0)
     for name, encoder in system.encoders.items():
         encoder.register_forward_hook(lambda *_, name=name: counted.update({name: counted[name] + 1}))
-    cached_forward_backward(system, parts, accelerator)
+    forward_backward_together(system, parts, accelerator)
     assert counted == calls
     assert_same_gradients(gradients(system), expected)
 
@@ -117,12 +117,12 @@ def test_a_locked_tower_without_projection_gets_no_gradient(accelerator):
     system.encoders["image"].requires_grad_(False)
     one_graph(system, parts)
     expected = gradients(system)
-    cached_forward_backward(system, parts, accelerator)
+    forward_backward_together(system, parts, accelerator)
     assert_same_gradients(gradients(system), expected)
 
 
 SMALL = "training.max_steps=4 training.batch_size=8 training.warmup_steps=0 training.evaluate_every=0 training.log_every=1".split()
-CACHED = ["training.accumulate=3", "training.accumulation=cached"]
+CACHED = ["training.accumulate=3", "training.accumulation=grad_cache"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -135,14 +135,14 @@ def test_a_run_trains_and_its_loss_sees_all_negatives(precision, tmp_path):
 def test_a_head_without_features_is_refused_before_training(tmp_path):
     words = ["system=classifier_vit_nano", *CACHED, f"run_dir={tmp_path / 'run'}"]
     for act in (zoo.check, train):
-        with pytest.raises(zoo.ConfigError, match="training.accumulation: 'cached' needs a head .* Classifier is not"):
+        with pytest.raises(zoo.ConfigError, match="training.accumulation: 'grad_cache' needs a head .* Classifier is not"):
             act(compose("train", words))
 
 
-def test_check_takes_cached_steps():
+def test_check_accepts_gradient_caching():
     assert zoo.check(compose("train", CACHED)).trainable > 0
 
 
 def test_an_unknown_accumulation_is_refused():
-    with pytest.raises(zoo.ConfigError, match="accumulation: there is no 'cache'; did you mean 'cached'"):
-        TrainingSettings(max_steps=1, batch_size=2, learning_rate=1.0, accumulation="cache")
+    with pytest.raises(zoo.ConfigError, match="accumulation: there is no 'grad_cach'; did you mean 'grad_cache'"):
+        TrainingSettings(max_steps=1, batch_size=2, learning_rate=1.0, accumulation="grad_cach")

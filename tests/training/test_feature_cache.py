@@ -8,7 +8,7 @@ import zoo
 from zoo.assembly.compose import compose
 from zoo.assembly.system import from_features
 from zoo.runs.train import train
-from zoo.training.feature_cache import FrozenSplit
+from zoo.training.feature_cache import FOLDER, FeatureSplit
 from zoo.training.log import read_lines
 
 TOWERS = ["training.freeze=[encoders]", "system=clip_vit_digits"]
@@ -34,7 +34,7 @@ def run(folder, *words):
 def runs(tmp_path_factory):
     """The same six steps, the towers in every step and run once before; one epoch has more steps than that."""
     folder = tmp_path_factory.mktemp("frozen")
-    return {"plain": run(folder / "plain"), "once": run(folder / "once", "training.frozen_passes=1"), "folder": folder}
+    return {"plain": run(folder / "plain"), "once": run(folder / "once", "training.cache_features=1"), "folder": folder}
 
 
 def test_training_on_kept_features_is_training_on_the_towers(runs):
@@ -48,35 +48,35 @@ def test_the_saved_model_is_whole(runs):
 
 
 def test_each_pass_is_augmented_anew(tmp_path):
-    run(tmp_path / "two", "training.frozen_passes=2")
-    split = FrozenSplit(tmp_path / "two" / "frozen", 1)
+    run(tmp_path / "two", "training.cache_features=2")
+    split = FeatureSplit(tmp_path / "two" / FOLDER, 1)
     image = split.features["image"]
     first, second = image[: len(image) // 2], image[len(image) // 2 :]
     assert len(first) == len(second) and not np.allclose(first, second, atol=1e-3)
 
 
 def test_passes_may_differ_by_modality(tmp_path):
-    run(tmp_path / "run", "training.frozen_passes={image: 1, text: 3}")
-    split = FrozenSplit(tmp_path / "run" / "frozen", 1)
+    run(tmp_path / "run", "training.cache_features={image: 1, text: 3}")
+    split = FeatureSplit(tmp_path / "run" / FOLDER, 1)
     assert len(split.features["text"]) == 3 * len(split.features["image"]) == 3 * len(split.targets["groups"])
     with pytest.raises(zoo.ConfigError, match="give a number of 1 or more for each of: image, text"):
-        run(tmp_path / "bad", "training.frozen_passes={image: 1}")
+        run(tmp_path / "bad", "training.cache_features={image: 1}")
 
 
-def test_cached_accumulation_works_on_kept_features(tmp_path):
-    words = ["training.frozen_passes=1", "training.accumulate=2", "training.batch_size=32", "training.accumulation=cached"]
+def test_gradient_caching_works_on_cached_features(tmp_path):
+    words = ["training.cache_features=1", "training.accumulate=2", "training.batch_size=32", "training.accumulation=grad_cache"]
     losses = run(tmp_path / "run", *words)
     assert len(losses) == 6 and all(np.isfinite(losses))
 
 
 def test_a_mix_of_pictures_cannot_go_with_kept_features(tmp_path):
-    with pytest.raises(zoo.ConfigError, match="frozen_passes: data.mix needs the inputs"):
-        zoo.check(compose("train", [*TOWERS[1:], "training.freeze=[encoders]", "training.frozen_passes=1", "data.mix={mixup: 0.8}"]))
+    with pytest.raises(zoo.ConfigError, match="cache_features: data.mix needs the inputs"):
+        zoo.check(compose("train", [*TOWERS[1:], "training.freeze=[encoders]", "training.cache_features=1", "data.mix={mixup: 0.8}"]))
 
 
 def test_a_tower_that_is_trained_is_refused(tmp_path):
-    with pytest.raises(zoo.ConfigError, match="frozen_passes: encoders.text.* is trained.*freeze it"):
-        run(tmp_path / "bad", "training.frozen_passes=1", "training.freeze=[encoders.image]")
+    with pytest.raises(zoo.ConfigError, match="cache_features: encoders.text.* is trained.*freeze it"):
+        run(tmp_path / "bad", "training.cache_features=1", "training.freeze=[encoders.image]")
 
 
 def test_only_the_linear_layer_behind_the_pool_may_be_trained(tmp_path):
@@ -84,7 +84,7 @@ def test_only_the_linear_layer_behind_the_pool_may_be_trained(tmp_path):
         "system.encoders.image.class_token=true",
         "system.encoders.image.pool=concat",
         "system.encoders.image.pool_layers=[0,-1]",
-        "training.frozen_passes=1",
+        "training.cache_features=1",
     ]
     parts = [f"encoders.image.{name}" for name in ("patch", "blocks", "norm", "class_token", "positions")]
     losses = run(tmp_path / "pool", *words, f"training.freeze=[encoders.text,{','.join(parts)}]", "training.learning_rate=0.01")
@@ -103,5 +103,5 @@ def test_only_the_linear_layer_behind_the_pool_may_be_trained(tmp_path):
     ],
 )
 def test_a_head_that_reads_more_than_pooled_vectors_is_refused(words, reads):
-    with pytest.raises(zoo.ConfigError, match=f"training.frozen_passes: keeps the pooled vectors.*reads their {reads}"):
-        zoo.check(compose("train", [*words, "training.freeze=[encoders]", "training.frozen_passes=1"]))
+    with pytest.raises(zoo.ConfigError, match=f"training.cache_features: keeps the pooled vectors.*reads their {reads}"):
+        zoo.check(compose("train", [*words, "training.freeze=[encoders]", "training.cache_features=1"]))
