@@ -46,6 +46,7 @@ class TrainingFile(TypedDict, total=False):
     batch_size: int
     checkpoint_every: int
     evaluate_every: int
+    adapters: dict[str, dict[str, Any] | None] | None
 
 
 class DataFile(TypedDict, total=False):
@@ -63,6 +64,41 @@ class RunFile(TypedDict, total=False):
     seed: int
     run_dir: str | None
     resume: str | None
+
+
+NEEDED = {"train": ("system", "data", "training", "seed"), "evaluate": ("checkpoint",)}
+
+
+class ComposedFile(RunFile, total=False):
+    """Composed config of ``zoo train`` or ``zoo evaluate``; a group may be null."""
+
+    data: DataFile | None
+    evaluation: Part | None
+    objective: Part | None
+    weights: dict[str, Any] | str | None
+    teacher: str | None
+    checkpoint: str
+    evaluations: list[str] | None
+    output: str | None
+    device: str
+
+
+def check_composed(config: dict[str, Any], config_name: str) -> dict[str, Any]:
+    """Return a composed config if its nodes have the types that code relies on.
+
+    Raises:
+        ConfigError: a node is missing, or of another type.
+    """
+    for key in NEEDED.get(config_name, ()):
+        if key not in config:
+            raise ConfigError(f"{key}: is missing in the config; leave out the override ~{key}")
+    check(config, ComposedFile, "config", ConfigError, "correct the override or the config file")
+    if config_name == "train":
+        for key, node in (("system", config["system"]), ("data", config["data"]), ("data.source", (config["data"] or {}).get("source"))):
+            if not isinstance(node, Mapping):
+                raise ConfigError(f"{key}: got {shown(node)}; a run needs one: choose it, for example with data=digits system=clip_vit_nano")
+    refuse_depth(config.get("system"), "config", ConfigError, "system")
+    return config
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
