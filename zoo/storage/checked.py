@@ -14,6 +14,7 @@ from zoo.errors import WeightsError, ZooError
 from zoo.storage.outside import read_json, shown
 
 T = TypeVar("T")
+TYPES = {"int": int, "float": float, "str": str, "bool": bool, "object": dict, "array": list, "null": type(None)}
 WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "object": "an object", "array": "a list"}
 
 
@@ -33,24 +34,39 @@ def check(value: T, schema: Any, origin: object, error: type[ZooError] = Weights
     except msgspec.ValidationError as fault:
         reason, _, place = str(fault).partition(" - at `")
         path = place.removesuffix("`").removeprefix("$").lstrip(".")
-        got = _at(value, path)
-        key = f" {path}:" if path else ""
+        key, got = _at(value, path, reason)
+        key = f" {key}:" if key else ""
         allowed = reason.replace("Expected ", "allowed is ").partition(", got ")[0] if reason.startswith("Expected") else reason
         allowed = re.sub(r"`([^`]*)`", lambda types: " or ".join(WORDS.get(name, name) for name in types[1].split(" | ")), allowed)
         raise error(f"{origin}:{key} got {shown(got)} ({type(got).__name__}); {allowed}; {remedy}") from fault
     return value
 
 
-def _at(value: Any, path: str) -> Any:
-    """Return the value at a path as msgspec writes it: ``vision_config.layers[3].name``; ``[...]`` stands for some element."""
-    for word in path.replace("[", ".[").split("."):
-        if word.startswith("[") and isinstance(value, list) and word[1:-1].isdigit():
-            value = value[int(word[1:-1])]
-        elif isinstance(value, dict) and word in value:
-            value = value[word]
-        elif word:
-            return value
-    return value
+def _is_expected(value: Any, reason: str) -> bool:
+    """Return True if a value has one of the types in ``Expected `object | null```, or the reason names none of them."""
+    expected = reason.partition("`")[2].partition("`")[0].split(" | ")
+    types = [TYPES[name] for name in expected if name in TYPES]
+    return not types or type(value) in types
+
+
+def _at(value: Any, path: str, reason: str) -> tuple[str, Any]:
+    """Return the full key and the value at a path as msgspec writes it, for example ``vision_config.layers[3].name``.
+
+    In a mapping msgspec writes ``[...]`` instead of the key; the first entry of another type than the expected one is taken.
+    """
+    key = ""
+    for word in filter(None, path.replace("[...]", ".[*]").replace("[", ".[").split(".")):
+        name: Any = word
+        if word == "[*]" and isinstance(value, dict):
+            name = next((name for name, each in value.items() if not _is_expected(each, reason)), None)
+        elif word.startswith("[") and word[1:-1].isdigit():
+            name = int(word[1:-1])
+        try:
+            value = value[name]
+        except (LookupError, TypeError):
+            return path, value
+        key = f"{key}[{name}]" if isinstance(name, int) else f"{key}.{name}".strip(".")
+    return key, value
 
 
 class ShardIndex(TypedDict):
