@@ -28,7 +28,14 @@ from zoo.registry.schemas import check_composed
 from zoo.storage.outside import shown
 
 OPTIONAL = {"data": ("packing",)}  # keys that any option of a group may be given
-ODD_VALUES = (TypeError, ValueError, AttributeError, LookupError, AssertionError, RecursionError)  # of Hydra, on values that it does not expect
+ODD_VALUES = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    RecursionError,
+)  # of Hydra, on values that it does not expect
 _LOCK = threading.RLock()
 
 

@@ -13,6 +13,7 @@ from zoo.assembly.save_load import load
 from zoo.assembly.system import System
 from zoo.commands.classify_report import Prediction, check_output, write_predictions
 from zoo.commands.display import counting_progress, print_json, readable_share, table
+from zoo.commands.plain import say
 from zoo.data.zero_shot_prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.classifier_weights import classifier_vectors
@@ -46,7 +47,7 @@ def classify_command(options: Namespace) -> int:
     _show(predictions, options, model)
     failed = [found for found in predictions if found.error is not None]
     if failed:
-        print(f"zoo: {len(failed)} of {len(predictions)} images could not be read; the others were classified", file=sys.stderr)
+        say(f"zoo: {len(failed)} of {len(predictions)} images could not be read; the others were classified", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -141,12 +142,12 @@ def _prediction(path: Path, labels: Sequence[str], scores: torch.Tensor | None, 
 def _show(predictions: Sequence[Prediction], options: Namespace, model: str) -> None:
     for found in predictions:
         if found.error is not None:
-            print(f"zoo: {found.error}", file=sys.stderr)
+            say(f"zoo: {found.error}", file=sys.stderr)
     if options.json:
         for found in predictions:
             print_json(vars(found))
     elif options.output:
-        print(f"written: {options.output} ({len(predictions)} images)")
+        say(f"written: {options.output} ({len(predictions)} images)")
     else:
         rows = [[found.path, *_cells(found)] for found in predictions if found.error is None]
         if rows:

@@ -94,7 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--top-k", type=int, default=3, metavar="K", help="labels reported per image (default: 3)")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)")
-    command.add_argument("--output", metavar="FILE", help="write a .csv, .json or .html file instead of printing a table")
+    command.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write a .csv, .json or .html file instead of a table; CSV texts that begin with = + - @ get a ' in front",
+    )
     command.add_argument("--no-cache", action="store_true", help="do not read or write the on-disk cache of label embeddings")
     command = add("embed", _embed, "Embed a folder of images into a search index; an interrupted job resumes.")
     command.add_argument(
@@ -122,7 +126,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--index", metavar="DIR", required=True, help="index written by zoo embed")
     command.add_argument("--image", metavar="FILE", help="image query, instead of TEXT")
     command.add_argument("--top-k", type=int, default=10, metavar="K", help="results to return (default: 10)")
-    command.add_argument("--output", metavar="FILE", help="write a .csv, .json or .html file instead of printing a table")
+    command.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write a .csv, .json or .html file instead of a table; CSV texts that begin with = + - @ get a ' in front",
+    )
     command.add_argument("--model", help="path of the model that built the index, if it has moved")
     command.add_argument("--backend", default="exact", help="nearest-neighbour search: exact (default) or faiss (flat index)")
     command = add(

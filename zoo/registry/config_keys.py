@@ -76,7 +76,10 @@ def with_current_names(config: Mapping[str, Any], key: str = "") -> dict[str, An
     Raises:
         ConfigError: an old and the new key have different values.
     """
-    found = {name: with_current_names(value, f"{key}.{name}".strip(".")) if isinstance(value, Mapping) else value for name, value in config.items()}
+    found = {
+        name: with_current_names(value, f"{key}.{name}".strip(".")) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+    }
     keys, values = _renamings_at(key, found.get("name"))
     return rename(found, key, keys, values) if keys or values else found
 

@@ -69,8 +69,6 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
     Raises:
         ConfigError: an unknown keyword, a value of the wrong type, or a required keyword is missing.
     """
-    from beartype.door import is_bearable  # a fifth of a second, which a config with an unknown key does not need
-
     parameters = {name: p for name, p in inspect.signature(part).parameters.items() if name not in given}
     hints = typing.get_type_hints(part.__init__)
     checked = {}

@@ -96,7 +96,9 @@ def check_composed(config: dict[str, Any], config_name: str) -> dict[str, Any]:
     if config_name == "train":
         for key, node in (("system", config["system"]), ("data", config["data"]), ("data.source", (config["data"] or {}).get("source"))):
             if not isinstance(node, Mapping):
-                raise ConfigError(f"{key}: got {shown(node)}; a run needs one: choose it, for example with data=digits system=clip_vit_nano")
+                raise ConfigError(
+                    f"{key}: got {shown(node)}; a run needs one: choose it, for example with data=digits system=clip_vit_nano"
+                )
     refuse_depth(config.get("system"), "config", ConfigError, "system")
     return config
 
@@ -144,7 +146,9 @@ def refuse_interpolations(config: Any, origin: object, error: type[ZooError], ke
         for number, value in enumerate(config):
             refuse_interpolations(value, origin, error, f"{key}[{number}]")
     elif isinstance(config, str) and "${" in config:
-        raise error(f"{origin}: {key}: got {shown(config)}, an interpolation; a saved config holds plain values only: write the value itself")
+        raise error(
+            f"{origin}: {key}: got {shown(config)}, an interpolation; a saved config holds plain values only: write the value itself"
+        )
 
 
 def refuse_depth(config: Any, origin: object, error: type[ZooError], key: str = "") -> None:

@@ -112,7 +112,9 @@ def parse_json(text: str | bytes, origin: object, error: type[ZooError] = Weight
     except UnicodeDecodeError as fault:
         raise error(f"{origin}: is not UTF-8 text ({fault.reason}); save it as UTF-8") from fault
     except ValueError as fault:
-        raise error(f"{origin}: is not JSON that can be read ({first_line(fault)[:MAX_SHOWN]}); write it again, or fetch it again") from fault
+        raise error(
+            f"{origin}: is not JSON that can be read ({first_line(fault)[:MAX_SHOWN]}); write it again, or fetch it again"
+        ) from fault
     refuse_unbounded(found, origin, error)
     return found
 
@@ -220,7 +222,9 @@ def understanding(origin: object, error: type[ZooError] = WeightsError) -> Itera
         raise
     except (TypeError, AttributeError, LookupError, ArithmeticError, ValueError, RecursionError, MemoryError, struct.error) as fault:
         reason = f"{type(fault).__name__}: {first_line(fault)[:MAX_SHOWN]}"
-        raise error(f"{origin}: a value in it has a type or size that cannot be used ({reason}); correct the file, or fetch it again") from fault
+        raise error(
+            f"{origin}: a value in it has a type or size that cannot be used ({reason}); correct the file, or fetch it again"
+        ) from fault
 
 
 def kind_of(value: object) -> str:

@@ -21,6 +21,7 @@ Number = float | None
 Ids = int | list[int] | None
 REMEDY = "fetch the directory again"
 
+
 class Rope(TypedDict, total=False):
     """Rotary positions of a model's config."""
 
@@ -43,7 +44,9 @@ ModelConfig = TypedDict(
         **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"), Size),
         **dict.fromkeys(("vocab_size", "max_position_embeddings", "num_key_value_heads", "projection_dim", "embedding_size"), Size),
         **dict.fromkeys(("type_vocab_size", "num_channels", "num_mel_bins", "max_source_positions", "max_target_positions"), Size),
-        **dict.fromkeys(("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "n_embd", "n_positions", "n_layer", "n_head", "n_inner"), Size),
+        **dict.fromkeys(
+            ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "n_embd", "n_positions", "n_layer", "n_head", "n_inner"), Size
+        ),
         **dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), Size),
         **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "sliding_window", "num_latents", "latent_query_num"), Size),
         **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance", "embed_dim", "layers", "ffn_dim"), Size),
