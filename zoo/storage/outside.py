@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import yaml
 
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError, first_line
 
+Fault = Callable[[str], ZooError]  # a class of errors, or ``functools.partial(ItemError, reason=...)``
 MAX_TEXT_BYTES = 2**28  # the largest tokenizer.json in use has about 35 MB
 MAX_DEPTH = 100  # nested lists and objects; real files stay below 20
 MAX_ENTRIES = 20_000_000  # after aliases are expanded; a tokenizer has about one million
@@ -59,11 +60,11 @@ def _is_control(letter: str) -> bool:
     return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in DIRECTIONS
 
 
-def refuse_special(path: Path, error: type[ZooError] = DataError) -> None:
+def refuse_special(path: Path, error: Fault = DataError) -> None:
     """Raise an error unless a path is an ordinary file; a pipe or a device would block, or never end, once it is opened.
 
     Raises:
-        ZooError: of the class ``error``; the path is missing, cannot be looked at, or is a folder, pipe, device or socket.
+        ZooError: as ``error`` makes it; the path is missing, cannot be looked at, or is a folder, pipe, device or socket.
     """
     try:
         mode = os.stat(path).st_mode
@@ -77,11 +78,11 @@ def refuse_special(path: Path, error: type[ZooError] = DataError) -> None:
         raise error(f"{path}: is {kind}; only ordinary files are read here; give the path of a file")
 
 
-def read_text(path: Path, error: type[ZooError] = WeightsError) -> str:
+def read_text(path: Path, error: Fault = WeightsError) -> str:
     """Read an ordinary UTF-8 file of at most ``MAX_TEXT_BYTES``.
 
     Raises:
-        ZooError: of the class ``error``; the file is not ordinary, too large, not UTF-8, or cannot be read.
+        ZooError: as ``error`` makes it; the file is not ordinary, too large, not UTF-8, or cannot be read.
     """
     refuse_special(path, error)
     try:
@@ -96,14 +97,14 @@ def read_text(path: Path, error: type[ZooError] = WeightsError) -> str:
         raise error(f"{path}: is not UTF-8 text (byte {fault.start}: {fault.reason}); save it as UTF-8, or fetch it again") from fault
 
 
-def parse_json(text: str | bytes, origin: object, error: type[ZooError] = WeightsError) -> Any:
+def parse_json(text: str | bytes, origin: object, error: Fault = WeightsError) -> Any:
     """Parse JSON from outside, with limits on depth and digits.
 
     Args:
         origin: file, row or member, for messages.
 
     Raises:
-        ZooError: of the class ``error``; not JSON, nested too deep, or a number of too many digits.
+        ZooError: as ``error`` makes it; not JSON, nested too deep, or a number of too many digits.
     """
     try:
         found = json.loads(text, parse_int=_parse_int)
@@ -125,20 +126,20 @@ def _parse_int(digits: str) -> int:
     return int(digits)
 
 
-def read_json(path: Path, error: type[ZooError] = WeightsError) -> Any:
+def read_json(path: Path, error: Fault = WeightsError) -> Any:
     """Read a JSON file from outside.
 
     Raises:
-        ZooError: of the class ``error``; see ``read_text`` and ``parse_json``.
+        ZooError: as ``error`` makes it; see ``read_text`` and ``parse_json``.
     """
     return parse_json(read_text(path, error), path, error)
 
 
-def read_json_object(path: Path, error: type[ZooError] = WeightsError) -> dict[str, Any]:
+def read_json_object(path: Path, error: Fault = WeightsError) -> dict[str, Any]:
     """Read a JSON file from outside that must hold an object.
 
     Raises:
-        ZooError: of the class ``error``; see ``read_json``, or the file holds something else.
+        ZooError: as ``error`` makes it; see ``read_json``, or the file holds something else.
     """
     found = read_json(path, error)
     if not isinstance(found, dict):
@@ -146,11 +147,11 @@ def read_json_object(path: Path, error: type[ZooError] = WeightsError) -> dict[s
     return found
 
 
-def read_yaml_object(path: Path, error: type[ZooError] = ConfigError) -> dict[str, Any]:
+def read_yaml_object(path: Path, error: Fault = ConfigError) -> dict[str, Any]:
     """Read a YAML file from outside that must hold a mapping with string keys; tags that build objects are refused.
 
     Raises:
-        ZooError: of the class ``error``; not YAML, a tag, nested too deep, aliases without end, or not a mapping.
+        ZooError: as ``error`` makes it; not YAML, a tag, nested too deep, aliases without end, or not a mapping.
     """
     text = read_text(path, error)
     try:
@@ -168,7 +169,7 @@ def read_yaml_object(path: Path, error: type[ZooError] = ConfigError) -> dict[st
     return found
 
 
-def _refuse_odd_keys(found: Any, path: Path, error: type[ZooError]) -> None:
+def _refuse_odd_keys(found: Any, path: Path, error: Fault) -> None:
     """Raise an error for a key that is no string or number, or a value that plain YAML made into an object."""
     if isinstance(found, Mapping):
         for key, value in found.items():
@@ -182,7 +183,7 @@ def _refuse_odd_keys(found: Any, path: Path, error: type[ZooError]) -> None:
         raise error(f"{path}: holds {shown(found)} ({kind_of(found)}); allowed are texts, numbers, true, false and null: put it in quotes")
 
 
-def refuse_unbounded(found: Any, origin: object, error: type[ZooError] = WeightsError) -> None:
+def refuse_unbounded(found: Any, origin: object, error: Fault = WeightsError) -> None:
     """Raise an error if a parsed value nests too deep, holds itself, or is too large after its YAML aliases are expanded."""
     counts: dict[int, int] = {}  # entries below each container, by its id: an alias is visited once
     open_now: set[int] = set()
@@ -208,13 +209,13 @@ def refuse_unbounded(found: Any, origin: object, error: type[ZooError] = Weights
 
 
 @contextmanager
-def understanding(origin: object, error: type[ZooError] = WeightsError) -> Iterator[None]:
+def understanding(origin: object, error: Fault = WeightsError) -> Iterator[None]:
     """Turn what Python raises on outside values of an unforeseen type or size into an error that names the file.
 
     This is the last net behind the declared types (``zoo.storage.checked``); ``ZOO_DEBUG=1`` shows the cause.
 
     Raises:
-        ZooError: of the class ``error``.
+        ZooError: as ``error`` makes it.
     """
     try:
         yield

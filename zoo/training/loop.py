@@ -22,9 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
-from zoo.training import feature_cache
-from zoo.training import fingerprint
-from zoo.training import grad_cache
+from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
