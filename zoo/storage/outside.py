@@ -75,7 +75,7 @@ def refuse_special(path: Path, error: Fault = DataError) -> None:
         raise error(f"{shown(str(path))}: cannot be opened ({reason}); give the path of a file that you may read") from fault
     kind = next((word for test, word in KINDS.items() if test(mode)), None)
     if kind is not None:
-        raise error(f"{path}: is {kind}; only ordinary files are read here; give the path of a file")
+        raise error(f"{path}: cannot be opened, it is {kind}; only ordinary files are read here; give the path of a file")
 
 
 def read_text(path: Path, error: Fault = WeightsError) -> str:
