@@ -37,6 +37,8 @@ class Albert(PostNormText):
         DataError: (forward) a row is longer than ``context_length``, or a token type is ``num_types`` or more.
     """
 
+    silent_keywords = ("depth", "num_heads", "activation", "eps", "pool")  # depth: all runs share one block
+
     def __init__(
         self,
         *,

@@ -46,6 +46,8 @@ class Bert(PostNormText):
         DataError: (forward) a row is longer than ``context_length``, or a token type is ``num_types`` or more.
     """
 
+    silent_keywords = ("num_heads", "activation", "eps", "pool")
+
     def __init__(
         self,
         *,

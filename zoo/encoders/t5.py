@@ -143,6 +143,7 @@ class T5(Encoder):
     modality = "text"
     context_length: int
     no_weight_decay = ("distances",)
+    silent_keywords = ("num_heads", "activation", "max_distance", "eps", "pool")
 
     def __init__(
         self,

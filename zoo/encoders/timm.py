@@ -156,6 +156,15 @@ class Timm(Encoder):
         even = len(stages) == len(blocks) and len({(s["num_chs"], s["reduction"]) for s in stages}) == 1
         return len(blocks) if even and {"norm", "output_fmt", "stop_early"} <= set(shown) else 0
 
+    def read_native(self, source: Any) -> dict[str, Tensor] | None:
+        """Return the weights of a source with timm's names; ``timm://NAME`` is downloaded at this encoder's image size.
+
+        None for a file that already has this encoder's names, and for weights that do not come as timm's state dict.
+        """
+        if source.timm:
+            return self.read_pretrained(source.timm)
+        return None if source.keys <= self.state_dict().keys() else self.from_timm(source.tensors)
+
     def from_timm(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename a state dict of timm, with or without classifier, to the parameter names of this encoder.
 

@@ -51,6 +51,7 @@ class BertHead(Head):
     accepts = Accepts(modalities=("text",), reads="tokens")
     verbs = ("fill_mask",)
     evaluation = "masked_lm"
+    silent_keywords = ("activation", "eps")
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class Kosmos(MultimodalLM):
 
     processor_defaults = {"template": "kosmos"}  # of the processor "conversation"; a config may override them
     needs_symbols = True
+    silent_keywords = ("feature_layer", "class_token")
 
     def __init__(
         self,

@@ -35,6 +35,8 @@ class Llava(MultimodalLM):
             one item that they fill the context of the language model.
     """
 
+    silent_keywords = ("feature_layer",)
+
     def __init__(
         self,
         *,

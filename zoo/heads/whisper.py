@@ -45,6 +45,7 @@ class Whisper(Head):
     verbs = ("transcribe",)
     evaluation = "asr"
     no_weight_decay = ("positions",)
+    silent_keywords = ("num_heads", "eps")
     processors = ("transcript",)  # in addition to those of the encoders
     transcribe = staticmethod(transcribe)
 

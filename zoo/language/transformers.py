@@ -117,6 +117,10 @@ class Transformers(LanguageModel):
         """Return an empty key-value cache; ``length`` is ignored, because the cache grows as it is filled."""
         return ForeignCache(batch_size, self.model.device)
 
+    def read_native(self, source: Any) -> dict[str, Tensor] | None:
+        """Return the weights of a directory that transformers saved; None for any other source."""
+        return None if source.library != "transformers" else self.read_pretrained(source.directory)
+
     def read_pretrained(self, directory: str | Path) -> dict[str, Tensor]:
         """Read the weights of a directory saved by transformers, under this model's names; they are not loaded into the model.
 

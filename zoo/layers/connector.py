@@ -14,8 +14,8 @@ To add a connector, write a subclass of ``Connector`` and enter it in ``CONNECTO
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,13 @@ class Connector(nn.Module, ABC):
 
     ``num_tokens(n)`` is the only place that computes the number of output tokens; ``forward`` must return as many real tokens.
     """
+
+    silent_keywords: ClassVar[Sequence[str]] = ()  # see ``zoo.types.Connector``
+
+    @classmethod
+    def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keywords in the form in which ``silent_keywords`` are compared; see ``zoo.types.Part.resolved``."""
+        return dict(keywords)
 
     @abstractmethod
     def num_tokens(self, n: int) -> int:
@@ -232,6 +239,14 @@ class Kosmos2Connector(Connector):
         num_heads: attention heads; None takes one per 64 channels of the language model.
         normalise: True scales each media token to length 1 first.
     """
+
+    silent_keywords = ("num_heads", "normalise")
+
+    @classmethod
+    def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace ``num_heads`` of None by the number of heads of the width."""
+        heads = keywords["num_heads"]
+        return {**keywords, "num_heads": default_heads(keywords["out_dim"]) if heads is None else heads}
 
     def __init__(self, *, in_dim: int, out_dim: int, num_latents: int = 64, num_heads: int | None = None, normalise: bool = True) -> None:
         super().__init__()

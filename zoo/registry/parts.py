@@ -1,7 +1,8 @@
 """Parts: classes registered under the name of their module, found without importing the others.
 
 ``zoo/encoders/vit.py`` registers the encoder ``vit``. Every file on the first level of a kind's room is a part; what parts share
-lies in a folder beside them. Nothing here imports torch.
+lies in a folder beside them. A part of several files is a folder with a file named as the kind: ``zoo/interop/clip/format.py`` registers
+the format ``clip``. Nothing here imports torch.
 """
 
 import importlib
@@ -20,17 +21,21 @@ KINDS = {  # kind -> the room of its parts
     "source": "zoo.sources",
     "evaluation": "zoo.evaluation",
     "objective": "zoo.training.objectives",
+    "format": "zoo.interop",
 }
+
+BASE = "base"  # folder of a room's base class and of what its parts share
 
 _parts: dict[tuple[str, str], type] = {}
 T = TypeVar("T", bound=type)
 
 
 def register(kind: str) -> Callable[[T], T]:
-    """Register a class as a part of a kind, under the name of its module."""
+    """Register a class as a part of a kind, under the name of its module, or of its folder if the module is named as the kind."""
 
     def add(part: T) -> T:
-        name = part.__module__.rpartition(".")[2]
+        *_, folder, name = part.__module__.split(".")
+        name = folder if name == kind else name
         assert (kind, name) not in _parts, f"{kind} {name!r} is registered twice"
         _parts[kind, name] = part
         return part
@@ -40,8 +45,13 @@ def register(kind: str) -> Callable[[T], T]:
 
 def part_names(kind: str) -> list[str]:
     """Return the names of all parts of a kind, read from its room without importing them."""
-    room = Path(zoo.__file__).parent.joinpath(*KINDS[kind].split(".")[1:])
-    return sorted(path.stem for path in room.glob("*.py") if path.stem != "__init__")
+    room = _room(kind)
+    folders = [path.parent.name for path in room.glob(f"*/{kind}.py") if path.parent.name != BASE]
+    return sorted([*folders, *(path.stem for path in room.glob("*.py") if path.stem != "__init__")])
+
+
+def _room(kind: str) -> Path:
+    return Path(zoo.__file__).parent.joinpath(*KINDS[kind].split(".")[1:])
 
 
 def find_part(kind: str, name: str, key: str = "name") -> type:
@@ -57,5 +67,6 @@ def find_part(kind: str, name: str, key: str = "name") -> type:
     """
     if not isinstance(name, str) or name not in part_names(kind):
         raise ConfigError(f"{key}: there is no {kind} {name!r}; {name_choices(str(name), part_names(kind))}")
-    importlib.import_module(f"{KINDS[kind]}.{name}")
+    inside = f".{kind}" if (_room(kind) / name).is_dir() else ""
+    importlib.import_module(f"{KINDS[kind]}.{name}{inside}")
     return _parts[kind, name]

@@ -13,7 +13,7 @@ from zoo.storage.places import packaged_directory
 MODALITIES = ("audio", "image", "text")
 TABLES = ("encoder", "language", "head", "system")  # the kinds whose conf/ files are tables of rows
 PROVIDED = ("timm/", "transformers/")  # prefixes of names whose rows the provider makes
-PROVIDER = "zoo.interop.backbones"  # imported only for such a name
+PROVIDER = "zoo.interop.backbones.rows"  # imported only for such a name
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from zoo.assembly.loading import load_part
 from zoo.assembly.system import System
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, WeightsError, name_choices
+from zoo.interop.base.recognise import describe
 from zoo.interop.base.source import TIMM, read_source
 from zoo.runs.run_directory import read_run_config
 
@@ -105,8 +106,13 @@ def _keep_preprocessing(system: System, modality: str, source: str, key: str) ->
 
 
 def _processor_of(source: str) -> Processor | None:
-    """The processor beside weights; None where they come alone or from elsewhere."""
+    """Return the processor beside weights; None if they come alone."""
     if source.startswith(TIMM):
         return None
     found = read_source(source)
-    return found.processor() if found.config is not None or found.is_describable else None
+    try:
+        return describe(found).processor()
+    except (ConfigError, WeightsError):
+        if found.own_config is not None:
+            raise
+        return None  # a model that our parts do not make, of which one part was loaded

@@ -12,15 +12,14 @@ import yaml
 
 from zoo.errors import DataError
 
-
-def read_yaml(path: Path) -> Any:
-    """Read plain YAML; tags that build objects are refused by the safe loader."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-
-
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
+
+
+def read_yaml(path: Path) -> Any:
+    """Read plain YAML; the safe loader refuses tags that build objects."""
+    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # the loader written in C is ten times as fast
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
 
 
 @contextmanager
@@ -53,7 +52,7 @@ def _old(target: Path) -> Path:
 
 
 def recover(target: Path) -> None:
-    """Put back what a kill between two renames left under another name."""
+    """Give a directory its name back if a kill between two renames left it under another name."""
     if not target.exists() and _old(target).exists():
         _old(target).rename(target)
 
@@ -75,10 +74,10 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_whole(output: Path, write: Callable[[TextIO], object] | bytes) -> None:
-    """Let ``write`` fill a text file that appears whole or not at all; bytes are a file as they are.
+    """Write a file that appears whole or not at all: bytes, or the text that ``write`` writes into it.
 
     Raises:
-        DataError: the output cannot be written there.
+        DataError: the output cannot be written.
     """
     unfinished = output.with_name(f".{output.name}.{os.getpid()}.unfinished")
     try:

@@ -31,6 +31,17 @@ class Part:
         self.config = dict(config)
         self.processor = processor
 
+    @classmethod
+    def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Return constructor keywords in the form in which ``silent_keywords`` are compared.
+
+        A part overrides it if a None stands for a number, or two values mean the same.
+
+        Args:
+            keywords: all of them, with defaults.
+        """
+        return dict(keywords)
+
     def after_step(self) -> None:
         """Do work after each optimizer step, for example clamp a scale; nothing by default."""
 

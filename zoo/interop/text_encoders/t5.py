@@ -17,6 +17,7 @@ from zoo.interop.text_encoders.bert import refuse_kind
 ORIGIN = "transformers"
 FAMILY = "t5"
 CLASSIFIER = ("classification_head", "classifier", "qa_outputs")
+POOLER: tuple[str, ...] = ()
 DECODER = ("decoder", "lm_head")
 MODEL_TYPE = "t5"
 DEFAULTS = {  # of T5Config
