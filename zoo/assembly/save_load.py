@@ -1,5 +1,7 @@
 """Save a model as a checkpoint directory, and load one, or a directory of another library."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,16 @@ from torch import nn
 from zoo.assembly.build import build_processor, build_system
 from zoo.assembly.create import example_inputs
 from zoo.assembly.loading import finish
+from zoo.assembly.memory import refuse_larger_than_weights
 from zoo.assembly.system import System
 from zoo.data.system_processor import hash_files
 from zoo.errors import ConfigError, WeightsError
 from zoo.interop.base.recognise import describe, tell_left_out
-from zoo.interop.base.source import read_source
+from zoo.interop.base.source import Source, read_source
 from zoo.interop.zoo_checkpoint import FORMAT
 from zoo.registry.construct import build_part
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, atomic_directory
+from zoo.storage.outside import understanding
 from zoo.storage.tensors import compress, write_tensors
 from zoo.types import Encoder, Head, LanguageModel, config_of, processor_of
 
@@ -67,19 +71,26 @@ def load(
     description = describe(found)
     config = description.config
     tell_left_out(found, description)
-    if "system" in config:
-        model: nn.Module = build_system(config["system"])
-    else:
+    refuse_larger_than_weights(config, partial(_built, config, found), lambda: found.shapes, found.origin)
+    model: Any = _built(config, found)
+    if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
+        model.processor = build_processor({}, {"image": model}, "encoder")
+    elif not isinstance(model, System) and (processor := description.processor()) is not None:
+        model.processor = processor
+    elif isinstance(model, Encoder) and model.modality == "audio":
+        model.processor = build_processor({}, {"audio": model}, "encoder")
+    return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]
+
+
+def _built(config: Mapping[str, Any], found: Source) -> nn.Module:
+    """Build the system, encoder, language model or head of a checkpoint's config, without its weights."""
+    with understanding(f"{found.origin}: its config"):
+        if "system" in config:
+            return build_system(config["system"])
         kind = next((kind for kind in ("encoder", "language", "head") if kind in config), None)
         if kind is None:
             raise WeightsError(f"{found.directory}/{CONFIG_FILE}: names no system and no encoder; it was not written by zoo.save")
         given = {"inputs": example_inputs(config[kind])} if kind == "head" else {}
         model = build_part(kind, config[kind], kind, **given)
-        model.config = {kind: config[kind]}  # type: ignore[assignment]
-        if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
-            model.processor = build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]
-        elif (processor := description.processor()) is not None:
-            model.processor = processor  # type: ignore[assignment]
-        elif isinstance(model, Encoder) and model.modality == "audio":
-            model.processor = build_processor({}, {"audio": model}, "encoder")  # type: ignore[assignment, dict-item]
-    return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]
+        model.config = {kind: config[kind]}
+        return model

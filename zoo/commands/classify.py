@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from zoo.assembly.bundled import caption_of, chosen_model
+from zoo.assembly.finite import refuse_not_finite
 from zoo.assembly.save_load import load
 from zoo.assembly.system import System
 from zoo.commands.classify_report import Prediction, check_output, write_predictions
@@ -35,6 +36,8 @@ def classify_command(options: Namespace) -> int:
     system = load(model)
     if not isinstance(system, System):
         raise ConfigError(f"--model: {model} is only an encoder; classify needs a system with a contrastive head or a classifier head")
+    if not options.allow_nan:
+        refuse_not_finite(system, model)
     labels, score = find_scorer(system, given, templates, model, cached=not options.no_cache)
     with (
         counting_progress("classify", len(paths), as_json=options.json)

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from zoo.errors import ZooError
 
@@ -25,38 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 if all succeeded, 1 if some items failed, 2 for an error that the user can mend (input, config, disk,
         memory), 3 for a fault of zoo itself, 130 if the user interrupted it.
     """
-    from zoo.commands import faults
+    from zoo.commands.faults import guarded
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _run(arguments)
-    except KeyboardInterrupt:
-        print("zoo: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        faults.drop_output()  # the reader closed the pipe, as `| head` does
-        return 0
-    except Exception as error:  # the one place where every fault ends: a user sees a line, never a traceback
-        if os.environ.get("ZOO_DEBUG") == "1":
-            raise
-        status = faults.report(error)
-        return 130 if type(error).__name__ == "Interrupted" else status
+    return guarded(lambda: _run(arguments))
 
 
 def _run(arguments: list[str]) -> int:
-    """Parse the arguments, run the command, and write all of its output."""
-    from zoo.commands.faults import flush_output
-
-    try:
-        known, rest = _parser().parse_known_args(arguments)
-        if rest and not known.takes_overrides:
-            _parser().error(f"unrecognized arguments: {' '.join(rest)}")
-        status = known.run(known, rest)
-    except SystemExit:  # argparse, after --help or a wrong option
-        flush_output()
-        raise
-    flush_output()
-    return status
+    known, rest = _parser().parse_known_args(arguments)
+    if rest and not known.takes_overrides:
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    return known.run(known, rest)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         usage = f"zoo {name} [OPTIONS] [KEY=VALUE ...]" if overrides else None
         command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
         command.add_argument("--json", action="store_true", help="print JSON lines instead of text and tables")
+        if name in ("classify", "embed", "export"):
+            command.add_argument("--allow-nan", action="store_true", help="go on if the weights hold NaN or infinity")
         command.set_defaults(run=run, takes_overrides=overrides)
         return command
 
@@ -399,7 +380,8 @@ def _export(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.assembly.export import export
     from zoo.assembly.save_load import load
 
-    written = str(export(cast(Any, load(options.model)), options.directory, options.format))
+    model: Any = load(options.model)
+    written = str(export(model, options.directory, options.format, allow_nan=options.allow_nan))
     _print_json({"written": written, "format": options.format}) if options.json else print(f"written: {written}")
     return 0
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from zoo.assembly.bundled import chosen_model
+from zoo.assembly.finite import refuse_not_finite
 from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
 from zoo.commands.index.embedding import EmbedResult, embed_folder, list_items
@@ -30,6 +31,8 @@ def embed_command(options: Namespace) -> int:
     refuse_device(options.device)
     name = chosen_model(options.model)
     model = load(name, device=options.device)
+    if not options.allow_nan:
+        refuse_not_finite(model, name)
     try:
         with counting_progress("embed", len(items), as_json=options.json) as advance:
             result = embed_folder(

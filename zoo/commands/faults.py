@@ -9,12 +9,13 @@ import pickle
 import sys
 import traceback
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from zoo.errors import ZooError, first_line
 from zoo.storage.outside import MAX_SHOWN, printable
 
-USERS_FAULT, OUR_FAULT = 2, 3
+USERS_FAULT, OUR_FAULT, STOPPED = 2, 3, 130
 REMEDIES = {  # by errno: what is wrong, and what to do
     errno.ENOSPC: ("the disk is full", "free some space"),
     errno.EDQUOT: ("the disk quota is used up", "free some space, or ask for more"),
@@ -51,6 +52,33 @@ LIBRARIES = {  # exceptions of libraries by module and name, which need no impor
     "zlib": "a damaged compressed file",
     "_csv": "a damaged CSV table",
 }
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run a command and write all of its output; every fault ends here as one line and a status, with ``ZOO_DEBUG=1`` as a traceback.
+
+    Returns:
+        The status of the command, 130 if the user stopped it, or a status of this module.
+    """
+    try:
+        try:
+            status = run()
+        except SystemExit:  # argparse, after --help or a wrong option
+            flush_output()
+            raise
+        flush_output()
+        return status
+    except KeyboardInterrupt:
+        print("zoo: stopped", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        drop_output()  # the reader closed the pipe, as `| head` does
+        return 0
+    except Exception as error:  # the one place where faults end, because a user shall see a line and never a traceback
+        if os.environ.get("ZOO_DEBUG") == "1":
+            raise
+        status = report(error)
+        return STOPPED if type(error).__name__ == "Interrupted" else status
 
 
 def report(error: BaseException) -> int:
