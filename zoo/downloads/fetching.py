@@ -37,7 +37,7 @@ def fetched(name: str, *, directory: str | Path | None = None) -> Path:
     asset = find_asset(name)
     target = cache_directory(directory) / asset.name
     if is_cached(asset, target):
-        verify(target, ERRORS[asset.kind], {file.name: file.sha256 for file in asset.files if file.keep})
+        verify(target, ERRORS[asset.kind], {file.name: file.sha256 for file in asset.files if file.keep and file.sha256})
         return target
     try:
         _refuse_missing(asset)

@@ -131,16 +131,16 @@ class Index:
         try:
             whole = hash_file(self.directory / ITEMS) == self.manifest.items
             self.rows: Rows = NpyRows(path) if self.manifest.storage == "npy" else ParquetRows(path)
-            check_shape(self.rows.shape, (self.manifest.count, self.manifest.dim), path)
+        except DataError:
+            raise
         except (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError) as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"{self.directory}: the index is damaged ({error}); make it again with zoo embed ... --restart") from error
         if not whole:
             raise DataError(
                 f"{self.directory}: {ITEMS} does not match {MANIFEST}: writing was interrupted, or a file was changed; "
                 "run the same zoo embed command again"
             )
+        check_shape(self.rows.shape, (self.manifest.count, self.manifest.dim), path)
 
     def __len__(self) -> int:
         return self.manifest.count
