@@ -244,7 +244,7 @@ def _explain_odd_value(error: Exception, overrides: Sequence[str]) -> str:
         name = key.lstrip("+~").partition("@")[0]
         if not name:
             return f"override {shown(text)}: has no key; write KEY=VALUE, for example training.max_steps=100"
-        if name in groups and (value == "null" or not re.fullmatch(r"[A-Za-z_][\w./ -]*", value)):
+        if name in groups and (value in ("null", "true", "false") or not re.fullmatch(r"[A-Za-z_][\w./ -]*", value)):
             choices = name_choices(value, options(name)) if name in PLAIN_GROUPS else "see: zoo list"
             return f"{key}: got {shown(value)}; allowed is the name of an option; {choices}"
     longest = max(overrides, key=len, default="")
@@ -277,6 +277,8 @@ def _saved_key(tree: DictConfig, key: str) -> str:
     Raises:
         ConfigError: the config has no such key, under an old or a new name.
     """
+    if not key:
+        raise ConfigError("override: has no key; write KEY=VALUE, for example training.max_steps=100")
     if OmegaConf.select(tree, key, throw_on_missing=False) is not None or _has(tree, key):
         return key
     parent = key.rpartition(".")[0]

@@ -10,6 +10,7 @@ import sys
 import traceback
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from zoo.errors import ZooError, first_line
@@ -78,6 +79,8 @@ def guarded(run: Callable[[], int]) -> int:
         if os.environ.get("ZOO_DEBUG") == "1":
             raise
         status = report(error)
+        with suppress(OSError):
+            flush_output()
         return STOPPED if type(error).__name__ == "Interrupted" else status
 
 

@@ -174,7 +174,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise DataError(f"{directory}: {problem} ({MANIFEST} is missing); make one with: zoo embed FOLDER -o {directory}")
     content = read_json_object(path, DataError)
     found = content.get("format")
-    if found == FORMAT and set(content) == {field.name for field in fields(Manifest)} and content["storage"] in VECTORS:
+    if found == FORMAT and set(content) == {field.name for field in fields(Manifest)} and str(content["storage"]) in VECTORS:
         return Manifest(**check_manifest(content, path))
     raise DataError(f"{path}: format is {found!r}; this zoo reads format {FORMAT}; make the index again with zoo embed ... --restart")
 

@@ -18,6 +18,7 @@ LARGEST = 2**31 - 1
 Size = Annotated[int, Meta(le=LARGEST)] | None
 Side = Annotated[int, Meta(le=LARGEST)] | list[int] | None
 Number = float | None
+Positive = Annotated[float, Meta(ge=0)] | None
 Ids = int | list[int] | None
 REMEDY = "fetch the directory again"
 
@@ -52,7 +53,7 @@ ModelConfig = TypedDict(
         **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance", "embed_dim", "layers", "ffn_dim"), Size),
         **dict.fromkeys(("attention_heads", "projection_size", "num_hidden_groups", "inner_group_num"), Size),
         **dict.fromkeys(("image_size", "patch_size"), Side),
-        **dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "layerscale_value", "mlp_ratio"), Number),
+        **dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "layerscale_value", "mlp_ratio"), Positive),
         **dict.fromkeys(("pad_token_id", "bos_token_id", "decoder_start_token_id", "image_token_id", "image_token_index"), int | None),
         "eos_token_id": Ids,
         "vision_feature_layer": Ids,
