@@ -6,6 +6,7 @@ A JSON or YAML file of a checkpoint, an index or a table may hold anything: anot
 
 import json
 import os
+import re
 import stat
 import struct
 import unicodedata
@@ -154,6 +155,8 @@ def read_yaml_object(path: Path, error: Fault = ConfigError) -> dict[str, Any]:
         ZooError: as ``error`` makes it; not YAML, a tag, nested too deep, aliases without end, or not a mapping.
     """
     text = read_text(path, error)
+    if _nests_deeply(text):  # the loader written in C would overflow its stack
+        raise error(f"{path}: is YAML nested more than {MAX_DEPTH} deep, which is never read; make it flatter")
     try:
         found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except RecursionError as fault:
@@ -167,6 +170,16 @@ def read_yaml_object(path: Path, error: Fault = ConfigError) -> dict[str, Any]:
         raise error(f"{path}: holds {kind_of(found)}, not a YAML mapping; write KEY: VALUE lines")
     _refuse_odd_keys(found, path, error)
     return found
+
+
+def _nests_deeply(text: str) -> bool:
+    """Return True if a YAML text could nest more than a thousand levels, by brackets, by dashes in one line, or by indentation."""
+    depth = 0
+    for bracket in re.findall(r"[][{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        if depth > 10 * MAX_DEPTH:
+            return True
+    return re.search(rf"(?:[-?] +){{{MAX_DEPTH}}}|^[ ]{{{10 * MAX_DEPTH}}}", text, re.MULTILINE) is not None
 
 
 def _refuse_odd_keys(found: Any, path: Path, error: Fault) -> None:
