@@ -27,7 +27,6 @@ from zoo.downloads.fetching import CREDITS_FILE, SOURCE_FILE, fetched, is_cached
 from zoo.downloads.packages import NoAnswerError, fetch_package, unpack_files
 from zoo.downloads.table import ASSETS
 from zoo.errors import ConfigError, DataError, WeightsError
-from zoo.storage.verified import LIST, verify
 from zoo.evaluation.knn_probe import KnnProbe
 from zoo.interop.vit import transformers_dinov2
 from zoo.processors.image import ImageProcessor
@@ -36,6 +35,7 @@ from zoo.sources.fashion_mnist import FashionMnist
 from zoo.sources.geography_questions import GeographyQuestions
 from zoo.sources.pages import Pages
 from zoo.storage.tensors import read_tensors, write_tensors
+from zoo.storage.verified import LIST, verify
 
 CONTENT = {"toy/data.txt": b"seven", "toy/LICENSE": b"MIT", "toy/code.py": b"raise SystemExit"}
 EMOJI_COUNTS = {"noto": 1623, "twemoji": 1623, "fluent-emoji-flat": 1573, "noto-v1": 1204, "emojione": 1087, "fxemoji": 600}

@@ -15,8 +15,18 @@ import torch
 import yaml
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM, ViTConfig, ViTForImageClassification
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertModel,
+    CLIPConfig,
+    CLIPModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ViTConfig,
+    ViTForImageClassification,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 import zoo
 from zoo.assembly.compose import apply_overrides, compose
@@ -30,7 +40,26 @@ from zoo.runs.run_directory import read_run_config
 
 TINY = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 ODD: list[Any] = [
-    *(None, True, False, 0, -1, 1, 2.5, 1e308, -1e-308, 10**6, 10**12, 10**30, float("nan"), float("inf"), "", "x", "\x1b[31m", "${oc.env:HOME}"),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2.5,
+        1e308,
+        -1e-308,
+        10**6,
+        10**12,
+        10**30,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "\x1b[31m",
+        "${oc.env:HOME}",
+    ),
     *([], {}, [[]], [1, "a"], {"": 1}, {"_target_": "os.system"}, "a" * 5000, "../../etc/passwd", "\udcff", [0] * 1000, {"a": {"b": {}}}),
 ]
 
@@ -151,7 +180,10 @@ def _foreign(folder: Path) -> None:
     BertModel(BertConfig(**TINY, vocab_size=30, max_position_embeddings=8)).save_pretrained(folder / "bert")
     (folder / "bert" / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxy"]))
     (folder / "bert" / "tokenizer_config.json").write_text('{"do_lower_case": true, "model_max_length": 8}')
-    towers = {"text_config": {**TINY, "vocab_size": 30, "max_position_embeddings": 8}, "vision_config": {**TINY, "image_size": 8, "patch_size": 4}}
+    towers = {
+        "text_config": {**TINY, "vocab_size": 30, "max_position_embeddings": 8},
+        "vision_config": {**TINY, "image_size": 8, "patch_size": 4},
+    }
     CLIPModel(CLIPConfig(**towers, projection_dim=8)).save_pretrained(folder / "clip")
     LlamaForCausalLM(LlamaConfig(**TINY, vocab_size=40, max_position_embeddings=64)).save_pretrained(folder / "llama")
     _tokenizer().save(str(folder / "llama" / "tokenizer.json"))
@@ -217,7 +249,9 @@ def mutate(draw: random.Random, folder: Path) -> str:
         else:
             said.append(_mutate_bytes(draw, path))
     manifest = folder / "manifest.json"
-    if draw.random() < 0.5 and manifest.is_file() and (folder / "items.jsonl").is_file():  # a hash that fits, so that more than the hash is read
+    if (
+        draw.random() < 0.5 and manifest.is_file() and (folder / "items.jsonl").is_file()
+    ):  # a hash that fits, so that more than the hash is read
         try:
             content = json.loads(manifest.read_text())
             manifest.write_text(json.dumps({**content, "items": hash_file(folder / "items.jsonl")}))
@@ -274,9 +308,26 @@ def _mutate_tree(draw: random.Random, path: Path) -> str:
 
 
 def _mutate_overrides(draw: random.Random, path: Path) -> str:
-    keys = "seed data system training evaluation objective data.source system.head system.encoders.image training.adapters hydra run_dir".split()
-    keys += "system.encoders.text.vocab_size system.head.embed_dim weights teacher +a.b ~data ~system encoder@system.encoders.image".split()
-    values = ["${seed}", "${x.y}", "[[[]]]", "1e-400", "true", "{a: 1}", "${oc.env:HOME}", "", "null", "9" * 50, "-1", "1000000000000", "'", "[", "\x1b"]
+    keys = "seed data system training evaluation objective data.source system.head system.encoders.image training.adapters hydra".split()
+    keys += "run_dir system.encoders.text.vocab_size system.head.embed_dim weights teacher +a.b ~data ~system".split()
+    keys.append("encoder@system.encoders.image")
+    values = [
+        "${seed}",
+        "${x.y}",
+        "[[[]]]",
+        "1e-400",
+        "true",
+        "{a: 1}",
+        "${oc.env:HOME}",
+        "",
+        "null",
+        "9" * 50,
+        "-1",
+        "1000000000000",
+        "'",
+        "[",
+        "\x1b",
+    ]
     text = "\n".join(f"{draw.choice(keys)}={draw.choice(values)}" for _ in range(draw.choice([1, 2])))
     path.write_text(text, encoding="utf-8")
     return text

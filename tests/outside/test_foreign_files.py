@@ -60,7 +60,9 @@ def test_a_nested_config_of_another_type_is_told(key, value):
         checked_model_config({"model_type": "llava", key: value}, "config.json")
 
 
-@pytest.mark.parametrize(("key", "value"), [("rescale_factor", "x"), ("rescale_factor", 0), ("size", "x"), ("resample", []), ("image_mean", {})])
+@pytest.mark.parametrize(
+    ("key", "value"), [("rescale_factor", "x"), ("rescale_factor", 0), ("size", "x"), ("resample", []), ("image_mean", {})]
+)
 def test_a_wrong_value_in_an_image_processor_is_told(key, value):
     with pytest.raises(zoo.ConfigError, match=rf"{key}: got"):
         checked_image_settings({"image_processor_type": "ViTImageProcessor", key: value}, "preprocessor_config.json")

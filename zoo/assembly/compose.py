@@ -248,7 +248,8 @@ def _explain_odd_value(error: Exception, overrides: Sequence[str]) -> str:
             choices = name_choices(value, options(name)) if name in PLAIN_GROUPS else "see: zoo list"
             return f"{key}: got {shown(value)}; allowed is the name of an option; {choices}"
     longest = max(overrides, key=len, default="")
-    return f"config: an override cannot be read ({shown(first_line(error))}); the longest is {shown(longest)}; write KEY=VALUE with plain values"
+    reason = shown(first_line(error))
+    return f"config: an override cannot be read ({reason}); the longest is {shown(longest)}; write KEY=VALUE with plain values"
 
 
 def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def _refuse_factories(node: Any, key: str) -> None:
         known = {"class": (*CLASSES, *FORMATTERS), "()": FORMATTERS, "stream": STREAMS}.get(str(name))
         if known is not None and value not in known:
             raise ConfigError(f"{here}: {shown(value)} names code; {ALLOWED} (known: {', '.join(known)})")
-        # cfg:// and ext:// values, and a text that becomes an object; the keys "." (attributes to set) and "*" (arguments) go with factories
+        # logging.config turns ext:// and cfg:// texts into objects
         if isinstance(value, str) and "://" in value and value not in STREAMS:
             raise ConfigError(f"{here}: {shown(value)} refers to code; {ALLOWED}")
         _refuse_factories(value, here)

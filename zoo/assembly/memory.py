@@ -33,8 +33,8 @@ def refuse_too_large(config: Mapping[str, Any], build: Callable[[], nn.Module], 
     needed, present = _bytes_of(build), machine_memory()
     if needed > present:
         raise ConfigError(
-            f"{key}: the config describes a model of {_readable(needed)}, this machine has {_readable(present)} of memory; lower depth, dim "
-            "or vocab_size, or use a larger machine"
+            f"{key}: the config describes a model of {_readable(needed)}, this machine has {_readable(present)} of memory; lower depth, "
+            "dim or vocab_size, or use a larger machine"
         )
 
 
@@ -52,8 +52,8 @@ def refuse_larger_than_weights(
     needed = _bytes_of(build)
     if needed > SLACK * held + SUSPICIOUS_BYTES:
         raise WeightsError(
-            f"{origin}: the config describes a model of {_readable(needed)}, the weights beside it hold {_readable(held)} (as fp32); the two "
-            "do not belong together: fetch the directory again"
+            f"{origin}: the config describes a model of {_readable(needed)}, the weights beside it hold {_readable(held)} (as fp32); the "
+            "two do not belong together: fetch the directory again"
         )
 
 

@@ -138,7 +138,7 @@ def read_processor_settings(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def refuse_interpolations(config: Any, origin: object, error: type[ZooError], key: str = "") -> None:
-    """Raise an error for ``${...}`` in a saved config: it would read the environment of whoever loads it, for example ``${oc.env:HOME}``."""
+    """Raise an error for ``${...}`` in a saved config: ``${oc.env:HOME}`` would read the environment of the user who loads it."""
     if isinstance(config, Mapping):
         for name, value in config.items():
             refuse_interpolations(value, origin, error, f"{key}.{name}".strip("."))

@@ -10,15 +10,15 @@ from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
-from zoo.errors import WeightsError, ZooError
-from zoo.storage.outside import read_json, shown
+from zoo.errors import WeightsError
+from zoo.storage.outside import Fault, read_json, shown
 
 T = TypeVar("T")
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "object": dict, "array": list, "null": type(None)}
 WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "object": "an object", "array": "a list"}
 
 
-def check(value: T, schema: Any, origin: object, error: type[ZooError] = WeightsError, remedy: str = "fetch or write the file again") -> T:
+def check(value: T, schema: Any, origin: object, error: Fault = WeightsError, remedy: str = "fetch or write the file again") -> T:
     """Return ``value`` unchanged if it has the type ``schema``.
 
     Args:
@@ -27,7 +27,7 @@ def check(value: T, schema: Any, origin: object, error: type[ZooError] = Weights
         remedy: last words of the message.
 
     Raises:
-        ZooError: of the class ``error``, with the key, the value and what is allowed.
+        ZooError: as ``error`` makes it, with the key, the value and what is allowed.
     """
     try:
         msgspec.convert(value, schema, strict=True)

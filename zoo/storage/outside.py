@@ -45,9 +45,9 @@ def shown(value: object, most: int = MAX_SHOWN) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return a text from outside with everything escaped that a terminal would obey instead of show.
+    r"""Return a text from outside with everything escaped that a terminal would obey instead of show.
 
-    Control characters, the marks that reverse the direction of writing, and bytes of file names that are not UTF-8 become ``\\x1b``.
+    Control characters, the marks that reverse the direction of writing, and bytes of file names that are not UTF-8 become ``\x1b``.
 
     Args:
         keep: control characters that stay, for example the line break.

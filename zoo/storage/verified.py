@@ -42,8 +42,8 @@ def verify(folder: Path, error: Fault = WeightsError, pins: Mapping[str, str] | 
         found = _hash(folder / name)
         if found != wanted:
             raise error(
-                f"{folder / name}: was changed after it was fetched (SHA-256 {found[:12]}, expected {shown(wanted[:12])}); remove the folder "
-                f"{folder} and run: zoo fetch {folder.name}"
+                f"{folder / name}: was changed after it was fetched (SHA-256 {found[:12]}, expected {shown(wanted[:12])}); remove the "
+                f"folder {folder} and run: zoo fetch {folder.name}"
             )
     _seen[folder] = now
 

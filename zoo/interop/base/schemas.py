@@ -35,35 +35,30 @@ class Rope(TypedDict, total=False):
     original_max_position_embeddings: Number
 
 
-ModelConfig = TypedDict(
-    "ModelConfig",
-    {
-        **dict.fromkeys(("model_type", "transformers_version", "_name_or_path"), str | None),
-        "architectures": list[str] | None,
-        **dict.fromkeys(("hidden_act", "activation_function", "projector_hidden_act", "hidden_activation"), str | None),
-        **dict.fromkeys(("feed_forward_proj", "problem_type", "vision_feature_select_strategy"), str | None),
-        **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"), Size),
-        **dict.fromkeys(("vocab_size", "max_position_embeddings", "num_key_value_heads", "projection_dim", "embedding_size"), Size),
-        **dict.fromkeys(("type_vocab_size", "num_channels", "num_mel_bins", "max_source_positions", "max_target_positions"), Size),
-        **dict.fromkeys(
-            ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "n_embd", "n_positions", "n_layer", "n_head", "n_inner"), Size
-        ),
-        **dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), Size),
-        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "sliding_window", "num_latents", "latent_query_num"), Size),
-        **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance", "embed_dim", "layers", "ffn_dim"), Size),
-        **dict.fromkeys(("attention_heads", "projection_size", "num_hidden_groups", "inner_group_num"), Size),
-        **dict.fromkeys(("image_size", "patch_size"), Side),
-        **dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "layerscale_value", "mlp_ratio"), Positive),
-        **dict.fromkeys(("pad_token_id", "bos_token_id", "decoder_start_token_id", "image_token_id", "image_token_index"), int | None),
-        "eos_token_id": Ids,
-        "vision_feature_layer": Ids,
-        **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "qkv_bias", "vision_use_head"), bool | None),
-        **dict.fromkeys(("multimodal_projector_bias", "scale_embedding", "use_swiglu_ffn", "add_cross_attention"), bool | None),
-        **dict.fromkeys(("id2label", "label2id"), dict[str, Any] | None),
-        **dict.fromkeys(("rope_scaling", "rope_parameters"), Rope | None),
-    },  # type: ignore[misc]
-    total=False,
-)
+_KEYS: dict[str, Any] = {
+    **dict.fromkeys(("model_type", "transformers_version", "_name_or_path"), str | None),
+    "architectures": list[str] | None,
+    **dict.fromkeys(("hidden_act", "activation_function", "projector_hidden_act", "hidden_activation"), str | None),
+    **dict.fromkeys(("feed_forward_proj", "problem_type", "vision_feature_select_strategy"), str | None),
+    **dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"), Size),
+    **dict.fromkeys(("vocab_size", "max_position_embeddings", "num_key_value_heads", "projection_dim", "embedding_size"), Size),
+    **dict.fromkeys(("type_vocab_size", "num_channels", "num_mel_bins", "max_source_positions", "max_target_positions"), Size),
+    **dict.fromkeys(("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "n_embd", "n_positions", "n_layer", "n_head", "n_inner"), Size),
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), Size),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "sliding_window", "num_latents", "latent_query_num"), Size),
+    **dict.fromkeys(("relative_attention_num_buckets", "relative_attention_max_distance", "embed_dim", "layers", "ffn_dim"), Size),
+    **dict.fromkeys(("attention_heads", "projection_size", "num_hidden_groups", "inner_group_num"), Size),
+    **dict.fromkeys(("image_size", "patch_size"), Side),
+    **dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "layerscale_value", "mlp_ratio"), Positive),
+    **dict.fromkeys(("pad_token_id", "bos_token_id", "decoder_start_token_id", "image_token_id", "image_token_index"), int | None),
+    "eos_token_id": Ids,
+    "vision_feature_layer": Ids,
+    **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "qkv_bias", "vision_use_head"), bool | None),
+    **dict.fromkeys(("multimodal_projector_bias", "scale_embedding", "use_swiglu_ffn", "add_cross_attention"), bool | None),
+    **dict.fromkeys(("id2label", "label2id"), dict[str, Any] | None),
+    **dict.fromkeys(("rope_scaling", "rope_parameters"), Rope | None),
+}
+ModelConfig: Any = TypedDict("ModelConfig", _KEYS, total=False)  # type: ignore[misc]
 NESTED = ("vision_config", "text_config", "audio_config", "vision_config_dict", "text_config_dict")
 
 

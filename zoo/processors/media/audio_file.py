@@ -25,7 +25,7 @@ AUDIO_SUFFIXES = (
     *(".mp4", ".oga", ".ogg", ".opus", ".wav", ".webm", ".wma"),
 )
 RAW_FORMATS = {".g722": "g722"}  # suffix to FFmpeg's format name, for formats without a header from which to detect them
-# A playlist (HLS, DASH, SDP, concat) in a file called .wav would make FFmpeg open addresses or other files; it may read what it is given only.
+# A playlist (HLS, DASH, SDP, concat) in a file called .wav would make FFmpeg open addresses or other files.
 NO_NETWORK = {"protocol_whitelist": "pipe"}
 BLOCK_SAMPLES = 2**20  # samples decoded at once, all channels together
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz
