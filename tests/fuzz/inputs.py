@@ -149,6 +149,9 @@ TARGETS: dict[str, Callable[[Path], None]] = {
 }
 
 
+SLOW = ("whisper",)  # a second of computing each; drawn one time in five
+
+
 def make_originals(folder: Path) -> Path:
     """Write one intact input of each target into a folder of its name."""
     torch.manual_seed(0)
@@ -169,6 +172,13 @@ def make_originals(folder: Path) -> Path:
     (folder / "compose" / "overrides.txt").write_text("training.max_steps=3\nsystem.head.embed_dim=32\nseed=1", encoding="utf-8")
     _data(folder)
     return folder
+
+
+def warm_up(folder: Path) -> None:
+    """Read each original once, so that the forks find every module imported."""
+    for name, read in TARGETS.items():
+        read(folder / name)
+    shutil.rmtree(folder / "shards" / "cache", ignore_errors=True)
 
 
 def _foreign(folder: Path) -> None:
