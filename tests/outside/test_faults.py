@@ -73,3 +73,8 @@ def test_a_full_standard_output_is_told():
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-m", "zoo", "list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "the disk is full; free some space" in done.stderr
+
+
+def test_a_long_word_from_outside_is_cut_in_a_message():
+    assert str(zoo.ConfigError("a: got " + "x" * 5000 + " ; allowed is b")) == f"a: got {'x' * 500}...(5000 characters) ; allowed is b"
+    assert str(zoo.DataError("/a/b c")) == "/a/b c" and zoo.errors.ItemError("m", "audio").reason == "audio"

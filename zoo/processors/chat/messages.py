@@ -285,7 +285,7 @@ def _json_part(part: Any, listed: Mapping[str, Any], folder: str | Path | None, 
         value = next(listed[str(kind)], None)
     if value is None:
         raise ItemError(f"{_named(id)}: a part of type {kind!r} names no file; add the key {kind!r} or 'path'", "markers")
-    if not isinstance(value, str):
+    if isinstance(value, Mapping | list | int | float):  # JSON; from Python a path, picture or array is allowed
         raise ItemError(f"{_named(id)}: a part of type {kind!r} has the path {shown(value, 60)}; allowed is a text", "conversation")
     return str(kind), _located(value, folder, id)
 
