@@ -11,7 +11,7 @@ import yaml
 
 import zoo
 from zoo.commands.index import checks
-from zoo.commands.index.store import read_json_lines, read_manifest
+from zoo.commands.index.store import Index, hash_file, read_json_lines, read_manifest
 from zoo.runs.run_directory import read_run_config
 from zoo.storage.outside import MAX_DEPTH, parse_json, read_json_object, read_yaml_object
 
@@ -139,7 +139,8 @@ MANIFEST = {
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("count", None), ("weights", 1.5), ("model", True), ("origin", None), ("dim", 0), ("count", -1), ("storage", [])]
+    ("key", "value"),
+    [("count", None), ("weights", 1.5), ("model", True), ("origin", None), ("dim", 0), ("count", -1), ("storage", []), ("dtype", "x")],
 )
 def test_a_manifest_with_a_wrong_value_is_told(tmp_path, key, value):
     (tmp_path / "manifest.json").write_text(json.dumps({**MANIFEST, key: value}))
@@ -159,6 +160,12 @@ def test_a_plan_and_vectors_that_fit_nothing_are_told(tmp_path):
     with pytest.raises(zoo.DataError, match=r"plan\.json"):
         checks.read_plan(tmp_path / "plan.json", ["weights"])
     np.save(tmp_path / "v.npy", np.zeros(8))
+    (tmp_path / "items.jsonl").write_text("")
+    facts = {**MANIFEST, "items": hash_file(tmp_path / "items.jsonl")}
+    (tmp_path / "manifest.json").write_text(json.dumps(facts))
+    (tmp_path / "embeddings.npy").write_bytes((tmp_path / "v.npy").read_bytes().replace(b"}", b"("))
+    with pytest.raises(zoo.DataError, match="the index is damaged"):
+        Index(tmp_path)
     with pytest.raises(zoo.DataError, match="shape"):
         checks.check_shape((8,), (2, 4), tmp_path / "v.npy")
 

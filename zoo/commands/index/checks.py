@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta
 
@@ -23,7 +23,7 @@ class ManifestFile(TypedDict):
     preprocessing: str
     modality: str
     dim: Annotated[int, Meta(ge=1)]
-    dtype: str
+    dtype: Literal["float32", "float16"]
     storage: str
     count: Count
     failed: Count

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,7 @@ class Index:
             self.rows: Rows = NpyRows(path) if self.manifest.storage == "npy" else ParquetRows(path)
         except DataError:
             raise
-        except (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError) as error:
+        except (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError, TokenError) as error:  # the last: NumPy's header
             raise DataError(f"{self.directory}: the index is damaged ({error}); make it again with zoo embed ... --restart") from error
         if not whole:
             raise DataError(
