@@ -4,7 +4,6 @@ import difflib
 import re
 from collections.abc import Iterable
 
-
 LONGEST_WORD = 500
 LONG_WORDS = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 

@@ -2,9 +2,9 @@
 
     python tests/fuzz/fuzz.py --inputs 5000 --seed 1 --keep fuzz-failures
 
-An input is right if it is read, or refused with a ``ZooError``. Wrong are: any other exception, more than 20 seconds of computing, more than 4 GB of
-memory, a crash, a write outside the input's folder, a process that is started, and a socket. Wrong inputs are kept in the folder
-``--keep`` with a note; the same seed makes the same inputs. ``tests/fuzz/test_fuzz.py`` runs 400 inputs.
+An input is right if it is read, or refused with a ``ZooError``. Wrong are: any other exception, more than 20 seconds of computing, more
+than 4 GB of memory, a crash, a write outside the input's folder, a process that is started, and a socket. Wrong inputs are kept in the
+folder ``--keep`` with a note; the same seed makes the same inputs. ``tests/fuzz/test_fuzz.py`` runs 400 inputs.
 """
 
 import argparse
