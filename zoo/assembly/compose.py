@@ -20,12 +20,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from zoo.assembly.config_source import PLAIN_GROUPS, options, register_configs
 from zoo.errors import ConfigError, first_line, name_choices
-from zoo.registry import MODALITIES, find_row
+from zoo.registry import MODALITIES, TABLES, find_row
 from zoo.registry.config_keys import current_key, keywords_at, warn_renamed, with_current_names
 from zoo.registry.construct import refuse_code
 from zoo.registry.rows import is_provided
+from zoo.registry.schemas import check_composed
+from zoo.storage.outside import shown
 
 OPTIONAL = {"data": ("packing",)}  # keys that any option of a group may be given
+ODD_VALUES = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+    RecursionError,
+)  # of Hydra, on values that it does not expect
 _LOCK = threading.RLock()
 
 
@@ -40,7 +50,7 @@ def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[s
     refuse_wrong_backbones(overrides)
     with hydra_session():
         config, _ = compose_leniently(config_name, list(map(quoted_pattern, overrides)))
-    return to_plain(config)
+    return check_composed(to_plain(config), config_name)
 
 
 @contextmanager
@@ -65,7 +75,7 @@ def refuse_wrong_backbones(overrides: Sequence[str]) -> None:
     for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
-        except HydraException:
+        except (HydraException, *ODD_VALUES):
             continue  # composing reports the error
         if override.key_or_group not in ("encoder", "language"):
             continue
@@ -91,14 +101,17 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     Raises:
         ConfigError: a key without a value, an interpolation that cannot be resolved, or a key that names code.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        plain = None if missing else OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain_interpolation(error)) from error
+    except RecursionError as error:
+        raise ConfigError("config: an interpolation ${...} refers to itself; give a plain value") from error
     if missing:
         raise ConfigError(f"{', '.join(missing)}: has no value; give it as an override, {missing[0]}=...")
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"config: {first_line(error)}") from error
-    assert isinstance(plain, dict)
+    if not isinstance(plain, dict):
+        raise ConfigError(f"config: is {shown(plain)}; it must be a mapping of keys to values")
     refuse_code(plain)
     return with_current_names(plain)  # type: ignore[arg-type]
 
@@ -122,6 +135,8 @@ def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfi
                 raise ConfigError(_explain(error, overrides)) from error
             mended = _mended(config_name, overrides, position, key)
             overrides = [*overrides[:position], mended, *overrides[position + 1 :]]
+        except ODD_VALUES as error:
+            raise ConfigError(_explain_odd_value(error, overrides)) from error
     raise AssertionError("each round mends one override")
 
 
@@ -215,6 +230,28 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     return f"config: {first_line(error)}"
 
 
+def _explain_interpolation(error: OmegaConfBaseException) -> str:
+    """Return the message for a value ``${...}`` that cannot be resolved."""
+    key = f"{error.full_key}: " if error.full_key else ""
+    return f"config: {key}{first_line(error)}; give a plain value, or ${{KEY}} with an existing key that does not refer back"
+
+
+def _explain_odd_value(error: Exception, overrides: Sequence[str]) -> str:
+    """Return the message for an override on which Hydra fails with an exception of Python, with the first override that causes it."""
+    groups = (*PLAIN_GROUPS, *TABLES)
+    for text in overrides:
+        key, _, value = text.partition("=")
+        name = key.lstrip("+~").partition("@")[0]
+        if not name:
+            return f"override {shown(text)}: has no key; write KEY=VALUE, for example training.max_steps=100"
+        if name in groups and (value in ("null", "true", "false") or not re.fullmatch(r"[A-Za-z_][\w./ -]*", value)):
+            choices = name_choices(value, options(name)) if name in PLAIN_GROUPS else "see: zoo list"
+            return f"{key}: got {shown(value)}; allowed is the name of an option; {choices}"
+    longest = max(overrides, key=len, default="")
+    reason = shown(first_line(error))
+    return f"config: an override cannot be read ({reason}); the longest is {shown(longest)}; write KEY=VALUE with plain values"
+
+
 def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Set ``key=value`` overrides on a saved, resolved config, in which groups are no longer options.
 
@@ -224,11 +261,15 @@ def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
     tree = OmegaConf.create(with_current_names(config))
     try:
         parsed = OverridesParser.create().parse_overrides(list(map(quoted_pattern, overrides)))
-    except OverrideParseException as error:
+        for override in parsed:
+            OmegaConf.update(tree, _saved_key(tree, override.key_or_group), override.value())
+    except (OverrideParseException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error, overrides)) from error
-    for override in parsed:
-        OmegaConf.update(tree, _saved_key(tree, override.key_or_group), override.value())
-    return to_plain(tree)
+    except ConfigError:
+        raise
+    except ODD_VALUES as error:
+        raise ConfigError(_explain_odd_value(error, overrides)) from error
+    return check_composed(to_plain(tree), "train")
 
 
 def _saved_key(tree: DictConfig, key: str) -> str:
@@ -237,6 +278,8 @@ def _saved_key(tree: DictConfig, key: str) -> str:
     Raises:
         ConfigError: the config has no such key, under an old or a new name.
     """
+    if not key:
+        raise ConfigError("override: has no key; write KEY=VALUE, for example training.max_steps=100")
     if OmegaConf.select(tree, key, throw_on_missing=False) is not None or _has(tree, key):
         return key
     parent = key.rpartition(".")[0]

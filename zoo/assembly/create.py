@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from zoo.assembly.build import build_head, build_system
 from zoo.assembly.loading import finish
+from zoo.assembly.memory import refuse_too_large
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
 from zoo.layers.meta import meta_device
@@ -57,6 +59,7 @@ def create_model(
                 config = {**example_language(config), **config}
                 model = cast(nn.Module, build_head(config, inputs or example_inputs(config), name))
             else:
+                refuse_too_large(config, partial(build_part, row.kind, config, name), name)
                 model = build_part(row.kind, config, name)
             model.config = {row.kind: config}  # type: ignore[assignment]
     return finish(model, weights, name, device, dtype, weights_parts)

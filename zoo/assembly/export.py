@@ -4,6 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
+from zoo.assembly.finite import refuse_not_finite
 from zoo.assembly.save_load import save
 from zoo.errors import ConfigError, name_choices
 from zoo.interop.base.format import OTHER_FAMILY, Format
@@ -14,7 +15,7 @@ from zoo.storage.files import atomic_directory
 OURS = "zoo"
 
 
-def export(model: nn.Module, directory: str | Path, format: str = "transformers") -> Path:
+def export(model: nn.Module, directory: str | Path, format: str = "transformers", *, allow_nan: bool = False) -> Path:
     """Write a model so that another library reads it; ``zoo.load`` or ``weights=`` read it back.
 
     Args:
@@ -25,10 +26,14 @@ def export(model: nn.Module, directory: str | Path, format: str = "transformers"
         format: "transformers", "open_clip" (CLIPs), "timm" (weights of a ``VisionTransformer``), "vig" (weights with the published
             names), "torchaudio" (Tacotron 2), "openai-whisper" (``model.pt``), or "zoo" (any model, as ``zoo.save`` writes it). The
             classes in ``zoo/interop/`` describe the files of each.
+        allow_nan: write weights that hold NaN or infinity, too.
 
     Raises:
         ConfigError: there is no such format, or it does not have this architecture; the message says why.
+        WeightsError: the weights hold NaN or infinity.
     """
+    if not allow_nan:
+        refuse_not_finite(model, "export", "--allow-nan (allow_nan=True)")
     writers = [each for each in formats().values() if format in each.targets]
     known = sorted({target for each in formats().values() for target in each.targets})
     if not writers and format != OURS:

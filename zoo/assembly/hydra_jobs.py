@@ -16,9 +16,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from zoo.assembly.compose import compose_leniently, hydra_session, quoted_pattern, refuse_wrong_backbones, to_plain
+from zoo.assembly.compose import ODD_VALUES, compose_leniently, hydra_session, quoted_pattern, refuse_wrong_backbones, to_plain
 from zoo.assembly.config_source import register_configs
+from zoo.assembly.hydra_node import refuse_code_of_hydra
 from zoo.errors import ConfigError, ZooError, first_line
+from zoo.registry.schemas import check_composed
+from zoo.storage.outside import MAX_SHOWN
 
 
 def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int]) -> int:
@@ -36,7 +39,7 @@ def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int
     """
     flags = [word for word in arguments if word.startswith("-") or word in _values_of_flags(arguments)]
     overrides = _mend_all([quoted_pattern(word) for word in arguments if word not in flags])
-    _refuse_foreign_plugins([_first_choice(text) for text in overrides])
+    _refuse_foreign_code([_first_choice(text) for text in overrides])
     given = [text.partition("=")[2] for text in overrides if text.startswith("run_dir=")]
     base = given[-1] if given and given[-1] != "null" else f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     overrides.append(f"hydra.sweep.dir={base}")
@@ -44,7 +47,7 @@ def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int
 
     def call(config: DictConfig) -> None:
         logging.getLogger("zoo").disabled = False  # job_logging=disabled turns off every existing logger
-        plain = to_plain(config)
+        plain = check_composed(to_plain(config), "train")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             plain["run_dir"] = f"{base}/{HydraConfig.get().job.num}"
         try:
@@ -89,25 +92,18 @@ def _first_choice(text: str) -> str:
     """Return the first job's override of a sweep: ``a=1,2`` -> ``a=1``. It stands for all jobs when keys are checked."""
     try:
         override = OverridesParser.create().parse_override(text)
-    except OverrideParseException as error:
-        raise ConfigError(f"override {first_line(error)}; write KEY=VALUE, for example training.max_steps=100") from error
+    except (OverrideParseException, ValueError) as error:
+        raise ConfigError(f"override {first_line(error)[:MAX_SHOWN]}; write KEY=VALUE, for example training.max_steps=100") from error
     if not override.is_sweep_override():
         return text
     return f"{_key(text)}={next(iter(override.sweep_string_iterator()))}"
 
 
-def _refuse_foreign_plugins(overrides: Sequence[str]) -> None:
-    """Raise ConfigError if Hydra's own node names a launcher, sweeper or callback that belongs to neither Hydra nor its plug-ins."""
+def _refuse_foreign_code(overrides: Sequence[str]) -> None:
+    """Raise ConfigError if Hydra's own node would run code that belongs to neither Hydra nor its plug-ins."""
     with hydra_session():
         try:
             node = hydra_compose("train", overrides=list(overrides), return_hydra_config=True).hydra
-        except (HydraException, OmegaConfBaseException):
+        except (HydraException, OmegaConfBaseException, *ODD_VALUES):
             return  # composing the job itself reports the error
-    _refuse_targets(OmegaConf.to_container(node, resolve=False), "hydra")
-
-
-def _refuse_targets(node: Any, key: str) -> None:
-    for name, value in node.items() if isinstance(node, dict) else ():
-        if name == "_target_" and not str(value).startswith(("hydra._internal.", "hydra_plugins.")):
-            raise ConfigError(f"{key}._target_: {value!r} names code; only Hydra's own launchers and sweepers are allowed there")
-        _refuse_targets(value, f"{key}.{name}")
+    refuse_code_of_hydra(OmegaConf.to_container(node, resolve=False))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.assembly.finite import warn_not_finite
 from zoo.assembly.same_arithmetic import refuse_other_arithmetic
 from zoo.assembly.system import System
 from zoo.data.system_processor import Processor
@@ -128,4 +129,5 @@ def finish(
     """Load weights if there are any, set dtype and device, and leave training mode."""
     if weights is not None:
         load_parts(model, find_weights("bundled", name) if weights == "bundled" else weights, parts)
+        warn_not_finite(model, str(weights.origin if isinstance(weights, Source) else weights))
     return model.to(device=device, dtype=dtype).eval()

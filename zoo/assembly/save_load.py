@@ -1,5 +1,6 @@
 """Save a model as a checkpoint directory, and load one, or a directory of another library."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 from zoo.assembly.build import build_processor
 from zoo.assembly.described import build_described, refuse_undescribed
 from zoo.assembly.loading import finish
+from zoo.assembly.memory import refuse_larger_than_weights
 from zoo.assembly.system import System
 from zoo.data.system_processor import hash_files
 from zoo.errors import ConfigError
@@ -19,6 +21,7 @@ from zoo.interop.base.source import read_source
 from zoo.registry.requirements import KEY as REQUIRES
 from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, atomic_directory
+from zoo.storage.outside import understanding
 from zoo.storage.tensors import compress, write_tensors
 from zoo.types import Encoder, Head, LanguageModel, config_of, processor_of
 
@@ -73,7 +76,11 @@ def load(
     description = describe(found)
     config = description.config
     tell_left_out(found, description)
-    model = build_described(config, f"{found.directory}/{CONFIG_FILE}")
+    key = f"{found.directory}/{CONFIG_FILE}"
+    build = partial(build_described, config, key)
+    refuse_larger_than_weights(config, build, lambda: found.shapes, found.origin)
+    with understanding(f"{found.origin}: its config"):
+        model = build()
     if "system" not in config:
         if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
             model.processor = build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]

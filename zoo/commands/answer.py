@@ -17,6 +17,7 @@ from PIL import Image
 
 from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
+from zoo.commands.plain import say
 from zoo.data.loader import spread
 from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError
@@ -65,9 +66,9 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
     if options.json:
         print_json({"output": options.output, **vars(found)})
     else:
-        print(f"written: {options.output}, {found.answers} answers" + (f"; {found.empty} were empty and left out" if found.empty else ""))
+        say(f"written: {options.output}, {found.answers} answers" + (f"; {found.empty} were empty and left out" if found.empty else ""))
         for fault in found.faults[:FAULTS_SHOWN]:
-            print(f"left out: {fault}")
+            say(f"left out: {fault}")
     return 1 if found.faults else 0
 
 

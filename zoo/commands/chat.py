@@ -17,6 +17,7 @@ from zoo.commands.chat_boxes import Boxes, lines_of
 from zoo.commands.chat_session import Answer, ChatSession
 from zoo.commands.display import print_json
 from zoo.commands.embed import refuse_device
+from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError, ZooError, name_choices
 from zoo.language.decoding.sampling import Sampling
 
@@ -30,7 +31,6 @@ COMMANDS = {  # name: (argument, help text)
     "/exit": ("", "end the session, as Ctrl-D does"),
 }
 OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "num_beams", "repetition_penalty", "seed")  # fields of Sampling
-CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}  # no escape sequences to the terminal
 CUT = {"length": "by --max-new-tokens", "context": "because the model's context is full; /clear starts over"}
 
 
@@ -55,7 +55,7 @@ def chat_command(options: Namespace) -> int:
         return 130 if chat.ask(prompt.strip()).stop_reason == "interrupted" else 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return chat.follow(sys.stdin)
-    print(f"{options.model}: type a question, or /help; /exit or Ctrl-D ends the session, Ctrl-C stops an answer", file=sys.stderr)
+    say(f"{options.model}: type a question, or /help; /exit or Ctrl-D ends the session, Ctrl-C stops an answer", file=sys.stderr)
     return chat.converse()
 
 
@@ -92,7 +92,7 @@ class Chat:
                 if not self.take(line):
                     break
             except ZooError as error:
-                print(f"zoo: {error}", file=sys.stderr)
+                say(f"zoo: {error}", file=sys.stderr)
         return 0
 
     def follow(self, lines: Any) -> int:
@@ -142,11 +142,11 @@ class Chat:
             return answer
         if self.boxes is not None:
             _show("\n".join([plain, *lines_of(phrases)]))
-        print(flush=True)
+        say(flush=True)
         if not answer.text and not self.was_interrupted:
-            print("zoo: the model returned an empty answer; the question is not kept in the conversation", file=sys.stderr)
+            say("zoo: the model returned an empty answer; the question is not kept in the conversation", file=sys.stderr)
         elif answer.stop_reason in CUT:
-            print(f"zoo: the answer was cut off after {answer.num_tokens} tokens {CUT[answer.stop_reason]}", file=sys.stderr)
+            say(f"zoo: the answer was cut off after {answer.num_tokens} tokens {CUT[answer.stop_reason]}", file=sys.stderr)
         return answer
 
     def _run(self, command: str, rest: str) -> bool:
@@ -177,14 +177,14 @@ class Chat:
             if self.as_json:
                 print_json({"role": message.role, "content": message.text})
             else:
-                print(f"{message.role}: {message.text}")
+                say(f"{message.role}: {message.text}")
 
     def _tell(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        say(text, file=sys.stderr)
 
 
 def _show(piece: str) -> None:
-    print(piece.translate(CONTROLS) if sys.stdout.isatty() else piece, end="", flush=True)
+    say(piece, end="", flush=True)
 
 
 def _path(text: str) -> Path:
@@ -206,7 +206,7 @@ def _typed_lines() -> Iterator[str]:
         try:
             yield input("> ") + "\n"
         except EOFError:
-            print()
+            say()
             return
         except KeyboardInterrupt:
-            print("\nzoo: /exit or Ctrl-D ends the session", file=sys.stderr)
+            say("\nzoo: /exit or Ctrl-D ends the session", file=sys.stderr)

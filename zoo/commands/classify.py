@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 
 from zoo.assembly.bundled import caption_of, chosen_model
+from zoo.assembly.finite import refuse_not_finite
 from zoo.assembly.save_load import load
 from zoo.assembly.system import System
 from zoo.commands.classify_report import Prediction, check_output, write_predictions
 from zoo.commands.display import counting_progress, print_json, readable_share, table
+from zoo.commands.plain import say
 from zoo.data.zero_shot_prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.classifier_weights import classifier_vectors
@@ -34,6 +36,8 @@ def classify_command(options: Namespace) -> int:
     system = load(model)
     if not isinstance(system, System):
         raise ConfigError(f"--model: {model} is only an encoder; classify needs a system with a contrastive head or a classifier head")
+    if not options.allow_nan:
+        refuse_not_finite(system, model)
     labels, score = find_scorer(system, given, templates, model, cached=not options.no_cache)
     with (
         counting_progress("classify", len(paths), as_json=options.json)
@@ -46,7 +50,7 @@ def classify_command(options: Namespace) -> int:
     _show(predictions, options, model)
     failed = [found for found in predictions if found.error is not None]
     if failed:
-        print(f"zoo: {len(failed)} of {len(predictions)} images could not be read; the others were classified", file=sys.stderr)
+        say(f"zoo: {len(failed)} of {len(predictions)} images could not be read; the others were classified", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -141,12 +145,12 @@ def _prediction(path: Path, labels: Sequence[str], scores: torch.Tensor | None, 
 def _show(predictions: Sequence[Prediction], options: Namespace, model: str) -> None:
     for found in predictions:
         if found.error is not None:
-            print(f"zoo: {found.error}", file=sys.stderr)
+            say(f"zoo: {found.error}", file=sys.stderr)
     if options.json:
         for found in predictions:
             print_json(vars(found))
     elif options.output:
-        print(f"written: {options.output} ({len(predictions)} images)")
+        say(f"written: {options.output} ({len(predictions)} images)")
     else:
         rows = [[found.path, *_cells(found)] for found in predictions if found.error is None]
         if rows:

@@ -1,12 +1,12 @@
 """Reports of ``zoo classify``: CSV, JSON, or an HTML page with the images."""
 
-import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
+from zoo.evaluation.results.cells import write_rows
 from zoo.evaluation.results.html_report import bar, card, check_output, write_page
 from zoo.storage.files import write_whole
 
@@ -38,11 +38,11 @@ def write_predictions(predictions: Sequence[Prediction], output: Path, *, model:
 def _write_csv(file: TextIO, predictions: Sequence[Prediction], model: str, all_labels: Sequence[str]) -> None:
     """Write one row per image: path, label_1, probability_1, ..., error."""
     ranks = max((len(prediction.labels) for prediction in predictions), default=0)
-    writer = csv.writer(file)
-    writer.writerow(["path", *(f"{what}_{rank + 1}" for rank in range(ranks) for what in ("label", "probability")), "error"])
+    rows = [["path", *(f"{what}_{rank + 1}" for rank in range(ranks) for what in ("label", "probability")), "error"]]
     for found in predictions:
         pairs = [cell for pair in zip(found.labels, found.probabilities, strict=True) for cell in (pair[0], f"{pair[1]:.6f}")]
-        writer.writerow([found.path, *pairs, *[""] * (2 * ranks - len(pairs)), found.error or ""])
+        rows.append([found.path, *pairs, *[""] * (2 * ranks - len(pairs)), found.error or ""])
+    write_rows(file, rows)
 
 
 def _write_json(file: TextIO, predictions: Sequence[Prediction], model: str, all_labels: Sequence[str]) -> None:

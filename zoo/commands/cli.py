@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 from zoo.errors import ZooError
 
@@ -22,26 +22,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after ``zoo``; None reads ``sys.argv``.
 
     Returns:
-        The exit status: 0 if all succeeded, 1 if some items failed, 2 for an error of the user, 130 if the user interrupted it.
+        The exit status: 0 if all succeeded, 1 if some items failed, 2 for an error that the user can mend (input, config, disk,
+        memory), 3 for a fault of zoo itself, 130 if the user interrupted it.
     """
+    from zoo.commands.faults import guarded
+
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        known, rest = _parser().parse_known_args(arguments)
-        if rest and not known.takes_overrides:
-            _parser().error(f"unrecognized arguments: {' '.join(rest)}")
-        return known.run(known, rest)
-    except ZooError as error:
-        if os.environ.get("ZOO_DEBUG") == "1":
-            raise
-        stopped = type(error).__name__ == "Interrupted"
-        print(f"zoo: {error}", file=sys.stderr)
-        return 130 if stopped else 2
-    except KeyboardInterrupt:
-        print("zoo: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe, as `| head` does
-        return 0
+    return guarded(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    known, rest = _parser().parse_known_args(arguments)
+    if rest and not known.takes_overrides:
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    return known.run(known, rest)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         usage = f"zoo {name} [OPTIONS] [KEY=VALUE ...]" if overrides else None
         command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
         command.add_argument("--json", action="store_true", help="print JSON lines instead of text and tables")
+        if name in ("classify", "embed", "export"):
+            command.add_argument("--allow-nan", action="store_true", help="go on if the weights hold NaN or infinity")
         command.set_defaults(run=run, takes_overrides=overrides)
         return command
 
@@ -79,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--top-k", type=int, default=3, metavar="K", help="labels reported per image (default: 3)")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)")
-    command.add_argument("--output", metavar="FILE", help="write a .csv, .json or .html file instead of printing a table")
+    command.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write a .csv, .json or .html file instead of a table; CSV texts that begin with = + - @ get a ' in front",
+    )
     command.add_argument("--no-cache", action="store_true", help="do not read or write the on-disk cache of label embeddings")
     command = add("embed", _embed, "Embed a folder of images into a search index; an interrupted job resumes.")
     command.add_argument(
@@ -107,7 +107,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--index", metavar="DIR", required=True, help="index written by zoo embed")
     command.add_argument("--image", metavar="FILE", help="image query, instead of TEXT")
     command.add_argument("--top-k", type=int, default=10, metavar="K", help="results to return (default: 10)")
-    command.add_argument("--output", metavar="FILE", help="write a .csv, .json or .html file instead of printing a table")
+    command.add_argument(
+        "--output",
+        metavar="FILE",
+        help="write a .csv, .json or .html file instead of a table; CSV texts that begin with = + - @ get a ' in front",
+    )
     command.add_argument("--model", help="path of the model that built the index, if it has moved")
     command.add_argument("--backend", default="exact", help="nearest-neighbour search: exact (default) or faiss (flat index)")
     command = add(
@@ -386,7 +390,8 @@ def _export(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.assembly.export import export
     from zoo.assembly.save_load import load
 
-    written = str(export(cast(Any, load(options.model)), options.directory, options.format))
+    model: Any = load(options.model)
+    written = str(export(model, options.directory, options.format, allow_nan=options.allow_nan))
     _print_json({"written": written, "format": options.format}) if options.json else print(f"written: {written}")
     return 0
 

@@ -10,23 +10,31 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from zoo.commands.plain import KEEP, json_line, say
 from zoo.evaluation.results.cards import read_card
+from zoo.storage.outside import printable
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table; the first column is left-aligned, the others are right-aligned."""
-    made = Table(title=title, title_justify="left", header_style="bold")
+    """Print a table of plain texts; the first column is left-aligned, the others are right-aligned."""
+    made = Table(title=_plain(title), title_justify="left", header_style="bold")
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        made.add_column(_plain(column), justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(_plain, row))
     Console().print(made)
+
+
+def _plain(text: str) -> Text:
+    """Return a text that rich shows as it is: square brackets are no markup, and control characters are escaped."""
+    return Text(printable(str(text), KEEP))
 
 
 def print_json(value: Any) -> None:
     """Print one JSON line."""
-    print(json.dumps(value, ensure_ascii=False))
+    print(json_line(value))
 
 
 def readable(number: float, unit: str = "") -> str:
@@ -65,7 +73,7 @@ def show_check(report: Any, *, as_json: bool) -> None:
         print_json({"edges": [vars(edge) for edge in report.edges], "parameters": report.parameters, "trainable": report.trainable})
         return
     table("Valid config: data flow of a training step", ["from", "to", "carries"], [[e.source, e.target, e.carries] for e in report.edges])
-    print(f"{report.parameters:,} parameters, {report.trainable:,} trainable; no weights were allocated")
+    say(f"{report.parameters:,} parameters, {report.trainable:,} trainable; no weights were allocated")
 
 
 class TrainingProgress:
@@ -92,7 +100,7 @@ class TrainingProgress:
             self.bar.update(self.before[what], completed=done)
         elif not self.as_json and done * 20 // total > self.printed.get(what, 0):
             self.printed[what] = done * 20 // total
-            print(f"{what}: {done}/{total} items", flush=True)
+            say(f"{what}: {done}/{total} items", flush=True)
 
     def say(self, facts: Mapping[str, Any]) -> None:
         """Show facts about the data: number of items, and how many were left out and why."""
@@ -101,7 +109,7 @@ class TrainingProgress:
             return
         for name, figures in facts.items():
             line = f"data, {name}: {_readable_figures(figures)}"
-            print(line, flush=True) if self.bar is None else self.bar.console.print(line, highlight=False)
+            say(line, flush=True) if self.bar is None else self.bar.console.print(_plain(line))
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         """Show the metrics of a step."""
@@ -110,7 +118,7 @@ class TrainingProgress:
         elif self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=step, loss=f"loss {values['loss']:.4f}")
         elif step % self.every == 0 or step == self.total:
-            print(f"step {step}/{self.total}  loss {values['loss']:.4f}", flush=True)
+            say(f"step {step}/{self.total}  loss {values['loss']:.4f}", flush=True)
 
 
 def _readable_figures(figures: Mapping[str, Any]) -> str:
@@ -151,18 +159,18 @@ def show_trained(result: Any, *, as_json: bool) -> None:
         skipped = {"skipped": result.skipped} if any(result.skipped.values()) else {}
         print_json({"run_dir": str(result.run_dir), "model": str(result.model), "metrics": result.metrics, **skipped})
         return
-    print(f"trained: {result.run_dir} (loss {result.metrics['loss']:.4f})" if result.metrics else f"already trained: {result.run_dir}")
-    print(f"model:   {result.model}\ncurves:  {result.run_dir / 'curves.png'}")
+    say(f"trained: {result.run_dir} (loss {result.metrics['loss']:.4f})" if result.metrics else f"already trained: {result.run_dir}")
+    say(f"model:   {result.model}\ncurves:  {result.run_dir / 'curves.png'}")
     _show_skipped(result.skipped, result.run_dir / "skipped.json")
 
 
 def _show_skipped(skipped: Mapping[str, Any], written: Path) -> None:
     """Print which data were skipped and why, if any."""
     if left_out := skipped["left_out"]:
-        print(f"left out: {len(left_out)} entries of the data source, the first: {left_out[0]}")
+        say(f"left out: {len(left_out)} entries of the data source, the first: {left_out[0]}")
     if reasons := skipped.get("skipped"):
         counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
-        print(f"skipped: {sum(reasons.values())} of {skipped['items']} items ({counts}); examples in {written}")
+        say(f"skipped: {sum(reasons.values())} of {skipped['items']} items ({counts}); examples in {written}")
 
 
 def show_evaluation(result: Any, output: Path, *, as_json: bool) -> None:
@@ -177,4 +185,4 @@ def show_evaluation(result: Any, output: Path, *, as_json: bool) -> None:
     rows = [[metric, f"{value:.4g}" if metric in numbers else f"{100 * value:.2f} %"] for metric, value in result.metrics.items()]
     rows += [[name, f"{value:.4g}" if isinstance(value, float) else str(value)] for name, value in result.details.items()]
     table(f"{name}: {result.title}", ["metric", "value"], rows)
-    print("written: " + ", ".join(str(path) for path in sorted(output.iterdir(), key=lambda path: path.suffix)))
+    say("written: " + ", ".join(str(path) for path in sorted(output.iterdir(), key=lambda path: path.suffix)))

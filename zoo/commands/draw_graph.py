@@ -19,6 +19,7 @@ from zoo.assembly.create import create_model
 from zoo.assembly.save_load import load
 from zoo.assembly.system import System
 from zoo.commands.display import print_json, table
+from zoo.commands.plain import say
 from zoo.encoders.vig import ViG
 from zoo.errors import ConfigError
 from zoo.interop.base.checkpoint_directory import bundled_names
@@ -81,13 +82,13 @@ def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
     """
     name = options.model or DEFAULT_MODEL
     if options.model is None:
-        print(f"zoo: no --model given; using the bundled {name!r}, which was trained only on handwritten digits", file=sys.stderr)
+        say(f"zoo: no --model given; using the bundled {name!r}, which was trained only on handwritten digits", file=sys.stderr)
     if options.weights is None and (name in bundled_names() or Path(name).exists()):
         model: nn.Module = load(name)  # type: ignore[assignment]
     else:
         model = create_model(name, weights=options.weights, weights_parts=options.weights_parts)
         if options.weights is None:
-            print(f"zoo: {name} has random weights, so its graph is not meaningful; give --weights", file=sys.stderr)
+            say(f"zoo: {name} has random weights, so its graph is not meaningful; give --weights", file=sys.stderr)
     encoder: Any = model.encoders["image"] if isinstance(model, System) and "image" in model.encoders else model
     if not isinstance(encoder, ViG) or encoder.image_size is None:
         raise ConfigError(f"--model: {name} has no graph; choose a model with a Vision GNN: {', '.join(list_models('*vig*'))}")
@@ -213,4 +214,4 @@ def _show(rows: Sequence[Sequence[Neighbourhood]], output: Path, *, as_json: boo
     for found in flat:
         lines = [[f"{e.row},{e.column}", f"{e.distance:.3f}", f"{100 * e.share:.1f} %"] for e in found.edges]
         table(f"layer {found.layer}, node {found.node[0]},{found.node[1]}", ["neighbour", "distance", "share of channels"], lines)
-    print(f"written: {output}")
+    say(f"written: {output}")

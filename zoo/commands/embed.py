@@ -10,11 +10,13 @@ from pathlib import Path
 import torch
 
 from zoo.assembly.bundled import chosen_model
+from zoo.assembly.finite import refuse_not_finite
 from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
 from zoo.commands.index.embedding import EmbedResult, embed_folder, list_items
 from zoo.commands.index.store import FAILED, checked_words
 from zoo.commands.index.writer import refuse_strange
+from zoo.commands.plain import say
 from zoo.errors import ConfigError
 
 FAILURES_SHOWN = 20
@@ -29,6 +31,8 @@ def embed_command(options: Namespace) -> int:
     refuse_device(options.device)
     name = chosen_model(options.model)
     model = load(name, device=options.device)
+    if not options.allow_nan:
+        refuse_not_finite(model, name)
     try:
         with counting_progress("embed", len(items), as_json=options.json) as advance:
             result = embed_folder(
@@ -46,7 +50,7 @@ def embed_command(options: Namespace) -> int:
                 advance=advance,
             )
     except KeyboardInterrupt:
-        print(f"zoo: stopped; finished items are kept in {options.output}, and the same command resumes the job", file=sys.stderr)
+        say(f"zoo: stopped; finished items are kept in {options.output}, and the same command resumes the job", file=sys.stderr)
         return 130
     _show(result, as_json=options.json)
     return 1 if result.failed else 0
@@ -68,8 +72,8 @@ def _show(result: EmbedResult, *, as_json: bool) -> None:
         print_json({"index": str(result.index), "count": result.count, "failed": len(result.failed), "embedded": result.embedded})
         return
     for item, name in list(zip(result.failed, names, strict=True))[:FAILURES_SHOWN]:
-        print(f"zoo: {item['error'] if name in item['error'] else ': '.join([name, item['error']])}", file=sys.stderr)
+        say(f"zoo: {item['error'] if name in item['error'] else ': '.join([name, item['error']])}", file=sys.stderr)
     if result.failed:
         share = f"{len(names)} of {len(names) + result.count}"
-        print(f"zoo: {share} items could not be read (all in {result.index / FAILED}); the others were embedded", file=sys.stderr)
-    print(f"index: {result.index} ({result.count} vectors; {result.embedded} items were new)")
+        say(f"zoo: {share} items could not be read (all in {result.index / FAILED}); the others were embedded", file=sys.stderr)
+    say(f"index: {result.index} ({result.count} vectors; {result.embedded} items were new)")

@@ -15,6 +15,7 @@ from zoo.commands.index.embedding import find_embedder, hash_processor
 from zoo.commands.index.search_report import Hit, check_output, write_hits
 from zoo.commands.index.store import Index, Matrix
 from zoo.commands.index.writer import name_of
+from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import verbs_of
@@ -39,7 +40,7 @@ def search_command(options: Namespace) -> int:
         for hit in hits:
             print_json(vars(hit))
     elif options.output:
-        print(f"written: {options.output} ({len(hits)} of {len(searcher.index)} items)")
+        say(f"written: {options.output} ({len(hits)} of {len(searcher.index)} items)")
     else:
         title = f"{query}: {len(hits)} of {len(searcher.index)} items, by {Path(searcher.index.manifest.model).name}"
         table(title, ["item", "similarity"], [[_short(hit), f"{hit.score:.4f}"] for hit in hits])

@@ -14,6 +14,7 @@ import torch
 from zoo.assembly.bundled import DEFAULT_VOICE, chosen_model
 from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
+from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import draw_speech
 from zoo.processors.media.read_aloud import split_sentences
@@ -124,10 +125,10 @@ def _show(speeches: Sequence[Speech], output: Path, *, as_json: bool) -> None:
         return
     failed = [speech for speech in speeches if speech.faults]
     for speech in failed[:FAILURES_SHOWN]:
-        print(f"zoo: failed alignment in {speech.text[:60]!r}: {'; '.join(speech.faults)} ({speech.stop_reason})", file=sys.stderr)
+        say(f"zoo: failed alignment in {speech.text[:60]!r}: {'; '.join(speech.faults)} ({speech.stop_reason})", file=sys.stderr)
     if len(failed) > FAILURES_SHOWN:
-        print(f"zoo: and {len(failed) - FAILURES_SHOWN} more", file=sys.stderr)
+        say(f"zoo: and {len(failed) - FAILURES_SHOWN} more", file=sys.stderr)
     seconds = sum(speech.seconds for speech in speeches)
     mean = sum(speech.diagonality for speech in speeches) / len(speeches)
     reasons = ", ".join(sorted({speech.stop_reason for speech in speeches}))
-    print(f"{output}: {seconds:.1f} s, {len(speeches)} sentences, diagonality {mean:.2f}, stopped by {reasons}, {len(failed)} failed")
+    say(f"{output}: {seconds:.1f} s, {len(speeches)} sentences, diagonality {mean:.2f}, stopped by {reasons}, {len(failed)} failed")

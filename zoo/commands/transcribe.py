@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json
 from zoo.commands.embed import refuse_device
+from zoo.commands.plain import say
 from zoo.downloads.fetching import is_cached
 from zoo.downloads.table import find_asset
 from zoo.errors import ConfigError, DataError, name_choices
@@ -30,6 +31,7 @@ from zoo.language.transcription.writers import WRITERS, format_time
 from zoo.processors.media.audio_file import AUDIO_SUFFIXES
 from zoo.processors.media.image_file import walk_images
 from zoo.storage.files import write_text_atomically
+from zoo.storage.outside import printable
 from zoo.storage.places import cache_directory
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import Transcript, verbs_of
@@ -75,9 +77,7 @@ def transcribe_command(options: Namespace) -> int:
         )
         todo = [item for item in items if options.overwrite or not item.is_done(directory, formats)]
         if len(todo) < len(items):
-            print(
-                f"zoo: {len(items) - len(todo)} of {len(items)} transcripts exist already; --overwrite transcribes again", file=sys.stderr
-            )
+            say(f"zoo: {len(items) - len(todo)} of {len(items)} transcripts exist already; --overwrite transcribes again", file=sys.stderr)
     report = _Report(todo, directory, formats, as_json=options.json)
     try:
         with seconds_progress(todo, as_json=options.json) as (on_progress, print_text):
@@ -86,7 +86,7 @@ def transcribe_command(options: Namespace) -> int:
                 report.take(number, transcript, print_text)
     except KeyboardInterrupt:
         kept = f"; finished transcripts are kept in {directory}, and the same command resumes the job" if directory is not None else ""
-        print(f"zoo: stopped{kept}", file=sys.stderr)
+        say(f"zoo: stopped{kept}", file=sys.stderr)
         return 130
     return report.finish()
 
@@ -103,7 +103,7 @@ class _Report:
         if isinstance(transcript, DataError):
             self.failed += 1
             message = str(transcript) if str(item.path) in str(transcript) else f"{item.path}: {transcript}"
-            print_json({"path": str(item.path), "error": message}) if self.as_json else print(f"zoo: {message}", file=sys.stderr)
+            print_json({"path": str(item.path), "error": message}) if self.as_json else say(f"zoo: {message}", file=sys.stderr)
             return
         self.seconds += transcript.duration_s
         written = [] if self.directory is None else self._write(item, transcript, self.directory)
@@ -136,9 +136,9 @@ class _Report:
         """Print a summary and return the exit status: 0, or 1 if a recording could not be read."""
         good = len(self.items) - self.failed
         if self.directory is not None and not self.as_json:
-            print(f"{self.directory}: {good} transcripts of {self.seconds / 60:.1f} minutes ({', '.join(self.formats)})")
+            say(f"{self.directory}: {good} transcripts of {self.seconds / 60:.1f} minutes ({', '.join(self.formats)})")
         if self.failed:
-            print(f"zoo: {self.failed} of {len(self.items)} recordings could not be read; the others were transcribed", file=sys.stderr)
+            say(f"zoo: {self.failed} of {len(self.items)} recordings could not be read; the others were transcribed", file=sys.stderr)
         return 1 if self.failed else 0
 
 
@@ -232,7 +232,7 @@ def _chosen_model(given: str | None) -> str:
             f"--model: missing, and the default {DEFAULT_MODEL} (English, 71 MB) is not in {cache_directory()}; get it with: zoo fetch "
             f"{DEFAULT_MODEL}"
         )
-    print(f"zoo: no --model given; using {DEFAULT_MODEL}, which supports only English", file=sys.stderr)
+    say(f"zoo: no --model given; using {DEFAULT_MODEL}, which supports only English", file=sys.stderr)
     return str(folder)
 
 
@@ -271,11 +271,11 @@ def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], form
 def seconds_progress(items: Sequence[Item], *, as_json: bool) -> Iterator[tuple[OnProgress | None, Callable[[str], None]]]:
     """Show a progress bar in seconds of audio; yields its update callback, and a function that prints text above the bar."""
     if as_json or not sys.stderr.isatty():
-        yield None, lambda text: print(text, end="", flush=True)
+        yield None, lambda text: say(text, end="", flush=True)
         return
     lengths, done = [_length(item.path) for item in items], [0.0] * len(items)
     columns = (
-        TextColumn("{task.fields[name]}"),
+        TextColumn("{task.fields[name]}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[position]}"),
         TimeElapsedColumn(),
@@ -287,11 +287,11 @@ def seconds_progress(items: Sequence[Item], *, as_json: bool) -> Iterator[tuple[
         def on_progress(number: int, seconds: float, length: float) -> None:
             done[number], lengths[number] = seconds, length
             position = f"{format_time(sum(done)).partition('.')[0]} of {format_time(sum(lengths)).partition('.')[0]}"
-            bar.update(task, completed=sum(done), total=sum(lengths), name=items[number].path.name[:30], position=position)
+            bar.update(task, completed=sum(done), total=sum(lengths), name=printable(items[number].path.name[:30]), position=position)
 
         def print_text(text: str) -> None:
             bar.stop()  # otherwise rich redraws the bar into the text
-            print(text, end="", flush=True)
+            say(text, end="", flush=True)
             bar.start()
 
         yield on_progress, print_text

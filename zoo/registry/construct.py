@@ -5,9 +5,17 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.errors import ConfigError, name_choices
+from zoo.errors import ConfigError, ZooError, first_line, name_choices
 from zoo.registry.config_keys import rename_for
 from zoo.registry.parts import find_part
+from zoo.registry.schemas import LAYERS, MAX_LAYERS
+from zoo.storage.outside import MAX_SHOWN, shown
+
+MAX_SIZE = 2**31 - 1
+SIZES = (  # keywords that count something of a model, and are 1 or more wherever they stand
+    *("dim", "depth", "num_heads", "num_kv_heads", "head_dim", "hidden_dim", "embed_dim", "patch_size", "image_size", "num_mels"),
+    *("context_length", "vocab_size", "num_classes", "num_buckets", "num_tokens", "sample_rate_hz"),
+)
 
 
 def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> Any:
@@ -22,6 +30,8 @@ def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> 
     Raises:
         ConfigError: an unknown name or keyword, a value of the wrong type, or an error of the constructor.
     """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{key}: got {shown(config)}; allowed is a mapping with 'name' and the {kind}'s keywords")
     refuse_code(config, key)
     keywords = dict(config)
     name = keywords.pop("name", None)
@@ -42,6 +52,13 @@ def construct(part: type, keywords: Mapping[str, Any], key: str, **given: Any) -
         return part(**checked, **given)
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}") from error
+    except ZooError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {first_line(error)[:MAX_SHOWN]}"
+        raise ConfigError(
+            f"{key}: {part.__name__} cannot be built with these values ({reason}); correct them (ZOO_DEBUG=1 shows where it failed)"
+        ) from error
 
 
 def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
@@ -56,9 +73,10 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
     hints = typing.get_type_hints(part.__init__)
     checked = {}
     for name, value in rename_for(part, keywords, key).items():
-        if name not in parameters:
-            raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(name, parameters)}")
+        if not isinstance(name, str) or name not in parameters:
+            raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(str(name), parameters)}")
         checked[name] = checked_value(f"{key}.{name}", value, hints.get(name, Any))
+        _refuse_absurd_size(name, checked[name], f"{key}.{name}")
     missing = [name for name, p in parameters.items() if p.default is p.empty and name not in checked]
     if missing:
         raise ConfigError(f"{key}: needs {', '.join(missing)}; set {key}.{missing[0]}=...")
@@ -71,14 +89,33 @@ def checked_value(key: str, value: Any, hint: Any) -> Any:
     Raises:
         ConfigError: a value of another type.
     """
-    from beartype.door import is_bearable  # a fifth of a second, which a config with an unknown key does not need
-
     value = _floats_for_whole_numbers(value, hint)
     # Python counts a bool as an int; a config that says "true" for a number is wrong.
     stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
-    if stray_bool or not is_bearable(value, hint):
-        raise ConfigError(f"{key}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
+    if stray_bool or not _fits(value, hint):
+        raise ConfigError(f"{key}: got {shown(value)} ({type(value).__name__}); allowed is {_readable(hint)}")
     return value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return True if a value has a type; of a list or dict every element is checked, where beartype alone draws one at random."""
+    from beartype.door import is_bearable
+
+    if not is_bearable(value, hint):
+        return False
+    if isinstance(value, list):
+        return all(is_bearable([element], hint) for element in value)
+    if isinstance(value, dict):
+        return all(is_bearable({name: element}, hint) for name, element in value.items())
+    return True
+
+
+def _refuse_absurd_size(name: str, value: Any, key: str) -> None:
+    """Raise ConfigError for a size below 1, or one that no machine could hold or a constructor would loop over for ever."""
+    if name in SIZES and type(value) is int:
+        most = MAX_LAYERS if name in LAYERS else MAX_SIZE
+        if not 1 <= value <= most:
+            raise ConfigError(f"{key}: got {shown(value)}; allowed are whole numbers from 1 to {most:,}")
 
 
 def _floats_for_whole_numbers(value: Any, hint: Any) -> Any:

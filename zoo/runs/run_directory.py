@@ -19,7 +19,8 @@ from zoo.errors import ConfigError
 from zoo.registry.config_keys import with_current_names
 from zoo.registry.requirements import KEY as REQUIRES
 from zoo.registry.requirements import parts_named, refuse_missing, requirements
-from zoo.storage.files import atomic_directory, read_yaml, write_text_atomically
+from zoo.registry.schemas import read_run_file
+from zoo.storage.files import atomic_directory, write_text_atomically
 
 RUN_CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -65,8 +66,8 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     path = Path(run_dir) / RUN_CONFIG
     if not path.is_file():
         raise ConfigError(f"resume: {run_dir} holds no run ({RUN_CONFIG} is missing); give the run_dir of an earlier zoo train")
-    config = read_yaml(path)
-    if not isinstance(config, dict) or "training" not in config:
+    config = read_run_file(path)
+    if "training" not in config:
         raise ConfigError(f"resume: {path} is not the config of a run; give the run_dir of an earlier zoo train")
     recorded = Path(run_dir) / ENVIRONMENT
     environment = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}

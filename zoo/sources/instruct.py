@@ -13,6 +13,7 @@ from zoo.errors import ConfigError, DataError, ItemError
 from zoo.processors.chat.messages import Conversation
 from zoo.registry import register
 from zoo.sources.wording.splits import refuse_split
+from zoo.storage.outside import parse_json, refuse_special
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
@@ -169,10 +170,7 @@ def conversation_of(row: Row, folder: Path | None) -> tuple[Conversation, list[s
     Raises:
         ItemError: the row is not valid JSON, or not a conversation.
     """
-    try:
-        content = json.loads(row.text)
-    except ValueError as error:
-        raise ItemError(f"conversation {row.name} is not valid JSON ({error})", "json") from error
+    content = parse_json(row.text, f"conversation {row.name}", lambda message: ItemError(message, "json"))
     conversation = Conversation.parse(content, row.file.parent if folder is None else folder, row.name)
     content = content if isinstance(content, dict) else {}
     answers = content.get("answers", [])
@@ -187,6 +185,7 @@ def read_rows(file: Path) -> Iterator[Row]:
     Raises:
         DataError: the file cannot be read, or begins with "[" and is not valid JSON.
     """
+    refuse_special(file, lambda message: DataError(f"data.path: {message}"))
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -195,10 +194,7 @@ def read_rows(file: Path) -> Iterator[Row]:
         lines = enumerate(content.splitlines(), start=1)
         yield from (Row(line, file, number) for number, line in lines if line.strip())
         return
-    try:
-        rows = json.loads(content)
-    except ValueError as error:
-        raise DataError(f"data.path: {file} is not valid JSON ({error}); correct it, or write one JSON object per line") from error
+    rows = parse_json(content, f"data.path: {file}", DataError)
     yield from (Row(json.dumps(row).encode(), file, number) for number, row in enumerate(rows, start=1))
 
 

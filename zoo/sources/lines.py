@@ -8,6 +8,7 @@ import numpy as np
 from zoo.data.groups import stable_group
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.registry import register
+from zoo.storage.outside import refuse_special
 from zoo.types import Sample, Source, Split
 
 VALIDATION_SHARE = 0.01
@@ -34,6 +35,7 @@ class Lines(Source):
         if isinstance(templates, str) or not templates or any("{}" not in template for template in templates):
             raise ConfigError(f"templates: {templates!r}; allowed is a list of texts, each with {{}} where the line goes")
         file = Path(path) / "lines.txt" if Path(path).is_dir() else Path(path)
+        refuse_special(file, lambda message: DataError(f"data.path: {message}"))
         try:
             texts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, UnicodeDecodeError) as error:

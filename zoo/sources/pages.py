@@ -17,6 +17,7 @@ from zoo.data.readers.interleaved_rows import SPLITS, DocumentsSplit, checked_fr
 from zoo.errors import ConfigError, DataError, ItemError
 from zoo.registry import register
 from zoo.sources.wording.splits import refuse_split
+from zoo.storage.outside import refuse_special
 from zoo.types import Source
 
 HTML, MARKDOWN = (".html", ".htm", ".xhtml"), (".md", ".markdown")
@@ -164,6 +165,7 @@ def read_page(file: Path, name: str, skip: Sequence[str]) -> Document:
         ItemError: the page cannot be read or decoded.
         ConfigError: the page is Markdown, and the package markdown-it-py is missing.
     """
+    refuse_special(file, lambda message: ItemError(f"page {name}: {message}", "unreadable"))
     try:
         content = file.read_bytes()
         declared = _CHARSET.search(content[:1024]) if file.suffix.lower() in HTML else None

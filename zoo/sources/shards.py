@@ -5,7 +5,6 @@ of samples, so that the samples of a step depend only on the seed and the step. 
 """
 
 import glob
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.image_file import read_pixels
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
+from zoo.storage.outside import parse_json, shown
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
@@ -218,9 +218,9 @@ class ShardsSplit(Split):
         if not self.class_names or "cls" not in contents:
             return None
         text = contents["cls"].decode("ascii", "replace").strip()
-        if not text.isdecimal() or int(text) >= len(self.class_names):
+        if not text.isdecimal() or len(text) > 18 or int(text) >= len(self.class_names):
             raise ItemError(
-                f"item {name}: cls is {text!r}; allowed is 0 to {len(self.class_names) - 1}, the classes in class_names", "label"
+                f"item {name}: cls is {shown(text, 40)}; allowed is 0 to {len(self.class_names) - 1}, the classes in class_names", "label"
             )
         return int(text)
 
@@ -309,7 +309,7 @@ def _texts(name: str, contents: dict[str, bytes], key: Sequence[str]) -> list[st
     try:
         value: Any = contents[key[0]].decode("utf-8")
         for depth, word in enumerate(key[1:]):
-            value = (json.loads(value) if depth == 0 else value)[word]
+            value = (parse_json(value, f"item {name}", DataError) if depth == 0 else value)[word]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ItemError(f"item {name}: cannot read {'.'.join(key)} ({type(error).__name__}: {str(error)[:100]})", "caption") from error
     texts = [text.strip() for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text.strip()]

@@ -1,6 +1,5 @@
 """Read a file or a directory of weights in any known container: names and shapes from headers, tensors when they are needed."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from zoo.errors import WeightsError
 from zoo.storage import gguf
+from zoo.storage.checked import read_shard_names
 from zoo.storage.ctranslate2 import is_ctranslate2, read_ctranslate2
 from zoo.storage.files import WEIGHTS_FILE
 from zoo.storage.tensors import is_safetensors, read_tensors, safetensors_shapes
@@ -61,11 +61,8 @@ def shard_files(directory: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[str]:
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(Path(name).name for name in names)  # the name alone, so that an index cannot point outside its directory
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index}: cannot be read ({error!r}); download the directory again") from error
+    names = set(read_shard_names(index).values())
+    return sorted(Path(name).name for name in names)  # the name alone, so that an index cannot point outside its directory
 
 
 def read_files(paths: list[Path]) -> dict[str, Tensor]:

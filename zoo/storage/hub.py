@@ -1,12 +1,12 @@
 """Files of a model in a local directory or on the Hugging Face hub."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ConfigError, WeightsError, first_line, name_choices
+from zoo.storage import outside
 
 CONFIG = "config.json"
 PATTERNS = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")  # files that are downloaded from the hub
@@ -54,13 +54,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read or holds something else.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({first_line(error)}); it should be the JSON that transformers saves") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: holds {type(found).__name__}; it should be the JSON object that transformers saves")
-    return found
+    return outside.read_json_object(path, ConfigError)
 
 
 def fetch_hub(name: str) -> Path:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from zoo.interop.base.files import TRANSFORMERS
 
+from zoo.interop.base.files import TRANSFORMERS
 from zoo.interop.base.format import CONFIG_SAYS, NO, Description, Export, Format
 from zoo.interop.base.source import Source
 from zoo.types import is_system

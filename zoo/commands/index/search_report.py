@@ -1,12 +1,12 @@
 """Reports of ``zoo search``: CSV, JSON, or an HTML page with the images."""
 
-import csv
 import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.evaluation.results.cells import write_rows
 from zoo.evaluation.results.html_report import bar, card, check_output, write_page
 from zoo.storage.files import write_whole
 
@@ -34,7 +34,7 @@ def write_hits(hits: Sequence[Hit], output: Path, *, query: str, image: str | No
     check_output(output)
     suffix = output.suffix.lower()
     if suffix == ".csv":
-        write_whole(output, lambda file: csv.writer(file).writerows([["item", "similarity"], *([h.name, f"{h.score:.6f}"] for h in hits)]))
+        write_whole(output, lambda file: write_rows(file, [["item", "similarity"], *([h.name, f"{h.score:.6f}"] for h in hits)]))
     elif suffix == ".json":
         rows = [{"rank": rank, "item": hit.name, "similarity": hit.score, "query": query} for rank, hit in enumerate(hits, 1)]
         write_whole(output, lambda file: file.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n"))

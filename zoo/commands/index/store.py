@@ -12,13 +12,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from zoo.commands.index.checks import check_item, check_manifest, check_shape
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.storage.files import sync_files, write_text_atomically
+from zoo.storage.outside import read_json_object, refuse_special
 
 FORMAT = 1
 MANIFEST, ITEMS, FAILED = "manifest.json", "items.jsonl", "failed.jsonl"
@@ -69,7 +72,9 @@ class NpyRows:
     """Rows of a memory-mapped ``.npy`` file; only the rows that are used are read from disk."""
 
     def __init__(self, path: Path) -> None:
+        refuse_special(path)
         self.matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.shape = self.matrix.shape
 
     def chunks(self, size: int) -> Iterator[Matrix]:
         """Yield all rows in order, at most ``size`` at a time."""
@@ -87,7 +92,12 @@ class ParquetRows:
     def __init__(self, path: Path) -> None:
         self.file = parquet().ParquetFile(path)
         counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
+        self.shape = (sum(counts), self._width())
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def _width(self) -> int:
+        first = next(self.file.iter_batches(batch_size=1, columns=["embedding"]), None)
+        return 0 if first is None else _matrix(first.column(0)).shape[1]
 
     def chunks(self, size: int) -> Iterator[Matrix]:
         """Yield all rows in order, at most ``size`` at a time."""
@@ -122,13 +132,16 @@ class Index:
         try:
             whole = hash_file(self.directory / ITEMS) == self.manifest.items
             self.rows: Rows = NpyRows(path) if self.manifest.storage == "npy" else ParquetRows(path)
-        except (OSError, ValueError) as error:
+        except DataError:
+            raise
+        except (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError, TokenError) as error:  # the last: NumPy's header
             raise DataError(f"{self.directory}: the index is damaged ({error}); make it again with zoo embed ... --restart") from error
         if not whole:
             raise DataError(
                 f"{self.directory}: {ITEMS} does not match {MANIFEST}: writing was interrupted, or a file was changed; "
                 "run the same zoo embed command again"
             )
+        check_shape(self.rows.shape, (self.manifest.count, self.manifest.dim), path)
 
     def __len__(self) -> int:
         return self.manifest.count
@@ -145,7 +158,7 @@ class Index:
         """Return the descriptions of the given rows, by row number."""
         wanted = set(rows)
         with (self.directory / ITEMS).open(encoding="utf-8") as file:
-            return {row: json.loads(line) for row, line in enumerate(file) if row in wanted}
+            return {row: check_item(line, f"{file.name}, line {row + 1}") for row, line in enumerate(file) if row in wanted}
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -160,13 +173,10 @@ def read_manifest(directory: Path) -> Manifest:
         if (directory / UNFINISHED).is_dir():
             problem = "holds an unfinished index"
         raise DataError(f"{directory}: {problem} ({MANIFEST} is missing); make one with: zoo embed FOLDER -o {directory}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content.get("format")
-        if found == FORMAT and set(content) == {field.name for field in fields(Manifest)} and content["storage"] in VECTORS:
-            return Manifest(**content)
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); make the index again with zoo embed ... --restart") from error
+    content = read_json_object(path, DataError)
+    found = content.get("format")
+    if found == FORMAT and set(content) == {field.name for field in fields(Manifest)} and str(content["storage"]) in VECTORS:
+        return Manifest(**check_manifest(content, path))
     raise DataError(f"{path}: format is {found!r}; this zoo reads format {FORMAT}; make the index again with zoo embed ... --restart")
 
 
@@ -250,7 +260,7 @@ def hash_file(path: Path) -> str:
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file."""
     with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
+        yield from (check_item(line, f"{path}, line {number}") for number, line in enumerate(file, 1))
 
 
 @contextmanager

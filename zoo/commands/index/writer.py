@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.commands.index.checks import read_plan
 from zoo.commands.index.store import (
     FAILED,
     FORMAT,
@@ -191,10 +192,7 @@ class IndexWriter:
 
     def _read_plan(self) -> dict[str, Any] | None:
         path = self.folder / PLAN
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except ValueError as error:
-            raise DataError(f"{path}: cannot be read ({error}); start over with --restart") from error
+        return read_plan(path, SAME) if path.exists() else None
 
     def _read_old(self) -> Index | None:
         if not (self.directory / MANIFEST).is_file():

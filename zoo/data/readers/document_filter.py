@@ -7,6 +7,7 @@ arXiv 2107.06499).
 
 import fnmatch
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -176,7 +177,7 @@ class DocumentFilter:
         name = "" if isinstance(image, bytes) else Path(image).as_posix()
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude):
             return "excluded"
-        if not isinstance(image, bytes) and not Path(image).is_file():
+        if not isinstance(image, bytes) and not os.path.isfile(image):  # also False for a name that the file system does not allow
             return "missing"
         if not self.min_size:
             return None

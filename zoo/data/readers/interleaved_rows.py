@@ -1,6 +1,5 @@
 """Reader of interleaved text-and-image documents: rows of JSON-lines files and samples of tar shards."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from zoo.data.readers.document_filter import Document, DocumentFilter
 from zoo.data.readers.shard_index import index_shards, is_image
 from zoo.errors import ConfigError, DataError, ItemError
 from zoo.processors.chat.messages import MARKERS
+from zoo.storage.outside import parse_json, refuse_special
 from zoo.types import Sample, Split
 
 SPLITS = ("train", "validation", "test")
@@ -148,10 +148,7 @@ def _strings(pairs: Sequence[tuple[str, Any]], name: str) -> list[tuple[str, Any
 
 
 def _json(data: bytes, name: str) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ItemError(f"document {name} is not valid JSON ({error})", "json") from error
+    return parse_json(data, f"document {name}", lambda message: ItemError(message, "json"))
 
 
 def _of_shard(data: bytes, name: str) -> Document:
@@ -173,6 +170,7 @@ def _of_shard(data: bytes, name: str) -> Document:
 
 def _places_of_lines(path: Path, number: int) -> list[Place]:
     found, offset = [], 0
+    refuse_special(path)
     with path.open("rb") as file:
         for line, content in enumerate(file, start=1):
             if content.strip():

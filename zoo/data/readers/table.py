@@ -1,13 +1,13 @@
 """Reader of CSV and JSON-lines tables that reports faulty rows one by one instead of failing."""
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from zoo.errors import DataError, name_choices
+from zoo.errors import DataError, ZooError, name_choices
+from zoo.storage.outside import parse_json, refuse_special
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson")
 
@@ -37,6 +37,7 @@ def read_table(path: Path, keys: Sequence[str]) -> Iterator[Row]:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"data.table: {path} is neither CSV nor JSON lines; the name must end in one of {' '.join(SUFFIXES)}")
+    refuse_special(path, _table_error)
     read, newline = (_read_csv, "") if path.suffix.lower() == ".csv" else (_read_json_lines, "\n")
     try:
         # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not spoil the rest.
@@ -44,6 +45,10 @@ def read_table(path: Path, keys: Sequence[str]) -> Iterator[Row]:
             yield from map(_check_unicode, read(path, file, keys))
     except OSError as error:
         raise DataError(f"data.table: {path} cannot be read ({error.strerror}); check the path and its mode") from error
+
+
+def _table_error(message: str) -> DataError:
+    return DataError(f"data.table: {message}")
 
 
 def missing_key(key: str, present: Sequence[str]) -> str:
@@ -89,8 +94,8 @@ def _read_json_lines(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            values = parse_json(line, "the row")
+        except ZooError as error:
             yield Row(number, fault=f"malformed JSON ({error})")
             continue
         if not isinstance(values, dict):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoo.data.readers.table import read_table
 from zoo.errors import DataError
+from zoo.storage.outside import refuse_special
 
 TEXT, TABLES = (".txt", ".md"), (".jsonl", ".ndjson")
 # End of a sentence: ".", "?" or "!", optional closing quotes or brackets, white space, and then a character that can begin a sentence (a
@@ -66,12 +67,16 @@ def _of_table(file: Path, name: str, text_key: str, faults: list[str]) -> Iterat
 
 def _of_text(file: Path, name: str, boundary: str, lines: int, faults: list[str]) -> Iterator[Document]:
     try:
+        refuse_special(file)
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         faults.append(f"{name}: not UTF-8 ({error.reason} at byte {error.start})")
         return
     except OSError as error:
         faults.append(f"{name}: cannot be read ({error.strerror})")
+        return
+    except DataError as error:
+        faults.append(f"{name}: {error}")
         return
     if not text.strip():
         faults.append(f"{name}: empty")

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from zoo.data.system_processor import Processor, hash_files
 from zoo.errors import WeightsError, name_choices
 from zoo.registry.construct import refuse_code
-from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, read_yaml, recover
+from zoo.registry.schemas import read_model_config
+from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, recover
 from zoo.storage.places import packaged_directory
 
 FORMAT = 1  # version of the checkpoint directory
@@ -58,13 +57,9 @@ def read_config(directory: Path) -> dict[str, Any]:
         WeightsError: the file cannot be read, or has another format.
     """
     path = directory / CONFIG_FILE
-    try:
-        config = read_yaml(path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WeightsError(f"{path}: cannot be read ({str(error).splitlines()[0]}); a checkpoint's config is plain YAML") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else None
-        raise WeightsError(f"{path}: format is {found!r}; this zoo reads format {FORMAT}")
+    config = read_model_config(path)
+    if config.get("format") != FORMAT:
+        raise WeightsError(f"{path}: format is {config.get('format')!r}; this zoo reads format {FORMAT}")
     refuse_code(config)
     return config
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.errors import ConfigError, name_choices
+from zoo.interop.base.schemas import checked_image_settings
 from zoo.processors.image import INTERPOLATIONS, ImageProcessor
 from zoo.storage.hub import find_file, read_json_object
 
@@ -44,6 +45,7 @@ def image_keywords(settings: Mapping[str, Any], origin: str = "preprocessor_conf
     Raises:
         ConfigError: our processor cannot do something, or the file lacks a setting.
     """
+    checked_image_settings(settings, origin)
     kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", _kind_of(settings))
     if kind not in PROCESSORS:
         raise ConfigError(

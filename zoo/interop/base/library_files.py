@@ -1,12 +1,13 @@
 """Config files of transformers, open_clip and PEFT."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ConfigError, WeightsError, first_line
+from zoo.errors import ConfigError, WeightsError
 from zoo.interop.base.image_preprocessing import read_preprocessing
+from zoo.interop.base.schemas import checked_model_config
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
+from zoo.storage.outside import read_json_object
 
 ADAPTER_CONFIG = "adapter_config.json"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -26,17 +27,14 @@ def read_library_config(path: Path) -> dict[str, Any]:
         ConfigError: the config names code that comes with the model, or the weights are quantised.
     """
     owner = "open_clip" if path.name == OPEN_CLIP_CONFIG else "transformers"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(config, dict) or not {"architecture", "model_type", "model_cfg"} & set(config):
-            raise KeyError("model_type")
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path}: not a config of {owner} ({error!r}); download the directory again") from error
+    config = read_json_object(path)
+    if not {"architecture", "model_type", "model_cfg"} & set(config):
+        raise WeightsError(f"{path}: not a config of {owner} (it has no key model_type); download the directory again")
     if config.get(CODE):
         raise ConfigError(f"{path}: {CODE}: {config[CODE]!r} names code, which is never run; choose a model that is part of {owner}")
     if config.get(QUANTISED):
         raise ConfigError(f"{path}: {QUANTISED}: quantised weights are not read; give a directory with unquantised weights")
-    return config
+    return config if path.name == OPEN_CLIP_CONFIG else checked_model_config(config, path)
 
 
 def is_open_clip(directory: Path) -> bool:
@@ -73,12 +71,4 @@ def read_optional(path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: the file cannot be read or holds something else.
     """
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read ({first_line(error)}); download the directory again") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path}: holds {type(found).__name__}, not a JSON object; download the directory again")
-    return found
+    return read_json_object(path) if path.exists() else {}

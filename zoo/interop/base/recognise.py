@@ -10,6 +10,7 @@ from zoo.interop.base.library_files import read_library_config
 from zoo.interop.base.source import TRANSFORMERS, ZOO, Source
 from zoo.registry import find_part, part_names
 from zoo.storage.hub import CONFIG
+from zoo.storage.outside import understanding
 
 OWN = "zoo_checkpoint"  # the format of what ``zoo.save`` wrote
 
@@ -53,8 +54,9 @@ def describe(source: Source) -> Description:
         WeightsError: a file cannot be read, or a file would change what the weights compute and cannot be used.
     """
     if source.description is None:
-        refuse_changes(source)
-        found, table = find_format(source).describe(source), find_format(source).files
+        with understanding(source.origin):
+            refuse_changes(source)
+            found, table = find_format(source).describe(source), find_format(source).files
         if source.directory is not None and source.library != ZOO:
             left = [f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}: unknown files"] if (names := unknown_files(source)) else []
             found = replace(found, left_out=(*found.left_out, *named_files(source.directory, table), *left))

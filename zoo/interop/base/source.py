@@ -17,6 +17,7 @@ from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.hub import fetch_hub, fetched_or_refused, read_json_object
+from zoo.storage.verified import verify_if_fetched
 
 TIMM, HUB = "timm://", "hf://"
 ZOO, TRANSFORMERS, OPEN_CLIP, CT2, PEFT = "zoo", "transformers", "open_clip", "CTranslate2", "PEFT"  # libraries that save directories
@@ -146,6 +147,7 @@ def read_source(source: str | Path) -> Source:
     if text.startswith(HUB):
         return Source(text, directory=fetch_hub(text.removeprefix(HUB)))
     path = gguf.find_gguf(find_weights(source))
+    verify_if_fetched(path)
     if path.is_file():
         return Source(text, file=path)
     if is_foreign(path):

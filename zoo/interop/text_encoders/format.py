@@ -1,6 +1,5 @@
 """Text encoders of transformers (BERT, RoBERTa, ALBERT, the encoder of T5) and what sentence-transformers puts around them."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +8,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, WeightsError, first_line
+from zoo.errors import ConfigError
 from zoo.interop.base.files import GENERATION, HARMLESS, TOKENIZERS, TRANSFORMERS, USED
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import read_optional
@@ -23,6 +22,8 @@ from zoo.interop.text_encoders import t5 as transformers_t5
 from zoo.interop.text_encoders.write import text_export
 from zoo.processors.tokenizers.library_tokenizers import TOKENIZER_CONFIG, read_tokenizer
 from zoo.registry import register
+from zoo.storage.checked import check
+from zoo.storage.outside import read_json
 
 TEXT: dict[str, ModuleType] = {  # by model_type
     "bert": transformers_bert,
@@ -130,12 +131,9 @@ def _prompts(directory: Path) -> list[str]:
 
 def _refuse_modules(directory: Path) -> None:
     path = directory / "modules.json"
-    if not path.is_file():
+    if not path.exists():
         return
-    try:
-        kinds = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise WeightsError(f"{path}: cannot be read ({first_line(error)}); download the directory again") from error
-    for kind in kinds:
+    modules = check(read_json(path), list[dict[str, Any]], path, remedy="download the directory again")
+    for kind in (str(module.get("type")) for module in modules):
         if kind.rpartition(".")[2] not in SENTENCE_MODULES:
             raise ConfigError(f"{path}: {kind} has no part of ours; allowed are {', '.join(SENTENCE_MODULES)}")

@@ -12,6 +12,7 @@ from zoo.interop.base.files import CHAT, HARMLESS, IMAGES, TOKENIZERS, TRANSFORM
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import read_library_config, read_optional
 from zoo.interop.base.placing import EncoderNames, read_encoder, take_part
+from zoo.interop.base.schemas import read_generation_config
 from zoo.interop.base.source import CT2, Source
 from zoo.interop.base.source import TRANSFORMERS as DIRECTORY
 from zoo.interop.whisper import encoder as whisper
@@ -107,7 +108,7 @@ def _config_of(source: Source, directory: Path) -> dict[str, Any] | None:
 
 def _told(source: Source, directory: Path | None) -> dict[str, Any]:
     """Return the settings of both configs; those of generation win."""
-    return {} if directory is None else {**read_optional(directory / CONFIG), **read_optional(directory / GENERATION_FILE)}
+    return {} if directory is None else {**read_optional(directory / CONFIG), **read_generation_config(directory / GENERATION_FILE)}
 
 
 def _choose_heads(head: dict[str, Any], name: str, told: Mapping[str, Any]) -> tuple[str, ...]:

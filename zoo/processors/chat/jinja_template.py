@@ -10,6 +10,8 @@ from zoo.errors import ConfigError, ItemError, WeightsError
 from zoo.processors.chat.messages import Message
 from zoo.processors.chat.template_pieces import Piece, Symbols, with_system
 
+# Template code may apply any operation to its inputs, divide by zero, or nest without end.
+TEMPLATE_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 PROBE = "q0z"  # a string that no template contains, so that a match shows where a message was rendered
 
 
@@ -112,9 +114,12 @@ def _takes_parts(source: str, names: tuple[tuple[str, str], ...]) -> bool:
 def _render(source: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], add_generation_prompt: bool) -> str:
     from jinja2.exceptions import TemplateError
 
+    from zoo.processors.chat.template_limits import rendered
+
+    values = {"messages": rows, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt, **names}
     try:
-        return _compiled(source).render(messages=rows, tools=None, documents=None, add_generation_prompt=add_generation_prompt, **names)
-    except (TemplateError, TypeError, ValueError) as error:  # template code may apply any operation to its inputs
+        return rendered(_compiled(source), values)
+    except (TemplateError, *TEMPLATE_ERRORS) as error:
         raise ItemError(f"the tokenizer's chat template refuses {[row['role'] for row in rows]}: {error}", "template") from error
 
 
@@ -125,7 +130,8 @@ def _compiled(source: str) -> Any:
         from jinja2 import nodes
         from jinja2.exceptions import TemplateError
         from jinja2.ext import Extension, loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        from zoo.processors.chat.template_limits import LimitedEnvironment
     except ImportError as error:
         raise ConfigError(f"template: tokenizer needs jinja2 ({error}); install it with: pip install jinja2") from error
 
@@ -141,12 +147,12 @@ def _compiled(source: str) -> Any:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    environment = LimitedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
     try:
         return environment.from_string(source)
-    except TemplateError as error:
+    except (TemplateError, *TEMPLATE_ERRORS, SyntaxError) as error:
         raise WeightsError(
             f"the tokenizer's chat template cannot be parsed ({error}); choose another template, for example chatml"
         ) from error

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from zoo.errors import ItemError
+from zoo.storage.outside import shown
 
 ROLES = ("system", "user", "assistant", "document")  # "document" has no speaker; every token is supervised
 ALIASES = {"human": "user", "gpt": "assistant", "model": "assistant"}  # role names of LLaVA (human, gpt) and Gemma (model)
@@ -276,7 +277,7 @@ def _json_part(part: Any, listed: Mapping[str, Any], folder: str | Path | None, 
     kind = {"image_url": "image", "audio_url": "audio", "input_audio": "audio"}.get(str(kind), kind)
     if kind == "text" and isinstance(part.get("text"), str):
         return "text", part["text"]
-    if kind not in MARKERS:
+    if not isinstance(kind, str) or kind not in MARKERS:
         raise ItemError(f"{_named(id)}: a part of a message is {str(part)[:60]}; allowed types are text, image, audio", "conversation")
     value = next((part[key] for key in (kind, "path", "url", f"{kind}_url") if part.get(key) is not None), None)
     value = value.get("url") if isinstance(value, Mapping) else value
@@ -284,6 +285,8 @@ def _json_part(part: Any, listed: Mapping[str, Any], folder: str | Path | None, 
         value = next(listed[str(kind)], None)
     if value is None:
         raise ItemError(f"{_named(id)}: a part of type {kind!r} names no file; add the key {kind!r} or 'path'", "markers")
+    if isinstance(value, Mapping | list | int | float):  # JSON; from Python a path, picture or array is allowed
+        raise ItemError(f"{_named(id)}: a part of type {kind!r} has the path {shown(value, 60)}; allowed is a text", "conversation")
     return str(kind), _located(value, folder, id)
 
 

@@ -18,12 +18,15 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from zoo.errors import ConfigError, ItemError
+from zoo.storage.outside import refuse_special
 
 AUDIO_SUFFIXES = (
     *(".aac", ".aif", ".aiff", ".au", ".caf", ".flac", ".g722", ".m4a", ".mp3"),
     *(".mp4", ".oga", ".ogg", ".opus", ".wav", ".webm", ".wma"),
 )
 RAW_FORMATS = {".g722": "g722"}  # suffix to FFmpeg's format name, for formats without a header from which to detect them
+# A playlist (HLS, DASH, SDP, concat) in a file called .wav would make FFmpeg open addresses or other files.
+NO_NETWORK = {"protocol_whitelist": "pipe"}
 BLOCK_SAMPLES = 2**20  # samples decoded at once, all channels together
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # Hz
 MP3_SHARE = 0.9  # least share of the samples stated in an MP3 header: it counts whole frames, and some encoders are off by a few
@@ -76,6 +79,7 @@ def read_piece(path: str | Path, start: float, seconds: float) -> tuple[Float32[
         ItemError: libsndfile cannot read the file, or the recording ends before ``start``.
     """
     soundfile = _need("soundfile")
+    refuse_special(Path(path), _audio_error)
     try:
         with soundfile.SoundFile(path) as sound:
             rate, first = sound.samplerate, round(start * sound.samplerate)
@@ -94,7 +98,7 @@ def seconds_in_header(path: str | Path) -> float:
     """Return the duration in seconds stated in a recording's header; 0 if libsndfile cannot read the file."""
     soundfile = _need("soundfile")
     try:
-        return float(soundfile.info(path).duration)
+        return float(soundfile.info(path).duration) if os.path.isfile(path) else 0.0
     except (soundfile.LibsndfileError, *DECODE_ERRORS):
         return 0.0
 
@@ -200,6 +204,10 @@ def _refuse(name: str, problem: str) -> NoReturn:
     raise ItemError(f"{name}: {problem}", "audio")
 
 
+def _audio_error(message: str) -> ItemError:
+    return ItemError(message, "audio")
+
+
 def _name(source: Recording) -> str:
     return "audio in memory" if isinstance(source, bytes) else str(source)
 
@@ -218,6 +226,8 @@ class _InMemory(io.BytesIO):
 def _opened(source: Recording) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
     """Open a recording; yield its sample rate in Hz and an iterator over its mono blocks."""
     name = _name(source)
+    if not isinstance(source, bytes):
+        refuse_special(Path(source), _audio_error)
     try:
         with _InMemory(source) if isinstance(source, bytes) else open(source, "rb") as file:
             if not (size := file.seek(0, os.SEEK_END)):
@@ -227,9 +237,7 @@ def _opened(source: Recording) -> Iterator[tuple[int, Iterator[np.ndarray]]]:
             opening = _open_with_soundfile(file, source, size) if raw_format is None else _open_with_av(file, name, raw_format)
             with opening as found:
                 yield found
-    except FileNotFoundError as error:
-        raise ItemError(f"{name}: no such file; check the path (the current folder is {Path.cwd()})", "audio") from error
-    except (IsADirectoryError, PermissionError) as error:
+    except PermissionError as error:
         raise ItemError(f"{name}: cannot be opened ({error.strerror}); give the path of a recording that you may read", "audio") from error
 
 
@@ -326,7 +334,7 @@ def _open_with_av(
         ) from error
     unreadable: tuple[type[Exception], ...] = (av.FFmpegError, *DECODE_ERRORS)  # type: ignore[attr-defined]
     try:
-        container = av.open(file, format=format)
+        container = av.open(file, format=format, options=NO_NETWORK)
         rate = container.streams.audio[0].rate
     except unreadable as error:
         raise ItemError(f"{name}: not a recording that can be read ({otherwise or error}); convert it to WAV or FLAC", "audio") from error

@@ -103,6 +103,8 @@ def read_pixels(source: str | Path | bytes | Image.Image, *, name: str = "image 
 def _jpeg_bytes(path: str | Path) -> bytes | None:
     """Return the bytes of a JPEG file; None for any other file."""
     try:
+        if not os.path.isfile(path):  # a pipe would block once it is opened
+            return None
         with open(path, "rb") as file:
             start = file.read(len(jpeg.START))
             return start + file.read() if start == jpeg.START else None

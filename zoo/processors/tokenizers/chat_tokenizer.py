@@ -25,6 +25,8 @@ from zoo.processors.tokenizers.library_tokenizers import (
     read_json,
     word_of,
 )
+from zoo.storage.checked import check
+from zoo.storage.outside import read_text
 
 TEMPLATE_FILE = "chat_template.jinja"
 TRAINED_NAMES = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -91,8 +93,8 @@ def read_chat_template(directory: Path) -> str | None:
         WeightsError: a file cannot be read.
     """
     file = directory / TEMPLATE_FILE
-    if file.is_file():
-        return file.read_bytes().decode("utf-8")
+    if file.exists():
+        return read_text(file)
     for name in (TOKENIZER_CONFIG, "chat_template.json"):
         found = (read_json(directory / name) or {}).get("chat_template")
         if isinstance(found, list):  # a list of named templates
@@ -181,9 +183,10 @@ def _begin_and_end(tokenizer: Tokenizer, config: Mapping[str, Any], names: Mappi
 
 def _ends(directory: Path, model: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the ids that end a text, from ``generation_config.json`` or else from ``config.json``."""
-    generation = read_json(directory / "generation_config.json") or {}
-    found = generation.get("eos_token_id", model.get("eos_token_id"))
-    return tuple(found) if isinstance(found, list) else () if found is None else (int(found),)
+    path = directory / "generation_config.json"
+    generation = read_json(path) or {}
+    found = check(generation.get("eos_token_id", model.get("eos_token_id")), int | list[int] | None, f"{path}: eos_token_id")
+    return tuple(found) if isinstance(found, list) else () if found is None else (found,)
 
 
 def train_tokenizer(captions: Iterable[str], *, vocab_size: int, kind: str, symbols: Sequence[str] = ()) -> GivenTokenizer:

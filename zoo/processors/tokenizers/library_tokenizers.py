@@ -22,6 +22,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from zoo.errors import WeightsError
+from zoo.storage.outside import read_json_object
 from zoo.storage.places import cache_directory
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -188,15 +189,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         WeightsError: the file cannot be read or does not hold an object.
     """
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error}); download the directory again") from error
-    if not isinstance(found, dict):
-        raise WeightsError(f"{path}: holds {type(found).__name__}, not a JSON object; download the directory again")
-    return found
+    return read_json_object(path) if path.exists() else None
 
 
 def word_of(token: Any) -> str | None:

@@ -1,0 +1,22 @@
+"""Text for people: what comes from outside is shown as text, and never obeyed by a terminal, by rich or by a spreadsheet."""
+
+import json
+import sys
+from typing import Any, TextIO
+
+from zoo.storage.outside import DIRECTIONS, printable
+
+KEEP = "\n\t"
+# JSON escapes control characters below 32 itself; those from 127 to 159 and the marks of direction it does not.
+JSON_ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in (*map(chr, range(127, 160)), *DIRECTIONS, "\u2028", "\u2029")}
+JSON_ESCAPES |= {code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)}  # bytes of a file name that are not UTF-8
+
+
+def say(text: object = "", *, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
+    """Print a text with control characters escaped, except line breaks and tabs; the arguments are those of ``print``."""
+    print(printable(str(text), KEEP), file=sys.stdout if file is None else file, end=end, flush=flush)
+
+
+def json_line(value: Any) -> str:
+    """Return one line of JSON, in which no character can control a terminal."""
+    return json.dumps(value, ensure_ascii=False).translate(JSON_ESCAPES)
