@@ -3,12 +3,14 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ConfigError, name_choices
 from zoo.interop.base.schemas import checked_image_settings
-from zoo.processors.image import INTERPOLATIONS, ImageProcessor
 from zoo.storage.hub import find_file, read_json_object
+
+if TYPE_CHECKING:  # it imports torch, which the rows of hosted models do not need
+    from zoo.processors.image import ImageProcessor
 
 RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
 # Image processors of transformers that only resize, crop the centre, rescale and normalise. The value tells if a plain number as
@@ -117,7 +119,7 @@ def _normalisation(settings: Mapping[str, Any], origin: str) -> dict[str, list[f
     return {"mean": [float(value) / factor for value in mean or ()], "std": [float(value) / factor for value in std or ()]}
 
 
-def preprocessor(processor: ImageProcessor) -> dict[str, Any]:
+def preprocessor(processor: "ImageProcessor") -> dict[str, Any]:
     """Return ``preprocessor_config.json`` for CLIP's processor (the centre is cut), LLaVA's (images are padded) or ViT's (all others).
 
     Raises:
@@ -125,7 +127,7 @@ def preprocessor(processor: ImageProcessor) -> dict[str, Any]:
     """
     size = processor.image_size
     shared = {
-        "resample": int(INTERPOLATIONS[processor.interpolation]),  # PIL's number
+        "resample": next(number for number, name in RESAMPLINGS.items() if name == processor.interpolation),
         **{"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255},
         **{"image_mean": list(processor.mean), "image_std": list(processor.std)},
     }
