@@ -9,7 +9,8 @@ import pytest
 import zoo
 from zoo.assembly.compose import compose
 from zoo.assembly.quick_check import quick_check
-from zoo.registry import KINDS, find_part, part_names
+from zoo.registry import find_part, part_names
+from zoo.registry.config_keys import PLACES
 from zoo.registry.declarations import find_declaration
 
 REFUSED = {
@@ -35,7 +36,7 @@ def test_the_quick_and_the_complete_check_refuse_with_one_message(override):
 
 
 def declared_parts() -> list[tuple[str, str]]:
-    return [(kind, name) for kind in KINDS for name in part_names(kind)]
+    return [(kind, name) for kind in sorted(set(PLACES.values())) for name in part_names(kind)]
 
 
 def test_declarations_equal_the_imported_classes():

@@ -18,7 +18,7 @@ log = logging.getLogger("zoo")
 # ``renamed_values = {"keyword": {"old": "new"}}``. The old names are accepted for one release, with a warning.
 RENAMED, RENAMED_VALUES = "renamed", "renamed_values"
 
-_KINDS = {
+PLACES = {  # pattern of a config key -> the kind of part that stands there
     r"(system\.)?encoders\.\w+": "encoder",
     r"(system\.)?head": "head",
     r"(system\.)?head\.language": "language",
@@ -31,7 +31,7 @@ _KINDS = {
 
 def kind_at(key: str) -> str | None:
     """Return the kind of part that stands at a config key, or None if no part stands there."""
-    return next((kind for pattern, kind in _KINDS.items() if re.fullmatch(pattern, key)), None)
+    return next((kind for pattern, kind in PLACES.items() if re.fullmatch(pattern, key)), None)
 
 
 def part_at(key: str, name: Any) -> tuple[str, str] | None:
