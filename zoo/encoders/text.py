@@ -7,6 +7,7 @@ Where we differ: the projection to the shared space belongs to the head, not to 
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -129,7 +130,8 @@ class TextTransformer(Encoder):
         else:
             layout = Packing(real)
         # index % length is the position inside the row, because index counts in the flat [batch * length].
-        x = self.embedding(token_ids.flatten()[layout.index]) + self.positions[layout.index % length]  # [total, dim]
+        # F.embedding and not indexing: threads add up the gradient of an index in an order that differs from run to run.
+        x = self.embedding(token_ids.flatten()[layout.index]) + F.embedding(layout.index % length, self.positions)  # [total, dim]
         # The last block needs only one query per row, since nothing after it reads the other tokens.
         last = layout if place is None else layout.only(place)
         for i, block in enumerate(self.blocks, 1):

@@ -114,3 +114,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set each group's learning rate to ``rate`` times its ``lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return the update function of an exponential moving average; integer weights (quantised and frozen) are left unchanged."""
+    update = get_ema_multi_avg_fn(decay)
+
+    def average(averaged: Any, current: Any, count: Any) -> None:
+        if torch.is_floating_point(averaged[0]):  # torch passes lists of tensors of one dtype
+            update(averaged, current, count)
+
+    return average
