@@ -79,12 +79,12 @@ class TokenCounts:
 
 
 def token_counts(
-    encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: Mapping[str, Connector]
+    encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: Mapping[str, Connector] | nn.ModuleDict
 ) -> dict[str, TokenCounts]:
     """By modality, from the rules of encoder and connector."""
     counts = {}
     for modality in connectors:
-        connector = connectors[modality]
+        connector: Any = connectors[modality]
         number, encoder = specs[modality].num_tokens, encoders[modality]
         if number is not None:
             counts[modality] = TokenCounts(fixed=connector.num_tokens(number))

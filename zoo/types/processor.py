@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 from zoo.types.source import Sample
 
@@ -95,6 +95,6 @@ class ModalityProcessor:
     def load(self, directory: Path) -> None:
         """Read the files that ``save`` wrote; none by default."""
 
-    def shortened(self, max_length: int) -> Self:
+    def shortened(self, max_length: int) -> "ModalityProcessor":
         """Return a processor that cuts texts at ``max_length`` tokens; itself if the modality has no such bound."""
         return self

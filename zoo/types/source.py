@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Split:
     def weigh(self, lengths: Sequence[int]) -> None:
         """Take the lengths of all items in tokens, for a source that mixes by tokens; nothing by default."""
 
-    def tolerating(self, share: float | None) -> Self:
+    def tolerating(self, share: float | None) -> "Split":
         """Return a copy with another ``max_bad_share``."""
         other = copy(self)
         other.max_bad_share = share
