@@ -8,7 +8,7 @@ from zoo.training.determinism import deterministic_algorithms
 from zoo.training.fingerprint import hash_gradients
 from zoo.types import MASKED, PLACEHOLDER_IDS, SUPERVISED, head_of
 
-ITEMS, FRAMES = 48, 100  # enough for torch to share a sum among threads; 30 s of audio would only take longer
+ITEMS, FRAMES = 32, 100  # enough for torch to share a sum among threads; 30 s of audio would only take longer
 
 
 def random_batch(system):
@@ -16,7 +16,7 @@ def random_batch(system):
     generator = torch.Generator().manual_seed(0)
     parts = system.processor.parts
     batch = system.processor.meta([*system.encoders, *(name for name in parts if name not in system.encoders)], ITEMS)
-    if system.head.language is not None and "audio" in batch.inputs:
+    if "audio" in system.encoders:
         batch.inputs["audio"], batch.masks["audio"] = batch.inputs["audio"][..., :FRAMES], batch.masks["audio"][:, :FRAMES]
 
     def fill(tensor):
@@ -33,7 +33,7 @@ def random_batch(system):
     if system.head.needs_masking:
         batch.targets[MASKED] = torch.where(torch.rand(batch.inputs["text"].shape, generator=generator) < 0.3, batch.inputs["text"], -100)
     if system.head.language is not None:
-        row = [5, *(PLACEHOLDER_IDS[m] for m, count in system.head.counts.items() for _ in range(count(batch.inputs[m][0]))), 7, 8, 9]
+        row = [5, *(PLACEHOLDER_IDS[m] for m, count in system.counts.items() for _ in range(count(batch.inputs[m][0]))), 7, 8, 9]
         batch.inputs["text"] = torch.tensor(row).expand(ITEMS, -1)
         batch.masks["text"] = torch.ones(ITEMS, len(row), dtype=torch.bool)
         batch.targets[SUPERVISED] = torch.arange(len(row)).expand(ITEMS, -1) >= len(row) - 2
@@ -49,7 +49,7 @@ def test_steps_with_several_threads_give_equal_bits(name):
         torch.set_num_threads(threads)
         hashes = set()
         with deterministic_algorithms(None):
-            for _ in range(3):
+            for _ in range(2):
                 torch.manual_seed(1)
                 system.zero_grad()
                 system(batch).loss.backward()

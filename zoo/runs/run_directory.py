@@ -6,19 +6,24 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
-from zoo.storage.files import atomic_directory, read_yaml, write_text_atomically
+from zoo.storage.files import atomic_directory, read_yaml, real_path, write_text_atomically
+from zoo.storage.lock import alone
+from zoo.training.reference import write_initial
+from zoo.training.state import saving
 
-RUN_CONFIG = "config.yaml"
+RUN_CONFIG, LOCK = "config.yaml", ".lock"
 PACKAGES = (
     "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()  # whose versions matter
 )
@@ -31,16 +36,81 @@ def default_run_dir(config: Mapping[str, Any]) -> Path:
     return Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config['system']['name']}_{config['data']['source']['name']}"
 
 
-def open_run_dir(run_dir: Path, config: Mapping[str, Any], system: System) -> None:
-    """Make the run's folder with its config, environment and processor; a folder that holds a run is refused."""
+def open_run_dir(run_dir: Path, config: Mapping[str, Any], system: System, initial: Mapping[str, Tensor] | None = None) -> None:
+    """Make the run's folder with its config, environment and processor; a folder that holds a run is refused.
+
+    The config is written last: a folder with a config holds all that a resumed run reads.
+
+    Args:
+        initial: tensors of the reference model of an objective; None if there is none.
+    """
     if (run_dir / RUN_CONFIG).exists():
         raise ConfigError(f"run_dir: {run_dir} holds a run already; go on with it (zoo train resume={run_dir}) or choose another")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with atomic_directory(run_dir / "processor") as folder:
-        system.processor.save(folder)  # type: ignore[union-attr]
-    write_text_atomically(run_dir / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+    with saving(run_dir):
+        with atomic_directory(run_dir / "processor") as folder:
+            system.processor.save(folder)  # type: ignore[union-attr]
+        if initial is not None:
+            write_initial(initial, run_dir)
+        write_text_atomically(run_dir / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+        _write_config(run_dir, config)
+
+
+def _write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
     text = yaml.safe_dump({**config, "run_dir": str(run_dir), "resume": None}, sort_keys=False, allow_unicode=True)
     write_text_atomically(run_dir / RUN_CONFIG, text)
+
+
+@contextmanager
+def alone_in_run(run_dir: Path) -> Iterator[None]:
+    """Lock a run's folder for one job; the lock ends with the process, even if it is killed. The first process locks for all ranks.
+
+    Raises:
+        ConfigError: another ``zoo train`` has the lock.
+        DataError: the folder cannot be written.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    with ExitStack() as stack:
+        with saving(run_dir):
+            real_path(run_dir).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(alone(run_dir / LOCK, f"run_dir: {run_dir}: another zoo train is writing to this run"))
+        yield
+
+
+def changed_settings(run_dir: Path, config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the settings in which a config differs from that of a run: ``{"training.batch_size": [8, 16]}``, old and new value."""
+    old, new = (dict(_flat({**tree, "run_dir": None, "resume": None})) for tree in (read_run_config(run_dir), config))
+    return {key: [old.get(key), new.get(key)] for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def refuse_changes(run_dir: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a resume with another seed; other settings may change, and ``record_changes`` writes them down.
+
+    Raises:
+        ConfigError: the seed differs.
+    """
+    if seeds := changed_settings(run_dir, config).get("seed"):
+        raise ConfigError(
+            f"seed: {seeds[1]}, but the run has seed {seeds[0]}, which decides the order of its data; resume without seed=, or start a "
+            "new run with another run_dir"
+        )
+
+
+def record_changes(run_dir: Path, config: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Write the config of a resumed run if its settings changed, so that the next resume goes on with them; returns the changes."""
+    changes = changed_settings(run_dir, config)
+    if changes:
+        _write_config(run_dir, config)
+    return changes
 
 
 def read_run_config(run_dir: str | Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Whole jobs from a composed config: train, evaluate. The command line calls these, and so may anyone."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from zoo.runs.data_setup import complete_config, make_masking, make_mixup, make_
 from zoo.runs.evaluation_setup import make_evaluation
 from zoo.runs.first_weights import prepare
 from zoo.runs.objective_setup import make_objective, make_reference, make_teacher
-from zoo.runs.run_directory import default_run_dir, open_run_dir
+from zoo.runs.run_directory import alone_in_run, default_run_dir, open_run_dir, read_run_config, record_changes, refuse_changes
 from zoo.storage.files import read_yaml
+from zoo.training.determinism import deterministic_algorithms
 from zoo.training.log import SKIPPED_FILE
 from zoo.training.loop import Progress, Trainer, make_accelerator
-from zoo.training.reference import Reference, write_initial
+from zoo.training.reference import Reference
 from zoo.training.settings import TrainingSettings
+from zoo.training.state import saving
 from zoo.training.teacher import Teacher
 from zoo.types import Objective
 
@@ -59,10 +62,22 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     check(config)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    with ExitStack() as stack:
+        stack.enter_context(deterministic_algorithms(settings.deterministic))
+        return _train(config, settings, progress, stack)
+
+
+def _train(config: Mapping[str, Any], settings: TrainingSettings, progress: Progress | None, stack: ExitStack) -> TrainingResult:
+    """Train a checked config; ``stack`` holds the lock of the run directory until the run ends."""
     resuming = config.get("resume") is not None
     run_dir = Path(config["resume"] if resuming else config["run_dir"] or default_run_dir(config))
+    if resuming:
+        read_run_config(run_dir)  # refuses a folder that holds no run, before a lock is put into it
+        stack.enter_context(alone_in_run(run_dir))
     source = make_source(config["data"])
     config = complete_config(config, source)
+    if resuming:
+        refuse_changes(run_dir, config)
     set_seed(int(config["seed"]))
     system = build_system(config["system"])
     prepare(system, config, source, run_dir)
@@ -74,14 +89,16 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     if objective is not None:
         complete = make_reference(objective, config, system, settings, run_dir, accelerator.device)
     trainer = _make_trainer(config, settings, system, source, run_dir, progress, accelerator, objective, complete)
-    if trainer.accelerator.is_main_process and not resuming:
-        open_run_dir(run_dir, config, system)
-    report_data(source, trainer, run_dir, progress)
-    if isinstance(complete, Reference) and complete.initial is not None and accelerator.is_main_process and not resuming:
-        write_initial(complete.initial, run_dir)
+    if not resuming:
+        stack.enter_context(alone_in_run(run_dir))
+        if trainer.accelerator.is_main_process:
+            initial = complete.initial if isinstance(complete, Reference) else None
+            open_run_dir(run_dir, config, system, initial)
+    with saving(run_dir):
+        report_data(source, trainer, run_dir, progress)
     trainer.accelerator.wait_for_everyone()
     set_seed(int(config["seed"]) + trainer.accelerator.process_index)
-    metrics = trainer.run(resume=resuming)
+    metrics = trainer.run(resume=resuming, record=lambda: record_changes(run_dir, config))
     skipped = read_yaml(run_dir / SKIPPED_FILE) if (run_dir / SKIPPED_FILE).exists() else {}
     return TrainingResult(run_dir, metrics, find_checkpoint(run_dir), {**skipped, "left_out": list(source.skipped)})
 

@@ -7,22 +7,21 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import ConfigError
 
-try:
-    import fcntl
-except ImportError:  # Windows has no fcntl: no locks there
-    fcntl = None  # type: ignore[assignment]
+fcntl: Any = import_module("fcntl") if os.name == "posix" else None  # Windows has none: no locks there
 
+_ours: set[str] = set()  # files that this process holds: a lock of POSIX does not keep out its own process
 TAKEN = (errno.EACCES, errno.EAGAIN)  # a lock is held by another process; other errors mean that the file system has no locks
 
 
 @contextmanager
 def alone(path: Path, message: str) -> Iterator[None]:
-    """Lock a file for one process, and write into it which process that is; the file is made, and stays when the lock ends.
+    """Lock a file for one process, and write into it which process that is; the file is made, and removed when the lock ends.
 
     The lock is one of POSIX (``lockf``): network file systems know it, and child processes do not inherit it, so that the workers of
     a killed process do not hold it. On a file system without locks, the process that the file names decides: on this machine it must
@@ -38,17 +37,36 @@ def alone(path: Path, message: str) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    name = os.path.realpath(path)
+    if name in _ours:  # not even opened: closing a second handle would end the lock
+        raise ConfigError(f"{message} (this process); wait for it, or stop it")
+    handle = _locked(path, message)
+    _ours.add(name)
     try:
-        _lock(handle, path, message)
         note = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(note).encode(), 0)
         yield
-        with suppress(OSError):
-            os.ftruncate(handle, 0)  # for file systems without locks; the file stays, because another process may have it open
     finally:
+        with suppress(OSError):
+            os.unlink(path)
+        _ours.discard(name)
         os.close(handle)  # ends the lock
+
+
+def _locked(path: Path, message: str) -> int:
+    """Return an open and locked handle of a file."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(handle, path, message)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the process before removed the file between our two steps; a new file needs a new lock
 
 
 def _lock(handle: int, path: Path, message: str) -> None:

@@ -3,9 +3,15 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.backends.cudnn
 import torch.utils.deterministic
+
+# Their attributes are properties of the module's class, which type checkers do not see.
+_deterministic: Any = torch.utils.deterministic
+_cudnn: Any = torch.backends.cudnn
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # cuBLAS is deterministic only with workspaces of fixed size
 
@@ -26,15 +32,14 @@ def deterministic_algorithms(wanted: bool | None) -> Iterator[None]:
         return
     if torch.cuda.is_available():
         os.environ.setdefault(WORKSPACE, ":4096:8")
-    flags, cudnn = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn
-    warns, fills = torch.is_deterministic_algorithms_warn_only_enabled(), torch.utils.deterministic.fill_uninitialized_memory
-    before = cudnn.deterministic, cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every new tensor twice
+    # Not use_deterministic_algorithms, which sets the same flag, but imports the compiler (1 s) to tell it.
+    mode, tensors, cudnn = torch.get_deterministic_debug_mode(), _deterministic, _cudnn
+    before = cudnn.deterministic, cudnn.benchmark, tensors.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("error")
+    tensors.fill_uninitialized_memory = False  # a debugging aid that writes every new tensor twice
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(flags, warn_only=warns)
-        torch.utils.deterministic.fill_uninitialized_memory = fills
-        cudnn.deterministic, cudnn.benchmark = before
+        torch.set_deterministic_debug_mode(mode)
+        cudnn.deterministic, cudnn.benchmark, tensors.fill_uninitialized_memory = before
