@@ -81,7 +81,10 @@ class Campaign:
 
     def kill(self, kind: str, kills: int = 2) -> Ended:
         """Kill a job of this kind some times and let it go on to its end."""
-        whole, count = self.whole(kind)
+        try:
+            whole, count = self.whole(kind)
+        except AssertionError as error:
+            return Ended(kind, different=[str(error)])
         number = sum(1 for _ in self.folder.glob(f"{kind}_killed_*"))
         target, ended = self.folder / f"{kind}_killed_{number}", Ended(kind)
         for _ in range(kills):
@@ -171,7 +174,7 @@ def main() -> int:
     processes, kills, bad = Processes(), 0, 0
     campaign = Campaign(options.folder, processes, options.seed)
     number = 0
-    while kills < options.kills:
+    while kills < options.kills and bad < options.kills:
         ended = campaign.kill(options.kinds[number % len(options.kinds)])
         kills, bad, number = kills + len(ended.moments), bad + bool(ended.different), number + 1
         print(f"{ended.kind}: killed at {', '.join(ended.moments) or 'no moment'}; {ended.different or 'same ending'}", flush=True)
