@@ -50,7 +50,7 @@ def prepare(system: System, config: Mapping[str, Any], source: Any, run_dir: Pat
     if config.get("resume") is not None:
         if config.get("weights") != read_run_config(run_dir).get("weights"):
             raise ConfigError("weights: a resumed run goes on with its own; to start from others begin a new run, with another run_dir")
-        system.processor = Processor.load(run_dir / "processor")
+        system.use_processor(Processor.load(run_dir / "processor"))
         return
     start_from(system, weight_sources(config, system))
     if not system.processor.is_fitted:  # only texts ask for captions; a source for a classifier may have none
