@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 from PIL import Image
-
 from processes import Processes
 
 KILLED = Path(__file__).parent / "killed.py"
