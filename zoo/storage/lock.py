@@ -109,15 +109,16 @@ def is_running(pid: int) -> bool:
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Mark a folder as in use by this process, for ``is_held``; file systems without such locks are left without a mark."""
-    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        if handle is not None:
-            with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
-        if handle is not None:
-            os.close(handle)
+        os.close(handle)
 
 
 def is_held(folder: Path) -> bool:
