@@ -11,7 +11,7 @@ def jobs(tmp_path_factory, launcher):
 
 @pytest.mark.heavy
 @pytest.mark.xdist_group("kills")
-@pytest.mark.parametrize("kind", ["clip", "classifier_vig", "bert", "llava", "tacotron2", "embed", "answer"])
+@pytest.mark.parametrize("kind", ["clip", "classifier_vig", "bert", "llava", "whisper", "tacotron2", "embed"])
 def test_a_job_that_is_killed_twice_while_it_saves_ends_as_if_it_was_not(kind, jobs):
     ended = jobs.kill(kind)
     assert ended.moments and not ended.different
