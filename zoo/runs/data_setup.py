@@ -38,8 +38,11 @@ def complete_config(config: Mapping[str, Any], source: Any = None) -> dict[str, 
         return dict(config)
     keywords = check_keywords(part, {k: v for k, v in head.items() if k != "name"}, "system.head", {"inputs": None})
     asked = find_part("source", config["data"]["source"].get("name"), "data.source.name") if source is None else source
+    facts = {fact: getattr(asked, fact, None) for fact in part.from_source}
+    if source is None:  # a class has the empty default of its base where only its instances know
+        facts = {fact: value or None for fact, value in facts.items()}
     try:
-        completed = part.complete(keywords, **{fact: getattr(asked, fact, None) for fact in part.from_source})
+        completed = part.complete(keywords, **facts)
     except ConfigError as error:
         raise ConfigError(f"system.head.{error}") from error
     return {**config, "system": {**system, "head": {"name": head["name"], **completed}}}
