@@ -1,4 +1,4 @@
-"""Answers that are written to train another model on: the file, its media, and a job that goes on where it was stopped."""
+"""``zoo answer``: the file of answers, its media, and the resume of an interrupted job."""
 
 import json
 import wave
@@ -33,7 +33,9 @@ class Questions(Split):
 
 
 class Teacher:
-    """Says the brightness and the seed; of item 7 nothing. Stops after ``calls`` calls."""
+    """Stub that answers with brightness and seed, with an empty text for item 7, and raises after ``calls`` calls."""
+
+    encoders = {}
 
     processor = None
 

@@ -13,10 +13,10 @@ import torch
 import zoo
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.tts import Tts, mel_cepstral_distortion, warping_path
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 
-class Clips:
+class Clips(Source, Split):
     modalities = ("audio", "text")
 
     def split(self, name):
@@ -91,13 +91,18 @@ def test_where_nothing_can_be_said_the_evaluation_says_why():
         Tts(max_seconds=0.2)(zoo.create_system("tacotron2_nano"), Long(), "test")
 
 
-class Judge:
-    """Hears in what a machine said the first word of three texts, and in the recordings all of it."""
+class AsrHead(torch.nn.Module):
+    verbs = ("transcribe",)
+
+
+class AsrModel(torch.nn.Module):
+    """A system that transcribes only the first word of three synthesised texts, and every word of the recordings."""
 
     processor = None
 
     def __init__(self):
-        self.head, self.asked = SimpleNamespace(verbs=("transcribe",)), []
+        super().__init__()
+        self.encoders, self.head, self.asked = torch.nn.ModuleDict(), AsrHead(), []
 
     def transcribe(self, audio, **options):
         self.asked.append(([len(sound) for sound in audio], options))
@@ -105,10 +110,10 @@ class Judge:
         return [SimpleNamespace(text=text) for text in [*texts, "forty two", "seven.", "One hundred!"]][: len(audio)]
 
 
-def test_a_judge_hears_what_was_said_and_the_recordings_beside_it():
-    judge = Judge()
-    result = Tts(max_seconds=0.5, judge=judge, language="en", seed=3)(zoo.create_system("tacotron2_nano"), Clips(), "test")
-    lengths, options = judge.asked[0]
+def test_the_asr_model_transcribes_the_speech_and_the_recordings():
+    asr_model = AsrModel()
+    result = Tts(max_seconds=0.5, asr_model=asr_model, language="en", seed=3)(zoo.create_system("tacotron2_nano"), Clips(), "test")
+    lengths, options = asr_model.asked[0]
     assert lengths[3:] == [6000] * 3 and options == {"language": "en", "batch_size": 32, "seed": 3}
     # "42" "7" "100": one word each; 40 and 1 are heard for 42 and 100
     assert result.metrics["wer"] == pytest.approx(2 / 3) and result.metrics["recorded_wer"] == 0
@@ -116,14 +121,14 @@ def test_a_judge_hears_what_was_said_and_the_recordings_beside_it():
     assert result.tables[-1][2] == [["forty two", "40", "42"], ["one hundred", "one", "100"]]
 
 
-def test_without_a_judge_nobody_listens_and_one_that_cannot_is_refused():
+def test_word_errors_need_an_asr_model_that_can_transcribe():
     system = zoo.create_system("tacotron2_nano")
     assert "wer" not in Tts(limit=1, max_seconds=0.2)(system, Clips(), "test").metrics
-    for judge, words in (("runs/whisper", "is a name: load it first"), (system, "verb transcribe .* got System")):
+    for asr_model, words in (("runs/whisper", "is a name: load it first"), (system, "verb transcribe .* got System")):
         with pytest.raises(ConfigError, match=words):
-            Tts(judge=judge).check(system, Clips())
+            Tts(asr_model=asr_model).check(system, Clips())
     with pytest.raises(ConfigError, match="normalise"):
-        Tts(judge=system, normalise="Englsh")
+        Tts(asr_model=system, normalise="Englsh")
 
 
 def test_what_does_not_speak_is_refused():

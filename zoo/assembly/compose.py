@@ -1,117 +1,32 @@
-"""Configs: Hydra groups from the files and tables of ``conf/``, overrides checked, the result as plain dicts.
+"""Composing: an entry config of ``conf/`` and overrides become one plain, checked dict. Nothing here imports torch.
 
-The only file that knows Hydra and OmegaConf. Every row of a table becomes an option of its group, so
-``encoder@system.encoders.image=vig_nano`` works for every name that ``zoo list`` shows, and ``=timm/resnet18`` for the
-backbones of other libraries. Nothing here imports torch.
+Hydra composes; ``zoo.assembly.config_source`` gives it the files and tables of ``conf/``, and ``zoo.assembly.hydra_jobs`` runs its sweeps.
 """
 
-import inspect
-import logging
 import re
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize
-from hydra import main as hydra_main
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from zoo.errors import ConfigError, ZooError, first_line, name_choices
-from zoo.registry import MODALITIES, TABLES, Row, find_part, find_row, part_names, rows
+from zoo.assembly.config_source import PLAIN_GROUPS, options, register_configs
+from zoo.errors import ConfigError, first_line, name_choices
+from zoo.registry import MODALITIES, find_row
+from zoo.registry.config_keys import current_key, keywords_at, warn_renamed, with_current_names
 from zoo.registry.construct import refuse_code
 from zoo.registry.rows import is_provided
-from zoo.storage.files import read_yaml
-from zoo.storage.places import packaged_directory
 
-PLAIN_GROUPS = ("data", "training", "evaluation", "objective", "experiment")
 OPTIONAL = {"data": ("packing",)}  # keys that any option of a group may be given
-_HEADER = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
-
-
-def register_configs(overrides: Sequence[str] = ()) -> None:
-    """Put everything in ``conf/`` into Hydra's ConfigStore (doing it again changes nothing), and the backbones that overrides choose.
-
-    Raises:
-        ConfigError: a backbone that cannot be used, with the key that chose it.
-    """
-    store = ConfigStore.instance()
-    conf = packaged_directory("conf")
-    for kind in TABLES:
-        for row in rows(kind).values():
-            node = _system_node(row) if kind == "system" else {"name": row.family, **row.arguments}
-            store.store(group=kind, name=row.name, node=node)
-            for name in row.arguments["encoders"].values() if kind == "system" else ():
-                _store_backbone(store, name, f"{row.name}.encoders")
-    for key, group, name in _chosen_models(overrides):
-        _store_backbone(store, name, key, group)
-    for group in PLAIN_GROUPS:
-        for path in sorted((conf / group).glob("*.yaml")):
-            _store_file(store, path, group)
-    for group in ("evaluation", "objective"):  # where a part has no file, its class documents all that there is to set
-        for name in part_names(group):
-            if not (conf / group / f"{name}.yaml").exists():
-                store.store(group=group, name=name, node={"name": name})
-    for path in sorted(conf.glob("*.yaml")):
-        _store_file(store, path, None)
-
-
-def _chosen_models(overrides: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
-    """Key, group and option of each override of the groups ``encoder`` and ``language``; of a sweep all its options."""
-    for text in overrides:
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except HydraException:
-            continue  # composing says what is wrong
-        value = override.value()
-        if override.key_or_group in ("encoder", "language"):
-            for name in value.list if isinstance(value, ChoiceSweep) else [value]:
-                yield text.partition("=")[0], override.key_or_group, name.text if isinstance(name, QuotedString) else name
-
-
-def _store_backbone(store: ConfigStore, name: Any, key: str, group: str = "encoder") -> None:
-    """Make ``timm/resnet18`` an option of its group: to Hydra it is option ``resnet18`` of a group below."""
-    if not is_provided(name):
-        return
-    try:
-        row = find_row(name, group)
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from error
-    for spelling in {name, name.rstrip("/")}:  # of a directory with a slash behind it, Hydra looks for both
-        folder, _, option = f"{group}/{spelling}".rpartition("/")
-        store.store(group="/".join(filter(None, folder.split("/"))), name=option, node={"name": row.family, **row.arguments})
-
-
-def _store_file(store: ConfigStore, path: Path, group: str | None) -> None:
-    header, node = _HEADER.search(path.read_text(encoding="utf-8")), read_yaml(path) or {}
-    if "variants" in node:  # a table: several options, and what they share
-        for name, own in node["variants"].items():
-            store.store(group=group, name=name, node={**node.get("shared", {}), **own})
-        return
-    for choice in node.get("defaults", ()):
-        for place, name in choice.items() if isinstance(choice, dict) else ():
-            _store_backbone(store, name, str(path), "language" if "/language@" in str(place) else "encoder")
-    store.store(group=group, name=path.stem, node=node, package=header[1] if header else None)
-
-
-def _system_node(row: Row) -> dict[str, Any]:
-    """A row names its parts (``encoders: {image: vit_nano}``, ``head: clip``); Hydra wants them as a defaults list."""
-    arguments = dict(row.arguments)
-    defaults: list[Any] = [{f"/encoder@encoders.{modality}": name} for modality, name in arguments.pop("encoders").items()]
-    defaults.append({"/head@head": arguments.pop("head")})
-    if "language" in arguments:  # of its head
-        defaults.append({"/language@head.language": arguments.pop("language")})
-    return {"defaults": [*defaults, "_self_"], "name": row.name, **arguments}
+_LOCK = threading.RLock()
 
 
 def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -120,24 +35,62 @@ def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[s
     A keyword that a part has but its row does not mention may be set without Hydra's ``+``.
 
     Raises:
-        ConfigError: an unknown key or option (near matches are named), a bad override, a key that names code.
+        ConfigError: an unknown key or option (near matches are named), an invalid override, or a key that names code.
     """
-    register_configs(overrides)
-    GlobalHydra.instance().clear()
-    with initialize(version_base="1.3", config_path=None):
-        config, _ = _compose_leniently(config_name, list(map(_quoted_pattern, overrides)))
+    refuse_wrong_backbones(overrides)
+    with hydra_session():
+        config, _ = compose_leniently(config_name, list(map(quoted_pattern, overrides)))
     return to_plain(config)
 
 
-def _quoted_pattern(text: str) -> str:
-    """``path=/data/{000..099}.tar`` in the quotes that Hydra wants around braces within a word; a shell takes away those of a user."""
+@contextmanager
+def hydra_session() -> Iterator[None]:
+    """Context in which Hydra is initialized.
+
+    Hydra keeps its state in a global. Therefore one thread composes at a time, and a job that Hydra runs gets its state back afterwards.
+    """
+    register_configs()
+    with _LOCK:
+        outer = GlobalHydra.instance().hydra
+        GlobalHydra.instance().clear()
+        try:
+            with initialize(version_base="1.3", config_path=None):
+                yield
+        finally:
+            GlobalHydra.instance().hydra = outer
+
+
+def refuse_wrong_backbones(overrides: Sequence[str]) -> None:
+    """Raise ConfigError if an override chooses a backbone of another library that cannot be used; the message names the override's key."""
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except HydraException:
+            continue  # composing reports the error
+        if override.key_or_group not in ("encoder", "language"):
+            continue
+        value = override.value()
+        for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+            name = choice.text if isinstance(choice, QuotedString) else choice
+            try:
+                _ = find_row(str(name), override.key_or_group) if is_provided(name) else None
+            except ConfigError as error:
+                raise ConfigError(f"{text.partition('=')[0]}: {error}") from error
+
+
+def quoted_pattern(text: str) -> str:
+    """Quote a value with braces such as ``path=/data/{000..099}.tar``, as Hydra requires; the shell removes the quotes of the user."""
     key, equals, value = text.partition("=")
     is_pattern = re.fullmatch(r"[^'\"\[{(\s$][^'\"$\[\]()\s]*\{[^'\"$]*", value)
     return f"{key}{equals}'{value}'" if is_pattern else text
 
 
 def to_plain(config: DictConfig) -> dict[str, Any]:
-    """Resolve interpolations, and refuse what names code."""
+    """Resolve interpolations and replace old names of keys.
+
+    Raises:
+        ConfigError: a key without a value, an interpolation that cannot be resolved, or a key that names code.
+    """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{', '.join(missing)}: has no value; give it as an override, {missing[0]}=...")
@@ -147,28 +100,33 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"config: {first_line(error)}") from error
     assert isinstance(plain, dict)
     refuse_code(plain)
-    return plain  # type: ignore[return-value]
+    return with_current_names(plain)  # type: ignore[arg-type]
 
 
-def _compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfig, list[str]]:
-    """Compose; where Hydra refuses a key that is a constructor keyword of the part there, add it with ``+``.
+def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+    """Compose; mend an override that Hydra refuses if its key is an old name, or a keyword that the row of the part does not mention.
 
-    Returns the config and the overrides that made it.
+    Returns:
+        The config and the overrides that made it.
+
+    Raises:
+        ConfigError: any other error of Hydra.
     """
-    for _ in range(len(overrides) + 1):
+    for _ in range(2 * len(overrides) + 1):  # an override may need a new key and then a "+"
         try:
             return hydra_compose(config_name, overrides=overrides), overrides
         except (HydraException, OmegaConfBaseException) as error:
-            culprit = _unknown_key(error)
-            position = _position(overrides, culprit) if culprit else None
-            if culprit is None or position is None:
+            key = _unknown_key(error)
+            position = _position(overrides, key) if key else None
+            if key is None or position is None:
                 raise ConfigError(_explain(error, overrides)) from error
-            _refuse_unknown_keyword(config_name, overrides, position, culprit)
-            overrides = [*overrides[:position], "+" + overrides[position], *overrides[position + 1 :]]
+            mended = _mended(config_name, overrides, position, key)
+            overrides = [*overrides[:position], mended, *overrides[position + 1 :]]
     raise AssertionError("each round mends one override")
 
 
 def _unknown_key(error: Exception) -> str | None:
+    """Return the key that Hydra does not know, or None if the error is another one."""
     found = re.match(r"Could not override '([^'@]+)'", str(error))
     return found[1] if found and isinstance(error, ConfigCompositionException) else None
 
@@ -177,30 +135,52 @@ def _position(overrides: Sequence[str], key: str) -> int | None:
     return next((i for i, text in enumerate(overrides) if text.split("=")[0] == key), None)
 
 
-def _refuse_unknown_keyword(config_name: str, overrides: list[str], position: int, key: str) -> None:
-    """Raise ConfigError unless ``key`` is a keyword of the part that the config has at its parent."""
+def _mended(config_name: str, overrides: list[str], position: int, key: str) -> str:
+    """Return an override with its new key, or with the ``+`` that lets Hydra add a key.
+
+    Raises:
+        ConfigError: the part above ``key`` has no such keyword.
+    """
+    text = overrides[position]
     rest = hydra_compose(config_name, overrides=overrides[:position])
     if key.startswith("weights.") and "weights" in rest:
         _refuse_twice(rest, key)
-        return  # names of the system's parts, which are held against it when it is built
-    parent, _, last = key.rpartition(".")
+        return f"+{text}"  # names of the system's parts, which are checked when it is built
+    parent = key.rpartition(".")[0]
     node = OmegaConf.select(rest, parent) if parent else rest
-    if node is None and parent in PLAIN_GROUPS:
-        options = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(parent)]
-        raise ConfigError(f"{key}: no {parent} is chosen; say which with {parent}=NAME; {name_choices('', options)}")
-    if node is None and _has(rest, parent):
-        raise ConfigError(f"{key}: {parent} is null; give it whole, '{parent}={{{last}: ...}}'")
     if not isinstance(node, DictConfig):
-        above = _nearest_node(rest, parent)
-        raise ConfigError(f"{key}: no such key; under {above[0] or 'the top level'}: {name_choices(above[2], above[1])}")
+        raise ConfigError(_explain_parent(rest, key))
+    new = current_key(key, node.get("name"))
+    if new is not None:
+        warn_renamed(key, new)
+        return new + text.removeprefix(key)
+    _refuse_unknown_keyword(node, key)
+    return f"+{text}"
+
+
+def _explain_parent(config: DictConfig, key: str) -> str:
+    """Return the message for a key whose parent is null or does not exist."""
+    parent, _, last = key.rpartition(".")
+    exists = _has(config, parent)
+    if exists and parent in PLAIN_GROUPS:
+        return f"{key}: no {parent} is chosen; say which with {parent}=NAME; {name_choices('', options(parent))}"
+    if exists and OmegaConf.select(config, parent) is None:
+        return f"{key}: {parent} is null; give it whole, '{parent}={{{last}: ...}}'"
+    path, known, wrong = _nearest_node(config, parent)
+    return f"{key}: no such key; under {path or 'the top level'}: {name_choices(wrong, known)}"
+
+
+def _refuse_unknown_keyword(node: DictConfig, key: str) -> None:
+    """Raise ConfigError unless ``key`` is a keyword of the part, or a field of the settings, that the config has as ``node``."""
+    parent, _, last = key.rpartition(".")
     legal = {*map(str, node), *keywords_at(parent, node.get("name")), *OPTIONAL.get(parent, ())}
     if last not in legal:
-        where = f"under {parent}" if parent else "at the top level"
-        raise ConfigError(f"{key}: no such key {where}; {name_choices(last, legal)}")
+        place = f"under {parent}" if parent else "at the top level"
+        raise ConfigError(f"{key}: no such key {place}; {name_choices(last, legal)}")
 
 
 def _refuse_twice(config: DictConfig, key: str) -> None:
-    """Raise ConfigError where a part above ``key`` has its weights already, which the override would drop."""
+    """Raise ConfigError if a part that contains ``key`` has weights of its own, which would be loaded over those of ``key``."""
     words = key.split(".")
     for above in (".".join(words[:i]) for i in range(1, len(words))):
         if isinstance(value := OmegaConf.select(config, above), str):
@@ -208,7 +188,7 @@ def _refuse_twice(config: DictConfig, key: str) -> None:
 
 
 def _nearest_node(config: DictConfig, key: str) -> tuple[str, list[str], str]:
-    """The deepest part of ``key`` that exists: its path, its keys, and the first word that does not exist."""
+    """Return the path and the keys of the deepest existing node of ``key``, and the first word that does not exist there."""
     path, node = "", config
     for word in key.split("."):
         child = OmegaConf.select(node, word)
@@ -218,40 +198,14 @@ def _nearest_node(config: DictConfig, key: str) -> tuple[str, list[str], str]:
     return path, [str(k) for k in node], ""
 
 
-def keywords_at(key: str, name: Any) -> list[str]:
-    """Constructor keywords of the part that a config holds at ``key``; empty where no part stands there."""
-    kind = kind_at(key)
-    if kind is None or (kind != "processor" and not isinstance(name, str)):
-        return []
-    part = find_part(kind, key.rpartition(".")[2] if kind == "processor" else name, f"{key}.name")
-    given = ("inputs", "language") if kind == "head" else ()  # made by the builder, of other parts of the config
-    return [k for k in inspect.signature(part).parameters if k not in given]
-
-
-def kind_at(key: str) -> str | None:
-    """Which kind of part stands at a config key."""
-    kinds = {
-        r"(system\.)?encoders\.\w+": "encoder",
-        r"(system\.)?head": "head",
-        r"(system\.)?head\.language": "language",
-        r"(system\.)?processor\.\w+": "processor",
-        r"data\.source": "source",
-        r"evaluation": "evaluation",
-        r"objective": "objective",
-    }
-    return next((kind for pattern, kind in kinds.items() if re.fullmatch(pattern, key)), None)
-
-
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """One or two lines for a person, with near matches where an option is unknown."""
+    """Return a message of one or two lines for an error of Hydra; for an unknown option it lists near matches."""
     text = str(error)
     option = re.search(r"Could not find '(?P<group>[^']*)/(?P<name>[^'/]+)'", text)
     if isinstance(error, MissingConfigException) and option:
         group, wrong = option["group"], option["name"]
-        legal = ConfigStore.instance().list(group) if group in (*TABLES, *PLAIN_GROUPS) else []
         key = next((o.split("=")[0] for o in overrides if o.endswith("=" + wrong)), group)
-        known = [name.removesuffix(".yaml") for name in legal if name.endswith(".yaml")]  # not the groups below
-        return f"{key}: there is no {group} {wrong!r}; {name_choices(wrong, known)}"
+        return f"{key}: there is no {group} {wrong!r}; {name_choices(wrong, options(group))}"
     if isinstance(error, OverrideParseException):
         return f"override {first_line(error)}; write KEY=VALUE, for example training.max_steps=100"
     group_key = re.match(r"Could not override '([^']+)'", text)
@@ -261,109 +215,42 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     return f"config: {first_line(error)}"
 
 
-def refuse_foreign_plugins(overrides: Sequence[str]) -> None:
-    """Hydra's own node may start launchers and callbacks; only Hydra's and its plugins' classes are let through."""
-    register_configs(overrides)
-    GlobalHydra.instance().clear()
-    with initialize(version_base="1.3", config_path=None):
-        try:
-            node = hydra_compose("train", overrides=list(overrides), return_hydra_config=True).hydra
-        except (HydraException, OmegaConfBaseException):
-            return  # composing the job itself will say what is wrong
-    _refuse_targets(OmegaConf.to_container(node, resolve=False), "hydra")
-
-
-def _refuse_targets(node: Any, key: str) -> None:
-    for name, value in node.items() if isinstance(node, dict) else ():
-        if name == "_target_" and not str(value).startswith(("hydra._internal.", "hydra_plugins.")):
-            raise ConfigError(f"{key}._target_: {value!r} names code; only Hydra's own launchers and sweepers may stand there")
-        _refuse_targets(value, f"{key}.{name}")
-
-
 def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Set ``key=value`` overrides on a saved, resolved config; groups cannot be chosen any more.
+    """Set ``key=value`` overrides on a saved, resolved config, in which groups are no longer options.
 
     Raises:
         ConfigError: a key that the config does not have, or an override that is not ``key=value``.
     """
-    tree = OmegaConf.create(dict(config))
+    tree = OmegaConf.create(with_current_names(config))
     try:
-        parsed = OverridesParser.create().parse_overrides(list(map(_quoted_pattern, overrides)))
+        parsed = OverridesParser.create().parse_overrides(list(map(quoted_pattern, overrides)))
     except OverrideParseException as error:
         raise ConfigError(_explain(error, overrides)) from error
     for override in parsed:
-        key = override.key_or_group
-        if OmegaConf.select(tree, key, throw_on_missing=False) is None and not _has(tree, key):
-            above = _nearest_node(tree, key)
-            raise ConfigError(f"{key}: the saved config has no such key; {name_choices(above[2], above[1])}")
-        OmegaConf.update(tree, key, override.value())
+        OmegaConf.update(tree, _saved_key(tree, override.key_or_group), override.value())
     return to_plain(tree)
 
 
+def _saved_key(tree: DictConfig, key: str) -> str:
+    """Return the key of a saved config that an override means.
+
+    Raises:
+        ConfigError: the config has no such key, under an old or a new name.
+    """
+    if OmegaConf.select(tree, key, throw_on_missing=False) is not None or _has(tree, key):
+        return key
+    parent = key.rpartition(".")[0]
+    node = OmegaConf.select(tree, parent) if parent else None
+    new = current_key(key, node.get("name")) if isinstance(node, DictConfig) else None
+    if new is None:
+        path, known, wrong = _nearest_node(tree, key)
+        raise ConfigError(f"{key}: the saved config has no such key; {name_choices(wrong, known)}")
+    warn_renamed(key, new)
+    return new
+
+
 def _has(tree: DictConfig, key: str) -> bool:
+    """Return True if the config has the key, even if its value is null."""
     parent, _, last = key.rpartition(".")
     node = OmegaConf.select(tree, parent) if parent else tree
     return isinstance(node, DictConfig) and last in node
-
-
-def run_with_hydra(words: Sequence[str], job: Callable[[dict[str, Any]], int]) -> int:
-    """Hand over to Hydra for sweeps (``-m``), ``--cfg job`` and the like; in a sweep each job has its own ``run_dir``.
-
-    Raises:
-        ConfigError: as ``compose``, before the first job starts.
-    """
-    flags = [word for word in words if word.startswith("-") or word in _values_of_flags(words)]
-    overrides = _amend([_quoted_pattern(word) for word in words if word not in flags])
-    refuse_foreign_plugins([_first_choice(text) for text in overrides])
-    given = [text.partition("=")[2] for text in overrides if text.startswith("run_dir=")]
-    base = given[-1] if given and given[-1] != "null" else f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    overrides.append(f"hydra.sweep.dir={base}")
-    failures: list[str] = []
-
-    def call(config: DictConfig) -> None:
-        logging.getLogger("zoo").disabled = False  # Hydra's "disabled" turns off every logger that is there
-        plain = to_plain(config)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            plain["run_dir"] = f"{base}/{HydraConfig.get().job.num}"
-        try:
-            job(plain)
-        except ZooError as error:
-            failures.append(f"job {plain['run_dir']}: {error}")
-            print(f"zoo: {failures[-1]}", file=sys.stderr)
-
-    GlobalHydra.instance().clear()
-    old = sys.argv
-    sys.argv = ["zoo train", *flags, *overrides]
-    try:
-        hydra_main(version_base="1.3", config_path=None, config_name="train")(call)()
-    finally:
-        sys.argv = old
-        logging.getLogger("zoo").disabled = False
-    return 1 if failures else 0
-
-
-def _values_of_flags(words: Sequence[str]) -> list[str]:
-    """Words that belong to the flag before them (``--cfg job``)."""
-    takes = ("--cfg", "-c", "--info", "-i", "--package", "-p")
-    return [after for word, after in zip(words, words[1:], strict=False) if word in takes]
-
-
-def _first_choice(text: str) -> str:
-    """``a=1,2`` -> ``a=1``: one job of a sweep stands for all when keys are checked."""
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except OverrideParseException as error:
-        raise ConfigError(_explain(error, [text])) from error
-    if not override.is_sweep_override():
-        return text
-    first = next(iter(override.sweep_string_iterator()))
-    return f"{text.partition('=')[0]}={first}"
-
-
-def _amend(overrides: list[str]) -> list[str]:
-    """Check keys, and put ``+`` before those that a part has but its row does not mention."""
-    register_configs(overrides)
-    GlobalHydra.instance().clear()
-    with initialize(version_base="1.3", config_path=None):
-        _, amended = _compose_leniently("train", [_first_choice(text) for text in overrides])
-    return ["+" + old if new.startswith("+") and not old.startswith("+") else old for old, new in zip(overrides, amended, strict=True)]

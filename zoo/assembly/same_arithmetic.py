@@ -1,154 +1,143 @@
-"""Refuse weights whose model computes something else with them than ours would."""
+"""Refuse weights whose model would compute something else with them than ours.
+
+Shapes do not show every keyword: a ViT with 3 heads has the same tensors as one with 6. Each part lists such keywords in
+``silent_keywords``, and those of our config are compared with the ones that the source describes.
+"""
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
-from zoo.interop.base.format import Description
+from zoo.interop.base.format import Description, log
 from zoo.interop.base.library_files import OPEN_CLIP_CONFIG
-from zoo.interop.causal_lm.describe import PART, whole_keywords
-from zoo.interop.formats import log
-from zoo.registry import find_part
-from zoo.types import Encoder, config_of
+from zoo.interop.base.placing import LANGUAGE
+from zoo.types import Connector, Encoder, Head, LanguageModel, Part, config_of
 
-UNSEEN = ("num_heads", "activation", "causal")  # keywords of encoders that change what weights compute, but none of their shapes
-UNSEEN_IN_SYSTEMS = (*UNSEEN, "eps", "pool", "eot_token_id")  # an encoder alone may well be pooled in another way
+FREE_ALONE = ("eps", "pool", "eot_token_id")  # of an encoder that is loaded alone, which may be pooled in another way
+ROUNDED = ("eps", "embed_scale")  # libraries write these with few digits
+ACTIVATION = "activation"
+IMPLIED = ("num_kv_heads", "head_dim", "normalise")  # keywords whose defaults say what a source means that does not name them
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One part of our model, and the same part as a source describes it.
+
+    Attributes:
+        key: config key of our part, for messages.
+        part: our part.
+        ours: its config.
+        theirs: the config that the source describes.
+        words: keywords to compare.
+    """
+
+    key: str
+    part: Part | Connector
+    ours: Mapping[str, Any]
+    theirs: Mapping[str, Any]
+    words: Sequence[str]
 
 
 def refuse_other_arithmetic(module: nn.Module, part: str, description: Description, origin: str) -> None:
-    """Raise ConfigError where an encoder would compute something else with these weights than the model they come from.
+    """Raise ConfigError if a part of ours would compute something else with weights than the model that they come from.
 
-    Where they do not tell their activation, the log says which one they get.
+    If the weights do not tell their activation, the log says which one is used.
+
+    Args:
+        module: the whole model.
+        part: dotted name of the part that is loaded; "" is the whole.
+        description: of the source.
+        origin: of the source, for messages.
     """
-    theirs = description.config
-    language = theirs["system"]["head"].get("language") if "system" in theirs else None
-    key, ours = language_config(module, part)
-    if language is not None and ours is not None:
-        refuse_other_language(ours, language, key, origin)
-    head = theirs["system"]["head"] if "system" in theirs else {}
-    refuse_other_layer(module, part, head, origin)
-    refuse_other_heads(module, part, head, origin)
-    refuse_other_latents(module, part, head, origin)
-    encoders = theirs["system"]["encoders"] if "system" in theirs else {None: theirs["encoder"]}
-    words = UNSEEN_IN_SYSTEMS if isinstance(module, System) and not part else UNSEEN
-    for modality, config in encoders.items():
-        key, ours = _encoder_config(module, part, modality)
-        if ours is None or ours.get("name") != config["name"]:
-            continue
-        if not description.certain:
-            _say_activation(origin, key, ours)
-        defaults = {word: p.default for word, p in inspect.signature(find_part("encoder", ours["name"])).parameters.items()}
-        for word in words:
-            known = word in config and (word != "activation" or description.certain)
-            if known and not _same(word, {**defaults, **ours}, config):
-                raise ConfigError(
-                    f"{key}.{word}: {ours.get(word, defaults[word])!r}, but {origin} was trained with {config[word]!r}, which no "
-                    f"shape shows; set {key}.{word} to it, or let zoo.load build the model. Nothing was loaded."
-                )
+    for pair in _pairs(module, part, description.config):
+        words = pair.words
+        if isinstance(pair.part, Encoder) and not description.certain:
+            _say_activation(origin, pair)
+            words = [word for word in words if word != ACTIVATION]
+        _refuse_differences(pair, words, origin)
 
 
-def _encoder_config(module: nn.Module, part: str, modality: str | None) -> tuple[str, Mapping[str, Any] | None]:
-    """The key and the config of our encoder that a source's encoder of this modality goes into; None where there is none."""
+def _pairs(module: nn.Module, part: str, theirs: Mapping[str, Any]) -> Iterator[Pair]:
+    """Yield the parts of our model that weights are loaded into and that the source describes."""
+    system = theirs.get("system", {})
+    encoders: dict[str | None, Any] = system.get("encoders", {}) if system else {None: theirs["encoder"]}
+    head = system.get("head", {})
     if not isinstance(module, System):
-        fits = modality in (None, module.modality if isinstance(module, Encoder) else None)
-        return "encoder", config_of(module).get("encoder") if fits else None
-    for name, config in module.config.get("encoders", {}).items():
-        if part in ("", "encoders", f"encoders.{name}") and modality in (None, name):
-            return f"system.encoders.{name}", config
-    return "system", None
+        yield from _alone(module, encoders, head)
+        return
+    whole = not part
+    for modality, config in encoders.items():
+        for name, ours in module.config.get("encoders", {}).items():
+            if part in ("", "encoders", f"encoders.{name}") and modality in (None, name) and ours.get("name") == config["name"]:
+                encoder: Any = module.encoders[name]
+                words = [word for word in encoder.silent_keywords if whole or word not in FREE_ALONE]
+                yield Pair(f"system.encoders.{name}", encoder, ours, config, words)
+    if part in ("", "head", LANGUAGE):
+        yield from _in_head(module.head, module.config.get("head") or {}, head, part)
 
 
-def _same(word: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Whether a keyword means the same: the largest id of a text is its end symbol where that is the last of the vocabulary."""
-    if word == "eps":
-        return math.isclose(ours[word], theirs[word], rel_tol=1e-3)
-    if word == "eot_token_id" and "eot" not in (ours["pool"], theirs["pool"]):
-        return True
-    if word in ("pool", "eot_token_id") and {ours["pool"], theirs["pool"]} == {"eot", "argmax"}:
-        end = ours if ours["pool"] == "eot" else theirs
-        return end["eot_token_id"] == theirs["vocab_size"] - 1
-    return ours[word] == theirs[word]
+def _alone(module: nn.Module, encoders: Mapping[str | None, Any], head: Mapping[str, Any]) -> Iterator[Pair]:
+    config = config_of(module)
+    if isinstance(module, Encoder) and (ours := config.get("encoder")):
+        theirs = encoders.get(module.modality, encoders.get(None)) or {}
+        if ours.get("name") == theirs.get("name"):
+            yield Pair("encoder", module, ours, theirs, [word for word in module.silent_keywords if word not in FREE_ALONE])
+    if isinstance(module, LanguageModel) and (ours := config.get("language")):
+        yield from _language("language", module, ours, head)
+    if isinstance(module, Head) and (ours := config.get("head")):
+        yield Pair("head", module, ours, head, module.silent_keywords)
 
 
-def _say_activation(origin: str, key: str, ours: Mapping[str, Any]) -> None:
+def _in_head(module: Head, ours: Mapping[str, Any], theirs: Mapping[str, Any], part: str) -> Iterator[Pair]:
+    if module.language is not None and isinstance(ours.get("language"), Mapping):
+        yield from _language(f"system.{LANGUAGE}", module.language, ours["language"], theirs)
+    if part == LANGUAGE:
+        return
+    yield Pair("system.head", module, ours, theirs, module.silent_keywords)
+    width = {} if module.language is None else {"out_dim": module.language.dim}
+    for modality, connector in dict(module.connectors).items():
+        mine, wanted = (_options(config.get("connectors"), modality) for config in (ours, theirs))
+        if wanted:
+            yield Pair(f"system.head.connectors.{modality}", connector, {**width, **mine}, {**width, **wanted}, connector.silent_keywords)
+
+
+def _language(key: str, module: LanguageModel, ours: Mapping[str, Any], head: Mapping[str, Any]) -> Iterator[Pair]:
+    theirs = head.get("language") or {}
+    if ours.get("name") == theirs.get("name"):
+        yield Pair(key, module, ours, theirs, module.silent_keywords)
+
+
+def _options(connectors: Any, modality: str) -> dict[str, Any]:
+    """Return the options of a modality's connector, which a config may give by its name alone."""
+    words = connectors.get(modality) if isinstance(connectors, Mapping) else None
+    return {"kind": words} if isinstance(words, str) else dict(words or {})
+
+
+def _refuse_differences(pair: Pair, words: Sequence[str], origin: str) -> None:
+    defaults = {word: p.default for word, p in inspect.signature(type(pair.part)).parameters.items()}
+    ours, theirs = (pair.part.resolved({**defaults, **config}) for config in (pair.ours, pair.theirs))
+    for word in words:
+        told = word in pair.theirs or (bool(pair.theirs) and word in IMPLIED)
+        if told and not _same(word, ours[word], theirs[word]):
+            raise ConfigError(
+                f"{pair.key}.{word}: {ours[word]!r}, but {origin} was trained with {theirs[word]!r}, which no shape shows; set "
+                f"{pair.key}.{word} to it, or let zoo.load build the model. Nothing was loaded."
+            )
+
+
+def _same(word: str, ours: Any, theirs: Any) -> bool:
+    return math.isclose(ours, theirs, rel_tol=1e-3) if word in ROUNDED else ours == theirs
+
+
+def _say_activation(origin: str, pair: Pair) -> None:
     log.warning(
         "%s does not tell the activation that its weights were trained with; %s.activation=%s is used. Of OpenAI's weights and of "
         'those whose name says so it is quick_gelu, else gelu; write {"model_cfg": {"quick_gelu": true}} (or false) into %s beside it',
-        *(origin, key, ours.get("activation", "gelu"), OPEN_CLIP_CONFIG),
+        *(origin, pair.key, pair.ours.get(ACTIVATION, "gelu"), OPEN_CLIP_CONFIG),
     )
-
-
-def refuse_other_latents(module: nn.Module, part: str, head: Mapping[str, Any], origin: str) -> None:
-    """Raise ConfigError where our connector would attend otherwise, or be shown other tokens, than the one that the weights come from."""
-    if head.get("name") != "kosmos" or not isinstance(module, System) or part not in ("", "head"):
-        return
-    ours, theirs = module.head, {"normalise": True, **head["connectors"]["image"]}
-    connector: Any = dict(ours.connectors).get("image")
-    found = {"class_token": (ours.class_token, head["class_token"])}
-    if hasattr(connector, "normalise"):  # it is Kosmos-2's
-        found["connectors.image.num_heads"] = connector.attention.num_heads, theirs["num_heads"]
-        found["connectors.image.normalise"] = connector.normalise, theirs["normalise"]
-    for key, (mine, wanted) in found.items():
-        if mine != wanted:
-            raise ConfigError(
-                f"system.head.{key}: {mine}, but {origin} was trained with {wanted}, which no shape shows; set system.head.{key} to it, or "
-                "let zoo.load build the model. Nothing was loaded."
-            )
-
-
-def refuse_other_layer(module: nn.Module, part: str, head: Mapping[str, Any], origin: str) -> None:
-    """Raise ConfigError where our head would read another layer of the encoder than the model that the weights come from."""
-    if "feature_layer" not in head or not isinstance(module, System) or part not in ("", "head"):
-        return
-    ours = module.head.feature_layer
-    if ours != head["feature_layer"]:
-        raise ConfigError(
-            f"system.head.feature_layer: {ours}, but {origin} was trained with {head['feature_layer']}, which no shape shows; set "
-            "system.head.feature_layer to it, or let zoo.load build the model. Nothing was loaded."
-        )
-
-
-def refuse_other_heads(module: nn.Module, part: str, theirs: Mapping[str, Any], origin: str) -> None:
-    """Raise ConfigError where our decoder has another number of heads than the one whose weights it gets, which no shape shows."""
-    if not isinstance(module, System) or part not in ("", "head") or theirs.get("name") != "whisper":
-        return
-    ours = getattr(getattr(module.head, "decoder", None), "num_heads", None)
-    if ours not in (None, theirs["num_heads"]):
-        raise ConfigError(
-            f"system.head.num_heads: {ours}, but {origin} was trained with {theirs['num_heads']}, which no shape shows; set "
-            "system.head.num_heads to it, or let zoo.load build the model. Nothing was loaded."
-        )
-
-
-UNSEEN_IN_LANGUAGE = (  # keywords that change what weights compute, but none of their shapes
-    *("num_heads", "num_kv_heads", "head_dim", "eps", "rope_theta", "rope_scaling", "window", "activation", "positions", "norm"),
-    *("xpos_scale", "embed_scale"),
-)
-
-
-def refuse_other_language(ours: Mapping[str, Any], theirs: Mapping[str, Any], key: str, origin: str) -> None:
-    """Raise ConfigError where our language model would compute something else with weights than the model they come from."""
-    if ours.get("name") != theirs["name"]:
-        return
-    defaults = {word: p.default for word, p in inspect.signature(find_part("language", ours["name"])).parameters.items()}
-    mine = whole_keywords({**defaults, **ours})
-    for word, value in whole_keywords({**defaults, **theirs}).items():
-        same = math.isclose(mine[word], value, rel_tol=1e-3) if word in ("eps", "embed_scale") else mine[word] == value
-        if word in UNSEEN_IN_LANGUAGE and (word in theirs or word in ("num_kv_heads", "head_dim")) and not same:
-            raise ConfigError(
-                f"{key}.{word}: {mine[word]!r}, but {origin} was trained with {value!r}, which no shape shows; set {key}.{word} to it, or "
-                "let zoo.load build the model. Nothing was loaded."
-            )
-
-
-def language_config(module: nn.Module, part: str) -> tuple[str, Mapping[str, Any] | None]:
-    """The key and the config of our language model that a source's goes into; None where there is none."""
-    if not isinstance(module, System):
-        return "language", config_of(module).get("language")
-    head = module.config.get("head") or {}
-    return f"system.{PART}", head.get("language") if part in ("", "head", PART) else None

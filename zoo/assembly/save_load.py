@@ -7,15 +7,17 @@ import torch
 import yaml
 from torch import nn
 
-from zoo.assembly.build import build_processor, build_system, log
-from zoo.assembly.create import example_inputs
+from zoo.assembly.build import build_processor
+from zoo.assembly.described import build_described, refuse_undescribed
 from zoo.assembly.loading import finish
 from zoo.assembly.system import System
 from zoo.data.system_processor import hash_files
-from zoo.errors import ConfigError, WeightsError
+from zoo.errors import ConfigError
+from zoo.interop.base.recognise import describe, tell_left_out
 from zoo.interop.base.source import read_source
 from zoo.interop.zoo_checkpoint import FORMAT
-from zoo.registry.construct import build_part
+from zoo.registry.requirements import KEY as REQUIRES
+from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, atomic_directory
 from zoo.storage.tensors import compress, write_tensors
 from zoo.types import Encoder, Head, LanguageModel, config_of, processor_of
@@ -29,11 +31,12 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
             (``zoo.storage.tensors.compress``).
 
     Raises:
-        ConfigError: the model was not built by zoo, so that nobody could build it again.
+        ConfigError: the model was not built by zoo, or its config does not describe it, so that it cannot be built again from a config.
     """
     config = {"system": model.config} if isinstance(model, System) else config_of(model)
     if not config or not next(iter(config.values())):
         raise ConfigError(f"{type(model).__name__} has no config: build it with zoo.create_model or zoo.create_system")
+    refuse_undescribed(model, config)
     with atomic_directory(Path(directory)) as folder:
         state = model.state_dict()
         write_tensors(state if storage is None else compress(state, storage), folder / WEIGHTS_FILE)
@@ -42,6 +45,8 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
         if processor is not None and (isinstance(model, System) or "image" not in processor.parts):  # an image encoder's is in its config
             processor.save(folder)
             content["processor_sha256"] = hash_files(folder)
+        needs = requirements([*parts_named(config), *(("processor", name) for name in (processor.parts if processor else ()))])
+        content |= {REQUIRES: needs} if needs else {}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
     return Path(directory)
@@ -53,32 +58,27 @@ def load(
     """Load what ``save`` wrote, the model of a run directory, or one of transformers, open_clip or OpenAI (also "hf://OWNER/NAME").
 
     The architecture is read from the source itself. Another library's model is built from our parts and its weights are
-    converted: ViT, DINOv2, BERT, RoBERTa, ALBERT, the encoder of T5 and the vision towers of CLIP and SigLIP give an encoder, a
-    ViT with classifier, a whole CLIP or SigLIP and a Whisper (of transformers, OpenAI or CTranslate2) give a system,
-    and a GPT-2, LLaMA or Mistral a system without encoders that talks. A source is a directory, or a file: GGUF, a Whisper, or
-    the whole CLIP of OpenAI or open_clip. An encoder that is loaded alone carries ``processor``.
+    converted. ViT, DINOv2, BERT, RoBERTa, ALBERT, the encoder of T5 and the vision towers of CLIP and SigLIP give an encoder. A ViT
+    with classifier, a whole CLIP or SigLIP and a Whisper (of transformers, OpenAI or CTranslate2) give a system. A GPT-2, LLaMA or
+    Mistral gives a system without encoders. A source is a directory, or a file: GGUF, a Whisper, or the whole CLIP of OpenAI or
+    open_clip. An encoder that is loaded alone has a ``processor``. The log names each file of a directory that is not used.
 
     Raises:
-        ConfigError: an architecture of transformers that our parts do not make.
-        WeightsError: not a checkpoint, damaged, changed preprocessing, or weights that do not fit.
+        ConfigError: our parts do not make this architecture.
+        WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
     found = read_source(source)
-    config = found.description.config if found.config is None else found.config
-    if found.config is None and found.description.left_out:
-        log.warning("%s: %s is left out; what zoo.load gives is the encoder alone", source, found.description.left_out)
-    if "system" in config:
-        model: nn.Module = build_system(config["system"])
-    else:
-        kind = next((kind for kind in ("encoder", "language", "head") if kind in config), None)
-        if kind is None:
-            raise WeightsError(f"{found.directory}/{CONFIG_FILE}: names no system and no encoder; it was not written by zoo.save")
-        given = {"inputs": example_inputs(config[kind])} if kind == "head" else {}
-        model = build_part(kind, config[kind], kind, **given)
-        model.config = {kind: config[kind]}  # type: ignore[assignment]
+    if found.own_config is not None:
+        refuse_missing(found.own_config, found.directory)
+    description = describe(found)
+    config = description.config
+    tell_left_out(found, description)
+    model = build_described(config, f"{found.directory}/{CONFIG_FILE}")
+    if "system" not in config:
         if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
             model.processor = build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]
-        elif found.config is None or "processor_sha256" in config:
-            model.processor = found.processor()  # type: ignore[assignment]
+        elif (processor := description.processor()) is not None:
+            model.processor = processor  # type: ignore[assignment]
         elif isinstance(model, Encoder) and model.modality == "audio":
             model.processor = build_processor({}, {"audio": model}, "encoder")  # type: ignore[assignment, dict-item]
     return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]

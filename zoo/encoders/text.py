@@ -6,6 +6,9 @@ Papers: Radford et al. 2021 (arXiv 2103.00020), section 2.4; Zhai et al. 2023 (a
 Where we differ: the projection to the shared space belongs to the head, not to the tower.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -44,6 +47,15 @@ class TextTransformer(Encoder):
     modality = "text"
     context_length: int
     no_weight_decay = ("positions",)
+    silent_keywords = ("num_heads", "activation", "causal", "eps", "pool", "eot_token_id")
+
+    @classmethod
+    def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace the end symbol by the largest id of a text if it is the last of the vocabulary: both pool at the same token."""
+        pool, end = keywords["pool"], keywords["eot_token_id"]
+        if pool == "eot" and end == keywords["vocab_size"] - 1:
+            pool = "argmax"
+        return {**keywords, "pool": pool, "eot_token_id": end if pool == "eot" else None}
 
     def __init__(
         self,

@@ -156,6 +156,15 @@ class Timm(Encoder):
         even = len(stages) == len(blocks) and len({(s["num_chs"], s["reduction"]) for s in stages}) == 1
         return len(blocks) if even and {"norm", "output_fmt", "stop_early"} <= set(shown) else 0
 
+    def read_native(self, source: Any) -> dict[str, Tensor] | None:
+        """Return the weights of a source with timm's names; ``timm://NAME`` is downloaded at this encoder's image size.
+
+        None for weights that share no name with timm's model, for example a file with this encoder's own names.
+        """
+        if source.timm:
+            return self.read_pretrained(source.timm)
+        return self.from_timm(source.tensors) if source.keys & self.model.state_dict().keys() else None
+
     def from_timm(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename a state dict of timm, with or without classifier, to the parameter names of this encoder.
 

@@ -161,6 +161,10 @@ class Transformers(Encoder):
             pooled = tokens[:, 0] if self.num_prefix_tokens else tokens.mean(1)
         return tokens, pooled
 
+    def read_native(self, source: Any) -> dict[str, Tensor] | None:
+        """Return the weights of a directory that transformers saved; None for any other source."""
+        return None if source.library != "transformers" else self.read_pretrained(source.directory)
+
     def read_pretrained(self, directory: str | Path) -> dict[str, Tensor]:
         """Return the weights of a directory saved by transformers under this encoder's parameter names, without loading them.
 

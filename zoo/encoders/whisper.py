@@ -46,6 +46,7 @@ class WhisperEncoder(Encoder):
     """
 
     modality = "audio"
+    silent_keywords = ("num_heads", "eps", "pool")
     context_length: int
 
     def __init__(

@@ -1,11 +1,10 @@
 """Tacotron 2 of torchaudio (``torchaudio.models.Tacotron2``) and of NVIDIA <-> our system of the encoder and the head ``tacotron2``.
 
 References: torchaudio 2.11 ``models/tacotron2.py``; NVIDIA/tacotron2 ``model.py``, whose names have ``.conv`` and ``.linear_layer`` in
-them and are read, not written. The weights tell all sizes; what they do not tell is dropout, and how mels were made.
+them and are read, not written. The weights tell all sizes; they do not tell dropout and the settings of the spectrograms.
 """
 
 import inspect
-import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError
 from zoo.interop.base import rules
+from zoo.interop.base.format import KEYS_SAY, NO, Description, Export, Format
+from zoo.interop.base.placing import take_part
 from zoo.interop.base.rules import Rule, named
-from zoo.registry import find_part
-from zoo.storage.files import WEIGHTS_FILE, atomic_directory
-from zoo.storage.tensors import write_tensors
+from zoo.interop.base.source import Source
+from zoo.registry import find_part, register
 from zoo.types import config_of, is_system
 
 ORIGIN = "torchaudio"
@@ -29,7 +29,7 @@ CHANGED = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def _two_biases(theirs: str, ours: str) -> list[Rule]:
-    """An LSTM cell there, an LSTM of one layer here."""
+    """Return the rules that turn an LSTM cell into an LSTM of one layer."""
     return named({f"{theirs}.{kind}": f"{ours}.{kind}_l0" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")})
 
 
@@ -69,37 +69,37 @@ RULES = [
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the names of a Tacotron 2, in either spelling."""
+    """Return True for the names of a Tacotron 2, in either spelling."""
     wanted = {"decoder.attention_layer.location_layer.location_conv.weight", "decoder.gate_layer.weight", "embedding.weight"}
     return wanted <= set(map(_plain, keys))
 
 
 def _plain(name: str) -> str:
-    """A name of NVIDIA's as torchaudio's."""
+    """Return NVIDIA's name in torchaudio's spelling."""
     for word in NVIDIA:
         name = name.replace(word, ".")
     return name
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict of theirs to that of our system.
+    """Convert their state dict to that of our system.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     return rules.to_zoo({_plain(name): tensor for name, tensor in tensors.items()}, RULES, origin=ORIGIN, drop=drop)
 
 
 def from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of our system to torchaudio's."""
+    """Convert the state dict of our system to torchaudio's."""
     return rules.from_zoo({name: tensor for name, tensor in tensors.items() if name != "head.steps_done"}, RULES, origin=ORIGIN)
 
 
 def system_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The system that has these weights: sizes from shapes, symbols from their number, mels as NVIDIA's are.
+    """Return the system that has these weights: sizes from shapes, symbols from their number, NVIDIA's spectrograms.
 
     Raises:
-        WeightsError: tensors without the shapes of a Tacotron 2.
+        WeightsError: the tensors do not have the shapes of a Tacotron 2.
     """
     shapes = {_plain(name): tuple(tensor.shape) for name, tensor in tensors.items()}
     try:
@@ -112,7 +112,7 @@ def system_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         attention_dim = shapes["decoder.attention_layer.query_layer.weight"][0]
         second_dim = shapes["decoder.decoder_rnn.weight_hh"][1]
     except (KeyError, ValueError, IndexError) as error:
-        raise WeightsError(f"{ORIGIN}: not the weights of a Tacotron 2 ({error}); fetch them again") from error
+        raise WeightsError(f"{ORIGIN}: not the weights of a Tacotron 2 ({error}); download them again") from error
     if second_dim != rnn_dim:
         raise ConfigError(f"rnn_dim: the two LSTMs are {rnn_dim} and {second_dim} wide; ours has one width for both")
     if shapes["decoder.linear_projection.weight"][0] != num_mels:
@@ -141,10 +141,10 @@ def _depth(shapes: Mapping[str, Any], part: str) -> int:
 
 
 def keywords(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor keywords of ``torchaudio.models.Tacotron2`` for whole keywords of ours.
+    """Return the constructor keywords of ``torchaudio.models.Tacotron2`` for all keywords of ours.
 
     Raises:
-        ConfigError: something that theirs does not have; the message names the key of the system.
+        ConfigError: theirs does not have something that ours has; the message names the key of the system.
     """
     refusals = (
         ("encoders.text.name", encoder["name"] != FAMILY, encoder["name"], FAMILY),
@@ -176,31 +176,43 @@ def keywords(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, A
     }
 
 
-FORMAT = "torchaudio"
+TARGET = "torchaudio"
 KEYWORDS_FILE = "tacotron2.json"
 
 
-def write_tacotron2(model: nn.Module, directory: Path) -> Path:
-    """Write ``model.safetensors`` with torchaudio's names, and the constructor's keywords in ``tacotron2.json``.
+@register("format")
+class Tacotron2Models(Format):
+    """Systems of the encoder and the head ``tacotron2``, in files that hold weights alone."""
 
-    ``model = torchaudio.models.Tacotron2(**json.load(open("DIR/tacotron2.json")))``, then ``model.load_state_dict(
-    safetensors.torch.load_file("DIR/model.safetensors"))``. How texts become symbols and sound becomes mels is not theirs to keep.
+    targets = (TARGET,)
+    takes = "systems with the head 'tacotron2'"
 
-    Raises:
-        ConfigError: another model, or something that torchaudio's does not have.
-    """
-    config: Any = config_of(model)
-    if not is_system(model) or config["head"].get("name") != FAMILY:
-        raise ConfigError(f"format: {FORMAT!r} has systems with the head 'tacotron2' only; {type(model).__name__} is none of them")
-    whole = (_whole(kind, part) for kind, part in (("encoder", config["encoders"]["text"]), ("head", config["head"])))
-    arguments = keywords(*whole)
-    with atomic_directory(directory) as folder:
-        write_tensors(from_zoo(model.state_dict()), folder / WEIGHTS_FILE)
-        (folder / KEYWORDS_FILE).write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
-    return directory
+    def recognises(self, source: Source) -> float:
+        """Go by the names of the tensors."""
+        return KEYS_SAY if recognises(source.keys) else NO
+
+    def describe(self, source: Source) -> Description:
+        """Return the system that has these shapes; nothing tells how texts become symbols, so NVIDIA's symbols are taken."""
+        return Description({"system": system_config(source.outline)}, tells_processing=False)
+
+    def read(self, source: Source, part: str = "", into: nn.Module | None = None) -> Mapping[str, Tensor]:
+        """Convert the whole system and take the part."""
+        return take_part(to_zoo(source.tensors), source, part, into)
+
+    def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:
+        """Return ``model.safetensors`` with torchaudio's names, and the constructor's keywords in ``tacotron2.json``.
+
+        ``model = torchaudio.models.Tacotron2(**json.load(open("DIR/tacotron2.json")))``, then ``model.load_state_dict(
+        safetensors.torch.load_file("DIR/model.safetensors"))``. The processing of texts and sound has no place in the files.
+        """
+        config: Any = config_of(model)
+        if not is_system(model) or config["head"].get("name") != FAMILY:
+            return None
+        whole = (_whole(kind, part) for kind, part in (("encoder", config["encoders"]["text"]), ("head", config["head"])))
+        return Export({KEYWORDS_FILE: keywords(*whole)}, lambda: from_zoo(model.state_dict()))
 
 
 def _whole(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords with the defaults of those that a config leaves out."""
+    """Return the keywords of a config, completed with the defaults."""
     defaults = {key: p.default for key, p in inspect.signature(find_part(kind, config["name"])).parameters.items()}
     return {**defaults, **config}

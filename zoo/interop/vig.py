@@ -1,4 +1,4 @@
-"""The published Vision GNN weights (``vig_*.pth``, ``pvig_*.pth``) <-> our ``vig``.
+"""Published weights of Vision GNN (``vig_*.pth``, ``pvig_*.pth``) <-> our ``vig``.
 
 Reference: huawei-noah/Efficient-AI-Backbones, ``vig_pytorch``. There every layer is a convolution and the stages of a pyramid
 lie in one flat list with the downsampling between them; here 1x1 convolutions are linear and the downsampling belongs to the
@@ -8,11 +8,18 @@ block after it.
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.interop.base import rules
+from zoo.interop.base.format import KEYS_SAY, NO, Description, Export, Format
+from zoo.interop.base.placing import EncoderNames, read_encoder
+from zoo.interop.base.recognise import not_described
 from zoo.interop.base.rules import Rule, named, under
+from zoo.interop.base.source import Source
+from zoo.interop.vit.write import refuse_family, vision_parts
+from zoo.registry import register
 
 ORIGIN = "vig"
 CLASSIFIER = ("prediction",)
@@ -20,12 +27,12 @@ NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 def _squeezed(theirs: str, ours: str) -> Rule:
-    """The weight of a 1x1 convolution as a matrix."""
+    """Return the rule that turns the weight of a 1x1 convolution into a matrix."""
     return Rule((theirs,), (ours,), lambda t: [t[0].flatten(1)], lambda t: [t[0][:, :, None, None]])
 
 
 def _normed_linear(theirs: str, ours: str) -> list[Rule]:
-    """Convolution ``.0`` and BatchNorm ``.1`` of a Sequential as one of our layers."""
+    """Return the rules that turn convolution ``.0`` and BatchNorm ``.1`` of a Sequential into one of our layers."""
     norm = named({f"{theirs}.1.{word}": f"{ours}.norm.{word}" for word in NORM})
     return [_squeezed(f"{theirs}.0.weight", f"{ours}.weight"), *named({f"{theirs}.0.bias": f"{ours}.bias"}), *norm]
 
@@ -67,38 +74,38 @@ BACKBONE_KEY = re.compile(r"backbone\.(\d+)\.(.+)")
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of a published ViG or Pyramid ViG."""
+    """Return True for the keys of a published ViG or Pyramid ViG."""
     return {"pos_embed", "stem.convs.0.weight", "backbone.0.0.graph_conv.gconv.nn.0.weight"} <= set(keys)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict of the published model to that of our ``vig``.
+    """Convert a published state dict to that of our ``vig``.
 
     Args:
-        drop: names to leave out with all below them, for example ``prediction``, which belongs to a head.
+        drop: names to leave out with all below them, for example ``prediction``, the classifier.
 
     Raises:
-        WeightsError: tensors that our encoder has no place for.
+        WeightsError: a tensor has no place in our encoder.
     """
     return rules.to_zoo(_numbered_by_block(tensors), BODY, origin=ORIGIN, drop=drop)
 
 
 def from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of our ``vig`` to the published names, without classifier.
+    """Convert the state dict of our ``vig`` to the published names, without classifier.
 
     Raises:
-        WeightsError: tensors that their model has no place for.
+        WeightsError: a tensor has no place in their model.
     """
     return _numbered_by_module(rules.from_zoo(tensors, BODY, origin=ORIGIN))
 
 
 def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``prediction.*`` of the published model to the state dict of our head ``classifier_vig``."""
+    """Convert ``prediction.*`` of the published model to the state dict of our head ``classifier_vig``."""
     return rules.to_zoo({k: v for k, v in tensors.items() if k.startswith("prediction.")}, PREDICTION, origin=ORIGIN)
 
 
 def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of our head ``classifier_vig`` to ``prediction.*``."""
+    """Convert the state dict of our head ``classifier_vig`` to ``prediction.*``."""
     return rules.from_zoo(tensors, PREDICTION, origin=ORIGIN)
 
 
@@ -121,7 +128,7 @@ def _numbered_by_block(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _numbered_by_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The other way round of ``_numbered_by_block``."""
+    """Undo ``_numbered_by_block``."""
     found = {}
     downs = sorted({int(m[1]) for m in map(BACKBONE_KEY.fullmatch, tensors) if m and m[2].startswith("down.")})
     for name, tensor in tensors.items():
@@ -133,3 +140,36 @@ def _numbered_by_module(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = f"stem.convs.{3 * int(m[2]) + (m[1] == 'norms')}.{m[3]}"
         found[name] = tensor
     return found
+
+
+@register("format")
+class VisionGraphs(Format):
+    """Image encoders ``vig`` and their classifiers in the published files, which hold weights alone."""
+
+    targets = ("vig",)
+    takes = "image encoders 'vig', alone or with the head 'classifier'"
+
+    def recognises(self, source: Source) -> float:
+        """Go by the names of the tensors."""
+        return KEYS_SAY if recognises(source.keys) else NO
+
+    def describe(self, source: Source) -> Description:
+        """Raise the error that names the way out: the files say nothing about the model."""
+        raise not_described(source)
+
+    def read(self, source: Source, part: str = "", into: nn.Module | None = None) -> Mapping[str, Tensor]:
+        """Convert the encoder, and its classifier for a system."""
+        return read_encoder(EncoderNames(recognises, to_zoo, CLASSIFIER, classifier_to_zoo), source, "image", part, into)
+
+    def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:
+        """Return the published names of an encoder, perhaps with its classifier."""
+        parts = vision_parts(model)
+        if parts is None:
+            return None
+        refuse_family(parts, "vig", target)
+
+        def tensors() -> dict[str, Tensor]:
+            head = {} if parts.head is None else classifier_from_zoo(parts.head.state_dict())
+            return from_zoo(parts.encoder.state_dict()) | head
+
+        return Export({}, tensors)

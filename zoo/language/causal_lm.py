@@ -49,6 +49,10 @@ class CausalLM(DecoderOnly):
         DataError: (forward) a text is longer than ``context_length``.
     """
 
+    silent_keywords = (
+        *("num_heads", "num_kv_heads", "head_dim", "eps", "rope_theta", "rope_scaling"),
+        *("window", "activation", "positions", "norm"),
+    )
     no_weight_decay = ("positions",)  # read by zoo.training.optim: position embeddings are 2-D but are not decayed
 
     def __init__(

@@ -50,6 +50,7 @@ class Magneto(DecoderOnly):
         DataError: (forward) a text is longer than ``context_length``.
     """
 
+    silent_keywords = ("num_heads", "eps", "positions", "xpos_scale", "embed_scale")
     window = None  # attention to all previous tokens
 
     def __init__(

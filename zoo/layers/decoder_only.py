@@ -1,6 +1,7 @@
 """Base class of decoder-only language models: padding, positions, key-value cache and packed sequences around the blocks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +30,13 @@ class DecoderOnly(LanguageModel):
     blocks: nn.ModuleList
     norm: nn.Module
     lm_head: Linear | None
+
+    @classmethod
+    def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace None by the number that it stands for."""
+        heads, dim = keywords["num_heads"], keywords["dim"]
+        meant = {"num_kv_heads": heads, "head_dim": dim // heads, "embed_scale": dim**0.5}
+        return {**keywords, **{word: value for word, value in meant.items() if word in keywords and keywords[word] is None}}
 
     @property
     def ties_words(self) -> bool:

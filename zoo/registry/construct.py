@@ -1,13 +1,12 @@
-"""Registered parts from plain configs, with keywords that are held against the constructor."""
+"""Construction of registered parts from plain configs, with checked keywords."""
 
 import inspect
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from beartype.door import is_bearable
-
 from zoo.errors import ConfigError, name_choices
+from zoo.registry.config_keys import rename_for
 from zoo.registry.parts import find_part
 
 
@@ -18,10 +17,10 @@ def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> 
         kind: registry kind.
         config: ``name`` and constructor keywords.
         key: config key, for messages.
-        given: keywords that the assembly supplies (a head's ``inputs``).
+        given: keywords that do not come from the config, for example a head's ``inputs``.
 
     Raises:
-        ConfigError: an unknown name or keyword, a value of the wrong type, or what the constructor refuses.
+        ConfigError: an unknown name or keyword, a value of the wrong type, or an error of the constructor.
     """
     refuse_code(config, key)
     keywords = dict(config)
@@ -33,10 +32,10 @@ def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> 
 
 
 def construct(part: type, keywords: Mapping[str, Any], key: str, **given: Any) -> Any:
-    """Call a constructor with checked keywords; what it refuses is said with the config key before it.
+    """Call a constructor with checked keywords; the config key is put before the constructor's own errors.
 
     Raises:
-        ConfigError: an unknown keyword, a value of the wrong type, or what the constructor refuses.
+        ConfigError: an unknown keyword, a value of the wrong type, or an error of the constructor.
     """
     checked = check_keywords(part, keywords, key, given)
     try:
@@ -46,29 +45,49 @@ def construct(part: type, keywords: Mapping[str, Any], key: str, **given: Any) -
 
 
 def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Mapping[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
-    """Hold keywords against a constructor's signature and type hints; whole numbers become floats where those are meant."""
+    """Check keywords against a constructor's signature and type hints.
+
+    A whole number becomes a float if the hint is a float; a renamed keyword gets its new name (``zoo.registry.config_keys``).
+
+    Raises:
+        ConfigError: an unknown keyword, a value of the wrong type, or a required keyword is missing.
+    """
     parameters = {name: p for name, p in inspect.signature(part).parameters.items() if name not in given}
     hints = typing.get_type_hints(part.__init__)
     checked = {}
-    for name, value in keywords.items():
+    for name, value in rename_for(part, keywords, key).items():
         if name not in parameters:
             raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(name, parameters)}")
-        hint = hints.get(name, Any)
-        value = _floats_for_whole_numbers(value, hint)
-        stray_bool = (
-            isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
-        )  # a bool is an int to Python
-        if stray_bool or not is_bearable(value, hint):
-            raise ConfigError(f"{key}.{name}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
-        checked[name] = value
+        checked[name] = checked_value(f"{key}.{name}", value, hints.get(name, Any))
     missing = [name for name, p in parameters.items() if p.default is p.empty and name not in checked]
     if missing:
         raise ConfigError(f"{key}: needs {', '.join(missing)}; set {key}.{missing[0]}=...")
     return checked
 
 
+def checked_value(key: str, value: Any, hint: Any) -> Any:
+    """Return a value after a check against its type hint; a whole number becomes a float if the hint is a float.
+
+    Raises:
+        ConfigError: a value of another type.
+    """
+    from beartype.door import is_bearable  # a fifth of a second, which a config with an unknown key does not need
+
+    value = _floats_for_whole_numbers(value, hint)
+    # Python counts a bool as an int; a config that says "true" for a number is wrong.
+    stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
+    if stray_bool or not is_bearable(value, hint):
+        raise ConfigError(f"{key}: got {value!r} ({type(value).__name__}); allowed is {_readable(hint)}")
+    return value
+
+
 def _floats_for_whole_numbers(value: Any, hint: Any) -> Any:
-    """YAML's ``1`` and ``[0, 0.5]`` where floats are meant; beartype looks at one element of a list only, drawn at random."""
+    """Return whole numbers as floats if the hint is a float, also in lists and mappings.
+
+    YAML reads ``1`` and ``[0, 0.5]`` as whole numbers. Every element of a list is converted, because beartype checks one random element.
+    """
+    from beartype.door import is_bearable
+
     if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
         return float(value)
     if isinstance(value, dict) and is_bearable({"": 1.0}, hint) and not is_bearable({"": 1}, hint):
@@ -81,11 +100,12 @@ def _floats_for_whole_numbers(value: Any, hint: Any) -> Any:
 
 
 def _readable(hint: Any) -> str:
+    """Return a type hint as an error message shows it."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")
 
 
 def refuse_code(config: Any, key: str = "") -> None:
-    """Raise ConfigError for any key that asks a framework to call or import something."""
+    """Raise ConfigError if a key has the form ``_key_``, by which frameworks such as Hydra call or import code."""
     if isinstance(config, Mapping):
         for name, value in config.items():
             here = f"{key}.{name}".strip(".")

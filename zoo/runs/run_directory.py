@@ -1,4 +1,4 @@
-"""The folder of a run: its config, environment and processor."""
+"""Directory of a run: its config, environment and processor."""
 
 import json
 import os
@@ -18,41 +18,63 @@ from torch import Tensor
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
+from zoo.registry.config_keys import with_current_names
+from zoo.registry.requirements import KEY as REQUIRES
+from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.storage.files import atomic_directory, read_yaml, real_path, write_text_atomically
 from zoo.storage.lock import alone
 from zoo.training.reference import write_initial
 from zoo.training.state import saving
 
 RUN_CONFIG, LOCK = "config.yaml", ".lock"
-PACKAGES = (
-    "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()  # whose versions matter
-)
+ENVIRONMENT = "environment.json"
+# Packages whose versions may change a run's numbers.
+PACKAGES = "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()
 
 
 def default_run_dir(config: Mapping[str, Any]) -> Path:
-    """``runs/DATE_TIME_SYSTEM_SOURCE``; under torchrun every process must be given the same ``run_dir``."""
+    """Return ``runs/DATE_TIME_SYSTEM_SOURCE``.
+
+    Raises:
+        ConfigError: several processes, which need one ``run_dir`` that is given.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("run_dir: null; with several processes give one that all share, run_dir=PATH")
+        raise ConfigError("run_dir: null; several processes need one common directory: run_dir=PATH")
     return Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config['system']['name']}_{config['data']['source']['name']}"
 
 
 def open_run_dir(run_dir: Path, config: Mapping[str, Any], system: System, initial: Mapping[str, Tensor] | None = None) -> None:
-    """Make the run's folder with its config, environment and processor; a folder that holds a run is refused.
+    """Write the processor, reference weights, environment and config of a new run.
 
-    The config is written last: a folder with a config holds all that a resumed run reads.
+    The config is written last: a directory with a config holds everything that a resumed run reads.
 
     Args:
         initial: tensors of the reference model of an objective; None if there is none.
+
+    Raises:
+        ConfigError: the directory holds a run already.
+        DataError: a file cannot be written.
     """
     if (run_dir / RUN_CONFIG).exists():
-        raise ConfigError(f"run_dir: {run_dir} holds a run already; go on with it (zoo train resume={run_dir}) or choose another")
+        raise ConfigError(f"run_dir: {run_dir} holds a run already; resume it (zoo train resume={run_dir}) or choose another directory")
     with saving(run_dir):
         with atomic_directory(run_dir / "processor") as folder:
             system.processor.save(folder)  # type: ignore[union-attr]
         if initial is not None:
             write_initial(initial, run_dir)
-        write_text_atomically(run_dir / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+        _write_environment(run_dir, describe_environment(), config, system)
         _write_config(run_dir, config)
+
+
+def _write_environment(run_dir: Path, environment: Mapping[str, Any], config: Mapping[str, Any], system: System) -> None:
+    """Write an environment together with the plug-ins that the run needs."""
+    others = {key: value for key, value in environment.items() if key != REQUIRES}
+    write_text_atomically(run_dir / ENVIRONMENT, json.dumps(others | _plugins_of(config, system), indent=2) + "\n")
+
+
+def _read_environment(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / ENVIRONMENT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
@@ -62,11 +84,11 @@ def _write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
 
 @contextmanager
 def alone_in_run(run_dir: Path) -> Iterator[None]:
-    """Lock a run's folder for one job; the lock ends with the process, even if it is killed. The first process locks for all ranks.
+    """Lock a run directory for one job until its process ends or is killed; the first process holds the lock for all ranks.
 
     Raises:
         ConfigError: another ``zoo train`` has the lock.
-        DataError: the folder cannot be written.
+        DataError: the directory cannot be written.
     """
     if int(os.environ.get("RANK", "0")):
         yield
@@ -105,19 +127,24 @@ def refuse_changes(run_dir: Path, config: Mapping[str, Any]) -> None:
         )
 
 
-def record_changes(run_dir: Path, config: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """Write the config of a resumed run if its settings changed, so that the next resume goes on with them; returns the changes."""
+def record_changes(run_dir: Path, config: Mapping[str, Any], system: System) -> dict[str, list[Any]]:
+    """Write the config of a resumed run, and the plug-ins that it needs, if its settings changed; returns the changes.
+
+    The next resume then continues with these settings.
+    """
     changes = changed_settings(run_dir, config)
     if changes:
+        _write_environment(run_dir, _read_environment(run_dir), config, system)
         _write_config(run_dir, config)
     return changes
 
 
 def read_run_config(run_dir: str | Path) -> dict[str, Any]:
-    """The resolved config of a run.
+    """Read the resolved config of a run, with old names of keys replaced.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the directory holds no run.
+        WeightsError: the run needs a plug-in that is not installed.
     """
     path = Path(run_dir) / RUN_CONFIG
     if not path.is_file():
@@ -125,11 +152,20 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     config = read_yaml(path)
     if not isinstance(config, dict) or "training" not in config:
         raise ConfigError(f"resume: {path} is not the config of a run; give the run_dir of an earlier zoo train")
-    return config
+    refuse_missing({**config, REQUIRES: _read_environment(Path(run_dir)).get(REQUIRES)}, run_dir)
+    return with_current_names(config)
+
+
+def _plugins_of(config: Mapping[str, Any], system: System) -> dict[str, Any]:
+    """Return the plug-ins of a run as an entry of its environment; empty if it uses none."""
+    own = () if config.get("evaluation") or system.head.evaluation is None else (("evaluation", system.head.evaluation),)
+    processors = (("processor", name) for name in system.processor.parts)  # type: ignore[union-attr]
+    needs = requirements(dict.fromkeys([*parts_named(config), *own, *processors]))
+    return {REQUIRES: needs} if needs else {}
 
 
 def describe_environment() -> dict[str, Any]:
-    """What a run's numbers may depend on: versions, git state, machine, command."""
+    """Return the versions, git state, machine and command, on which a run's numbers may depend."""
 
     def git(*words: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *words]

@@ -1,7 +1,7 @@
-"""Tensors of a CTranslate2 ``model.bin``, the format of faster-whisper; nothing in it can run.
+"""Tensors of a CTranslate2 ``model.bin``, the format of faster-whisper; the format holds no code.
 
 Reference: OpenNMT/CTranslate2 ``python/ctranslate2/specs/model_spec.py``. Little-endian: version, name of the specification, its
-revision, number of variables; of each its name, rank, dimensions, type, length in bytes and the bytes; then names that stand for others.
+revision, number of variables; for each its name, rank, dimensions, type, length in bytes and the bytes; then aliases of names.
 """
 
 import math
@@ -17,13 +17,13 @@ from zoo.errors import WeightsError
 NAME = "model.bin"
 VERSIONS = (4, 5, 6)  # of the format; older ones tell the size of an element instead of its type
 DTYPES = (torch.float32, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16)
-SCALE = "_scale"  # behind the name of a quantised matrix: what its numbers were multiplied with
+SCALE = "_scale"  # suffix of the factors that a quantised matrix was multiplied with
 LONGEST = 2**12  # of a name, in bytes
 MOST_DIMENSIONS = 8
 
 
 def is_ctranslate2(path: Path) -> bool:
-    """Whether a file begins as such a model does: a small number and the name of a specification."""
+    """Return True for a file that begins as such a model: a small number and the name of a specification."""
     try:
         with path.open("rb") as file:
             start = file.read(2**8)
@@ -36,16 +36,16 @@ def is_ctranslate2(path: Path) -> bool:
 
 
 def read_ctranslate2(path: Path) -> dict[str, Tensor]:
-    """All variables by name, those of quantised matrices as float32; names that stand for others are left out.
+    """Read all variables by name, quantised matrices as float32; aliases are left out.
 
     Raises:
-        WeightsError: damaged, cut short, or of a version or type that is not known.
+        WeightsError: the file is damaged or cut short, or its version or a type is unknown.
     """
     try:
         with path.open("rb") as file:
             return _unquantised(_variables(file, path))
     except (struct.error, UnicodeDecodeError, OSError, RuntimeError) as error:
-        raise WeightsError(f"{path}: a model of CTranslate2 that cannot be read ({error}); fetch it again") from error
+        raise WeightsError(f"{path}: a model of CTranslate2 that cannot be read ({error}); download it again") from error
 
 
 def _variables(file: BinaryIO, path: Path) -> dict[str, Tensor]:
@@ -58,18 +58,18 @@ def _variables(file: BinaryIO, path: Path) -> dict[str, Tensor]:
     for _ in range(_number(file, "I")):
         name, rank = _name(file), _number(file, "B")
         if rank > MOST_DIMENSIONS:
-            raise WeightsError(f"{path}: {name} has {rank} dimensions; the file is damaged: fetch it again")
+            raise WeightsError(f"{path}: {name} has {rank} dimensions; the file is damaged: download it again")
         shape = [_number(file, "I") for _ in range(rank)]
         kind, size = _number(file, "B"), _number(file, "I")
         if kind >= len(DTYPES) or math.prod(shape) * DTYPES[kind].itemsize != size:
-            raise WeightsError(f"{path}: {name} is of type {kind}, shape {shape} and {size} bytes; the file is damaged: fetch it again")
+            raise WeightsError(f"{path}: {name} is of type {kind}, shape {shape} and {size} bytes; the file is damaged: download it again")
         data = bytearray(_bytes(file, size))
         found[name] = torch.frombuffer(data, dtype=DTYPES[kind]).view(shape) if size else torch.empty(shape, dtype=DTYPES[kind])
     return found
 
 
 def _unquantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Whole numbers divided by the factor of their row, or of the whole matrix."""
+    """Divide quantised matrices by the factor of each row, or of the whole matrix."""
     found = {}
     for name, tensor in tensors.items():
         scale = tensors.get(name + SCALE)

@@ -15,15 +15,14 @@ import yaml
 from zoo.errors import DataError
 from zoo.storage.lock import held, is_held, is_running
 
-
-def read_yaml(path: Path) -> Any:
-    """Read plain YAML; tags that build objects are refused by the safe loader."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-
-
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
+
+
+def read_yaml(path: Path) -> Any:
+    """Read plain YAML; the safe loader refuses tags that build objects."""
+    loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # the loader written in C is ten times as fast
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
 
 
 @contextmanager
@@ -89,7 +88,7 @@ def _sweep(target: Path) -> None:
 
 
 def recover(target: Path) -> None:
-    """Put back a folder that a kill between two renames left under another name; does nothing if the folder stands."""
+    """Give a directory its name back if a kill between two renames left it under another name."""
     target = real_path(target)
     if not target.exists() and (old := _leftovers(target, ".old")):
         with suppress(OSError):  # another reader was faster, or this one may not write
@@ -130,10 +129,10 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_whole(output: Path, write: Callable[[TextIO], object] | bytes) -> None:
-    """Let ``write`` fill a text file that appears whole or not at all; bytes are a file as they are.
+    """Write a file that appears whole or not at all: bytes, or the text that ``write`` writes into it.
 
     Raises:
-        DataError: the output cannot be written there.
+        DataError: the output cannot be written.
     """
     output = real_path(output)
     unfinished = output.with_name(f".{output.name}.{os.getpid()}.unfinished")
@@ -141,7 +140,7 @@ def write_whole(output: Path, write: Callable[[TextIO], object] | bytes) -> None
         _sweep_unfinished(output)
         if isinstance(write, bytes):
             unfinished.write_bytes(write)
-        else:  # a file name need not be UTF-8; what is not is written as an escape, which in JSON is the right one
+        else:  # file names that are not UTF-8 are written as escapes, as JSON needs them
             with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
                 write(file)
         sync_files([unfinished])

@@ -1,4 +1,4 @@
-"""GGUF files (llama.cpp): tensors as float32, and what the file says of model and tokenizer.
+"""GGUF files (llama.cpp): tensors as float32, and the metadata of model and tokenizer.
 
 Reference: the GGUF specification; read through the ``gguf`` library, which also undoes the quantisation.
 """
@@ -17,16 +17,16 @@ MAGIC = b"GGUF"
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file is one, by its first bytes."""
+    """Return True for a GGUF file, which its first bytes tell."""
     with path.open("rb") as file:
         return file.read(4) == MAGIC
 
 
 def find_gguf(path: Path) -> Path:
-    """The one GGUF file of a directory that holds nothing else of a model; any other path as it is.
+    """Return the GGUF file of a directory without other weights; any other path is returned unchanged.
 
     Raises:
-        WeightsError: there are several.
+        WeightsError: the directory holds several GGUF files.
     """
     if not path.is_dir() or any((path / name).is_file() for name in ("config.json", "config.yaml")):
         return path
@@ -37,10 +37,10 @@ def find_gguf(path: Path) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors, as float32 [out, in].
+    """Read all tensors as float32 [out, in].
 
     Raises:
-        WeightsError: a damaged file, a kind of quantisation that the library cannot undo, or the library is not installed.
+        WeightsError: the file is damaged, the library cannot undo its quantisation, or the library is not installed.
     """
     library, reader = _import_gguf(), _reader(path)
     found = {}
@@ -53,8 +53,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read names and shapes [out, in] of all tensors.
+
+    Raises:
+        WeightsError: as ``read_tensors``.
+    """
+    return {tensor.name: tuple(int(size) for size in reversed(tensor.shape)) for tensor in _reader(path).tensors}
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What the file says of itself, by key.
+    """Read the metadata by key.
 
     Raises:
         WeightsError: as ``read_tensors``.
@@ -63,17 +72,17 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _reader(path: Path) -> Any:
-    """The file, parsed; tensors and metadata are asked for one after the other, and to parse takes seconds."""
+    """Return the parsed file; it is cached, because parsing takes seconds and shapes, metadata and tensors are read in turn."""
     library = _import_gguf()
     try:
         return _parsed(library, path, path.stat().st_mtime_ns)
     except (OSError, ValueError, IndexError, KeyError) as error:
-        raise WeightsError(f"{path}: cannot be read as GGUF ({error}); the file is damaged, fetch it again") from error
+        raise WeightsError(f"{path}: cannot be read as GGUF ({error}); the file is damaged, download it again") from error
 
 
 @lru_cache(maxsize=1)
 def _parsed(library: ModuleType, path: Path, changed: int) -> Any:
-    """``changed`` tells a file from another of its name."""
+    """Parse a file; ``changed`` is its time of change, so that a new file of the same name is parsed again."""
     return library.GGUFReader(path)
 
 

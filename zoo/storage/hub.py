@@ -9,10 +9,11 @@ from typing import Any
 from zoo.errors import ConfigError, WeightsError, first_line, name_choices
 
 CONFIG = "config.json"
+PATTERNS = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")  # files that are downloaded from the hub
 
 
 def find_file(source: str, name: str) -> Path | None:
-    """A file of a local directory or of a model on the hub (from the cache, or fetched into it); None if the model has none."""
+    """Return a file of a local directory, or of a model on the hub (from the cache or downloaded); None if the model has no such file."""
     directory = Path(source).expanduser()
     if directory.is_dir():
         return directory / name if (directory / name).is_file() else None
@@ -39,7 +40,7 @@ def find_file(source: str, name: str) -> Path | None:
 
 
 def _refuse_missing_directory(source: str, directory: Path) -> None:
-    """Raise ConfigError for what can only be meant as a directory, so that a misspelt path never waits for a network."""
+    """Raise ConfigError for a name that can only be a directory, so that a misspelt path never waits for a network."""
     if directory.parent != Path() and directory.parent.is_dir():
         beside = [path.name for path in directory.parent.iterdir() if (path / CONFIG).is_file()]
         raise ConfigError(f"transformers/{source}: no such directory; {name_choices(directory.name, beside)} (in {directory.parent})")
@@ -48,6 +49,11 @@ def _refuse_missing_directory(source: str, directory: Path) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file.
+
+    Raises:
+        ConfigError: the file cannot be read or holds something else.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -58,24 +64,33 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def fetch_hub(name: str) -> Path:
-    """The local folder of a model of the Hugging Face hub: from the cache, or fetched into it.
+    """Return the local folder of a model of the Hugging Face hub, from the cache or downloaded.
+
+    Args:
+        name: ``owner/name``, or ``owner/name@revision`` with a branch, a tag or a commit.
 
     Raises:
-        WeightsError: no such model, or no network.
+        WeightsError: there is no such model or revision, or no network.
     """
+    name, _, revision = name.partition("@")
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise WeightsError("weights: hf:// needs huggingface_hub; install it with: pip install 'multimodal-zoo[transformers]'") from error
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model"]
-    directory = Path(fetched_or_refused(lambda: snapshot_download(name, allow_patterns=patterns), f"hf://{name}"))
-    if not any(directory.glob("*.safetensors")):  # only the oldest have none; many have both, and one is enough
-        directory = Path(fetched_or_refused(lambda: snapshot_download(name, allow_patterns=[*patterns, "*.bin"]), f"hf://{name}"))
-    return directory
+    origin = f"hf://{name}@{revision}" if revision else f"hf://{name}"
+
+    def fetch(*more: str) -> Path:
+        patterns = [*PATTERNS, *more]
+        found = fetched_or_refused(lambda: snapshot_download(name, revision=revision or None, allow_patterns=patterns), origin)
+        return Path(found)
+
+    directory = fetch()
+    # Only old models have no safetensors; many have both forms, of which one is enough.
+    return directory if any(directory.glob("*.safetensors")) else fetch("*.bin")
 
 
 def fetched_or_refused(fetch: Callable[[], Any], origin: str) -> Any:
-    """Call a library that may fetch over the network; what it raises there becomes one line for a user."""
+    """Call a library that may use the network; its errors become one line for a user."""
     try:
         return fetch()
     except (OSError, RuntimeError, ValueError) as error:  # no network, no such model, no weights for it

@@ -1,28 +1,33 @@
-"""Read and write weights: safetensors, strict, atomic, never a pickle that runs code."""
+"""Read and write weights: safetensors and pickles of tensors, strict, atomic, without running any code in a file."""
 
-import json
+import argparse
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError, first_line, name_choices
-from zoo.storage.files import WEIGHTS_FILE
+from zoo.storage.envelope import plain_names, table_of
 
 STORAGES = ("fp16", "int8")
-SCALE = "::scale"  # behind the name of an int8 tensor: the factor of each row
-SMALLEST_INT8 = 4096  # numbers of a tensor; below there is nothing to gain
+SCALE = "::scale"  # suffix of the tensor that holds the factor of each row of an int8 tensor
+SMALLEST_INT8 = 4096  # numbers of a tensor; int8 saves too little on smaller ones
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+PICKLES = (b"PK", b"\x80")  # first bytes of what torch.save writes: a zip archive, or a bare pickle
 
 
 @dataclass
 class LoadReport:
-    """What fitted and what did not when weights met an architecture."""
+    """Comparison of the tensors of a file with those of an architecture, by name and shape."""
 
     matched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # the architecture has it, the file does not
@@ -31,20 +36,28 @@ class LoadReport:
 
     @property
     def fits(self) -> bool:
-        """Whether every tensor of both sides found its partner."""
+        """True if every tensor of both sides has a partner of its shape."""
         return not (self.missing or self.unexpected or self.resized)
 
     def __str__(self) -> str:
         parts = [f"{len(self.matched)} tensors fit"]
-        for word in ("missing", "unexpected", "resized"):
-            names = getattr(self, word)
+        for word, names in (("missing", self.missing), ("unexpected", self.unexpected), ("resized", self.resized)):
             if names:
                 parts.append(f"{len(names)} {word}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
         return "; ".join(parts)
 
 
+def is_safetensors(path: Path) -> bool:
+    """Return True for a file that is named ``.safetensors`` or begins as one: the size of a header, then JSON."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < LARGEST_HEADER
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read ``.safetensors``, or ``.pt`` / ``.pth`` / ``.bin`` without running any code in it.
+    """Read a safetensors file, or a file of ``torch.save`` without running any code in it; the suffix does not matter.
 
     Raises:
         WeightsError: the file is missing, damaged, of another kind, or would have run code.
@@ -52,35 +65,58 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"{path}: no such file of weights")
     try:
-        if path.suffix == ".safetensors":
-            return expand(load_file(path))
-        if path.suffix not in (".pt", ".pth", ".bin"):
-            raise WeightsError(f"{path}: {path.suffix or 'no suffix'!r} is not a kind of weights; allowed: .safetensors, .pt, .pth, .bin")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of foreign pickles that it then refuses or reads
+        if is_safetensors(path):
+            return plain_names(expand(load_file(path)), path)
+        _refuse_other_kinds(path)
+        with warnings.catch_warnings(), _harmless_objects():
+            warnings.simplefilter("ignore")  # torch warns about pickles of other programs, which it then reads or refuses
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, EOFError, OSError, RuntimeError) as error:
         raise WeightsError(f"{path}: cannot be read ({first_line(error)}); the file is damaged or not what its name says") from error
     except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named is None:
+            raise WeightsError(f"{path}: cannot be read ({first_line(error)}); the file is damaged or not what its name says") from error
         raise WeightsError(
-            f"{path}: holds more than tensors and would run code when opened, which is never done; ask its author for .safetensors"
+            f"{path}: holds Python objects beside its tensors ({named[1]}) and would run code when opened, which is never done; ask its "
+            "author for .safetensors"
         ) from error
-    return _tensors_of(loaded, path)
+    return table_of(loaded, path)
 
 
-def _tensors_of(loaded: object, path: Path) -> dict[str, Tensor]:
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]  # Lightning and open_clip wrap their weights so
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("model_state_dict"), Mapping):  # so does openai-whisper
-        sizes = {f"dims.{name}": torch.tensor(value) for name, value in loaded.get("dims", {}).items()}
-        loaded = {**loaded["model_state_dict"], **sizes}
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"{path}: holds {type(loaded).__name__}, not a table of tensors by name")
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+def _refuse_other_kinds(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if not start.startswith(PICKLES):
+        raise WeightsError(
+            f"{path}: is not a kind of weights; allowed are safetensors, files of torch.save, GGUF, CTranslate2 and TorchScript"
+        )
+
+
+def _harmless_objects() -> AbstractContextManager[object]:
+    """Allow NumPy scalars and parsed command lines in a pickle: to build them runs nothing, and training scripts write them."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in (np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64)]
+    names = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]  # before and since NumPy 2
+    return torch.serialization.safe_globals([*names, np.dtype, *kinds, argparse.Namespace])  # type: ignore[list-item]
+
+
+def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read names and shapes from the header of a safetensors file.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be read ({first_line(error)}); the file is damaged or not what its name says") from error
+    return plain_names({name: shape for name, shape in shapes.items() if not name.endswith(SCALE)}, path)
 
 
 def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
-    """Hold a model's state against tensors by name and shape, changing nothing."""
+    """Compare a model's state with tensors by name and shape; nothing is changed."""
     state = model.state_dict()
     report = LoadReport(missing=sorted(state.keys() - tensors.keys()), unexpected=sorted(tensors.keys() - state.keys()))
     for name in sorted(state.keys() & tensors.keys()):
@@ -93,10 +129,10 @@ def compare(model: nn.Module, tensors: Mapping[str, Tensor]) -> LoadReport:
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, origin: str) -> LoadReport:
-    """Load tensors where every one fits; otherwise leave the model as it was.
+    """Load tensors into a model if every one fits; otherwise leave the model as it was.
 
     Raises:
-        WeightsError: anything missing, left over or of another shape; the message counts each kind and names the first.
+        WeightsError: a tensor is missing, left over or of another shape; the message counts each kind and names the first.
     """
     report = compare(model, tensors)
     if not report.fits:
@@ -106,14 +142,14 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, origin: st
 
 
 def compress(tensors: Mapping[str, Tensor], storage: str) -> dict[str, Tensor]:
-    """Tensors in fewer bytes; ``read_tensors`` turns them back, and no model ever computes with them.
+    """Return tensors that take fewer bytes in a file; ``read_tensors`` turns them back.
 
     Args:
-        storage: "fp16", or "int8": each row (first axis) of a matrix as whole numbers from -127 to 127 and one factor, under the
-            name of the tensor with ``::scale`` behind it; what is small or a vector becomes fp16, where its range suffices.
+        storage: "fp16", or "int8": each row (first axis) of a matrix becomes whole numbers from -127 to 127 and one factor, under the
+            tensor's name with the suffix ``::scale``; small tensors and vectors become fp16 if no number overflows.
 
     Raises:
-        ConfigError: another word.
+        ConfigError: ``storage`` is another word.
     """
     if storage not in STORAGES:
         raise ConfigError(f"storage: there is no {storage!r}; {name_choices(storage, STORAGES)}")
@@ -126,7 +162,7 @@ def compress(tensors: Mapping[str, Tensor], storage: str) -> dict[str, Tensor]:
             found[name + SCALE] = scale
         else:
             fits = tensor.dtype == torch.float32 and tensor.ndim > 0 and bool((tensor.abs() < torch.finfo(torch.float16).max).all())
-            found[name] = tensor.half() if fits else tensor  # no number may become infinite
+            found[name] = tensor.half() if fits else tensor  # fp16 would make larger numbers infinite
     return found
 
 
@@ -142,25 +178,6 @@ def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors; shared storage is written once per name."""
+    """Write safetensors; tensors that share memory are written once for each name."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(plain, path, metadata={"format": "pt", **(metadata or {})})
-
-
-def read_shards(directory: Path) -> dict[str, Tensor]:
-    """The tensors of a transformers directory: ``model.safetensors``, its shards, or ``pytorch_model.bin``.
-
-    Raises:
-        WeightsError: none of them is there, or one is damaged.
-    """
-    for name in (WEIGHTS_FILE, "pytorch_model.bin"):
-        index = directory / f"{name}.index.json"
-        if index.is_file():
-            try:
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                raise WeightsError(f"{index}: cannot be read ({error!r}); fetch the directory again") from error
-            return {key: tensor for shard in shards for key, tensor in read_tensors(directory / Path(shard).name).items()}
-        if (directory / name).is_file():
-            return read_tensors(directory / name)
-    raise WeightsError(f"{directory}: holds a config.json but no {WEIGHTS_FILE} and no pytorch_model.bin; fetch the directory again")

@@ -1,14 +1,14 @@
-"""The tensors of a TorchScript archive, such as OpenAI's ``ViT-B-32.pt``, read without running anything in it.
+"""Tensors of a TorchScript archive, such as OpenAI's ``ViT-B-32.pt``, read without running anything in it.
 
-Such a file is a zip that holds code, which is never looked at, a pickle of the module's attributes, and the raw tensors. The
-pickle is read with an unpickler that knows five harmless names: a module becomes a plain holder of attributes, everything else
-is refused. Reference: torch's ``docs/source/jit.rst`` and ``torch/csrc/jit/serialization``.
+The file is a zip archive with code, which is never read, a pickle of the module's attributes, and the raw tensors. The pickle is
+read with an unpickler that knows five harmless names: a module becomes a plain holder of attributes, every other name is refused.
+Reference: torch's ``docs/source/jit.rst`` and ``torch/csrc/jit/serialization``.
 """
 
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ LISTS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollis
 
 
 class Module:
-    """Stands for a module of any class: its attributes and nothing else."""
+    """Holder of the attributes of a module of any class."""
+
+    attributes: Mapping[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
         self.attributes = dict(state) if isinstance(state, dict) else {}
@@ -58,7 +60,7 @@ class _Reader(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """A storage: the kind, its type, the file's name, where it was, how many elements."""
+        """Read a storage, given as (kind, type, file name, device, number of elements)."""
         _, dtype, name, _, count = pid
         data = bytearray(self.archive.read(f"{self.folder}/data/{name}"))
         return torch.frombuffer(data, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
@@ -71,25 +73,28 @@ def _rebuild(storage: Tensor, offset: int, shape: Sequence[int], stride: Sequenc
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is such an archive, which ``torch.load`` never reads with ``weights_only``."""
+    """Return True for a TorchScript archive, which ``torch.load`` does not read with ``weights_only``."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        parts = [name.split("/", 1)[-1] for name in archive.namelist()]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = [name.split("/", 1)[-1] for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError):
+        return False  # a damaged archive; the reader of plain files says so
     return "data.pkl" in parts and "constants.pkl" in parts
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Parameters and buffers by the names that ``state_dict`` gives them, and the root's whole numbers as tensors.
+    """Read parameters and buffers by the names of ``state_dict``, and the whole numbers of the root module as tensors.
 
     Raises:
-        WeightsError: damaged, or something in it that is no module, tensor, number or list of them.
+        WeightsError: the archive is damaged, or holds something else than modules, tensors, numbers and lists of them.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).removesuffix("/data.pkl")
             root = _Reader(archive, folder).load()
-            found = dict(_tensors(root, ""))
+            found = dict(_tensors(root, "")) if isinstance(root, Module) else {}
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: a TorchScript archive that names {error}, which is not read because it could run code; where you trust it, convert "
@@ -102,8 +107,8 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _tensors(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    for name, value in getattr(module, "attributes", {}).items():
+def _tensors(module: Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    for name, value in module.attributes.items():
         if isinstance(value, Tensor):
             yield prefix + name, value
         elif isinstance(value, int) and not isinstance(value, bool) and not prefix:

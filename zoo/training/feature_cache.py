@@ -18,10 +18,10 @@ from zoo.errors import ConfigError
 from zoo.storage.files import atomic_directory
 from zoo.types import Batch, Encoder, Sample
 
-FOLDER = "frozen"  # folder name in a run directory
+FOLDER, OLD_FOLDER = "feature_cache", "frozen"  # folder names in a run directory; the old one until the next release
 
 
-class FrozenSplit:
+class FeatureSplit:
     """Training split of stored encoder features; used in place of ``ProcessedSplit``.
 
     Args:
@@ -55,6 +55,12 @@ class FrozenSplit:
         return Batch(inputs={}, targets=targets, ids=[item.sample.id for item in items], features=features)
 
 
+def cache_folder(run_dir: Path) -> Path:
+    """Return the folder of a run's stored features; a run that began with the old folder name keeps it."""
+    old = run_dir / OLD_FOLDER
+    return old if old.exists() else run_dir / FOLDER
+
+
 def refuse_unfrozen(encoders: Mapping[str, Any]) -> None:
     """Raise ConfigError if a parameter that an encoder's features depend on is trained."""
     for modality, encoder in encoders.items():
@@ -62,8 +68,8 @@ def refuse_unfrozen(encoders: Mapping[str, Any]) -> None:
         trained = [name for name, p in encoder.named_parameters() if p.requires_grad and not name.startswith(after or ("\0",))]
         if trained:
             raise ConfigError(
-                f"training.frozen_passes: encoders.{modality}.{trained[0]} is trained, so that stored features would be outdated; "
-                f"freeze it (training.freeze), or set training.frozen_passes=0"
+                f"training.cache_features: encoders.{modality}.{trained[0]} is trained, so that stored features would be outdated; "
+                f"freeze it (training.freeze), or set training.cache_features=0"
             )
 
 
@@ -75,7 +81,7 @@ def passes_of(encoders: Collection[str], passes: int | Mapping[str, int]) -> dic
     """
     counts = dict.fromkeys(encoders, passes) if isinstance(passes, int) else dict(passes)
     if set(counts) != set(encoders) or min(counts.values()) < 1:
-        raise ConfigError(f"training.frozen_passes: got {counts}; give a number of 1 or more for each of: {', '.join(encoders)}")
+        raise ConfigError(f"training.cache_features: got {counts}; give a number of 1 or more for each of: {', '.join(encoders)}")
     return counts
 
 

@@ -21,8 +21,8 @@ from zoo.types import Batch, Encoded, FeatureHead, HeadOutput, head_of
 
 
 @runtime_checkable
-class CachedModel(Protocol):
-    """Protocol of a model that supports cached steps."""
+class GradCacheModel(Protocol):
+    """Protocol of a model that supports gradient caching."""
 
     encoders: Mapping[str, nn.Module]
     head: FeatureHead
@@ -54,18 +54,18 @@ def refuse(model: Any, accelerator: Accelerator | None = None) -> None:
     head = head_of(model)
     if not isinstance(head, FeatureHead):
         raise ConfigError(
-            f"training.accumulation: 'cached' needs a head whose loss is a function of features (clip), which {type(head).__name__} is "
+            f"training.accumulation: 'grad_cache' needs a head whose loss is a function of features (clip), which {type(head).__name__} is "
             "not; set training.accumulation=independent"
         )
     kind = accelerator.distributed_type.value if accelerator is not None else "NO"
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ConfigError(
-            f"training.accumulation: 'cached' supports one process or data-parallel processes, not {kind}; set "
+            f"training.accumulation: 'grad_cache' supports one process or data-parallel processes, not {kind}; set "
             "training.accumulation=independent"
         )
 
 
-def cached_forward_backward(model: CachedModel, batches: Sequence[Batch], accelerator: Accelerator) -> HeadOutput:
+def forward_backward_together(model: GradCacheModel, batches: Sequence[Batch], accelerator: Accelerator) -> HeadOutput:
     """Compute the gradients of the loss over all batches of all processes; they are left in the parameters.
 
     Args:
@@ -96,7 +96,7 @@ def cached_forward_backward(model: CachedModel, batches: Sequence[Batch], accele
     return output
 
 
-def _first_pass(model: CachedModel, batch: Batch, modality: str, accelerator: Accelerator, *, again: bool) -> _Pass:
+def _first_pass(model: GradCacheModel, batch: Batch, modality: str, accelerator: Accelerator, *, again: bool) -> _Pass:
     """Encode a batch, without a graph if the encoder runs again in the second pass."""
     state = _random_state(accelerator.device) if again else None
     with torch.set_grad_enabled(not again):
@@ -117,7 +117,7 @@ def _loss_pass(head: FeatureHead, passes: Sequence[_Pass], batches: Sequence[Bat
     return output
 
 
-def _second_pass(model: CachedModel, made: _Pass, accelerator: Accelerator) -> None:
+def _second_pass(model: GradCacheModel, made: _Pass, accelerator: Accelerator) -> None:
     """Encode again with a graph if needed, and backpropagate from the gradients of the features."""
     # No accelerator.backward: these gradients already contain the fp16 loss scale.
     features = made.features
@@ -127,7 +127,7 @@ def _second_pass(model: CachedModel, made: _Pass, accelerator: Accelerator) -> N
     features.backward(made.leaf.grad)
 
 
-def _features(model: CachedModel, batch: Batch, modality: str, accelerator: Accelerator) -> Tensor:
+def _features(model: GradCacheModel, batch: Batch, modality: str, accelerator: Accelerator) -> Tensor:
     with accelerator.autocast():
         return model.head.features(model.encode_batch(batch, [modality]))[modality]
 

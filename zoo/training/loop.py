@@ -19,19 +19,17 @@ from torch.optim.swa_utils import AveragedModel
 from zoo.data.loader import Cursor, ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
-from zoo.training import feature_cache as frozen
-from zoo.training import fingerprint
-from zoo.training import grad_cache as cached
+from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.accelerator import make_accelerator
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
-from zoo.training.interrupts import stop_signals
 from zoo.training.log import RunLog, cut_lines
 from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
 from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import TrainingSettings
 from zoo.training.state import load_state, save_state, saving
+from zoo.training.stop_signals import stop_signals
 from zoo.types import Batch, HeadOutput, Objective, Part
 
 log = logging.getLogger("zoo")
@@ -79,14 +77,14 @@ class Trainer:
     ) -> None:
         self.complete, self.objective = complete, objective
         self.settings, self.run_dir, self.seed = settings, run_dir, seed
-        self.data: ProcessedSplit | Packs | frozen.FrozenSplit = data
+        self.data: ProcessedSplit | Packs | feature_cache.FeatureSplit = data
         self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
         self.accelerator = accelerator or make_accelerator(settings, run_dir)
         if settings.trackers:
             self.accelerator.init_trackers("tracked")
         self.plain_model = model.to(self.accelerator.device)
-        if settings.accumulation == "cached":
-            cached.refuse(model, self.accelerator)
+        if settings.accumulation == "grad_cache":
+            grad_cache.refuse(model, self.accelerator)
         self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
         if settings.ema_decay is not None:  # before prepare(): Accelerate wraps the model's forward, which must not be copied
@@ -111,8 +109,8 @@ class Trainer:
             DataError: the loss is not finite; the message names the batch's items.
             WeightsError: the restored state differs from the saved one; the message names the first part that differs.
         """
-        if self.settings.frozen_passes:
-            self._run_frozen()
+        if self.settings.cache_features:
+            self._use_cached_features()
         train_mode(self.model, self.frozen)
         if resume:
             self._restore()
@@ -134,12 +132,12 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # other ranks may read the files of the main process afterwards
         return values
 
-    def _run_frozen(self) -> None:
+    def _use_cached_features(self) -> None:
         """Run the frozen encoders over the data, only once per run, and replace the data by their features."""
-        passes, folder = self.settings.frozen_passes, self.run_dir / frozen.FOLDER
+        passes, folder = self.settings.cache_features, feature_cache.cache_folder(self.run_dir)
         assert isinstance(self.data, ProcessedSplit)
         if self.accelerator.is_main_process:
-            frozen.keep_features(
+            feature_cache.keep_features(
                 self.plain_model.eval(),
                 self.data,
                 folder,
@@ -151,7 +149,7 @@ class Trainer:
                 tell=self.progress.prepare if self.progress is not None else None,
             )
         self.accelerator.wait_for_everyone()
-        self.data, self.num_workers = frozen.FrozenSplit(folder, len(self.data), self.data.order), 0
+        self.data, self.num_workers = feature_cache.FeatureSplit(folder, len(self.data), self.data.order), 0
 
     @property
     def final_model(self) -> nn.Module:
@@ -167,7 +165,7 @@ class Trainer:
             yield [self.complete(next(loader).to(self.accelerator.device)) for _ in range(accumulate)]
 
     def _sampler(self, *, batches: int, batch_size: int | None = None) -> StepSampler:
-        """Return the sampler of the next batches; ``batch_size``: that of a restored state, if the run goes on with another."""
+        """Return the sampler of the next batches; ``batch_size``: that of a restored state, if the run continues with another."""
         return StepSampler(
             len(self.data),
             batch_size=batch_size or self.settings.batch_size,
@@ -215,9 +213,9 @@ class Trainer:
         return {"loss": sum(losses) / max(len(losses), 1), "learning_rate": rate, "gradient_norm": norm, **metrics}
 
     def _forward_backward(self, batches: list[Batch]) -> list[HeadOutput]:
-        """Run forward and backward; returns the output of each batch (in a cached step, the common output, once per batch)."""
-        if self.settings.accumulation == "cached" and len(batches) > 1:
-            return [cached.cached_forward_backward(self.plain_model, batches, self.accelerator)] * len(batches)  # type: ignore[arg-type]
+        """Run forward and backward; returns the output of each batch (with gradient caching the common output, once per batch)."""
+        if self.settings.accumulation == "grad_cache" and len(batches) > 1:
+            return [grad_cache.forward_backward_together(self.plain_model, batches, self.accelerator)] * len(batches)  # type: ignore[arg-type]
         return [self._forward_backward_alone(batch, last=batch is batches[-1]) for batch in batches]
 
     def _forward_backward_alone(self, batch: Batch, *, last: bool) -> HeadOutput:

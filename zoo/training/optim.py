@@ -1,4 +1,4 @@
-"""Optimizer: AdamW with weight decay on matrices only, layer-wise learning rate decay, and learning rates per part."""
+"""Optimizer: AdamW with weight decay on matrices only, layer-wise learning rate decay, learning rates per part; moving average."""
 
 import re
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""What a training run tells while it runs."""
+"""Protocol of a progress display of a training run."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo.errors import ConfigError, name_choices
 from zoo.training.schedule import SCHEDULES
 
-ACCUMULATIONS = ("independent", "cached")
+ACCUMULATIONS = ("independent", "grad_cache")
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerate's
 
 
@@ -30,17 +30,17 @@ class TrainingSettings:
             fine-tuning); the head and the layers after the blocks have the full rate. None uses one rate for all.
         freeze: names of modules and parameters that are not trained, including everything below them (``encoders.image``,
             ``encoders.*.blocks.0``); frozen modules are in evaluation mode.
-        adapters: PEFT adapters by part: ``{head.language: {kind: lora, rank: 16}}`` with the arguments of
-            ``zoo.layers.adapters.Adapter``. The weights of these parts are frozen.
+        adapters: PEFT adapters by part: ``{head.language: {kind: lora, rank: 16}}``; see ``zoo.layers.adapters.Adapter``. The
+            weights of these parts are frozen.
         learning_rates: peak learning rates by part, where they differ from ``learning_rate``: ``{encoders.image: 2e-6}``. They follow
             the same schedule. A parameter uses the rate of the innermost part that contains it.
-        frozen_passes: feature cache for frozen encoders: run the encoders this many times over the data before training, with a new
+        cache_features: feature cache for frozen encoders: run the encoders this many times over the data before training, with a new
             augmentation each time, and train on the stored features. By modality if the numbers differ (``{image: 1, text: 4}``).
             Needs every encoder to be frozen up to its features. 0 runs the encoders in every step.
         clip_gradients: maximum norm of all gradients together; None disables clipping.
         accumulate: number of batches per optimizer step.
         accumulation: loss over the batches of a step. "independent": mean of the losses of each batch; a contrastive loss compares only
-            items of the same batch. "cached": one loss over all batches, as with one batch of ``accumulate * batch_size`` items, at the
+            items of the same batch. "grad_cache": one loss over all batches, as with one batch of ``accumulate * batch_size`` items, at the
             memory of one batch; trained encoders run twice (GradCache).
         precision: "fp32", "bf16" or "fp16" (autocast).
         ema_decay: decay of an exponential moving average of the weights, which is evaluated and saved instead of the weights. None
@@ -62,6 +62,9 @@ class TrainingSettings:
         ConfigError: a value is outside its range.
     """
 
+    renamed: ClassVar[dict[str, str]] = {"frozen_passes": "cache_features"}  # old names, until the next release
+    renamed_values: ClassVar[dict[str, dict[str, str]]] = {"accumulation": {"cached": "grad_cache"}}
+
     max_steps: int
     batch_size: int
     learning_rate: float
@@ -75,7 +78,7 @@ class TrainingSettings:
     freeze: Sequence[str] = ()
     adapters: dict[str, Any] = field(default_factory=dict)
     learning_rates: dict[str, float] = field(default_factory=dict)
-    frozen_passes: int | dict[str, int] = 0
+    cache_features: int | dict[str, int] = 0
     clip_gradients: float | None = 1.0
     accumulate: int = 1
     accumulation: str = "independent"
@@ -96,8 +99,8 @@ class TrainingSettings:
         for key in ("max_steps", "batch_size", "accumulate", "checkpoint_every", "keep_states", "log_every"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}: {getattr(self, key)}; allowed is 1 or more")
-        if isinstance(self.frozen_passes, int) and self.frozen_passes < 0:
-            raise ConfigError(f"frozen_passes: {self.frozen_passes}; allowed is 0 or more, or a number for each modality")
+        if isinstance(self.cache_features, int) and self.cache_features < 0:
+            raise ConfigError(f"cache_features: {self.cache_features}; allowed is 0 or more, or a number for each modality")
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate: {self.learning_rate}; allowed is above 0")
         for part, rate in self.learning_rates.items():

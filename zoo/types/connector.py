@@ -1,6 +1,8 @@
 """Base class of connectors, which turn an encoder's tokens into inputs of a language model."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -11,7 +13,17 @@ class Connector(nn.Module, ABC):
 
     ``num_tokens(n)`` is the number of real tokens made of n; ``forward`` gives as many, and nothing else computes that number. The
     constructor takes ``in_dim`` and ``out_dim`` and its own options.
+
+    Attributes:
+        silent_keywords: options that change what the weights compute but no shape of them; see ``Part``.
     """
+
+    silent_keywords: ClassVar[Sequence[str]] = ()
+
+    @classmethod
+    def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keywords in the form in which ``silent_keywords`` are compared; see ``Part.resolved``."""
+        return dict(keywords)
 
     @abstractmethod
     def num_tokens(self, n: int) -> int:
@@ -27,10 +39,10 @@ class Connector(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]: ...
 
     @classmethod
-    def refuse(cls, num_tokens: int | None, options: dict[str, object]) -> None:
-        """Raise ConfigError if the connector cannot work on an encoder's tokens; by default it works on all.
+    def refuse(cls, num_tokens: int | None, options: Mapping[str, Any]) -> None:
+        """Raise ConfigError if the connector cannot process an encoder's tokens; by default it can process all.
 
         Args:
             num_tokens: tokens of every item, in a grid of places (images); None if items differ, in the order of time (audio).
-            options: the connector's own options.
+            options: all keywords of the constructor but ``in_dim`` and ``out_dim``, defaults included.
         """

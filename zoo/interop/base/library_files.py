@@ -1,34 +1,84 @@
-"""Config files of transformers and open_clip."""
+"""Config files of transformers, open_clip and PEFT."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import WeightsError
+from zoo.errors import ConfigError, WeightsError, first_line
 from zoo.interop.base.image_preprocessing import read_preprocessing
+from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 
+ADAPTER_CONFIG = "adapter_config.json"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
     *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
     *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
 )
+WHOLE_CLIPS = ("clip", "siglip")  # model types of transformers that open_clip's directories may hold too
+CODE, QUANTISED = "auto_map", "quantization_config"
 
 
 def read_library_config(path: Path) -> dict[str, Any]:
+    """Read a ``config.json`` or ``open_clip_config.json``.
+
+    Raises:
+        WeightsError: the file cannot be read, or is no config of the library.
+        ConfigError: the config names code that comes with the model, or the weights are quantised.
+    """
+    owner = "open_clip" if path.name == OPEN_CLIP_CONFIG else "transformers"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(config, dict) or not {"architecture", "model_type", "model_cfg"} & set(config):
             raise KeyError("model_type")
     except (OSError, ValueError, KeyError) as error:
-        owner = "open_clip" if path.name == OPEN_CLIP_CONFIG else "transformers"
-        raise WeightsError(f"{path}: not a config of {owner} ({error!r}); fetch the directory again") from error
+        raise WeightsError(f"{path}: not a config of {owner} ({error!r}); download the directory again") from error
+    if config.get(CODE):
+        raise ConfigError(f"{path}: {CODE}: {config[CODE]!r} names code, which is never run; choose a model that is part of {owner}")
+    if config.get(QUANTISED):
+        raise ConfigError(f"{path}: {QUANTISED}: quantised weights are not read; give a directory with unquantised weights")
     return config
 
 
+def is_open_clip(directory: Path) -> bool:
+    """Return True for a directory of open_clip; if transformers can read it as a CLIP too, it counts as one of transformers."""
+    if not (directory / OPEN_CLIP_CONFIG).is_file():
+        return False
+    path = directory / FOREIGN_CONFIG
+    return not path.is_file() or read_library_config(path).get("model_type") not in WHOLE_CLIPS
+
+
+def find_open_clip_weights(directory: Path) -> Path:
+    """Return the file of weights in a directory of open_clip.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    for name in OPEN_CLIP_WEIGHTS:
+        if (directory / name).is_file():
+            return directory / name
+    raise WeightsError(
+        f"{directory}: holds {OPEN_CLIP_CONFIG} but no weights ({', '.join(OPEN_CLIP_WEIGHTS[:3])}, ...); download the directory again"
+    )
+
+
 def image_keywords_of(directory: Path) -> dict[str, Any]:
+    """Return the image size and preprocessing that a directory describes; empty if it does not."""
     found = read_preprocessing(str(directory))
     return {} if found is None else {"image_size": found[0], **found[1]}
 
 
 def read_optional(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Read a JSON object; empty if there is no such file.
+
+    Raises:
+        WeightsError: the file cannot be read or holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read ({first_line(error)}); download the directory again") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path}: holds {type(found).__name__}, not a JSON object; download the directory again")
+    return found

@@ -1,139 +1,169 @@
-"""Sources of weights: tensors as their origin names them."""
+"""Sources of weights: a file or a directory whose names and shapes are read first, and whose tensors are read when they are needed."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, WeightsError
-from zoo.interop import tacotron2 as torchaudio_tacotron2
-from zoo.interop.base.format import Description
-from zoo.interop.base.library_files import OPEN_CLIP_CONFIG
-from zoo.interop.causal_lm import gguf_names
-from zoo.interop.clip import open_clip
-from zoo.interop.clip.describe import is_open_clip, open_clip_weights
-from zoo.interop.formats import describe, describe_file
-from zoo.interop.whisper import encoder as whisper
-from zoo.interop.zoo_checkpoint import find_checkpoint, find_weights, load_processor, read_config
-from zoo.registry import find_part
+from zoo.interop.base.format import Description, Format
+from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, find_open_clip_weights, is_open_clip
+from zoo.interop.zoo_checkpoint import find_checkpoint, find_weights, read_config
 from zoo.storage import gguf
+from zoo.storage.containers import PICKLE_FILE, Shape, read_files, shapes_of_files, shard_files
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
-from zoo.storage.ctranslate2 import is_ctranslate2, read_ctranslate2
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
-from zoo.storage.hub import fetch_hub, fetched_or_refused
-from zoo.storage.tensors import read_shards, read_tensors
-from zoo.storage.torchscript import is_torchscript, read_torchscript
+from zoo.storage.hub import fetch_hub, fetched_or_refused, read_json_object
 
-SELF_DESCRIBING = (open_clip, whisper, gguf_names, torchaudio_tacotron2)  # files that tell the model
-TIMM = "timm://"
+TIMM, HUB = "timm://", "hf://"
+ZOO, TRANSFORMERS, OPEN_CLIP, CT2, PEFT = "zoo", "transformers", "open_clip", "CTranslate2", "PEFT"  # libraries that save directories
 
 
-@dataclass(frozen=True)
 class Source:
-    """Tensors as their origin names them."""
+    """Weights and the files beside them.
 
-    tensors: Mapping[str, Tensor]
-    origin: str
-    directory: Path | None = None
-    config: Mapping[str, Any] | None = None  # of a checkpoint that zoo wrote
-    file: Path | None = None
+    Attributes:
+        origin: the source as the user named it, for messages.
+        directory: of the files; None for a file alone or weights of timm.
+        file: a file of weights that was given alone.
+        timm: name of weights that timm downloads; empty for all others.
+        own_config: the ``config.yaml`` of a checkpoint that zoo wrote; None for all others.
+        format: found by ``zoo.interop.base.recognise.find_format``; None before.
+        description: made by ``zoo.interop.base.recognise.describe``; None before.
+    """
+
+    format: Format | None = None
+    description: Description | None = None
+
+    def __init__(
+        self,
+        origin: str,
+        *,
+        directory: Path | None = None,
+        file: Path | None = None,
+        timm: str = "",
+        own_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.origin, self.directory, self.file, self.timm, self.own_config = origin, directory, file, timm, own_config
 
     @cached_property
-    def description(self) -> Description:
-        """What a source that zoo did not write says of itself.
+    def library(self) -> str:
+        """Library that saved the directory; empty for weights alone."""
+        if self.own_config is not None or self.directory is None:
+            return "" if self.own_config is None else ZOO
+        if (self.directory / CTRANSLATE2).is_file():
+            return CT2
+        if is_open_clip(self.directory):
+            return OPEN_CLIP
+        weights = (WEIGHTS_FILE, PICKLE_FILE)
+        alone = not any((self.directory / f"{name}{end}").is_file() for name in weights for end in ("", ".index.json"))
+        return PEFT if alone and (self.directory / ADAPTER_CONFIG).is_file() else TRANSFORMERS
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Content of the ``config.json`` in the directory; empty if there is none.
 
         Raises:
-            WeightsError, ConfigError: see ``zoo.interop.formats``.
+            ConfigError: it cannot be read.
         """
-        if self.directory is not None:
-            return describe(self.directory, self.tensors)
-        if self.file is None:
-            raise WeightsError(f"{self.origin}: holds weights alone; name the model: zoo.create_model(NAME, weights={self.origin!r})")
-        return describe_file(self.file, self.tensors)
+        path = None if self.directory is None else self.directory / FOREIGN_CONFIG
+        return read_json_object(path) if path is not None and path.is_file() else {}
 
     @property
-    def describes_itself(self) -> bool:
-        """Whether it is another library's and there is a config beside its weights, or its tensors tell enough."""
-        if self.config is not None:
-            return False
-        return self.directory is not None or (self.file is not None and any(o.recognises(self.tensors) for o in SELF_DESCRIBING))
-
-    @property
-    def is_describable(self) -> bool:
-        """Whether it describes itself as a model that our parts make."""
+    def model_type(self) -> str:
+        """Model type that the config of transformers tells; empty if there is none."""
         try:
-            return self.describes_itself and self.description is not None
-        except (ConfigError, WeightsError):
-            return False
+            kind = self.config.get("model_type") if self.library == TRANSFORMERS else None
+        except ConfigError:  # a damaged config; describing the source says so
+            return ""
+        return kind if isinstance(kind, str) else ""
 
-    def processor(self) -> Processor | None:
-        """The processor that goes with the weights; None where nothing is said of it."""
-        if self.config is not None and self.directory is not None:
-            return load_processor(self.directory, self.config)
-        says_more = any(origin.recognises(self.tensors) for origin in (whisper, gguf_names))
-        alone = self.file is not None and not (self.file.parent / OPEN_CLIP_CONFIG).is_file() and not says_more
-        if not self.describes_itself or alone:
-            return None
-        parts = {m: find_part("processor", m)(**settings) for m, settings in self.description.processors().items()}
-        if self.description.tokenizer is not None:
-            parts["transcript" if "transcript" in parts else "text"].use(self.description.tokenizer)
-        if self.description.conversation is not None:
-            parts["conversation"].use(self.description.conversation)
-        return Processor(parts)
+    @cached_property
+    def weight_files(self) -> list[Path]:
+        """Files that hold the tensors.
+
+        Raises:
+            WeightsError: the directory holds none.
+        """
+        if self.directory is None or self.library == PEFT:
+            return [] if self.file is None else [self.file]
+        if self.library == TRANSFORMERS:
+            return shard_files(self.directory)
+        if self.library == OPEN_CLIP:
+            return [find_open_clip_weights(self.directory)]
+        return [self.directory / (CTRANSLATE2 if self.library == CT2 else WEIGHTS_FILE)]
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All tensors by the names of their origin.
+
+        Raises:
+            WeightsError: a file cannot be read.
+        """
+        return _timm_tensors(self.timm) if self.timm else read_files(self.weight_files)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Shape of each tensor; headers tell it if the container has one.
+
+        Raises:
+            WeightsError: a file cannot be read.
+        """
+        found = None if self.timm else shapes_of_files(self.weight_files)
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()} if found is None else found
+
+    @property
+    def outline(self) -> Mapping[str, Tensor]:
+        """Tensors with shapes and without values, for code that only looks at sizes."""
+        return {name: torch.empty(shape, device="meta") for name, shape in self.shapes.items()}
+
+    @property
+    def keys(self) -> Set[str]:
+        """Names of the tensors."""
+        return self.shapes.keys()
+
+    @property
+    def name(self) -> str:
+        """Name for a model: that of the directory, or of the file without its suffix."""
+        return self.directory.resolve().name if self.directory is not None else Path(self.origin).stem
 
 
 def read_source(source: str | Path) -> Source:
-    """Find and read a source of weights.
+    """Find a source of weights; its tensors are read later.
+
+    Args:
+        source: a directory, a file, a bundled model's name, ``timm://NAME``, or ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
 
     Raises:
-        WeightsError: not there, unreadable, or a library or network that it needs is not there.
+        WeightsError: there is no such source, or it needs a library or a network that is missing.
     """
     text = str(source)
-    for scheme, read in ((TIMM, _read_timm), ("hf://", _read_hub)):
-        if text.startswith(scheme):
-            return read(text.removeprefix(scheme))
+    if text.startswith(TIMM):
+        return Source(text, timm=text.removeprefix(TIMM))
+    if text.startswith(HUB):
+        return Source(text, directory=fetch_hub(text.removeprefix(HUB)))
     path = gguf.find_gguf(find_weights(source))
     if path.is_file():
-        return Source(_read_file(path), text, file=path)
+        return Source(text, file=path)
     if is_foreign(path):
-        return _read_foreign(path, text)
+        return Source(text, directory=path)
     directory = find_checkpoint(path)
-    return Source(read_tensors(directory / WEIGHTS_FILE), text, directory, read_config(directory))
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    if is_ctranslate2(path):
-        return read_ctranslate2(path)
-    if gguf.is_gguf(path):
-        return gguf.read_tensors(path)
-    return read_torchscript(path) if is_torchscript(path) else read_tensors(path)
-
-
-def _read_foreign(directory: Path, origin: str) -> Source:
-    if (directory / CTRANSLATE2).is_file():
-        return Source(read_ctranslate2(directory / CTRANSLATE2), origin, directory)
-    tensors = _read_file(open_clip_weights(directory)) if is_open_clip(directory) else read_shards(directory)
-    return Source(tensors, origin, directory)
+    return Source(text, directory=directory, own_config=read_config(directory))
 
 
 def is_foreign(directory: Path) -> bool:
-    """Whether a directory was saved by transformers or open_clip and not by us."""
-    theirs = any((directory / name).is_file() for name in (FOREIGN_CONFIG, OPEN_CLIP_CONFIG, CTRANSLATE2))
-    return theirs and not (directory / CONFIG_FILE).is_file()
+    """Return True for a directory that another library saved."""
+    names = (FOREIGN_CONFIG, OPEN_CLIP_CONFIG, CTRANSLATE2, ADAPTER_CONFIG)
+    return any((directory / name).is_file() for name in names) and not (directory / CONFIG_FILE).is_file()
 
 
-def _read_timm(name: str) -> Source:
+def _timm_tensors(name: str) -> dict[str, Tensor]:
     try:
         import timm
     except ImportError as error:
         raise WeightsError("weights: timm:// needs timm; install it with: pip install 'multimodal-zoo[vision]'") from error
-    return Source(fetched_or_refused(lambda: timm.create_model(name, pretrained=True).state_dict(), f"timm://{name}"), f"timm://{name}")
-
-
-def _read_hub(name: str) -> Source:
-    return _read_foreign(fetch_hub(name), f"hf://{name}")
+    return fetched_or_refused(lambda: timm.create_model(name, pretrained=True).state_dict(), f"{TIMM}{name}")

@@ -1,28 +1,43 @@
-"""Language models of ours as directories of transformers: weights, config, and the tokenizer with its chat template."""
+"""Language models as directories of transformers: weights, config, and the tokenizer with its chat template."""
 
 import inspect
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.interop.base.format import Export
 from zoo.interop.causal_lm import transformers_causal_lm
 from zoo.registry import find_part
-from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
-from zoo.storage.tensors import write_tensors
 from zoo.types import config_of, is_system, part_of
 
 MARKERS = ("<image>", "<audio>")  # that our conversations add to a tokenizer
 FAMILY = "causal_lm"
 
 
-def is_language(model: nn.Module) -> bool:
-    """Whether it is a language model, alone or as the whole of a system."""
-    return _config(model) is not None
+def language_export(model: nn.Module) -> Export | None:
+    """Return the files of a language model, alone or as the whole of a system; None for any other model.
+
+    They are ``config.json``, ``generation_config.json``, the weights and, if there is one, the tokenizer.
+
+    Raises:
+        ConfigError: transformers has no model of this form.
+    """
+    config = _config(model)
+    if config is None:
+        return None
+    inner: Any = model.get_submodule("head.language") if is_system(model) else model
+    if config["name"] == "magneto":
+        raise ConfigError("export: transformers has Kosmos's decoder inside Kosmos-2 alone; export a system with images, or use zoo.save")
+    if config["name"] != FAMILY:
+        raise ConfigError(
+            f"export: {config['name']!r} is another library's model already; save it with zoo.save, or with its own save_pretrained"
+        )
+    files = language_files(config, part_of(model, "conversation"))
+    return Export(files, lambda: language_tensors(inner.state_dict(), config))
 
 
 def _config(model: nn.Module) -> dict[str, Any] | None:
@@ -32,34 +47,8 @@ def _config(model: nn.Module) -> dict[str, Any] | None:
     return config.get("language")
 
 
-def write_language(model: nn.Module, directory: Path) -> Path:
-    """Write ``config.json``, ``generation_config.json``, ``model.safetensors`` and, where it has one, the tokenizer.
-
-    Raises:
-        ConfigError: transformers has no model of this form, or it has adapters.
-    """
-    config: Any = _config(model)
-    inner: Any = model.get_submodule("head.language") if is_system(model) else model
-    if config["name"] == "magneto":
-        raise ConfigError("export: transformers has Kosmos's decoder inside Kosmos-2 alone; export a system that sees, or use zoo.save")
-    if config["name"] != FAMILY:
-        raise ConfigError(
-            f"export: {config['name']!r} is another library's model already; save it with zoo.save, or with its own save_pretrained"
-        )
-    if config_of(model).get("adapters"):
-        raise ConfigError("export: the model has adapters; fold them into its weights first: zoo.layers.adapters.merge(model)")
-    conversation = part_of(model, "conversation")
-    files = language_files(config, conversation)
-    with atomic_directory(directory) as folder:
-        write_tensors(language_tensors(inner.state_dict(), config), folder / WEIGHTS_FILE)
-        for name, content in files.items():
-            text = content if isinstance(content, str) else json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-            (folder / name).write_text(text, encoding="utf-8", newline="")
-    return directory
-
-
 def language_tensors(state: Mapping[str, Tensor], config: Mapping[str, Any], *, prefix: str = "") -> dict[str, Tensor]:
-    """The weights under transformers' names.
+    """Return the weights under transformers' names.
 
     Args:
         config: of our ``causal_lm``; keywords that it leaves out have their defaults.
@@ -69,7 +58,7 @@ def language_tensors(state: Mapping[str, Tensor], config: Mapping[str, Any], *, 
 
 
 def language_files(config: Mapping[str, Any], conversation: Any = None) -> dict[str, Any]:
-    """The files beside the weights.
+    """Return the files beside the weights.
 
     Args:
         conversation: the processor's part that owns the tokenizer.
@@ -87,7 +76,7 @@ def language_files(config: Mapping[str, Any], conversation: Any = None) -> dict[
 
 
 def tokenizer_files(conversation: Any) -> dict[str, Any]:
-    """``tokenizer.json``, ``tokenizer_config.json`` and the chat template, without the markers that were added here."""
+    """Return ``tokenizer.json``, ``tokenizer_config.json`` and the chat template, without the markers that were added here."""
     content = json.loads(conversation.tokenizer.to_str())
     words = content["model"].get("vocab", {})
     numbers = words.values() if isinstance(words, dict) else range(len(words))  # SentencePiece's are listed in order
@@ -106,6 +95,6 @@ def tokenizer_files(conversation: Any) -> dict[str, Any]:
 
 
 def whole_keywords(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A part's keywords with the defaults of those that its config leaves out."""
+    """Return the keywords of a part's config, completed with the defaults."""
     parameters = inspect.signature(find_part(kind, config["name"])).parameters
     return {name: config.get(name, p.default) for name, p in parameters.items()}

@@ -1,8 +1,7 @@
 """Whole image-text systems of ours as directories of transformers (``CLIPModel``, ``SiglipModel``) and of open_clip."""
 
 import inspect
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.interop.base.format import Export
+from zoo.interop.base.image_preprocessing import preprocessor
 from zoo.interop.clip import open_clip, transformers_clip
 from zoo.processors.image import ImageProcessor
 from zoo.processors.text import TextProcessor
 from zoo.processors.tokenizers.library_tokenizers import is_clips, swap_ids, tokenizer_files
 from zoo.registry import find_part
-from zoo.storage.files import WEIGHTS_FILE, atomic_directory
-from zoo.storage.tensors import write_tensors
-from zoo.types import FeatureHead, SystemLike, is_system
+from zoo.types import FeatureHead, is_system
 
-Describe = Callable[[ImageProcessor], dict[str, Any]]
-CLIP_FORMATS = ("transformers", "open_clip")
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 RESIZES = {"crop": "shortest", "squash": "squash"}  # ours: open_clip's
@@ -29,8 +26,8 @@ CLEANINGS = {"punctuation": "canonicalize", "canonical": "canonicalize"}  # ours
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A system taken apart: whole keywords of its parts, its weights, and its processors."""
+class ClipParts:
+    """An image-text system taken apart: all keywords of its parts, its weights, and its processors."""
 
     image: Mapping[str, Any]
     text: Mapping[str, Any]
@@ -40,80 +37,62 @@ class Pair:
     words: TextProcessor
 
 
-def is_clip(model: nn.Module) -> bool:
-    """Whether this is an image-text system with a contrastive head."""
-    return is_system(model) and set(model.encoders) == {"image", "text"} and isinstance(model.head, FeatureHead)
-
-
-def write_clip(system: SystemLike, directory: Path, format: str, describe_images: Describe) -> Path:
-    """Write a system in one of ``CLIP_FORMATS``.
-
-    "transformers": config.json, model.safetensors, preprocessor_config.json and the tokenizer's files; ``pipeline(
-    "zero-shot-image-classification", model=DIR)`` takes it as it is. "open_clip": open_clip_model.safetensors and
-    open_clip_config.json for ``create_model_and_transforms("local-dir:DIR")``, and NAME.json, named as the directory, for
-    ``add_model_config``, after which NAME with ``pretrained=FILE`` works; that second way has OpenAI's preprocessing whatever the
-    model's own is, which open_clip then has to be told (``image_mean=...``). CLIP's cleaning of texts (ftfy, HTML) has no place in
-    a tokenizer's files; open_clip does it itself.
+def clip_parts(model: nn.Module) -> ClipParts | None:
+    """Take an image-text system with a contrastive head apart; None for any other model.
 
     Raises:
-        ConfigError: something that the format does not have; the message names the key of the system.
+        ConfigError: no other library's CLIP has encoders of these families.
     """
-    pair = take_apart(system)
-    theirs = format == "transformers"
-    tensors, files = _to_transformers(pair, describe_images) if theirs else _to_open_clip(pair, directory)
-    with atomic_directory(directory) as folder:
-        write_tensors(tensors, folder / (WEIGHTS_FILE if theirs else OPEN_CLIP_WEIGHTS))
-        for name, content in files.items():
-            (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return directory
-
-
-def take_apart(system: SystemLike) -> Pair:
-    """The parts of an image-text system.
-
-    Raises:
-        ConfigError: encoders of families that no other library's CLIP has.
-    """
-    encoders = system.config["encoders"]
+    if not is_system(model) or set(model.encoders) != {"image", "text"} or not isinstance(model.head, FeatureHead):
+        return None
+    encoders = model.config["encoders"]
     for modality, family in (("image", "vit"), ("text", "text")):
         if encoders[modality]["name"] != family:
             raise ConfigError(
                 f"encoders.{modality}: {encoders[modality]['name']!r} is in no CLIP of transformers or open_clip; allowed is {family!r}. "
                 "Save it with zoo.save"
             )
-    processor: Any = system.processor
-    image, text, head = _whole("encoder", encoders["image"]), _whole("encoder", encoders["text"]), _whole("head", system.config["head"])
-    return Pair(image, text, head, system.state_dict(), processor["image"], processor["text"])
+    processor: Any = model.processor
+    image, text, head = _whole("encoder", encoders["image"]), _whole("encoder", encoders["text"]), _whole("head", model.config["head"])
+    return ClipParts(image, text, head, model.state_dict(), processor["image"], processor["text"])
 
 
 def _whole(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords with the defaults of those that a config leaves out."""
+    """Return the keywords of a config, completed with the defaults."""
     defaults = {key: p.default for key, p in inspect.signature(find_part(kind, config["name"])).parameters.items()}
     return {**defaults, **{key: value for key, value in config.items() if key != "name"}}
 
 
-def _to_transformers(pair: Pair, describe_images: Describe) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def to_transformers(pair: ClipParts) -> Export:
+    """Return config.json, model.safetensors, preprocessor_config.json and the tokenizer's files.
+
+    ``pipeline("zero-shot-image-classification", model=DIR)`` reads them. CLIP's cleaning of texts (ftfy, HTML) has no place in a
+    tokenizer's files.
+
+    Raises:
+        ConfigError: transformers does not have something that the system has; the message names the key.
+    """
     pair, tokenizer = _with_a_late_end(pair)
     config = transformers_clip.system_config(pair.image, pair.text, pair.head)
-    images = describe_images(pair.pixels)
+    images = preprocessor(pair.pixels)
     if config["model_type"] == "siglip":
         _refuse_masks(pair, "transformers' SiglipModel")
         if images["image_processor_type"] == "ViTImageProcessor":
             images["image_processor_type"] = "SiglipImageProcessor"
     config["text_config"] |= _symbols(pair)
     files = {"config.json": config, "preprocessor_config.json": images, **tokenizer}
-    return transformers_clip.from_zoo(pair.tensors), files
+    return Export(files, lambda: transformers_clip.from_zoo(pair.tensors))
 
 
-def _symbols(pair: Pair) -> dict[str, Any]:
-    """Ids of start, end and padding, without which transformers takes its defaults; CLIP's end says where to pool, and stands already."""
+def _symbols(pair: ClipParts) -> dict[str, Any]:
+    """Return the ids of start, end and padding; CLIP's end id is left out, because the config has it already as the place to pool."""
     start = pair.words.tokenizer.encode("").ids[:-1] if pair.words.tokenizer is not None else []
     ids = {"bos_token_id": start[0] if start else None, "pad_token_id": min(pair.words.pad_token_id, pair.text["vocab_size"] - 1)}
     return ids if pair.text["causal"] else {**ids, "eos_token_id": pair.words.eot_token_id}
 
 
-def _with_a_late_end(pair: Pair) -> tuple[Pair, dict[str, Any]]:
-    """The end symbol 2 of a tokenizer that was trained here changes places with the last id: 2 means something else there."""
+def _with_a_late_end(pair: ClipParts) -> tuple[ClipParts, dict[str, Any]]:
+    """Exchange the end symbol 2 of a tokenizer that was trained here with the last id, because 2 has another meaning in transformers."""
     files = _tokenizer_files(pair.words)
     if pair.text["pool"] != "eot" or pair.text["eot_token_id"] != transformers_clip.OLD_EOS:
         return pair, files
@@ -124,7 +103,7 @@ def _with_a_late_end(pair: Pair) -> tuple[Pair, dict[str, Any]]:
     tensors = {**pair.tensors, key: pair.tensors[key][rows.to(pair.tensors[key].device)]}
     if files:
         files["tokenizer.json"] = swap_ids(files["tokenizer.json"], old, new)
-    return Pair(pair.image, {**pair.text, "eot_token_id": new}, pair.head, tensors, pair.pixels, pair.words), files
+    return ClipParts(pair.image, {**pair.text, "eot_token_id": new}, pair.head, tensors, pair.pixels, pair.words), files
 
 
 def _tokenizer_files(words: TextProcessor) -> dict[str, Any]:
@@ -142,15 +121,23 @@ def _tokenizer_files(words: TextProcessor) -> dict[str, Any]:
     )
 
 
-def _refuse_masks(pair: Pair, target: str) -> None:
-    """Raise ConfigError for padding that is masked, or missing, where the target's texts are all of full length and seen whole."""
+def _refuse_masks(pair: ClipParts, target: str) -> None:
+    """Raise ConfigError if texts are not padded to the full length, or padding is masked; the target does neither."""
     if pair.words.pad_to != "context_length":
         raise ConfigError(f"processor.text.pad_to: got {pair.words.pad_to!r}; {target} pads to the whole length: allowed is context_length")
     if pair.words.mask_padding and not pair.text["causal"]:
         raise ConfigError(f"processor.text.mask_padding: got true; {target} sees its padding: allowed is false")
 
 
-def _to_open_clip(pair: Pair, directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def to_open_clip(pair: ClipParts, directory: Path) -> Export:
+    """Return open_clip_model.safetensors, open_clip_config.json, and NAME.json, named as the directory.
+
+    ``create_model_and_transforms("local-dir:DIR")`` reads the first two. NAME.json is for ``add_model_config``, after which NAME with
+    ``pretrained=FILE`` works; open_clip then uses OpenAI's preprocessing unless it is given the model's own (``image_mean=...``).
+
+    Raises:
+        ConfigError: open_clip does not have something that the system has; the message names the key.
+    """
     model = open_clip.system_config(pair.image, pair.text, pair.head)
     if not pair.text["causal"] or pair.text["pool"] == "last":
         _refuse_masks(pair, "open_clip's CLIP")
@@ -167,10 +154,11 @@ def _to_open_clip(pair: Pair, directory: Path) -> tuple[dict[str, Tensor], dict[
         model["text_cfg"] |= {"hf_tokenizer_name": directory.name, **clean} if files else {}  # of a local-dir the directory itself is taken
         flat |= {"hf_tokenizer_name": here, **clean} if files else {}
     config = {"model_cfg": model, "preprocess_cfg": _preprocess_config(pair)}
-    return open_clip.from_zoo(pair.tensors), {OPEN_CLIP_CONFIG: config, f"{directory.name}.json": {**model, "text_cfg": flat}, **files}
+    contents = {OPEN_CLIP_CONFIG: config, f"{directory.name}.json": {**model, "text_cfg": flat}, **files}
+    return Export(contents, lambda: open_clip.from_zoo(pair.tensors), OPEN_CLIP_WEIGHTS)
 
 
-def _preprocess_config(pair: Pair) -> dict[str, Any]:
+def _preprocess_config(pair: ClipParts) -> dict[str, Any]:
     pixels = pair.pixels
     for key, value, legal in (
         ("resize", pixels.resize, tuple(RESIZES)),

@@ -1,41 +1,31 @@
-"""Kosmos of ours, with Kosmos-2's parts, as directories of transformers (``Kosmos2ForConditionalGeneration``)."""
+"""Kosmos with Kosmos-2's parts, as directories of transformers (``Kosmos2ForConditionalGeneration``)."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from zoo.errors import ConfigError
+from zoo.interop.base.format import Export
+from zoo.interop.base.image_preprocessing import preprocessor
 from zoo.interop.causal_lm.write import tokenizer_files, whole_keywords
 from zoo.interop.kosmos2 import names as transformers_kosmos2
-from zoo.processors.image import ImageProcessor
-from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
-from zoo.storage.tensors import write_tensors
-from zoo.types import SystemLike, is_system
+from zoo.types import SystemLike, is_system, part_of
 
-Describe = Callable[[ImageProcessor], dict[str, Any]]
 FAMILIES = {"image": "vit", "language": "magneto"}
 
 
-def is_kosmos(model: nn.Module) -> bool:
-    """Whether it is a system with encoders and the head ``kosmos``."""
-    return is_system(model) and bool(model.encoders) and (model.config.get("head") or {}).get("name") == "kosmos"
+def kosmos_export(system: nn.Module) -> Export | None:
+    """Return weights, ``config.json``, and the processor with its tokenizer if there is one; None for another family.
 
-
-def write_kosmos(system: SystemLike, directory: Path, describe_images: Describe) -> Path:
-    """Write weights, ``config.json``, and the processor with its tokenizer where there is one.
-
-    Theirs sets the vector of token 1, its padding, to zero when it is loaded.
+    When theirs is loaded, it sets the vector of token 1, its padding, to zero.
 
     Raises:
-        ConfigError: something that their model does not have; the message names the key of the system.
+        ConfigError: their model does not have something that the system has; the message names the key of the system.
     """
+    if not is_system(system) or not system.encoders or (system.config.get("head") or {}).get("name") != "kosmos":
+        return None
     config = system.config
-    if config.get("adapters"):
-        raise ConfigError("export: the model has adapters; fold them into its weights first: zoo.layers.adapters.merge(model)")
     families = {m: part["name"] for m, part in config["encoders"].items()} | {"language": config["head"]["language"]["name"]}
     if families != FAMILIES:
         raise ConfigError(
@@ -45,22 +35,16 @@ def write_kosmos(system: SystemLike, directory: Path, describe_images: Describe)
     parts = ("encoder", config["encoders"]["image"]), ("head", config["head"]), ("language", config["head"]["language"])
     image, head, language = (whole_keywords(kind, words) for kind, words in parts)
     content = transformers_kosmos2.config(image, head, language)
-    files = _processor(system, describe_images)
+    files = _processor(system)
     ids = files.get("generation_config.json", {})
     content["text_config"] |= {key: ids.get(key) for key in ("bos_token_id", "eos_token_id")}
-    with atomic_directory(directory) as folder:
-        write_tensors(transformers_kosmos2.from_zoo(system.state_dict()), folder / WEIGHTS_FILE)
-        for name, value in {**files, FOREIGN_CONFIG: content}.items():
-            text = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-            (folder / name).write_text(text, encoding="utf-8", newline="")
-    return directory
+    return Export({**files, FOREIGN_CONFIG: content}, lambda: transformers_kosmos2.from_zoo(system.state_dict()))
 
 
-def _processor(system: SystemLike, describe_images: Describe) -> dict[str, Any]:
-    """The files of their processor: of images alone where there is no tokenizer yet."""
-    parts: Any = system.processor
-    images = _clip_images(describe_images(parts["image"]))
-    conversation = getattr(parts, "parts", {}).get("conversation")
+def _processor(system: SystemLike) -> dict[str, Any]:
+    """Return the files of their processor; of images alone if there is no tokenizer yet."""
+    images = _clip_images(preprocessor(part_of(system, "image")))
+    conversation = part_of(system, "conversation")
     if conversation is None or not conversation.is_fitted:
         return {"preprocessor_config.json": images}
     _refuse_padding(conversation)
@@ -80,14 +64,14 @@ def _processor(system: SystemLike, describe_images: Describe) -> dict[str, Any]:
 
 
 def _clip_images(described: dict[str, Any]) -> dict[str, Any]:
-    """Images that are squashed to a square, by CLIP's processor, which Kosmos-2 has."""
+    """Describe images that are squashed to a square with CLIP's processor, which Kosmos-2 uses."""
     if described["image_processor_type"] != "ViTImageProcessor":
         return described
     return {**described, "image_processor_type": "CLIPImageProcessor", "do_center_crop": True, "crop_size": described["size"]}
 
 
 def _refuse_padding(conversation: Any) -> None:
-    """Raise ConfigError where the id that theirs takes for padding, and counts no position for, is that of a word."""
+    """Raise ConfigError if a word has the id that theirs takes for padding, for which it counts no position."""
     word = conversation.tokenizer.id_to_token(transformers_kosmos2.PADDING)
     if word is not None and word not in conversation.symbols.special:
         raise ConfigError(

@@ -1,42 +1,34 @@
-"""Language models of ours that see, as directories of transformers (``LlavaForConditionalGeneration``)."""
+"""Language models with images, as directories of transformers (``LlavaForConditionalGeneration``)."""
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.interop.base.format import Export
+from zoo.interop.base.image_preprocessing import preprocessor
 from zoo.interop.causal_lm.write import language_files, whole_keywords
 from zoo.interop.llava import names as transformers_llava
-from zoo.processors.image import ImageProcessor
-from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
-from zoo.storage.tensors import write_tensors
 from zoo.types import SystemLike, is_system, part_of
 
-Describe = Callable[[ImageProcessor], dict[str, Any]]
 MARKER = "<image>"
 TABLES = ("head.language.embedding.weight", "head.language.lm_head.weight")  # with a row for each word
 STEP = 64  # they are lengthened to a multiple of it
 
 
-def is_llava(model: nn.Module) -> bool:
-    """Whether it is a language model with encoders."""
-    return is_system(model) and bool(model.encoders) and model.head.language is not None
+def llava_export(system: nn.Module) -> Export | None:
+    """Return weights, ``config.json``, ``preprocessor_config.json``, and the tokenizer if there is one; None for another family.
 
-
-def write_llava(system: SystemLike, directory: Path, describe_images: Describe) -> Path:
-    """Write weights, ``config.json``, ``preprocessor_config.json``, and the tokenizer where there is one.
-
-    Theirs needs a row of the table of words for the marker of images. Where ours has none, the table is lengthened by rows that are
-    the mean of all, whose scores never are the highest.
+    Theirs needs a row of the word table for the marker of images. If ours has none, the table is lengthened by rows that are the mean
+    of all rows, whose scores never are the highest.
 
     Raises:
-        ConfigError: something that their model does not have; the message names the key of the system.
+        ConfigError: their model does not have something that the system has; the message names the key of the system.
     """
+    if not is_system(system) or not system.encoders or (system.config.get("head") or {}).get("name") != "llava":
+        return None
     image, head, language = _keywords(system)
     conversation: Any = part_of(system, "conversation")
     known = conversation is not None and conversation.is_fitted
@@ -57,25 +49,23 @@ def write_llava(system: SystemLike, directory: Path, describe_images: Describe) 
             "num_additional_image_tokens": prefix,
             "vision_feature_select_strategy": config["vision_feature_select_strategy"],
         }
-    files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": describe_images(system.processor["image"])}  # type: ignore[index]
-    tensors = {name: _lengthened(t, words["vocab_size"]) if name in TABLES else t for name, t in system.state_dict().items()}
-    with atomic_directory(directory) as folder:
-        write_tensors(transformers_llava.from_zoo(tensors, words), folder / WEIGHTS_FILE)
-        for name, content in files.items():
-            text = content if isinstance(content, str) else json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-            (folder / name).write_text(text, encoding="utf-8", newline="")
-    return directory
+    files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": preprocessor(system.processor["image"])}
+
+    def tensors() -> dict[str, Tensor]:
+        state = system.state_dict()
+        state = {name: _lengthened(t, words["vocab_size"]) if name in TABLES else t for name, t in state.items()}
+        return transformers_llava.from_zoo(state, words)
+
+    return Export(files, tensors)
 
 
 def _keywords(system: SystemLike) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Whole keywords of image encoder, head and language model.
+    """Return all keywords of image encoder, head and language model.
 
     Raises:
-        ConfigError: other parts than theirs has.
+        ConfigError: the system has other parts than their model.
     """
     config = system.config
-    if config.get("adapters"):
-        raise ConfigError("export: the model has adapters; fold them into its weights first: zoo.layers.adapters.merge(model)")
     families = {m: part["name"] for m, part in config["encoders"].items()} | {"language": config["head"]["language"]["name"]}
     if families != {"image": "vit", "language": "causal_lm"}:
         raise ConfigError(
@@ -93,7 +83,7 @@ def _lengthened(table: Tensor, rows: int) -> Tensor:
 
 
 def _keep_marker(content: dict[str, Any], marker: int) -> None:
-    """Put the marker of images among a tokenizer's added tokens, where it was left out."""
+    """Put the marker of images among a tokenizer's added tokens, if it was left out."""
     if all(token["content"] != MARKER for token in content["added_tokens"]):
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
         content["added_tokens"].append({"id": marker, "content": MARKER, "special": True, **flags})

@@ -1,34 +1,54 @@
-"""Text encoders of ours, alone or with the head of their pre-training, as directories of transformers."""
+"""Text encoders, alone or with the head of their pre-training, as directories of transformers."""
 
 import inspect
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.interop.base.format import Export
 from zoo.interop.text_encoders import albert as transformers_albert
 from zoo.interop.text_encoders import bert as transformers_bert
 from zoo.interop.text_encoders import roberta as transformers_roberta
 from zoo.interop.text_encoders import t5 as transformers_t5
 from zoo.processors.tokenizers.library_tokenizers import find_mask, tokenizer_files
 from zoo.registry import find_part
-from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
-from zoo.storage.tensors import write_tensors
 from zoo.types import config_of, is_system, part_of
 
 FAMILIES = ("bert", "albert", "t5")
-POOLINGS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}  # ours: sentence-transformers'
+POOLINGS = {
+    "mean": "pooling_mode_mean_tokens",
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+}  # ours: sentence-transformers'
 UNKNOWN = ("[UNK]", "<unk>")
 
 
-def is_text(model: nn.Module) -> bool:
-    """Whether it is a text encoder that transformers has, alone or with the head ``bert``."""
-    return (_encoder_config(model) or {}).get("name") in FAMILIES
+def text_export(model: nn.Module) -> Export | None:
+    """Return ``config.json``, the weights and, if there is one, the tokenizer; None for a model of another family.
+
+    An encoder that pools in another way than BERT gets the files of sentence-transformers that describe its pooling.
+
+    Raises:
+        ConfigError: transformers has no model of this form.
+    """
+    config = _encoder_config(model)
+    if config is None or config.get("name") not in FAMILIES:
+        return None
+    arguments = _whole("encoder", config)
+    origin = origin_of(arguments)
+    head = _whole("head", model.config["head"]) if is_system(model) else None
+    theirs = origin.config(arguments, head)
+    words: Any = part_of(model, "text")
+    files = {FOREIGN_CONFIG: theirs, **(_tokenizer_files(words) if words is not None and words.is_fitted else {})}
+    if words is not None and words.is_fitted:
+        theirs["pad_token_id"] = _padding(theirs, words)
+    if head is None and arguments["name"] != "t5":
+        files |= _sentence_files(arguments)
+    return Export(files, lambda: _tensors(model, origin))
 
 
 def _encoder_config(model: nn.Module) -> dict[str, Any] | None:
@@ -39,38 +59,8 @@ def _encoder_config(model: nn.Module) -> dict[str, Any] | None:
     return config["encoders"]["text"] if alone else None
 
 
-def write_text(model: nn.Module, directory: Path) -> Path:
-    """Write ``config.json``, ``model.safetensors`` and, where it has one, the tokenizer.
-
-    An encoder that pools otherwise than BERT gets the files of sentence-transformers that say how.
-
-    Raises:
-        ConfigError: transformers has no model of this form, or it has adapters.
-    """
-    if config_of(model).get("adapters"):
-        raise ConfigError("export: the model has adapters; fold them into its weights first: zoo.layers.adapters.merge(model)")
-    arguments = _whole("encoder", _encoder_config(model) or {})
-    origin = origin_of(arguments)
-    head = _whole("head", model.config["head"]) if is_system(model) else None
-    config = origin.config(arguments, head)
-    tensors = _tensors(model, origin)
-    words: Any = part_of(model, "text")
-    files = {FOREIGN_CONFIG: config, **(_tokenizer_files(words) if words is not None and words.is_fitted else {})}
-    if words is not None and words.is_fitted:
-        config["pad_token_id"] = _padding(config, words)
-    if head is None and arguments["name"] != "t5":
-        files |= _sentence_files(arguments)
-    with atomic_directory(directory) as folder:
-        write_tensors(tensors, folder / WEIGHTS_FILE)
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return directory
-
-
 def origin_of(arguments: Mapping[str, Any]) -> ModuleType:
-    """Which model of transformers an encoder is: where positions begin tells RoBERTa from BERT."""
+    """Return the module of an encoder's model in transformers; RoBERTa differs from BERT in the row of its first position."""
     if arguments["name"] == "bert":
         return transformers_bert if arguments["padding_row"] is None else transformers_roberta
     return {"albert": transformers_albert, "t5": transformers_t5}[arguments["name"]]
@@ -84,7 +74,11 @@ def _tensors(model: nn.Module, origin: ModuleType) -> dict[str, Tensor]:
 
 
 def _padding(config: Mapping[str, Any], words: Any) -> int:
-    """Where the config says on which row of the table of positions padding stands, it must stay."""
+    """Return the id of the padding.
+
+    Raises:
+        ConfigError: RoBERTa's config gives the padding another row of the position table.
+    """
     ours = config.get("pad_token_id")
     if config["model_type"] == transformers_roberta.MODEL_TYPE and ours != words.pad_token_id:
         raise ConfigError(
@@ -95,7 +89,7 @@ def _padding(config: Mapping[str, Any], words: Any) -> int:
 
 
 def _whole(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords with the defaults of those that a config leaves out."""
+    """Return the keywords of a config, completed with the defaults."""
     defaults = {key: p.default for key, p in inspect.signature(find_part(kind, config["name"])).parameters.items()}
     return {**defaults, **config}
 

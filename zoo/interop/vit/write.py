@@ -1,14 +1,14 @@
-"""Models of ours as others' files: a transformers directory, or weights under timm's or a paper's names."""
+"""Image encoders of ours, perhaps with a classifier, under the names of transformers and timm."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.interop import vig
+from zoo.interop.base.format import Export
 from zoo.interop.base.image_preprocessing import preprocessor
 from zoo.interop.clip import transformers_clip
 from zoo.interop.vit import timm_vit, transformers_dinov2, transformers_vit
@@ -16,69 +16,67 @@ from zoo.processors.image import ImageProcessor
 from zoo.registry import find_part
 from zoo.registry.construct import build_part
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
-from zoo.types import config_of, is_system, processor_of
+from zoo.types import Encoder, config_of, encoders_of, head_of, is_system, processor_of
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What is exported: an image encoder with its whole keywords, and perhaps a classifier."""
+class VisionParts:
+    """An image encoder with all its keywords and its image processor, and perhaps the head of a system."""
 
-    encoder: nn.Module
+    encoder: Encoder
     family: str
     arguments: Mapping[str, Any]
     head: nn.Module | None
     processor: ImageProcessor
 
 
-def parts_of(model: nn.Module) -> Parts:
-    """Take an image encoder, or a classifier of images, apart.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    system = model if is_system(model) else None
-    encoder: Any = model if system is None else dict(system.encoders).get("image")
-    config = config_of(model).get("encoder") if system is None else system.config["encoders"].get("image")
-    alone = system is None or (len(system.encoders) == 1 and hasattr(system.head, "linear"))
-    if config is None or not alone or encoder.modality != "image":
-        raise ConfigError(f"export: {type(model).__name__} is no image encoder and no classifier of images; only these can be exported")
-    keywords = {key: value for key, value in config.items() if key != "name"}
-    defaults = {key: p.default for key, p in inspect.signature(find_part("encoder", config["name"])).parameters.items()}
-    settings = {"image_size": encoder.image_size, **getattr(encoder, "preprocessing", {})}
+def vision_parts(model: nn.Module) -> VisionParts | None:
+    """Take an image encoder, or a classifier of images, apart; None for any other model."""
+    encoders, config = encoders_of(model), config_of(model)
+    words = config["encoders"].get("image") if is_system(model) else config.get("encoder")
+    head = head_of(model)
+    if set(encoders) != {"image"} or words is None or (is_system(model) and config["head"].get("name") != "classifier"):
+        return None
+    encoder = encoders["image"]
+    keywords = {key: value for key, value in words.items() if key != "name"}
+    defaults = {key: p.default for key, p in inspect.signature(find_part("encoder", words["name"])).parameters.items()}
+    settings = {"image_size": encoder.image_size, **encoder.preprocessing}
     saved = processor_of(model)
     processor = saved["image"] if saved is not None else build_part("processor", {"name": "image", **settings}, "processor.image")
-    return Parts(encoder, config["name"], {**defaults, **keywords}, None if system is None else cast(nn.Module, system.head), processor)
+    return VisionParts(encoder, words["name"], {**defaults, **keywords}, head, processor)
 
 
-def _refuse_family(parts: Parts, family: str, format: str) -> None:
+def refuse_family(parts: VisionParts, family: str, format: str) -> None:
+    """Raise ConfigError for an image encoder of another family than the target has."""
     if parts.family != family:
         raise ConfigError(f"format: {format!r} has no {parts.family!r}, only {family!r}; choose another, or save it with zoo.save")
 
 
-def _to_timm(parts: Parts) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    _refuse_family(parts, "vit", "timm")
-    head = {} if parts.head is None else timm_vit.classifier_from_zoo(_linear_only(parts.head, "timm"))
+def to_timm(parts: VisionParts) -> Export:
+    """Return weights with the names of timm's ``VisionTransformer``; timm has no file for the sizes.
+
+    Raises:
+        ConfigError: the head is no plain linear classifier.
+    """
+    head = {} if parts.head is None else _linear_only(parts.head, "timm")
     registers = bool(parts.arguments["num_registers"])  # timm's carry no position, nor does the class token before them
-    return {}, timm_vit.from_zoo(parts.encoder.state_dict(), no_embed_class=registers) | head
+
+    def tensors() -> dict[str, Tensor]:
+        encoder = timm_vit.from_zoo(parts.encoder.state_dict(), no_embed_class=registers)
+        return encoder | (timm_vit.classifier_from_zoo(head) if head else {})
+
+    return Export({}, tensors)
 
 
-def _to_vig(parts: Parts) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    _refuse_family(parts, "vig", "vig")
-    head = {} if parts.head is None else vig.classifier_from_zoo(parts.head.state_dict())
-    return {}, vig.from_zoo(parts.encoder.state_dict()) | head
+def to_transformers(parts: VisionParts) -> Export:
+    """Return the directory of the first model of transformers that has the encoder's form.
 
-
-def _to_transformers(parts: Parts) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    _refuse_family(parts, "vit", "transformers")
-    state = parts.encoder.state_dict()
+    Raises:
+        ConfigError: transformers has no model of this form, or no image processor like ours.
+    """
     files = {"preprocessor_config.json": preprocessor(parts.processor)}
     if parts.head is not None:
-        weights = _linear_only(parts.head, "transformers")
-        names: Any = parts.head.class_names or [f"LABEL_{i}" for i in range(len(weights["linear.bias"]))]
-        labels = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
-        config = {**transformers_vit.config(parts.arguments), **labels, "architectures": ["ViTForImageClassification"]}
-        tensors = transformers_vit.from_zoo(state, prefix="vit.") | transformers_vit.classifier_from_zoo(weights)
-        return {**files, FOREIGN_CONFIG: config}, tensors
+        return _classifier(parts, files)
     reasons = []
     for origin in (transformers_vit, transformers_dinov2, transformers_clip):
         try:
@@ -86,8 +84,22 @@ def _to_transformers(parts: Parts) -> tuple[dict[str, Any], dict[str, Tensor]]:
         except ConfigError as error:
             reasons.append(str(error))
         else:
-            return {**files, FOREIGN_CONFIG: config}, origin.from_zoo(state)
+            return Export({**files, FOREIGN_CONFIG: config}, lambda origin=origin: origin.from_zoo(parts.encoder.state_dict()))
     raise ConfigError("format: 'transformers' has no model of this form: " + "; ".join(reasons))
+
+
+def _classifier(parts: VisionParts, files: Mapping[str, Any]) -> Export:
+    head: Any = parts.head
+    weights = _linear_only(head, "transformers")
+    names = head.class_names or [f"LABEL_{i}" for i in range(len(weights["linear.bias"]))]
+    labels = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
+    config = {**transformers_vit.config(parts.arguments), **labels, "architectures": ["ViTForImageClassification"]}
+
+    def tensors() -> dict[str, Tensor]:
+        encoder = transformers_vit.from_zoo(parts.encoder.state_dict(), prefix="vit.")
+        return encoder | transformers_vit.classifier_from_zoo(weights)
+
+    return Export({**files, FOREIGN_CONFIG: config}, tensors)
 
 
 def _linear_only(head: nn.Module, format: str) -> dict[str, Tensor]:
@@ -95,10 +107,3 @@ def _linear_only(head: nn.Module, format: str) -> dict[str, Tensor]:
     if set(state) != {"linear.weight", "linear.bias"}:
         raise ConfigError(f"format: {format!r} has plain linear classifiers only; this head also has {', '.join(sorted(state))}")
     return state
-
-
-FORMATS: dict[str, Callable[[Parts], tuple[dict[str, Any], dict[str, Tensor]]]] = {
-    "transformers": _to_transformers,
-    "timm": _to_timm,
-    "vig": _to_vig,
-}

@@ -1,4 +1,4 @@
-"""Systems that transcribe as a directory of transformers, or as the file of weights that openai-whisper reads."""
+"""Whisper systems as a directory of transformers, or as the file of weights that openai-whisper reads."""
 
 import inspect
 import json
@@ -8,79 +8,68 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, processors
-from torch import nn
+from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.interop.base.format import Export
 from zoo.interop.whisper import system as whisper_system
 from zoo.interop.whisper.names import OPENAI
 from zoo.processors.media.log_mel import WHISPER
 from zoo.processors.tokenizers.library_tokenizers import TOKENIZER_CONFIG, TOKENIZER_FILE
 from zoo.registry import find_part
-from zoo.storage.files import WEIGHTS_FILE, atomic_directory
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
-from zoo.storage.tensors import write_tensors
-from zoo.types import SystemLike, config_of, is_system
+from zoo.types import config_of, is_system, part_of
 
-FORMAT = "openai-whisper"
+TARGET = "openai-whisper"
 FILE = "model.pt"
 LATEST_START = 50  # timestamps up to 1 s may begin a transcript, in every published model
 
 
-def is_whisper(model: nn.Module) -> bool:
-    """Whether it is a system of the encoder and the head ``whisper``."""
-    config: Any = config_of(model)
-    return is_system(model) and {config["head"].get("name"), *(e.get("name") for e in config["encoders"].values())} == {"whisper"}
-
-
-def write_whisper(model: nn.Module, directory: Path, format: str) -> Path:
-    """Write the weights, and for transformers what goes with them: config, generation config, feature extractor, tokenizer.
+def whisper_export(model: nn.Module, target: str) -> Export | None:
+    """Return the weights, and for transformers the configs, the feature extractor and the tokenizer; None for another family.
 
     openai-whisper reads ``whisper.load_model("DIR/model.pt")``; it has the tokenizers of the published models alone.
 
     Raises:
-        ConfigError: another model, adapters, or something that the target does not have.
+        ConfigError: the target does not have something that the system has.
     """
-    if not is_system(model) or not is_whisper(model):
-        raise ConfigError(
-            f"format: {FORMAT!r} has systems of the encoder and the head 'whisper' only; {type(model).__name__} is none of them"
-        )
-    encoder, head = _whole("encoder", model.config["encoders"]["audio"]), _whole("head", model.config["head"])
-    if format == FORMAT:
-        return _write_openai(model, directory, whisper_system.dimensions(encoder, head))
-    parts: Mapping[str, Any] = getattr(model.processor, "parts", {})
-    words = parts.get("transcript")
-    config = whisper_system.config(encoder, head)
-    files: dict[str, Any] = {FOREIGN_CONFIG: config, "preprocessor_config.json": _feature_extractor(encoder)}
+    config: Any = config_of(model)
+    names = {config["head"].get("name"), *(e.get("name") for e in config["encoders"].values())} if is_system(model) else set()
+    if names != {"whisper"}:
+        return None
+    encoder, head = _whole("encoder", config["encoders"]["audio"]), _whole("head", config["head"])
+    if target == TARGET:
+        dimensions = whisper_system.dimensions(encoder, head)
+        return Export({}, lambda: _openai_tensors(model), FILE, lambda tensors, path: _save_openai(dimensions, tensors, path))
+    words = part_of(model, "transcript")
+    theirs = whisper_system.config(encoder, head)
+    files: dict[str, Any] = {FOREIGN_CONFIG: theirs, "preprocessor_config.json": _feature_extractor(encoder)}
     if words is not None:
         ids = {"bos_token_id": words.eot, "eos_token_id": words.eot, "pad_token_id": words.eot, "decoder_start_token_id": words.sot}
-        config |= ids
-        files["generation_config.json"] = {**ids, **_generation(words, model.head, head["context_length"])}
-    with atomic_directory(directory) as folder:
-        write_tensors(whisper_system.from_zoo(model.state_dict()), folder / WEIGHTS_FILE)
-        if words is not None and words.is_fitted:
-            whole_tokenizer(words).save(str(folder / TOKENIZER_FILE))
+        theirs |= ids
+        files["generation_config.json"] = {**ids, **_generation(words, model.get_submodule("head"), head["context_length"])}
+        if words.is_fitted:
+            files[TOKENIZER_FILE] = whole_tokenizer(words).to_str(pretty=True)
             files[TOKENIZER_CONFIG] = _tokenizer_config(head["context_length"], words.source)
-        for name, content in files.items():
-            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    return directory
+    return Export(files, lambda: whisper_system.from_zoo(model.state_dict()))
 
 
-def _write_openai(model: SystemLike, directory: Path, dimensions: dict[str, int]) -> Path:
-    state = whisper_system.from_zoo(model.state_dict(), origin=OPENAI.name)
-    with atomic_directory(directory) as folder:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        torch.save({"dims": dimensions, "model_state_dict": plain}, folder / FILE)
-    return directory
+def _openai_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return whisper_system.from_zoo(model.state_dict(), origin=OPENAI.name)
+
+
+def _save_openai(dimensions: dict[str, int], tensors: Mapping[str, Tensor], path: Path) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    torch.save({"dims": dimensions, "model_state_dict": plain}, path)
 
 
 def _whole(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords with the defaults of those that a config leaves out."""
+    """Return the keywords of a config, completed with the defaults."""
     defaults = {key: p.default for key, p in inspect.signature(find_part(kind, config["name"])).parameters.items()}
     return {**defaults, **config}
 
 
 def _feature_extractor(encoder: Mapping[str, Any]) -> dict[str, Any]:
-    """``preprocessor_config.json``: how mels are made, and silence up to the end of the context."""
+    """Return ``preprocessor_config.json``: the settings of the spectrograms, which are padded with silence up to the whole context."""
     frames = 2 * encoder["context_length"]
     seconds = frames * WHISPER.hop_samples / WHISPER.sample_rate_hz
     return {
@@ -100,7 +89,7 @@ def _feature_extractor(encoder: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _generation(words: Any, head: Any, context_length: int) -> dict[str, Any]:
-    """``generation_config.json`` as the published models have it."""
+    """Return ``generation_config.json`` as the published models have it."""
     languages = {"lang_to_id": {f"<|{code}|>": number for code, number in words.languages.items()}}
     tasks = {"task_to_id": {"transcribe": words.transcribe, "translate": words.translate}}
     return {
@@ -118,7 +107,7 @@ def _generation(words: Any, head: Any, context_length: int) -> dict[str, Any]:
 
 
 def whole_tokenizer(words: Any) -> Tokenizer:
-    """The tokenizer with its special tokens, and a template that puts them around a text, as transformers has it."""
+    """Return the tokenizer with its special tokens, and the template that puts them around a text, as transformers has it."""
     content = json.loads(words.tokenizer.to_str())
     names = words.ids.names()
     content["model"]["vocab"] |= names  # so that each keeps its id where the base has fewer words than there are ids

@@ -1,0 +1,113 @@
+"""Hydra's own command line for training: sweeps (``-m``), launchers, ``--cfg job`` and the like."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import main as hydra_main
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from zoo.assembly.compose import compose_leniently, hydra_session, quoted_pattern, refuse_wrong_backbones, to_plain
+from zoo.assembly.config_source import register_configs
+from zoo.errors import ConfigError, ZooError, first_line
+
+
+def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int]) -> int:
+    """Let Hydra run a sweep (``-m``), or print a config (``--cfg job``); in a sweep each job has its own ``run_dir``.
+
+    Args:
+        arguments: flags and overrides of the command line.
+        job: function that trains one composed config and returns an exit status.
+
+    Returns:
+        The exit status: 1 if a job failed.
+
+    Raises:
+        ConfigError: as ``compose``, before the first job starts.
+    """
+    flags = [word for word in arguments if word.startswith("-") or word in _values_of_flags(arguments)]
+    overrides = _mend_all([quoted_pattern(word) for word in arguments if word not in flags])
+    _refuse_foreign_plugins([_first_choice(text) for text in overrides])
+    given = [text.partition("=")[2] for text in overrides if text.startswith("run_dir=")]
+    base = given[-1] if given and given[-1] != "null" else f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    overrides.append(f"hydra.sweep.dir={base}")
+    failures: list[str] = []
+
+    def call(config: DictConfig) -> None:
+        logging.getLogger("zoo").disabled = False  # job_logging=disabled turns off every existing logger
+        plain = to_plain(config)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            plain["run_dir"] = f"{base}/{HydraConfig.get().job.num}"
+        try:
+            job(plain)
+        except ZooError as error:
+            failures.append(f"job {plain['run_dir']}: {error}")
+            print(f"zoo: {failures[-1]}", file=sys.stderr)
+
+    register_configs()
+    GlobalHydra.instance().clear()
+    old = sys.argv
+    sys.argv = ["zoo train", *flags, *overrides]
+    try:
+        hydra_main(version_base="1.3", config_path=None, config_name="train")(call)()
+    finally:
+        sys.argv = old
+        logging.getLogger("zoo").disabled = False
+    return 1 if failures else 0
+
+
+def _values_of_flags(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that are values of the flag before them (``--cfg job``)."""
+    takes = ("--cfg", "-c", "--info", "-i", "--package", "-p")
+    return [after for flag, after in zip(arguments, arguments[1:], strict=False) if flag in takes]
+
+
+def _mend_all(overrides: list[str]) -> list[str]:
+    """Check the keys of overrides, and mend them as ``compose`` does; the values of a sweep stay as they are."""
+    refuse_wrong_backbones(overrides)
+    chosen = [_first_choice(text) for text in overrides]
+    with hydra_session():
+        _, mended = compose_leniently("train", list(chosen))
+    keys = [new.removesuffix(old.removeprefix(_key(old))) for old, new in zip(chosen, mended, strict=True)]
+    return [key + text.removeprefix(_key(text)) for key, text in zip(keys, overrides, strict=True)]
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
+
+
+def _first_choice(text: str) -> str:
+    """Return the first job's override of a sweep: ``a=1,2`` -> ``a=1``. It stands for all jobs when keys are checked."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except OverrideParseException as error:
+        raise ConfigError(f"override {first_line(error)}; write KEY=VALUE, for example training.max_steps=100") from error
+    if not override.is_sweep_override():
+        return text
+    return f"{_key(text)}={next(iter(override.sweep_string_iterator()))}"
+
+
+def _refuse_foreign_plugins(overrides: Sequence[str]) -> None:
+    """Raise ConfigError if Hydra's own node names a launcher, sweeper or callback that belongs to neither Hydra nor its plug-ins."""
+    with hydra_session():
+        try:
+            node = hydra_compose("train", overrides=list(overrides), return_hydra_config=True).hydra
+        except (HydraException, OmegaConfBaseException):
+            return  # composing the job itself reports the error
+    _refuse_targets(OmegaConf.to_container(node, resolve=False), "hydra")
+
+
+def _refuse_targets(node: Any, key: str) -> None:
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if name == "_target_" and not str(value).startswith(("hydra._internal.", "hydra_plugins.")):
+            raise ConfigError(f"{key}._target_: {value!r} names code; only Hydra's own launchers and sweepers are allowed there")
+        _refuse_targets(value, f"{key}.{name}")

@@ -1,0 +1,1 @@
+"""Models of timm and transformers as they are: their rows (``rows``, which imports neither) and their weights (``format``)."""

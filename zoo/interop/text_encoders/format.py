@@ -1,0 +1,141 @@
+"""Text encoders of transformers (BERT, RoBERTa, ALBERT, the encoder of T5) and what sentence-transformers puts around them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, WeightsError, first_line
+from zoo.interop.base.files import GENERATION, HARMLESS, TOKENIZERS, TRANSFORMERS, USED
+from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
+from zoo.interop.base.library_files import read_optional
+from zoo.interop.base.placing import EncoderNames, read_encoder
+from zoo.interop.base.recognise import library_config
+from zoo.interop.base.source import Source
+from zoo.interop.text_encoders import albert as transformers_albert
+from zoo.interop.text_encoders import bert as transformers_bert
+from zoo.interop.text_encoders import roberta as transformers_roberta
+from zoo.interop.text_encoders import t5 as transformers_t5
+from zoo.interop.text_encoders.write import text_export
+from zoo.processors.tokenizers.library_tokenizers import TOKENIZER_CONFIG, read_tokenizer
+from zoo.registry import register
+
+TEXT: dict[str, ModuleType] = {  # by model_type
+    "bert": transformers_bert,
+    "roberta": transformers_roberta,
+    "albert": transformers_albert,
+    "t5": transformers_t5,
+}
+GIVEN = {"tokenizer": "given"}
+SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers; the head normalises too
+POOLING_FILE, SENTENCE_FILE, PROMPTS_FILE = "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+NO_LIMIT = 1_000_000  # transformers writes a number near 1e30 as model_max_length if there is no limit
+
+
+@register("format")
+class TextEncoders(Format):
+    """Encoders ``bert``, ``albert`` and ``t5``, alone or with the head ``bert``."""
+
+    targets = ("transformers",)
+    takes = "text encoders 'bert', 'albert' and 't5', alone or with the head 'bert'"
+    model_types = tuple(TEXT)
+    files = {
+        **TRANSFORMERS,
+        **TOKENIZERS,
+        **GENERATION,
+        **dict.fromkeys(("modules.json", POOLING_FILE, SENTENCE_FILE, PROMPTS_FILE), USED),
+        **dict.fromkeys(("2_Normalize/*", "data_config.json", "eval/*", "*_evaluation*.csv", "train_script.py"), HARMLESS),
+    }
+
+    def recognises(self, source: Source) -> float:
+        """Go by the model type, else by the names of the tensors."""
+        if source.model_type in self.model_types:
+            return CONFIG_SAYS
+        return KEYS_SAY if _origin_of_keys(source) is not None else NO
+
+    def describe(self, source: Source) -> Description:
+        """Return the encoder with the pooling of sentence-transformers, or a system if the head of the pre-training is there."""
+        config = library_config(source, self)
+        assert source.directory is not None
+        return describe_text(source, source.directory, config)
+
+    def read(self, source: Source, part: str = "", into: nn.Module | None = None) -> Mapping[str, Tensor]:
+        """Convert by the names of the tensors; a pooler is left out if the encoder pools in another way."""
+        origin = _origin_of_keys(source) or TEXT[source.model_type]
+        names = EncoderNames(origin.recognises, origin.to_zoo, origin.CLASSIFIER, origin.classifier_to_zoo, origin.POOLER)
+        return read_encoder(names, source, "text", part, into)
+
+    def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:
+        """Return transformers' files of a text encoder, perhaps with the head of its pre-training."""
+        return text_export(model)
+
+
+def _origin_of_keys(source: Source) -> ModuleType | None:
+    return next((origin for origin in TEXT.values() if origin.recognises(source.keys)), None)
+
+
+def describe_text(source: Source, directory: Path, config: Mapping[str, Any]) -> Description:
+    """Describe a directory of transformers or sentence-transformers."""
+    _refuse_modules(directory)
+    origin, keys = TEXT[config["model_type"]], list(source.keys)
+    pooling = read_optional(directory / POOLING_FILE)
+    encoder = {"name": origin.FAMILY, **origin.arguments(config, keys, pooling or None)}
+    found = read_tokenizer(directory, model_type=config["model_type"])
+    text: dict[str, Any] = dict(found.settings if found is not None else GIVEN)
+    tokenizer = None if found is None else found.tokenizer
+    if tokenizer is not None and not pooling and _has_types(tokenizer):  # a sentence encoder takes one text, without segments
+        encoder["separator_id"] = text["eot_token_id"]
+    text |= _limits(directory, encoder["context_length"], is_sentence_encoder=bool(pooling))
+    decoder = ("its decoder; only the encoder is read",) if any(key.startswith("decoder.") for key in keys) else ()
+    left_out = (*decoder, *_prompts(directory))
+    if not origin.has_head(keys):
+        return Description({"encoder": encoder, "processor": {"text": text}}, tokenizer, left_out=left_out)
+    head = {"name": "bert", **origin.head_arguments(config, keys)}
+    system = {"name": source.name, "encoders": {"text": encoder}, "head": head, "processor": {"text": text}}
+    return Description({"system": system}, tokenizer, left_out=left_out)
+
+
+def _has_types(tokenizer: Tokenizer) -> bool:
+    """Return True if the second of two texts has tokens of type 1."""
+    return 1 in tokenizer.encode("a", "b").type_ids
+
+
+def _limits(directory: Path, context_length: int, *, is_sentence_encoder: bool) -> dict[str, Any]:
+    """Return the settings of the text processor that cut and lower texts.
+
+    sentence-transformers cuts at ``max_seq_length``; without it, at the tokenizer's ``model_max_length``.
+    """
+    sentence, words = read_optional(directory / SENTENCE_FILE), read_optional(directory / TOKENIZER_CONFIG)
+    longest = sentence.get("max_seq_length") or (words.get("model_max_length") if is_sentence_encoder else None)
+    found: dict[str, Any] = {}
+    if isinstance(longest, int | float) and longest < min(context_length, NO_LIMIT):
+        found["max_length"] = int(longest)
+    if sentence.get("do_lower_case"):
+        found["lowercase"] = True
+    return found
+
+
+def _prompts(directory: Path) -> list[str]:
+    """Return the settings of sentence-transformers that are not applied, in words."""
+    settings = read_optional(directory / PROMPTS_FILE)
+    prompts = {name: prompt for name, prompt in (settings.get("prompts") or {}).items() if prompt}
+    similarity = settings.get("similarity_fn_name")
+    found = [f"{PROMPTS_FILE}: prompts {', '.join(prompts)}; put them before the texts yourself"] if prompts else []
+    return found + ([f"{PROMPTS_FILE}: similarity {similarity!r}; ours is the cosine"] if similarity not in (None, "cosine") else [])
+
+
+def _refuse_modules(directory: Path) -> None:
+    path = directory / "modules.json"
+    if not path.is_file():
+        return
+    try:
+        kinds = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{path}: cannot be read ({first_line(error)}); download the directory again") from error
+    for kind in kinds:
+        if kind.rpartition(".")[2] not in SENTENCE_MODULES:
+            raise ConfigError(f"{path}: {kind} has no part of ours; allowed are {', '.join(SENTENCE_MODULES)}")
