@@ -110,6 +110,20 @@ def test_a_changed_batch_size_is_recorded_and_the_data_go_on_after_the_last_item
     assert resume(run, "seed=1") == 2 and "seed: 1, but the run has seed 0" in capsys.readouterr().err
 
 
+def test_the_plugins_of_changed_settings_are_recorded_before_the_config(run, monkeypatch):
+    need = {"kind": "evaluation", "name": "certainty", "distribution": "zoo-swin", "version": "0.3.1"}
+    monkeypatch.setattr("zoo.runs.run_directory.requirements", lambda parts: [need])
+    found = []
+
+    def note(run_dir, config):
+        found.append(json.loads((run_dir / "environment.json").read_text())["requires"])
+
+    monkeypatch.setattr("zoo.runs.run_directory._write_config", note)
+    assert resume(run, "training.max_steps=4") == 0
+    environment = json.loads((run / "environment.json").read_text())
+    assert found == [[need]] and environment["requires"] == [need] and environment["versions"]
+
+
 def test_other_threads_are_told(run, caplog):
     assert resume(run, "training.max_steps=3", "training.threads=2") == 0
     assert "saved with 1 threads, this run has 2" in caplog.text

@@ -62,14 +62,16 @@ def open_run_dir(run_dir: Path, config: Mapping[str, Any], system: System, initi
             system.processor.save(folder)  # type: ignore[union-attr]
         if initial is not None:
             write_initial(initial, run_dir)
-        _write_environment(run_dir, describe_environment(), config, system)
+        _write_environment(run_dir, describe_environment(), _plugins_of(config, system))
         _write_config(run_dir, config)
 
 
-def _write_environment(run_dir: Path, environment: Mapping[str, Any], config: Mapping[str, Any], system: System) -> None:
+def _write_environment(run_dir: Path, environment: Mapping[str, Any], needs: list[dict[str, str]]) -> None:
     """Write an environment together with the plug-ins that the run needs."""
-    others = {key: value for key, value in environment.items() if key != REQUIRES}
-    write_text_atomically(run_dir / ENVIRONMENT, json.dumps(others | _plugins_of(config, system), indent=2) + "\n")
+    content = {**environment, REQUIRES: needs}
+    if not needs:
+        del content[REQUIRES]
+    write_text_atomically(run_dir / ENVIRONMENT, json.dumps(content, indent=2) + "\n")
 
 
 def _read_environment(run_dir: Path) -> dict[str, Any]:
@@ -134,8 +136,12 @@ def record_changes(run_dir: Path, config: Mapping[str, Any], system: System) -> 
     """
     changes = changed_settings(run_dir, config)
     if changes:
-        _write_environment(run_dir, _read_environment(run_dir), config, system)
+        environment, needs = _read_environment(run_dir), _plugins_of(config, system)
+        earlier = environment.get(REQUIRES) or []
+        # In between, the record holds the plug-ins of both configs, so that a kill leaves no config whose plug-ins are not recorded.
+        _write_environment(run_dir, environment, [*earlier, *(need for need in needs if need not in earlier)])
         _write_config(run_dir, config)
+        _write_environment(run_dir, environment, needs)
     return changes
 
 
@@ -156,12 +162,11 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     return with_current_names(config)
 
 
-def _plugins_of(config: Mapping[str, Any], system: System) -> dict[str, Any]:
-    """Return the plug-ins of a run as an entry of its environment; empty if it uses none."""
+def _plugins_of(config: Mapping[str, Any], system: System) -> list[dict[str, str]]:
+    """Return the plug-ins of a run; empty if it uses none."""
     own = () if config.get("evaluation") or system.head.evaluation is None else (("evaluation", system.head.evaluation),)
     processors = (("processor", name) for name in system.processor.parts)  # type: ignore[union-attr]
-    needs = requirements(dict.fromkeys([*parts_named(config), *own, *processors]))
-    return {REQUIRES: needs} if needs else {}
+    return requirements(dict.fromkeys([*parts_named(config), *own, *processors]))
 
 
 def describe_environment() -> dict[str, Any]:
