@@ -105,3 +105,23 @@ def test_the_command_answers_with_a_saved_model(tmp_path, capsys, monkeypatch):
     assert "--batch-size: 0; allowed is 1 or more" in capsys.readouterr().err
     assert main(["answer", "checkpoint=clip_vit_nano", words[1], words[2], "-o", str(tmp_path / "o.jsonl")]) == 2
     assert capsys.readouterr().err.startswith("zoo: ")
+
+
+def test_a_second_job_is_told_and_a_full_disk_leaves_what_is_answered(tmp_path, monkeypatch):
+    output = tmp_path / "out.jsonl"
+
+    class Meeting(Teacher):
+        def generate(self, prompts, **options):
+            with pytest.raises(zoo.ConfigError, match="another zoo answer is writing to this file"):
+                run(output, Teacher())
+            return super().generate(prompts, **options)
+
+    def full(*words):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(zoo.DataError, match="No space left on device.*same command again"):
+        patch.setattr("zoo.commands.answer.write_whole", full)
+        run(output, Meeting())
+    run(output, Teacher(calls=1)), run(tmp_path / "whole.jsonl", Teacher())
+    assert output.read_text().count("\n") == (tmp_path / "whole.jsonl").read_text().count("\n") == 9
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -300,3 +301,22 @@ def test_damage_is_noticed(clip, pictures, tmp_path):
         (tmp_path / name / name).write_text(content)
         with pytest.raises(zoo.DataError, match="changed|damaged|format is 7"):
             Index(tmp_path / name)
+
+
+def test_shards_are_open_only_while_they_are_read(clip, tmp_path):
+    for seed in range(60):
+        draw(tmp_path / "many" / f"{seed}.png", seed)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 12, limits[1]))
+    try:
+        embed(clip, tmp_path / "many", tmp_path / "index", shard_rows=2, batch_size=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(matrix(tmp_path / "index")) == 60
+
+
+def test_an_index_that_cannot_be_written_is_told(clip, pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(zoo.DataError, match=r"-o: .*file/index cannot be written \(Not a directory\); finished items are kept"):
+        embed(clip, pictures, tmp_path / "file" / "index")

@@ -26,7 +26,8 @@ from zoo.interop.base.checkpoint_directory import find_checkpoint
 from zoo.processors.chat.messages import Conversation
 from zoo.processors.media.image_file import open_image
 from zoo.registry.construct import build_part
-from zoo.storage.files import write_whole
+from zoo.storage.files import write_text_atomically, write_whole
+from zoo.storage.lock import alone
 from zoo.types import Split, part_of, verbs_of
 
 SAMPLE_RATE_HZ = 16000
@@ -90,6 +91,7 @@ class AnswerWriter:
             raise DataError(f"output: {output}; name a file that ends in .jsonl, in a folder that exists")
         self.output, self.job = output, json.loads(json.dumps(job, default=str))
         self.unfinished = output.with_name(f".{output.name}.unfinished")
+        self.lock = output.with_name(f".{output.name}.lock")
         self.media = output.with_name(f"{output.stem}_media")
 
     def run(
@@ -114,15 +116,34 @@ class AnswerWriter:
         Raises:
             DataError: the unfinished file belongs to another job.
         """
+        try:
+            with alone(self.lock, f"output: {self.output}: another zoo answer is writing to this file"):
+                found = self._run(model, split, sampling, spread(len(split), limit), seed, batch_size, advance)
+        except OSError as error:
+            raise DataError(
+                f"output: {error.filename or self.output} cannot be written ({error.strerror or error}); finished answers are kept. Make "
+                "room or set the folder's permissions, then run the same command again"
+            ) from error
+        return found
+
+    def _run(
+        self,
+        model: Any,
+        split: Split,
+        sampling: Mapping[str, Any],
+        rows: Sequence[int],
+        seed: int,
+        batch_size: int,
+        advance: Callable[[int], None],
+    ) -> Written:
         done = self._done(batch_size)
         advance(done)
-        rows = spread(len(split), limit)
         rate = SAMPLE_RATE_HZ if (audio := part_of(model, "audio")) is None else audio.sample_rate_hz
         with self.unfinished.open("a", encoding="utf-8") as file:
             for start in range(done, len(rows), batch_size):
                 some, number = rows[start : start + batch_size], start // batch_size
                 lines = self._answered(model, split, some, {**sampling, "seed": seed + number, "batch_size": batch_size}, rate)
-                file.writelines(json.dumps(line, ensure_ascii=True) + "\n" for line in lines)
+                file.write("".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines))
                 file.flush()
                 advance(len(some))
         found = Written()
@@ -138,13 +159,13 @@ class AnswerWriter:
         """
         first = json.dumps(self.job) + "\n"
         if not self.unfinished.exists():
-            self.unfinished.write_text(first, encoding="utf-8")
+            write_text_atomically(self.unfinished, first)
             return 0
         lines = [line for line in self.unfinished.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
         if lines[:1] != [first]:
             raise DataError(f"output: {self.unfinished} belongs to another job, which was interrupted; remove it, or name another output")
         done = (len(lines) - 1) // batch_size * batch_size
-        self.unfinished.write_text("".join(lines[: done + 1]), encoding="utf-8")
+        write_text_atomically(self.unfinished, "".join(lines[: done + 1]))
         return done
 
     def _answered(self, model: Any, split: Split, rows: Sequence[int], keywords: Mapping[str, Any], rate: int) -> list[dict[str, Any]]:

@@ -239,6 +239,9 @@ def _chosen_model(given: str | None) -> str:
 def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], formats: Sequence[str], *, overwrite: bool) -> None:
     """Create the output folder, with a note of the model and the settings.
 
+    If ``overwrite`` changes the model or the settings, the old transcripts of these items are removed before the note is written: after
+    a kill, the same job without ``--overwrite`` would otherwise count them as its own.
+
     Raises:
         ConfigError: the folder holds transcripts of another model or other settings, or files that would be overwritten.
         DataError: the folder cannot be written.
@@ -260,6 +263,10 @@ def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], form
                 raise ConfigError(
                     f"--output: {existing[0]} exists and was not written by zoo transcribe; give another folder, or --overwrite"
                 )
+        if overwrite and before != facts:
+            for item in items:
+                for file in item.files(directory, formats):
+                    file.unlink(missing_ok=True)
         write_text_atomically(note, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise DataError(f"--output: {directory} cannot be written ({error.strerror}); give another folder") from error

@@ -51,6 +51,27 @@ class Draw:
     seed: tuple[int, ...] | None = None
 
 
+class Cursor(NamedTuple):
+    """Position in the training data: ``item`` items of the order of ``epoch`` have been used.
+
+    It counts items and not steps, so that a run may go on with another batch size.
+    """
+
+    epoch: int = 0
+    item: int = 0
+
+    def after(self, batches: int, *, batch_size: int, length: int) -> "Cursor":
+        """Return the position after further batches; a batch never spans two epochs of ``length`` items.
+
+        With 10 items in batches of 4: (0, 0), (0, 4), (0, 8), (1, 4), (1, 8), (2, 4).
+        """
+        here = max(length - self.item, 0) // batch_size  # batches left in this epoch
+        if batches <= here:
+            return Cursor(self.epoch, self.item + batches * batch_size)
+        epochs, rest = divmod(batches - here - 1, length // batch_size)
+        return Cursor(self.epoch + 1 + epochs, (rest + 1) * batch_size)
+
+
 class StepSampler:
     """Sampler of one rank's batches of draws; each epoch has an order given by (seed, epoch) and drops its last partial batch.
 
@@ -63,6 +84,7 @@ class StepSampler:
         start: first step.
         stop: step after the last one.
         order: function from (seed, epoch) to the order of that epoch; None takes a random permutation of all items.
+        cursor: position of the first step; None counts ``start`` steps of this batch size from the beginning.
 
     Raises:
         ConfigError: there are fewer items than ``batch_size``, or ``world_size`` does not divide it.
@@ -79,6 +101,7 @@ class StepSampler:
         rank: int = 0,
         world_size: int = 1,
         order: Callable[[int, int], Order] | None = None,
+        cursor: Cursor | None = None,
     ) -> None:
         if batch_size > length:
             raise ConfigError(f"training.batch_size: {batch_size} is more than the {length} training items; lower it")
@@ -86,6 +109,7 @@ class StepSampler:
             raise ConfigError(f"training.batch_size: {batch_size} is not divisible by the {world_size} processes; give a multiple")
         self.length, self.batch_size, self.seed, self.start, self.stop = length, batch_size, seed, start, stop
         self.order = self._permutation if order is None else order
+        self.cursor = Cursor().after(start, batch_size=batch_size, length=length) if cursor is None else cursor
         local = batch_size // world_size
         self.share = slice(rank * local, (rank + 1) * local)
 
@@ -93,14 +117,13 @@ class StepSampler:
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        per_epoch = self.length // self.batch_size
-        epoch, order = -1, None
-        for step in range(self.start, self.stop):
-            if order is None or step // per_epoch != epoch:
-                epoch = step // per_epoch
+        epoch, order, cursor = -1, None, self.cursor
+        for _ in range(self.start, self.stop):
+            cursor = cursor.after(1, batch_size=self.batch_size, length=self.length)
+            if order is None or cursor.epoch != epoch:
+                epoch = cursor.epoch
                 order = self.order(self.seed, epoch)
-            first = step % per_epoch * self.batch_size
-            chosen = order[first : first + self.batch_size][self.share]
+            chosen = order[cursor.item - self.batch_size : cursor.item][self.share]
             yield [Draw(int(index), (self.seed, epoch, int(index))) for index in chosen]
 
     def _permutation(self, seed: int, epoch: int) -> Order:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -141,7 +142,8 @@ class TextTransformer(Encoder):
         else:
             layout = Packing(real)
         # index % length is the position inside the row, because index counts in the flat [batch * length].
-        x = self.embedding(token_ids.flatten()[layout.index]) + self.positions[layout.index % length]  # [total, dim]
+        # F.embedding and not indexing: threads add up the gradient of an index in an order that differs from run to run.
+        x = self.embedding(token_ids.flatten()[layout.index]) + F.embedding(layout.index % length, self.positions)  # [total, dim]
         # The last block needs only one query per row, since nothing after it reads the other tokens.
         last = layout if place is None else layout.only(place)
         for i, block in enumerate(self.blocks, 1):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -101,7 +102,7 @@ class CausalLM(DecoderOnly):
 
     def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Add learned position embeddings if the model has them."""
-        return x if self.positions is None else x + self.positions[places]
+        return x if self.positions is None else x + F.embedding(places, self.positions)  # not an index: its gradient depends on threads
 
     def rotation(self, places: Int[Tensor, "*#tokens"]) -> Turn | None:
         """Return the rotary rotation of these positions, or None with learned positions."""

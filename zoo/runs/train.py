@@ -1,6 +1,7 @@
 """Train a model from a composed config: check, source, system, trainer, loop."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from zoo.runs.data_setup import complete_config, make_items, make_source, report
 from zoo.runs.evaluation_setup import make_training_evaluation
 from zoo.runs.first_weights import prepare
 from zoo.runs.objective_setup import make_objective, make_reference, make_teacher
-from zoo.runs.run_directory import default_run_dir, open_run_dir
+from zoo.runs.run_directory import alone_in_run, default_run_dir, open_run_dir, read_run_config, record_changes, refuse_changes
 from zoo.storage.files import read_yaml
+from zoo.training.accelerator import make_accelerator
+from zoo.training.determinism import deterministic_algorithms
 from zoo.training.log import SKIPPED_FILE
-from zoo.training.loop import Trainer, make_accelerator
+from zoo.training.loop import Trainer
 from zoo.training.progress import Progress
-from zoo.training.reference import Reference, write_initial
+from zoo.training.reference import Reference
 from zoo.training.settings import TrainingSettings
+from zoo.training.state import saving
 from zoo.training.teacher import Teacher
 
 
@@ -57,18 +61,31 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     check(config)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    with deterministic_algorithms(settings.deterministic), ExitStack() as locks:
+        return _train(config, settings, progress, locks)
+
+
+def _train(config: Mapping[str, Any], settings: TrainingSettings, progress: Progress | None, locks: ExitStack) -> TrainingResult:
+    """Train a checked config; ``locks`` holds the lock of the run directory until the run ends."""
     resuming = config.get("resume") is not None
     run_dir = Path(config["resume"] if resuming else config["run_dir"] or default_run_dir(config))
+    if resuming:
+        read_run_config(run_dir)  # refuses a directory without a run before the lock writes to it
+        locks.enter_context(alone_in_run(run_dir))
     source = make_source(config["data"])
     config = complete_config(config, source)
+    if resuming:
+        refuse_changes(run_dir, config)
     set_seed(int(config["seed"]))
     system = _make_system(config, settings, source, run_dir)
     trainer = _make_trainer(config, settings, system, source, run_dir, progress)
+    if not resuming:  # only now: a run that cannot start leaves no directory
+        locks.enter_context(alone_in_run(run_dir))
     if trainer.accelerator.is_main_process:
         _write_beginning(config, system, trainer, source, progress)
     trainer.accelerator.wait_for_everyone()
     set_seed(int(config["seed"]) + trainer.accelerator.process_index)
-    metrics = trainer.run(resume=resuming)
+    metrics = trainer.run(resume=resuming, record=lambda: record_changes(run_dir, config, system))
     skipped = read_yaml(run_dir / SKIPPED_FILE) if (run_dir / SKIPPED_FILE).exists() else {}
     return TrainingResult(run_dir, metrics, find_checkpoint(run_dir), {**skipped, "left_out": list(source.skipped)})
 
@@ -113,7 +130,7 @@ def _write_beginning(config: Mapping[str, Any], system: System, trainer: Trainer
     """Write the files of a run that are known before its first step."""
     resuming = config.get("resume") is not None
     if not resuming:
-        open_run_dir(trainer.run_dir, config, system)
-    report_data(source, trainer.data, trainer.run_dir, progress)
-    if not resuming and isinstance(trainer.complete, Reference) and trainer.complete.initial is not None:
-        write_initial(trainer.complete.initial, trainer.run_dir)
+        initial = trainer.complete.initial if isinstance(trainer.complete, Reference) else None
+        open_run_dir(trainer.run_dir, config, system, initial)
+    with saving(trainer.run_dir):
+        report_data(source, trainer.data, trainer.run_dir, progress)

@@ -1,8 +1,10 @@
 """Training curves: a figure of loss and metrics over steps."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+from zoo.storage.files import write_whole
 from zoo.training.log import read_lines
 
 
@@ -29,7 +31,9 @@ def draw_curves(metrics: Path, output: Path) -> None:
         axes.set_title(f"{kind} {name}", fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-    figure.savefig(output, dpi=110)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=110, format=output.suffix[1:] or "png")
+    write_whole(output, file.getvalue())
 
 
 def _series(lines: list[dict[str, Any]]) -> dict[tuple[str, str], list[tuple[int, float]]]:

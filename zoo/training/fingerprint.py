@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,3 +66,32 @@ def hash_optimizer(optimizer: Optimizer) -> str:
 def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """Return the first of ``LAYERS``, in the order of a training step, whose hashes differ, or None if all common ones agree."""
     return next((layer for layer in LAYERS if layer in ours and layer in theirs and ours[layer] != theirs[layer]), None)
+
+
+class Trace:
+    """Writer of the hashes of every step, to find the step at which two runs differ.
+
+    Args:
+        enabled: False writes nothing and computes nothing.
+    """
+
+    def __init__(self, run_dir: Path, rank: int, enabled: bool) -> None:
+        self.file, self.enabled = run_dir / f"trace_{rank}.jsonl", enabled
+        self.hashes: dict[str, str] = {}
+
+    def before(self, batch: Batch) -> None:
+        """Hash what a step starts from."""
+        if self.enabled:
+            self.hashes = {"batch": hash_batch(batch), "random state": hash_random_state()}
+
+    def gradients(self, model: nn.Module) -> None:
+        """Hash the gradients, after the backward pass."""
+        if self.enabled:
+            self.hashes["gradients"] = hash_gradients(model)
+
+    def after(self, step: int, model: nn.Module, optimizer: Optimizer) -> None:
+        """Hash what a step ends with, and write one line."""
+        if self.enabled:
+            hashes = {**self.hashes, "parameters after": hash_parameters(model), "optimizer state": hash_optimizer(optimizer)}
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **hashes}) + "\n")

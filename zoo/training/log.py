@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.skips import Skips
-from zoo.storage.files import write_text_atomically
+from zoo.storage.files import sync_files, write_text_atomically
 
-SKIPPED_FILE = "skipped.json"
+SKIPPED_FILE, EVENTS_FILE = "skipped.json", "events.jsonl"
 
 
 class RunLog:
     """Writer of a run's log files.
 
     ``metrics.jsonl`` is identical for runs with equal seed and config; ``timing.jsonl`` holds seconds and items per second;
-    ``skipped.json`` holds the counts of skipped items.
+    ``skipped.json`` holds the counts of skipped items; ``events.jsonl`` tells each resume, with the settings that it changed.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.metrics, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
-        self.skipped = run_dir / SKIPPED_FILE
+        self.skipped, self.events = run_dir / SKIPPED_FILE, run_dir / EVENTS_FILE
         self._started, self._items = time.monotonic(), 0
 
     def truncate(self, step: int) -> None:
@@ -33,6 +33,16 @@ class RunLog:
         """Append one line of metrics."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+
+    def write_event(self, step: int, event: str, facts: Mapping[str, Any]) -> None:
+        """Append one line about what happened to the run; unlike metrics, these lines differ after an interruption."""
+        line = {"step": step, "event": event, "time": time.strftime("%Y-%m-%d %H:%M:%S"), **facts}
+        with self.events.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def sync(self) -> None:
+        """Flush the metrics to disk."""
+        sync_files([self.metrics])
 
     def write_skipped(self, states: Sequence[Mapping[str, Any]], *, main: bool) -> None:
         """Write the numbers of skipped items by reason, with examples, summed over the processes."""
@@ -56,7 +66,7 @@ class RunLog:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file; an incomplete last line of a killed run is ignored."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]:  # what no newline ends is incomplete
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:

@@ -3,34 +3,36 @@
 Accelerate handles devices, processes, precision and saved states; this module defines the steps of a run.
 """
 
-import json
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
+from zoo.data.loader import Cursor, ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 from zoo.training import feature_cache, fingerprint, grad_cache
+from zoo.training.accelerator import make_accelerator
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
 from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
 from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
-from zoo.training.settings import PRECISIONS, TrainingSettings
-from zoo.training.state import load_state, save_state
+from zoo.training.settings import TrainingSettings
+from zoo.training.state import load_state, save_state, saving
 from zoo.training.stop_signals import stop_signals
 from zoo.types import Batch, HeadOutput, Objective, Part
+
+log = logging.getLogger("zoo")
 
 
 class Interrupted(ZooError):
@@ -90,14 +92,17 @@ class Trainer:
             self.accelerator.register_for_checkpointing(self.average)
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
         self.log = RunLog(run_dir)
-        self.step, self.best = 0, -math.inf
+        self.trace = fingerprint.Trace(run_dir, self.accelerator.process_index, settings.trace)
+        self.step, self.best, self.cursor = 0, -math.inf, Cursor()
         self.stop_requested = False
 
-    def run(self, *, resume: bool = False) -> dict[str, float]:
+    def run(self, *, resume: bool = False, record: Callable[[], dict[str, Any]] = dict) -> dict[str, float]:
         """Train to ``max_steps`` and return the last metrics.
 
         Args:
             resume: start from the newest saved state of the run directory.
+            record: function that writes the config of a resumed run, if it changed, and returns the changes; the main process calls it
+                when the state is restored and verified.
 
         Raises:
             Interrupted: Ctrl-C or a termination signal ended the run; the state is saved first.
@@ -109,15 +114,19 @@ class Trainer:
         train_mode(self.model, self.frozen)
         if resume:
             self._restore()
-        self._cut_logs()
+        with saving(self.run_dir):
+            self._cut_logs()
+            if resume and self.accelerator.is_main_process:
+                self.log.write_event(self.step, "resumed", {"threads": torch.get_num_threads(), "changes": record()})
         values: dict[str, float] = {}
         with stop_signals(self._request_stop):
             for batches in self._steps():
                 values = self._train_step(batches)
-                self.step += 1
+                self.step, self.cursor = self.step + 1, self._cursor_after(len(batches))
                 self._after_step(values)
         if self.accelerator.is_main_process:
-            draw_curves(self.log.metrics, self.run_dir / "curves.png")
+            with saving(self.run_dir):
+                draw_curves(self.log.metrics, self.run_dir / "curves.png")
         for tracker in self.accelerator.trackers:
             tracker.finish()  # not end_training: it destroys the process group, which the next job of a sweep needs
         self.accelerator.wait_for_everyone()  # other ranks may read the files of the main process afterwards
@@ -150,25 +159,32 @@ class Trainer:
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield the batches of each remaining optimizer step."""
         accumulate = self.settings.accumulate
-        loader = iter(training_loader(self.data, self._sampler(self.step * accumulate), num_workers=self.num_workers))
+        sampler = self._sampler(batches=(self.settings.max_steps - self.step) * accumulate)
+        loader = iter(training_loader(self.data, sampler, num_workers=self.num_workers))
         for _ in range(self.step, self.settings.max_steps):
             yield [self.complete(next(loader).to(self.accelerator.device)) for _ in range(accumulate)]
 
-    def _sampler(self, start: int) -> StepSampler:
+    def _sampler(self, *, batches: int, batch_size: int | None = None) -> StepSampler:
+        """Return the sampler of the next batches; ``batch_size``: that of a restored state, if the run continues with another."""
         return StepSampler(
             len(self.data),
-            batch_size=self.settings.batch_size,
+            batch_size=batch_size or self.settings.batch_size,
             seed=self.seed,
-            start=start,
-            stop=self.settings.max_steps * self.settings.accumulate,
+            start=0,
+            stop=batches,
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
             order=self.data.order,
+            cursor=self.cursor,
         )
+
+    def _cursor_after(self, batches: int) -> Cursor:
+        return self.cursor.after(batches, batch_size=self.settings.batch_size, length=len(self.data))
 
     def _train_step(self, batches: list[Batch]) -> dict[str, float]:
         """Run forward, backward, clipping and optimizer step; returns the values to log."""
-        settings, trace = self.settings, self._trace_before(batches)
+        settings = self.settings
+        self.trace.before(batches[0])
         rate = learning_rate_at(
             self.step,
             peak=settings.learning_rate,
@@ -181,8 +197,7 @@ class Trainer:
         outputs = self._forward_backward(batches)
         self._refuse_non_finite(outputs, batches)
         norm = self._clip()
-        if trace is not None:
-            trace["gradients"] = fingerprint.hash_gradients(self.plain_model)
+        self.trace.gradients(self.plain_model)
         self.optimizer.step()
         self.optimizer.zero_grad()
         for module in self.plain_model.modules():  # modules may react to a step, for example clamp CLIP's temperature
@@ -190,7 +205,8 @@ class Trainer:
                 module.after_step()
         if self.average is not None:
             self.average.update_parameters(self.plain_model)
-        self._trace_after(trace)
+        with saving(self.run_dir):
+            self.trace.after(self.step + 1, self.plain_model, self.optimizer)
         self.log.count(settings.batch_size * settings.accumulate)
         losses = [output.loss.item() for output in outputs if output.loss is not None]
         metrics = {name: float(value) for name, value in outputs[-1].metrics.items()}
@@ -257,9 +273,10 @@ class Trainer:
 
     def _write(self, kind: str, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
-            self.log.write(self.step, kind, values)
-            if kind == "train":
-                self.log.write_timing(self.step)
+            with saving(self.run_dir):
+                self.log.write(self.step, kind, values)
+                if kind == "train":
+                    self.log.write_timing(self.step)
         if self.settings.trackers:
             self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=self.step)
 
@@ -281,17 +298,40 @@ class Trainer:
                 raise ZooError(f"training.monitor: the evaluation has no metric {monitor!r}; known: {', '.join(metrics)}")
             if metrics[monitor] >= self.best:
                 self.best = metrics[monitor]
-                self.save_model(model, self.run_dir / "best")
+                with saving(self.run_dir):
+                    self.save_model(model, self.run_dir / "best")
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> None:
-        """Save the state to resume from, and the model as ``last/``."""
+        """Save the state to resume from, and then what follows from it."""
         self._share_buffers()
-        skips = self.data.skips
-        position = {"step": self.step, "best": self.best, "hashes": self._hashes(), "skips": None if skips is None else skips.state()}
-        save_state(self.accelerator, self.run_dir, position, keep=self.settings.keep_states)
-        if skips is not None:
-            self.log.write_skipped(gather_object([skips.state()]), main=self.accelerator.is_main_process)
+        position = self._position()
+        with saving(self.run_dir):
+            if self.accelerator.is_main_process:
+                self.log.sync()  # a state must not be on disk before the log lines of its steps
+            save_state(self.accelerator, self.run_dir, position, keep=self.settings.keep_states)
+            self._publish()
+
+    def _position(self) -> dict[str, Any]:
+        """Return the position of the run and what a resumed run compares itself with."""
+        skips, settings = self.data.skips, self.settings
+        return {
+            "step": self.step,
+            "best": self.best,
+            "cursor": list(self.cursor),
+            "batch_size": settings.batch_size,
+            "threads": torch.get_num_threads(),
+            "hashes": self._hashes(settings.batch_size),
+            "skips": None if skips is None else skips.state(),
+        }
+
+    def _publish(self) -> None:
+        """Write what follows from the newest state: the counts of skipped items, and the model as ``last/``.
+
+        A resumed run does this first, because the process that saved the state may have been killed before.
+        """
+        if self.data.skips is not None:
+            self.log.write_skipped(gather_object([self.data.skips.state()]), main=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             self.save_model(self.final_model, self.run_dir / "last")
 
@@ -326,26 +366,38 @@ class Trainer:
         if position is None:
             return  # killed before the first state: start again at step 0
         self.step, self.best = position["step"], position["best"]
+        batch_size = self._restore_cursor(position)
         if self.data.skips is not None and position.get("skips") is not None:
             self.data.skips.restore(position["skips"])
-        different = fingerprint.first_difference(position["hashes"], self._hashes()) if position["hashes"] else None
+        different = fingerprint.first_difference(position["hashes"], self._hashes(batch_size)) if position["hashes"] else None
         if different is not None:
             raise WeightsError(
                 f"{self.run_dir}: the restored state differs from the saved one; the first part that differs is: {different}. Check that "
                 "data, config and library versions are those of the run (environment.json)"
             )
+        with saving(self.run_dir):
+            self._publish()
+
+    def _restore_cursor(self, position: Mapping[str, Any]) -> int:
+        """Take the position in the data from a state, warn if the run used other threads; returns the batch size of the state."""
+        batch_size, threads = position.get("batch_size", self.settings.batch_size), position.get("threads")
+        before = Cursor().after(self.step * self.settings.accumulate, batch_size=batch_size, length=len(self.data))
+        self.cursor = Cursor(*position.get("cursor", before))  # states of older versions count steps only
+        if threads not in (None, torch.get_num_threads()):
+            log.warning(
+                "training.threads: the state was saved with %s threads, this run has %s; it continues, but not with the same bits as an "
+                "uninterrupted run (use training.threads=%s for that)",
+                *(threads, torch.get_num_threads(), threads),
+            )
+        return batch_size
 
     def _cut_logs(self) -> None:
         """Remove log lines after the step that the run starts from."""
-        cut_lines(self._trace_file, self.step)
+        cut_lines(self.trace.file, self.step)
         if self.accelerator.is_main_process:
             self.log.truncate(self.step)
 
-    @property
-    def _trace_file(self) -> Path:
-        return self.run_dir / f"trace_{self.accelerator.process_index}.jsonl"
-
-    def _hashes(self) -> dict[str, str]:
+    def _hashes(self, batch_size: int) -> dict[str, str]:
         """Return hashes of everything that the next step depends on."""
         if not self.settings.verify_resume:
             return {}
@@ -355,41 +407,9 @@ class Trainer:
             "optimizer state": fingerprint.hash_optimizer(self.optimizer),
         }
         if self.step < self.settings.max_steps:
-            draws = next(iter(self._sampler(self.step * self.settings.accumulate)))
+            draws = next(iter(self._sampler(batches=1, batch_size=batch_size)))
             hashes["batch"] = fingerprint.hash_batch(self.data.collate([self.data[draw] for draw in draws]))
         return hashes
 
-    def _trace_before(self, batches: list[Batch]) -> dict[str, str] | None:
-        if not self.settings.trace:
-            return None
-        return {"batch": fingerprint.hash_batch(batches[0]), "random state": fingerprint.hash_random_state()}
-
-    def _trace_after(self, trace: dict[str, str] | None) -> None:
-        if trace is None:
-            return
-        trace["parameters after"] = fingerprint.hash_parameters(self.plain_model)
-        trace["optimizer state"] = fingerprint.hash_optimizer(self.optimizer)
-        with self._trace_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step + 1, **trace}) + "\n")
-
     def _request_stop(self) -> None:
         self.stop_requested = True
-
-
-def make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
-    """Return an Accelerator for the settings' precision and trackers.
-
-    Raises:
-        ConfigError: a tracker is not installed, or the device does not support the precision.
-    """
-    # Accelerate keeps its state per process; the next job of a sweep, in the same process, may use another precision.
-    AcceleratorState._reset_state()
-    try:
-        return Accelerator(
-            mixed_precision=PRECISIONS[settings.precision],
-            log_with=list(settings.trackers) or None,
-            project_dir=str(run_dir),
-            cpu=not torch.accelerator.is_available(),  # otherwise Accelerate ignores torchrun on machines without accelerator
-        )
-    except ValueError as error:  # a tracker is not installed, or the device does not support the precision
-        raise ConfigError(f"training.trackers or training.precision: {error}") from error

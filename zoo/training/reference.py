@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from zoo.errors import WeightsError
+from zoo.storage.files import sync_files
 from zoo.storage.tensors import read_tensors, write_tensors
 from zoo.types import Batch
 
@@ -73,6 +74,7 @@ def write_initial(tensors: Mapping[str, Tensor], run_dir: Path) -> None:
     """Write the initial tensors to the run directory, atomically, so that a resumed run uses the same reference."""
     unfinished = run_dir / f".{FILE}.unfinished"
     write_tensors(tensors, unfinished)
+    sync_files([unfinished])
     unfinished.rename(run_dir / FILE)
 
 

@@ -52,6 +52,8 @@ class TrainingSettings:
             main metric of the evaluation, or its first.
         log_every: steps between lines of ``metrics.jsonl``.
         threads: number of CPU threads per process; None keeps torch's default. Small models are fastest with one thread.
+        deterministic: use deterministic algorithms, so that equal runs give equal bits with any number of threads. None uses them on a CPU,
+            where they cost next to nothing, and not on CUDA, where some operations become slower or are refused.
         trackers: further loggers that Accelerate supports, for example "tensorboard".
         verify_resume: save a hash of the state with each checkpoint and compare it with the restored state.
         trace: write hashes of every step (batch, random state, gradients, parameters), to find the step at which two runs differ.
@@ -88,6 +90,7 @@ class TrainingSettings:
     monitor: str | None = None
     log_every: int = 10
     threads: int | None = None
+    deterministic: bool | None = None
     trackers: Sequence[str] = ()
     verify_resume: bool = True
     trace: bool = False

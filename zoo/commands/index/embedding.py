@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.commands.index.store import FAILED, Matrix, alone_in, checked_words, read_json_lines
+from zoo.commands.index.store import FAILED, Matrix, alone_in, checked_words, read_json_lines, told
 from zoo.commands.index.writer import IndexWriter, Item, clear, refuse_strange
 from zoo.data.system_processor import hash_files
 from zoo.data.zero_shot_prompts import read_lines
@@ -92,8 +92,9 @@ def embed_folder(
     embed, items = find_embedder(model, modality), list_items(origin, modality)
     if not restart:
         refuse_strange(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with alone_in(directory):
+    with told(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    with told(directory), alone_in(directory):
         if restart:
             clear(directory)
         facts = {"weights": hash_parameters(model), "preprocessing": hash_processor(model), "modality": modality, "dtype": dtype}

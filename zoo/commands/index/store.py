@@ -7,7 +7,6 @@ so a mixture of files of two states is detected.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -20,11 +19,13 @@ from jaxtyping import Float, Int
 
 from zoo.commands.index.checks import check_item, check_manifest, check_shape
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.storage.files import sync_files, write_text_atomically
+from zoo.storage.files import sync_files, sync_folder, write_text_atomically
+from zoo.storage.lock import alone
 from zoo.storage.outside import read_json_object, refuse_special
 
 FORMAT = 1
 MANIFEST, ITEMS, FAILED = "manifest.json", "items.jsonl", "failed.jsonl"
+LOCK = ".lock"
 UNFINISHED = ".unfinished"  # folder of an unfinished job, inside the index
 VECTORS = {"npy": "embeddings.npy", "parquet": "embeddings.parquet"}
 DTYPES = ("float32", "float16")
@@ -69,16 +70,25 @@ class Manifest:
 
 
 class NpyRows:
-    """Rows of a memory-mapped ``.npy`` file; only the rows that are used are read from disk."""
+    """Rows of a ``.npy`` file; only the rows that are used are read from disk.
+
+    The file is mapped only while rows are read: an index of a million images has a thousand shards, and a process may not hold as many
+    files.
+    """
 
     def __init__(self, path: Path) -> None:
         refuse_special(path)
-        self.matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.path = path
         self.shape = self.matrix.shape
+
+    @property
+    def matrix(self) -> Matrix:
+        """The mapped file; the mapping ends with the last reference to it."""
+        return np.load(self.path, mmap_mode="r", allow_pickle=False)
 
     def chunks(self, size: int) -> Iterator[Matrix]:
         """Yield all rows in order, at most ``size`` at a time."""
-        for start in range(0, len(self.matrix), size):
+        for start in range(0, self.shape[0], size):
             yield np.asarray(self.matrix[start : start + size])
 
     def take(self, rows: Int[np.ndarray, " n"]) -> Matrix:
@@ -200,6 +210,7 @@ def write_index(directory: Path, manifest: Manifest, items: Path, failed: Path, 
     for storage, name in VECTORS.items():
         if storage != manifest.storage:
             (directory / name).unlink(missing_ok=True)
+    sync_folder(directory)
 
 
 def _write_npy(path: Path, manifest: Manifest, chunks: Iterable[Matrix], labels: Iterator[str]) -> None:
@@ -270,17 +281,21 @@ def alone_in(directory: Path) -> Iterator[None]:
     Raises:
         ConfigError: another job holds the lock.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows has no fcntl: no lock there
+    with alone(directory / LOCK, f"{directory}: another zoo embed is writing to this folder"):
         yield
-        return
-    handle = os.open(directory, os.O_RDONLY)
+
+
+@contextmanager
+def told(directory: Path) -> Iterator[None]:
+    """Turn errors of writing an index (a full disk, no permission) into one line.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"{directory}: another zoo embed is writing to this folder; wait for it, or give another -o") from error
         yield
-    finally:
-        os.close(handle)
+    except OSError as error:
+        raise DataError(
+            f"-o: {directory} cannot be written ({error.strerror or error}); finished items are kept. Make room or give another folder, "
+            "then run the same command again"
+        ) from error

@@ -154,6 +154,7 @@ class IndexWriter:
         """Remove the unfinished job; the plan goes first, because a job without a plan is ignored."""
         (self.folder / PLAN).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+        _sweep(self.directory)
 
     @property
     def shards(self) -> list[Path]:
@@ -245,10 +246,21 @@ def name_of(item: Item) -> str:
 
 
 def clear(directory: Path) -> None:
-    """Remove an index and its unfinished job; other files in the directory are kept."""
-    for name in (MANIFEST, ITEMS, FAILED, *VECTORS.values()):
+    """Remove an index and its unfinished job; other files in the directory are kept.
+
+    The plan goes first and the manifest last: a kill in between leaves a folder that the same command recognises as its own.
+    """
+    (directory / UNFINISHED / PLAN).unlink(missing_ok=True)
+    for name in (ITEMS, FAILED, *VECTORS.values(), MANIFEST):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / UNFINISHED, ignore_errors=True)
+    _sweep(directory)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove the unfinished vectors that a killed job left."""
+    for name in VECTORS.values():
+        (directory / f".{name}.tmp").unlink(missing_ok=True)
 
 
 def refuse_strange(directory: Path) -> None:
