@@ -1,4 +1,7 @@
-"""Create a smaller encoder from a trained one (zoo/assembly/shrink.py): ``scripts/shrink.py SOURCE DIRECTORY depth=3 embedding_dim=128``."""
+"""Create a smaller encoder from a trained one (zoo/assembly/shrink.py).
+
+``scripts/shrink.py SOURCE DIRECTORY depth=3 embedding_dim=128``
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Verification cards: tests that carry ``@pytest.mark.card(system, capability)`` write what they found."""
+"""Fixtures of all tests, and verification cards: tests with ``@pytest.mark.card(system, capability)`` write their results to cards."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def _seeded():
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch, tmp_path_factory):
-    """Classifier weights of the user's cache are none of the tests', and those of an older version least of all."""
+    """Give the tests an empty cache directory, so that they never read classifier weights of the user or of an older version."""
     monkeypatch.setattr("zoo.evaluation.measures.classifier_weights.cache_directory", lambda: tmp_path_factory.getbasetemp() / "cache")
 
 
@@ -119,7 +119,7 @@ def launcher():
 
 @pytest.fixture(scope="session")
 def quickstart(once):
-    """Where a reader of the README stands after its first command; the run lies in ``runs/quickstart``."""
+    """Folder in the state after the README's first command; the run is in ``runs/quickstart``."""
 
     def run_first_command(folder):
         lay_out(folder)
@@ -144,7 +144,7 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.fixture
 def tell(request):
-    """Show a line to people when all tests have run."""
+    """Return a function that adds a line to the summary at the end of the test run."""
     return lambda line: request.node.user_properties.append((TOLD, line))
 
 
@@ -158,7 +158,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With --dist loadgroup: by the table above, so that ids of tests stay what they are."""
+    """Group tests by the table above with --dist loadgroup, without changing their ids."""
     if config.getvalue("dist") != "loadgroup":
         return None
     from xdist.scheduler import LoadScopeScheduling

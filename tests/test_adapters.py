@@ -16,7 +16,7 @@ SYSTEM = {"encoders": {"image": "vit_nano"}, "head": {"name": "classifier", "num
 
 
 def adapted(adapter: Adapter) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
-    """A small Vision Transformer with adapters that have learnt something, an input, and what it gives."""
+    """Make a small Vision Transformer with trained adapters; return it with an input and its output."""
     torch.manual_seed(0)
     model = zoo.create_model("vit_nano")
     model.config = copy.deepcopy(model.config)

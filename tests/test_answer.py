@@ -1,4 +1,4 @@
-"""Answers that are written to train another model on: the file, its media, and a job that goes on where it was stopped."""
+"""``zoo answer``: the file of answers, its media, and the resume of an interrupted job."""
 
 import json
 import wave
@@ -13,10 +13,10 @@ from zoo.commands.cli import main
 from zoo.processors.chat.messages import Conversation, Message
 from zoo.processors.media.image_file import open_image
 from zoo.sources.instruct import Instruct
-from zoo.types import Sample
+from zoo.types import Sample, Split
 
 
-class Questions:
+class Questions(Split):
     """Item i shows a square of brightness 10 i, and every third a clip; item 4 cannot be read."""
 
     def __len__(self):
@@ -33,7 +33,9 @@ class Questions:
 
 
 class Teacher:
-    """Says the brightness and the seed; of item 7 nothing. Stops after ``calls`` calls."""
+    """Stub that answers with brightness and seed, with an empty text for item 7, and raises after ``calls`` calls."""
+
+    encoders = {}
 
     processor = None
 

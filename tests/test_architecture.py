@@ -1,8 +1,10 @@
-"""The house keeps its order: who imports whom, which names mirror which, and how long a file may grow."""
+"""Rules of the house: order of imports, mirrored names, file sizes, plain English, and probes of objects."""
 
 import ast
+import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ ROOMS: dict[str, set[str] | None] = {
     "types": set(),
     "storage": set(),
     "registry": {"storage"},
-    "layers": {"types"},
+    "layers": {"types", "registry"},
     "losses": set(),
     "processors": {"types", "storage", "registry"},
     "encoders": {"types", "registry", "layers"},
@@ -38,8 +40,29 @@ ROOMS: dict[str, set[str] | None] = {
     "runs": None,
     "downloads": {"storage"},
     "commands": None,
-    "testing": {"types", "registry", "assembly", "runs"},
+    "testing": {"types", "registry", "interop", "assembly", "runs"},  # of interop what opens a directory
 }
+# ``getattr`` and ``hasattr`` with a literal name, by file: only on objects of other libraries. Our own base classes (``zoo.types``) declare
+# every attribute with a default, so that none of our objects has to be probed.
+PROBES = {
+    "zoo.encoders.timm": 9,  # models of timm
+    "zoo.encoders.transformers": 8,  # configs and outputs of transformers
+    "zoo.language.transformers": 2,  # configs and modules of transformers
+    "zoo.layers.adapters": 2,  # layers of PEFT
+    "zoo.layers.hosted_transformers": 1,  # models of transformers
+    "zoo.processors.media.image_file": 1,  # images of Pillow
+    "zoo.processors.tokenizers.whisper_tokens": 1,  # models of the tokenizers library
+}
+# Phrases that a newcomer has to read twice; each stood in this code once. Write who does what, with the field's words.
+RIDDLES = re.compile(
+    r"\b(heads? that talks?|(is|are) (told(?! apart)|asked|said)|whatever it is asked|who asks|whom|nobody|says nothing"
+    r"|says? of (itself|themselves)"
+    r"|whose it stays|may be none|cannot be \w+ is none|begins? anew|goes on|hears (how|what|of)|listens|not at all trained|trains it not"
+    r"|what (is said|is drawn|comes|stands|stood|lies|goes)|in place of an inner|tensors there|likewise|thereof|left lying"
+    r"|where (there|it|they) (is|are) (one|none|any))\b",
+    re.IGNORECASE,
+)
+QUESTIONS = re.compile(r"(What|Where|Whether|How|Which|Who|Whose|The one)\b")
 DOORS = {"__init__", "__main__", "cli"}  # the package's front doors; cli is the old path of commands/cli
 APART = ("encoders", "heads")  # rooms whose parts never import one another
 
@@ -143,3 +166,45 @@ def test_one_file_calls_scaled_dot_product_attention():
 def test_files_can_be_read_in_a_sitting():
     long = {dotted(p): n for p in MODULES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 420}
     assert not long
+
+
+def documented(path: Path) -> list[tuple[str, str]]:
+    """Return the places and texts of a module's docstrings."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+    return [(f"{dotted(path)}.{getattr(node, 'name', '')}", text) for node in found if (text := ast.get_docstring(node))]
+
+
+def test_docstrings_begin_with_a_verb_or_a_noun():
+    assert not [place for path in MODULES for place, text in documented(path) if QUESTIONS.match(text)]
+
+
+def comments(path: Path) -> list[tuple[str, str]]:
+    with path.open("rb") as file:
+        return [(f"{dotted(path)}:{t.start[0]}", t.string) for t in tokenize.tokenize(file.readline) if t.type == tokenize.COMMENT]
+
+
+def test_docstrings_and_comments_are_plain_english():
+    found = [(where, match[0]) for path in MODULES for where, text in documented(path) + comments(path) for match in RIDDLES.finditer(text)]
+    assert not found, "say who does what to what, with the terms of the field (.github/CONTRIBUTING.md)"
+
+
+def test_every_room_says_what_lives_there():
+    for path in MODULES:
+        if path.name == "__init__.py" and path.parent != ROOT / "zoo":
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            assert len(text.split()) >= 10, f"{dotted(path)}: say what lives there, what it may import, and how one is added"
+            if dotted(path).count(".") == 1:
+                assert "import" in text and re.search(r"\b[Aa]dd", text), f"{dotted(path)}: say what it may import, and how one is added"
+
+
+def probes(path: Path) -> int:
+    """Count the calls of getattr and hasattr whose name is written out."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in ("getattr", "hasattr") and len(call.args) > 1]
+    return sum(isinstance(call.args[1], ast.Constant) for call in named)
+
+
+def test_only_objects_of_other_libraries_are_probed():
+    assert {dotted(path): count for path in MODULES if (count := probes(path))} == PROBES
+    assert sum(PROBES.values()) <= 26

@@ -1,4 +1,4 @@
-"""The model that commands take when none is given, and what is said of it."""
+"""Bundled default model of the commands, and its documentation."""
 
 import pytest
 

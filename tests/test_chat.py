@@ -1,4 +1,4 @@
-"""``zoo chat``: a session answers as if each turn were computed anew, computes only what is new, and survives mistakes."""
+"""``zoo chat``: cached turns give the same answers as recomputed ones, and mistakes of the user do not end a session."""
 
 import functools
 import io
@@ -33,7 +33,7 @@ def random_system(name):
 
 @functools.cache
 def talker(name):
-    """A random system with a tokenizer of single characters that says letters only: text and tokens are then one to one."""
+    """Random system with a tokenizer of single characters, of which it generates letters only: one token per character."""
     system = random_system(name)
     part, scores = system.processor["conversation"], system.head.language.logits
     offset = torch.full((system.head.language.vocab_size,), -1e9)

@@ -1,4 +1,4 @@
-"""``zoo chat --boxes``: places are asked for, read out of the answer, and drawn into the picture."""
+"""``zoo chat --boxes``: boxes are requested, parsed from the answer, and drawn onto the image."""
 
 import json
 
@@ -19,7 +19,7 @@ BOX = (0.390625, 0.046875, 0.984375, 0.828125)  # of the cells (1, 12) and (26, 
 
 @pytest.fixture
 def saying(monkeypatch):
-    """A system that knows the tags and says ``SAID``, whatever it is shown; ``asked`` are the prompts it was given."""
+    """Stub system that knows the location tags, always answers ``SAID``, and records its prompts in ``asked``."""
     torch.manual_seed(0)
     system = zoo.create_system("kosmos_nano", ["system.processor.conversation.tokenizer=characters"])
     part = system.processor["conversation"]

@@ -1,4 +1,4 @@
-"""Weights: strict, atomic, with their preprocessing, and never a way to run code."""
+"""Weights: loaded strictly, saved atomically with their preprocessing, and never able to run code."""
 
 import json
 import os

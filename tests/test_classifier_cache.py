@@ -1,4 +1,4 @@
-"""Classifier weights on disk: found where all that they depend on is the same, computed where anything is not."""
+"""Classifier weights on disk: reused if everything that they depend on is equal, recomputed otherwise."""
 
 import os
 

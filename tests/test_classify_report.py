@@ -16,7 +16,7 @@ NASTY = "a,\"b\"\r\n'c';<script>alert(1)</script>&amp;"
 
 
 class Page(html.parser.HTMLParser):
-    """What a browser would make of a page: tags, attributes and text."""
+    """Parser of a page: tags, attributes and text, as a browser sees them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The command line as its user meets it: exit status, messages, files."""
+"""Command line: exit status, messages, files."""
 
 import csv
 import json

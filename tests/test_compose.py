@@ -1,15 +1,23 @@
-"""Configs compose, wrong ones are refused with the key, both sides and what is legal, and none can name code."""
+"""Composition of configs: valid ones compose, wrong ones are refused with key, both sides and choices, and none can name code."""
 
+import dataclasses
+import json
 import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import zoo
 from zoo.assembly.compose import apply_overrides, compose
 from zoo.assembly.config_source import options
+from zoo.assembly.create import plain_system
 from zoo.assembly.hydra_jobs import run_with_hydra
+from zoo.assembly.quick_check import quick_check
 from zoo.registry import find_row, rows
 from zoo.storage.places import packaged_directory
+from zoo.training.settings import TrainingSettings
 
 REFUSED = {
     "system.encoders.image.drop_pat=0.1": "system.encoders.image.drop_pat: .*did you mean 'drop_path'",
@@ -52,6 +60,46 @@ def test_parts_that_do_not_fit_are_refused_before_weights_are_made(overrides):
         zoo.check(compose("train", overrides.split(",")))
 
 
+def test_the_plain_config_of_every_system_equals_the_composed_one():
+    for name, row in rows("system").items():
+        plain, composed = plain_system(row), compose("system", [f"system={name}"])["system"]
+        assert json.dumps(plain) == json.dumps(composed), name  # also in the order of keys
+
+
+def test_a_plain_name_needs_no_hydra():
+    code = (
+        "import sys, zoo; zoo.create_system('clip_vit_nano'); zoo.create_model('bert_pretraining_nano'); assert 'hydra' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_training_group_has_every_setting_with_its_default():
+    training, fields = compose("train")["training"], {field.name: field for field in dataclasses.fields(TrainingSettings)}
+    assert list(training) == list(fields)
+    differing = {
+        name for name, value in training.items() if value != fields[name].default and fields[name].default is not dataclasses.MISSING
+    }
+    assert differing - {"betas", "freeze", "trackers", "adapters", "learning_rates"} == {"warmup_steps"}
+
+
+def test_threads_compose_beside_one_another():
+    names = list(rows("system"))[:4] * 4
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda name: compose("train", [f"system={name}"])["system"]["name"], names))
+    assert found == names
+
+
+def test_a_job_of_a_sweep_may_compose(tmp_path):
+    seen = []
+
+    def job(config):
+        seen.append((config["seed"], compose("train", ["seed=7"])["seed"]))
+        return 0
+
+    assert run_with_hydra(["-m", "seed=1,2", f"run_dir={tmp_path}/sweep"], job) == 0
+    assert seen == [(1, 7), (2, 7)]
+
+
 def data_of(name: str, path) -> list[str]:
     """Data that a system can be trained on; the pictures and captions of the default serve most."""
     row = find_row(name, "system")
@@ -65,7 +113,9 @@ def data_of(name: str, path) -> list[str]:
 
 @pytest.mark.parametrize("name", rows("system"))
 def test_every_system_composes_and_fits(name, tmp_path):
-    report = zoo.check(compose("train", [f"system={name}", *data_of(name, tmp_path)]))
+    config = compose("train", [f"system={name}", *data_of(name, tmp_path)])
+    quick_check(config)
+    report = zoo.check(config)
     assert report.edges[-1].target == "loss"
 
 

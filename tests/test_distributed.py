@@ -67,7 +67,7 @@ def loss_gradients(name: str, gathers: str, positives: str, kind: str) -> dict[s
 
 
 def run_cases(output: str) -> None:
-    """Run by each process; rank 0 writes what it found."""
+    """Run all cases in one process of several; rank 0 writes the results."""
     torch.distributed.init_process_group("gloo")
     torch.set_num_threads(1)
     found = {case: system_gradients(*case) for case in SYSTEM_CASES}
@@ -89,7 +89,7 @@ def global_batch() -> Batch:
 
 @pytest.fixture(scope="session")
 def found(once, launcher):
-    """What one and two processes found, by case."""
+    """Results of one and of two processes, by case."""
 
     def run_all(folder):
         runs = [launcher.start([__file__, str(folder / f"{n}.safetensors")], folder / f"{n}.log", n, torchrun=True) for n in (1, 2)]
@@ -116,7 +116,7 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 @pytest.mark.heavy
 @pytest.mark.parametrize("case", SYSTEM_CASES, ids="-".join)
 def test_two_processes_give_the_gradients_of_one(case, found):
-    """Of one whose loss is that of the batch at once, whatever the form. fp32 sums in another order: 1e-6 of the largest gradient."""
+    """Compare with one process that computes the loss of the whole batch. fp32 sums differ in order: 1e-6 of the largest gradient."""
     name, _, _, positives = case
     assert_close(found[1](case), found[0]((name, "plain", "global", positives)), 1e-6)
     assert_close(found[0](case), found[0]((name, "plain", "global", positives)), 1e-6)

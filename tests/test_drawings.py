@@ -1,4 +1,4 @@
-"""What the converters of drawn data do: SVG out of collections, names to labels, and the concepts that are held out."""
+"""Converters of drawings: SVG from collections, labels from names, and held-out concepts."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_what_is_drawn_comes_to_the_middle_of_a_square():
 
 @pytest.fixture
 def source(tmp_path):
-    """Emojibase with 40 animals, 10 foods and what is left out; styles with and without code points."""
+    """Emojibase with 40 animals, 10 foods and excluded entries; styles with and without code points."""
     kept = [(f"animal {index}", f"1F4{index:02X}", "0") for index in range(40)] + [
         (f"food {index}", f"1F5{index:02X}", "1") for index in range(10)
     ]

@@ -1,4 +1,4 @@
-"""``zoo embed``: rows are the model's vectors, a killed job goes on to the same bytes, and a changed folder is noticed."""
+"""``zoo embed``: rows equal the model's vectors, a killed job resumes to the same bytes, and changes of the folder are found."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def draw(path, seed):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Six pictures with odd names, and two files that are none."""
+    """Folder with six images with unusual names, and two files that are not images."""
     folder = tmp_path / "pictures"
     for seed, name in enumerate(NAMES):
         draw(folder / name, seed)
@@ -55,7 +55,7 @@ def paths(directory):
 
 
 def files(directory):
-    """What the index holds, byte for byte."""
+    """Return the content of each file of an index."""
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 

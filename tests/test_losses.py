@@ -12,7 +12,7 @@ FORMS = {"info_nce": (tiled_info_nce, plain_info_nce), "sigmoid": (tiled_sigmoid
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements that any operation's result had."""
+    """Dispatch mode that records the largest number of elements of any operation's result."""
 
     elements = 0
 
@@ -31,7 +31,7 @@ def small_blocks(monkeypatch):
 
 @pytest.fixture(params=["kept", "recomputed"])
 def form(request, monkeypatch):
-    """Whether exponentials wait for backward or are made again."""
+    """Parametrise over the two forms of the loss: exponentials kept for backward, or recomputed."""
     monkeypatch.setattr(softmax, "KEPT_BYTES", 2**20 if request.param == "kept" else 0)
 
 
@@ -78,7 +78,7 @@ def opposite(first, second):
 
 
 def one_lost_row(first, second):
-    """All pairs alike but for a row, whose cosines are all -1."""
+    """Make a similarity matrix of equal pairs with one row whose cosines are all -1."""
     same = first[:1].repeat(len(first), 1)
     same[3] *= -1
     return same, first[:1].expand_as(first)
@@ -90,7 +90,7 @@ def trained(first, second):
 
 
 def collapsed(first, second):
-    """All vectors are one."""
+    """Make vectors that are all equal."""
     return first[:1].expand_as(first), first[:1].expand_as(first)
 
 
@@ -127,7 +127,7 @@ def test_the_small_loss_of_a_trained_model_keeps_its_digits(monkeypatch):
 
 @pytest.mark.parametrize("in_groups", [False, True])
 def test_a_loss_far_below_rounding_keeps_its_digits(in_groups, form):
-    """Pairs at a cosine of 0.8 and scale 60: the softmax of a pair is 1 to 1e-10, of which fp32 knows nothing."""
+    """Use pairs with cosine 0.8 at scale 60: the softmax of a pair differs from 1 by 1e-10, which fp32 cannot represent."""
     first = F.normalize(torch.randn(101, 64), dim=-1)
     second = F.normalize(first + 0.75 * F.normalize(torch.randn(101, 64), dim=-1), dim=-1)
     groups = torch.arange(101) + 7 if in_groups else None  # each a group of its own

@@ -1,4 +1,4 @@
-"""Encoders and connectors behind one stream of documents, by config alone: each pair trains a step, or is refused."""
+"""Encoders and connectors of Kosmos, by config alone: each pair trains a step or is refused."""
 
 import itertools
 
@@ -45,7 +45,7 @@ def test_each_pair_trains_a_step_or_is_refused_with_the_reason(encoder, connecto
         return
     system, (first, second, third) = ready(encoder, connector), items(modality)
     batch = system.processor(conversation=[[first, second, "which"], ["which is it?"], ["seven", third]])
-    made = [system.head.counts[modality](system.processor[modality].item(item)) for item in (first, second, third)]
+    made = [system.counts[modality](system.processor[modality].item(item)) for item in (first, second, third)]
     assert int((batch.inputs["text"] == PLACEHOLDER_IDS[modality]).sum()) == sum(made)
     before = [p.detach().clone() for p in system.parameters()]
     loss = system(batch).loss

@@ -1,6 +1,6 @@
 """Every kind of encoder with every kind of connector before a language model, by config alone.
 
-Each pair trains a step or is refused before any weight is made; and what conversations expand to is what the features are.
+Each pair trains a step or is refused before any weight is made. The number of placeholders of a conversation equals the number of features.
 """
 
 import itertools
@@ -36,7 +36,7 @@ def items(modality):
 
 
 def conversations(modality):
-    """Two items in one conversation, none in another, one in the last."""
+    """Make three conversations with two, no and one items."""
     first, second, third = ({"type": modality, modality: item} for item in items(modality))
     asked = [[first, second, "which is it?"], ["which is it?"], ["and", third, "?"]]
     return [[{"role": "user", "content": parts}, {"role": "assistant", "content": "seven"}] for parts in asked]
@@ -62,7 +62,7 @@ def test_each_pair_trains_a_step_or_is_refused_with_the_reason(encoder, connecto
     batch = system.processor(conversation=conversations(modality))
     encoded = system.encode_batch(batch)[modality]
     _, mask = system.head.connectors[modality](encoded.tokens, encoded.mask)
-    assert mask.sum(1).tolist() == [system.head.counts[modality](system.processor[modality].item(item)) for item in items(modality)]
+    assert mask.sum(1).tolist() == [system.counts[modality](system.processor[modality].item(item)) for item in items(modality)]
     assert int((batch.inputs["text"] == PLACEHOLDER_IDS[modality]).sum()) == int(mask.sum())
     if modality == "image":
         assert (

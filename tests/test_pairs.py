@@ -1,6 +1,6 @@
 """Every encoder with every head, by config alone: each pair trains one step or is refused with its reason.
 
-The list is printed, and grows by itself with every part that is added.
+The list of pairs is printed. It contains every registered part, so a new part needs no change here.
 """
 
 import inspect
@@ -36,7 +36,7 @@ def system_config(encoder, head):
 
 def said_of(system, inputs):
     """Token ids of four conversations, each about one item, and which of them are learnt."""
-    counts = {m: count(inputs[m][0]) for m, count in system.head.counts.items()}
+    counts = {m: count(inputs[m][0]) for m, count in system.counts.items()}
     row = [5, *(PLACEHOLDER_IDS[m] for m, count in counts.items() for _ in range(count)), 7, 8, 9]
     token_ids = torch.tensor(row).expand(4, -1)
     return token_ids, torch.arange(len(row)).expand(4, -1) >= len(row) - 2
@@ -65,7 +65,7 @@ def one_step(system):
 
 
 def own_targets(head, inputs):
-    """What some heads read beside groups and labels: a teacher's vectors, hidden tokens, frames to be said."""
+    """Return targets of heads other than groups and labels: teacher vectors, masked tokens, mels."""
     found = {TEACHER: torch.randn(4, head.teacher_dim)} if getattr(head, "needs_teacher", False) else {}
     if getattr(head, "masked_lm", None):
         found[MASKED] = inputs["text"]
@@ -82,7 +82,7 @@ def on_meta(name):
 
 
 def fits(encoder, head):
-    """Whether a head takes the encoder's modality, and is not one that reads a pooled vector where there is none."""
+    """Return True if a head accepts the encoder's modality and the encoder pools where the head reads a pooled vector."""
     accepts = find_part("head", head.family).accepts
     pools = getattr(on_meta(encoder.name), "gives_pooled", True)
     return encoder.modality in accepts.modalities and (pools or not (accepts.reads == "pooled" or head.family == "classifier"))

@@ -1,4 +1,4 @@
-"""Prefix tuning: learnt keys and values before a text, as transformers has them in a cache, whatever way the text is computed."""
+"""Prefix tuning: learned keys and values before a text, equal to transformers' cache in every way of computing the text."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every command and program of the README runs as it stands there."""
+"""Every command and program of the README runs as printed."""
 
 import re
 import sys
@@ -48,7 +48,7 @@ def test_bash_block_parses_and_its_scripts_exist(block: Block, tmp_path: Path) -
 @pytest.mark.heavy
 @pytest.mark.parametrize("block", [b for b in BLOCKS if not b.text.startswith("# not run")], ids=lambda block: f"line {block.line}")
 def test_block_runs(block: Block, quickstart: Path) -> None:
-    """In order, each where those before it left their files; the first ran when that place was made."""
+    """Run the blocks in order; each finds the files of the earlier ones. The fixture has run the first block."""
     if block is BLOCKS[0]:
         assert block.text == "bash scripts/quickstart.sh\n" and (quickstart / "runs" / "quickstart" / "last").is_dir()
     elif block.language == "python":

@@ -1,4 +1,4 @@
-"""The shipped recipes learn: each reaches its goal on test digits that it never saw."""
+"""Shipped recipes reach their goals on held-out test digits."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def learn(folder, *words):
 @pytest.mark.heavy
 @pytest.mark.card("clip_vit_nano", "trains")
 def test_the_quickstart_reaches_95_percent_zero_shot(quickstart, tmp_path, card_figure):
-    """As the README's first command trained it."""
+    """Evaluate the training that the README's first command starts."""
     checkpoint = quickstart / "runs" / "quickstart"
     assert read_run_config(checkpoint) == compose("train", ["experiment=quickstart", "run_dir=runs/quickstart"])
     result = evaluate({"checkpoint": str(checkpoint), "output": str(tmp_path / "evaluation")})[0]
@@ -28,7 +28,7 @@ def test_the_quickstart_reaches_95_percent_zero_shot(quickstart, tmp_path, card_
 @pytest.mark.heavy
 @pytest.mark.card("clip_vig_nano", "trains")
 def test_a_vision_gnn_in_its_place_reaches_93_percent(tmp_path, card_figure):
-    """One override away from the quickstart, and in less than half its steps; the goal that both share."""
+    """Change the quickstart by one override, with less than half its steps and the same goal."""
     steps = ["training.max_steps=250", "training.evaluate_every=250"]
     result = learn(tmp_path, "experiment=quickstart", "encoder@system.encoders.image=vig_nano", *steps)
     card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot, 250 steps")
@@ -56,7 +56,7 @@ def test_siglip_learns_the_digits(tmp_path, card_figure):
 @pytest.mark.heavy
 @pytest.mark.card("clip_vit_digits", "trains")
 def test_pairs_that_were_never_seen_together_are_told_apart(tmp_path, card_figure):
-    """The recipe of ``experiment=digit_pairs`` in less than half its steps."""
+    """Train ``experiment=digit_pairs`` with less than half its steps."""
     words = ["experiment=digit_pairs", "training.max_steps=1000", "training.evaluate_every=1000", "training.checkpoint_every=1000"]
     result = learn(tmp_path, *words)
     card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % among 100 pairs on {result.num_items} scenes of held-out pairs, 1,000 steps")

@@ -1,4 +1,4 @@
-"""Names, rows and what is said of wrong ones."""
+"""Names, rows, and messages about wrong names."""
 
 import subprocess
 import sys

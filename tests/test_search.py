@@ -1,4 +1,4 @@
-"""``zoo search``: exact neighbours, the model that made the index, and pages to look at."""
+"""``zoo search``: exact neighbours, the model of the index, and HTML pages of results."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A smaller encoder out of a trained one."""
+"""Smaller encoders cut out of a trained one."""
 
 import subprocess
 import sys

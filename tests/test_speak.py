@@ -1,4 +1,4 @@
-"""``zoo speak`` as a user meets it, with a voice that has learnt nothing."""
+"""``zoo speak`` from the command line, with an untrained voice."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_failed_alignments_are_named_and_tell_in_the_status(voice, tmp_path, cap
         (["--file", "missing.txt"], "--file: missing.txt cannot be read"),
         (["?!"], "contains nothing that can be spoken"),
         (["a", "--vocoder", "hifi"], "vocoder: there is no 'hifi'"),
-        (["a", "--speaker", "1"], "leave it out"),
+        (["a", "--speaker", "1"], "do not give a speaker"),
         (["a", "--max-seconds", "-1"], "max_seconds -1"),
         (["a", "--batch-size", "0"], "--batch-size: 0"),
     ],

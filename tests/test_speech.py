@@ -1,4 +1,4 @@
-"""Why an utterance stops, what its alignment shows, and the losses that teach both."""
+"""Speech synthesis: stop rules, faults of the alignment, and losses of mels and stop token."""
 
 import math
 
@@ -16,7 +16,7 @@ def path(places, length):
 
 
 def run(watch, stops=None, places=None, levels=None, length=5):
-    """Feed a watch; returns the steps until it says that all is over."""
+    """Feed steps to a stop watch; return the number of steps until it reports that all texts have ended."""
     count = len(next(each for each in (stops, places, levels) if each is not None))
     for step in range(count):
         stop = None if stops is None else torch.tensor([stops[step]])
@@ -62,7 +62,7 @@ def test_figures_of_alignments():
         ([0, 1, 2, 3, 13, 14, 15, 16, 17, 18, 19], STOP_TOKEN, "skips text"),
         ([*range(10), *range(4, 20)], STOP_TOKEN, "goes back in the text"),
         ([*[0] * 60, *range(20)], STOP_TOKEN, "attention is off the diagonal"),
-        ([3], STOP_TOKEN, "says nothing"),
+        ([3], STOP_TOKEN, "has fewer than two decoder steps"),
     ],
 )
 def test_faults_are_named(places, reason, fault):

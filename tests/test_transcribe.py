@@ -1,4 +1,4 @@
-"""``zoo transcribe`` as a user meets it, with a model that has learnt nothing."""
+"""``zoo transcribe`` from the command line, with an untrained model."""
 
 import json
 import os

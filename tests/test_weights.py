@@ -1,4 +1,4 @@
-"""Weights of every origin through ``create_model(weights=...)``: converted, strict, in parts only where the parts are named."""
+"""Weights from every source through ``create_model(weights=...)``: converted and strict; partial only if parts are named."""
 
 import open_clip
 import pytest

@@ -1,4 +1,4 @@
-"""What is built from the checkout works outside it: from the sdist, as a wheel, in an environment that never saw the checkout."""
+"""Distributions built from the checkout work outside it: from the sdist, as a wheel, in a separate environment."""
 
 import os
 import subprocess

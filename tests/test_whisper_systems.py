@@ -1,4 +1,4 @@
-"""Whisper as a user trains, saves and adapts it: from recordings with texts, on this machine."""
+"""Whisper trained, saved and adapted by a user, from recordings with texts."""
 
 import json
 import wave
@@ -19,7 +19,7 @@ RATE = 16000
 
 
 def said(text):
-    """A recording in which each letter is a tone of 0.12 s."""
+    """Make a recording in which each letter is a tone of 0.12 s."""
     times = np.arange(round(0.12 * RATE)) / RATE
     return np.concatenate([0.3 * np.sin(2 * np.pi * TONES[letter] * times) for letter in text]).astype(np.float32)
 
@@ -54,7 +54,7 @@ def test_a_training_step_is_checked_without_weights(recordings, tmp_path):
 def test_a_processor_may_not_know_more_tokens_than_the_decoder():
     with pytest.raises(ConfigError, match="transcript.vocab_size: the processor has 600, system.head.vocab_size is 512"):
         zoo.create_system("whisper_nano", ["+system.processor.transcript.vocab_size=600"])
-    with pytest.raises(ConfigError, match="nothing at system.head that reads its tokens; .* whisper_nano_decoder"):
+    with pytest.raises(ConfigError, match="no part at system.head reads its tokens; .* whisper_nano_decoder"):
         zoo.create_system("clap_whisper_nano", ["+system.processor.transcript={}"])
 
 

@@ -6,7 +6,7 @@ Everything public is found here and loaded when it is first used, so that ``impo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ConfigError, DataError, WeightsError, ZooError
+from zoo.errors import ConfigError, ContractError, DataError, WeightsError, ZooError
 
 if TYPE_CHECKING:
     from zoo.assembly.create import create_model, create_system
@@ -39,6 +39,7 @@ _HOMES = {
 __all__ = [
     "Batch",
     "ConfigError",
+    "ContractError",
     "DataError",
     "Encoded",
     "HeadOutput",
@@ -59,6 +60,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":  # a room, not a name in one
+        return import_module("zoo.testing")
     if name not in _HOMES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
@@ -67,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "testing"})

@@ -22,6 +22,23 @@ class ConfigError(ZooError):
     """Error in a configuration: an unknown name, a value outside its range, or parts that do not fit together."""
 
 
+class ContractError(ConfigError):
+    """Error of the author of a part: the part breaks a rule of its kind's contract (``zoo.testing``).
+
+    Args:
+        part: kind and name, for example "encoder 'swin'"; may begin with a config key.
+        rule: what the part says or must do, for example "gives_pooled is True".
+        got: what was found instead, for example "pooled is None".
+        wanted: what was expected; left out of the message if the remedy says it already.
+        remedy: what the author should change.
+    """
+
+    def __init__(self, part: str, rule: str, got: str, wanted: str, remedy: str) -> None:
+        expected = "" if wanted in remedy else f" (expected: {wanted})"
+        super().__init__(f"{part}: {rule}, but {got}{expected}; {remedy}")
+        self.part, self.rule, self.got, self.wanted, self.remedy = part, rule, got, wanted, remedy
+
+
 class WeightsError(ZooError):
     """Error in weights: they do not fit the architecture, or their file cannot be read safely."""
 

@@ -89,6 +89,6 @@ ENTRIES = {
     "log_mel": Entry(log_mel, 4, "openai-whisper", 2e-6),
     "whisper_encoder": Entry(encoder("whisper_tiny_encoder"), 1, "openai-whisper tiny", 1e-4),
     "whisper_encoder_base": Entry(encoder("whisper_base_encoder"), 1, "openai-whisper base", 1e-4),
-    "whisper_short_clip": Entry(short_clip(silence=0), 1, "the strict way", 1e-4),
-    "whisper_short_clip_silence": Entry(short_clip(silence=4), 1, "the strict way", 1e-4),
+    "whisper_short_clip": Entry(short_clip(silence=0), 1, "padding to 30 s", 1e-4),
+    "whisper_short_clip_silence": Entry(short_clip(silence=4), 1, "padding to 30 s", 1e-4),
 }

@@ -1,4 +1,4 @@
-"""What the tests of converters share."""
+"""Shared fixtures of the converter tests."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def same_state():
 
 @pytest.fixture
 def close():
-    """Fail unless two tensors differ by 1e-5 of the largest value at most: hidden states that no norm has seen grow large."""
+    """Fail unless two tensors differ by at most 1e-5 of the largest value; hidden states before a norm may be large."""
 
     def compare(found, expected):
         torch.testing.assert_close(found, expected, atol=1e-5 * max(1.0, expected.abs().max().item()), rtol=0)

@@ -45,7 +45,7 @@ GPT2 = {
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """Byte-level BPE as SmolLM2's: each digit alone."""
+    """Train byte-level BPE like SmolLM2's, in which each digit is one token."""
     found = Tokenizer(models.BPE())
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     found.pre_tokenizer, found.decoder = pre_tokenizers.Sequence(steps), decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""The mechanism that all converters share."""
+"""Rules that rename and split tensors, shared by all converters."""
 
 import pytest
 import torch

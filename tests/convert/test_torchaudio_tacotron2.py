@@ -35,7 +35,7 @@ LENGTHS = torch.tensor([9, 9, 9])
 
 @pytest.fixture
 def pair(monkeypatch, scramble):
-    """torchaudio's with its dropout held, and ours with its weights and none."""
+    """Torchaudio's model without dropout, and ours with its weights and without dropout."""
     monkeypatch.setattr("torchaudio.models.tacotron2.F.dropout", lambda x, *words, **more: x)
     reference = scramble(Tacotron2(**SIZES))
     for name, buffer in reference.named_buffers():
@@ -112,7 +112,7 @@ def test_a_shorter_text_gives_what_torchaudio_gives_for_it_alone(pair):
 
 
 def nvidias(tensors):
-    """The names of NVIDIA/tacotron2: another word behind each convolution and each linear layer."""
+    """Rename tensors as in NVIDIA/tacotron2: one more word after each convolution and each linear layer."""
     renamed = {}
     for name, tensor in tensors.items():
         parts = name.split(".")
@@ -169,5 +169,5 @@ def test_a_missing_tensor_is_named(pair):
 def test_what_torchaudio_does_not_have_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="head.reduction: 2"):
         zoo.export(zoo.create_system("tacotron2_nano"), tmp_path / "out", format="torchaudio")
-    with pytest.raises(ConfigError, match="head 'tacotron2' only"):
+    with pytest.raises(ConfigError, match="System cannot be written as 'torchaudio', which takes systems with the head 'tacotron2'"):
         zoo.export(zoo.create_system("clip_vit_nano"), tmp_path / "out", format="torchaudio")

@@ -97,5 +97,5 @@ def test_what_ours_does_not_have_is_refused(change, words):
 
 
 def test_two_poolings_at_once_are_refused():
-    with pytest.raises(ConfigError, match="pooling_mode_max_tokens"):
+    with pytest.raises(ConfigError, match="pools by max, mean; allowed is one of: mean, cls, max"):
         transformers_bert.arguments({"model_type": "bert"}, pooling={"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": True})

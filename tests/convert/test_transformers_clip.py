@@ -212,7 +212,7 @@ EVERY_TOWER = pytest.mark.parametrize("name", TOWERS)
 
 @pytest.fixture
 def tower(scramble):
-    """A small tower of transformers with random weights, and ours with the same; made from config and weights alone."""
+    """Make a small random tower of transformers, and load ours from its config and weights only."""
 
     def make(name):
         reference = scramble(TOWERS[name]())

@@ -44,7 +44,7 @@ EVERY_CLASSIFIER = pytest.mark.parametrize("prefix", CLASSIFIERS)
 
 @pytest.fixture
 def pair(scramble):
-    """A small model of transformers with random weights, and ours with the same; made from config and weights alone."""
+    """Make a small random model of transformers, and load ours from its config and weights only."""
 
     def make(factory):
         reference = scramble(factory())

@@ -66,7 +66,7 @@ def test_the_decoders_gradients_are_theirs(decoder):
 
 
 def their_tokenizer():
-    """A small one as theirs is: SentencePiece's, whose first ids are fairseq's."""
+    """Make a small tokenizer like Kosmos-2's: SentencePiece with the first ids of fairseq."""
     letters = sorted(set("\u2581An image of fire?.,:QuestionAwr".replace(" ", "")))
     special = ("<s>", "<pad>", "</s>", "<unk>")
     words = [(word, -3.0) for word in ("\u2581An", "\u2581image", "\u2581of", "\u2581a")] + [(letter, -8.0) for letter in letters]
@@ -94,7 +94,7 @@ def their_model(scramble, **more):
 
 @pytest.fixture
 def directory(scramble, tmp_path):
-    """A random model of theirs with its processor, saved."""
+    """Directory of a random model of transformers, with its processor."""
     model, processor = their_model(scramble), their_processor()
     model.save_pretrained(tmp_path / "theirs")
     processor.save_pretrained(tmp_path / "theirs")

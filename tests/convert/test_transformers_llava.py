@@ -32,7 +32,7 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 
 def theirs(case, scramble):
-    """A random model of transformers."""
+    """Random LLaVA of transformers."""
     tower, language, more = CASES[case]
     vision = (reference.CLIPVisionConfig if tower == "clip" else reference.SiglipVisionConfig)(**VISION)
     strategy = "default" if tower == "clip" else "full"
@@ -67,7 +67,7 @@ def test_their_directory_gives_their_logits_here(case, scramble, tmp_path):
     model.save_pretrained(tmp_path)
     system = zoo.load(tmp_path)
     torch.testing.assert_close(our_logits(system, *inputs), their_logits(model, *inputs), rtol=0, atol=1e-5)
-    assert system.head.counts["image"].fixed == 16
+    assert system.counts["image"].fixed == 16
 
 
 @every_case
@@ -135,7 +135,7 @@ def test_their_processor_and_greedy_text_are_ours(tmp_path):
 
 @pytest.mark.parametrize("resize", ["pad", "crop"])
 def test_both_ways_to_a_square_are_theirs(resize, tmp_path):
-    """Within two grey levels: theirs resizes with torch, whose filters round otherwise than PIL's."""
+    """Compare within two grey levels: transformers resizes with torch, whose filters round differently from PIL's."""
     settings = {"image": {"resize": resize}}
     system = zoo.create_system(
         {"encoders": {"image": {"name": "vit", **TOWER}}, "head": "llava", "language": "llama_nano", "processor": settings}

@@ -117,7 +117,7 @@ def test_the_encoder_is_taken_out_of_a_whole_t5(scramble, batch, close, tmp_path
     whole = scramble(T5ForConditionalGeneration(T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)))
     whole.save_pretrained(tmp_path)
     model, (ids, mask) = zoo.load(tmp_path), batch
-    assert "its decoder is left out" in caplog.text
+    assert "not used: its decoder; only the encoder is read" in caplog.text
     close(model(ids, mask).tokens[mask], whole.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state[mask])
 
 
@@ -174,3 +174,21 @@ def test_a_mean_pool_goes_out_as_sentence_transformers_writes_it_and_comes_back(
     zoo.export(model, tmp_path)
     again = zoo.load(tmp_path)
     assert again.pool == "mean" and torch.equal(again(ids, mask).pooled, model(ids, mask).pooled)
+
+
+@torch.no_grad()
+def test_a_bert_with_the_norm_names_of_its_first_release_is_read(tmp_path, scramble):
+    reference = scramble(BertForPreTraining(BertConfig(**BERT)))
+    reference.save_pretrained(tmp_path)
+    tensors = read_tensors(tmp_path / "model.safetensors")
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t for name, t in tensors.items()
+    }
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({**old, "bert.embeddings.position_ids": torch.arange(19)[None]}, tmp_path / "pytorch_model.bin")
+    ids = torch.randint(0, 40, (2, 9))
+    system, expected = zoo.load(tmp_path), reference.bert(ids)
+    encoded = system.encoders["text"](ids)
+    torch.testing.assert_close(encoded.tokens, expected.last_hidden_state, rtol=0, atol=1e-5)
+    torch.testing.assert_close(encoded.pooled, expected.pooler_output, rtol=0, atol=1e-5)
+    assert torch.equal(system.head.norm.weight, reference.cls.predictions.transform.LayerNorm.weight)

@@ -1,9 +1,7 @@
 """transformers' ViTModel and ViTForImageClassification against our ``vit``, through the converter."""
 
-import importlib
 import inspect
 import json
-import pkgutil
 
 import pytest
 import torch
@@ -23,11 +21,14 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
-import zoo.interop
 from zoo.encoders.vit import ViT
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.base.format import KEYS_SAY
+from zoo.interop.base.recognise import find_format, formats
+from zoo.interop.base.source import read_source
 from zoo.interop.base.transformers_config import ACTIVATIONS, THEIR_ACTIVATIONS
 from zoo.interop.vit import transformers_vit
+from zoo.interop.vit.format import NAMES
 from zoo.layers.mlp import find_activation
 from zoo.registry.construct import build_part
 from zoo.storage.tensors import load_strictly, read_tensors, write_tensors
@@ -233,10 +234,13 @@ def references():
     yield VisionTransformer(img_size=SIZE, patch_size=PATCH, embed_dim=60, num_heads=5, depth=1)
 
 
-def test_weights_are_recognised_by_one_converter_alone():
-    modules = [importlib.import_module(f"zoo.convert.{m.name}") for m in pkgutil.iter_modules(zoo.convert.__path__)]
-    modules = [module for module in modules if hasattr(module, "recognises")]
-    for reference in references():
-        assert sum(module.recognises(reference.state_dict()) for module in modules) == 1, type(reference).__name__
-    ours = ours_of(FLAVOURS["pooler"]()).state_dict()
-    assert not any(module.recognises(ours) for module in modules)
+def test_weights_are_recognised_by_one_format_and_one_naming_alone(tmp_path):
+    def source_of(tensors, name):
+        write_tensors(tensors, tmp_path / f"{name}.safetensors")
+        return read_source(tmp_path / f"{name}.safetensors")
+
+    for number, reference in enumerate(references()):
+        source = source_of(reference.state_dict(), number)
+        assert [name for name, each in formats().items() if each.recognises(source) >= KEYS_SAY] == ["vit"], type(reference).__name__
+        assert sum(names.recognises(source.keys) for names in NAMES) == 1, type(reference).__name__
+    assert find_format(source_of(ours_of(FLAVOURS["pooler"]()).state_dict(), "ours")).name == "zoo_checkpoint"

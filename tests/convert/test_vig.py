@@ -67,13 +67,13 @@ def powers(count):
 
 
 def uniform(shape, seed):
-    """Numbers in [-1, 1] that anyone can make again: 2 (48271^(n+1) seed mod p) / p - 1 for the n-th."""
+    """Return reproducible numbers in [-1, 1]: the n-th is 2 (48271^(n+1) seed mod p) / p - 1."""
     numbers = powers(int(np.prod(shape))) * np.uint64(seed) % PRIME
     return torch.from_numpy(2.0 * numbers.astype(np.float64) / PRIME - 1).view(shape)
 
 
 def fill(model):
-    """The weights that the golden values were computed with; BatchNorm's counters and fixed tables stay."""
+    """Fill in the weights that the golden values were computed with; BatchNorm's counters and fixed tables stay unchanged."""
     tensors = {k: v for k, v in model.state_dict().items() if not k.endswith(("num_batches_tracked", "relative_pos"))}
     for t, (name, tensor) in enumerate(tensors.items()):
         u = uniform(tuple(tensor.shape), t + 1)

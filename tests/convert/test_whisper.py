@@ -49,6 +49,8 @@ def ctranslate2_of(state, heads=3, dtype=np.float32):
     """Variables of CTranslate2 from a whole Whisper of transformers, by names of its WhisperSpec."""
     found = {f"{half}/num_heads": np.array(heads, dtype=np.int16) for half in ("encoder", "decoder")}
     found |= {"decoder/pre_norm": np.array(1, dtype=np.int8), "decoder/alignment_layer": np.array(-1, dtype=np.int16)}
+    # CTranslate2 4.8 writes further settings as scalars.
+    found |= {f"decoder/{name}": np.array(0, dtype=np.int8) for name in ("alibi", "scale_alibi", "alibi_use_positive_positions")}
     for half, depth in (("encoder", CONFIG["encoder_layers"]), ("decoder", DECODER["decoder_layers"])):
         prefix = f"model.{half}."
         own = {k.removeprefix(prefix): v.numpy().astype(dtype) for k, v in state.items() if k.startswith(prefix)}
@@ -57,7 +59,7 @@ def ctranslate2_of(state, heads=3, dtype=np.float32):
 
 
 def half_of_ctranslate2(own, depth):
-    """Encoder or decoder."""
+    """Return the variables of the encoder or of the decoder."""
     found = {k.replace(".", "/"): own[k] for k in own if k.startswith("conv")}
     found["position_encodings/encodings"] = own["embed_positions.weight"]
     if "embed_tokens.weight" in own:
@@ -88,7 +90,7 @@ def half_of_ctranslate2(own, depth):
 
 
 def saved(origin, model, folder):
-    """A Whisper as its library writes it down; the path that a user gives."""
+    """Save a Whisper with its library; return the path that a user gives."""
     if origin == "transformers":
         model.save_pretrained(folder)
         return folder
@@ -169,6 +171,13 @@ def test_a_directory_of_ctranslate2_is_a_system_with_the_logits_of_transformers(
     memory = system.head.decoder.remember(system.encoders["audio"](mels).tokens)
     close(system.head.decoder(token_ids, memory), published(mels, decoder_input_ids=token_ids).logits)
     assert system.head.alignment_heads == ((0, 2),)
+
+
+def test_a_setting_of_ctranslate2_that_changes_the_attention_is_refused(published, tmp_path):
+    variables = {**ctranslate2_of(published.state_dict()), "decoder/alibi": np.array(1, dtype=np.int8)}
+    write_ctranslate2(tmp_path / "model.bin", variables)
+    with pytest.raises(WeightsError, match="decoder/alibi is on, which no Whisper has"):
+        zoo.load(tmp_path)
 
 
 def test_the_way_to_ctranslate2_and_back_is_bit_equal(published, same_state):

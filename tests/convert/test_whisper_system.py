@@ -101,15 +101,17 @@ def test_what_the_targets_do_not_have_is_refused(tmp_path):
         zoo.export(system, tmp_path, format="openai-whisper")
     with pytest.raises(ConfigError, match="head.dim: 64, but encoders.audio.dim is 32"):
         zoo.export(zoo.create_model("whisper_nano", encoders={"audio": {"dim": 32}}), tmp_path)
-    with pytest.raises(ConfigError, match="systems of the encoder and the head 'whisper' only"):
+    with pytest.raises(
+        ConfigError, match="ViT cannot be written as 'openai-whisper', which takes systems of the encoder and the head 'whisper'"
+    ):
         zoo.export(zoo.create_model("vit_nano"), tmp_path, format="openai-whisper")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_files_bring_their_special_tokens_and_alignment_heads(name, tmp_path, monkeypatch):
     """Sizes are those of the published model, but for the width of its halves."""
-    monkeypatch.setattr("zoo.interop.whisper.describe.find_tiktoken", lambda multilingual: None)
-    row = zoo.registry.rows.find_row(f"whisper_{name.replace('.', '_').replace('-', '_')}_decoder").arguments
+    monkeypatch.setattr("zoo.interop.whisper.format.find_tiktoken", lambda multilingual: None)
+    row = zoo.registry.find_row(f"whisper_{name.replace('.', '_').replace('-', '_')}_decoder").arguments
     sizes = ModelDimensions(20, 30, 8, 1, 1, PUBLISHED[name], 16, 8, 1, 1)
     torch.save({"dims": vars(sizes), "model_state_dict": Whisper(sizes).state_dict()}, tmp_path / f"{name}.pt")
     monkeypatch.setitem(row, "alignment_heads", [[0, 0]])

@@ -1,4 +1,4 @@
-"""The audio processor: raw clips of every kind to mels, masks, padding, and what is refused."""
+"""Audio processor: raw clips of every kind to mels, masks, padding, and refused inputs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Recordings of every kind as samples: against the samples that were written, and what is said of broken ones."""
+"""Audio files of every kind against the samples that were written, and messages about broken files."""
 
 import tracemalloc
 
@@ -150,7 +150,7 @@ def test_too_long_a_recording_is_refused_or_cut(recording):
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
 def test_resampling_gives_the_tone_at_the_new_rate(rate):
-    """The tone lies below 0.43 of the lower rate; 1e-3 of its size is -60 dB."""
+    """Use a tone below 0.43 of the lower rate; 1e-3 of its size is -60 dB."""
     hertz = 0.4 * min(rate, 16000) / 2
     found = resample(tone(hertz, rate), rate, 16000)
     assert len(found) == 16000

@@ -1,4 +1,4 @@
-"""Augmentation: torchvision's meaning, our generators."""
+"""Augmentation: equal to torchvision's, with random numbers from our generators."""
 
 import math
 import pickle

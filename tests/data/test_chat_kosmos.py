@@ -1,4 +1,4 @@
-"""The template of Kosmos: documents, pairs, questions; spans around pictures; what is learnt; and where a long document is cut."""
+"""Chat template of Kosmos: documents, pairs, questions, span symbols, supervised tokens, and cuts of long documents."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def part():
 
 
 def written(part, conversation, **keywords):
-    """Text with ``#`` for each placeholder, and the same of what is learnt."""
+    """Return the text with ``#`` for each placeholder, and the same for the supervised tokens."""
     media = {"image": [torch.zeros(1)] * len(conversation.images)}
     tokens = part.item(conversation, media, **keywords)
     ids = tokens.token_ids.tolist()
@@ -126,7 +126,7 @@ def test_messages_in_another_order_are_refused(part, roles):
 
 
 def unigram():
-    """A tokenizer as Kosmos-2's: SentencePiece pieces, ``<s>`` before each text, symbols added behind, none for audio."""
+    """Tokenizer like Kosmos-2's: SentencePiece pieces, ``<s>`` before each text, added symbols at the end, no symbols for audio."""
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"\u2581{w}", -2.0) for w in ("a", "cat", "dog", "it", "is"))]
     tokenizer = Tokenizer(models.Unigram([*pieces, *((letter, -5.0) for letter in "\u2581acdgiost?:.,QAnswer")], unk_id=3))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

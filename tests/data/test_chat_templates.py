@@ -1,4 +1,4 @@
-"""Chat templates: what is learnt, literally; and their texts, against the references' own."""
+"""Chat templates: supervised tokens, literally, and texts against the reference implementations."""
 
 import json
 

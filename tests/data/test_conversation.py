@@ -1,4 +1,4 @@
-"""Conversations: how people write them, what becomes of them as token ids, and what is refused."""
+"""Conversations: accepted forms, their token ids, and refused inputs."""
 
 import json
 from pathlib import Path

@@ -46,7 +46,7 @@ def byte_level(special, digits=False):
 
 
 def sentence_pieces(special=("<unk>", "<s>", "</s>")):
-    """As convert_slow_tokenizer wrote LLaMA's: a space goes before the text by a normaliser, and bytes stand in for letters."""
+    """Make a tokenizer as convert_slow_tokenizer converts LLaMA's: a normaliser adds the leading space, unknown letters become bytes."""
     byte_words = [f"<0x{number:02X}>" for number in range(256)]
     made = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])

@@ -1,4 +1,4 @@
-"""``open_image``: every kind of picture comes out right, or as a ``DataError`` that says what to do."""
+"""``open_image``: every kind of image is decoded correctly, or is a ``DataError`` with a remedy."""
 
 import io
 import random
@@ -186,7 +186,7 @@ def test_a_very_wide_image_opens(tmp_path: Path) -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size, and little else."""
+    """Return a PNG header that claims a size, without image data."""
     chunk = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((8, 2, 0, 0, 0))
     data = b"IDAT" + zlib.compress(b"\0" * 10)
     parts = [len(c[4:]).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in (chunk, data)]

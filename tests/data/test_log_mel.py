@@ -16,7 +16,7 @@ SECOND = 16000
 
 
 def tone():
-    """As the sheet has it, with time in float32, whose rounding the mean of the mels hears."""
+    """Make a tone with time in float32, as the reference does; its rounding is visible in the mean of the mels."""
     return 0.5 * torch.sin(2 * math.pi * 440 * (torch.arange(30 * SECOND) / SECOND))
 
 

@@ -1,4 +1,4 @@
-"""Which tokens are hidden: shares, units, and that an item's mask depends on nothing but its own numbers."""
+"""Masking: shares, units, and that the mask of an item depends only on its seed and position."""
 
 from collections import Counter
 

@@ -28,7 +28,7 @@ def mixed(batch, seed=0, **settings):
 
 
 def share_of(batch, result):
-    """The share of its own picture that each item kept, as its labels tell."""
+    """Return the share of its own image that each item kept, according to its labels."""
     return result.targets["labels"].gather(1, batch.targets["labels"][:, None])[:, 0]
 
 

@@ -13,13 +13,13 @@ from zoo.errors import ConfigError, DataError
 from zoo.processors.chat.messages import Conversation
 from zoo.processors.conversation import ConversationProcessor
 from zoo.processors.image import ImageProcessor
-from zoo.types import SUPERVISED, Sample
+from zoo.types import SUPERVISED, Sample, Split
 
 RED = Image.new("RGB", (8, 8), "red")
 CONTEXT, TOKENS = 32, 64
 
 
-class Split:
+class Documents(Split):
     """Documents of 1 to 40 words, every fifth with a picture, in the middle of which the word may vary."""
 
     def __init__(self, size=60, varied=False, bad=()):
@@ -48,7 +48,7 @@ def processor():
 
 
 def packs_of(processor, *, seed=0, tokens=TOKENS, share=None, split=None):
-    split = split or Split()
+    split = split or Documents()
     if share is not None:
         split.max_bad_share = share
     return Packs(ProcessedSplit(split, processor), tokens=tokens, seed=seed)
@@ -79,7 +79,7 @@ def test_an_epoch_holds_every_token_of_every_document_once_and_no_pack_is_too_lo
     for batch in batches:
         for id, real in zip(batch.ids, batch.masks["text"], strict=True):
             shown[id] = shown.get(id, 0) + int(real.sum())
-    part, split = ConversationProcessor(vocab_size=300, context_length=4096, template="kosmos"), Split()
+    part, split = ConversationProcessor(vocab_size=300, context_length=4096, template="kosmos"), Documents()
     part.fit(["cat dog cat. dog. a cat dog dog cat"])
     for index in range(len(split)):
         conversation = split.sample(index).inputs["conversation"]
@@ -111,7 +111,7 @@ def batches_of(packs, start, stop, num_workers=0):
 
 @pytest.mark.parametrize("varied", [False, True])
 def test_a_run_that_begins_in_the_middle_of_an_epoch_sees_what_is_left_of_it(processor, varied):
-    packs, later = (packs_of(processor, split=Split(varied=varied)) for _ in range(2))
+    packs, later = (packs_of(processor, split=Documents(varied=varied)) for _ in range(2))
     steps = len(packs) // 3 * 2 + 2  # into the third epoch
     whole, rest = batches_of(packs, 0, steps), batches_of(later, 4, steps)
     assert all(torch.equal(a.inputs["text"], b.inputs["text"]) and a.ids == b.ids for a, b in zip(whole[4:], rest, strict=True))
@@ -128,7 +128,7 @@ def test_ranks_share_the_batch_of_one_process(processor):
 
 
 def test_documents_that_vary_keep_within_the_pack(processor):
-    packs = packs_of(processor, split=Split(varied=True))
+    packs = packs_of(processor, split=Documents(varied=True))
     batches = [batch for epoch in range(3) for batch in everything(packs, epoch)]
     assert all(int(batch.masks["text"].sum()) <= TOKENS for batch in batches)
     assert all(len(packs.plan(epoch)) > 0 for epoch in range(3))
@@ -136,7 +136,7 @@ def test_documents_that_vary_keep_within_the_pack(processor):
 
 def test_packs_of_a_split_with_an_order_of_its_own_keep_to_it(processor, monkeypatch):
     monkeypatch.setattr("zoo.data.packs.WINDOW", 16)
-    split = Split()
+    split = Documents()
     split.order = lambda seed, epoch: WindowedOrder([20, 20, 20], window=20, seed=seed, epoch=epoch)
     packs = packs_of(processor, split=split)
     documents = [{place.document // 20 for place in pack} for pack in packs.plan(0)]
@@ -145,16 +145,16 @@ def test_packs_of_a_split_with_an_order_of_its_own_keep_to_it(processor, monkeyp
 
 def test_a_document_that_cannot_be_used_is_an_error_or_left_out_and_counted(processor):
     with pytest.raises(DataError, match="item 3 is bad"):
-        packs_of(processor, split=Split(bad=(3,)))
-    packs = packs_of(processor, split=Split(bad=(3, 4)), share=0.1)
+        packs_of(processor, split=Documents(bad=(3,)))
+    packs = packs_of(processor, split=Documents(bad=(3, 4)), share=0.1)
     assert packs.report()["left_out"] == {"other": 2} and packs.report()["documents"] == 58
     assert all(place.document not in (3, 4) for pack in packs.plan(0) for place in pack)
     with pytest.raises(DataError, match=r"none of the 2 documents can be used \(other 2\)"):
-        packs_of(processor, split=Split(size=2, bad=(0, 1)), share=0.1)
+        packs_of(processor, split=Documents(size=2, bad=(0, 1)), share=0.1)
 
 
-class LateSplit(Split):
-    """The picture of document 0 cannot be decoded, which is known only when it is drawn."""
+class LateSplit(Documents):
+    """Split whose document 0 has an image that cannot be decoded, which is found only when it is read."""
 
     def sample(self, index, generator=None):
         if index:
@@ -184,12 +184,12 @@ def test_figures_of_a_report_add_up(processor):
 def test_what_cannot_be_packed_is_refused_with_what_to_do(processor):
     with pytest.raises(ConfigError, match="tokens: 31 is less than the 32 that one document may have.*max_length"):
         packs_of(processor, tokens=31)
-    data = ProcessedSplit(Split(), Processor({"image": ImageProcessor(image_size=8)}))
+    data = ProcessedSplit(Documents(), Processor({"image": ImageProcessor(image_size=8)}))
     with pytest.raises(ConfigError, match="data.packing=null"):
         Packs(data, tokens=64, seed=0)
 
 
 def test_measuring_is_told_of(processor):
     told = []
-    Packs(ProcessedSplit(Split(), processor), tokens=64, seed=0, tell=lambda done, total: told.append((done, total)))
+    Packs(ProcessedSplit(Documents(), processor), tokens=64, seed=0, tell=lambda done, total: told.append((done, total)))
     assert told[0] == (1, 60) and told[-1] == (60, 60)

@@ -1,4 +1,4 @@
-"""Template sets and label files: the sets held against the libraries that carry them, the files against what people write."""
+"""Template sets against the libraries that define them, and label files in the forms that users write."""
 
 import json
 import subprocess

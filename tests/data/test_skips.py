@@ -1,4 +1,4 @@
-"""Bad items: skipped and counted, or an error, whatever the source and the number of workers."""
+"""Bad items are skipped and counted, or are an error, for every source and number of workers."""
 
 import json
 
@@ -12,12 +12,12 @@ from zoo.data.skips import Skips, Tolerant
 from zoo.data.system_processor import Processor
 from zoo.errors import DataError, ItemError
 from zoo.processors.image import ImageProcessor
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 BAD = {3: "image", 4: "image", 11: "caption"}
 
 
-class Pictures:
+class Pictures(Source):
     """Forty grey pictures, of which some cannot be used."""
 
     class_names = ["grey"]
@@ -26,7 +26,7 @@ class Pictures:
         return PicturesSplit()
 
 
-class PicturesSplit:
+class PicturesSplit(Split):
     def __len__(self):
         return 40
 

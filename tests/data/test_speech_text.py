@@ -1,4 +1,4 @@
-"""Texts as they are read aloud, sentences, and symbols."""
+"""Text normalisation for speech synthesis, sentence splitting, and symbol tables."""
 
 import pytest
 from torchaudio.pipelines import TACOTRON2_GRIFFINLIM_CHAR_LJSPEECH

@@ -1,4 +1,4 @@
-"""Tokenizers of other libraries, against those libraries on texts that nobody wants to see."""
+"""Tokenizers of other libraries, against these libraries on difficult texts."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Transcripts as token ids against openai-whisper's tokenizers, and what is refused."""
+"""Transcripts as token ids, against openai-whisper's tokenizers, and refused inputs."""
 
 import pytest
 import torch

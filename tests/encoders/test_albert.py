@@ -1,4 +1,4 @@
-"""ALBERT's encoder: what holds beside equality with the reference (tests/convert/test_transformers_text.py)."""
+"""Invariants of ALBERT's encoder; equality with its reference: tests/convert/test_transformers_text.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""BERT's encoder: what holds beside equality with the reference (tests/convert/test_transformers_bert.py)."""
+"""Invariants of BERT's encoder; equality with its reference: tests/convert/test_transformers_bert.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The first Tacotron's encoder: its published sizes, its reach, and that padding changes nothing. There is no parity class of it."""
+"""Encoder of the first Tacotron: published sizes, receptive field, and no effect of padding. No reference class exists for parity."""
 
 import pytest
 import torch

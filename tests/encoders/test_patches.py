@@ -1,4 +1,4 @@
-"""What encoders show a language model: patch tokens of one layer, as transformers and timm number and compute them."""
+"""Patch tokens that a language model receives: those of one layer, numbered and computed as in transformers and timm."""
 
 import pytest
 import timm

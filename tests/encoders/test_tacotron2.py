@@ -1,4 +1,4 @@
-"""What must hold of Tacotron 2's text encoder beside equality with torchaudio's (tests/convert)."""
+"""Invariants of Tacotron 2's text encoder; equality with torchaudio's is tested in tests/convert."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What must hold of the text transformer beside equality with its references (tests/convert)."""
+"""Invariants of the text transformer; equality with its references is tested in tests/convert."""
 
 import pytest
 import torch

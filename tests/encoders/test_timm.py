@@ -1,4 +1,4 @@
-"""Timm's models as encoders: what timm itself computes, whatever the layout of its features, and its own preprocessing."""
+"""Models of timm as encoders: equal outputs for every layout of features, and timm's preprocessing."""
 
 import sys
 from dataclasses import replace

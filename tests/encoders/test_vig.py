@@ -1,4 +1,4 @@
-"""What must hold of Vision GNN beside equality with its reference (tests/convert/test_vig.py)."""
+"""Invariants of Vision GNN; equality with its reference is tested in tests/convert/test_vig.py."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What must hold of the Vision Transformer beside equality with its references (tests/convert)."""
+"""Invariants of the Vision Transformer; equality with its references is tested in tests/convert."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Whisper's encoder against transformers and openai-whisper, and what a mask must mean."""
+"""Whisper's encoder against transformers and openai-whisper, and the effect of the mask."""
 
 import numpy as np
 import pytest

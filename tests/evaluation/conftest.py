@@ -1,4 +1,4 @@
-"""A trained system and its data, a classifier that is not trained, and a system that answers questions as a function says."""
+"""Fixtures of evaluations: a trained system with data, an untrained classifier, and a stub system that answers by a function."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import torch
 import zoo
 from zoo.processors.chat.messages import Conversation, Message
 from zoo.registry.construct import build_part
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def classifier(source):
     return zoo.create_system({"encoders": {"image": "vit_nano"}, "head": head})
 
 
-class Unlabelled:
+class Unlabelled(Source):
     """A source whose second item has no class, or cannot be read."""
 
     modalities, splits, templates = ("image", "text"), ("train", "validation", "test"), ["{}"]
@@ -40,7 +40,7 @@ class Unlabelled:
         return UnlabelledSplit(self.source.split(name), self.fault)
 
 
-class UnlabelledSplit:
+class UnlabelledSplit(Split):
     def __init__(self, split, fault):
         self.inner, self.fault = split, fault
 
@@ -69,7 +69,7 @@ def unreadable(source):
 WORDS = "zero one two three four five six seven eight nine".split()
 
 
-class Squares:
+class Squares(Source):
     """Item i shows a square of brightness 10 * (i % 10): odd items ask for its number, even ones whether it is dark."""
 
     modalities, splits, class_names, templates, kinds = ("conversation", "image"), ("train", "test"), [], [], ["number", "dark"]
@@ -81,7 +81,7 @@ class Squares:
         return SquaresSplit(self, name)
 
 
-class SquaresSplit:
+class SquaresSplit(Split):
     def __init__(self, source, name):
         self.source, self.name = source, name
 
@@ -102,7 +102,9 @@ class SquaresSplit:
 
 
 class Talker:
-    """A system with the verb ``generate``; what it is asked is kept in ``asked``."""
+    """Stub system with the verb ``generate``; it records its prompts in ``asked``."""
+
+    encoders = {}
 
     name, device, processor = "talker", torch.device("cpu"), None
 
@@ -117,7 +119,7 @@ class Talker:
 
 
 def right_answer(prompt):
-    """Reads the last picture; without one says yes, and of a grey one thirteen."""
+    """Return an answer computed from the last image: "yes" without an image, "thirteen" for a grey one."""
     if not prompt.images:
         return "yes"
     number = int(prompt.images[-1].mean()) // 10
@@ -128,5 +130,5 @@ def right_answer(prompt):
 
 @pytest.fixture(scope="session")
 def talking():
-    """Questions about squares, a system that answers them, and an answer that is right."""
+    """Questions about squares, a stub system that answers them, and a correct answer."""
     return SimpleNamespace(Squares=Squares, Talker=Talker, right_answer=right_answer)

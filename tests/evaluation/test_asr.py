@@ -16,15 +16,15 @@ from zoo.processors.media.audio_file import read_audio
 from zoo.registry.construct import build_part
 from zoo.runs.evaluate import evaluate
 from zoo.runs.train import train
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 RATE = 16000
 SAID = ["press one", "Press nine hundred now.", "it's a good-bye", "colour"]
 HEARD = ["press one", "press 900 no", "it is a good bye friend", "color"]  # errors: 0, 1 of 3, 1 of 5, 0 of 1; 11 words
 
 
-class Clips:
-    """Silence, as long as its number says; of two kinds."""
+class Clips(Source, Split):
+    """Silent clips of two kinds, whose length depends on their number."""
 
     modalities = ("audio", "text")
 
@@ -46,6 +46,8 @@ class Clips:
 
 class Listener:
     """A system that knows a recording by its loudness."""
+
+    encoders = {}
 
     processor = None
 
@@ -202,7 +204,7 @@ def test_real_tiny_en_hears_asterisks_prompts_as_openai_whisper_does(real, tmp_p
 
 
 def write_tones(folder, names):
-    """Three of four tones in each recording, named as told, and when each is heard; a fifth of them for testing."""
+    """Write recordings of three of four tones, with names and times of the tones; a fifth of the recordings is for testing."""
     draw, time = np.random.default_rng(0), np.arange(RATE // 5) / RATE
     rows = []
     for number in range(160):
@@ -217,7 +219,7 @@ def write_tones(folder, names):
 @pytest.mark.heavy
 @pytest.mark.card("whisper_nano", "trains")
 def test_whisper_learns_names_of_tones_and_lora_teaches_it_another(tmp_path, card_figure):
-    """With timestamps, and what was said before for half of the samples; then the decoder's adapters alone learn one more name."""
+    """Train with timestamps and, for half of the samples, the previous text; then train only adapters of the decoder on one more name."""
     words = ["system=whisper_nano", "data=speech", f"data.source.path={tmp_path}", "data.source.batch_size=16", "data.num_workers=0"]
     words += ["data.source.previous_share=0.5", "system.processor.transcript.timestamps=true", "evaluation=asr"]
     words += ["evaluation.temperatures=[0.0]", "training.batch_size=16", "training.warmup_steps=10", "training.evaluate_every=0"]

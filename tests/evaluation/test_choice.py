@@ -11,11 +11,13 @@ import torch
 import zoo
 from zoo.evaluation.choice import Choice, split_answer
 from zoo.processors.chat.messages import Conversation, Message
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 
 class Scorer:
-    """Scores an answer by what ``says`` makes of prompt and answer; what it is asked is kept."""
+    """Stub that scores an answer by the function ``says`` of prompt and answer, and records its prompts."""
+
+    encoders = {}
 
     name, device, processor = "scorer", torch.device("cpu"), None
 
@@ -38,7 +40,7 @@ def brightness(prompt):
 
 @pytest.fixture
 def yes_or_no(talking):
-    """Whether squares are dark: 4 of 6 are (0 2 4 10), so that "yes" is right as often."""
+    """Questions about dark squares: 4 of 6 (0 2 4 10) are dark, and the answer "yes" is right for these."""
     return lambda says, **options: run(Scorer(says), talking.Squares(), labels=["yes", "no"], kinds=["dark"], **options)
 
 
@@ -107,7 +109,7 @@ def test_thoughts_of_the_picture_stand_before_the_question(yes_or_no):
     assert result.answers[1].rationale == "brightness 20" and "plain_accuracy" in result.metrics
 
 
-class Documents:
+class Documents(Source, Split):
     modalities, splits = ("image", "conversation"), ("test",)
 
     def __init__(self, texts):

@@ -90,7 +90,7 @@ def test_an_item_without_label_or_that_cannot_be_read_ends_it_loudly(clip, unlab
 def test_features_that_are_not_finite_name_the_item(clip, source, monkeypatch):
     encoder = clip.encoders["image"]
 
-    def forward(pixels, mask=None):
+    def forward(pixels, mask=None, *, reads="tokens"):
         pooled = torch.zeros(len(pixels), 2)
         pooled[3, 1] = torch.nan
         return Encoded(pooled[:, None], pooled, torch.ones(len(pixels), 1, dtype=torch.bool))

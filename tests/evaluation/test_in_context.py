@@ -12,7 +12,7 @@ from zoo.evaluation.in_context import InContext, questions_of
 from zoo.evaluation.measures.choices import credit
 from zoo.processors.chat.messages import Conversation, Message
 from zoo.runs.evaluate import write_result
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 
 def picture(number):
@@ -25,7 +25,7 @@ def document(pairs, name="d", choices=()):
     return Sample(name, {"conversation": Conversation((Message("document", text),), images, id=name)}, choices=list(choices))
 
 
-class Documents:
+class Documents(Source, Split):
     modalities, splits = ("image", "conversation"), ("test",)
 
     def __init__(self, samples):
@@ -42,7 +42,9 @@ class Documents:
 
 
 class Copier:
-    """Prefers the word behind an equal picture before, where there is one; else scores all alike."""
+    """Stub that prefers the word after an equal earlier image; without one, it scores all words equally."""
+
+    encoders = {}
 
     def __init__(self):
         self.head, self.asked = SimpleNamespace(verbs=("score",)), []

@@ -1,4 +1,4 @@
-"""Every question that Kosmos is asked, put to one that knows nothing: it runs as from the command line, and chance stands beside."""
+"""All kinds of questions for Kosmos with an untrained model: evaluations run as from the command line and report chance."""
 
 import json
 

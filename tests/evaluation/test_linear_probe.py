@@ -47,7 +47,7 @@ def test_accuracy_equals_scikit_learns_on_the_raw_features(source):
 
 
 def overlapping(count, seed):
-    """Features of three classes, many of them noise: neither end of the range of C is best."""
+    """Make features of three classes with many noise dimensions, so that the best C is inside the range."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(3, size=count)
     features = generator.normal(size=(count, 40)).astype(np.float32)

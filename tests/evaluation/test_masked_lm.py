@@ -21,7 +21,7 @@ THINGS = {"dog": "barks", "cat": "purrs", "bird": "sings", "fish": "swims", "bee
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """A language that is easy: what an animal does follows from the animal, and a document is of one animal."""
+    """Corpus of an easy language: the verb follows from the animal, and a document is about one animal."""
     folder = tmp_path_factory.mktemp("corpus")
     for number in range(120):
         thing = list(THINGS)[number % len(THINGS)]

@@ -14,7 +14,7 @@ from zoo.evaluation.perplexity import Perplexity
 from zoo.layers.splice import splice
 from zoo.registry.construct import build_part
 from zoo.runs.evaluate import write_result
-from zoo.types import SUPERVISED, Sample
+from zoo.types import SUPERVISED, Sample, Source, Split
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_batches_do_not_change_figures_and_kinds_choose(llava, talking):
     assert only.num_items == 6 and only.metrics["perplexity"] == pytest.approx(whole.by_kind["dark"]["perplexity"], rel=1e-5)
 
 
-class Texts:
+class Texts(Source, Split):
     modalities, splits, kinds = ("text",), ("test",), []
 
     def __init__(self, *texts):

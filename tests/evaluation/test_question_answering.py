@@ -1,4 +1,4 @@
-"""Questions asked of a system that answers as a function says: figures by hand, prompts as sent, pages as a browser reads them."""
+"""Question answering with a stub system: metrics computed by hand, prompts, and report pages as a browser parses them."""
 
 import html.parser
 import json

@@ -14,7 +14,9 @@ from zoo.types import Sample
 
 
 class Judge:
-    """Scores "Yes" by what ``says`` makes of a candidate; prompts are kept."""
+    """Stub that scores "Yes" by the function ``says`` of a candidate, and records its prompts."""
+
+    encoders = {}
 
     def __init__(self, says):
         self.head, self.says, self.asked = SimpleNamespace(verbs=("score",)), says, []

@@ -13,10 +13,10 @@ import torch
 import zoo
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.tts import Tts, mel_cepstral_distortion, warping_path
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 
-class Clips:
+class Clips(Source, Split):
     modalities = ("audio", "text")
 
     def split(self, name):
@@ -91,13 +91,18 @@ def test_where_nothing_can_be_said_the_evaluation_says_why():
         Tts(max_seconds=0.2)(zoo.create_system("tacotron2_nano"), Long(), "test")
 
 
-class AsrModel:
-    """Hears in what a machine said the first word of three texts, and in the recordings all of it."""
+class AsrHead(torch.nn.Module):
+    verbs = ("transcribe",)
+
+
+class AsrModel(torch.nn.Module):
+    """A system that transcribes only the first word of three synthesised texts, and every word of the recordings."""
 
     processor = None
 
     def __init__(self):
-        self.head, self.asked = SimpleNamespace(verbs=("transcribe",)), []
+        super().__init__()
+        self.encoders, self.head, self.asked = torch.nn.ModuleDict(), AsrHead(), []
 
     def transcribe(self, audio, **options):
         self.asked.append(([len(sound) for sound in audio], options))

@@ -1,4 +1,4 @@
-"""Zero-shot accuracy, held against what the system's own verbs give."""
+"""Zero-shot accuracy, compared with the outputs of the system's verbs."""
 
 import json
 

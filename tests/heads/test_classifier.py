@@ -1,4 +1,4 @@
-"""What must hold of the classification head."""
+"""Invariants of the classification head."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def build_head(**keywords):
 
 
 def encode(pooled):
-    """What an encoder might give: these vectors, and two tokens each."""
+    """Return an ``Encoded`` with these pooled vectors and two tokens per item."""
     return {"image": Encoded(torch.stack([pooled, -pooled], 1), pooled, torch.ones(len(pooled), 2, dtype=torch.bool))}
 
 
@@ -178,7 +178,7 @@ def test_an_encoder_that_does_not_pool_is_refused_with_both_ways_out():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (None, "the batch has no labels"),
+        (None, r"the batch has no targets\['labels'\], which head 'classifier' reads"),
         (torch.tensor([1, 2, 3]), r"labels have shape \[3\]; expected are class indices \[batch\] with shape \[4\]"),
         (torch.rand(4, 3), r"labels have shape \[4, 3\]; expected are probabilities .* with shape \[4, 5\]"),
     ],

@@ -1,4 +1,4 @@
-"""What must hold of the contrastive head."""
+"""Invariants of the contrastive head."""
 
 import math
 

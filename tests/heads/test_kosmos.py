@@ -1,4 +1,4 @@
-"""What must hold of one stream of text, pictures and sound."""
+"""Invariants of the Kosmos head: one sequence of text, images and audio."""
 
 import copy
 
@@ -40,7 +40,7 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def original():
-    """With a tokenizer, and weights large enough that what it gives depends on what it is shown."""
+    """System with a tokenizer, and weights large enough that its output depends on its input."""
     system = zoo.create_system(BOTH)
     system.processor.fit(TEXTS)
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_the_connector_is_shown_the_class_token_where_it_is_asked_for():
             "head": {"name": "kosmos", "class_token": asked, "connectors": {"image": "linear"}},
         }
         system = zoo.create_system({**config, "processor": {}})
-        assert system.head.counts["image"].fixed == number
+        assert system.counts["image"].fixed == number
         assert system.encode_ready("image", torch.zeros(1, 3, 32, 32)).tokens.shape[1] == number
 
 
@@ -210,7 +210,7 @@ def test_two_items_without_symbols_between_them_are_refused(system):
 def test_the_template_is_the_heads_unless_the_config_says_otherwise():
     plain = {"encoders": {"image": "vit_nano"}, "head": "kosmos_head_nano", "language": "magneto_nano"}
     assert zoo.create_system(plain).processor["conversation"].template_name == "kosmos"
-    with pytest.raises(ConfigError, match="system.processor.conversation.template: 'chatml' lays no start and end symbols around image"):
+    with pytest.raises(ConfigError, match="system.processor.conversation.template: 'chatml' puts no start and end symbols around image"):
         zoo.create_system({**plain, "processor": {"conversation": {"template": "chatml"}}})
     spans = {"template": "chatml", "spans": {"image": ["<image>", "</image>"]}}
     assert zoo.create_system({**plain, "processor": {"conversation": spans}}).processor["conversation"].template_name == "chatml"
@@ -253,9 +253,9 @@ def test_a_saved_system_says_the_same_and_still_checks(system, tmp_path):
 def test_kosmos_1_and_2_have_the_papers_sizes():
     one, two = (zoo.create_model(f"kosmos_{i}", device="meta") for i in (1, 2))
     assert count(one.head.language) == 1_340_180_480 and one.head.language.vocab_size == 64_007
-    assert 1.6e9 < count(one) < 1.7e9 and one.head.counts["image"].fixed == 64
+    assert 1.6e9 < count(one) < 1.7e9 and one.counts["image"].fixed == 64
     assert count(two) == 1_664_485_376 and count(two.head.connectors) == 19_015_680
-    assert count(two.encoders["image"]) == 303_179_776 and two.head.counts["image"].fixed == 64
+    assert count(two.encoders["image"]) == 303_179_776 and two.counts["image"].fixed == 64
     assert one.encode_ready("image", torch.zeros(1, 3, 224, 224, device="meta")).tokens.shape == (1, 257, 1024)
 
 

@@ -1,4 +1,4 @@
-"""What must hold of a language model that is shown pictures and sound."""
+"""Invariants of the LLaVA head: a language model that reads images and audio."""
 
 import copy
 
@@ -24,12 +24,12 @@ def clip(number):
 
 
 def said(*turns):
-    """Messages of alternating roles."""
+    """Make messages of alternating roles."""
     return [{"role": role, "content": text} for role, text in zip(("user", "assistant") * len(turns), turns, strict=False)]
 
 
 def ready(system, spread=4.0):
-    """With a tokenizer, and weights large enough that what it says depends on what it is shown."""
+    """System with a tokenizer, and weights large enough that its answer depends on its input."""
     system.processor.fit(TEXTS)
     with torch.no_grad():
         for parameter in system.head.parameters():
@@ -139,7 +139,7 @@ def test_generated_text_streams_stops_and_repeats_by_its_seed(system):
 
 
 def test_what_is_generated_is_the_likeliest_token_after_token(system):
-    """Greedy text against the whole conversation computed anew for each token, without cache and batch."""
+    """Compare greedy decoding with the whole conversation computed again for each token, without cache and batch."""
     vectors, _ = system.prompt_vectors([["which is it?", picture(4)]])
     vectors, found = vectors[0], []
     for _ in range(8):
@@ -198,7 +198,7 @@ def test_llava_1_5_has_the_papers_size(size, made, connector):
     model = zoo.create_model(f"llava_1_5_{size}", device="meta")
     assert count(model) == made and count(model.head.connectors) == connector
     assert count(model.encoders["image"]) == 303_507_456  # with the last norm, which nothing reads
-    assert model.head.counts["image"].fixed == 576
+    assert model.counts["image"].fixed == 576
     theirs = zoo.create_model(f"vicuna_{size}", device="meta", vocab_size=32064)
     assert count(theirs) - count(model.head.language) == 2 * 64 * theirs.dim
 

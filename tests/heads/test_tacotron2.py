@@ -1,4 +1,4 @@
-"""What must hold of Tacotron 2's head beside equality with torchaudio's (tests/convert): padding, several frames a step, schedules."""
+"""Invariants of Tacotron 2's head (padding, several frames per step, schedules); equality with torchaudio's: tests/convert."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_saying_step_by_step_gives_what_teacher_forcing_gives(reduction):
 
 
 def _before_postnet(head, text, steps):
-    """What the decoder says, before the post-net."""
+    """Return the frames of the decoder, before the post-net."""
     masks, stepper = head._masks(text.tokens, 0), head.decoder.stepper(text.tokens, None)
     frame, groups = torch.zeros(1, head.num_mels), []
     with torch.no_grad():
@@ -173,10 +173,10 @@ def test_synthesis_refuses_what_it_cannot_say():
     system = zoo.create_system("tacotron2_nano")
     for words, match in [
         ({"texts": "hello"}, "list of texts"),
-        ({"texts": ["..."]}, "nothing to say"),
+        ({"texts": ["..."]}, "nothing that can be spoken"),
         ({"texts": ["hello " * 40]}, "cannot be spoken in one piece"),
         ({"texts": ["hello"], "max_seconds": 0.0}, "max_seconds 0"),
-        ({"texts": ["hello"], "speaker": 1}, "leave it out"),
+        ({"texts": ["hello"], "speaker": 1}, "do not give a speaker"),
         ({"texts": ["hello"], "vocoder": "hifi"}, "no 'hifi'"),
         ({"texts": ["hello"], "vocoder": "wavernn"}, "was trained on mels with sample_rate_hz 22050"),
         ({"texts": ["hello"], "stop_threshold": 1.0}, "stop_threshold: 1.0"),

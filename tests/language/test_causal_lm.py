@@ -1,4 +1,4 @@
-"""The decoder by itself: counts, what a token sees, padding, cache and packing. Against transformers: tests/convert."""
+"""Invariants of the decoder: parameter counts, causality, padding, cache and packing; against transformers: tests/convert."""
 
 import pytest
 import torch

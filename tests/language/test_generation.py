@@ -1,4 +1,4 @@
-"""Generation: transformers' ``generate`` with the same weights is the reference; then what a batch and a cache must not change."""
+"""Generation against transformers' ``generate`` with the same weights; results do not depend on batch and cache."""
 
 import pytest
 import torch
@@ -185,7 +185,7 @@ def test_every_token_of_an_answer_is_told_once_and_in_order(pair, num_beams):
 
 
 def counted(language, monkeypatch):
-    """How many tokens each call of the model is shown, beginning with a list of none."""
+    """Count the tokens of each call of the model, in a list that is returned."""
     shown, forward = [], language.forward
     monkeypatch.setattr(language, "forward", lambda x, *rest, **named: (shown.append(x.shape[1]), forward(x, *rest, **named))[1])
     return shown

@@ -1,4 +1,4 @@
-"""How the next token is chosen: transformers' processors are the reference, draws belong to their row alone."""
+"""Choice of the next token against transformers' processors; draws depend on their row only."""
 
 import pytest
 import torch

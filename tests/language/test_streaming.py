@@ -21,7 +21,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def word_tokenizer():
-    """Words with a mark for the space before them, which the decoder drops at the beginning of what it is given."""
+    """Make a tokenizer of words with a mark for the space before them, which the decoder drops at the start of a text."""
     words = ["\u2581Sure", "\u2581yes", ":", "\u2581"]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=":"))
     made.decoder = decoders.Metaspace()

@@ -1,11 +1,13 @@
-"""Connectors: what they compute, how many tokens they make, and that padding stays without effect."""
+"""Connectors: their values, their number of tokens, and that padding has no effect."""
 
 import pytest
 import torch
 from torch import nn
 
 from zoo.errors import ConfigError, DataError
-from zoo.layers.connector import CONNECTORS, PerceiverResampler, build_connector, default_heads
+from zoo.layers.connector import build_connector, default_heads
+from zoo.layers.connectors.resampler import PerceiverResampler
+from zoo.registry import part_names
 
 IN, OUT = 24, 40
 FOR_IMAGES = ("linear", "mlp", "pixel_shuffle", "resampler", "kosmos2", "attention_pool")
@@ -17,7 +19,7 @@ def connector(kind, num_tokens=None):
 
 
 def padded(lengths, length, fill):
-    """Random tokens, with ``fill`` behind each row's real ones."""
+    """Make random tokens with the value ``fill`` at padding."""
     mask = torch.arange(length) < torch.tensor(lengths)[:, None]
     return torch.randn(len(lengths), length, IN).masked_fill(~mask[..., None], fill), mask
 
@@ -52,7 +54,7 @@ def test_padding_never_reaches_a_real_token(kind, fill):
         torch.testing.assert_close(together[row][seen[row]], alone[0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", CONNECTORS)
+@pytest.mark.parametrize("kind", part_names("connector"))
 def test_no_item_gives_no_tokens_and_gradients_of_zero(kind):
     part = connector(kind, None if kind == "downsampler" else 16)
     tokens, mask = part(torch.zeros(0, 16, IN, requires_grad=True), torch.ones(0, 16, dtype=torch.bool))
@@ -61,7 +63,7 @@ def test_no_item_gives_no_tokens_and_gradients_of_zero(kind):
     assert all(p.grad is not None and not p.grad.any() for p in part.parameters())
 
 
-@pytest.mark.parametrize("kind", CONNECTORS)
+@pytest.mark.parametrize("kind", part_names("connector"))
 def test_every_parameter_learns(kind):
     part = connector(kind, None if kind == "downsampler" else 16)
     part(torch.randn(2, 16, IN), torch.ones(2, 16, dtype=torch.bool))[0].square().sum().backward()

@@ -1,4 +1,4 @@
-"""A small system that talks, its copy with other weights, and batches of judged answers about pictures."""
+"""Small language system, a copy with other weights, and batches of chosen and rejected answers about images."""
 
 from types import SimpleNamespace
 
@@ -42,7 +42,7 @@ def batch_of(model, chosen):
 
 @pytest.fixture(scope="session")
 def talking():
-    """``policy``, ``reference`` and ``batch(rows)`` of the six answers."""
+    """The models ``policy`` and ``reference``, and ``batch(rows)`` of the six answers."""
     policy, everything = system(0), samples()
     return SimpleNamespace(
         policy=policy,

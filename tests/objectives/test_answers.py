@@ -33,7 +33,7 @@ def test_half_a_pair_and_answers_that_nobody_judged_are_refused(talking):
         pairs(talking.batch([0, 3]), "dpo")
     unjudged = talking.batch([0, 1])
     del unjudged.targets["labels"]
-    with pytest.raises(zoo.DataError, match="have no preference labels; choose data=preferences"):
+    with pytest.raises(zoo.DataError, match="preference labels. reads; choose data=preferences"):
         pairs(unjudged, "dpo")
 
 

@@ -153,5 +153,5 @@ def test_tensors_with_the_names_of_no_vision_transformer_are_told(tmp_path):
     config = {**TINY, "model_type": "vit", "image_size": 8, "patch_size": 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(zoo.WeightsError, match="no names of a Vision Transformer"):
+    with pytest.raises(zoo.WeightsError, match="lacks tensors that every Vision Transformer has"):
         zoo.load(tmp_path)

@@ -1,8 +1,8 @@
-"""Commands of zoo in processes of their own that start at once: forks of an interpreter that has imported everything.
+"""Commands of zoo in separate processes that start at once: forks of an interpreter that has imported everything.
 
-A run that is killed has to be a process, but it need not import torch and its company first, which takes ten times as long
-as the few steps of a test. Two interpreters take turns, each with a hash seed of its own: what depends on it, such as the order
-of a set, differs between a run and the one that it is compared with. Pytest's import hook is not in them: beartype, which checks
+A run that is killed must be a process. Importing torch and other libraries takes ten times as long as the few steps of a test, so the
+process is forked after the imports. Two interpreters with different hash seeds take turns: code whose result depends on the order of a set
+then gives different results in the two runs that are compared. Pytest's import hook is not active in them, because beartype, which checks
 types under pytest, draws from Python's global generator.
 """
 
@@ -17,10 +17,10 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-# What a training run imports, much of it only when it is needed.
+# Modules that a training run imports, most of them lazily.
 PRELOADED = """
-zoo.commands.cli zoo.assembly.compose zoo.runs.train zoo.commands.display zoo.evaluation.zero_shot zoo.evaluation.perplexity zoo.evaluation.asr
-zoo.evaluation.classification zoo.evaluation.masked_lm zoo.training.curves zoo.training.loop
+zoo.commands.cli zoo.assembly.compose zoo.runs.train zoo.commands.display zoo.evaluation.zero_shot zoo.evaluation.perplexity
+zoo.evaluation.asr zoo.evaluation.classification zoo.evaluation.masked_lm zoo.training.curves zoo.training.loop
 matplotlib.backends.backend_agg torch._dynamo torch._meta_registrations torch.fx.experimental.symbolic_shapes
 """.split()
 
@@ -91,7 +91,7 @@ class Run:
             self.pids.append(server.ask(words=list(words), log=str(log), environment=environment))
 
     def poll(self) -> int | None:
-        """The exit status of the first process that failed, or 0 when all are done, or None."""
+        """Return the exit status of the first process that failed, 0 if all have ended, or None if some still run."""
         for pid in self.pids:
             if self.codes.get(pid) is None:
                 self.codes[pid] = self.server.ask(pid=pid)

@@ -1,4 +1,4 @@
-"""The place where a reader of the README stands, and what runs there."""
+"""Folder in which a reader runs the README's commands, and the training that they start."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Runs that are killed and go on, and what shows that they are the uninterrupted one."""
+"""Runs that are killed and resumed, and the comparison with an uninterrupted run."""
 
 import os
 import random
@@ -39,7 +39,7 @@ class Started(Protocol):
 
 
 class Launcher(Protocol):
-    """What starts runs: ``Shell`` or ``Processes``."""
+    """Interface of objects that start runs: ``Shell`` or ``Processes``."""
 
     def start(self, words: list[str], log: Path, processes: int = 1) -> Started: ...
 
@@ -87,7 +87,7 @@ def killed_at() -> int:
 def assert_a_killed_run_is_the_whole_one(
     launcher: Launcher, words: Sequence[str], folder: Path, *steps: int, whole: Path | None = None, processes: int = 1
 ) -> Path:
-    """Compare a run that is killed at each of these steps and resumed with the uninterrupted one; make that where it is not given.
+    """Compare a run that is killed at these steps and resumed with the uninterrupted run, which is trained unless it is given.
 
     Returns:
         The uninterrupted run; the other is ``killed`` beside ``resumed.log`` in the folder.

@@ -1,4 +1,4 @@
-"""Runs with an objective: they learn what is preferred, are held against what they began with, and resume exactly."""
+"""Runs with an objective: they learn the preferred answers, compare with their first weights, and resume exactly."""
 
 import json
 import shutil
@@ -86,7 +86,7 @@ def test_teachers_that_read_something_else_are_refused(data, tmp_path):
     run(data, tmp_path / "teacher", "dpo", "system.processor.conversation.tokenizer=characters")
     with pytest.raises(zoo.ConfigError, match="has another tokenizer than the system; they must be equal"):
         run(data, tmp_path / "a", "distillation", f"teacher={tmp_path / 'teacher'}")
-    with pytest.raises(zoo.ConfigError, match="teacher: .*clip_vit_nano does not talk"):
+    with pytest.raises(zoo.ConfigError, match="teacher: .*clip_vit_nano is no multimodal language model"):
         run(data, tmp_path / "b", "dpo", "teacher=clip_vit_nano")
     with pytest.raises(zoo.ConfigError, match="teacher: objective 'distillation' learns from one"):
         run(data, tmp_path / "c", "distillation")

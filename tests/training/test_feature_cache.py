@@ -1,4 +1,4 @@
-"""Frozen encoders run once: the features are those of the plain run, and training over them is training over it."""
+"""Cached features of frozen encoders equal those of a plain run, and training on them equals plain training."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 
 import zoo
 from zoo.assembly.compose import compose
-from zoo.assembly.system import from_features
 from zoo.runs.train import train
 from zoo.training.feature_cache import FOLDER, FeatureSplit
 from zoo.training.log import read_lines
@@ -92,7 +91,7 @@ def test_only_the_linear_layer_behind_the_pool_may_be_trained(tmp_path):
     image = zoo.load(tmp_path / "pool" / "last").encoders["image"]
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(from_features(image, image.features(pixels)).pooled, image(pixels).pooled)
+        torch.testing.assert_close(image.from_features(image.features(pixels)).pooled, image(pixels).pooled)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is frozen does not change, in weights, statistics or behaviour."""
+"""Frozen parts do not change: neither weights nor statistics nor outputs."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_wildcards_and_parameters_are_frozen_by_name():
 
 
 def test_nothing_is_ever_thawed():
-    """Pyramid Vision GNN is born with tables that are not trained."""
+    """Use Pyramid Vision GNN, which has tables that are never trained."""
     model = zoo.create_system({"encoders": {"image": "pvig_nano"}, "head": "classifier_nano"})
     born = frozen_names(model)
     freeze(model, ["head"])

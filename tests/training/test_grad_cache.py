@@ -1,4 +1,4 @@
-"""Steps whose loss sees several batches together, against the same items in one batch and one graph."""
+"""Steps whose loss is over several batches together, compared with the same items in one batch and one graph."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def one_graph(system, parts) -> torch.Tensor:
 
 
 def assert_same_gradients(found, expected, relative=2e-6):
-    """Relative to the parameter's largest gradient, or to a tenth of the largest of all where it has next to none."""
+    """Compare relative to the parameter's largest gradient, or to a tenth of the largest of all if that is larger."""
     assert {name for name, g in found.items() if g is not None} == {name for name, g in expected.items() if g is not None}
     largest = max(g.abs().max().item() for g in expected.values() if g is not None)
     for name, one in expected.items():

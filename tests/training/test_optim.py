@@ -1,4 +1,4 @@
-"""Which parameters decay, and at which rate each layer learns."""
+"""Optimizer groups: weight decay by parameter, and learning rate by layer."""
 
 import pytest
 import timm
@@ -17,7 +17,7 @@ SETTINGS = {"max_steps": 10, "batch_size": 4, "learning_rate": 1e-3}
 
 
 def by_name(model, groups, key):
-    """What a group says of each parameter, as a tensor of its shape, so that a converter can rename it."""
+    """Return the setting of each parameter's group as a tensor of the parameter's shape, so that a converter can rename it."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(p)]: torch.full_like(p, group[key]) for group in groups for p in group["params"]}
 
@@ -116,7 +116,7 @@ def test_a_rate_for_a_part_that_is_not_there_is_refused_with_near_matches():
 
 
 def test_what_is_kept_of_weights_for_inference_is_made_anew_after_a_step():
-    """Fused kernels write without telling; speech after a step is that of a model that was loaded with the new weights."""
+    """Fused kernels update weights unnoticed by autograd; speech after a step must equal that of a model loaded with the new weights."""
     torch.manual_seed(0)
     system = zoo.create_system("tacotron2_nano")
     optimizer = make_optimizer(system, TrainingSettings(**{**SETTINGS, "learning_rate": 0.1}))

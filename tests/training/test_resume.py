@@ -28,7 +28,7 @@ CACHED = ["training.accumulate=2", "training.accumulation=grad_cache", "training
 @pytest.mark.card("clip_vit_nano", "resumes exactly")
 @pytest.mark.parametrize(("processes", "words"), [(1, []), (2, []), (2, CACHED)], ids=["one", "two", "two-grad-cache"])
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one(processes, words, tmp_path, launcher, card_figure):
-    """The first two by the command line and torchrun, which all other tests here go without."""
+    """Run the first two cases by the command line and torchrun; all other tests here call the same code in forks."""
     launcher = launcher if words else Shell()
     steps = sorted(random.SystemRandom().sample(range(1, STEPS - 1), 2))
     card_figure(f"{processes} process(es), killed at steps {steps}")
@@ -46,9 +46,9 @@ def test_a_killed_run_with_lora_resumes_exactly(quantise, tmp_path, launcher):
 @pytest.mark.heavy
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_killed_pretraining_of_bert_resumes_exactly(num_workers, tmp_path, launcher, once):
-    """The word pieces are trained anew for each run, pairs are drawn and tokens hidden at every step, and dropout draws too.
+    """Train with every source of randomness: word pieces of each run, pairs and masks of each step, and dropout.
 
-    However many workers read, the run is the one without.
+    The result does not depend on the number of worker processes.
     """
     words = ["system=bert_pretraining_nano", "data=documents", "data.source.pairs=next", "data.masking.unit=runs"]
     words += ["data.source.split_fractions=[0.8,0.1,0.1]", "system.encoders.text.dropout=0.1", "training.monitor=mlm_accuracy"]
@@ -67,7 +67,7 @@ def test_a_killed_pretraining_of_bert_resumes_exactly(num_workers, tmp_path, lau
 @pytest.mark.heavy
 @pytest.mark.card("llava_nano", "resumes exactly")
 def test_the_second_stage_of_llava_with_lora_starts_from_the_first_and_resumes_exactly(tmp_path, launcher, card_figure):
-    """Stage 1 trains the connector alone; stage 2 is given its directory and nothing else."""
+    """Train only the connector in stage 1; stage 2 gets the directory of stage 1."""
     first, step = tmp_path / "first", killed_at()
     data = ["system=llava_nano", "data=digit_questions", "evaluation=perplexity", "evaluation.limit=40", "training.batch_size=16"]
     train(launcher, [*data, "training.freeze=[encoders,head.language]", "training.max_steps=5", f"run_dir={first}"], tmp_path / "first.log")

@@ -1,4 +1,4 @@
-"""Exact resume over tar shards in which samples are broken: what was skipped is counted on, and batches stay what they were."""
+"""Exact resume over tar shards with broken samples: counts continue, and batches stay equal."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def write_shards(folder: Path) -> str:
 @pytest.mark.heavy
 @pytest.mark.parametrize(("processes", "num_workers"), [(1, 0), (1, 2), (2, 0)])
 def test_a_killed_run_over_shards_with_broken_samples_resumes_exactly(processes, num_workers, tmp_path, monkeypatch, launcher, once):
-    """However many workers read, the run is the one without."""
+    """The result does not depend on the number of worker processes."""
     words = ["data=shards", "data.source.class_names=[a,b,c]", "data.max_bad_share=0.5", "data.source.shuffle_window=32", *OVERRIDES]
 
     def run_whole(folder):

@@ -1,4 +1,4 @@
-"""A training run as its user sees it."""
+"""Training runs from the command line."""
 
 import json
 from importlib.metadata import version
@@ -53,7 +53,7 @@ def test_old_states_are_dropped(run_dir):
 
 
 def test_a_run_directory_in_use_is_refused(run_dir):
-    with pytest.raises(zoo.ConfigError, match="holds a run already; go on with it"):
+    with pytest.raises(zoo.ConfigError, match="holds a run already; resume it"):
         train(compose("train", [*SMALL, f"run_dir={run_dir}"]))
 
 
@@ -190,7 +190,7 @@ def test_a_text_encoder_brings_its_tokenizer(tmp_path):
 
 
 def test_silence_behind_a_sound_may_be_left_away(tmp_path):
-    """An encoder that was trained on whole windows of 30 s goes on in short mode."""
+    """Use an encoder trained on whole windows of 30 s in short mode."""
     strict = {"pad_to": "context", "mask": False}
     told = {"encoders": {"audio": "whisper_nano_encoder"}, "head": "llava_head_nano", "language": "llama_nano", "name": "strict"}
     whole = zoo.create_system({**told, "processor": {"audio": strict, "conversation": {"tokenizer": "characters"}}})
@@ -231,5 +231,5 @@ def test_parts_may_be_written_as_one_mapping():
 
 def test_other_weights_are_refused_on_resume(run_dir):
     config = {**read_run_config(run_dir), "resume": str(run_dir)}
-    with pytest.raises(zoo.ConfigError, match="weights: a resumed run goes on with its own"):
+    with pytest.raises(zoo.ConfigError, match="weights: a resumed run continues with its own"):
         train({**config, "weights": "clip_vit_nano"})

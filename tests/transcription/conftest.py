@@ -1,4 +1,4 @@
-"""A small openai-whisper with random weights, and ours with the same."""
+"""Small openai-whisper model with random weights, and ours with the same weights."""
 
 import functools
 import warnings
@@ -89,7 +89,7 @@ class Pair:
 
 @pytest.fixture(scope="session")
 def pair(symbols):
-    """Makes a pair; weights are large enough that tokens differ from one another and from window to window."""
+    """Make a pair with weights so large that tokens differ within and between windows."""
 
     @functools.cache
     def make(multilingual=False, seed=0, text_context=32):
@@ -110,7 +110,7 @@ def pair(symbols):
 
 @pytest.fixture(scope="session")
 def sound():
-    """Noise that swells, at 16 kHz."""
+    """Noise that grows louder, at 16 kHz."""
 
     def make(seconds, seed=0):
         samples = round(seconds * 16000)

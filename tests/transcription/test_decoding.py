@@ -20,7 +20,7 @@ def window(sound, *, seconds=30, seed=0, previous=(), start=0):
 
 
 def pairs_of(reference, ours):
-    """What is to be equal of both."""
+    """Return the pairs of values that must be equal in both."""
     assert ours.token_ids == reference.tokens and ours.text == reference.text
     assert ours.average_log_probability == pytest.approx(reference.avg_logprob, abs=1e-5)
     assert ours.no_speech_probability == pytest.approx(reference.no_speech_prob, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Which tokens may come next, against openai-whisper's own filters."""
+"""Allowed next tokens, against openai-whisper's filters."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ END = 50256
 
 
 def filtered(logits, texts, before=(50257,)):
-    """What openai-whisper makes of them."""
+    """Return the logits after openai-whisper's filters."""
     tokenizer = get_tokenizer(False)
     special = [tokenizer.transcribe, tokenizer.translate, tokenizer.sot, tokenizer.sot_prev, tokenizer.sot_lm, tokenizer.no_speech]
     tokens = torch.tensor([[*before, *text] for text in texts])

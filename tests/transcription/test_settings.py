@@ -1,4 +1,4 @@
-"""Settings that mean nothing are refused where they are made."""
+"""Invalid settings are refused by their constructor."""
 
 import pytest
 

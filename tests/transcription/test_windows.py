@@ -23,7 +23,7 @@ def transcribed(made, *sources, batch_size=1, **settings):
 
 
 def same(reference, ours):
-    """Whether segments, and words where there are some, are equal."""
+    """Return True if segments, and their words if they have any, are equal."""
     assert len(reference["segments"]) == len(ours.segments) and reference["language"] == ours.language
     for theirs, segment in zip(reference["segments"], ours.segments, strict=True):
         assert (theirs["id"], theirs["tokens"], theirs["text"]) == (segment.id, segment.token_ids, segment.text)

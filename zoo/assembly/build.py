@@ -1,7 +1,4 @@
-"""Config to objects, name to object, directory to system.
-
-Works on plain dicts; ``zoo.assembly.compose`` makes them from Hydra configs and ``zoo.assembly.summary`` tries them without weights.
-"""
+"""Build a system from a plain config; ``zoo.assembly.compose`` makes plain configs from Hydra's."""
 
 import inspect
 import logging
@@ -11,26 +8,34 @@ from typing import Any, cast
 
 from torch import nn
 
-from zoo.assembly.compatibility import facts_of_owner, refuse_encoders, refuse_missing_symbols, refuse_other_eot
+from zoo.assembly.compatibility import (
+    facts_of_owner,
+    refuse_encoders,
+    refuse_misplaced,
+    refuse_missing_keys,
+    refuse_missing_symbols,
+    refuse_other_eot,
+    refuse_unequal,
+)
 from zoo.assembly.memory import refuse_too_large
 from zoo.assembly.system import System, specs_of
 from zoo.assembly.token_counts import spec_of_shown, token_counts, try_patches
 from zoo.data.system_processor import CONVERSATION, Processor
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, ContractError
 from zoo.layers import adapters
 from zoo.layers.hosted_backbone import freeze
-from zoo.registry import find_part
+from zoo.registry import find_part, label_of
 from zoo.registry.construct import build_part, construct, refuse_code
-from zoo.types import Encoder, EncoderSpec, Head
+from zoo.types import Encoder, EncoderSpec, Head, check_encoder_words
 
 log = logging.getLogger("zoo")
 
 
 def build_system(config: Mapping[str, Any], key: str = "system") -> System:
-    """Build encoders, head and processor from a system's config; where torch's default device is meta, without weights.
+    """Build encoders, head and processor from a system's config; if torch's default device is meta, without weights.
 
     Raises:
-        ConfigError: anything that does not fit, with the config key, both sides and what is allowed.
+        ConfigError: parts that do not fit; the message names the config key, both sides and the allowed values.
     """
     refuse_code(config, key)
     unknown = sorted(set(config) - {"name", "encoders", "head", "processor", adapters.KEY})
@@ -41,7 +46,9 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
             raise ConfigError(f"{key}.{part}: is missing; choose one, for example with head@{key}.head=clip")
     refuse_too_large(config, partial(build_system, config, key), key)
     encoders = {m: _build_encoder(m, c, f"{key}.encoders.{m}") for m, c in config["encoders"].items()}
-    refuse_encoders(config, specs_of(encoders), key)
+    head_name = config["head"].get("name")
+    accepts = cast(Any, find_part("head", head_name, f"{key}.head.name")).accepts
+    refuse_encoders(head_name, accepts, {modality: spec.pooled for modality, spec in specs_of(encoders).items()}, key)
     specs = _specs_for_head(config, encoders, key)
     head = build_head(config["head"], specs, f"{key}.head")
     for encoder in encoders.values():  # an unused pooler gets no gradient, for which several processes would wait
@@ -54,20 +61,20 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
     return system
 
 
-def add_adapters(system: System, words: Mapping[str, Any], key: str) -> None:
+def add_adapters(system: System, settings: Mapping[str, Any], key: str) -> None:
     """Put adapters into parts of a system.
 
     Args:
-        words: keywords of ``zoo.layers.adapters.Adapter`` by part, for example ``{"head.language": {"kind": "lora", "rank": 16}}``.
+        settings: keywords of ``zoo.layers.adapters.Adapter`` by part, for example ``{"head.language": {"kind": "lora", "rank": 16}}``.
 
     Raises:
-        ConfigError: unknown keywords, and what ``zoo.layers.adapters.inject`` refuses.
+        ConfigError: unknown keywords, or an error of ``zoo.layers.adapters.inject``.
     """
-    adapters.inject(system, {part: construct(adapters.Adapter, w or {}, f"{key}.{part}") for part, w in words.items()}, key)
+    adapters.inject(system, {part: construct(adapters.Adapter, w or {}, f"{key}.{part}") for part, w in settings.items()}, key)
 
 
 def _specs_for_head(config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str) -> dict[str, EncoderSpec]:
-    """What the head is told of the encoders. Parameters behind the layer that it reads get no gradient, and are frozen."""
+    """Return the encoders' specs for the head, and freeze the parameters that get no gradient: those after the layer that it reads."""
     part: Any = find_part("head", config["head"]["name"], f"{key}.head.name")
     if part.accepts.reads != "patches":
         return specs_of(encoders)
@@ -75,9 +82,12 @@ def _specs_for_head(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
     layer, class_token = (config["head"].get(k, known[k].default if k in known else None) for k in ("feature_layer", "class_token"))
     specs = {}
     for modality, encoder in encoders.items():
-        build = partial(_build_encoder, modality, config["encoders"][modality], f"{key}.encoders.{modality}")
+        part = f"{key}.encoders.{modality}"
+        build = partial(_build_encoder, modality, config["encoders"][modality], part)
         try:
-            shown = try_patches(build, layer, class_token=bool(class_token))
+            shown = try_patches(build, layer, class_token=bool(class_token), part=f"{part}: {label_of(encoder)}")
+        except ContractError:
+            raise
         except ConfigError as error:
             raise ConfigError(f"{key}.head.feature_layer: encoders.{modality}: {error}") from error
         freeze(cast(nn.Module, encoder), shown.unused)
@@ -86,7 +96,7 @@ def _specs_for_head(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
 
 
 def build_head(config: Mapping[str, Any], inputs: Mapping[str, EncoderSpec], key: str) -> Head:
-    """A head, and first the language model in it where it has one: ``{name: llava, language: {name: causal_lm, ...}, ...}``."""
+    """Build a head with the language model in it, if it has one: ``{name: llava, language: {name: causal_lm, ...}, ...}``."""
     part, given = find_part("head", str(config.get("name")), f"{key}.name"), {}
     if "language" in inspect.signature(part).parameters:
         if not isinstance(config.get("language"), Mapping):
@@ -97,18 +107,19 @@ def build_head(config: Mapping[str, Any], inputs: Mapping[str, EncoderSpec], key
 
 def _build_encoder(modality: str, config: Mapping[str, Any], key: str) -> Encoder:
     encoder = build_part("encoder", config, key)
-    if encoder.modality != modality:
-        raise ConfigError(
-            f"{key}: encoder {config['name']!r} takes {encoder.modality}, but stands under {modality!r}; put it under "
-            f"encoders.{encoder.modality} or choose an encoder of {modality} (see: zoo list --kind encoder)"
-        )
+    check_encoder_words(encoder, f"{key}: encoder {config['name']!r}")
+    refuse_misplaced(config["name"], encoder.modality, modality, key)
     return encoder
 
 
 def build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], key: str, head: Head | None = None) -> Processor:
-    """One part per modality; facts that the encoder, head or language model owns are taken from it, and may not be contradicted.
+    """Build a processor with one part per modality.
 
-    What the encoder's weights were trained with (``encoder.preprocessing``) holds unless the config says otherwise.
+    Values that belong to the encoder, head or language model (``image_size``, ``vocab_size``) are taken from it. The preprocessing that the
+    encoder's weights were trained with (``encoder.preprocessing``) is the default of the other settings.
+
+    Raises:
+        ConfigError: the config contradicts the encoder, head or language model.
     """
     parts, language = {}, None if head is None else head.language
     names: list[str] = [*encoders, *config, *(() if head is None else head.processors), *([] if language is None else [CONVERSATION])]
@@ -120,13 +131,12 @@ def build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
             trained = head.processor_defaults
         keywords = {**trained, **(config.get(modality) or {})}
         for name in part.encoder_keys if encoder is not None else ():
-            theirs = trained.get(name, getattr(encoder, name, None))
-            ours = keywords.setdefault(name, theirs)
-            if theirs is not None and ours != theirs:
-                raise ConfigError(
-                    f"{here}.{name}: the processor has {ours}, the encoder at {key}.encoders.{modality}.{name} has {theirs}; "
-                    "they must be equal: change one of the two"
-                )
+            theirs = trained.get(name, getattr(encoder, name))
+            ours = keywords.setdefault(name, theirs) if theirs is not None else keywords.get(name)
+            if theirs is not None:
+                refuse_unequal(name, ours, theirs, modality, key)
+        if encoder is not None:
+            refuse_missing_keys(encoder, part, keywords, f"{key}.encoders.{modality}: {label_of(encoder)}", here)
         keywords |= facts_of_owner(part.language_keys, keywords, language, here, f"{key}.head.language")
         keywords |= facts_of_owner(part.head_keys, keywords, head, here, f"{key}.head")
         parts[modality] = build_part("processor", {"name": modality, **keywords}, here)

@@ -83,7 +83,7 @@ def refuse_wrong_backbones(overrides: Sequence[str]) -> None:
         for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
             name = choice.text if isinstance(choice, QuotedString) else choice
             try:
-                _ = find_row(name, override.key_or_group) if is_provided(name) else None
+                _ = find_row(str(name), override.key_or_group) if is_provided(name) else None
             except ConfigError as error:
                 raise ConfigError(f"{text.partition('=')[0]}: {error}") from error
 
@@ -154,7 +154,7 @@ def _mended(config_name: str, overrides: list[str], position: int, key: str) -> 
     """Return an override with its new key, or with the ``+`` that lets Hydra add a key.
 
     Raises:
-        ConfigError: what stands above ``key`` has no such keyword.
+        ConfigError: the part above ``key`` has no such keyword.
     """
     text = overrides[position]
     rest = hydra_compose(config_name, overrides=overrides[:position])

@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 
 from zoo.errors import ConfigError
 from zoo.registry import TABLES, Row, find_row, part_names, rows
-from zoo.registry.rows import is_provided
+from zoo.registry.plugins import ADVICE, OURS, RowFile, row_files
+from zoo.registry.rows import is_provided, read_plugin_yaml
 from zoo.registry.settings import SETTINGS, complete_settings
 from zoo.storage.files import read_yaml
 from zoo.storage.places import packaged_directory
@@ -96,7 +97,7 @@ def options(group: str) -> list[str]:
     if group not in ("", *PLAIN_GROUPS):
         return []
     parts = part_names(group) if group in PART_GROUPS else []
-    return sorted({*_files(packaged_directory("conf") / group), *parts})
+    return sorted({*_files_of(group), *parts})
 
 
 def _split(config_path: str) -> tuple[str, str]:
@@ -114,8 +115,31 @@ def _option(group: str, option: str) -> tuple[Mapping[str, Any], str | None]:
         except ConfigError as error:
             raise ConfigError(f"{group}={option}: {error}") from error
         return (_system_node(row) if group == "system" else {"name": row.family, **row.arguments}), None
-    node, package = _files(packaged_directory("conf") / group).get(option, ({"name": option}, None))
+    node, package = _files_of(group).get(option, ({"name": option}, None))
     return (complete_settings(group, node) if group in SETTINGS else node), package
+
+
+def _files_of(group: str) -> dict[str, tuple[dict[str, Any], str | None]]:
+    """Read the options in our files of a group and in those of plug-ins.
+
+    Raises:
+        ConfigError: a file of a plug-in cannot be read, or two distributions have an option of the same name.
+    """
+    ours, of_plugins = packaged_directory("conf") / group, row_files(group)
+    return _with_plugins(ours, of_plugins) if of_plugins else _files(ours)
+
+
+@functools.cache
+def _with_plugins(folder: Path, of_plugins: tuple[RowFile, ...]) -> dict[str, tuple[dict[str, Any], str | None]]:
+    found = dict(_files(folder))
+    owners = dict.fromkeys(found, OURS)
+    for file in of_plugins:
+        read_plugin_yaml(file.path, file.distribution)
+        for name, node, package in _options_of_file(file.path):
+            if name in owners:
+                raise ConfigError(f"{file.kind}={name} is in {owners[name]} and in {file.distribution}; {ADVICE}")
+            found[name], owners[name] = (node, package), file.distribution
+    return found
 
 
 @functools.cache

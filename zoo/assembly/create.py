@@ -19,9 +19,9 @@ from zoo.registry import Row, find_part, find_row
 from zoo.registry.construct import build_part
 from zoo.types import EncoderSpec
 
-EXAMPLE_DIM = 64  # width of the encoders that a head built alone is given
-EXAMPLE_WORDS = {"vocab_size": 512, "word_dim": EXAMPLE_DIM}  # and of the table of words of one of text
-EXAMPLE_LANGUAGE = "llama_nano"  # and its language model
+EXAMPLE_DIM = 64  # width of the example encoders of a head that is created alone
+EXAMPLE_WORDS = {"vocab_size": 512, "word_dim": EXAMPLE_DIM}  # and the word table of an example text encoder
+EXAMPLE_LANGUAGE = "llama_nano"  # its example language model
 
 
 def create_model(
@@ -37,16 +37,16 @@ def create_model(
 
     Args:
         name: any name of ``zoo.list_models()``.
-        weights: where weights come from (see ``zoo.assembly.loading``): a saved or a transformers directory, a file of tensors with zoo's,
-            timm's, open_clip's, transformers' or the paper's names, "timm://NAME", "hf://OWNER/NAME", or "bundled" (shipped
-            with zoo); None leaves random weights.
-        weights_parts: load only these parts: of a system for example ["encoders.image"]; for an encoder ["encoder"] leaves a
-            classifier behind, and ["encoders.image"] takes it out of a system's weights.
+        weights: source of the weights (see ``zoo.assembly.loading``): a saved or a transformers directory, a file of tensors with the names
+            of zoo, timm, open_clip, transformers or the paper, "timm://NAME", "hf://OWNER/NAME", or "bundled" (shipped with zoo). None
+            keeps random weights.
+        weights_parts: load only these parts, of a system for example ["encoders.image"]. For an encoder, ["encoder"] skips a classifier,
+            and ["encoders.image"] reads the encoder from a system's weights.
         overrides: constructor keywords that replace the row's (for a system: a nested dict per key).
 
     Raises:
-        ConfigError: unknown name (near matches are named), keyword or value.
-        WeightsError: weights that cannot be read or do not fit; nothing is half loaded.
+        ConfigError: an unknown name (the message lists near matches), keyword or value.
+        WeightsError: the weights cannot be read or do not fit; no weight has been loaded then.
     """
     row = find_row(name)
     with meta_device() if device is not None and torch.device(device).type == "meta" else torch.device(device or "cpu"):
@@ -66,7 +66,7 @@ def create_model(
 
 
 def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
-    """Encoders for a head that is created alone: as few as it takes, image and text first, as wide as its ``embed_dim`` or ``dim``."""
+    """Return example encoders for a head that is created alone: the fewest that it accepts, with its ``embed_dim`` or ``dim`` as width."""
     accepts = find_part("head", config["name"]).accepts
     order = [m for m in ("image", "text", "audio") if m in accepts.modalities]
     words: dict[str, dict[str, Any]] = {"text": EXAMPLE_WORDS}
@@ -75,14 +75,14 @@ def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
 
 
 def example_language(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A small language model for a head that has one and is created alone."""
+    """Return the config of a small language model for a head that needs one and is created alone."""
     if "language" not in inspect.signature(find_part("head", config["name"])).parameters:
         return {}
     return {"language": _of_row("language", EXAMPLE_LANGUAGE)}
 
 
 def _of_row(kind: str, name: str) -> dict[str, Any]:
-    """A part's config, as its row gives it."""
+    """Return the config of a row: its part and keywords."""
     row = find_row(name, kind)
     return {"name": row.family, **row.arguments}
 
@@ -105,8 +105,8 @@ def create_system(
     """Create a system from a name with overrides in Hydra's syntax, or from a plain config.
 
     Args:
-        config_or_name: a system's name, or a mapping with ``encoders``, ``head`` and, where wanted, ``processor``. Each
-            encoder and the head is a mapping with ``name``, or the name of a row.
+        config_or_name: a system's name, or a mapping with ``encoders``, ``head`` and optionally ``processor``. Each encoder and the head
+            is a mapping with ``name``, or the name of a row.
         overrides: for example ``["encoder@system.encoders.image=vig_nano", "system.head.embed_dim=32"]``.
 
     Raises:
@@ -117,7 +117,7 @@ def create_system(
         config = compose_system(row.name, overrides) if overrides else plain_system(row)
     else:
         if overrides:
-            raise ConfigError("overrides: they go with a system's name; change the mapping itself instead")
+            raise ConfigError("overrides: they work only with the name of a system; change the mapping itself instead")
         config = expand_names(config_or_name)
     system = build_system(config)
     return cast(System, finish(system, weights, system.name, None, None, weights_parts))
@@ -138,7 +138,7 @@ def compose_system(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def expand_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace the names of rows in a system's mapping by what they stand for."""
+    """Replace the names of rows in a system's mapping by their configs."""
 
     def expand(kind: str, part: Any) -> Any:
         return _of_row(kind, part) if isinstance(part, str) else part

@@ -66,7 +66,7 @@ def refuse_other_arithmetic(module: nn.Module, part: str, description: Descripti
 def _pairs(module: nn.Module, part: str, theirs: Mapping[str, Any]) -> Iterator[Pair]:
     """Yield the parts of our model that weights are loaded into and that the source describes."""
     system = theirs.get("system", {})
-    encoders = system.get("encoders", {}) if system else {None: theirs["encoder"]}
+    encoders: dict[str | None, Any] = system.get("encoders", {}) if system else {None: theirs["encoder"]}
     head = system.get("head", {})
     if not isinstance(module, System):
         yield from _alone(module, encoders, head)

@@ -1,6 +1,5 @@
 """Save a model as a checkpoint directory, and load one, or a directory of another library."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,18 @@ import torch
 import yaml
 from torch import nn
 
-from zoo.assembly.build import build_processor, build_system
-from zoo.assembly.create import example_inputs
+from zoo.assembly.build import build_processor
+from zoo.assembly.described import build_described, refuse_undescribed
 from zoo.assembly.loading import finish
 from zoo.assembly.memory import refuse_larger_than_weights
 from zoo.assembly.system import System
 from zoo.data.system_processor import hash_files
-from zoo.errors import ConfigError, WeightsError
+from zoo.errors import ConfigError
 from zoo.interop.base.recognise import describe, tell_left_out
-from zoo.interop.base.source import Source, read_source
+from zoo.interop.base.source import read_source
 from zoo.interop.zoo_checkpoint import FORMAT
-from zoo.registry.construct import build_part
+from zoo.registry.requirements import KEY as REQUIRES
+from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, atomic_directory
 from zoo.storage.outside import understanding
 from zoo.storage.tensors import compress, write_tensors
@@ -34,11 +34,12 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
             (``zoo.storage.tensors.compress``).
 
     Raises:
-        ConfigError: the model was not built by zoo, so that it cannot be built again from a config.
+        ConfigError: the model was not built by zoo, or its config does not describe it, so that it cannot be built again from a config.
     """
     config = {"system": model.config} if isinstance(model, System) else config_of(model)
     if not config or not next(iter(config.values())):
         raise ConfigError(f"{type(model).__name__} has no config: build it with zoo.create_model or zoo.create_system")
+    refuse_undescribed(model, config)
     with atomic_directory(Path(directory)) as folder:
         state = model.state_dict()
         write_tensors(state if storage is None else compress(state, storage), folder / WEIGHTS_FILE)
@@ -47,6 +48,8 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
         if processor is not None and (isinstance(model, System) or "image" not in processor.parts):  # an image encoder's is in its config
             processor.save(folder)
             content["processor_sha256"] = hash_files(folder)
+        needs = requirements([*parts_named(config), *(("processor", name) for name in (processor.parts if processor else ()))])
+        content |= {REQUIRES: needs} if needs else {}
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
     return Path(directory)
@@ -68,29 +71,20 @@ def load(
         WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
     found = read_source(source)
+    if found.own_config is not None:
+        refuse_missing(found.own_config, found.directory)
     description = describe(found)
     config = description.config
     tell_left_out(found, description)
-    refuse_larger_than_weights(config, partial(_built, config, found), lambda: found.shapes, found.origin)
-    model: Any = _built(config, found)
-    if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
-        model.processor = build_processor({}, {"image": model}, "encoder")
-    elif not isinstance(model, System) and (processor := description.processor()) is not None:
-        model.processor = processor
-    elif isinstance(model, Encoder) and model.modality == "audio":
-        model.processor = build_processor({}, {"audio": model}, "encoder")
-    return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]
-
-
-def _built(config: Mapping[str, Any], found: Source) -> nn.Module:
-    """Build the system, encoder, language model or head of a checkpoint's config, without its weights."""
+    place = f"{found.directory}/{CONFIG_FILE}"
     with understanding(f"{found.origin}: its config"):
-        if "system" in config:
-            return build_system(config["system"])
-        kind = next((kind for kind in ("encoder", "language", "head") if kind in config), None)
-        if kind is None:
-            raise WeightsError(f"{found.directory}/{CONFIG_FILE}: names no system and no encoder; it was not written by zoo.save")
-        given = {"inputs": example_inputs(config[kind])} if kind == "head" else {}
-        model = build_part(kind, config[kind], kind, **given)
-        model.config = {kind: config[kind]}
-        return model
+        refuse_larger_than_weights(config, partial(build_described, config, place), lambda: found.shapes, found.origin)
+        model = build_described(config, place)
+    if "system" not in config:
+        if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
+            model.processor = build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]
+        elif (processor := description.processor()) is not None:
+            model.processor = processor  # type: ignore[assignment]
+        elif isinstance(model, Encoder) and model.modality == "audio":
+            model.processor = build_processor({}, {"audio": model}, "encoder")  # type: ignore[assignment, dict-item]
+    return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""A smaller encoder out of a trained one: fewer blocks, a word table of lower rank, shorter texts, another pool.
+"""Make a smaller encoder from a trained one: fewer blocks, a word table of lower rank, shorter texts, another pool.
 
-What is kept keeps its weights, what is new starts at random, and the result is trained further: DistilBERT (Sanh et al. 2019,
-arXiv 1910.01108, section 3) starts so, and a backbone that is read at an inner layer needs nothing behind it.
+Kept modules keep their weights, new ones are random, and the result is trained further, as DistilBERT (Sanh et al. 2019,
+arXiv 1910.01108, section 3). A backbone that is read at an inner layer does not need the blocks after it.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from zoo.encoders.vit import ViT
 from zoo.errors import ConfigError
 from zoo.layers.position import resize_positions
 from zoo.registry.construct import build_part
@@ -19,27 +20,31 @@ from zoo.types import Encoder, config_of
 
 
 def shrink(encoder: Encoder, *, seed: int = 0, **changes: Any) -> Encoder:
-    """Build the same encoder with other keywords, and take over the weights that still have a place.
+    """Build the same encoder with other keywords, and copy the weights that still fit.
 
     Args:
-        encoder: one that zoo built or loaded.
-        seed: of what is new.
+        encoder: an encoder that zoo built or loaded.
+        seed: random seed of the new weights.
         changes: constructor keywords. Fewer blocks (``depth``) keep the first ones; a narrower word table (``embedding_dim`` of
             ``bert``) is the best approximation of that rank; a shorter ``context_length`` keeps the first positions; another
-            ``image_size`` of ``vit`` resizes them; anything else
-            that changes a kept weight's shape is refused.
+            ``image_size`` of ``vit`` resizes them. Any other change of a kept weight's shape is an error.
 
     Raises:
         ConfigError: a keyword that the encoder does not have, or a kept weight whose shape would change.
     """
     config = config_of(encoder).get("encoder")
     if config is None:
-        raise ConfigError(f"shrink: {type(encoder).__name__} is no encoder that zoo built alone; load one with zoo.load")
+        raise ConfigError(f"shrink: {type(encoder).__name__} is not an encoder that zoo built on its own; load one with zoo.load")
     changed = {**config, **changes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         smaller = cast(nn.Module, build_part("encoder", changed, "encoder"))
-    kept = _kept(cast(nn.Module, encoder).state_dict(), smaller.state_dict(), changes, antialias=getattr(smaller, "antialias", True))
+    kept = _kept(
+        cast(nn.Module, encoder).state_dict(),
+        smaller.state_dict(),
+        changes,
+        antialias=smaller.antialias if isinstance(smaller, ViT) else True,
+    )
     smaller.load_state_dict(kept, strict=False)
     smaller.config = {"encoder": changed}  # type: ignore[assignment]
     smaller.processor = _processor(encoder, changes)  # type: ignore[assignment]
@@ -47,6 +52,7 @@ def shrink(encoder: Encoder, *, seed: int = 0, **changes: Any) -> Encoder:
 
 
 def _processor(encoder: Encoder, changes: Mapping[str, Any]) -> Any:
+    """Return a copy of the encoder's processor, with the new context length if it changed."""
     processor: Any = deepcopy(encoder.processor)
     length = changes.get("context_length")
     if processor is not None and length is not None:
@@ -56,6 +62,11 @@ def _processor(encoder: Encoder, changes: Mapping[str, Any]) -> Any:
 
 
 def _kept(old: Mapping[str, Tensor], new: Mapping[str, Tensor], changes: Mapping[str, Any], *, antialias: bool) -> dict[str, Tensor]:
+    """Return the old weights that fit the new encoder, some of them cut, resized or of lower rank.
+
+    Raises:
+        ConfigError: another kept weight would change its shape.
+    """
     kept = {name: tensor for name, tensor in old.items() if name in new}
     if "widen.weight" in new and "widen.weight" not in old:
         rank = new["embedding.weight"].shape[1]
@@ -75,14 +86,14 @@ def _kept(old: Mapping[str, Tensor], new: Mapping[str, Tensor], changes: Mapping
 
 
 def _resized(positions: Tensor, count: int, antialias: bool) -> Tensor:
-    """A position table [1, prefix + grid * grid, dim] of a ViT with at most one prefix token, for another grid."""
+    """Resize the position table [1, prefix + grid * grid, dim] of a ViT with at most one prefix token to another grid."""
     prefix = positions.shape[1] - math.isqrt(positions.shape[1]) ** 2
     old, new = math.isqrt(positions.shape[1] - prefix), math.isqrt(count - prefix)
     return torch.cat([positions[:, :prefix], resize_positions(positions[:, prefix:], (old, old), (new, new), antialias=antialias)], dim=1)
 
 
 def low_rank(table: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """``rows`` [words, rank] and ``matrix`` [dim, rank] with the least squared error of ``rows @ matrix.T`` to the table.
+    """Return ``rows`` [words, rank] and ``matrix`` [dim, rank] that minimise the squared error of ``rows @ matrix.T`` to the table.
 
     Source: Eckart and Young 1936; the singular values are shared evenly, so that both have gradients of one size.
     """

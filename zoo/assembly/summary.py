@@ -1,7 +1,4 @@
-"""Try a config without weights: what a model costs, and whether a whole training step would run.
-
-Everything here happens on the meta device: shapes flow, nothing is allocated.
-"""
+"""Costs of a model: parameters, FLOPs, tokens and memory, computed on the meta device without allocating weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from zoo.assembly.create import create_model
 from zoo.assembly.system import System
 from zoo.assembly.token_counts import nominal_input
 from zoo.types import Encoded, Encoder, LanguageModel, encode, head_of, patches_of
@@ -19,16 +15,16 @@ from zoo.types import Encoded, Encoder, LanguageModel, encode, head_of, patches_
 
 @dataclass(frozen=True)
 class Summary:
-    """What a model costs for one item.
+    """Costs of a model for one item.
 
     Attributes:
         parameters: number of parameters.
-        trainable: those that a gradient reaches.
-        flops: floating-point operations of one forward pass at the nominal input size (2 per multiply-add), by part and
-            of all encoders under "total"; of a language model those of one token, which "total" leaves out.
-        tokens: tokens that each encoder gives at the nominal input size, by modality, and what a connector makes of them.
-        memory_bytes: of parameters and buffers.
-        parts: parameters by part.
+        trainable: number of parameters that get a gradient.
+        flops: floating-point operations of one forward pass at the nominal input size (2 per multiply-add), by part; "total" is the sum
+            over the encoders. A language model's are those of one token, and are not in "total".
+        tokens: number of tokens of each encoder at the nominal input size, by modality, and after the connector.
+        memory_bytes: memory of parameters and buffers.
+        parts: number of parameters by part.
     """
 
     parameters: int
@@ -40,7 +36,7 @@ class Summary:
 
 
 def count(module: nn.Module) -> int:
-    """Number of parameters, shared ones once."""
+    """Return the number of parameters; shared parameters count once."""
     return sum(p.numel() for p in module.parameters())
 
 
@@ -48,8 +44,10 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
     """Count parameters, FLOPs, tokens and memory of a registered name or a model, without weights.
 
     Raises:
-        ConfigError: unknown name.
+        ConfigError: the name is unknown.
     """
+    from zoo.assembly.create import create_model  # imports the readers of weights, which a check does not need
+
     model = create_model(name_or_model, device="meta") if isinstance(name_or_model, str) else name_or_model
     encoders = dict(model.encoders) if isinstance(model, System) else {}
     if isinstance(model, Encoder):
@@ -58,7 +56,7 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
     reads = reads_of_system(head) if isinstance(model, System) else {}
     tokens, flops = {}, {}
     for modality, encoder in encoders.items():
-        encoded, flops[modality] = _trace(_Asked(encoder, reads), *nominal_input(modality, encoder))
+        encoded, flops[modality] = _trace(_WithReads(encoder, reads), *nominal_input(modality, encoder))
         tokens[modality] = encoded.tokens.shape[1]
     tokens |= {
         f"{m} behind the connector": counts(nominal_input(m, encoders[m])[0][0])
@@ -82,19 +80,19 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
 
 
 def reads_of_system(head: Any) -> dict[str, Any]:
-    """How a system asks its encoders, as keywords of ``encode``: for all their tokens, unless its head reads patches."""
+    """Return the keywords of ``encode`` with which a system runs its encoders: all tokens, or patches if its head reads them."""
     return {"reads": "patches", **patches_of(head)} if head.accepts.reads == "patches" else {}
 
 
 def _parts_of_head(head: nn.Module) -> dict[str, int]:
-    """Parameters of a head; where there is a language model in it, of each of its parts."""
+    """Return the parameters of a head; of a head with a language model, those of each submodule."""
     if head.language is None:
         return {"head": count(head)}
     return {f"head.{name}": count(part) for name, part in head.named_children() if count(part)}
 
 
-class _Asked(nn.Module):
-    """An encoder that is asked in one way."""
+class _WithReads(nn.Module):
+    """An encoder with fixed keywords of ``encode``."""
 
     def __init__(self, encoder: nn.Module, reads: Mapping[str, Any]) -> None:
         super().__init__()
@@ -105,7 +103,7 @@ class _Asked(nn.Module):
 
 
 class _NextToken(nn.Module):
-    """A language model through to the scores of the next token."""
+    """A language model with its output layer: the logits of the next token."""
 
     def __init__(self, language: nn.Module) -> None:
         super().__init__()
@@ -116,8 +114,8 @@ class _NextToken(nn.Module):
 
 
 def _trace(module: nn.Module, *inputs: Tensor | None) -> tuple[Any, int]:
-    """Run a module on the meta device; count FLOPs with fused attention taken apart."""
-    from torch.utils.flop_counter import FlopCounterMode  # half a second, which a check does not need
+    """Run a module on the meta device; return its output and its FLOPs, with fused attention decomposed."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes half a second; a check does not need it
 
     tensors = {k: v.detach().to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

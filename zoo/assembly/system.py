@@ -59,9 +59,6 @@ class System(nn.Module):
     def encode_ready(self, modality: str, x: Tensor, mask: Tensor | None = None) -> Encoded:
         """Encode processed tensors of one modality; the batch may be empty."""
         encoder: Any = self.encoders[modality]
-        if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
-            x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
-            mask = None if mask is None else mask.to(weight.device)
         ask = partial(encode, encoder, reads=self.head.accepts.reads, **patches_of(self.head))
         return ask(x, mask) if len(x) else encode_nothing(encoder, x, mask, ask)
 
@@ -92,8 +89,7 @@ class System(nn.Module):
         if self.processor is None:
             raise ConfigError(f"{self.name} has no processor: give a Batch to system(batch), or load it from a saved directory")
         x, mask = self.processor[modality](raw)
-        mask = None if mask is None else mask.to(self.device)
-        return encode(self.encoders[modality], x.to(self.device), mask, reads=reads)  # type: ignore[arg-type]
+        return encode(self.encoders[modality], x, mask, reads=reads)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
         try:

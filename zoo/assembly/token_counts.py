@@ -1,4 +1,4 @@
-"""How many tokens a language model is shown of an item: found by a trial without weights, and told to those who count placeholders."""
+"""Numbers of tokens that a language model gets for an item, found by a forward pass without weights; used to count placeholders."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.assembly.compatibility import refuse_missing_keys
 from zoo.errors import DataError
 from zoo.layers.meta import meta_device
-from zoo.registry import find_part
-from zoo.types import Connector, Encoder, EncoderSpec, encode
+from zoo.registry import find_part, label_of
+from zoo.types import Connector, Encoder, EncoderSpec, check_encoded, encode
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What an encoder shows of an item of nominal size: its tokens, their width, and the parameters that have no part in them."""
+    """Patches of an encoder for an item of nominal size: number of tokens, their width, and the parameters that do not affect them."""
 
     num_tokens: int
     dim: int
@@ -23,22 +24,33 @@ class Shown:
 
 
 def nominal_input(modality: str, encoder: Any, batch_size: int = 1) -> tuple[Tensor, Tensor | None]:
-    """A batch on the meta device of the size that the encoder is made for."""
+    """Return inputs and mask on the meta device, of the nominal size of the encoder."""
     part: Any = find_part("processor", modality)
-    own = {key: getattr(encoder, key) for key in part.encoder_keys}
-    return part(**{**own, **encoder.preprocessing}).meta(batch_size)  # preprocessing overrides the attributes
+    own = {key: value for key in part.encoder_keys if (value := getattr(encoder, key)) is not None}
+    keywords = {**own, **encoder.preprocessing}  # preprocessing overrides the attributes
+    refuse_missing_keys(encoder, part, keywords, label_of(encoder), f"processor.{modality}")
+    return part(**keywords).meta(batch_size)
 
 
-def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token: bool = False) -> Shown:
-    """Build an encoder on the meta device, send two items of nominal size through it as ``encode(reads="patches")`` does, and back.
+def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token: bool = False, part: str = "encoder") -> Shown:
+    """Build an encoder on the meta device and run two items of nominal size forward and backward with ``encode(reads="patches")``.
+
+    Args:
+        build: makes the encoder.
+        layer: see ``Encoder.patches``.
+        class_token: see ``Encoder.patches``.
+        part: name of the encoder, for messages.
 
     Raises:
-        ConfigError: there is no such layer.
+        ConfigError: the encoder has no such layer.
+        ContractError: the encoder breaks a rule of ``zoo.types.contract``.
     """
     with torch.inference_mode(False), torch.enable_grad(), meta_device():
         encoder: Any = build()
         x, mask = nominal_input(encoder.modality, encoder, 2)
-        tokens = encode(encoder.train(), x, mask, reads="patches", layer=layer, class_token=class_token).tokens
+        encoded = encode(encoder.train(), x, mask, reads="patches", layer=layer, class_token=class_token)
+        check_encoded(encoded, encoder, x, part, reads="patches")
+        tokens = encoded.tokens
         if tokens.requires_grad:
             tokens.sum().backward()
     unused = tuple(name for name, parameter in encoder.named_parameters() if parameter.requires_grad and parameter.grad is None)
@@ -46,7 +58,7 @@ def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token:
 
 
 def spec_of_shown(encoder: Encoder, shown: Shown) -> EncoderSpec:
-    """What a head that reads patches is told; clips are as long as they are, and have no fixed number of tokens."""
+    """Return the spec for a head that reads patches; audio clips differ in length and have no fixed number of tokens."""
     return EncoderSpec(
         encoder.modality, shown.dim, pooled=False, num_tokens=None if encoder.num_tokens(0) is not None else shown.num_tokens
     )
@@ -54,34 +66,34 @@ def spec_of_shown(encoder: Encoder, shown: Shown) -> EncoderSpec:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """How many tokens a language model is shown of an item, by the length of its last axis; small, so that workers may hold it.
+    """Number of tokens that a language model gets for an item, by the length of its last axis. Workers hold a copy; it is small.
 
     Attributes:
-        fixed: of every item (images); None where the length decides.
-        by_length: of items of so many frames (audio), from none on.
+        fixed: number for every item (images); None if it depends on the length.
+        by_length: numbers for items of 0, 1, 2, ... frames (audio).
     """
 
     fixed: int | None = None
     by_length: tuple[int, ...] = ()
 
     def __call__(self, item: Tensor) -> int:
-        """The count for one processed item: ``pixels`` [3, height, width] or ``mels`` [num_mels, frames].
+        """Return the number for one processed item: ``pixels`` [3, height, width] or ``mels`` [num_mels, frames].
 
         Raises:
-            DataError: a clip longer than the encoder takes.
+            DataError: the clip is longer than the encoder accepts.
         """
         if self.fixed is not None:
             return self.fixed
         frames = item.shape[-1]
         if frames >= len(self.by_length):
-            raise DataError(f"a clip has {frames} frames; the encoder takes at most {len(self.by_length) - 1}: cut it into pieces")
+            raise DataError(f"a clip has {frames} frames; the encoder accepts at most {len(self.by_length) - 1}: cut it into pieces")
         return self.by_length[frames]
 
 
 def token_counts(
     encoders: Mapping[str, Any], specs: Mapping[str, EncoderSpec], connectors: Mapping[str, Connector] | nn.ModuleDict
 ) -> dict[str, TokenCounts]:
-    """By modality, from the rules of encoder and connector."""
+    """Return the token counts by modality, from the rules of encoder and connector."""
     counts = {}
     for modality in connectors:
         connector: Any = connectors[modality]

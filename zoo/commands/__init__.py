@@ -1,5 +1,8 @@
-"""Implementations of the console commands, one module per command, called by ``zoo.commands.cli`` with the parsed arguments.
+"""The command line: ``cli`` parses the arguments, and one module per command does the work.
 
-Shared modules: ``display`` (tables, progress bars), ``index`` and ``index_writer`` (the search index on disk), and a report module
-each for ``classify`` and ``search`` (CSV, JSON, HTML). These modules may import all of ``zoo`` except ``zoo.commands.cli``.
+Shared modules: ``display`` (tables, progress bars), ``index/`` (the search index on disk), and a report module each for ``classify`` and
+``search`` (CSV, JSON, HTML).
+
+May import: all rooms below; only ``zoo/__main__.py`` imports ``cli``. To add a command, add one file, a parser and a function in
+``cli.py``, and ``scripts/NAME.py`` with the same arguments.
 """

@@ -258,6 +258,7 @@ def _print_json(value: Any) -> None:
 
 def _list(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.registry import find_row, list_models
+    from zoo.registry.plugins import OURS
 
     found = [find_row(name) for name in list_models(options.pattern, options.kind, options.modality)]
     if options.json:
@@ -268,7 +269,8 @@ def _list(options: argparse.Namespace, rest: list[str]) -> int:
         raise ZooError(f"no model matches {options.pattern!r}; list all with: zoo list")
     width = max(len(row.name) for row in found)
     for row in found:  # plain columns suit pipes, and rich would double the time of this command
-        print(f"{row.name:<{width}}  {row.kind:<8}  {', '.join(row.modalities)}")
+        origin = "" if row.distribution == OURS else f"  ({row.distribution})"
+        print(f"{row.name:<{width}}  {row.kind:<8}  {', '.join(row.modalities)}{origin}")
     return 0
 
 
@@ -282,10 +284,18 @@ def _info(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _check(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.assembly.compose import compose
-    from zoo.commands.display import show_check
+    from zoo.assembly.quick_check import quick_check
+
+    config = compose("train", rest)
+    quick_check(config)  # a wrong combination is refused before torch is imported
+
     from zoo.runs.check import check
 
-    show_check(check(compose("train", rest)), as_json=options.json)
+    report = check(config)
+
+    from zoo.commands.display import show_check
+
+    show_check(report, as_json=options.json)
     return 0
 
 

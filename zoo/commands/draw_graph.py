@@ -90,7 +90,7 @@ def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
         if options.weights is None:
             say(f"zoo: {name} has random weights, so its graph is not meaningful; give --weights", file=sys.stderr)
     encoder: Any = model.encoders["image"] if isinstance(model, System) and "image" in model.encoders else model
-    if not isinstance(encoder, ViG):
+    if not isinstance(encoder, ViG) or encoder.image_size is None:
         raise ConfigError(f"--model: {name} has no graph; choose a model with a Vision GNN: {', '.join(list_models('*vig*'))}")
     saved = model.processor["image"] if isinstance(model, System) and model.processor is not None else None
     return encoder, saved or ImageProcessor(image_size=encoder.image_size, **encoder.preprocessing)

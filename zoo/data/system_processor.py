@@ -185,7 +185,7 @@ class Processor:
 
 
 def is_target(part: Any) -> bool:
-    """Return True if a part makes training targets of a head, from the modality ``part.modality`` of samples (``zoo.processors.speech``)."""
+    """Return True if a part makes training targets of a head from samples' ``part.modality`` (``zoo.processors.speech``)."""
     return part.target
 
 

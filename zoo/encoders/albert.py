@@ -29,7 +29,7 @@ class Albert(PostNormText):
         depth: number of times that the shared block runs.
         num_types: number of token types (segments).
         separator_id: id of the symbol that ends each text of a row; token types follow from it (``zoo.layers.post_norm``).
-        pool: "cls_tanh" is BERT's pooler, "cls" the first token, "mean" the mean over real tokens, "none" gives no pooled vector.
+        pool: "cls_tanh" is BERT's pooler, "cls" the first token, "mean" and "max" go over real tokens, "none" gives none.
         dropout: dropout rate of the embeddings and of the output of each sublayer.
 
     Raises:

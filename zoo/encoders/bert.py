@@ -37,8 +37,8 @@ class Bert(PostNormText):
         padding_row: row of the position table that padding uses. Real tokens then use the rows after it, counted without padding
             (RoBERTa: 1, so the first token has row 2 and 512 tokens need 514 rows). None numbers all positions from 0 (BERT).
         separator_id: id of the symbol that ends each text of a row; token types follow from it (``zoo.layers.post_norm``).
-        pool: "cls_tanh" is BERT's pooler (a linear layer and tanh of the first token), "cls" the first token, "mean" the mean
-            over real tokens (Sentence-BERT), "none" gives no pooled vector.
+        pool: "cls_tanh" is BERT's pooler (a linear layer and tanh of the first token), "cls" the first token, "mean" and "max" the
+            mean and maximum over real tokens (Sentence-BERT), "none" gives no pooled vector.
         dropout: dropout rate of the embeddings and of the output of each sublayer; 0.1 in the paper's pre-training.
 
     Raises:

@@ -44,7 +44,7 @@ def relative_buckets(
     rows = num_buckets // 2 if both_ways else num_buckets
     offset = (relative > 0).long() * rows if both_ways else torch.zeros_like(relative)
     distance = relative.abs() if both_ways else (-relative).clamp(min=0)
-    exact = rows // 2  # smaller distances have a row of their own
+    exact = rows // 2  # each smaller distance has a separate row
     # clamp(min=1) keeps log finite at distance 0, where torch.where below takes the exact row anyway.
     grown = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (rows - exact)
     shared = (exact + grown.long()).clamp(max=rows - 1)

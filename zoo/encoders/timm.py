@@ -159,11 +159,11 @@ class Timm(Encoder):
     def read_native(self, source: Any) -> dict[str, Tensor] | None:
         """Return the weights of a source with timm's names; ``timm://NAME`` is downloaded at this encoder's image size.
 
-        None for a file that already has this encoder's names, and for weights that do not come as timm's state dict.
+        None for weights that share no name with timm's model, for example a file with this encoder's own names.
         """
         if source.timm:
             return self.read_pretrained(source.timm)
-        return None if source.keys <= self.state_dict().keys() else self.from_timm(source.tensors)
+        return self.from_timm(source.tensors) if source.keys & self.model.state_dict().keys() else None
 
     def from_timm(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename a state dict of timm, with or without classifier, to the parameter names of this encoder.

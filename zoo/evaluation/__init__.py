@@ -1,6 +1,6 @@
 """Evaluations: compute metrics of a model on one split of a data source.
 
-An evaluation is a class registered under the name of its module. It has:
+An evaluation is a class registered under the name of its module. ``zoo.types.Evaluation`` and ``zoo.types.Result`` define the interface:
 
 * ``check(model, source)``: raises an error if the model or the source does not fit. Training calls it before the first step.
 * ``__call__(model, source, split, *, advance) -> result``: evaluates one split. ``advance`` is a progress callback that receives the number
@@ -9,4 +9,7 @@ An evaluation is a class registered under the name of its module. It has:
   ``tables`` for the terminal (title, column names, rows of strings) and ``numbers``, the names of metrics that are not shares.
 
 A head names its default evaluation in the class attribute ``evaluation``. It is used if the config names no evaluation.
+
+May import: ``types``, ``storage``, ``registry``, ``processors``, ``data``. To add an evaluation, write ``zoo/evaluation/NAME.py`` and
+``tests/evaluation/test_NAME.py``. ``measures/`` holds metrics, ``results/`` holds result classes and reports.
 """

@@ -1,7 +1,8 @@
 """Speech recognition (ASR): word and character error rates, over all recordings and by kind, and the worst recordings.
 
 Paper: Radford et al. 2022 (Whisper, arXiv 2212.04356), section 4.4 and appendix C, for the normalisation of texts before words are
-compared; see ``zoo.evaluation.measures.wer``. Recordings are decoded by the system's ``transcribe``, by default with its temperature fallback.
+compared; see ``zoo.evaluation.measures.wer``. Recordings are decoded by the system's ``transcribe``, by default with its temperature
+fallback.
 """
 
 import time
@@ -30,7 +31,8 @@ class Asr(Evaluation):
     """Word and character error rates of a system that transcribes; the reference is the text of the sample.
 
     Args:
-        normalise: normalisation of both texts before they are compared: "english", "basic", "characters" or "none"; see ``WordErrorCounter``.
+        normalise: normalisation of both texts before they are compared: "english", "basic", "characters" or "none"; see
+            ``WordErrorCounter``.
         mode: "strict": windows of 30 s, as Whisper was trained. "short": windows as short as the clip, which are faster. "both": evaluate
             both, to compare their errors (metrics with the prefix ``short_``). None: as configured in the system's processor.
         language: code of the spoken language; "found" lets a multilingual model detect it for every recording. None: the language in the

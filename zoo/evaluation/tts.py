@@ -2,8 +2,8 @@
 
 Mel-cepstral distortion: Kubichek 1993 ("Mel-cepstral distance measure for objective speech quality assessment"), over the best path of
 dynamic time warping (Weiss et al. 2021, Wave-Tacotron, arXiv 2011.03568, section 4.2, "MCD with DTW", 13 coefficients). For word errors
-another system, the speech recognition model, transcribes the synthesised speech. Its errors on the recordings of the corpus are reported for comparison,
-because that model itself makes errors.
+another system, the speech recognition model, transcribes the synthesised speech. Its errors on the recordings of the corpus are reported
+for comparison, because that model itself makes errors.
 """
 
 import json
@@ -41,8 +41,8 @@ class TtsResult(Result):
     Attributes:
         metrics: ``aligned`` (share of utterances without an alignment fault), ``stopped`` (share that ended by the stop token),
             ``diagonality`` and ``focus`` of the attention; against the recording ``mel_cepstral_distortion`` in dB and
-            ``length_ratio``. With ``asr_model`` also ``wer`` and ``cer`` of the synthesised speech, ``recorded_wer`` and ``recorded_cer`` of
-            the recordings.
+            ``length_ratio``. With ``asr_model`` also ``wer`` and ``cer`` of the synthesised speech, ``recorded_wer`` and ``recorded_cer``
+            of the recordings.
         utterances: one dict of facts for each utterance; a line of ``utterances.jsonl``.
         examples: the first utterances, whose alignments are drawn.
         left_out: id and reason of items whose text or recording the model cannot use.

@@ -26,7 +26,8 @@ class ZeroShot(Evaluation):
     Args:
         templates: name of a set ("imagenet", "imagenet_7", "cifar", "simple"), a file with one template per line, or a list of templates
             with ``{}`` for the class name; None uses the source's templates.
-        labels: a label file (see ``zoo.data.zero_shot_prompts``) with names or prompts for each of the source's classes; None uses the class names.
+        labels: a label file (see ``zoo.data.zero_shot_prompts``) with names or prompts for each of the source's classes; None uses the
+            class names.
         batch_size: number of items processed together.
         limit: maximum number of items, spread evenly over the split; None uses all.
         cache: store the classifier's weights on disk and reuse them; evaluations during training never do.

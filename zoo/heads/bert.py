@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.mlp import find_activation
 from zoo.registry import register
-from zoo.types import IGNORED, MASKED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike, Wiring
+from zoo.types import IGNORED, MASKED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike, Wiring, need_encoded
 
 SEQUENCES = {"next": "nsp", "order": "sop"}  # task on two texts -> prefix of the names of its metrics
 GUESSES = 5  # candidates per mask symbol that fill_mask returns by default
@@ -102,12 +102,10 @@ class BertHead(Head):
         Raises:
             DataError: the batch has no text, or lacks the labels of a task.
         """
-        if "text" not in encoded:
-            raise DataError("the batch holds no text, which head 'bert' needs; choose a data source of texts")
-        output = HeadOutput(None)
+        text, output = need_encoded(encoded, "text", "bert"), HeadOutput(None)
         for enabled, part in ((self.masked_lm, self._masked), (self.sequence is not None, self._sequence)):
             if enabled:
-                loss = part(encoded["text"], batch, output)
+                loss = part(text, batch, output)
                 output.loss = loss if output.loss is None else output.loss + loss
         return output
 
@@ -216,11 +214,8 @@ def _refuse(spec: EncoderSpec, *, masked_lm: bool, sequence: str | None, vocab_s
 
 
 def _masked_labels(batch: Batch, encoded: Encoded) -> Int[Tensor, "batch length"]:
-    labels = batch.targets.get(MASKED)
-    if labels is None:
-        raise DataError(
-            "the batch has no masked tokens, which head 'bert' learns to predict; set data.masking={}, or system.head.masked_lm=false"
-        )
+    remedy = "set data.masking={}, which masks tokens, or system.head.masked_lm=false"
+    labels = batch.need(MASKED, "head 'bert' (masked tokens)", remedy)
     if labels.shape != encoded.tokens.shape[:2]:
         raise DataError(
             f"targets['masked'] has shape {list(labels.shape)}; expected the shape of the texts, {list(encoded.tokens.shape[:2])}"
@@ -229,12 +224,9 @@ def _masked_labels(batch: Batch, encoded: Encoded) -> Int[Tensor, "batch length"
 
 
 def _pair_labels(batch: Batch, asked: str) -> Int[Tensor, " batch"]:
-    labels = batch.targets.get("labels")
-    if labels is None:
-        raise DataError(
-            f"the batch has no labels for pairs of texts, which head 'bert' learns (sequence: {asked}); choose data=documents with "
-            f"data.source.pairs={'next' if asked == 'next' else 'swapped'}, or set system.head.sequence=null"
-        )
+    pairs = "next" if asked == "next" else "swapped"
+    remedy = f"pairs of texts come from data=documents with data.source.pairs={pairs}; or set system.head.sequence=null"
+    labels = batch.need("labels", f"head 'bert' (sequence: {asked})", remedy)
     if not labels.is_meta and labels.numel() and int(labels.max()) > 1:
         raise DataError(f"labels go up to {int(labels.max())}; allowed for pairs of texts are 0 (they belong together) and 1 (they do not)")
     return labels

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.pool import AttentionPool
 from zoo.registry import register
-from zoo.types import Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike
+from zoo.types import Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike, need_encoded
 
 POOLS = ("encoder", "attention")
 INITS = ("trunc_normal", "zeros", "kaiming")
@@ -128,9 +128,7 @@ class Classifier(Head):
         Raises:
             DataError: the batch lacks the encoder's modality, or its labels are missing or have the wrong shape.
         """
-        if self.modality not in encoded:
-            raise DataError(f"the batch holds no {self.modality}, which head 'classifier' needs; choose a data source of {self.modality}")
-        logits = self.project(encoded[self.modality])
+        logits = self.project(need_encoded(encoded, self.modality, "classifier"))
         labels = _labels(batch, logits)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         # Soft labels (mixup) have no single true class, so there is no top-1.
@@ -236,10 +234,7 @@ def _labels(batch: Batch, logits: Float[Tensor, "batch num_classes"]) -> Shaped[
     Raises:
         DataError: an item has no label, or the labels have the wrong shape.
     """
-    labels = batch.targets.get("labels")
-    if labels is None:
-        items = f" ({', '.join(batch.ids[:3])}, ...)" if batch.ids else ""
-        raise DataError(f"the batch has no labels, or lacks them for some items{items}; head 'classifier' needs a class for each item")
+    labels = batch.need("labels", "head 'classifier'", "choose a data source that gives every item a class")
     soft = labels.is_floating_point()
     expected = logits.shape if soft else logits.shape[:1]
     if labels.shape != expected:

@@ -39,7 +39,8 @@ class CLIPHead(FeatureHead):
         inputs: output specs of the two encoders, by modality.
         embed_dim: width of the shared space.
         loss: "info_nce" (softmax over the batch) or "sigmoid" (SigLIP).
-        positives: "pairs": item i matches only item i; "groups": items of equal ``batch.targets["groups"]`` match too.
+        positives: "pairs": item i matches only item i; "groups": items of equal ``batch.targets["groups"]`` match too; without
+            such a target each pair is its own group, on all processes.
         projections: by modality "linear" (no bias, CLIP), "linear_bias" (SigLIP's text), "mlp" (LayerNorm, then two linear layers with
             GELU between) or "none"; a single string holds for both modalities.
         logit_scale: initial factor on the cosine; None takes the default of the loss (CLIP: 1 / 0.07; SigLIP: 10).
@@ -105,7 +106,7 @@ class CLIPHead(FeatureHead):
     def loss_of(self, features: Mapping[str, Float[Tensor, "batch embed_dim"]], targets: Mapping[str, Tensor]) -> HeadOutput:
         """Return the loss over the features of all ranks, given those of this rank."""
         first, second = (features[name] for name in sorted(self.projections))  # sorted: all ranks must agree on the order
-        groups = targets["groups"] if self.positives == "groups" else None
+        groups = targets.get("groups") if self.positives == "groups" else None  # None: pairs alone, also across processes
         losses = {"local": (local_info_nce, local_sigmoid_loss), "global": (info_nce, sigmoid_loss)}
         softmax_form, sigmoid_form = losses[self.gather]
         if self.gather == "global":

@@ -11,7 +11,7 @@ from torch import nn
 
 from zoo.errors import DataError
 from zoo.registry import register
-from zoo.types import TEACHER, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput
+from zoo.types import TEACHER, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, need_encoded
 
 
 @register("head")
@@ -24,7 +24,7 @@ class Distill(Head):
             encoder's width.
 
     Raises:
-        DataError: (forward) the batch has no teacher vectors, or their width is not ``teacher_dim``.
+        DataError: (forward) the batch lacks the encoder's modality or the teacher's vectors, or their width is not ``teacher_dim``.
     """
 
     accepts = Accepts(modalities=("image", "audio", "text"), reads="pooled")
@@ -38,10 +38,9 @@ class Distill(Head):
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Return the loss over this rank's items; ``outputs`` holds the vectors [batch, teacher_dim] by modality."""
-        pooled, target = encoded[self.modality].pooled, batch.targets.get(TEACHER)
+        pooled = need_encoded(encoded, self.modality, "distill").pooled
+        target = batch.need(TEACHER, "head 'distill'", "name a teacher with teacher=PATH (a saved model or its directory)")
         assert pooled is not None
-        if target is None:
-            raise DataError("the batch has no teacher vectors; name a teacher with teacher=PATH (a saved model or its directory)")
         if target.shape[-1] != self.teacher_dim:
             raise DataError(
                 f"the teacher's vectors have width {target.shape[-1]}, the head expects {self.teacher_dim}; set "

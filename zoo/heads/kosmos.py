@@ -37,7 +37,7 @@ class Kosmos(MultimodalLM):
     Args:
         inputs: output specs of the encoders, by modality.
         language: a causal language model.
-        connectors: by modality a name in ``zoo.layers.connector.CONNECTORS``, or a mapping with its options: ``{kind: kosmos2,
+        connectors: by modality a file of ``zoo/layers/connectors/`` or a plug-in, or a mapping with its options: ``{kind: kosmos2,
             num_latents: 64}``. Entries for modalities without an encoder are ignored. The default is a Perceiver resampler.
         feature_layer: encoder layer whose output the connectors read, if the encoder can return it; None takes the last one, after the
             final norm. See ``zoo.types.encode``.

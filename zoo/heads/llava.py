@@ -24,7 +24,7 @@ class Llava(MultimodalLM):
     Args:
         inputs: output specs of the encoders, by modality.
         language: a causal language model.
-        connectors: by modality a name in ``zoo.layers.connector.CONNECTORS``, or a mapping with its options: ``{kind: resampler,
+        connectors: by modality a file of ``zoo/layers/connectors/`` or a plug-in, or a mapping with its options: ``{kind: resampler,
             num_latents: 64}``. Entries for modalities without an encoder are ignored. The default is LLaVA-1.5's MLP for images and a
             downsampler for audio.
         feature_layer: encoder layer whose output the connectors read, if the encoder can return it: -2 is the block before the last,

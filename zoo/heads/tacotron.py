@@ -22,7 +22,7 @@ from zoo.layers.tacotron_decoder import Stepper, TacotronDecoder
 from zoo.layers.teacher_forcing import Speakers, TeacherForcing, fed_frames, join_groups, sampled_frames, whole_groups
 from zoo.losses.speech import frame_loss, guided_attention_loss
 from zoo.registry import register
-from zoo.types import MAGNITUDES, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, Speech
+from zoo.types import MAGNITUDES, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, Speech, need_encoded
 
 
 @register("head")
@@ -114,13 +114,14 @@ class Tacotron(Head):
                 f"targets[{MAGNITUDES!r}] must have shape [batch, {self.num_bins}, frames]; the batch {found_shape}: set "
                 f"system.processor.speech.linear to true and num_fft to {2 * (self.num_bins - 1)}"
             )
-        found, magnitudes, alignments = self.teacher_forced(encoded["text"], mels, mask, batch.targets.get("labels"))
+        text = need_encoded(encoded, "text", "tacotron")
+        found, magnitudes, alignments = self.teacher_forced(text, mels, mask, batch.targets.get("labels"))
         (mels, whole), (linear, _) = (whole_groups(each, mask, self.reduction) for each in (mels, linear))
         losses = {"mel_loss": frame_loss(found, mels, whole, distance="l1"), "linear_loss": self._linear_loss(magnitudes, linear, whole)}
         loss = losses["mel_loss"] + losses["linear_loss"]
         steps_mask = whole[:, :: self.reduction]  # whole groups are real or not, so the first frame tells
         if self.guided_weight:
-            losses["guided_loss"] = guided_attention_loss(alignments, steps_mask, encoded["text"].mask, width=self.guided_width)
+            losses["guided_loss"] = guided_attention_loss(alignments, steps_mask, text.mask, width=self.guided_width)
             loss = loss + self.guided_weight * losses["guided_loss"]
         metrics = {name: value.detach() for name, value in losses.items()}
         # Mean of the largest attention weight per step: near 1 once the alignment is learnt, near 1 / length before.
@@ -229,8 +230,8 @@ class Tacotron(Head):
             ConfigError: a number is outside its range.
             DataError: a text cannot be spoken, or is too long.
         """
-        words = {"speaker": speaker}
-        return speak(self, system, texts, batch_size=batch_size, max_seconds=max_seconds, seed=seed, vocoder=vocoder, words=words)
+        settings = {"speaker": speaker}
+        return speak(self, system, texts, batch_size=batch_size, max_seconds=max_seconds, seed=seed, vocoder=vocoder, settings=settings)
 
 
 def _unstoppable(found: tuple[Tensor, Tensor]) -> tuple[Tensor, None, Tensor]:

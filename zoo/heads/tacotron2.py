@@ -23,7 +23,7 @@ from zoo.layers.tacotron2_decoder import Frames, Tacotron2Decoder
 from zoo.layers.teacher_forcing import Speakers, TeacherForcing, fed_frames, join_groups, sampled_frames, whole_groups
 from zoo.losses.speech import frame_loss, guided_attention_loss, stop_loss
 from zoo.registry import register
-from zoo.types import Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, Speech
+from zoo.types import Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, Speech, need_encoded
 
 EVALUATION_SEED = 0  # for the pre-net's dropout when a loss is computed in evaluation mode: equal batches get equal losses
 
@@ -114,7 +114,8 @@ class Tacotron2(Head):
             DataError: the mels are missing, or have another number of bands than ``num_mels``.
         """
         mels, mask = targets_of(batch, self.num_mels)
-        found, after = self.teacher_forced(encoded["text"], mels, mask, batch.targets.get("labels"))
+        text = need_encoded(encoded, "text", "tacotron2")
+        found, after = self.teacher_forced(text, mels, mask, batch.targets.get("labels"))
         mels, mask = whole_groups(mels, mask, self.reduction)
         steps_mask = mask[:, :: self.reduction]  # whole groups are real or not, so the first frame tells
         losses = {
@@ -124,7 +125,7 @@ class Tacotron2(Head):
         }
         loss = torch.stack(list(losses.values())).sum()
         if self.guided_weight:
-            losses["guided_loss"] = guided_attention_loss(found.alignments, steps_mask, encoded["text"].mask, width=self.guided_width)
+            losses["guided_loss"] = guided_attention_loss(found.alignments, steps_mask, text.mask, width=self.guided_width)
             loss = loss + self.guided_weight * losses["guided_loss"]
         metrics = {name: value.detach() for name, value in losses.items()}
         # Mean of the largest attention weight per step: near 1 once the alignment is learnt, near 1 / length before.
@@ -244,8 +245,8 @@ class Tacotron2(Head):
         """
         if not 0 < stop_threshold < 1:
             raise ConfigError(f"stop_threshold: {stop_threshold}; allowed is between 0 and 1")
-        words = {"stop_threshold": stop_threshold, "speaker": speaker}
-        return speak(self, system, texts, batch_size=batch_size, max_seconds=max_seconds, seed=seed, vocoder=vocoder, words=words)
+        settings = {"stop_threshold": stop_threshold, "speaker": speaker}
+        return speak(self, system, texts, batch_size=batch_size, max_seconds=max_seconds, seed=seed, vocoder=vocoder, settings=settings)
 
 
 def _postnet(num_mels: int, dim: int, depth: int, kernel: int, dropout: float) -> nn.ModuleList:

@@ -1,8 +1,8 @@
 """Whisper head: a text decoder with cross-attention to the encoded recording, which predicts the tokens of its transcript.
 
 Paper: Radford et al. 2022 (arXiv 2212.04356), sections 2.2 and 2.3. References: openai-whisper ``model.py``, transformers
-``WhisperForConditionalGeneration``. See ``zoo.layers.whisper_decoder`` for differences of the decoder, and ``zoo.processors.transcript`` for the
-meaning of the token ids.
+``WhisperForConditionalGeneration``. See ``zoo.layers.whisper_decoder`` for differences of the decoder, and
+``zoo.processors.transcript`` for the meaning of the token ids.
 
 Differences: logits are computed only at supervised positions; recordings need not be padded to 30 s (short mode of the encoder).
 """
@@ -17,7 +17,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.transcribe import transcribe
 from zoo.layers.whisper_decoder import WhisperDecoder
 from zoo.registry import register
-from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput
+from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, need_encoded
 
 
 @register("head")
@@ -85,7 +85,7 @@ class Whisper(Head):
             DataError: the batch has no transcripts, or the shapes of token ids and supervision mask differ.
         """
         token_ids, supervised = _transcripts(batch)
-        audio = encoded["audio"]
+        audio = need_encoded(encoded, "audio", "whisper")
         memory = self.decoder.remember(audio.tokens, audio.mask)
         # State i predicts token i + 1: labels and the mask are shifted by one.
         hidden, labels = self.decoder.states(token_ids[:, :-1], memory), token_ids[:, 1:]
@@ -103,7 +103,11 @@ def _transcripts(batch: Batch) -> tuple[Int[Tensor, "batch length"], Tensor]:
     """Return the token ids, and the mask that is True at supervised tokens."""
     token_ids, supervised = batch.inputs.get("text"), batch.targets.get(SUPERVISED)
     if token_ids is None or supervised is None:
-        raise DataError("the batch holds no transcripts, which head 'whisper' learns to predict; choose a source of recordings with texts")
+        missing = "inputs['text']" if token_ids is None else f"targets[{SUPERVISED!r}]"
+        raise DataError(
+            f"the batch has no {missing}: no transcripts, which head 'whisper' learns to predict; the processor 'transcript' makes them "
+            "of a source of recordings with texts"
+        )
     if supervised.shape != token_ids.shape or token_ids.shape[1] < 2:
         raise DataError(
             f"targets['supervised'] has shape {list(supervised.shape)}, the token ids {list(token_ids.shape)}; both must be "

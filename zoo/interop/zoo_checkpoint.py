@@ -58,7 +58,7 @@ class ZooCheckpoint(Format):
             raise whole_system(source, config["encoders"])
         tensors = below(source.tensors, part) or dict(source.tensors)  # a lone encoder's file has no prefix
         adapters = (config or {}).get(ADAPTERS)
-        if into is None or not can_be_folded(adapters) or tensors.keys() == into.state_dict().keys():
+        if into is None or adapters is None or not can_be_folded(adapters) or tensors.keys() == into.state_dict().keys():
             return tensors
         return below(merged_tensors(source.tensors, adapters), part)
 

@@ -8,6 +8,7 @@ into a padded batch, because the library's models take padded batches.
 """
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class Transformers(LanguageModel):
         _refuse_others(parsed)
         sizes = parsed.get_text_config()  # multimodal configs nest the sizes of their language model
         self.dim, self.vocab_size = int(sizes.hidden_size), int(sizes.vocab_size)
-        self.context_length = next((int(n) for key in LENGTHS if isinstance(n := getattr(sizes, key, None), int)), ENDLESS)
+        self.context_length = _first(sizes, LENGTHS, ENDLESS)
+        self.head_dim = _first(sizes, ("head_dim",), self.dim // _first(sizes, ("num_attention_heads",), 1))
         self.model: Any = _build(parsed)
         if any(getattr(module, "is_causal", True) is False for module in self.model.modules()):
             raise ConfigError("config.is_decoder: false, so that attention is not causal; allowed is true")
@@ -219,6 +221,11 @@ class ForeignCache:
         return self
 
 
+def _first(sizes: Any, keys: Sequence[str], default: int) -> int:
+    """Return the first of the keys that a config has as a whole number."""
+    return next((int(n) for key in keys if isinstance(n := getattr(sizes, key, None), int)), default)
+
+
 def _counted(x: Tensor, mask: Tensor | None, past: int) -> Int[Tensor, "batch length"]:
     if mask is None:
         return torch.arange(past, past + x.shape[1], device=x.device).expand(x.shape[0], -1)
@@ -243,6 +250,6 @@ def _build(parsed: Any) -> nn.Module:
         with meta_device():
             build()  # errors show up here, before any memory is allocated
         return build()
-    except REFUSALS as error:  # transformers has no error type of its own for a bad config
+    except REFUSALS as error:  # transformers defines no error class for a bad config
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         raise ConfigError(f"config (model_type {parsed.model_type}): transformers cannot build the model: {reason}") from error

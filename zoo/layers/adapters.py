@@ -23,7 +23,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.layers.decoder import CausalAttention, Prefix
 from zoo.layers.linear import Linear
 from zoo.layers.quantised import dequantised, quantise
-from zoo.types import config_of
+from zoo.types import LanguageModel, Part, is_system
 
 KINDS = ("lora", "dora", "ia3", "prefix")
 KEY = "adapters"  # key of a system's config
@@ -112,7 +112,7 @@ def inject(model: nn.Module, adapters: Mapping[str, Adapter], key: str = KEY) ->
             quantise(parts[name], targets, adapter.quantise)
         peft = _peft()
         peft.inject_adapter_in_model(_peft_config(peft, adapter, targets, inner), parts[name])
-    config: Any = getattr(model, "config", None)
+    config = _config(model)
     if config is not None:
         config[KEY] = {**config.get(KEY, {}), **{name: _plain(adapter) for name, adapter in adapters.items()}}
 
@@ -120,7 +120,7 @@ def inject(model: nn.Module, adapters: Mapping[str, Adapter], key: str = KEY) ->
 def _put_prefix(part: nn.Module, num_tokens: int, key: str) -> None:
     """Freeze a part and give each of its causal attentions a prefix."""
     attentions = [module for module in part.modules() if isinstance(module, CausalAttention)]
-    if not attentions or getattr(part, "window", None) is not None:
+    if not attentions or (isinstance(part, LanguageModel) and part.window is not None):
         raise ConfigError(
             f"{key}: kind prefix needs a zoo language model with full causal attention (no sliding window); choose lora, dora or ia3"
         )
@@ -131,8 +131,18 @@ def _put_prefix(part: nn.Module, num_tokens: int, key: str) -> None:
         attention.prefix = prefix.to(attention.out.weight.device)
 
 
+def _config(model: nn.Module) -> dict[str, Any] | None:
+    """Return the model's own config, not a copy, so that changes of it are saved with the model; None if zoo did not build the model."""
+    return model.config if is_system(model) or isinstance(model, Part) else None
+
+
+def _is_wrapped(module: nn.Module) -> bool:
+    """Return True for a layer of PEFT, which keeps the layer that it adapts as ``base_layer``."""
+    return hasattr(module, "base_layer")
+
+
 def _has_adapters(model: nn.Module) -> bool:
-    return any(hasattr(module, "base_layer") or isinstance(module, Prefix) for module in model.modules())
+    return any(_is_wrapped(module) or isinstance(module, Prefix) for module in model.modules())
 
 
 def _plain(adapter: Adapter) -> dict[str, Any]:
@@ -149,7 +159,7 @@ def _peft() -> Any:
 
 def _targets(part: nn.Module, patterns: Sequence[str], key: str) -> list[str]:
     """Return the names of the linear layers below a part that get adapters."""
-    logits = getattr(part, "vocab_size", None)  # a layer with this many outputs computes logits
+    logits = part.vocab_size if isinstance(part, LanguageModel) else None  # a layer with this many outputs computes logits
     linear = {name: layer for name, layer in part.named_modules() if isinstance(layer, nn.Linear) and name}
     if not patterns:
         linear = {name: layer for name, layer in linear.items() if layer.out_features != logits}
@@ -183,12 +193,12 @@ def merge(model: nn.Module) -> nn.Module:
     """
     if any(isinstance(module, Prefix) for module in model.modules()):
         raise ConfigError(f"{KEY}: {UNFOLDED}")
-    config: Any = config_of(model)
-    layers: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if hasattr(m, "base_layer") and hasattr(m, "merge")]
+    layers: list[tuple[str, Any]] = [(name, m) for name, m in model.named_modules() if _is_wrapped(m) and hasattr(m, "merge")]
     for name, layer in layers:
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, _merged_layer(layer))
-    config.pop(KEY, None)
+    if (config := _config(model)) is not None:
+        config.pop(KEY, None)
     return model
 
 

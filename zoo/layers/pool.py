@@ -14,6 +14,12 @@ def masked_mean(tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
+def masked_max(tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]) -> Float[Tensor, "batch dim"]:
+    """Return the maximum of each channel over the tokens where the mask is True; a row without any gives zeros."""
+    lowest = torch.finfo(tokens.dtype).min
+    return tokens.masked_fill(~mask[..., None], lowest).amax(1).masked_fill(~mask.any(1, keepdim=True), 0)
+
+
 def take_tokens(tokens: Float[Tensor, "batch num_tokens dim"], index: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
     """Return the token at one index per row."""
     return tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1])).squeeze(1)

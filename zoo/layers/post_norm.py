@@ -15,10 +15,11 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.attention import Attention
 from zoo.layers.mlp import feed_forward
 from zoo.layers.packing import Layout, Packing, can_pack
-from zoo.layers.pool import masked_mean
+from zoo.layers.pool import masked_max, masked_mean
 from zoo.types import Encoded, Encoder
 
-POOLS = ("cls_tanh", "cls", "mean", "none")
+OVER_TOKENS = {"mean": masked_mean, "max": masked_max}  # pools that read all real tokens
+POOLS = ("cls_tanh", "cls", *OVER_TOKENS, "none")
 
 
 class PostNormBlock(nn.Module):
@@ -52,7 +53,7 @@ class PostNormText(Encoder):
         vocab_size: number of token ids.
         word_dim: width of the word embedding.
         context_length: maximum number of tokens per row.
-        pool: "cls_tanh" (first token, linear layer and tanh), "cls" (first token), "mean" (mean of real tokens) or "none".
+        pool: "cls_tanh" (first token, linear layer and tanh), "cls" (first token), "mean" or "max" (over real tokens) or "none".
         separator_id: see below.
 
     Attributes:
@@ -136,7 +137,10 @@ class PostNormText(Encoder):
         x = self._enter(token_ids, real, types)
         for block in self.layers:
             x = block(x, mask)
-        pooled = masked_mean(x, real) if self.pool == "mean" else self._finished(x[:, 0]) if self.gives_pooled else None
+        if self.pool in OVER_TOKENS:
+            pooled = OVER_TOKENS[self.pool](x, real)
+        else:
+            pooled = self._finished(x[:, 0]) if self.gives_pooled else None
         return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
 
     def word_logits(self, vectors: Float[Tensor, "*tokens word_dim"]) -> Float[Tensor, "*tokens vocab_size"]:
@@ -169,17 +173,18 @@ class PostNormText(Encoder):
     def _can_pack(self, token_ids: Tensor, real: Tensor) -> bool:
         """True if pooled vectors can be computed from packed rows; for pools of the first token, that token must be real in each row."""
         possible = can_pack(token_ids) and len(self.layers) > 0 and self.gives_pooled
-        return possible and (self.pool == "mean" or bool(real[:, 0].all()))
+        return possible and (self.pool in OVER_TOKENS or bool(real[:, 0].all()))
 
     def _pool_packed(self, token_ids: Tensor, real: Tensor, types: Tensor | None) -> Float[Tensor, "batch dim"]:
         """Return the pooled vectors, computed from real tokens only."""
         layout = Packing(real)
         x = self._enter(token_ids, real, types, layout.index)  # [total, dim]
         # If the first token is pooled, the last block computes only this token of each row.
-        last = layout if self.pool == "mean" else layout.only(token_ids.new_zeros(len(token_ids)))
+        over_tokens = OVER_TOKENS.get(self.pool)
+        last = layout if over_tokens is not None else layout.only(token_ids.new_zeros(len(token_ids)))
         for i, block in enumerate(self.layers, 1):
             x = block(x, layout=layout if i < len(self.layers) else last)
-        return masked_mean(layout.unpack(x), real) if self.pool == "mean" else self._finished(last.restore(x))
+        return self._finished(last.restore(x)) if over_tokens is None else over_tokens(layout.unpack(x), real)
 
     def _finished(self, first: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         return first if self.pooler is None else torch.tanh(self.pooler(first))

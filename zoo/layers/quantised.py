@@ -69,7 +69,9 @@ def _layer() -> type:
         def __init__(self, layer: nn.Linear, format: str) -> None:
             sizes = (layer.in_features, layer.out_features)
             bias = layer.bias is not None
-            library.nn.Linear4bit.__init__(self, *sizes, bias=bias, compute_dtype=layer.weight.dtype, compress_statistics=False, quant_type=format)
+            library.nn.Linear4bit.__init__(
+                self, *sizes, bias=bias, compute_dtype=layer.weight.dtype, compress_statistics=False, quant_type=format
+            )
             self.support_avx512bf16_for_cpu = False  # if True, bitsandbytes repacks the bits in evaluation and computes in bf16
             self.bias, self.dtype, self.format = layer.bias, layer.weight.dtype, format
             self._take(layer.weight.detach())

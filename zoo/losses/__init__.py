@@ -3,7 +3,7 @@
 Plain: all logits at once, for small batches. Tiled: one block of logits at a time, for large batches. Local: each process computes its own
 rows against the columns of all processes. ``info_nce`` and ``sigmoid_loss`` choose between plain and tiled.
 
-To add a loss, write a pure function in a file of this folder; a head calls it. Losses import only ``zoo.losses.distributed`` and ``zoo.errors``.
+May import: no other room. To add a loss, write a pure function in a file of this folder; a head calls it.
 """
 
 from zoo.losses.pairs import pair_targets

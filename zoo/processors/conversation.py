@@ -19,7 +19,7 @@ from zoo.processors.chat.conversation_tokens import Tokens, Written, collate_tok
 from zoo.processors.chat.kosmos_template import KOSMOS_WORDS
 from zoo.processors.chat.messages import MARKERS, PLURALS, Conversation, Message, as_conversation
 from zoo.processors.chat.template_pieces import ChatTemplate, Piece, Symbols
-from zoo.processors.chat.templates import SPANS, STOPS, TAKE_DOCUMENTS, TEMPLATES, TOKENIZERS_OWN, build_template
+from zoo.processors.chat.templates import SPANS, STOPS, TAKE_DOCUMENTS, TEMPLATES, TOKENIZERS_OWN, build_template, checked_spans
 from zoo.processors.tokenizers.chat_tokenizer import SMALLEST_VOCABULARY, TEMPLATE_FILE, GivenTokenizer, train_tokenizer, with_markers
 from zoo.registry import register
 from zoo.types import PLACEHOLDER_IDS, ModalityProcessor
@@ -76,7 +76,7 @@ class ConversationProcessor(ModalityProcessor):
         for key, value, legal in (("tokenizer", tokenizer, TOKENIZERS), ("template", template, TEMPLATES)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
-        self.span_symbols = _checked_spans(SPANS.get(template, {}) if spans is None else spans)
+        self.span_symbols = checked_spans(SPANS.get(template, {}) if spans is None else spans)
         smallest = SMALLEST_VOCABULARY.get(tokenizer, 1) + (len(self._new_symbols) if tokenizer in SMALLEST_VOCABULARY else 0)
         if vocab_size < smallest:
             raise ConfigError(f"vocab_size: {vocab_size} is too small; tokenizer {tokenizer} needs at least {smallest}")
@@ -409,14 +409,3 @@ class ConversationProcessor(ModalityProcessor):
         if self.source == "given":
             return "the language model's weights came without one; put tokenizer.json and tokenizer_config.json beside them"
         return "train it, or load trained weights"
-
-
-def _checked_spans(spans: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
-    found = {}
-    for modality, words in spans.items():
-        if modality not in MARKERS:
-            raise ConfigError(f"spans: there is no modality {modality!r}; {name_choices(str(modality), MARKERS)}")
-        if isinstance(words, str) or len(words) != 2 or not all(isinstance(word, str) and word for word in words) or words[0] == words[1]:
-            raise ConfigError(f"spans.{modality}: {words!r}; give two different special tokens, for example ['<image>', '</image>']")
-        found[modality] = (words[0], words[1])
-    return found

@@ -39,9 +39,10 @@ class TextProcessor(ModalityProcessor):
         context_length: maximum number of tokens; longer texts are truncated and keep their end symbol.
         tokenizer: origin of the tokenizer. "trained": byte-level BPE trained on a run's captions. "word_pieces": BERT's word pieces,
             also trained on the captions, with a mask symbol and pairs of texts. "clip": OpenAI's merges (see
-            ``zoo.processors.tokenizers.library_tokenizers.find_merges``). "given": loaded with the weights; without it only token ids are accepted.
-            "characters", "nvidia_characters", "phonemes": symbol tables for speech synthesis (``zoo.processors.media.read_aloud``), with one
-            token per symbol and no start or end symbols; a text that is too long raises an error.
+            ``zoo.processors.tokenizers.library_tokenizers.find_merges``). "given": loaded with the weights; without it only token ids are
+            accepted. "characters", "nvidia_characters", "phonemes": symbol tables for speech synthesis
+            (``zoo.processors.media.read_aloud``), with one token per symbol and no start or end symbols; a text that is too long raises
+            an error.
         cleaning: cleaning of the text before tokenization, one of ``zoo.processors.tokenizers.cleaning.CLEANINGS``.
         lowercase: convert texts to lower case.
         max_length: truncate to fewer tokens than ``context_length`` (sentence-transformers' max_seq_length).
@@ -170,7 +171,7 @@ class TextProcessor(ModalityProcessor):
         """Convert one string, or a pair of strings, to token ids with start and end symbols, truncated to ``context_length``.
 
         Raises:
-            DataError: the input is neither, there is no tokenizer, or a text of symbols is empty or too long.
+            DataError: the input is neither a string nor a pair, there is no tokenizer, or a text of symbols is empty or too long.
             ConfigError: ``context_length`` is too small for a pair.
         """
         pair = tuple(raw) if isinstance(raw, tuple | list) and len(raw) == 2 else (raw,)

@@ -119,7 +119,7 @@ def _refuse_both(key: str, old: str, new: str, value: Any, found: Mapping[str, A
 
 
 def _renamings_at(key: str, name: Any) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """Return renamed keys and renamed values of what stands at a config key, without importing a part."""
+    """Return renamed keys and renamed values of the part at a config key, without importing a part."""
     if key in SETTINGS:
         return dict(_inherited(settings_class(key), RENAMED)), dict(_inherited(settings_class(key), RENAMED_VALUES))
     part = part_at(key, name)

@@ -75,18 +75,26 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
     for name, value in rename_for(part, keywords, key).items():
         if not isinstance(name, str) or name not in parameters:
             raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(str(name), parameters)}")
-        hint = hints.get(name, Any)
-        value = _floats_for_whole_numbers(value, hint)
-        # Python counts a bool as an int; a config that says "true" for a number is wrong.
-        stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
-        if stray_bool or not _fits(value, hint):
-            raise ConfigError(f"{key}.{name}: got {shown(value)} ({type(value).__name__}); allowed is {_readable(hint)}")
+        checked[name] = checked_value(f"{key}.{name}", value, hints.get(name, Any))
         _refuse_absurd_size(name, value, f"{key}.{name}")
-        checked[name] = value
     missing = [name for name, p in parameters.items() if p.default is p.empty and name not in checked]
     if missing:
         raise ConfigError(f"{key}: needs {', '.join(missing)}; set {key}.{missing[0]}=...")
     return checked
+
+
+def checked_value(key: str, value: Any, hint: Any) -> Any:
+    """Return a value after a check against its type hint; a whole number becomes a float if the hint is a float.
+
+    Raises:
+        ConfigError: a value of another type.
+    """
+    value = _floats_for_whole_numbers(value, hint)
+    # Python counts a bool as an int; a config that says "true" for a number is wrong.
+    stray_bool = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not Any
+    if stray_bool or not _fits(value, hint):
+        raise ConfigError(f"{key}: got {shown(value)} ({type(value).__name__}); allowed is {_readable(hint)}")
+    return value
 
 
 def _fits(value: Any, hint: Any) -> bool:

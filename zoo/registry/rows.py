@@ -1,12 +1,17 @@
-"""Rows: the names that a user may create, read from the tables in ``conf/`` without torch."""
+"""Rows: the names that a user may create, read from the tables in ``conf/`` and those of plug-ins, without torch."""
 
 import fnmatch
 import functools
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from zoo.errors import ConfigError, name_choices
+import yaml
+
+from zoo.errors import ConfigError, first_line, name_choices
+from zoo.registry.plugins import ADVICE, NAME, OURS, RowFile, row_files
 from zoo.storage.files import read_yaml
 from zoo.storage.places import packaged_directory
 
@@ -18,13 +23,14 @@ PROVIDER = "zoo.interop.backbones.rows"  # imported only for such a name
 
 @dataclass(frozen=True)
 class Row:
-    """One creatable name: ``arguments`` are the constructor keywords of part ``family``."""
+    """One creatable name: ``arguments`` are the constructor keywords of part ``family``; the package ``distribution`` has the row."""
 
     name: str
     kind: str
     family: str
     modality: str | None
     arguments: dict[str, Any]
+    distribution: str = OURS
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -33,17 +39,84 @@ class Row:
 
 
 @functools.cache
-def rows(kind: str) -> dict[str, Row]:
-    """Return all rows of a kind by name, in the order of the tables."""
+def own_rows(kind: str) -> dict[str, Row]:
+    """Return this package's rows of a kind by name, in the order of the tables."""
     found: dict[str, Row] = {}
     for path in sorted((packaged_directory("conf") / kind).glob("*.yaml")):
-        table = read_yaml(path)
-        for name, arguments in table["variants"].items():
-            assert name not in found, f"{path}: {name!r} stands in two tables"
-            merged = {**table.get("shared", {}), **(arguments or {})}
-            modality = merged.pop("modality", table.get("modality"))
-            found[name] = Row(name, kind, table["name"], modality, merged)
+        for row in _rows_of(read_yaml(path), kind, OURS):
+            assert row.name not in found, f"{path}: {row.name!r} stands in two tables"
+            found[row.name] = row
     return found
+
+
+def rows(kind: str) -> dict[str, Row]:
+    """Return all rows of a kind by name, in the order of the tables; those of plug-ins come last.
+
+    Raises:
+        ConfigError: a plug-in's table that cannot be read, or a name that two packages have.
+    """
+    files = tuple(file for each in TABLES for file in row_files(each))
+    return _all_rows(files)[kind] if files else own_rows(kind)
+
+
+@functools.cache
+def _all_rows(files: tuple[RowFile, ...]) -> dict[str, dict[str, Row]]:
+    found = {kind: dict(own_rows(kind)) for kind in TABLES}
+    owners = {row.name: row for table in found.values() for row in table.values()}  # a name stands for one row of all kinds
+    for file in files:
+        for row in _rows_of(read_table(file), file.kind, file.distribution):
+            if row.name in owners:
+                other = owners[row.name]
+                raise ConfigError(
+                    f"row {row.name!r} is in {other.distribution} ({other.kind}) and in {row.distribution} ({row.kind}); {ADVICE}"
+                )
+            found[file.kind][row.name] = owners[row.name] = row
+    return found
+
+
+def _rows_of(table: Mapping[str, Any], kind: str, distribution: str) -> list[Row]:
+    made = []
+    for name, arguments in table["variants"].items():
+        merged = {**table.get("shared", {}), **(arguments or {})}
+        modality = merged.pop("modality", table.get("modality"))
+        made.append(Row(name, kind, table["name"], modality, merged, distribution))
+    return made
+
+
+def read_table(file: RowFile) -> dict[str, Any]:
+    """Read a plug-in's table of rows: ``name`` of a part, ``variants``, and where wanted ``shared`` and ``modality``.
+
+    Raises:
+        ConfigError: it is no such table, or a row's name has a dot, colon or slash.
+    """
+    table = read_plugin_yaml(file.path, file.distribution)
+    variants = table.get("variants")
+    if not isinstance(table.get("name"), str) or not isinstance(variants, dict):
+        raise ConfigError(f"{file.path} of {file.distribution}: a table of rows needs 'name', a part, and 'variants', keywords by row")
+    for name, arguments in variants.items():
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ConfigError(f"{file.path} of {file.distribution}: row {name!r}; allowed in a name are letters, digits, _ and -")
+        merged = {**(table.get("shared") or {}), **(arguments or {})} if isinstance(arguments, dict | None) else None
+        if merged is None or (file.kind == "system" and not isinstance(merged.get("encoders"), dict)):
+            raise ConfigError(f"{file.path} of {file.distribution}: row {name!r} needs a mapping of keywords, and of a system 'encoders'")
+    return table
+
+
+def read_plugin_yaml(path: Path, distribution: str) -> dict[str, Any]:
+    """Read a plug-in's YAML file as plain data; tags that build objects are refused.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no mapping.
+    """
+    try:
+        content = read_yaml(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} of {distribution} cannot be read ({first_line(error)}); reinstall or uninstall {distribution}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} of {distribution} holds no mapping; reinstall or uninstall {distribution}")
+    return content
 
 
 def is_provided(name: object) -> bool:
@@ -62,9 +135,10 @@ def find_row(name: str, kind: str | None = None) -> Row:
         row = importlib.import_module(PROVIDER).find_row(name, kinds)
         if row is not None:
             return row
-    for each in kinds:
-        if name in rows(each):
-            return rows(each)[name]
+    for find in (own_rows, rows):  # plug-ins are read only for a name that is not ours
+        for each in kinds:
+            if name in find(each):
+                return find(each)[name]
     known = [row for each in kinds for row in rows(each)]
     raise ConfigError(f"there is no model {name!r}; {name_choices(str(name), known)} (see: zoo list)")
 

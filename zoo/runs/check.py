@@ -1,6 +1,6 @@
-"""Run one training step of a config on the meta device, without weights."""
+"""Check a config: run one training step on the meta device, without weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,16 +14,16 @@ from zoo.data.masking import Masking
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, ZooError
 from zoo.layers.meta import meta_device
+from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
 from zoo.runs.data_setup import complete_config, source_modalities
-from zoo.runs.first_weights import weight_sources
 from zoo.runs.objective_setup import make_objective
-from zoo.training import grad_cache
+from zoo.runs.weight_sources import weight_sources
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.optim import parameter_groups
 from zoo.training.settings import TrainingSettings
-from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, encode
+from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, check_encoded, encode
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a training step would do."""
+    """Result of a check: the connections of a training step, and numbers of parameters."""
 
     edges: list[Edge]
     parameters: int
@@ -51,44 +51,68 @@ def check(config: Mapping[str, Any]) -> CheckReport:
         config: with ``system``, ``data`` and ``training``.
 
     Raises:
-        ConfigError: parts that do not fit, with config key, both sides and legal choices.
+        ConfigError: parts that do not fit; the message names the config key, both sides and the allowed values.
     """
     settings = construct(TrainingSettings, config["training"], "training")
+    system = _build(config, settings)
+    modalities = source_modalities(config, system)
+    batch = _make_batch(config, system, modalities, settings.batch_size)
+    edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
+    encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
+    loss = _loss(system, encoded, batch)
+    edges += _edges_of_conversations(system, batch, encoded)
+    edges.append(Edge("system.head", "loss", f"scalar {str(loss.dtype).removeprefix('torch.')}"))
+    _step(system, loss)
+    return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
+
+
+def _build(config: Mapping[str, Any], settings: TrainingSettings) -> System:
+    """Build the system on the meta device as a run trains it: with adapters and frozen parts."""
     with meta_device():
         system = build_system(complete_config(config)["system"])
         add_adapters(system, settings.adapters, "training.adapters")
     weight_sources(config, system)
     parameter_groups(system, 0.0, scales=settings.learning_rates)
     if settings.accumulation == "grad_cache":
+        from zoo.training import grad_cache  # imports accelerate
+
         grad_cache.refuse(system)
     train_mode(system, freeze(system, settings.freeze))
     if settings.cache_features:
         _refuse_feature_cache(config, system, settings)
-    modalities = source_modalities(config, system)
-    batch = system.processor.meta(modalities, min(settings.batch_size, 4))  # type: ignore[union-attr]
-    make_objective(config, system, settings.batch_size)
+    return system
+
+
+def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[str], batch_size: int) -> Batch:
+    """Return a batch on the meta device with the targets of objective, teacher and masking."""
+    batch = system.processor.meta(modalities, min(batch_size, 4))  # type: ignore[union-attr]
+    make_objective(config, system, batch_size)
     _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
     _add_masked(system, batch, config["data"].get("masking"))
     if config["data"].get("packing"):
         check_keywords(Packs, config["data"]["packing"], "data.packing", dict.fromkeys(("data", "seed", "tell")))
-    edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
-    encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
+    return batch
+
+
+def _loss(system: System, encoded: Mapping[str, Encoded], batch: Batch) -> Tensor:
+    """Return the head's loss.
+
+    Raises:
+        ConfigError: the head cannot use the encoders' outputs, or returns no loss.
+    """
     try:
-        output = system.head(encoded, batch)
+        output = system.head(dict(encoded), batch)
     except ZooError:
         raise
     except RuntimeError as error:
-        raise ConfigError(f"system.head: refuses what the encoders give: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"system.head: cannot use the outputs of the encoders: {str(error).splitlines()[0]}") from error
     if output.loss is None:
         raise ConfigError("system.head: gives no loss for a batch of this source; choose another source (data=...)")
-    edges += _edges_of_conversations(system, batch, encoded)
-    edges.append(Edge("system.head", "loss", f"scalar {str(output.loss.dtype).removeprefix('torch.')}"))
-    _step(system, output.loss)
-    return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
+    return output.loss
 
 
 def _refuse_feature_cache(config: Mapping[str, Any], system: System, settings: TrainingSettings) -> None:
-    """Raise ConfigError where encoders cannot run once before training: they are trained, or something needs their inputs."""
+    """Raise ConfigError if features cannot be cached: an encoder is trained, or a step needs the encoders' inputs."""
     head: Any = system.head
     if head.reads != ("pooled",):
         raise ConfigError(
@@ -103,7 +127,11 @@ def _refuse_feature_cache(config: Mapping[str, Any], system: System, settings: T
 
 
 def _add_teacher(system: System, batch: Batch, teacher: Any) -> None:
-    """Give a head that learns from a teacher its vectors; a teacher and no such head, or the other way round, is refused."""
+    """Add a teacher's vectors to the batch if the head learns from a teacher.
+
+    Raises:
+        ConfigError: the config has a teacher and the head needs none, or the other way round.
+    """
     head: Any = system.head
     wanted = head.needs_teacher
     if wanted and not teacher:
@@ -116,31 +144,38 @@ def _add_teacher(system: System, batch: Batch, teacher: Any) -> None:
         batch.targets[TEACHER] = torch.empty(len(batch), head.teacher_dim, device="meta")
 
 
-def _add_masked(system: System, batch: Batch, words: Any) -> None:
-    """Give a head that predicts hidden tokens some to predict; hiding them from another head, or from none, is refused."""
+def _add_masked(system: System, batch: Batch, settings: Any) -> None:
+    """Add masked tokens to the batch if the head predicts them.
+
+    Raises:
+        ConfigError: the config masks tokens and the head does not predict them, or the other way round.
+    """
     wanted = system.head.needs_masking
-    if wanted and words is None:
+    if wanted and settings is None:
         raise ConfigError(
             f"data.masking: null, but head {type(system.head).__name__} learns to predict hidden tokens; set data.masking={{}}"
         )
-    if not wanted and words is None:
+    if not wanted and settings is None:
         return
     if not wanted:
         raise ConfigError(
             f"data.masking: hides tokens, which head {type(system.head).__name__} does not learn to predict; set data.masking=null"
         )
-    check_keywords(Masking, words, "data.masking", {"tokenizer": None, "mask_token_id": None})
+    check_keywords(Masking, settings, "data.masking", {"tokenizer": None, "mask_token_id": None})
     batch.targets[MASKED] = torch.empty_like(batch.inputs["text"])
 
 
 def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> Encoded:
+    """Run an encoder, and add the edges from its processor and to the head."""
     x, key = batch.inputs[modality], f"system.encoders.{modality}"
+    reads = "patches" if system.head.accepts.reads == "patches" else "tokens"
     try:
         encoded = encode(cast(Encoder, system.encoders[modality]), x, batch.masks.get(modality), **reads_of_system(system.head))
     except ZooError as error:
         raise ConfigError(f"{key}: {error}") from error
     except RuntimeError as error:
-        raise ConfigError(f"{key}: refuses {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{key}: cannot use {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
+    check_encoded(encoded, cast(Encoder, system.encoders[modality]), x, f"{key}: {label_of(system.encoders[modality])}", reads=reads)
     edges.append(Edge(f"system.processor.{modality}", key, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"))
     pooled = "none" if encoded.pooled is None else list(encoded.pooled.shape)
     target = f"system.head.connectors.{modality}" if modality in system.head.connectors else "system.head"
@@ -149,7 +184,7 @@ def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> E
 
 
 def _edges_of_conversations(system: System, batch: Batch, encoded: Mapping[str, Encoded]) -> list[Edge]:
-    """What a language model is given: token ids, and of each modality the tokens that its connector makes."""
+    """Return the inputs of the language model: token ids, and by modality the tokens that its connector makes."""
     head: Any = system.head
     if head.language is None:
         return []
@@ -163,9 +198,10 @@ def _edges_of_conversations(system: System, batch: Batch, encoded: Mapping[str, 
 
 
 def _step(system: System, loss: Tensor) -> None:
-    """Go backward and update without data; some trainable parameter must meet a gradient.
+    """Run backward and an update by plain subtraction, which has the shapes of any optimizer's step.
 
-    Plain subtraction has the shapes of any optimizer's step; building a real one imports the compiler, a second or more.
+    Raises:
+        ConfigError: no parameter gets a gradient.
     """
     if loss.requires_grad:
         loss.backward()

@@ -1,4 +1,4 @@
-"""Source, split, packs and processors of a run."""
+"""Data of a run: its source, and the processed items that it trains on."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from zoo.assembly.compatibility import refuse_source
 from zoo.assembly.system import System
+from zoo.data.augmentation import Augmentation
 from zoo.data.loader import ProcessedSplit
 from zoo.data.masking import Masking
 from zoo.data.mixup import Mix, refuse_mix
@@ -17,17 +19,18 @@ from zoo.errors import ConfigError
 from zoo.registry import find_part
 from zoo.registry.construct import build_part, check_keywords, construct
 from zoo.storage.files import write_text_atomically
-from zoo.training.loop import Progress, Trainer
+from zoo.training.progress import Progress
+from zoo.types import Source
 
 
 def complete_config(config: Mapping[str, Any], source: Any = None) -> dict[str, Any]:
-    """Fill in what the head takes from the data (``Head.from_source``), by the head's own ``complete``.
+    """Add the head's keywords that come from the data (``Head.from_source``), for example the class names.
 
     Args:
-        source: None asks the source's class, which may know without reading anything.
+        source: if None, only facts that the source's class states are used; no data is read.
 
     Raises:
-        ConfigError: the head's keywords and the source say different things.
+        ConfigError: the head's keywords and the source contradict each other.
     """
     system = config["system"]
     head = system.get("head")
@@ -37,68 +40,92 @@ def complete_config(config: Mapping[str, Any], source: Any = None) -> dict[str, 
     if not part.from_source:
         return dict(config)
     keywords = check_keywords(part, {k: v for k, v in head.items() if k != "name"}, "system.head", {"inputs": None})
-    asked = find_part("source", config["data"]["source"].get("name"), "data.source.name") if source is None else source
+    facts = {fact: _fact_of_class(config, fact) if source is None else getattr(source, fact) for fact in part.from_source}
     try:
-        completed = part.complete(keywords, **{fact: getattr(asked, fact, None) for fact in part.from_source})
+        completed = part.complete(keywords, **facts)
     except ConfigError as error:
         raise ConfigError(f"system.head.{error}") from error
     return {**config, "system": {**system, "head": {"name": head["name"], **completed}}}
 
 
+def _fact_of_class(config: Mapping[str, Any], fact: str) -> Any:
+    """Return a fact that the source's class states; None if only a source with its data knows it."""
+    source = find_part("source", config["data"]["source"].get("name"), "data.source.name")
+    return next((vars(each)[fact] for each in source.__mro__ if each is not Source and fact in vars(each)), None)
+
+
 def source_modalities(config: Mapping[str, Any], system: System) -> Sequence[str]:
-    """What the source gives and the system uses; refuse a source that lacks something."""
+    """Return the processors that read the source's samples: those of its modalities, then those that fill targets.
+
+    Raises:
+        ConfigError: the source lacks a modality that an encoder needs.
+    """
     name = config["data"]["source"].get("name")
     given = find_part("source", name, "data.source.name").modalities
-    for modality in system.encoders:
-        if modality not in given:
-            raise ConfigError(
-                f"data.source: {name!r} gives {', '.join(given)}; system.encoders.{modality} needs {modality}: choose another "
-                f"source (data=...) or an encoder of {' or '.join(given)}"
-            )
+    refuse_source(name, given, system.encoders)
     parts: Mapping[str, Any] = system.processor.parts  # type: ignore[union-attr]
-    learnt = [name for name, part in parts.items() if is_target(part) and part.modality in given]
-    return [*(m for m in given if m in parts), *learnt]
+    targets = [name for name, part in parts.items() if is_target(part) and part.modality in given]
+    return [*(m for m in given if m in parts), *targets]
 
 
-DATA_FILE = "data.json"  # of a run directory: what the source and the packs hold and left out, where they tell
+DATA_FILE = "data.json"  # in a run directory: what the source and the packs hold and left out, if they report it
 
 
-def report_data(source: Any, trainer: Trainer, run_dir: Path, progress: Progress | None) -> None:
-    """Write and show what became of the source's documents, where it counts them, and how they were packed."""
-    reports = {"source": source.report(), "packs": trainer.data.report() if isinstance(trainer.data, Packs) else {}}
+def report_data(source: Any, data: Any, run_dir: Path, progress: Progress | None) -> None:
+    """Write and display the report of the source (for example documents left out) and of the packs.
+
+    Args:
+        data: the items of the trainer; only ``Packs`` have a report.
+    """
+    reports = {"source": source.report(), "packs": data.report() if isinstance(data, Packs) else {}}
     found = {key: report for key, report in reports.items() if report}
-    if found and trainer.accelerator.is_main_process:
+    if found:
         write_text_atomically(run_dir / DATA_FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         if progress is not None:
             progress.say(found)
 
 
 def make_source(data: Mapping[str, Any]) -> Any:
-    """The source of a config, with its tolerance of bad items where one is given."""
+    """Build the source of a config; with ``on_bad_item`` it tolerates a share of bad items."""
     source, policy = build_part("source", data["source"], "data.source"), data.get("on_bad_item")
     if policy is None:
         return source
     return Tolerant(source, policy, MAX_SHARE if data.get("max_bad_share") is None else data["max_bad_share"])
 
 
-def pack(items: ProcessedSplit, words: Mapping[str, Any] | None, seed: int, progress: Progress | None) -> ProcessedSplit | Packs:
-    """The items as packs of so many tokens, where a config asks for it."""
-    if not words:
+def make_items(config: Mapping[str, Any], system: System, source: Any, progress: Progress | None) -> ProcessedSplit | Packs:
+    """Return the processed training items of a run: augmented, mixed, masked and packed if the config says so."""
+    data = config["data"]
+    settings = data.get("augmentation")
+    items = ProcessedSplit(
+        source.split("train"),
+        system.processor,  # type: ignore[arg-type]
+        construct(Augmentation, settings, "data.augmentation") if settings else None,
+        make_mixup(data.get("mix"), system, source),
+        make_masking(data.get("masking"), system),
+    )
+    return pack(items, data.get("packing"), int(config["seed"]), progress)
+
+
+def pack(items: ProcessedSplit, settings: Mapping[str, Any] | None, seed: int, progress: Progress | None) -> ProcessedSplit | Packs:
+    """Return the items as packs of a fixed number of tokens; without settings, as they are."""
+    if not settings:
         return items
     tell = None if progress is None else partial(progress.prepare, what="measured documents")
-    return construct(Packs, words, "data.packing", data=items, seed=seed, tell=tell)
+    return construct(Packs, settings, "data.packing", data=items, seed=seed, tell=tell)
 
 
-def make_mixup(words: Mapping[str, Any] | None, system: System, source: Any) -> Mix | None:
-    if not words:
+def make_mixup(settings: Mapping[str, Any] | None, system: System, source: Any) -> Mix | None:
+    """Build mixup or CutMix from its settings; None without settings."""
+    if not settings:
         return None
     refuse_mix(source.class_names, list(system.processor.parts))  # type: ignore[union-attr]
-    return construct(Mix, words, "data.mix", num_classes=len(source.class_names))
+    return construct(Mix, settings, "data.mix", num_classes=len(source.class_names))
 
 
-def make_masking(words: Mapping[str, Any] | None, system: System) -> Masking | None:
-    """What hides tokens of the training texts; ``zoo.runs.check.check`` has seen that the head learns from it."""
-    if words is None:
+def make_masking(settings: Mapping[str, Any] | None, system: System) -> Masking | None:
+    """Build the masking of text tokens from its settings; None without settings."""
+    if settings is None:
         return None
     part: Any = system.processor["text"]  # type: ignore[index]
-    return construct(Masking, words, "data.masking", tokenizer=part.tokenizer, mask_token_id=part.mask_token_id)
+    return construct(Masking, settings, "data.masking", tokenizer=part.tokenizer, mask_token_id=part.mask_token_id)

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: one evaluation, or several."""
+"""Evaluate a checkpoint with one evaluation or several."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from zoo.assembly.save_load import load
 from zoo.errors import ConfigError
 from zoo.interop.base.source import is_foreign
 from zoo.interop.zoo_checkpoint import bundled_names, find_checkpoint, find_weights
-from zoo.registry import part_names
+from zoo.registry import name_of, part_names
 from zoo.registry.construct import build_part
 from zoo.runs.data_setup import make_source
 from zoo.runs.evaluation_setup import make_evaluation
@@ -18,30 +18,30 @@ from zoo.storage.files import atomic_directory
 
 
 def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> tuple[Any, Path]:
-    """Evaluate a checkpoint; data and evaluation are the run's own where the config has none.
+    """Evaluate a checkpoint; data and evaluation that the config does not give are those of its run.
 
     Returns:
-        The evaluation's result and the folder that holds ``metrics.json`` and its picture.
+        The evaluation's result, and the folder of ``metrics.json`` and the plot.
 
     Raises:
-        ConfigError: no data and no run to take it from.
+        ConfigError: the config gives no data, and the checkpoint does not belong to a run.
         WeightsError: the checkpoint cannot be loaded.
     """
     directory, place = _find_model(str(config["checkpoint"]))
     run = next((folder for folder in (place, directory.parent) if (folder / "state").is_dir()), None)
     own = read_run_config(run) if run is not None else {}
-    data, words = config.get("data") or own.get("data"), config.get("evaluation") or own.get("evaluation")
+    data, settings = config.get("data") or own.get("data"), config.get("evaluation") or own.get("evaluation")
     if not data:
         raise ConfigError(
-            f"data: {config['checkpoint']} is no run directory, so it has no data of its own; choose one, for example data=digits"
+            f"data: {config['checkpoint']} is not a run directory, so that its data is unknown; choose one, for example data=digits"
         )
     source = make_source(data)
     model = load(directory, device=config.get("device"))
-    evaluation = make_evaluation(words, model)
+    evaluation = make_evaluation(settings, model)
     if evaluation is None:
         known = ", ".join(part_names("evaluation"))
-        raise ConfigError(f"evaluation: {directory} has none of its own; choose one with evaluation=NAME, known: {known}")
-    name = type(evaluation).__module__.rpartition(".")[2]
+        raise ConfigError(f"evaluation: {directory} has no default evaluation; choose one with evaluation=NAME, known: {known}")
+    name = name_of("evaluation", type(evaluation))
     result = evaluation(model, source, data["test_split"], advance=advance)
     output = Path(config.get("output") or place / "evaluation" / name)
     write_result(result, output, {"evaluation": name, "model": str(directory), "split": data["test_split"], "data": dict(data)})
@@ -49,10 +49,10 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
 
 
 def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> Iterator[tuple[Any, Path]]:
-    """``evaluate`` for each name (or mapping with ``name``) in ``evaluations``, or for the one evaluation where there are none.
+    """Run ``evaluate`` for each name (or mapping with ``name``) in ``evaluations``; without ``evaluations``, for ``evaluation``.
 
     Raises:
-        ConfigError: both ``evaluation`` and ``evaluations`` are set, or no list of names; and what ``evaluate`` raises.
+        ConfigError: both ``evaluation`` and ``evaluations`` are set, or ``evaluations`` is not a list of different names.
     """
     chosen = config.get("evaluations")
     if chosen is None:
@@ -64,7 +64,7 @@ def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: Non
     names = [part.get("name") if isinstance(part, Mapping) else None for part in parts]
     if not names or None in names or len(set(names)) < len(names):
         raise ConfigError(f"evaluations: got {chosen!r}; give a list of different names, for example [zero_shot,linear_probe]")
-    for part in parts:  # a name that is not there is found before the first hour of work, not after it
+    for part in parts:  # an unknown name is found now, and not after the first evaluation
         build_part("evaluation", part, f"evaluations.{part['name']}")
     for name, part in zip(names, parts, strict=True):
         output = None if config.get("output") is None else str(Path(config["output"]) / str(name))
@@ -72,7 +72,7 @@ def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: Non
 
 
 def _find_model(checkpoint: str) -> tuple[Path, Path]:
-    """Where a model lies, and where its evaluations go: beside it, and those of a bundled one or another library's under ``runs/``."""
+    """Return the path of a model and the directory of its evaluations, which for bundled and foreign models is under ``runs/``."""
     path = Path(checkpoint)
     if checkpoint in bundled_names() and not path.exists():
         return find_weights("bundled", checkpoint), Path("runs") / checkpoint
@@ -82,6 +82,7 @@ def _find_model(checkpoint: str) -> tuple[Path, Path]:
 
 
 def write_result(result: Any, output: Path, facts: Mapping[str, Any]) -> None:
+    """Write the plot and ``metrics.json`` of a result."""
     with atomic_directory(output) as folder:
         result.draw(folder)
         content = {**result.metrics, "items": result.num_items, **facts, "details": result.details, **result.facts}

@@ -1,10 +1,11 @@
-"""The evaluation of a run, from its config."""
+"""Evaluation of a run, built from its config."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from zoo.assembly.save_load import load
 from zoo.registry.construct import build_part
+from zoo.training.settings import TrainingSettings
 from zoo.types import head_of
 
 
@@ -22,4 +23,20 @@ def make_evaluation(settings: Mapping[str, Any] | None, model: Any) -> Any:
     evaluation = build_part("evaluation", settings, "evaluation") if settings else None
     if evaluation is not None and isinstance(evaluation.asr_model, str):
         evaluation.connect(asr_model=load(evaluation.asr_model))
+    return evaluation
+
+
+def make_training_evaluation(config: Mapping[str, Any], settings: TrainingSettings, system: Any, source: Any) -> Any:
+    """Return the evaluation that runs during training, or None; it is checked now and not at its first use.
+
+    Raises:
+        ConfigError: an unknown name or keyword, or the evaluation cannot use the system or the source.
+    """
+    evaluation = make_evaluation(config.get("evaluation"), system)
+    if evaluation is None:
+        return None
+    evaluation.connect(weights_change=True)
+    if settings.evaluate_every:
+        source.split(config["data"]["validation_split"])
+        evaluation.check(system, source)
     return evaluation

@@ -1,4 +1,4 @@
-"""The objective of a run, and the frozen model that it is held against: from a config to the trainer."""
+"""Objective of a run and its frozen reference model, or the teacher of a head, built from the config."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from zoo.assembly.save_load import load
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
 from zoo.registry.construct import build_part
@@ -19,30 +18,32 @@ from zoo.types import LanguageHead, Objective, head_of
 
 
 def make_objective(config: Mapping[str, Any], system: System, batch_size: int) -> Any:
-    """The objective that a config names, for a system; None where it names none, and the head's own loss counts.
+    """Build the objective that a config names; None if it names none, so that the head's own loss is trained.
 
     Raises:
-        ConfigError: an unknown name or keyword, or a system, batch size or teacher that does not go with it.
+        ConfigError: an unknown name or keyword, or a system, batch size or teacher that does not fit the objective.
     """
-    words = config.get("objective")
-    if not words:
+    settings = config.get("objective")
+    if not settings:
         return None
-    objective = build_part("objective", words, "objective")
+    objective = build_part("objective", settings, "objective")
     objective.check(system, batch_size // int(os.environ.get("WORLD_SIZE", "1")))
     if objective.needs_teacher and not config.get("teacher"):
-        raise ConfigError(f"teacher: objective {words['name']!r} learns from one; name a saved model with teacher=DIR")
+        raise ConfigError(f"teacher: objective {settings['name']!r} learns from one; name a saved model with teacher=DIR")
     return objective
 
 
 def make_reference(
     objective: Objective, config: Mapping[str, Any], system: System, settings: TrainingSettings, run_dir: Path, device: torch.device
 ) -> Reference:
-    """Return the frozen model of an objective, which completes each batch: the teacher, or the system as it was when the run began.
+    """Return the frozen model of an objective, which adds targets to each batch: the teacher, or the system with its first weights.
 
     Raises:
         ConfigError: the teacher reads other tokens than the system.
-        WeightsError: a resumed run has lost the weights that it began with.
+        WeightsError: a resumed run has lost the weights of its beginning.
     """
+    from zoo.assembly.save_load import load  # imports the readers of weights, which a check does not need
+
     if config.get("teacher"):
         teacher: Any = load(config["teacher"], device=device)
         _refuse_other_tokens(teacher, system, str(config["teacher"]))
@@ -55,10 +56,10 @@ def make_reference(
 
 
 def _refuse_other_tokens(teacher: Any, system: Any, source: str) -> None:
-    """Raise ConfigError unless both make the same tensors of the same inputs: the teacher is given the system's batches."""
+    """Raise ConfigError unless both processors make equal tensors of equal inputs, because the teacher reads the system's batches."""
     parts, ours = {} if teacher.processor is None else teacher.processor.parts, system.processor.parts
     if not isinstance(head_of(teacher), LanguageHead) or "conversation" not in parts:
-        raise ConfigError(f"teacher: {source} does not talk; name a saved model whose head predicts tokens (llava)")
+        raise ConfigError(f"teacher: {source} is no multimodal language model; name a saved model whose head predicts tokens (llava)")
     missing = sorted(set(system.encoders) - set(teacher.encoders))
     if missing:
         raise ConfigError(f"teacher: {source} has no encoder of {', '.join(missing)}, which the system has; choose another")
@@ -76,9 +77,15 @@ def _refuse_other_tokens(teacher: Any, system: Any, source: str) -> None:
 
 
 def make_teacher(config: Mapping[str, Any], system: System) -> Teacher | None:
-    """What completes each batch where a config names a teacher; its tokenizer must be the student's."""
-    if not config.get("teacher") or config.get("objective"):  # an objective asks it for something else
+    """Build the teacher that adds its embeddings to each batch; None if the config names none.
+
+    Raises:
+        ConfigError: the teacher's tokenizer differs from the student's.
+    """
+    if not config.get("teacher") or config.get("objective"):  # with an objective, the teacher is its reference model
         return None
+    from zoo.assembly.save_load import load
+
     model: Any = load(config["teacher"])
     (modality,) = system.encoders
     theirs = model.processor

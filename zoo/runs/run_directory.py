@@ -1,4 +1,4 @@
-"""The folder of a run: its config, environment and processor."""
+"""Directory of a run: its config, environment and processor."""
 
 import json
 import os
@@ -17,39 +17,52 @@ import yaml
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
 from zoo.registry.config_keys import with_current_names
+from zoo.registry.requirements import KEY as REQUIRES
+from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.registry.schemas import read_run_file
 from zoo.storage.files import atomic_directory, write_text_atomically
+from zoo.storage.outside import read_json_object
 
 RUN_CONFIG = "config.yaml"
-PACKAGES = (
-    "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()  # whose versions matter
-)
+ENVIRONMENT = "environment.json"
+# Packages whose versions may change a run's numbers.
+PACKAGES = "torch torchvision transformers accelerate timm tokenizers numpy safetensors hydra-core multimodal-zoo".split()
 
 
 def default_run_dir(config: Mapping[str, Any]) -> Path:
-    """``runs/DATE_TIME_SYSTEM_SOURCE``; under torchrun every process must be given the same ``run_dir``."""
+    """Return ``runs/DATE_TIME_SYSTEM_SOURCE``.
+
+    Raises:
+        ConfigError: several processes, which need one ``run_dir`` that is given.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("run_dir: null; with several processes give one that all share, run_dir=PATH")
+        raise ConfigError("run_dir: null; several processes need one common directory: run_dir=PATH")
     return Path("runs") / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{config['system']['name']}_{config['data']['source']['name']}"
 
 
 def open_run_dir(run_dir: Path, config: Mapping[str, Any], system: System) -> None:
-    """Make the run's folder with its config, environment and processor; a folder that holds a run is refused."""
+    """Write the config, environment and processor of a new run.
+
+    Raises:
+        ConfigError: the directory holds a run already.
+    """
     if (run_dir / RUN_CONFIG).exists():
-        raise ConfigError(f"run_dir: {run_dir} holds a run already; go on with it (zoo train resume={run_dir}) or choose another")
+        raise ConfigError(f"run_dir: {run_dir} holds a run already; resume it (zoo train resume={run_dir}) or choose another directory")
     run_dir.mkdir(parents=True, exist_ok=True)
     with atomic_directory(run_dir / "processor") as folder:
         system.processor.save(folder)  # type: ignore[union-attr]
-    write_text_atomically(run_dir / "environment.json", json.dumps(describe_environment(), indent=2) + "\n")
+    environment = describe_environment() | _plugins_of(config, system)
+    write_text_atomically(run_dir / ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
     text = yaml.safe_dump({**config, "run_dir": str(run_dir), "resume": None}, sort_keys=False, allow_unicode=True)
     write_text_atomically(run_dir / RUN_CONFIG, text)
 
 
 def read_run_config(run_dir: str | Path) -> dict[str, Any]:
-    """The resolved config of a run.
+    """Read the resolved config of a run, with old names of keys replaced.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the directory holds no run.
+        WeightsError: the run needs a plug-in that is not installed.
     """
     path = Path(run_dir) / RUN_CONFIG
     if not path.is_file():
@@ -57,11 +70,22 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     config = read_run_file(path)
     if "training" not in config:
         raise ConfigError(f"resume: {path} is not the config of a run; give the run_dir of an earlier zoo train")
+    recorded = Path(run_dir) / ENVIRONMENT
+    environment = read_json_object(recorded, ConfigError) if recorded.exists() else {}
+    refuse_missing({**config, REQUIRES: environment.get(REQUIRES)}, run_dir)
     return with_current_names(config)
 
 
+def _plugins_of(config: Mapping[str, Any], system: System) -> dict[str, Any]:
+    """Return the plug-ins of a run as an entry of its environment; empty if it uses none."""
+    own = () if config.get("evaluation") or system.head.evaluation is None else (("evaluation", system.head.evaluation),)
+    processors = (("processor", name) for name in system.processor.parts)  # type: ignore[union-attr]
+    needs = requirements(dict.fromkeys([*parts_named(config), *own, *processors]))
+    return {REQUIRES: needs} if needs else {}
+
+
 def describe_environment() -> dict[str, Any]:
-    """What a run's numbers may depend on: versions, git state, machine, command."""
+    """Return the versions, git state, machine and command, on which a run's numbers may depend."""
 
     def git(*words: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *words]

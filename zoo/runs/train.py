@@ -1,4 +1,4 @@
-"""Whole jobs from a composed config: train, evaluate. The command line calls these, and so may anyone."""
+"""Train a model from a composed config: check, source, system, trainer, loop."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -6,39 +6,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import nn
 
 from zoo.assembly.build import add_adapters, build_system
 from zoo.assembly.save_load import save
 from zoo.assembly.system import System
-from zoo.data.augmentation import Augmentation
-from zoo.data.loader import ProcessedSplit
 from zoo.interop.zoo_checkpoint import find_checkpoint
 from zoo.registry.construct import construct
 from zoo.runs.check import check
-from zoo.runs.data_setup import complete_config, make_masking, make_mixup, make_source, pack, report_data
-from zoo.runs.evaluation_setup import make_evaluation
+from zoo.runs.data_setup import complete_config, make_items, make_source, report_data
+from zoo.runs.evaluation_setup import make_training_evaluation
 from zoo.runs.first_weights import prepare
 from zoo.runs.objective_setup import make_objective, make_reference, make_teacher
 from zoo.runs.run_directory import default_run_dir, open_run_dir
 from zoo.storage.files import read_yaml
 from zoo.training.log import SKIPPED_FILE
-from zoo.training.loop import Progress, Trainer, make_accelerator
+from zoo.training.loop import Trainer, make_accelerator
+from zoo.training.progress import Progress
 from zoo.training.reference import Reference, write_initial
 from zoo.training.settings import TrainingSettings
 from zoo.training.teacher import Teacher
-from zoo.types import Objective
 
 
 @dataclass
 class TrainingResult:
-    """What a finished run leaves.
+    """Result of a finished run.
 
     Attributes:
-        skipped: ``items`` that were asked for, ``skipped`` by reason and ``examples``, where bad items are skipped; the bad entries
-            that the source left out as ``left_out``.
+        metrics: of the last step.
+        model: the saved model.
+        skipped: if bad items are skipped, the number of ``items`` that were read, those ``skipped`` by reason, and ``examples``; always
+            ``left_out``, the bad entries that the source left out.
     """
 
     run_dir: Path
@@ -48,7 +46,7 @@ class TrainingResult:
 
 
 def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> TrainingResult:
-    """Train a composed config; with ``resume`` set, the run's own config is used and the run goes on.
+    """Train a composed config; with ``resume`` set, continue that run with its own config.
 
     Raises:
         ConfigError: parts that do not fit (found before any weight is made), or a run directory that is in use.
@@ -64,21 +62,10 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     source = make_source(config["data"])
     config = complete_config(config, source)
     set_seed(int(config["seed"]))
-    system = build_system(config["system"])
-    prepare(system, config, source, run_dir)
-    add_adapters(system, settings.adapters, "training.adapters")
-    objective = make_objective(config, system, settings.batch_size)
-    accelerator = make_accelerator(settings, run_dir)
-    system.to(accelerator.device)
-    complete: Reference | Teacher | None = make_teacher(config, system)
-    if objective is not None:
-        complete = make_reference(objective, config, system, settings, run_dir, accelerator.device)
-    trainer = _make_trainer(config, settings, system, source, run_dir, progress, accelerator, objective, complete)
-    if trainer.accelerator.is_main_process and not resuming:
-        open_run_dir(run_dir, config, system)
-    report_data(source, trainer, run_dir, progress)
-    if isinstance(complete, Reference) and complete.initial is not None and accelerator.is_main_process and not resuming:
-        write_initial(complete.initial, run_dir)
+    system = _make_system(config, settings, source, run_dir)
+    trainer = _make_trainer(config, settings, system, source, run_dir, progress)
+    if trainer.accelerator.is_main_process:
+        _write_beginning(config, system, trainer, source, progress)
     trainer.accelerator.wait_for_everyone()
     set_seed(int(config["seed"]) + trainer.accelerator.process_index)
     metrics = trainer.run(resume=resuming)
@@ -86,50 +73,47 @@ def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> Tra
     return TrainingResult(run_dir, metrics, find_checkpoint(run_dir), {**skipped, "left_out": list(source.skipped)})
 
 
+def _make_system(config: Mapping[str, Any], settings: TrainingSettings, source: Any, run_dir: Path) -> System:
+    """Build the system with its first weights, its processor and its adapters."""
+    system = build_system(config["system"])
+    prepare(system, config, source, run_dir)
+    add_adapters(system, settings.adapters, "training.adapters")
+    return system
+
+
 def _make_trainer(
-    config: Mapping[str, Any],
-    settings: TrainingSettings,
-    system: System,
-    source: Any,
-    run_dir: Path,
-    progress: Progress | None,
-    accelerator: Accelerator,
-    objective: Objective | None,
-    complete: Reference | Teacher | None,
+    config: Mapping[str, Any], settings: TrainingSettings, system: System, source: Any, run_dir: Path, progress: Progress | None
 ) -> Trainer:
-    data = config["data"]
-    words = data.get("augmentation")
-    augmentation = construct(Augmentation, words, "data.augmentation") if words else None
-    evaluation = make_evaluation(config.get("evaluation"), system)
-    if evaluation is not None:
-        evaluation.connect(weights_change=True)
-    if evaluation is not None and settings.evaluate_every:  # what cannot be is found now, not at the first evaluation
-        source.split(data["validation_split"])
-        evaluation.check(system, source)
-    settings = replace(settings, monitor=settings.monitor or (None if evaluation is None else evaluation.monitor))
-
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        assert evaluation is not None
-        return evaluation(model, source, data["validation_split"]).metrics
-
-    items = ProcessedSplit(
-        source.split("train"),
-        system.processor,  # type: ignore[arg-type]
-        augmentation,
-        make_mixup(data.get("mix"), system, source),
-        make_masking(data.get("masking"), system),
-    )
+    """Connect the system with its data, its objective and its evaluation in a training loop."""
+    objective = make_objective(config, system, settings.batch_size)
+    accelerator = make_accelerator(settings, run_dir)
+    system.to(accelerator.device)
+    complete: Reference | Teacher | None = make_teacher(config, system)
+    if objective is not None:
+        complete = make_reference(objective, config, system, settings, run_dir, accelerator.device)
+    evaluation = make_training_evaluation(config, settings, system, source)
+    monitor = settings.monitor or (None if evaluation is None else evaluation.monitor)
     return Trainer(
         system,
-        pack(items, data.get("packing"), int(config["seed"]), progress),
-        settings,
+        make_items(config, system, source, progress),
+        replace(settings, monitor=monitor),
         run_dir=run_dir,
         seed=int(config["seed"]),
         save_model=save,
-        evaluate=evaluate if evaluation is not None else None,
+        evaluate=None if evaluation is None else lambda model: evaluation(model, source, config["data"]["validation_split"]).metrics,
         progress=progress,
-        num_workers=data["num_workers"],
+        num_workers=config["data"]["num_workers"],
         objective=objective,
         accelerator=accelerator,
         **({} if complete is None else {"complete": complete}),
     )
+
+
+def _write_beginning(config: Mapping[str, Any], system: System, trainer: Trainer, source: Any, progress: Progress | None) -> None:
+    """Write the files of a run that are known before its first step."""
+    resuming = config.get("resume") is not None
+    if not resuming:
+        open_run_dir(trainer.run_dir, config, system)
+    report_data(source, trainer.data, trainer.run_dir, progress)
+    if not resuming and isinstance(trainer.complete, Reference) and trainer.complete.initial is not None:
+        write_initial(trainer.complete.initial, trainer.run_dir)

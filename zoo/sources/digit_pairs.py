@@ -68,8 +68,8 @@ class DigitPairs(Source):
     def split(self, name: str) -> "DigitPairsSplit":
         """Return the scenes of one split.
 
-        "train" and "validation" show seen pairs of their own digits. The tests show test digits: "test_seen" in seen pairs, "test_heldout"
-        in held-out pairs, "test_all" in all pairs.
+        "train" and "validation" show seen pairs, each with the digits of its split. The tests show test digits: "test_seen"
+        in seen pairs, "test_heldout" in held-out pairs, "test_all" in all pairs.
 
         Raises:
             DataError: no such split.

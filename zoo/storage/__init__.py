@@ -1,4 +1,5 @@
-"""Bytes on disk: files that are written whole or not at all, the cache, packaged and hub places, and containers of tensors.
+"""Bytes on disk: atomic writes of files and folders, the cache, packaged and hub places, and containers of tensors.
 
-May import: nothing of zoo but ``errors``. Knows no model. Add a container of tensors: one file that reads it into a dict by name.
+May import: no other room. The code here knows no model. To add a container of tensors (a file format such as GGUF), add one file with a
+function that reads the container into a dict of tensors by name.
 """

@@ -34,7 +34,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         yield fresh
-        fresh.chmod(0o755)  # mkdtemp and safetensors make what they write private
+        fresh.chmod(0o755)  # mkdtemp and safetensors create private files
         for path in fresh.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)
         sync_files(fresh.rglob("*"))
@@ -83,7 +83,7 @@ def write_whole(output: Path, write: Callable[[TextIO], object] | bytes) -> None
     try:
         if isinstance(write, bytes):
             unfinished.write_bytes(write)
-        else:  # a file name need not be UTF-8; what is not is written as an escape, which in JSON is the right one
+        else:  # file names that are not UTF-8 are written as escapes, as JSON needs them
             with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
                 write(file)
         os.replace(unfinished, output)

@@ -5,19 +5,17 @@ Accelerate handles devices, processes, precision and saved states; this module d
 
 import json
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from zoo.data.loader import ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
@@ -26,26 +24,17 @@ from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
-from zoo.training.optim import make_optimizer, set_learning_rate
+from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
+from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import PRECISIONS, TrainingSettings
 from zoo.training.state import load_state, save_state
+from zoo.training.stop_signals import stop_signals
 from zoo.types import Batch, HeadOutput, Objective, Part
 
 
 class Interrupted(ZooError):
     """Exception raised when the user stopped the run; the state is saved."""
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Protocol of a progress display."""
-
-    def update(self, step: int, values: dict[str, float]) -> None: ...
-
-    def prepare(self, done: int, total: int, what: str = "frozen encoders") -> None: ...
-
-    def say(self, facts: Mapping[str, Any]) -> None: ...
 
 
 class Trainer:
@@ -97,7 +86,7 @@ class Trainer:
         self.frozen = freeze(self.plain_model, settings.freeze)
         self.average = None
         if settings.ema_decay is not None:  # before prepare(): Accelerate wraps the model's forward, which must not be copied
-            self.average = AveragedModel(self.plain_model, multi_avg_fn=_moving_average(settings.ema_decay))
+            self.average = AveragedModel(self.plain_model, multi_avg_fn=moving_average(settings.ema_decay))
             self.accelerator.register_for_checkpointing(self.average)
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
         self.log = RunLog(run_dir)
@@ -122,7 +111,7 @@ class Trainer:
             self._restore()
         self._cut_logs()
         values: dict[str, float] = {}
-        with _signals(self._request_stop):
+        with stop_signals(self._request_stop):
             for batches in self._steps():
                 values = self._train_step(batches)
                 self.step += 1
@@ -404,34 +393,3 @@ def make_accelerator(settings: TrainingSettings, run_dir: Path) -> Accelerator:
         )
     except ValueError as error:  # a tracker is not installed, or the device does not support the precision
         raise ConfigError(f"training.trackers or training.precision: {error}") from error
-
-
-def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update function of an exponential moving average; integer weights (quantised and frozen) are left unchanged."""
-    update = get_ema_multi_avg_fn(decay)
-
-    def average(averaged: Any, current: Any, count: Any) -> None:
-        if torch.is_floating_point(averaged[0]):  # torch passes lists of tensors of one dtype
-            update(averaged, current, count)
-
-    return average
-
-
-@contextmanager
-def _signals(request_stop: Callable[[], None]) -> Iterator[None]:
-    """Context in which Ctrl-C or a termination signal ends the run after the current step; a second Ctrl-C ends it at once."""
-
-    def handle(number: int, frame: Any) -> None:
-        request_stop()
-        # The default handler raises KeyboardInterrupt at the second Ctrl-C.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -1,14 +1,15 @@
-"""Optimizer: AdamW with weight decay on matrices only, layer-wise learning rate decay, and learning rates per part."""
+"""Optimizer: AdamW with weight decay on matrices only, layer-wise learning rate decay, learning rates per part; moving average."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 from torch.optim import AdamW
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.training.settings import TrainingSettings
@@ -114,3 +115,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set each group's learning rate to ``rate`` times its ``lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return the update function of an exponential moving average; integer weights (quantised and frozen) are left unchanged."""
+    update = get_ema_multi_avg_fn(decay)
+
+    def average(averaged: Any, current: Any, count: Any) -> None:
+        if torch.is_floating_point(averaged[0]):  # torch passes lists of tensors of one dtype
+            update(averaged, current, count)
+
+    return average

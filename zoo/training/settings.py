@@ -30,7 +30,7 @@ class TrainingSettings:
             fine-tuning); the head and the layers after the blocks have the full rate. None uses one rate for all.
         freeze: names of modules and parameters that are not trained, including everything below them (``encoders.image``,
             ``encoders.*.blocks.0``); frozen modules are in evaluation mode.
-        adapters: PEFT adapters by part: ``{head.language: {kind: lora, rank: 16}}`` with the arguments of ``zoo.layers.adapters.Adapter``. The
+        adapters: PEFT adapters by part: ``{head.language: {kind: lora, rank: 16}}``; see ``zoo.layers.adapters.Adapter``. The
             weights of these parts are frozen.
         learning_rates: peak learning rates by part, where they differ from ``learning_rate``: ``{encoders.image: 2e-6}``. They follow
             the same schedule. A parameter uses the rate of the innermost part that contains it.

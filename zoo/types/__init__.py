@@ -23,9 +23,10 @@ from zoo.types.batch import (
     Predictions,
 )
 from zoo.types.connector import Connector
+from zoo.types.contract import check_encoded, check_encoder_words
 from zoo.types.encoder import Encoder, EncoderSpec, encode
 from zoo.types.evaluation import Evaluation, Result
-from zoo.types.head import Accepts, FeatureHead, Head, LanguageHead, Wiring, patches_of
+from zoo.types.head import Accepts, FeatureHead, Head, LanguageHead, Wiring, need_encoded, patches_of
 from zoo.types.language import LanguageModel
 from zoo.types.objective import Objective
 from zoo.types.outputs import (

@@ -1,4 +1,4 @@
-"""What passes between the parts: ``Batch``, ``Encoded``, ``HeadOutput``, and what each part says of itself.
+"""Values that parts exchange: ``Batch``, ``Encoded``, ``HeadOutput`` and ``Predictions``.
 
 Glossary, one word for one thing everywhere: ``dim depth num_heads head_dim mlp_ratio patch_size image_size num_mels
 context_length vocab_size``; ``num_`` for counts; a mask is True where attention is allowed; tensors are called
@@ -6,35 +6,39 @@ context_length vocab_size``; ``num_`` for counts; a mask is True where attention
 ``logits``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.utils import _pytree as pytree  # its public door, torch.export.register_dataclass, takes a second to import
 
-TEACHER = "teacher"  # in ``Batch.targets``: what a teacher gives for the same inputs [B, dim]
-SUPERVISED = "supervised"  # in ``Batch.targets``: True at token ids that are to be predicted, each from those before it [B, L] bool
-MASKED = "masked"  # in ``Batch.targets``: the token id that stood at each place chosen to be predicted, IGNORED elsewhere [B, L]
-MELS = "mels"  # in ``Batch.targets``: frames to be said [B, num_mels, frames]
-FRAMES = "frames"  # True at those that are no padding [B, frames] bool
-MAGNITUDES = "magnitudes"  # the same frames as linear spectra [B, bins, frames]
-IGNORED = -100  # as a label: no loss here (torch's and transformers' number)
-# Where a token of another modality stands among token ids; no table has such rows, so that no vocabulary has to grow for them.
+from zoo.errors import DataError
+
+TEACHER = "teacher"  # in ``Batch.targets``: embeddings that a teacher computes from the same inputs [B, dim]
+SUPERVISED = "supervised"  # in ``Batch.targets``: True at token ids that contribute to the next-token loss [B, L] bool
+MASKED = "masked"  # in ``Batch.targets``: the original token id at positions that are masked and predicted, IGNORED elsewhere [B, L]
+MELS = "mels"  # in ``Batch.targets``: mels that a speech decoder must produce [B, num_mels, frames]
+FRAMES = "frames"  # in ``Batch.targets``: True at real frames of MELS, False at padding [B, frames] bool
+MAGNITUDES = "magnitudes"  # in ``Batch.targets``: linear magnitude spectra of the same frames [B, bins, frames]
+IGNORED = -100  # label of positions without loss; torch and transformers use the same number
+# Ids at the positions of image and audio tokens. They are negative, so that they never equal an id of any vocabulary.
 PLACEHOLDER_IDS = {"image": -200, "audio": -201}
 
 
 @dataclass
 class Batch:
-    """What a training step takes.
+    """Inputs and targets of one step, for all modalities.
 
     Attributes:
-        inputs: the modality's tensor by modality: ``pixels``, ``mels`` or ``token_ids``.
-        masks: True at real positions, by modality; a modality without padding has none.
-        targets: further tensors that a head reads, by name. ``groups`` [B] int64 says which items mean the same
-            (equal numbers are positives of each other); ``labels`` [B] int64 are class numbers.
-        ids: one name per item, for messages (file and row).
-        features: in place of ``inputs``, what an encoder's frozen part gave for them before ("batch width", by modality).
+        inputs: tensor of each modality: ``pixels``, ``mels`` or ``token_ids``.
+        masks: True at real positions, by modality; a modality without padding has no entry.
+        targets: further tensors that a head reads, by name. ``groups`` [B] int64: items with equal numbers have the same meaning, so
+            a contrastive loss treats them as positives of each other. ``labels`` [B] int64: class numbers.
+        ids: one name per item for messages, for example file and row.
+        features: cached output of an encoder's frozen part [B, width], by modality; replaces the modality's entry of ``inputs``.
     """
 
     inputs: dict[str, Tensor]
@@ -44,7 +48,7 @@ class Batch:
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """Return a batch whose every tensor went through ``change``."""
+        """Return a copy with ``change`` applied to every tensor."""
         moved = {f.name: {key: change(value) for key, value in getattr(self, f.name).items()} for f in fields(self) if f.name != "ids"}
         return replace(self, **moved)
 
@@ -56,14 +60,30 @@ class Batch:
         """Pin every tensor; a ``DataLoader`` calls this."""
         return self.map(torch.Tensor.pin_memory)
 
+    def need(self, name: str, reader: str, remedy: str) -> Tensor:
+        """Return a target.
+
+        Args:
+            name: of the target.
+            reader: what reads it, for example "objective 'dpo'".
+            remedy: who makes it, and what to do.
+
+        Raises:
+            DataError: the batch has no such target.
+        """
+        if name not in self.targets:
+            items = f" ({', '.join(self.ids[:3])}, ...)" if self.ids else ""
+            raise DataError(f"the batch{items} has no targets[{name!r}], which {reader} reads; {remedy}")
+        return self.targets[name]
+
     def __len__(self) -> int:
-        """How many items; one conversation may hold any number of images, so that its texts are counted where there are any."""
+        """Return the number of items. Texts are counted first, because one conversation may hold any number of images."""
         return len(self.ids) or len(self.inputs.get("text", next(iter((self.inputs or self.features).values()))))
 
 
 @dataclass
 class Encoded:
-    """What an encoder gives: tokens, one vector for the whole where the encoder pools, and the mask of the tokens."""
+    """Output of an encoder: tokens, pooled vectors (None if the encoder does not pool), and the mask, True at real tokens."""
 
     tokens: Float[Tensor, "batch num_tokens dim"]
     pooled: Float[Tensor, "batch dim"] | None
@@ -71,16 +91,16 @@ class Encoded:
 
     @classmethod
     def of_pooled(cls, pooled: Float[Tensor, "batch dim"]) -> "Encoded":
-        """Pooled vectors as the only tokens, where nothing else is read."""
+        """Return pooled vectors as the only token of each item, for heads that read only these."""
         return cls(pooled[:, None], pooled, torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device))
 
 
 @dataclass
 class HeadOutput:
-    """What a head gives for a batch.
+    """Output of a head for a batch.
 
     Attributes:
-        loss: scalar; None when the batch holds nothing to learn from.
+        loss: scalar; None if the batch contains no targets for this head.
         metrics: detached scalars for the log, by name.
         outputs: anything else by name, for example ``logits``.
     """
@@ -92,15 +112,41 @@ class HeadOutput:
 
 @dataclass
 class Predictions:
-    """What a language model makes of the supervised tokens of a batch, each from those before it.
+    """Next-token predictions of a language model at the supervised tokens of a batch.
 
     Attributes:
-        hidden: states from which the logits are made.
-        labels: the tokens that stand there.
-        rows: which conversation of the batch each is of, in order.
+        hidden: hidden states before the output projection.
+        logits: scores of the token at the position, computed from the tokens before it.
+        labels: token ids at these positions.
+        rows: index in the batch of the conversation that each token belongs to, in ascending order.
     """
 
     hidden: Float[Tensor, "num_tokens dim"]
     logits: Float[Tensor, "num_tokens vocab_size"]
     labels: Int[Tensor, " num_tokens"]
     rows: Int[Tensor, " num_tokens"]
+
+
+def _register_as_pytree(kind: type) -> None:
+    """Let torch take a value type apart into its tensors and put it together again, as ``torch.export`` does with outputs."""
+    names = [f.name for f in fields(kind)]
+
+    def keyed(value: Any) -> tuple[list[tuple[Any, Any]], None]:
+        return [(pytree.GetAttrKey(name), value.__dict__[name]) for name in names], None
+
+    def build(values: Iterable[Any], _: Any) -> Any:
+        made = object.__new__(kind)  # without the constructor, whose type checks refuse the placeholders that torch puts in
+        made.__dict__.update(zip(names, values, strict=True))
+        return made
+
+    pytree.register_pytree_node(
+        kind,
+        lambda value: ([value.__dict__[name] for name in names], None),
+        build,
+        serialized_type_name=f"zoo.types.{kind.__name__}",
+        flatten_with_keys_fn=keyed,
+    )
+
+
+for _kind in (Encoded, HeadOutput):
+    _register_as_pytree(_kind)

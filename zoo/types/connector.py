@@ -39,10 +39,10 @@ class Connector(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]: ...
 
     @classmethod
-    def refuse(cls, num_tokens: int | None, options: dict[str, object]) -> None:
-        """Raise ConfigError if the connector cannot work on an encoder's tokens; by default it works on all.
+    def refuse(cls, num_tokens: int | None, options: Mapping[str, Any]) -> None:
+        """Raise ConfigError if the connector cannot process an encoder's tokens; by default it can process all.
 
         Args:
             num_tokens: tokens of every item, in a grid of places (images); None if items differ, in the order of time (audio).
-            options: the connector's own options.
+            options: all keywords of the constructor but ``in_dim`` and ``out_dim``, defaults included.
         """

@@ -1,4 +1,4 @@
-"""Base class of encoders, which turn one modality into tokens, and what heads must know of them."""
+"""Base class of encoders, which turn one modality into tokens, and the facts of an encoder that a head is built with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,16 @@ from zoo.types.part import Part
 
 
 class Encoder(Part, nn.Module):
-    """Tokens of one modality.
+    """Model that turns inputs of one modality into tokens.
 
-    A subclass must set ``modality`` and ``dim`` and define ``forward``; every other word has a default.
+    A subclass must set ``modality`` and ``dim`` and define ``forward``; every other word has a default. ``zoo.testing.check_encoder``
+    checks all rules.
 
     Attributes:
         modality: "image", "audio" or "text"; the input is ``pixels`` [B, 3, H, W], ``mels`` [B, num_mels, frames] or ``token_ids`` [B, L].
         dim: width of the tokens.
+        image_size: nominal height and width in pixels; must be set by an image encoder, because the image processor takes it.
+        num_mels: mel bands of an audio encoder's input.
         gives_pooled: False if ``Encoded.pooled`` is always None.
         preprocessing: keywords of the modality's processor that the weights were trained with.
         context_length: longest text in tokens, or longest clip in encoder positions.
@@ -31,8 +34,10 @@ class Encoder(Part, nn.Module):
         pooler: module that makes the pooled vector, if the encoder has one that nothing else needs.
     """
 
-    modality: str
-    dim: int
+    modality: str = ""  # an empty word or a width of 0 means that the author forgot it: ``zoo.types.contract`` says so
+    dim: int = 0
+    image_size: int | None = None
+    num_mels: int | None = None
     gives_pooled: bool = True
     preprocessing: Mapping[str, Any] = {}
     context_length: int | None = None
@@ -61,13 +66,13 @@ class Encoder(Part, nn.Module):
         raise NotImplementedError
 
     def patches(self, x: Tensor, mask: Tensor | None = None, *, layer: int | None = None, class_token: bool = False) -> Encoded:
-        """Return the tokens of places, which a language model is given; by default all tokens.
+        """Return the tokens of places in the input, which a language model reads; by default all tokens.
 
         Args:
             x: the modality's tensor.
             mask: True at real positions.
-            layer: as transformers' ``hidden_states``: -1 is the last block before the final norm; None is the normalised output. An
-                encoder whose layers differ in width or number of tokens returns its last.
+            layer: index as in transformers' ``hidden_states``: -1 is the last block before the final norm; None is the normalised output.
+                An encoder whose layers differ in width or number of tokens returns its last.
             class_token: put the class token first, if there is one.
         """
         return self(x, mask)
@@ -77,7 +82,7 @@ class Encoder(Part, nn.Module):
         return None
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return what a cache of a frozen encoder keeps [B, width]; the pooled vectors by default."""
+        """Return the features that a feature cache stores [B, width]; by default the pooled vectors."""
         pooled = self(x, mask, reads="pooled").pooled
         assert pooled is not None
         return pooled
@@ -94,8 +99,8 @@ class EncoderSpec:
     Attributes:
         dim: width of its tokens.
         pooled: True if it returns a pooled vector.
-        num_tokens: of each item, if the head reads patches and every item has the same number; else None.
-        vocab_size: rows of its word table, if it has one.
+        num_tokens: number of tokens of each item, if the head reads patches and every item has the same number; else None.
+        vocab_size: number of rows of its word table; None if it has no word table.
         word_dim: width of that table, if a head may share it (``encoder.word_logits``).
     """
 
@@ -123,6 +128,8 @@ def encode(
 ) -> Encoded:
     """Run an encoder for a head that reads "tokens", "pooled" or "patches".
 
+    The input is moved to the device of the weights, and a float input to their dtype: processors make float32, weights may be bfloat16.
+
     Args:
         encoder: of any modality.
         x: the modality's tensor.
@@ -131,6 +138,9 @@ def encode(
         layer: see ``Encoder.patches``.
         class_token: see ``Encoder.patches``.
     """
+    if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
+        x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
+        mask = None if mask is None else mask.to(weight.device)
     if reads == "patches":
         return encoder.patches(x, mask, layer=layer, class_token=class_token)
     return encoder(x, mask, reads=reads)

@@ -1,4 +1,4 @@
-"""Base classes of evaluations, which make figures of a model and a split, and of their results."""
+"""Base classes of evaluations, which compute metrics of a model on a split, and of their results."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import Any, ClassVar
 
 
 class Result:
-    """Figures of one evaluation, with what is drawn and printed of them.
+    """Metrics of one evaluation, with their table and plot.
 
     A subclass must define ``metrics``, ``num_items``, ``details``, ``title`` and ``draw``; every other word has a default.
 
     Attributes:
-        metrics: figures by name; shares from 0 to 1 unless they stand in ``numbers``.
-        num_items: that were evaluated.
-        details: more facts for a reader of the figures, by name.
-        title: what was evaluated on, in a few words.
+        metrics: values by name; a share from 0 to 1, unless the name is listed in ``numbers``.
+        num_items: number of items that were evaluated.
+        details: further facts about the metrics, by name.
+        title: a few words that describe the data.
         facts: further content of ``metrics.json``.
         tables: title, columns and rows of strings, for the terminal.
         numbers: names of metrics that are not shares.
@@ -29,7 +29,7 @@ class Result:
     numbers: Collection[str] = ()
 
     def draw(self, folder: Path) -> str:
-        """Write the figure's image into a folder and return its file name."""
+        """Write the figure's image into a folder and return its file name; an empty name if there is nothing to draw."""
         raise NotImplementedError
 
 
@@ -55,18 +55,18 @@ class Evaluation:
 
         Args:
             model: a system, or an encoder.
-            source: with the split.
-            split: its name.
+            source: data source that contains the split.
+            split: name of the split.
             advance: progress callback, called with the number of items done since the last call.
         """
         raise NotImplementedError
 
     def connect(self, *, asr_model: Any = None, weights_change: bool = False) -> None:
-        """Take what the run knows.
+        """Take objects and facts of the run.
 
         Args:
             asr_model: the model that ``self.asr_model`` names.
-            weights_change: True during training, when nothing computed from the weights may be kept for another call.
+            weights_change: True during training; the evaluation must then cache nothing that it computes from the weights.
         """
         if asr_model is not None:
             self.asr_model = asr_model

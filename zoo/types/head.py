@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from zoo.errors import DataError
 from zoo.types.batch import Batch, Encoded, HeadOutput, Predictions
 from zoo.types.connector import Connector
 from zoo.types.encoder import Encoder
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Accepts:
     """The encoders that a head takes: how many, of which modalities, and which of their outputs it reads.
 
-    "patches" are the tokens that a language model is given; see ``encode``.
+    "patches" are the tokens of places in the input, which a language model receives; see ``encode``.
     """
 
     modalities: tuple[str, ...]
@@ -51,23 +52,23 @@ class Head(Part, nn.Module):
 
     Attributes:
         accepts: the encoders that fit.
-        verbs: names of the methods that a ``System`` hands on; their first argument is the system.
+        verbs: names of the methods that are called on the ``System`` (``system.embed``); their first argument is the system.
         evaluation: name of the evaluation that is used if a config names none.
         reads: the outputs of its encoders that the head uses, of "pooled", "tokens" and "patches".
         feature_layer: of patches, see ``Encoder.patches``.
         class_token: of patches, see ``Encoder.patches``.
-        language: the language model in the head, if there is one.
+        language: the language model in the head; None if it has no language model.
         connectors: by modality, from tokens of an encoder to inputs of the language model.
         needs_masking: True if the loss is on hidden tokens, so that the data must hide some (``data.masking``).
         needs_teacher: True if the loss needs a teacher's vectors.
         needs_symbols: True if the head looks for start and end symbols around an item among the token ids.
         processors: names of processors beside those of the encoders, for example "transcript".
         processor_defaults: keywords of the processor "conversation", which a system's config may override.
-        from_source: attributes of the data source that ``complete`` takes.
+        from_source: attributes of the data source that are passed to ``complete`` as keywords.
         class_names: of a classifier; empty if it has none.
         num_classes: of a classifier.
         num_speakers: voices of a speech decoder; 0 for one voice.
-        embed_dim: width of the vectors of ``embed``; None if the head has no such verb.
+        embed_dim: width of the vectors of ``embed``; None if the head has no verb ``embed``.
     """
 
     accepts: ClassVar[Accepts]
@@ -102,7 +103,7 @@ class Head(Part, nn.Module):
 
     @classmethod
     def complete(cls, keywords: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
-        """Return the constructor keywords, filled in with what the data source tells (``from_source``).
+        """Return the constructor keywords, completed by attributes of the data source (``from_source``).
 
         Raises:
             ConfigError: the keywords and the source contradict each other.
@@ -126,7 +127,7 @@ class Head(Part, nn.Module):
 
 
 class FeatureHead(Head):
-    """A head whose loss depends on one tensor per modality, each made of its own encoder's output alone.
+    """A head whose loss depends on one tensor per modality, each computed from the output of one encoder.
 
     ``head(encoded, batch)`` is ``loss_of(features(encoded), batch.targets)``. Along the first axis the features are items, so those
     of several batches may be concatenated, and ``features`` takes any of the modalities.
@@ -142,13 +143,25 @@ class FeatureHead(Head):
 
 
 class LanguageHead(Head):
-    """A head that predicts the supervised tokens of conversations; losses on answers and perplexity are made of these."""
+    """A head that predicts the supervised tokens of conversations; preference losses and perplexity are computed from these predictions."""
 
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
         """Return hidden states, logits and labels of the supervised tokens of a batch."""
         raise NotImplementedError
 
 
+def need_encoded(encoded: Mapping[str, Encoded], modality: str, head: str) -> Encoded:
+    """Return the encoder's output of a modality that a head reads.
+
+    Raises:
+        DataError: the batch held no inputs of that modality, so that its encoder did not run.
+    """
+    if modality not in encoded:
+        held = ", ".join(encoded) or "nothing"
+        raise DataError(f"the batch holds no {modality}, which head {head!r} needs (it holds: {held}); choose a data source of {modality}")
+    return encoded[modality]
+
+
 def patches_of(head: Head) -> dict[str, Any]:
-    """Return the tokens that a head which reads patches wants, as keywords of ``encode``."""
+    """Return the keywords of ``encode`` that select the patches which a head reads."""
     return {"layer": head.feature_layer, "class_token": head.class_token}

@@ -10,7 +10,7 @@ from zoo.types.part import Part
 class LanguageModel(Part, nn.Module):
     """A causal language model: from the tokens before a position to a distribution over the next token.
 
-    Padding may lie on either side; positions are counted over real tokens unless they are given.
+    Padding may be on either side. Positions count real tokens unless the caller gives them.
 
     Attributes:
         dim: width of the hidden states.
@@ -18,7 +18,7 @@ class LanguageModel(Part, nn.Module):
         context_length: most tokens at once.
         head_dim: width of one attention head.
         ties_words: True if the output projection is the word table.
-        window: tokens before a position that attention sees; None for all.
+        window: number of tokens before a position that attention can see; None for all.
     """
 
     dim: int
@@ -42,20 +42,20 @@ class LanguageModel(Part, nn.Module):
         Args:
             x: token ids [batch, length], or their vectors [batch, length, dim].
             mask: True at the real tokens of this call [batch, length].
-            positions: of the tokens; None counts real tokens.
-            cache: of ``new_cache``; the call continues it and adds its own tokens to it.
-            layout: of packed rows; the tokens are then a list [total, dim] (``zoo.layers.packing``).
+            positions: position of each token; None counts real tokens.
+            cache: from ``new_cache``; the call attends to its tokens and appends new ones.
+            layout: layout of packed rows; ``x`` is then a list of tokens [total, dim] (``zoo.layers.packing``).
         """
         raise NotImplementedError
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """Return the vectors of token ids [..., dim], so that vectors of other modalities may be put among them."""
+        """Return the embeddings of token ids [..., dim], among which a head splices those of other modalities."""
         raise NotImplementedError
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the scores of the next token [..., vocab_size] of hidden states [..., dim]."""
+        """Return the scores of the next token [..., vocab_size] for hidden states [..., dim]."""
         raise NotImplementedError
 
     def new_cache(self, batch_size: int, length: int) -> Any:
-        """Return an empty cache for so many rows and tokens."""
+        """Return an empty cache for ``batch_size`` rows of at most ``length`` tokens."""
         raise NotImplementedError

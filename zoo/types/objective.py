@@ -14,23 +14,23 @@ class Objective:
     A subclass must define ``check``, ``frozen_targets`` and ``__call__``.
 
     Attributes:
-        needs_teacher: True if the run must name a teacher (``teacher=DIR``); otherwise the frozen model is the one that the run began
-            with.
+        needs_teacher: True if the run must name a teacher (``teacher=DIR``); if False, the frozen model is a copy of the run's first
+            weights.
     """
 
     needs_teacher: ClassVar[bool] = False
 
     def check(self, system: Any, batch_size: int) -> None:
-        """Raise ConfigError if the system cannot be trained so, or not with so many items on a process."""
+        """Raise ConfigError if the system cannot be trained with this objective, or not with this batch size per process."""
         raise NotImplementedError
 
     def check_teacher(self, system: Any, teacher: Any) -> None:
         """Raise ConfigError if the teacher does not fit the system; by default every teacher does."""
 
     def frozen_targets(self, head: Head, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:
-        """Return what the frozen model's head computes for a batch, as targets by name."""
+        """Return targets by name that the frozen model (teacher or reference) computes for a batch."""
         raise NotImplementedError
 
     def __call__(self, head: Head, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Return the loss of a batch that has those targets."""
+        """Return the loss of a batch that contains the targets of ``frozen_targets``."""
         raise NotImplementedError

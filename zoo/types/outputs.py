@@ -9,22 +9,26 @@ from torch import Tensor
 
 STOP_TOKEN, SATURATED, STEP_LIMIT, SILENCE = "stop token", "attention saturated", "step limit", "silence"
 REASONS = (STOP_TOKEN, SATURATED, SILENCE, STEP_LIMIT)
-BAND = 0.25  # of the text's length: what lies nearer to the diagonal counts as on it
+BAND = 0.25  # as a share of the text's length: attention within this distance counts as on the diagonal
 LEAST_DIAGONALITY, LEAST_FOCUS = 0.7, 0.3
-LARGEST_JUMP, LARGEST_RETURN = 8, 3  # characters that attention may step over, and go back
-UNREAD = 4  # characters at the end that may stay unread
+LARGEST_JUMP, LARGEST_RETURN = 8, 3  # characters by which attention may jump forwards and backwards without a fault
+UNREAD = 4  # characters at the end of the text that may get no attention without a fault
 
 
 @dataclass(frozen=True)
 class Speech:
-    """One utterance.
+    """Synthesized speech of one text.
 
     Attributes:
-        waveform: in [-1, 1].
-        mels: from which the waveform was made.
-        alignment: where each step of the decoder looked in the text.
+        text: text that was spoken.
+        waveform: samples in [-1, 1].
+        sample_rate_hz: sample rate of the waveform.
+        mels: mel spectrogram from which the waveform was computed.
+        alignment: attention of each decoder step over the characters.
         stop_reason: one of ``REASONS``.
-        faults: what the alignment shows to be wrong, in words; empty where nothing is.
+        diagonality: see the function ``diagonality``.
+        focus: see the function ``focus``.
+        faults: faults that the alignment shows, as short phrases; empty if it shows none.
     """
 
     text: str
@@ -39,17 +43,17 @@ class Speech:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
+        """Duration in seconds."""
         return len(self.waveform) / self.sample_rate_hz
 
     @property
     def is_aligned(self) -> bool:
-        """Whether the text was read from beginning to end, as far as the alignment tells."""
+        """True if the alignment shows no fault, so the text was probably read from beginning to end."""
         return not self.faults
 
 
 def diagonality(alignment: Float[Tensor, "steps length"], band: float = BAND) -> float:
-    """Share of attention within a band around the diagonal: 1 for a text read at an even pace, ``2 band`` and less for none.
+    """Return the share of attention within a band around the diagonal: 1 at an even pace, about ``2 * band`` for uniform attention.
 
     Source: Chen et al. 2020 (MultiSpeech, arXiv 2006.04664), section 3.1, "diagonal attention rate".
     """
@@ -61,7 +65,7 @@ def diagonality(alignment: Float[Tensor, "steps length"], band: float = BAND) ->
 
 
 def focus(alignment: Float[Tensor, "steps length"]) -> float:
-    """Mean over steps of the largest weight: 1 where every step looks at one character.
+    """Return the mean over steps of the largest attention weight: 1 if every step attends to a single character.
 
     Source: Ren et al. 2019 (FastSpeech, arXiv 1905.09263), section 3.2, "focus rate".
     """

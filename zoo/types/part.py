@@ -15,10 +15,10 @@ class Part:
     Attributes:
         config: the content of ``config.yaml``, for example ``{"encoder": {"name": "vit", ...}}``; set by ``remember``. None for a part
             of a system, whose config the system keeps.
-        processor: turns raw inputs into tensors; only of a part that was loaded alone.
+        processor: turns raw inputs into tensors; None for a part of a system, which has its own processor.
         no_weight_decay: names of own parameters (not of those of submodules) that the optimizer does not decay.
-        silent_keywords: constructor keywords that change what the weights compute but no shape of them, for example ``num_heads``, so
-            that strict loading alone cannot see a wrong value.
+        silent_keywords: constructor keywords that change the outputs but no shape of a weight, for example ``num_heads``. Strict loading
+            cannot detect a wrong value of these.
     """
 
     no_weight_decay: ClassVar[Sequence[str]] = ()

@@ -22,19 +22,19 @@ class Tokenizer(Protocol):
 class ModalityProcessor:
     """Raw inputs of one modality to tensors.
 
-    A subclass must define ``settings``, ``item``, ``collate``, ``__call__`` and ``meta``; every other word has a default.
+    A subclass must define ``settings``, ``item``, ``collate`` and ``meta``; every other word has a default.
     ``type(p)(**p.settings)`` is an equal processor, up to its files.
 
     Attributes:
-        modality: of ``Sample.inputs`` that it reads.
+        modality: key of ``Sample.inputs`` that it reads.
         target: True if it fills ``Batch.targets`` instead of ``Batch.inputs``.
         encoder_keys: settings that must equal the encoder's; taken from the encoder if a config does not give them.
         language_keys: settings that the head's language model bounds from above.
         head_keys: settings that the head bounds from above.
         tokenizer: None if it has none, or none yet.
-        sample_rate_hz: of sound.
-        max_length: longest text in tokens that it makes; None if the modality has no such bound.
-        context_length: longest text in tokens, or clip in encoder positions, that its encoder takes.
+        sample_rate_hz: sample rate of audio, in Hz; None for other modalities.
+        max_length: longest text that it makes, in tokens; None if there is no limit.
+        context_length: longest input of the encoder: text in tokens, or audio in encoder positions.
         is_fitted: False if ``fit`` has to train something first.
     """
 
@@ -71,8 +71,8 @@ class ModalityProcessor:
         raise NotImplementedError
 
     def __call__(self, raw: Any) -> Any:
-        """Return raw inputs, or ready tensors, as one batch."""
-        raise NotImplementedError
+        """Return raw inputs, or ready tensors, as one batch; by default the collated items."""
+        return self.collate([self.item(each) for each in raw])
 
     def meta(self, batch_size: int) -> Any:
         """Return a batch of the nominal size on the meta device, with the types and axes of ``collate``."""
@@ -96,5 +96,5 @@ class ModalityProcessor:
         """Read the files that ``save`` wrote; none by default."""
 
     def shortened(self, max_length: int) -> "ModalityProcessor":
-        """Return a processor that cuts texts at ``max_length`` tokens; itself if the modality has no such bound."""
+        """Return a processor that cuts texts at ``max_length`` tokens; itself if the modality has no limit."""
         return self

@@ -15,10 +15,10 @@ class Sample:
     Attributes:
         id: file and row, or another name that leads back to the item.
         inputs: raw input by modality: an image (PIL or uint8 array), a waveform, a string.
-        group: items of equal group mean the same; None if the source does not know.
+        group: items with equal numbers have the same meaning; None if the source has no such information.
         label: class number, for evaluation.
         answers: right answers to a conversation's last question, the plainest first, or reference captions.
-        kind: of the question ("sum", "capital"), for figures by kind; empty if there is one kind only.
+        kind: kind of the question ("sum", "capital"), for metrics by kind; empty if there is one kind only.
         choices: strings or images of which one is right, if an answer is chosen and not written.
     """
 
@@ -80,11 +80,11 @@ class Source:
     A subclass must set ``modalities`` and ``splits`` and define ``split``; every other word has a default.
 
     Attributes:
-        modalities: of its samples' inputs, for example ``("image", "text")``.
-        splits: names that ``split`` takes; the first is for training.
+        modalities: modalities of its samples' inputs, for example ``("image", "text")``.
+        splits: names that ``split`` accepts; the first is for training.
         class_names: labels in the order of ``Sample.label``; empty if there are no classes.
-        templates: prompts that class names go into.
-        kinds: of its questions.
+        templates: prompts with ``{}`` in place of a class name.
+        kinds: kinds of its questions; empty if there is one kind only.
         skipped: a message for each entry that the source left out.
     """
 
@@ -99,7 +99,7 @@ class Source:
         """Return the samples of one split.
 
         Raises:
-            DataError: there is no such split.
+            ConfigError: there is no such split; the message names those that there are.
         """
         raise NotImplementedError
 

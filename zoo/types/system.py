@@ -1,10 +1,10 @@
-"""Systems and their processors, as far as parts below ``zoo.assembly`` know them."""
+"""Interfaces of systems and their processors, for the rooms below ``zoo.assembly``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.types.batch import Batch, Encoded
 from zoo.types.encoder import Encoder
@@ -27,7 +27,7 @@ class Processor(Protocol):
 
 @runtime_checkable
 class SystemLike(Protocol):
-    """The interface of ``zoo.System`` that a head's verb and an export format may use."""
+    """Interface of ``zoo.System`` for the verbs of heads and for export formats."""
 
     encoders: Mapping[str, Encoder]
     head: Head
@@ -43,11 +43,11 @@ class SystemLike(Protocol):
 
 
 def is_system(model: object) -> TypeGuard[Any]:
-    """Return True for a system: a module with the children ``encoders`` and ``head``.
+    """Return True for a system: an object with the attributes ``encoders`` and ``head``.
 
     ``isinstance(model, SystemLike)`` would not do: from Python 3.12 on it looks at class attributes, where a module's children are not.
     """
-    return isinstance(model, nn.Module) and {"encoders", "head"} <= {name for name, _ in model.named_children()}
+    return {"encoders", "head"} <= set(dir(model))
 
 
 def head_of(model: object) -> Any:

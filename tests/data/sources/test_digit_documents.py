@@ -1,4 +1,4 @@
-"""Documents of digits whose symbols are drawn anew."""
+"""In-context documents: symbols of digits that are drawn for each document."""
 
 import numpy as np
 import pytest

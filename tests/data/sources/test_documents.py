@@ -1,4 +1,4 @@
-"""Documents: what is read, how it is cut, and how pairs are made."""
+"""Text corpus: reading of files, cutting into pieces, and sentence pairs."""
 
 import json
 

@@ -23,7 +23,7 @@ AREAS = tuple(f"{letter}land" for letter in "ABDIJKLOPZ")  # I, L are tested on,
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the converter makes of maps 60 x 40: a sea on the left, then four regions, the first of them large, with borders."""
+    """Folder like the converter's, with maps of 60 x 40 pixels: sea on the left, then four regions with borders, the first one large."""
     source, target = tmp_path_factory.mktemp("source") / "kgeography", tmp_path_factory.mktemp("target")
     (source / "flags").mkdir(parents=True)
     for number, area in enumerate(AREAS):
@@ -53,7 +53,7 @@ def test_the_table_names_regions_with_their_places_and_leaves_the_sea_out(folder
 
 
 def coloured(image):
-    """The colours that are shown, and where: by name the rows and columns."""
+    """Return the rows and columns of each colour in an image, by the colour's name."""
     pixels = np.asarray(image.convert("RGB"))
     return {name: (pixels == colour).all(2).nonzero() for name, colour in COLOURS.items() if (pixels == colour).all(2).any()}
 

@@ -1,4 +1,4 @@
-"""Conversations of people's own files."""
+"""Conversations from files of the user."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Interleaved documents: what a row may be, what is dropped and why, and shards beside JSON lines."""
+"""Interleaved documents: accepted rows, dropped documents with their reasons, and tar shards beside JSON lines."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def pictures(tmp_path):
 
 
 def only(folder, rows, **keywords):
-    """The one document of rows of which one alone can be used."""
+    """Return the single usable document of these rows."""
     held = write(folder, [{"text": "held"}], "held.jsonl")
     split = Interleaved(path=write(folder, rows), validation=held, test=held, **keywords).split("train")
     assert len(split) == 1
@@ -112,7 +112,7 @@ def test_equal_and_nearly_equal_texts_are_dropped_and_name_the_first(tmp_path, w
 
 
 def test_minhash_finds_what_is_as_similar_as_is_asked_for():
-    """Against the true share of common runs of five words."""
+    """Compare with the true share of common runs of five words."""
     rng, sieve = np.random.default_rng(0), DocumentFilter(deduplicate="near", similarity=0.5)
     sieve.keep(Document("first", (("text", WORDS),)))
     words = WORDS.split()

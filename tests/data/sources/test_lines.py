@@ -1,4 +1,4 @@
-"""Texts of a file."""
+"""Lines of a text file as samples."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Mixtures: shares of tokens, whatever the lengths; every source's own samples; and what is refused."""
+"""Mixtures: shares of tokens for documents of any length, samples of every source, and refused settings."""
 
 import json
 
@@ -15,7 +15,7 @@ from zoo.sources.mixture import Mixture
 
 @pytest.fixture
 def words(tmp_path):
-    """Sources of 100 texts of 4 words, of 20 of 40 words, and of 2 that are shown again and again."""
+    """Three sources: 100 texts of 4 words, 20 texts of 40 words, and 2 texts that are repeated."""
     made = {}
     for name, count, length in (("short", 100, 4), ("long", 20, 40), ("few", 2, 10)):
         rows = [{"text": " ".join([f"{name}{i}", *["cat"] * (length - 1)])} for i in range(count)]

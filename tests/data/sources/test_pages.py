@@ -1,4 +1,4 @@
-"""Pages: what is text and what is not, against BeautifulSoup's reading where it is there; pictures, charsets, Markdown."""
+"""Pages: extracted text against BeautifulSoup (if it is installed), images, charsets, and Markdown."""
 
 import pytest
 from PIL import Image

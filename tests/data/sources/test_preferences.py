@@ -1,4 +1,4 @@
-"""Judged answers: rows in the forms of TRL, pairs that stay together, splits that follow from the prompt."""
+"""Preference data: rows in the formats of TRL, pairs kept together, and splits that depend on the prompt only."""
 
 import json
 

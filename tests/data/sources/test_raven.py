@@ -1,4 +1,4 @@
-"""Matrices of shapes: the rules hold, and candidates tell nothing by themselves."""
+"""Raven's matrices: the rules hold, and the candidates alone do not reveal the answer."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Opinions as pictures."""
+"""Opinions rendered as images."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tar shards: what webdataset reads from them, at any place, and clear words where they are broken."""
+"""Tar shards: random access to the samples that webdataset reads, and clear messages about broken ones."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def shards(folder, sizes=(5, 7, 4), change=lambda item: item):
 
 
 def broken(item):
-    """Four of sixteen samples: a picture cut short, no picture, an empty caption and none."""
+    """Shards in which four of sixteen samples are bad: a truncated image, no image, an empty caption, no caption."""
     changes = {2: {"jpg": item["jpg"][:300]}, 6: {"jpg": None}, 9: {"txt": " "}, 13: {"txt": None}}
     return item | changes.get(int(item["__key__"]), {})
 
@@ -284,7 +284,7 @@ def test_random_damage_gives_samples_or_a_data_error(tmp_path):
 
 
 def wrong_paths(folder):
-    """Paths that are no shards, and what is said of them."""
+    """Paths that are not shards, each with its error message."""
     (folder / "empty.tar").touch()
     (folder / "text.tar").write_text("no tar" * 200)
     (folder / "x.tar.gz").write_bytes(b"\x1f\x8b" + bytes(600))

@@ -1,4 +1,4 @@
-"""Recordings with texts: the layouts, splits and groups, and what is said of faults."""
+"""Recordings with transcripts: layouts, splits, groups, and messages about faults."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What Whisper learns from beside a text: segments with times, windows of long recordings, and what was said before."""
+"""Further training data of Whisper: segments with times, windows of long recordings, and the text before a window."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ RATE = 8000
 
 
 def write_ramp(path, seconds):
-    """Each sample tells when it is: n milliseconds after the beginning it is n / 100,000."""
+    """Write a recording in which each sample encodes its time: n / 100,000 at n milliseconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.arange(int(seconds * RATE)) / RATE / 100, RATE, subtype="FLOAT")
 

@@ -48,4 +48,4 @@ def _hit_card(rank: int, hit: Hit) -> str:
     row = bar(f"rank {rank}", f"{hit.score:.4f}", hit.score)
     if hit.is_file:
         return card(hit.name, row)
-    return f'<article class="card"><div class="said"><h2>{html.escape(hit.name)}</h2>{row}</div></article>\n'
+    return f'<article class="card"><div class="text"><h2>{html.escape(hit.name)}</h2>{row}</div></article>\n'

@@ -162,7 +162,7 @@ def _of_shard(data: bytes, name: str) -> Document:
     def locate(kind: str, value: Any) -> Any:
         suffix = next(in_order, None) if value is None else value.removeprefix(f"{Path(members[0].key).name}.").lower()
         if suffix is None or suffix not in contents:
-            return Path(str(value))  # no such member: the sieve drops this path under the reason "missing"
+            return Path(str(value))  # no such member: the document filter drops this path under the reason "missing"
         return contents[suffix]
 
     return Document(name, tuple(parts_of(_json(contents["json"], name), name, locate)))

@@ -212,7 +212,7 @@ class ShardFiles:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
-        file = os.open(self.paths[shard], os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        file = os.open(self.paths[shard], os.O_RDONLY)
         self._open[shard] = file
         if stamp(os.fstat(file)) != self.stamps[shard]:
             raise ItemError(f"{self.paths[shard]}: has changed since the run began; start it again", "shard")

@@ -11,7 +11,7 @@ from zoo.data.loader import ProcessedSplit
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation.measures.requirements import over_split
-from zoo.types import Batch, Encoded, Encoder, Split, encoders_of, processor_of
+from zoo.types import Batch, Encoded, Encoder, Split, encode, encoders_of, processor_of
 
 FEATURES = ("pooled", "mean", "cls_mean")
 
@@ -69,7 +69,7 @@ class FeatureReader:
 
         def vectors(batch: Batch) -> Tensor:
             batch = batch.to(device)
-            encoded = encoder(batch.inputs[self.modality], batch.masks.get(self.modality))
+            encoded = encode(encoder, batch.inputs[self.modality], batch.masks.get(self.modality))
             found = self._vectors(encoded, encoder.num_prefix_tokens).float()
             bad = (~found.isfinite()).any(1).nonzero()
             if len(bad):

@@ -1,4 +1,4 @@
-"""Files that people look at: pages with pictures that need nothing else, and files that appear whole or not at all."""
+"""HTML reports in one file (images and sounds are embedded), checks of output paths, and plots of speech."""
 
 import base64
 import html
@@ -19,14 +19,14 @@ from zoo.types import Speech
 THUMBNAIL_PIXELS = 240  # twice the shown size, for dense screens
 SMALL_PIXELS = 120  # smaller pictures are shown by whole factors larger
 SUFFIXES = (".csv", ".json", ".html")
-AUDIO_FORMS = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}  # by how a file begins
+AUDIO_FORMS = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}  # by the first bytes of the file
 
 
 def check_output(output: Path) -> None:
-    """Refuse an output that could not be written; to be asked before the work, not after.
+    """Check the path of a report; call this before the work starts, so that no result is lost.
 
     Raises:
-        DataError: an unknown suffix, a folder that is not there, or a folder of that name.
+        DataError: the suffix is unknown, the path is a folder, or its folder does not exist.
     """
     if output.suffix.lower() not in SUFFIXES:
         hint = name_choices(output.suffix, SUFFIXES)
@@ -38,20 +38,22 @@ def check_output(output: Path) -> None:
 
 
 def write_page(file: TextIO, title: str, lines: Iterable[str], cards: Iterable[str]) -> None:
-    """One page that needs nothing else.
+    """Write an HTML page with a title, lines of text and cards.
 
     Args:
-        title: plain text, as the lines below it are.
-        cards: HTML of ``card``.
+        file: open for writing text.
+        title: plain text.
+        lines: plain text under the title, one paragraph each.
+        cards: HTML, for example from ``card``.
     """
-    said = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    file.write(PAGE_START.format(style=STYLE, title=html.escape(title), said=said))
+    header = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    file.write(PAGE_START.format(style=STYLE, title=html.escape(title), header=header))
     file.writelines(cards)
     file.write(PAGE_END)
 
 
 def card(path: str, body: str, *, error: str | None = None) -> str:
-    """A picture with what was said of it (HTML), or with the reason why there is nothing to say."""
+    """Return the HTML card of an image file: a thumbnail and ``body`` (HTML), or the error message instead of both."""
     shown = [picture(path)] if error is None else []
     if error is not None:
         body = f'<p class="error">{html.escape(error)}</p>'
@@ -60,30 +62,33 @@ def card(path: str, body: str, *, error: str | None = None) -> str:
 
 
 def media_card(shown: Sequence[str], body: str, *, kind: str = "card") -> str:
-    """Pictures and players (HTML of ``picture`` and ``player``) with what was said of them (HTML); without any, what was said alone.
+    """Return the HTML card of images and sounds with a text beside them.
 
     Args:
-        kind: "card", or with a word for its looks after it: "card bad", "card right", "card wrong".
+        shown: HTML from ``picture`` and ``player``; may be empty.
+        body: HTML of the text.
+        kind: CSS classes: "card", "card bad", "card right" or "card wrong".
     """
     players = [one for one in shown if one.startswith("<audio")]
     pictures = "".join(f'<div class="picture">{one}</div>' for one in shown if one not in players)
     left = f'<div class="pictures">{pictures}</div>' if pictures else ""
-    return f'<article class="{kind}">{left}<div class="said">{body}{"".join(players)}</div></article>\n'
+    return f'<article class="{kind}">{left}<div class="text">{body}{"".join(players)}</div></article>\n'
 
 
 def picture(raw: str | Path | bytes | Image.Image | np.ndarray) -> str:
-    """An image of the page's own, small; the reason where it cannot be read."""
+    """Return an embedded thumbnail as HTML, or the error message if the image cannot be read."""
     try:
         return f'<img src="{_thumbnail(raw)}" alt="">'
-    except DataError as reason:  # gone since it was looked at; what was found still holds
+    except DataError as reason:  # the file was removed after it was evaluated; the other results stay valid
         return f'<p class="error">{html.escape(str(reason))}</p>'
 
 
 def player(raw: Any, sample_rate_hz: int) -> str:
-    """A clip that can be heard on the page: a path, the bytes of a file, samples, or samples and their rate.
+    """Return an embedded audio player as HTML, or the error message if the file cannot be read.
 
     Args:
-        sample_rate_hz: of samples alone.
+        raw: path, content of an audio file, samples, or a pair of samples and sample rate.
+        sample_rate_hz: rate of samples that are given without one.
     """
     try:
         content = Path(raw).read_bytes() if isinstance(raw, str | Path) else raw if isinstance(raw, bytes) else wav_of(raw, sample_rate_hz)
@@ -94,7 +99,7 @@ def player(raw: Any, sample_rate_hz: int) -> str:
 
 
 def wav_of(raw: Any, sample_rate_hz: int) -> bytes:
-    """Samples from -1 to 1, alone or with their rate, as a file: mono, 16 bits."""
+    """Return a 16-bit mono WAV file of samples in [-1, 1], or of a pair of samples and sample rate."""
     samples, rate = raw if isinstance(raw, tuple) else (raw, sample_rate_hz)
     packed = io.BytesIO()
     with wave.open(packed, "wb") as file:
@@ -106,7 +111,7 @@ def wav_of(raw: Any, sample_rate_hz: int) -> bytes:
 
 
 def bar(label: str, number: str, share: float) -> str:
-    """A label, a number, and a bar that is filled to ``share`` from 0 to 1."""
+    """Return the HTML of a label, a number and a bar filled to ``share`` (0 to 1)."""
     return (
         f'<div class="row"><span class="label">{html.escape(label)}</span><span class="number">{number}</span>'
         f'<div class="track"><div class="fill" style="width:{100 * min(max(share, 0), 1):.2f}%"></div></div></div>'
@@ -116,7 +121,7 @@ def bar(label: str, number: str, share: float) -> str:
 def _thumbnail(raw: Any) -> str:
     image = Image.fromarray(raw).convert("RGB") if isinstance(raw, np.ndarray) else open_image(raw)
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    if (times := SMALL_PIXELS // max(image.size)) > 1:  # digits of 32 pixels would be specks
+    if (times := SMALL_PIXELS // max(image.size)) > 1:  # images of 32 pixels would be too small to see
         image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     packed = io.BytesIO()
     image.save(packed, "JPEG", quality=80)
@@ -141,10 +146,10 @@ main { display: grid; gap: 1rem; margin-top: 1.5rem; grid-template-columns: repe
 .pictures { display: flex; flex-direction: column; gap: .4rem; }
 .right { border-left: 4px solid var(--right); }
 .wrong { border-left: 4px solid var(--bad); }
-.said p { margin: 0 0 .35rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-.said audio { width: 100%; }
+.text p { margin: 0 0 .35rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+.text audio { width: 100%; }
 .name { color: var(--soft); font-size: .8rem; margin-right: .4rem; }
-.said { flex: 1; min-width: 0; }
+.text { flex: 1; min-width: 0; }
 h2 { font-size: .95rem; font-weight: 600; margin: 0 0 .4rem; overflow-wrap: anywhere; }
 .row { display: grid; grid-template-columns: 1fr auto; column-gap: .5rem; margin-bottom: .35rem; font-size: .85rem; }
 .label { overflow-wrap: anywhere; }
@@ -157,7 +162,7 @@ h2 { font-size: .95rem; font-weight: 600; margin: 0 0 .4rem; overflow-wrap: anyw
 PAGE_START = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{style}</style></head>
-<body><header><h1>{title}</h1>{said}</header><main>
+<body><header><h1>{title}</h1>{header}</header><main>
 """
 PAGE_END = "</main></body></html>\n"
 

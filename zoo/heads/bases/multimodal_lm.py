@@ -17,10 +17,22 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.language.decoding.generate import generate
 from zoo.language.decoding.sampling import Sampling, fresh_seed
 from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop, cut_at_stop
-from zoo.layers.connector import Connector, build_connector
+from zoo.layers.connector import build_connector
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.splice import splice
-from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, HeadOutput, LanguageHead, LanguageModel, Predictions, SystemLike
+from zoo.types import (
+    SUPERVISED,
+    Accepts,
+    Batch,
+    Connector,
+    Encoded,
+    EncoderSpec,
+    HeadOutput,
+    LanguageHead,
+    LanguageModel,
+    Predictions,
+    SystemLike,
+)
 
 ITEMS_AT_ONCE = 32  # images or audio clips per encoder call in generation; bounds the memory of long chats
 
@@ -36,7 +48,7 @@ class MultimodalLM(LanguageHead):
     Args:
         inputs: output sizes of the encoders, by modality.
         language: causal language model.
-        connectors: connector of each modality: a name in ``zoo.layers.connector.CONNECTORS``, or a mapping with options such as
+        connectors: connector of each modality: a file of ``zoo/layers/connectors/`` or a plug-in,, or a mapping with options such as
             ``{kind: resampler, num_latents: 64}``. Connectors of modalities without an encoder are ignored.
         feature_layer: encoder layer that the connectors read; see ``zoo.types.encode``.
 
@@ -304,12 +316,14 @@ def _conversations(batch: Batch) -> tuple[Int[Tensor, "batch length"], Bool[Tens
     """
     token_ids = batch.inputs.get("text")
     if token_ids is None or token_ids.ndim != 2 or token_ids.is_floating_point():
-        raise DataError("the batch has no token ids [batch, length] of conversations in inputs['text']; this head needs them")
+        raise DataError(
+            "the batch has no token ids [batch, length] in inputs['text'], which this head needs; the processor 'conversation' makes them"
+        )
     supervised = batch.targets.get(SUPERVISED)
     if supervised is None or supervised.shape != token_ids.shape:
         raise DataError(
-            f"targets[{SUPERVISED!r}] is missing or has another shape than the token ids; give a boolean mask {list(token_ids.shape)} that "
-            "is True at the tokens to train on"
+            f"targets[{SUPERVISED!r}] is missing or has another shape than the token ids; the processor 'conversation' makes a boolean "
+            f"mask {list(token_ids.shape)} that is True at the tokens to train on"
         )
     mask = batch.masks.get("text")
     return token_ids, torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask, supervised

@@ -1,8 +1,8 @@
 """Models of other libraries as rows: ``timm/NAME`` and ``transformers/DIRECTORY_OR_HUB_ID``, vision backbones and language models.
 
-They stand in no table of ``conf/``; what a table's row would say is made here when such a name is asked for. Neither torch nor
-the library is imported for that. A row of transformers holds the whole parsed ``config.json``, so that what is built from it
-and saved does not need the directory any more.
+No table of ``conf/`` lists them; their rows are made here when such a name is used. Neither torch nor the library is imported for
+that. A row of transformers holds the whole parsed ``config.json``, so that a model that is built from it and saved does not need
+the directory any more.
 """
 
 import fnmatch
@@ -17,7 +17,7 @@ from zoo.storage.hub import CONFIG, find_file, read_json_object
 
 MODALITY = "image"
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # ends of the names of transformers' causal language models
-# Keys of a config.json that say nothing of the backbone: where it came from, its classifier's labels, in which type it was saved.
+# Keys of a config.json that do not describe the backbone: its origin, labels of its classifier, the type that it was saved in.
 NEEDLESS = ("architectures", "dtype", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype", "transformers_version")
 
 
@@ -42,7 +42,7 @@ def list_names(pattern: str, kind: str | None = None, modality: str | None = Non
 
 
 def describe(name: str) -> tuple[str, dict[str, Any]]:
-    """The family of a name and the constructor keywords of its part. That timm knows the model is found when it is built.
+    """Return the family of a name and the constructor keywords of its part; timm checks the name when the model is built.
 
     Raises:
         ConfigError: no model behind the slash, or a directory or hub id without a usable config.
@@ -56,7 +56,7 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def describe_language(name: str) -> tuple[str, dict[str, Any]]:
-    """The family and the constructor keywords of a language model of transformers.
+    """Return the family and the constructor keywords of a language model of transformers.
 
     Raises:
         ConfigError: it is timm's, or names no directory or hub id with a usable config.
@@ -68,7 +68,7 @@ def describe_language(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def is_language(name: str) -> bool:
-    """Whether a directory of transformers, or a hub id, says of itself that it is a causal language model."""
+    """Return True for a directory of transformers, or a hub id, whose config names a causal language model."""
     source = name.removeprefix("transformers/")
     try:
         return source != name and any(str(word).endswith(CAUSAL) for word in _parsed(source).get("architectures") or ())
@@ -87,7 +87,7 @@ def _parsed(source: str) -> dict[str, Any]:
 
 
 def list_timm(pattern: str) -> list[str]:
-    """Names ``timm/...`` that match a shell pattern; those with a tag of weights (``timm/resnet18.a1_in1k``) where it holds a dot.
+    """Return the names ``timm/...`` that match a shell pattern; a pattern with a dot also lists the tags (``timm/resnet18.a1_in1k``).
 
     Raises:
         ConfigError: timm is not installed.
@@ -101,7 +101,7 @@ def list_timm(pattern: str) -> list[str]:
 
 
 def read_directory(source: str) -> dict[str, Any]:
-    """Keywords of the part ``transformers`` from a directory that transformers saved, or from a hub id.
+    """Return the keywords of the part ``transformers`` for a directory that transformers saved, or for a hub id.
 
     Raises:
         ConfigError: no such directory or id, files that cannot be read, code of the model's own, or preprocessing that ours
@@ -121,7 +121,7 @@ def read_directory(source: str) -> dict[str, Any]:
 
 
 def _vision_part(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What a config says of the backbone; of a model with a vision tower (CLIP, LLaVA) only the tower's config is kept."""
+    """Return the backbone's part of a config; of a model with a vision tower (CLIP, LLaVA) only the tower's config is kept."""
     if "model_type" not in config:
         hint = f"; it is timm's: use timm/{config['architecture']}" if "architecture" in config else ""
         raise ConfigError(f"{path}: has no model_type, so it is no config of transformers{hint}")
@@ -136,7 +136,7 @@ def _needful(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tensor_names(directory: Path) -> list[str] | None:
-    """Names of the weights beside a config, where there are safetensors."""
+    """Return the names of the weights beside a config; None if they are not safetensors."""
     index, weights = directory / "model.safetensors.index.json", directory / "model.safetensors"
     if index.is_file():
         return list(read_json_object(index).get("weight_map", {}))

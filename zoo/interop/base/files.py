@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Use:
-    """Treatment of a file: "used", "harmless", or "named" with the reason that the user is told."""
+    """Treatment of a file: "used", "harmless", or "named" with the reason for the log."""
 
     word: str
     why: str = ""
@@ -22,7 +22,7 @@ USED, HARMLESS = Use("used"), Use("harmless")
 
 
 def named(why: str) -> Use:
-    """Return the treatment of a file that is not used although it matters: the user is told why."""
+    """Return the treatment of a file that is not used although it matters; the log gives the reason."""
     return Use("named", why)
 
 
@@ -45,10 +45,11 @@ SHARED: Mapping[str, Use] = {
     **dict.fromkeys(("runs/*", "logs/*", "checkpoint-*", "global_step*", "events.out.*", "all_results.json", "*_results.json"), HARMLESS),
 }
 TRANSFORMERS: Mapping[str, Use] = {"config.json": USED}  # of every directory that transformers saved
-TOKENIZERS: Mapping[str, Use] = dict.fromkeys(
-    ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt"),
-    USED,
-) | dict.fromkeys(("*.spm", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "tokenizer.model.v*"), USED)
+TOKENIZERS: Mapping[str, Use] = {
+    **dict.fromkeys(("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"), USED),
+    **dict.fromkeys(("vocab.json", "merges.txt", "vocab.txt", "*.spm", "spiece.model", "sentencepiece.bpe.model"), USED),
+    **dict.fromkeys(("tokenizer.model", "tokenizer.model.v*"), USED),
+}
 IMAGES: Mapping[str, Use] = dict.fromkeys(("preprocessor_config.json", "processor_config.json"), USED) | {
     "video_preprocessor_config.json": HARMLESS
 }

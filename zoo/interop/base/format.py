@@ -48,7 +48,7 @@ class Description:
         certain: False if the source does not tell the activation it was trained with, as bare weights do not.
         left_out: parts and files of the source that are not used, in words.
         conversation: the tokenizer of a language model.
-        tells_processing: False if the source says nothing about how its inputs are made.
+        tells_processing: False if the source has no preprocessing settings.
         saved: the processor, if the source holds one that zoo saved.
     """
 

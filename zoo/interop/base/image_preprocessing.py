@@ -11,8 +11,8 @@ from zoo.processors.image import INTERPOLATIONS, ImageProcessor
 from zoo.storage.hub import find_file, read_json_object
 
 RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
-# Image processors of transformers that do no more than resize, centre crop, rescale and normalise, and whether a plain number
-# as ``size`` (files of older releases) means both sides or the shortest one.
+# Image processors of transformers that only resize, crop the centre, rescale and normalise. The value tells if a plain number as
+# ``size`` (files of older releases) means both sides or the shortest one.
 SQUARE, SHORTEST = "both sides", "shortest side"
 PROCESSORS = {
     **dict.fromkeys(("Beit", "Blip", "DINOv3ViT", "DeiT", "Pvt", "Segformer", "ViT"), SQUARE),
@@ -23,7 +23,7 @@ PROCESSORS = {
 
 
 def read_preprocessing(source: str) -> tuple[int, dict[str, Any]] | None:
-    """Image size and preprocessing of a source; None where it says nothing of them."""
+    """Return image size and preprocessing of a source; None if it does not describe them."""
     path = find_file(source, "preprocessor_config.json")
     settings = read_json_object(path) if path else None
     if settings is None:  # a whole processor (CLIP: of images and text) is one file
@@ -33,17 +33,17 @@ def read_preprocessing(source: str) -> tuple[int, dict[str, Any]] | None:
 
 
 def image_keywords(settings: Mapping[str, Any], origin: str = "preprocessor_config.json") -> tuple[int, dict[str, Any]]:
-    """An image processor's settings in transformers as image size and keywords of ``zoo.processors.image.ImageProcessor``.
+    """Convert the settings of transformers' image processor to an image size and keywords of ``zoo.processors.image.ImageProcessor``.
 
-    Conversion to RGB is always done, as there where ``do_convert_rgb`` is set; ``do_reduce_labels`` is about targets. Where an
-    odd number of pixels is cut off, theirs cuts the larger half on the far side, ours as torchvision rounds.
+    Images are always converted to RGB; ``do_reduce_labels`` concerns targets. If an odd number of pixels is cut off, theirs cuts the
+    larger half on the far side; ours rounds as torchvision.
 
     Args:
         settings: the parsed ``preprocessor_config.json``.
         origin: for messages.
 
     Raises:
-        ConfigError: something that our processor cannot do, or that the file does not say.
+        ConfigError: our processor cannot do something, or the file lacks a setting.
     """
     checked_image_settings(settings, origin)
     kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", _kind_of(settings))
@@ -70,7 +70,7 @@ def _kind_of(settings: Mapping[str, Any]) -> str:
 
 
 def _sizes(kind: str, settings: Mapping[str, Any], origin: str) -> tuple[str, int, int]:
-    """How to resize, the size of the result, and the size before the centre is cut."""
+    """Return the way of resizing, the size of the result, and the size before the centre is cut."""
     shape, side = _side(settings.get("size"), PROCESSORS[kind], f"{origin}: size")
     shape = SQUARE if settings.get("use_square_size") else shape  # Kosmos-2's files
     crop = _side(settings.get("crop_size"), SQUARE, f"{origin}: crop_size")[1] if settings.get("do_center_crop") else None
@@ -88,7 +88,7 @@ def _sizes(kind: str, settings: Mapping[str, Any], origin: str) -> tuple[str, in
 
 
 def _side(size: Any, plain: str, key: str) -> tuple[str, int]:
-    """What a size measures, and the number of pixels."""
+    """Return the side that a size measures, and the number of pixels."""
     if isinstance(size, int):
         return plain, size
     if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
@@ -100,13 +100,13 @@ def _side(size: Any, plain: str, key: str) -> tuple[str, int]:
 
 
 def _fraction(size: int, scaled: int) -> float:
-    """The ``crop_fraction`` from which ``ImageProcessor`` gets the scaled size back: ``int(size / fraction)``."""
+    """Return the ``crop_fraction`` from which ``ImageProcessor`` computes the scaled size again: ``int(size / fraction)``."""
     fraction = size / scaled
     return fraction if int(size / fraction) == scaled else math.nextafter(fraction, 0.0)
 
 
 def _normalisation(settings: Mapping[str, Any], origin: str) -> dict[str, list[float]]:
-    """Mean and std of values in [0, 1]; another ``rescale_factor`` than 1/255 is folded into them."""
+    """Return mean and std of values in [0, 1]; a ``rescale_factor`` other than 1/255 is multiplied into them."""
     normalises = settings.get("do_normalize", True)
     mean, std = (settings.get("image_mean"), settings.get("image_std")) if normalises else ([0.0] * 3, [1.0] * 3)
     for key, values in (("image_mean", mean), ("image_std", std)):
@@ -118,10 +118,10 @@ def _normalisation(settings: Mapping[str, Any], origin: str) -> dict[str, list[f
 
 
 def preprocessor(processor: ImageProcessor) -> dict[str, Any]:
-    """``preprocessor_config.json``: with CLIP's processor where the centre is cut, LLaVA's where images are padded, else with ViT's.
+    """Return ``preprocessor_config.json`` for CLIP's processor (the centre is cut), LLaVA's (images are padded) or ViT's (all others).
 
     Raises:
-        ConfigError: a part is cut of images that are squashed or padded, which none does.
+        ConfigError: the centre is cut of images that are squashed or padded, which no processor does.
     """
     size = processor.image_size
     shared = {

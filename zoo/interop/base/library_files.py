@@ -24,7 +24,7 @@ def read_library_config(path: Path) -> dict[str, Any]:
 
     Raises:
         WeightsError: the file cannot be read, or is no config of the library.
-        ConfigError: the config asks for code of its own, or for quantised weights.
+        ConfigError: the config names code that comes with the model, or the weights are quantised.
     """
     owner = "open_clip" if path.name == OPEN_CLIP_CONFIG else "transformers"
     config = read_json_object(path)

@@ -49,7 +49,8 @@ def read_encoder(names: EncoderNames, source: Source, modality: str, part: str, 
     drop = [*names.classifier, *(names.pooler if encoder is not None and encoder.pooler is None else ())]
     whole = is_system(into) or (into is None and bool(heads))
     if part != ENCODER and (part or whole):
-        head = {} if names.classifier_to_zoo is None else names.classifier_to_zoo(tensors)
+        wants_head = not part or part.split(".")[0] == "head"
+        head = names.classifier_to_zoo(tensors) if names.classifier_to_zoo is not None and wants_head else {}
         placed = {f"encoders.{modality}.{name}": tensor for name, tensor in names.to_zoo(tensors, drop=drop).items()}
         return below(placed | {f"head.{name}": tensor for name, tensor in head.items()}, part)
     if heads and not part:

@@ -12,11 +12,17 @@ from zoo.registry import find_part, part_names
 from zoo.storage.hub import CONFIG
 from zoo.storage.outside import understanding
 
+OWN = "zoo_checkpoint"  # the format of what ``zoo.save`` wrote
+
+
+def formats() -> dict[str, Format]:
+    """Return all registered formats by name, those of plug-ins included."""
+    return {name: _format(find_part("format", name)) for name in part_names("format")}
+
 
 @functools.cache
-def formats() -> dict[str, Format]:
-    """Return all registered formats by name."""
-    return {name: find_part("format", name)() for name in part_names("format")}
+def _format(part: type[Format]) -> Format:
+    return part()
 
 
 def find_format(source: Source) -> Format:
@@ -26,7 +32,9 @@ def find_format(source: Source) -> Format:
         WeightsError: two formats recognise it equally well.
     """
     if source.format is None:
-        scores = {each: each.recognises(source) for each in formats().values()}
+        # What zoo saved says so itself: no plug-in is imported to read it.
+        known = [_format(find_part("format", OWN))] if source.library == ZOO else formats().values()
+        scores = {each: each.recognises(source) for each in known}
         best = max(scores, key=lambda each: scores[each])
         equal = [each.name for each, score in scores.items() if score == scores[best]]
         if len(equal) > 1 and scores[best] >= KEYS_SAY:

@@ -1,11 +1,11 @@
-"""Key rules: which tensors of a reference stand for which of ours, and how one becomes the other, in both directions.
+"""Key rules: pairs of tensor names of a reference and of ours, with the conversion in both directions.
 
-A rule names tensors by patterns. ``{i}`` stands for a number (the block), ``{w}`` for ``weight`` or ``bias``; what they
-match in a rule's first name holds for its other names. So the rule ``layers.{i}.ln.{w} -> blocks.{i}.norm.{w}`` turns
+A rule names tensors by patterns. ``{i}`` stands for a number (the block), ``{w}`` for ``weight`` or ``bias``; the text that they
+match in a rule's first name is used in its other names. So the rule ``layers.{i}.ln.{w} -> blocks.{i}.norm.{w}`` turns
 ``layers.3.ln.bias`` into ``blocks.3.norm.bias``, and back.
 
-Nothing is lost on the way: a tensor that no rule takes, and one that a rule lacks, is an error that names it. To take a
-reference's older spelling too, import with the rules of both (``RULES + OLD``) and export with ``RULES``.
+A tensor that no rule takes, and one that a rule lacks, is an error that names it. To read a reference's older spelling too, import
+with the rules of both (``RULES + OLD``) and export with ``RULES``.
 """
 
 import re
@@ -28,7 +28,7 @@ def keep(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
 
 @dataclass(frozen=True)
 class Rule:
-    """Tensors ``theirs`` together become ``ours`` through ``into``, and ``ours`` become ``theirs`` through ``back``."""
+    """Tensors ``theirs``, which ``into`` converts to ``ours`` and ``back`` converts back."""
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
@@ -37,12 +37,12 @@ class Rule:
 
 
 def named(names: Mapping[str, str]) -> list[Rule]:
-    """Tensors that only change their name, theirs to ours."""
+    """Return rules for tensors that only change their name, theirs to ours."""
     return [Rule((theirs,), (ours,)) for theirs, ours in names.items()]
 
 
 def transposed(theirs: str, ours: str) -> Rule:
-    """A matrix that the reference multiplies from the other side."""
+    """Return the rule for a matrix that the reference multiplies from the other side."""
 
     def turn(tensors: Sequence[Tensor]) -> list[Tensor]:
         return [tensors[0].T.contiguous()]
@@ -51,22 +51,22 @@ def transposed(theirs: str, ours: str) -> Rule:
 
 
 def lifted(theirs: str, ours: str, axes: int = 1) -> Rule:
-    """A tensor that has ``axes`` more leading axes of length one here."""
+    """Return the rule for a tensor of ours with ``axes`` more leading axes of length one."""
     return Rule((theirs,), (ours,), lambda t: [t[0][(None,) * axes]], lambda t: [t[0].reshape(t[0].shape[axes:])])
 
 
 def scalar(theirs: str, ours: str, their_shape: tuple[int, ...] = ()) -> Rule:
-    """One number: a scalar here, perhaps ``[1]`` there."""
+    """Return the rule for one number: a scalar in ours, perhaps ``[1]`` in theirs."""
     return Rule((theirs,), (ours,), lambda t: [t[0].reshape(())], lambda t: [t[0].reshape(their_shape)])
 
 
 def joined(theirs: Sequence[str], ours: str) -> Rule:
-    """Equal tensors there (q, k, v) whose rows follow each other in one here."""
+    """Return the rule that concatenates equal tensors of theirs (q, k, v) along rows into one of ours."""
     return Rule(tuple(theirs), (ours,), lambda t: [torch.cat(list(t))], lambda t: t[0].chunk(len(theirs)))
 
 
 def split(theirs: str, ours: Sequence[str], shares: Sequence[int]) -> Rule:
-    """Rows of one tensor there that belong to several here, in the proportion of ``shares``."""
+    """Return the rule that splits the rows of one tensor of theirs into several of ours, in the proportion of ``shares``."""
 
     def into(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         unit = tensors[0].size(0) // sum(shares)
@@ -76,31 +76,31 @@ def split(theirs: str, ours: Sequence[str], shares: Sequence[int]) -> Rule:
 
 
 def under(theirs: str, ours: str, rules: Iterable[Rule]) -> list[Rule]:
-    """The same rules below a prefix on each side."""
+    """Return the same rules with a prefix on each side."""
     return [Rule(tuple(theirs + name for name in r.theirs), tuple(ours + name for name in r.ours), r.into, r.back) for r in rules]
 
 
 def to_zoo(tensors: Mapping[str, Tensor], rules: Iterable[Rule], *, origin: str, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """Turn a reference's tensors into ours.
+    """Convert a reference's tensors to ours.
 
     Args:
         origin: the reference's name, for messages.
-        drop: names that are left out, each with everything below it (``head`` drops ``head.weight``).
+        drop: names to leave out, each with everything below it (``head`` drops ``head.weight``).
 
     Raises:
-        WeightsError: tensors that no rule takes or that a rule lacks; the message counts them and names the first.
+        WeightsError: no rule takes a tensor, or a rule lacks one; the message counts them and names the first.
     """
     left = {name: tensor for name, tensor in tensors.items() if not any(name == d or name.startswith(d + ".") for d in drop)}
     return _apply(left, [(rule.theirs, rule.ours, rule.into) for rule in rules], f"{origin} -> zoo")
 
 
 def from_zoo(tensors: Mapping[str, Tensor], rules: Iterable[Rule], *, origin: str) -> dict[str, Tensor]:
-    """Turn our tensors into a reference's; the other way round of ``to_zoo``, with the same errors."""
+    """Convert our tensors to a reference's; the inverse of ``to_zoo``, with the same errors."""
     return _apply(dict(tensors), [(rule.ours, rule.theirs, rule.back) for rule in rules], f"zoo -> {origin}")
 
 
 def _apply(left: dict[str, Tensor], rules: Sequence[tuple[tuple[str, ...], tuple[str, ...], Turn]], way: str) -> dict[str, Tensor]:
-    """Let each rule take from ``left`` what it matches; in the end nothing may be left or lacking."""
+    """Let each rule take the tensors that it matches out of ``left``; at the end no tensor may be left or missing."""
     found: dict[str, Tensor] = {}
     lacking: list[str] = []
     for sources, targets, turn in rules:

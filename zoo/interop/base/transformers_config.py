@@ -1,7 +1,7 @@
-"""What transformers' configs have in common: a ``config.json`` as a dict <-> keywords of our ``vit`` and ``text``.
+"""Keys that transformers' configs share: a ``config.json`` as a dict <-> keywords of our ``vit`` and ``text``.
 
-Reference: transformers 5.17. Dropout and the initialisation have no place here: they change training only, and ours has none
-of the one and its own of the other.
+Reference: transformers 5.17. Dropout and initialisation are left out: they change training only; ours has no dropout
+and its own initialisation.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,10 +25,10 @@ THEIR_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "quick_ge
 
 
 def filled(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A config with the defaults of its ``model_type``, because older files hold only what differs from them.
+    """Return a config completed with the defaults of its ``model_type``; older files hold only the values that differ.
 
     Raises:
-        ConfigError: another ``model_type``, or what no ``vit`` has: other than three channels, a qkv without bias.
+        ConfigError: the ``model_type`` is another one, or the model has other than three channels or a qkv without bias.
     """
     kind = str(config.get("model_type"))
     if kind not in defaults:
@@ -39,7 +39,7 @@ def filled(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]])
 
 
 def refuse_others(given: Mapping[str, Any], legal: Mapping[str, Collection[Any]], target: str) -> None:
-    """Raise ConfigError for the first value that ``target`` has no place for."""
+    """Raise ConfigError for the first value that ``target`` does not have."""
     for key, values in legal.items():
         if given[key] not in values:
             allowed = " or ".join(repr(value) for value in values)
@@ -47,10 +47,10 @@ def refuse_others(given: Mapping[str, Any], legal: Mapping[str, Collection[Any]]
 
 
 def count(config: Mapping[str, Any], key: str) -> int:
-    """A whole number above zero.
+    """Return a whole number above zero.
 
     Raises:
-        ConfigError: anything else.
+        ConfigError: the value is anything else.
     """
     value = config[key]
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -59,10 +59,10 @@ def count(config: Mapping[str, Any], key: str) -> int:
 
 
 def side(config: Mapping[str, Any], key: str) -> int:
-    """The side of a square that is given as one number or as two equal ones.
+    """Return the side of a square that is given as one number or as two equal ones.
 
     Raises:
-        ConfigError: anything else.
+        ConfigError: the value is anything else.
     """
     value = config[key]
     if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
@@ -73,7 +73,7 @@ def side(config: Mapping[str, Any], key: str) -> int:
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords that come out of every image model's config in one way."""
+    """Return the keywords that every image model's config gives in the same way."""
     image_size, patch_size = side(config, "image_size"), side(config, "patch_size")
     return {
         "image_size": image_size,
@@ -87,7 +87,7 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords that come out of every text model's config in one way."""
+    """Return the keywords that every text model's config gives in the same way."""
     return {
         "vocab_size": count(config, "vocab_size"),
         "context_length": count(config, "max_position_embeddings"),
@@ -99,10 +99,10 @@ def text_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def feed_forward(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Width and activation of the feed-forward part.
+    """Return width and activation of the feed-forward part.
 
     Raises:
-        ConfigError: an activation that ours does not have.
+        ConfigError: ours does not have the activation.
     """
     name = config["hidden_act"]
     if name not in ACTIVATIONS:
@@ -111,7 +111,7 @@ def feed_forward(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def their_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The other way round of ``sizes``."""
+    """Undo ``sizes``."""
     return {
         "image_size": arguments["image_size"],
         "patch_size": arguments["patch_size"],
@@ -124,7 +124,7 @@ def their_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def their_text_sizes(arguments: Mapping[str, Any], target: str) -> dict[str, Any]:
-    """The other way round of ``text_sizes`` and ``feed_forward``."""
+    """Undo ``text_sizes`` and ``feed_forward``."""
     return {
         "vocab_size": arguments["vocab_size"],
         "max_position_embeddings": arguments["context_length"],
@@ -138,10 +138,10 @@ def their_text_sizes(arguments: Mapping[str, Any], target: str) -> dict[str, Any
 
 
 def their_activation(arguments: Mapping[str, Any], target: str) -> str:
-    """Their name of our activation.
+    """Return their name of our activation.
 
     Raises:
-        ConfigError: theirs has none.
+        ConfigError: theirs does not have it.
     """
     refuse_others(arguments, {"activation": THEIR_ACTIVATIONS}, target)
     return THEIR_ACTIVATIONS[arguments["activation"]]

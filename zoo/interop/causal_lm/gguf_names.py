@@ -1,7 +1,7 @@
 """Language models of GGUF files (llama.cpp) -> our ``causal_lm``: architectures ``llama`` (also Mistral, SmolLM2) and ``gpt2``.
 
 Reference: llama.cpp, ``convert_hf_to_gguf.py`` and the GGUF specification. Rows of q and k of the architecture ``llama`` are in the order
-of adjacent pairs (as Meta's own files have them), and are put into that of halves. There is no way back: others quantise.
+of adjacent pairs (as Meta's own files have them), and are put into that of halves. GGUF is read, not written.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -41,26 +41,26 @@ GPT2_BLOCK = named({"attn_qkv.{w}": "attention.qkv.{w}", "ffn_up.{w}": "mlp.fc1.
 
 
 def halves(rows: Tensor, head_dim: int) -> Tensor:
-    """Rows of each head from adjacent pairs ``[0 0' 1 1']`` to halves ``[0 1 0' 1']``."""
+    """Reorder the rows of each head from adjacent pairs ``[0 0' 1 1']`` to halves ``[0 1 0' 1']``."""
     return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def joined_pairs(names: tuple[str, str, str], head_dim: int) -> Rule:
-    """Take q and k in the order of pairs, and v, as the rows of one."""
+    """Return the rule that joins q and k, whose rows are in the order of pairs, and v."""
     return Rule(names, ("attention.qkv.{w}",), lambda t: [torch.cat([halves(t[0], head_dim), halves(t[1], head_dim), t[2]])])
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the names of a GGUF file's tensors."""
+    """Return True for the names of a GGUF file's tensors."""
     keys = set(keys)
     return "token_embd.weight" in keys and bool({"blk.0.attn_q.weight", "blk.0.attn_qkv.weight"} & keys)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int, tied: bool = False) -> dict[str, Tensor]:
-    """Tensors of a file, as numbers, to those of our ``causal_lm``.
+    """Convert the dequantised tensors of a file to those of our ``causal_lm``.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     pairs = joined_pairs(("attn_q.{w}", "attn_k.{w}", "attn_v.{w}"), head_dim)
     gated = "blk.0.ffn_gate.weight" in tensors
@@ -70,14 +70,14 @@ def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int, tied: bool = False) 
 
 
 def arguments(metadata: Mapping[str, Any], keys: Collection[str], factors: Tensor | None = None) -> dict[str, Any]:
-    """A file's metadata as keywords of our ``causal_lm``.
+    """Convert a file's metadata to keywords of our ``causal_lm``.
 
     Args:
-        keys: names of the tensors: they tell whether the head is tied.
-        factors: the tensor ``rope_freqs.weight``, where there is one.
+        keys: names of the tensors: they tell if the head is tied.
+        factors: the tensor ``rope_freqs.weight``, if there is one.
 
     Raises:
-        ConfigError: an architecture or a scaling of positions that ours does not have.
+        ConfigError: ours does not have the architecture or the scaling of positions.
     """
     kind = str(metadata.get("general.architecture"))
     if kind not in ARCHITECTURES:
@@ -133,5 +133,5 @@ def _scaling(find: Any, head_dim: int, theta: float, factors: Tensor | None) -> 
 
 
 def _rounded(value: float) -> float:
-    """The shortest number that float32 holds as this one: 9.999999747378752e-06 is meant as 1e-05."""
+    """Return the number with the fewest digits that float32 stores in the same way: 9.999999747378752e-06 gives 1e-05."""
     return float(f"{value:.6g}")

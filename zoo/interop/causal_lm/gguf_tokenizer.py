@@ -1,4 +1,4 @@
-"""The tokenizer that a GGUF file carries in its metadata."""
+"""Build the tokenizer in the metadata of a GGUF file."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from zoo.errors import ConfigError, name_choices
 CONTROL, USER_DEFINED = 3, 4  # of ``tokenizer.ggml.token_type``
 GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PRE_TOKENIZERS = {  # of ``tokenizer.ggml.pre``: whether each digit stands alone, and what a word is
+PRE_TOKENIZERS = {  # by ``tokenizer.ggml.pre``: True if each digit is a separate token; the pattern of a word
     "default": (False, GPT2_WORDS),
     "gpt-2": (False, GPT2_WORDS),
     "smollm": (True, GPT2_WORDS),
@@ -18,10 +18,10 @@ PRE_TOKENIZERS = {  # of ``tokenizer.ggml.pre``: whether each digit stands alone
 
 
 def gguf_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
-    """The tokenizer that a file holds: byte-level BPE (``gpt2``) or SentencePiece's BPE (``llama``).
+    """Build the tokenizer of a file: byte-level BPE (``gpt2``) or SentencePiece's BPE (``llama``).
 
     Raises:
-        ConfigError: of another kind, or byte-level with words of another kind.
+        ConfigError: the tokenizer is of another kind, or splits words by unknown rules.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in ("gpt2", "llama"):
@@ -41,7 +41,7 @@ def gguf_tokenizer(metadata: dict[str, Any]) -> Tokenizer:
 
 
 def _merges(metadata: dict[str, Any], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """The pairs in their order; a SentencePiece vocabulary has scores instead, and every pair that makes a piece may be merged."""
+    """Return the merges in their order; a SentencePiece vocabulary has scores instead, and every pair that makes a piece is a merge."""
     lines = metadata.get("tokenizer.ggml.merges")
     if lines is not None:
         return [(line[: line.index(" ", 1)], line[line.index(" ", 1) + 1 :]) for line in lines]

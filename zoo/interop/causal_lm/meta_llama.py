@@ -30,15 +30,15 @@ BLOCK = [
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the names of Meta's tensors."""
+    """Return True for the names of Meta's tensors."""
     return {"tok_embeddings.weight", "layers.0.attention.wq.weight"} <= set(keys)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int, tied: bool = False) -> dict[str, Tensor]:
-    """Tensors of a file to those of our ``causal_lm``.
+    """Convert the tensors of a file to those of our ``causal_lm``.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     projections = joined_pairs(("attention.wq.{w}", "attention.wk.{w}", "attention.wv.{w}"), head_dim)
     table = [*MODEL, *under("layers.{i}.", "blocks.{i}.", [projections, *BLOCK])]

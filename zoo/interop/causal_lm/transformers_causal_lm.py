@@ -84,7 +84,7 @@ DEFAULTS["mistral"] = {
 
 
 def stacked(theirs: Sequence[str], ours: str, shares: Sequence[int]) -> Rule:
-    """Tensors there, whose rows follow each other in one here, in the proportion of ``shares``."""
+    """Return the rule that concatenates tensors of theirs along rows into one of ours, in the proportion of ``shares``."""
 
     def back(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         unit = tensors[0].size(0) // sum(shares)
@@ -94,7 +94,7 @@ def stacked(theirs: Sequence[str], ours: str, shares: Sequence[int]) -> Rule:
 
 
 def llama_model(num_heads: int = 1, num_kv_heads: int = 1) -> list[Rule]:
-    """Rules of a ``LlamaModel``; the numbers of heads say how q, k, v are told apart on the way back."""
+    """Return the rules of a ``LlamaModel``; the numbers of heads tell the rows of q, k and v on the way back."""
     projections = [f"self_attn.{name}_proj.{{w}}" for name in "qkv"]
     block = [
         stacked(projections, "attention.qkv.{w}", (num_heads, num_kv_heads, num_kv_heads)),
@@ -113,7 +113,7 @@ def llama_model(num_heads: int = 1, num_kv_heads: int = 1) -> list[Rule]:
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of one of the three, with or without the prefix of the model within."""
+    """Return True for the keys of one of the three, with or without the prefix of the inner model."""
     keys = set(keys)
     gpt2 = any({f"{prefix}wte.weight", f"{prefix}h.0.attn.c_attn.weight"} <= keys for prefix in ("", "transformer."))
     names = ("embed_tokens.weight", "layers.0.self_attn.q_proj.weight", "layers.0.mlp.gate_proj.weight")
@@ -121,14 +121,14 @@ def recognises(keys: Iterable[str]) -> bool:
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int = 0, tied: bool = False) -> dict[str, Tensor]:
-    """State dict, as it is in memory or in a file, to that of our ``causal_lm``.
+    """Convert the state dict, as it is in memory or in a file, to that of our ``causal_lm``.
 
     Args:
-        head_dim: without meaning here; files of other origins need it.
-        tied: ours scores with its table of token vectors; a copy of it among the tensors is left out.
+        head_dim: not used; files of other origins need it.
+        tied: our output projection is the word table; a copy of it among the tensors is left out.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     left = {name: tensor for name, tensor in tensors.items() if not OLD_BUFFERS.fullmatch(name)}
     model = [*GPT2_MODEL, *llama_model()]
@@ -137,10 +137,10 @@ def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int = 0, tied: bool = Fal
 
 
 def without_copy(converted: dict[str, Tensor], tied: bool, origin: str) -> dict[str, Tensor]:
-    """Leave out an ``lm_head`` that only repeats the table of token vectors, where ours is tied.
+    """Leave out an ``lm_head`` that repeats the word table, if ours is tied.
 
     Raises:
-        WeightsError: it does not repeat it.
+        WeightsError: ``lm_head`` is another matrix.
     """
     head, table = converted.get("lm_head.weight"), converted.get("embedding.weight")
     if not tied or head is None or table is None:
@@ -151,14 +151,14 @@ def without_copy(converted: dict[str, Tensor], tied: bool, origin: str) -> dict[
 
 
 def from_zoo(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], *, prefix: str = "") -> dict[str, Tensor]:
-    """State dict of our ``causal_lm`` to that of transformers, as files hold it: a tied head is left out.
+    """Convert the state dict of our ``causal_lm`` to that of transformers, as files hold it: a tied head is left out.
 
     Args:
-        arguments: keywords of ours, those with default values included.
+        arguments: all keywords of ours.
         prefix: before every name.
 
     Raises:
-        ConfigError: none of the three has this form.
+        ConfigError: none of the three models has this form.
     """
     kind = model_type(arguments)
     if kind == GPT2:
@@ -169,10 +169,10 @@ def from_zoo(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], *, pre
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """A ``config.json`` of model type ``gpt2``, ``llama`` or ``mistral`` as keywords of our ``causal_lm``.
+    """Convert a ``config.json`` of model type ``gpt2``, ``llama`` or ``mistral`` to keywords of our ``causal_lm``.
 
     Raises:
-        ConfigError: what ours does not have.
+        ConfigError: ours does not have something that the source has.
     """
     kind = str(config.get("model_type"))
     if kind not in DEFAULTS:
@@ -230,7 +230,7 @@ def _llama_arguments(whole: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rotary(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
-    """Theta and scaling: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling`` of older files."""
+    """Return theta and scaling, from ``rope_parameters`` or from ``rope_theta`` and ``rope_scaling`` of older files."""
     words = {"rope_theta": 10_000.0, **{k: config[k] for k in ("rope_theta",) if config.get(k) is not None}}
     words |= config.get("rope_scaling") or {}
     words |= config.get("rope_parameters") or {}
@@ -246,10 +246,10 @@ def _rotary(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
 
 
 def model_type(arguments: Mapping[str, Any]) -> str:
-    """Which of the three has the form of our keywords, those with default values included.
+    """Return the model type that has the form of our keywords.
 
     Raises:
-        ConfigError: none.
+        ConfigError: none has.
     """
     gpt2 = {"norm": ("layer",), "positions": ("learned",), "bias": (True,), "window": (None,), "rope_scaling": (None,)}
     gpt2 |= {"num_kv_heads": (None, arguments["num_heads"]), "head_dim": (None, arguments["dim"] / arguments["num_heads"])}
@@ -266,10 +266,10 @@ def model_type(arguments: Mapping[str, Any]) -> str:
 
 
 def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of our ``causal_lm``, those with default values included, as a ``config.json`` of transformers.
+    """Convert all keywords of our ``causal_lm`` to a ``config.json`` of transformers.
 
     Raises:
-        ConfigError: none of the three has this form.
+        ConfigError: none of the three models has this form.
     """
     kind = model_type(arguments)
     dim, heads = arguments["dim"], arguments["num_heads"]

@@ -121,9 +121,7 @@ def describe_open_clip(source: Source, path: Path, name: str) -> Description:
     certain = bool({"quick_gelu", "vision_cfg"} & set(model)) or openai
     quick = model.get("quick_gelu", openai or (source.file is not None and "quickgelu" in name.lower()))
     if not open_clip.recognises(source.keys):
-        raise ConfigError(
-            f"{path}: a model of open_clip that is no CLIP with a Vision Transformer of its own, which is all that ours reads"
-        )
+        raise ConfigError(f"{path}: is no CLIP with a Vision Transformer of open_clip; other models of open_clip cannot be converted")
     system = open_clip.system(source.outline, {**model, "quick_gelu": quick})
     system["encoders"]["image"]["preprocessing"] = _open_clip_preprocessing(whole.get("preprocess_cfg") or {}, path)
     text, tokenizer = _open_clip_text(path.parent, model.get("text_cfg") or {}, system["encoders"]["text"])

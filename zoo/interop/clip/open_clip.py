@@ -1,9 +1,8 @@
 """OpenAI's and open_clip's CLIP with a Vision Transformer <-> our system of ``vit``, ``text`` and ``clip``.
 
 References: openai/CLIP ``model.py``; open_clip 3.3, ``model.py``, ``CLIP`` and ``CustomTextCLIP`` (whose text tower stands below
-``text.``). Of theirs we take learned positions and linear projections; what else a checkpoint holds is an error. Shapes tell
-the sizes, as they do in open_clip's ``build_model_from_openai_state_dict``; what they do not tell (the activation, the width of
-a head where it is not 64) a ``model_cfg`` says.
+``text.``). Learned positions and linear projections are read; any other tensor is an error. Shapes tell the sizes, as in
+open_clip's ``build_model_from_openai_state_dict``; a ``model_cfg`` tells the activation, and the width of a head if it is not 64.
 """
 
 import math
@@ -21,7 +20,7 @@ from zoo.layers.mlp import hidden_width
 ORIGIN = "open_clip"
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")  # facts, not weights, in OpenAI's archives
 BUFFERS = ("attn_mask", "text.attn_mask")  # of old and of traced files
-HEAD_WIDTH = 64  # where nobody says otherwise
+HEAD_WIDTH = 64  # default
 CUSTOM = "text."  # before the text tower's names in CustomTextCLIP
 UNUSUAL_BLOCK = dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), (False,))
 LEGAL_VISION = {
@@ -81,46 +80,46 @@ WITHOUT_BIAS = [rule for rule in RULES if rule.theirs != ("text_projection.{w}",
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of such a CLIP; its ResNet has others."""
+    """Return True for the keys of such a CLIP; a ResNet has others."""
     keys = set(keys)
     image = {"visual.class_embedding", "visual.conv1.weight"} <= keys
     return image and bool({"token_embedding.weight", f"{CUSTOM}token_embedding.weight"} & keys)
 
 
 def is_openai(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of an archive of OpenAI's, all of which have quick GELU."""
+    """Return True for the keys of an archive of OpenAI, all of which use quick GELU."""
     return set(OPENAI_SCALARS) <= set(keys)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict of open_clip, or of an archive of OpenAI's, to the state dict of our system.
+    """Convert the state dict of open_clip, or of an archive of OpenAI's, to the state dict of our system.
 
     Raises:
-        WeightsError: tensors that our system has no place for.
+        WeightsError: a tensor has no place in our system.
     """
     plain = {name.removeprefix(CUSTOM): tensor for name, tensor in tensors.items() if name not in BUFFERS}
     return rules.to_zoo(plain, RULES, origin=ORIGIN, drop=[*OPENAI_SCALARS, *drop])
 
 
 def from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of our system to that of open_clip.
+    """Convert the state dict of our system to that of open_clip.
 
     Raises:
-        WeightsError: tensors that their CLIP has no place for.
+        WeightsError: a tensor has no place in their CLIP.
     """
     table = WITH_BIAS if "head.projections.text.bias" in tensors else WITHOUT_BIAS
     return rules.from_zoo(tensors, table, origin=ORIGIN)
 
 
 def system(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Encoders and head of our system from shapes, and from what a ``model_cfg`` says beside them.
+    """Return encoders and head of our system, from shapes and from a ``model_cfg``.
 
     Args:
         tensors: as ``recognises`` knows them.
-        config: a ``model_cfg``, which may leave out whatever shapes or open_clip's defaults tell; ``quick_gelu`` is read here.
+        config: a ``model_cfg``; it may leave out values that shapes or open_clip's defaults tell.
 
     Raises:
-        ConfigError: something that our parts do not have, or a width that 64 does not divide and no ``head_width``.
+        ConfigError: our parts do not have something, or 64 does not divide a width and there is no ``head_width``.
     """
     plain = {name.removeprefix(CUSTOM): tensor for name, tensor in tensors.items()}
     vision, text = dict(config.get("vision_cfg") or {}), dict(config.get("text_cfg") or {})
@@ -133,7 +132,7 @@ def system(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str
 
 
 def _usual(legal: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-    """open_clip's defaults, which stand first."""
+    """Return open_clip's defaults, the first legal values."""
     return {key: values[0] for key, values in legal.items()}
 
 
@@ -143,7 +142,7 @@ def _activation(tower: Mapping[str, Any], quick: bool) -> str:
 
 
 def _blocks(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
-    """Depth and width of the feed-forward part, of the blocks below a prefix."""
+    """Return depth and feed-forward width of the blocks below a prefix."""
     names = [name for name in tensors if name.startswith(f"{prefix}transformer.resblocks.") and name.endswith(".mlp.c_fc.weight")]
     hidden, dim = tensors[f"{prefix}transformer.resblocks.0.mlp.c_fc.weight"].shape
     return {"dim": dim, "depth": len(names), "mlp_ratio": hidden / dim}
@@ -205,10 +204,10 @@ def _head(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of our parts, those with default values included, as a ``model_cfg``.
+    """Convert all keywords of our parts to a ``model_cfg``.
 
     Raises:
-        ConfigError: what open_clip does not have; the message names the key of the system.
+        ConfigError: open_clip does not have something that the source has; the message names the key of the system.
     """
     activations = {image["activation"], text["activation"]}
     quick = "quick_gelu" in activations
@@ -276,6 +275,6 @@ def _rest(tower: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def _ratio(tower: Mapping[str, Any]) -> float:
-    """A ratio from which ``int(width * ratio)`` gives our hidden width, which a quotient alone may miss by one."""
+    """Return a ratio for which ``int(width * ratio)`` is our hidden width; the plain quotient may give one less."""
     hidden, dim = hidden_width(tower["dim"], tower["mlp_ratio"]), tower["dim"]
     return hidden / dim if int(dim * (hidden / dim)) == hidden else math.nextafter(hidden / dim, math.inf)

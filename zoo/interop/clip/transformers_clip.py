@@ -119,7 +119,7 @@ SIGLIP = [
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of a ``CLIPModel`` or ``SiglipModel``, or of the image tower of one."""
+    """Return True for the keys of a ``CLIPModel`` or ``SiglipModel``, or of the image tower of one."""
     keys = set(keys)
     text = "text_model.embeddings.token_embedding.weight" in keys
     both = text and ("visual_projection.weight" in keys or "text_model.head.weight" in keys)
@@ -127,7 +127,7 @@ def recognises(keys: Iterable[str]) -> bool:
 
 
 def is_tower(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of a ``CLIPVisionModel`` or ``SiglipVisionModel``, which become an encoder and not a system."""
+    """Return True for the keys of a ``CLIPVisionModel`` or ``SiglipVisionModel``, which become an encoder and not a system."""
     keys = set(keys)
     image = ("embeddings.patch_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight")
     alone = not any(key.startswith("text_model.") for key in keys)
@@ -135,14 +135,14 @@ def is_tower(keys: Iterable[str]) -> bool:
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict, as it is in memory or in a file, of either model to that of our system, or of a tower to that of our ``vit``.
+    """Convert the state dict, as it is in memory or in a file, of either model to that of our system, or of a tower to that of our ``vit``.
 
     Args:
         drop: names to leave out with all below them. Without ``text_model``, ``text_projection``, ``visual_projection``,
             ``logit_scale`` and ``logit_bias``, a whole model is a tower.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     left = [name for name in tensors if not any(name == d or name.startswith(d + ".") for d in drop)]
     if is_tower(left):
@@ -153,7 +153,7 @@ def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """State dict of our system to that of ``SiglipModel`` where the head has a bias for the sigmoid loss, else ``CLIPModel``.
+    """Convert the state dict of our system to that of ``SiglipModel`` where the head has a bias for the sigmoid loss, else ``CLIPModel``.
 
     That of our ``vit`` alone becomes a ``CLIPVisionModel``'s or ``SiglipVisionModel``'s.
 
@@ -161,7 +161,7 @@ def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Te
         prefix: before each name of a lone tower: ``vision_model.`` for releases of transformers before 5.
 
     Raises:
-        WeightsError: tensors that their model has no place for.
+        WeightsError: a tensor has no place in their model.
     """
     if not any(name.startswith("encoders.") for name in tensors):
         return rules.from_zoo(tensors, under(prefix, "", VISION), origin=ORIGIN)
@@ -169,15 +169,15 @@ def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Te
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """A ``config.json`` of model type ``clip_vision_model`` or ``siglip_vision_model`` as keywords of our ``vit``.
+    """Convert a ``config.json`` of model type ``clip_vision_model`` or ``siglip_vision_model`` to keywords of our ``vit``.
 
     The ``vision_config`` inside a whole model's config is such a one too.
 
     Args:
-        keys: names of the weights, where they are at hand: they tell whether a SigLIP tower has a head.
+        keys: names of the weights, if they are known: they tell if a SigLIP tower has a head.
 
     Raises:
-        ConfigError: what our ``vit`` does not have.
+        ConfigError: our ``vit`` does not have something that the source has.
     """
     whole = filled(config, DEFAULTS)
     is_clip = whole["model_type"] == "clip_vision_model"
@@ -196,13 +196,13 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
 
 
 def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of our ``vit``, those with default values included, as a ``config.json`` of a tower.
+    """Convert all keywords of our ``vit`` to a ``config.json`` of a tower.
 
     With a class token it is a ``CLIPVisionModel``, without one a ``SiglipVisionModel``. ``antialias`` is not carried over:
     theirs never does, which changes nothing at the nominal size.
 
     Raises:
-        ConfigError: what their tower does not have.
+        ConfigError: their tower does not have something that the source has.
     """
     if arguments["class_token"]:
         kind, legal = ("clip_vision_model", "CLIPVisionModel"), {"patch_bias": (False,), "pre_norm": (True,), "pool": ("cls",)}
@@ -222,10 +222,10 @@ def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A ``text_config`` with its ``model_type`` (``clip_text_model``, ``siglip_text_model``) as keywords of our ``text``.
+    """Convert a ``text_config`` with its ``model_type`` (``clip_text_model``, ``siglip_text_model``) to keywords of our ``text``.
 
     Raises:
-        ConfigError: what our ``text`` does not have.
+        ConfigError: our ``text`` does not have something that the source has.
     """
     whole = filled(config, TEXT_DEFAULTS)
     is_clip = whole["model_type"] == "clip_text_model"
@@ -234,7 +234,7 @@ def text_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text_pool(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Where ``CLIPTextTransformer`` pools: at the first end symbol; an id that no token can have gives position 0."""
+    """Return the pooling of ``CLIPTextTransformer``: at the first end symbol; an id outside the vocabulary gives position 0."""
     eos = config["eos_token_id"]
     if not isinstance(eos, int):
         raise ConfigError(f"eos_token_id: got {eos!r}; allowed is one whole number")
@@ -244,13 +244,13 @@ def _text_pool(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """A ``config.json`` of model type ``clip`` or ``siglip`` as encoders and head of our system.
+    """Convert a ``config.json`` of model type ``clip`` or ``siglip`` to encoders and head of our system.
 
     Args:
-        keys: names of the weights, where they are at hand.
+        keys: names of the weights, if they are known.
 
     Raises:
-        ConfigError: what our parts do not have.
+        ConfigError: our parts do not have something that the source has.
     """
     kind = config["model_type"]
     vision, text = ({**_tower(config, tower), "model_type": f"{kind}_{tower}_model"} for tower in ("vision", "text"))
@@ -268,15 +268,15 @@ def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, A
 
 
 def _tower(config: Mapping[str, Any], tower: str) -> dict[str, Any]:
-    """A tower's config; files of the first releases have it, or changes to it, under a second name, which wins."""
+    """Return a tower's config; files of the first releases have it, or changes to it, under a second name, which wins."""
     return {**(config.get(f"{tower}_config") or {}), **(config.get(f"{tower}_config_dict") or {})}
 
 
 def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of our parts, those with default values included, as the ``config.json`` of a ``CLIPModel`` or ``SiglipModel``.
+    """Convert all keywords of our parts to the ``config.json`` of a ``CLIPModel`` or ``SiglipModel``.
 
     Raises:
-        ConfigError: what theirs do not have; the message names the key of the system.
+        ConfigError: theirs do not have something that the source has; the message names the key of the system.
     """
     kind = "siglip" if head["loss"] == "sigmoid" else "clip"
     model = {"clip": "CLIPModel", "siglip": "SiglipModel"}[kind]

@@ -1,0 +1,1 @@
+"""Kosmos-2 of transformers: names of tensors, configs, and directories that transformers reads."""

@@ -2,12 +2,12 @@
 
 Reference: transformers 5.17, ``modeling_kosmos2.py``. Its picture encoder is CLIP's, whose tables are used here too. ``final_layer_norm``
 is the norm before a block's feed-forward part, not the last one. The names in memory and in saved files are the same; positions are
-computed, and buffers of them in old files are left out. What is for training alone and not ours (``layerdrop``, ``activation_dropout``)
-is not read.
+computed, and buffers of them in old files are left out. Settings of the training alone (``layerdrop``, ``activation_dropout``)
+are not read.
 
 Trap: with its default attention (sdpa) the reference masks the connector as if its latents were words, so that latent i sees i + 1 keys of
-the picture alone (huggingface/transformers pull request 39037; 5.17 does it still). What was trained and released sees all of them, and
-so does ours: compare with ``attn_implementation="eager"``.
+the picture alone (huggingface/transformers pull request 39037; 5.17 does it still). The released model was trained to see all of
+them, and ours does: compare with ``attn_implementation="eager"``.
 """
 
 import re
@@ -91,18 +91,18 @@ WHOLE = [
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of the whole model."""
+    """Return True for the keys of the whole model."""
     return {"image_to_text_projection.latent_query", "text_model.model.embed_tokens.weight"} <= set(keys)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, tied: bool = True) -> dict[str, Tensor]:
-    """State dict, as it is in memory or in a file, to that of our system.
+    """Convert the state dict, as it is in memory or in a file, to that of our system.
 
     Args:
         tied: our language model scores with its table of token vectors; a copy of it among the tensors is left out.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     left = {name: tensor for name, tensor in tensors.items() if not OLD_BUFFERS.fullmatch(name)}
     copy, table = left.get("text_model.lm_head.weight"), left.get("text_model.model.embed_tokens.weight")
@@ -113,28 +113,28 @@ def to_zoo(tensors: Mapping[str, Tensor], *, tied: bool = True) -> dict[str, Ten
 
 
 def from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of our system to theirs, as files hold it: a tied head is left out.
+    """Convert the state dict of our system to theirs, as files hold it: a tied head is left out.
 
     Raises:
-        WeightsError: tensors that their model has no place for.
+        WeightsError: a tensor has no place in their model.
     """
     return rules.from_zoo(tensors, WHOLE, origin=ORIGIN)
 
 
 def language_to_zoo(tensors: Mapping[str, Tensor], *, tied: bool = True) -> dict[str, Tensor]:
-    """State dict of a ``Kosmos2TextForCausalLM`` alone to that of our ``magneto``.
+    """Convert the state dict of a ``Kosmos2TextForCausalLM`` alone to that of our ``magneto``.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     return without_copy(rules.to_zoo(tensors, LANGUAGE, origin=ORIGIN), tied, ORIGIN)
 
 
 def language_arguments(config: Mapping[str, Any], *, tied: bool = True) -> dict[str, Any]:
-    """A ``text_config`` as keywords of our ``magneto``.
+    """Convert a ``text_config`` to keywords of our ``magneto``.
 
     Raises:
-        ConfigError: what ours does not have.
+        ConfigError: ours does not have something that the source has.
     """
     whole = {**TEXT_DEFAULTS, **config}
     legal = {"activation_function": ("gelu",), "add_cross_attention": (False,), "pad_token_id": (PADDING,)}
@@ -156,13 +156,13 @@ def language_arguments(config: Mapping[str, Any], *, tied: bool = True) -> dict[
 
 
 def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """A ``config.json`` of model type ``kosmos-2`` as encoder and head of our system.
+    """Convert a ``config.json`` of model type ``kosmos-2`` to encoder and head of our system.
 
     Args:
-        keys: names of the weights, where they are at hand.
+        keys: names of the weights, if they are known.
 
     Raises:
-        ConfigError: what our parts do not have.
+        ConfigError: our parts do not have something that the source has.
     """
     vision = {**VISION_DEFAULTS, **(config.get("vision_config") or {}), "model_type": "clip_vision_model"}
     language = language_arguments(config.get("text_config") or {}, tied=bool(config.get("tie_word_embeddings", True)))
@@ -180,10 +180,10 @@ def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, A
 
 
 def config(image: Mapping[str, Any], head: Mapping[str, Any], language: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of our parts, those with default values included, as a ``config.json``.
+    """Convert all keywords of our parts to a ``config.json``.
 
     Raises:
-        ConfigError: what their model does not have; the message names the key of the system.
+        ConfigError: their model does not have something that the source has; the message names the key of the system.
     """
     latents = _latents(head, language)
     refuse_others(head, {"feature_layer": (None,), "class_token": (True,)}, TARGET)
@@ -214,7 +214,7 @@ def config(image: Mapping[str, Any], head: Mapping[str, Any], language: Mapping[
 
 
 def _latents(head: Mapping[str, Any], language: Mapping[str, Any]) -> int:
-    """How many latents the connector makes, if it is theirs."""
+    """Return the number of latents of the connector; raise ConfigError if it is not theirs."""
     word = head["connectors"].get("image")
     options = {"kind": word} if isinstance(word, str) else dict(word or {"kind": "resampler"})
     heads = options.get("num_heads")

@@ -1,0 +1,1 @@
+"""LLaVA of transformers: names of tensors, configs, and directories that transformers reads."""

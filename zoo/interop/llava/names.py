@@ -21,7 +21,7 @@ ORIGIN = "transformers"
 MODEL_TYPE = "llava"
 PROJECTOR = named({"linear_1.{w}": "layers.0.{w}", "linear_2.{w}": "layers.1.{w}"})
 OURS = {"vision": "encoders.image.", "projector": "head.connectors.image.", "language": "head.language."}
-# What stands before the names of each part, in files and in memory.
+# Prefixes of the names of each part, in files and in memory.
 VISION = re.compile(r"(model\.)?vision_tower\.(vision_model\.)?(?P<name>.*)")
 CONNECTOR = re.compile(r"(model\.)?multi_modal_projector\.(?P<name>.*)")
 LANGUAGE = re.compile(r"(language_model\.(?P<old>(model|lm_head)\..*)|model\.language_model\.(?P<new>.*)|(?P<head>lm_head\..*))")
@@ -32,24 +32,24 @@ DEFAULTS = {
     "multimodal_projector_bias": True,
     "tie_word_embeddings": False,
 }
-TOWERS = {"clip_vision_model": "default", "siglip_vision_model": "full"}  # by model type: what leaves out the class token, and nothing else
-VOCABULARY_STEP = 64  # the table of words is lengthened to a multiple of it where the marker of images has no row
+TOWERS = {"clip_vision_model": "default", "siglip_vision_model": "full"}  # by model type: leaves out the class token alone
+VOCABULARY_STEP = 64  # the word table is lengthened to a multiple of it if the marker of images has no row
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of the whole model, as it is in memory or in a file."""
+    """Return True for the keys of the whole model, as it is in memory or in a file."""
     keys = set(keys)
     return any(CONNECTOR.fullmatch(key) for key in keys) and any(VISION.fullmatch(key) for key in keys)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, tied: bool = False) -> dict[str, Tensor]:
-    """State dict of either form to that of our system.
+    """Convert the state dict of either form to that of our system.
 
     Args:
-        tied: our language model scores with its table of token vectors.
+        tied: the output projection of our language model is the word table.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in OURS}
     unknown = []
@@ -70,7 +70,7 @@ def to_zoo(tensors: Mapping[str, Tensor], *, tied: bool = False) -> dict[str, Te
 
 
 def _placed(name: str) -> tuple[str | None, str]:
-    """The part that a tensor belongs to, and its name there."""
+    """Return the part that a tensor belongs to, and its name in that part."""
     if found := VISION.fullmatch(name):
         return "vision", found["name"]
     if found := CONNECTOR.fullmatch(name):
@@ -81,13 +81,13 @@ def _placed(name: str) -> tuple[str | None, str]:
 
 
 def from_zoo(tensors: Mapping[str, Tensor], language: Mapping[str, Any]) -> dict[str, Tensor]:
-    """State dict of our system to theirs, under the names that files have.
+    """Convert the state dict of our system to theirs, under the names that files have.
 
     Args:
-        language: keywords of our ``causal_lm``, those with default values included.
+        language: keywords of our ``causal_lm``, all of them.
 
     Raises:
-        WeightsError: tensors that their model has no place for.
+        WeightsError: a tensor has no place in their model.
     """
     parts = {part: {name.removeprefix(ours): t for name, t in tensors.items() if name.startswith(ours)} for part, ours in OURS.items()}
     vision = transformers_clip.from_zoo(parts["vision"], prefix="vision_tower.vision_model.")
@@ -100,13 +100,13 @@ def from_zoo(tensors: Mapping[str, Tensor], language: Mapping[str, Any]) -> dict
 
 
 def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """A ``config.json`` of model type ``llava`` as encoder and head of our system.
+    """Convert a ``config.json`` of model type ``llava`` to encoder and head of our system.
 
     Args:
-        keys: names of the weights, where they are at hand.
+        keys: names of the weights, if they are known.
 
     Raises:
-        ConfigError: what our parts do not have.
+        ConfigError: our parts do not have something that the source has.
     """
     whole = {**DEFAULTS, **config}
     vision = {"model_type": "clip_vision_model", **(whole.get("vision_config") or {})}
@@ -136,10 +136,10 @@ def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, A
 
 
 def config(image: Mapping[str, Any], head: Mapping[str, Any], language: Mapping[str, Any], *, image_token_id: int) -> dict[str, Any]:
-    """Keywords of our parts, those with default values included, as a ``config.json``.
+    """Convert all keywords of our parts to a ``config.json``.
 
     Raises:
-        ConfigError: what their model does not have; the message names the key of the system.
+        ConfigError: their model does not have something that the source has; the message names the key of the system.
     """
     target = "transformers' LlavaForConditionalGeneration"
     word = head["connectors"].get("image", "mlp")

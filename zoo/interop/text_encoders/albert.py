@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.interop.base import rules
 from zoo.interop.base.rules import joined, named, under
 from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_others
-from zoo.interop.text_encoders.bert import family_arguments, family_config, family_head, refuse_head, refuse_kind
+from zoo.interop.text_encoders.bert import family_arguments, family_config, family_head, new_names, refuse_head, refuse_kind
 
 ORIGIN = "transformers"
 FAMILY = "albert"
@@ -64,49 +64,49 @@ WORDS = "albert.embeddings.word_embeddings.weight"
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of an ``AlbertModel``, with or without the prefix ``albert.``."""
+    """Return True for the keys of an ``AlbertModel``, with or without the prefix ``albert.``."""
     return bool({f"{prefix}encoder.embedding_hidden_mapping_in.weight" for prefix in ("", "albert.")} & set(keys))
 
 
 def has_head(keys: Collection[str]) -> bool:
-    """Whether there is a head of masked-language modelling."""
+    """Return True if there is a head of masked-language modelling."""
     return "predictions.bias" in keys
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict, as it is in memory or in a file, to that of our ``albert``.
+    """Convert the state dict, as it is in memory or in a file, to that of our ``albert``.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     table = [*MODEL, *under("albert.", "", MODEL)]
-    return rules.to_zoo(tensors, table, origin=ORIGIN, drop=["embeddings.position_ids", "albert.embeddings.position_ids", *drop])
+    return rules.to_zoo(new_names(tensors), table, origin=ORIGIN, drop=["embeddings.position_ids", "albert.embeddings.position_ids", *drop])
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """State dict of our ``albert`` to that of ``AlbertModel``."""
+    """Convert the state dict of our ``albert`` to that of ``AlbertModel``."""
     return rules.from_zoo(tensors, under(prefix, "", MODEL), origin=ORIGIN)
 
 
 def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The heads of pre-training to our head ``bert``.
+    """Convert the heads of pre-training to our head ``bert``.
 
     Raises:
-        WeightsError: a decoder of its own, or another head.
+        WeightsError: the decoder is not tied to the word table, or the head is another one.
     """
     return family_head(tensors, HEAD, words=WORDS, tied=TIED, parts=CLASSIFIER)
 
 
 def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The other way round of ``classifier_to_zoo``; the tied decoder is left to the reader."""
+    """Undo ``classifier_to_zoo``; the tied decoder is not written, because the library ties it when it reads."""
     return rules.from_zoo(tensors, HEAD, origin=ORIGIN)
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A ``config.json`` of model type ``albert`` as keywords of our ``albert``; as ``transformers_bert.arguments``.
+    """Convert a ``config.json`` of model type ``albert`` to keywords of our ``albert``; see ``transformers_bert.arguments``.
 
     Raises:
-        ConfigError: what ours does not have.
+        ConfigError: ours does not have something that the source has.
     """
     refuse_kind(config, MODEL_TYPE)
     whole = {**DEFAULTS, **config}
@@ -115,17 +115,17 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Ma
 
 
 def head_arguments(config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """Keywords of our head ``bert``; its eps is the encoder's."""
+    """Return the keywords of our head ``bert``; its eps is the encoder's."""
     whole = {**DEFAULTS, **config}
     sequence = "order" if "sop_classifier.classifier.bias" in keys else None
     return {"sequence": sequence, "activation": ACTIVATIONS[whole["hidden_act"]], "eps": float(whole["layer_norm_eps"])}
 
 
 def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Keywords of our ``albert``, those with default values included, and of its head, as a ``config.json``.
+    """Convert all keywords of our ``albert``, and of its head to a ``config.json``.
 
     Raises:
-        ConfigError: what theirs does not have.
+        ConfigError: theirs does not have something that the source has.
     """
     target, architecture = "transformers' AlbertModel", "AlbertModel"
     if head is not None:

@@ -1,9 +1,9 @@
 """transformers' ``BertModel``, ``BertForMaskedLM`` and ``BertForPreTraining`` <-> our ``bert`` and its head.
 
 Reference: transformers 5.17, ``modeling_bert.py``. Files of older releases hold the buffer ``position_ids``, which is no weight,
-and those of a model with a head put ``bert.`` before the names. Heads have no place in an encoder: the caller drops them by
-name, ``drop=CLASSIFIER``, and BERT's pooler too where ours pools otherwise. The decoder of masked-language modelling is the table
-of words and is held once; files may hold it twice.
+and those of a model with a head put ``bert.`` before the names; the first releases call a norm's weight and bias ``gamma`` and
+``beta``. An encoder does not take heads: the caller drops them by name, ``drop=CLASSIFIER``, and BERT's pooler too if ours pools in
+another way. The decoder of masked-language modelling is the word table and is held once; files may hold it twice.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -35,7 +35,8 @@ DEFAULTS = {  # of BertConfig
     "layer_norm_eps": 1e-12,
     "is_decoder": False,
 }
-POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}  # of sentence-transformers
+# Keys of sentence-transformers before 5.2, each with true or false; later files have one key, "pooling_mode": "mean".
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
 
 BLOCK = [
     joined(["attention.self.query.{w}", "attention.self.key.{w}", "attention.self.value.{w}"], "attention.qkv.{w}"),
@@ -71,69 +72,80 @@ HEAD = named(
 )
 TIED = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
 WORDS = "bert.embeddings.word_embeddings.weight"
+OLD_NORMS = {"gamma": "weight", "beta": "bias"}
 OLD_BUFFERS = ("embeddings.position_ids", "bert.embeddings.position_ids")
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of a ``BertModel``, with or without the prefix ``bert.``."""
+    """Return True for the keys of a ``BertModel``, with or without the prefix ``bert.``."""
     keys = set(keys)
     names = ("embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight", "encoder.layer.0.attention.self.query.weight")
     return any(all(prefix + name in keys for name in names) for prefix in ("", "bert."))
 
 
 def has_head(keys: Collection[str]) -> bool:
-    """Whether there is a head of masked-language modelling."""
+    """Return True if there is a head of masked-language modelling."""
     return "cls.predictions.bias" in keys
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict, as it is in memory or in a file, to that of our ``bert``.
+    """Convert the state dict, as it is in memory or in a file, to that of our ``bert``.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     table = [*MODEL, *under("bert.", "", MODEL)]
-    return rules.to_zoo(tensors, table, origin=ORIGIN, drop=[*OLD_BUFFERS, *drop])
+    return rules.to_zoo(new_names(tensors), table, origin=ORIGIN, drop=[*OLD_BUFFERS, *drop])
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """State dict of our ``bert`` to that of ``BertModel``.
+    """Convert the state dict of our ``bert`` to that of ``BertModel``.
 
     Raises:
-        WeightsError: tensors that theirs has no place for (of a narrow embedding).
+        WeightsError: a tensor has no place in theirs (of a narrow embedding).
     """
     return rules.from_zoo(tensors, under(prefix, "", MODEL), origin=ORIGIN)
 
 
 def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The heads of pre-training to our head ``bert``.
+    """Convert the heads of pre-training to our head ``bert``.
 
     Raises:
-        WeightsError: a decoder of its own, or another head.
+        WeightsError: the decoder is not tied to the word table, or the head is another one.
     """
     return family_head(tensors, HEAD, words=WORDS, tied=TIED, parts=CLASSIFIER)
 
 
 def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The other way round of ``classifier_to_zoo``; the tied decoder is left to the reader."""
+    """Undo ``classifier_to_zoo``; the tied decoder is not written, because the library ties it when it reads."""
     return rules.from_zoo(tensors, HEAD, origin=ORIGIN)
+
+
+def new_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the norms of BERT's first releases, whose weight and bias are ``gamma`` and ``beta``."""
+    return {_new_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _new_name(name: str) -> str:
+    before, _, last = name.rpartition(".")
+    return f"{before}.{OLD_NORMS[last]}" if before.endswith("LayerNorm") and last in OLD_NORMS else name
 
 
 def family_head(
     tensors: Mapping[str, Tensor], table: Sequence[Rule], *, words: str, tied: tuple[str, str], parts: Collection[str]
 ) -> dict[str, Tensor]:
-    """The heads of a model of BERT's family to our head ``bert``.
+    """Convert the heads of a model of BERT's family to our head ``bert``.
 
     Args:
-        words: key of the table of words.
-        tied: weight and bias of the decoder, which may stand in a file too.
-        parts: what the keys of heads begin with.
+        words: key of the word table.
+        tied: weight and bias of the decoder, which a file may repeat.
+        parts: first words of the keys of heads.
 
     Raises:
-        WeightsError: a decoder of its own, or another head.
+        WeightsError: the decoder is not tied to the word table, or the head is another one.
     """
     _refuse_untied(tensors, words, *tied)
-    head = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] in parts}
+    head = {name: tensor for name, tensor in new_names(tensors).items() if name.split(".")[0] in parts}
     return rules.to_zoo(head, table, origin=ORIGIN, drop=tied)
 
 
@@ -152,24 +164,24 @@ def _refuse_untied(tensors: Mapping[str, Tensor], words: str, weight: str, bias:
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A ``config.json`` of model type ``bert`` as keywords of our ``bert``.
+    """Convert a ``config.json`` of model type ``bert`` to keywords of our ``bert``.
 
     Args:
-        keys: names of the weights, where they are at hand: they tell whether there is a pooler.
-        pooling: sentence-transformers' ``1_Pooling/config.json``, where there is one; its pools do not use BERT's pooler.
+        keys: names of the weights, if they are known: they tell if there is a pooler.
+        pooling: sentence-transformers' ``1_Pooling/config.json``, if there is one; its pools do not use BERT's pooler.
 
     Raises:
-        ConfigError: what ours does not have.
+        ConfigError: ours does not have something that the source has.
     """
     refuse_kind(config, MODEL_TYPE)
     return family_arguments({**DEFAULTS, **config}, keys, pooling)
 
 
 def family_arguments(whole: Mapping[str, Any], keys: Collection[str], pooling: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the configs of BERT, RoBERTa and ALBERT have in common, defaults filled in.
+    """Convert the keys that the configs of BERT, RoBERTa and ALBERT share.
 
     Raises:
-        ConfigError: what ours does not have.
+        ConfigError: ours does not have something that the source has.
     """
     whole = {"position_embedding_type": "absolute", "is_decoder": False, **whole}
     refuse_others(whole, {"is_decoder": (False,), "position_embedding_type": ("absolute", None)}, "our bert")
@@ -190,7 +202,7 @@ def family_arguments(whole: Mapping[str, Any], keys: Collection[str], pooling: M
 
 
 def head_arguments(config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """Keywords of our head ``bert``; the activation and eps are those of the encoder."""
+    """Return the keywords of our head ``bert``; the activation and eps are those of the encoder."""
     whole = {**DEFAULTS, **config}
     sequence = "next" if "cls.seq_relationship.bias" in keys else None
     return {"sequence": sequence, "activation": ACTIVATIONS[whole["hidden_act"]], "eps": float(whole["layer_norm_eps"])}
@@ -199,17 +211,26 @@ def head_arguments(config: Mapping[str, Any], keys: Collection[str]) -> dict[str
 def _pool(pooling: Mapping[str, Any] | None, keys: Collection[str]) -> str:
     if pooling is None:
         return "cls_tanh" if not keys or any("pooler." in key for key in keys) else "none"
-    chosen = [key for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
-    if len(chosen) != 1 or chosen[0] not in POOLINGS:
-        raise ConfigError(f"1_Pooling/config.json: pools by {', '.join(chosen) or 'nothing'}; allowed is one of: {', '.join(POOLINGS)}")
-    return POOLINGS[chosen[0]]
+    chosen = poolings(pooling)
+    if len(chosen) != 1 or chosen[0] not in POOLINGS.values():
+        allowed = ", ".join(POOLINGS.values())
+        raise ConfigError(f"1_Pooling/config.json: pools by {', '.join(chosen) or 'nothing'}; allowed is one of: {allowed}")
+    return chosen[0]
+
+
+def poolings(pooling: Mapping[str, Any]) -> list[str]:
+    """Return the poolings that a config of sentence-transformers turns on, in either of its dialects."""
+    if "pooling_mode" in pooling:
+        modes = pooling["pooling_mode"]
+        return [str(mode) for mode in (modes if isinstance(modes, list | tuple) else [modes])]
+    return [POOLINGS.get(key, key) for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
 
 
 def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Keywords of our ``bert``, those with default values included, and of its head, as a ``config.json``.
+    """Convert all keywords of our ``bert``, and of its head to a ``config.json``.
 
     Raises:
-        ConfigError: what theirs does not have.
+        ConfigError: theirs does not have something that the source has.
     """
     target = "transformers' BertModel"
     refuse_others({"padding_row": None, **arguments}, {"padding_row": (None,)}, target)
@@ -222,10 +243,10 @@ def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) 
 
 
 def family_config(arguments: Mapping[str, Any], target: str) -> dict[str, Any]:
-    """The other way round of ``family_arguments``.
+    """Undo ``family_arguments``.
 
     Raises:
-        ConfigError: what theirs does not have.
+        ConfigError: theirs does not have something that the source has.
     """
     refuse_others(arguments, {"embedding_dim": (None, arguments["dim"])}, target)
     return {

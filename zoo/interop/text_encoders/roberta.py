@@ -1,7 +1,7 @@
 """transformers' ``RobertaModel`` and ``RobertaForMaskedLM`` <-> our ``bert`` and its head.
 
-Reference: transformers 5.17, ``modeling_roberta.py``. Behind the embeddings it is BERT (``zoo.interop.text_encoders.bert``), but for
-where positions begin: padding has row ``pad_token_id`` of the table, and the first token the next.
+Reference: transformers 5.17, ``modeling_roberta.py``. After the embeddings it is BERT (``zoo.interop.text_encoders.bert``). Positions begin
+elsewhere: padding has row ``pad_token_id`` of the table, and the first token the next row.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -14,7 +14,7 @@ from zoo.interop.base import rules
 from zoo.interop.base.rules import named, under
 from zoo.interop.base.transformers_config import count, refuse_others
 from zoo.interop.text_encoders import bert as transformers_bert
-from zoo.interop.text_encoders.bert import family_arguments, family_config, family_head, refuse_kind
+from zoo.interop.text_encoders.bert import family_arguments, family_config, family_head, new_names, refuse_kind
 
 ORIGIN = "transformers"
 FAMILY = "bert"
@@ -28,49 +28,51 @@ WORDS = "roberta.embeddings.word_embeddings.weight"
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of a model with the prefix ``roberta.``; without it they are those of a ``BertModel``."""
+    """Return True for the keys of a model with the prefix ``roberta.``; without it they are those of a ``BertModel``."""
     return WORDS in set(keys)
 
 
 def has_head(keys: Collection[str]) -> bool:
-    """Whether there is a head of masked-language modelling."""
+    """Return True if there is a head of masked-language modelling."""
     return "lm_head.bias" in keys
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict, as it is in memory or in a file, to that of our ``bert``.
+    """Convert the state dict, as it is in memory or in a file, to that of our ``bert``.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     table = [*transformers_bert.MODEL, *under("roberta.", "", transformers_bert.MODEL)]
-    return rules.to_zoo(tensors, table, origin=ORIGIN, drop=["embeddings.position_ids", "roberta.embeddings.position_ids", *drop])
+    return rules.to_zoo(
+        new_names(tensors), table, origin=ORIGIN, drop=["embeddings.position_ids", "roberta.embeddings.position_ids", *drop]
+    )
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """State dict of our ``bert`` to that of ``RobertaModel``."""
+    """Convert the state dict of our ``bert`` to that of ``RobertaModel``."""
     return transformers_bert.from_zoo(tensors, prefix=prefix)
 
 
 def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head of a ``RobertaForMaskedLM`` to that of our head ``bert``.
+    """Convert the head of a ``RobertaForMaskedLM`` to our head ``bert``.
 
     Raises:
-        WeightsError: a decoder of its own, or another head.
+        WeightsError: the decoder is not tied to the word table, or the head is another one.
     """
     return family_head(tensors, HEAD, words=WORDS, tied=TIED, parts=CLASSIFIER)
 
 
 def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The other way round of ``classifier_to_zoo``; the tied decoder is left to the reader."""
+    """Undo ``classifier_to_zoo``; the tied decoder is not written, because the library ties it when it reads."""
     return rules.from_zoo(tensors, HEAD, origin=ORIGIN)
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A ``config.json`` of model type ``roberta`` as keywords of our ``bert``; as ``transformers_bert.arguments``.
+    """Convert a ``config.json`` of model type ``roberta`` to keywords of our ``bert``; see ``transformers_bert.arguments``.
 
     Raises:
-        ConfigError: what ours does not have.
+        ConfigError: ours does not have something that the source has.
     """
     refuse_kind(config, MODEL_TYPE)
     whole = {**DEFAULTS, **config}
@@ -82,7 +84,7 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Ma
 
 
 def head_arguments(config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """Keywords of our head ``bert``; its activation is GELU whatever that of the blocks is."""
+    """Return the keywords of our head ``bert``; its activation is always GELU."""
     return {**transformers_bert.head_arguments({**DEFAULTS, **config}, keys), "activation": "gelu"}
 
 
@@ -90,7 +92,7 @@ def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) 
     """Keywords of our ``bert``, and of its head, as a ``config.json`` of a ``RobertaModel`` or ``RobertaForMaskedLM``.
 
     Raises:
-        ConfigError: what theirs does not have.
+        ConfigError: theirs does not have something that the source has.
     """
     target = "transformers' RobertaModel"
     found = family_config(arguments, target)

@@ -1,6 +1,6 @@
 """transformers' ``T5EncoderModel``, and the encoder of a ``T5ForConditionalGeneration`` <-> our ``t5``.
 
-Reference: transformers 5.17, ``modeling_t5.py``. A decoder is left behind: ours has none.
+Reference: transformers 5.17, ``modeling_t5.py``. The decoder is left out: ours has none.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -12,7 +12,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.interop.base import rules
 from zoo.interop.base.rules import Rule, joined, named, under
 from zoo.interop.base.transformers_config import ACTIVATIONS, THEIR_ACTIVATIONS, count, refuse_others
-from zoo.interop.text_encoders.bert import refuse_kind
+from zoo.interop.text_encoders.bert import poolings, refuse_kind
 
 ORIGIN = "transformers"
 FAMILY = "t5"
@@ -61,49 +61,49 @@ def _rules(gated: bool) -> list[Rule]:
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of a T5 with an encoder."""
+    """Return True for the keys of a T5 with an encoder."""
     return {"shared.weight", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"} <= set(keys)
 
 
 def has_head(keys: Collection[str]) -> bool:
-    """Ours has no head for it."""
+    """Return False: no head of ours belongs to a T5."""
     return False
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict, as it is in memory or in a file, to that of our ``t5``; the decoder, where there is one, is left behind.
+    """Convert the state dict, as it is in memory or in a file, to that of our ``t5``; a decoder is left out.
 
     Raises:
-        WeightsError: tensors that ours has no place for.
+        WeightsError: a tensor has no place in ours.
     """
     gated = any(".wi_0." in name for name in tensors)
     return rules.to_zoo(tensors, _rules(gated), origin=ORIGIN, drop=["encoder.embed_tokens", *DECODER, *drop])
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """State dict of our ``t5`` to that of ``T5EncoderModel``."""
+    """Convert the state dict of our ``t5`` to that of ``T5EncoderModel``."""
     wide, narrow = tensors["blocks.0.mlp.fc1.weight"].shape[0], tensors["blocks.0.mlp.fc2.weight"].shape[1]
     return rules.from_zoo(tensors, under(prefix, "", _rules(wide == 2 * narrow)), origin=ORIGIN)
 
 
 def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A T5 has no head of ours."""
+    """Return nothing: no head of ours belongs to a T5."""
     return {}
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A ``config.json`` of model type ``t5`` as keywords of our ``t5``.
+    """Convert a ``config.json`` of model type ``t5`` to keywords of our ``t5``.
 
     Args:
-        pooling: sentence-transformers' ``1_Pooling/config.json``, where there is one (Sentence-T5).
+        pooling: sentence-transformers' ``1_Pooling/config.json``, if there is one (Sentence-T5).
 
     Raises:
-        ConfigError: what ours does not have.
+        ConfigError: ours does not have something that the source has.
     """
     refuse_kind(config, MODEL_TYPE)
     whole = {**DEFAULTS, **config}
-    if pooling is not None and pooling.get("pooling_mode_mean_tokens") is not True:
-        raise ConfigError("1_Pooling/config.json: our t5 pools by the mean alone; allowed is pooling_mode_mean_tokens: true")
+    if pooling is not None and poolings(pooling) != ["mean"]:
+        raise ConfigError(f"1_Pooling/config.json: pools by {', '.join(poolings(pooling))}; our t5 pools by the mean alone")
     words = str(whole["feed_forward_proj"])
     gated, name = words.startswith(GATED), words.removeprefix(GATED)
     if name not in ACTIVATIONS:
@@ -129,10 +129,10 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = (), pooling: Ma
 
 
 def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Keywords of our ``t5``, those with default values included, as a ``config.json`` of a ``T5EncoderModel``.
+    """Convert all keywords of our ``t5`` to a ``config.json`` of a ``T5EncoderModel``.
 
     Raises:
-        ConfigError: what theirs does not have.
+        ConfigError: theirs does not have something that the source has.
     """
     target = "transformers' T5EncoderModel"
     if head is not None:

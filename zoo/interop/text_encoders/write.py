@@ -19,7 +19,11 @@ from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.types import config_of, is_system, part_of
 
 FAMILIES = ("bert", "albert", "t5")
-POOLINGS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token"}  # ours: sentence-transformers'
+POOLINGS = {
+    "mean": "pooling_mode_mean_tokens",
+    "cls": "pooling_mode_cls_token",
+    "max": "pooling_mode_max_tokens",
+}  # ours: sentence-transformers'
 UNKNOWN = ("[UNK]", "<unk>")
 
 

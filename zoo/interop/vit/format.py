@@ -29,7 +29,9 @@ VISION: dict[str, ModuleType] = {  # by model_type
 NAMES = (
     EncoderNames(timm_vit.recognises, timm_vit.to_zoo, timm_vit.CLASSIFIER, timm_vit.classifier_to_zoo),
     EncoderNames(transformers_vit.recognises, transformers_vit.to_zoo, transformers_vit.CLASSIFIER, transformers_vit.classifier_to_zoo),
-    EncoderNames(transformers_dinov2.recognises, transformers_dinov2.to_zoo, transformers_dinov2.CLASSIFIER),
+    EncoderNames(
+        transformers_dinov2.recognises, transformers_dinov2.to_zoo, transformers_dinov2.CLASSIFIER, transformers_dinov2.classifier_to_zoo
+    ),
     EncoderNames(transformers_clip.is_tower, transformers_clip.to_zoo),
 )
 MULTI_LABEL = "multi_label_classification"  # problem_type of classifiers with a sigmoid for each class
@@ -64,8 +66,9 @@ class VisionTransformers(Format):
         """Convert by the names of the tensors."""
         names = recognised(NAMES, source.keys)
         if names is None:
-            shown = ", ".join(sorted(source.keys)[:3]) or "none"
-            raise WeightsError(f"{source.origin}: the tensors have no names of a Vision Transformer ({shown}, ...); fetch the directory again")
+            raise WeightsError(
+                f"{source.origin}: lacks tensors that every Vision Transformer has (it holds {len(source.keys)}); fetch the directory again"
+            )
         return read_encoder(names, source, "image", part, into)
 
     def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:

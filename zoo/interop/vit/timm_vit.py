@@ -1,9 +1,9 @@
 """timm's ``VisionTransformer`` <-> our ``vit``.
 
 Reference: timm 1.0, ``vision_transformer.py`` and ``attention_pool.py``. Meta's own files of DINOv2 are read too, and lose their
-mask token, which stands for patches that pre-training hides. Where timm gives the class token no position (``no_embed_class``),
-ours gets a position of zeros. A classifier (``head``) has no place in an encoder: the caller drops it by name,
-``drop=CLASSIFIER``, or meets an error.
+mask token, which replaces hidden patches in pre-training. If timm gives the class token no position (``no_embed_class``), ours gets
+a position of zeros. An encoder does not take a classifier (``head``): the caller drops it by name, ``drop=CLASSIFIER``, else it is
+an error.
 """
 
 import math
@@ -79,18 +79,18 @@ HEAD = named({"head.{w}": "linear.{w}"})
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of a timm ``VisionTransformer`` with learned positions."""
+    """Return True for the keys of a timm ``VisionTransformer`` with learned positions."""
     return {"patch_embed.proj.weight", "pos_embed", "blocks.0.attn.qkv.weight"} <= set(keys)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict of timm to that of our ``vit`` for a square image.
+    """Convert the state dict of timm to that of our ``vit`` for a square image.
 
     Args:
         drop: names to leave out with all below them, for example ``head``.
 
     Raises:
-        WeightsError: tensors that our encoder has no place for.
+        WeightsError: a tensor has no place in our encoder.
     """
     positions = tensors.get("pos_embed")
     is_grid = positions is not None and math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]  # so no row for a class token
@@ -99,23 +99,23 @@ def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, no_embed_class: bool = False) -> dict[str, Tensor]:
-    """State dict of our ``vit`` to that of timm, without classifier.
+    """Convert the state dict of our ``vit`` to that of timm, without classifier.
 
     Args:
         no_embed_class: timm's option of that name; the class token's position is then added to the token itself.
 
     Raises:
-        WeightsError: tensors that their model has no place for.
+        WeightsError: a tensor has no place in their model.
     """
     table = NOT_EMBEDDED if no_embed_class and "class_token" in tensors else EMBEDDED
     return rules.from_zoo(tensors, [*BODY, *table], origin=ORIGIN)
 
 
 def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``head.*`` of a whole model's state dict to ``linear.*`` of our head; empty where there is none."""
+    """Convert ``head.*`` of a whole model's state dict to ``linear.*`` of our head; empty if there is none."""
     return rules.to_zoo({name: t for name, t in tensors.items() if name.startswith("head.")}, HEAD, origin=ORIGIN)
 
 
 def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``linear.*`` of our head to ``head.*``."""
+    """Convert ``linear.*`` of our head to ``head.*``."""
     return rules.from_zoo(tensors, HEAD, origin=ORIGIN)

@@ -1,9 +1,9 @@
 """transformers' ``Dinov2Model`` and ``Dinov2WithRegistersModel`` <-> our ``vit``.
 
 References: transformers 5.17, ``modeling_dinov2.py`` and ``modeling_dinov2_with_registers.py``; Oquab et al. 2023 (arXiv
-2304.07193), Darcet et al. 2023 (arXiv 2309.16588). Names in memory and in files are the same. The mask token stands for patches
-that pre-training hides; it has no place here, is left out on the way in, and is zeros, as theirs are before training, on the
-way out. Their classifier reads the class token and the mean of the patches, twice our pooled width: it can only be dropped.
+2304.07193), Darcet et al. 2023 (arXiv 2309.16588). Names in memory and in files are the same. The mask token replaces hidden
+patches in pre-training; it is left out when weights are read, and written as zeros, as theirs is before training. Their
+classifier reads the class token and the mean of the patches, twice our pooled width: it can only be dropped.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -64,20 +64,20 @@ BOTH = [*REST, *under("encoder.layer.{i}.", "blocks.{i}.", [*BLOCK, *MLP, *SWIGL
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of such a model or of a model around one."""
+    """Return True for the keys of such a model, or of a model around one."""
     keys = set(keys)
     needed = ("embeddings.patch_embeddings.projection.weight", "encoder.layer.0.layer_scale1.lambda1")
     return any(all(prefix + name in keys for name in needed) for prefix in PREFIXES)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict of transformers to that of our ``vit``, without the mask token.
+    """Convert the state dict of transformers to that of our ``vit``, without the mask token.
 
     Args:
         drop: names to leave out with all below them, for example ``classifier``.
 
     Raises:
-        WeightsError: tensors that our encoder has no place for.
+        WeightsError: a tensor has no place in our encoder.
     """
     table = [rule for prefix in PREFIXES for rule in under(prefix, "", BOTH)]
     masks = [f"{prefix}embeddings.mask_token" for prefix in PREFIXES]
@@ -85,13 +85,13 @@ def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """State dict of our ``vit`` to that of transformers, with a mask token of zeros.
+    """Convert the state dict of our ``vit`` to that of transformers, with a mask token of zeros.
 
     Args:
         prefix: before each name: ``dinov2.`` or ``dinov2_with_registers.`` for a model with a head.
 
     Raises:
-        WeightsError: tensors that their model has no place for.
+        WeightsError: a tensor has no place in their model.
     """
     found = rules.from_zoo(tensors, under(prefix, "", _table(tensors)), origin=ORIGIN)
     token = found.get(f"{prefix}embeddings.cls_token")
@@ -101,10 +101,10 @@ def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Te
 
 
 def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Empty where there is no classifier.
+    """Return nothing: no head of ours takes their classifier.
 
     Raises:
-        WeightsError: there is one.
+        WeightsError: there is a classifier.
     """
     if any(name.startswith("classifier.") for name in tensors):
         raise WeightsError(
@@ -115,13 +115,13 @@ def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """A ``config.json`` of model type ``dinov2`` or ``dinov2_with_registers`` as keywords of our ``vit``.
+    """Convert a ``config.json`` of model type ``dinov2`` or ``dinov2_with_registers`` to keywords of our ``vit``.
 
     Args:
         keys: not needed; the modules for other models ask for them.
 
     Raises:
-        ConfigError: what our ``vit`` does not have.
+        ConfigError: our ``vit`` does not have something that the source has.
     """
     whole = filled(config, DEFAULTS)
     with_registers = whole["model_type"] == "dinov2_with_registers"
@@ -145,12 +145,12 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
 
 
 def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of our ``vit``, those with default values included, as a ``config.json`` of either model.
+    """Convert all keywords of our ``vit`` to a ``config.json`` of either model.
 
     ``antialias`` is not carried over: theirs does with registers only, which changes nothing at the nominal size.
 
     Raises:
-        ConfigError: what their model does not have.
+        ConfigError: their model does not have something that the source has.
     """
     target = "transformers' DINOv2"
     refuse_others(arguments, {"class_token": (True,), "patch_bias": (True,), "pre_norm": (False,), "pool": ("cls",)}, target)
@@ -172,19 +172,19 @@ def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table(tensors: Mapping[str, Tensor]) -> list[rules.Rule]:
-    """The rules for these weights: a gated feed-forward part has twice as many rows before as columns after."""
+    """Return the rules for these weights; a gated feed-forward part has twice as many rows in the first matrix as columns in the second."""
     first, second = (tensors.get(f"blocks.0.mlp.fc{n}.weight") for n in (1, 2))
     gated = first is not None and second is not None and first.shape[0] == 2 * second.shape[1]
     return [*REST, *under("encoder.layer.{i}.", "blocks.{i}.", [*BLOCK, *(SWIGLU if gated else MLP)])]
 
 
 def _swiglu_width(hidden: int) -> int:
-    """Two thirds of a plain width, up to the next multiple of 8 (``Dinov2SwiGLUFFN``): 6144 gives 4096."""
+    """Return two thirds of a plain width, rounded up to a multiple of 8 (``Dinov2SwiGLUFFN``): 6144 gives 4096."""
     return (int(hidden * 2 / 3) + 7) // 8 * 8
 
 
 def _their_ratio(dim: int, hidden: int, gated: bool) -> int:
-    """The whole ``mlp_ratio`` that gives this width there."""
+    """Return the whole ``mlp_ratio`` that gives this width in their model."""
     for ratio in range(1, hidden // dim + hidden // dim + 3):
         if (_swiglu_width(dim * ratio) if gated else dim * ratio) == hidden:
             return ratio

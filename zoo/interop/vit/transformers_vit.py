@@ -1,8 +1,8 @@
 """transformers' ``ViTModel`` and ``ViTForImageClassification`` <-> our ``vit``.
 
 Reference: transformers 5.17, ``modeling_vit.py`` and ``conversion_mapping.py``. In memory the blocks have other names than in
-files, old and new (``save_pretrained`` turns them back): both are read, with and without the prefix ``vit.``, and those of
-files are written. A classifier has no place in an encoder: the caller drops it by name, ``drop=CLASSIFIER``, or meets an error.
+files (``save_pretrained`` turns them back): both are read, with and without the prefix ``vit.``, and those of files are written. An
+encoder does not take a classifier: the caller drops it by name, ``drop=CLASSIFIER``, else it is an error.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -63,7 +63,7 @@ HEAD = named({"classifier.{w}": "linear.{w}"})
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of a ``ViTModel`` or of a model around one."""
+    """Return True for the keys of a ``ViTModel``, or of a model around one."""
     keys = set(keys)
     first = ("encoder.layer.0.layernorm_before.weight", "layers.0.layernorm_before.weight")
     return any(
@@ -73,50 +73,50 @@ def recognises(keys: Iterable[str]) -> bool:
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """State dict of transformers, as it is in memory or in a file, to that of our ``vit``.
+    """Convert the state dict of transformers, as it is in memory or in a file, to that of our ``vit``.
 
     Args:
         drop: names to leave out with all below them, for example ``classifier`` or ``vit.pooler``.
 
     Raises:
-        WeightsError: tensors that our encoder has no place for.
+        WeightsError: a tensor has no place in our encoder.
     """
     return rules.to_zoo(tensors, [*BOTH, *under("vit.", "", BOTH)], origin=ORIGIN, drop=drop)
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "", in_memory: bool = False) -> dict[str, Tensor]:
-    """State dict of our ``vit`` to that of transformers, without classifier.
+    """Convert the state dict of our ``vit`` to that of transformers, without classifier.
 
     Args:
         prefix: before each name: ``vit.`` for ``ViTForImageClassification``.
         in_memory: the names that ``model.state_dict()`` has, not those that files hold (``from_pretrained`` takes either).
 
     Raises:
-        WeightsError: tensors that their model has no place for.
+        WeightsError: a tensor has no place in their model.
     """
     table = [*REST, *(MEMORY_BLOCKS if in_memory else FILE_BLOCKS)]
     return rules.from_zoo(tensors, under(prefix, "", table), origin=ORIGIN)
 
 
 def classifier_to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``classifier.*`` of a whole model's state dict to ``linear.*`` of our head; empty where there is none."""
+    """Convert ``classifier.*`` of a whole model's state dict to ``linear.*`` of our head; empty if there is none."""
     return rules.to_zoo({name: t for name, t in tensors.items() if name.startswith("classifier.")}, HEAD, origin=ORIGIN)
 
 
 def classifier_from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``linear.*`` of our head to ``classifier.*``."""
+    """Convert ``linear.*`` of our head to ``classifier.*``."""
     return rules.from_zoo(tensors, HEAD, origin=ORIGIN)
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """A ``config.json`` of model type ``vit`` as keywords of our ``vit``.
+    """Convert a ``config.json`` of model type ``vit`` to keywords of our ``vit``.
 
     Args:
-        keys: names of the weights, where they are at hand: they tell whether there is a pooler. Otherwise a
+        keys: names of the weights, if they are known: they tell if there is a pooler. Otherwise a
             ``ViTForImageClassification`` is taken to have none, and every other model to have one.
 
     Raises:
-        ConfigError: what our ``vit`` does not have.
+        ConfigError: our ``vit`` does not have something that the source has.
     """
     whole = filled(config, DEFAULTS)
     pooler = any("pooler.dense." in key for key in keys) if keys else "ViTForImageClassification" not in (config.get("architectures") or ())
@@ -136,12 +136,12 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
 
 
 def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of our ``vit``, those with default values included, as a ``config.json`` of a ``ViTModel``.
+    """Convert all keywords of our ``vit`` to a ``config.json`` of a ``ViTModel``.
 
     ``antialias`` is not carried over: theirs never does, which changes nothing at the nominal size.
 
     Raises:
-        ConfigError: what their ``ViTModel`` does not have.
+        ConfigError: their ``ViTModel`` does not have something that the source has.
     """
     legal = {"class_token": (True,), "num_registers": (0,), "patch_bias": (True,), "pre_norm": (False,), "layer_scale": (None,)}
     refuse_others(arguments, {**legal, "pool": ("cls", "cls_tanh")}, "transformers' ViTModel")

@@ -1,7 +1,6 @@
 """Whisper's encoder of transformers, openai-whisper and CTranslate2 <-> our ``whisper``.
 
-``zoo.interop.whisper.names`` has the tables. The decoder and what belongs to it have no place in an encoder, and are left out by name;
-``zoo.interop.whisper.system`` takes both.
+``zoo.interop.whisper.names`` has the tables. The decoder is left out; ``zoo.interop.whisper.system`` converts both.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,9 +15,9 @@ from zoo.interop.base.transformers_config import count, refuse_others
 from zoo.interop.whisper.names import ORIGINS, TRANSFORMERS, Origin
 
 ORIGIN = "whisper"
-CLASSIFIER = ()  # an encoder has none; the decoder is no classifier, and is left out without being asked for
+CLASSIFIER = ()  # an encoder has none; the decoder is left out without being named
 MODEL_TYPE = "whisper"
-HEADS = ("dims.n_audio_head", "encoder/num_heads")  # where a file of openai-whisper or CTranslate2 tells them
+HEADS = ("dims.n_audio_head", "encoder/num_heads")  # names of the number of heads in files of openai-whisper and CTranslate2
 DEFAULTS = {  # of WhisperConfig
     "num_mel_bins": 80,
     "max_source_positions": 1500,
@@ -31,56 +30,56 @@ DEFAULTS = {  # of WhisperConfig
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the keys of a Whisper, whole or the encoder of one."""
+    """Return True for the keys of a Whisper, whole or the encoder of one."""
     return origin_of(keys) is not None
 
 
 def origin_of(keys: Iterable[str]) -> Origin | None:
-    """Whose names these are."""
+    """Return the library whose names these are; None if it is none of the three."""
     keys = set(keys)
     return next((origin for origin in ORIGINS.values() if origin.before_in(keys) is not None), None)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
-    """A Whisper of any origin to the state dict of our encoder; its decoder is left out.
+    """Convert a Whisper of any origin to the state dict of our encoder; its decoder is left out.
 
     Args:
         drop: more names to leave out with all below them.
 
     Raises:
-        WeightsError: tensors that a Whisper does not have, or missing ones.
+        WeightsError: a tensor is unknown or missing.
     """
     origin = origin_of(tensors)
     if origin is None:
         raise WeightsError(f"whisper -> zoo: not the names of a Whisper of {', '.join(ORIGINS)}")
     before = origin.before_in(tensors)
-    left_out = (f"{before}{origin.decoder}", origin.decoder, *origin.aside)
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(left_out)}
+    decoder = (f"{before}{origin.decoder}", origin.decoder)
+    own = {name: tensor for name, tensor in tensors.items() if not (name.startswith(decoder) or origin.is_aside(name, tensor))}
     return rules.to_zoo(own, under(f"{before}{origin.encoder}", "", origin.encoder_rules), origin=origin.name, drop=drop)
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, origin: str = TRANSFORMERS.name, prefix: str = "") -> dict[str, Tensor]:
-    """State dict of our encoder to the names of an origin.
+    """Convert the state dict of our encoder to the names of an origin.
 
     Args:
         origin: a key of ``ORIGINS``.
         prefix: before each name: ``model.`` for ``WhisperForConditionalGeneration``.
 
     Raises:
-        WeightsError: tensors that a Whisper does not have.
+        WeightsError: a Whisper does not have one of the tensors.
     """
     return rules.from_zoo(tensors, under(prefix + ORIGINS[origin].encoder, "", ORIGINS[origin].encoder_rules), origin=origin)
 
 
 def arguments(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Keywords of our ``whisper``.
+    """Return the keywords of our ``whisper``.
 
     Args:
         config: transformers' ``config.json``; without one sizes are read off the tensors.
 
     Raises:
-        ConfigError: what our encoder does not have.
-        WeightsError: not a Whisper, or without a config and nothing that tells how many heads it has.
+        ConfigError: our encoder does not have something.
+        WeightsError: the tensors are no Whisper's, or there is no config and nothing tells the number of heads.
     """
     if config is not None:
         return _arguments_of_config(config)

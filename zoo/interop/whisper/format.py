@@ -19,7 +19,7 @@ from zoo.interop.whisper import encoder as whisper
 from zoo.interop.whisper import system as whisper_system
 from zoo.interop.whisper.write import TARGET, whisper_export
 from zoo.processors.media.log_mel import WHISPER
-from zoo.processors.tokenizers.whisper_tokens import find_tiktoken, read_base_tokenizer, tiktoken_tokenizer
+from zoo.processors.tokenizers.whisper_tokens import LANGUAGES, find_tiktoken, read_base_tokenizer, tiktoken_tokenizer
 from zoo.registry import register, rows
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
 from zoo.storage.hub import CONFIG
@@ -80,6 +80,7 @@ class Whispers(Format):
         left_out = _choose_heads(system["head"], source.name, told)
         transcript = {"tokenizer": "given", **_special_tokens(system["head"]["vocab_size"], told)}
         processor = {"audio": STRICT, "transcript": transcript}
+        left_out += _language(transcript, told)
         tokenizer = _tokenizer(directory, transcript, system["head"]["vocab_size"])
         return Description({"system": {"name": source.name, **system, "processor": processor}}, tokenizer, left_out=left_out)
 
@@ -125,6 +126,20 @@ def _choose_heads(head: dict[str, Any], name: str, told: Mapping[str, Any]) -> t
     others = [pair for pair in pairs if pair not in own]
     instead = "" if own else "; the default heads are used for the times of words"
     return (f"{GENERATION_FILE}: alignment_heads {others}, which the decoder does not have{instead}",) if others else ()
+
+
+def _language(transcript: dict[str, Any], told: Mapping[str, Any]) -> tuple[str, ...]:
+    """Take the language of a fine-tuned model for its training; return in words that ``transcribe`` has to be given it."""
+    words = {
+        key: str(told[key]).strip("<|>") for key in ("language", "task") if told.get(key) and str(told[key]).strip("<|>") != "transcribe"
+    }
+    codes = {name: code for code, name in LANGUAGES.items()}
+    if "language" in words:
+        words["language"] = codes.get(words["language"].lower(), words["language"])
+        if transcript["multilingual"] and words["language"] in LANGUAGES:
+            transcript["language"] = words["language"]
+    given = ", ".join(f"{key}={value!r}" for key, value in words.items())
+    return (f"{GENERATION_FILE}: {given}; pass it to transcribe yourself",) if words else ()
 
 
 def _refuse_other_sound(directory: Path) -> None:

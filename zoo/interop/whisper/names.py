@@ -1,4 +1,4 @@
-"""How a Whisper's tensors are called by transformers, openai-whisper and CTranslate2, and how by us: encoder and decoder.
+"""Tables of the names of a Whisper's tensors in transformers, openai-whisper, CTranslate2 and zoo: encoder and decoder.
 
 References: transformers 5.17 ``modeling_whisper.py``; openai-whisper 20250625 ``model.py``, whose files hold ``dims`` beside the state
 dict; CTranslate2 ``whisper_spec.py`` and ``transformer_spec.py``, as faster-whisper has them. Each origin has a table for each half.
@@ -16,15 +16,17 @@ from zoo.interop.base.rules import Rule, joined, named, under
 
 @dataclass(frozen=True)
 class Origin:
-    """How one library writes its tensors down.
+    """Names that one library gives to the tensors.
 
     Attributes:
-        encoder: what the encoder's names begin with; likewise ``decoder``.
-        known_by: names that tell its tensors from others', behind ``encoder`` and one of ``before``.
-        embedding: the decoder's table of words, behind ``decoder``, which tells a whole Whisper from an encoder.
-        before: what its models have before all names.
-        aside: names of what is none of our weights: sizes, and tables that are there twice.
-        encoder_rules: theirs to ours; likewise ``decoder_rules``.
+        encoder: prefix of the encoder's names.
+        decoder: prefix of the decoder's names.
+        known_by: names by which its tensors are recognised, after ``encoder`` and one of ``before``.
+        embedding: the decoder's word table, after ``decoder``; an encoder alone does not have it.
+        before: possible prefixes of all names.
+        aside: prefixes of entries that are no weights of ours: sizes, and tables that are there twice.
+        encoder_rules: of the encoder, theirs to ours.
+        decoder_rules: of the decoder, theirs to ours.
     """
 
     name: str
@@ -37,12 +39,23 @@ class Origin:
     encoder_rules: Sequence[Rule]
     decoder_rules: Sequence[Rule]
 
+    def is_aside(self, name: str, tensor: Tensor) -> bool:
+        """Return True for an entry that is no weight of ours; CTranslate2 keeps its settings as scalars beside the weights.
+
+        Raises:
+            WeightsError: a setting changes the attention.
+        """
+        scalar = self.name == "CTranslate2" and tensor.ndim == 0
+        if scalar and name.endswith("/alibi") and not tensor.is_meta and bool(tensor):
+            raise WeightsError(f"{self.name} -> zoo: {name} is on, which no Whisper has")
+        return scalar or name.startswith(self.aside)
+
     def before_in(self, keys: Collection[str]) -> str | None:
-        """What stands before the names; None where they are of another origin."""
+        """Return the prefix of all names; None if they are of another library."""
         return next((b for b in self.before if all(b + self.encoder + name in keys for name in self.known_by)), None)
 
     def is_whole(self, keys: Collection[str]) -> bool:
-        """Whether there is a decoder too."""
+        """Return True if there is a decoder too."""
         before = self.before_in(keys)
         return before is not None and before + self.decoder + self.embedding in keys
 
@@ -69,7 +82,7 @@ def _norm(theirs: str, ours: str) -> list[Rule]:
 
 
 def _attention_to_self(parts: Sequence[str]) -> list[Rule]:
-    """Queries, keys and values apart, of which keys have no bias."""
+    """Return the rules that join queries, keys (which have no bias) and values."""
     query, key, value = parts
     return [
         joined([f"{query}.weight", f"{key}.weight", f"{value}.weight"], "attention.qkv.weight"),
@@ -165,7 +178,6 @@ _CTRANSLATE2_BLOCK = [
     *named({"self_attention/linear_1/{w}": "attention.out.{w}", "ffn/linear_0/{w}": "mlp.fc1.{w}", "ffn/linear_1/{w}": "mlp.fc2.{w}"}),
     *_norm("self_attention/layer_norm", "norm1"),
 ]
-_CTRANSLATE2_SIZES = ("activation", "alibi", "alignment_", "num_heads", "pre_norm", "scale_embeddings", "start_from_zero_embedding")
 CTRANSLATE2 = Origin(
     name="CTranslate2",
     encoder="encoder/",
@@ -173,7 +185,7 @@ CTRANSLATE2 = Origin(
     known_by=("conv1/weight", "layer_0/self_attention/linear_0/weight"),
     embedding="embeddings/weight",
     before=("",),
-    aside=("encoder/num_heads", *(f"decoder/{name}" for name in _CTRANSLATE2_SIZES)),
+    aside=("decoder/alignment_",),
     encoder_rules=[
         *named({"conv1/{w}": "conv1.{w}", "conv2/{w}": "conv2.{w}", "position_encodings/encodings": "positions"}),
         *_norm("layer_norm", "norm"),

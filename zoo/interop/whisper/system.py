@@ -18,8 +18,8 @@ from zoo.interop.whisper.names import ORIGINS, TRANSFORMERS, Origin
 from zoo.layers.mlp import hidden_width
 
 ENCODER, DECODER = "encoders.audio.", "head.decoder."
-HEADS = ("dims.n_text_head", "decoder/num_heads")  # where a file of openai-whisper or CTranslate2 tells them
-SHARED = "proj_out.weight"  # transformers' second name of the table of words
+HEADS = ("dims.n_text_head", "decoder/num_heads")  # names of the number of heads in files of openai-whisper and CTranslate2
+SHARED = "proj_out.weight"  # transformers' second name of the word table
 DEFAULTS = {  # of WhisperConfig
     "vocab_size": 51865,
     "max_target_positions": 448,
@@ -34,7 +34,7 @@ DIMENSIONS += ("n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_l
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Whether these are the names of a Whisper with its decoder."""
+    """Return True for the names of a Whisper with its decoder."""
     return _origin(set(keys)) is not None
 
 
@@ -48,10 +48,10 @@ def _rules(origin: Origin, before: str) -> list[Rule]:
 
 
 def to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of theirs to that of our system.
+    """Convert their state dict to that of our system.
 
     Raises:
-        WeightsError: tensors that a Whisper does not have, missing ones, or a last layer that is not the table of words.
+        WeightsError: a tensor is unknown or missing, or the last layer is not the word table.
     """
     origin = _origin(set(tensors))
     if origin is None:
@@ -61,31 +61,31 @@ def to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     last, words = tensors.get(SHARED), tensors[before + origin.decoder + origin.embedding]
     if last is not None and not words.is_meta and not last.equal(words):
         raise WeightsError(f"{origin.name} -> zoo: {SHARED} is another table than that of the words, which no Whisper has")
-    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(origin.aside)}
+    own = {name: tensor for name, tensor in tensors.items() if not origin.is_aside(name, tensor)}
     return rules.to_zoo(own, _rules(origin, before), origin=origin.name)
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, origin: str = TRANSFORMERS.name) -> dict[str, Tensor]:
-    """State dict of our system to the names of an origin.
+    """Convert the state dict of our system to the names of an origin.
 
     Args:
         origin: a key of ``ORIGINS``; of transformers the names are those of ``WhisperForConditionalGeneration``.
 
     Raises:
-        WeightsError: tensors that a Whisper does not have.
+        WeightsError: a Whisper does not have one of the tensors.
     """
     return rules.from_zoo(tensors, _rules(ORIGINS[origin], ORIGINS[origin].before[0]), origin=origin)
 
 
 def system_config(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Encoder and head of our system that has these weights.
+    """Return encoder and head of our system that has these weights.
 
     Args:
         config: transformers' ``config.json``; without one sizes are read off the tensors.
 
     Raises:
-        ConfigError: what ours does not have.
-        WeightsError: without a config, and nothing that tells how many heads it has.
+        ConfigError: ours does not have something.
+        WeightsError: there is no config, and nothing tells the number of heads.
     """
     encoder = {"name": "whisper", **whisper.arguments(tensors, config)}
     head = _head_of_tensors(tensors) if config is None else _head_of_config(config)
@@ -123,10 +123,10 @@ def _head_of_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes in transformers' ``config.json``, of whole keywords of ours.
+    """Return the sizes in transformers' ``config.json`` for all keywords of ours.
 
     Raises:
-        ConfigError: what transformers' does not have.
+        ConfigError: transformers' does not have something that the source has.
     """
     _refuse(encoder, head, "transformers")
     dim = head["dim"]
@@ -151,10 +151,10 @@ def config(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any
 
 
 def dimensions(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, int]:
-    """Sizes as openai-whisper's ``ModelDimensions`` has them, of whole keywords of ours.
+    """Return the sizes in openai-whisper's ``ModelDimensions`` for all keywords of ours.
 
     Raises:
-        ConfigError: what openai-whisper does not have.
+        ConfigError: openai-whisper does not have something that the source has.
     """
     _refuse(encoder, head, "openai-whisper")
     for part, words in (("encoders.audio", encoder), ("head", head)):

@@ -41,9 +41,9 @@ def transcribe(
 ) -> Transcript | list[Transcript]:
     """Transcribe recordings.
 
-    The keyword arguments from ``language`` to ``seed`` are those of ``zoo.language.transcription.settings.Settings``. A transcript equals that of
-    openai-whisper's ``transcribe`` with the same weights and options, except for sampled text. It does not depend on ``batch_size`` or
-    on the other recordings.
+    The keyword arguments from ``language`` to ``seed`` are those of ``zoo.language.transcription.settings.Settings``. A transcript equals
+    that of openai-whisper's ``transcribe`` with the same weights and options, except for sampled text. It does not depend on
+    ``batch_size`` or on the other recordings.
 
     Args:
         audio: a path, the bytes of a file, samples at 16 kHz as a float array, ``(array, sample_rate_hz)``, or precomputed mels

@@ -3,16 +3,16 @@
 References: haotian-liu/LLaVA ``conversation.py`` (plain, vicuna_v1, llama2: ``conv_llava_plain``, ``conv_vicuna_v1``,
 ``conv_llava_llama_2``) and ``train.py`` (its masks); OpenAI's ChatML. Where we differ: supervised tokens are found by their character
 offsets in the text, not by counting tokens, so that no tokenizer can shift them by one. A single image or audio clip moves to the front
-of its message as in LLaVA; several stay in place. Jinja templates of tokenizers are in ``zoo.processors.chat.jinja_template``, the template of
-documents in ``zoo.processors.chat.kosmos_template``.
+of its message as in LLaVA; several stay in place. Jinja templates of tokenizers are in ``zoo.processors.chat.jinja_template``, the
+template of documents in ``zoo.processors.chat.kosmos_template``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from zoo.errors import ConfigError, ItemError, name_choices
 from zoo.processors.chat.jinja_template import Jinja
 from zoo.processors.chat.kosmos_template import KOSMOS_SPANS, KOSMOS_STOP, Kosmos
-from zoo.processors.chat.messages import Message
+from zoo.processors.chat.messages import MARKERS, Message
 from zoo.processors.chat.template_pieces import ChatTemplate, Piece, Symbols, answer_piece, in_turn, markers, media_first, with_system
 
 VICUNA_SYSTEM = (
@@ -164,3 +164,15 @@ def build_template(name: str, symbols: Symbols, system: str | None, source: str 
     if source is None:
         raise ConfigError(f"template: {name}, but the tokenizer has no chat template; choose one of {', '.join(NAMED)}")
     return Jinja(source, symbols, system)
+
+
+def checked_spans(spans: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, str]]:
+    """Return the symbols before and after the tokens of an item, by modality; raise ConfigError if they cannot be used."""
+    found = {}
+    for modality, words in spans.items():
+        if modality not in MARKERS:
+            raise ConfigError(f"spans: there is no modality {modality!r}; {name_choices(str(modality), MARKERS)}")
+        if isinstance(words, str) or len(words) != 2 or not all(isinstance(word, str) and word for word in words) or words[0] == words[1]:
+            raise ConfigError(f"spans.{modality}: {words!r}; give two different special tokens, for example ['<image>', '</image>']")
+        found[modality] = (words[0], words[1])
+    return found

@@ -1,0 +1,4 @@
+"""Tokenizers: read from the files of a model, converted from another library, or trained on the texts of a run.
+
+Every tokenizer is a ``tokenizers.Tokenizer``. To add one of another library, add a function that builds it to ``library_tokenizers.py``.
+"""

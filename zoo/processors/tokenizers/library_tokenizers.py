@@ -76,7 +76,7 @@ def find_merges() -> Path | None:
 
 
 def clip_tokenizer(merges: Path) -> Tokenizer:
-    """Build CLIP's tokenizer from OpenAI's file of merges, plain or gzipped; its cleaning is "web" of ``zoo.processors.tokenizers.cleaning``.
+    """Build CLIP's tokenizer from OpenAI's file of merges, plain or gzipped; texts need the cleaning "web" (``tokenizers.cleaning``).
 
     Raises:
         WeightsError: the file cannot be read or is not OpenAI's file of merges.

@@ -9,4 +9,7 @@ An objective is a class registered under its module's name; a run selects one wi
 * ``__call__(head, encoded, batch) -> HeadOutput`` computes the loss of a batch that contains these targets.
 
 Without an objective, training minimises the head's own loss; for language-model heads this is supervised fine-tuning.
+
+To add an objective, write ``zoo/training/objectives/NAME.py`` with a subclass of ``zoo.types.Objective``, and
+``tests/objectives/test_NAME.py``.
 """

@@ -75,20 +75,29 @@ class Distillation(Objective):
         return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
     def __call__(self, head: LanguageHead, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Compute the weighted loss; the metrics are its unweighted parts."""
+        """Compute the weighted loss; the metrics are its unweighted parts.
+
+        Raises:
+            DataError: the batch has no targets of the teacher.
+        """
         found = head.predictions(encoded, batch)
         # Without supervised tokens: a loss of 0 that still reaches every parameter, as distributed training needs.
         if not len(found.labels):
             return HeadOutput(found.logits.sum())
         parts: dict[str, tuple[float, Tensor]] = {}
         if self.logits:
-            parts["divergence"] = self.logits, logit_distillation(found.logits, batch.targets[LOGITS], temperature=self.temperature).mean()
+            theirs = _of_teacher(batch, LOGITS)
+            parts["divergence"] = self.logits, logit_distillation(found.logits, theirs, temperature=self.temperature).mean()
         if self.features:
-            parts["feature_distance"] = (
-                self.features,
-                feature_distillation(found.hidden, batch.targets[HIDDEN], distance=self.distance).mean(),
-            )
+            theirs = _of_teacher(batch, HIDDEN)
+            parts["feature_distance"] = self.features, feature_distillation(found.hidden, theirs, distance=self.distance).mean()
         if self.answers:
             parts["answer_loss"] = self.answers, F.cross_entropy(found.logits, found.labels)
         loss = sum((weight * value for weight, value in parts.values()), start=found.logits.new_zeros(()))
         return HeadOutput(loss, {name: value.detach() for name, (_, value) in parts.items()})
+
+
+def _of_teacher(batch: Batch, name: str) -> Tensor:
+    return batch.need(
+        name, "objective 'distillation'", "frozen_targets of the objective makes it with the teacher; name one with teacher=DIR"
+    )

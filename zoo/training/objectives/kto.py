@@ -17,6 +17,7 @@ from zoo.training.objectives.preference.log_probabilities import (
     labels_of,
     log_probabilities,
     mismatched,
+    reference_of,
     refuse_head,
 )
 from zoo.types import Batch, Encoded, HeadOutput, LanguageHead, Objective
@@ -73,9 +74,9 @@ class Kto(Objective):
         """
         desirable = labels_of(batch, self.name)
         with torch.no_grad():
-            moved = log_probabilities(head, encoded, mismatched(batch, _limit(head))) - batch.targets[MISMATCHED]
+            moved = log_probabilities(head, encoded, mismatched(batch, _limit(head))) - reference_of(batch, MISMATCHED, self.name)
         point = kto_reference_point(moved)
-        rewards = log_probabilities(head, encoded, batch) - batch.targets[REFERENCE]
+        rewards = log_probabilities(head, encoded, batch) - reference_of(batch, REFERENCE, self.name)
         weight, other = self.weights
         losses = kto_loss(rewards, desirable, point, beta=self.beta, desirable_weight=weight, undesirable_weight=other)
         shown = rewards.detach()

@@ -1,0 +1,1 @@
+"""Shared code of the preference objectives (DPO, IPO, KTO): log-probabilities of answers, and the base class of pair losses."""

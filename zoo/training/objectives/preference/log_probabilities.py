@@ -31,9 +31,36 @@ def last_run(supervised: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch le
     return supervised & (runs_after == 1)
 
 
+def answers_of(batch: Batch) -> Bool[Tensor, "batch length"]:
+    """Return the mask of supervised tokens.
+
+    Raises:
+        DataError: the batch has none.
+    """
+    return batch.need(SUPERVISED, "a preference objective", "the processor 'conversation' makes it; choose data=preferences")
+
+
+def reference_of(batch: Batch, target: str, name: str) -> Tensor:
+    """Return what the frozen reference model computed for a batch (``Objective.frozen_targets``).
+
+    Raises:
+        DataError: the batch has no such target.
+    """
+    return batch.need(target, f"objective {name!r}", "frozen_targets of the objective makes it with the reference model, before the loss")
+
+
+def groups_of(batch: Batch, name: str) -> Int[Tensor, " batch"]:
+    """Return the numbers that are equal for answers to the same prompt.
+
+    Raises:
+        DataError: the batch has none.
+    """
+    return batch.need("groups", f"objective {name!r}", "a source of pairs makes them; choose data=preferences")
+
+
 def of_last_answers(batch: Batch) -> Batch:
     """Return the batch with only the last answer of each conversation supervised."""
-    return replace(batch, targets={**batch.targets, SUPERVISED: last_run(batch.targets[SUPERVISED])})
+    return replace(batch, targets={**batch.targets, SUPERVISED: last_run(answers_of(batch))})
 
 
 def log_probabilities(head: LanguageHead, encoded: dict[str, Encoded], batch: Batch, *, per_token: bool = False) -> Float[Tensor, " batch"]:
@@ -54,11 +81,7 @@ def labels_of(batch: Batch, name: str) -> Bool[Tensor, " batch"]:
     Raises:
         DataError: the batch's items have no labels.
     """
-    if "labels" not in batch.targets:
-        raise DataError(
-            f"objective {name}: the items of the batch {', '.join(batch.ids[:3])}, ... have no preference labels; choose data=preferences"
-        )
-    return batch.targets["labels"].bool()
+    return batch.need("labels", f"objective {name!r} (preference labels)", "choose data=preferences").bool()
 
 
 def pairs(batch: Batch, name: str) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
@@ -67,7 +90,7 @@ def pairs(batch: Batch, name: str) -> tuple[Int[Tensor, " pairs"], Int[Tensor, "
     Raises:
         DataError: the batch contains an answer without its counterpart.
     """
-    better, groups = labels_of(batch, name), batch.targets["groups"]
+    better, groups = labels_of(batch, name), groups_of(batch, name)
     order = groups.argsort(stable=True)
     chosen, rejected = order[better[order]], order[~better[order]]
     if len(chosen) != len(rejected) or not torch.equal(groups[chosen], groups[rejected]):
@@ -86,8 +109,8 @@ def mismatched(batch: Batch, limit: int) -> Batch:
     Args:
         limit: context length of the language model in tokens; longer answers are cut.
     """
-    token_ids, answers = batch.inputs["text"], last_run(batch.targets[SUPERVISED])
-    rows, groups = range(len(token_ids)), batch.targets["groups"].tolist()
+    token_ids, answers = batch.inputs["text"], last_run(answers_of(batch))
+    rows, groups = range(len(token_ids)), groups_of(batch, "kto").tolist()
     made = []
     for row in rows:
         later = [(row + step) % len(rows) for step in range(1, len(rows))]

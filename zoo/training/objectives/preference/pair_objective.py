@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zoo.errors import ConfigError
-from zoo.training.objectives.preference.log_probabilities import REFERENCE, log_probabilities, pairs, refuse_head
+from zoo.training.objectives.preference.log_probabilities import REFERENCE, log_probabilities, pairs, reference_of, refuse_head
 from zoo.types import Batch, Encoded, HeadOutput, LanguageHead, Objective
 
 
@@ -56,7 +56,7 @@ class PairObjective(Objective):
             DataError: the batch contains an answer without its counterpart.
         """
         chosen, rejected = pairs(batch, self.name)
-        rewards = log_probabilities(head, encoded, batch, per_token=self.per_token) - batch.targets[REFERENCE]
+        rewards = log_probabilities(head, encoded, batch, per_token=self.per_token) - reference_of(batch, REFERENCE, self.name)
         better, worse = rewards[chosen], rewards[rejected]
         margin = (better - worse).detach()
         metrics = {"reward_accuracy": (margin > 0).float().mean(), "reward_margin": margin.mean(), "chosen_reward": better.detach().mean()}

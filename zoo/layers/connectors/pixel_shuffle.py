@@ -1,0 +1,72 @@
+"""Pixel shuffle: squares of neighbouring tokens become one token.
+
+Papers: the inverse of Shi et al. 2016 (arXiv 1609.05158), as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from zoo.errors import DataError
+from zoo.layers.connector import cannot, refuse_below
+from zoo.layers.linear import Linear
+from zoo.registry import register
+from zoo.types import Connector
+
+
+@register("connector")
+class PixelShuffle(Connector):
+    """Concatenation of the channels of each factor x factor square of tokens into one token, then a linear layer.
+
+    With factor 2 the positions of a 4 x 4 grid become::
+
+         0  1  2  3        [0 1 4 5]    [2 3 6 7]
+         4  5  6  7
+         8  9 10 11        [8 9 12 13]  [10 11 14 15]
+        12 13 14 15
+
+    Args:
+        in_dim: width of the encoder's tokens.
+        out_dim: width of the language model.
+        factor: side of the squares, in tokens.
+        bias: True gives the linear layer a bias (Idefics3 and SmolVLM: False).
+    """
+
+    def __init__(self, *, in_dim: int, out_dim: int, factor: int = 2, bias: bool = True) -> None:
+        super().__init__()
+        refuse_below("factor", factor, 1)
+        self.factor = factor
+        self.linear = Linear(in_dim * factor**2, out_dim, bias=bias)
+
+    @classmethod
+    def refuse(cls, num_tokens: int | None, options: Mapping[str, Any]) -> None:
+        if num_tokens is None:
+            raise cannot("pixel_shuffle", "it needs a square grid of tokens, and audio has none", ("downsampler", "resampler"))
+        reason = misfit(num_tokens, options["factor"])
+        if reason is not None:
+            raise cannot("pixel_shuffle", f"for the encoder's output, {reason}", ("linear", "mlp", "resampler", "attention_pool"))
+
+    def num_tokens(self, n: int) -> int:
+        reason = misfit(n, self.factor)
+        if reason is not None:
+            raise DataError(f"pixel_shuffle: {reason}")
+        return n // self.factor**2
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
+        number, factor = self.num_tokens(tokens.shape[1]), self.factor
+        side = math.isqrt(tokens.shape[1]) // factor
+        grid = tokens.unflatten(1, (side, factor, side, factor))  # [B, rows, factor, columns, factor, in_dim]
+        x = grid.transpose(2, 3).flatten(3).flatten(1, 2)  # [B, rows * columns, factor * factor * in_dim]
+        return self.linear(x), mask[:, :1].expand(-1, number)  # an item has all tokens of its grid or none
+
+
+def misfit(n: int, factor: int) -> str | None:
+    """Return the reason why ``n`` tokens are not a square grid that ``factor`` x ``factor`` squares fill, or None if they are."""
+    side = math.isqrt(n)
+    if side**2 != n:
+        return f"{n} tokens do not form a square grid"
+    legal = [f for f in range(1, side + 1) if side % f == 0]
+    return None if side % factor == 0 else f"factor {factor} does not divide the side of the {side} x {side} grid; allowed are {legal}"
