@@ -144,3 +144,14 @@ def test_a_table_that_is_a_pipe_is_told(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(zoo.DataError, match=r"data\.table: .*named pipe"):
         list(read_table(tmp_path / "t.csv", ["a"]))
+
+
+def test_tensors_with_the_names_of_no_vision_transformer_are_told(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    config = {**TINY, "model_type": "vit", "image_size": 8, "patch_size": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(zoo.WeightsError, match="lacks tensors that every Vision Transformer has"):
+        zoo.load(tmp_path)

@@ -59,7 +59,10 @@ def refuse_larger_than_weights(
 
 def machine_memory() -> int:
     """Return the memory of this machine or of the container in bytes; where it is unknown, a petabyte."""
-    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")] if hasattr(os, "sysconf") else [2**50]
+    try:
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, ValueError):  # not on Windows
+        found = [2**50]
     for path in map(Path, CGROUP):
         try:
             found.append(int(path.read_text()))

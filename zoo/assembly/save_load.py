@@ -76,11 +76,10 @@ def load(
     description = describe(found)
     config = description.config
     tell_left_out(found, description)
-    key = f"{found.directory}/{CONFIG_FILE}"
-    build = partial(build_described, config, key)
-    refuse_larger_than_weights(config, build, lambda: found.shapes, found.origin)
+    place = f"{found.directory}/{CONFIG_FILE}"
     with understanding(f"{found.origin}: its config"):
-        model = build()
+        refuse_larger_than_weights(config, partial(build_described, config, place), lambda: found.shapes, found.origin)
+        model = build_described(config, place)
     if "system" not in config:
         if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
             model.processor = build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]

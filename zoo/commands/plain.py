@@ -1,4 +1,4 @@
-"""Text for people: what comes from outside is shown as text, and never obeyed by a terminal, by rich or by a spreadsheet."""
+"""Output for people: names and texts from outside are escaped, so that no terminal and no library interprets them."""
 
 import json
 import sys

@@ -76,7 +76,7 @@ def check_keywords(part: type, keywords: Mapping[str, Any], key: str, given: Map
         if not isinstance(name, str) or name not in parameters:
             raise ConfigError(f"{key}.{name}: {key} ({part.__name__}) has no such option; {name_choices(str(name), parameters)}")
         checked[name] = checked_value(f"{key}.{name}", value, hints.get(name, Any))
-        _refuse_absurd_size(name, checked[name], f"{key}.{name}")
+        _refuse_absurd_size(name, value, f"{key}.{name}")
     missing = [name for name, p in parameters.items() if p.default is p.empty and name not in checked]
     if missing:
         raise ConfigError(f"{key}: needs {', '.join(missing)}; set {key}.{missing[0]}=...")

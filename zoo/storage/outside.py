@@ -158,7 +158,7 @@ def read_yaml_object(path: Path, error: Fault = ConfigError) -> dict[str, Any]:
     if _nests_deeply(text):  # the loader written in C would overflow its stack
         raise error(f"{path}: is YAML nested more than {MAX_DEPTH} deep, which is never read; make it flatter")
     try:
-        found = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        found = yaml.load(text, Loader=yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader)
     except RecursionError as fault:
         raise error(f"{path}: is YAML nested more than {MAX_DEPTH} deep, which is never read; make it flatter") from fault
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as fault:

@@ -115,7 +115,7 @@ def read_model_config(path: Path, error: type[ZooError] = WeightsError) -> dict[
 
 
 def checked_model_config(config: dict[str, Any], origin: object, error: type[ZooError] = WeightsError) -> dict[str, Any]:
-    """Return a model's config of transformers if its values have possible types; nested configs are checked likewise.
+    """Return a model's config of transformers if its values have possible types; nested configs are checked too.
 
     Raises:
         ZooError: of the class ``error``, with file, key, value and what is allowed.

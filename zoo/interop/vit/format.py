@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, WeightsError
 from zoo.interop.base.files import CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import image_keywords_of
@@ -65,7 +65,10 @@ class VisionTransformers(Format):
     def read(self, source: Source, part: str = "", into: nn.Module | None = None) -> Mapping[str, Tensor]:
         """Convert by the names of the tensors."""
         names = recognised(NAMES, source.keys)
-        assert names is not None
+        if names is None:
+            raise WeightsError(
+                f"{source.origin}: lacks tensors that every Vision Transformer has (it holds {len(source.keys)}); fetch the directory again"
+            )
         return read_encoder(names, source, "image", part, into)
 
     def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:

@@ -7,6 +7,7 @@ longest templates in use have a few hundred lines and take a few thousand steps 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from types import BuiltinMethodType
 from typing import Any
 
 from jinja2 import Environment, nodes
@@ -66,7 +67,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         """Call a function or method of a text, unless a number or the result could be too large."""
         _step()
         _refuse_large(*args, *kwargs.values())
-        owner = getattr(__obj, "__self__", None)
+        owner = __obj.__self__ if isinstance(__obj, BuiltinMethodType) else None
         if isinstance(owner, str):
             longest = max((len(value) for value in (*args, *kwargs.values()) if isinstance(value, str)), default=1)
             _refuse_longer((len(owner) + 1) * max(longest, 1) if __obj.__name__ in ("replace", "join", "translate") else 0)
@@ -74,7 +75,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Any:
         """Return the sandbox's form of ``"...".format``, unless the text holds an absurd width."""
-        if isinstance(getattr(value, "__self__", None), str) and value.__name__ in ("format", "format_map"):
+        if isinstance(value, BuiltinMethodType) and isinstance(value.__self__, str) and value.__name__ in ("format", "format_map"):
             _refuse_wide_format(value.__self__)
         return super().wrap_str_format(value)
 
