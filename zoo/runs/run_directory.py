@@ -24,6 +24,7 @@ from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.registry.schemas import read_run_file
 from zoo.storage.files import atomic_directory, real_path, write_text_atomically
 from zoo.storage.lock import alone
+from zoo.storage.outside import read_json_object
 from zoo.training.reference import write_initial
 from zoo.training.state import saving
 
@@ -77,7 +78,7 @@ def _write_environment(run_dir: Path, environment: Mapping[str, Any], needs: lis
 
 def _read_environment(run_dir: Path) -> dict[str, Any]:
     path = run_dir / ENVIRONMENT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json_object(path, ConfigError) if path.exists() else {}
 
 
 def _write_config(run_dir: Path, config: Mapping[str, Any]) -> None:
