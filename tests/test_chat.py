@@ -317,6 +317,6 @@ def test_a_conversation_that_is_too_long_is_refused_and_left_as_it_was(system):
 
 
 def test_a_system_without_a_processor_is_refused(system, monkeypatch):
-    monkeypatch.setattr(system, "_processor", None)
+    monkeypatch.setattr(system, "processor", None)
     with pytest.raises(ConfigError, match="has no processor"):
         ChatSession(system, Sampling())

@@ -50,5 +50,5 @@ def test_types_follow_the_separators_and_change_the_output():
 
 
 def test_an_unknown_pool_is_refused():
-    with pytest.raises(zoo.ConfigError, match="pool: there is no 'max'"):
-        make(pool="max")
+    with pytest.raises(zoo.ConfigError, match="pool: there is no 'median'"):
+        make(pool="median")

@@ -64,8 +64,8 @@ def test_dropout_acts_in_training_only():
 
 
 def test_wrong_pool_and_long_texts_are_refused():
-    with pytest.raises(ConfigError, match="pool: there is no 'max'"):
-        make(pool="max")
+    with pytest.raises(ConfigError, match="pool: there is no 'median'"):
+        make(pool="median")
     with pytest.raises(DataError, match="13 tokens; context_length allows 12"):
         make()(torch.zeros(1, 13, dtype=torch.int64))
 

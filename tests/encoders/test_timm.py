@@ -198,7 +198,7 @@ def test_positions_do_not_decay():
         ("", {}, "names no model"),
         ("efficientvim_m1", {}, "efficientvim_m1: gives 4 feature tensors instead of one"),
         ("vit_base_patch16_sapiens2", {}, "image_size: .*3 channels of 1024 x 768.*set image_size, for example 768"),
-        ("test_vit", {"image_size": 33}, "image_size: .*images of 33 x 33: .*divisible by patch size"),
+        ("test_vit", {"image_size": 33}, "image_size: .*images of 33 x 33 pixels: .*divisible by patch size"),
         ("vgg11", {"drop_path": 0.1}, "drop_path: got 0.1, but timm/vgg11 has no stochastic depth"),
         ("resnet18", {"drop_path": 1.0}, "drop_path: got 1.0; allowed is 0 to below 1"),
         ("resnet18", {"img_size": 64}, "img_size: .*did you mean 'image_size'"),

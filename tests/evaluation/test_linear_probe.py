@@ -13,10 +13,10 @@ import zoo
 from zoo.data.system_processor import Processor
 from zoo.evaluation.linear_probe import COARSE, LinearProbe, class_scores, fit, sweep
 from zoo.processors.image import ImageProcessor
-from zoo.types import Encoded
+from zoo.types import Encoded, Encoder
 
 
-class Pixels(nn.Module):
+class Pixels(Encoder):
     """An encoder whose features are the pixels."""
 
     modality, dim = "image", 192
@@ -26,7 +26,7 @@ class Pixels(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.processor = Processor({"image": ImageProcessor(image_size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))})
 
-    def forward(self, pixels, mask=None):
+    def forward(self, pixels, mask=None, *, reads="tokens"):
         pooled = pixels.flatten(1) * self.scale
         return Encoded(pooled[:, None], pooled, torch.ones(len(pixels), 1, dtype=torch.bool))
 

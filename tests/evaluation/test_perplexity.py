@@ -115,7 +115,7 @@ def test_a_damaged_picture_is_an_error_or_left_out_and_counted(llava, talking, t
         def split(self, name):
             inner = super().split(name)
 
-            class Split:
+            class Holed(Split):
                 max_bad_share = self.share
 
                 def __len__(self):
@@ -127,7 +127,7 @@ def test_a_damaged_picture_is_an_error_or_left_out_and_counted(llava, talking, t
                         sample.inputs["conversation"] = replace(sample.inputs["conversation"], images=(damaged,))
                     return sample
 
-            return Split()
+            return Holed()
 
     source, told = Damaged(), []
     with pytest.raises(zoo.DataError, match=r"damaged\.png"):

@@ -11,7 +11,7 @@ from zoo.commands.display import show_evaluation
 from zoo.evaluation.question_answering import QuestionAnswering
 from zoo.processors.chat.messages import Conversation, Message
 from zoo.runs.evaluate import write_result
-from zoo.types import Sample
+from zoo.types import Sample, Source, Split
 
 NASTY = "<script>alert(1)</script> & \"b\" 'c'"
 
@@ -171,7 +171,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-class Nasty:
+class Nasty(Source):
     modalities, kinds = ("conversation", "image"), []
 
     def split(self, name):
@@ -181,11 +181,15 @@ class Nasty:
         clip = np.zeros(160, dtype=np.float32)  # alone, and with a rate of its own
         conversation = Conversation(said, (np.zeros((8, 8), dtype=np.uint8),), (clip, (clip, 8000)), id=NASTY)
 
-        class Split(list):
-            def sample(self, index, generator=None):
-                return self[index]
+        class One(Split):
+            def __len__(self):
+                return 1
 
-        return Split([Sample(NASTY, {"conversation": conversation}, answers=[NASTY], kind=NASTY)])
+            def sample(self, index, generator=None):
+                return sample
+
+        sample = Sample(NASTY, {"conversation": conversation}, answers=[NASTY], kind=NASTY)
+        return One()
 
 
 def test_the_page_stands_alone_and_what_people_wrote_stays_text(tmp_path, evaluated):

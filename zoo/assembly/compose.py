@@ -177,7 +177,7 @@ def _explain_parent(config: DictConfig, key: str) -> str:
     """Return the message for a key whose parent is null or does not exist."""
     parent, _, last = key.rpartition(".")
     exists = _has(config, parent)
-    if exists and parent in PLAIN_GROUPS:
+    if parent in PLAIN_GROUPS and OmegaConf.select(config, parent) is None:
         return f"{key}: no {parent} is chosen; say which with {parent}=NAME; {name_choices('', options(parent))}"
     if exists and OmegaConf.select(config, parent) is None:
         return f"{key}: {parent} is null; give it whole, '{parent}={{{last}: ...}}'"

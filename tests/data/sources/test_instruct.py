@@ -63,7 +63,7 @@ def test_files_are_mixed_by_their_weights(folder):
     assert (order == source.split("train").order(0, 0)).all() and (order != source.split("train").order(0, 1)).any()
     counts = np.bincount(WeightedOrder([2, 4], [1, 1])(0, 0), minlength=6)
     assert counts[:2].sum() == counts[2:].sum() == 3 and counts[:2].max() - counts[:2].min() <= 1
-    assert not hasattr(Instruct(path=folder / "rows.json").split("train"), "order")
+    assert Instruct(path=folder / "rows.json").split("train").order is None
 
 
 def test_bad_rows_are_skipped_with_their_reasons_counted(folder):

@@ -62,7 +62,7 @@ def test_without_weights_every_item_stands_once_and_validation_takes_the_sources
     words["long"]["split_fractions"] = [0.5, 0.5, 0.0]
     mixture = Mixture(sources=words)
     split = mixture.split("train")
-    assert not hasattr(split, "order") and sum(split.sizes) == len(split)
+    assert split.order is None and sum(split.sizes) == len(split)
     held = mixture.split("validation")
     assert {held.sample(i).kind for i in range(len(held))} == {"long"} and len(held) == 122 - len(split)
     assert len(mixture.captions()) == len(split) and mixture.kinds == ("short", "long", "few")
