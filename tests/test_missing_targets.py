@@ -35,8 +35,8 @@ def test_each_pair_is_its_own_group_if_a_batch_has_no_groups(name):
         ),
         ("llava_nano", r"targets\['supervised'\] is missing .* the processor 'conversation' makes a boolean mask"),
         ("whisper_nano", r"no targets\['supervised'\]: no transcripts, which head 'whisper' .* the processor 'transcript' makes them"),
-        ("tacotron2_nano", r"targets\['mels'\] are to be mels .* give the system a processor 'speech'"),
-        ("tacotron_nano", r"targets\['mels'\] are to be mels .* give the system a processor 'speech'"),
+        ("tacotron2_nano", r"targets\['mels'\] must be mels .* give the system a processor 'speech'"),
+        ("tacotron_nano", r"targets\['mels'\] must be mels .* give the system a processor 'speech'"),
     ],
 )
 def test_a_missing_target_is_named_with_its_head_and_its_maker(name, message):

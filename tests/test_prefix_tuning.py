@@ -75,7 +75,7 @@ def test_what_a_prefix_cannot_do_is_refused():
     system = zoo.create_system(SYSTEM)
     with pytest.raises(zoo.ConfigError, match="training.adapters.encoders.image: kind prefix needs a zoo language model"):
         add_adapters(system, {"encoders.image": {"kind": "prefix"}}, "training.adapters")
-    with pytest.raises(zoo.ConfigError, match="num_tokens: 0"):
+    with pytest.raises(zoo.ConfigError, match="num_tokens: got 0; allowed are whole numbers from 1"):
         add_adapters(system, {"head.language": {"kind": "prefix", "num_tokens": 0}}, "training.adapters")
     add_adapters(system, {"head.language": {"kind": "prefix"}}, "training.adapters")
     with pytest.raises(zoo.ConfigError, match="a prefix cannot be merged into weights"):

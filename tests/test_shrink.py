@@ -29,7 +29,7 @@ def test_shrinking_keeps_what_is_kept_and_refuses_what_would_not_fit():
     assert len(smaller.blocks) == 1 and torch.equal(smaller.blocks[0].mlp.fc1.weight, model.blocks[0].mlp.fc1.weight)
     with pytest.raises(zoo.ConfigError, match="would change its shape"):
         shrink(model, mlp_ratio=2.0)
-    with pytest.raises(zoo.ConfigError, match="no encoder that zoo built alone"):
+    with pytest.raises(zoo.ConfigError, match="is not an encoder that zoo built on its own"):
         shrink(zoo.create_model("clip_vit_nano").encoders["image"])
 
 

@@ -118,7 +118,7 @@ def test_recordings_of_one_name_keep_their_suffix(model, sounds, tmp_path):
         (["a.wav", "--format", "doc"], "--format: there is no 'doc'"),
         (["a.wav", "--task", "sing"], "task: there is no 'sing'"),
         (["a.wav", "--language", "german"], "only transcribes English"),
-        (["a.wav", "--temperatures", "hot"], "--temperatures: 'hot' is no number"),
+        (["a.wav", "--temperatures", "hot"], "--temperatures: 'hot' is not a number"),
         (["a.wav", "--batch-size", "0"], "--batch-size: 0"),
         (["a.wav", "--patience", "2"], "no effect without beams"),
         (["a.wav", "--device", "tpu9"], "--device: tpu9 cannot be used"),

@@ -211,8 +211,8 @@ def write(directory, name, content):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("{", "config.json: cannot be read"),
-        ([1], "holds list"),
+        ("{", "config.json: is not JSON that can be read"),
+        ([1], "holds a list, not a JSON object"),
         ({"architecture": "resnet18"}, "no model_type.*use timm/resnet18"),
         ({"model_type": "vitt"}, "config.model_type: transformers has no 'vitt'; did you mean 'vit'"),
         ({"model_type": "vit", "auto_map": {"AutoModel": "code.Model"}}, "config.auto_map: .* names code"),

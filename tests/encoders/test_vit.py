@@ -72,7 +72,7 @@ def test_mean_pooling_leaves_class_token_and_registers_out():
         ({"class_token": False, "pool": "cls_tanh"}, "needs class_token=true"),
         ({"activation": "gelu_tan"}, "did you mean 'gelu_tanh'"),
         ({"image_size": 30}, "does not divide image_size 30.*drop_remainder=true"),
-        ({"patch_size": 0}, "allowed is 1 to image_size 32"),
+        ({"patch_size": 0}, "patch_size: got 0; allowed are whole numbers from 1"),
         ({"patch_size": 64, "drop_remainder": True}, "allowed is 1 to image_size 32"),
     ],
 )

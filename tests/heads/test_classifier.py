@@ -157,7 +157,7 @@ REFUSED = {
     "class_names: 'cats' is one string": {"class_names": "cats"},
     "label_smoothing: 1.0; allowed is 0 to below 1": {"label_smoothing": 1.0},
     "dropout: -0.1; allowed": {"dropout": -0.1},
-    "hidden_dim: 0; allowed is 1 or more": {"hidden_dim": 0},
+    "hidden_dim: got 0; allowed are whole numbers from 1": {"hidden_dim": 0},
     "num_heads: pool 'attention' needs it": {"pool": "attention"},
     "num_heads: 5 does not divide dim 24": {"pool": "attention", "num_heads": 5},
     "num_heads: 4 has no effect with pool 'encoder'": {"num_heads": 4},

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 from zoo.storage.outside import DIRECTIONS, printable
 
@@ -12,7 +12,7 @@ JSON_ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in (*map(chr, ra
 JSON_ESCAPES |= {code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)}  # bytes of a file name that are not UTF-8
 
 
-def say(text: object = "", *, file: TextIO | None = None, end: str = "\n", flush: bool = False) -> None:
+def say(text: object = "", *, file: Any = None, end: str = "\n", flush: bool = False) -> None:
     """Print a text with control characters escaped, except line breaks and tabs; the arguments are those of ``print``."""
     print(printable(str(text), KEEP), file=sys.stdout if file is None else file, end=end, flush=flush)
 

@@ -78,7 +78,7 @@ class ComposedFile(RunFile, total=False):
     weights: dict[str, Any] | str | None
     teacher: str | None
     checkpoint: str
-    evaluations: list[str] | None
+    evaluations: list[str | dict[str, Any]] | str | None
     output: str | None
     device: str
 

@@ -90,13 +90,13 @@ def test_reference_answers_and_kinds_are_kept(folder):
 
 
 def test_what_cannot_be_read_is_refused(folder):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="nothing.json: no such file"):
         Instruct(path=folder / "nothing.json")
     (folder / "empty.json").write_text("[]")
     with pytest.raises(DataError, match="holds no conversation to train on"):
         Instruct(path=[folder / "rows.json", folder / "empty.json"])
     (folder / "cut.json").write_text('[{"a": ')
-    with pytest.raises(DataError, match="is not valid JSON"):
+    with pytest.raises(DataError, match="is not JSON that can be read"):
         Instruct(path=folder / "cut.json")
     with pytest.raises(ConfigError, match="weights: .* for 1 file"):
         Instruct(path=folder / "rows.json", weights=[1, 2])

@@ -69,7 +69,7 @@ def test_a_pair_and_a_clip_are_documents_too(pictures):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ("no json", "is not valid JSON"),
+        ("no json", "is not JSON that can be read"),
         ([1], "is list"),
         ({"foo": 1}, "its keys are foo"),
         ({"parts": [{"video": "a"}]}, "a part is {'video': 'a'}"),

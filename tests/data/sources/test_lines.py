@@ -31,7 +31,7 @@ def test_a_folder_is_read_by_its_lines_and_templates_are_drawn(file):
 def test_bad_input_is_refused(file, tmp_path):
     with pytest.raises(ConfigError, match="templates"):
         Lines(path=file, templates=["no place"])
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="nothing.txt: no such file"):
         Lines(path=tmp_path / "nothing.txt")
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(DataError, match="holds no text"):
