@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,13 @@ def test_a_job_of_a_sweep_may_compose(tmp_path):
 
     assert run_with_hydra(["-m", "seed=1,2", f"run_dir={tmp_path}/sweep"], job) == 0
     assert seen == [(1, 7), (2, 7)]
+
+
+def test_jobs_of_a_sweep_and_what_follows_keep_warnings(tmp_path):
+    """Hydra's job_logging=disabled raises the level of the root logger above warnings."""
+    log, seen = logging.getLogger("zoo"), []
+    run_with_hydra(["-m", "seed=1,2", f"run_dir={tmp_path}/sweep"], lambda config: seen.append(log.isEnabledFor(logging.WARNING)) or 0)
+    assert seen == [True, True] and log.isEnabledFor(logging.WARNING)
 
 
 def data_of(name: str, path) -> list[str]:

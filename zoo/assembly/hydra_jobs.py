@@ -44,9 +44,10 @@ def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int
     base = given[-1] if given and given[-1] != "null" else f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     overrides.append(f"hydra.sweep.dir={base}")
     failures: list[str] = []
+    level = logging.root.level
 
     def call(config: DictConfig) -> None:
-        logging.getLogger("zoo").disabled = False  # job_logging=disabled turns off every existing logger
+        _restore_logging(level)
         plain = check_composed(to_plain(config), "train")
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             plain["run_dir"] = f"{base}/{HydraConfig.get().job.num}"
@@ -64,8 +65,14 @@ def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int
         hydra_main(version_base="1.3", config_path=None, config_name="train")(call)()
     finally:
         sys.argv = old
-        logging.getLogger("zoo").disabled = False
+        _restore_logging(level)
     return 1 if failures else 0
+
+
+def _restore_logging(level: int) -> None:
+    """Undo ``job_logging=disabled``, which turns off every existing logger and raises the root level above warnings."""
+    logging.root.setLevel(level)
+    logging.getLogger("zoo").disabled = False
 
 
 def _values_of_flags(arguments: Sequence[str]) -> list[str]:
