@@ -17,7 +17,7 @@ from zoo.errors import ConfigError
 from zoo.layers.meta import meta_device
 from zoo.registry import Row, find_part, find_row
 from zoo.registry.construct import build_part
-from zoo.types import EncoderSpec
+from zoo.types import EncoderSpec, Part
 
 EXAMPLE_DIM = 64  # width of the example encoders of a head that is created alone
 EXAMPLE_WORDS = {"vocab_size": 512, "word_dim": EXAMPLE_DIM}  # and the word table of an example text encoder
@@ -61,7 +61,7 @@ def create_model(
             else:
                 refuse_too_large(config, partial(build_part, row.kind, config, name), name)
                 model = build_part(row.kind, config, name)
-            model.config = {row.kind: config}  # type: ignore[assignment]
+            cast(Part, model).remember({row.kind: config})
     return finish(model, weights, name, device, dtype, weights_parts)
 
 

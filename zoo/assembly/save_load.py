@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -23,7 +23,7 @@ from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, atomic_directory
 from zoo.storage.outside import understanding
 from zoo.storage.tensors import compress, write_tensors
-from zoo.types import Encoder, Head, LanguageModel, config_of, processor_of
+from zoo.types import Encoder, Head, LanguageModel, Part, config_of, processor_of
 
 
 def save(model: nn.Module, directory: str | Path, *, storage: str | None = None) -> Path:
@@ -81,10 +81,11 @@ def load(
         refuse_larger_than_weights(config, partial(build_described, config, place), lambda: found.shapes, found.origin)
         model = build_described(config, place)
     if "system" not in config:
+        part = cast(Part, model)
         if isinstance(model, Encoder) and model.modality == "image":  # its processor needs nothing that the encoder does not know
-            model.processor = build_processor({}, {"image": model}, "encoder")  # type: ignore[assignment, dict-item]
+            part.remember(part.config or {}, build_processor({}, {"image": model}, "encoder"))
         elif (processor := description.processor()) is not None:
-            model.processor = processor  # type: ignore[assignment]
+            part.remember(part.config or {}, processor)
         elif isinstance(model, Encoder) and model.modality == "audio":
-            model.processor = build_processor({}, {"audio": model}, "encoder")  # type: ignore[assignment, dict-item]
+            part.remember(part.config or {}, build_processor({}, {"audio": model}, "encoder"))
     return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]

@@ -38,7 +38,7 @@ def shrink(encoder: Encoder, *, seed: int = 0, **changes: Any) -> Encoder:
     changed = {**config, **changes}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        smaller = cast(nn.Module, build_part("encoder", changed, "encoder"))
+        smaller: Encoder = build_part("encoder", changed, "encoder")
     kept = _kept(
         cast(nn.Module, encoder).state_dict(),
         smaller.state_dict(),
@@ -46,9 +46,8 @@ def shrink(encoder: Encoder, *, seed: int = 0, **changes: Any) -> Encoder:
         antialias=smaller.antialias if isinstance(smaller, ViT) else True,
     )
     smaller.load_state_dict(kept, strict=False)
-    smaller.config = {"encoder": changed}  # type: ignore[assignment]
-    smaller.processor = _processor(encoder, changes)  # type: ignore[assignment]
-    return cast(Encoder, smaller.eval())
+    smaller.remember({"encoder": changed}, _processor(encoder, changes))
+    return smaller.eval()
 
 
 def _processor(encoder: Encoder, changes: Mapping[str, Any]) -> Any:

@@ -96,10 +96,6 @@ class ModalityProcessor:
     def load(self, directory: Path) -> None:
         """Read the files that ``save`` wrote; none by default."""
 
-    def shortened(self, max_length: int) -> "ModalityProcessor":
-        """Return a processor that cuts texts at ``max_length`` tokens; itself if the modality has no limit."""
-        return self
-
 
 @runtime_checkable
 class Processor(Protocol):
