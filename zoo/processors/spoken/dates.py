@@ -5,7 +5,7 @@ import re
 from zoo.processors.spoken.numbers import Rule, number_words
 
 MONTHS = "January February March April May June July August September October November December".split()
-DAYS = {"Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday", "Thur": "Thursday",
+DAYS = {"Mon": "Monday", "Tue": "Tuesday", "Tues": "Tuesday", "Wed": "Wednesday", "Thu": "Thursday", 
         "Thurs": "Thursday", "Fri": "Friday", "Sat": "Saturday", "Sun": "Sunday"}  # fmt: skip
 _MONTH = "|".join([*MONTHS, *(f"{month[:3]}\\.?" for month in MONTHS if month != "May"), "Sept\\.?"])
 _YEAR = r"1[1-9]\d\d|20\d\d"
@@ -13,6 +13,7 @@ _YEAR = r"1[1-9]\d\d|20\d\d"
 _BEFORE_YEAR = (
     "in|since|until|till|by|from|before|after|during|circa|around|early|late|mid|spring|summer|autumn|fall|winter|year|copyright|©"
 )
+_BEFORE_DECADE = r"(?<=\bthe )|(?<=\bearly )|(?<=\blate )|(?<=\bmid-)|(?<=\bhis )|(?<=\bher )|(?<=\bour )|(?<=\btheir )"
 _SUFFIX = r"(?:st|nd|rd|th)?"
 _HOUR = r"\b(\d{1,2})[:h](\d{2})(?::(\d{2}))?(?:\s?([ap])\.?m\b\.?)?(?!\d)"
 
@@ -94,9 +95,7 @@ RULES: tuple[Rule, ...] = (
     (re.compile(rf"\b({_MONTH}),? ({_YEAR})\b(?![,.]?\d)", re.IGNORECASE), lambda m: f"{_month(m[1])} {number_words(m[2], 'year')}"),
     (re.compile(r"(?<![\w'])'?(?P<digits>(?:1[1-9]|20)\d0)'?s\b"), _decade),
     (
-        re.compile(
-            r"(?:(?<![\w'])'|(?<=\bthe )|(?<=\bearly )|(?<=\blate )|(?<=\bmid-)|(?<=\b(?:his|her|our) )|(?<=\b(?:their) ))(?P<digits>[1-9]0)'?s\b"
-        ),
+        re.compile(rf"(?:(?<![\w'])'|{_BEFORE_DECADE})(?P<digits>[1-9]0)'?s\b"),
         _decade,
     ),
     (re.compile(r"(?<![\w'])'(?=\d\d\b(?!'))"), lambda m: ""),

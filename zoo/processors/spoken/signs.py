@@ -22,7 +22,8 @@ SIGNS = {
     "≈": "approximately", "<": "less than", ">": "greater than", "→": "to", "←": "from", "√": "square root of", "∞": "infinity",
     "∑": "sum of", "∫": "integral of", "∂": "partial", "∈": "in", "°": "degrees", "§": "section", "¶": "paragraph", "©": "copyright",
     "®": "registered", "™": "trademark", "№": "number", "†": "dagger", "^": "to the power of", "_": "underscore", "~": "about", "*": "star",
-    "€": "euro", "£": "pound", "$": "dollar", "¥": "yen", "¢": "cent", "′": "prime", "″": "double prime", "|": ",", "•": ",", "`": "", "❤": "heart",
+    "€": "euro", "£": "pound", "$": "dollar", "¥": "yen", "¢": "cent", "′": "prime", "″": "double prime", "|": ",", "•": ",", "`": "",
+    "❤": "heart",
 }  # fmt: skip
 DOMAINS = "com|org|net|edu|gov|io|ai|dev|app|info|eu|uk|de|fr|es|it|nl|ch|at|jp|cn|in|ca|au|us|co"
 NAMED = frozenset({"Sm", "So", "Sc", "Sk"})  # categories of symbols that are read by their Unicode name

@@ -20,7 +20,8 @@ OTHERS = {
     "Wh": "watt hours", "kWh": "kilowatt hours", "MWh": "megawatt hours", "V": "volts", "kV": "kilovolts", "mV": "millivolts",
     "mA": "milliamperes", "mAh": "milliampere hours", "Ω": "ohms", "kΩ": "kiloohms", "N": "newtons", "J": "joules", "kJ": "kilojoules",
     "kcal": "kilocalories", "Pa": "pascals", "hPa": "hectopascals", "kPa": "kilopascals", "bar": "bars", "psi": "pounds per square inch",
-    "dB": "decibels", "lm": "lumens", "ha": "hectares", "mph": "miles per hour", "kph": "kilometers per hour", "rpm": "revolutions per minute",
+    "dB": "decibels", "lm": "lumens", "ha": "hectares", "mph": "miles per hour", "kph": "kilometers per hour",
+    "rpm": "revolutions per minute",
     "fps": "frames per second", "dpi": "dots per inch", "ppm": "parts per million", "px": "pixels",
     "°C": "degrees celsius", "°F": "degrees fahrenheit", "°": "degrees", "K": "kelvin", "%": "percent", "‰": "per mille",
 }  # fmt: skip
