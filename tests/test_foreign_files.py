@@ -6,8 +6,6 @@ import logging
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import zoo
@@ -151,24 +149,6 @@ def test_a_dense_layer_of_sentence_transformers_is_refused_by_name(tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps(dense))
     with pytest.raises(zoo.ConfigError, match="models.Dense has no part of ours"):
         zoo.load(tmp_path)
-
-
-def test_an_adapter_beside_the_weights_of_its_base_is_refused_by_name(tmp_path):
-    save_model("llama", tmp_path)
-    model = get_peft_model(transformers.LlamaForCausalLM.from_pretrained(tmp_path), LoraConfig(target_modules=["q_proj"]))
-    model.save_pretrained(tmp_path)
-    for load in (lambda: zoo.load(tmp_path), lambda: zoo.create_model(f"transformers/{tmp_path}", weights=tmp_path)):
-        with pytest.raises(zoo.WeightsError, match="adapter_config.json beside the weights.*merge_and_unload"):
-            load()
-
-
-def test_an_adapter_alone_is_refused_with_the_name_of_its_base(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "meta/base-7b"}))
-    save_file({"base_model.model.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(zoo.WeightsError, match="holds an adapter .*LORA.* of the base model 'meta/base-7b'"):
-        zoo.load(tmp_path)
-    with pytest.raises(zoo.WeightsError, match="holds an adapter"):
-        zoo.create_model("llama_nano", weights=tmp_path)
 
 
 def test_an_unknown_file_is_named_in_one_line_and_nothing_else_is(tmp_path, caplog):

@@ -56,7 +56,11 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
 
 
 def load(
-    source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    source: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    base: str | Path | None = None,
 ) -> "System | Encoder | Head | LanguageModel":
     """Load what ``save`` wrote, the model of a run directory, or one of transformers, open_clip or OpenAI (also "hf://OWNER/NAME").
 
@@ -66,11 +70,16 @@ def load(
     Mistral gives a system without encoders. A source is a directory, or a file: GGUF, a Whisper, or the whole CLIP of OpenAI or
     open_clip. An encoder that is loaded alone has a ``processor``. The log names each file of a directory that is not used.
 
+    An adapter of PEFT is merged into the weights beside it, or into those of the base model that it names.
+
+    Args:
+        base: source of the weights that an adapter of PEFT changes; None takes the base that the adapter names.
+
     Raises:
         ConfigError: our parts do not make this architecture.
         WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
-    found = read_source(source)
+    found = read_source(source, base)
     if found.own_config is not None:
         refuse_missing(found.own_config, found.directory)
     description = describe(found)
