@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from zoo.assembly.bundled import DEFAULT_VOICE, chosen_model
-from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
+from zoo.commands.model_options import load_chosen
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import draw_speech
@@ -50,7 +50,7 @@ def speak_command(options: Namespace) -> int:
         raise ConfigError(f"--output: {output} is not an audio file; allowed suffixes are {', '.join(SUFFIXES)}")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output: the folder {output.absolute().parent} does not exist; create it first")
-    system: Any = load(chosen_model(options.model, DEFAULT_VOICE))
+    system: Any = load_chosen(chosen_model(options.model, DEFAULT_VOICE), options)
     if "synthesize" not in verbs_of(system):
         raise ConfigError(
             f"--model: {options.model} cannot synthesize speech; it needs a head 'tacotron' or 'tacotron2' (see: zoo list '*tacotron*')"

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json
-from zoo.commands.embed import refuse_device
+from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.downloads.fetching import is_cached
 from zoo.downloads.table import find_asset
@@ -64,8 +64,8 @@ def transcribe_command(options: Namespace) -> int:
     """Run the command and return the exit status: 0, 1 if a recording could not be read, or 130 if the user interrupted it."""
     formats = _formats(options.format)
     settings, items = _settings(options), list_recordings(options.paths)
-    refuse_device(options.device)
-    system: Any = load(_chosen_model(options.model), device=options.device)
+    place = placement(options)
+    system: Any = load(_chosen_model(options.model), **place)
     if "transcribe" not in verbs_of(system):
         raise ConfigError(f"--model: {options.model} cannot transcribe; it needs a head 'whisper' (see: zoo list 'whisper_*')")
     recogniser = recogniser_of(system, settings)
