@@ -37,6 +37,7 @@ class Timm(Encoder):
             preprocessing.
         image_size: height and width in pixels; None means the model's own size.
         drop_path: largest rate of stochastic depth.
+        pool: timm's ``global_pool`` ("token", "avg", "map", ...), if it is not the model's own; open_clip's towers set it.
 
     Raises:
         ConfigError: timm is not installed or has no such model, or the model does not support ``image_size`` or ``drop_path``.
@@ -44,7 +45,7 @@ class Timm(Encoder):
 
     modality = "image"
 
-    def __init__(self, *, model: str, image_size: int | None = None, drop_path: float = 0.0) -> None:
+    def __init__(self, *, model: str, image_size: int | None = None, drop_path: float = 0.0, pool: str | None = None) -> None:
         super().__init__()
         library, defaults = _import_timm(), _defaults(model)
         if not 0 <= drop_path < 1:
@@ -54,6 +55,9 @@ class Timm(Encoder):
         keywords: dict[str, Any] = {"img_size": self.image_size} if defaults.fixed_input_size else {}
         if drop_path:
             keywords["drop_path_rate"] = drop_path
+        if pool is not None:
+            keywords["global_pool"] = pool
+        self._build_keywords = keywords
 
         def build() -> nn.Module:
             return library.create_model(model, pretrained=False, num_classes=0, **keywords)
@@ -188,10 +192,9 @@ class Timm(Encoder):
             WeightsError: timm has no weights of that name, or they cannot be downloaded.
         """
         name = self.model_name if name is None else name
-        sizes = {"img_size": self.image_size} if self._pretrained["fixed_input_size"] else {}
         try:
             with torch.device("cpu"):  # the classifier is built too, because timm loads strictly only then
-                tensors = _import_timm().create_model(name, pretrained=True, **sizes).state_dict()
+                tensors = _import_timm().create_model(name, pretrained=True, **self._build_keywords).state_dict()
         except (OSError, RuntimeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise WeightsError(f"timm://{name}: cannot be downloaded ({reason}); check the name and the network") from error

@@ -78,9 +78,9 @@ class Description:
         found = {}
         for modality, encoder in encoders.items():
             modality = modality or next((m for m, size in SIZES.items() if size[0] in encoder), "image")
-            if modality == "image" and not encoder.get("preprocessing"):
+            if modality == "image" and not (encoder.get("preprocessing") or given.get("image")):
                 continue
-            own = {**{key: encoder[key] for key in SIZES[modality]}, **encoder.get("preprocessing", {})}
+            own = {**{key: encoder[key] for key in SIZES[modality] if key in encoder}, **encoder.get("preprocessing", {})}
             found[modality] = {**own, **(given.get(modality) or {})}
         if "conversation" in given:
             language = self.config["system"]["head"]["language"]

@@ -23,8 +23,7 @@ VISION: dict[str, ModuleType] = {  # by model_type
     "vit": transformers_vit,
     "dinov2": transformers_dinov2,
     "dinov2_with_registers": transformers_dinov2,
-    "clip_vision_model": transformers_clip,
-    "siglip_vision_model": transformers_clip,
+    **dict.fromkeys(transformers_clip.DEFAULTS, transformers_clip),
 }
 NAMES = (
     EncoderNames(timm_vit.recognises, timm_vit.to_zoo, timm_vit.CLASSIFIER, timm_vit.classifier_to_zoo),
