@@ -55,7 +55,7 @@ def make_transformers(kind):
 def token_ids(n=6, length=11, vocabulary=99):
     """Make texts of random ids with one, several or no end symbols, of which 2 is one too."""
     ids = torch.randint(3, vocabulary - 1, (n, length))
-    ids[3, 6], ids[4, 3], ids[4, 8] = 2, 2, 2
+    ids[3:4, 6], ids[4:5, 3], ids[4:5, 8] = 2, 2, 2
     ids[0, 4], ids[1, 2], ids[1, 7], ids[2, 5:] = vocabulary - 1, vocabulary - 1, vocabulary - 1, vocabulary - 1
     return ids
 

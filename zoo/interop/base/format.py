@@ -78,13 +78,13 @@ class Description:
         found = {}
         for modality, encoder in encoders.items():
             modality = modality or next((m for m, size in SIZES.items() if size[0] in encoder), "image")
-            if modality == "image" and not (encoder.get("preprocessing") or given.get("image")):
+            if modality == "image" and not encoder.get("preprocessing"):
                 continue
-            own = {**{key: encoder[key] for key in SIZES[modality] if key in encoder}, **encoder.get("preprocessing", {})}
+            own = {**{key: encoder[key] for key in SIZES[modality]}, **encoder.get("preprocessing", {})}
             found[modality] = {**own, **(given.get(modality) or {})}
         if "conversation" in given:
-            language = self.config["system"]["head"]["language"]
-            found["conversation"] = {**{key: language[key] for key in ("vocab_size", "context_length")}, **given["conversation"]}
+            language, facts = self.config["system"]["head"]["language"], ("vocab_size", "context_length")
+            found["conversation"] = {**{key: language[key] for key in facts if key in language}, **given["conversation"]}
         if "transcript" in given:
             head = self.config["system"]["head"]
             found["transcript"] = {**{key: head[key] for key in ("vocab_size", "context_length")}, **given["transcript"]}

@@ -125,11 +125,9 @@ def describe_open_clip(source: Source, path: Path, name: str) -> Description:
     if not open_clip.recognises(source.keys):
         raise _refusal(source, path)
     system = open_clip.system(source.outline, {**model, "quick_gelu": quick})
-    images, image = _open_clip_preprocessing(whole.get("preprocess_cfg") or {}, path), system["encoders"]["image"]
-    if image["name"] == "vit":  # other parts do not keep their preprocessing
-        image["preprocessing"], images = images, {}
+    system["encoders"]["image"]["preprocessing"] = _open_clip_preprocessing(whole.get("preprocess_cfg") or {}, path)
     text, tokenizer = _open_clip_text(path.parent, model.get("text_cfg") or {}, system["encoders"]["text"])
-    system = {"name": name, **system, "processor": {"image": images, "text": text}}
+    system = {"name": name, **system, "processor": {"image": {}, "text": text}}
     return Description({"system": system}, tokenizer, certain, tells_processing=path.is_file())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.backbones.timm_directory import describe_timm
 from zoo.interop.base.files import CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import image_keywords_of
@@ -52,7 +53,9 @@ class VisionTransformers(Format):
         return KEYS_SAY if recognised(NAMES, source.keys) is not None else NO
 
     def describe(self, source: Source) -> Description:
-        """Return the encoder, or a system if there is a classifier; only directories of transformers say enough."""
+        """Return the encoder, or a system if there is a classifier; only directories of transformers and timm say enough."""
+        if source.directory is not None and (timm := describe_timm(source)) is not None:
+            return timm
         config, keys = library_config(source, self), list(source.keys)
         assert source.directory is not None
         arguments = VISION[config["model_type"]].arguments(config, keys)
