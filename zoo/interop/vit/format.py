@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.backbones.timm_directory import describe_timm
 from zoo.interop.base.files import CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import image_keywords_of
@@ -23,8 +24,7 @@ VISION: dict[str, ModuleType] = {  # by model_type
     "vit": transformers_vit,
     "dinov2": transformers_dinov2,
     "dinov2_with_registers": transformers_dinov2,
-    "clip_vision_model": transformers_clip,
-    "siglip_vision_model": transformers_clip,
+    **dict.fromkeys(transformers_clip.DEFAULTS, transformers_clip),
 }
 NAMES = (
     EncoderNames(timm_vit.recognises, timm_vit.to_zoo, timm_vit.CLASSIFIER, timm_vit.classifier_to_zoo),
@@ -52,7 +52,9 @@ class VisionTransformers(Format):
         return KEYS_SAY if recognised(NAMES, source.keys) is not None else NO
 
     def describe(self, source: Source) -> Description:
-        """Return the encoder, or a system if there is a classifier; only directories of transformers say enough."""
+        """Return the encoder, or a system if there is a classifier; only directories of transformers and timm say enough."""
+        if source.directory is not None and (timm := describe_timm(source)) is not None:
+            return timm
         config, keys = library_config(source, self), list(source.keys)
         assert source.directory is not None
         arguments = VISION[config["model_type"]].arguments(config, keys)
