@@ -56,7 +56,7 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
 
 
 def load(
-    source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, revision: str | None = None
 ) -> "System | Encoder | Head | LanguageModel":
     """Load what ``save`` wrote, the model of a run directory, or one of transformers, open_clip or OpenAI (also "hf://OWNER/NAME").
 
@@ -66,11 +66,18 @@ def load(
     Mistral gives a system without encoders. A source is a directory, or a file: GGUF, a Whisper, or the whole CLIP of OpenAI or
     open_clip. An encoder that is loaded alone has a ``processor``. The log names each file of a directory that is not used.
 
+    Args:
+        source: a directory, a file, a bundled model's name, or a model of the hub: "hf://OWNER/NAME", also "OWNER/NAME" if there is no
+            such directory.
+        device: the device to load to.
+        dtype: type of the weights; None keeps float32.
+        revision: branch, tag or commit of a model of the hub; "hf://OWNER/NAME@REVISION" says the same.
+
     Raises:
         ConfigError: our parts do not make this architecture.
         WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
-    found = read_source(source)
+    found = read_source(source, revision)
     if found.own_config is not None:
         refuse_missing(found.own_config, found.directory)
     description = describe(found)

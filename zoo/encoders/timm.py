@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, WeightsError, name_choices
+from zoo.errors import ConfigError, DataError, WeightsError, first_line, name_choices
 from zoo.layers.hosted_backbone import flatten_map, freeze, try_out
 from zoo.layers.select import find_state, select_places
 from zoo.registry import register
@@ -37,6 +37,8 @@ class Timm(Encoder):
             preprocessing.
         image_size: height and width in pixels; None means the model's own size.
         drop_path: largest rate of stochastic depth.
+        pretrained_cfg: entries of timm's ``pretrained_cfg`` (mean, std, crop, ...) that replace those of the name, for weights of other
+            origin.
 
     Raises:
         ConfigError: timm is not installed or has no such model, or the model does not support ``image_size`` or ``drop_path``.
@@ -44,7 +46,9 @@ class Timm(Encoder):
 
     modality = "image"
 
-    def __init__(self, *, model: str, image_size: int | None = None, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, *, model: str, image_size: int | None = None, drop_path: float = 0.0, pretrained_cfg: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         library, defaults = _import_timm(), _defaults(model)
         if not 0 <= drop_path < 1:
@@ -54,6 +58,8 @@ class Timm(Encoder):
         keywords: dict[str, Any] = {"img_size": self.image_size} if defaults.fixed_input_size else {}
         if drop_path:
             keywords["drop_path_rate"] = drop_path
+        if pretrained_cfg:
+            keywords["pretrained_cfg_overlay"] = dict(pretrained_cfg)
 
         def build() -> nn.Module:
             return library.create_model(model, pretrained=False, num_classes=0, **keywords)
@@ -162,7 +168,7 @@ class Timm(Encoder):
         None for weights that share no name with timm's model, for example a file with this encoder's own names.
         """
         if source.timm:
-            return self.read_pretrained(source.timm)
+            return self.from_timm(source.fetched(lambda: self._download(source.timm)))
         return self.from_timm(source.tensors) if source.keys & self.model.state_dict().keys() else None
 
     def from_timm(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -188,14 +194,15 @@ class Timm(Encoder):
             WeightsError: timm has no weights of that name, or they cannot be downloaded.
         """
         name = self.model_name if name is None else name
-        sizes = {"img_size": self.image_size} if self._pretrained["fixed_input_size"] else {}
         try:
-            with torch.device("cpu"):  # the classifier is built too, because timm loads strictly only then
-                tensors = _import_timm().create_model(name, pretrained=True, **sizes).state_dict()
+            return self.from_timm(self._download(name))
         except (OSError, RuntimeError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"timm://{name}: cannot be downloaded ({reason}); check the name and the network") from error
-        return self.from_timm(tensors)
+            raise WeightsError(f"timm://{name}: cannot be downloaded ({first_line(error)}); check the name and the network") from error
+
+    def _download(self, name: str) -> dict[str, Tensor]:
+        sizes = {"img_size": self.image_size} if self._pretrained["fixed_input_size"] else {}
+        with torch.device("cpu"):  # the classifier is built too, because timm loads strictly only then
+            return _import_timm().create_model(name, pretrained=True, **sizes).state_dict()
 
     @property
     def _pretrained(self) -> Mapping[str, Any]:
