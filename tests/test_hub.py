@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -355,11 +356,12 @@ def test_a_chat_template_of_the_hub_is_that_of_the_folder(hub, tmp_path):
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", eos_token="</s>")
     tokenizer.chat_template = "{% for m in messages %}a {{ m['content'] }} b{% endfor %}"
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 8}
     LlamaForCausalLM(LlamaConfig(**sizes)).save_pretrained(tmp_path / "llm")
     tokenizer.save_pretrained(tmp_path / "llm")
     assert (tmp_path / "llm" / "chat_template.jinja").is_file()
     hub.add("owner/llm", tmp_path / "llm")
-    ours, folder = zoo.load("hf://owner/llm"), zoo.load(tmp_path / "llm")
+    ours: Any = zoo.load("hf://owner/llm")
+    folder: Any = zoo.load(tmp_path / "llm")
     assert ours.processor.get("conversation").settings == folder.processor.get("conversation").settings
     assert "chat_template.jinja" in hub.fetched() and Path(tmp_path / "cache").is_dir()

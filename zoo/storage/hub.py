@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ConfigError, WeightsError, name_choices
+from zoo.errors import ConfigError, WeightsError, ZooError, name_choices
 from zoo.storage import outside
 from zoo.storage.hub_faults import faults, is_unreachable, reason_of
 
@@ -186,5 +186,7 @@ def fetched_or_refused(fetch: Callable[[], Any], origin: str, name: str) -> Any:
     """
     try:
         return fetch()
+    except ZooError:
+        raise
     except faults() as error:  # no network, no such model, no weights for it
         raise WeightsError(f"{origin}: cannot be fetched: {reason_of(error, name)}; a local file may be given instead") from error
