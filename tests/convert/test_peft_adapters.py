@@ -135,7 +135,7 @@ def test_an_adapter_whose_base_is_not_here_is_refused_with_its_name(base, saved,
 def test_a_base_of_the_hub_is_taken_from_the_cache(saved, monkeypatch):
     base, adapter = saved
     asked = []
-    monkeypatch.setattr("zoo.interop.base.adapters.fetch_hub", lambda name: asked.append(name) or base)
+    monkeypatch.setattr("zoo.interop.base.adapters.fetch_model", lambda name, origin: (asked.append(name) or base, None))
     change(adapter, base_model_name_or_path="meta/base-7b", revision="v2")
     assert zoo.load(adapter).name == "adapter" and asked == ["meta/base-7b@v2"]
 

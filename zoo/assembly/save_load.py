@@ -62,6 +62,7 @@ def load(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     precision: str | None = None,
+    revision: str | None = None,
     base: str | Path | None = None,
 ) -> "System | Encoder | Head | LanguageModel":
     """Load what ``save`` wrote, the model of a run directory, or one of transformers, open_clip or OpenAI (also "hf://OWNER/NAME").
@@ -75,9 +76,12 @@ def load(
     An adapter of PEFT is merged into the weights beside it, or into those of the base model that it names.
 
     Args:
+        source: a directory, a file, a bundled model's name, or a model of the hub: "hf://OWNER/NAME", also "OWNER/NAME" if there is no
+            such directory.
         device: "auto" is the GPU if there is one; None is the CPU.
         dtype: of the weights; None is float32.
         precision: the same in a word: "fp32", "bf16", "fp16" or "fp64".
+        revision: branch, tag or commit of a model of the hub; "hf://OWNER/NAME@REVISION" says the same.
         base: source of the weights that an adapter of PEFT changes; None takes the base that the adapter names.
 
     Raises:
@@ -85,7 +89,7 @@ def load(
         WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
     device, dtype = find_device(device), find_dtype(precision, dtype)
-    found = read_source(source, base)
+    found = read_source(source, base, revision=revision)
     if found.own_config is not None:
         refuse_missing(found.own_config, found.directory)
     description = describe(found)

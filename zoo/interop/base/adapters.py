@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError, first_line
+from zoo.interop.base.hub_model import fetch_model
 from zoo.interop.base.library_files import ADAPTER_CONFIG, read_library_config, read_optional
 from zoo.layers.hosted_transformers import import_transformers, parse_config, quiet_and_offline
 from zoo.storage.containers import read_file
-from zoo.storage.hub import CONFIG, fetch_hub
+from zoo.storage.hub import CONFIG
 
 log = logging.getLogger("zoo")
 
@@ -62,7 +63,7 @@ def find_base(directory: Path, given: str | Path | None) -> str:
     if base.count("/") != 1 or base.startswith((".", "/", "~")):
         raise _alone(directory, settings, "which is no directory here")
     try:
-        return str(fetch_hub(f"{base}@{revision}" if isinstance(revision, str) and revision else base))
+        return str(fetch_model(f"{base}@{revision}" if isinstance(revision, str) and revision else base, base)[0])
     except WeightsError as error:
         raise _alone(directory, settings, f"which is no directory here and cannot be fetched ({first_line(error)})") from error
 

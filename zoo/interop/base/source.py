@@ -1,8 +1,9 @@
 """Sources of weights: a file or a directory whose names and shapes are read first, and whose tensors are read when they are needed."""
 
+import re
 import shutil
 import weakref
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from torch import Tensor
 from zoo.errors import ConfigError, WeightsError
 from zoo.interop.base.adapters import files_of_both, find_base, merged_tensors
 from zoo.interop.base.checkpoint_directory import find_checkpoint, find_weights, read_config
+from zoo.interop.base.hub_model import fetch_model
 from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, find_open_clip_weights, is_open_clip
 from zoo.storage import gguf
 from zoo.storage.containers import PICKLE_FILE, Shape, read_files, shapes_of_files, shard_files
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
-from zoo.storage.hub import fetch_hub, fetched_or_refused, read_json_object
+from zoo.storage.hub import fetched_or_refused, is_hub_id, read_json_object
 from zoo.storage.verified import verify_if_fetched
 
 TIMM, HUB = "timm://", "hf://"
@@ -115,11 +117,19 @@ class Source:
             WeightsError: a file cannot be read.
         """
         if self.timm:
-            return _timm_tensors(self.timm)
+            return self.fetched(lambda: _timm_tensors(self.timm))
         found = read_files(self.weight_files) if self.base is None else self.base.tensors
         if self.adapter is None or self.directory is None:
             return found
         return merged_tensors(found, self.directory / FOREIGN_CONFIG, self.adapter)
+
+    def fetched(self, fetch: Callable[[], Any]) -> Any:
+        """Call a library that may download these weights.
+
+        Raises:
+            WeightsError: they cannot be downloaded; the message says why, and what to do.
+        """
+        return fetched_or_refused(fetch, self.origin, re.sub(r"^hf[-_]hub:", "", self.timm))
 
     @cached_property
     def shapes(self) -> Mapping[str, Shape]:
@@ -148,18 +158,20 @@ class Source:
         return directory.resolve().name if directory is not None else Path(self.origin).stem
 
 
-def read_source(source: str | Path, base: str | Path | None = None) -> Source:
+def read_source(source: str | Path, base: str | Path | None = None, *, revision: str | None = None) -> Source:
     """Find a source of weights; its tensors are read later.
 
     Args:
-        source: a directory, a file, a bundled model's name, ``timm://NAME``, or ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
+        source: a directory, a file, a bundled model's name, ``timm://NAME``, or a model of the hub: ``hf://OWNER/NAME``, perhaps with
+            ``/FILE`` and ``@REVISION``. ``OWNER/NAME`` is one too if there is no such directory.
         base: source of the weights that an adapter of PEFT changes; None takes the one that the adapter names.
+        revision: branch, tag or commit of a model of the hub.
 
     Raises:
+        ConfigError: a revision of something that is not on the hub, or two of them; or a base for a source that is no adapter.
         WeightsError: there is no such source, or it needs a library or a network that is missing.
-        ConfigError: a base is given for a source that is no adapter.
     """
-    found = _read_source(source)
+    found = _read_source(source, revision)
     if found.library == PEFT and found.directory is not None:
         return _adapted(found, found.directory, base)
     if base is not None:
@@ -182,19 +194,45 @@ def _adapted(found: Source, adapter: Path, given: str | Path | None) -> Source:
     return source
 
 
-def _read_source(source: str | Path) -> Source:
+def _read_source(source: str | Path, revision: str | None) -> Source:
     text = str(source)
+    if not text.startswith((TIMM, HUB)) and is_hub_id(text) and not Path(text).exists() and not Path(text).parent.is_dir():
+        text = HUB + text
+    if revision is not None:
+        text = _with_revision(text, revision)
     if text.startswith(TIMM):
         return Source(text, timm=text.removeprefix(TIMM))
     if text.startswith(HUB):
-        return Source(text, directory=fetch_hub(text.removeprefix(HUB)))
-    path = gguf.find_gguf(find_weights(source))
-    verify_if_fetched(path)
+        return _read_hub(text)
+    path = _find_path(source)
     if path.is_file():
         return Source(text, file=path)
     if is_foreign(path):
         return Source(text, directory=path)
     directory = find_checkpoint(path)
+    return Source(text, directory=directory, own_config=read_config(directory))
+
+
+def _find_path(source: str | Path) -> Path:
+    path = gguf.find_gguf(find_weights(source))
+    verify_if_fetched(path)
+    return path
+
+
+def _with_revision(text: str, revision: str) -> str:
+    if not text.startswith(HUB):
+        raise ConfigError(f"revision: got {revision!r} for {text}, but only models of the hub (hf://OWNER/NAME) have revisions")
+    if "@" in text:
+        raise ConfigError(f"revision: got {revision!r}, but {text} names one already; give one of them")
+    return f"{text}@{revision}"
+
+
+def _read_hub(text: str) -> Source:
+    directory, file = fetch_model(text.removeprefix(HUB), text)
+    if file is not None:
+        return Source(text, file=file)
+    if is_foreign(directory):
+        return Source(text, directory=directory)
     return Source(text, directory=directory, own_config=read_config(directory))
 
 
@@ -209,4 +247,4 @@ def _timm_tensors(name: str) -> dict[str, Tensor]:
         import timm
     except ImportError as error:
         raise WeightsError("weights: timm:// needs timm; install it with: pip install 'multimodal-zoo[vision]'") from error
-    return fetched_or_refused(lambda: timm.create_model(name, pretrained=True).state_dict(), f"{TIMM}{name}")
+    return timm.create_model(name, pretrained=True).state_dict()
