@@ -214,7 +214,7 @@ def test_a_distilled_whisper_leaves_out_the_heads_of_its_teacher_and_names_a_lan
     source = read_source(tmp_path)
     assert describe(source).config["system"]["head"]["alignment_heads"] == [[1, 2]]
     assert "[[3, 1]], which the decoder does not have" in describe(source).left_out[0]
-    assert "language 'de', task None: the model is English-only" in describe(source).left_out[1]
+    assert "language 'de', task None: this model has no tokens for them" in describe(source).left_out[1]
 
 
 def test_a_classifier_with_several_labels_for_each_image_is_refused(tmp_path):

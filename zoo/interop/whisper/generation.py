@@ -111,7 +111,7 @@ def generation_of(told: Told, ids: SpecialIds, vocab_size: int, *, multilingual:
     if multilingual:
         found |= {"language": language, "task": task}
     elif task not in (None, "transcribe") or language not in (None, "en"):
-        unused += (f"language {language!r}, task {task!r}: the model is English-only",)
+        unused += (f"language {language!r}, task {task!r}: this model has no tokens for them",)
     if told.get("return_timestamps") is True:  # false stands in every published file and does not say that the model has no timestamps
         found["timestamps"] = True
     found["languages"] = None if languages == ids.languages or not multilingual else languages
