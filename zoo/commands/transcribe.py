@@ -28,7 +28,7 @@ from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.transcribe import recogniser_of
 from zoo.language.transcription.windows import OnProgress, transcribe_each
 from zoo.language.transcription.writers import WRITERS, format_time
-from zoo.processors.media.audio_file import AUDIO_SUFFIXES
+from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 from zoo.processors.media.image_file import walk_images
 from zoo.storage.files import write_text_atomically
 from zoo.storage.outside import printable

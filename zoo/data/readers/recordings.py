@@ -13,7 +13,7 @@ from typing import Any
 
 from zoo.data.readers.table import Row, missing_key, read_table
 from zoo.errors import DataError, name_choices
-from zoo.processors.media.audio_file import AUDIO_SUFFIXES
+from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 
 SPLIT_WORDS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
 SEGMENT_KEYS = ("start", "end", "text")

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
-from zoo.language.transcription.rules import Rules, Symbols
+from zoo.language.transcription.rules import LATEST_START, Rules, Symbols
 from zoo.language.transcription.search import Text, beams, begin, choose, likeliest, room
 from zoo.language.transcription.settings import Settings
 from zoo.layers.whisper_decoder import Memory, WhisperDecoder
@@ -72,6 +72,9 @@ class Recogniser:
             repeats itself.
         alignment_heads: pairs (layer, head) of the cross-attention heads used for word times; None uses all heads of the upper half of
             the layers, as openai-whisper does.
+        latest_start: maximum of a window's first timestamp, in steps of 20 ms.
+        most_tokens: function from the length of a prompt to the maximum number of tokens of its text; None is half the context, as in
+            openai-whisper.
 
     Raises:
         ConfigError: the model does not support the settings.
@@ -88,6 +91,8 @@ class Recogniser:
         tail_frames: int = 0,
         alignment_heads: Sequence[Sequence[int]] | None = None,
         settings: Settings,
+        latest_start: int = LATEST_START,
+        most_tokens: Callable[[int], int] | None = None,
     ) -> None:
         self.encode, self.decoder, self.symbols = encode, decoder, symbols
         self.num_mels, self.window_frames, self.tail_frames = num_mels, window_frames, tail_frames
@@ -98,7 +103,15 @@ class Recogniser:
         self.settings = settings
         self.device = decoder.embedding.weight.device
         self.with_times = settings.timestamps is not False
-        self.rules = Rules(symbols, timestamps=self.with_times, device=self.device)
+        self.most_tokens = (lambda length: room(decoder, length)) if most_tokens is None else most_tokens
+        self.rules = Rules(
+            symbols,
+            timestamps=self.with_times,
+            device=self.device,
+            suppressed=settings.suppress_tokens,
+            blank=settings.begin_suppress_tokens,
+            latest_start=latest_start,
+        )
         self._refuse()
 
     def remember(self, pieces: Sequence[Float[Tensor, "num_mels _"]]) -> Memory:
@@ -171,7 +184,7 @@ class Recogniser:
             groups.setdefault((len(prompt), sot_place), []).append(i)
         found: dict[int, Decoded] = {}
         for (length, sot_place), members in groups.items():
-            most, part = room(self.decoder, length), _rows(memory, members, len(windows))
+            most, part = self.most_tokens(length), _rows(memory, members, len(windows))
             begun = begin(
                 self.decoder,
                 part,

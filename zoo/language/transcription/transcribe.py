@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.decoding import Recogniser
+from zoo.language.transcription.of_weights import most_tokens, settings_of_weights
+from zoo.language.transcription.rules import LATEST_START
 from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.windows import OnProgress, transcribe_each
 from zoo.types import Transcript
@@ -20,7 +23,7 @@ def transcribe(
     audio: Any,
     *,
     language: str | None = Settings.language,
-    task: str = Settings.task,
+    task: str | None = Settings.task,
     temperatures: Sequence[float] | float = Settings.temperatures,
     num_beams: int | None = Settings.num_beams,
     best_of: int | None = Settings.best_of,
@@ -31,6 +34,8 @@ def transcribe(
     no_speech_threshold: float | None = Settings.no_speech_threshold,
     timestamps: bool | None = Settings.timestamps,
     word_timestamps: bool = Settings.word_timestamps,
+    suppress_tokens: Sequence[int] | None = Settings.suppress_tokens,
+    begin_suppress_tokens: Sequence[int] | None = Settings.begin_suppress_tokens,
     initial_prompt: str | None = Settings.initial_prompt,
     condition_on_previous_text: bool = Settings.condition_on_previous_text,
     windows: str = Settings.windows,
@@ -69,6 +74,8 @@ def transcribe(
         no_speech_threshold=no_speech_threshold,
         timestamps=timestamps,
         word_timestamps=word_timestamps,
+        suppress_tokens=suppress_tokens,
+        begin_suppress_tokens=begin_suppress_tokens,
         initial_prompt=initial_prompt,
         condition_on_previous_text=condition_on_previous_text,
         windows=windows,
@@ -99,11 +106,13 @@ def recogniser_of(system: Any, settings: Settings) -> Recogniser:
         symbols.decode([])  # raises the error that explains how to get a tokenizer
     # A model whose training data had no timestamps has the tokens but cannot use them.
     knows_times = symbols.ids.num_timestamps > 0 and (symbols.timestamps or symbols.source == "given")
+    settings = settings_of_weights(settings, symbols)
     settings = replace(
         settings,
         short=audio.mask if settings.short is None else settings.short,
         timestamps=knows_times if settings.timestamps is None else settings.timestamps,
     )
+    start = symbols.generation.max_initial_timestamp_index
     return Recogniser(
         encode=lambda mels, mask: system.encode_ready("audio", mels, mask),
         decoder=system.head.decoder,
@@ -113,4 +122,6 @@ def recogniser_of(system: Any, settings: Settings) -> Recogniser:
         tail_frames=0 if audio.mask else SILENT_FRAMES,  # a model with a mask was trained without silence after the recording
         alignment_heads=system.head.alignment_heads,
         settings=settings,
+        latest_start=LATEST_START if start is None else start,
+        most_tokens=partial(most_tokens, system.head.decoder, symbols.generation),
     )
