@@ -8,6 +8,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.decoding import Recogniser
 from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.windows import OnProgress, transcribe_each
+from zoo.processors.media.voice_activity import chosen_detector, new_detector
 from zoo.types import Transcript
 
 # 4 s. Word error rate of tiny.en on 23 prompts of Asterisk's test split, greedy: 3.6 % with 4 s of silence, 3.2 % with windows of 30 s.
@@ -34,6 +35,7 @@ def transcribe(
     initial_prompt: str | None = Settings.initial_prompt,
     condition_on_previous_text: bool = Settings.condition_on_previous_text,
     windows: str = Settings.windows,
+    vad_filter: str | bool = Settings.vad_filter,
     short: bool | None = Settings.short,
     seed: int = Settings.seed,
     batch_size: int = 1,
@@ -41,15 +43,15 @@ def transcribe(
 ) -> Transcript | list[Transcript]:
     """Transcribe recordings.
 
-    The keyword arguments from ``language`` to ``seed`` are those of ``zoo.language.transcription.settings.Settings``. A transcript equals
-    that of openai-whisper's ``transcribe`` with the same weights and options, except for sampled text. It does not depend on
-    ``batch_size`` or on the other recordings.
+    The keyword arguments from ``language`` to ``seed`` are those of ``zoo.language.transcription.settings.Settings``. With windows="seek"
+    and vad_filter="none" a transcript equals that of openai-whisper's ``transcribe`` with the same weights and options, except for sampled
+    text; by default, recordings of at most a minute without long pauses do as well. It does not depend on ``batch_size`` or on the other
+    recordings.
 
     Args:
         audio: a path, the bytes of a file, samples at 16 kHz as a float array, ``(array, sample_rate_hz)``, or precomputed mels
             [num_mels, frames]; of any length. For a list of these, a list of transcripts is returned.
-        batch_size: windows per call of the model: one of each recording, or with windows="fixed" several of one recording, which is
-            faster on long recordings but uses less context.
+        batch_size: windows per call of the model: one of each recording, or several of one recording with fixed windows.
         on_progress: callback ``(number, done_seconds, total_seconds)`` of a recording.
 
     Raises:
@@ -72,6 +74,7 @@ def transcribe(
         initial_prompt=initial_prompt,
         condition_on_previous_text=condition_on_previous_text,
         windows=windows,
+        vad_filter=vad_filter,
         short=short,
         seed=seed,
     )
@@ -104,6 +107,9 @@ def recogniser_of(system: Any, settings: Settings) -> Recogniser:
         short=audio.mask if settings.short is None else settings.short,
         timestamps=knows_times if settings.timestamps is None else settings.timestamps,
     )
+    vad = "none" if settings.vad_filter == "none" else chosen_detector(str(settings.vad_filter))
+    settings = replace(settings, vad_filter=vad)
+    detector = "energy" if vad == "none" else vad  # fixed windows are cut at pauses in any case
     return Recogniser(
         encode=lambda mels, mask: system.encode_ready("audio", mels, mask),
         decoder=system.head.decoder,
@@ -112,5 +118,7 @@ def recogniser_of(system: Any, settings: Settings) -> Recogniser:
         window_frames=audio.context_frames,
         tail_frames=0 if audio.mask else SILENT_FRAMES,  # a model with a mask was trained without silence after the recording
         alignment_heads=system.head.alignment_heads,
+        new_detector=lambda: None if vad == "none" and settings.windows == "seek" else new_detector(detector),
+        leaves_out_silence=vad != "none",
         settings=settings,
     )
