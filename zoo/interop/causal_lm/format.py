@@ -1,4 +1,4 @@
-"""Causal language models: GPT-2, LLaMA and Mistral of transformers, GGUF files of llama.cpp, and Meta's own files."""
+"""Causal language models: LLaMA, GPT-2 and their relatives of transformers, GGUF files of llama.cpp, and Meta's own files."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +13,7 @@ from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Expo
 from zoo.interop.base.placing import LANGUAGE, language_in, take_part
 from zoo.interop.base.recognise import describe, library_config
 from zoo.interop.base.source import Source
-from zoo.interop.causal_lm import gguf_names, meta_llama, transformers_causal_lm
+from zoo.interop.causal_lm import configs, gguf_names, meta_llama, transformers_causal_lm
 from zoo.interop.causal_lm.gguf_tokenizer import gguf_tokenizer
 from zoo.interop.causal_lm.settings import sampling_settings
 from zoo.interop.causal_lm.write import language_export
@@ -31,7 +31,7 @@ class CausalLanguageModels(Format):
 
     targets = ("transformers",)
     takes = "language models 'causal_lm', alone or in a system without encoders"
-    model_types = ("gpt2", "llama", "mistral")
+    model_types = tuple(configs.CLASSES)
     files = {**TRANSFORMERS, **TOKENIZERS, **CHAT}
 
     def recognises(self, source: Source) -> float:
@@ -46,7 +46,7 @@ class CausalLanguageModels(Format):
             return _describe_gguf(source, source.file)
         config = library_config(source, self)
         assert source.directory is not None
-        language = {"name": "causal_lm", **transformers_causal_lm.arguments(config, source.keys)}
+        language = {"name": "causal_lm", **configs.arguments(config, source.keys)}
         found = _system(source.name, language, read_language_tokenizer(source.directory))
         return replace(found, left_out=sampling_settings(source.directory))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
-from zoo.interop.causal_lm import transformers_causal_lm
+from zoo.interop.causal_lm import configs, transformers_causal_lm
 from zoo.registry import find_part
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.types import config_of, is_system, part_of
@@ -36,7 +36,7 @@ def language_export(model: nn.Module) -> Export | None:
         raise ConfigError(
             f"export: {config['name']!r} is another library's model already; save it with zoo.save, or with its own save_pretrained"
         )
-    theirs = transformers_causal_lm.config(whole_keywords("language", {"name": FAMILY, **config}))
+    theirs = configs.config(whole_keywords("language", {"name": FAMILY, **config}))
     files = language_files(theirs, part_of(model, "conversation"))
     return Export(files, lambda: language_tensors(inner.state_dict(), config))
 
@@ -66,7 +66,7 @@ def language_files(theirs: Mapping[str, Any], conversation: Any = None) -> dict[
         conversation: the processor's part that owns the tokenizer.
     """
     if conversation is None or not conversation.is_fitted:
-        return {FOREIGN_CONFIG: dict(theirs) | {"bos_token_id": None, "eos_token_id": None}}
+        return {FOREIGN_CONFIG: dict(theirs) | {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}}
     ends = conversation.eos_token_ids
     ids = {
         "bos_token_id": conversation.bos_token_id,
