@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, WeightsError
 from zoo.interop.base.checkpoint_directory import find_checkpoint, find_weights, read_config
 from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, find_open_clip_weights, is_open_clip
+from zoo.registry.pretrained import find_pretrained, is_tagged
 from zoo.storage import gguf
 from zoo.storage.containers import PICKLE_FILE, Shape, read_files, shapes_of_files, shard_files
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
@@ -136,12 +137,12 @@ def read_source(source: str | Path) -> Source:
     """Find a source of weights; its tensors are read later.
 
     Args:
-        source: a directory, a file, a bundled model's name, ``timm://NAME``, or ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
+        source: a directory, a file, a bundled model's name, a name with a tag (``clip_vit_b32:openai``), ``timm://NAME``, or ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
 
     Raises:
         WeightsError: there is no such source, or it needs a library or a network that is missing.
     """
-    text = str(source)
+    text = find_pretrained(str(source)).address if is_tagged(source) else str(source)
     if text.startswith(TIMM):
         return Source(text, timm=text.removeprefix(TIMM))
     if text.startswith(HUB):
