@@ -41,7 +41,10 @@ def reference_of(kind, scramble):
 def written(model, kind, directory, **preprocessing):
     directory.mkdir(exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / "open_clip_model.safetensors")
-    config = {"model_cfg": config_of(kind), "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"} | preprocessing}
+    config = {
+        "model_cfg": config_of(kind),
+        "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"} | preprocessing,
+    }
     (directory / "open_clip_config.json").write_text(json.dumps(config))
     return directory
 
