@@ -21,6 +21,11 @@ SOURCE = re.compile(r"hf://[\w-]+/[\w.-]+|timm://[\w.]+")
 ARCHITECTURES = {json.dumps([row.name if not row.build else "", row.build]): row for row in ROWS.values()}  # each is built once
 
 
+def built(row):
+    """Return a row as a parameter: timm's models are built and tried twice on the meta device, which takes seconds."""
+    return pytest.param(row, id=row.full_name, marks=[pytest.mark.heavy] if '"timm"' in json.dumps(row.build) else [])
+
+
 def on_meta(row):
     """Build what a row says on the meta device."""
     if not row.build:
@@ -47,7 +52,7 @@ def test_the_table_has_a_source_a_licence_and_a_published_figure_with_its_source
         assert row.source.startswith("hf://") or not row.build, row  # timm's weights are loaded into a row of ours
 
 
-@pytest.mark.parametrize("row", ARCHITECTURES.values(), ids=lambda row: row.full_name)
+@pytest.mark.parametrize("row", map(built, ARCHITECTURES.values()))
 def test_each_architecture_has_the_parameters_that_its_reference_library_counts(row):
     assert count(on_meta(row)) == row.parameters
 

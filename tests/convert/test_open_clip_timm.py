@@ -1,4 +1,4 @@
-"""open_clip's CLIPs with an image tower of timm, in and out: SigLIP, PE-Core, MobileCLIP, EVA02, ViTamin and ConvNeXt are of these kinds."""
+"""open_clip's CLIPs with an image tower of timm, in and out: SigLIP, PE-Core, MobileCLIP, EVA02, ViTamin, ConvNeXt are of these kinds."""
 
 import json
 
@@ -23,7 +23,8 @@ KINDS = {  # of: class, image tower, text tower, whole
     "ConvNeXt": (CLIP, ("test_convnext", 96, "", "linear"), {}, {"quick_gelu": True}),
 }
 EMBED_DIM = 96
-every_kind = pytest.mark.parametrize("kind", KINDS)
+LARGE = ("PE-Core", "MobileCLIP", "EVA02")  # timm has no tiny models of these
+every_kind = pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.heavy] if kind in LARGE else []) for kind in KINDS])
 
 
 def config_of(kind):

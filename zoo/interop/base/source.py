@@ -137,7 +137,8 @@ def read_source(source: str | Path) -> Source:
     """Find a source of weights; its tensors are read later.
 
     Args:
-        source: a directory, a file, a bundled model's name, a name with a tag (``clip_vit_b32:openai``), ``timm://NAME``, or ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
+        source: a directory, a file, a bundled model's name, a name with a tag (``clip_vit_b32:openai``), ``timm://NAME``, or
+            ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
 
     Raises:
         WeightsError: there is no such source, or it needs a library or a network that is missing.
@@ -147,7 +148,7 @@ def read_source(source: str | Path) -> Source:
         return Source(text, timm=text.removeprefix(TIMM))
     if text.startswith(HUB):
         return Source(text, directory=fetch_hub(text.removeprefix(HUB)))
-    path = gguf.find_gguf(find_weights(source))
+    path = gguf.find_gguf(find_weights(text))
     verify_if_fetched(path)
     if path.is_file():
         return Source(text, file=path)
