@@ -69,7 +69,7 @@ def assert_equal(ours, theirs, kind):
 @every_kind
 def test_a_directory_gives_what_open_clip_gives_and_goes_back(kind, tmp_path, scramble):
     reference = reference_of(kind, scramble)
-    system = zoo.load(written(reference, kind, tmp_path / "theirs"))
+    system = zoo.load(f"local-dir:{written(reference, kind, tmp_path / 'theirs')}")
     assert_equal(system, reference, kind)
     zoo.export(system, tmp_path / "ours", format="open_clip")
     again = open_clip.create_model(f"local-dir:{tmp_path / 'ours'}")

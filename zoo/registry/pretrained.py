@@ -15,6 +15,7 @@ from zoo.storage.places import packaged_directory
 
 FILE = "pretrained.yaml"
 TAGGED = re.compile(r"(?P<name>[A-Za-z0-9_.-]+):(?P<tag>[A-Za-z0-9_.-]+)")
+SCHEMES = ("local-dir:", "hf-hub:")  # of open_clip, which look like a name before a tag
 KINDS = ("encoders", "encoder", "language")  # first keys of ``build``: a system, an encoder, a language model
 
 
@@ -85,7 +86,8 @@ def pretrained_rows() -> dict[str, Pretrained]:
 
 def is_tagged(source: str | Path) -> bool:
     """Return True for ``NAME:TAG``, unless it is an existing path."""
-    return TAGGED.fullmatch(str(source)) is not None and not Path(source).exists()
+    text = str(source)
+    return TAGGED.fullmatch(text) is not None and not text.startswith(SCHEMES) and not Path(source).exists()
 
 
 def find_pretrained(name: str) -> Pretrained:

@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, WeightsError
 from zoo.interop.base.checkpoint_directory import find_checkpoint, find_weights, read_config
 from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, find_open_clip_weights, is_open_clip
-from zoo.registry.pretrained import find_pretrained, is_tagged
+from zoo.registry.pretrained import SCHEMES, find_pretrained, is_tagged
 from zoo.storage import gguf
 from zoo.storage.containers import PICKLE_FILE, Shape, read_files, shapes_of_files, shard_files
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
@@ -21,6 +21,7 @@ from zoo.storage.hub import fetch_hub, fetched_or_refused, read_json_object
 from zoo.storage.verified import verify_if_fetched
 
 TIMM, HUB = "timm://", "hf://"
+OPEN_CLIP_SCHEMES = dict(zip(SCHEMES, ("", HUB), strict=True))  # open_clip's: ours
 ZOO, TRANSFORMERS, OPEN_CLIP, CT2, PEFT = "zoo", "transformers", "open_clip", "CTranslate2", "PEFT"  # libraries that save directories
 
 
@@ -138,12 +139,12 @@ def read_source(source: str | Path) -> Source:
 
     Args:
         source: a directory, a file, a bundled model's name, a name with a tag (``clip_vit_b32:openai``), ``timm://NAME``, or
-            ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
+            ``hf://OWNER/NAME``, perhaps with ``@REVISION``; or as open_clip writes it, ``local-dir:DIRECTORY`` or ``hf-hub:OWNER/NAME``.
 
     Raises:
         WeightsError: there is no such source, or it needs a library or a network that is missing.
     """
-    text = find_pretrained(str(source)).address if is_tagged(source) else str(source)
+    text = find_pretrained(str(source)).address if is_tagged(source) else _ours(str(source))
     if text.startswith(TIMM):
         return Source(text, timm=text.removeprefix(TIMM))
     if text.startswith(HUB):
@@ -156,6 +157,14 @@ def read_source(source: str | Path) -> Source:
         return Source(text, directory=path)
     directory = find_checkpoint(path)
     return Source(text, directory=directory, own_config=read_config(directory))
+
+
+def _ours(source: str) -> str:
+    """Return our spelling of a source that is written as for open_clip: ``local-dir:DIRECTORY`` or ``hf-hub:OWNER/NAME``."""
+    for theirs, ours in OPEN_CLIP_SCHEMES.items():
+        if source.startswith(theirs):
+            return ours + source.removeprefix(theirs)
+    return source
 
 
 def is_foreign(directory: Path) -> bool:
