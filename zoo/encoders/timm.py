@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, WeightsError, name_choices
+from zoo.errors import ConfigError, DataError, WeightsError, first_line, name_choices
 from zoo.layers.hosted_backbone import flatten_map, freeze, timm_preprocessing, try_out
 from zoo.layers.select import find_state, select_places
 from zoo.registry import register
@@ -37,6 +37,8 @@ class Timm(Encoder):
         drop_path: largest rate of stochastic depth.
         pool: timm's ``global_pool`` ("token", "avg", "map", ...), if it is not the model's own; open_clip's towers set it.
         preprocessing: keywords of the image processor that the weights were trained with; None means those of timm's ``pretrained_cfg``.
+        pretrained_cfg: entries of timm's ``pretrained_cfg`` (mean, std, crop, ...) that replace those of the name, for weights of other
+            origin.
 
     Raises:
         ConfigError: timm is not installed or has no such model, or the model does not support ``image_size`` or ``drop_path``.
@@ -52,6 +54,7 @@ class Timm(Encoder):
         drop_path: float = 0.0,
         pool: str | None = None,
         preprocessing: dict[str, Any] | None = None,
+        pretrained_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         library, defaults = _import_timm(), _defaults(model)
@@ -64,6 +67,8 @@ class Timm(Encoder):
             keywords["drop_path_rate"] = drop_path
         if pool is not None:
             keywords["global_pool"] = pool
+        if pretrained_cfg:
+            keywords["pretrained_cfg_overlay"] = dict(pretrained_cfg)
         self._build_keywords = keywords
 
         def build() -> nn.Module:
@@ -166,7 +171,7 @@ class Timm(Encoder):
         None for weights that share no name with timm's model, for example a file with this encoder's own names.
         """
         if source.timm:
-            return self.read_pretrained(source.timm)
+            return self.from_timm(source.fetched(lambda: self._download(source.timm)))
         return self.from_timm(source.tensors) if source.keys & self.model.state_dict().keys() else None
 
     def from_timm(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -193,12 +198,13 @@ class Timm(Encoder):
         """
         name = self.model_name if name is None else name
         try:
-            with torch.device("cpu"):  # the classifier is built too, because timm loads strictly only then
-                tensors = _import_timm().create_model(name, pretrained=True, **self._build_keywords).state_dict()
+            return self.from_timm(self._download(name))
         except (OSError, RuntimeError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"timm://{name}: cannot be downloaded ({reason}); check the name and the network") from error
-        return self.from_timm(tensors)
+            raise WeightsError(f"timm://{name}: cannot be downloaded ({first_line(error)}); check the name and the network") from error
+
+    def _download(self, name: str) -> dict[str, Tensor]:
+        with torch.device("cpu"):  # the classifier is built too, because timm loads strictly only then
+            return _import_timm().create_model(name, pretrained=True, **self._build_keywords).state_dict()
 
     @property
     def _pretrained(self) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.processors.media.image_file import open_image, read_pixels
 from zoo.registry import register
 from zoo.types import ModalityProcessor
+from zoo.types.processor import CLIP_MEAN, CLIP_STD
 
 RESIZES = ("crop", "squash", "pad", "border")
 INTERPOLATIONS = {
@@ -26,8 +27,6 @@ INTERPOLATIONS = {
 TORCH_FILTERS = ("bilinear", "bicubic")  # filters that torch supports for uint8 with antialiasing
 LEAST_SHRINKING = 1.5  # from here on torch is within one grey level of PIL; below it, two values in a million are two levels off
 MOST_ELONGATED = 3.0  # above this aspect ratio PIL is faster, because it resamples only the part that is kept
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP clip.py, _transform
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @register("processor")

@@ -17,7 +17,7 @@ from zoo.interop.base.recognise import library_config
 from zoo.interop.base.source import Source
 from zoo.interop.clip import transformers_clip
 from zoo.interop.vit import timm_vit, transformers_dinov2, transformers_vit
-from zoo.interop.vit.write import refuse_family, to_timm, to_transformers, vision_parts
+from zoo.interop.vit.write import MULTI_LABEL, refuse_family, to_timm, to_transformers, vision_parts
 from zoo.registry import register
 
 VISION: dict[str, ModuleType] = {  # by model_type
@@ -34,7 +34,6 @@ NAMES = (
     ),
     EncoderNames(transformers_clip.is_tower, transformers_clip.to_zoo),
 )
-MULTI_LABEL = "multi_label_classification"  # problem_type of classifiers with a sigmoid for each class
 
 
 @register("format")
@@ -83,12 +82,14 @@ class VisionTransformers(Format):
 
 
 def _classifier(config: Mapping[str, Any], encoder: dict[str, Any]) -> dict[str, Any]:
-    if config.get("problem_type") == MULTI_LABEL:
+    problem = config.get("problem_type")
+    if problem not in (None, "single_label_classification", MULTI_LABEL):
         raise ConfigError(
-            f"problem_type: {MULTI_LABEL!r} gives each class its own probability (sigmoid); our head 'classifier' has one distribution "
-            "over all classes (softmax): load the encoder alone with weights_parts=['encoder'], or run the model as it is with transformers"
+            f"problem_type: {problem!r} gives numbers that are no probabilities of classes; our head 'classifier' has softmax and sigmoid: "
+            "load the encoder alone with zoo.create_model(NAME, weights=DIR, weights_parts=['encoder'])"
         )
     labels = config.get("id2label") or {}
     names = [str(name) for _, name in sorted(labels.items(), key=lambda pair: int(pair[0]))]
-    head = {"name": "classifier", "num_classes": len(names) or config.get("num_labels", 2), "class_names": names or None}
+    several = {"multi_label": True} if problem == MULTI_LABEL else {}
+    head = {"name": "classifier", **several, "num_classes": len(names) or config.get("num_labels", 2), "class_names": names or None}
     return {"encoders": {"image": encoder}, "head": head, "processor": {"image": {}}}
