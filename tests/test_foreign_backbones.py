@@ -41,7 +41,9 @@ def test_a_backbone_gives_what_transformers_gives_and_is_saved_as_ours(kind, tmp
     assert model.num_prefix_tokens == prefix and model.processor["image"].mean == (0.1, 0.2, 0.3)
     zoo.save(model, tmp_path / "ours")
     again = zoo.load(tmp_path / "ours")
-    assert torch.equal(again(pixels).tokens, model(pixels).tokens) and again.processor["image"].settings == model.processor["image"].settings
+    assert (
+        torch.equal(again(pixels).tokens, model(pixels).tokens) and again.processor["image"].settings == model.processor["image"].settings
+    )
 
 
 def test_the_head_of_a_backbone_is_left_out_aloud(tmp_path, caplog):

@@ -55,6 +55,23 @@ def test_the_way_to_transformers_and_back_is_bit_equal(published, tmp_path, same
     same_state(zoo.load(tmp_path / "ours").state_dict(), system.state_dict())
 
 
+@pytest.mark.parametrize("vocab_size", [51866, 51869])
+@torch.no_grad()
+def test_turbo_and_distilled_forms_load_with_the_tokens_of_v3_and_with_added_ones(vocab_size, scramble, tmp_path, close, same_state):
+    """Deep encoder, shallow decoder, 128 mel bands, 100 languages; a fine-tune may add tokens after the 1,501 timestamps."""
+    sizes = {**CONFIG, "encoder_layers": 4, **DECODER, **IDS, "eos_token_id": 50257, "vocab_size": vocab_size, "num_mel_bins": 128}
+    reference = scramble(WhisperForConditionalGeneration(WhisperConfig(**sizes)), std=0.05)
+    reference.generation_config = GenerationConfig(eos_token_id=50257, no_timestamps_token_id=50364, is_multilingual=True)
+    reference.save_pretrained(tmp_path / "theirs")
+    system, mels, token_ids = zoo.load(tmp_path / "theirs"), torch.randn(2, 128, 60), torch.randint(0, vocab_size, (2, 5))
+    memory = system.head.decoder.remember(system.encoders["audio"](mels).tokens)
+    close(system.head.decoder(token_ids, memory), reference(input_features=mels, decoder_input_ids=token_ids).logits)
+    words = system.processor["transcript"]
+    assert (words.ids.languages["yue"], words.ids.timestamp_begin, words.vocab_size) == (50358, 50365, 51866)
+    zoo.export(system, tmp_path / "ours")
+    same_state(WhisperForConditionalGeneration.from_pretrained(tmp_path / "ours").state_dict(), reference.state_dict())
+
+
 def test_the_way_to_openai_whisper_and_back_is_bit_equal(openai, tmp_path, same_state):
     path, reference = openai
     system = zoo.load(path)

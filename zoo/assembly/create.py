@@ -18,6 +18,7 @@ from zoo.errors import ConfigError
 from zoo.layers.meta import meta_device
 from zoo.registry import Row, find_part, find_row
 from zoo.registry.construct import build_part
+from zoo.registry.pretrained import find_pretrained, is_tagged
 from zoo.types import EncoderSpec, Part
 
 EXAMPLE_DIM = 64  # width of the example encoders of a head that is created alone
@@ -30,6 +31,7 @@ def create_model(
     *,
     weights: str | Path | None = None,
     weights_parts: Sequence[str] | None = None,
+    pretrained: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     precision: str | None = None,
@@ -38,12 +40,13 @@ def create_model(
     """Create an encoder, language model, head or system by name, in eval mode.
 
     Args:
-        name: any name of ``zoo.list_models()``.
+        name: any name of ``zoo.list_models()``, or one with a tag of ``zoo.list_models(pretrained=True)`` ("clip_vit_b32:openai").
         weights: source of the weights (see ``zoo.assembly.loading``): a saved or a transformers directory, a file of tensors with the names
             of zoo, timm, open_clip, transformers or the paper, "timm://NAME", "hf://OWNER/NAME", or "bundled" (shipped with zoo). None
             keeps random weights.
         weights_parts: load only these parts, of a system for example ["encoders.image"]. For an encoder, ["encoder"] skips a classifier,
             and ["encoders.image"] reads the encoder from a system's weights.
+        pretrained: tag of published weights; "openai" with the name "clip_vit_b32" is the same as the name "clip_vit_b32:openai".
         device: "auto" is the GPU if there is one; None is the CPU.
         dtype: of the weights; None is float32.
         precision: the same in a word: "fp32", "bf16", "fp16" or "fp64".
@@ -53,6 +56,9 @@ def create_model(
         ConfigError: an unknown name (the message lists near matches), keyword or value.
         WeightsError: the weights cannot be read or do not fit; no weight has been loaded then.
     """
+    if pretrained is not None or is_tagged(name):
+        others = {"weights": weights, "weights_parts": weights_parts, **overrides}
+        return _pretrained(name, pretrained, others, find_device(device), find_dtype(precision, dtype))
     row, device, dtype = find_row(name), find_device(device), find_dtype(precision, dtype)
     with meta_device() if device is not None and torch.device(device).type == "meta" else torch.device(device or "cpu"):
         if row.kind == "system":
@@ -68,6 +74,22 @@ def create_model(
                 model = build_part(row.kind, config, name)
             cast(Part, model).remember({row.kind: config})
     return finish(model, weights, name, device, dtype, weights_parts)
+
+
+def _pretrained(
+    name: str, tag: str | None, others: Mapping[str, Any], device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Module:
+    """Return the model of a name and tag; what it is made of is read from its weights, so that nothing else can be chosen."""
+    from zoo.assembly.pretrained import load_pretrained  # it imports this module
+
+    given = sorted(key for key, value in others.items() if value is not None)
+    if given:
+        full = name if tag is None else f"{name}:{tag}"
+        raise ConfigError(
+            f"{given[0]}: cannot be chosen together with pretrained weights ({full}), whose source says what the model is; take "
+            f"create_model({name.partition(':')[0]!r}, weights={find_pretrained(full).address!r}, ...) instead"
+        )
+    return load_pretrained(name if tag is None else f"{name}:{tag}", device=device, dtype=dtype)
 
 
 def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:

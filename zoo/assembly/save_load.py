@@ -19,6 +19,7 @@ from zoo.errors import ConfigError
 from zoo.interop.base.checkpoint_directory import FORMAT
 from zoo.interop.base.recognise import describe, tell_left_out
 from zoo.interop.base.source import read_source
+from zoo.registry.pretrained import is_tagged
 from zoo.registry.requirements import KEY as REQUIRES
 from zoo.registry.requirements import parts_named, refuse_missing, requirements
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE, atomic_directory
@@ -67,6 +68,8 @@ def load(
 ) -> "System | Encoder | Head | LanguageModel":
     """Load what ``save`` wrote, the model of a run directory, or one of transformers, open_clip or OpenAI (also "hf://OWNER/NAME").
 
+    A name with a tag ("clip_vit_b32:openai") stands for published weights (``zoo list --pretrained``).
+
     The architecture is read from the source itself. Another library's model is built from our parts and its weights are
     converted. ViT, DINOv2, BERT, RoBERTa, ALBERT, the encoder of T5 and the vision towers of CLIP and SigLIP give an encoder. A ViT
     with classifier, a whole CLIP or SigLIP and a Whisper (of transformers, OpenAI or CTranslate2) give a system. A GPT-2, LLaMA or
@@ -89,6 +92,10 @@ def load(
         WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
     device, dtype = find_device(device), find_dtype(precision, dtype)
+    if is_tagged(source) and base is None:
+        from zoo.assembly.pretrained import load_pretrained  # it imports this module
+
+        return load_pretrained(str(source), device=device, dtype=dtype, revision=revision)  # type: ignore[return-value]
     found = read_source(source, base, revision=revision)
     if found.own_config is not None:
         refuse_missing(found.own_config, found.directory)

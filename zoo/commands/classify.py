@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from zoo.assembly.bundled import caption_of, chosen_model
+from zoo.assembly.bundled import caption_of, chosen_photo_model
 from zoo.assembly.finite import refuse_not_finite
 from zoo.assembly.system import System
 from zoo.commands.classify_report import Prediction, check_output, write_predictions
@@ -32,7 +32,7 @@ def classify_command(options: Namespace) -> int:
     if options.output:
         check_output(Path(options.output))
     paths = find_images(options.paths)
-    model = chosen_model(options.model)
+    model = chosen_photo_model(options.model)
     system = load_chosen(model, options)
     if not isinstance(system, System):
         raise ConfigError(f"--model: {model} is only an encoder; classify needs a system with a contrastive head or a classifier head")

@@ -60,8 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("pattern", nargs="?", default="*", help="shell pattern, for example '*vit*'; 'timm/*' lists the models of timm")
     command.add_argument("--kind", help="only this kind: encoder, language, head or system")
     command.add_argument("--modality", help="only models of this modality: image, audio or text")
+    command.add_argument("--pretrained", action="store_true", help="list published weights (NAME:TAG) with size, licence and figure")
     command = add("info", _info, "Show a model's parts, parameter counts, FLOPs, number of tokens, memory and test results.")
-    command.add_argument("name", metavar="NAME", help="name of a model, as zoo list prints it")
+    command.add_argument("name", metavar="NAME", help="name of a model, as zoo list prints it; also NAME:TAG")
     add(
         "check", _check, "Validate a training config with one training step on the meta device, without allocating weights.", overrides=True
     )
@@ -257,6 +258,8 @@ def _print_json(value: Any) -> None:
 
 
 def _list(options: argparse.Namespace, rest: list[str]) -> int:
+    if options.pretrained:
+        return _list_pretrained(options)
     from zoo.registry import find_row, list_models
     from zoo.registry.plugins import OURS
 
@@ -274,7 +277,19 @@ def _list(options: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _list_pretrained(options: argparse.Namespace) -> int:
+    from zoo.commands.pretrained import list_pretrained_command
+
+    return list_pretrained_command(options)
+
+
 def _info(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.registry.pretrained import is_tagged
+
+    if is_tagged(options.name):
+        from zoo.commands.pretrained import info_pretrained_command
+
+        return info_pretrained_command(options)
     from zoo.assembly.summary import summarize
     from zoo.commands.display import show_info
 

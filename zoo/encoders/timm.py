@@ -23,7 +23,6 @@ from zoo.registry import register
 from zoo.types import Encoded, Encoder
 
 
-
 @register("encoder")
 class Timm(Encoder):
     """Image encoder that gives timm's unpooled features as tokens and the input of timm's classifier as the pooled vector.

@@ -143,7 +143,7 @@ def find_row(name: str, kind: str | None = None) -> Row:
     raise ConfigError(f"there is no model {name!r}; {name_choices(str(name), known)} (see: zoo list)")
 
 
-def list_models(pattern: str = "*", kind: str | None = None, modality: str | None = None) -> list[str]:
+def list_models(pattern: str = "*", kind: str | None = None, modality: str | None = None, pretrained: bool = False) -> list[str]:
     """Return the names that ``create_model`` takes, sorted.
 
     Args:
@@ -151,6 +151,7 @@ def list_models(pattern: str = "*", kind: str | None = None, modality: str | Non
             ``"timm/*resnet*"``, or with the tags of their weights ``"timm/resnet18.*"``.
         kind: "encoder", "language", "head" or "system"; None lists all.
         modality: "image", "audio" or "text"; None lists all.
+        pretrained: list the names with the tags of published weights instead ("clip_vit_b32:openai").
 
     Raises:
         ConfigError: no such kind or modality.
@@ -159,6 +160,10 @@ def list_models(pattern: str = "*", kind: str | None = None, modality: str | Non
         raise ConfigError(f"kind: there is no {kind!r}; {name_choices(kind, TABLES)}")
     if modality is not None and modality not in MODALITIES:
         raise ConfigError(f"modality: there is no {modality!r}; {name_choices(modality, MODALITIES)}")
+    if pretrained:
+        from zoo.registry.pretrained import list_pretrained  # it reads the rows of this module
+
+        return list_pretrained(pattern, kind, modality)
     if pattern.startswith("timm/"):
         return importlib.import_module(PROVIDER).list_names(pattern, kind, modality)
     chosen = [row for each in TABLES if kind in (None, each) for row in rows(each).values()]

@@ -142,9 +142,9 @@ def encode(
     if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
         x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
         mask = None if mask is None else mask.to(weight.device)
-    if reads == "patches" and isinstance(layer, Sequence):
+    if reads == "patches":
+        if not isinstance(layer, Sequence):
+            return encoder.patches(x, mask, layer=layer, class_token=class_token)
         found = [encoder.patches(x, mask, layer=each, class_token=class_token) for each in layer]
         return Encoded(torch.cat([each.tokens for each in found], dim=-1), None, found[0].mask)  # [B, num_tokens, layers * dim]
-    if reads == "patches":
-        return encoder.patches(x, mask, layer=layer, class_token=class_token)
     return encoder(x, mask, reads=reads)

@@ -10,7 +10,7 @@ from zoo.layers.hosted_backbone import timm_preprocessing
 from zoo.storage.hub import CONFIG
 
 TIMM = "architecture"  # key of timm's config.json
-KNOWN_ARGUMENTS = ("img_size", "global_pool", "num_classes")  # of timm's ``model_args``; sizes and pool are read elsewhere
+KNOWN_ARGUMENTS = ("img_size", "in_chans", "global_pool", "num_classes")  # of ``model_args``; they are read elsewhere
 
 
 def describe_timm(source: Source) -> Description | None:

@@ -16,6 +16,7 @@ from zoo.interop.base.adapters import files_of_both, find_base, merged_tensors
 from zoo.interop.base.checkpoint_directory import find_checkpoint, find_weights, read_config
 from zoo.interop.base.hub_model import fetch_model
 from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, find_open_clip_weights, is_open_clip
+from zoo.registry.pretrained import SCHEMES, find_pretrained, is_tagged
 from zoo.storage import gguf
 from zoo.storage.containers import PICKLE_FILE, Shape, read_files, shapes_of_files, shard_files
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
@@ -25,6 +26,7 @@ from zoo.storage.hub import fetched_or_refused, is_hub_id, read_json_object
 from zoo.storage.verified import verify_if_fetched
 
 TIMM, HUB = "timm://", "hf://"
+OPEN_CLIP_SCHEMES = dict(zip(SCHEMES, ("", HUB), strict=True))  # open_clip's: ours
 ZOO, TRANSFORMERS, OPEN_CLIP, CT2, PEFT = "zoo", "transformers", "open_clip", "CTranslate2", "PEFT"  # libraries that save directories
 
 
@@ -162,8 +164,9 @@ def read_source(source: str | Path, base: str | Path | None = None, *, revision:
     """Find a source of weights; its tensors are read later.
 
     Args:
-        source: a directory, a file, a bundled model's name, ``timm://NAME``, or a model of the hub: ``hf://OWNER/NAME``, perhaps with
-            ``/FILE`` and ``@REVISION``. ``OWNER/NAME`` is one too if there is no such directory.
+        source: a directory, a file, a bundled model's name, a name with a tag (``clip_vit_b32:openai``), ``timm://NAME``, or a model of
+            the hub: ``hf://OWNER/NAME``, perhaps with ``/FILE`` and ``@REVISION``. ``OWNER/NAME`` is one too if there is no such directory.
+            open_clip's spellings ``local-dir:DIRECTORY`` and ``hf-hub:OWNER/NAME`` are taken too.
         base: source of the weights that an adapter of PEFT changes; None takes the one that the adapter names.
         revision: branch, tag or commit of a model of the hub.
 
@@ -195,7 +198,7 @@ def _adapted(found: Source, adapter: Path, given: str | Path | None) -> Source:
 
 
 def _read_source(source: str | Path, revision: str | None) -> Source:
-    text = str(source)
+    text = find_pretrained(str(source)).address if is_tagged(source) else _ours(str(source))
     if not text.startswith((TIMM, HUB)) and is_hub_id(text) and not Path(text).exists() and not Path(text).parent.is_dir():
         text = HUB + text
     if revision is not None:
@@ -204,7 +207,7 @@ def _read_source(source: str | Path, revision: str | None) -> Source:
         return Source(text, timm=text.removeprefix(TIMM))
     if text.startswith(HUB):
         return _read_hub(text)
-    path = _find_path(source)
+    path = _find_path(text)
     if path.is_file():
         return Source(text, file=path)
     if is_foreign(path):
@@ -213,7 +216,15 @@ def _read_source(source: str | Path, revision: str | None) -> Source:
     return Source(text, directory=directory, own_config=read_config(directory))
 
 
-def _find_path(source: str | Path) -> Path:
+def _ours(source: str) -> str:
+    """Return our spelling of a source that is written as for open_clip: ``local-dir:DIRECTORY`` or ``hf-hub:OWNER/NAME``."""
+    for theirs, ours in OPEN_CLIP_SCHEMES.items():
+        if source.startswith(theirs):
+            return ours + source.removeprefix(theirs)
+    return source
+
+
+def _find_path(source: str) -> Path:
     path = gguf.find_gguf(find_weights(source))
     verify_if_fetched(path)
     return path

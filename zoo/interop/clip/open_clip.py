@@ -43,13 +43,13 @@ TEXT_POOLS = {"argmax": "argmax", "eos": "eot", "first": "cls", "last": "last"} 
 IMAGE_POOLS = {"tok": "cls", "avg": "mean"}
 REFUSALS = {  # first words of names: reason
     "text_decoder.": "it is a CoCa, whose captions a second text tower writes; zoo has no such head. Choose a CLIP, or a LLaVA or Kosmos-2",
-    "visual.attnpool.": "its image tower is OpenAI's modified ResNet (RN50, RN101, RN50x4, ...), which zoo does not have. Choose one with a "
-    "Vision Transformer (ViT-B-32, ViT-B-16, ViT-L-14), or with a ConvNeXt",
-    "visual.head.mlp.": 'its image projection has two layers (timm_proj "mlp"), which the head \'clip\' does not have. Choose one with a '
-    'linear projection (convnext_base_w instead of convnext_large_d)',
+    "visual.attnpool.": "its image tower is OpenAI's modified ResNet (RN50, RN101, RN50x4, ...), which zoo does not have. Choose one with "
+    "a Vision Transformer (ViT-B-32, ViT-B-16, ViT-L-14), or with a ConvNeXt",
+    "visual.head.mlp.": "its image projection has two layers (timm_proj: mlp), which the head 'clip' does not have. Choose one with a "
+    "linear projection (convnext_base_w instead of convnext_large_d)",
     "text.transformer.embeddings.": "its text tower is a model of transformers (text_cfg.hf_model_name) with a projection of two layers, "
     "which the head 'clip' does not have. Choose one with CLIP's own text tower",
-    "text.transformer.encoder.": "its text tower is a model of transformers (text_cfg.hf_model_name), which is not read together with a CLIP",
+    "text.transformer.encoder.": "its text tower is a model of transformers (text_cfg.hf_model_name), which is not read with a CLIP",
 }
 QUICK = "open_clip has one quick_gelu for both towers"
 

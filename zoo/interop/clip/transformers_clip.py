@@ -2,9 +2,9 @@
 
 ``MetaClip2Model`` and ``SiglipModel`` (also SigLIP 2 of a fixed size) are of this form; in ``ChineseCLIPModel`` a ``bert`` reads the texts.
 
-References: transformers 5.17, ``modeling_clip.py``, ``modeling_siglip.py`` and those of the others. The names in memory and in saved files are the
-same. Files of older releases also hold the buffers ``position_ids``, which are no weights and are left out, and put
-``vision_model.`` before the names of a ``CLIPVisionModel`` or ``SiglipVisionModel``: with or without it, those become a lone
+References: transformers 5.17, ``modeling_clip.py``, ``modeling_siglip.py`` and those of the others. The names in memory and in
+saved files are the same. Files of older releases also hold the buffers ``position_ids``, which are no weights and are left out, and
+put ``vision_model.`` before the names of a ``CLIPVisionModel`` or ``SiglipVisionModel``: with or without it, those become a lone
 ``vit``. Its tokens are normalised, where ``CLIPVisionModel`` gives ``last_hidden_state`` without ``post_layernorm``.
 """
 

@@ -42,7 +42,7 @@ def llava_export(system: nn.Module) -> Export | None:
     assert inner is not None
     conversation: Any = part_of(system, "conversation")
     known = conversation is not None and conversation.is_fitted
-    marker = inner.vocab_size if not known else conversation.tokenizer.token_to_id(MARKER)
+    marker = conversation.tokenizer.token_to_id(MARKER) if conversation is not None and known else inner.vocab_size
     rows = inner.vocab_size if marker < inner.vocab_size else -(-(marker + 1) // STEP) * STEP
     words = {**language, "config": {**language["config"], "vocab_size": rows}} if hosted.language else {**language, "vocab_size": rows}
     prefix = encoder.num_prefix_tokens
