@@ -19,7 +19,7 @@ from zoo.interop.base.rules import named
 from zoo.interop.base.transformers_config import refuse_others
 from zoo.interop.causal_lm import configs, transformers_causal_lm
 from zoo.interop.clip import transformers_clip
-from zoo.interop.llava.hosted import Hosted, hosted_encoder, hosted_language
+from zoo.interop.llava.hosted import Hosted, hosted_encoder, hosted_language, refuse_scaled_scores
 from zoo.interop.vit import transformers_dinov2, transformers_vit
 
 ORIGIN = "transformers"
@@ -170,7 +170,9 @@ def _language(whole: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]
     if keys:  # a tied projection is not written
         tied = not any(key.endswith("lm_head.weight") for key in keys)
     if text["model_type"] in LANGUAGES:
-        return {"name": "causal_lm", **configs.arguments({**text, "tie_word_embeddings": tied})}
+        words = configs.arguments({**text, "tie_word_embeddings": tied})
+        refuse_scaled_scores({"model_type": text["model_type"], "final_logit_softcapping": words.get("logit_cap")})
+        return {"name": "causal_lm", **words}
     return hosted_language({**text, "tie_word_embeddings": tied})
 
 
