@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -161,13 +162,44 @@ def test_an_unknown_file_is_named_in_one_line_and_nothing_else_is(tmp_path, capl
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: not used: my_settings.toml: unknown files"]
 
 
-@pytest.mark.parametrize("key", ["auto_map", "quantization_config"])
-def test_code_and_quantised_weights_are_refused(key, tmp_path):
+def change_config(directory, **changes):
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_code_is_refused(tmp_path):
     save_model("vit", tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: {"AutoModel": "own.Model"}}))
-    with pytest.raises(zoo.ConfigError, match=f"{key}: "):
+    change_config(tmp_path, auto_map={"AutoModel": "own.Model"})
+    with pytest.raises(zoo.ConfigError, match="auto_map: "):
         zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors", "fp8"])
+@pytest.mark.parametrize("family", ["llama", "clip", "whisper", "bert", "vit", "llava", "kosmos-2"])
+def test_quantised_weights_are_refused_by_name_wherever_they_are_named(family, method, saved_families, tmp_path):
+    directory = saved_families(family, tmp_path)
+    part = {"text_config": {**MODELS[family][1]["text_config"], "model_type": "llama"}} if family == "llava" else {}
+    told = {"quantization_config": {"quant_method": method, "bits": 4}}
+    change_config(directory, **({"text_config": {**part["text_config"], **told}} if part else told))
+    row = {"llama": "llama_nano", "clip": "clip_vit_nano", "whisper": "whisper_nano", "bert": "bert_nano", "vit": "vit_nano"}.get(family)
+    loads = [lambda: zoo.load(directory), *([lambda: zoo.create_model(row, weights=directory)] if row else [])]
+    for load in loads:
+        with pytest.raises(zoo.ConfigError, match=f"quantization_config: weights quantised by {method} are not read"):
+            load()
+
+
+@pytest.fixture(scope="module")
+def saved_families(tmp_path_factory):
+    """Copies of directories of tiny random models, each made once."""
+    made = {}
+
+    def directory(family, folder):
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            save_model(family, made[family])
+        return shutil.copytree(made[family], folder, dirs_exist_ok=True)
+
+    return directory
 
 
 def test_sampling_settings_and_further_templates_are_named(tmp_path):
@@ -177,6 +209,25 @@ def test_sampling_settings_and_further_templates_are_named(tmp_path):
     (tmp_path / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
     told = describe(read_source(tmp_path)).left_out
     assert told[0].startswith("generation_config.json: do_sample True, temperature 0.6") and "tools.jinja" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"suppress_tokens": [3], "begin_suppress_tokens": [4]}, "suppress_tokens [3], begin_suppress_tokens [4]"),
+        ({"forced_eos_token_id": 3, "bad_words_ids": [[4]]}, "forced_eos_token_id 3, bad_words_ids [[4]]"),
+        ({"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}, "repetition_penalty 1.2, no_repeat_ngram_size 3"),
+        ({"num_beams": 4, "min_new_tokens": 5, "max_new_tokens": 9}, "num_beams 4, min_new_tokens 5, max_new_tokens 9"),
+        ({"sequence_bias": {"3": 1.0}, "a_new_key": 1}, "sequence_bias {'3': 1.0}, a_new_key 1"),
+        ({"num_beams": 1, "temperature": 1.0, "suppress_tokens": None, "use_cache": True, "eos_token_id": [2, 3]}, ""),
+    ],
+)
+@pytest.mark.parametrize("family", ["llama", "llava", "kosmos-2"])
+def test_every_setting_that_changes_what_transformers_generates_is_named(family, settings, told, saved_families, tmp_path):
+    directory = saved_families(family, tmp_path)
+    (directory / "generation_config.json").write_text(json.dumps(settings))
+    found = describe(read_source(directory)).left_out
+    assert found == ((f"generation_config.json: {told}; pass them to generate yourself",) if told else ())
 
 
 @pytest.mark.parametrize(("key", "value"), [("hop_length", 128), ("n_fft", 512), ("sampling_rate", 8000)])

@@ -15,8 +15,9 @@ from zoo.interop.base.adapters import files_of_both, find_base, merged_tensors
 from zoo.interop.base.checkpoint_directory import find_checkpoint, find_weights, read_config
 from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, find_open_clip_weights, is_open_clip
 from zoo.storage import gguf
-from zoo.storage.containers import PICKLE_FILE, Shape, read_files, shapes_of_files, shard_files
+from zoo.storage.containers import PICKLE_FILE, Shape, read_file, read_files, shapes_of_files, shard_files
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
+from zoo.storage.envelope import shared_wrapper
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.hub import fetch_hub, fetched_or_refused, read_json_object
@@ -33,6 +34,7 @@ class Source:
         origin: the source as the user named it, for messages.
         directory: of the files; None for a file alone or weights of timm.
         file: a file of weights that was given alone.
+        key: the table in the file, or the first word of its names, to which the tensors are limited; empty for all.
         timm: name of weights that timm downloads; empty for all others.
         own_config: the ``config.yaml`` of a checkpoint that zoo wrote; None for all others.
         adapter: directory of an adapter of PEFT that is merged into the tensors; None for all others.
@@ -50,13 +52,14 @@ class Source:
         *,
         directory: Path | None = None,
         file: Path | None = None,
+        key: str = "",
         timm: str = "",
         own_config: Mapping[str, Any] | None = None,
         adapter: Path | None = None,
         base: "Source | None" = None,
     ) -> None:
         self.origin, self.directory, self.file, self.timm, self.own_config = origin, directory, file, timm, own_config
-        self.adapter, self.base = adapter, base
+        self.key, self.adapter, self.base = key, adapter, base
 
     @cached_property
     def library(self) -> str:
@@ -116,6 +119,8 @@ class Source:
         """
         if self.timm:
             return _timm_tensors(self.timm)
+        if self.file is not None:
+            return read_file(self.file, self.key)
         found = read_files(self.weight_files) if self.base is None else self.base.tensors
         if self.adapter is None or self.directory is None:
             return found
@@ -128,8 +133,17 @@ class Source:
         Raises:
             WeightsError: a file cannot be read.
         """
-        found = None if self.timm or self.adapter is not None else shapes_of_files(self.weight_files)
+        found = None if self.timm or self.key or self.adapter is not None else shapes_of_files(self.weight_files)
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()} if found is None else found
+
+    def unwrap(self) -> bool:
+        """Take off the first word that all names share, if training code keeps a model under such a word; return False if there is none."""
+        word = shared_wrapper(self.keys)
+        if word:
+            shapes = {name.removeprefix(word): shape for name, shape in self.shapes.items()}
+            self.tensors = {name.removeprefix(word): tensor for name, tensor in self.tensors.items()}
+            self.shapes = shapes
+        return bool(word)
 
     @property
     def outline(self) -> Mapping[str, Tensor]:
@@ -152,7 +166,7 @@ def read_source(source: str | Path, base: str | Path | None = None) -> Source:
     """Find a source of weights; its tensors are read later.
 
     Args:
-        source: a directory, a file, a bundled model's name, ``timm://NAME``, or ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
+        source: a directory, a file (``FILE#KEY`` takes only the tensors under a key of it), a bundled model's name, ``timm://NAME``, or ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
         base: source of the weights that an adapter of PEFT changes; None takes the one that the adapter names.
 
     Raises:
@@ -188,6 +202,10 @@ def _read_source(source: str | Path) -> Source:
         return Source(text, timm=text.removeprefix(TIMM))
     if text.startswith(HUB):
         return Source(text, directory=fetch_hub(text.removeprefix(HUB)))
+    whole, _, key = text.rpartition("#")
+    if whole and not Path(text).exists() and Path(whole).is_file():
+        verify_if_fetched(Path(whole))
+        return Source(text, file=Path(whole), key=key)
     path = gguf.find_gguf(find_weights(source))
     verify_if_fetched(path)
     if path.is_file():
