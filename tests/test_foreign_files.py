@@ -10,8 +10,10 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import zoo
+from zoo.interop.base.guide import with_tables
 from zoo.interop.base.recognise import describe, find_format, formats, unknown_files
 from zoo.interop.base.source import read_source
+from zoo.storage.places import packaged_directory
 from zoo.types import Batch
 
 WIDE = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 40}
@@ -91,6 +93,23 @@ def test_a_directory_of_open_clip_holds_no_unexplained_file(tmp_path):
     save_for_hf(model, a_tokenizer(), {"embed_dim": 16, **towers}, str(tmp_path))
     source = read_source(tmp_path)
     assert find_format(source).name == "clip" and unknown_files(source) == []
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(zoo.WeightsError, match="holds adapter_config.json beside the weights"):
+        zoo.load(tmp_path)
+
+
+def test_a_directory_of_timm_holds_no_unexplained_file_and_loads_under_its_name(tmp_path):
+    timm = pytest.importorskip("timm")
+    timm.models.save_for_hf(timm.create_model("test_vit", num_classes=3), tmp_path, model_config={"label_names": ["a", "b", "c"]})
+    assert unknown_files(read_source(tmp_path)) == []
+    with pytest.raises(zoo.ConfigError, match=f"a model of timm; use zoo.create_model\\('timm/test_vit', weights='{tmp_path}'\\)"):
+        zoo.load(tmp_path)
+    assert zoo.create_model("timm/test_vit", weights=tmp_path, weights_parts=["encoder"]).dim == 64
+
+
+def test_the_page_on_files_holds_the_tables_of_today():
+    page = packaged_directory("assets") / "guide" / "files.md"
+    assert with_tables(page.read_text(encoding="utf-8")) == page.read_text(encoding="utf-8"), "run: python scripts/update_readme.py"
 
 
 SENTENCE = {

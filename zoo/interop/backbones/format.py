@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from zoo.interop.base.files import CHAT, CLASSES, IMAGES, TOKENIZERS
+from zoo.interop.base.files import TRANSFORMERS as TRANSFORMERS_FILES
 from zoo.interop.base.format import MAYBE, NO, Description, Format
 from zoo.interop.base.recognise import library_config
 from zoo.interop.base.source import TRANSFORMERS, Source
@@ -16,6 +18,8 @@ class Backbones(Format):
 
     A part that hosts such a model reads them itself (``Part.read_native``); parts of ours cannot take them.
     """
+
+    files = {**TRANSFORMERS_FILES, **TOKENIZERS, **IMAGES, **CHAT, **CLASSES}
 
     def recognises(self, source: Source) -> float:
         """Return a little certainty for every directory with a ``config.json`` that names a model."""
