@@ -78,8 +78,8 @@ def test_a_key_chooses_among_tables_and_names(reference, tmp_path, caplog):
         model = zoo.create_model("vit_nano", weights=f"{tmp_path / name}", weights_parts=["encoder"], pool="cls", **SIZES)
         assert torch.equal(model.positions.flatten(), expected["pos_embed"].flatten())
     assert "1 tensors beside it are left out (criterion.weight)" in caplog.text
-    with pytest.raises(zoo.WeightsError, match="holds nothing under 'modle'.*did you mean 'model'"):
-        read_tensors(tmp_path / "loss.ckpt", "modle")
+    with pytest.raises(zoo.WeightsError, match="holds nothing under 'mode'.*did you mean 'model'"):
+        read_tensors(tmp_path / "loss.ckpt", "mode")
 
 
 def test_weights_of_ours_below_a_wrapper_load_into_a_model_of_ours(tmp_path):

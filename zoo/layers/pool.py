@@ -31,9 +31,7 @@ def masked_weighted_mean(
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-def masked_root_mean(
-    tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]
-) -> Float[Tensor, "batch dim"]:
+def masked_root_mean(tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"]) -> Float[Tensor, "batch dim"]:
     """Return the sum over the tokens where the mask is True, divided by the root of their number; a row without any gives zeros."""
     weight = mask.to(tokens.dtype).unsqueeze(-1)  # [B, N, 1]
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1).sqrt()

@@ -166,7 +166,8 @@ def read_source(source: str | Path, base: str | Path | None = None) -> Source:
     """Find a source of weights; its tensors are read later.
 
     Args:
-        source: a directory, a file (``FILE#KEY`` takes only the tensors under a key of it), a bundled model's name, ``timm://NAME``, or ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
+        source: a directory, a file (``FILE#KEY`` takes only the tensors under a key of it), a bundled model's name, ``timm://NAME``, or
+            ``hf://OWNER/NAME``, perhaps with ``@REVISION``.
         base: source of the weights that an adapter of PEFT changes; None takes the one that the adapter names.
 
     Raises:

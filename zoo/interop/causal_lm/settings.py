@@ -12,7 +12,13 @@ WITHOUT_EFFECT = (  # on the text
 )
 NEUTRAL = {  # values that change nothing
     **{"do_sample": (False,), "temperature": (1.0,), "top_k": (50, 0), "top_p": (1.0,), "typical_p": (1.0,), "num_return_sequences": (1,)},
-    **{"repetition_penalty": (1.0,), "no_repeat_ngram_size": (0,), "num_beams": (1,), "length_penalty": (1.0,), "diversity_penalty": (0.0,)},
+    **{
+        "repetition_penalty": (1.0,),
+        "no_repeat_ngram_size": (0,),
+        "num_beams": (1,),
+        "length_penalty": (1.0,),
+        "diversity_penalty": (0.0,),
+    },
     **{"epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "early_stopping": (False,), "remove_invalid_values": (False,), "min_length": (0,)},
     **{"encoder_repetition_penalty": (1.0,), "encoder_no_repeat_ngram_size": (0,), "num_beam_groups": (1,), "renormalize_logits": (False,)},
     **{"trust_remote_code": (False,), "guidance_scale": (1.0,)},

@@ -50,7 +50,9 @@ class TextEncoders(Format):
         **TOKENIZERS,
         **GENERATION,
         **dict.fromkeys(("modules.json", POOLING_FILE, SENTENCE_FILE, PROMPTS_FILE), USED),
-        **dict.fromkeys(("[0-9]_Normalize/*", "[0-9]_Dropout/*", "data_config.json", "eval/*", "*_evaluation*.csv", "train_script.py"), HARMLESS),
+        **dict.fromkeys(
+            ("[0-9]_Normalize/*", "[0-9]_Dropout/*", "data_config.json", "eval/*", "*_evaluation*.csv", "train_script.py"), HARMLESS
+        ),
     }
 
     def recognises(self, source: Source) -> float:
