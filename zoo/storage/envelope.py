@@ -32,7 +32,7 @@ def table_of(loaded: object, path: Path, key: str = "") -> dict[str, Tensor]:
     Args:
         loaded: content of the file.
         path: of the file, for messages.
-        key: takes only what stands under this key, or under several with dots between them; see ``tensors_below``.
+        key: takes only the tensors under this key, or under several with dots between them; see ``tensors_below``.
 
     Raises:
         WeightsError: no table of tensors is found, or several under keys of which none is usual.
