@@ -132,6 +132,7 @@ class T5(Encoder):
         num_buckets: rows of the relative position bias table, which all blocks share.
         max_distance: distance from which on all distances share one row, in tokens.
         pool: "mean" over real tokens, or "none" for no pooled vector.
+        normalise: scale pooled vectors to length 1 (sentence-transformers' Normalize).
         dropout: dropout rate of the embeddings, of the output of each sublayer, inside the feed-forward part and of the final tokens;
             0.1 in the paper.
 
@@ -143,7 +144,7 @@ class T5(Encoder):
     modality = "text"
     context_length: int
     no_weight_decay = ("distances",)
-    silent_keywords = ("num_heads", "activation", "max_distance", "eps", "pool")
+    silent_keywords = ("num_heads", "activation", "max_distance", "eps", "pool", "normalise")
 
     def __init__(
         self,
@@ -161,6 +162,7 @@ class T5(Encoder):
         max_distance: int = 128,
         eps: float = 1e-6,
         pool: str = "mean",
+        normalise: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -173,7 +175,7 @@ class T5(Encoder):
             )
         self.dim, self.vocab_size, self.context_length = dim, vocab_size, context_length
         self.num_heads, self.head_dim, self.num_buckets, self.max_distance = num_heads, head_dim, num_buckets, max_distance
-        self.pool, self.gives_pooled = pool, pool != "none"
+        self.pool, self.gives_pooled, self.normalise = pool, pool != "none", normalise
         self.embedding = nn.Embedding(vocab_size, dim)
         self.distances = nn.Parameter(torch.empty(num_buckets, num_heads))  # one table for all blocks; the reference keeps it in block 0
         self.blocks = nn.ModuleList(
@@ -208,7 +210,8 @@ class T5(Encoder):
         for block in self.blocks:
             x = block(x, bias, mask)
         x = self.dropout(self.norm(x))
-        return Encoded(x, masked_mean(x, real) if self.gives_pooled else None, real)
+        pooled = masked_mean(x, real) if self.gives_pooled else None
+        return Encoded(x, F.normalize(pooled, dim=-1) if self.normalise and pooled is not None else pooled, real)
 
     def bias(self, length: int) -> Float[Tensor, "1 num_heads {length} {length}"]:
         """Return the relative position bias that each head adds to the attention scores of a row of ``length`` tokens."""

@@ -48,6 +48,11 @@ class ZooCheckpoint(Format):
         config = (source.own_config or {}).get("system")
         if config is not None and not part and into is not None and not is_system(into):
             raise whole_system(source, config["encoders"])
+        wanted = set() if into is None else into.state_dict().keys()
+        # Names below a wrapper that no library has: training code that keeps a model of ours as self.model.
+        while source.file is not None and wanted and not wanted & below(source.tensors, part).keys() and not wanted & source.keys:
+            if not source.unwrap():
+                break
         tensors = below(source.tensors, part) or dict(source.tensors)  # a lone encoder's file has no prefix
         adapters = (config or {}).get(ADAPTERS)
         if into is None or adapters is None or not can_be_folded(adapters) or tensors.keys() == into.state_dict().keys():

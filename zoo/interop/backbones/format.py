@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.interop.backbones import rows
 from zoo.interop.backbones.timm_directory import TIMM, describe_timm
-from zoo.interop.base.files import CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
+from zoo.interop.base.files import CHAT, CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import MAYBE, NO, Description, Format
 from zoo.interop.base.recognise import library_config
 from zoo.interop.base.source import TRANSFORMERS as DIRECTORY
@@ -28,7 +28,7 @@ class Backbones(Format):
     (``Part.read_native``); parts of ours cannot take them.
     """
 
-    files = {**TRANSFORMERS, **IMAGES, **GENERATION, **CLASSES, **TOKENIZERS}
+    files = {**TRANSFORMERS, **TOKENIZERS, **IMAGES, **CHAT, **GENERATION, **CLASSES}
 
     def recognises(self, source: Source) -> float:
         """Return a little certainty for every directory with a ``config.json`` that names a model."""
