@@ -51,7 +51,9 @@ class Transformers(LanguageModel):
         with meta_device():
             shapes = _build(parsed)  # errors show up here, before any memory is allocated
         sizes = parsed.get_text_config(decoder=True)  # multimodal configs nest the sizes of their language model
-        self.dim, self.vocab_size = int(sizes.hidden_size), int(sizes.vocab_size)
+        self.dim, self.vocab_size = _first(sizes, ("hidden_size",), 0), _first(sizes, ("vocab_size",), 0)
+        if not self.dim or not self.vocab_size:
+            raise ConfigError(f"config (model_type {parsed.model_type}): gives no hidden_size and vocab_size, so it is no decoder of one stack")
         _refuse_shapes(shapes, parsed, self.dim)
         habits = _habits(parsed)
         self.model: Any = _build(parsed)

@@ -23,7 +23,8 @@ NAMES = {
     8: "dim_head attention_head_size d_head qk_rope_head_dim qk_nope_head_dim v_head_dim kv_lora_rank q_lora_rank index_head_dim indexer_head_dim "
     "linear_key_head_dim linear_value_head_dim linear_head_dim mamba_d_state state_size ssm_state_size hidden_size_per_layer_input "
     "laurel_rank mamba_d_head mamba_head_dim mamba_headdim swa_head_dim gated_norm_rank o_lora_rank adapter_rank kv_channels hc_lowrank "
-    "d_rel ple_embed_dim rotary_dim mamba_n_heads mamba_num_heads n_mamba_heads head_dim mamba_dt_rank time_step_rank rel_extent",
+    "d_rel ple_embed_dim rotary_dim mamba_n_heads mamba_num_heads n_mamba_heads head_dim mamba_dt_rank time_step_rank rel_extent "
+    "mamba_chunk_size chunk_size",
     WINDOW: "sliding_window attention_chunk_size attention_window_size window_size local_attention sliding_window_size",
     4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads attention_heads num_query_groups "
     "num_decoder_attention_heads num_encoder_attention_heads num_experts n_routed_experts num_local_experts moe_num_experts index_n_heads indexer_n_heads "
