@@ -50,7 +50,7 @@ def find_habits(config: Any, build: Callable[[Any], nn.Module]) -> Habits:
 
 @lru_cache(maxsize=64)
 def _of_tiny(config: str, build: Callable[[Any], nn.Module]) -> Habits:
-    with plain_cpu():
+    with plain_cpu(), quiet_and_offline():
         try:
             model = tiny_model(json.loads(config), build)
         except (*FAILURES, ConfigError) as error:
