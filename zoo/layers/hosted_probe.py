@@ -41,11 +41,13 @@ def find_habits(config: Any, build: Callable[[Any], nn.Module]) -> Habits:
         ConfigError: the model cannot serve as a causal language model; the message says why.
         TinyCopyError: transformers cannot build the tiny copy.
     """
-    library = import_transformers()
-    defaults = library.PreTrainedConfig().to_dict()
+    return _of_tiny(json.dumps(shrunk(config), sort_keys=True, default=str), build)
+
+
+def shrunk(config: Any) -> dict[str, Any]:
+    """Return the content of a parsed config with small sizes."""
     with quiet_and_offline():
-        small = shrink(config.to_dict(), defaults)
-    return _of_tiny(json.dumps(small, sort_keys=True, default=str), build)
+        return shrink(config.to_dict(), import_transformers().PreTrainedConfig().to_dict())
 
 
 @lru_cache(maxsize=64)
