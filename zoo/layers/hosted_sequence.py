@@ -82,21 +82,24 @@ def shapes_alone(model: nn.Module, num_tokens: int, rows: int, dim: int, mask: T
     return Encoded(tokens, tokens.mean(1), real)
 
 
-def try_out(model: Any, encode: Encode, items: Callable[[Any], tuple[Tensor, int]]) -> Facts:
-    """Encode two items, the second of them alone and padded too; the facts are those of ``find_facts``."""
+def try_out(model: Any, encode: Encode, items: Callable[[Any], tuple[Tensor, int]], *, padded: bool = True) -> Facts:
+    """Encode two items, the second of them alone and padded too; the facts are those of ``find_facts``.
+
+    Args:
+        padded: False for models whose items all have one length; these run on the meta device too.
+    """
     x, count = items(model)
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             whole = encode(model, x, None)
             # A plain sum after a norm has no gradient, and would make parameters look unused.
             outputs = [whole.tokens, *([] if whole.pooled is None else [whole.pooled])]
-            sum((value * torch.linspace(0.5, 1.5, value.shape[-1])).sum() for value in outputs).backward()  # type: ignore[union-attr]
+            sum((value * torch.linspace(0.5, 1.5, value.shape[-1], device=x.device)).sum() for value in outputs).backward()  # type: ignore[union-attr]
     except FAILURES as error:
         raise ConfigError(f"transformers cannot run it: {type(error).__name__}: {first_line(error)}") from error
     named = [(_without_numbers(key), p) for key, p in model.named_parameters() if p.requires_grad]
     used = {key for key, parameter in named if parameter.grad is not None}
-    pads = _pads(model, encode, x, count)
-    return Facts(pads, whole.pooled is not None, frozenset(key for key, _ in named) - used)
+    return Facts(padded and _pads(model, encode, x, count), whole.pooled is not None, frozenset(key for key, _ in named) - used)
 
 
 def _pads(model: Any, encode: Encode, x: Tensor, count: int) -> bool:
