@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, first_line
-from zoo.layers.hosted_features import FRAMES_PER_SECOND, HostedFeatures, default_settings
+from zoo.layers.hosted_features import HostedFeatures, default_settings
 from zoo.layers.hosted_sequence import Facts, facts_of, find_facts, freeze_unused, is_padded_at_the_end, one_length_at_a_time, shapes_alone, try_out
 from zoo.layers.hosted_transformers import first_number, import_transformers, parse_config, quiet_and_offline, read_into
 from zoo.layers.meta import meta_device
@@ -74,9 +74,9 @@ class TransformersAudio(Encoder):
             facts = facts_of(self.model, self._encode, self._clips)
         freeze_unused(self.model, facts.unused)
         self._pads = facts.pads
-        seconds = self.preprocessing["max_seconds"]
-        longest = int(seconds * (features.sample_rate_hz if self.num_mels == 1 else FRAMES_PER_SECOND))
-        self.context_length = self.num_tokens(longest) or self._fixed_tokens or 1
+        self._longest = features.frames_of(self.preprocessing["max_seconds"])
+        self._numbers: list[int] = []  # tokens of a clip of 0, 1, 2, ... frames
+        self.context_length = self.num_tokens(self._longest) or self._fixed_tokens or 1
 
     def _facts_of_shapes(self, shapes: Any) -> Facts:
         """Run a model whose clips have one length on the meta device: it needs no masks, and its sizes are its own."""
@@ -113,7 +113,12 @@ class TransformersAudio(Encoder):
 
     def num_tokens(self, frames: int) -> int | None:
         """Return the number of tokens of a clip; None if every clip has the same number."""
-        return None if self._frames is not None else int(_counts(self.model, torch.tensor([frames])))
+        if self._frames is not None:
+            return None
+        if frames >= len(self._numbers):  # all at once: a head that counts placeholders asks for every length
+            lengths = torch.arange(max(frames, self._longest) + 1, device="cpu")
+            self._numbers = _counts(self.model, lengths).clamp(min=0).tolist()
+        return self._numbers[frames]
 
     def _encode(self, model: Any, mels: Tensor, mask: Tensor | None) -> Encoded:
         """Run the model; the first call finds the order of axes that it takes."""

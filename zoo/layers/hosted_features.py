@@ -87,6 +87,13 @@ class HostedFeatures:
         samples = self.settings.get("n_samples") or self.settings.get("nb_max_samples")
         return samples / self.sample_rate_hz if samples else self.frames / FRAMES_PER_SECOND
 
+    def frames_of(self, seconds: float) -> int:
+        """Return the number of frames of a clip of this length."""
+        samples = int(seconds * self.sample_rate_hz)
+        if self.frames is not None or self.channels == 1:
+            return self.frames or samples
+        return self(np.zeros(samples, dtype=np.float32)).shape[1]
+
     @cached_property
     def _layout(self) -> tuple[int, int | None, bool]:
         """Find channels, fixed number of frames and if frames come first, from noise of two lengths."""
