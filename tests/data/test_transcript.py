@@ -194,8 +194,9 @@ def test_special_tokens_of_a_given_tokenizer_must_stand_where_ours_do(published)
         ({"multilingual": True, "num_languages": 0}, "multilingual: 1 or more"),
         ({"language": "de"}, "only transcribes English"),
         ({"task": "translte"}, "did you mean 'translate'"),
-        ({"multilingual": True, "language": "Chinese"}, "the code of Chinese is 'zh'"),
-        ({"multilingual": True, "language": "german"}, "known: en, zh"),
+        ({"multilingual": True, "language": "german"}, "there is no 'german' among the 2 .*known: en, zh"),
+        ({"generation": {"suppress": [1]}}, "generation: there is no key 'suppress'"),
+        ({"generation": {"suppress_tokens": [-3]}}, "generation.suppress_tokens: .*allowed is a list of token ids"),
     ],
 )
 def test_settings_that_are_not_allowed_are_refused(change, words):

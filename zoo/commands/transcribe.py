@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json
-from zoo.commands.embed import refuse_device
+from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.downloads.fetching import is_cached
 from zoo.downloads.table import find_asset
@@ -28,7 +28,7 @@ from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.transcribe import recogniser_of
 from zoo.language.transcription.windows import OnProgress, transcribe_each
 from zoo.language.transcription.writers import WRITERS, format_time
-from zoo.processors.media.audio_file import AUDIO_SUFFIXES
+from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 from zoo.processors.media.image_file import walk_images
 from zoo.storage.files import write_text_atomically
 from zoo.storage.outside import printable
@@ -64,8 +64,8 @@ def transcribe_command(options: Namespace) -> int:
     """Run the command and return the exit status: 0, 1 if a recording could not be read, or 130 if the user interrupted it."""
     formats = _formats(options.format)
     settings, items = _settings(options), list_recordings(options.paths)
-    refuse_device(options.device)
-    system: Any = load(_chosen_model(options.model), device=options.device)
+    place = placement(options)
+    system: Any = load(_chosen_model(options.model), **place)
     if "transcribe" not in verbs_of(system):
         raise ConfigError(f"--model: {options.model} cannot transcribe; it needs a head 'whisper' (see: zoo list 'whisper_*')")
     recogniser = recogniser_of(system, settings)

@@ -12,6 +12,7 @@ Where we differ:
 """
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,11 @@ class TransformersAudio(Encoder):
 
     def read_native(self, source: Any) -> dict[str, Tensor] | None:
         """Return the weights of a directory that transformers saved; None for any other source."""
-        return None if source.library != "transformers" else self.read_pretrained(source.directory)
+        if source.library != "transformers":
+            return None
+        return self.read_pretrained(source.directory, None if source.adapter is None else source.tensors)
 
-    def read_pretrained(self, directory: str | Path) -> dict[str, Tensor]:
+    def read_pretrained(self, directory: str | Path, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the weights of a directory saved by transformers under this encoder's names, without loading them.
 
         Raises:
@@ -159,7 +162,7 @@ class TransformersAudio(Encoder):
         """
         with meta_device():
             whole = _whole(self._config)
-        found = _encoder_of(read_into(whole, directory))
+        found = _encoder_of(read_into(whole, directory, tensors))
         return {f"model.{key}": tensor for key, tensor in found.state_dict().items()}
 
 

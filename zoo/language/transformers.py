@@ -8,6 +8,7 @@ Where we differ: nothing is computed differently. Transformers makes the cache f
 at a time. Packed lists are unpacked into a padded batch, because the library's models take padded batches.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,11 @@ class Transformers(LanguageModel):
 
     def read_native(self, source: Any) -> dict[str, Tensor] | None:
         """Return the weights of a directory that transformers saved; None for any other source."""
-        return None if source.library != "transformers" else self.read_pretrained(source.directory)
+        if source.library != "transformers":
+            return None
+        return self.read_pretrained(source.directory, None if source.adapter is None else source.tensors)
 
-    def read_pretrained(self, directory: str | Path) -> dict[str, Tensor]:
+    def read_pretrained(self, directory: str | Path, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Read the weights of a directory saved by transformers, under this model's names; they are not loaded into the model.
 
         Only safetensors files are read, and no code is run.
@@ -108,7 +111,7 @@ class Transformers(LanguageModel):
         Raises:
             WeightsError: a file is unreadable, or a weight is missing, unexpected or of another shape.
         """
-        return {f"model.{key}": tensor for key, tensor in read_into(self.model, directory).state_dict().items()}
+        return {f"model.{key}": tensor for key, tensor in read_into(self.model, directory, tensors).state_dict().items()}
 
 
 def _refuse_others(parsed: Any) -> None:

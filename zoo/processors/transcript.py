@@ -15,6 +15,8 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.tokenizers.chat_tokenizer import SMALLEST_VOCABULARY, train_tokenizer
+from zoo.processors.tokenizers.whisper_generation import Generation
+from zoo.processors.tokenizers.whisper_languages import language_code
 from zoo.processors.tokenizers.whisper_tokens import (
     LANGUAGES,
     SECONDS_PER_TIMESTAMP,
@@ -53,6 +55,7 @@ class TranscriptProcessor(ModalityProcessor):
         timestamps: use timestamps for samples that have segments.
         language: language code of samples that name none.
         task: task of samples that name none, "transcribe" or "translate" (to English).
+        generation: decoding settings that came with the weights; the keys are the attributes of ``Generation``.
 
     Raises:
         ConfigError: a name is unknown, or the vocabulary is too small for its special tokens.
@@ -76,6 +79,7 @@ class TranscriptProcessor(ModalityProcessor):
         timestamps: bool = False,
         language: str = "en",
         task: str = "transcribe",
+        generation: Mapping[str, Any] | None = None,
     ) -> None:
         if tokenizer not in TOKENIZERS:
             raise ConfigError(f"tokenizer: there is no {tokenizer!r}; {name_choices(tokenizer, TOKENIZERS)}")
@@ -87,6 +91,7 @@ class TranscriptProcessor(ModalityProcessor):
                 f"num_languages: {num_languages}, num_timestamps: {num_timestamps}; allowed are 0 to {len(LANGUAGES)} languages "
                 "(multilingual: 1 or more) and 0 or more timestamps"
             )
+        self.generation = Generation.of(generation)
         self.ids = SpecialIds.of(vocab_size, num_languages, num_timestamps)
         smallest = SMALLEST_VOCABULARY.get(tokenizer, 1)
         if self.ids.base < smallest:
@@ -104,7 +109,8 @@ class TranscriptProcessor(ModalityProcessor):
         """The constructor's keywords, for ``processor.json``."""
         counts = {"num_languages": self.ids.num_languages, "num_timestamps": self.ids.num_timestamps}
         own = {key: getattr(self, key) for key in ("vocab_size", "context_length", "timestamps", "language", "task")}
-        return {**own, **counts, "tokenizer": self.source, "multilingual": self.is_multilingual}
+        known = {"generation": self.generation.settings} if self.generation.settings else {}
+        return {**own, **counts, "tokenizer": self.source, "multilingual": self.is_multilingual, **known}
 
     # Ids of special tokens.
 
@@ -156,18 +162,30 @@ class TranscriptProcessor(ModalityProcessor):
     @property
     def languages(self) -> dict[str, int]:
         """Ids of the languages by code; empty if the model is English-only."""
-        return self.ids.languages if self.is_multilingual else {}
+        if not self.is_multilingual:
+            return {}
+        return self.ids.languages if self.generation.languages is None else dict(self.generation.languages)
+
+    @property
+    def suppressed(self) -> tuple[int, ...]:
+        """Ids that transcripts must not contain: those that came with the weights, or else ``unspoken``."""
+        return self.unspoken if self.generation.suppress_tokens is None else self.generation.suppress_tokens
+
+    @property
+    def blank(self) -> tuple[int, ...]:
+        """Ids with which transcripts must not begin: those that came with the weights, or else ``empty_beginnings``."""
+        return self.empty_beginnings if self.generation.begin_suppress_tokens is None else self.generation.begin_suppress_tokens
 
     @cached_property
-    def suppressed(self) -> tuple[int, ...]:
-        """Ids that transcripts must not contain, in rising order: special tokens and, in Whisper's own vocabulary, non-speech symbols."""
+    def unspoken(self) -> tuple[int, ...]:
+        """Ids of special tokens and, in Whisper's own vocabulary, non-speech symbols; in rising order."""
         special = {self.transcribe, self.translate, self.sot, self.sot_prev, self.sot_lm, self.no_speech}
         own = non_speech_ids(self.encode) if self.source == "given" and self.tokenizer is not None else set()
         return tuple(sorted(special | own))  # in a trained vocabulary, all symbols come from transcripts
 
     @cached_property
-    def blank(self) -> tuple[int, ...]:
-        """Ids with which transcripts must not begin: the end symbol and, in Whisper's own vocabulary, a single space."""
+    def empty_beginnings(self) -> tuple[int, ...]:
+        """Ids that begin an empty text: the end symbol and, in Whisper's own vocabulary, a single space."""
         own = self.encode(" ") if self.source == "given" and self.tokenizer is not None else ()
         return (*own, self.eot)
 
@@ -175,7 +193,7 @@ class TranscriptProcessor(ModalityProcessor):
         """Return the ids at the start of a transcript: the start symbol and, in a multilingual model, language and task.
 
         Args:
-            language: language code; None means the processor's default.
+            language: code, name or tag of a language; None means the processor's default.
             task: "transcribe" or "translate"; None means the processor's default.
 
         Raises:
@@ -184,18 +202,16 @@ class TranscriptProcessor(ModalityProcessor):
         language, task = language or self.language, task or self.task
         if task not in TASKS:
             raise ConfigError(f"task: there is no {task!r}; {name_choices(task, TASKS)}")
+        code = language_code(language)
         if not self.is_multilingual:
-            if language != "en" or task != "transcribe":
+            if code != "en" or task != "transcribe":
                 raise ConfigError(f"language: {language!r}, task: {task!r}; this model only transcribes English: use a multilingual model")
             return [self.sot]
-        if language not in self.languages:
-            raise ConfigError(f"language: there is no {language!r} among the {len(self.languages)} of this model; {self._near(language)}")
-        return [self.sot, self.languages[language], self.ids.task(task)]
-
-    def _near(self, language: str) -> str:
-        codes = {name: code for code, name in LANGUAGES.items()}
-        code = codes.get(language.lower())
-        return f"the code of {language} is {code!r}" if code in self.languages else name_choices(language, self.languages)
+        if code not in self.languages:
+            raise ConfigError(
+                f"language: there is no {language!r} among the {len(self.languages)} of this model; {name_choices(code, self.languages)}"
+            )
+        return [self.sot, self.languages[code], self.ids.task(task)]
 
     # The tokenizer of the base vocabulary.
 
@@ -226,7 +242,7 @@ class TranscriptProcessor(ModalityProcessor):
         """
         self.tokenizer = plain_tokenizer(tokenizer, self.ids)
         # These cached properties depend on the tokenizer.
-        for name in ("suppressed", "blank"):
+        for name in ("unspoken", "empty_beginnings"):
             self.__dict__.pop(name, None)
 
     def save(self, directory: Path) -> None:
@@ -253,7 +269,7 @@ class TranscriptProcessor(ModalityProcessor):
         Raises:
             DataError: there is no tokenizer.
         """
-        return self._known.decode([int(i) for i in token_ids if i < self.eot])
+        return self._known.decode([int(i) for i in token_ids if i < self.eot or i >= self.ids.end])
 
     @property
     def _known(self) -> Tokenizer:

@@ -94,6 +94,11 @@ def to_zoo(tensors: Mapping[str, Tensor], rules: Iterable[Rule], *, origin: str,
     return _apply(left, [(rule.theirs, rule.ours, rule.into) for rule in rules], f"{origin} -> zoo")
 
 
+def takes(rules: Iterable[Rule], name: str) -> bool:
+    """Return True if a rule takes a tensor of this name of the reference."""
+    return any(_compile(pattern).fullmatch(name) for rule in rules for pattern in rule.theirs)
+
+
 def from_zoo(tensors: Mapping[str, Tensor], rules: Iterable[Rule], *, origin: str) -> dict[str, Tensor]:
     """Convert our tensors to a reference's; the inverse of ``to_zoo``, with the same errors."""
     return _apply(dict(tensors), [(rule.ours, rule.theirs, rule.back) for rule in rules], f"zoo -> {origin}")

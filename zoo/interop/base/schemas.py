@@ -80,6 +80,10 @@ class GenerationConfig(TypedDict, total=False):
     is_multilingual: bool | None
     max_length: int | None
     max_new_tokens: int | None
+    max_initial_timestamp_index: int | None
+    no_timestamps_token_id: int | None
+    prev_sot_token_id: int | None
+    return_timestamps: bool | None
     temperature: Number | list[float]
 
 

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
-from zoo.interop.base.rules import Rule, joined, named, under
+from zoo.interop.base.rules import Rule, joined, named, takes, under
+
+CT2_NAME = "CTranslate2"
+# Settings of CTranslate2 by name, with the values that a Whisper has; none: any. Not listed: 0. Activation 3 is GELU.
+SETTINGS = {
+    **dict.fromkeys(("num_heads", "num_heads_kv", "head_dim", "alignment_heads", "alignment_layer"), ()),
+    **{"activation": (3,), "pre_norm": (1,)},
+}
 
 
 @dataclass(frozen=True)
@@ -42,13 +49,22 @@ class Origin:
     def is_aside(self, name: str, tensor: Tensor) -> bool:
         """Return True for an entry that is no weight of ours; CTranslate2 keeps its settings as scalars beside the weights.
 
+        Its versions add settings and tables, each of them off in a Whisper. So zeros that no rule takes are harmless whatever their name
+        is, and a scalar of another value has to be among ``SETTINGS``.
+
         Raises:
-            WeightsError: a setting changes the attention.
+            WeightsError: a setting that no Whisper has is on.
         """
-        scalar = self.name == "CTranslate2" and tensor.ndim == 0
-        if scalar and name.endswith("/alibi") and not tensor.is_meta and bool(tensor):
-            raise WeightsError(f"{self.name} -> zoo: {name} is on, which no Whisper has")
-        return scalar or name.startswith(self.aside)
+        if self.name != CT2_NAME or name.startswith(self.aside):
+            return name.startswith(self.aside)
+        if tensor.ndim:
+            return not tensor.is_meta and not tensor.any() and not self._takes(name)
+        _refuse_setting(name, tensor)
+        return True
+
+    def _takes(self, name: str) -> bool:
+        halves = ((self.encoder, self.encoder_rules), (self.decoder, self.decoder_rules))
+        return any(name.startswith(half) and takes(rules, name.removeprefix(half)) for half, rules in halves)
 
     def before_in(self, keys: Collection[str]) -> str | None:
         """Return the prefix of all names; None if they are of another library."""
@@ -58,6 +74,15 @@ class Origin:
         """Return True if there is a decoder too."""
         before = self.before_in(keys)
         return before is not None and before + self.decoder + self.embedding in keys
+
+
+def _refuse_setting(name: str, value: Tensor) -> None:
+    """Raise WeightsError for a setting of CTranslate2 that is on and that no Whisper has."""
+    key = name.rpartition("/")[2]
+    allowed = SETTINGS.get(key, (0,))
+    if allowed and not value.is_meta and float(value) not in allowed:
+        state = "is on, which no Whisper has" if allowed == (0,) else f"is not {allowed[0]}, which every Whisper has"
+        raise WeightsError(f"{CT2_NAME} -> zoo: {name} {state} (it is {float(value):g}); convert the model again")
 
 
 def _without_key_bias(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -179,7 +204,7 @@ _CTRANSLATE2_BLOCK = [
     *_norm("self_attention/layer_norm", "norm1"),
 ]
 CTRANSLATE2 = Origin(
-    name="CTranslate2",
+    name=CT2_NAME,
     encoder="encoder/",
     decoder="decoder/",
     known_by=("conv1/weight", "layer_0/self_attention/linear_0/weight"),

@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
-from zoo.language.transcription.rules import Rules, Symbols
+from zoo.language.transcription.rules import LATEST_START, Rules, Symbols
 from zoo.language.transcription.search import Text, beams, begin, choose, likeliest, room
 from zoo.language.transcription.settings import Settings
 from zoo.layers.whisper_decoder import Memory, WhisperDecoder
+from zoo.processors.media.voice_activity import Detector
 
 MOST_TRIES = 32  # temperatures per window; spaces the numbers that seed the sampling so that no two tries share one
 
@@ -70,8 +71,13 @@ class Recogniser:
         window_frames: number of frames of a full window, the encoder's maximum.
         tail_frames: frames of silence that short mode appends to a window. Without them, a model that was trained on padded windows
             repeats itself.
+        new_detector: function that makes a voice-activity detector for one recording, or None to transcribe it as a whole.
+        leaves_out_silence: leave out the long pauses that the detector finds; False uses it only to cut fixed windows at pauses.
         alignment_heads: pairs (layer, head) of the cross-attention heads used for word times; None uses all heads of the upper half of
             the layers, as openai-whisper does.
+        latest_start: maximum of a window's first timestamp, in steps of 20 ms.
+        most_tokens: function from the length of a prompt to the maximum number of tokens of its text; None is half the context, as in
+            openai-whisper.
 
     Raises:
         ConfigError: the model does not support the settings.
@@ -87,7 +93,11 @@ class Recogniser:
         window_frames: int = 3000,
         tail_frames: int = 0,
         alignment_heads: Sequence[Sequence[int]] | None = None,
+        new_detector: Callable[[], Detector | None] = lambda: None,
+        leaves_out_silence: bool = True,
         settings: Settings,
+        latest_start: int = LATEST_START,
+        most_tokens: Callable[[int], int] | None = None,
     ) -> None:
         self.encode, self.decoder, self.symbols = encode, decoder, symbols
         self.num_mels, self.window_frames, self.tail_frames = num_mels, window_frames, tail_frames
@@ -95,10 +105,19 @@ class Recogniser:
         # The reference's default for models without listed alignment heads.
         upper = [(layer, head) for layer in range(depth // 2, depth) for head in range(num_heads)]
         self.alignment_heads = upper if alignment_heads is None else [(layer, head) for layer, head in alignment_heads]
+        self.new_detector, self.leaves_out_silence = new_detector, leaves_out_silence
         self.settings = settings
         self.device = decoder.embedding.weight.device
         self.with_times = settings.timestamps is not False
-        self.rules = Rules(symbols, timestamps=self.with_times, device=self.device)
+        self.most_tokens = (lambda length: room(decoder, length)) if most_tokens is None else most_tokens
+        self.rules = Rules(
+            symbols,
+            timestamps=self.with_times,
+            device=self.device,
+            suppressed=settings.suppress_tokens,
+            blank=settings.begin_suppress_tokens,
+            latest_start=latest_start,
+        )
         self._refuse()
 
     def remember(self, pieces: Sequence[Float[Tensor, "num_mels _"]]) -> Memory:
@@ -171,7 +190,7 @@ class Recogniser:
             groups.setdefault((len(prompt), sot_place), []).append(i)
         found: dict[int, Decoded] = {}
         for (length, sot_place), members in groups.items():
-            most, part = room(self.decoder, length), _rows(memory, members, len(windows))
+            most, part = self.most_tokens(length), _rows(memory, members, len(windows))
             begun = begin(
                 self.decoder,
                 part,

@@ -57,12 +57,25 @@ class Rules:
     Args:
         symbols: tokenizer with Whisper's special tokens.
         timestamps: generate timestamps and apply their rules.
+        suppressed: ids that are never generated; None takes those of ``symbols``.
+        blank: ids that must not begin a text; None takes those of ``symbols``.
+        latest_start: maximum of a window's first timestamp, in steps of 20 ms.
     """
 
-    def __init__(self, symbols: Symbols, *, timestamps: bool, device: torch.device | None = None) -> None:
-        self.end, self.first_time, self.timestamps = symbols.eot, symbols.timestamp_begin, timestamps
-        never = [*symbols.suppressed, *([symbols.no_timestamps] if timestamps else [])]
-        self.never, self.blank = (torch.tensor(sorted(set(ids)), dtype=torch.int64, device=device) for ids in (never, symbols.blank))
+    def __init__(
+        self,
+        symbols: Symbols,
+        *,
+        timestamps: bool,
+        device: torch.device | None = None,
+        suppressed: Sequence[int] | None = None,
+        blank: Sequence[int] | None = None,
+        latest_start: int = LATEST_START,
+    ) -> None:
+        self.end, self.first_time, self.timestamps, self.latest_start = symbols.eot, symbols.timestamp_begin, timestamps, latest_start
+        never = [*(symbols.suppressed if suppressed is None else suppressed), *([symbols.no_timestamps] if timestamps else [])]
+        first = symbols.blank if blank is None else blank
+        self.never, self.blank = (torch.tensor(sorted(set(ids)), dtype=torch.int64, device=device) for ids in (never, first))
 
     def apply(self, logits: Float[Tensor, "rows vocab_size"], texts: Sequence[Sequence[int]]) -> Float[Tensor, "rows vocab_size"]:
         """Apply the rules to the logits, in place.
@@ -77,7 +90,7 @@ class Rules:
             return logits
         if not texts[0]:
             logits[:, : self.first_time] = NEVER
-            logits[:, self.first_time + LATEST_START + 1 :] = NEVER
+            logits[:, self.first_time + self.latest_start + 1 :] = NEVER
             return logits
         for row, text in enumerate(texts):
             self._pair(logits[row], text)

@@ -82,6 +82,11 @@ class SpecialIds:
         """Id of the timestamp of 0 s."""
         return self.task("notimestamps") + 1
 
+    @property
+    def end(self) -> int:
+        """First id after the timestamps; a fine-tuning may have added tokens from there on."""
+        return self.timestamp_begin + self.num_timestamps
+
     def names(self) -> dict[str, int]:
         """Return the ids by the strings that transformers and openai-whisper use, such as ``<|endoftext|>``."""
         words = {"endoftext": self.base, "startoftranscript": self.sot, **self.languages}
@@ -91,7 +96,9 @@ class SpecialIds:
 
 
 def plain_tokenizer(tokenizer: Tokenizer, ids: SpecialIds) -> Tokenizer:
-    """Return the tokenizer reduced to the base vocabulary: it adds no special tokens and tokenizes their strings as text.
+    """Return the tokenizer without Whisper's special tokens: it adds none of them and tokenizes their strings as text.
+
+    Tokens that a fine-tuning added after the timestamps stay.
 
     Raises:
         WeightsError: a special token has another id, or another token has the id of a special one.
@@ -100,16 +107,18 @@ def plain_tokenizer(tokenizer: Tokenizer, ids: SpecialIds) -> Tokenizer:
     expected = ids.names()
     for word, number in tokenizer.get_vocab(with_added_tokens=True).items():
         elsewhere = expected.get(OLDER.get(word, word), number) != number
-        if elsewhere or (number >= ids.base and not (word.startswith("<|") and word.endswith("|>"))):  # language names may differ
+        if elsewhere or (ids.base <= number < ids.end and not (word.startswith("<|") and word.endswith("|>"))):  # language names may differ
             raise WeightsError(
                 f"the tokenizer has {word!r} with id {number}, which does not fit a vocabulary of {ids.base} tokens, {ids.num_languages} "
                 f"languages and {ids.num_timestamps} timestamps (system.processor.transcript); use the tokenizer the model was trained with"
             )
     if not content["added_tokens"] and content["post_processor"] is None:
         return tokenizer  # already reduced
-    content |= {"added_tokens": [], "post_processor": None, "normalizer": None, "truncation": None, "padding": None}
+    added = [token for token in content["added_tokens"] if token["id"] >= ids.end]
+    content |= {"added_tokens": added, "post_processor": None, "normalizer": None, "truncation": None, "padding": None}
     words = content["model"]["vocab"]
     content["model"]["vocab"] = {word: number for word, number in words.items() if number < ids.base}
+    content["model"]["vocab"] |= {token["content"]: token["id"] for token in added}  # or the library would number them from the base on
     return Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
 
 

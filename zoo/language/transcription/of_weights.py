@@ -1,0 +1,59 @@
+"""Settings of transcription that came with the weights, where the caller gives none.
+
+The order is: the caller's keyword or option; ``generation_config.json``; the default of openai-whisper.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from zoo.errors import ConfigError
+from zoo.language.transcription.search import room
+from zoo.language.transcription.settings import Settings
+from zoo.layers.whisper_decoder import WhisperDecoder
+from zoo.processors.tokenizers.whisper_generation import Generation
+from zoo.processors.tokenizers.whisper_languages import AUTO
+from zoo.processors.transcript import TranscriptProcessor
+
+USUAL = -1  # among suppressed ids: openai-whisper's list
+
+
+def settings_of_weights(settings: Settings, symbols: TranscriptProcessor) -> Settings:
+    """Return the settings with every open one taken from the weights; a language of None then asks for detection.
+
+    Raises:
+        ConfigError: a suppressed id is beyond the vocabulary.
+    """
+    own = symbols.generation
+    language = own.language if settings.language is None else settings.language
+    return replace(
+        settings,
+        language=None if language == AUTO else language,
+        task=settings.task or own.task or "transcribe",
+        timestamps=own.timestamps if settings.timestamps is None else settings.timestamps,
+        suppress_tokens=_known("suppress_tokens", settings.suppress_tokens, symbols, symbols.unspoken),
+        begin_suppress_tokens=_known("begin_suppress_tokens", settings.begin_suppress_tokens, symbols, ()),
+    )
+
+
+def _known(key: str, ids: Sequence[int] | None, symbols: TranscriptProcessor, usual: Sequence[int]) -> tuple[int, ...] | None:
+    """Return given ids with -1 replaced by the usual ones; None stays."""
+    if ids is None:
+        return None
+    if ids and max(ids) >= symbols.vocab_size:
+        raise ConfigError(f"{key}: {max(ids)}; the ids of this vocabulary are 0 to {symbols.vocab_size - 1}")
+    return tuple(sorted({*(each for each in ids if each != USUAL), *(usual if USUAL in ids else ())}))
+
+
+def most_tokens(decoder: WhisperDecoder, generation: Generation, prompt_length: int) -> int:
+    """Return the maximum number of tokens of a text after a prompt.
+
+    A ``max_length`` below the decoder's context counts, as in transformers. One of the whole context stands in every published file and
+    limits nothing; then half the context is for the text, as in openai-whisper.
+    """
+    free = decoder.context_length - prompt_length + 1  # + 1: the last token is not fed to the decoder
+    if generation.max_new_tokens is not None:
+        return max(1, min(generation.max_new_tokens, free))
+    if generation.max_length is not None and generation.max_length < decoder.context_length:
+        # transformers adds the prompt, or half the context less one, whichever is smaller.
+        return max(1, min(generation.max_length + min(prompt_length, decoder.context_length // 2 - 1) - prompt_length, free))
+    return room(decoder, prompt_length)
