@@ -31,6 +31,7 @@ from zoo.types import Encoded, Encoder
 
 OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}  # randomness inside the models
 TRIAL = {True: (1600, 1100), False: (40, 24)}  # lengths of the two clips of a trial: samples of a waveform, or frames
+TOWERS = ("audio_model.", "audio_tower.")  # beginnings of the names of an audio tower's weights in a model of several towers
 LENGTH_RULE = "_get_feat_extract_output_lengths"  # name of that method of the models
 LAYOUTS = ("frames", "mels", "image")  # [batch, frames, channels], [batch, channels, frames], [batch, 1, frames, channels]
 REFUSALS = (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)  # of a model that gets another order of axes
@@ -152,6 +153,9 @@ class TransformersAudio(Encoder):
         """Return the weights of a directory that transformers saved; None for any other source."""
         if source.library != "transformers":
             return None
+        if "audio_config" in vars(self._config):
+            tower = {key.split(".", 1)[1]: tensor for key, tensor in source.tensors.items() if key.startswith(TOWERS)}
+            return self.read_pretrained(source.directory, tower)
         return self.read_pretrained(source.directory, None if source.adapter is None else source.tensors)
 
     def read_pretrained(self, directory: str | Path, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -161,7 +165,7 @@ class TransformersAudio(Encoder):
             WeightsError: the files are unreadable, or a weight is missing, unexpected or of the wrong shape.
         """
         with meta_device():
-            whole = _whole(self._config)
+            whole = _whole(self._config)  # of which the class and the config are needed
         found = _encoder_of(read_into(whole, directory, tensors))
         return {f"model.{key}": tensor for key, tensor in found.state_dict().items()}
 
@@ -179,7 +183,8 @@ def _whole(config: Any) -> Any:
     for key in OFF.keys() & vars(parsed).keys():
         setattr(parsed, key, OFF[key])
     with quiet_and_offline():
-        return kind._from_config(parsed, dtype=torch.get_default_dtype())
+        model = kind._from_config(parsed, dtype=torch.get_default_dtype())
+    return model.to(torch.empty(0).device)  # some parameters are made on the CPU, whatever the default device is
 
 
 def _encoder_of(whole: Any) -> Any:
