@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.interop.backbones import rows
+from zoo.interop.backbones.sequence_directory import describe_sequence
 from zoo.interop.backbones.timm_directory import TIMM, describe_timm
 from zoo.interop.base.files import CHAT, CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import MAYBE, NO, Description, Format
@@ -22,7 +23,7 @@ HEAD = "its head is left out; the encoder gives tokens and pooled vectors"
 
 @register("format")
 class Backbones(Format):
-    """Directories of transformers and timm whose model type no other format knows: image encoders that run in their own library.
+    """Directories of transformers and timm whose model type no other format knows: encoders that run in their own library.
 
     DINOv3, AIMv2, ConvNeXt, Swin and every other vision backbone are among them. A part that hosts such a model reads its weights itself
     (``Part.read_native``); parts of ours cannot take them.
@@ -36,7 +37,7 @@ class Backbones(Format):
         return MAYBE if named else NO
 
     def describe(self, source: Source) -> Description:
-        """Return the encoder of a vision backbone; any other model raises the error that names the way out."""
+        """Return the encoder of a model of images, texts or sounds; any other model raises the error that names the way out."""
         config = _config(source)
         if (timm := describe_timm(source)) is not None:
             return timm
@@ -44,6 +45,8 @@ class Backbones(Format):
             family, arguments = rows.describe(f"transformers/{source.directory}")
             heads = [str(name) for name in config.get("architectures") or () if "For" in str(name)]
             return Description({"encoder": {"name": family, **arguments}}, left_out=tuple(f"of {name}, {HEAD}" for name in heads))
+        if (sequence := describe_sequence(source, config)) is not None:
+            return sequence
         library_config(source, self)
         raise AssertionError("this format describes no other model type")
 
