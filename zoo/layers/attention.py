@@ -216,7 +216,7 @@ def attend_heads(
     if bias is not None:
         assert shared == 1 and (allowed is not None or not causal)
         seen = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))  # [B or 1, heads, queries, keys]
-    causal = causal and seen is None and queries > 1  # a single query is the last position: it attends to all keys
+    causal = bool(causal and seen is None and queries > 1)  # a single query is the last position: it attends to all keys
     x = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=causal, scale=scale)
     return x.reshape(batch, num_heads, queries, head_dim).transpose(1, 2).flatten(2)  # [B, queries, dim]
 

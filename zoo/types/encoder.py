@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from zoo.types.batch import Encoded
@@ -64,6 +65,11 @@ class Encoder(Part, nn.Module):
                 [B, 1, dim].
         """
         raise NotImplementedError
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call the module; ``torch.jit.trace`` gets a tuple, because it takes no other values."""
+        encoded = super().__call__(*arguments, **keywords)
+        return encoded.as_tuple() if torch.jit.is_tracing() and isinstance(encoded, Encoded) else encoded
 
     def patches(self, x: Tensor, mask: Tensor | None = None, *, layer: int | None = None, class_token: bool = False) -> Encoded:
         """Return the tokens of places in the input, which a language model reads; by default all tokens.
@@ -142,5 +148,7 @@ def encode(
         x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
         mask = None if mask is None else mask.to(weight.device)
     if reads == "patches":
-        return encoder.patches(x, mask, layer=layer, class_token=class_token)
-    return encoder(x, mask, reads=reads)
+        encoded = encoder.patches(x, mask, layer=layer, class_token=class_token)
+    else:
+        encoded = encoder(x, mask, reads=reads)
+    return encoded if isinstance(encoded, Encoded) else Encoded(encoded.tokens, encoded.pooled, encoded.mask)
