@@ -15,13 +15,16 @@ from compiling import equal, example, labelled
 from torch.utils import _pytree as pytree
 
 import zoo
+from zoo.registry import find_row
 from zoo.types import Batch, Encoded, HeadOutput
 
-NANO = zoo.list_models("*nano*", kind="encoder")
+NANO = sorted({row.family: row.name for row in map(find_row, zoo.list_models("*nano*", kind="encoder"))}.values())  # one per family
 RNN = ("cbhg_encoder_nano", "tacotron2_encoder_nano")  # torch.compile takes no RNN (torch._dynamo.config.allow_rnn)
 CHEAP = ("vit_nano", "text_nano", "whisper_nano_encoder")
 # torch.jit is deprecated, and TracerWarnings tell that sizes become constants, which is what tracing means.
-QUIET = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore:.*LeafSpec:FutureWarning")
+QUIET = pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore:.*LeafSpec:FutureWarning"
+)
 
 
 @pytest.fixture(autouse=True)
