@@ -32,12 +32,24 @@ def byte_level():
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     found.pre_tokenizer, found.decoder = pre_tokenizers.Sequence(steps), decoders.ByteLevel()
     special, letters = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], sorted(pre_tokenizers.ByteLevel.alphabet())
-    found.train_from_iterator(["the cat sat on the mat"] * 3, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=letters))
+    found.train_from_iterator(
+        ["the cat sat on the mat"] * 3, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=letters)
+    )
     return found
 
 
 def sentence_piece():
-    words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<0x{i:02X}>" for i in range(256)), *"\u2581thecas", "th", "the", "\u2581the", "at"]
+    words = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        *(f"<0x{i:02X}>" for i in range(256)),
+        *"\u2581thecas",
+        "th",
+        "the",
+        "\u2581the",
+        "at",
+    ]
     merges = [("t", "h"), ("th", "e"), ("\u2581", "the"), ("a", "t")]
     vocabulary = {word: i for i, word in enumerate(words)}
     found = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<|endoftext|>", fuse_unk=True, byte_fallback=True))
@@ -113,7 +125,9 @@ def test_llama_cpp_says_the_same_tokens_and_splits_texts_alike(name, tmp_path):
     said, split = ask(zoo.export(system, tmp_path / "gguf", "gguf") / "model.gguf", prompt, TEXTS)
     ids = list(prompt)
     for _ in said:
-        scores = logits(system, torch.tensor([ids]))[0, -1].index_fill(0, torch.tensor(2), float("-inf"))  # no end of the text, as asked there
+        scores = logits(system, torch.tensor([ids]))[0, -1].index_fill(
+            0, torch.tensor(2), float("-inf")
+        )  # no end of the text, as asked there
         ids.append(int(scores.argmax()))
     assert said == ids[len(prompt) :] and len(set(said)) > 10
     assert split == [byte_level().encode(text).ids for text in TEXTS]

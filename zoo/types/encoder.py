@@ -69,7 +69,8 @@ class Encoder(Part, nn.Module):
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Call the module; ``torch.jit.trace`` gets a tuple, because it takes no other values."""
         encoded = super().__call__(*arguments, **keywords)
-        return encoded.as_tuple() if torch.jit.is_tracing() and isinstance(encoded, Encoded) else encoded
+        traced = torch.jit.is_tracing() and isinstance(encoded, Encoded)  # type: ignore[attr-defined]
+        return encoded.as_tuple() if traced else encoded
 
     def patches(self, x: Tensor, mask: Tensor | None = None, *, layer: int | None = None, class_token: bool = False) -> Encoded:
         """Return the tokens of places in the input, which a language model reads; by default all tokens.

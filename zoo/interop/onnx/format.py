@@ -51,8 +51,12 @@ class Onnx(Format):
         raise not_described(source)
 
     def writes(self, model: nn.Module, target: str = "") -> str | None:
-        """Return None for a model with an encoder."""
-        return None if towers_of(model) else OTHER_FAMILY
+        """Return None for a model with encoders that torch can export for any batch size."""
+        towers = towers_of(model)
+        for tower in towers.values():
+            if any(isinstance(module, nn.RNNBase) for module in tower.encoder.modules()):
+                return f"export: {label_of(tower.encoder)} has an RNN, which torch exports for one batch size only; choose another format"
+        return None if towers else OTHER_FAMILY
 
     def write(self, model: nn.Module, folder: Path, target: str = "", directory: Path | None = None) -> None:
         """Write ``NAME.onnx`` for each tower, ``preprocessing.json``, and the processor's files.
@@ -140,7 +144,7 @@ def check(tower: Tower, path: Path, axes: Mapping[str, Mapping[int, str]]) -> fl
         ConfigError: it differs by more than ``TOLERANCE``, or onnxruntime refuses it.
     """
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as states
+    from onnxruntime.capi import onnxruntime_pybind11_state as states  # type: ignore[attr-defined]
 
     fixed = tower.encoder.context_length if tower.modality == "text" and not any(1 in each for each in axes.values()) else None
     inputs = tower.example(3, length=fixed)

@@ -1,5 +1,6 @@
 """Towers: the parts of a model that become one ONNX graph each, with named tensors as inputs and outputs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.registry import find_part
-from zoo.types import Encoded, Encoder, FeatureHead, encode, encoders_of, head_of, verbs_of
+from zoo.types import Encoded, Encoder, FeatureHead, encode, encoders_of, head_of, patches_of, verbs_of
 
 INPUTS = {"image": "pixels", "audio": "mels", "text": "token_ids"}
 TRACED_BATCH = 2
@@ -57,15 +58,15 @@ class Tower:
 
 
 class _Tokens(nn.Module):
-    """An encoder that returns its tokens, and its pooled vectors if it has them."""
+    """An encoder that returns its tokens, and its pooled vectors if it has them; ``reads`` are keywords of ``encode``."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, reads: Mapping[str, Any]) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.reads = encoder, dict(reads)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        encoded = encode(self.encoder, x, mask)
-        return (encoded.tokens,) if encoded.pooled is None else (encoded.tokens, encoded.pooled)
+        encoded = encode(self.encoder, x, mask, **self.reads)
+        return (encoded.tokens,) if encoded.pooled is None or self.reads else (encoded.tokens, encoded.pooled)
 
 
 class _Result(nn.Module):
@@ -91,6 +92,8 @@ def towers_of(model: nn.Module) -> dict[str, Tower]:
         elif "logits" in verbs_of(model):
             found["classifier"] = Tower(modality, _Result(encoder, head), ("logits",), encoder)
         else:
-            outputs = ("tokens", "pooled") if encoder.gives_pooled else ("tokens",)
-            found["encoder" if head is None else f"{modality}_encoder"] = Tower(modality, _Tokens(encoder), outputs, encoder)
+            patches = head is not None and head.accepts.reads == "patches"
+            reads = {"reads": "patches", **patches_of(head)} if patches else {}
+            outputs = ("tokens", "pooled") if encoder.gives_pooled and not patches else ("tokens",)
+            found["encoder" if head is None else f"{modality}_encoder"] = Tower(modality, _Tokens(encoder, reads), outputs, encoder)
     return found
