@@ -4,7 +4,7 @@ import torch
 
 
 def is_recorded() -> bool:
-    """Return True while the operations of a model are recorded, so that no value of a tensor may decide what comes next."""
+    """Return True while the operations of a model are recorded, so that no value of a tensor may choose a branch."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 

@@ -92,8 +92,7 @@ def towers_of(model: nn.Module) -> dict[str, Tower]:
         elif "logits" in verbs_of(model):
             found["classifier"] = Tower(modality, _Result(encoder, head), ("logits",), encoder)
         else:
-            patches = head is not None and head.accepts.reads == "patches"
-            reads = {"reads": "patches", **patches_of(head)} if patches else {}
-            outputs = ("tokens", "pooled") if encoder.gives_pooled and not patches else ("tokens",)
+            reads = {"reads": "patches", **patches_of(head)} if head is not None and head.accepts.reads == "patches" else {}
+            outputs = ("tokens", "pooled") if encoder.gives_pooled and not reads else ("tokens",)
             found["encoder" if head is None else f"{modality}_encoder"] = Tower(modality, _Tokens(encoder, reads), outputs, encoder)
     return found
