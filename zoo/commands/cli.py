@@ -224,10 +224,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
     command = add("export", _export, "Export a model to the file format of another library.")
-    command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory or name of a bundled model")
+    command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory, bundled name or hf://OWNER/NAME")
     command.add_argument("directory", metavar="DIR", help="output directory; an existing one is replaced")
     command.add_argument(
-        "--format", default="transformers", help="target format: transformers (default), open_clip, timm, vig, torchaudio or zoo"
+        "--format",
+        default="transformers",
+        help="transformers (default), open_clip, timm, vig, torchaudio, openai-whisper, onnx, gguf or zoo",
     )
     command = add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch.")
     command.add_argument("image", metavar="IMAGE", help="image file")

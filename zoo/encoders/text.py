@@ -121,7 +121,7 @@ class TextTransformer(Encoder):
             return (token_ids == self.eot_token_id).int().argmax(1)  # argmax gives the first of equal values; 0 if there is no end
         if self.pool == "argmax":
             return token_ids.argmax(1)
-        first = token_ids.new_zeros(len(token_ids))
+        first = token_ids.new_zeros(token_ids.shape[0])
         return {"cls": first, "last": first + token_ids.shape[1] - 1}.get(self.pool)
 
     def _can_pack(self, token_ids: Tensor, real: Tensor, place: Tensor | None) -> bool:

@@ -282,9 +282,9 @@ class ViT(Encoder):
         positions = resize_positions(self.positions[:, prefix:], grid, new_grid, antialias=self.antialias)
         tokens = [patches.flatten(2).transpose(1, 2) + positions]  # [B, patches, dim]
         if self.registers is not None:
-            tokens.insert(0, self.registers.expand(len(pixels), -1, -1))  # registers have no position (DINOv2)
+            tokens.insert(0, self.registers.expand(pixels.shape[0], -1, -1))  # registers have no position (DINOv2)
         if self.class_token is not None:
-            tokens.insert(0, (self.class_token + self.positions[:, :1]).expand(len(pixels), -1, -1))
+            tokens.insert(0, (self.class_token + self.positions[:, :1]).expand(pixels.shape[0], -1, -1))
         return self.pre_norm(torch.cat(tokens, dim=1))  # [B, prefix + patches, dim]
 
     def _pooled(self, x: Tensor) -> Float[Tensor, "batch dim"] | None:

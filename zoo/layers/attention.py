@@ -224,7 +224,7 @@ def attend_heads(
     if bias is not None:
         assert shared == 1 and (allowed is not None or not causal)
         seen = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))  # [B or 1, heads, queries, keys]
-    causal = causal and seen is None and queries > 1  # a single query is the last position: it attends to all keys
+    causal = bool(causal and seen is None and queries > 1)  # a single query is the last position: it attends to all keys
     if cap is not None:
         assert bias is None
         x = _attend_capped(q, k, v, allowed, causal=causal, scale=scale, cap=cap, dropout=dropout)

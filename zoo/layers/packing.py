@@ -28,14 +28,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from zoo.layers.attention import attend
+from zoo.layers.recorded import is_recorded
 
 ROUNDING = {"cuda": 8}  # by type of device: on a GPU, fewer different lengths save more time than a few unused tokens cost
 
 
 def can_pack(token_ids: Shaped[Tensor, "batch length"]) -> bool:
     """True if rows can be packed: the batch is not empty, and its values are known (no meta tensors, tracing or compilation)."""
-    traced = token_ids.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-    return not traced and token_ids.numel() > 0
+    return not (token_ids.is_meta or is_recorded()) and token_ids.numel() > 0
 
 
 @dataclass(frozen=True)

@@ -64,5 +64,5 @@ class AttentionPool(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch num_tokens dim"], mask: Bool[Tensor, "batch num_tokens"] | None = None
     ) -> Float[Tensor, "batch dim"]:
-        x = self.attention(self.probe.expand(len(tokens), -1, -1), tokens, mask)  # [B, 1, dim]
+        x = self.attention(self.probe.expand(tokens.shape[0], -1, -1), tokens, mask)  # [B, 1, dim]
         return (x + self.mlp(self.norm(x))).squeeze(1)  # [B, dim]

@@ -66,6 +66,12 @@ class Encoder(Part, nn.Module):
         """
         raise NotImplementedError
 
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call the module; ``torch.jit.trace`` gets a tuple, because it takes no other values."""
+        encoded = super().__call__(*arguments, **keywords)
+        traced = torch.jit.is_tracing() and isinstance(encoded, Encoded)  # type: ignore[attr-defined]
+        return encoded.as_tuple() if traced else encoded
+
     def patches(self, x: Tensor, mask: Tensor | None = None, *, layer: int | None = None, class_token: bool = False) -> Encoded:
         """Return the tokens of places in the input, which a language model reads; by default all tokens.
 
@@ -143,8 +149,9 @@ def encode(
         x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
         mask = None if mask is None else mask.to(weight.device)
     if reads == "patches":
-        if not isinstance(layer, Sequence):
-            return encoder.patches(x, mask, layer=layer, class_token=class_token)
-        found = [encoder.patches(x, mask, layer=each, class_token=class_token) for each in layer]
-        return Encoded(torch.cat([each.tokens for each in found], dim=-1), None, found[0].mask)  # [B, num_tokens, layers * dim]
-    return encoder(x, mask, reads=reads)
+        layers = layer if isinstance(layer, Sequence) else (layer,)
+        found = [encoder.patches(x, mask, layer=each, class_token=class_token) for each in layers]
+        encoded = found[0] if len(found) == 1 else Encoded(torch.cat([each.tokens for each in found], dim=-1), None, found[0].mask)
+    else:
+        encoded = encoder(x, mask, reads=reads)
+    return encoded if isinstance(encoded, Encoded) else Encoded(encoded.tokens, encoded.pooled, encoded.mask)

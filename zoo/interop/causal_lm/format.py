@@ -15,6 +15,7 @@ from zoo.interop.base.recognise import describe, library_config
 from zoo.interop.base.source import Source
 from zoo.interop.causal_lm import configs, gguf_names, meta_llama, transformers_causal_lm
 from zoo.interop.causal_lm.gguf_tokenizer import gguf_tokenizer
+from zoo.interop.causal_lm.gguf_write import KINDS
 from zoo.interop.causal_lm.settings import sampling_settings
 from zoo.interop.causal_lm.write import language_export
 from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer, read_language_tokenizer
@@ -29,7 +30,7 @@ HEAD = "llava"
 class CausalLanguageModels(Format):
     """Language models ``causal_lm``, alone or as a system without encoders."""
 
-    targets = ("transformers",)
+    targets = ("transformers", *KINDS)
     takes = "language models 'causal_lm', alone or in a system without encoders"
     model_types = tuple(configs.CLASSES)
     files = {**TRANSFORMERS, **TOKENIZERS, **CHAT}
@@ -68,8 +69,8 @@ class CausalLanguageModels(Format):
         return take_part({f"{LANGUAGE}.{name}": tensor for name, tensor in converted.items()}, source, part, into)
 
     def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:
-        """Return transformers' files of a language model."""
-        return language_export(model)
+        """Return transformers' files of a language model, or a GGUF file."""
+        return language_export(model, target)
 
 
 def _describe_gguf(source: Source, path: Path) -> Description:
