@@ -4,7 +4,7 @@ import sys
 
 from zoo.storage.places import packaged_directory
 
-DEFAULT_MODEL = "clip_dinov2_minilm"  # a folder of assets/
+DEFAULT_MODEL = "clip_photos_minilm"  # a folder of assets/
 DEFAULT_VOICE = "tacotron2_numbers"
 
 

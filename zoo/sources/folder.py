@@ -10,7 +10,7 @@ import numpy as np
 from zoo.data.groups import stable_group
 from zoo.data.readers.table import Row, is_unicode, read_table
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
-from zoo.processors.media.image_file import IMAGE_SUFFIXES, read_pixels, walk_images
+from zoo.processors.media.image_file import IMAGE_SUFFIXES, read_pixels, walk_images, warn_of_others
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
 from zoo.types import Sample, Source, Split
@@ -97,6 +97,7 @@ class Folder(Source):
         self.skipped: list[str] = []
         if self.table is None:
             entries = list(self._folder_entries())
+            warn_of_others(self.path)
         else:
             entries = list(self._table_entries(self.table, path_key, caption_key, label_key))
         self.class_names = _class_names(entries)

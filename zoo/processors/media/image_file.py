@@ -1,11 +1,13 @@
 """Image files: decode any supported format to an upright 8-bit RGB image, and find images in folders."""
 
 import io
+import logging
 import os
 import struct
 import threading
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,8 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from zoo.errors import DataError
 from zoo.processors.media import jpeg
+
+log = logging.getLogger("zoo")
 
 MAX_PIXELS = 300_000_000  # 900 MB as RGB; the largest cameras in phones give 200 million
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -145,7 +149,10 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not _exists(path):
             raise DataError(f"{path}: no such file or folder; check the path (the current folder is {Path.cwd()})")
-        inside = list(walk_images(path)) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = list(walk_images(path))
+            warn_of_others(path)
         if not inside:
             raise DataError(f"{path}: no images in this folder or below; file names must end in one of {' '.join(IMAGE_SUFFIXES)}")
         found += inside
@@ -177,6 +184,14 @@ def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suff
             yield from walk_images(Path(entry.path), seen, suffixes=suffixes)
         elif entry.name.lower().endswith(suffixes):
             yield Path(entry.path)
+
+
+def warn_of_others(folder: Path) -> None:
+    """Log the number of pictures in a folder and its subfolders that are left out because their formats are not read."""
+    left = Counter(path.suffix.lower() for path in walk_images(folder, suffixes=OTHER_SUFFIXES))
+    if left:
+        counts = ", ".join(f"{number} {suffix}" for suffix, number in sorted(left.items()))
+        log.warning("%s: %d pictures left out (%s); allowed are %s: convert them first", folder, left.total(), counts, ", ".join(FORMATS))
 
 
 def _limits() -> tuple[int | None, int, int]:
