@@ -10,6 +10,7 @@ in training.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.attention import attend_heads, attention_mask
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import find_activation
@@ -212,6 +214,20 @@ class T5(Encoder):
         x = self.dropout(self.norm(x))
         pooled = masked_mean(x, real) if self.gives_pooled else None
         return Encoded(x, F.normalize(pooled, dim=-1) if self.normalise and pooled is not None else pooled, real)
+
+    def intermediates(
+        self,
+        x: Int[Tensor, "batch length"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch length"] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return the outputs of the chosen blocks. See ``Encoder``."""
+        refuse_map(output, "text")
+        found = block_outputs(self, list(self.blocks), x, mask, layers)
+        return [self.norm(each) if normalise else each for each in found]
 
     def bias(self, length: int) -> Float[Tensor, "1 num_heads {length} {length}"]:
         """Return the relative position bias that each head adds to the attention scores of a row of ``length`` tokens."""

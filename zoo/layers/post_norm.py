@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.attention import Attention
 from zoo.layers.mlp import feed_forward
 from zoo.layers.packing import Layout, Packing, can_pack
@@ -152,6 +153,20 @@ class PostNormText(Encoder):
         else:
             pooled = self._finished(x[:, 0]) if self.gives_pooled else None
         return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
+
+    def intermediates(
+        self,
+        x: Int[Tensor, "batch length"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch length"] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return the outputs of the chosen blocks, which are normalised already. See ``Encoder``."""
+        refuse_map(output, "text")
+        found = block_outputs(self, list(self.layers), x, mask, layers)
+        return found
 
     def word_logits(self, vectors: Float[Tensor, "*tokens word_dim"]) -> Float[Tensor, "*tokens vocab_size"]:
         """Return the products with the word embedding: the tied decoder of masked language modelling, without its bias."""

@@ -5,7 +5,7 @@ of samples, so that the samples of a step depend only on the seed and the step. 
 """
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ class ShardsSplit(Split):
         name, contents = self.contents(index)
         picture = next(filter(is_image, contents), None)
         if picture is None:
-            raise ItemError(f"item {name}: has no image, only {', '.join(contents)}", "image")
+            raise ItemError(f"item {name}: has no image, only {_members(contents)}", "image")
         label = self._label(name, contents)
         text = self._caption(name, contents, label, generator)
         try:
@@ -273,16 +273,18 @@ def _expanded(pattern: str, key: str) -> list[str]:
 
 
 def _checked_caption_key(key: str | None) -> tuple[str, ...] | None:
-    """Split a caption key at its dots: ``json.caption`` gives ("json", "caption").
+    """Return a member's suffix and the fields in it: "json.caption" gives ("json", "caption"), "output.txt" gives ("output.txt",).
 
     Raises:
-        ConfigError: the key is neither a member's suffix nor a field of ``json``.
+        ConfigError: the key has an empty word, or is ``json`` without a field.
     """
     if key is None:
         return None
     words = tuple(key.split("."))
-    if not all(words) or (len(words) > 1) != (words[0] == "json"):
-        raise ConfigError(f"caption_key: {key!r}; allowed are a member's suffix (txt), a field of the member json (json.caption), or null")
+    if words[0] != "json" and all(words):  # a member may have several suffixes: x.output.txt
+        return (key.lower(),)
+    if not all(words) or len(words) < 2:
+        raise ConfigError(f"caption_key: {key!r}; allowed are a member's suffix (txt, output.txt), a field of the member json (json.caption), or null")
     return words
 
 
@@ -298,6 +300,14 @@ def _class_names(given: Patterns | None) -> list[str]:
         ) from error
 
 
+def _members(contents: Iterable[str]) -> str:
+    """Return the suffixes of a sample's members for a message, with an explanation if names with dots fell into one sample."""
+    suffixes = list(contents)
+    dotted = len({suffix.rpartition(".")[2] for suffix in suffixes}) < len(suffixes) and any("." in suffix for suffix in suffixes)
+    why = "; names are split at their first dot, as webdataset does, so pictures that differ after it are one sample: rename them"
+    return ", ".join(suffixes[:8]) + (", ..." if len(suffixes) > 8 else "") + (why if dotted else "")
+
+
 def _texts(name: str, contents: dict[str, bytes], key: Sequence[str]) -> list[str]:
     """Return the captions of a sample, at least one.
 
@@ -305,7 +315,7 @@ def _texts(name: str, contents: dict[str, bytes], key: Sequence[str]) -> list[st
         ItemError: the sample has no caption.
     """
     if key[0] not in contents:
-        raise ItemError(f"item {name}: has no {key[0]}, only {', '.join(contents)}", "caption")
+        raise ItemError(f"item {name}: has no {key[0]}, only {_members(contents)}", "caption")
     try:
         value: Any = contents[key[0]].decode("utf-8")
         for depth, word in enumerate(key[1:]):

@@ -1,11 +1,13 @@
 """Base class of encoders, which turn one modality into tokens, and the facts of an encoder that a head is built with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from zoo.errors import ConfigError
 
 from zoo.types.batch import Encoded
 from zoo.types.part import Part
@@ -83,6 +85,35 @@ class Encoder(Part, nn.Module):
             class_token: put the class token first, if there is one.
         """
         return self(x, mask)
+
+    def intermediates(
+        self, x: Tensor, layers: Sequence[int] | None = None, *, mask: Tensor | None = None, normalise: bool = False, output: str = "tokens"
+    ) -> list[Tensor]:
+        """Return the outputs of blocks inside the encoder, as timm's ``forward_intermediates``.
+
+        Args:
+            x: the modality's tensor.
+            layers: indices of blocks (or stages), 0 is the first and -1 the last; the result has the same order. None chooses all.
+            mask: True at real positions.
+            normalise: apply the encoder's final norm, if it has one, to each.
+            output: "tokens" [batch, num_tokens, width] with all prefix tokens, or "map" [batch, width, rows, columns], for images only.
+
+        Raises:
+            ConfigError: a block does not exist, or the encoder has none that it can show.
+        """
+        raise ConfigError(f"intermediates: {type(self).__name__} has no sequence of blocks to show; call it for its final tokens")
+
+    @property
+    def transform(self) -> Callable[[Any], Tensor]:
+        """Function from one raw input to the tensor that the encoder takes, without the batch axis.
+
+        Raises:
+            ConfigError: the encoder has no processor.
+        """
+        if self.processor is None:
+            raise ConfigError(f"transform: {type(self).__name__} has no processor; make it with zoo.create_model or zoo.load")
+        part = self.processor[self.modality]  # type: ignore[index]
+        return lambda raw: part([raw])[0][0]
 
     def num_tokens(self, length: int) -> int | None:
         """Return the number of tokens of an item of ``length`` frames; None if every item has the same number."""

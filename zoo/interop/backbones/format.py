@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.interop.backbones import rows
 from zoo.interop.backbones.sequence_directory import describe_sequence
+from zoo.interop.backbones.timm_classifier import describe_classifier, read_classifier
 from zoo.interop.backbones.timm_directory import TIMM, describe_timm
 from zoo.interop.base.files import CHAT, CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import MAYBE, NO, Description, Format
@@ -16,6 +17,7 @@ from zoo.interop.base.source import TRANSFORMERS as DIRECTORY
 from zoo.interop.base.source import Source
 from zoo.layers.hosted_transformers import import_transformers
 from zoo.registry import register
+from zoo.types import is_system
 
 WHOLE = ("text_config", "audio_config")  # keys of models of several modalities, of which an image encoder alone is only a part
 HEAD = "its head is left out; the encoder gives tokens and pooled vectors"
@@ -37,9 +39,9 @@ class Backbones(Format):
         return MAYBE if named else NO
 
     def describe(self, source: Source) -> Description:
-        """Return the encoder of a model of images, texts or sounds; any other model raises the error that names the way out."""
+        """Return an encoder of images, texts or sounds, or a classifier of timm; another model raises the error that names the way out."""
         config = _config(source)
-        if (timm := describe_timm(source)) is not None:
+        if (timm := describe_timm(source) or describe_classifier(source)) is not None:
             return timm
         if _is_backbone(config):
             family, arguments = rows.describe(f"transformers/{source.directory}")
@@ -51,8 +53,9 @@ class Backbones(Format):
         raise AssertionError("this format describes no other model type")
 
     def read(self, source: Source, part: str = "", into: nn.Module | None = None) -> Mapping[str, Tensor]:
-        """Return the tensors under their own names, which strict loading then refuses with its report."""
-        return source.tensors
+        """Return the tensors of a described classifier, or all under their own names, which strict loading then refuses with its report."""
+        described = is_system(into) or part.startswith(("encoders.", "head"))
+        return read_classifier(source, part) if described and describe_classifier(source) is not None else source.tensors
 
 
 def _is_backbone(config: Mapping[str, Any]) -> bool:
