@@ -19,8 +19,8 @@ from zoo.commands.index.writer import IndexWriter, Item, clear, refuse_strange
 from zoo.data.system_processor import hash_files
 from zoo.data.zero_shot_prompts import read_lines
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 from zoo.processors.media.image_file import IMAGE_SUFFIXES, walk_images
+from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import encode, encoders_of, head_of, is_system, processor_of, verbs_of
 
