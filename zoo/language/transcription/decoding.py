@@ -211,7 +211,7 @@ class Recogniser:
         average = text.log_probability / (len(text.token_ids) + 1)  # + 1: the end token
         if average != average:  # NaN
             raise DataError("the model's scores are not finite (NaN); check its weights and its precision")
-        plain = self.symbols.decode([token for token in text.token_ids if token < self.symbols.eot]).strip()
+        plain = self.symbols.decode(text.token_ids).strip()
         return Decoded(text.token_ids, plain, temperature, average, compression_ratio(plain), silence, memory)
 
     def _is_bad(self, decoded: Decoded) -> bool:
