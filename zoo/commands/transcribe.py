@@ -27,7 +27,8 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.transcribe import recogniser_of
 from zoo.language.transcription.windows import OnProgress, transcribe_each
-from zoo.language.transcription.writers import WRITERS, format_time
+from zoo.language.transcription.subtitles import Layout
+from zoo.language.transcription.writers import WRITERS, format_time, written
 from zoo.processors.media.audio_file import AUDIO_SUFFIXES
 from zoo.processors.media.image_file import walk_images
 from zoo.storage.files import write_text_atomically
@@ -62,7 +63,7 @@ class Item:
 
 def transcribe_command(options: Namespace) -> int:
     """Run the command and return the exit status: 0, 1 if a recording could not be read, or 130 if the user interrupted it."""
-    formats = _formats(options.format)
+    formats, layout = _formats(options.format), _layout(options)
     settings, items = _settings(options), list_recordings(options.paths)
     refuse_device(options.device)
     system: Any = load(_chosen_model(options.model), device=options.device)
@@ -73,12 +74,12 @@ def transcribe_command(options: Namespace) -> int:
     todo = items
     if directory is not None:
         _prepare(
-            directory, {"weights": hash_parameters(system), **asdict(recogniser.settings)}, items, formats, overwrite=options.overwrite
+            directory, {"weights": hash_parameters(system), **asdict(recogniser.settings), **_limits(layout)}, items, formats, overwrite=options.overwrite
         )
         todo = [item for item in items if options.overwrite or not item.is_done(directory, formats)]
         if len(todo) < len(items):
             say(f"zoo: {len(items) - len(todo)} of {len(items)} transcripts exist already; --overwrite transcribes again", file=sys.stderr)
-    report = _Report(todo, directory, formats, as_json=options.json)
+    report = _Report(todo, directory, formats, layout, as_json=options.json)
     try:
         with seconds_progress(todo, as_json=options.json) as (on_progress, print_text):
             paths = (item.path for item in todo)
@@ -94,8 +95,8 @@ def transcribe_command(options: Namespace) -> int:
 class _Report:
     """Writer or printer of transcripts as they are finished; counts failures and seconds of audio."""
 
-    def __init__(self, items: Sequence[Item], directory: Path | None, formats: Sequence[str], *, as_json: bool) -> None:
-        self.items, self.directory, self.formats, self.as_json = items, directory, formats, as_json
+    def __init__(self, items: Sequence[Item], directory: Path | None, formats: Sequence[str], layout: Layout, *, as_json: bool) -> None:
+        self.items, self.directory, self.formats, self.layout, self.as_json = items, directory, formats, layout, as_json
         self.failed, self.seconds = 0, 0.0
 
     def take(self, number: int, transcript: Transcript | DataError, print_text: Callable[[str], None]) -> None:
@@ -118,7 +119,7 @@ class _Report:
         try:
             for file, format in zip(files, self.formats, strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_text_atomically(file, WRITERS[format](transcript))
+                write_text_atomically(file, written(format, transcript, self.layout))
         except OSError as error:
             raise DataError(f"--output: {error.filename or directory} cannot be written ({error.strerror}); give another folder") from error
         return files
@@ -127,7 +128,7 @@ class _Report:
         """Format a transcript for the terminal: text with times, or the chosen formats."""
         title = f"{item.path}:\n" if len(self.items) > 1 else ""
         if self.formats != ["txt"]:
-            return title + "\n".join(WRITERS[format](transcript) for format in self.formats)
+            return title + "\n".join(written(format, transcript, self.layout) for format in self.formats)
         spoken = [segment for segment in transcript.segments if segment.text.strip()]
         lines = [f"[{format_time(s.start)} --> {format_time(s.end)}] {s.text.strip()}\n" for s in spoken]
         return title + ("".join(lines) or "(no speech)\n")
@@ -196,9 +197,27 @@ def _settings(options: Namespace) -> Settings:
         initial_prompt=options.initial_prompt,
         condition_on_previous_text=not options.no_previous_text,
         windows=options.windows,
+        vad_filter=options.vad_filter,
         short=True if options.short else None,
         seed=options.seed,
     )
+
+
+def _layout(options: Namespace) -> Layout:
+    """Return the limits of subtitles.
+
+    Raises:
+        ConfigError: a limit is not allowed, or has no effect with these options.
+    """
+    layout = Layout(options.max_line_width, options.max_line_count, options.max_words_per_line)
+    if not layout.is_plain and not options.word_timestamps:
+        raise ConfigError(f"--{next(iter(_limits(layout))).replace('_', '-')}: needs the times of words; add --word-timestamps")
+    return layout
+
+
+def _limits(layout: Layout) -> dict[str, int]:
+    """Return the limits that are set."""
+    return {key: value for key, value in asdict(layout).items() if value is not None}
 
 
 def _number(option: str, word: str) -> float | None:

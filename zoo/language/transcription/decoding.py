@@ -31,12 +31,14 @@ class Window:
         start: first frame of the window in the recording.
         language: language code of the speech.
         previous: token ids of the preceding text, used as prompt.
+        can_split: a text that repeats itself is not decoded at higher temperatures, because the window can be decoded in pieces instead.
     """
 
     mels: Float[Tensor, "num_mels frames"]
     start: int
     language: str
     previous: tuple[int, ...] = ()
+    can_split: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Recogniser:
         for number, temperature in enumerate(self.settings.tries):
             tried = self._try([windows[i] for i in waiting], _rows(memory, waiting, len(windows)), temperature, number)
             found |= dict(zip(waiting, tried, strict=True))
-            waiting = [i for i in waiting if self._is_bad(found[i])]
+            waiting = [i for i in waiting if self._is_bad(found[i]) and not (windows[i].can_split and self.repeats(found[i]))]
             if not waiting:
                 break
         return [found[i] for i in range(len(windows))]
@@ -210,9 +212,12 @@ class Recogniser:
     def _is_bad(self, decoded: Decoded) -> bool:
         """Return True if the text repeats itself or is improbable; an improbable text of a silent window is accepted."""
         settings = self.settings
-        repeats = _above(decoded.compression_ratio, settings.compression_ratio_threshold)
         improbable = settings.log_probability_threshold is not None and decoded.average_log_probability < settings.log_probability_threshold
-        return (repeats or improbable) and not (improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold))
+        return (self.repeats(decoded) or improbable) and not (improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold))
+
+    def repeats(self, decoded: Decoded) -> bool:
+        """Return True if the text repeats itself: zlib compresses it too well."""
+        return _above(decoded.compression_ratio, self.settings.compression_ratio_threshold)
 
     def is_silent(self, decoded: Decoded) -> bool:
         """Return True if the window has no speech: a high no-speech probability, and an improbable text."""

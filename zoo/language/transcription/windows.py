@@ -31,6 +31,7 @@ Work = Generator[list[Window], list[Decoded], Transcript]
 FRAMES_PER_TOKEN = FRAMES_PER_SECOND // TOKENS_PER_SECOND
 ReadMels = Callable[[int, int], Float[Tensor, "num_mels frames"]]  # first frame and number of frames
 LONG_S = 60.0  # longer recordings get fixed windows where the setting is "auto"
+SENTENCE_FRAMES = (600, 300)  # longest sentences of a text that repeats itself, 6 s, and 3 s where those repeat themselves as well
 WARM = 0.5  # text decoded at a higher temperature is unreliable and not used as prompt of the next window
 
 
@@ -79,6 +80,7 @@ class Passage:
 
     Args:
         mels: function from a first frame and a number of frames of the recording to its log-mel spectrogram.
+        speech: stretches of speech of the recording, in seconds; empty if they are not known.
         previous: token ids of the text before the clip.
         follows: True if later windows of the clip have its text as prompt; otherwise all have ``previous``.
 
@@ -88,11 +90,20 @@ class Passage:
     """
 
     def __init__(
-        self, recogniser: Recogniser, mels: ReadMels, clip: Clip, language: str, previous: Sequence[int], *, follows: bool
+        self,
+        recogniser: Recogniser,
+        mels: ReadMels,
+        clip: Clip,
+        language: str,
+        *,
+        speech: Sequence[Speech],
+        previous: Sequence[int],
+        follows: bool,
     ) -> None:
         self.recogniser, self.mels, self.clip, self.language, self.follows = recogniser, mels, clip, language, follows
         self.settings, self.symbols = recogniser.settings, recogniser.symbols
-        self.seek, self.previous, self.prompt_from = clip.start, list(previous), 0
+        self.speech, self.seek, self.previous, self.prompt_from = speech, clip.start, list(previous), 0
+        self.ends: list[int] = []  # ends of the sentences that are decoded one by one, because their text together repeats itself
         self.segments: list[Segment] = []
         self.last_end_s = 0.0  # end of the last word of the previous window
 
@@ -104,15 +115,34 @@ class Passage:
     @property
     def prompt(self) -> list[int]:
         """Token ids of the text that the next window gets as prompt."""
-        return self.previous[self.prompt_from :]
+        return [] if self.ends else self.previous[self.prompt_from :]
 
     def window(self) -> Window:
         """Return the next window."""
-        frames = min(self.recogniser.window_frames, self.clip.end - self.seek)
-        return Window(self.mels(self.seek, frames), self.seek, self.language, tuple(self.prompt))
+        frames = min(self.recogniser.window_frames, self._end - self.seek)
+        mels = self.mels(self.seek, frames)
+        return Window(mels, self.seek, self.language, tuple(self.prompt), can_split=bool(self._sentences(frames)))
+
+    @property
+    def _end(self) -> int:
+        return self.ends[0] if self.ends else self.clip.end
+
+    def _sentences(self, frames: int) -> list[int]:
+        """Return the places at which the next window can be cut into sentences; the first level that has some counts."""
+        window = Clip(self.seek, self.seek + frames)
+        levels = (cut_at_pauses([window], self.speech, longest=longest) for longest in SENTENCE_FRAMES if longest < frames)
+        return next(([clip.end for clip in clips[:-1]] for clips in levels if len(clips) > 1), [])
 
     def take(self, window: Window, decoded: Decoded) -> None:
-        """Add the segments of the last window, and move to the next one."""
+        """Add the segments of the last window, and move to the next one.
+
+        A text that repeats itself is either a loop of the decoder or what is said. It is decoded again sentence by sentence, so that no
+        sentence depends on the text of another: a loop ends, and a sentence that is said twelve times stays.
+        """
+        if window.can_split and self.recogniser.repeats(decoded):
+            self.ends = [*self._sentences(window.mels.shape[1]), *self.ends]
+            self.prompt_from = len(self.previous)
+            return
         segments, step = self._segments(window, decoded)
         self.segments += segments
         if self.follows:
@@ -120,6 +150,7 @@ class Passage:
             if segments and (not self.settings.condition_on_previous_text or decoded.temperature > WARM):
                 self.prompt_from = len(self.previous)
         self.seek += step
+        self.ends = [end for end in self.ends if end > self.seek]
 
     def _segments(self, window: Window, decoded: Decoded) -> tuple[list[Segment], int]:
         """Return a window's segments and the number of frames to the beginning of the next window."""
@@ -207,7 +238,7 @@ class Listening:
         """Yield windows one by one, each with the text before it as prompt."""
         segments, previous = [], self.prompt
         for clip in self.clips:
-            passage = Passage(self.recogniser, self.mels.window, clip, self.language, previous, follows=True)
+            passage = self._passage(self.mels.window, clip, previous, follows=True)
             while not passage.is_done:
                 window = passage.window()
                 passage.take(window, (yield [window])[0])
@@ -240,7 +271,11 @@ class Listening:
         def read(start: int, count: int) -> Float[Tensor, "num_mels frames"]:
             return mels[:, start - clip.start :][:, :count]
 
-        return Passage(self.recogniser, read, clip, self.language, self.prompt, follows=False)
+        return self._passage(read, clip, self.prompt, follows=False)
+
+    def _passage(self, mels: ReadMels, clip: Clip, previous: Sequence[int], *, follows: bool) -> Passage:
+        speech = self.speech if self.recogniser.leaves_out_silence else ()
+        return Passage(self.recogniser, mels, clip, self.language, speech=speech, previous=previous, follows=follows)
 
     def _tell(self, frame: int) -> None:
         if self.on_progress is not None:
