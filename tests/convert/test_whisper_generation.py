@@ -114,7 +114,11 @@ def test_keywords_go_before_the_file(directory, sound):
         return recogniser_of(system, Settings(**given)).settings
 
     assert (settings().language, settings().task) == ("de", "translate")
-    assert (settings(language="en").language, settings(language="auto").language, settings(task="transcribe").task) == ("en", None, "transcribe")
+    assert (settings(language="en").language, settings(language="auto").language, settings(task="transcribe").task) == (
+        "en",
+        None,
+        "transcribe",
+    )
     part = system.processor["transcript"]
     assert settings(suppress_tokens=[-1]).suppress_tokens == part.unspoken and settings(suppress_tokens=[]).suppress_tokens == ()
     expected, _ = theirs(path, sound, language="en", task="transcribe", suppress_tokens=[3])
@@ -158,7 +162,11 @@ def test_settings_that_contradict_the_vocabulary_are_refused_by_name(settings, m
 
 def test_settings_that_are_not_used_are_named(directory, caplog):
     zoo.load(directory(num_beams=4, forced_decoder_ids=[[1, 5]], suppress_tokens=[3, 2500]))
-    for words in ("num_beams 4; pass it to transcribe", "forced_decoder_ids [[1, 5]]", "suppress_tokens [2500], which the vocabulary does not"):
+    for words in (
+        "num_beams 4; pass it to transcribe",
+        "forced_decoder_ids [[1, 5]]",
+        "suppress_tokens [2500], which the vocabulary does not",
+    ):
         assert words in caplog.text
 
 

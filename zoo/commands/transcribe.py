@@ -27,9 +27,10 @@ from zoo.downloads.table import find_asset
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.language.transcription.decoding import Recogniser
 from zoo.language.transcription.settings import Settings
+from zoo.language.transcription.subtitles import Layout
 from zoo.language.transcription.transcribe import recogniser_of
 from zoo.language.transcription.windows import OnProgress, transcribe_each
-from zoo.language.transcription.writers import WRITERS, format_time
+from zoo.language.transcription.writers import WRITERS, format_time, written
 from zoo.processors.media.audio_file import Track, seconds_in_header
 from zoo.storage.files import write_text_atomically
 from zoo.storage.outside import printable
@@ -43,13 +44,13 @@ NOTE_FILE = "transcribe.json"  # in the output folder: model and settings of the
 
 def transcribe_command(options: Namespace) -> int:
     """Run the command and return the exit status: 0, 1 if a recording could not be read, or 130 if the user interrupted it."""
-    formats = _formats(options.format)
+    formats, layout = _formats(options.format), _layout(options)
     settings = _settings(options)
     if options.live or options.microphone:
         refuse_live_options(options)
         return transcribe_live(open_recogniser(options, settings)[1], options)
     with given_recordings(options.paths) as items:
-        return _transcribe(options, formats, settings, items)
+        return _transcribe(options, formats, layout, settings, items)
 
 
 def open_recogniser(options: Namespace, settings: Settings) -> tuple[Any, Recogniser]:
@@ -65,14 +66,14 @@ def open_recogniser(options: Namespace, settings: Settings) -> tuple[Any, Recogn
     return system, recogniser_of(system, settings)
 
 
-def _transcribe(options: Namespace, formats: list[str], settings: Settings, items: list[Item]) -> int:
+def _transcribe(options: Namespace, formats: list[str], layout: Layout, settings: Settings, items: list[Item]) -> int:
     system, recogniser = open_recogniser(options, settings)
     directory = None if options.output is None else Path(options.output)
     todo = items
     if directory is not None:
         _prepare(
             directory,
-            {"weights": hash_parameters(system), **asdict(recogniser.settings), "track": options.track},
+            {"weights": hash_parameters(system), **asdict(recogniser.settings), "track": options.track, **_limits(layout)},
             items,
             formats,
             overwrite=options.overwrite,
@@ -80,7 +81,7 @@ def _transcribe(options: Namespace, formats: list[str], settings: Settings, item
         todo = [item for item in items if options.overwrite or not item.is_done(directory, formats)]
         if len(todo) < len(items):
             say(f"zoo: {len(items) - len(todo)} of {len(items)} transcripts exist already; --overwrite transcribes again", file=sys.stderr)
-    report = _Report(todo, directory, formats, as_json=options.json)
+    report = _Report(todo, directory, formats, layout, as_json=options.json)
     try:
         with seconds_progress(todo, as_json=options.json) as (on_progress, print_text):
             paths = (item.path if options.track is None else Track(item.path, options.track) for item in todo)
@@ -96,8 +97,8 @@ def _transcribe(options: Namespace, formats: list[str], settings: Settings, item
 class _Report:
     """Writer or printer of transcripts as they are finished; counts failures and seconds of audio."""
 
-    def __init__(self, items: Sequence[Item], directory: Path | None, formats: Sequence[str], *, as_json: bool) -> None:
-        self.items, self.directory, self.formats, self.as_json = items, directory, formats, as_json
+    def __init__(self, items: Sequence[Item], directory: Path | None, formats: Sequence[str], layout: Layout, *, as_json: bool) -> None:
+        self.items, self.directory, self.formats, self.layout, self.as_json = items, directory, formats, layout, as_json
         self.failed, self.seconds = 0, 0.0
 
     def take(self, number: int, transcript: Transcript | DataError, print_text: Callable[[str], None]) -> None:
@@ -121,7 +122,7 @@ class _Report:
         try:
             for file, format in zip(files, self.formats, strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_text_atomically(file, WRITERS[format](transcript))
+                write_text_atomically(file, written(format, transcript, self.layout))
         except OSError as error:
             raise DataError(f"--output: {error.filename or directory} cannot be written ({error.strerror}); give another folder") from error
         return files
@@ -130,7 +131,7 @@ class _Report:
         """Format a transcript for the terminal: text with times, or the chosen formats."""
         title = f"{item.name}:\n" if len(self.items) > 1 else ""
         if self.formats != ["txt"]:
-            return title + "\n".join(WRITERS[format](transcript) for format in self.formats)
+            return title + "\n".join(written(format, transcript, self.layout) for format in self.formats)
         spoken = [segment for segment in transcript.segments if segment.text.strip()]
         lines = [f"[{format_time(s.start)} --> {format_time(s.end)}] {s.text.strip()}\n" for s in spoken]
         return title + ("".join(lines) or "(no speech)\n")
@@ -172,9 +173,27 @@ def _settings(options: Namespace) -> Settings:
         initial_prompt=options.initial_prompt,
         condition_on_previous_text=not options.no_previous_text,
         windows=options.windows,
+        vad_filter=options.vad_filter,
         short=True if options.short else None,
         seed=options.seed,
     )
+
+
+def _layout(options: Namespace) -> Layout:
+    """Return the limits of subtitles.
+
+    Raises:
+        ConfigError: a limit is not allowed, or has no effect with these options.
+    """
+    layout = Layout(options.max_line_width, options.max_line_count, options.max_words_per_line)
+    if not layout.is_plain and not options.word_timestamps:
+        raise ConfigError(f"--{next(iter(_limits(layout))).replace('_', '-')}: needs the times of words; add --word-timestamps")
+    return layout
+
+
+def _limits(layout: Layout) -> dict[str, int]:
+    """Return the limits that are set."""
+    return {key: value for key, value in asdict(layout).items() if value is not None}
 
 
 def _number(option: str, word: str) -> float | None:
@@ -235,10 +254,10 @@ def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], form
         directory.mkdir(parents=True, exist_ok=True)
         before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
         # An older version's note lacks settings that were added since; they had no value then.
-        changed = [key for key in facts if before is not None and before.get(key) != facts[key]]
+        changed = [key for key in {**(before or {}), **facts} if before is not None and before.get(key) != facts.get(key)]
         if not overwrite and changed:
             changes = ", ".join(
-                f"{key} {(before or {}).get(key)!r} is now {facts[key]!r}" if key != "weights" else "another model" for key in changed
+                f"{key} {(before or {}).get(key)!r} is now {facts.get(key)!r}" if key != "weights" else "another model" for key in changed
             )
             raise ConfigError(f"--output: transcripts in {directory} have other settings ({changes}); give another folder, or --overwrite")
         if not overwrite and before is None:

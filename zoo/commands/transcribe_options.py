@@ -48,16 +48,5 @@ def add_transcribe_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--no-previous-text", action="store_true", help="do not use the text of the previous window as context for the next"
     )
-    command.add_argument(
-        "--windows", default="seek", help="seek (default): sequential windows; fixed: independent 30 s windows, decoded in batches"
-    )
-    command.add_argument("--short", action="store_true", help="do not pad short windows to 30 s: faster")
-    command.add_argument(
-        "--batch-size",
-        type=int,
-        default=1,
-        metavar="N",
-        help="windows per batch, from several recordings or with --windows fixed (default: 1)",
-    )
     command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
     command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")

@@ -17,6 +17,7 @@ from zoo.language.transcription.rules import LATEST_START, Rules, Symbols
 from zoo.language.transcription.search import Text, beams, begin, choose, likeliest, room
 from zoo.language.transcription.settings import Settings
 from zoo.layers.whisper_decoder import Memory, WhisperDecoder
+from zoo.processors.media.voice_activity import Detector
 
 MOST_TRIES = 32  # temperatures per window; spaces the numbers that seed the sampling so that no two tries share one
 
@@ -30,12 +31,14 @@ class Window:
         start: first frame of the window in the recording.
         language: language code of the speech.
         previous: token ids of the preceding text, used as prompt.
+        can_split: a text that repeats itself is not decoded at higher temperatures, because the window can be decoded in pieces instead.
     """
 
     mels: Float[Tensor, "num_mels frames"]
     start: int
     language: str
     previous: tuple[int, ...] = ()
+    can_split: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class Recogniser:
         window_frames: number of frames of a full window, the encoder's maximum.
         tail_frames: frames of silence that short mode appends to a window. Without them, a model that was trained on padded windows
             repeats itself.
+        new_detector: function that makes a voice-activity detector for one recording, or None to transcribe it as a whole.
+        leaves_out_silence: leave out the long pauses that the detector finds; False uses it only to cut fixed windows at pauses.
         alignment_heads: pairs (layer, head) of the cross-attention heads used for word times; None uses all heads of the upper half of
             the layers, as openai-whisper does.
         latest_start: maximum of a window's first timestamp, in steps of 20 ms.
@@ -90,6 +95,8 @@ class Recogniser:
         window_frames: int = 3000,
         tail_frames: int = 0,
         alignment_heads: Sequence[Sequence[int]] | None = None,
+        new_detector: Callable[[], Detector | None] = lambda: None,
+        leaves_out_silence: bool = True,
         settings: Settings,
         latest_start: int = LATEST_START,
         most_tokens: Callable[[int], int] | None = None,
@@ -100,6 +107,7 @@ class Recogniser:
         # The reference's default for models without listed alignment heads.
         upper = [(layer, head) for layer in range(depth // 2, depth) for head in range(num_heads)]
         self.alignment_heads = upper if alignment_heads is None else [(layer, head) for layer, head in alignment_heads]
+        self.new_detector, self.leaves_out_silence = new_detector, leaves_out_silence
         self.settings = settings
         self.device = decoder.embedding.weight.device
         self.with_times = settings.timestamps is not False
@@ -146,7 +154,7 @@ class Recogniser:
         for number, temperature in enumerate(self.settings.tries):
             tried = self._try([windows[i] for i in waiting], _rows(memory, waiting, len(windows)), temperature, number)
             found |= dict(zip(waiting, tried, strict=True))
-            waiting = [i for i in waiting if self._is_bad(found[i])]
+            waiting = [i for i in waiting if self._is_bad(found[i]) and not (windows[i].can_split and self.repeats(found[i]))]
             if not waiting:
                 break
         return [found[i] for i in range(len(windows))]
@@ -217,9 +225,14 @@ class Recogniser:
     def _is_bad(self, decoded: Decoded) -> bool:
         """Return True if the text repeats itself or is improbable; an improbable text of a silent window is accepted."""
         settings = self.settings
-        repeats = _above(decoded.compression_ratio, settings.compression_ratio_threshold)
         improbable = settings.log_probability_threshold is not None and decoded.average_log_probability < settings.log_probability_threshold
-        return (repeats or improbable) and not (improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold))
+        return (self.repeats(decoded) or improbable) and not (
+            improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold)
+        )
+
+    def repeats(self, decoded: Decoded) -> bool:
+        """Return True if the text repeats itself: zlib compresses it too well."""
+        return _above(decoded.compression_ratio, self.settings.compression_ratio_threshold)
 
     def is_silent(self, decoded: Decoded) -> bool:
         """Return True if the window has no speech: a high no-speech probability, and an improbable text."""

@@ -5,7 +5,7 @@ values more than 80 dB below the maximum of the whole recording, so that no wind
 a recording is read once for the maximum and once more for its windows; one of at most ``KEPT_FRAMES`` frames is read only once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class RecordingMels:
 
     Args:
         source: a path or the bytes of a file, samples at 16 kHz, ``(array, sample_rate_hz)``, or precomputed mels [num_mels, frames].
+        watch: function that gets all samples at 16 kHz, block by block, before the constructor returns; not called for mels.
 
     Attributes:
         num_frames: number of frames of the recording, without the silence after it.
@@ -38,7 +39,7 @@ class RecordingMels:
         ItemError: the source is not a readable recording; the whole file is checked here, before anything is transcribed.
     """
 
-    def __init__(self, source: Any, num_mels: int) -> None:
+    def __init__(self, source: Any, num_mels: int, watch: Callable[[np.ndarray], None] | None = None) -> None:
         self.num_mels = num_mels
         self.source: Any = source if isinstance(source, Recording) else _array(source, num_mels)
         self.kept, self.begins_at = torch.empty(num_mels, 0), 0  # log10 of the power of frames from ``begins_at`` on
@@ -49,7 +50,7 @@ class RecordingMels:
             return
         kept, count, loudest = [], 0, -10.0
         self.num_samples = 0
-        for block in self._power():
+        for block in self._power(watch):
             loudest, count = max(loudest, block.max().item()), count + block.shape[1]
             kept = [*kept, block] if count <= KEPT_FRAMES else []
         self.floor = loudest - DYNAMIC_RANGE
@@ -82,12 +83,19 @@ class RecordingMels:
             dropped = min(start - self.begins_at, self.kept.shape[1])
             self.kept, self.begins_at = self.kept[:, dropped:], self.begins_at + dropped
 
-    def _power(self) -> Iterator[Float[Tensor, "num_mels frames"]]:
+    @property
+    def is_given(self) -> bool:
+        """True if the source was mels, so that there are no samples."""
+        return isinstance(self.source, Tensor)
+
+    def _power(self, watch: Callable[[np.ndarray], None] | None = None) -> Iterator[Float[Tensor, "num_mels frames"]]:
         """Yield log10 of the mel power in blocks, for all frames whose FFT window contains a sample of the recording."""
         edge = EDGE_FRAMES * WHISPER.hop_samples
         rest, before, count = np.empty(0, dtype=np.float32), 0, 0  # samples before the first frame that is still to be made
         for block in self._blocks():
             count += len(block)
+            if watch is not None:
+                watch(block)
             rest = np.concatenate([rest, block])
             whole = (len(rest) - before) // WHISPER.hop_samples - EDGE_FRAMES
             if whole > 0:

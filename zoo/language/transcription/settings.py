@@ -9,7 +9,8 @@ from zoo.errors import ConfigError, name_choices
 from zoo.processors.tokenizers.whisper_languages import language_code
 
 TASKS = ("transcribe", "translate")
-WINDOWS = ("seek", "fixed")
+WINDOWS = ("auto", "seek", "fixed")
+VAD_FILTERS = ("auto", "silero", "energy", "none")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,12 @@ class Settings:
             else a space and the end symbol.
         initial_prompt: text used as previous text of the first window, for example to give names or spelling.
         condition_on_previous_text: use the text of previous windows as prompt of the next one.
-        windows: "seek" begins each window at the end of the last complete segment; "fixed" begins a window every 30 s, independent of the
-            others, so that windows of one recording form a batch.
+        windows: "seek" begins each window at the end of the last complete segment; "fixed" first cuts the recording at pauses into pieces
+            of at most 30 s, which know nothing of each other's text, so that windows of one recording form a batch. "auto" is "fixed" for
+            recordings over a minute.
+        vad_filter: detector of speech (voice activity): pauses of 2 s and more are left out. "silero" is the model of the package
+            silero-vad, "energy" a rule by loudness, "none" (or False) transcribes everything; "auto" (or True) is "silero" if it is
+            installed, else "energy".
         short: encode only the recorded part of a window and little silence instead of 30 s, which is faster but changes results. None
             follows the model's processor.
         seed: random seed of the sampling; a window's random numbers depend only on the seed and the window's place.
@@ -67,14 +72,17 @@ class Settings:
     begin_suppress_tokens: Sequence[int] | None = None
     initial_prompt: str | None = None
     condition_on_previous_text: bool = True
-    windows: str = "seek"
+    windows: str = "auto"
+    vad_filter: str | bool = "auto"
     short: bool | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.language is not None:
             object.__setattr__(self, "language", language_code(self.language))
-        for key, legal in (("task", (None, *TASKS)), ("windows", WINDOWS)):
+        if isinstance(self.vad_filter, bool):  # as in faster-whisper
+            object.__setattr__(self, "vad_filter", "auto" if self.vad_filter else "none")
+        for key, legal in (("task", (None, *TASKS)), ("windows", WINDOWS), ("vad_filter", VAD_FILTERS)):
             if (value := getattr(self, key)) not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(str(value), [word for word in legal if word])}")
         tries = self.tries

@@ -11,6 +11,7 @@ from zoo.language.transcription.of_weights import most_tokens, settings_of_weigh
 from zoo.language.transcription.rules import LATEST_START
 from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.windows import OnProgress, transcribe_each
+from zoo.processors.media.voice_activity import chosen_detector, new_detector
 from zoo.types import Transcript
 
 # 4 s. Word error rate of tiny.en on 23 prompts of Asterisk's test split, greedy: 3.6 % with 4 s of silence, 3.2 % with windows of 30 s.
@@ -39,6 +40,7 @@ def transcribe(
     initial_prompt: str | None = Settings.initial_prompt,
     condition_on_previous_text: bool = Settings.condition_on_previous_text,
     windows: str = Settings.windows,
+    vad_filter: str | bool = Settings.vad_filter,
     short: bool | None = Settings.short,
     seed: int = Settings.seed,
     batch_size: int = 1,
@@ -46,15 +48,15 @@ def transcribe(
 ) -> Transcript | list[Transcript]:
     """Transcribe recordings.
 
-    The keyword arguments from ``language`` to ``seed`` are those of ``zoo.language.transcription.settings.Settings``. A transcript equals
-    that of openai-whisper's ``transcribe`` with the same weights and options, except for sampled text. It does not depend on
-    ``batch_size`` or on the other recordings.
+    The keyword arguments from ``language`` to ``seed`` are those of ``zoo.language.transcription.settings.Settings``. With windows="seek"
+    and vad_filter="none" a transcript equals that of openai-whisper's ``transcribe`` with the same weights and options, except for sampled
+    text; by default, recordings of at most a minute without long pauses do as well. It does not depend on ``batch_size`` or on the other
+    recordings.
 
     Args:
         audio: a path, the bytes of a file, samples at 16 kHz as a float array, ``(array, sample_rate_hz)``, or precomputed mels
             [num_mels, frames]; of any length. For a list of these, a list of transcripts is returned.
-        batch_size: windows per call of the model: one of each recording, or with windows="fixed" several of one recording, which is
-            faster on long recordings but uses less context.
+        batch_size: windows per call of the model: one of each recording, or several of one recording with fixed windows.
         on_progress: callback ``(number, done_seconds, total_seconds)`` of a recording.
 
     Raises:
@@ -79,6 +81,7 @@ def transcribe(
         initial_prompt=initial_prompt,
         condition_on_previous_text=condition_on_previous_text,
         windows=windows,
+        vad_filter=vad_filter,
         short=short,
         seed=seed,
     )
@@ -114,6 +117,9 @@ def recogniser_of(system: Any, settings: Settings) -> Recogniser:
     )
     settings = without_added_tokens(settings, symbols, system.head.vocab_size)
     start = symbols.generation.max_initial_timestamp_index
+    vad = "none" if settings.vad_filter == "none" else chosen_detector(str(settings.vad_filter))
+    settings = replace(settings, vad_filter=vad)
+    detector = "energy" if vad == "none" else vad  # fixed windows are cut at pauses in any case
     return Recogniser(
         encode=lambda mels, mask: system.encode_ready("audio", mels, mask),
         decoder=system.head.decoder,
@@ -122,6 +128,8 @@ def recogniser_of(system: Any, settings: Settings) -> Recogniser:
         window_frames=audio.context_frames,
         tail_frames=0 if audio.mask else SILENT_FRAMES,  # a model with a mask was trained without silence after the recording
         alignment_heads=system.head.alignment_heads,
+        new_detector=lambda: None if vad == "none" and settings.windows == "seek" else new_detector(detector),
+        leaves_out_silence=vad != "none",
         settings=settings,
         latest_start=LATEST_START if start is None else start,
         most_tokens=partial(most_tokens, system.head.decoder, symbols.generation),

@@ -1,25 +1,37 @@
 """Transcription of recordings of any length, window by window, in batches of recordings.
 
 Reference: openai-whisper ``transcribe.py``. Each window begins where the last complete segment of the previous window ends, and gets
-the previous text as prompt. Where we differ: windows of several recordings form one batch; a long recording is never in memory as a
-whole; special tokens, which an untrained model may write, are removed from the text.
+the previous text as prompt. Where we differ: pauses of 2 s and more are not transcribed (see ``clips.py``); with fixed windows a
+recording is cut at pauses, and the pieces are sought through side by side; windows of several recordings form one batch; a long
+recording is never in memory as a whole; special tokens, which an untrained model may write, are removed from the text; no time is
+beyond the end of its window.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.alignment import align
+from zoo.language.transcription.clips import Clip, cut_at_pauses, spoken_clips
 from zoo.language.transcription.decoding import Decoded, Recogniser, Window
 from zoo.language.transcription.mels import FRAMES_PER_SECOND, RecordingMels
 from zoo.language.transcription.rules import TOKENS_PER_SECOND
 from zoo.language.transcription.words import end_of, place_words, split_words, time_words
+from zoo.processors.media.voice_activity import Span as Speech
+from zoo.processors.media.voice_activity import speech_spans
 from zoo.types import Segment, Transcript
 
 OnProgress = Callable[[int, float, float], None]
 Work = Generator[list[Window], list[Decoded], Transcript]
 FRAMES_PER_TOKEN = FRAMES_PER_SECOND // TOKENS_PER_SECOND
+ReadMels = Callable[[int, int], Float[Tensor, "num_mels frames"]]  # first frame and number of frames
+LONG_S = 60.0  # longer recordings get fixed windows where the setting is "auto"
+SENTENCE_FRAMES = (600, 300)  # longest sentences of a text that repeats itself, 6 s, and 3 s where those repeat themselves as well
 WARM = 0.5  # text decoded at a higher temperature is unreliable and not used as prompt of the next window
 
 
@@ -61,69 +73,93 @@ def split_spans(ids: Sequence[int], first_time: int, *, frames: int) -> tuple[li
     return spans, frames if single else (ids[borders[-1] - 1] - first_time) * FRAMES_PER_TOKEN
 
 
-class Listening:
-    """Transcription of one recording as a generator of windows to decode."""
+class Passage:
+    """Transcription of one clip of a recording, window by window.
 
-    def __init__(self, recogniser: Recogniser, mels: RecordingMels, number: int, on_progress: OnProgress | None) -> None:
-        self.recogniser, self.mels, self.number, self.on_progress = recogniser, mels, number, on_progress
+    Each window begins where the last complete segment of the previous window ends, so that no words are lost between windows.
+
+    Args:
+        mels: function from a first frame and a number of frames of the recording to its log-mel spectrogram.
+        speech: stretches of speech of the recording, in seconds; empty if they are not known.
+        previous: token ids of the text before the clip.
+        follows: True if later windows of the clip have its text as prompt; otherwise all have ``previous``.
+
+    Attributes:
+        seek: first frame of the next window.
+        segments: segments so far, with times of the recording.
+    """
+
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        mels: ReadMels,
+        clip: Clip,
+        language: str,
+        *,
+        speech: Sequence[Speech],
+        previous: Sequence[int],
+        follows: bool,
+    ) -> None:
+        self.recogniser, self.mels, self.clip, self.language, self.follows = recogniser, mels, clip, language, follows
         self.settings, self.symbols = recogniser.settings, recogniser.symbols
+        self.speech, self.seek, self.previous, self.prompt_from = speech, clip.start, list(previous), 0
+        self.ends: list[int] = []  # ends of the sentences that are decoded one by one, because their text together repeats itself
         self.segments: list[Segment] = []
         self.last_end_s = 0.0  # end of the last word of the previous window
-        prompt = self.settings.initial_prompt
-        # Leading space as in the reference: words within a text are tokenised with the space before them.
-        self.prompt = [] if prompt is None else self.symbols.encode(" " + prompt.strip())
-        self.language = self.settings.language or "en"
 
-    def work(self, at_once: int) -> Work:
-        """Yield lists of windows, receive their decoded texts, and return the transcript.
+    @property
+    def is_done(self) -> bool:
+        """True after the last window."""
+        return self.seek >= self.clip.end
 
-        Args:
-            at_once: maximum number of windows per list; only windows="fixed" yields more than one, because they are independent.
+    @property
+    def prompt(self) -> list[int]:
+        """Token ids of the text that the next window gets as prompt."""
+        return [] if self.ends else self.previous[self.prompt_from :]
+
+    def window(self) -> Window:
+        """Return the next window."""
+        frames = min(self.recogniser.window_frames, self._end - self.seek)
+        mels = self.mels(self.seek, frames)
+        return Window(mels, self.seek, self.language, tuple(self.prompt), can_split=bool(self._sentences(frames)))
+
+    @property
+    def _end(self) -> int:
+        return self.ends[0] if self.ends else self.clip.end
+
+    def _sentences(self, frames: int) -> list[int]:
+        """Return the places at which the next window can be cut into sentences; the first level that has some counts."""
+        window = Clip(self.seek, self.seek + frames)
+        levels = (cut_at_pauses([window], self.speech, longest=longest) for longest in SENTENCE_FRAMES if longest < frames)
+        return next(([clip.end for clip in clips[:-1]] for clips in levels if len(clips) > 1), [])
+
+    def take(self, window: Window, decoded: Decoded) -> None:
+        """Add the segments of the last window, and move to the next one.
+
+        A text that repeats itself is either a loop of the decoder or what is said. It is decoded again sentence by sentence, so that no
+        sentence depends on the text of another: a loop ends, and a sentence that is said twelve times stays.
         """
-        self._tell(0)
-        if self.settings.language is None and self.symbols.languages and self.mels.num_frames:
-            self.language = self.recogniser.identify(self.mels.window(0, self.recogniser.window_frames))
-        yield from self._fixed(at_once) if self.settings.windows == "fixed" else self._seek()
-        self._tell(self.mels.num_frames)
-        text_ids = [token for segment in self.segments for token in segment.token_ids if token < self.symbols.eot]
-        return Transcript(self.symbols.decode(text_ids), self.segments, self.language, self.mels.duration_s)
-
-    def _seek(self) -> Generator[list[Window], list[Decoded], None]:
-        """Yield windows one by one; each begins at the end of the last segment and has the previous text as prompt."""
-        previous, prompt_from, seek = list(self.prompt), 0, 0
-        while seek < self.mels.num_frames:
-            window = self._window(seek, previous[prompt_from:])
-            (decoded,) = yield [window]
-            segments, step = self._taken(window, decoded)
-            self.segments += segments
-            previous += [token for segment in segments for token in segment.token_ids]
+        if window.can_split and self.recogniser.repeats(decoded):
+            self.ends = [*self._sentences(window.mels.shape[1]), *self.ends]
+            self.prompt_from = len(self.previous)
+            return
+        segments, step = self._segments(window, decoded)
+        self.segments += segments
+        if self.follows:
+            self.previous += [token for segment in segments for token in segment.token_ids]
             if segments and (not self.settings.condition_on_previous_text or decoded.temperature > WARM):
-                prompt_from = len(previous)
-            seek += step
-            self._tell(seek)
+                self.prompt_from = len(self.previous)
+        self.seek += step
+        self.ends = [end for end in self.ends if end > self.seek]
 
-    def _fixed(self, at_once: int) -> Generator[list[Window], list[Decoded], None]:
-        """Yield full windows side by side, each with the initial prompt only."""
-        length = self.recogniser.window_frames
-        starts = range(0, self.mels.num_frames, length)
-        for first in range(0, len(starts), at_once):
-            windows = [self._window(start, self.prompt) for start in starts[first : first + at_once]]
-            for window, decoded in zip(windows, (yield windows), strict=True):
-                self.segments += self._taken(window, decoded)[0]
-            self._tell(windows[-1].start + length)
-
-    def _window(self, start: int, previous: Sequence[int]) -> Window:
-        frames = min(self.recogniser.window_frames, self.mels.num_frames - start)
-        return Window(self.mels.window(start, frames), start, self.language, tuple(previous))
-
-    def _taken(self, window: Window, decoded: Decoded) -> tuple[list[Segment], int]:
+    def _segments(self, window: Window, decoded: Decoded) -> tuple[list[Segment], int]:
         """Return a window's segments and the number of frames to the beginning of the next window."""
         frames = window.mels.shape[1]
         if self.recogniser.is_silent(decoded):
             return [], frames
         spans, step = split_spans(decoded.token_ids, self.symbols.timestamp_begin, frames=frames)
         offset_s = window.start / FRAMES_PER_SECOND
-        segments = [self._segment(span, decoded, offset_s, len(self.segments) + i) for i, span in enumerate(spans)]
+        segments = [self._segment(span, decoded, offset_s) for span in spans]
         if self.settings.word_timestamps:
             segments = self._with_words(segments, window, decoded)
             # As in the reference, the next window then begins at the end of the last word.
@@ -131,14 +167,16 @@ class Listening:
             if end is not None and end > offset_s and not ends_single(decoded.token_ids, self.symbols.timestamp_begin):
                 step = round(end * FRAMES_PER_SECOND) - window.start
             self.last_end_s = self.last_end_s if end is None else end
-        return [_cleared(segment) for segment in segments], max(1, step)  # at least one frame, or the loop would not end
+        end_s = (window.start + frames) / FRAMES_PER_SECOND
+        # At least one frame, or the loop would not end.
+        return [_within(_cleared(segment), end_s) for segment in segments], max(1, step)
 
-    def _segment(self, span: Span, decoded: Decoded, offset_s: float, id: int) -> Segment:
+    def _segment(self, span: Span, decoded: Decoded, offset_s: float) -> Segment:
         return Segment(
-            id=id,
+            id=0,  # numbered when the recording is done
             start=offset_s + span.start,
             end=offset_s + span.end,
-            text=self.symbols.decode([token for token in span.token_ids if token < self.symbols.eot]),
+            text=self.symbols.decode(span.token_ids),
             token_ids=span.token_ids,
             temperature=decoded.temperature,
             average_log_probability=decoded.average_log_probability,
@@ -156,9 +194,102 @@ class Listening:
         offset_s = window.start / FRAMES_PER_SECOND
         return place_words(segments, words, offset_s=offset_s, last_end_s=self.last_end_s, eot=eot)
 
+
+class Listening:
+    """Transcription of one recording as a generator of windows to decode."""
+
+    def __init__(self, recogniser: Recogniser, source: Any, number: int, on_progress: OnProgress | None) -> None:
+        self.recogniser, self.number, self.on_progress = recogniser, number, on_progress
+        self.settings, self.symbols = recogniser.settings, recogniser.symbols
+        detector = recogniser.new_detector()
+        self.mels = RecordingMels(source, recogniser.num_mels, detector.take if detector is not None else None)
+        whole = [Clip(0, self.mels.num_frames)] if self.mels.num_frames else []
+        self.speech: list[Speech] = []
+        self.clips = whole
+        if detector is not None and not self.mels.is_given:
+            self.speech = speech_spans(detector.finish(), self.mels.duration_s)
+            self.clips = spoken_clips(self.speech, self.mels.num_frames) if recogniser.leaves_out_silence else whole
+        prompt = self.settings.initial_prompt
+        # Leading space as in the reference: words within a text are tokenised with the space before them.
+        self.prompt = [] if prompt is None else self.symbols.encode(" " + prompt.strip())
+        self.language = self.settings.language or "en"
+
+    def work(self, at_once: int) -> Work:
+        """Yield lists of windows, receive their decoded texts, and return the transcript.
+
+        Args:
+            at_once: maximum number of windows per list; only fixed windows are more than one, because they are independent.
+        """
+        self._tell(0)
+        if self.settings.language is None and self.symbols.languages and self.clips:
+            self.language = self.recogniser.identify(self.mels.window(self.clips[0].start, self.recogniser.window_frames))
+        segments = yield from self._fixed(at_once) if self._is_fixed() else self._seek()
+        self._tell(self.mels.num_frames)
+        text_ids = [token for segment in segments for token in segment.token_ids]
+        numbered = [replace(segment, id=number) for number, segment in enumerate(segments)]
+        return Transcript(self.symbols.decode(text_ids), numbered, self.language, self.mels.duration_s)
+
+    def _is_fixed(self) -> bool:
+        if self.settings.windows == "auto":
+            return self.mels.num_frames > LONG_S * FRAMES_PER_SECOND
+        return self.settings.windows == "fixed"
+
+    def _seek(self) -> Generator[list[Window], list[Decoded], list[Segment]]:
+        """Yield windows one by one, each with the text before it as prompt."""
+        segments, previous = [], self.prompt
+        for clip in self.clips:
+            passage = self._passage(self.mels.window, clip, previous, follows=True)
+            while not passage.is_done:
+                window = passage.window()
+                passage.take(window, (yield [window])[0])
+                self._tell(passage.seek)
+            segments += passage.segments
+            previous = passage.prompt
+        return segments
+
+    def _fixed(self, at_once: int) -> Generator[list[Window], list[Decoded], list[Segment]]:
+        """Yield windows of several clips side by side, each with the initial prompt only."""
+        waiting = iter(cut_at_pauses(self.clips, self.speech, longest=self.recogniser.window_frames))
+        active: list[Passage] = []
+        found: list[list[Segment]] = []  # of each passage, in order; passages may be done in another order
+        while True:
+            new = [self._alone(clip) for clip in islice(waiting, at_once - len(active))]
+            found += [passage.segments for passage in new]
+            active += new
+            if not active:
+                return [segment for segments in found for segment in segments]
+            windows = [passage.window() for passage in active]
+            for passage, window, decoded in zip(active, windows, (yield windows), strict=True):
+                passage.take(window, decoded)
+            self._tell(min(passage.seek for passage in active))
+            active = [passage for passage in active if not passage.is_done]
+
+    def _alone(self, clip: Clip) -> Passage:
+        """Return the passage of a clip, with its mels, because those of the recording can only be read forwards."""
+        mels = self.mels.window(clip.start, clip.frames)
+
+        def read(start: int, count: int) -> Float[Tensor, "num_mels frames"]:
+            return mels[:, start - clip.start :][:, :count]
+
+        return self._passage(read, clip, self.prompt, follows=False)
+
+    def _passage(self, mels: ReadMels, clip: Clip, previous: Sequence[int], *, follows: bool) -> Passage:
+        speech = self.speech if self.recogniser.leaves_out_silence else ()
+        return Passage(self.recogniser, mels, clip, self.language, speech=speech, previous=previous, follows=follows)
+
     def _tell(self, frame: int) -> None:
         if self.on_progress is not None:
             self.on_progress(self.number, min(frame / FRAMES_PER_SECOND, self.mels.duration_s), self.mels.duration_s)
+
+
+def _within(segment: Segment, end_s: float) -> Segment:
+    """Return the segment with no time after ``end_s``, the end of its window; a model may predict times in the padding."""
+    if segment.end <= end_s:
+        return segment
+    words = segment.words
+    if words is not None:
+        words = [replace(word, start=min(word.start, end_s), end=min(word.end, end_s)) for word in words]
+    return replace(segment, start=min(segment.start, end_s), end=end_s, words=words)
 
 
 def _cleared(segment: Segment) -> Segment:
@@ -177,7 +308,7 @@ def transcribe_each(
 
     Args:
         sources: recordings in the forms that ``RecordingMels`` accepts.
-        batch_size: windows per call of the model, 1 or more: one window of each recording, or with windows="fixed" several of one.
+        batch_size: windows per call of the model, 1 or more: one window of each recording, or several of one with fixed windows.
         on_progress: callback ``(number, done_seconds, total_seconds)`` of a recording.
 
     Yields:
@@ -194,14 +325,14 @@ def transcribe_each(
         while sum(len(windows) for _, _, windows in going) < batch_size and (item := next(todo, None)) is not None:
             number, source = item
             try:
-                work = Listening(recogniser, RecordingMels(source, recogniser.num_mels), number, on_progress).work(batch_size)
+                work = Listening(recogniser, source, number, on_progress).work(batch_size)
             except DataError as error:
                 yield number, error
                 continue
             yield from _go_on(number, work, None, going)
         if not going:
             return
-        # With windows="fixed", recordings together may yield more windows than batch_size; they are decoded in slices.
+        # With fixed windows, recordings together may yield more windows than batch_size; they are decoded in slices.
         windows = [window for _, _, wanted in going for window in wanted]
         texts = iter([text for i in range(0, len(windows), batch_size) for text in recogniser.decode(windows[i : i + batch_size])])
         before, going = going, []
