@@ -48,5 +48,29 @@ def add_transcribe_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--no-previous-text", action="store_true", help="do not use the text of the previous window as context for the next"
     )
+    command.add_argument(
+        "--windows",
+        default="auto",
+        help="seek: sequential windows with the text before as context; fixed: independent windows cut at pauses, decoded in batches; "
+        "auto (default): fixed for recordings over a minute",
+    )
+    command.add_argument(
+        "--vad",
+        "--vad-filter",
+        dest="vad_filter",
+        default="auto",
+        help="leave out pauses of 2 s and more, found by: silero, energy (loudness), none, or auto (default): silero if it is installed",
+    )
+    command.add_argument("--max-line-width", type=int, metavar="N", help="subtitles: characters per line, with --word-timestamps")
+    command.add_argument("--max-line-count", type=int, metavar="N", help="subtitles: lines per subtitle, with --max-line-width")
+    command.add_argument("--max-words-per-line", type=int, metavar="N", help="subtitles: words per subtitle, with --word-timestamps")
+    command.add_argument("--short", action="store_true", help="do not pad short windows to 30 s: faster")
+    command.add_argument(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="windows per batch, of several recordings or of one with fixed windows; results do not depend on it (default: 8)",
+    )
     command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
     command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")

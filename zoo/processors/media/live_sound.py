@@ -6,7 +6,7 @@ The microphone is read by PortAudio (sounddevice); containers are decoded by FFm
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,15 +20,21 @@ RATE_HZ = 16000
 PIECE_S = 0.25  # of raw samples at once
 FULL_SCALE = 2**15
 # FFmpeg looks at 5 MB or 5 s of a stream before it decodes; that would be the delay of the first word.
-AT_ONCE = {"probesize": "65536", "analyzeduration": "500000", "fflags": "nobuffer"}
+AT_ONCE = {"probesize": "65536", "analyzeduration": "500000"}  # not "nobuffer", which drops what it looked at
 
 
-def stream_sound(stream: BinaryIO, name: str) -> Iterator[np.ndarray]:
+@runtime_checkable
+class Readable(Protocol):
+    """Stream of bytes whose ``read`` returns what is there, as that of an unbuffered file does; empty at the end."""
+
+    def read(self, count: int = -1, /) -> bytes | None: ...
+
+
+def stream_sound(stream: Readable, name: str) -> Iterator[np.ndarray]:
     """Yield the samples of a stream as they come, at 16 kHz.
 
     Args:
-        stream: a container that FFmpeg knows by its first bytes, else raw little-endian samples of 16 bits at 16 kHz, one channel. Its
-            ``read`` returns what is there, as that of an unbuffered file does.
+        stream: a container that FFmpeg knows by its first bytes, else raw little-endian samples of 16 bits at 16 kHz, one channel.
         name: for messages.
 
     Raises:
@@ -97,7 +103,7 @@ def gathered(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
             return
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytes:
+def _exactly(stream: Readable, count: int) -> bytes:
     """Read so many bytes, fewer only at the end."""
     found = b""
     while len(found) < count and (more := stream.read(count - len(found))):
@@ -105,7 +111,7 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
     return found
 
 
-def _raw(stream: BinaryIO, rest: bytes) -> Iterator[np.ndarray]:
+def _raw(stream: Readable, rest: bytes) -> Iterator[np.ndarray]:
     while True:
         whole = len(rest) // 2 * 2
         if whole:
@@ -119,7 +125,7 @@ def _raw(stream: BinaryIO, rest: bytes) -> Iterator[np.ndarray]:
 class _Rewound:
     """Stream whose first bytes, read already, come once more."""
 
-    def __init__(self, stream: BinaryIO, head: bytes) -> None:
+    def __init__(self, stream: Readable, head: bytes) -> None:
         self.stream, self.head = stream, head
 
     def read(self, count: int = -1) -> bytes:
@@ -127,7 +133,7 @@ class _Rewound:
         if self.head:
             found, self.head = self.head[:count], self.head[count:]
             return found
-        return self.stream.read(count)
+        return self.stream.read(count) or b""
 
 
 def _container(stream: _Rewound, name: str) -> Iterator[np.ndarray]:
@@ -135,6 +141,7 @@ def _container(stream: _Rewound, name: str) -> Iterator[np.ndarray]:
         import av
     except ImportError as error:
         raise audio_error(f"{name}: a container needs FFmpeg; pip install av, or give raw samples (16 kHz, s16le, one channel)") from error
+    unreadable: type[Exception] = av.FFmpegError  # type: ignore[attr-defined]
     try:
         with av.open(stream, mode="r", options={**NO_NETWORK, **AT_ONCE}) as container:
             if not container.streams.audio:
@@ -145,5 +152,5 @@ def _container(stream: _Rewound, name: str) -> Iterator[np.ndarray]:
                     yield mix(plane.to_ndarray().T, name)
             for plane in change.resample(None):
                 yield mix(plane.to_ndarray().T, name)
-    except av.error.FFmpegError as error:
+    except unreadable as error:
         raise audio_error(f"{name}: cannot be read as it comes ({error}); save it to a file first") from error
