@@ -106,6 +106,24 @@ def test_one_bad_file_is_named_and_the_others_go_on(model, sounds, tmp_path, cap
     assert files(tmp_path / "texts") == ["a.txt", "b.txt", "deep/c.txt", "transcribe.json"]
 
 
+def test_silence_is_left_out_unless_it_is_asked_for(model, tmp_path, capsys):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000 * 3), 16000)
+    found = {}
+    for vad in ("auto", "energy", "none"):
+        assert main(["transcribe", str(tmp_path / "silence.wav"), "--model", model, "--json", "--vad", vad, *QUICK]) == 0
+        found[vad] = json.loads(capsys.readouterr().out)
+    assert found["auto"]["segments"] == found["energy"]["segments"] == [] and found["auto"]["duration_s"] == 3.0
+    assert found["none"]["segments"]  # the untrained model writes something
+
+
+def test_the_limits_of_subtitles_are_settings_of_the_transcripts(model, sounds, tmp_path, capsys):
+    out, words = tmp_path / "out", ["--model", model, "--word-timestamps", "--format", "srt", *QUICK]
+    assert main(["transcribe", str(sounds / "a.wav"), "-o", str(out), "--max-line-width", "12", *words]) == 0
+    assert json.loads((out / "transcribe.json").read_text(encoding="utf-8"))["max_line_width"] == 12
+    assert main(["transcribe", str(sounds / "a.wav"), "-o", str(out), "--max-line-width", "13", *words]) == 2
+    assert "max_line_width 12 is now 13" in capsys.readouterr().err
+
+
 def test_recordings_of_one_name_keep_their_suffix(model, sounds, tmp_path):
     soundfile.write(sounds / "a.flac", np.zeros(1600), 16000)
     assert main(["transcribe", str(sounds), "-o", str(tmp_path / "texts"), "--model", model, *QUICK]) == 0
@@ -125,6 +143,10 @@ def test_recordings_of_one_name_keep_their_suffix(model, sounds, tmp_path):
         (["a.wav", "--patience", "2"], "no effect without beams"),
         (["a.wav", "--device", "tpu9"], "--device: tpu9 cannot be used"),
         (["a.wav", "-o", "a.wav"], "--output: a.wav cannot be written"),
+        (["a.wav", "--vad", "webrtc"], "vad_filter: there is no 'webrtc'"),
+        (["a.wav", "--windows", "sought"], "windows: there is no 'sought'"),
+        (["a.wav", "--max-line-width", "40"], "--max-line-width: needs the times of words"),
+        (["a.wav", "--word-timestamps", "--max-line-count", "2"], "max_line_count: 2 has no effect without a line width"),
     ],
 )
 def test_mistakes_get_one_clear_line(model, tmp_path, capsys, monkeypatch, words, message):

@@ -8,7 +8,7 @@ from whisper.utils import WriteSRT, WriteTSV, WriteTXT, WriteVTT
 
 from zoo.errors import ConfigError
 from zoo.language.transcription.subtitles import Layout
-from zoo.language.transcription.writers import SUBTITLES, WRITERS, format_time
+from zoo.language.transcription.writers import SUBTITLES, WRITERS, format_time, written
 from zoo.types import Segment, Transcript, Word
 
 THEIRS = {"txt": WriteTXT, "srt": WriteSRT, "vtt": WriteVTT, "tsv": WriteTSV}
@@ -103,7 +103,8 @@ LIMITS = [
 def test_lines_are_broken_as_by_openai_whisper(format, limits):
     segments = [Segment(i, 20.0 * i, 20.0 * i + 15, SAID, [1], 0.0, -0.5, 1.0, 0.1, spoken_words(20.0 * i, SAID)) for i in range(3)]
     given = Transcript(SAID * 3, segments, "en", 60.0)
-    assert SUBTITLES[format](given, Layout(**limits)) == written_by_openai(format, given, **limits)
+    assert written(format, given, Layout(**limits)) == written_by_openai(format, given, **limits)
+    assert written("txt", given, Layout(**limits)) == written("txt", given, Layout())
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ FRAMES_PER_TOKEN = FRAMES_PER_SECOND // TOKENS_PER_SECOND
 ReadMels = Callable[[int, int], Float[Tensor, "num_mels frames"]]  # first frame and number of frames
 LONG_S = 60.0  # longer recordings get fixed windows where the setting is "auto"
 SENTENCE_FRAMES = (600, 300)  # longest sentences of a text that repeats itself, 6 s, and 3 s where those repeat themselves as well
+CONTEXT_TOKENS = 40  # about 30 words
 WARM = 0.5  # text decoded at a higher temperature is unreliable and not used as prompt of the next window
 
 
@@ -106,6 +107,7 @@ class Passage:
         self.ends: list[int] = []  # ends of the sentences that are decoded one by one, because their text together repeats itself
         self.segments: list[Segment] = []
         self.last_end_s = 0.0  # end of the last word of the previous window
+        self.before: Passage | None = None  # of another passage, whose text is context of this one
 
     @property
     def is_done(self) -> bool:
@@ -115,7 +117,24 @@ class Passage:
     @property
     def prompt(self) -> list[int]:
         """Token ids of the text that the next window gets as prompt."""
-        return [] if self.ends else self.previous[self.prompt_from :]
+        if self.ends:
+            return []
+        return self.previous[self.prompt_from :] + ([] if self.before is None else self.before.context)
+
+    @property
+    def context(self) -> list[int]:
+        """Token ids of the end of the text; empty if the text is short or unreliable.
+
+        Their number is always the same, because windows whose prompts have equal length are decoded together.
+        """
+        text_ids = [token for segment in self.segments for token in segment.token_ids if token < self.symbols.eot]
+        is_sure = self.segments and self.segments[-1].temperature <= WARM and self.settings.condition_on_previous_text
+        return text_ids[-CONTEXT_TOKENS:] if is_sure and len(text_ids) >= CONTEXT_TOKENS else []
+
+    @property
+    def is_ready(self) -> bool:
+        """True if the passage whose text is the context is done."""
+        return self.before is None or self.before.is_done
 
     def window(self) -> Window:
         """Return the next window."""
@@ -248,30 +267,35 @@ class Listening:
         return segments
 
     def _fixed(self, at_once: int) -> Generator[list[Window], list[Decoded], list[Segment]]:
-        """Yield windows of several clips side by side, each with the initial prompt only."""
-        waiting = iter(cut_at_pauses(self.clips, self.speech, longest=self.recogniser.window_frames))
-        active: list[Passage] = []
-        found: list[list[Segment]] = []  # of each passage, in order; passages may be done in another order
+        """Yield windows of several clips side by side; every second clip has the end of the text before it as prompt."""
+        clips = iter(cut_at_pauses(self.clips, self.speech, longest=self.recogniser.window_frames))
+        found: list[list[Segment]] = []  # of each passage, in order of time
+        opened: list[Passage] = []  # in order of time
+        last: Passage | None = None
         while True:
-            new = [self._alone(clip) for clip in islice(waiting, at_once - len(active))]
-            found += [passage.segments for passage in new]
-            active += new
-            if not active:
+            for clip in islice(clips, 2 * at_once - len(opened)):
+                last = self._alone(clip, last if len(found) % 2 else None)
+                found.append(last.segments)
+                opened.append(last)
+            if not opened:
                 return [segment for segments in found for segment in segments]
+            active = [passage for passage in opened if passage.is_ready][:at_once]
             windows = [passage.window() for passage in active]
             for passage, window, decoded in zip(active, windows, (yield windows), strict=True):
                 passage.take(window, decoded)
-            self._tell(min(passage.seek for passage in active))
-            active = [passage for passage in active if not passage.is_done]
+            self._tell(min(passage.seek for passage in opened))
+            opened = [passage for passage in opened if not passage.is_done]
 
-    def _alone(self, clip: Clip) -> Passage:
+    def _alone(self, clip: Clip, before: Passage | None) -> Passage:
         """Return the passage of a clip, with its mels, because those of the recording can only be read forwards."""
         mels = self.mels.window(clip.start, clip.frames)
 
         def read(start: int, count: int) -> Float[Tensor, "num_mels frames"]:
             return mels[:, start - clip.start :][:, :count]
 
-        return self._passage(read, clip, self.prompt, follows=False)
+        passage = self._passage(read, clip, self.prompt, follows=False)
+        passage.before = before
+        return passage
 
     def _passage(self, mels: ReadMels, clip: Clip, previous: Sequence[int], *, follows: bool) -> Passage:
         speech = self.speech if self.recogniser.leaves_out_silence else ()
