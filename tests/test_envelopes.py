@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 import zoo
 from zoo.storage.containers import read_file
-from zoo.storage.hub import PATTERNS, fetch_hub
 from zoo.storage.tensors import read_tensors
 
 SIZES = {"image_size": 32, "patch_size": 8, "dim": 48, "depth": 2, "num_heads": 3}
@@ -102,16 +101,3 @@ def test_a_pickle_that_would_run_code_is_refused_by_the_name_that_it_calls(tmp_p
     with pytest.raises(zoo.WeightsError, match=r"\((posix|nt|os)\.system\) and would run code when opened, which is never done"):
         zoo.create_model("vit_nano", weights=tmp_path / "bad.pth")
     assert "never run" not in capfd.readouterr().out
-
-
-def test_a_hub_name_may_have_a_revision_and_chat_templates_are_fetched(tmp_path, monkeypatch):
-    asked = []
-
-    def download(name, *, revision, allow_patterns):
-        asked.append((name, revision, allow_patterns))
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    (tmp_path / "model.safetensors").touch()
-    assert fetch_hub("owner/name@v2") == fetch_hub("owner/name") == tmp_path
-    assert asked == [("owner/name", "v2", list(PATTERNS)), ("owner/name", None, list(PATTERNS))] and "*.jinja" in PATTERNS

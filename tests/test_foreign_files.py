@@ -6,13 +6,12 @@ import logging
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import zoo
 from zoo.interop.base.recognise import describe, find_format, formats, unknown_files
 from zoo.interop.base.source import read_source
+from zoo.types import Batch
 
 WIDE = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 40}
 SEEN = {**WIDE, "image_size": 28, "patch_size": 14}
@@ -153,24 +152,6 @@ def test_a_dense_layer_of_sentence_transformers_is_refused_by_name(tmp_path):
         zoo.load(tmp_path)
 
 
-def test_an_adapter_beside_the_weights_of_its_base_is_refused_by_name(tmp_path):
-    save_model("llama", tmp_path)
-    model = get_peft_model(transformers.LlamaForCausalLM.from_pretrained(tmp_path), LoraConfig(target_modules=["q_proj"]))
-    model.save_pretrained(tmp_path)
-    for load in (lambda: zoo.load(tmp_path), lambda: zoo.create_model(f"transformers/{tmp_path}", weights=tmp_path)):
-        with pytest.raises(zoo.WeightsError, match="adapter_config.json beside the weights.*merge_and_unload"):
-            load()
-
-
-def test_an_adapter_alone_is_refused_with_the_name_of_its_base(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "meta/base-7b"}))
-    save_file({"base_model.model.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(zoo.WeightsError, match="holds an adapter .*LORA.* of the base model 'meta/base-7b'"):
-        zoo.load(tmp_path)
-    with pytest.raises(zoo.WeightsError, match="holds an adapter"):
-        zoo.create_model("llama_nano", weights=tmp_path)
-
-
 def test_an_unknown_file_is_named_in_one_line_and_nothing_else_is(tmp_path, caplog):
     save_model("vit", tmp_path)
     for name in ("README.md", "tf_model.h5", "my_settings.toml"):
@@ -217,10 +198,30 @@ def test_a_distilled_whisper_leaves_out_the_heads_of_its_teacher_and_names_a_lan
     assert "language 'de', task None: this model has no tokens for them" in describe(source).left_out[1]
 
 
-def test_a_classifier_with_several_labels_for_each_image_is_refused(tmp_path):
+@torch.no_grad()
+def test_a_classifier_with_several_labels_for_each_image_has_their_sigmoids_and_their_loss(tmp_path):
+    torch.manual_seed(0)
     config = transformers.ViTConfig(**SEEN, problem_type="multi_label_classification", num_labels=3)
+    theirs = transformers.ViTForImageClassification(config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    transformers.ViTImageProcessor(**IMAGES).save_pretrained(tmp_path / "theirs")
+    labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    pixels = torch.rand(2, 3, 28, 28)
+    expected = theirs(pixels, labels=labels)
+    ours = zoo.load(tmp_path / "theirs")
+    torch.testing.assert_close(ours.classify(pixels), expected.logits.sigmoid(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours(Batch({"image": pixels}, targets={"labels": labels})).loss, expected.loss, rtol=0, atol=1e-5)
+    zoo.save(ours, tmp_path / "ours")
+    assert torch.equal(zoo.load(tmp_path / "ours").classify(pixels), ours.classify(pixels))
+    zoo.export(ours, tmp_path / "out")
+    again = transformers.ViTForImageClassification.from_pretrained(tmp_path / "out")
+    assert again.config.problem_type == "multi_label_classification"
+
+
+def test_a_regression_is_no_classifier(tmp_path):
+    config = transformers.ViTConfig(**SEEN, problem_type="regression", num_labels=3)
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
-    with pytest.raises(zoo.ConfigError, match="problem_type: 'multi_label_classification'.*sigmoid"):
+    with pytest.raises(zoo.ConfigError, match="problem_type: 'regression' gives numbers that are no probabilities"):
         zoo.load(tmp_path)
 
 

@@ -10,7 +10,17 @@ import torch
 import transformers
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from tokenizers import Tokenizer, models, normalizers, processors
+from transformers import (
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    CLIPConfig,
+    CLIPModel,
+    MetaClip2Config,
+    MetaClip2Model,
+    SiglipConfig,
+    SiglipModel,
+)
 
 import zoo
 from zoo.storage.tensors import read_tensors
@@ -23,9 +33,12 @@ KINDS = {  # name: class, changes to the text config, to both, to the whole
     "clip": (CLIPModel, {"eos_token_id": 98}, {}, {"projection_dim": 20}),
     "clip, eos 2": (CLIPModel, {"eos_token_id": 2}, {"hidden_act": "gelu"}, {"projection_dim": 33}),
     "clip, eos that no text has": (CLIPModel, {"eos_token_id": 49407}, {}, {"projection_dim": 20}),
+    "metaclip 2, whose eos is 2": (MetaClip2Model, {"eos_token_id": 2}, {}, {"projection_dim": 20}),
+    "chinese clip": (ChineseCLIPModel, {"layer_norm_eps": 1e-4}, {"hidden_act": "gelu"}, {"projection_dim": 20}),
     "siglip": (SiglipModel, {"projection_size": 60}, {}, {}),
     "siglip, relu": (SiglipModel, {"projection_size": 60}, {"hidden_act": "relu", "layer_norm_eps": 1e-3}, {}),
 }
+CONFIGS = {CLIPModel: CLIPConfig, MetaClip2Model: MetaClip2Config, ChineseCLIPModel: ChineseCLIPConfig, SiglipModel: SiglipConfig}
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -36,13 +49,13 @@ def _no_bars():
 
 def make_transformers(kind):
     made, text, both, whole = KINDS[kind]
-    config = CLIPConfig if made is CLIPModel else SiglipConfig
-    return made(config(text_config={**TEXT, **text, **both}, vision_config={**VISION, **both}, **whole))
+    return made(CONFIGS[made](text_config={**TEXT, **text, **both}, vision_config={**VISION, **both}, **whole))
 
 
 def token_ids(n=6, length=11, vocabulary=99):
-    """Make texts of random ids with one, several or no end symbols."""
+    """Make texts of random ids with one, several or no end symbols, of which 2 is one too."""
     ids = torch.randint(3, vocabulary - 1, (n, length))
+    ids[3:4, 6], ids[4:5, 3], ids[4:5, 8] = 2, 2, 2
     ids[0, 4], ids[1, 2], ids[1, 7], ids[2, 5:] = vocabulary - 1, vocabulary - 1, vocabulary - 1, vocabulary - 1
     return ids
 
@@ -80,12 +93,55 @@ def test_what_a_config_leaves_out_has_transformers_default(kind, tmp_path):
     """Defaults of 5.17 are large, so that they are compared as described, not built."""
     from zoo.interop.clip import transformers_clip
 
-    name = "clip" if KINDS[kind][0] is CLIPModel else "siglip"
-    config = (CLIPConfig if name == "clip" else SiglipConfig)()
+    config = CONFIGS[KINDS[kind][0]]()
+    name = config.model_type
     whole = json.loads(config.to_json_string(use_diff=False))
     assert transformers_clip.system({"model_type": name}) == transformers_clip.system(whole)
     old = {"model_type": name, "text_config": None, "text_config_dict": {"hidden_size": 128, "num_attention_heads": 2}}
     assert transformers_clip.system(old)["encoders"]["text"]["dim"] == 128
+
+
+@pytest.mark.parametrize("kind", ["metaclip 2, whose eos is 2", "chinese clip"])
+def test_kinds_of_clip_go_back_to_their_own_class(kind, tmp_path, scramble):
+    reference = scramble(make_transformers(kind))
+    reference.save_pretrained(tmp_path / "theirs")
+    system = zoo.load(tmp_path / "theirs")
+    zoo.export(system, tmp_path / "ours")
+    again = transformers.AutoModel.from_pretrained(tmp_path / "ours").eval()
+    assert type(again) is type(reference)
+    assert_equal_to_transformers(system, again)
+
+
+def gemma(directory, **config):
+    """A tokenizer of Gemma's kind, as SigLIP 2's directories hold it."""
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *"▁abcdAB.!"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    words = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    told = {**words, "add_bos_token": False, "add_eos_token": True, "padding_side": "right", "model_max_length": 11, **config}
+    (directory / "tokenizer_config.json").write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("config", [{"tokenizer_class": "Siglip2Tokenizer"}, {"tokenizer_class": "GemmaTokenizer"}])
+def test_texts_of_siglip_2_are_those_of_its_tokenizer(config, tmp_path):
+    make_transformers("siglip").save_pretrained(tmp_path)
+    gemma(tmp_path, **config)
+    texts = ["A dab. BAD!", "a", "abc " * 9]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    expected = theirs(texts, padding="max_length", max_length=11, truncation=True, return_tensors="pt")["input_ids"]
+    system = zoo.load(tmp_path)
+    found, mask = system.processor["text"](texts)
+    assert torch.equal(found, expected) and mask is None
+
+
+def test_a_gemma_tokenizer_that_says_lower_case_gets_it(tmp_path):
+    """transformers leaves ``do_lower_case`` of Gemma's class to the user, who has to lower the texts that SigLIP 2 was trained on."""
+    make_transformers("siglip").save_pretrained(tmp_path)
+    gemma(tmp_path, tokenizer_class="GemmaTokenizer", do_lower_case=True)
+    words = zoo.load(tmp_path).processor["text"]
+    assert torch.equal(words(["A BAD cab"])[0], words(["a bad cab"])[0])
 
 
 @pytest.mark.parametrize("shards", [None, "20KB"])

@@ -41,6 +41,33 @@ def test_failed_alignments_are_named_and_tell_in_the_status(voice, tmp_path, cap
     assert output.exists()
 
 
+PAGE = """\ufeffThe price is $1.5m, or 27,50 \u20ac each.
+\u56db\u5343\u4e09\u767e\u4e03
+Read https://example.com/a on 3 May 2024; it is 10\u00b2 km away.\r
+\u041f\u0440\u0438\u0432\u0435\u0442
+I like \u65e5\u672c food.
+It cost 123,456,789 dollars, then 987,654,321 dollars, then 555,444,333 dollars, then 222,111,999 dollars.
+"""
+
+
+def test_a_page_is_spoken_and_what_cannot_be_is_named_with_its_line(voice, tmp_path, capsys):
+    text, output = tmp_path / "page.txt", tmp_path / "out.wav"
+    text.write_bytes(PAGE.encode("utf-8"))
+    assert main(["speak", "--file", str(text), "-o", str(output), "--model", voice, "--max-seconds", "0.2", "--json"]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    left_out = {row["line"]: row["left_out"] for row in rows if "left_out" in row}
+    assert left_out == {2: "\u56db\u5343\u4e09\u767e\u4e03", 4: "\u041f\u0440\u0438\u0432\u0435\u0442", 5: "\u65e5\u672c"}
+    spoken = [row["line"] for row in rows if "text" in row]
+    assert set(spoken) == {1, 3, 5, 6} and spoken.count(6) > 1 and output.exists()
+
+
+def test_sentences_that_cannot_be_spoken_are_told_on_the_terminal(voice, tmp_path, capsys):
+    words = ["speak", "one two\n\u56db\u5343\nthree", "-o", str(tmp_path / "out.wav"), "--model", voice, "--max-seconds", "0.2"]
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert "line 2: '\u56db\u5343' cannot be spoken" in err and "2 sentences" in out and "1 not spoken" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

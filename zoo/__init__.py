@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from zoo.assembly.system import System
     from zoo.registry import list_models
     from zoo.runs.check import check
+    from zoo.runs.push import push
     from zoo.types import Batch, Encoded, HeadOutput
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _HOMES = {
     "export": "zoo.assembly.export",
     "summarize": "zoo.assembly.summary",
     "check": "zoo.runs.check",
+    "push": "zoo.runs.push",
     "Summary": "zoo.assembly.summary",
     "System": "zoo.assembly.system",
     "Batch": "zoo.types",
@@ -54,6 +56,7 @@ __all__ = [
     "export",
     "list_models",
     "load",
+    "push",
     "save",
     "summarize",
 ]

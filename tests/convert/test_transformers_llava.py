@@ -20,12 +20,25 @@ WORDS = {"vocab_size": 120, "hidden_size": 40, "intermediate_size": 64, "num_hid
 LANGUAGES = {
     "llama": lambda: reference.LlamaConfig(**WORDS, num_key_value_heads=1, head_dim=8, max_position_embeddings=128),
     "tied llama": lambda: reference.LlamaConfig(**WORDS, num_key_value_heads=5, max_position_embeddings=128, tie_word_embeddings=True),
+    "qwen2": lambda: reference.Qwen2Config(**WORDS, num_key_value_heads=1, max_position_embeddings=128, tie_word_embeddings=True),
+    "gemma": lambda: reference.GemmaConfig(**WORDS, num_key_value_heads=1, head_dim=8, max_position_embeddings=128),
+    "gpt_neox": lambda: reference.GPTNeoXConfig(**WORDS, max_position_embeddings=128),
     "mistral": lambda: reference.MistralConfig(**WORDS, num_key_value_heads=1, sliding_window=8, max_position_embeddings=128),
 }
 TOWER = {"image_size": 32, "patch_size": 8, "dim": 48, "depth": 3, "num_heads": 3, "pre_norm": True, "patch_bias": False, "eps": 1e-5}
+TOWERS = {
+    "clip": lambda: reference.CLIPVisionConfig(**VISION),
+    "siglip": lambda: reference.SiglipVisionConfig(**VISION),
+    "dinov2": lambda: reference.Dinov2Config(**VISION, mlp_ratio=2),
+    "ijepa": lambda: reference.IJepaConfig(**VISION),
+}
 CASES = {
     "clip and llama": ("clip", "llama", {}),
     "siglip and mistral": ("siglip", "mistral", {"vision_feature_layer": -1}),
+    "siglip and qwen2": ("siglip", "qwen2", {}),
+    "dinov2, two layers, and gemma": ("dinov2", "gemma", {"vision_feature_layer": [-3, -1]}),
+    "another tower and gpt_neox": ("ijepa", "gpt_neox", {}),
+    "clip with its class token": ("clip", "llama", {"vision_feature_select_strategy": "full"}),
     "clip and a tied llama": ("clip", "tied llama", {"vision_feature_layer": 1, "multimodal_projector_bias": False}),
 }
 every_case = pytest.mark.parametrize("case", CASES)
@@ -34,18 +47,19 @@ every_case = pytest.mark.parametrize("case", CASES)
 def theirs(case, scramble):
     """Random LLaVA of transformers."""
     tower, language, more = CASES[case]
-    vision = (reference.CLIPVisionConfig if tower == "clip" else reference.SiglipVisionConfig)(**VISION)
-    strategy = "default" if tower == "clip" else "full"
-    config = reference.LlavaConfig(
-        vision_config=vision, text_config=LANGUAGES[language](), image_token_index=IMAGE, vision_feature_select_strategy=strategy, **more
-    )
+    more = {"vision_feature_select_strategy": "default" if tower in ("clip", "dinov2") else "full", **more}
+    config = reference.LlavaConfig(vision_config=TOWERS[tower](), text_config=LANGUAGES[language](), image_token_index=IMAGE, **more)
     return scramble(reference.LlavaForConditionalGeneration(config), std=0.05)
 
 
-def prompts():
+def prompts(tokens=16):
     token_ids = torch.randint(0, 100, (2, 24))
-    token_ids[0, 3:19] = token_ids[1, 1:17] = IMAGE
+    token_ids[0, 3 : 3 + tokens] = token_ids[1, 1 : 1 + tokens] = IMAGE
     return token_ids, torch.randn(2, 3, 32, 32)
+
+
+def places(case):
+    return 17 if case == "clip with its class token" else 16
 
 
 @torch.no_grad()
@@ -63,16 +77,16 @@ def their_logits(model, token_ids, pixels):
 
 @every_case
 def test_their_directory_gives_their_logits_here(case, scramble, tmp_path):
-    model, inputs = theirs(case, scramble), prompts()
+    model, inputs = theirs(case, scramble), prompts(places(case))
     model.save_pretrained(tmp_path)
     system = zoo.load(tmp_path)
     torch.testing.assert_close(our_logits(system, *inputs), their_logits(model, *inputs), rtol=0, atol=1e-5)
-    assert system.counts["image"].fixed == 16
+    assert system.counts["image"].fixed == places(case)
 
 
 @every_case
 def test_what_came_from_there_goes_back(case, scramble, tmp_path):
-    model, inputs = theirs(case, scramble), prompts()
+    model, inputs = theirs(case, scramble), prompts(places(case))
     model.save_pretrained(tmp_path / "theirs")
     zoo.export(zoo.load(tmp_path / "theirs"), tmp_path / "ours")
     again = reference.LlavaForConditionalGeneration.from_pretrained(tmp_path / "ours").eval()
@@ -152,11 +166,13 @@ def test_both_ways_to_a_square_are_theirs(resize, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vision_feature_layer": [-2, -5]}, "vision_feature_layer: got .* allowed is one whole number"),
-        ({"vision_feature_select_strategy": "full"}, "vision_feature_select_strategy: got 'full'"),
+        ({"vision_feature_layer": [-2, "-5"]}, "vision_feature_layer: got .* allowed is a whole number, or a list of them"),
+        ({"vision_feature_select_strategy": "all"}, "vision_feature_select_strategy: got 'all'"),
         ({"projector_hidden_act": "relu"}, "projector_hidden_act: got 'relu'"),
-        ({"vision_config": {"model_type": "dinov2"}}, "vision_config.model_type: got 'dinov2'; allowed are clip_vision_model"),
-        ({"text_config": {"model_type": "gpt_neox"}}, "model_type: got 'gpt_neox'"),
+        ({"vision_config": {**VISION, "model_type": "siglip_vision_model"}}, "got 'default', which leaves out the first patch of a siglip"),
+        ({"vision_config": {**VISION, "model_type": "dinov2_with_registers", "num_register_tokens": 3}}, "has 4 tokens before its patches"),
+        ({"text_config": {"model_type": "t5"}}, "text_config.model_type: 't5' is not a causal language model"),
+        ({"text_config": {"model_type": "gemma2"}}, "text_config.final_logit_softcapping: got 30.0, which transformers' LLaVA ignores"),
     ],
 )
 def test_forms_that_ours_does_not_have_are_refused(change, message):

@@ -4,7 +4,8 @@ import pytest
 from torchaudio.pipelines import TACOTRON2_GRIFFINLIM_CHAR_LJSPEECH
 
 from zoo.errors import ConfigError, DataError
-from zoo.processors.media.read_aloud import CHARACTERS, number_words, read_aloud, split_sentences, symbol_tokenizer
+from zoo.processors.media.read_aloud import CHARACTERS, read_aloud, split_sentences, symbol_tokenizer
+from zoo.processors.spoken.numbers import number_words
 from zoo.processors.text import TextProcessor
 
 

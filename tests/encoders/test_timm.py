@@ -194,7 +194,7 @@ def test_positions_do_not_decay():
     [
         ("resnet19", {}, "model: timm has no model 'resnet19'; did you mean 'resnet18'"),
         ("resnet18.a1_in1", {}, "did you mean 'resnet18.a1_in1k'"),
-        ("hf-hub:timm/resnet18", {}, "timm has no model"),
+        ("hf-hub:timm/resnet18", {}, "timm/resnet18: no such directory, and as a hub id its config.json is not in the local cache"),
         ("", {}, "names no model"),
         ("efficientvim_m1", {}, "efficientvim_m1: gives 4 feature tensors instead of one"),
         ("vit_base_patch16_sapiens2", {}, "image_size: .*3 channels of 1024 x 768.*set image_size, for example 768"),

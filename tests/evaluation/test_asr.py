@@ -148,6 +148,13 @@ def test_samples_of_recordings_that_are_not_shown_are_let_go(tmp_path):
     assert result.draw(tmp_path) and (tmp_path / "report.html").read_text().count("<article") == 1
 
 
+def test_words_heard_in_silence_count_as_insertions():
+    result = Asr()(Listener(HEARD), Clips(["press one", "", "it's a good-bye", "[noise]"]), "test")
+    assert result.metrics["wer"] == pytest.approx((3 + 1 + 1) / 7) and result.metrics["insertions"] == pytest.approx(5 / 7)
+    assert (result.details["empty_references"], result.details["words_in_empty_references"]) == (2, 4)
+    assert result.by_kind["words"] == {"items": 2, "inserted_words": 4} and result.tables[0][2][1][2:] == ["-", "-", "-"]
+
+
 def test_texts_without_words_are_refused():
     with pytest.raises(zoo.DataError, match=r"no reference text of the split has a word left after normalisation \(normalise=english\)"):
         Asr()(Listener(HEARD), Clips(["uh", "[beep]", "(silence)", ""]), "test")

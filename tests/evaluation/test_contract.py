@@ -1,9 +1,11 @@
 """Every evaluation keeps every rule of ``zoo.testing.check_evaluation`` on a small system."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
+import torch
 
 import zoo
 from zoo.registry import find_part, part_names
@@ -72,6 +74,13 @@ def classifier(source):
 def test_each_evaluation_keeps_the_contract(name, parts):
     model, source, keywords = parts[name]()
     check_evaluation(find_part("evaluation", name)(**keywords), model, source, source.splits[-1])
+
+
+@pytest.mark.parametrize("name", part_names("evaluation"))
+def test_each_evaluation_runs_in_half_precision(name, parts):
+    model, source, keywords = parts[name]()
+    found = find_part("evaluation", name)(**keywords)(copy.deepcopy(model).to(torch.bfloat16), source, source.splits[-1])
+    assert found.metrics and all(math.isfinite(value) for value in found.metrics.values())
 
 
 class Figures(Result):

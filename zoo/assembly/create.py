@@ -12,6 +12,7 @@ from torch import nn
 from zoo.assembly.build import build_head, build_system
 from zoo.assembly.loading import finish
 from zoo.assembly.memory import refuse_too_large
+from zoo.assembly.placement import find_device, find_dtype
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
 from zoo.layers.meta import meta_device
@@ -31,6 +32,7 @@ def create_model(
     weights_parts: Sequence[str] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    precision: str | None = None,
     **overrides: Any,
 ) -> nn.Module:
     """Create an encoder, language model, head or system by name, in eval mode.
@@ -42,13 +44,16 @@ def create_model(
             keeps random weights.
         weights_parts: load only these parts, of a system for example ["encoders.image"]. For an encoder, ["encoder"] skips a classifier,
             and ["encoders.image"] reads the encoder from a system's weights.
+        device: "auto" is the GPU if there is one; None is the CPU.
+        dtype: of the weights; None is float32.
+        precision: the same in a word: "fp32", "bf16", "fp16" or "fp64".
         overrides: constructor keywords that replace the row's (for a system: a nested dict per key).
 
     Raises:
         ConfigError: an unknown name (the message lists near matches), keyword or value.
         WeightsError: the weights cannot be read or do not fit; no weight has been loaded then.
     """
-    row = find_row(name)
+    row, device, dtype = find_row(name), find_device(device), find_dtype(precision, dtype)
     with meta_device() if device is not None and torch.device(device).type == "meta" else torch.device(device or "cpu"):
         if row.kind == "system":
             model: nn.Module = build_system(_merge(plain_system(row), overrides))

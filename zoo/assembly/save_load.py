@@ -12,6 +12,7 @@ from zoo.assembly.build import build_processor
 from zoo.assembly.described import build_described, refuse_undescribed
 from zoo.assembly.loading import finish
 from zoo.assembly.memory import refuse_larger_than_weights
+from zoo.assembly.placement import find_device, find_dtype
 from zoo.assembly.system import System
 from zoo.data.system_processor import hash_files
 from zoo.errors import ConfigError
@@ -56,7 +57,13 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
 
 
 def load(
-    source: str | Path, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    source: str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    precision: str | None = None,
+    revision: str | None = None,
+    base: str | Path | None = None,
 ) -> "System | Encoder | Head | LanguageModel":
     """Load what ``save`` wrote, the model of a run directory, or one of transformers, open_clip or OpenAI (also "hf://OWNER/NAME").
 
@@ -66,11 +73,23 @@ def load(
     Mistral gives a system without encoders. A source is a directory, or a file: GGUF, a Whisper, or the whole CLIP of OpenAI or
     open_clip. An encoder that is loaded alone has a ``processor``. The log names each file of a directory that is not used.
 
+    An adapter of PEFT is merged into the weights beside it, or into those of the base model that it names.
+
+    Args:
+        source: a directory, a file, a bundled model's name, or a model of the hub: "hf://OWNER/NAME", also "OWNER/NAME" if there is no
+            such directory.
+        device: "auto" is the GPU if there is one; None is the CPU.
+        dtype: of the weights; None is float32.
+        precision: the same in a word: "fp32", "bf16", "fp16" or "fp64".
+        revision: branch, tag or commit of a model of the hub; "hf://OWNER/NAME@REVISION" says the same.
+        base: source of the weights that an adapter of PEFT changes; None takes the base that the adapter names.
+
     Raises:
         ConfigError: our parts do not make this architecture.
         WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
-    found = read_source(source)
+    device, dtype = find_device(device), find_dtype(precision, dtype)
+    found = read_source(source, base, revision=revision)
     if found.own_config is not None:
         refuse_missing(found.own_config, found.directory)
     description = describe(found)

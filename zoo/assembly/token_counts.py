@@ -1,6 +1,6 @@
 """Numbers of tokens that a language model gets for an item, found by a forward pass without weights; used to count placeholders."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +32,14 @@ def nominal_input(modality: str, encoder: Any, batch_size: int = 1) -> tuple[Ten
     return part(**keywords).meta(batch_size)
 
 
-def try_patches(build: Callable[[], Encoder], layer: int | None, *, class_token: bool = False, part: str = "encoder") -> Shown:
+def try_patches(
+    build: Callable[[], Encoder], layer: int | Sequence[int] | None, *, class_token: bool = False, part: str = "encoder"
+) -> Shown:
     """Build an encoder on the meta device and run two items of nominal size forward and backward with ``encode(reads="patches")``.
 
     Args:
         build: makes the encoder.
-        layer: see ``Encoder.patches``.
+        layer: see ``zoo.types.encode``.
         class_token: see ``Encoder.patches``.
         part: name of the encoder, for messages.
 

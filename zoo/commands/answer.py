@@ -55,11 +55,14 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
             raise ConfigError(f"--{key.replace('_', '-')}: {getattr(options, key)}; allowed is 1 or more")
     if not config.get("data"):
         raise ConfigError("data: missing; name the source of the questions, for example data=digit_questions")
-    model: Any = load(find_checkpoint(Path(config["checkpoint"])), device=config.get("device"))
+    precision = config.get("precision")
+    model: Any = load(find_checkpoint(Path(config["checkpoint"])), device=config.get("device"), precision=precision)
     if "generate" not in verbs_of(model):
         raise ConfigError(f"checkpoint: {config['checkpoint']} cannot generate text; name a model with a language model, for example llava")
     split = build_part("source", config["data"]["source"], "data.source").split(options.split)
     job = {"checkpoint": str(config["checkpoint"]), "data": dict(config["data"]["source"]), "split": options.split, "limit": options.limit}
+    if precision not in (None, "fp32"):  # the answers differ, so that it is another job
+        job["precision"] = precision
     sampling = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
     with counting_progress("answer", len(split), as_json=options.json) as advance:
         writer = AnswerWriter(Path(options.output), {**job, **sampling, "seed": options.seed, "batch_size": options.batch_size})

@@ -16,7 +16,7 @@ from zoo.assembly.save_load import load
 from zoo.commands.chat_boxes import Boxes, lines_of
 from zoo.commands.chat_session import Answer, ChatSession
 from zoo.commands.display import print_json
-from zoo.commands.embed import refuse_device
+from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError, ZooError, name_choices
 from zoo.language.decoding.sampling import Sampling
@@ -37,11 +37,11 @@ CUT = {"length": "by --max-new-tokens", "context": "because the model's context 
 def chat_command(options: Namespace) -> int:
     """Run the command and return the exit status: 0, or 130 if the user interrupted the answer."""
     sampling = _sampling(options)
-    refuse_device(options.device)
+    place = placement(options)
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     if prompt is not None and not prompt.strip():
         raise DataError("the question is empty; write a question, or omit it for an interactive session")
-    model: Any = load(options.model, device=options.device)
+    model: Any = load(options.model, **place)
     try:
         session = ChatSession(model, sampling, instruction=options.system, stop=options.stop or ())
     except ConfigError as error:

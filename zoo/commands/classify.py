@@ -10,10 +10,10 @@ import torch
 
 from zoo.assembly.bundled import caption_of, chosen_model
 from zoo.assembly.finite import refuse_not_finite
-from zoo.assembly.save_load import load
 from zoo.assembly.system import System
 from zoo.commands.classify_report import Prediction, check_output, write_predictions
 from zoo.commands.display import counting_progress, print_json, readable_share, table
+from zoo.commands.model_options import load_chosen
 from zoo.commands.plain import say
 from zoo.data.zero_shot_prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
 from zoo.errors import ConfigError, DataError
@@ -33,7 +33,7 @@ def classify_command(options: Namespace) -> int:
         check_output(Path(options.output))
     paths = find_images(options.paths)
     model = chosen_model(options.model)
-    system = load(model)
+    system = load_chosen(model, options)
     if not isinstance(system, System):
         raise ConfigError(f"--model: {model} is only an encoder; classify needs a system with a contrastive head or a classifier head")
     if not options.allow_nan:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
 from zoo.commands.transcribe_options import add_transcribe_options
 from zoo.errors import ZooError
 
@@ -49,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         usage = f"zoo {name} [OPTIONS] [KEY=VALUE ...]" if overrides else None
         command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
         command.add_argument("--json", action="store_true", help="print JSON lines instead of text and tables")
+        if name in RUNS_A_MODEL:
+            add_model_options(command, takes_overrides=overrides)
         if name in ("classify", "embed", "export"):
             command.add_argument("--allow-nan", action="store_true", help="go on if the weights hold NaN or infinity")
         command.set_defaults(run=run, takes_overrides=overrides)
@@ -97,7 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--dtype", default="float32", help="data type of the stored embeddings: float32 (default) or float16")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="items per batch (default: 64)")
     command.add_argument("--workers", type=int, default=2, metavar="N", help="threads that load files (default: 2)")
-    command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")
     change = command.add_mutually_exclusive_group()
     change.add_argument(
         "--update", action="store_true", help="apply new, changed and removed files; unchanged files are not embedded again"
@@ -145,7 +147,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--stop", action="append", metavar="TEXT", help="stop string: end the answer before this text; repeat for several")
     command.add_argument("--seed", type=int, help="random seed for sampling")
-    command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")
     command = add(
         "answer",
         _answer,
@@ -292,7 +293,7 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.commands.display import counting_progress, show_evaluation
     from zoo.runs.evaluate import evaluate_each
 
-    config = compose("evaluate", rest)
+    config = compose("evaluate", [*as_overrides(options), *rest])
     with counting_progress("evaluate", None, as_json=options.json) as advance:
         for result, output in evaluate_each(config, advance=advance):
             show_evaluation(result, output, as_json=options.json)
@@ -327,7 +328,7 @@ def _answer(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.assembly.compose import compose
     from zoo.commands.answer import answer_command
 
-    return answer_command(options, compose("evaluate", rest))
+    return answer_command(options, compose("evaluate", [*as_overrides(options), *rest]))
 
 
 def _speak(options: argparse.Namespace, rest: list[str]) -> int:

@@ -19,6 +19,7 @@ from zoo.assembly.create import create_model
 from zoo.assembly.save_load import load
 from zoo.assembly.system import System
 from zoo.commands.display import print_json, table
+from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.encoders.vig import ViG
 from zoo.errors import ConfigError
@@ -80,13 +81,13 @@ def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
         ConfigError: the model has no Vision GNN.
         WeightsError: the weights cannot be loaded.
     """
-    name = options.model or DEFAULT_MODEL
+    name, place = options.model or DEFAULT_MODEL, placement(options)
     if options.model is None:
         say(f"zoo: no --model given; using the bundled {name!r}, which was trained only on handwritten digits", file=sys.stderr)
     if options.weights is None and (name in bundled_names() or Path(name).exists()):
-        model: nn.Module = load(name)  # type: ignore[assignment]
+        model: nn.Module = load(name, **place)  # type: ignore[assignment]
     else:
-        model = create_model(name, weights=options.weights, weights_parts=options.weights_parts)
+        model = create_model(name, weights=options.weights, weights_parts=options.weights_parts, **place)
         if options.weights is None:
             say(f"zoo: {name} has random weights, so its graph is not meaningful; give --weights", file=sys.stderr)
     encoder: Any = model.encoders["image"] if isinstance(model, System) and "image" in model.encoders else model
@@ -143,7 +144,7 @@ def neighbourhoods(
     Raises:
         ConfigError: a layer or a node does not exist.
     """
-    graphs = encoder.graphs(pixels, layers)
+    graphs = encoder.graphs(pixels.to(next(encoder.parameters())), layers)  # device and type of the weights
     finest = graphs[0].grid
     rows = []
     for row, column in nodes or [(finest[0] // 2, finest[1] // 2)]:

@@ -7,8 +7,6 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import torch
-
 from zoo.assembly.bundled import chosen_model
 from zoo.assembly.finite import refuse_not_finite
 from zoo.assembly.save_load import load
@@ -16,6 +14,7 @@ from zoo.commands.display import counting_progress, print_json
 from zoo.commands.index.embedding import EmbedResult, embed_folder, list_items
 from zoo.commands.index.store import FAILED, checked_words
 from zoo.commands.index.writer import refuse_strange
+from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.errors import ConfigError
 
@@ -28,9 +27,9 @@ def embed_command(options: Namespace) -> int:
     items = list_items(Path(options.folder), options.modality)
     if not options.restart:
         refuse_strange(Path(options.output))
-    refuse_device(options.device)
+    place = placement(options)
     name = chosen_model(options.model)
-    model = load(name, device=options.device)
+    model = load(name, **place)
     if not options.allow_nan:
         refuse_not_finite(model, name)
     try:
@@ -54,14 +53,6 @@ def embed_command(options: Namespace) -> int:
         return 130
     _show(result, as_json=options.json)
     return 1 if result.failed else 0
-
-
-def refuse_device(name: str) -> None:
-    """Raise ConfigError unless torch can use the device on this machine."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device: {name} cannot be used here ({str(error).splitlines()[0][:120]}); use cpu") from error
 
 
 def _show(result: EmbedResult, *, as_json: bool) -> None:

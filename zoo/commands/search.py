@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 
+from zoo.assembly.placement import PRECISIONS
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json, table
 from zoo.commands.index.embedding import find_embedder, hash_processor
 from zoo.commands.index.search_report import Hit, check_output, write_hits
 from zoo.commands.index.store import Index, Matrix
 from zoo.commands.index.writer import name_of
+from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.training.fingerprint import hash_parameters
@@ -31,7 +34,8 @@ def search_command(options: Namespace) -> int:
         raise ConfigError(f"--top-k: {options.top_k}; allowed is 1 or more")
     if options.output:
         check_output(Path(options.output))
-    searcher = Searcher(options.index, model=options.model, backend=options.backend)
+    place = placement(options)
+    searcher = Searcher(options.index, model=options.model, backend=options.backend, **place)
     query = options.text if options.image is None else options.image
     hits = searcher.search(query, modality="text" if options.image is None else "image", top_k=options.top_k)
     if options.output:
@@ -59,6 +63,8 @@ class Searcher:
         directory: directory of the index.
         model: path of the model, if it has moved; None uses the path in the index.
         backend: "exact", or "faiss" for its flat index, which holds all vectors in memory.
+        device: of the model; None is the CPU.
+        dtype: of the model's weights; None is float32. The index may have been made in another one.
 
     Raises:
         ConfigError: weights or preprocessing of the model differ from those of the index, or faiss is not installed.
@@ -66,7 +72,15 @@ class Searcher:
         WeightsError: the model cannot be loaded.
     """
 
-    def __init__(self, directory: str | Path, *, model: str | None = None, backend: str = "exact") -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        model: str | None = None,
+        backend: str = "exact",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         if backend not in BACKENDS:
             raise ConfigError(f"--backend: there is no {backend!r}; {name_choices(backend, BACKENDS)}")
         self.index, self.backend = Index(directory), backend
@@ -76,6 +90,7 @@ class Searcher:
             raise DataError(f"{directory}: the index holds no vectors ({self.index.manifest.failed} items could not be read)")
         self.model: Any = load(model or self.index.manifest.model)
         self._refuse_other(model or self.index.manifest.model)
+        self.model.to(device=device, dtype=dtype)
 
     def search(self, query: Any, *, modality: str = "text", top_k: int = 10) -> list[Hit]:
         """Return the items of highest cosine similarity, best first; ties are in the order of the index.
@@ -107,8 +122,10 @@ class Searcher:
 
     def _refuse_other(self, name: str) -> None:
         known = self.index.manifest
+        hashes = (hash_parameters(self.model, dtype) for dtype in PRECISIONS.values())  # zoo embed --precision
+        weights = next((found for found in hashes if found == known.weights), None) or hash_parameters(self.model)
         for fact, found, expected in (
-            ("weights", hash_parameters(self.model), known.weights),
+            ("weights", weights, known.weights),
             ("preprocessing", hash_processor(self.model), known.preprocessing),
         ):
             if found != expected:

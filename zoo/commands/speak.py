@@ -1,19 +1,21 @@
 """``zoo speak``: synthesize speech from text, sentence by sentence, into one audio file.
 
-Sentences with a failed attention alignment (skipped or repeated words) are reported, and the exit status is then 1.
+Sentences with a failed attention alignment (skipped or repeated words), and sentences that cannot be spoken, are reported; the exit status
+is then 1. Letters that the model has no symbol for are reported with their line.
 """
 
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from zoo.assembly.bundled import DEFAULT_VOICE, chosen_model
-from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
+from zoo.commands.model_options import load_chosen
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import draw_speech
@@ -23,36 +25,63 @@ from zoo.types import Speech, verbs_of
 SUFFIXES = (".wav", ".flac", ".ogg")
 PAUSE_SECONDS = 0.25  # between sentences
 FAILURES_SHOWN = 20
-SHORTER = 0.6  # fraction of the context length, because numbers become longer when they are spelled out
+
+
+@dataclass
+class Plan:
+    """Pieces of a text that are spoken one after the other, and what cannot be spoken.
+
+    Attributes:
+        pieces: (number of the line, text) of each piece.
+        left_out: (number of the line, sentence, its symbols that cannot be spoken); the rest of the sentence may be spoken.
+        unspoken: number of sentences of which nothing can be spoken.
+    """
+
+    pieces: list[tuple[int, str]] = field(default_factory=list)
+    left_out: list[tuple[int, str, str]] = field(default_factory=list)
+    unspoken: int = 0
 
 
 def speak_command(options: Namespace) -> int:
     """Run the command and return the exit status: 0, or 1 if an alignment failed."""
-    texts = _texts(options)
+    text = _text(options)
     output = Path(options.output)
     if output.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output: {output} is not an audio file; allowed suffixes are {', '.join(SUFFIXES)}")
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"--output: the folder {output.absolute().parent} does not exist; create it first")
-    system: Any = load(chosen_model(options.model, DEFAULT_VOICE))
+    system: Any = load_chosen(chosen_model(options.model, DEFAULT_VOICE), options)
     if "synthesize" not in verbs_of(system):
         raise ConfigError(
             f"--model: {options.model} cannot synthesize speech; it needs a head 'tacotron' or 'tacotron2' (see: zoo list '*tacotron*')"
         )
-    longest = max(8, int(SHORTER * system.processor["text"].context_length))
-    sentences = [sentence for text in texts for sentence in split_sentences(text, longest)]
-    if not sentences:
-        raise DataError("TEXT: contains nothing that can be spoken; give words or numbers")
-    speeches = _synthesize(system, sentences, options)
+    plan = _plan(text, system.processor["text"])
+    _show_left_out(plan, as_json=options.json)
+    if not plan.pieces:
+        raise DataError("TEXT: contains nothing that can be spoken; give words or numbers in Latin letters")
+    speeches = _synthesize(system, [text for _, text in plan.pieces], options)
     _write(speeches, output)
     if options.plots is not None:
         _draw(speeches, Path(options.plots))
-    _show(speeches, output, as_json=options.json)
-    return 1 if any(speech.faults for speech in speeches) else 0
+    _show(speeches, plan, output, as_json=options.json)
+    return 1 if plan.unspoken or any(speech.faults for speech in speeches) else 0
 
 
-def _texts(options: Namespace) -> list[str]:
-    """Return the text of the command line, or of a file, as a list of one.
+def _plan(text: str, processor: Any) -> Plan:
+    """Split a text into pieces that the model can speak."""
+    plan = Plan()
+    for number, line in enumerate(text.splitlines(), start=1):
+        for sentence in split_sentences(line):
+            pieces, missing = processor.speakable_pieces(sentence), processor.unspoken(sentence)
+            plan.pieces += [(number, piece) for piece in pieces]
+            plan.unspoken += not pieces
+            if missing or not pieces:
+                plan.left_out.append((number, sentence, missing))
+    return plan
+
+
+def _text(options: Namespace) -> str:
+    """Return the text of the command line, or of a file.
 
     Raises:
         ConfigError: both or neither are given.
@@ -61,12 +90,11 @@ def _texts(options: Namespace) -> list[str]:
     if (options.text is None) == (options.file is None):
         raise ConfigError("TEXT: give a text, or a text file with --file, but not both")
     if options.file is None:
-        return [options.text]
+        return options.text
     try:
-        content = sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8")
+        return sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--file: {options.file} cannot be read ({error}); give a UTF-8 text file, or - for standard input") from error
-    return [content]
 
 
 def _synthesize(system: Any, sentences: Sequence[str], options: Namespace) -> list[Speech]:
@@ -108,11 +136,23 @@ def _draw(speeches: Sequence[Speech], folder: Path) -> None:
         raise DataError(f"--plots: {folder} cannot be written ({error}); give another folder") from error
 
 
-def _show(speeches: Sequence[Speech], output: Path, *, as_json: bool) -> None:
+def _show_left_out(plan: Plan, *, as_json: bool) -> None:
     if as_json:
-        for speech in speeches:
+        for line, sentence, missing in plan.left_out:
+            print_json({"line": line, "sentence": sentence, "left_out": missing or sentence})
+        return
+    for line, sentence, missing in plan.left_out[:FAILURES_SHOWN]:
+        say(f"zoo: line {line}: {missing or sentence!r} cannot be spoken and is left out of {sentence[:60]!r}", file=sys.stderr)
+    if len(plan.left_out) > FAILURES_SHOWN:
+        say(f"zoo: and {len(plan.left_out) - FAILURES_SHOWN} more sentences with symbols that are left out", file=sys.stderr)
+
+
+def _show(speeches: Sequence[Speech], plan: Plan, output: Path, *, as_json: bool) -> None:
+    if as_json:
+        for (line, _), speech in zip(plan.pieces, speeches, strict=True):
             print_json(
                 {
+                    "line": line,
                     "text": speech.text,
                     "seconds": round(speech.seconds, 3),
                     "stop_reason": speech.stop_reason,
@@ -131,4 +171,5 @@ def _show(speeches: Sequence[Speech], output: Path, *, as_json: bool) -> None:
     seconds = sum(speech.seconds for speech in speeches)
     mean = sum(speech.diagonality for speech in speeches) / len(speeches)
     reasons = ", ".join(sorted({speech.stop_reason for speech in speeches}))
-    say(f"{output}: {seconds:.1f} s, {len(speeches)} sentences, diagonality {mean:.2f}, stopped by {reasons}, {len(failed)} failed")
+    ends = f"{len(failed)} failed" + (f", {plan.unspoken} not spoken" if plan.unspoken else "")
+    say(f"{output}: {seconds:.1f} s, {len(speeches)} sentences, diagonality {mean:.2f}, stopped by {reasons}, {ends}")

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json
-from zoo.commands.embed import refuse_device
 from zoo.commands.live import refuse_live_options, transcribe_live
+from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.commands.recordings import Item, given_recordings
 from zoo.downloads.fetching import is_cached
@@ -59,8 +59,8 @@ def open_recogniser(options: Namespace, settings: Settings) -> tuple[Any, Recogn
     Raises:
         ConfigError: the device or the model cannot be used.
     """
-    refuse_device(options.device)
-    system: Any = load(_chosen_model(options.model), device=options.device)
+    place = placement(options)
+    system: Any = load(_chosen_model(options.model), **place)
     if "transcribe" not in verbs_of(system):
         raise ConfigError(f"--model: {options.model} cannot transcribe; it needs a head 'whisper' (see: zoo list 'whisper_*')")
     return system, recogniser_of(system, settings)

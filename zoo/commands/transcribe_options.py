@@ -73,4 +73,3 @@ def add_transcribe_options(command: argparse.ArgumentParser) -> None:
         help="windows per batch, of several recordings or of one with fixed windows; results do not depend on it (default: 8)",
     )
     command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
-    command.add_argument("--device", default="cpu", help="torch device: cpu (default), cuda, ...")

@@ -16,13 +16,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, WeightsError, name_choices
-from zoo.layers.hosted_backbone import flatten_map, freeze, try_out
+from zoo.errors import ConfigError, DataError, WeightsError, first_line, name_choices
+from zoo.layers.hosted_backbone import flatten_map, freeze, timm_preprocessing, try_out
 from zoo.layers.select import find_state, select_places
 from zoo.registry import register
 from zoo.types import Encoded, Encoder
 
-RESIZES = {"center": "crop", "squash": "squash", "border": "border"}  # from timm's crop_mode to ``resize`` of our image processor
 
 
 @register("encoder")
@@ -37,6 +36,10 @@ class Timm(Encoder):
             preprocessing.
         image_size: height and width in pixels; None means the model's own size.
         drop_path: largest rate of stochastic depth.
+        pool: timm's ``global_pool`` ("token", "avg", "map", ...), if it is not the model's own; open_clip's towers set it.
+        preprocessing: keywords of the image processor that the weights were trained with; None means those of timm's ``pretrained_cfg``.
+        pretrained_cfg: entries of timm's ``pretrained_cfg`` (mean, std, crop, ...) that replace those of the name, for weights of other
+            origin.
 
     Raises:
         ConfigError: timm is not installed or has no such model, or the model does not support ``image_size`` or ``drop_path``.
@@ -44,16 +47,30 @@ class Timm(Encoder):
 
     modality = "image"
 
-    def __init__(self, *, model: str, image_size: int | None = None, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        model: str,
+        image_size: int | None = None,
+        drop_path: float = 0.0,
+        pool: str | None = None,
+        preprocessing: dict[str, Any] | None = None,
+        pretrained_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         library, defaults = _import_timm(), _defaults(model)
         if not 0 <= drop_path < 1:
             raise ConfigError(f"drop_path: got {drop_path}; allowed is 0 to below 1")
-        self.model_name = model
+        self.model_name, self._preprocessing = model, preprocessing
         self.image_size = _square_side(model, defaults.input_size) if image_size is None else image_size
         keywords: dict[str, Any] = {"img_size": self.image_size} if defaults.fixed_input_size else {}
         if drop_path:
             keywords["drop_path_rate"] = drop_path
+        if pool is not None:
+            keywords["global_pool"] = pool
+        if pretrained_cfg:
+            keywords["pretrained_cfg_overlay"] = dict(pretrained_cfg)
+        self._build_keywords = keywords
 
         def build() -> nn.Module:
             return library.create_model(model, pretrained=False, num_classes=0, **keywords)
@@ -69,15 +86,8 @@ class Timm(Encoder):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Keywords of the image processor, taken from timm's ``pretrained_cfg``."""
-        config = self._pretrained
-        return {
-            "resize": RESIZES[config["crop_mode"]],
-            "interpolation": config["interpolation"],
-            "crop_fraction": config["crop_pct"],
-            "mean": list(config["mean"]),
-            "std": list(config["std"]),
-        }
+        """Keywords of the image processor: the given ones, or those of timm's ``pretrained_cfg``."""
+        return timm_preprocessing(self._pretrained) if self._preprocessing is None else dict(self._preprocessing)
 
     @property
     def no_weight_decay(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -162,7 +172,7 @@ class Timm(Encoder):
         None for weights that share no name with timm's model, for example a file with this encoder's own names.
         """
         if source.timm:
-            return self.read_pretrained(source.timm)
+            return self.from_timm(source.fetched(lambda: self._download(source.timm)))
         return self.from_timm(source.tensors) if source.keys & self.model.state_dict().keys() else None
 
     def from_timm(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -188,14 +198,14 @@ class Timm(Encoder):
             WeightsError: timm has no weights of that name, or they cannot be downloaded.
         """
         name = self.model_name if name is None else name
-        sizes = {"img_size": self.image_size} if self._pretrained["fixed_input_size"] else {}
         try:
-            with torch.device("cpu"):  # the classifier is built too, because timm loads strictly only then
-                tensors = _import_timm().create_model(name, pretrained=True, **sizes).state_dict()
+            return self.from_timm(self._download(name))
         except (OSError, RuntimeError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise WeightsError(f"timm://{name}: cannot be downloaded ({reason}); check the name and the network") from error
-        return self.from_timm(tensors)
+            raise WeightsError(f"timm://{name}: cannot be downloaded ({first_line(error)}); check the name and the network") from error
+
+    def _download(self, name: str) -> dict[str, Tensor]:
+        with torch.device("cpu"):  # the classifier is built too, because timm loads strictly only then
+            return _import_timm().create_model(name, pretrained=True, **self._build_keywords).state_dict()
 
     @property
     def _pretrained(self) -> Mapping[str, Any]:

@@ -163,9 +163,11 @@ class Transformers(Encoder):
 
     def read_native(self, source: Any) -> dict[str, Tensor] | None:
         """Return the weights of a directory that transformers saved; None for any other source."""
-        return None if source.library != "transformers" else self.read_pretrained(source.directory)
+        if source.library != "transformers":
+            return None
+        return self.read_pretrained(source.directory, None if source.adapter is None else source.tensors)
 
-    def read_pretrained(self, directory: str | Path) -> dict[str, Tensor]:
+    def read_pretrained(self, directory: str | Path, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the weights of a directory saved by transformers under this encoder's parameter names, without loading them.
 
         transformers reads them into this encoder's class and renames old parameter names. It takes the vision tower from CLIP and the
@@ -174,7 +176,7 @@ class Transformers(Encoder):
         Raises:
             WeightsError: the files are unreadable, or a weight is missing, unexpected or of the wrong shape.
         """
-        model = read_into(self.model, directory, **self._build_keywords)
+        model = read_into(self.model, directory, tensors, **self._build_keywords)
         return {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
 
 

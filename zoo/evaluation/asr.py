@@ -2,7 +2,7 @@
 
 Paper: Radford et al. 2022 (Whisper, arXiv 2212.04356), section 4.4 and appendix C, for the normalisation of texts before words are
 compared; see ``zoo.evaluation.measures.wer``. Recordings are decoded by the system's ``transcribe``, by default with its temperature
-fallback.
+fallback. A recording without words in its reference (silence, noise) adds its inserted words to the errors of the corpus.
 """
 
 import time
@@ -175,7 +175,7 @@ class Asr(Evaluation):
         by_kind = {}
         for kind in sorted({row.kind for row in found}):
             chosen = [row.compared for row in found if row.kind == kind]
-            by_kind[kind] = {"items": float(len(chosen)), **figures(chosen)}
+            by_kind[kind] = {"items": float(len(chosen)), **_figures_of_kind(chosen)}
         seconds = {("short_" if short and others else "") + "seconds": round(taken, 2) for short, taken in times.items()}
         details = self._details(found) | {"audio_seconds": round(sum(row.seconds for row in found), 2), **seconds} | left_out
         return AsrResult(metrics, found, details, by_kind if len(by_kind) > 1 else {}, self.examples, rate)
@@ -185,9 +185,18 @@ class Asr(Evaluation):
         words, characters = summed([row.compared for row in found])
         details: dict[str, Any] = {"normalise": self.compare.normalise, "words": words.units, "errors": words.errors}
         details |= {"characters": characters.units, "temperatures": list(self.options["temperatures"])}
+        silent = [row.compared.words for row in found if not row.compared.words.units]
+        if silent:  # their words count as insertions in the corpus
+            details |= {"empty_references": len(silent), "words_in_empty_references": sum(edits.insertions for edits in silent)}
         further = {"mode": self.mode, "language": self.language, "task": self.task}
         further |= {name: self.options.get(name) for name in ("timestamps", "num_beams", "initial_prompt", "windows", "vad_filter")}
         return details | {name: value for name, value in further.items() if value is not None}
+
+
+def _figures_of_kind(several: Sequence[Compared]) -> dict[str, float]:
+    """Return the metrics of one kind; without reference words there is no rate, only the number of inserted words."""
+    words, _ = summed(several)
+    return figures(several) if words.units else {"inserted_words": float(words.insertions)}
 
 
 def figures(several: Sequence[Compared]) -> dict[str, float]:

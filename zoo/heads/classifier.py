@@ -38,8 +38,11 @@ class Classifier(Head):
         pool: "encoder" reads the encoder's pooled vector; "attention" pools its tokens by attention from one learned query.
         num_heads: attention heads of ``pool="attention"``; a divisor of the encoder's width.
         hidden_dim: width of a hidden layer with BatchNorm and GELU (Vision GNN: 1024); None leaves it out.
+        multi_label: False has one distribution over all classes (softmax); True gives each class its own probability (sigmoid), trained
+            with binary cross entropy, as transformers' ``problem_type: multi_label_classification``.
         dropout: rate before the last layer in training, 0 to below 1.
-        label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2016, section 7), 0 to below 1.
+        label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al. 2016, section 7), 0 to below 1; only
+            without ``multi_label``.
         init: initialisation of the linear layers: "trunc_normal" (standard deviation 0.02, timm), "zeros" (only the last layer, so that
             fine-tuning starts from equal probabilities; big_vision) or "kaiming" (Vision GNN).
 
@@ -54,6 +57,7 @@ class Classifier(Head):
     evaluation = "classification"
     from_source = ("class_names",)
     no_weight_decay = ("probe",)
+    silent_keywords = ("multi_label",)
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Classifier(Head):
         pool: str = "encoder",
         num_heads: int | None = None,
         hidden_dim: int | None = None,
+        multi_label: bool = False,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
         init: str = "trunc_normal",
@@ -77,7 +82,9 @@ class Classifier(Head):
                 raise ConfigError(f"{key}: {share}; allowed is 0 to below 1")
         self.num_classes = checked_number(num_classes, class_names)
         self.class_names = None if class_names is None else list(class_names)
-        self.label_smoothing = label_smoothing
+        if multi_label and label_smoothing:
+            raise ConfigError(f"label_smoothing: {label_smoothing} spreads one distribution over all classes; set 0 with multi_label=true")
+        self.multi_label, self.label_smoothing = multi_label, label_smoothing
         ((self.modality, spec),) = inputs.items()
         self.attention_pool = _attention_pool(pool, spec, num_heads)
         self.reads = ("tokens",) if pool == "attention" else ("pooled",)
@@ -130,7 +137,11 @@ class Classifier(Head):
         """
         logits = self.project(need_encoded(encoded, self.modality, "classifier"))
         labels = _labels(batch, logits)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if self.multi_label:
+            wanted = labels if labels.is_floating_point() else F.one_hot(labels, self.num_classes).to(logits.dtype)  # [B, num_classes]
+            loss = F.binary_cross_entropy_with_logits(logits, wanted)
+        else:
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         # Soft labels (mixup) have no single true class, so there is no top-1.
         metrics = {} if labels.is_floating_point() else {"top1": (logits.detach().argmax(1) == labels).float().mean()}
         return HeadOutput(loss, metrics, {"logits": logits})
@@ -171,8 +182,12 @@ class Classifier(Head):
 
     @torch.inference_mode()
     def classify(self, system: SystemLike, inputs: Any, *, batch_size: int = 64) -> Float[Tensor, "n num_classes"]:
-        """Return the probability of each class, in the order of ``class_names``; arguments and errors as for ``logits``."""
-        return self.logits(system, inputs, batch_size=batch_size).softmax(-1)
+        """Return the probability of each class, in the order of ``class_names``; arguments and errors as for ``logits``.
+
+        Each row sums to 1 unless ``multi_label``.
+        """
+        logits = self.logits(system, inputs, batch_size=batch_size)
+        return logits.sigmoid() if self.multi_label else logits.softmax(-1)
 
     def _initialise(self, init: str) -> None:
         fill = nn.init.kaiming_normal_ if init == "kaiming" else lambda tensor: nn.init.trunc_normal_(tensor, std=0.02)

@@ -26,7 +26,7 @@ from zoo.types import Accepts, Batch, Encoded, EncoderSpec, FeatureHead, HeadOut
 LOSSES = ("info_nce", "sigmoid")
 GATHERS = ("local", "global")
 POSITIVES = ("pairs", "groups")
-PROJECTIONS = ("linear", "linear_bias", "mlp", "none")
+PROJECTIONS = ("linear", "linear_bias", "mlp", "mlp_and_input", "none")
 ITEMS_AT_ONCE = 64  # images or recordings per batch
 TOKENS_AT_ONCE = 2**15  # per batch of texts of full length: 425 texts of CLIP's 77 tokens; more no longer fit into the CPU's cache
 
@@ -42,7 +42,8 @@ class CLIPHead(FeatureHead):
         positives: "pairs": item i matches only item i; "groups": items of equal ``batch.targets["groups"]`` match too; without
             such a target each pair is its own group, on all processes.
         projections: by modality "linear" (no bias, CLIP), "linear_bias" (SigLIP's text), "mlp" (LayerNorm, then two linear layers with
-            GELU between) or "none"; a single string holds for both modalities.
+            GELU between), "mlp_and_input" (for a fused image encoder: the result of an "mlp" and the input itself, each as a unit vector,
+            side by side) or "none"; a single string holds for both modalities.
         logit_scale: initial factor on the cosine; None takes the default of the loss (CLIP: 1 / 0.07; SigLIP: 10).
         logit_scale_max: the learned factor is clamped to [1, logit_scale_max] after each step; None does not clamp it.
         logit_bias: initial bias; used only by the sigmoid loss.
@@ -265,8 +266,29 @@ def _projection(modality: str, dim: int, embed_dim: int, word: str, dropout: flo
             )
         return nn.Identity()
     if word == "mlp":
-        layers = (nn.LayerNorm(dim), nn.Linear(dim, embed_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(embed_dim, embed_dim))
-        return nn.Sequential(*layers)
+        return _mlp(dim, embed_dim, dropout)
+    if word == "mlp_and_input":
+        if dim >= embed_dim:
+            raise ConfigError(
+                f"projections.{modality}: 'mlp_and_input' keeps the encoder's {dim} numbers beside those of the mlp; set embed_dim above {dim}"
+            )
+        return _AndInput(_mlp(dim, embed_dim - dim, dropout))
     linear = nn.Linear(dim, embed_dim, bias=word == "linear_bias")
     nn.init.normal_(linear.weight, std=dim**-0.5)  # as in OpenAI's CLIP
     return linear
+
+
+def _mlp(dim: int, embed_dim: int, dropout: float) -> nn.Sequential:
+    layers = (nn.LayerNorm(dim), nn.Linear(dim, embed_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(embed_dim, embed_dim))
+    return nn.Sequential(*layers)
+
+
+class _AndInput(nn.Module):
+    """Output of a module and its input, each at length 1, side by side: texts in a trained space and in their encoder's own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch embed_dim"]:
+        return torch.cat([F.normalize(self.inner(x), dim=-1), F.normalize(x, dim=-1)], dim=-1)

@@ -7,7 +7,7 @@ Differences: any encoder of images or audio, any number of items in a conversati
 language model. Padding is not computed, so short conversations need not be packed into one row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.heads.bases.multimodal_lm import MultimodalLM
@@ -28,14 +28,16 @@ class Llava(MultimodalLM):
             num_latents: 64}``. Entries for modalities without an encoder are ignored. The default is LLaVA-1.5's MLP for images and a
             downsampler for audio.
         feature_layer: encoder layer whose output the connectors read, if the encoder can return it: -2 is the block before the last,
-            without the final norm (LLaVA); -1 the last block; None the last block, after the final norm. See ``zoo.types.encode``.
+            without the final norm (LLaVA); -1 the last block; None the last block, after the final norm. A list gives the features of
+            several layers, one behind the other. See ``zoo.types.encode``.
+        class_token: True gives the connectors the class token before the patches, if the encoder has one.
 
     Raises:
         ConfigError: a connector or modality is unknown, a connector does not fit the encoder's output, or it makes so many tokens of
             one item that they fill the context of the language model.
     """
 
-    silent_keywords = ("feature_layer",)
+    silent_keywords = ("feature_layer", "class_token")
 
     def __init__(
         self,
@@ -43,6 +45,8 @@ class Llava(MultimodalLM):
         inputs: Mapping[str, EncoderSpec],
         language: LanguageModel,
         connectors: Mapping[str, str | Mapping[str, Any]] = CONNECTORS,
-        feature_layer: int | None = -2,
+        feature_layer: int | Sequence[int] | None = -2,
+        class_token: bool = False,
     ) -> None:
         super().__init__(inputs=inputs, language=language, connectors={**CONNECTORS, **connectors}, feature_layer=feature_layer)
+        self.class_token = class_token

@@ -1,14 +1,14 @@
 """Adapter for any causal language model of the transformers library.
 
 Reference: transformers 5.17. The library's own module runs here, under its own parameter names. The config of such a model
-(``transformers/DIRECTORY``) is the parsed ``config.json``.
+(``transformers/DIRECTORY``) is the parsed ``config.json``. ``assets/guide/transformers.md`` lists the model types.
 
-Where we differ: nothing is computed differently. Positions count real tokens if the model accepts positions. Packed lists are unpacked
-into a padded batch, because the library's models take padded batches.
+Where we differ: nothing is computed differently. Transformers makes the cache for the config. A trial of a tiny copy of the config
+(``zoo.layers.hosted_probe``) finds the number of the first position and the padding that the model ignores; rows with other padding run one
+at a time. Packed lists are unpacked into a padded batch, because the library's models take padded batches.
 """
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError, DataError, first_line
+from zoo.layers import hosted_decoder, hosted_probe
+from zoo.layers.hosted_cache import HostedCache
+from zoo.layers.hosted_decoder import Habits
 from zoo.layers.hosted_transformers import import_transformers, parse_config, quiet_and_offline, read_into
 from zoo.layers.meta import meta_device
 from zoo.layers.packing import Packing
 from zoo.registry import register
 from zoo.types import LanguageModel
 
-REFUSALS = (AssertionError, AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 # Config keys under which different models store their maximum length.
 LENGTHS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length", "n_ctx", "max_seq_len")
 ENDLESS = 2**20  # context length of models whose config gives no maximum, because their positions need no table
@@ -37,8 +39,8 @@ class Transformers(LanguageModel):
         config: content of the model's ``config.json``, including ``model_type``.
 
     Raises:
-        ConfigError: transformers is not installed, or the config does not describe a causal language model with a key-value cache,
-            requires custom code (``trust_remote_code``), or has a value that transformers rejects.
+        ConfigError: transformers is not installed, or the config does not describe a causal language model with a cache that continues
+            a text, requires custom code (``trust_remote_code``), or has a value that transformers rejects.
         DataError: (forward) a text is longer than ``context_length``.
     """
 
@@ -46,21 +48,17 @@ class Transformers(LanguageModel):
         super().__init__()
         parsed = parse_config(config, {}, example="llama")
         _refuse_others(parsed)
-        sizes = parsed.get_text_config()  # multimodal configs nest the sizes of their language model
+        with meta_device():
+            shapes = _build(parsed)  # errors show up here, before any memory is allocated
+        sizes = parsed.get_text_config(decoder=True)  # multimodal configs nest the sizes of their language model
         self.dim, self.vocab_size = int(sizes.hidden_size), int(sizes.vocab_size)
-        self.context_length = _first(sizes, LENGTHS, ENDLESS)
-        self.head_dim = _first(sizes, ("head_dim",), self.dim // _first(sizes, ("num_attention_heads",), 1))
+        _refuse_shapes(shapes, parsed, self.dim)
+        habits = _habits(parsed)
         self.model: Any = _build(parsed)
-        if any(getattr(module, "is_causal", True) is False for module in self.model.modules()):
-            raise ConfigError("config.is_decoder: false, so that attention is not causal; allowed is true")
-        # Forward arguments differ between models; some accept no position_ids (bloom).
-        self._takes = set(inspect.signature(self.model.base_model.forward).parameters)
-        missing = {"inputs_embeds", "past_key_values", "attention_mask"} - self._takes
-        if missing:
-            raise ConfigError(
-                f"config.model_type: {parsed.model_type!r} is not supported: the forward of its model does not accept "
-                f"{', '.join(sorted(missing))}; choose another causal language model"
-            )
+        self._habits = _habits_of(self.model) if habits is None else habits
+        # A table of positions whose first rows are for padding (RoBERTa) holds fewer tokens than rows.
+        self.context_length = _first(sizes, LENGTHS, ENDLESS) - (self._habits.first_position or 0)
+        self.head_dim = _first(sizes, ("head_dim",), self.dim // _first(sizes, ("num_attention_heads",), 1))
 
     def forward(
         self,
@@ -68,7 +66,7 @@ class Transformers(LanguageModel):
         mask: Bool[Tensor, "batch length"] | None = None,
         *,
         positions: Int[Tensor, "*tokens"] | None = None,
-        cache: "ForeignCache | None" = None,
+        cache: HostedCache | None = None,
         layout: Packing | None = None,
     ) -> Float[Tensor, "*tokens dim"]:
         """Return the hidden states after the last norm; the arguments are those of ``DecoderOnly.forward``."""
@@ -79,51 +77,33 @@ class Transformers(LanguageModel):
         real[layout.index] = True
         return layout.pack(self._batch(layout.unpack(x), real.unflatten(0, layout.shape), None, None))
 
-    def _batch(self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: "ForeignCache | None") -> Tensor:
-        # transformers reads the values of masks, which meta tensors do not have.
-        past, mask = 0 if cache is None else cache.length, None if x.is_meta else mask
-        if cache is not None:
-            mask = cache.extend(x.shape[1], mask)  # [batch, past + length]
+    def _batch(self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: HostedCache | None) -> Tensor:
+        mask = None if x.is_meta else mask  # transformers reads the values of masks, which meta tensors do not have
         if positions is None:
-            positions = _counted(x, mask, past)
+            positions = hosted_decoder.count_positions(x, mask, cache)
         if not positions.is_meta and positions.numel() and int(positions.max()) >= self.context_length:
             raise DataError(f"a text has {int(positions.max()) + 1} tokens; context_length allows {self.context_length}: shorten it")
-        arguments = {"use_cache": cache is not None, "past_key_values": None if cache is None else cache.held, "position_ids": positions}
-        arguments |= {"attention_mask": None if mask is None else mask.long(), "return_dict": True}
-        return self.model.base_model(
-            inputs_embeds=x, **{key: value for key, value in arguments.items() if key in self._takes}
-        ).last_hidden_state
+        return hosted_decoder.hidden_states(self.model, self._habits, x, mask, positions, cache)
 
     def embed(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Return the embeddings of token ids; negative ids (placeholders of other modalities) give zeros."""
-        vectors = self.model.get_input_embeddings()(token_ids.clamp(min=0))
-        return vectors.masked_fill((token_ids < 0)[..., None], 0.0)
+        return hosted_decoder.embed(self.model, token_ids)
 
     def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Return the logits of the next token over the vocabulary.
+        """Return the logits of the next token over the vocabulary, as the model's own forward computes them."""
+        return hosted_decoder.logits(self.model, hidden)
 
-        The model's own forward computes them, with its inner model replaced by a stub that returns ``hidden``. Calling ``lm_head``
-        would be wrong, because some models scale or cap their logits.
-        """
-        rows = hidden.reshape(1, -1, self.dim)  # the forward expects [batch, length, dim]
-        inner = self.model.base_model
-        name = next(name for name, child in self.model.named_children() if child is inner)
-        self.model._modules[name] = _Given(rows)
-        try:
-            scores = self.model(inputs_embeds=rows, use_cache=False, return_dict=True).logits
-        finally:
-            self.model._modules[name] = inner
-        return scores.reshape(*hidden.shape[:-1], -1)
-
-    def new_cache(self, batch_size: int, length: int) -> "ForeignCache":
-        """Return an empty key-value cache; ``length`` is ignored, because the cache grows as it is filled."""
-        return ForeignCache(batch_size, self.model.device)
+    def new_cache(self, batch_size: int, length: int) -> HostedCache:
+        """Return an empty cache of the kind that the model needs; ``length`` is ignored, because the cache grows as it is filled."""
+        return hosted_decoder.empty_cache(self.model, batch_size)
 
     def read_native(self, source: Any) -> dict[str, Tensor] | None:
         """Return the weights of a directory that transformers saved; None for any other source."""
-        return None if source.library != "transformers" else self.read_pretrained(source.directory)
+        if source.library != "transformers":
+            return None
+        return self.read_pretrained(source.directory, None if source.adapter is None else source.tensors)
 
-    def read_pretrained(self, directory: str | Path) -> dict[str, Tensor]:
+    def read_pretrained(self, directory: str | Path, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Read the weights of a directory saved by transformers, under this model's names; they are not loaded into the model.
 
         Only safetensors files are read, and no code is run.
@@ -131,105 +111,19 @@ class Transformers(LanguageModel):
         Raises:
             WeightsError: a file is unreadable, or a weight is missing, unexpected or of another shape.
         """
-        return {f"model.{key}": tensor for key, tensor in read_into(self.model, directory).state_dict().items()}
-
-
-class _Given(nn.Module):
-    """Stub that always returns a precomputed output."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
-
-    @property
-    def decoder(self) -> "_Given":
-        """Return the stub itself; some models call ``model.decoder`` instead of ``model``."""
-        return self
-
-    def forward(self, *arguments: object, **keywords: object) -> "_Output":
-        return _Output(self.hidden)
-
-
-class _Output:
-    """Stub of a model output: hidden states by name and as item 0; every other attribute is None."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        self.last_hidden_state = hidden
-
-    def __getitem__(self, index: int) -> Tensor:
-        return (self.last_hidden_state,)[index]
-
-    def __getattr__(self, name: str) -> None:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return None
-
-
-class ForeignCache:
-    """Adapter of transformers' ``DynamicCache`` with the interface of ``zoo.layers.cache.Cache``."""
-
-    def __init__(self, batch_size: int, device: torch.device) -> None:
-        self.held = import_transformers().DynamicCache()
-        self.real = torch.ones(batch_size, 0, dtype=torch.bool, device=device)
-        self.padded = False
-
-    @property
-    def length(self) -> int:
-        """Number of cached tokens per row, including padding."""
-        return self.real.shape[1]
-
-    @property
-    def batch_size(self) -> int:
-        """Number of rows."""
-        return self.real.shape[0]
-
-    @property
-    def mask(self) -> Bool[Tensor, "batch filled"]:
-        """Mask of the cached tokens, True at real ones."""
-        return self.real
-
-    def extend(self, count: int, mask: Bool[Tensor, "batch count"] | None) -> Bool[Tensor, "batch filled"] | None:
-        """Record ``count`` new tokens per row and return the mask of all keys, or None if all of them are real."""
-        new = self.real.new_ones(self.batch_size, count) if mask is None else mask
-        self.padded = self.padded or not bool(new.all())
-        self.real = torch.cat([self.real, new], dim=1)
-        return self.real if self.padded else None
-
-    def select(self, rows: Int[Tensor, " rows"]) -> "ForeignCache":
-        """Keep these rows in this order, in place."""
-        if self.length:
-            self.held.batch_select_indices(rows)
-        self.real = self.real.index_select(0, rows)
-        return self
-
-    def crop(self, length: int) -> "ForeignCache":
-        """Keep the first ``length`` tokens of each row, in place.
-
-        Raises:
-            DataError: the cache holds fewer tokens.
-        """
-        if not 0 <= length <= self.length:
-            raise DataError(f"the cache holds {self.length} tokens per row; it cannot keep the first {length}")
-        if length < self.length:
-            self.held.crop(length - self.length)  # a negative number is the number of tokens to remove
-        self.real = self.real[:, :length]
-        self.padded = not bool(self.real.all())
-        return self
-
-    def reserve(self, length: int) -> "ForeignCache":
-        """Do nothing: the cache grows as it is filled."""
-        return self
+        return {f"model.{key}": tensor for key, tensor in read_into(self.model, directory, tensors).state_dict().items()}
 
 
 def _first(sizes: Any, keys: Sequence[str], default: int) -> int:
     """Return the first of the keys that a config has as a whole number."""
-    return next((int(n) for key in keys if isinstance(n := getattr(sizes, key, None), int)), default)
-
-
-def _counted(x: Tensor, mask: Tensor | None, past: int) -> Int[Tensor, "batch length"]:
-    if mask is None:
-        return torch.arange(past, past + x.shape[1], device=x.device).expand(x.shape[0], -1)
-    return (mask.cumsum(1) - 1).clamp(min=0)[:, -x.shape[1] :]
+    for key in keys:
+        try:
+            number = getattr(sizes, key, None)
+        except RuntimeError:  # transformers' error for a value that differs from layer to layer (Gemma 4)
+            continue
+        if isinstance(number, int):
+            return number
+    return default
 
 
 def _refuse_others(parsed: Any) -> None:
@@ -239,17 +133,50 @@ def _refuse_others(parsed: Any) -> None:
         raise ConfigError(f"config.model_type: {parsed.model_type!r} is not a causal language model; choose one such as llama, gpt2, qwen2")
 
 
+def _refuse_shapes(model: nn.Module, parsed: Any, dim: int) -> None:
+    """Raise ConfigError if the model takes other arguments than vectors, a cache and a mask, or its vectors have another width."""
+    missing = {"inputs_embeds", "past_key_values", "attention_mask"} - hosted_decoder.takes(model)
+    if missing:
+        raise ConfigError(
+            f"config.model_type: {parsed.model_type!r} cannot be used: the forward of its model does not accept "
+            f"{', '.join(sorted(missing))}; choose another causal language model"
+        )
+    width = hosted_decoder.embed(model, torch.zeros(1, dtype=torch.int64, device="meta")).shape[-1]
+    if width != dim:
+        raise ConfigError(
+            f"config (model_type {parsed.model_type}): its word vectors are {width} wide and its hidden states {dim}; "
+            "a language model here has one width"
+        )
+
+
+def _habits(parsed: Any) -> Habits | None:
+    """Return the habits of the models of a config; None if transformers cannot build a tiny copy of it."""
+    try:
+        return hosted_probe.find_habits(parsed, _build)
+    except hosted_probe.TinyCopyError:
+        return None
+    except ConfigError as error:
+        raise ConfigError(f"config.model_type: {parsed.model_type!r} cannot be used: {error}{_remedy(parsed)}") from error
+
+
+def _remedy(parsed: Any) -> str:
+    bidirectional = getattr(parsed, "is_decoder", True) is False
+    return "; if the weights are of a decoder, set config.is_decoder to true" if bidirectional else "; choose another causal language model"
+
+
+def _habits_of(model: nn.Module) -> Habits:
+    """Try out a model itself, because there is no tiny copy; without values (meta device) the usual habits are returned."""
+    if next(model.parameters()).is_meta:
+        return Habits(0 if "position_ids" in hosted_decoder.takes(model) else None)
+    with hosted_probe.plain_cpu():
+        return hosted_probe.try_out(model.eval())
+
+
 def _build(parsed: Any) -> nn.Module:
     library = import_transformers()
-
-    def build() -> nn.Module:
+    try:
         with quiet_and_offline():
             return library.AutoModelForCausalLM.from_config(parsed, dtype=torch.get_default_dtype())
-
-    try:
-        with meta_device():
-            build()  # errors show up here, before any memory is allocated
-        return build()
-    except REFUSALS as error:  # transformers defines no error class for a bad config
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    except hosted_probe.FAILURES as error:  # transformers defines no error class for a bad config
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise ConfigError(f"config (model_type {parsed.model_type}): transformers cannot build the model: {reason}") from error

@@ -1,8 +1,8 @@
 """Helpers for encoders that wrap another library's model: tokens from feature maps, and a trial run without weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -11,8 +11,20 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.layers.meta import meta_device
 
+RESIZES = {"center": "crop", "squash": "squash", "border": "border"}  # from timm's crop_mode to ``resize`` of our image processor
 M = TypeVar("M", bound=nn.Module)
 REFUSALS = (AssertionError, AttributeError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def timm_preprocessing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords of our image processor for a ``pretrained_cfg`` of timm."""
+    return {
+        "resize": RESIZES[config["crop_mode"]],
+        "interpolation": config["interpolation"],
+        "crop_fraction": config["crop_pct"],
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+    }
 
 
 def flatten_map(features: Float[Tensor, "batch a b c"], *, channels_last: bool = False) -> Float[Tensor, "batch num_tokens dim"]:

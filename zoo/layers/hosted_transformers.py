@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError, name_choices
 
@@ -92,7 +92,7 @@ def parse_config(config: Mapping[str, Any], refused: Mapping[str, str], example:
     return parsed
 
 
-def read_into(model: nn.Module, directory: str | Path, **keywords: Any) -> nn.Module:
+def read_into(model: nn.Module, directory: str | Path, tensors: Mapping[str, Tensor] | None = None, **keywords: Any) -> nn.Module:
     """Return a model of the same class and config with the weights of a directory.
 
     Transformers reads the weights, and renames those of older checkpoints.
@@ -100,6 +100,7 @@ def read_into(model: nn.Module, directory: str | Path, **keywords: Any) -> nn.Mo
     Args:
         model: an instance of the class, with its config.
         directory: a directory with safetensors files.
+        tensors: the weights, if they are not those of the directory's files as they are.
         keywords: further arguments of ``from_pretrained``.
 
     Raises:
@@ -110,7 +111,9 @@ def read_into(model: nn.Module, directory: str | Path, **keywords: Any) -> nn.Mo
     careful = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with torch.device("cpu"), quiet_and_offline():
-            found, report = read(str(directory), **keywords, **careful)  # mismatched sizes are refused below, with their names
+            given = {"state_dict": dict(tensors)} if tensors is not None else {}
+            place = str(directory) if tensors is None else None
+            found, report = read(place, **given, **keywords, **careful)  # mismatched sizes are refused below, with their names
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(f"{directory}: cannot be read as {type(model).__name__} ({reason})") from error

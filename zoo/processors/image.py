@@ -15,6 +15,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.processors.media.image_file import open_image, read_pixels
 from zoo.registry import register
 from zoo.types import ModalityProcessor
+from zoo.types.processor import CLIP_MEAN, CLIP_STD
 
 RESIZES = ("crop", "squash", "pad", "border")
 INTERPOLATIONS = {
@@ -26,8 +27,6 @@ INTERPOLATIONS = {
 TORCH_FILTERS = ("bilinear", "bicubic")  # filters that torch supports for uint8 with antialiasing
 LEAST_SHRINKING = 1.5  # from here on torch is within one grey level of PIL; below it, two values in a million are two levels off
 MOST_ELONGATED = 3.0  # above this aspect ratio PIL is faster, because it resamples only the part that is kept
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # openai/CLIP clip.py, _transform
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @register("processor")
@@ -44,6 +43,7 @@ class ImageProcessor(ModalityProcessor):
             with the mean colour, and then scales (LLaVA 1.5); "border" scales the longest side, and fills the rest with the mean
             colour (timm).
         crop_fraction: timm's crop_pct; 1.0 for CLIP.
+        fill: grey level, 0 to 255, of what "pad" and "border" add; None is the mean colour. open_clip's "longest" adds black.
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1].
 
@@ -63,6 +63,7 @@ class ImageProcessor(ModalityProcessor):
         crop_fraction: float = 1.0,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
+        fill: int | None = None,
     ) -> None:
         if resize not in RESIZES:
             raise ConfigError(f"resize: there is no {resize!r}; {name_choices(resize, RESIZES)}")
@@ -73,7 +74,9 @@ class ImageProcessor(ModalityProcessor):
                 f"image processor: image_size {image_size}, crop_fraction {crop_fraction}, mean {list(mean)}, std {list(std)}; "
                 "allowed are a positive size, a fraction in (0, 1], and three values each, std above 0"
             )
-        self.image_size, self.resize, self.crop_fraction = image_size, resize, crop_fraction
+        if fill is not None and not 0 <= fill <= 255:
+            raise ConfigError(f"fill: got {fill}; allowed is a grey level of 0 to 255, or null for the mean colour")
+        self.image_size, self.resize, self.crop_fraction, self.fill = image_size, resize, crop_fraction, fill
         self.interpolation = interpolation
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
 
@@ -87,6 +90,7 @@ class ImageProcessor(ModalityProcessor):
             "crop_fraction": self.crop_fraction,
             "mean": list(self.mean),
             "std": list(self.std),
+            **({} if self.fill is None else {"fill": self.fill}),
         }
 
     def item(self, raw: Any) -> UInt8[Tensor, "3 height width"]:
@@ -185,7 +189,7 @@ class ImageProcessor(ModalityProcessor):
 
     @property
     def _fill(self) -> tuple[int, int, int]:
-        red, green, blue = (int(255 * value) for value in self.mean)
+        red, green, blue = (int(255 * value) for value in self.mean) if self.fill is None else (self.fill,) * 3
         return red, green, blue
 
     def _placed(self, width: int, height: int) -> tuple[int, int, int, int]:

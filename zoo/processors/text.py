@@ -1,5 +1,6 @@
 """Text processor: converts strings, or accepts token ids, for a text encoder, with the ``tokenizers`` library."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, WeightsError, name_choices
-from zoo.processors.media.read_aloud import SYMBOLS, symbol_tokenizer
+from zoo.processors.media.read_aloud import SYMBOLS, fitting_pieces, symbol_tokenizer
 from zoo.processors.tokenizers.cleaning import CLEANINGS
 from zoo.processors.tokenizers.library_tokenizers import CLIP_END_ID, CLIP_VOCABULARY, bert_template, clip_tokenizer, find_mask, find_merges
 from zoo.registry import register
@@ -190,6 +191,23 @@ class TextProcessor(ModalityProcessor):
         if len(ids) > longest:
             ids = [*ids[: longest - 1], self.eot_token_id]
         return torch.tensor(ids, dtype=torch.int64)
+
+    def speakable_pieces(self, sentence: str) -> list[str]:
+        """Return a sentence in pieces of at most ``context_length`` symbols; empty if no symbol of it can be spoken."""
+        pieces = fitting_pieces(sentence, self.context_length, self._num_symbols)
+        return [piece for piece in pieces if self._num_symbols(piece)]
+
+    def unspoken(self, text: str) -> str:
+        """Return the letters and signs of a text that a symbol table cannot express, once each; empty for other tokenizers."""
+        if self.source not in SYMBOLS:
+            return ""
+        dropped = set(self.clean(text)) - set(SYMBOLS[self.source])
+        foreign = [letter for letter in dict.fromkeys(text) if not letter.isascii() and unicodedata.category(letter)[0] in "LNS"]
+        return "".join(letter for letter in foreign if dropped & set(unicodedata.normalize("NFKD", letter.lower())))
+
+    def _num_symbols(self, text: str) -> int:
+        assert self.tokenizer is not None  # a symbol table is a tokenizer from the start
+        return len(self.tokenizer.encode(self.clean(text)).ids)
 
     def _pair(self, first: str, second: str, longest: int) -> list[int]:
         """Join two texts in one row; the longer one is truncated first, as in transformers."""

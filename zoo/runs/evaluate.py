@@ -36,7 +36,7 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
             f"data: {config['checkpoint']} is not a run directory, so that its data is unknown; choose one, for example data=digits"
         )
     source = make_source(data)
-    model = load(directory, device=config.get("device"))
+    model = load(directory, device=config.get("device"), precision=config.get("precision"))
     evaluation = make_evaluation(settings, model)
     if evaluation is None:
         known = ", ".join(part_names("evaluation"))

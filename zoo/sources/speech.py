@@ -1,8 +1,9 @@
-"""Speech recordings with transcripts: a table of paths and texts, LJSpeech, LibriSpeech, or the prompts of Asterisk.
+"""Speech recordings with transcripts: a table of paths and texts, LJSpeech, LibriSpeech, Common Voice, or the prompts of Asterisk.
 
-Layouts: a CSV or JSON-lines table (``zoo fetch asterisk_sounds`` writes one); LJSpeech 1.1, ``metadata.csv`` with lines
-``id|text|normalised text`` beside ``wavs/``; LibriSpeech (Panayotov et al. 2015), ``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt``
-beside FLAC files.
+Layouts: a CSV or JSON-lines table (``zoo fetch asterisk_sounds`` writes one; NeMo's manifests and Hugging Face's audio folders are such
+tables too); LJSpeech 1.1, ``metadata.csv`` with lines ``id|text|normalised text`` beside ``wavs/``; LibriSpeech (Panayotov et al. 2015),
+``SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`` beside FLAC files; Common Voice (Ardila et al. 2020), ``train.tsv``, ``dev.tsv`` and
+``test.tsv`` beside ``clips/``.
 """
 
 from collections import Counter
@@ -15,7 +16,7 @@ from jaxtyping import Float
 
 from zoo.data.groups import stable_group
 from zoo.data.order import Order, bucketed
-from zoo.data.readers.recordings import Clip, librispeech_clips, ljspeech_clips, table_clips, windows_of
+from zoo.data.readers.recordings import Clip, common_voice_clips, librispeech_clips, ljspeech_clips, table_clips, windows_of
 from zoo.data.readers.table import SUFFIXES
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.audio_file import read_piece, require_audio, seconds_in_header
@@ -23,8 +24,8 @@ from zoo.registry import register
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
-LAYOUTS = ("auto", "table", "ljspeech", "librispeech")
-TABLES = ("table.jsonl", "table.csv", "metadata.jsonl", "metadata.csv")  # names tried in this order if no table is given
+LAYOUTS = ("auto", "table", "ljspeech", "librispeech", "common_voice")
+TABLES = ("table.jsonl", "table.csv", "metadata.jsonl", "metadata.csv", "manifest.json")  # names tried in this order if no table is given
 POLICIES = ("error", "skip")
 FAULTS_SHOWN = 5
 PREVIOUS_CHARACTERS = 1000  # of preceding text; more than the 223 tokens that fit into Whisper's prompt
@@ -39,13 +40,14 @@ class Speech(Source):
 
     Args:
         path: the folder, or a table file.
-        layout: "table", "ljspeech", "librispeech", or "auto" to detect it.
+        layout: "table", "ljspeech", "librispeech", "common_voice", or "auto" to detect it.
         table: CSV or JSON-lines file, in ``path`` or elsewhere; paths in it are relative to it. Optional columns: ``split``; ``kind``, for
             which evaluation reports separate results (LibriSpeech's subsets are kinds); ``previous``, the text spoken before; ``language``
-            and ``task`` of the text; ``seconds``, the duration. JSON lines may also have ``segments``, a list of objects with ``start``,
+            and ``task`` of the text; ``seconds`` or ``duration``. JSON lines may also have ``segments``, a list of objects with ``start``,
             ``end`` (in seconds) and ``text``.
-        audio_key: column of the paths.
-        text_key: column of the transcripts.
+        audio_key: column of the paths. None takes the first that exists: path, audio_filepath, file_name, audio_path, audio, wav.
+        text_key: column of the transcripts. None takes the first that exists: text, sentence, transcription, transcript, normalized_text.
+            An empty text means a recording without speech; all words that a model writes for it count as insertions.
         split_fractions: shares of train, validation and test for recordings without a given split.
         window_seconds: cut recordings with segments into windows of this length (Whisper: 30), each with its segments; None keeps them
             whole.
@@ -70,8 +72,8 @@ class Speech(Source):
         path: str | Path,
         layout: str = "auto",
         table: str | Path | None = None,
-        audio_key: str = "path",
-        text_key: str = "text",
+        audio_key: str | None = None,
+        text_key: str | None = None,
         split_fractions: Sequence[float] = (0.9, 0.05, 0.05),
         window_seconds: float | None = None,
         previous_share: float = 0.0,
@@ -117,7 +119,7 @@ class Speech(Source):
         """Return the transcripts of the training split without duplicates, as text to train a tokenizer on."""
         return list(dict.fromkeys(clip.text for clip in self._clips["train"]))
 
-    def _found(self, layout: str, table: Path | None, keys: tuple[str, str]) -> tuple[str, Iterator[Clip | str]]:
+    def _found(self, layout: str, table: Path | None, keys: tuple[str | None, str | None]) -> tuple[str, Iterator[Clip | str]]:
         """Detect the layout, and return its name and an iterator over clips and faults.
 
         Args:
@@ -141,6 +143,7 @@ class Speech(Source):
             "ljspeech": lambda: ljspeech_clips(root),
             "table": lambda: next((table_clips(root / name, *keys) for name in TABLES if (root / name).is_file()), None),
             "librispeech": lambda: librispeech_clips(root),
+            "common_voice": lambda: common_voice_clips(root),
         }
         for name, read in known.items():
             clips = read() if layout in ("auto", name) else None
@@ -150,6 +153,7 @@ class Speech(Source):
             "table": f"a table ({', '.join(TABLES)})",
             "ljspeech": "metadata.csv beside wavs/",
             "librispeech": "*.trans.txt in its folders",
+            "common_voice": "train.tsv, dev.tsv or test.tsv beside clips/",
         }
         missing = " nor ".join(wanted.values()) if layout == "auto" else wanted[layout]
         raise DataError(

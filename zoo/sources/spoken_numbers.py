@@ -21,8 +21,10 @@ from jaxtyping import Int16, Int64
 from zoo.data.groups import stable_group
 from zoo.data.order import Order, bucketed
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.processors.media.read_aloud import MONTHS, number_words, read_aloud
+from zoo.processors.media.read_aloud import read_aloud
 from zoo.processors.media.voices import ENGINES, find_voice
+from zoo.processors.spoken.dates import MONTHS
+from zoo.processors.spoken.numbers import number_words
 from zoo.registry import register
 from zoo.storage.places import cache_directory
 from zoo.types import Sample, Source, Split

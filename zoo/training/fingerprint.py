@@ -47,9 +47,10 @@ def hash_random_state() -> str:
     return digest.hexdigest()
 
 
-def hash_parameters(model: nn.Module) -> str:
-    """Return a hash of the model's parameters and buffers."""
-    return hash_tensors(sorted(model.state_dict().items()))
+def hash_parameters(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """Return a hash of the model's parameters and buffers, or of those that it would have in another floating point type."""
+    tensors = sorted(model.state_dict().items())
+    return hash_tensors((name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor) for name, tensor in tensors)
 
 
 def hash_gradients(model: nn.Module) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from zoo.types.batch import Encoded
@@ -123,7 +124,7 @@ def encode(
     mask: Tensor | None = None,
     *,
     reads: str = "tokens",
-    layer: int | None = None,
+    layer: int | Sequence[int] | None = None,
     class_token: bool = False,
 ) -> Encoded:
     """Run an encoder for a head that reads "tokens", "pooled" or "patches".
@@ -135,12 +136,15 @@ def encode(
         x: the modality's tensor.
         mask: True at real positions.
         reads: "patches" calls ``Encoder.patches`` with ``layer`` and ``class_token``; the others call the encoder.
-        layer: see ``Encoder.patches``.
+        layer: see ``Encoder.patches``; of several layers, the features stand one behind the other in each token.
         class_token: see ``Encoder.patches``.
     """
     if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
         x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
         mask = None if mask is None else mask.to(weight.device)
+    if reads == "patches" and isinstance(layer, Sequence):
+        found = [encoder.patches(x, mask, layer=each, class_token=class_token) for each in layer]
+        return Encoded(torch.cat([each.tokens for each in found], dim=-1), None, found[0].mask)  # [B, num_tokens, layers * dim]
     if reads == "patches":
         return encoder.patches(x, mask, layer=layer, class_token=class_token)
     return encoder(x, mask, reads=reads)

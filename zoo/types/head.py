@@ -73,7 +73,7 @@ class Head(Part, nn.Module):
     verbs: ClassVar[Sequence[str]] = ()
     evaluation: ClassVar[str | None] = None
     reads: Sequence[str] = ()
-    feature_layer: int | None = None
+    feature_layer: int | Sequence[int] | None = None
     class_token: bool = False
     language: LanguageModel | None
     connectors: Mapping[str, Connector]

@@ -7,6 +7,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from zoo.types.batch import Batch
 from zoo.types.source import Sample
 
+# Mean and standard deviation of images if an encoder does not say its own (openai/CLIP clip.py, _transform).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 class Tokenizer(Protocol):
     """The methods of ``tokenizers.Tokenizer`` that zoo uses."""

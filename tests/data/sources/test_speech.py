@@ -103,6 +103,63 @@ def test_ljspeech_takes_the_normalised_text_and_quotation_marks_as_they_are(tmp_
     assert texts == {"LJ001-0001": 'In fourteen fifty-five, "he"', "LJ001-0002": "plain"}
 
 
+def test_ljspeech_takes_the_text_where_the_normalised_text_is_empty(tmp_path):
+    for name in ("c3", "c4"):
+        write_clip(tmp_path / "wavs" / f"{name}.wav")
+    (tmp_path / "metadata.csv").write_text("c3|It costs $5.|\nc4||\n", encoding="utf-8")
+    source = Speech(path=tmp_path, on_bad="skip")
+    assert [sample.inputs["text"] for samples in samples_of(source).values() for sample in samples] == ["It costs $5."]
+    assert source.skipped == ["metadata.csv, line 2: no text"]
+
+
+def test_common_voice_has_splits_by_the_names_of_its_files(tmp_path):
+    header = "client_id\tpath\tsentence\tup_votes\tlocale\n"
+    for split, text in (("train", 'He said "no'), ("dev", "Guten Tag"), ("test", "one\ttwo")):
+        write_clip(tmp_path / "clips" / f"common_voice_{split}.mp3")
+        (tmp_path / f"{split}.tsv").write_text(f"{header}a1\tcommon_voice_{split}.mp3\t{text}\t2\tde\n", encoding="utf-8")
+    source = Speech(path=tmp_path, on_bad="skip")
+    found = {name: (samples[0].inputs["text"], samples[0].inputs["language"]) for name, samples in samples_of(source).items()}
+    assert source.layout == "common_voice" and found == {"train": ('He said "no', "de"), "validation": ("Guten Tag", "de")}
+    assert source.skipped == ["test.tsv, line 2: 6 cells where the header has 5"]
+
+
+def test_common_voice_without_splits_and_without_suffixes(tmp_path):
+    write_clip(tmp_path / "clips" / "a.mp3")
+    rows = "path\tsentence\na\thello\nb\tthere\na\t\n"
+    (tmp_path / "validated.tsv").write_text(rows, encoding="utf-8")
+    source = Speech(path=tmp_path, on_bad="skip")
+    assert [sample.inputs["text"] for samples in samples_of(source).values() for sample in samples] == ["hello"]
+    assert source.skipped == ["validated.tsv, line 3: there is no file clips/b", "validated.tsv, line 4: no text"]
+
+
+def test_common_voice_names_a_missing_column(tmp_path):
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "train.tsv").write_text("path\ttext\na\thello\n", encoding="utf-8")
+    with pytest.raises(DataError, match="train.tsv, line 1: no key 'sentence'"):
+        Speech(path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "row"),
+    [
+        ("manifest.json", {"audio_filepath": "clips/a.wav", "text": "hello", "duration": 0.2}),  # NeMo
+        ("metadata.jsonl", {"file_name": "clips/a.wav", "transcription": "hello"}),  # Hugging Face's audio folder
+    ],
+)
+def test_tables_of_other_tools_need_no_keys(tmp_path, file, row):
+    write_clip(tmp_path / "clips" / "a.wav")
+    (tmp_path / file).write_text(json.dumps(row) + "\n")
+    for path in (tmp_path, tmp_path / file):
+        source = Speech(path=path)
+        assert [sample.inputs["text"] for samples in samples_of(source).values() for sample in samples] == ["hello"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_an_empty_text_means_that_nobody_speaks(table, suffix):
+    source = Speech(path=table({"path": "clips/1.wav", "text": ""}, suffix=suffix))
+    assert "" in [sample.inputs["text"] for samples in samples_of(source).values() for sample in samples]
+
+
 def test_librispeech_has_splits_by_the_names_of_its_folders(tmp_path):
     for subset in ("train-clean-100", "dev-other", "test-clean"):
         folder = tmp_path / subset / "84" / "121"
@@ -122,7 +179,7 @@ def test_librispeech_has_splits_by_the_names_of_its_folders(tmp_path):
     ("row", "words"),
     [
         ({"path": "clips/none.wav", "text": "x"}, "row 41: there is no file 'clips/none.wav'"),
-        ({"path": "clips/1.wav", "text": " "}, "row 41: text is empty"),
+        ({"path": "clips/1.wav", "text": None}, "row 41: text is None"),
         ({"path": "clips/1.wav", "text": 7}, "text is 7"),
         ({"path": "clips/1.wav"}, "no key 'text'"),
         ({"path": "clips/1.wav", "text": "x", "split": "tset"}, "did you mean 'test'"),

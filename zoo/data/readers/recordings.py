@@ -1,4 +1,4 @@
-"""Readers of speech data sets (table, LJSpeech, LibriSpeech), and the cutting of long recordings into windows.
+"""Readers of speech data sets (table, LJSpeech, LibriSpeech, Common Voice), and the cutting of long recordings into windows.
 
 A reader yields a ``Clip`` for each usable entry, and a string for each entry that cannot be used: its position and the reason.
 """
@@ -18,6 +18,11 @@ from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 SPLIT_WORDS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
 SEGMENT_KEYS = ("start", "end", "text")
 FURTHER_KEYS = ("language", "task", "previous")  # optional columns: language and task of the text, and the text spoken before it
+# Names of the columns in the tables of publishers, in the order in which they are tried: ours, NeMo's manifests, Hugging Face's folders.
+AUDIO_KEYS = ("path", "audio_filepath", "file_name", "audio_path", "audio", "wav")
+TEXT_KEYS = ("text", "sentence", "transcription", "transcript", "normalized_text")
+SECONDS_KEYS = ("seconds", "duration")
+COMMON_VOICE_SPLITS = {"train": "train", "dev": "validation", "test": "test"}  # name of the .tsv file -> split
 
 Segment = tuple[float, float | None, str]
 
@@ -48,9 +53,16 @@ class Clip:
     start: float | None = None
 
 
-def table_clips(table: Path, audio_key: str, text_key: str) -> Iterator[Clip | str]:
-    """Yield the clips of a CSV or JSON-lines table; paths are relative to the table. JSON lines may have segments and no text."""
-    needed = (audio_key, text_key) if table.suffix.lower() == ".csv" else (audio_key,)
+def table_clips(table: Path, audio_key: str | None, text_key: str | None) -> Iterator[Clip | str]:
+    """Yield the clips of a CSV or JSON-lines table; paths are relative to the table. JSON lines may have segments and no text.
+
+    Args:
+        audio_key: column of the paths; None takes the first of ``AUDIO_KEYS`` that a row has.
+        text_key: column of the transcripts; None takes the first of ``TEXT_KEYS`` that a row has. An empty text is legal: the
+            recording contains no speech.
+    """
+    is_csv = table.suffix.lower() == ".csv"
+    needed = [key for key in (audio_key, text_key if is_csv else None) if key is not None]
     for row in read_table(table, needed):
         try:
             if row.fault is not None:
@@ -60,15 +72,16 @@ def table_clips(table: Path, audio_key: str, text_key: str) -> Iterator[Clip | s
             yield f"{table.name}, row {row.number}: {fault}"
 
 
-def _row_clip(row: Row, folder: Path, audio_key: str, text_key: str) -> Clip:
+def _row_clip(row: Row, folder: Path, audio_key: str | None, text_key: str | None) -> Clip:
     """Return the clip of a row.
 
     Raises:
         DataError: the row cannot be used; the message gives the reason.
     """
     values, segments = row.values, _segments(row.values.get("segments"))
+    audio_key, text_key = audio_key or _present(values, AUDIO_KEYS), text_key or _present(values, TEXT_KEYS)
     said = " ".join(text.strip() for _, _, text in segments)
-    text = _words(values, text_key) if text_key in values or not said.strip() else said
+    text = _text(values, text_key) if text_key in values or not said.strip() else said
     name, split = _words(values, audio_key), values.get("split") or None
     if split is not None and split not in SPLIT_WORDS:
         raise DataError(f"split is {split!r}; {name_choices(str(split), SPLIT_WORDS)}")
@@ -76,9 +89,24 @@ def _row_clip(row: Row, folder: Path, audio_key: str, text_key: str) -> Clip:
     if not path.is_file():
         raise DataError(f"there is no file {name!r}")
     further = {key: _words(values, key) for key in FURTHER_KEYS if values.get(key)}
-    seconds, kind = values.get("seconds"), str(values.get("kind") or "")
-    known = float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
-    return Clip(path, name, text, SPLIT_WORDS.get(split or ""), kind, segments, further, seconds=known)
+    kind = str(values.get("kind") or "")
+    return Clip(path, name, text, SPLIT_WORDS.get(split or ""), kind, segments, further, seconds=_seconds(values))
+
+
+def _present(values: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Return the first of several column names that a row has, else the first one, which a message then says is missing."""
+    return next((key for key in keys if key in values), keys[0])
+
+
+def _seconds(values: Mapping[str, Any]) -> float | None:
+    seconds = values.get(_present(values, SECONDS_KEYS))
+    return float(seconds) if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0 else None
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    """Return the transcript of a row; empty if the recording contains no speech."""
+    value = values.get(key)
+    return value.strip() if isinstance(value, str) else _words(values, key)
 
 
 def _words(values: Mapping[str, Any], key: str) -> str:
@@ -113,14 +141,17 @@ def _segments(raw: Any) -> tuple[Segment, ...]:
 
 
 def ljspeech_clips(root: Path) -> Iterator[Clip | str] | None:
-    """Read LJSpeech: ``metadata.csv`` with lines ``id|text|normalised text``, beside ``wavs/``; None if the folder has another layout."""
+    """Read LJSpeech: ``metadata.csv`` with lines ``id|text|normalised text``, beside ``wavs/``; None if the folder has another layout.
+
+    If the normalised text is empty or missing, the text is taken.
+    """
     return _ljspeech_lines(root) if (root / "metadata.csv").is_file() and (root / "wavs").is_dir() else None
 
 
 def _ljspeech_lines(root: Path) -> Iterator[Clip | str]:
     for number, line in enumerate(text_lines(root / "metadata.csv"), start=1):
         fields = line.split("|")  # not a quoted CSV: quotation marks are part of the text
-        path, text = root / "wavs" / f"{fields[0]}.wav", fields[-1].strip()
+        path, text = root / "wavs" / f"{fields[0]}.wav", next((text for part in fields[:0:-1] if (text := part.strip())), "")
         if len(fields) in (2, 3) and text and path.is_file():
             chapter = fields[0].rpartition("-")[0]  # LJ001-0007 is the seventh utterance of chapter LJ001
             yield Clip(path, fields[0], text, place=(chapter, number))
@@ -152,6 +183,42 @@ def _librispeech_lines(root: Path, files: Sequence[Path]) -> Iterator[Clip | str
                 yield Clip(path, name, text.strip(), split, subset, place=(chapter, number))
             else:
                 yield f"{file.name}, line {number}: {'no text' if path else f'there is no recording {name!r}'}"
+
+
+def common_voice_clips(root: Path) -> Iterator[Clip | str] | None:
+    """Read Common Voice: ``train.tsv``, ``dev.tsv`` and ``test.tsv`` beside ``clips/``; None if the folder has another layout.
+
+    If none of the three exists, ``validated.tsv`` is read, and splits are chosen by the texts. Cells are not quoted. The columns ``path``
+    and ``sentence`` are needed; ``locale`` gives the language of the text.
+    """
+    if not (root / "clips").is_dir():
+        return None
+    files = [root / f"{name}.tsv" for name in COMMON_VOICE_SPLITS if (root / f"{name}.tsv").is_file()]
+    files = files or [path for path in [root / "validated.tsv"] if path.is_file()]
+    return _common_voice_lines(root, files) if files else None
+
+
+def _common_voice_lines(root: Path, files: Sequence[Path]) -> Iterator[Clip | str]:
+    for file in files:
+        header, *lines = text_lines(file) or [""]
+        columns = header.split("\t")
+        missing = [key for key in ("path", "sentence") if key not in columns]
+        if missing:
+            yield f"{file.name}, line 1: {missing_key(missing[0], columns)}"
+            continue
+        for number, line in enumerate(lines, start=2):
+            cells = line.split("\t")  # not a quoted table: quotation marks are part of the text
+            if len(cells) != len(columns):
+                yield f"{file.name}, line {number}: {len(cells)} cells where the header has {len(columns)}"
+                continue
+            values = dict(zip(columns, map(str.strip, cells), strict=True))
+            name, text, language = values["path"], values["sentence"], values.get("locale")
+            path = next((p for suffix in ("", ".mp3") if (p := root / "clips" / f"{name}{suffix}").is_file()), None)
+            if path is not None and text:
+                further = {"language": language} if language else {}
+                yield Clip(path, path.stem, text, COMMON_VOICE_SPLITS.get(file.stem), further=further)
+            else:
+                yield f"{file.name}, line {number}: {'no text' if path else f'there is no file clips/{name}'}"
 
 
 def windows_of(clip: Clip, seconds: float) -> Iterator[Clip]:

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from zoo.errors import DataError, ZooError, name_choices
 from zoo.storage.outside import parse_json, refuse_special
 
-SUFFIXES = (".csv", ".jsonl", ".ndjson")
+SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")  # .json: one object a line, as NeMo writes its manifests
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,10 @@ class AsrResult(Result):
         found = []
         if self.by_kind:
             columns = ["items", "wer", "cer", "exact_match"]
-            rows = [[kind, f"{row['items']:.0f}", *(f"{100 * row[n]:.2f} %" for n in columns[1:])] for kind, row in self.by_kind.items()]
+            rows = [
+                [kind, f"{row['items']:.0f}", *(f"{100 * row[n]:.2f} %" if n in row else "-" for n in columns[1:])]
+                for kind, row in self.by_kind.items()
+            ]
             found.append(("by kind", ["kind", *columns], rows))
         if self.worst:
             rows = [[row.id[-40:], f"{row.compared.words.errors}/{row.compared.words.units}", row.compared.excerpt] for row in self.worst]

@@ -69,7 +69,7 @@ class MultimodalLM(LanguageHead):
         inputs: Mapping[str, EncoderSpec],
         language: LanguageModel,
         connectors: Mapping[str, str | Mapping[str, Any]],
-        feature_layer: int | None,
+        feature_layer: int | Sequence[int] | None,
     ) -> None:
         super().__init__()
         unknown = sorted(set(connectors) - set(self.accepts.modalities))

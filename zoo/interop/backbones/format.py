@@ -1,40 +1,72 @@
 """Models of timm and transformers that zoo hosts as they are, and that no other format converts."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
+from zoo.errors import ConfigError
+from zoo.interop.backbones import rows
+from zoo.interop.backbones.timm_directory import TIMM, describe_timm
+from zoo.interop.base.files import CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import MAYBE, NO, Description, Format
 from zoo.interop.base.recognise import library_config
-from zoo.interop.base.source import TRANSFORMERS, Source
+from zoo.interop.base.source import TRANSFORMERS as DIRECTORY
+from zoo.interop.base.source import Source
+from zoo.layers.hosted_transformers import import_transformers
 from zoo.registry import register
+
+WHOLE = ("text_config", "audio_config")  # keys of models of several modalities, of which an image encoder alone is only a part
+HEAD = "its head is left out; the encoder gives tokens and pooled vectors"
 
 
 @register("format")
 class Backbones(Format):
-    """Directories of transformers and timm whose model type no other format knows.
+    """Directories of transformers and timm whose model type no other format knows: image encoders that run in their own library.
 
-    A part that hosts such a model reads them itself (``Part.read_native``); parts of ours cannot take them.
+    DINOv3, AIMv2, ConvNeXt, Swin and every other vision backbone are among them. A part that hosts such a model reads its weights itself
+    (``Part.read_native``); parts of ours cannot take them.
     """
+
+    files = {**TRANSFORMERS, **IMAGES, **GENERATION, **CLASSES, **TOKENIZERS}
 
     def recognises(self, source: Source) -> float:
         """Return a little certainty for every directory with a ``config.json`` that names a model."""
-        named = source.library == TRANSFORMERS and (bool(source.model_type) or "architecture" in _config(source))
+        named = source.library == DIRECTORY and (bool(source.model_type) or TIMM in _config(source))
         return MAYBE if named else NO
 
     def describe(self, source: Source) -> Description:
-        """Raise the error that names the model type and the way out."""
+        """Return the encoder of a vision backbone; any other model raises the error that names the way out."""
+        config = _config(source)
+        if (timm := describe_timm(source)) is not None:
+            return timm
+        if _is_backbone(config):
+            family, arguments = rows.describe(f"transformers/{source.directory}")
+            heads = [str(name) for name in config.get("architectures") or () if "For" in str(name)]
+            return Description({"encoder": {"name": family, **arguments}}, left_out=tuple(f"of {name}, {HEAD}" for name in heads))
         library_config(source, self)
-        raise AssertionError("this format describes no model type")
+        raise AssertionError("this format describes no other model type")
 
     def read(self, source: Source, part: str = "", into: nn.Module | None = None) -> Mapping[str, Tensor]:
         """Return the tensors under their own names, which strict loading then refuses with its report."""
         return source.tensors
 
 
-def _config(source: Source) -> Mapping[str, object]:
-    from zoo.errors import ConfigError
+def _is_backbone(config: Mapping[str, Any]) -> bool:
+    """Return True if transformers has a model of images alone for a config."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or any(key in config for key in WHOLE) or "auto_map" in config:
+        return False
+    library = import_transformers()
+    if kind not in library.CONFIG_MAPPING:
+        return False
+    known = library.MODEL_MAPPING
+    parsed = library.CONFIG_MAPPING[kind]
+    architecture = known[parsed] if parsed in known else None
+    return isinstance(architecture, type) and architecture.main_input_name == "pixel_values"  # type: ignore[attr-defined]
 
+
+def _config(source: Source) -> Mapping[str, Any]:
     try:
         return source.config
     except ConfigError:

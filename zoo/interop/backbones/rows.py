@@ -1,4 +1,4 @@
-"""Models of other libraries as rows: ``timm/NAME`` and ``transformers/DIRECTORY_OR_HUB_ID``, vision backbones and language models.
+"""Models of other libraries as rows: ``timm/NAME``, ``timm/hf_hub:OWNER/NAME`` and ``transformers/DIRECTORY_OR_HUB_ID``.
 
 No table of ``conf/`` lists them; their rows are made here when such a name is used. Neither torch nor the library is imported for
 that. A row of transformers holds the whole parsed ``config.json``, so that a model that is built from it and saved does not need
@@ -6,6 +6,7 @@ the directory any more.
 """
 
 import fnmatch
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from zoo.registry import Row
 from zoo.storage.hub import CONFIG, find_file, read_json_object
 
 MODALITY = "image"
+HUB = re.compile(r"hf[-_]hub:")  # timm's prefix of a model of the hub
+TIMM_PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # ends of the names of transformers' causal language models
 # Keys of a config.json that do not describe the backbone: its origin, labels of its classifier, the type that it was saved in.
 NEEDLESS = ("architectures", "dtype", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype", "transformers_version")
@@ -52,7 +55,31 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
         raise ConfigError(
             f"{name}: names no model; write {'timm/resnet18' if family == 'timm' else 'transformers/DIRECTORY or /OWNER/NAME'}"
         )
-    return family, {"model": model} if family == "timm" else read_directory(model)
+    if family != "timm":
+        return family, read_directory(model)
+    return family, _timm_of_hub(model) if HUB.match(model) else {"model": model}
+
+
+def _timm_of_hub(model: str) -> dict[str, Any]:
+    """Return the keywords of the part ``timm`` for ``hf_hub:OWNER/NAME``: its architecture and preprocessing, as timm pushed them.
+
+    Raises:
+        ConfigError: it is no model of timm, or one with arguments that the part does not take.
+    """
+    name = HUB.sub("", model)
+    path = find_file(name, CONFIG)
+    config = {} if path is None else read_json_object(path)
+    if not isinstance(config.get("architecture"), str):
+        raise ConfigError(f"timm/{model}: its {CONFIG} names no architecture of timm; try transformers/{name}")
+    arguments = dict(config.get("model_args") or {})
+    side = arguments.pop("img_size", None)
+    if arguments:
+        raise ConfigError(f"timm/{model}: model_args: {arguments!r} are not taken; allowed is img_size")
+    found = dict(config.get("pretrained_cfg") or {})
+    size = found.get("input_size") or [3, side, side]
+    side = side if side is not None or len(set(size[1:])) > 1 else size[-1]
+    kept = {key: found[key] for key in TIMM_PREPROCESSING if key in found}
+    return {"model": config["architecture"], **({} if side is None else {"image_size": side}), "pretrained_cfg": kept}
 
 
 def describe_language(name: str) -> tuple[str, dict[str, Any]]:

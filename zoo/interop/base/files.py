@@ -26,7 +26,12 @@ def named(why: str) -> Use:
     return Use("named", why)
 
 
-ADAPTERS = ("adapter_config.json", "adapter_model.*", "non_lora_trainables.bin")
+ADAPTER_FILES: Mapping[str, Use] = {  # of PEFT; merged into the weights of a model of transformers
+    "adapter_config.json": USED,
+    "adapter_model.safetensors": USED,
+    "adapter_model.bin": USED,
+}
+ADAPTERS = (*ADAPTER_FILES, "adapter_model.*", "non_lora_trainables.bin")
 CHANGES: Mapping[str, str] = {  # files that change what the weights beside them compute
     **dict.fromkeys(ADAPTERS, "an adapter changes what the weights beside it compute"),
     "mm_projector.*": "a projector that belongs into the model",

@@ -83,8 +83,8 @@ class Description:
             own = {**{key: encoder[key] for key in SIZES[modality]}, **encoder.get("preprocessing", {})}
             found[modality] = {**own, **(given.get(modality) or {})}
         if "conversation" in given:
-            language = self.config["system"]["head"]["language"]
-            found["conversation"] = {**{key: language[key] for key in ("vocab_size", "context_length")}, **given["conversation"]}
+            language, facts = self.config["system"]["head"]["language"], ("vocab_size", "context_length")
+            found["conversation"] = {**{key: language[key] for key in facts if key in language}, **given["conversation"]}
         if "transcript" in given:
             head = self.config["system"]["head"]
             found["transcript"] = {**{key: head[key] for key in ("vocab_size", "context_length")}, **given["transcript"]}

@@ -15,7 +15,7 @@ OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
     *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
     *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
 )
-WHOLE_CLIPS = ("clip", "siglip")  # model types of transformers that open_clip's directories may hold too
+WHOLE_CLIPS = ("clip", "siglip", "metaclip_2", "chinese_clip")  # model types of transformers that open_clip's directories may hold too
 CODE, QUANTISED = "auto_map", "quantization_config"
 
 

@@ -4,7 +4,7 @@ import functools
 from dataclasses import replace
 
 from zoo.errors import ConfigError, WeightsError, name_choices
-from zoo.interop.base.files import change_of, named_files, unexplained
+from zoo.interop.base.files import ADAPTER_FILES, change_of, named_files, unexplained
 from zoo.interop.base.format import KEYS_SAY, Description, Format, NotDescribedError, log
 from zoo.interop.base.library_files import read_library_config
 from zoo.interop.base.source import TRANSFORMERS, ZOO, Source
@@ -68,8 +68,12 @@ def unknown_files(source: Source) -> list[str]:
     """Return the files of a foreign directory that are neither used, known to be harmless, nor named."""
     if source.directory is None or source.library == ZOO:
         return []
-    used = {path.name for path in source.weight_files}
-    return [name for name in unexplained(source.directory, find_format(source).files) if name not in used]
+    used, table = {path.name for path in source.weight_files}, find_format(source).files
+    if source.adapter is None:
+        return [name for name in unexplained(source.directory, table) if name not in used]
+    table = {**table, **ADAPTER_FILES}
+    directories = {source.directory, source.adapter}  # of one that lies beside the weights of its base, both are the same
+    return sorted({name for each in directories for name in unexplained(each, table) if name not in used})
 
 
 def refuse_changes(source: Source) -> None:

@@ -36,7 +36,8 @@ def language_export(model: nn.Module) -> Export | None:
         raise ConfigError(
             f"export: {config['name']!r} is another library's model already; save it with zoo.save, or with its own save_pretrained"
         )
-    files = language_files(config, part_of(model, "conversation"))
+    theirs = transformers_causal_lm.config(whole_keywords("language", {"name": FAMILY, **config}))
+    files = language_files(theirs, part_of(model, "conversation"))
     return Export(files, lambda: language_tensors(inner.state_dict(), config))
 
 
@@ -57,22 +58,22 @@ def language_tensors(state: Mapping[str, Tensor], config: Mapping[str, Any], *, 
     return transformers_causal_lm.from_zoo(state, whole_keywords("language", {"name": FAMILY, **config}), prefix=prefix)
 
 
-def language_files(config: Mapping[str, Any], conversation: Any = None) -> dict[str, Any]:
+def language_files(theirs: Mapping[str, Any], conversation: Any = None) -> dict[str, Any]:
     """Return the files beside the weights.
 
     Args:
+        theirs: the ``config.json`` without ids of tokens.
         conversation: the processor's part that owns the tokenizer.
     """
-    theirs = transformers_causal_lm.config(whole_keywords("language", {"name": FAMILY, **config}))
     if conversation is None or not conversation.is_fitted:
-        return {FOREIGN_CONFIG: theirs | {"bos_token_id": None, "eos_token_id": None}}
+        return {FOREIGN_CONFIG: dict(theirs) | {"bos_token_id": None, "eos_token_id": None}}
     ends = conversation.eos_token_ids
     ids = {
         "bos_token_id": conversation.bos_token_id,
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": conversation.pad_token_id,
     }
-    return {FOREIGN_CONFIG: theirs | ids, "generation_config.json": ids, **tokenizer_files(conversation)}
+    return {FOREIGN_CONFIG: dict(theirs) | ids, "generation_config.json": ids, **tokenizer_files(conversation)}
 
 
 def tokenizer_files(conversation: Any) -> dict[str, Any]:

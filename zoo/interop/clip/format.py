@@ -28,7 +28,7 @@ from zoo.processors.tokenizers.library_tokenizers import CLIP_VOCABULARY, read_t
 from zoo.registry import register
 
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "resize": "squash"}  # SigLIP's images, if the directory does not describe them
-RESIZES = {"shortest": "crop", "squash": "squash"}  # open_clip's: ours
+RESIZES = {"shortest": {"resize": "crop"}, "squash": {"resize": "squash"}, "longest": {"resize": "border", "fill": 0}}  # open_clip's: ours
 CLIP_TEXT = {"tokenizer": "clip", "cleaning": "web", "eot_token_id": CLIP_VOCABULARY - 1}
 CLEANINGS = {  # open_clip's: ours
     "lower": {"cleaning": "web", "lowercase": True},
@@ -40,7 +40,7 @@ ALL_PADDING = {"pad_to": "context_length", "mask_padding": False}
 
 @register("format")
 class Clips(Format):
-    """Systems of the encoders ``vit`` and ``text`` and the head ``clip``."""
+    """Systems of the encoders ``vit`` (of open_clip also ``timm``) and ``text`` (of Chinese-CLIP ``bert``) and the head ``clip``."""
 
     targets = ("transformers", "open_clip")
     takes = "systems of the encoders 'vit' and 'text' with the head 'clip'"
@@ -59,13 +59,13 @@ class Clips(Format):
         """Go by the config of either library, else by the names of the tensors."""
         if source.library == OPEN_CLIP or source.model_type in self.model_types:
             return CONFIG_SAYS
-        return KEYS_SAY if open_clip.recognises(source.keys) or _is_whole(source) else NO
+        return KEYS_SAY if open_clip.recognises(source.keys) or open_clip.refusal(source.keys) or _is_whole(source) else NO
 
     def describe(self, source: Source) -> Description:
         """Return the whole system; a file of open_clip or OpenAI tells it by shapes."""
         if source.library == OPEN_CLIP and source.directory is not None:
             return describe_open_clip(source, source.directory / OPEN_CLIP_CONFIG, source.name)
-        if source.file is not None and open_clip.recognises(source.keys):
+        if source.file is not None and (open_clip.recognises(source.keys) or open_clip.refusal(source.keys)):
             return describe_open_clip(source, source.file.parent / OPEN_CLIP_CONFIG, source.file.stem)
         if source.directory is None or source.library != DIRECTORY:
             raise not_described(source)
@@ -103,6 +103,8 @@ def _text_defaults(kind: str, encoder: Mapping[str, Any]) -> dict[str, Any]:
     """Return the padding of ready token ids, for a directory without tokenizer."""
     if kind == "siglip":
         return {"eot_token_id": 1, "pad_token_id": 1, **ALL_PADDING}
+    if encoder["name"] == "bert":  # its padding is masked
+        return {"eot_token_id": encoder["vocab_size"] - 1, "pad_token_id": 0}
     end = encoder.get("eot_token_id", encoder["vocab_size"] - 1)
     return {"eot_token_id": end, "pad_token_id": end}
 
@@ -121,12 +123,18 @@ def describe_open_clip(source: Source, path: Path, name: str) -> Description:
     certain = bool({"quick_gelu", "vision_cfg"} & set(model)) or openai
     quick = model.get("quick_gelu", openai or (source.file is not None and "quickgelu" in name.lower()))
     if not open_clip.recognises(source.keys):
-        raise ConfigError(f"{path}: is no CLIP with a Vision Transformer of open_clip; other models of open_clip cannot be converted")
+        raise _refusal(source, path)
     system = open_clip.system(source.outline, {**model, "quick_gelu": quick})
     system["encoders"]["image"]["preprocessing"] = _open_clip_preprocessing(whole.get("preprocess_cfg") or {}, path)
     text, tokenizer = _open_clip_text(path.parent, model.get("text_cfg") or {}, system["encoders"]["text"])
     system = {"name": name, **system, "processor": {"image": {}, "text": text}}
     return Description({"system": system}, tokenizer, certain, tells_processing=path.is_file())
+
+
+def _refusal(source: Source, path: Path) -> ConfigError:
+    """Return the error for a model of open_clip that is no CLIP of our parts."""
+    why = open_clip.refusal(source.keys) or "zoo knows the CLIPs of open_clip with a Vision Transformer or a model of timm as image tower"
+    return ConfigError(f"{path if path.is_file() else source.origin}: cannot be converted: {why}")
 
 
 def _open_clip_preprocessing(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -139,7 +147,7 @@ def _open_clip_preprocessing(config: Mapping[str, Any], path: Path) -> dict[str,
     if mode not in RESIZES:
         raise ConfigError(f"{path}: preprocess_cfg.resize_mode: got {mode!r}; allowed is {' or '.join(RESIZES)}")
     bilinear = config.get("interpolation") == "bilinear"  # open_clip uses bicubic for every other word
-    return {**found, "resize": RESIZES[mode], "interpolation": "bilinear" if bilinear else "bicubic"}
+    return {**found, **RESIZES[mode], "interpolation": "bilinear" if bilinear else "bicubic"}
 
 
 def _open_clip_text(directory: Path, config: Mapping[str, Any], encoder: Mapping[str, Any]) -> tuple[dict[str, Any], Tokenizer | None]:

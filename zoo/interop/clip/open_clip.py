@@ -1,4 +1,4 @@
-"""OpenAI's and open_clip's CLIP with a Vision Transformer <-> our system of ``vit``, ``text`` and ``clip``.
+"""OpenAI's and open_clip's CLIP <-> our system of ``vit`` (or ``timm``: ``open_clip_timm``), ``text`` and ``clip``.
 
 References: openai/CLIP ``model.py``; open_clip 3.3, ``model.py``, ``CLIP`` and ``CustomTextCLIP`` (whose text tower stands below
 ``text.``). Learned positions and linear projections are read; any other tensor is an error. Shapes tell the sizes, as in
@@ -15,6 +15,7 @@ from zoo.errors import ConfigError
 from zoo.interop.base import rules
 from zoo.interop.base.rules import lifted, named, scalar, transposed, under
 from zoo.interop.base.transformers_config import refuse_others
+from zoo.interop.clip import open_clip_timm
 from zoo.layers.mlp import hidden_width
 
 ORIGIN = "open_clip"
@@ -24,7 +25,7 @@ HEAD_WIDTH = 64  # default
 CUSTOM = "text."  # before the text tower's names in CustomTextCLIP
 UNUSUAL_BLOCK = dict.fromkeys(("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), (False,))
 LEGAL_VISION = {
-    **{"timm_model_name": (None,), "attentional_pool": (False,), "block_type": (None, "default"), "pool_type": ("tok", "avg")},
+    **{"attentional_pool": (False,), "block_type": (None, "default"), "pool_type": ("tok", "avg"), "final_ln_after_pool": (False,)},
     **UNUSUAL_BLOCK,
 }
 LEGAL_TEXT = {
@@ -40,6 +41,16 @@ LEGAL_TEXT = {
 }
 TEXT_POOLS = {"argmax": "argmax", "eos": "eot", "first": "cls", "last": "last"}  # theirs: ours
 IMAGE_POOLS = {"tok": "cls", "avg": "mean"}
+REFUSALS = {  # first words of names: reason
+    "text_decoder.": "it is a CoCa, whose captions a second text tower writes; zoo has no such head. Choose a CLIP, or a LLaVA or Kosmos-2",
+    "visual.attnpool.": "its image tower is OpenAI's modified ResNet (RN50, RN101, RN50x4, ...), which zoo does not have. Choose one with a "
+    "Vision Transformer (ViT-B-32, ViT-B-16, ViT-L-14), or with a ConvNeXt",
+    "visual.head.mlp.": 'its image projection has two layers (timm_proj "mlp"), which the head \'clip\' does not have. Choose one with a '
+    'linear projection (convnext_base_w instead of convnext_large_d)',
+    "text.transformer.embeddings.": "its text tower is a model of transformers (text_cfg.hf_model_name) with a projection of two layers, "
+    "which the head 'clip' does not have. Choose one with CLIP's own text tower",
+    "text.transformer.encoder.": "its text tower is a model of transformers (text_cfg.hf_model_name), which is not read together with a CLIP",
+}
 QUICK = "open_clip has one quick_gelu for both towers"
 
 BLOCK = named(
@@ -80,10 +91,18 @@ WITHOUT_BIAS = [rule for rule in RULES if rule.theirs != ("text_projection.{w}",
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Return True for the keys of such a CLIP; a ResNet has others."""
+    """Return True for the keys of such a CLIP; ``refusal`` gives the reasons for others."""
     keys = set(keys)
-    image = {"visual.class_embedding", "visual.conv1.weight"} <= keys
-    return image and bool({"token_embedding.weight", f"{CUSTOM}token_embedding.weight"} & keys)
+    image = {"visual.class_embedding", "visual.conv1.weight"} <= keys or open_clip_timm.recognises(keys)
+    return image and bool({"token_embedding.weight", f"{CUSTOM}token_embedding.weight"} & keys) and refusal(keys) is None
+
+
+def refusal(keys: Iterable[str]) -> str | None:
+    """Return the reason why a model of open_clip or OpenAI cannot be built from our parts; None if its names show none."""
+    for word, reason in REFUSALS.items():
+        if any(key.startswith(word) for key in keys):
+            return reason
+    return None
 
 
 def is_openai(keys: Iterable[str]) -> bool:
@@ -98,17 +117,25 @@ def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict
         WeightsError: a tensor has no place in our system.
     """
     plain = {name.removeprefix(CUSTOM): tensor for name, tensor in tensors.items() if name not in BUFFERS}
-    return rules.to_zoo(plain, RULES, origin=ORIGIN, drop=[*OPENAI_SCALARS, *drop])
+    if not open_clip_timm.recognises(plain):
+        return rules.to_zoo(plain, RULES, origin=ORIGIN, drop=[*OPENAI_SCALARS, *drop])
+    image = {ours: tensor for name, tensor in plain.items() if (ours := open_clip_timm.to_zoo(name)) is not None}
+    rest = {name: tensor for name, tensor in plain.items() if open_clip_timm.to_zoo(name) is None}
+    return image | rules.to_zoo(rest, RULES, origin=ORIGIN, drop=drop)
 
 
-def from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_zoo(tensors: Mapping[str, Tensor], vision: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
     """Convert the state dict of our system to that of open_clip.
+
+    Args:
+        vision: the ``vision_cfg`` of an image tower of timm; None is a ``vit``.
 
     Raises:
         WeightsError: a tensor has no place in their CLIP.
     """
     table = WITH_BIAS if "head.projections.text.bias" in tensors else WITHOUT_BIAS
-    return rules.from_zoo(tensors, table, origin=ORIGIN)
+    image, rest = ({}, tensors) if vision is None else open_clip_timm.from_zoo(tensors, vision)
+    return {**image, **rules.from_zoo(rest, table, origin=ORIGIN)}
 
 
 def system(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,12 +150,17 @@ def system(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str
     """
     plain = {name.removeprefix(CUSTOM): tensor for name, tensor in tensors.items()}
     vision, text = dict(config.get("vision_cfg") or {}), dict(config.get("text_cfg") or {})
-    refuse_others({**_usual(LEGAL_VISION), **vision}, LEGAL_VISION, "our vit")
     refuse_others({**_usual(LEGAL_TEXT), **text}, LEGAL_TEXT, "our text")
     quick = bool(config.get("quick_gelu", False))
-    image = {"name": "vit", **_image(plain, vision), "activation": _activation(vision, quick)}
+    if open_clip_timm.recognises(plain):
+        image, word = open_clip_timm.encoder(vision), open_clip_timm.projection(plain.keys())
+        dim = text_dim(plain) if config.get("embed_dim") is None else config["embed_dim"]
+    else:
+        refuse_others({**_usual(LEGAL_VISION), **vision}, LEGAL_VISION, "our vit")
+        image, word = {"name": "vit", **_image(plain, vision), "activation": _activation(vision, quick)}, "linear"
+        dim = plain["visual.proj"].shape[1]
     texts = {"name": "text", **_text(plain, text), "activation": _activation(text, quick)}
-    return {"encoders": {"image": image, "text": texts}, "head": {"name": "clip", **_head(plain)}}
+    return {"encoders": {"image": image, "text": texts}, "head": {"name": "clip", "embed_dim": dim, **_head(plain, word)}}
 
 
 def _usual(legal: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
@@ -193,12 +225,18 @@ def _text(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _head(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def text_dim(tensors: Mapping[str, Tensor]) -> int:
+    """Return the width of the text tower's output."""
+    if "text_projection.weight" in tensors:
+        return tensors["text_projection.weight"].shape[0]
+    return tensors["text_projection" if "text_projection" in tensors else "token_embedding.weight"].shape[1]
+
+
+def _head(tensors: Mapping[str, Tensor], image: str) -> dict[str, Any]:
     sigmoid = "logit_bias" in tensors
     word = "linear_bias" if "text_projection.bias" in tensors else "linear" if "text_projection" in tensors else "none"
     return {
-        "embed_dim": tensors["visual.proj"].shape[1],
-        "projections": {"image": "linear", "text": word},
+        "projections": {"image": image, "text": word},
         **({"loss": "sigmoid", "logit_scale_max": None} if sigmoid else {"loss": "info_nce"}),
     }
 
@@ -209,7 +247,8 @@ def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mappi
     Raises:
         ConfigError: open_clip does not have something that the source has; the message names the key of the system.
     """
-    activations = {image["activation"], text["activation"]}
+    timm = "model" in image  # the keyword of our encoder 'timm'; its activations are no concern of open_clip
+    activations = {text["activation"]} if timm else {image["activation"], text["activation"]}
     quick = "quick_gelu" in activations
     if quick and len(activations) > 1:
         raise ConfigError(f"encoders.text.activation: got {text['activation']!r} beside the image's {image['activation']!r}; {QUICK}")
@@ -219,12 +258,12 @@ def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mappi
         if isinstance(projections, str)
         else {"image": "linear", "text": "linear", **projections}
     )
-    legal = {"image": ("linear",), "text": ("linear", "linear_bias", "none")}
+    legal = {"image": ("linear", "linear_bias", "none") if timm else ("linear",), "text": ("linear", "linear_bias", "none")}
     refuse_others({f"head.projections.{m}": word for m, word in words.items()}, {f"head.projections.{m}": legal[m] for m in legal}, ORIGIN)
     return {
         "embed_dim": head["embed_dim"],
         "quick_gelu": quick,
-        "vision_cfg": _vision_config(image),
+        "vision_cfg": open_clip_timm.vision_config(image, words["image"]) if timm else _vision_config(image),
         "text_cfg": {
             **_text_config(text),
             **({"proj_bias": True} if words["text"] == "linear_bias" else {"proj_type": "none"} if words["text"] == "none" else {}),

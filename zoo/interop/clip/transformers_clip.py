@@ -1,6 +1,8 @@
-"""transformers' ``CLIPModel`` and ``SiglipModel`` <-> our system of ``vit``, ``text`` and ``clip``; their image towers <-> ``vit``.
+"""transformers' ``CLIPModel`` and its like <-> our system of ``vit``, ``text`` and ``clip``; their image towers <-> ``vit``.
 
-References: transformers 5.17, ``modeling_clip.py`` and ``modeling_siglip.py``. The names in memory and in saved files are the
+``MetaClip2Model`` and ``SiglipModel`` (also SigLIP 2 of a fixed size) are of this form; in ``ChineseCLIPModel`` a ``bert`` reads the texts.
+
+References: transformers 5.17, ``modeling_clip.py``, ``modeling_siglip.py`` and those of the others. The names in memory and in saved files are the
 same. Files of older releases also hold the buffers ``position_ids``, which are no weights and are left out, and put
 ``vision_model.`` before the names of a ``CLIPVisionModel`` or ``SiglipVisionModel``: with or without it, those become a lone
 ``vit``. Its tokens are normalised, where ``CLIPVisionModel`` gives ``last_hidden_state`` without ``post_layernorm``.
@@ -25,14 +27,19 @@ from zoo.interop.base.transformers_config import (
     their_sizes,
     their_text_sizes,
 )
+from zoo.interop.text_encoders import bert
 from zoo.layers.mlp import hidden_width
 
 ORIGIN = "transformers"
+MODELS = {"clip": "CLIPModel", "metaclip_2": "MetaClip2Model", "chinese_clip": "ChineseCLIPModel", "siglip": "SiglipModel"}
 CLASSIFIER: tuple[str, ...] = ()
-OLD_BUFFERS = ("text_model.embeddings.position_ids", "vision_model.embeddings.position_ids", "embeddings.position_ids")
+OLD_BUFFERS = tuple(f"{tower}embeddings.position_ids" for tower in ("text_model.", "vision_model.", ""))
 SHARED = {"image_size": 224, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-DEFAULTS = {  # of CLIPVisionConfig and SiglipVisionConfig
-    "clip_vision_model": {**SHARED, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+DEFAULTS = {  # of CLIPVisionConfig, MetaClip2VisionConfig, ChineseCLIPVisionConfig and SiglipVisionConfig
+    **dict.fromkeys(
+        ("clip_vision_model", "metaclip_2_vision_model", "chinese_clip_vision_model"),
+        {**SHARED, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    ),
     "siglip_vision_model": {
         **SHARED,
         "patch_size": 16,
@@ -42,20 +49,24 @@ DEFAULTS = {  # of CLIPVisionConfig and SiglipVisionConfig
     },
 }
 TEXT_SHARED = {"num_hidden_layers": 12, "eos_token_id": 49407}
-TEXT_DEFAULTS = {  # of CLIPTextConfig and SiglipTextConfig
-    "clip_text_model": {
-        **TEXT_SHARED,
-        **{"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8},
-        **{"max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-    },
+TEXT_DEFAULTS = {  # of CLIPTextConfig, MetaClip2TextConfig and SiglipTextConfig
+    **dict.fromkeys(
+        ("clip_text_model", "metaclip_2_text_model"),
+        {
+            **TEXT_SHARED,
+            **{"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8},
+            **{"max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+        },
+    ),
     "siglip_text_model": {
         **TEXT_SHARED,
         **{"vocab_size": 32000, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
         **{"max_position_embeddings": 64, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
     },
 }
-OLD_EOS = 2  # what configs of before July 2023 say whatever the tokenizer has; transformers then pools at the largest id
+OLD_EOS = 2  # what CLIP's configs of before July 2023 say whatever the tokenizer has; transformers then pools at the largest id
 PROJECTION_DIM = 512  # of CLIPConfig
+CHINESE_WORDS = "text_model.embeddings.word_embeddings.weight"
 
 BLOCK = [
     joined(["self_attn.q_proj.{w}", "self_attn.k_proj.{w}", "self_attn.v_proj.{w}"], "attention.qkv.{w}"),
@@ -104,14 +115,17 @@ TEXT = [
     ),
     *under("encoder.layers.{i}.", "blocks.{i}.", BLOCK),
 ]
-TOWERS = [*under("vision_model.", "encoders.image.", VISION), *under("text_model.", "encoders.text.", TEXT)]
-CLIP = [
-    *TOWERS,
+IMAGES = under("vision_model.", "encoders.image.", VISION)
+TEXTS = under("text_model.", "encoders.text.", TEXT)
+HEAD = [
     *named({"visual_projection.weight": "head.projections.image.weight", "text_projection.weight": "head.projections.text.weight"}),
     scalar("logit_scale", "head.logit_scale"),
 ]
+CLIP = [*IMAGES, *TEXTS, *HEAD]
+CHINESE = [*IMAGES, *under("text_model.", "encoders.text.", bert.MODEL), *HEAD]
 SIGLIP = [
-    *TOWERS,
+    *IMAGES,
+    *TEXTS,
     *named({"text_model.head.{w}": "head.projections.text.{w}"}),
     scalar("logit_scale", "head.logit_scale", their_shape=(1,)),
     scalar("logit_bias", "head.logit_bias", their_shape=(1,)),
@@ -119,9 +133,9 @@ SIGLIP = [
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Return True for the keys of a ``CLIPModel`` or ``SiglipModel``, or of the image tower of one."""
+    """Return True for the keys of a ``CLIPModel`` or its like, or of the image tower of one."""
     keys = set(keys)
-    text = "text_model.embeddings.token_embedding.weight" in keys
+    text = bool({"text_model.embeddings.token_embedding.weight", CHINESE_WORDS} & keys)
     both = text and ("visual_projection.weight" in keys or "text_model.head.weight" in keys)
     return is_tower(keys) or (both and "vision_model.embeddings.patch_embedding.weight" in keys)
 
@@ -148,12 +162,12 @@ def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict
     if is_tower(left):
         table = [*VISION, *under("vision_model.", "", VISION)]
     else:
-        table = SIGLIP if "logit_bias" in tensors else CLIP
+        table = SIGLIP if "logit_bias" in tensors else CHINESE if CHINESE_WORDS in tensors else CLIP
     return rules.to_zoo(tensors, table, origin=ORIGIN, drop=[*OLD_BUFFERS, *drop])
 
 
 def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
-    """Convert the state dict of our system to that of ``SiglipModel`` where the head has a bias for the sigmoid loss, else ``CLIPModel``.
+    """Convert the state dict of our system to that of ``SiglipModel`` if the head has a bias for the sigmoid loss, else a ``CLIPModel``.
 
     That of our ``vit`` alone becomes a ``CLIPVisionModel``'s or ``SiglipVisionModel``'s.
 
@@ -165,11 +179,12 @@ def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Te
     """
     if not any(name.startswith("encoders.") for name in tensors):
         return rules.from_zoo(tensors, under(prefix, "", VISION), origin=ORIGIN)
-    return rules.from_zoo(tensors, SIGLIP if "head.logit_bias" in tensors else CLIP, origin=ORIGIN)
+    table = SIGLIP if "head.logit_bias" in tensors else CHINESE if "encoders.text.types" in tensors else CLIP
+    return rules.from_zoo(tensors, table, origin=ORIGIN)
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """Convert a ``config.json`` of model type ``clip_vision_model`` or ``siglip_vision_model`` to keywords of our ``vit``.
+    """Convert a ``config.json`` of a type in ``DEFAULTS`` (``clip_vision_model``, ``siglip_vision_model``, ...) to keywords of our ``vit``.
 
     The ``vision_config`` inside a whole model's config is such a one too.
 
@@ -180,7 +195,7 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
         ConfigError: our ``vit`` does not have something that the source has.
     """
     whole = filled(config, DEFAULTS)
-    is_clip = whole["model_type"] == "clip_vision_model"
+    is_clip = whole["model_type"] != "siglip_vision_model"
     head = any("head.probe" in key for key in keys) if keys else whole.get("vision_use_head")
     return {
         **sizes(whole),
@@ -222,13 +237,13 @@ def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a ``text_config`` with its ``model_type`` (``clip_text_model``, ``siglip_text_model``) to keywords of our ``text``.
+    """Convert a ``text_config`` with its ``model_type``, a key of ``TEXT_DEFAULTS``, to keywords of our ``text``.
 
     Raises:
         ConfigError: our ``text`` does not have something that the source has.
     """
     whole = filled(config, TEXT_DEFAULTS)
-    is_clip = whole["model_type"] == "clip_text_model"
+    is_clip = whole["model_type"] != "siglip_text_model"
     pool = _text_pool(whole) if is_clip else {"pool": "last"}
     return {**text_sizes(whole), **feed_forward(whole), "causal": is_clip, **pool}
 
@@ -238,13 +253,13 @@ def _text_pool(config: Mapping[str, Any]) -> dict[str, Any]:
     eos = config["eos_token_id"]
     if not isinstance(eos, int):
         raise ConfigError(f"eos_token_id: got {eos!r}; allowed is one whole number")
-    if eos == OLD_EOS:
+    if eos == OLD_EOS and config["model_type"] == "clip_text_model":  # MetaCLIP 2 has no old configs: its 2 is the end symbol
         return {"pool": "argmax"}
     return {"pool": "eot", "eot_token_id": eos} if 0 <= eos < config["vocab_size"] else {"pool": "cls"}
 
 
 def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """Convert a ``config.json`` of model type ``clip`` or ``siglip`` to encoders and head of our system.
+    """Convert a ``config.json`` of a model type in ``MODELS`` to encoders and head of our system.
 
     Args:
         keys: names of the weights, if they are known.
@@ -263,7 +278,11 @@ def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, A
             "projections": {"image": "none", "text": "linear_bias"},
             "logit_scale_max": None,
         }
-    encoders = {"image": {"name": "vit", **image}, "text": {"name": "text", **text_arguments(text)}}
+    if kind == "chinese_clip":
+        words = {"name": "bert", **bert.arguments({**text, "model_type": bert.MODEL_TYPE}), "pool": "cls"}
+    else:
+        words = {"name": "text", **text_arguments(text)}
+    encoders = {"image": {"name": "vit", **image}, "text": words}
     return {"encoders": encoders, "head": {"name": "clip", **head}}
 
 
@@ -273,32 +292,49 @@ def _tower(config: Mapping[str, Any], tower: str) -> dict[str, Any]:
 
 
 def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert all keywords of our parts to the ``config.json`` of a ``CLIPModel`` or ``SiglipModel``.
+    """Convert all keywords of our parts to the ``config.json`` of a ``CLIPModel`` or its like.
 
     Raises:
         ConfigError: theirs do not have something that the source has; the message names the key of the system.
     """
-    kind = "siglip" if head["loss"] == "sigmoid" else "clip"
-    model = {"clip": "CLIPModel", "siglip": "SiglipModel"}[kind]
-    words = {"clip": {"image": "linear", "text": "linear"}, "siglip": {"image": "none", "text": "linear_bias"}}[kind]
+    kind = _kind(text, head)
+    words = {"image": "none", "text": "linear_bias"} if kind == "siglip" else {"image": "linear", "text": "linear"}
     given = head["projections"]
     projections = dict.fromkeys(words, given) if isinstance(given, str) else {m: given.get(m, "linear") for m in words}
-    target = f"transformers' {model}"
+    target = f"transformers' {MODELS[kind]}"
     _named("head.projections.", lambda: refuse_others(projections, {m: (word,) for m, word in words.items()}, target))
-    pools = {"class_token": (kind == "clip",), "pool": ("cls" if kind == "clip" else "attention",)}
+    pools = {"class_token": (kind != "siglip",), "pool": ("attention" if kind == "siglip" else "cls",)}
     _named("encoders.image.", lambda: refuse_others(image, pools, target))
-    vision = _named("encoders.image.", lambda: config(image))
-    legal = {"causal": (True,), "pool": ("eot", "argmax")} if kind == "clip" else {"causal": (False,), "pool": ("last",)}
-    _named("encoders.text.", lambda: refuse_others(text, legal, target))
-    texts = _named("encoders.text.", lambda: their_text_sizes(text, target))
-    if kind == "clip":
-        texts["eos_token_id"] = OLD_EOS if text["pool"] == "argmax" else _real_eos(text["eot_token_id"])
-        vision["projection_dim"] = texts["projection_dim"] = head["embed_dim"]
-    else:
+    vision = {**_named("encoders.image.", lambda: config(image)), "model_type": f"{kind}_vision_model"}
+    texts = _named("encoders.text.", lambda: _their_text(text, kind, target))
+    if kind == "siglip":
         texts["projection_size"] = head["embed_dim"]
-    whole = {"model_type": kind, "architectures": [model], "text_config": {**texts, "model_type": f"{kind}_text_model"}}
+    else:
+        vision["projection_dim"] = texts["projection_dim"] = head["embed_dim"]
+    whole = {"model_type": kind, "architectures": [MODELS[kind]], "text_config": {**texts, "model_type": f"{kind}_text_model"}}
     vision.pop("architectures")
-    return {**whole, "vision_config": vision, **({"projection_dim": head["embed_dim"]} if kind == "clip" else {})}
+    return {**whole, "vision_config": vision, **({} if kind == "siglip" else {"projection_dim": head["embed_dim"]})}
+
+
+def _kind(text: Mapping[str, Any], head: Mapping[str, Any]) -> str:
+    """Return the model type of theirs that has such a text tower and loss."""
+    if head["loss"] == "sigmoid":
+        return "siglip"
+    if "num_types" in text:  # a keyword of our encoder 'bert'
+        return "chinese_clip"
+    return "metaclip_2" if text["pool"] == "eot" and text["eot_token_id"] == OLD_EOS else "clip"
+
+
+def _their_text(text: Mapping[str, Any], kind: str, target: str) -> dict[str, Any]:
+    if kind == "chinese_clip":
+        refuse_others({"padding_row": None, **text}, {"padding_row": (None,), "pool": ("cls",)}, target)
+        return bert.family_config(text, target)
+    legal = {"causal": (False,), "pool": ("last",)} if kind == "siglip" else {"causal": (True,), "pool": ("eot", "argmax")}
+    refuse_others(text, legal, target)
+    texts = their_text_sizes(text, target)
+    if kind != "siglip":
+        texts["eos_token_id"] = OLD_EOS if text["pool"] == "argmax" else text["eot_token_id"]
+    return texts
 
 
 def _named(prefix: str, call: Callable[[], Any]) -> Any:
@@ -306,12 +342,3 @@ def _named(prefix: str, call: Callable[[], Any]) -> Any:
         return call()
     except ConfigError as error:
         raise ConfigError(f"{prefix}{error}") from error
-
-
-def _real_eos(eot_token_id: int) -> int:
-    if eot_token_id == OLD_EOS:
-        raise ConfigError(
-            f"encoders.text.eot_token_id: {OLD_EOS} makes transformers' CLIPModel pool at the largest id of a text, as its oldest configs "
-            "meant; the end symbol needs another id"
-        )
-    return eot_token_id

@@ -21,7 +21,7 @@ from zoo.types import FeatureHead, is_system
 
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
-RESIZES = {"crop": "shortest", "squash": "squash"}  # ours: open_clip's
+RESIZES = {"crop": "shortest", "squash": "squash", "border": "longest"}  # ours: open_clip's
 CLEANINGS = {"punctuation": "canonicalize", "canonical": "canonicalize"}  # ours: open_clip's; any other is its "whitespace"
 
 
@@ -46,11 +46,11 @@ def clip_parts(model: nn.Module) -> ClipParts | None:
     if not is_system(model) or set(model.encoders) != {"image", "text"} or not isinstance(model.head, FeatureHead):
         return None
     encoders = model.config["encoders"]
-    for modality, family in (("image", "vit"), ("text", "text")):
-        if encoders[modality]["name"] != family:
+    for modality, families in (("image", ("vit", "timm")), ("text", ("text", "bert"))):
+        if encoders[modality]["name"] not in families:
             raise ConfigError(
-                f"encoders.{modality}: {encoders[modality]['name']!r} is in no CLIP of transformers or open_clip; allowed is {family!r}. "
-                "Save it with zoo.save"
+                f"encoders.{modality}: {encoders[modality]['name']!r} is in no CLIP of transformers or open_clip; allowed is "
+                f"{families[0]!r}. Save it with zoo.save"
             )
     processor: Any = model.processor
     image, text, head = _whole("encoder", encoders["image"]), _whole("encoder", encoders["text"]), _whole("head", model.config["head"])
@@ -72,6 +72,8 @@ def to_transformers(pair: ClipParts) -> Export:
     Raises:
         ConfigError: transformers does not have something that the system has; the message names the key.
     """
+    if "model" in pair.image:
+        raise ConfigError("encoders.image: 'timm' is in no CLIP of transformers; choose --format open_clip, or save it with zoo.save")
     pair, tokenizer = _with_a_late_end(pair)
     config = transformers_clip.system_config(pair.image, pair.text, pair.head)
     images = preprocessor(pair.pixels)
@@ -88,13 +90,19 @@ def _symbols(pair: ClipParts) -> dict[str, Any]:
     """Return the ids of start, end and padding; CLIP's end id is left out, because the config has it already as the place to pool."""
     start = pair.words.tokenizer.encode("").ids[:-1] if pair.words.tokenizer is not None else []
     ids = {"bos_token_id": start[0] if start else None, "pad_token_id": min(pair.words.pad_token_id, pair.text["vocab_size"] - 1)}
-    return ids if pair.text["causal"] else {**ids, "eos_token_id": pair.words.eot_token_id}
+    return ids if pair.text.get("causal") else {**ids, "eos_token_id": pair.words.eot_token_id}
 
 
 def _with_a_late_end(pair: ClipParts) -> tuple[ClipParts, dict[str, Any]]:
-    """Exchange the end symbol 2 of a tokenizer that was trained here with the last id, because 2 has another meaning in transformers."""
+    """Exchange the end symbol 2 of a tokenizer that was trained here with the last id, because 2 has another meaning in transformers.
+
+    Given ids, and a tokenizer whose vocabulary is a list (MetaCLIP 2's), keep theirs: the system is written as a ``MetaClip2Model``, for
+    which 2 is an end symbol like any other.
+    """
     files = _tokenizer_files(pair.words)
-    if pair.text["pool"] != "eot" or pair.text["eot_token_id"] != transformers_clip.OLD_EOS:
+    if pair.text["pool"] != "eot" or pair.text.get("eot_token_id") != transformers_clip.OLD_EOS:
+        return pair, files
+    if not files or isinstance(files["tokenizer.json"]["model"]["vocab"], list):
         return pair, files
     old, new = transformers_clip.OLD_EOS, pair.text["vocab_size"] - 1
     rows = torch.arange(pair.text["vocab_size"])
@@ -138,6 +146,8 @@ def to_open_clip(pair: ClipParts, directory: Path) -> Export:
     Raises:
         ConfigError: open_clip does not have something that the system has; the message names the key.
     """
+    if "num_types" in pair.text:
+        raise ConfigError("encoders.text: 'bert' is in no CLIP of open_clip; choose --format transformers, or save it with zoo.save")
     model = open_clip.system_config(pair.image, pair.text, pair.head)
     if not pair.text["causal"] or pair.text["pool"] == "last":
         _refuse_masks(pair, "open_clip's CLIP")
@@ -155,7 +165,8 @@ def to_open_clip(pair: ClipParts, directory: Path) -> Export:
         flat |= {"hf_tokenizer_name": here, **clean} if files else {}
     config = {"model_cfg": model, "preprocess_cfg": _preprocess_config(pair)}
     contents = {OPEN_CLIP_CONFIG: config, f"{directory.name}.json": {**model, "text_cfg": flat}, **files}
-    return Export(contents, lambda: open_clip.from_zoo(pair.tensors), OPEN_CLIP_WEIGHTS)
+    timm = model["vision_cfg"] if "model" in pair.image else None
+    return Export(contents, lambda: open_clip.from_zoo(pair.tensors, timm), OPEN_CLIP_WEIGHTS)
 
 
 def _preprocess_config(pair: ClipParts) -> dict[str, Any]:
@@ -164,7 +175,8 @@ def _preprocess_config(pair: ClipParts) -> dict[str, Any]:
         ("resize", pixels.resize, tuple(RESIZES)),
         ("crop_fraction", pixels.crop_fraction, (1.0,)),
         ("interpolation", pixels.interpolation, ("bicubic", "bilinear")),
-        ("image_size", pixels.image_size, (pair.image["image_size"],)),
+        ("image_size", pixels.image_size, (pair.image["image_size"] or pixels.image_size,)),
+        ("fill", pixels.fill, (0,) if pixels.resize == "border" else (pixels.fill,)),
     ):
         if value not in legal:
             raise ConfigError(

@@ -9,10 +9,11 @@ from zoo.interop.base.files import CHAT, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import image_keywords_of
 from zoo.interop.base.placing import language_in, take_part
-from zoo.interop.base.recognise import library_config
+from zoo.interop.base.recognise import describe, library_config
 from zoo.interop.base.source import Source
 from zoo.interop.causal_lm.settings import sampling_settings
 from zoo.interop.llava import names as transformers_llava
+from zoo.interop.llava.hosted import NAME, Hosted, language_facts, read_with_transformers
 from zoo.interop.llava.write import llava_export
 from zoo.processors.tokenizers.chat_tokenizer import read_language_tokenizer
 from zoo.registry import register
@@ -22,10 +23,10 @@ TEMPLATE = "vicuna_v1"  # of LLaVA-1.5; used if the directory has no chat templa
 
 @register("format")
 class LlavaModels(Format):
-    """Systems of a ``vit``, the head ``llava`` and a ``causal_lm``."""
+    """Systems of a ``vit``, the head ``llava`` and a ``causal_lm``; other towers and language models run in transformers."""
 
     targets = ("transformers",)
-    takes = "systems of the encoder 'vit' with the head 'llava' and a 'causal_lm'"
+    takes = "systems of an encoder 'vit' or 'transformers' with the head 'llava' and a 'causal_lm' or 'transformers'"
     model_types = (transformers_llava.MODEL_TYPE,)
     files = {**TRANSFORMERS, **TOKENIZERS, **IMAGES, **CHAT}
 
@@ -40,10 +41,14 @@ class LlavaModels(Format):
         config = library_config(source, self)
         assert source.directory is not None
         parts = transformers_llava.system(config, source.keys)
-        parts["encoders"]["image"]["preprocessing"] = image_keywords_of(source.directory)
+        image, images = parts["encoders"]["image"], image_keywords_of(source.directory)
+        # A hosted encoder has the size of its config, unless the directory says another.
+        size = {"image_size": images.pop("image_size")} if images and image["name"] == NAME else {}
+        image |= {**size, "preprocessing": images}
         given = read_language_tokenizer(source.directory)
         template = "tokenizer" if given is not None and given.chat_template is not None else TEMPLATE
-        processor = {"image": {}, "conversation": {"tokenizer": "given", "template": template}}
+        facts = language_facts(parts["head"]["language"])
+        processor = {"image": {}, "conversation": {**facts, "tokenizer": "given", "template": template}}
         system = {"name": source.name, **parts, "processor": processor}
         return Description({"system": system}, conversation=given, left_out=sampling_settings(source.directory))
 
@@ -51,7 +56,9 @@ class LlavaModels(Format):
         """Convert the whole system and take the part."""
         language = language_in(into)
         tied = bool(source.config.get("tie_word_embeddings", False)) if language is None else language.ties_words
-        return take_part(transformers_llava.to_zoo(source.tensors, tied=tied), source, part, into)
+        hosted = Hosted.of(describe(source).config["system"]) if source.model_type in self.model_types else Hosted()
+        tensors = read_with_transformers(source) if hosted.vision or hosted.language else source.tensors
+        return take_part(transformers_llava.to_zoo(tensors, tied=tied, hosted=hosted), source, part, into)
 
     def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:
         """Return transformers' files of a system."""

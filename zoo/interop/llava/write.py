@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
 from zoo.interop.base.image_preprocessing import preprocessor
+from zoo.interop.causal_lm import transformers_causal_lm
 from zoo.interop.causal_lm.write import language_files, whole_keywords
 from zoo.interop.llava import names as transformers_llava
+from zoo.interop.llava.hosted import NAME, Hosted
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.types import SystemLike, is_system, part_of
 
 MARKER = "<image>"
-TABLES = ("head.language.embedding.weight", "head.language.lm_head.weight")  # with a row for each word
+TABLES = (".embedding.weight", ".embed_tokens.weight", ".embed_in.weight", ".wte.weight", ".lm_head.weight")  # ends of the names of tables with a row for each word
 STEP = 64  # they are lengthened to a multiple of it
 
 
@@ -30,33 +32,41 @@ def llava_export(system: nn.Module) -> Export | None:
     if not is_system(system) or not system.encoders or (system.config.get("head") or {}).get("name") != "llava":
         return None
     image, head, language = _keywords(system)
+    hosted, encoder, inner = Hosted.of(system.config), system.encoders["image"], system.head.language
+    assert inner is not None
     conversation: Any = part_of(system, "conversation")
     known = conversation is not None and conversation.is_fitted
-    marker = language["vocab_size"] if conversation is None or not known else conversation.tokenizer.token_to_id(MARKER)
-    words = language if marker < language["vocab_size"] else {**language, "vocab_size": -(-(marker + 1) // STEP) * STEP}
-    config = transformers_llava.config(image, head, words, image_token_id=marker)
-    files = language_files({"name": "causal_lm", **words}, conversation)
+    marker = inner.vocab_size if not known else conversation.tokenizer.token_to_id(MARKER)
+    rows = inner.vocab_size if marker < inner.vocab_size else -(-(marker + 1) // STEP) * STEP
+    words = {**language, "config": {**language["config"], "vocab_size": rows}} if hosted.language else {**language, "vocab_size": rows}
+    prefix = encoder.num_prefix_tokens
+    config = transformers_llava.config(image, head, words, image_token_id=marker, prefix=prefix, hosted=hosted)
+    config["image_seq_length"] = system.counts["image"].fixed
+    files = language_files(words["config"] if hosted.language else transformers_causal_lm.config(words), conversation)
     ids = {key: value for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
     config["text_config"] |= ids
-    prefix = int(bool(image["class_token"]))
     if known:
         _keep_marker(files["tokenizer.json"], marker)
         files["tokenizer_config.json"] |= {"image_token": MARKER, "extra_special_tokens": {"image_token": MARKER}}
         files["processor_config.json"] = {
             "processor_class": "LlavaProcessor",
             "image_token": MARKER,
-            "patch_size": image["patch_size"],
+            "patch_size": config["vision_config"].get("patch_size"),
             "num_additional_image_tokens": prefix,
             "vision_feature_select_strategy": config["vision_feature_select_strategy"],
         }
     files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": preprocessor(system.processor["image"])}
 
     def tensors() -> dict[str, Tensor]:
-        state = system.state_dict()
-        state = {name: _lengthened(t, words["vocab_size"]) if name in TABLES else t for name, t in state.items()}
-        return transformers_llava.from_zoo(state, words)
+        state = {name: _lengthened(t, rows) if _is_table(name) else t for name, t in system.state_dict().items()}
+        return transformers_llava.from_zoo(state, words, hosted)
 
     return Export(files, tensors)
+
+
+def _is_table(name: str) -> bool:
+    """Return True for a tensor with a row for each word."""
+    return name.startswith("head.language.") and name.endswith(TABLES)
 
 
 def _keywords(system: SystemLike) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -67,10 +77,11 @@ def _keywords(system: SystemLike) -> tuple[dict[str, Any], dict[str, Any], dict[
     """
     config = system.config
     families = {m: part["name"] for m, part in config["encoders"].items()} | {"language": config["head"]["language"]["name"]}
-    if families != {"image": "vit", "language": "causal_lm"}:
+    legal = {"image": ("vit", NAME), "language": ("causal_lm", NAME)}
+    if set(families) != set(legal) or any(family not in legal[part] for part, family in families.items()):
         raise ConfigError(
-            "export: transformers' LlavaForConditionalGeneration has one image encoder 'vit' and a language model 'causal_lm'; this "
-            f"system has {', '.join(f'{part}: {name}' for part, name in families.items())}. Save it with zoo.save"
+            "export: transformers' LlavaForConditionalGeneration has one image encoder 'vit' and a language model 'causal_lm' (or any of "
+            f"transformers); this system has {', '.join(f'{part}: {name}' for part, name in families.items())}. Save it with zoo.save"
         )
     parts = ("encoder", config["encoders"]["image"]), ("head", config["head"]), ("language", config["head"]["language"])
     image, head, language = (whole_keywords(kind, words) for kind, words in parts)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError
+from zoo.interop.backbones.timm_directory import describe_timm
 from zoo.interop.base.files import CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import image_keywords_of
@@ -16,15 +17,14 @@ from zoo.interop.base.recognise import library_config
 from zoo.interop.base.source import Source
 from zoo.interop.clip import transformers_clip
 from zoo.interop.vit import timm_vit, transformers_dinov2, transformers_vit
-from zoo.interop.vit.write import refuse_family, to_timm, to_transformers, vision_parts
+from zoo.interop.vit.write import MULTI_LABEL, refuse_family, to_timm, to_transformers, vision_parts
 from zoo.registry import register
 
 VISION: dict[str, ModuleType] = {  # by model_type
     "vit": transformers_vit,
     "dinov2": transformers_dinov2,
     "dinov2_with_registers": transformers_dinov2,
-    "clip_vision_model": transformers_clip,
-    "siglip_vision_model": transformers_clip,
+    **dict.fromkeys(transformers_clip.DEFAULTS, transformers_clip),
 }
 NAMES = (
     EncoderNames(timm_vit.recognises, timm_vit.to_zoo, timm_vit.CLASSIFIER, timm_vit.classifier_to_zoo),
@@ -34,7 +34,6 @@ NAMES = (
     ),
     EncoderNames(transformers_clip.is_tower, transformers_clip.to_zoo),
 )
-MULTI_LABEL = "multi_label_classification"  # problem_type of classifiers with a sigmoid for each class
 
 
 @register("format")
@@ -53,7 +52,9 @@ class VisionTransformers(Format):
         return KEYS_SAY if recognised(NAMES, source.keys) is not None else NO
 
     def describe(self, source: Source) -> Description:
-        """Return the encoder, or a system if there is a classifier; only directories of transformers say enough."""
+        """Return the encoder, or a system if there is a classifier; only directories of transformers and timm say enough."""
+        if source.directory is not None and (timm := describe_timm(source)) is not None:
+            return timm
         config, keys = library_config(source, self), list(source.keys)
         assert source.directory is not None
         arguments = VISION[config["model_type"]].arguments(config, keys)
@@ -81,12 +82,14 @@ class VisionTransformers(Format):
 
 
 def _classifier(config: Mapping[str, Any], encoder: dict[str, Any]) -> dict[str, Any]:
-    if config.get("problem_type") == MULTI_LABEL:
+    problem = config.get("problem_type")
+    if problem not in (None, "single_label_classification", MULTI_LABEL):
         raise ConfigError(
-            f"problem_type: {MULTI_LABEL!r} gives each class its own probability (sigmoid); our head 'classifier' has one distribution "
-            "over all classes (softmax): load the encoder alone with weights_parts=['encoder'], or run the model as it is with transformers"
+            f"problem_type: {problem!r} gives numbers that are no probabilities of classes; our head 'classifier' has softmax and sigmoid: "
+            "load the encoder alone with zoo.create_model(NAME, weights=DIR, weights_parts=['encoder'])"
         )
     labels = config.get("id2label") or {}
     names = [str(name) for _, name in sorted(labels.items(), key=lambda pair: int(pair[0]))]
-    head = {"name": "classifier", "num_classes": len(names) or config.get("num_labels", 2), "class_names": names or None}
+    several = {"multi_label": True} if problem == MULTI_LABEL else {}
+    head = {"name": "classifier", **several, "num_classes": len(names) or config.get("num_labels", 2), "class_names": names or None}
     return {"encoders": {"image": encoder}, "head": head, "processor": {"image": {}}}

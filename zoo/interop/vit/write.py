@@ -18,6 +18,8 @@ from zoo.registry.construct import build_part
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.types import Encoder, config_of, encoders_of, head_of, is_system, processor_of
 
+MULTI_LABEL = "multi_label_classification"  # transformers' problem_type of classifiers with a sigmoid for each class
+
 
 @dataclass(frozen=True)
 class VisionParts:
@@ -92,7 +94,9 @@ def _classifier(parts: VisionParts, files: Mapping[str, Any]) -> Export:
     head: Any = parts.head
     weights = _linear_only(head, "transformers")
     names = head.class_names or [f"LABEL_{i}" for i in range(len(weights["linear.bias"]))]
-    labels = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
+    labels: dict[str, Any] = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
+    if head.multi_label:
+        labels["problem_type"] = MULTI_LABEL
     config = {**transformers_vit.config(parts.arguments), **labels, "architectures": ["ViTForImageClassification"]}
 
     def tensors() -> dict[str, Tensor]:

@@ -160,10 +160,11 @@ def _class_of(config: Mapping[str, Any]) -> str:
 
 
 def _siglip_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of SigLIP; its own tokenizer cleans texts in Python, SigLIP 2's Gemma tokenizer does not."""
+    """Return the settings of SigLIP; its own tokenizer removes punctuation in Python, SigLIP 2's Gemma tokenizer does not."""
     padding = {"pad_to": "context_length", "mask_padding": False}
     if _class_of(config) not in ("", "SiglipTokenizer", "T5Tokenizer"):
-        return padding
+        # SigLIP 2 was trained on lower case. Its own class always lowers, and Gemma's class leaves it to the user.
+        return {**padding, "lowercase": bool(config.get("do_lower_case")) or _class_of(config) == "Siglip2Tokenizer"}
     return {**padding, "cleaning": "punctuation", "lowercase": bool(config.get("do_lower_case", True))}
 
 

@@ -1,0 +1,83 @@
+"""Options --device and --precision: on every command that runs a model, with one meaning everywhere."""
+
+import pytest
+import torch
+
+import zoo
+from zoo.assembly.placement import PRECISIONS, find_device
+from zoo.commands.cli import _parser, main
+from zoo.commands.model_options import RUNS_A_MODEL
+
+NO_MODEL = {"list", "info", "check", "train", "export", "fetch"}  # train: training.precision, and Accelerate chooses the device
+
+
+def test_every_command_that_runs_a_model_has_device_and_precision():
+    commands = _parser()._subparsers._group_actions[0].choices
+    assert set(commands) - NO_MODEL == set(RUNS_A_MODEL)
+    for name in RUNS_A_MODEL:
+        assert {"--device", "--precision"} <= set(commands[name]._option_string_actions), name
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["classify", "PICTURES", "--labels", "a,b"],
+        ["embed", "PICTURES", "-o", "index"],
+        ["chat", "hello", "--model", "none"],
+        ["speak", "seven", "-o", "s.wav"],
+        ["draw-graph", "PICTURES/a.png"],
+        ["evaluate", "checkpoint=clip_vit_nano", "data=digits"],
+    ],
+)
+def test_an_unknown_precision_or_device_is_refused(words, tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "PICTURES").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "PICTURES" / "a.png")
+    assert main([*words, "--precision", "fp8"]) == 2
+    assert "precision: there is no 'fp8'" in capsys.readouterr().err
+    assert main([*words, "--device", "gpu9"]) == 2
+    assert "device: gpu9 cannot be used here" in capsys.readouterr().err
+
+
+def test_auto_is_the_accelerator_where_there_is_one(monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    assert find_device("auto") == torch.device("cpu") and find_device(None) is None
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda: torch.device("cuda", 0))
+    assert find_device("auto") == torch.device("cuda", 0) and find_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("word", PRECISIONS)
+def test_models_are_made_and_loaded_in_a_precision(word):
+    for model in (zoo.create_model("vit_nano", precision=word), zoo.load("clip_vit_nano", precision=word, device="auto")):
+        assert next(model.parameters()).dtype == PRECISIONS[word]
+    with pytest.raises(zoo.ConfigError, match="contradicts dtype=torch.int8"):
+        zoo.create_model("vit_nano", precision=word, dtype=torch.int8)
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """A folder with three pictures of noise."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for n in range(3):
+        pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
+        Image.fromarray(pixels.numpy()).save(tmp_path / "pictures" / f"{n}.png")
+    return tmp_path
+
+
+def test_an_index_of_one_precision_is_searched_in_another(pictures, capsys):
+    assert main(["embed", "pictures", "-o", "index", "--model", "clip_vit_nano", "--precision", "bf16"]) == 0
+    for word in ("fp32", "fp16"):
+        assert main(["search", "three", "--index", "index", "--precision", word, "--json"]) == 0
+    assert main(["embed", "pictures", "-o", "index", "--model", "clip_vit_nano"]) == 2  # the job goes on in its own precision only
+    assert main(["search", "three", "--index", "index", "--model", "clip_vig_nano"]) == 2
+    assert "was made with other weights" in capsys.readouterr().err
+
+
+def test_the_graph_of_an_image_is_drawn_in_half_precision(pictures):
+    assert main(["draw-graph", "pictures/0.png", "-o", "graph.png", "--precision", "bf16"]) == 0
