@@ -184,7 +184,9 @@ def test_standard_input_is_transcribed(model, sounds, tmp_path, name):
     assert files(tmp_path / "texts") == ["stdin.txt", "transcribe.json"]
 
 
-@pytest.mark.parametrize(("data", "message"), [(b"", "standard input: nothing came"), (b"no sound" * 99, "standard input: not a recording")])
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"", "standard input: nothing came"), (b"no sound" * 99, "standard input: not a recording")]
+)
 def test_standard_input_without_a_recording_is_told(model, data, message):
     done = piped(model, data, "-")
     assert done.returncode in (1, 2) and message in done.stderr.decode() and "Traceback" not in done.stderr.decode()

@@ -47,7 +47,9 @@ def main() -> None:
     sound = resample(*read_audio(options.recording), RATE_HZ)
     found = delays(LiveTranscription(recogniser_of(zoo.load(options.model), Settings())), sound)
     middle, most, worst = np.quantile(found, [0.5, 0.95, 1.0])
-    print(f"{len(sound) / RATE_HZ:.0f} s of sound, {len(found)} passes: delay median {middle:.2f} s, 95 % {most:.2f} s, largest {worst:.2f} s")
+    print(
+        f"{len(sound) / RATE_HZ:.0f} s of sound, {len(found)} passes: delay median {middle:.2f} s, 95 % {most:.2f} s, largest {worst:.2f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -40,15 +40,16 @@ def heard(monkeypatch, request):
 
     def transcribe_each(recogniser, sources):
         prompts.append(recogniser.settings.initial_prompt)
+        seconds = len(sources[0]) / RATE
         pieces = [sources[0][start : start + RATE // 2] for start in range(0, len(sources[0]), RATE // 2)]
         words = [f" {round(float(piece[0]) * 1000)}" if len(piece) == RATE // 2 else " what" for piece in pieces]
         words = [" " if word == " 0" else word for word in words]
         groups = [range(start, min(start + 4, len(words))) for start in range(0, len(words), 4)]
         segments = [
-            Segment(n, group[0] / 2, min(group[-1] / 2 + 0.5, len(sources[0]) / RATE), "".join(words[i] for i in group), [], 0.0, 0.0, 1.0, 0.0)
+            Segment(n, group[0] / 2, min(group[-1] / 2 + 0.5, seconds), "".join(words[i] for i in group), [], 0.0, 0.0, 1.0, 0.0)
             for n, group in enumerate(groups)
         ]
-        yield 0, Transcript("".join(words), segments, "en", len(sources[0]) / RATE)
+        yield 0, Transcript("".join(words), segments, "en", seconds)
 
     if "real" not in request.fixturenames:
         monkeypatch.setattr(live, "transcribe_each", transcribe_each)
@@ -154,7 +155,8 @@ def test_a_process_that_is_fed_a_recording_writes_the_text_of_the_file(real, tmp
     from zoo.processors.media.audio_file import read_audio
 
     model, folder = real("whisper_tiny_en"), real("asterisk_sounds")
-    rows = sorted((json.loads(line) for line in (folder / "table.jsonl").read_text().splitlines()), key=lambda row: -row["seconds"])[8:200:32]
+    rows = [json.loads(line) for line in (folder / "table.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = sorted(rows, key=lambda row: -row["seconds"])[8:200:32]
     pause = np.zeros(RATE // 2, dtype=np.float32)
     sound = np.concatenate([part for row in rows for part in (read_audio(folder / row["path"])[0], pause)])
     command = [sys.executable, "-m", "zoo.commands.cli", "transcribe", "--live", "-", "--json", "--model", str(model)]
