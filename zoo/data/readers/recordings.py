@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from zoo.data.readers.table import Row, missing_key, read_table
+from zoo.data.readers.table import CSV_SUFFIXES, Row, missing_key, read_table
 from zoo.errors import DataError, name_choices
 from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 
@@ -61,7 +61,7 @@ def table_clips(table: Path, audio_key: str | None, text_key: str | None) -> Ite
         text_key: column of the transcripts; None takes the first of ``TEXT_KEYS`` that a row has. An empty text is legal: the
             recording contains no speech.
     """
-    is_csv = table.suffix.lower() == ".csv"
+    is_csv = table.suffix.lower() in CSV_SUFFIXES
     needed = [key for key in (audio_key, text_key if is_csv else None) if key is not None]
     for row in read_table(table, needed):
         try:

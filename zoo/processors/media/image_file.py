@@ -159,11 +159,22 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
+def walk_images(folder: Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """Yield the images in a folder and its subfolders, sorted; symbolic links are followed, and no folder is entered twice.
 
     Args:
         suffixes: endings of file names to take, in lower case; give others to find files that are not images.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    return (path for path in walk_files(folder) if path.name.lower().endswith(suffixes))
+
+
+def walk_files(folder: Path, _seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, sorted; symbolic links are followed, and no folder is entered twice.
+
+    Names that begin with a dot are left out.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -181,8 +192,8 @@ def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suff
         if entry.name.startswith("."):
             continue
         if Path(entry.path).is_dir():
-            yield from walk_images(Path(entry.path), seen, suffixes=suffixes)
-        elif entry.name.lower().endswith(suffixes):
+            yield from walk_files(Path(entry.path), seen)
+        else:
             yield Path(entry.path)
 
 
