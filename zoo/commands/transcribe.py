@@ -25,9 +25,9 @@ from zoo.downloads.fetching import is_cached
 from zoo.downloads.table import find_asset
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.language.transcription.settings import Settings
+from zoo.language.transcription.subtitles import Layout
 from zoo.language.transcription.transcribe import recogniser_of
 from zoo.language.transcription.windows import OnProgress, transcribe_each
-from zoo.language.transcription.subtitles import Layout
 from zoo.language.transcription.writers import WRITERS, format_time, written
 from zoo.processors.media.audio_file import AUDIO_SUFFIXES
 from zoo.processors.media.image_file import walk_images
@@ -74,7 +74,11 @@ def transcribe_command(options: Namespace) -> int:
     todo = items
     if directory is not None:
         _prepare(
-            directory, {"weights": hash_parameters(system), **asdict(recogniser.settings), **_limits(layout)}, items, formats, overwrite=options.overwrite
+            directory,
+            {"weights": hash_parameters(system), **asdict(recogniser.settings), **_limits(layout)},
+            items,
+            formats,
+            overwrite=options.overwrite,
         )
         todo = [item for item in items if options.overwrite or not item.is_done(directory, formats)]
         if len(todo) < len(items):

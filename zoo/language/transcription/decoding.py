@@ -213,7 +213,9 @@ class Recogniser:
         """Return True if the text repeats itself or is improbable; an improbable text of a silent window is accepted."""
         settings = self.settings
         improbable = settings.log_probability_threshold is not None and decoded.average_log_probability < settings.log_probability_threshold
-        return (self.repeats(decoded) or improbable) and not (improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold))
+        return (self.repeats(decoded) or improbable) and not (
+            improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold)
+        )
 
     def repeats(self, decoded: Decoded) -> bool:
         """Return True if the text repeats itself: zlib compresses it too well."""
