@@ -4,7 +4,7 @@
     python scripts/benchmarks/recordings.py --seconds 75 --fallback --rounds 3
 
 The weights are Whisper tiny.en (``zoo fetch whisper_tiny_en``), the recording joins prompts of four words and more of Asterisk's test and
-validation splits (``zoo fetch asterisk_sounds``) with pauses. Peers: openai-whisper, and faster-whisper if it is installed. Rounds alternate
+validation splits (``zoo fetch asterisk_sounds``) with pauses. Peers: openai-whisper, and faster-whisper where installed. Rounds alternate
 between all of them; the seconds are medians of CPU time on one thread. A step is one call of the decoder for the next token of all windows
 of a batch; faster-whisper does not tell its steps.
 """

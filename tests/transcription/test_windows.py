@@ -143,9 +143,7 @@ def test_fixed_windows_are_pieces_between_pauses_each_sought_through(pair, spoke
     clips = clips_of(40, speech_spans_of(spoken), 3000)
     whole = {"segments": [], "language": "en"}
     for start, end in zip(clips[::2], clips[1::2], strict=True):
-        theirs = whisper.transcribe(
-            made.reference, spoken, clip_timestamps=[start, end], condition_on_previous_text=False, **THEIRS
-        )
+        theirs = whisper.transcribe(made.reference, spoken, clip_timestamps=[start, end], condition_on_previous_text=False, **THEIRS)
         whole["segments"] += theirs["segments"]
     for number, segment in enumerate(whole["segments"]):
         segment["id"] = number

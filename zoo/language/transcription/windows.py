@@ -32,6 +32,7 @@ FRAMES_PER_TOKEN = FRAMES_PER_SECOND // TOKENS_PER_SECOND
 ReadMels = Callable[[int, int], Float[Tensor, "num_mels frames"]]  # first frame and number of frames
 LONG_S = 60.0  # longer recordings get fixed windows where the setting is "auto"
 SENTENCE_FRAMES = (600, 300)  # longest sentences of a text that repeats itself, 6 s, and 3 s where those repeat themselves as well
+CHAIN = 4  # clips that follow each other's text with fixed windows; chains are decoded side by side
 CONTEXT_TOKENS = 40  # about 30 words
 WARM = 0.5  # text decoded at a higher temperature is unreliable and not used as prompt of the next window
 
@@ -267,14 +268,14 @@ class Listening:
         return segments
 
     def _fixed(self, at_once: int) -> Generator[list[Window], list[Decoded], list[Segment]]:
-        """Yield windows of several clips side by side; every second clip has the end of the text before it as prompt."""
+        """Yield windows of several clips side by side; in chains of ``CHAIN``, each has the end of the text before it as prompt."""
         clips = iter(cut_at_pauses(self.clips, self.speech, longest=self.recogniser.window_frames))
         found: list[list[Segment]] = []  # of each passage, in order of time
         opened: list[Passage] = []  # in order of time
         last: Passage | None = None
         while True:
-            for clip in islice(clips, 2 * at_once - len(opened)):
-                last = self._alone(clip, last if len(found) % 2 else None)
+            for clip in islice(clips, CHAIN * at_once - len(opened)):
+                last = self._alone(clip, last if len(found) % CHAIN else None)
                 found.append(last.segments)
                 opened.append(last)
             if not opened:
