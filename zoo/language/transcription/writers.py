@@ -7,6 +7,7 @@ written as ``->``, so that no reader takes it for the arrow between two times; t
 import json
 from collections.abc import Callable, Iterator
 
+from zoo.storage.cells import cell
 from zoo.types import Segment, Transcript
 
 
@@ -45,8 +46,8 @@ def as_vtt(transcript: Transcript) -> str:
 
 
 def as_tsv(transcript: Transcript) -> str:
-    """Return tab-separated lines of start and end in milliseconds and text, with a header line."""
-    rows = (f"{round(1000 * s.start)}\t{round(1000 * s.end)}\t{' '.join(s.text.split())}\n" for s in _spoken(transcript))
+    """Return tab-separated lines of start and end in milliseconds and text, with a header line; no text is a spreadsheet's formula."""
+    rows = (f"{round(1000 * s.start)}\t{round(1000 * s.end)}\t{cell(' '.join(s.text.split()))}\n" for s in _spoken(transcript))
     return "start\tend\ttext\n" + "".join(rows)
 
 
