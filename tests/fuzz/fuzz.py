@@ -125,7 +125,7 @@ def fuzz(inputs: int, seed: int, keep: Path | None = None, only: str = "") -> li
         for number in range(inputs):
             draw = random.Random(f"{seed}-{number}")
             target, folder = names[number % len(names)], Path(scratch, "input")
-            if target in SLOW and number // len(names) % 5 and not only:
+            if target in SLOW and number // len(names) % 20 and not only:
                 target = "saved"
             shutil.copytree(originals / target, folder, symlinks=True)
             change = mutate(draw, folder)

@@ -154,7 +154,7 @@ TARGETS: dict[str, Callable[[Path], None]] = {
 
 REFUSED = ("adapter",)  # intact ones may be refused by name
 
-SLOW = ("whisper", "openai_whisper", "ctranslate2", "sweep")  # a second of computing each; drawn one time in five
+SLOW = ("whisper", "openai_whisper", "ctranslate2", "sweep")  # a second of computing each; drawn one time in twenty
 
 
 def warm_up(folder: Path) -> None:
