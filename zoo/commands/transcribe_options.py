@@ -13,7 +13,11 @@ def add_transcribe_options(command: argparse.ArgumentParser) -> None:
         "--output", "-o", metavar="DIR", help="directory of the transcripts; an interrupted job resumes; default: print them"
     )
     command.add_argument(
-        "--format", default="txt", metavar="F,...", help="comma-separated output formats: txt (default), json, srt, vtt, tsv, or all"
+        "--format",
+        default="txt",
+        metavar="F,...",
+        help="comma-separated output formats: txt (default), json, srt, vtt, tsv, or all; in tsv a text that a spreadsheet would compute "
+        "(it begins with = + - @) gets a ' in front",
     )
     command.add_argument("--overwrite", action="store_true", help="transcribe again if a transcript exists")
     command.add_argument(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import DataError, name_choices
+from zoo.storage.outside import refuse_special
 from zoo.storage.places import packaged_directory
 
 SLOT = "{}"  # placeholder for the label
@@ -130,6 +131,7 @@ def read_lines(path: Path, key: str) -> list[str]:
 
 
 def _read_text(path: Path, key: str) -> str:
+    refuse_special(path, lambda message: DataError(f"{key}: {message}"))
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

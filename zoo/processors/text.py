@@ -15,6 +15,7 @@ from zoo.errors import ConfigError, DataError, WeightsError, name_choices
 from zoo.processors.media.read_aloud import SYMBOLS, fitting_pieces, symbol_tokenizer
 from zoo.processors.tokenizers.cleaning import CLEANINGS
 from zoo.processors.tokenizers.library_tokenizers import CLIP_END_ID, CLIP_VOCABULARY, bert_template, clip_tokenizer, find_mask, find_merges
+from zoo.processors.tokenizers.tokenizer_file import read_tokenizer_file
 from zoo.registry import register
 from zoo.types import ModalityProcessor
 
@@ -275,7 +276,7 @@ class TextProcessor(ModalityProcessor):
         """Read ``tokenizer.json`` if it exists."""
         path = directory / self.tokenizer_file
         if path.exists():
-            self.use(Tokenizer.from_file(str(path)))
+            self.use(read_tokenizer_file(path))
 
 
 def _refuse_sizes(tokenizer: str, vocab_size: int, context_length: int, eot_token_id: int) -> None:

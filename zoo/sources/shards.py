@@ -21,7 +21,7 @@ from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.image_file import read_pixels
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
-from zoo.storage.outside import parse_json, shown
+from zoo.storage.outside import parse_json, refuse_special, shown
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
@@ -292,6 +292,7 @@ def _class_names(given: Patterns | None) -> list[str]:
     """Return class names from a list or from the lines of a file."""
     if not isinstance(given, str):
         return list(given or ())
+    refuse_special(Path(given), lambda message: DataError(f"data.source.class_names: {message}"))
     try:
         return [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:

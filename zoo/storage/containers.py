@@ -11,6 +11,7 @@ from zoo.storage.checked import read_shard_names
 from zoo.storage.ctranslate2 import is_ctranslate2, read_ctranslate2
 from zoo.storage.envelope import tensors_below
 from zoo.storage.files import WEIGHTS_FILE
+from zoo.storage.outside import understanding
 from zoo.storage.tensors import is_safetensors, read_tensors, safetensors_shapes
 from zoo.storage.torchscript import is_torchscript, read_torchscript
 
@@ -30,11 +31,12 @@ def read_file(path: Path, key: str = "") -> dict[str, Tensor]:
         WeightsError: the file is missing, damaged, or of a kind that is not read.
     """
     _refuse_ggml(path)
-    if is_ctranslate2(path):
-        return tensors_below(read_ctranslate2(path), key, path)
-    if gguf.is_gguf(path):
-        return tensors_below(gguf.read_tensors(path), key, path)
-    return tensors_below(read_torchscript(path), key, path) if is_torchscript(path) else read_tensors(path, key)
+    with understanding(path):  # the readers of damaged zip archives, pickles and headers raise almost anything
+        if is_ctranslate2(path):
+            return tensors_below(read_ctranslate2(path), key, path)
+        if gguf.is_gguf(path):
+            return tensors_below(gguf.read_tensors(path), key, path)
+        return tensors_below(read_torchscript(path), key, path) if is_torchscript(path) else read_tensors(path, key)
 
 
 def read_shapes(path: Path) -> dict[str, Shape] | None:
@@ -45,9 +47,10 @@ def read_shapes(path: Path) -> dict[str, Shape] | None:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file of weights")
-    if is_safetensors(path):
-        return safetensors_shapes(path)
-    return gguf.read_shapes(path) if gguf.is_gguf(path) else None
+    with understanding(path):
+        if is_safetensors(path):
+            return safetensors_shapes(path)
+        return gguf.read_shapes(path) if gguf.is_gguf(path) else None
 
 
 def shard_files(directory: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any
 from zoo.data.readers.table import CSV_SUFFIXES, Row, missing_key, read_table
 from zoo.errors import DataError, name_choices
 from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
+from zoo.storage.outside import refuse_special
 
 SPLIT_WORDS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
 SEGMENT_KEYS = ("start", "end", "text")
@@ -261,6 +262,7 @@ def text_lines(path: Path) -> list[str]:
     Raises:
         DataError: the file cannot be read, or is not UTF-8.
     """
+    refuse_special(path)
     try:
         return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

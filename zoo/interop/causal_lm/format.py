@@ -14,11 +14,13 @@ from zoo.interop.base.placing import LANGUAGE, language_in, take_part
 from zoo.interop.base.recognise import describe, library_config
 from zoo.interop.base.source import Source
 from zoo.interop.causal_lm import configs, gguf_names, meta_llama, transformers_causal_lm
+from zoo.interop.causal_lm.gguf_metadata import checked_metadata
 from zoo.interop.causal_lm.gguf_tokenizer import gguf_tokenizer
 from zoo.interop.causal_lm.gguf_write import KINDS
 from zoo.interop.causal_lm.settings import sampling_settings
 from zoo.interop.causal_lm.write import language_export
 from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer, read_language_tokenizer
+from zoo.processors.tokenizers.tokenizer_file import read_safely
 from zoo.registry import register
 from zoo.storage.gguf import is_gguf, read_metadata
 
@@ -74,7 +76,7 @@ class CausalLanguageModels(Format):
 
 
 def _describe_gguf(source: Source, path: Path) -> Description:
-    metadata = read_metadata(path)
+    metadata = checked_metadata(read_metadata(path), path)
     factors = source.tensors[gguf_names.FACTORS] if gguf_names.FACTORS in source.keys else None
     arguments = gguf_names.arguments(metadata, source.keys, factors)
     given = read_language_tokenizer(path.parent) or _tokenizer_within(metadata, path)
@@ -91,9 +93,10 @@ def _system(name: str, language: dict[str, Any], given: GivenTokenizer | None) -
 
 def _tokenizer_within(metadata: Mapping[str, Any], path: Path) -> GivenTokenizer:
     words = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(words, list):
+    if words is None:
         raise WeightsError(f"{path}: holds no tokenizer (tokenizer.ggml.tokens); put a tokenizer.json beside it")
     keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     numbers = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
     names = {name: words[number] for name, number in numbers.items() if number is not None and number < len(words)}
-    return GivenTokenizer(gguf_tokenizer(dict(metadata)), names, chat_template=metadata.get("tokenizer.chat_template"))
+    tokenizer = read_safely(lambda: gguf_tokenizer(dict(metadata)), path)
+    return GivenTokenizer(tokenizer, names, chat_template=metadata.get("tokenizer.chat_template"))

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 
 from zoo.language.transcription.subtitles import Layout, cues, spoken
+from zoo.storage.cells import cell
 from zoo.types import Transcript
 
 
@@ -51,8 +52,8 @@ def as_vtt(transcript: Transcript, layout: Layout | None = None) -> str:
 
 
 def as_tsv(transcript: Transcript) -> str:
-    """Return tab-separated lines of start and end in milliseconds and text, with a header line."""
-    rows = (f"{round(1000 * s.start)}\t{round(1000 * s.end)}\t{' '.join(s.text.split())}\n" for s in spoken(transcript))
+    """Return tab-separated lines of start and end in milliseconds and text, with a header line; no text is a spreadsheet's formula."""
+    rows = (f"{round(1000 * s.start)}\t{round(1000 * s.end)}\t{cell(' '.join(s.text.split()))}\n" for s in spoken(transcript))
     return "start\tend\ttext\n" + "".join(rows)
 
 
