@@ -124,12 +124,25 @@ def test_a_base_may_be_given_and_files_beside_the_adapter_count(saved):
         zoo.load(base, base=base)
 
 
-@pytest.mark.parametrize("base", ["/gone", "meta/base-7b", "", None, 3])
+@pytest.mark.parametrize("base", ["/gone", "meta/base-7b", "", None, 3, "x" * 300])
 def test_an_adapter_whose_base_is_not_here_is_refused_with_its_name(base, saved, monkeypatch):
     change(saved[1], base_model_name_or_path=base)
     for load in (lambda: zoo.load(saved[1]), lambda: zoo.create_model("llama_nano", weights=saved[1])):
-        with pytest.raises(zoo.WeightsError, match=f"holds an adapter .*LORA.* of the base model {base!r}.*base=DIR"):
+        with pytest.raises(zoo.WeightsError, match=f"holds an adapter .*LORA.* of the base model {repr(base)[:150]}.*base=DIR"):
             load()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"hidden_size": 48}, {"architectures": ["NoSuch", "AutoTokenizer"]}, {"num_attention_heads": 0}, {"vocab_size": "x"}]
+)
+def test_an_odd_config_of_the_base_is_told(changes, saved):
+    path = saved[0] / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    if "architectures" in changes:  # the names of classes are hints
+        assert zoo.load(saved[1]).name == "adapter"
+        return
+    with pytest.raises((zoo.ConfigError, zoo.WeightsError)):
+        zoo.load(saved[1])
 
 
 def test_a_base_of_the_hub_is_taken_from_the_cache(saved, monkeypatch):

@@ -98,3 +98,12 @@ def test_a_dense_layer_is_refused_and_other_prompts_and_similarities_are_named(b
     save(base, tmp_path / "dot", Pooling(24, "mean"), prompts={"query": "find a "}, similarity_fn_name="dot")
     told = " ".join(describe(read_source(tmp_path / "dot")).left_out)
     assert "prompts query; put them before the texts yourself" in told and "similarity 'dot'; ours is the cosine" in told
+
+
+def test_an_adapter_of_sentence_transformers_is_merged_with_its_own_pooling(base, tmp_path):
+    peft = pytest.importorskip("peft")
+    model = SentenceTransformer(modules=[Transformer(str(base)), Pooling(24, "max")], device="cpu")
+    model.add_adapter(peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False, task_type="FEATURE_EXTRACTION"))
+    model.save(str(tmp_path))
+    assert not (tmp_path / "model.safetensors").exists() and unknown_files(read_source(tmp_path)) == []
+    torch.testing.assert_close(pooled(tmp_path)[1], torch.from_numpy(model.encode(TEXTS)), rtol=0, atol=1e-5)

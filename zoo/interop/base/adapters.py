@@ -9,18 +9,20 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, WeightsError, first_line
+from zoo.errors import ConfigError, WeightsError, ZooError, first_line
 from zoo.interop.base.hub_model import fetch_model
 from zoo.interop.base.library_files import ADAPTER_CONFIG, read_library_config, read_optional
 from zoo.layers.hosted_transformers import import_transformers, parse_config, quiet_and_offline
 from zoo.storage.containers import read_file
 from zoo.storage.hub import CONFIG
+from zoo.storage.outside import shown
 
 log = logging.getLogger("zoo")
 
@@ -39,7 +41,7 @@ AUTO_CLASSES = {  # by PEFT's task: the class that it loads the base with
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
-FAULTS = (AttributeError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError)  # of PEFT for odd settings
+FAULTS = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)  # for odd settings
 
 
 def find_base(directory: Path, given: str | Path | None) -> str:
@@ -58,8 +60,8 @@ def find_base(directory: Path, given: str | Path | None) -> str:
     base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(base, str) or not base:
         raise _alone(directory, settings, "which it does not name")
-    if Path(base).expanduser().is_dir():
-        return str(Path(base).expanduser())
+    if _is_directory(base):
+        return base
     if base.count("/") != 1 or base.startswith((".", "/", "~")):
         raise _alone(directory, settings, "which is no directory here")
     try:
@@ -68,10 +70,17 @@ def find_base(directory: Path, given: str | Path | None) -> str:
         raise _alone(directory, settings, f"which is no directory here and cannot be fetched ({first_line(error)})") from error
 
 
+def _is_directory(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):  # a name that is too long or holds a zero byte
+        return False
+
+
 def _alone(directory: Path, settings: Mapping[str, Any], why: str) -> WeightsError:
     kind, base = settings.get("peft_type", "of unknown kind"), settings.get("base_model_name_or_path")
     return WeightsError(
-        f"{directory}: holds an adapter ({ADAPTER_CONFIG}: {kind}) of the base model {base!r}, {why}, and not a whole model; give the "
+        f"{directory}: holds an adapter ({ADAPTER_CONFIG}: {kind}) of the base model {shown(base)}, {why}, and not a whole model; give the "
         f"base's directory: zoo.load({str(directory)!r}, base=DIR), or write it into {ADAPTER_CONFIG} as base_model_name_or_path"
     )
 
@@ -116,12 +125,12 @@ def merged_tensors(base: Mapping[str, Tensor], config: Path, adapter: Path) -> d
     names = [name.removeprefix(PREFIX) for name in read_file(path)]  # a pickle that would run code is refused here, before PEFT reads it
     _refuse_unmergeable(settings, adapter)
     parsed = parse_config(read_library_config(config), {}, "llama")
-    made = _class_of(settings, parsed, names, adapter)
     floats = [tensor.dtype for tensor in base.values() if tensor.is_floating_point()]
     dtype = torch.float32 if torch.float32 in floats or not floats else floats[0]
-    with quiet_and_offline():
+    with _told(adapter, parsed.model_type), quiet_and_offline():
+        made = _class_of(settings, parsed, names, adapter)
         model, report = made.from_pretrained(None, config=parsed, state_dict=dict(base), dtype=dtype, output_loading_info=True)
-    merged = _merge(model, adapter)
+        merged = _merge(model, adapter)
     # transformers fills what the base lacks, for example a pooler, with random numbers.
     invented = set(report["missing_keys"]) - set(names)
     log.info("%s: merged into its base model (%d tensors)", adapter, len(names))
@@ -142,16 +151,16 @@ def _class_of(settings: Mapping[str, Any], parsed: Any, names: list[str], adapte
     """
     library = import_transformers()
     mapping = settings.get("auto_mapping")
-    told = [str(mapping.get("base_model_class")) if isinstance(mapping, Mapping) else "", *(parsed.architectures or ())]
+    told = [mapping.get("base_model_class") if isinstance(mapping, Mapping) else "", *(parsed.architectures or ())]
     autos = [AUTO_CLASSES.get(str(settings.get("task_type")), ""), "AutoModel"]
     # An Auto class finds the class of a config; those that a config names are taken only if they are models.
-    found: list[Any] = [getattr(library, name, None) for name in told if name]
+    found: list[Any] = [getattr(library, str(name), None) for name in told if name]
     found += [getattr(library, name)._model_mapping.get(type(parsed), None) for name in autos if name]
     first = {name.split(".")[0] for name in names}
     for made in found:
         if not (isinstance(made, type) and issubclass(made, library.PreTrainedModel)):
             continue
-        with torch.device("meta"), quiet_and_offline():
+        with torch.device("meta"):
             parts = {name for name, _ in made(parsed).named_children()}
         if first <= parts:
             return made
@@ -172,28 +181,33 @@ def _merge(model: nn.Module, adapter: Path) -> nn.Module:
         from peft import PeftConfig, PeftModel
     except ImportError as error:
         raise ConfigError(f"{adapter}: an adapter needs PEFT; install it with: pip install 'multimodal-zoo[peft]'") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # missing tensors, of which PEFT warns, are refused below
+        config: Any = PeftConfig.from_pretrained(str(adapter))
+        if config.is_prompt_learning or config.is_adaption_prompt:
+            raise ConfigError(
+                f"{adapter / ADAPTER_CONFIG}: peft_type: {config.peft_type.value} puts learned tokens before each text, which cannot be "
+                "merged into weights; use an adapter of another kind (LORA, IA3, ...)"
+            )
+        adapted: Any = PeftModel.from_pretrained(model, str(adapter), config=config)
+        report = adapted.load_adapter(str(adapter), "default")  # a second time, because only this tells what was missing
+        if lost := [*report.missing_keys, *report.unexpected_keys]:
+            raise WeightsError(
+                f"{adapter}: {len(report.missing_keys)} tensors of the adapter are missing and {len(report.unexpected_keys)} unknown "
+                f"to a {type(model).__name__} ({', '.join(lost[:3])}); name the base that it was trained with"
+            )
+        return adapted.merge_and_unload()
+
+
+@contextmanager
+def _told(adapter: Path, kind: str) -> Iterator[None]:
+    """Turn what transformers and PEFT raise for odd settings or weights into an error that names the adapter."""
     try:
-        with quiet_and_offline(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # missing tensors, of which PEFT warns, are refused below
-            config: Any = PeftConfig.from_pretrained(str(adapter))
-            if config.is_prompt_learning or config.is_adaption_prompt:
-                raise ConfigError(
-                    f"{adapter / ADAPTER_CONFIG}: peft_type: {config.peft_type.value} puts learned tokens before each text, which cannot "
-                    "be merged into weights; use an adapter of another kind (LORA, IA3, ...)"
-                )
-            adapted: Any = PeftModel.from_pretrained(model, str(adapter), config=config)
-            report = adapted.load_adapter(str(adapter), "default")  # a second time, because only this tells what was missing
-            lost = [*report.missing_keys, *report.unexpected_keys]
-            if lost:
-                raise WeightsError(
-                    f"{adapter}: {len(report.missing_keys)} tensors of the adapter are missing and {len(report.unexpected_keys)} unknown "
-                    f"to a {type(model).__name__} ({', '.join(lost[:3])}); name the base that it was trained with"
-                )
-            return adapted.merge_and_unload()
+        yield
     except FAULTS as error:
-        if isinstance(error, ConfigError | WeightsError):
+        if isinstance(error, ZooError):
             raise
         raise WeightsError(
-            f"{adapter}: PEFT cannot merge the adapter into a {type(model).__name__} ({first_line(error)}); name the base that it was "
-            "trained with, or merge the two where it was trained"
+            f"{adapter}: PEFT cannot merge the adapter into a {kind} ({first_line(error)}); name the base that it was trained with, or "
+            "merge the two where it was trained"
         ) from error

@@ -128,7 +128,8 @@ class Source:
         found = read_files(self.weight_files) if self.base is None else self.base.tensors
         if self.adapter is None or self.directory is None:
             return found
-        return merged_tensors(found, self.directory / FOREIGN_CONFIG, self.adapter)
+        whole = self.directory if self.base is None or self.base.directory is None else self.base.directory
+        return merged_tensors(found, whole / FOREIGN_CONFIG, self.adapter)
 
     def fetched(self, fetch: Callable[[], Any]) -> Any:
         """Call a library that may download these weights.
