@@ -1,8 +1,9 @@
-"""Update the table of test results in README.md from the cards in ``assets/cards/``."""
+"""Update the table of test results in README.md from the cards in ``assets/cards/``, and the tables of ``assets/guide/files.md``."""
 
 from pathlib import Path
 
 from zoo.evaluation.results.cards import cards_table
+from zoo.interop.base.guide import with_tables
 from zoo.storage.files import write_text_atomically
 
 START, END = "<!-- cards: written by scripts/update_readme.py -->", "<!-- end of cards -->"
@@ -15,5 +16,6 @@ def with_table(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = Path(__file__).parents[1] / "README.md"
-    write_text_atomically(readme, with_table(readme.read_text(encoding="utf-8")))
+    root = Path(__file__).parents[1]
+    for page, update in ((root / "README.md", with_table), (root / "assets" / "guide" / "files.md", with_tables)):
+        write_text_atomically(page, update(page.read_text(encoding="utf-8")))

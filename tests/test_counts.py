@@ -45,6 +45,37 @@ CLASSIFIERS = {
 }
 
 
+# Published sizes of language models, computed from transformers 5.17; GPT-3's paper gives rounded numbers only.
+LANGUAGE = {
+    "qwen2_0_5b": 494_032_768,
+    "qwen2_1_5b": 1_543_714_304,
+    "qwen2_5_3b": 3_085_938_688,
+    "qwen2_7b": 7_615_616_512,
+    "qwen3_0_6b": 596_049_920,
+    "qwen3_1_7b": 1_720_574_976,
+    "qwen3_4b": 4_022_468_096,
+    "qwen3_8b": 8_190_735_360,
+    "gemma2_2b": 2_614_341_888,
+    "gemma2_9b": 9_241_705_984,
+    "gemma3_270m": 268_098_176,
+    "gemma3_1b": 999_885_952,
+    "gemma3_4b": 3_880_263_168,
+    "phi3_mini_4k": 3_821_079_552,
+    "phi4": 14_659_507_200,
+}
+GPT3 = {"125m": 125e6, "350m": 350e6, "760m": 760e6, "1_3b": 1.3e9, "2_7b": 2.7e9, "6_7b": 6.7e9, "13b": 13e9, "175b": 175e9}
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+def test_parameters_of_language_models(name):
+    assert count(create_model(name, device="meta")) == LANGUAGE[name]
+
+
+@pytest.mark.parametrize("name", GPT3)
+def test_parameters_of_gpt3_are_those_of_the_paper(name):
+    assert count(create_model(f"gpt3_{name}", device="meta")) == pytest.approx(GPT3[name], rel=0.03)
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_parameters_of_clip_equal_the_reference(name):
     system, (total, image, text, _, _) = create_model(name, device="meta"), SYSTEMS[name]

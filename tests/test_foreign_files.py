@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import zoo
+from zoo.interop.base.guide import with_tables
 from zoo.interop.base.recognise import describe, find_format, formats, unknown_files
 from zoo.interop.base.source import read_source
+from zoo.storage.places import packaged_directory
 from zoo.types import Batch
 
 WIDE = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 40}
@@ -90,6 +93,23 @@ def test_a_directory_of_open_clip_holds_no_unexplained_file(tmp_path):
     save_for_hf(model, a_tokenizer(), {"embed_dim": 16, **towers}, str(tmp_path))
     source = read_source(tmp_path)
     assert find_format(source).name == "clip" and unknown_files(source) == []
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(zoo.WeightsError, match="holds adapter_config.json beside the weights"):
+        zoo.load(tmp_path)
+
+
+def test_a_directory_of_timm_holds_no_unexplained_file_and_loads_under_its_name(tmp_path):
+    timm = pytest.importorskip("timm")
+    timm.models.save_for_hf(timm.create_model("test_vit", num_classes=3), tmp_path, model_config={"label_names": ["a", "b", "c"]})
+    assert unknown_files(read_source(tmp_path)) == []
+    with pytest.raises(zoo.ConfigError, match=f"a model of timm; use zoo.create_model\\('timm/test_vit', weights='{tmp_path}'\\)"):
+        zoo.load(tmp_path)
+    assert zoo.create_model("timm/test_vit", weights=tmp_path, weights_parts=["encoder"]).dim == 64
+
+
+def test_the_page_on_files_holds_the_tables_of_today():
+    page = packaged_directory("assets") / "guide" / "files.md"
+    assert with_tables(page.read_text(encoding="utf-8")) == page.read_text(encoding="utf-8"), "run: python scripts/update_readme.py"
 
 
 SENTENCE = {
@@ -161,13 +181,44 @@ def test_an_unknown_file_is_named_in_one_line_and_nothing_else_is(tmp_path, capl
     assert [record.getMessage() for record in caplog.records] == [f"{tmp_path}: not used: my_settings.toml: unknown files"]
 
 
-@pytest.mark.parametrize("key", ["auto_map", "quantization_config"])
-def test_code_and_quantised_weights_are_refused(key, tmp_path):
+def change_config(directory, **changes):
+    path = directory / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_code_is_refused(tmp_path):
     save_model("vit", tmp_path)
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: {"AutoModel": "own.Model"}}))
-    with pytest.raises(zoo.ConfigError, match=f"{key}: "):
+    change_config(tmp_path, auto_map={"AutoModel": "own.Model"})
+    with pytest.raises(zoo.ConfigError, match="auto_map: "):
         zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors", "fp8"])
+@pytest.mark.parametrize("family", ["llama", "clip", "whisper", "bert", "vit", "llava", "kosmos-2"])
+def test_quantised_weights_are_refused_by_name_wherever_they_are_named(family, method, saved_families, tmp_path):
+    directory = saved_families(family, tmp_path)
+    part = {"text_config": {**MODELS[family][1]["text_config"], "model_type": "llama"}} if family == "llava" else {}
+    told = {"quantization_config": {"quant_method": method, "bits": 4}}
+    change_config(directory, **({"text_config": {**part["text_config"], **told}} if part else told))
+    row = {"llama": "llama_nano", "clip": "clip_vit_nano", "whisper": "whisper_nano", "bert": "bert_nano", "vit": "vit_nano"}.get(family)
+    loads = [lambda: zoo.load(directory), *([lambda: zoo.create_model(row, weights=directory)] if row else [])]
+    for load in loads:
+        with pytest.raises(zoo.ConfigError, match=f"quantization_config: weights quantised by {method} are not read"):
+            load()
+
+
+@pytest.fixture(scope="module")
+def saved_families(tmp_path_factory):
+    """Copies of directories of tiny random models, each made once."""
+    made = {}
+
+    def directory(family, folder):
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family)
+            save_model(family, made[family])
+        return shutil.copytree(made[family], folder, dirs_exist_ok=True)
+
+    return directory
 
 
 def test_sampling_settings_and_further_templates_are_named(tmp_path):
@@ -177,6 +228,25 @@ def test_sampling_settings_and_further_templates_are_named(tmp_path):
     (tmp_path / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
     told = describe(read_source(tmp_path)).left_out
     assert told[0].startswith("generation_config.json: do_sample True, temperature 0.6") and "tools.jinja" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"suppress_tokens": [3], "begin_suppress_tokens": [4]}, "suppress_tokens [3], begin_suppress_tokens [4]"),
+        ({"forced_eos_token_id": 3, "bad_words_ids": [[4]]}, "forced_eos_token_id 3, bad_words_ids [[4]]"),
+        ({"repetition_penalty": 1.2, "no_repeat_ngram_size": 3}, "repetition_penalty 1.2, no_repeat_ngram_size 3"),
+        ({"num_beams": 4, "min_new_tokens": 5, "max_new_tokens": 9}, "num_beams 4, min_new_tokens 5, max_new_tokens 9"),
+        ({"sequence_bias": {"3": 1.0}, "a_new_key": 1}, "sequence_bias {'3': 1.0}, a_new_key 1"),
+        ({"num_beams": 1, "temperature": 1.0, "suppress_tokens": None, "use_cache": True, "eos_token_id": [2, 3]}, ""),
+    ],
+)
+@pytest.mark.parametrize("family", ["llama", "llava", "kosmos-2"])
+def test_every_setting_that_changes_what_transformers_generates_is_named(family, settings, told, saved_families, tmp_path):
+    directory = saved_families(family, tmp_path)
+    (directory / "generation_config.json").write_text(json.dumps(settings))
+    found = describe(read_source(directory)).left_out
+    assert found == ((f"generation_config.json: {told}; pass them to generate yourself",) if told else ())
 
 
 @pytest.mark.parametrize(("key", "value"), [("hop_length", 128), ("n_fft", 512), ("sampling_rate", 8000)])

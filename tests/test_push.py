@@ -45,15 +45,21 @@ def test_the_card_has_licence_task_facts_data_and_the_verification_card(hub, cli
     head = yaml.safe_load(front)
     assert head["license"] == "cc-by-4.0" and head["pipeline_tag"] == "zero-shot-image-classification"
     assert {"clip", "vit", "text", "image", "multimodal-zoo"} <= set(head["tags"])
-    assert '`vit` (image), `text` (text)' in text and 'zoo.load("hf://owner/name")' in text and "* 1,258 digits" in text
+    assert "`vit` (image), `text` (text)" in text and 'zoo.load("hf://owner/name")' in text and "* 1,258 digits" in text
     assert f"| parameters | {sum(p.numel() for p in clip.parameters()):,} |" in text
     assert "| batch-invariant | verified |" in text and "they say nothing about how well these weights" in text
 
 
 @pytest.mark.parametrize(
     ("name", "task"),
-    [("vit_nano", "image-feature-extraction"), ("llama_nano", "text-generation"), ("classifier_vit_nano", "image-classification"),
-     ("whisper_nano", "automatic-speech-recognition"), ("llava_nano", "image-text-to-text"), ("bert_nano", "feature-extraction")],
+    [
+        ("vit_nano", "image-feature-extraction"),
+        ("llama_nano", "text-generation"),
+        ("classifier_vit_nano", "image-classification"),
+        ("whisper_nano", "automatic-speech-recognition"),
+        ("llava_nano", "image-text-to-text"),
+        ("bert_nano", "feature-extraction"),
+    ],
 )
 def test_a_card_names_the_task_of_every_kind(name, task):
     text = model_card(zoo.create_model(name), "owner/name", "mit", [])
@@ -70,13 +76,17 @@ def test_a_licence_is_asked_for(licence, message, hub, clip):
 
 def test_without_login_it_says_how_to_log_in(hub, clip, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(zoo.ConfigError, match=r"push: not logged in to http://\S+; log in with `hf auth login`, or set HF_TOKEN to a token with"):
+    with pytest.raises(
+        zoo.ConfigError, match=r"push: not logged in to http://\S+; log in with `hf auth login`, or set HF_TOKEN to a token with"
+    ):
         zoo.push(clip, "owner/name", license="mit")
 
 
 def test_a_token_without_the_right_to_write_is_told_and_not_shown(hub, clip, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_readonly")
-    with pytest.raises(zoo.ConfigError, match=r"owner/name cannot be written: the token in use may not write there \(status 401\)") as caught:
+    with pytest.raises(
+        zoo.ConfigError, match=r"owner/name cannot be written: the token in use may not write there \(status 401\)"
+    ) as caught:
         zoo.push(clip, "owner/name", license="mit")
     assert "hf_readonly" not in str(caught.value)
 

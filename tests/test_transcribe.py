@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,24 @@ def test_one_bad_file_is_named_and_the_others_go_on(model, sounds, tmp_path, cap
     assert files(tmp_path / "texts") == ["a.txt", "b.txt", "deep/c.txt", "transcribe.json"]
 
 
+def test_silence_is_left_out_unless_it_is_asked_for(model, tmp_path, capsys):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000 * 3), 16000)
+    found = {}
+    for vad in ("auto", "energy", "none"):
+        assert main(["transcribe", str(tmp_path / "silence.wav"), "--model", model, "--json", "--vad", vad, *QUICK]) == 0
+        found[vad] = json.loads(capsys.readouterr().out)
+    assert found["auto"]["segments"] == found["energy"]["segments"] == [] and found["auto"]["duration_s"] == 3.0
+    assert found["none"]["segments"]  # the untrained model writes something
+
+
+def test_the_limits_of_subtitles_are_settings_of_the_transcripts(model, sounds, tmp_path, capsys):
+    out, words = tmp_path / "out", ["--model", model, "--word-timestamps", "--format", "srt", *QUICK]
+    assert main(["transcribe", str(sounds / "a.wav"), "-o", str(out), "--max-line-width", "12", *words]) == 0
+    assert json.loads((out / "transcribe.json").read_text(encoding="utf-8"))["max_line_width"] == 12
+    assert main(["transcribe", str(sounds / "a.wav"), "-o", str(out), "--max-line-width", "13", *words]) == 2
+    assert "max_line_width 12 is now 13" in capsys.readouterr().err
+
+
 def test_recordings_of_one_name_keep_their_suffix(model, sounds, tmp_path):
     soundfile.write(sounds / "a.flac", np.zeros(1600), 16000)
     assert main(["transcribe", str(sounds), "-o", str(tmp_path / "texts"), "--model", model, *QUICK]) == 0
@@ -123,6 +143,10 @@ def test_recordings_of_one_name_keep_their_suffix(model, sounds, tmp_path):
         (["a.wav", "--patience", "2"], "no effect without beams"),
         (["a.wav", "--device", "tpu9"], "--device: tpu9 cannot be used"),
         (["a.wav", "-o", "a.wav"], "--output: a.wav cannot be written"),
+        (["a.wav", "--vad", "webrtc"], "vad_filter: there is no 'webrtc'"),
+        (["a.wav", "--windows", "sought"], "windows: there is no 'sought'"),
+        (["a.wav", "--max-line-width", "40"], "--max-line-width: needs the times of words"),
+        (["a.wav", "--word-timestamps", "--max-line-count", "2"], "max_line_count: 2 has no effect without a line width"),
     ],
 )
 def test_mistakes_get_one_clear_line(model, tmp_path, capsys, monkeypatch, words, message):
@@ -144,3 +168,89 @@ def test_a_model_that_does_not_hear_words_is_refused(sounds, tmp_path, capsys):
     other = zoo.save(zoo.create_system("clip_vit_nano"), tmp_path / "clip")
     assert main(["transcribe", str(sounds), "--model", str(other)]) == 2
     assert "cannot transcribe" in capsys.readouterr().err
+
+
+def piped(model, data, *words, **keywords):
+    """Run the command in a process with bytes on its standard input."""
+    command = [sys.executable, "-m", "zoo.commands.cli", "transcribe", *words, "--model", model, *QUICK]
+    return subprocess.run(command, input=data, capture_output=True, check=False, **keywords)
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_standard_input_is_transcribed(model, sounds, tmp_path, name):
+    done = piped(model, (sounds / "a.wav").read_bytes(), name, "-o", str(tmp_path / "texts"), "--json")
+    line = json.loads(done.stdout)
+    assert done.returncode == 0 and line["path"] == "standard input" and line["duration_s"] == pytest.approx(0.5, abs=1e-3)
+    assert files(tmp_path / "texts") == ["stdin.txt", "transcribe.json"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"", "standard input: nothing came"), (b"no sound" * 99, "standard input: not a recording")]
+)
+def test_standard_input_without_a_recording_is_told(model, data, message):
+    done = piped(model, data, "-")
+    assert done.returncode in (1, 2) and message in done.stderr.decode() and "Traceback" not in done.stderr.decode()
+
+
+def test_what_a_shell_substitutes_is_transcribed(model, sounds):
+    command = f"{sys.executable} -m zoo.commands.cli transcribe <(cat {sounds / 'a.wav'}) --json --model {model} {' '.join(QUICK)}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=True)
+    assert json.loads(done.stdout)["path"].startswith("/dev/fd/")
+
+
+def test_a_named_pipe_is_never_waited_for(model, sounds, capsys):
+    os.mkfifo(sounds / "pipe.wav")
+    assert main(["transcribe", str(sounds), "--model", model, *QUICK]) == 1
+    assert main(["transcribe", str(sounds / "pipe.wav"), "--model", model, *QUICK]) == 1
+    assert capsys.readouterr().err.count("it is a named pipe") == 2
+
+
+def test_files_that_are_left_out_are_counted_and_recordings_of_any_name_are_taken(model, sounds, capsys):
+    (sounds / "speech").write_bytes((sounds / "a.wav").read_bytes())
+    for name in ("notes.txt", "deep/more.txt", "cover.png", ".hidden"):
+        (sounds / name).write_bytes(b"text")
+    assert main(["transcribe", str(sounds), "--json", "--model", model, *QUICK]) == 0
+    printed = capsys.readouterr()
+    assert sorted(Path(json.loads(line)["path"]).name for line in printed.out.splitlines()) == ["a.wav", "b.flac", "c.wav", "speech"]
+    assert "3 files are no recordings and were left out (2 .txt, 1 .png)" in printed.err
+
+
+def test_a_track_that_is_not_there_is_told(model, sounds, capsys):
+    assert main(["transcribe", str(sounds / "a.wav"), "--track", "2", "--model", model, *QUICK]) == 1
+    assert "has no sound track 2; it has 1" in capsys.readouterr().err
+
+
+def test_an_older_note_without_a_setting_of_today_is_taken(model, sounds, tmp_path, capsys):
+    words = ["transcribe", str(sounds), "-o", str(tmp_path / "texts"), "--model", model, *QUICK]
+    assert main(words) == 0
+    note = tmp_path / "texts" / "transcribe.json"
+    facts = json.loads(note.read_text())
+    note.write_text(json.dumps({key: value for key, value in facts.items() if key not in ("track", "suppress_tokens")}))
+    assert main(words) == 0 and "3 of 3 transcripts exist already" in capsys.readouterr().err
+    assert main([*words, "--suppress-tokens", "3,5"]) == 2
+    assert "suppress_tokens None is now [3, 5]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--live", "a.wav"], "--live: reads standard input alone"),
+        (["--live"], "write: zoo transcribe --live -"),
+        (["--microphone", "a.wav"], "a.wav was given as well"),
+        (["--live", "-", "--track", "1"], "--track: has no effect"),
+        (["a.wav", "--suppress-tokens", "x"], "--suppress-tokens: 'x'; allowed are token ids"),
+        ([], "no recordings; give files, folders, or - for standard input"),
+    ],
+)
+def test_options_of_sound_that_do_not_fit_get_one_clear_line(model, capsys, words, message):
+    assert main(["transcribe", *words, "--model", model]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_sound_is_transcribed_while_it_comes(model, sounds):
+    samples = soundfile.read(sounds / "a.wav", dtype="int16")[0].tobytes()
+    done = piped(model, samples * 8, "-", "--live", "--json")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and all(set(line) in ({"final", "start", "end"}, {"stable", "open"}) for line in lines), done.stderr
+    assert piped(model, b"", "-", "--live").returncode == 2

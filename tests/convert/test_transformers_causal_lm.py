@@ -2,12 +2,25 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, MistralConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from zoo.errors import ConfigError, WeightsError
-from zoo.interop.causal_lm import meta_llama, transformers_causal_lm
+from zoo.interop.causal_lm import configs, meta_llama, transformers_causal_lm
 from zoo.interop.causal_lm.gguf_names import halves
-from zoo.interop.causal_lm.write import language_files, language_tensors
+from zoo.interop.causal_lm.write import language_files, language_tensors, whole_keywords
 from zoo.registry.construct import build_part
 from zoo.storage.tensors import load_strictly
 
@@ -26,6 +39,62 @@ FLAVOURS = {
         **SIZES, num_attention_heads=6, num_key_value_heads=3, head_dim=12, sliding_window=5, attn_implementation="eager"
     ),
     "mistral, no window": lambda: MistralConfig(**SIZES, num_attention_heads=6, num_key_value_heads=2, sliding_window=None),
+    "yarn": lambda: LlamaConfig(
+        **SIZES,
+        num_attention_heads=3,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16},
+    ),
+    "qwen2": lambda: Qwen2Config(**SIZES, num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True),
+    "qwen2, window in its last layer": lambda: Qwen2Config(
+        **SIZES,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        use_sliding_window=True,
+        sliding_window=5,
+        max_window_layers=1,
+        attn_implementation="eager",
+    ),
+    "qwen3": lambda: Qwen3Config(**SIZES, num_attention_heads=6, num_key_value_heads=2, head_dim=16),
+    "gemma": lambda: GemmaConfig(**SIZES, num_attention_heads=3, num_key_value_heads=1, head_dim=24, **ENDS),
+    "gemma2": lambda: Gemma2Config(
+        **SIZES | {"num_hidden_layers": 3},
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=12,
+        query_pre_attn_scalar=20,
+        sliding_window=5,
+        attn_implementation="eager",
+        **ENDS,
+    ),
+    "gemma3": lambda: Gemma3TextConfig(
+        **SIZES | {"num_hidden_layers": 7},
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=12,
+        query_pre_attn_scalar=16,
+        sliding_window=5,
+        attn_implementation="eager",
+        **ENDS,
+    ),
+    "phi3, short window": lambda: Phi3Config(
+        **SIZES, num_attention_heads=6, num_key_value_heads=3, sliding_window=5, pad_token_id=0, attn_implementation="eager", **ENDS
+    ),
+    "phi3, long texts": lambda: Phi3Config(
+        **SIZES,
+        num_attention_heads=3,
+        pad_token_id=0,
+        original_max_position_embeddings=4,  # all texts here are longer: theirs takes the longest of a batch, ours each
+        rope_parameters={
+            **{"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.6},
+            **{"short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5], "long_factor": [2.0, 2.5, 3.0, 3.5, 4.0, 5.0]},
+        },
+        **ENDS,
+    ),
+    "gpt neo": lambda: GPTNeoConfig(
+        **{"vocab_size": 97, "max_position_embeddings": 64, "hidden_size": 60, "num_layers": 4, "num_heads": 3, "window_size": 5},
+        attention_types=[[["global", "local"], 2]],
+        **ENDS,
+    ),
     "gpt2": lambda: GPT2Config(vocab_size=97, n_positions=64, n_embd=60, n_layer=2, n_head=3, **ENDS),
     "gpt2, untied, narrow": lambda: GPT2Config(
         vocab_size=97,
@@ -44,7 +113,7 @@ EVERY_FLAVOUR = pytest.mark.parametrize("flavour", FLAVOURS)
 
 def ours_of(reference):
     """Our model, made from the reference's config, with its weights."""
-    arguments = transformers_causal_lm.arguments(reference.config.to_dict())
+    arguments = configs.arguments(reference.config.to_dict())
     model = build_part("language", {"name": "causal_lm", **arguments}, "language").eval()
     load_strictly(model, transformers_causal_lm.to_zoo(reference.state_dict(), tied=arguments["tied"]), origin="transformers")
     model.config = {"language": {"name": "causal_lm", **arguments}}
@@ -86,13 +155,88 @@ def test_greedy_tokens_equal_transformers(reference):
 def test_it_goes_back_to_transformers(reference, same_state):
     model, ids = ours_of(reference), torch.randint(0, 97, (2, 9))
     config = model.config["language"]
-    theirs = language_files(config)["config.json"]
+    theirs = language_files(configs.config(whole_keywords("language", config)))["config.json"]
     again = AutoModelForCausalLM.from_config(AutoConfig.for_model(**theirs)).eval()
     report = again.load_state_dict(language_tensors(model.state_dict(), config), strict=False)
     assert not report.unexpected_keys and set(report.missing_keys) <= {"lm_head.weight"}  # which is tied
     assert torch.equal(again(ids).logits, reference(ids).logits) or config.get("window")  # transformers chooses its kernel by the window
-    assert transformers_causal_lm.arguments(again.config.to_dict()) == transformers_causal_lm.arguments(reference.config.to_dict())
+    assert configs.arguments(again.config.to_dict()) == configs.arguments(reference.config.to_dict())
     same_state(ours_of(again).state_dict(), model.state_dict())
+
+
+GOLDEN_SIZES = {"vocab_size": 13, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "max_position_embeddings": 64}
+GOLDEN_SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "pad_token_id": 0, **ENDS}
+EAGER = {"attn_implementation": "eager"}
+# Parameters, the first four logits of the last token, sum of all logits' magnitudes: from the specification ``decoders_more``, section 1.
+GOLDEN = {
+    "qwen2": (
+        lambda: Qwen2Config(**GOLDEN_SIZES, rope_theta=1e4),
+        (1240, [-0.312989804, -0.018069315, 0.284961915, 0.460082791], 50.9336777),
+    ),
+    "qwen3": (
+        lambda: Qwen3Config(**GOLDEN_SIZES, head_dim=4, rope_theta=1e4),
+        (1608, [0.31828268, 0.011235392, -0.300855106, -0.477901302], 33.7718823),
+    ),
+    "gemma2": (
+        lambda: Gemma2Config(**GOLDEN_SIZES, head_dim=4, query_pre_attn_scalar=16, sliding_window=3, **EAGER),
+        (1520, [1.370325361, 1.99617603, 1.727720344, 0.683642369], 78.7461192),
+    ),
+    "gemma3": (
+        lambda: Gemma3TextConfig(
+            **GOLDEN_SIZES | {"num_hidden_layers": 7}, head_dim=4, query_pre_attn_scalar=16, sliding_window=3, **EAGER
+        ),
+        (5096, [0.882748225, 1.258901511, 1.069973887, 0.400768965], 54.7185492),
+    ),
+    "phi3": (
+        lambda: Phi3Config(**GOLDEN_SIZES | {"rms_norm_eps": 1e-5}, tie_word_embeddings=False),
+        (1208, [-0.760741319, -0.709173094, -0.339279589, 0.182905749], 54.8192374),
+    ),
+}
+
+
+def fill_with_sines(model):
+    """0.3 sin(0.7 i + j) for element i of the parameter at place j of the sorted names, plus 1 in weights of norms."""
+    for place, (name, parameter) in enumerate(sorted(model.named_parameters())):
+        values = 0.3 * torch.sin(0.7 * torch.arange(parameter.numel(), dtype=torch.float64) + place)
+        values += float(parameter.ndim == 1 and name.endswith("weight"))
+        parameter.copy_(values.reshape(parameter.shape))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+@torch.no_grad()
+def test_logits_are_those_of_the_specification(name):
+    make, (parameters, last, total) = GOLDEN[name]
+    reference = AutoModelForCausalLM.from_config(make()).eval()
+    fill_with_sines(reference)
+    model, ids = ours_of(reference), torch.tensor([[5, 9, 3, 7, 2, 11]])
+    logits = model.logits(model(ids))[0]
+    assert logits[-1, :4].tolist() == pytest.approx(last, abs=2e-6)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert logits.abs().sum().item() == pytest.approx(total, abs=1e-4)
+
+
+@torch.no_grad()
+def test_lengths_choose_the_factors_of_each_text(scramble, close):
+    reference = scramble(AutoModelForCausalLM.from_config(FLAVOURS["phi3, long texts"]()))
+    model, ids = ours_of(reference), torch.randint(0, 97, (2, 9))
+    mask = torch.arange(9) < torch.tensor([[9], [3]])
+    found = model.logits(model(ids, mask))
+    for row, length in enumerate((9, 3)):
+        close(found[row, :length], reference(ids[row : row + 1, :length]).logits[0])
+
+
+@torch.no_grad()
+def test_dynamic_positions_stretch_with_the_text(scramble, close):
+    config = LlamaConfig(**SIZES | {"max_position_embeddings": 8}, num_attention_heads=3, rope_parameters={
+        "rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0})  # fmt: skip
+    reference = scramble(AutoModelForCausalLM.from_config(config))
+    model = ours_of(reference)
+    assert model.context_length == 32
+    for length in (5, 20):
+        ids = torch.randint(0, 97, (1, length))
+        close(model.logits(model(ids)), reference(ids).logits)
+    again = configs.config(whole_keywords("language", model.config["language"]))
+    assert again["max_position_embeddings"] == 8 and again["rope_parameters"]["factor"] == 4.0
 
 
 def test_names_of_older_files_are_read(scramble):
@@ -146,10 +290,13 @@ def test_metas_files_give_the_same_model(scramble):
 
 REFUSED = {
     "hidden_act: got 'gelu'": {"model_type": "llama", "hidden_act": "gelu"},
-    "has no 'yarn'; allowed are default, linear, llama3": {"model_type": "llama", "rope_scaling": {"type": "yarn", "factor": 2.0}},
+    "has no 'xpos'; allowed are default, linear, dynamic": {"model_type": "llama", "rope_scaling": {"type": "xpos", "factor": 2.0}},
+    "rope_type 'longrope' needs 'short_factor'": {"model_type": "phi3", "rope_scaling": {"type": "su"}},
+    "layer_types: got": {"model_type": "gemma2", "layer_types": ["chunked_attention"]},
+    "use_bidirectional_attention: got True": {"model_type": "gemma3_text", "use_bidirectional_attention": True},
     "mlp_bias: got False": {"model_type": "llama", "attention_bias": True},
     "scale_attn_by_inverse_layer_idx: got True": {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
-    "model_type: got 'qwen2'": {"model_type": "qwen2"},
+    "model_type: got 'qwen9'": {"model_type": "qwen9"},
     "num_hidden_layers: got 0": {"model_type": "mistral", "num_hidden_layers": 0},
 }
 
@@ -157,4 +304,4 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_ours_does_not_have_is_refused(message):
     with pytest.raises(ConfigError, match=message):
-        transformers_causal_lm.arguments(REFUSED[message])
+        configs.arguments(REFUSED[message])

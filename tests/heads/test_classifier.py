@@ -152,7 +152,6 @@ REFUSED = {
     "init: there is no 'zero'; did you mean 'zeros'": {"init": "zero"},
     "num_classes: 1; a classifier needs 2 or more": {"num_classes": 1},
     "class_names: 2 names for num_classes 3": {"num_classes": 3, "class_names": ["a", "b"]},
-    "class_names: 'a' given more than once": {"class_names": ["a", "b", "a"]},
     "class_names: name 2 of 2 is empty": {"class_names": ["a", " "]},
     "class_names: 'cats' is one string": {"class_names": "cats"},
     "label_smoothing: 1.0; allowed is 0 to below 1": {"label_smoothing": 1.0},

@@ -241,7 +241,7 @@ MISTAKES = {
     "activation: there is no 'swish'": {"activation": "swish"},
     "head_dim: 3 is odd": {"head_dim": 3},
     "window: got 0": {"window": 0},
-    "there is no 'yarn'": {"rope_scaling": {"kind": "yarn", "factor": 2.0}},
+    "there is no 'yarm'; did you mean 'yarn'": {"rope_scaling": {"kind": "yarm", "factor": 2.0}},
     "needs numbers above 0 for factor": {"rope_scaling": {"kind": "linear"}},
 }
 

@@ -12,7 +12,7 @@ from zoo.commands.cli import main
 from zoo.commands.display import print_json, table
 from zoo.commands.index.search_report import Hit, write_hits
 from zoo.commands.plain import say
-from zoo.evaluation.results.cells import cell
+from zoo.storage.cells import cell
 from zoo.storage.outside import printable
 
 NASTY = ["\x1b[31mred", "a\rb", "\x07", "\x9b31m", "\u202egpj.exe", "\udcff", "\u2028"]

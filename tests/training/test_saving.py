@@ -1,6 +1,7 @@
 """Saving and resuming a run: interrupted saves, leftovers, damaged states, changed settings, locks and full disks."""
 
 import json
+import math
 import resource
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ from safetensors.torch import load_file
 from zoo.commands.cli import main
 from zoo.storage.files import atomic_directory
 from zoo.storage.lock import alone
+from zoo.training import loop
+from zoo.training.best import BestModel
 from zoo.training.log import read_lines
-from zoo.training.state import states
+from zoo.training.state import save_state, states
 
 TRAIN = "train system=clip_vit_nano data=digits training.batch_size=8 training.evaluate_every=0 training.warmup_steps=1"
 # Not verified: beartype, which checks types under pytest, draws from the random state of Python between restore and comparison.
@@ -59,6 +62,47 @@ def test_leftovers_of_killed_writers_are_swept(runs, run):
     assert resume(run, "training.max_steps=4") == 0
     assert weights(run) == weights(runs / "4")
     assert not [path for path in run.rglob(".*")]
+
+
+def test_older_states_that_a_kill_left_are_removed_on_resume(run):
+    shutil.copytree(run / "state" / "step_000000002", run / "state" / "step_000000001")
+    assert resume(run, "training.keep_states=1") == 0
+    assert [path.name for path in states(run)] == ["step_000000002"]
+
+
+@pytest.mark.parametrize(("known", "left"), [(None, []), (2, ["best"]), (3, ["best"])], ids=["none", "kept", "present"])
+def test_the_best_model_after_a_kill_is_that_of_the_steps_that_the_state_knows(known, left, tmp_path):
+    def save(folder, step):
+        with atomic_directory(folder) as fresh:
+            (fresh / "step").write_text(str(step))
+
+    best = BestModel(tmp_path)
+    for score, step in ((0.5, 2), (0.4, 3), (0.5, 3), (0.9, 4)):  # killed after step 4; 0.4 is no better, 0.5 again is
+        best.offer(score, step, lambda folder, step=step: save(folder, step))
+        if step == known and score == 0.5:
+            state = best.position()
+            best.settle()
+    again = BestModel(tmp_path)
+    again.restore({"best": -math.inf, "best_step": None} if known is None else state, main=True)
+    again.settle()
+    assert sorted(path.name for path in tmp_path.iterdir()) == left and again.step == known
+    assert known is None or (tmp_path / "best" / "step").read_text() == str(known)
+
+
+def test_a_best_model_of_a_step_that_the_resumed_run_does_not_reach_goes(tmp_path, monkeypatch):
+    words = [*TRAIN, "training.max_steps=4", "training.evaluate_every=3", f"run_dir={tmp_path / 'run'}"]
+
+    def killed(accelerator, run_dir, position):
+        if position["step"] == 4:
+            raise SystemExit
+        save_state(accelerator, run_dir, position)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(loop, "save_state", killed)
+        main([word for word in words if word != "training.evaluate_every=0"])
+    assert (tmp_path / "run" / "best").is_dir()
+    assert resume(tmp_path / "run", "training.evaluate_every=0") == 0
+    assert not (tmp_path / "run" / "best").exists()
 
 
 def test_a_folder_that_another_writer_is_filling_is_kept(tmp_path):

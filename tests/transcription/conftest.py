@@ -76,13 +76,14 @@ class Pair:
         own = {name: tensor for name, tensor in state.items() if name.startswith("decoder.")}
         self.decoder.load_state_dict(to_zoo(own, under("decoder.", "", OPENAI.decoder_rules), origin=OPENAI.name))
 
-    def recogniser(self, **settings):
+    def recogniser(self, new_detector=lambda: None, **settings):
         return Recogniser(
             encode=self.encoder,
             decoder=self.decoder,
             symbols=self.symbols,
             num_mels=self.encoder.num_mels,
             alignment_heads=self.reference.alignment_heads.indices().T.tolist(),
+            new_detector=new_detector,
             settings=Settings(**settings),
         )
 
@@ -116,5 +117,17 @@ def sound():
         samples = round(seconds * 16000)
         noise = np.random.default_rng(seed).standard_normal(samples)
         return (0.1 * noise * np.sin(np.linspace(0, 9, samples))).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bursts():
+    """Noise with pauses: stretches of noise and of silence in turn, at 16 kHz."""
+
+    def make(*seconds, seed=0):
+        noise = np.random.default_rng(seed).standard_normal
+        parts = [0.1 * noise(round(s * 16000)) if i % 2 == 0 else np.zeros(round(s * 16000)) for i, s in enumerate(seconds)]
+        return np.concatenate(parts).astype(np.float32)
 
     return make

@@ -8,6 +8,7 @@ import torch
 import whisper
 
 import zoo
+from zoo.evaluation.measures.wer import WordErrorCounter
 from zoo.interop.base.rules import from_zoo, under
 from zoo.interop.whisper.names import OPENAI
 from zoo.processors.media.audio_file import read_audio
@@ -53,7 +54,7 @@ def test_texts_and_times_are_those_of_openai_whisper(system, reference, recordin
 def test_words_and_long_recordings_are_those_of_openai_whisper(system, reference, recordings):
     pause = np.zeros(8000, dtype=np.float32)
     waveform = np.concatenate([part for path, _ in recordings[:5] for part in (read_audio(path)[0], pause)])
-    ours = system.transcribe(waveform, word_timestamps=True)
+    ours = system.transcribe(waveform, word_timestamps=True, windows="seek", vad_filter="none")
     theirs = whisper.transcribe(reference, waveform, word_timestamps=True, fp16=False)
     assert len(waveform) > 30 * 16000 and ours.text == theirs["text"]
     words = [(word["word"], word["start"], word["end"]) for segment in theirs["segments"] for word in segment["words"]]
@@ -74,7 +75,44 @@ def test_batches_and_fixed_windows_hear_what_is_said(system, recordings):
     assert sum(len(a & b) for a, b in zip(said, heard, strict=True)) > 0.7 * sum(len(a) for a in said)
 
 
-def test_silence_is_not_given_words(system):
-    heard = system.transcribe(np.zeros(16000 * 5, dtype=np.float32))
-    assert heard.text.strip() == "" or all(segment.no_speech_probability < 0.6 for segment in heard.segments)
+SECONDS = np.arange(16000 * 60) / 16000
+CHORDS = sum(np.sin(2 * np.pi * 220 * 2 ** (key / 12) * (1 + SECONDS // 1 % 2 / 3) * SECONDS) for key in (0, 4, 7, 12))
+NO_SPEECH = {
+    "zeros": np.zeros(len(SECONDS)),
+    "noise": 0.1 * np.random.default_rng(0).standard_normal(len(SECONDS)),
+    "hum": 0.3 * sum(np.sin(2 * np.pi * 50 * k * SECONDS) / k for k in (1, 2, 3, 5)),
+    "music": 0.1 * CHORDS * np.exp(-2 * (SECONDS % 1)),
+}
+
+
+@pytest.mark.parametrize("sound", NO_SPEECH)
+def test_a_minute_without_speech_gives_no_text(system, sound):
+    heard = system.transcribe(NO_SPEECH[sound].astype(np.float32))
+    assert (heard.text, heard.segments) == ("", [])
     assert torch.get_num_threads() == 1
+
+
+def test_a_tenth_of_a_second_gives_no_text_and_no_time_beyond_it(system, recordings):
+    samples = read_audio(recordings[1][0])[0][16000:17600]
+    assert system.transcribe(samples).text == ""
+    forced = system.transcribe(samples, vad_filter=False, temperatures=0.0, no_speech_threshold=None)
+    assert all(segment.end <= 0.1 for segment in forced.segments)
+
+
+@pytest.mark.parametrize("windows", ["seek", "fixed"])
+def test_a_sentence_said_twelve_times_is_written_twelve_times(system, recordings, windows):
+    path, text = recordings[4]
+    once = np.concatenate([read_audio(path)[0], np.zeros(8000, dtype=np.float32)])
+    heard = system.transcribe(np.tile(once, 12), windows=windows, batch_size=8).text
+    assert WordErrorCounter()(" ".join([text] * 12), heard).words.rate <= 0.05
+
+
+def test_fixed_windows_lose_no_words_and_are_equal_for_any_batch_size(system, recordings):
+    pause = np.zeros(8000, dtype=np.float32)
+    waveform = np.concatenate([part for path, _ in recordings for part in (read_audio(path)[0], pause)])
+    said = " ".join(text for _, text in recordings)
+    found = {size: system.transcribe(waveform, windows="fixed", batch_size=size) for size in (1, 8)}
+    assert [s.token_ids for s in found[1].segments] == [s.token_ids for s in found[8].segments]
+    sought = system.transcribe(waveform, windows="seek")
+    deleted = [WordErrorCounter()(said, heard.text).words.deletions for heard in (found[8], sought)]
+    assert deleted[0] <= deleted[1] + 1

@@ -7,7 +7,9 @@ import whisper
 
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription import mels
+from zoo.language.transcription.clips import cut_at_pauses, spoken_clips
 from zoo.language.transcription.windows import split_spans, transcribe_each
+from zoo.processors.media.voice_activity import EnergyDetector, speech_spans
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")  # of numpy 2, at openai-whisper's beams
 OPEN = {"compression_ratio_threshold": None, "log_probability_threshold": None, "no_speech_threshold": None}
@@ -17,19 +19,28 @@ T = 1000  # <|0.00|> of the examples
 
 
 def transcribed(made, *sources, batch_size=1, **settings):
-    recogniser = made.recogniser(**{"temperatures": (0.0,), **OPEN, **settings})
+    recogniser = made.recogniser(**{"temperatures": (0.0,), "windows": "seek", **OPEN, **settings})
     found = dict(transcribe_each(recogniser, sources, batch_size=batch_size))
     return [found[number] for number in range(len(sources))]
 
 
+def speech_spans_of(waveform):
+    detector = EnergyDetector()
+    detector.take(waveform)
+    return speech_spans(detector.finish(), len(waveform) / 16000)
+
+
 def same(reference, ours):
-    """Return True if segments, and their words if they have any, are equal."""
+    """Return True if segments, and their words if they have any, are equal; only the reference has times beyond the end."""
+    last = ours.duration_s
     assert len(reference["segments"]) == len(ours.segments) and reference["language"] == ours.language
     for theirs, segment in zip(reference["segments"], ours.segments, strict=True):
         assert (theirs["id"], theirs["tokens"], theirs["text"]) == (segment.id, segment.token_ids, segment.text)
-        assert (theirs["start"], theirs["end"]) == pytest.approx((segment.start, segment.end), abs=NEAR)
+        times = [min(theirs[key], last) for key in ("start", "end")]
+        assert times == pytest.approx([segment.start, segment.end], abs=NEAR) and segment.end <= last
         words = [(word.text, word.start, word.end) for word in segment.words or ()]
-        expected = [(word["word"], *(pytest.approx(word[end], abs=NEAR) for end in ("start", "end"))) for word in theirs.get("words", ())]
+        said = theirs.get("words", ())
+        expected = [(word["word"], *(pytest.approx(min(word[end], last), abs=NEAR) for end in ("start", "end"))) for word in said]
         assert words == expected
         assert [word["probability"] for word in theirs.get("words", ())] == pytest.approx(
             [w.probability for w in segment.words or ()], abs=1e-5
@@ -100,13 +111,70 @@ def test_recordings_of_a_batch_are_transcribed_as_alone(pair, sound):
     assert together[3].text == "" and together[3].segments == []
 
 
-def test_fixed_windows_are_30_s_apart_and_know_nothing_of_each_other(pair, sound):
-    made, waveform = pair(), sound(75)
-    (whole,) = transcribed(made, waveform, windows="fixed", batch_size=2)
-    (again,) = transcribed(made, waveform, windows="fixed")
-    assert [segment.token_ids for segment in whole.segments] == [segment.token_ids for segment in again.segments]
-    windows = {segment.start // 30 for segment in whole.segments}
-    assert windows == {0, 1, 2} and [segment.id for segment in whole.segments] == list(range(len(whole.segments)))
+@pytest.fixture(scope="module")
+def spoken(bursts):
+    """40 s of noise with pauses; the third one is long. At its end is silence."""
+    return bursts(4, 0.5, 9, 0.3, 6, 4, 7, 0.2, 6, 3)
+
+
+def clips_of(seconds, spans, longest=None):
+    """Return the clips of a recording as openai-whisper's option, from spans in seconds."""
+    clips = spoken_clips(spans, round(seconds * 100))
+    clips = clips if longest is None else cut_at_pauses(clips, spans, longest=longest)
+    return [place / 100 for clip in clips for place in (clip.start, clip.end)]
+
+
+SPANS = [(0.0, 4.0), (4.5, 13.5), (13.8, 19.8), (23.8, 30.8), (31.0, 37.0)]
+
+
+def test_long_pauses_are_left_out_as_by_clip_timestamps(pair, spoken):
+    made = pair(seed=1)
+    (ours,) = transcribed(made, spoken, new_detector=EnergyDetector, word_timestamps=True)
+    found = speech_spans_of(spoken)
+    assert np.abs(np.array(found) - np.array(SPANS)).max() < 0.04  # a frame of the detector is 32 ms
+    clips = clips_of(40, found)
+    assert len(clips) == 4 and clips[1] < 20.3 and clips[2] > 23.3 and clips[3] < 37.5
+    same(whisper.transcribe(made.reference, spoken, clip_timestamps=clips, word_timestamps=True, **THEIRS), ours)
+
+
+def test_fixed_windows_are_pieces_between_pauses_each_sought_through(pair, spoken):
+    made = pair(seed=1)
+    (ours,) = transcribed(made, spoken, new_detector=EnergyDetector, windows="fixed", batch_size=3)
+    clips = clips_of(40, speech_spans_of(spoken), 3000)
+    whole = {"segments": [], "language": "en"}
+    for start, end in zip(clips[::2], clips[1::2], strict=True):
+        theirs = whisper.transcribe(made.reference, spoken, clip_timestamps=[start, end], condition_on_previous_text=False, **THEIRS)
+        whole["segments"] += theirs["segments"]
+    for number, segment in enumerate(whole["segments"]):
+        segment["id"] = number
+    same(whole, ours)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_fixed_windows_are_equal_for_any_batch_size(pair, bursts, batch_size):
+    made, waveform = pair(seed=1), bursts(*[7, 0.4] * 9)
+    (ours,) = transcribed(made, waveform, new_detector=EnergyDetector, windows="fixed", batch_size=batch_size)
+    (alone,) = transcribed(made, waveform, new_detector=EnergyDetector, windows="auto", batch_size=4)  # fixed, because it is over a minute
+    assert [s.token_ids for s in ours.segments] == [s.token_ids for s in alone.segments]
+    assert [s.start for s in ours.segments] == sorted(s.start for s in ours.segments) and ours.segments[-1].start > 50
+
+
+def test_a_text_that_repeats_itself_is_decoded_sentence_by_sentence(pair, bursts):
+    made, waveform = pair(seed=1), bursts(*[2.5, 0.4] * 6)
+    recogniser = made.recogniser(EnergyDetector, temperatures=(0.0, 1.0), **{**OPEN, "compression_ratio_threshold": 0.0})
+    asked = []
+    decode = recogniser.decode
+    recogniser.decode = lambda windows: asked.extend(windows) or decode(windows)
+    list(transcribe_each(recogniser, [waveform]))
+    lengths = [window.mels.shape[1] for window in asked]
+    # The whole, in which everything counts as repeated; the first piece of at most 6 s; then its halves, which cannot be cut further.
+    assert lengths[0] == 1740 and 300 < lengths[1] <= 600 and lengths[2] <= 300
+    assert [window.can_split for window in asked[:3]] == [True, True, False] and not asked[2].previous
+
+
+def test_without_speech_there_is_no_text(pair, sound):
+    (ours,) = transcribed(pair(seed=1), np.full(16000 * 3, 0.01, dtype=np.float32), new_detector=EnergyDetector)
+    assert (ours.text, ours.segments, ours.duration_s) == ("", [], 3.0)
 
 
 def test_a_streamed_recording_gives_what_a_kept_one_gives(pair, sound, monkeypatch):

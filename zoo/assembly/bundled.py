@@ -5,7 +5,7 @@ import sys
 from zoo.registry.pretrained import find_pretrained
 from zoo.storage.places import packaged_directory
 
-DEFAULT_MODEL = "clip_dinov2_minilm"  # a folder of assets/
+DEFAULT_MODEL = "clip_photos_minilm"  # a folder of assets/
 DEFAULT_VOICE = "tacotron2_numbers"
 PHOTO_MODEL = "clip_vit_b32:openai"  # for photos: a row of conf/pretrained.yaml
 PHOTO_FILES = (("config.json",), ("tokenizer.json",), ("model.safetensors", "pytorch_model.bin"))  # it needs one of each

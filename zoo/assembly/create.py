@@ -9,17 +9,19 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from zoo.assembly.build import build_head, build_system
+from zoo.assembly.build import build_head, build_processor, build_system
 from zoo.assembly.loading import finish
 from zoo.assembly.memory import refuse_too_large
 from zoo.assembly.placement import find_device, find_dtype
 from zoo.assembly.system import System
+from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError
 from zoo.layers.meta import meta_device
 from zoo.registry import Row, find_part, find_row
+from zoo.registry.rows import own_rows
 from zoo.registry.construct import build_part
 from zoo.registry.pretrained import find_pretrained, is_tagged
-from zoo.types import EncoderSpec, Part
+from zoo.types import Encoder, EncoderSpec, Part
 
 EXAMPLE_DIM = 64  # width of the example encoders of a head that is created alone
 EXAMPLE_WORDS = {"vocab_size": 512, "word_dim": EXAMPLE_DIM}  # and the word table of an example text encoder
@@ -72,7 +74,7 @@ def create_model(
             else:
                 refuse_too_large(config, partial(build_part, row.kind, config, name), name)
                 model = build_part(row.kind, config, name)
-            cast(Part, model).remember({row.kind: config})
+            cast(Part, model).remember({row.kind: config}, encoder_processor(model, row.name))
     return finish(model, weights, name, device, dtype, weights_parts)
 
 
@@ -90,6 +92,27 @@ def _pretrained(
             f"create_model({name.partition(':')[0]!r}, weights={find_pretrained(full).address!r}, ...) instead"
         )
     return load_pretrained(name if tag is None else f"{name}:{tag}", device=device, dtype=dtype)
+
+
+def encoder_processor(model: nn.Module, name: str) -> Processor | None:
+    """Return the processor of an encoder that is created alone; None for another part, and for an encoder of no raw input.
+
+    Texts are processed as in the system of ``conf/`` that has the row; a tokenizer that comes with weights is not there yet.
+    """
+    if not isinstance(model, Encoder) or not set(find_part("processor", model.modality).encoder_keys) <= _told(model):
+        return None
+    systems = [row.arguments for row in own_rows("system").values() if row.arguments["encoders"].get(model.modality) == name]
+    settings = next((system["processor"].get(model.modality) or {} for system in systems if system.get("processor")), {})
+    end = {} if model.eot_token_id is None else {"eot_token_id": model.eot_token_id}
+    try:
+        return build_processor({model.modality: {**end, **settings}} if model.modality == "text" else {}, {model.modality: model}, name)
+    except ConfigError:  # sizes that no raw input fits, for example a vocabulary of ten words: the encoder still takes ready tensors
+        return None
+
+
+def _told(encoder: Encoder) -> set[str]:
+    keys = find_part("processor", encoder.modality).encoder_keys
+    return {key for key in keys if encoder.preprocessing.get(key) is not None or vars(encoder).get(key) is not None}
 
 
 def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:

@@ -24,7 +24,8 @@ def export(model: nn.Module, directory: str | Path, format: str = "transformers"
             ``tacotron2``, as far as the other library has the same architecture. Adapters are merged into the weights.
         directory: replaced as a whole when everything is written.
         format: "transformers", "open_clip" (CLIPs), "timm" (weights of a ``VisionTransformer``), "vig" (weights with the published
-            names), "torchaudio" (Tacotron 2), "openai-whisper" (``model.pt``), or "zoo" (any model, as ``zoo.save`` writes it). The
+            names), "torchaudio" (Tacotron 2), "openai-whisper" (``model.pt``), "onnx" (a graph per encoder, checked with onnxruntime),
+            "gguf", "gguf_f16" and "gguf_q8_0" (language models with tokenizer), or "zoo" (any model, as ``zoo.save`` writes it). The
             classes in ``zoo/interop/`` describe the files of each.
         allow_nan: write weights that hold NaN or infinity, too.
 

@@ -1,9 +1,12 @@
 """Hydra's own command line for training: sweeps (``-m``), launchers, ``--cfg job`` and the like."""
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -11,7 +14,7 @@ from hydra import main as hydra_main
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,7 +24,9 @@ from zoo.assembly.config_source import register_configs
 from zoo.assembly.hydra_node import refuse_code_of_hydra
 from zoo.errors import ConfigError, ZooError, first_line
 from zoo.registry.schemas import check_composed
-from zoo.storage.outside import MAX_SHOWN
+from zoo.storage.outside import MAX_SHOWN, shown
+
+FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable of Hydra
 
 
 def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int]) -> int:
@@ -39,34 +44,59 @@ def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int
     """
     flags = [word for word in arguments if word.startswith("-") or word in _values_of_flags(arguments)]
     overrides = _mend_all([quoted_pattern(word) for word in arguments if word not in flags])
-    _refuse_foreign_code([_first_choice(text) for text in overrides])
+    _refuse_foreign_code(overrides)
     given = [text.partition("=")[2] for text in overrides if text.startswith("run_dir=")]
     base = given[-1] if given and given[-1] != "null" else f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     overrides.append(f"hydra.sweep.dir={base}")
     failures: list[str] = []
+    faults: list[Exception] = []
     level = logging.root.level
 
     def call(config: DictConfig) -> None:
         _restore_logging(level)
-        plain = check_composed(to_plain(config), "train")
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            plain["run_dir"] = f"{base}/{HydraConfig.get().job.num}"
+        own = HydraConfig.get()
+        place = {"run_dir": f"{base}/{own.job.num}"} if own.mode == RunMode.MULTIRUN else {}
         try:
-            job(plain)
+            job(check_composed(to_plain(config), "train") | place)
         except ZooError as error:
-            failures.append(f"job {plain['run_dir']}: {error}")
+            failures.append(f"job {place.get('run_dir', base)}: {error}")
             print(f"zoo: {failures[-1]}", file=sys.stderr)
+        except Exception as error:
+            faults.append(error)
+            raise
 
     register_configs()
     GlobalHydra.instance().clear()
-    old = sys.argv
-    sys.argv = ["zoo train", *flags, *overrides]
+    with _command_line(["zoo train", *flags, *overrides]):
+        try:
+            hydra_main(version_base="1.3", config_path=None, config_name="train")(call)()
+        except (HydraException, OmegaConfBaseException, *ODD_VALUES) as error:
+            if faults:  # a job's own fault, which Hydra may have wrapped
+                raise faults[0] from error
+            if isinstance(error, ZooError):
+                raise
+            raise ConfigError(f"hydra: {_reason(error)}; correct the override or the YAML file that says so") from error
+        finally:
+            _restore_logging(level)
+    return 1 if failures else 0
+
+
+def _reason(error: Exception) -> str:
+    """Return an error of Hydra, or of Python's logging under it, in one line with its cause."""
+    parts = [first_line(each)[:MAX_SHOWN] for each in (error, error.__cause__) if each is not None]
+    return f"{type(error).__name__}: {': '.join(parts)}"
+
+
+@contextmanager
+def _command_line(words: list[str]) -> Iterator[None]:
+    """Context in which Hydra reads its arguments from these words, and raises its errors instead of printing them and leaving."""
+    old, full = sys.argv, os.environ.get(FULL_ERROR)
+    sys.argv, os.environ[FULL_ERROR] = words, "1"
     try:
-        hydra_main(version_base="1.3", config_path=None, config_name="train")(call)()
+        yield
     finally:
         sys.argv = old
-        _restore_logging(level)
-    return 1 if failures else 0
+        os.environ.pop(FULL_ERROR) if full is None else os.environ.update({FULL_ERROR: full})
 
 
 def _restore_logging(level: int) -> None:
@@ -97,20 +127,44 @@ def _key(override: str) -> str:
 
 def _first_choice(text: str) -> str:
     """Return the first job's override of a sweep: ``a=1,2`` -> ``a=1``. It stands for all jobs when keys are checked."""
+    return _choices(text)[0]
+
+
+def _choices(text: str) -> list[str]:
+    """Return the overrides that a sweep makes of one: ``a=1,2`` -> ``a=1``, ``a=2``.
+
+    Raises:
+        ConfigError: it is no override.
+    """
     try:
         override = OverridesParser.create().parse_override(text)
-    except (OverrideParseException, ValueError) as error:
-        raise ConfigError(f"override {first_line(error)[:MAX_SHOWN]}; write KEY=VALUE, for example training.max_steps=100") from error
-    if not override.is_sweep_override():
-        return text
-    return f"{_key(text)}={next(iter(override.sweep_string_iterator()))}"
+        values = list(override.sweep_string_iterator()) if override.is_sweep_override() else None
+    except (HydraException, *ODD_VALUES) as error:
+        reason = first_line(error)[:MAX_SHOWN]
+        raise ConfigError(f"override {shown(text)}: {reason}; write KEY=VALUE, for example training.max_steps=100") from error
+    return [text] if not values else [f"{_key(text)}={value}" for value in values]
+
+
+def _jobs_with_other_files(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the overrides of the jobs of a sweep that may read other YAML files; numbers choose no file, so one stands for all."""
+    choices = [_choices(text) for text in overrides]
+    return product(*(each if any(map(_may_be_a_name, each)) else each[:1] for each in choices))
+
+
+def _may_be_a_name(override: str) -> bool:
+    try:
+        float(override.partition("=")[2])
+    except ValueError:
+        return True
+    return False
 
 
 def _refuse_foreign_code(overrides: Sequence[str]) -> None:
-    """Raise ConfigError if Hydra's own node would run code that belongs to neither Hydra nor its plug-ins."""
-    with hydra_session():
-        try:
-            node = hydra_compose("train", overrides=list(overrides), return_hydra_config=True).hydra
-        except (HydraException, OmegaConfBaseException, *ODD_VALUES):
-            return  # composing the job itself reports the error
-    refuse_code_of_hydra(OmegaConf.to_container(node, resolve=False))
+    """Raise ConfigError if Hydra's own node would run code in any job that belongs to neither Hydra nor its plug-ins."""
+    for chosen in _jobs_with_other_files(overrides):
+        with hydra_session():
+            try:
+                node = hydra_compose("train", overrides=list(chosen), return_hydra_config=True).hydra
+            except (HydraException, OmegaConfBaseException, *ODD_VALUES):
+                continue  # composing the job itself reports the error
+        refuse_code_of_hydra(OmegaConf.to_container(node, resolve=False))

@@ -26,6 +26,8 @@ from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer
 from zoo.storage.tensors import LoadReport, compare, load_strictly
 from zoo.types import Part
 
+TEXT = "encoders.text"
+
 
 def load_part(module: nn.Module, source: str | Path | Source, *, part: str = "") -> LoadReport:
     """Load a source into a model or into one part of a system, strictly: everything fits, or nothing is loaded.
@@ -55,6 +57,8 @@ def load_part(module: nn.Module, source: str | Path | Source, *, part: str = "")
         _take_processor(module, found)
     elif isinstance(module, System) and part == LANGUAGE:
         take_tokenizer(module, found)
+    elif isinstance(module, System) and part == TEXT:
+        take_words(module, found)
     return report
 
 
@@ -116,6 +120,16 @@ def take_tokenizer(system: System, found: Source) -> None:
             given = GivenTokenizer(theirs.tokenizer, theirs.names, tuple(theirs.further_ends), theirs.chat_template)
     if given is not None:
         ours.use(given)
+
+
+def take_words(system: System, found: Source) -> None:
+    """Give the tokenizer of a text encoder's weights to the text processor, if its config says that one is given."""
+    ours: Any = None if system.processor is None else system.processor.get("text")
+    if ours is None or ours.source != "given" or ours.is_fitted:
+        return
+    description = _description(found, needed=False)
+    if description is not None and description.tokenizer is not None:
+        ours.use(description.tokenizer)
 
 
 def finish(

@@ -19,7 +19,7 @@ from zoo.interop.base.library_files import OPEN_CLIP_CONFIG
 from zoo.interop.base.placing import LANGUAGE
 from zoo.types import Connector, Encoder, Head, LanguageModel, Part, config_of
 
-FREE_ALONE = ("eps", "pool", "eot_token_id")  # of an encoder that is loaded alone, which may be pooled in another way
+FREE_ALONE = ("eps", "pool", "normalise", "eot_token_id")  # of an encoder that is loaded alone, which may be pooled in another way
 ROUNDED = ("eps", "embed_scale")  # libraries write these with few digits
 ACTIVATION = "activation"
 IMPLIED = ("num_kv_heads", "head_dim", "normalise")  # keywords whose defaults say what a source means that does not name them

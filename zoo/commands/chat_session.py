@@ -180,7 +180,7 @@ class ChatSession:
         shortest = min(len(self._held), len(vectors) - 1)
         differs = (self._held[:shortest] != vectors[:shortest]).any(1)
         known = int(differs.int().argmax()) if bool(differs.any()) else shortest
-        self._cache.crop(known)
+        known = self._cache.crop(known).length  # 0 if the cache cannot go back (sliding windows, linear attention)
         self._held = self._held[:known]
         return known
 

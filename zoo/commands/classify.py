@@ -18,6 +18,7 @@ from zoo.commands.plain import say
 from zoo.data.zero_shot_prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.classifier_weights import classifier_vectors
+from zoo.heads.clip import refuse_equal
 from zoo.processors.media.image_file import find_images
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] -> probabilities [B, labels]
@@ -78,6 +79,7 @@ def find_scorer(
         if labels is None:
             raise ConfigError(f"--labels: {model} is a zero-shot model; give --labels a,b,c or --labels-file FILE")
         vectors = classifier_vectors(system, fill_templates(labels, templates), cached=cached)
+        refuse_equal([label.label for label in labels], vectors)
         return [label.label for label in labels], lambda pixels: system.score("image", pixels, vectors)
     names = system.head.class_names
     if "classify" not in verbs or "image" not in system.encoders:

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from zoo.evaluation.results.cells import write_rows
 from zoo.evaluation.results.html_report import bar, card, check_output, write_page
+from zoo.storage.cells import write_rows
 from zoo.storage.files import write_whole
 
 LABELS_SHOWN = 200  # on an HTML page; the classification uses all labels

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
+from zoo.commands.transcribe_options import add_transcribe_options
 
 SWEEP_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--hydra-help", "--package", "-p", "--resolve")
 
@@ -177,56 +178,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--batch-size", type=int, default=16, metavar="N", help="sentences per batch (default: 16)")
     command = add("transcribe", _transcribe, "Transcribe recordings of any length with Whisper.")
-    command.add_argument("paths", nargs="+", metavar="PATH", help="audio files, or folders that are searched recursively")
-    command.add_argument("--model", help="run directory, saved model or Whisper directory; default: whisper_tiny_en of zoo fetch")
-    command.add_argument(
-        "--output", "-o", metavar="DIR", help="directory of the transcripts; an interrupted job resumes; default: print them"
-    )
-    command.add_argument(
-        "--format", default="txt", metavar="F,...", help="comma-separated output formats: txt (default), json, srt, vtt, tsv, or all"
-    )
-    command.add_argument("--overwrite", action="store_true", help="transcribe again if a transcript exists")
-    command.add_argument(
-        "--language", metavar="CODE", help="language of the recordings: en, de, ...; default: detected from the first 30 s"
-    )
-    command.add_argument("--task", default="transcribe", help="transcribe (default), or translate into English (multilingual models only)")
-    command.add_argument("--word-timestamps", action="store_true", help="add the start and end time of each word (json, srt, vtt)")
-    command.add_argument("--no-timestamps", action="store_true", help="do not predict timestamps; one segment per 30 s window")
-    command.add_argument("--num-beams", type=int, metavar="N", help="beam search with N beams")
-    command.add_argument("--patience", type=float, metavar="P", help="beam search patience: stop after P * N finished hypotheses")
-    command.add_argument("--length-penalty", type=float, metavar="A", help="length penalty when hypotheses are ranked, 0 to 1")
-    command.add_argument("--best-of", type=int, metavar="N", help="draw N samples at temperatures above 0 and keep the most likely")
-    command.add_argument("--temperatures", metavar="T,...", help="temperature fallback schedule (default: 0,0.2,0.4,0.6,0.8,1)")
-    command.add_argument(
-        "--compression-ratio-threshold", default="2.4", metavar="R", help="fall back to the next temperature above this gzip ratio"
-    )
-    command.add_argument("--log-probability-threshold", default="-1", metavar="L", help="fall back below this average log probability")
-    command.add_argument(
-        "--no-speech-threshold", default="0.6", metavar="P", help="skip an improbable window as silence above this no-speech probability"
-    )
-    command.add_argument(
-        "--initial-prompt", metavar="TEXT", help="text given to the decoder as context, for example names and their spelling"
-    )
-    command.add_argument(
-        "--no-previous-text", action="store_true", help="do not use the text of the previous window as context for the next"
-    )
-    command.add_argument(
-        "--windows", default="seek", help="seek (default): sequential windows; fixed: independent 30 s windows, decoded in batches"
-    )
-    command.add_argument("--short", action="store_true", help="do not pad short windows to 30 s: faster")
-    command.add_argument(
-        "--batch-size",
-        type=int,
-        default=1,
-        metavar="N",
-        help="windows per batch, from several recordings or with --windows fixed (default: 1)",
-    )
-    command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
+    add_transcribe_options(command)
     command = add("export", _export, "Export a model to the file format of another library.")
-    command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory or name of a bundled model")
+    command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory, bundled name or hf://OWNER/NAME")
     command.add_argument("directory", metavar="DIR", help="output directory; an existing one is replaced")
     command.add_argument(
-        "--format", default="transformers", help="target format: transformers (default), open_clip, timm, vig, torchaudio or zoo"
+        "--format",
+        default="transformers",
+        help="transformers (default), open_clip, timm, vig, torchaudio, openai-whisper, onnx, gguf or zoo",
     )
     command = add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch.")
     command.add_argument("image", metavar="IMAGE", help="image file")

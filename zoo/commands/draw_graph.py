@@ -23,6 +23,7 @@ from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.encoders.vig import ViG
 from zoo.errors import ConfigError
+from zoo.evaluation.results.plots import text_as_written
 from zoo.interop.base.checkpoint_directory import bundled_names
 from zoo.processors.image import ImageProcessor
 from zoo.registry import list_models
@@ -167,6 +168,7 @@ def _neighbourhood(graph: Any, layer: int, place: tuple[int, int], finest: tuple
     return Neighbourhood(layer, node, graph.grid, graph.candidate_grid, edges)
 
 
+@text_as_written()
 def draw(image: UInt8[Tensor, "3 height width"], rows: Sequence[Sequence[Neighbourhood]], output: Path, *, title: str) -> None:
     """Plot one panel per node and layer: the node has a white frame, its neighbours are coloured by their share of the channels."""
     from matplotlib import colormaps

@@ -16,7 +16,6 @@ from zoo.commands.index.store import FAILED, checked_words
 from zoo.commands.index.writer import refuse_strange
 from zoo.commands.model_options import placement
 from zoo.commands.plain import say
-from zoo.errors import ConfigError
 
 FAILURES_SHOWN = 20
 

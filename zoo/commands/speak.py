@@ -20,6 +20,7 @@ from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import draw_speech
 from zoo.processors.media.read_aloud import split_sentences
+from zoo.storage.outside import refuse_special
 from zoo.types import Speech, verbs_of
 
 SUFFIXES = (".wav", ".flac", ".ogg")
@@ -91,6 +92,8 @@ def _text(options: Namespace) -> str:
         raise ConfigError("TEXT: give a text, or a text file with --file, but not both")
     if options.file is None:
         return options.text
+    if options.file != "-":
+        refuse_special(Path(options.file), lambda message: DataError(f"--file: {message}, or - for standard input"))
     try:
         return sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

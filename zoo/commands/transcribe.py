@@ -7,10 +7,9 @@ written atomically, and the same command continues with the remaining recordings
 import json
 import sys
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,20 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json
+from zoo.commands.live import refuse_live_options, transcribe_live
 from zoo.commands.model_options import placement
 from zoo.commands.plain import say
+from zoo.commands.recordings import Item, given_recordings
 from zoo.downloads.fetching import is_cached
 from zoo.downloads.table import find_asset
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.language.transcription.decoding import Recogniser
 from zoo.language.transcription.settings import Settings
+from zoo.language.transcription.subtitles import Layout
 from zoo.language.transcription.transcribe import recogniser_of
 from zoo.language.transcription.windows import OnProgress, transcribe_each
-from zoo.language.transcription.writers import WRITERS, format_time
-from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
-from zoo.processors.media.image_file import walk_images
+from zoo.language.transcription.writers import WRITERS, format_time, written
+from zoo.processors.media.audio_file import Track, seconds_in_header
 from zoo.storage.files import write_text_atomically
 from zoo.storage.outside import printable
 from zoo.storage.places import cache_directory
@@ -40,48 +42,49 @@ DEFAULT_MODEL = "whisper_tiny_en"  # downloaded by ``zoo fetch``
 NOTE_FILE = "transcribe.json"  # in the output folder: model and settings of the transcripts
 
 
-@dataclass(frozen=True)
-class Item:
-    """Recording, and the relative path of its transcripts without suffix."""
-
-    path: Path
-    stem: Path
-
-    def files(self, directory: Path, formats: Sequence[str]) -> list[Path]:
-        """Return the paths of its transcripts, one per format."""
-        return [directory / f"{self.stem}.{format}" for format in formats]
-
-    def is_done(self, directory: Path, formats: Sequence[str]) -> bool:
-        """Return True if all transcripts exist and none is older than the recording."""
-        try:
-            recorded = self.path.stat().st_mtime_ns
-            return all(file.stat().st_mtime_ns >= recorded for file in self.files(directory, formats))
-        except OSError:
-            return False
-
-
 def transcribe_command(options: Namespace) -> int:
     """Run the command and return the exit status: 0, 1 if a recording could not be read, or 130 if the user interrupted it."""
-    formats = _formats(options.format)
-    settings, items = _settings(options), list_recordings(options.paths)
+    formats, layout = _formats(options.format), _layout(options)
+    settings = _settings(options)
+    if options.live or options.microphone:
+        refuse_live_options(options)
+        return transcribe_live(open_recogniser(options, settings)[1], options)
+    with given_recordings(options.paths) as items:
+        return _transcribe(options, formats, layout, settings, items)
+
+
+def open_recogniser(options: Namespace, settings: Settings) -> tuple[Any, Recogniser]:
+    """Load the model of the command line; return it and its recogniser.
+
+    Raises:
+        ConfigError: the device or the model cannot be used.
+    """
     place = placement(options)
     system: Any = load(_chosen_model(options.model), **place)
     if "transcribe" not in verbs_of(system):
         raise ConfigError(f"--model: {options.model} cannot transcribe; it needs a head 'whisper' (see: zoo list 'whisper_*')")
-    recogniser = recogniser_of(system, settings)
+    return system, recogniser_of(system, settings)
+
+
+def _transcribe(options: Namespace, formats: list[str], layout: Layout, settings: Settings, items: list[Item]) -> int:
+    system, recogniser = open_recogniser(options, settings)
     directory = None if options.output is None else Path(options.output)
     todo = items
     if directory is not None:
         _prepare(
-            directory, {"weights": hash_parameters(system), **asdict(recogniser.settings)}, items, formats, overwrite=options.overwrite
+            directory,
+            {"weights": hash_parameters(system), **asdict(recogniser.settings), "track": options.track, **_limits(layout)},
+            items,
+            formats,
+            overwrite=options.overwrite,
         )
         todo = [item for item in items if options.overwrite or not item.is_done(directory, formats)]
         if len(todo) < len(items):
             say(f"zoo: {len(items) - len(todo)} of {len(items)} transcripts exist already; --overwrite transcribes again", file=sys.stderr)
-    report = _Report(todo, directory, formats, as_json=options.json)
+    report = _Report(todo, directory, formats, layout, as_json=options.json)
     try:
         with seconds_progress(todo, as_json=options.json) as (on_progress, print_text):
-            paths = (item.path for item in todo)
+            paths = (item.path if options.track is None else Track(item.path, options.track) for item in todo)
             for number, transcript in transcribe_each(recogniser, paths, batch_size=options.batch_size, on_progress=on_progress):
                 report.take(number, transcript, print_text)
     except KeyboardInterrupt:
@@ -94,22 +97,23 @@ def transcribe_command(options: Namespace) -> int:
 class _Report:
     """Writer or printer of transcripts as they are finished; counts failures and seconds of audio."""
 
-    def __init__(self, items: Sequence[Item], directory: Path | None, formats: Sequence[str], *, as_json: bool) -> None:
-        self.items, self.directory, self.formats, self.as_json = items, directory, formats, as_json
+    def __init__(self, items: Sequence[Item], directory: Path | None, formats: Sequence[str], layout: Layout, *, as_json: bool) -> None:
+        self.items, self.directory, self.formats, self.layout, self.as_json = items, directory, formats, layout, as_json
         self.failed, self.seconds = 0, 0.0
 
     def take(self, number: int, transcript: Transcript | DataError, print_text: Callable[[str], None]) -> None:
         item = self.items[number]
         if isinstance(transcript, DataError):
             self.failed += 1
-            message = str(transcript) if str(item.path) in str(transcript) else f"{item.path}: {transcript}"
-            print_json({"path": str(item.path), "error": message}) if self.as_json else say(f"zoo: {message}", file=sys.stderr)
+            message = str(transcript).replace(str(item.path), item.name)
+            message = message if item.name in message else f"{item.name}: {message}"
+            print_json({"path": item.name, "error": message}) if self.as_json else say(f"zoo: {message}", file=sys.stderr)
             return
         self.seconds += transcript.duration_s
         written = [] if self.directory is None else self._write(item, transcript, self.directory)
         if self.as_json:
             files = {"written": [str(file) for file in written]} if written else {}
-            print_json({"path": str(item.path), **files, **transcript.as_json()})
+            print_json({"path": item.name, **files, **transcript.as_json()})
         elif self.directory is None:
             print_text(self._formatted(item, transcript))
 
@@ -118,16 +122,16 @@ class _Report:
         try:
             for file, format in zip(files, self.formats, strict=True):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_text_atomically(file, WRITERS[format](transcript))
+                write_text_atomically(file, written(format, transcript, self.layout))
         except OSError as error:
             raise DataError(f"--output: {error.filename or directory} cannot be written ({error.strerror}); give another folder") from error
         return files
 
     def _formatted(self, item: Item, transcript: Transcript) -> str:
         """Format a transcript for the terminal: text with times, or the chosen formats."""
-        title = f"{item.path}:\n" if len(self.items) > 1 else ""
+        title = f"{item.name}:\n" if len(self.items) > 1 else ""
         if self.formats != ["txt"]:
-            return title + "\n".join(WRITERS[format](transcript) for format in self.formats)
+            return title + "\n".join(written(format, transcript, self.layout) for format in self.formats)
         spoken = [segment for segment in transcript.segments if segment.text.strip()]
         lines = [f"[{format_time(s.start)} --> {format_time(s.end)}] {s.text.strip()}\n" for s in spoken]
         return title + ("".join(lines) or "(no speech)\n")
@@ -142,34 +146,6 @@ class _Report:
         return 1 if self.failed else 0
 
 
-def list_recordings(given: Sequence[str]) -> list[Item]:
-    """List the given files, and all recordings below the given folders, each once.
-
-    A transcript has the name of its recording without the suffix; if two recordings differ only in the suffix, both keep it.
-
-    Raises:
-        DataError: a path does not exist, a folder holds no recordings, or two recordings would have the same transcript.
-    """
-    found: dict[Path, Path] = {}
-    for name in given:
-        path = Path(name)
-        if path.is_dir():
-            inside = list(walk_images(path, suffixes=AUDIO_SUFFIXES))
-            if not inside:
-                raise DataError(f"{path}: no recordings in this folder or below; allowed are {', '.join(AUDIO_SUFFIXES)}")
-            for file in inside:
-                found.setdefault(file, file.relative_to(path))
-        elif path.exists():
-            found.setdefault(path, Path(path.name))
-        else:
-            raise DataError(f"{path}: no such file or folder; check the path (the current folder is {Path.cwd()})")
-    short = Counter(place.with_suffix("") for place in found.values())
-    whole = Counter(found.values())
-    if duplicates := [place for place, count in whole.items() if count > 1]:
-        raise DataError(f"{duplicates[0]}: {whole[duplicates[0]]} recordings have this name; transcribe their folders separately")
-    return [Item(path, place if short[place.with_suffix("")] > 1 else place.with_suffix("")) for path, place in found.items()]
-
-
 def _settings(options: Namespace) -> Settings:
     """Return the decoding settings of the command line.
 
@@ -181,6 +157,7 @@ def _settings(options: Namespace) -> Settings:
     return Settings(
         language=options.language,
         task=options.task,
+        suppress_tokens=None if options.suppress_tokens is None else _ids("--suppress-tokens", options.suppress_tokens),
         temperatures=tuple(_number("--temperatures", word) or 0.0 for word in options.temperatures.split(","))
         if options.temperatures is not None
         else Settings.temperatures,
@@ -196,9 +173,27 @@ def _settings(options: Namespace) -> Settings:
         initial_prompt=options.initial_prompt,
         condition_on_previous_text=not options.no_previous_text,
         windows=options.windows,
+        vad_filter=options.vad_filter,
         short=True if options.short else None,
         seed=options.seed,
     )
+
+
+def _layout(options: Namespace) -> Layout:
+    """Return the limits of subtitles.
+
+    Raises:
+        ConfigError: a limit is not allowed, or has no effect with these options.
+    """
+    layout = Layout(options.max_line_width, options.max_line_count, options.max_words_per_line)
+    if not layout.is_plain and not options.word_timestamps:
+        raise ConfigError(f"--{next(iter(_limits(layout))).replace('_', '-')}: needs the times of words; add --word-timestamps")
+    return layout
+
+
+def _limits(layout: Layout) -> dict[str, int]:
+    """Return the limits that are set."""
+    return {key: value for key, value in asdict(layout).items() if value is not None}
 
 
 def _number(option: str, word: str) -> float | None:
@@ -208,6 +203,13 @@ def _number(option: str, word: str) -> float | None:
         return float(word)
     except ValueError as error:
         raise ConfigError(f"{option}: {word!r} is not a number; allowed are numbers, and none for thresholds") from error
+
+
+def _ids(option: str, words: str) -> list[int]:
+    try:
+        return [int(word) for word in words.split(",") if word.strip()]
+    except ValueError as error:
+        raise ConfigError(f"{option}: {words!r}; allowed are token ids separated by commas, -1, and an empty text for none") from error
 
 
 def _formats(given: str) -> list[str]:
@@ -251,10 +253,11 @@ def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], form
     try:
         directory.mkdir(parents=True, exist_ok=True)
         before = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
-        if not overwrite and before is not None and before != facts:
-            changed = [key for key in facts if before.get(key) != facts[key]]
+        # An older version's note lacks settings that were added since; they had no value then.
+        changed = [key for key in {**(before or {}), **facts} if before is not None and before.get(key) != facts.get(key)]
+        if not overwrite and changed:
             changes = ", ".join(
-                f"{key} {before.get(key)!r} is now {facts[key]!r}" if key != "weights" else "another model" for key in changed
+                f"{key} {(before or {}).get(key)!r} is now {facts.get(key)!r}" if key != "weights" else "another model" for key in changed
             )
             raise ConfigError(f"--output: transcripts in {directory} have other settings ({changes}); give another folder, or --overwrite")
         if not overwrite and before is None:
@@ -263,7 +266,7 @@ def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], form
                 raise ConfigError(
                     f"--output: {existing[0]} exists and was not written by zoo transcribe; give another folder, or --overwrite"
                 )
-        if overwrite and before != facts:
+        if overwrite and (before is None or changed):
             for item in items:
                 for file in item.files(directory, formats):
                     file.unlink(missing_ok=True)
@@ -280,7 +283,7 @@ def seconds_progress(items: Sequence[Item], *, as_json: bool) -> Iterator[tuple[
     if as_json or not sys.stderr.isatty():
         yield None, lambda text: say(text, end="", flush=True)
         return
-    lengths, done = [_length(item.path) for item in items], [0.0] * len(items)
+    lengths, done = [seconds_in_header(item.path) for item in items], [0.0] * len(items)
     columns = (
         TextColumn("{task.fields[name]}", markup=False),
         BarColumn(),
@@ -294,7 +297,7 @@ def seconds_progress(items: Sequence[Item], *, as_json: bool) -> Iterator[tuple[
         def on_progress(number: int, seconds: float, length: float) -> None:
             done[number], lengths[number] = seconds, length
             position = f"{format_time(sum(done)).partition('.')[0]} of {format_time(sum(lengths)).partition('.')[0]}"
-            bar.update(task, completed=sum(done), total=sum(lengths), name=printable(items[number].path.name[:30]), position=position)
+            bar.update(task, completed=sum(done), total=sum(lengths), name=printable(Path(items[number].name).name[:30]), position=position)
 
         def print_text(text: str) -> None:
             bar.stop()  # otherwise rich redraws the bar into the text
@@ -302,13 +305,3 @@ def seconds_progress(items: Sequence[Item], *, as_json: bool) -> Iterator[tuple[
             bar.start()
 
         yield on_progress, print_text
-
-
-def _length(path: Path) -> float:
-    """Return the duration of a recording in seconds, from its header; 0 if the header does not contain it."""
-    import soundfile
-
-    try:
-        return soundfile.info(str(path)).duration
-    except (OSError, RuntimeError, TypeError):
-        return 0.0

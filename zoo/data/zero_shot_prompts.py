@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import DataError, name_choices
+from zoo.storage.outside import refuse_special
 from zoo.storage.places import packaged_directory
 
 SLOT = "{}"  # placeholder for the label
@@ -40,17 +41,18 @@ class Label:
         return filled + [prompt.replace(SLOT, self.label) for prompt in self.prompts]
 
 
-def plain_labels(labels: Iterable[str], key: str = "labels") -> list[Label]:
+def plain_labels(labels: Iterable[str], key: str = "labels", *, repeated: bool = False) -> list[Label]:
     """Make labels whose only name is the label itself.
 
     Args:
         labels: names of the classes.
         key: option or config key for error messages.
+        repeated: True allows a label twice, for classes that are told apart by their numbers.
 
     Raises:
         DataError: there are no labels, or one is empty or given twice.
     """
-    return _checked([Label(label, (label,)) for label in labels], key)
+    return _checked([Label(label, (label,)) for label in labels], key, repeated=repeated)
 
 
 def fill_templates(labels: Sequence[Label], templates: Sequence[str]) -> list[list[str]]:
@@ -129,6 +131,7 @@ def read_lines(path: Path, key: str) -> list[str]:
 
 
 def _read_text(path: Path, key: str) -> str:
+    refuse_special(path, lambda message: DataError(f"{key}: {message}"))
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -161,14 +164,14 @@ def _unique(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _checked(labels: list[Label], where: str) -> list[Label]:
+def _checked(labels: list[Label], where: str, *, repeated: bool = False) -> list[Label]:
     if not labels or all(not label.label.strip() for label in labels):
         raise DataError(f"{where}: there are no labels; give at least one")
     empty = [i for i, label in enumerate(labels, 1) if not label.label.strip()]
     if empty:
         raise DataError(f"{where}: label {empty[0]} of {len(labels)} is empty; remove it or write its name")
     twice = [name for name, count in Counter(label.label for label in labels).items() if count > 1]
-    if twice:
+    if twice and not repeated:
         more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
         raise DataError(f"{where}: {', '.join(map(repr, twice[:3]))}{more} given more than once; give each label once")
     promptless = [label.label for label in labels if not label.names and not label.prompts]

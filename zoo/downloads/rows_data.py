@@ -65,7 +65,10 @@ DATA = (
                 licence="WordNet (as MIT)",
                 credit="WordNet 3.0, Princeton University",
                 files=(
-                    *(PackagedFile(f"usr/share/wordnet/data.{part}", None, f"data.{part}", keep=False) for part in _WORDNET_PARTS),
+                    *(
+                        PackagedFile(f"usr/share/wordnet/data.{part}", None, f"data.{part}", keep=part == "noun")  # broader and narrower words
+                        for part in _WORDNET_PARTS
+                    ),
                     PackagedFile("usr/share/doc/wordnet-base/copyright", None, "LICENSE"),
                 ),
             ),

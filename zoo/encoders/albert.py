@@ -29,7 +29,9 @@ class Albert(PostNormText):
         depth: number of times that the shared block runs.
         num_types: number of token types (segments).
         separator_id: id of the symbol that ends each text of a row; token types follow from it (``zoo.layers.post_norm``).
-        pool: "cls_tanh" is BERT's pooler, "cls" the first token, "mean" and "max" go over real tokens, "none" gives none.
+        pool: "cls_tanh" is BERT's pooler, "cls" the first token, "mean", "max", "weighted_mean", "root_mean" and "last" go over real
+            tokens (``zoo.layers.pool``), "none" gives none.
+        normalise: scale pooled vectors to length 1 (sentence-transformers' Normalize).
         dropout: dropout rate of the embeddings and of the output of each sublayer.
 
     Raises:
@@ -37,7 +39,7 @@ class Albert(PostNormText):
         DataError: (forward) a row is longer than ``context_length``, or a token type is ``num_types`` or more.
     """
 
-    silent_keywords = ("depth", "num_heads", "activation", "eps", "pool")  # depth: all runs share one block
+    silent_keywords = ("depth", "num_heads", "activation", "eps", "pool", "normalise")  # depth: all runs share one block
 
     def __init__(
         self,
@@ -54,10 +56,17 @@ class Albert(PostNormText):
         activation: str = "gelu_tanh",
         eps: float = 1e-12,
         pool: str = "cls_tanh",
+        normalise: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(
-            dim=dim, vocab_size=vocab_size, word_dim=embedding_dim, context_length=context_length, pool=pool, separator_id=separator_id
+            dim=dim,
+            vocab_size=vocab_size,
+            word_dim=embedding_dim,
+            context_length=context_length,
+            pool=pool,
+            normalise=normalise,
+            separator_id=separator_id,
         )
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.positions = nn.Parameter(torch.empty(context_length, embedding_dim))

@@ -37,8 +37,9 @@ class Bert(PostNormText):
         padding_row: row of the position table that padding uses. Real tokens then use the rows after it, counted without padding
             (RoBERTa: 1, so the first token has row 2 and 512 tokens need 514 rows). None numbers all positions from 0 (BERT).
         separator_id: id of the symbol that ends each text of a row; token types follow from it (``zoo.layers.post_norm``).
-        pool: "cls_tanh" is BERT's pooler (a linear layer and tanh of the first token), "cls" the first token, "mean" and "max" the
-            mean and maximum over real tokens (Sentence-BERT), "none" gives no pooled vector.
+        pool: "cls_tanh" is BERT's pooler (a linear layer and tanh of the first token), "cls" the first token, "mean", "max",
+            "weighted_mean", "root_mean" and "last" go over real tokens (Sentence-BERT; ``zoo.layers.pool``), "none" gives no pooled vector.
+        normalise: scale pooled vectors to length 1 (sentence-transformers' Normalize).
         dropout: dropout rate of the embeddings and of the output of each sublayer; 0.1 in the paper's pre-training.
 
     Raises:
@@ -46,7 +47,7 @@ class Bert(PostNormText):
         DataError: (forward) a row is longer than ``context_length``, or a token type is ``num_types`` or more.
     """
 
-    silent_keywords = ("num_heads", "activation", "eps", "pool")
+    silent_keywords = ("num_heads", "activation", "eps", "pool", "normalise")
 
     def __init__(
         self,
@@ -64,11 +65,18 @@ class Bert(PostNormText):
         activation: str = "gelu",
         eps: float = 1e-12,
         pool: str = "cls_tanh",
+        normalise: bool = False,
         dropout: float = 0.0,
     ) -> None:
         word_dim = embedding_dim or dim  # a head that ties its decoder to the token embedding needs this width
         super().__init__(
-            dim=dim, vocab_size=vocab_size, word_dim=word_dim, context_length=context_length, pool=pool, separator_id=separator_id
+            dim=dim,
+            vocab_size=vocab_size,
+            word_dim=word_dim,
+            context_length=context_length,
+            pool=pool,
+            normalise=normalise,
+            separator_id=separator_id,
         )
         if padding_row is not None and padding_row < 0:
             raise ConfigError(f"padding_row: {padding_row}; allowed is 0 or more (RoBERTa: 1), or null")

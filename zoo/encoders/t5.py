@@ -10,6 +10,7 @@ in training.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.attention import attend_heads, attention_mask
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import find_activation
@@ -132,6 +134,7 @@ class T5(Encoder):
         num_buckets: rows of the relative position bias table, which all blocks share.
         max_distance: distance from which on all distances share one row, in tokens.
         pool: "mean" over real tokens, or "none" for no pooled vector.
+        normalise: scale pooled vectors to length 1 (sentence-transformers' Normalize).
         dropout: dropout rate of the embeddings, of the output of each sublayer, inside the feed-forward part and of the final tokens;
             0.1 in the paper.
 
@@ -143,7 +146,7 @@ class T5(Encoder):
     modality = "text"
     context_length: int
     no_weight_decay = ("distances",)
-    silent_keywords = ("num_heads", "activation", "max_distance", "eps", "pool")
+    silent_keywords = ("num_heads", "activation", "max_distance", "eps", "pool", "normalise")
 
     def __init__(
         self,
@@ -161,6 +164,7 @@ class T5(Encoder):
         max_distance: int = 128,
         eps: float = 1e-6,
         pool: str = "mean",
+        normalise: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -173,7 +177,7 @@ class T5(Encoder):
             )
         self.dim, self.vocab_size, self.context_length = dim, vocab_size, context_length
         self.num_heads, self.head_dim, self.num_buckets, self.max_distance = num_heads, head_dim, num_buckets, max_distance
-        self.pool, self.gives_pooled = pool, pool != "none"
+        self.pool, self.gives_pooled, self.normalise = pool, pool != "none", normalise
         self.embedding = nn.Embedding(vocab_size, dim)
         self.distances = nn.Parameter(torch.empty(num_buckets, num_heads))  # one table for all blocks; the reference keeps it in block 0
         self.blocks = nn.ModuleList(
@@ -208,7 +212,22 @@ class T5(Encoder):
         for block in self.blocks:
             x = block(x, bias, mask)
         x = self.dropout(self.norm(x))
-        return Encoded(x, masked_mean(x, real) if self.gives_pooled else None, real)
+        pooled = masked_mean(x, real) if self.gives_pooled else None
+        return Encoded(x, F.normalize(pooled, dim=-1) if self.normalise and pooled is not None else pooled, real)
+
+    def intermediates(
+        self,
+        x: Int[Tensor, "batch length"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch length"] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return the outputs of the chosen blocks. See ``Encoder``."""
+        refuse_map(output, "text")
+        found = block_outputs(self, list(self.blocks), x, mask, layers)
+        return [self.norm(each) if normalise else each for each in found]
 
     def bias(self, length: int) -> Float[Tensor, "1 num_heads {length} {length}"]:
         """Return the relative position bias that each head adds to the attention scores of a row of ``length`` tokens."""

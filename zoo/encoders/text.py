@@ -6,7 +6,7 @@ Papers: Radford et al. 2021 (arXiv 2103.00020), section 2.4; Zhai et al. 2023 (a
 Where we differ: the projection to the shared space belongs to the head, not to the tower.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.mlp import hidden_width
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.pool import masked_mean, take_tokens
@@ -115,13 +116,27 @@ class TextTransformer(Encoder):
         pooled = masked_mean(x, real) if self.pool == "mean" else None if place is None else take_tokens(x, place)
         return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
 
+    def intermediates(
+        self,
+        x: Int[Tensor, "batch length"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch length"] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return the outputs of the chosen blocks. See ``Encoder``."""
+        refuse_map(output, "text")
+        found = block_outputs(self, list(self.blocks), x, mask, layers)
+        return [self.norm(each) if normalise else each for each in found]
+
     def _place(self, token_ids: Tensor) -> Int[Tensor, " batch"] | None:
         """Return the position of the pooled token in each row; None if the pool does not read a single token."""
         if self.pool == "eot":
             return (token_ids == self.eot_token_id).int().argmax(1)  # argmax gives the first of equal values; 0 if there is no end
         if self.pool == "argmax":
             return token_ids.argmax(1)
-        first = token_ids.new_zeros(len(token_ids))
+        first = token_ids.new_zeros(token_ids.shape[0])
         return {"cls": first, "last": first + token_ids.shape[1] - 1}.get(self.pool)
 
     def _can_pack(self, token_ids: Tensor, real: Tensor, place: Tensor | None) -> bool:

@@ -8,7 +8,7 @@ layers count as part of the classifier: they stay in the state dict, but they ar
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, WeightsError, first_line, name_choices
 from zoo.layers.hosted_backbone import flatten_map, freeze, timm_preprocessing, try_out
-from zoo.layers.select import find_state, select_places
+from zoo.layers.intermediates import refuse_output
+from zoo.layers.select import find_layers, find_state, select_places
 from zoo.registry import register
 from zoo.types import Encoded, Encoder
 
@@ -156,6 +157,32 @@ class Timm(Encoder):
             raise DataError(f"pixels are {list(pixels.shape)}, which timm/{self.model_name} refuses: {error}") from error
         tokens = torch.cat([found[1][:, :1], found[0]], dim=1) if class_token else found  # [B, 1 + places, dim]
         return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    def intermediates(
+        self,
+        x: Float[Tensor, "batch 3 height width"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch ..."] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return timm's ``forward_intermediates``: of blocks, or of stages in a model of several widths. See ``Encoder``.
+
+        Tokens hold no prefix tokens.
+
+        Raises:
+            ConfigError: timm has no intermediates of this model, or no such block.
+        """
+        run: Any = getattr(self.model, "forward_intermediates", None)
+        if run is None:
+            raise ConfigError(f"intermediates: timm has none of timm/{self.model_name}; choose another model")
+        wanted = find_layers(layers, len(self.model.feature_info))  # type: ignore[arg-type]
+        # Maps, because convolutional models have no other format here; timm gives them in the order of depth.
+        maps = run(x, indices=sorted(set(wanted)), norm=normalise, stop_early=True, output_fmt="NCHW", intermediates_only=True)
+        found = dict(zip(sorted(set(wanted)), maps, strict=True))
+        refuse_output(output)
+        return [found[i] if output == "map" else flatten_map(found[i]) for i in wanted]
 
     @property
     def _num_even_blocks(self) -> int:

@@ -11,7 +11,7 @@ there is no class token either, it is the mean of the tokens.
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError
 from zoo.layers.hosted_backbone import flatten_map, freeze, try_out
 from zoo.layers.hosted_transformers import import_transformers, parse_config, quiet_and_offline, read_into
-from zoo.layers.select import find_state, select_places
+from zoo.layers.intermediates import as_output
+from zoo.layers.select import find_layers, find_state, select_places
 from zoo.registry import register
 from zoo.types import Encoded, Encoder
 
@@ -132,10 +133,36 @@ class Transformers(Encoder):
         tokens = select_places(tokens, self.num_prefix_tokens, first=class_token)
         return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
+    def intermediates(
+        self,
+        x: Float[Tensor, "batch 3 height width"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch ..."] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return transformers' ``hidden_states`` after the first, which is the input of the first layer. See ``Encoder``.
+
+        Raises:
+            ConfigError: transformers has none of this model, or no such layer; or ``normalise``, since hidden states have no final norm.
+        """
+        if normalise:
+            raise ConfigError("normalise: hidden states of transformers are not normalised; the tokens of the encoder itself may be")
+        states = getattr(self.model(x, output_hidden_states=True, **self._resizing), "hidden_states", None) or ()
+        if not states:
+            raise ConfigError(f"intermediates: {type(self.model).__name__} gives no hidden_states; choose another model")
+        shown = [states[1:][i] for i in find_layers(layers, len(states) - 1)]
+        tokens = [flatten_map(each, channels_last=bool(self._channels_last)) if each.ndim == 4 else each for each in shown]
+        return as_output(tokens, output, x, self.num_prefix_tokens)
+
+    @property
+    def _resizing(self) -> dict[str, bool]:
+        return {"interpolate_pos_encoding": True} if self._resizes else {}
+
     def _hidden_state(self, pixels: Tensor, layer: int) -> Float[Tensor, "batch num_tokens dim"]:
-        resizing = {"interpolate_pos_encoding": True} if self._resizes else {}
         try:
-            output = self.model(pixels, output_hidden_states=True, **resizing)
+            output = self.model(pixels, output_hidden_states=True, **self._resizing)
         except ValueError as error:
             raise DataError(f"pixels are {list(pixels.shape)}, which {type(self.model).__name__} refuses: {error}") from error
         states, last = getattr(output, "hidden_states", None), output.last_hidden_state
@@ -145,7 +172,7 @@ class Transformers(Encoder):
         return states[layer]
 
     def _encode(self, model: nn.Module, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        output = model(pixels, **({"interpolate_pos_encoding": True} if self._resizes else {}))
+        output = model(pixels, **self._resizing)
         tokens, pooled = getattr(output, "last_hidden_state", None), getattr(output, "pooler_output", None)
         if tokens is None:
             raise ConfigError(f"{type(model).__name__} gives {', '.join(output)}, but no last_hidden_state; it is not a backbone")

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
+from zoo.layers.intermediates import as_output, block_outputs
 from zoo.layers.conv_bn import NormedConv, NormedLinear
 from zoo.layers.drop import DropPath
 from zoo.layers.graph import MaxRelativeUpdate, max_over_neighbours, nearest_neighbours, relative_positions_2d
@@ -239,23 +240,16 @@ class ViG(Encoder):
         return Encoded(x, x.mean(1), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
     def intermediates(
-        self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None
-    ) -> list[Float[Tensor, "batch nodes dim"]]:
-        """Return the tokens after each of the chosen blocks; blocks after the last chosen one are not computed.
-
-        Args:
-            layers: indices of blocks, 0 is the first and -1 the last; the result has the same order. None chooses all.
-
-        Raises:
-            ConfigError: a block does not exist.
-        """
-        wanted = find_layers(layers, len(self.blocks))
-        found: dict[int, Tensor] = {}
-        x, grid = self._embed(pixels)
-        for i, block in enumerate(self.blocks[: max(wanted, default=-1) + 1]):
-            x, grid = block(x, grid)
-            found[i] = x
-        return [found[i] for i in wanted]
+        self,
+        x: Float[Tensor, "batch 3 height width"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch ..."] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return the outputs of the chosen blocks; there is no final norm. See ``Encoder``."""
+        return as_output(block_outputs(self, list(self.blocks), x, None, layers), output, x)
 
     @torch.no_grad()
     def graphs(self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None) -> list[Graph]:

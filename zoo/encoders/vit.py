@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.intermediates import as_output, block_outputs
 from zoo.layers.mlp import hidden_width
 from zoo.layers.patch import PatchEmbedding
 from zoo.layers.pool import AttentionPool
@@ -234,24 +235,17 @@ class ViT(Encoder):
         return Encoded(x, None, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
 
     def intermediates(
-        self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None, *, normalise: bool = False
-    ) -> list[Float[Tensor, "batch num_tokens dim"]]:
-        """Return the tokens after each of the chosen blocks; blocks after the last chosen one are not computed.
-
-        Args:
-            layers: indices of blocks, 0 is the first and -1 the last; the result has the same order. None chooses all.
-            normalise: apply the final norm to each; -1 then equals the tokens of ``forward``.
-
-        Raises:
-            ConfigError: a block does not exist.
-        """
-        wanted = find_layers(layers, len(self.blocks))
-        found, x = {}, self._embed(pixels)
-        for i in range(max(wanted, default=-1) + 1):
-            x = self.blocks[i](x)
-            if i in wanted:
-                found[i] = self.norm(x) if normalise else x
-        return [found[i] for i in wanted]
+        self,
+        x: Float[Tensor, "batch 3 height width"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch ..."] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return the outputs of the chosen blocks; with ``normalise``, -1 equals the tokens of ``forward``. See ``Encoder``."""
+        found = block_outputs(self, list(self.blocks), x, None, layers)
+        return as_output([self.norm(each) if normalise else each for each in found], output, x, self.num_prefix_tokens)
 
     def attention_maps(
         self, pixels: Float[Tensor, "batch 3 height width"], layers: Sequence[int] | None = None
@@ -282,9 +276,9 @@ class ViT(Encoder):
         positions = resize_positions(self.positions[:, prefix:], grid, new_grid, antialias=self.antialias)
         tokens = [patches.flatten(2).transpose(1, 2) + positions]  # [B, patches, dim]
         if self.registers is not None:
-            tokens.insert(0, self.registers.expand(len(pixels), -1, -1))  # registers have no position (DINOv2)
+            tokens.insert(0, self.registers.expand(pixels.shape[0], -1, -1))  # registers have no position (DINOv2)
         if self.class_token is not None:
-            tokens.insert(0, (self.class_token + self.positions[:, :1]).expand(len(pixels), -1, -1))
+            tokens.insert(0, (self.class_token + self.positions[:, :1]).expand(pixels.shape[0], -1, -1))
         return self.pre_norm(torch.cat(tokens, dim=1))  # [B, prefix + patches, dim]
 
     def _pooled(self, x: Tensor) -> Float[Tensor, "batch dim"] | None:

@@ -12,6 +12,7 @@ Where we differ: one matrix projects to queries, keys and values. There are two 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.intermediates import refuse_map
+from zoo.layers.select import find_layers
 from zoo.layers.attention import KeysWithoutBias
 from zoo.layers.mlp import hidden_width
 from zoo.layers.packing import Packing, can_pack
@@ -89,6 +92,36 @@ class WhisperEncoder(Encoder):
             mask: True at the frames of each clip, which must be at the left of each row (``1 .. 1 0 .. 0``); None reads every frame
                 (the strict mode).
         """
+        x, real = self._enter(mels, mask)
+        # Packing removes the padding, so blocks need no mask; it needs known lengths and is skipped in traced or compiled code.
+        packing = Packing(real) if mask is not None and can_pack(real.int()) else None
+        x = x if packing is None else packing.pack(x)  # [total, dim]
+        for block in self.blocks:
+            x = block(x, real if mask is not None and packing is None else None, layout=packing)
+        x = self.norm(x)
+        tokens = x if packing is None else packing.unpack(x)
+        return Encoded(tokens, masked_mean(tokens, real) if self.gives_pooled else None, real)
+
+    def intermediates(
+        self,
+        x: Float[Tensor, "batch num_mels frames"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch frames"] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return the outputs of the chosen blocks, with those at padding. See ``Encoder``."""
+        refuse_map(output, "audio")
+        wanted, found = find_layers(layers, len(self.blocks)), {}
+        x, real = self._enter(x, mask)
+        for i in range(max(wanted, default=-1) + 1):
+            x = self.blocks[i](x, None if mask is None else real)
+            found[i] = self.norm(x) if normalise and i in wanted else x
+        return [found[i] for i in wanted]
+
+    def _enter(self, mels: Tensor, mask: Tensor | None) -> tuple[Float[Tensor, "batch num_tokens dim"], Bool[Tensor, "batch num_tokens"]]:
+        """Return the input of the first block, and True at real tokens."""
         if mels.shape[1] != self.num_mels or not 1 <= mels.shape[2] <= STRIDE * self.context_length:
             raise DataError(
                 f"mels are {list(mels.shape)}; this encoder takes [batch, {self.num_mels}, 1 to {STRIDE * self.context_length} frames]: "
@@ -98,15 +131,7 @@ class WhisperEncoder(Encoder):
         x = self._convolved(mels, mask).contiguous()  # [B, N, dim]
         x = x + self.positions[: x.shape[1]]  # type: ignore[index]
         # mask[:, ::STRIDE]: a token is real if the first of its two frames is.
-        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask[:, ::STRIDE]
-        # Packing removes the padding, so blocks need no mask; it needs known lengths and is skipped in traced or compiled code.
-        packing = Packing(real) if mask is not None and can_pack(real.int()) else None
-        x = x if packing is None else packing.pack(x)  # [total, dim]
-        for block in self.blocks:
-            x = block(x, real if mask is not None and packing is None else None, layout=packing)
-        x = self.norm(x)
-        tokens = x if packing is None else packing.unpack(x)
-        return Encoded(tokens, masked_mean(tokens, real) if self.gives_pooled else None, real)
+        return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask[:, ::STRIDE]
 
     def num_tokens(self, frames: int) -> int:
         """Return the number of tokens of a clip of ``frames`` frames."""

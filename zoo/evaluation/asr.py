@@ -42,6 +42,8 @@ class Asr(Evaluation):
         temperatures: sampling temperatures, tried in order until a transcript looks right; 0 is without sampling, one value decodes once.
         num_beams: width of the beam search; None decodes greedily.
         timestamps: let the model predict timestamps; None: if it was trained to.
+        windows: "seek", "fixed" or "auto", as the keyword of ``transcribe``; None: its default.
+        vad_filter: detector of speech, "auto", "silero", "energy" or "none", as the keyword of ``transcribe``; None: its default.
         initial_prompt: text that conditions the transcript of every recording.
         examples: number of recordings that the report shows, the worst first.
         batch_size: number of windows processed together.
@@ -64,6 +66,8 @@ class Asr(Evaluation):
         temperatures: Sequence[float] | float = TEMPERATURES,
         num_beams: int | None = None,
         timestamps: bool | None = None,
+        windows: str | None = None,
+        vad_filter: str | None = None,
         initial_prompt: str | None = None,
         examples: int = 60,
         batch_size: int = 8,
@@ -82,6 +86,7 @@ class Asr(Evaluation):
         self.language, self.task = language, task
         self.options: dict[str, Any] = {"temperatures": tried, "num_beams": num_beams}  # keywords of ``transcribe``
         self.options |= {"timestamps": timestamps, "initial_prompt": initial_prompt, "batch_size": batch_size, "seed": seed}
+        self.options |= {key: value for key, value in (("windows", windows), ("vad_filter", vad_filter)) if value is not None}
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError if the model cannot transcribe, or if the source lacks recordings or texts."""
@@ -184,7 +189,7 @@ class Asr(Evaluation):
         if silent:  # their words count as insertions in the corpus
             details |= {"empty_references": len(silent), "words_in_empty_references": sum(edits.insertions for edits in silent)}
         further = {"mode": self.mode, "language": self.language, "task": self.task}
-        further |= {name: self.options[name] for name in ("timestamps", "num_beams", "initial_prompt")}
+        further |= {name: self.options.get(name) for name in ("timestamps", "num_beams", "initial_prompt", "windows", "vad_filter")}
         return details | {name: value for name, value in further.items() if value is not None}
 
 

@@ -34,6 +34,7 @@ from zoo.evaluation.results.answers import (
 )
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
+from zoo.storage.outside import refuse_special
 from zoo.types import Evaluation, Sample
 
 NORMALISATIONS = ("none", "characters")
@@ -331,6 +332,7 @@ def read_descriptions(given: str | Mapping[str, str] | None) -> dict[str, str]:
         ConfigError: ``given`` is not a mapping of strings, or the file cannot be read.
     """
     if isinstance(given, str):
+        refuse_special(Path(given), lambda message: ConfigError(f"descriptions: {message}"))
         try:
             given = json.loads(Path(given).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -7,7 +7,6 @@ Papers: Dosovitskiy et al. 2020 (arXiv 2010.11929), section 3.1 (one linear laye
 Differences: the input may be of any modality; the 1x1 convolutions of Vision GNN's head are linear layers.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -205,7 +204,8 @@ def checked_number(num_classes: int | None, class_names: Sequence[str] | None) -
     """Return the number of classes after checking it against the class names.
 
     Raises:
-        ConfigError: there are fewer than two classes, the number differs from the number of names, or a name is empty or repeated.
+        ConfigError: there are fewer than two classes, the number differs from the number of names, or a name is empty. A name may stand
+            twice, as "sunglasses" among ImageNet's: they are two classes, told apart by their numbers.
     """
     if isinstance(class_names, str):
         raise ConfigError(f"class_names: {class_names!r} is one string; give a list of names")
@@ -222,9 +222,6 @@ def checked_number(num_classes: int | None, class_names: Sequence[str] | None) -
     empty = [i for i, name in enumerate(class_names, 1) if not name.strip()]
     if empty:
         raise ConfigError(f"class_names: name {empty[0]} of {num_classes} is empty; every class needs a name")
-    twice = sorted(name for name, times in Counter(class_names).items() if times > 1)
-    if twice:
-        raise ConfigError(f"class_names: {', '.join(map(repr, twice))} given more than once; names must be unique")
     return num_classes
 
 

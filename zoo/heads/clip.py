@@ -180,11 +180,14 @@ class CLIPHead(FeatureHead):
             templates: texts in which ``{}`` is replaced by the label.
 
         Raises:
-            DataError: there are no labels, a label is empty or repeated, or a template has no ``{}``.
+            DataError: there are no labels, a label is empty or repeated, labels that differ only in case are one text for the text
+                encoder, or a template has no ``{}``.
         """
         refuse_labels(labels, templates)
         # Not str.format: labels and templates may contain other braces.
-        return self.prompt_vectors(system, [[template.replace("{}", label) for template in templates] for label in labels])
+        vectors = self.prompt_vectors(system, [[template.replace("{}", label) for template in templates] for label in labels])
+        refuse_equal(labels, vectors)
+        return vectors
 
     @torch.inference_mode()
     def prompt_vectors(self, system: SystemLike, prompts: Sequence[Sequence[str]]) -> Float[Tensor, "classes embed_dim"]:
@@ -244,6 +247,18 @@ def refuse_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
     without = [template for template in templates if "{}" not in template]
     if without:
         raise DataError(f"templates: {without[0]!r} has no {{}}; write {{}} in the place of the label")
+
+
+def refuse_equal(labels: Sequence[str], vectors: Float[Tensor, "labels embed_dim"]) -> None:
+    """Raise DataError if two labels that differ only in case or spaces have one vector, because the model reads small letters only."""
+    places: dict[str, list[int]] = {}
+    for place, label in enumerate(labels):
+        places.setdefault(" ".join(label.casefold().split()), []).append(place)
+    for first, *others in places.values():
+        same = [labels[other] for other in others if torch.allclose(vectors[first], vectors[other], atol=1e-5)]
+        if same:
+            names = ", ".join(map(repr, [labels[first], *same]))
+            raise DataError(f"labels: {names} are one text for this model, which does not tell their letters apart; give one of them")
 
 
 def refuse_prompts(prompts: Sequence[Sequence[str]]) -> None:

@@ -1,14 +1,16 @@
-"""Decoder-only language model: the LLaMA family (LLaMA, Mistral, SmolLM2) and the GPT family (GPT-2).
+"""Decoder-only language model: LLaMA and its relatives (Mistral, SmolLM2, Qwen 2 and 3, Gemma 1 to 3, Phi-3 and 4) and GPT-2, -3, -Neo.
 
-Papers: Radford et al. 2019 (GPT-2); Touvron et al. 2023 (LLaMA, arXiv 2302.13971, and LLaMA 2, arXiv 2307.09288); Jiang et al. 2023
-(Mistral, arXiv 2310.06825). References: transformers 5.17 ``GPT2LMHeadModel``, ``LlamaForCausalLM``, ``MistralForCausalLM``.
+Papers: Radford et al. 2019 (GPT-2); Brown et al. 2020 (GPT-3, arXiv 2005.14165); Touvron et al. 2023 (LLaMA, arXiv 2302.13971, and LLaMA 2,
+arXiv 2307.09288); Jiang et al. 2023 (Mistral, arXiv 2310.06825); Qwen 2 (arXiv 2407.10671); Qwen 3 (arXiv 2505.09388); Gemma 2 (arXiv
+2408.00118); Gemma 3 (arXiv 2503.19786); Phi-3 (arXiv 2404.14219). References: the ``...ForCausalLM`` of transformers 5.17 that
+``zoo.interop.causal_lm`` names.
 
 Where we differ: one matrix projects to queries, keys and values, and one to gate and value of the feed-forward part; there is no
-dropout; both families use GPT-2's initialisation, which shrinks residual outputs with depth; the attention window counts real tokens,
-so that padding changes nothing.
+dropout; all use GPT-2's initialisation, which shrinks residual outputs with depth; the attention window counts real tokens, so that
+padding changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
-from zoo.layers.decoder import DecoderBlock
+from zoo.layers.decoder import CausalAttention, DecoderBlock
 from zoo.layers.decoder_only import DecoderOnly
 from zoo.layers.linear import Linear
+from zoo.layers.mlp import feed_forward
 from zoo.layers.norm import build_norm
 from zoo.layers.rope import Rotary, Turn
 from zoo.registry import register
@@ -36,12 +39,23 @@ class CausalLM(DecoderOnly):
         num_kv_heads: number of key and value heads (grouped-query attention); None means ``num_heads``.
         head_dim: width of each head; None means ``dim / num_heads``.
         hidden_dim: width of the feed-forward layers; None means 4 * ``dim``.
-        norm: "rms" or "layer".
+        norm: "rms", "layer", or "rms_offset" (the factor is one plus the weight, Gemma).
+        post_norms: normalise the output of each branch too, before it is added (Gemma 2 and 3).
+        qk_norm: normalise each head of queries and keys before the rotation (Qwen 3, Gemma 3).
         positions: "rotary" or "learned".
         rope_scaling: see ``zoo.layers.rope.Rotary``.
-        activation: activation of the feed-forward layers; "swiglu" adds a third matrix for the gate.
+        rotary_share: part of each head's channels that is rotated.
+        window_rope_theta: theta of layers with a window, without scaling (Gemma 3); None: as in the other layers.
+        activation: activation of the feed-forward layers; "swiglu" and "geglu_tanh" add a third matrix for the gate.
         bias: use biases in all linear layers except the output layer.
-        window: size of the attention window in tokens, including the token itself; None attends to all previous tokens.
+        qkv_bias: bias of the projection to queries, keys and values; None: as ``bias``. Qwen 2 has only this one, GPT-Neo all others.
+        window: size of the attention window in tokens, including the token itself; None attends to all previous tokens. A list gives the
+            windows of the layers and is repeated: [4096, null] has a window in layers 0, 2, 4, ... (Gemma 2), [null, 256] in layers 1, 3,
+            5, ... (GPT-3).
+        attention_scale: factor on the scores; None takes head_dim ** -0.5.
+        attention_cap: soft limit of the scores (Gemma 2: 50); None: no limit.
+        logit_cap: soft limit of the logits (Gemma 2: 30); None: no limit.
+        embed_scale: factor on the embeddings of tokens (Gemma: sqrt(dim)).
         tied: compute logits with the token embedding matrix instead of a separate output matrix.
 
     Raises:
@@ -51,7 +65,8 @@ class CausalLM(DecoderOnly):
 
     silent_keywords = (
         *("num_heads", "num_kv_heads", "head_dim", "eps", "rope_theta", "rope_scaling"),
-        *("window", "activation", "positions", "norm"),
+        *("window", "activation", "positions", "norm", "rotary_share", "window_rope_theta"),
+        *("attention_scale", "attention_cap", "logit_cap", "embed_scale"),
     )
     no_weight_decay = ("positions",)  # read by zoo.training.optim: position embeddings are 2-D but are not decayed
 
@@ -68,32 +83,59 @@ class CausalLM(DecoderOnly):
         hidden_dim: int | None = None,
         norm: str = "rms",
         eps: float = 1e-5,
+        post_norms: bool = False,
+        qk_norm: bool = False,
         positions: str = "rotary",
         rope_theta: float = 10_000.0,
         rope_scaling: Mapping[str, Any] | None = None,
+        rotary_share: float = 1.0,
+        window_rope_theta: float | None = None,
         activation: str = "swiglu",
         bias: bool = False,
-        window: int | None = None,
+        qkv_bias: bool | None = None,
+        window: int | Sequence[int | None] | None = None,
+        attention_scale: float | None = None,
+        attention_cap: float | None = None,
+        logit_cap: float | None = None,
+        embed_scale: float = 1.0,
         tied: bool = False,
     ) -> None:
         super().__init__()
-        _refuse_sizes(dim, num_heads, head_dim, positions, window)
-        self.dim, self.vocab_size, self.context_length, self.window = dim, vocab_size, context_length, window
+        pattern = window if isinstance(window, Sequence) else [window]
+        _refuse_sizes(dim, num_heads, head_dim, positions, pattern)
+        _refuse_numbers(
+            attention_scale=attention_scale, attention_cap=attention_cap, logit_cap=logit_cap, embed_scale=embed_scale,
+            window_rope_theta=window_rope_theta,
+        )  # fmt: skip
+        self.dim, self.vocab_size, self.context_length = dim, vocab_size, context_length
+        self._windows = tuple(pattern[layer % len(pattern)] for layer in range(depth))
+        self.window = min((size for size in self._windows if size is not None), default=None)
+        self.logit_cap, self.embed_scale = logit_cap, embed_scale
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         # head_dim is a separate setting because some models (Mistral Nemo) do not have num_heads * head_dim == dim.
         self.head_dim = dim // num_heads if head_dim is None else head_dim
-        sizes: dict[str, Any] = {
-            "num_heads": num_heads,
-            "num_kv_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "hidden_dim": hidden_dim or 4 * dim,
-        }
+        heads: dict[str, Any] = {"dim": dim, "num_heads": num_heads, "num_kv_heads": self.num_kv_heads, "head_dim": self.head_dim}
+        heads |= {"bias": bias, "qkv_bias": qkv_bias, "scale": attention_scale, "cap": attention_cap}
+
+        def head_norms() -> tuple[nn.Module, nn.Module] | None:
+            return (build_norm(norm, self.head_dim, eps), build_norm(norm, self.head_dim, eps)) if qk_norm else None
+
         self.embedding = nn.Embedding(vocab_size, dim)
         learned = positions == "learned"
         self.positions = nn.Parameter(torch.empty(context_length, dim)) if learned else None
-        self.rotary = None if learned else Rotary(head_dim=self.head_dim, theta=rope_theta, scaling=rope_scaling)
+        turns: dict[str, Any] = {"head_dim": self.head_dim, "share": rotary_share}
+        self.rotary = None if learned else Rotary(**turns, theta=rope_theta, scaling=rope_scaling)
+        self.window_rotary = None if learned or window_rope_theta is None else Rotary(**turns, theta=window_rope_theta)
         self.blocks = nn.ModuleList(
-            DecoderBlock(dim=dim, **sizes, activation=activation, norm=norm, eps=eps, bias=bias) for _ in range(depth)
+            DecoderBlock(
+                dim=dim,
+                attention=CausalAttention(**heads, qk_norms=head_norms()),
+                mlp=feed_forward(dim=dim, hidden_dim=hidden_dim or 4 * dim, activation=activation, bias=bias),
+                norm=norm,
+                eps=eps,
+                post_norms=post_norms,
+            )
+            for _ in range(depth)
         )
         self.norm = build_norm(norm, dim, eps)
         # If tied, logits() multiplies by embedding.weight, so that the state dict holds the matrix only once.
@@ -104,9 +146,28 @@ class CausalLM(DecoderOnly):
         """Add learned position embeddings if the model has them."""
         return x if self.positions is None else x + F.embedding(places, self.positions)  # not an index: its gradient depends on threads
 
-    def rotation(self, places: Int[Tensor, "*#tokens"]) -> Turn | None:
-        """Return the rotary rotation of these positions, or None with learned positions."""
-        return None if self.rotary is None else Turn(*self.rotary.tables(places))
+    @property
+    def windows(self) -> Sequence[int | None]:
+        """Attention window of each layer."""
+        return self._windows
+
+    def rotation(self, places: Int[Tensor, "*#tokens"], window: int | None) -> Turn | None:
+        """Return the rotary rotation of these positions in layers with this window, or None with learned positions."""
+        rotary = self.rotary if window is None or self.window_rotary is None else self.window_rotary
+        return None if rotary is None else Turn(*rotary.tables(places))
+
+    def embed(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens dim"]:
+        """Return the scaled embeddings of token ids; negative ids (placeholders of other modalities) give zeros."""
+        vectors = super().embed(token_ids)
+        if self.embed_scale == 1.0:
+            return vectors
+        # Gemma rounds the factor to the type of the weights first: 39.25 instead of 39.19 in bfloat16.
+        return vectors * torch.tensor(self.embed_scale, dtype=vectors.dtype).item()
+
+    def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
+        """Return the logits of the next token over the vocabulary."""
+        logits = super().logits(hidden)
+        return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
     def _initialise(self) -> None:
         """Initialise as GPT-2: normal with std 0.02; outputs into the residual stream are divided by sqrt(2 * depth)."""
@@ -122,7 +183,7 @@ class CausalLM(DecoderOnly):
             nn.init.normal_(self.positions, std=0.02)
 
 
-def _refuse_sizes(dim: int, num_heads: int, head_dim: int | None, positions: str, window: int | None) -> None:
+def _refuse_sizes(dim: int, num_heads: int, head_dim: int | None, positions: str, windows: Sequence[int | None]) -> None:
     if positions not in POSITIONS:
         raise ConfigError(f"positions: there is no {positions!r}; {name_choices(positions, POSITIONS)}")
     if num_heads < 1 or (head_dim is None and dim % num_heads):
@@ -131,5 +192,12 @@ def _refuse_sizes(dim: int, num_heads: int, head_dim: int | None, positions: str
         raise ConfigError(f"num_heads: {num_heads} does not divide dim {dim}; use one of {legal}, or set head_dim")
     if head_dim is not None and head_dim < 1:
         raise ConfigError(f"head_dim: got {head_dim}; allowed is a whole number above 0")
-    if window is not None and window < 1:
-        raise ConfigError(f"window: got {window}; allowed is a whole number above 0, or null for no window")
+    if not windows or not all(size is None or (isinstance(size, int) and size > 0) for size in windows):
+        shown = windows[0] if len(windows) == 1 else list(windows)
+        raise ConfigError(f"window: got {shown}; allowed is a whole number above 0, null for no window, or a list of these")
+
+
+def _refuse_numbers(**numbers: float | None) -> None:
+    for key, value in numbers.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"{key}: got {value}; allowed is a number above 0")

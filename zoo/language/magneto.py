@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import refuse_uneven_heads
-from zoo.layers.decoder import DecoderBlock
+from zoo.layers.decoder import CausalAttention, DecoderBlock
 from zoo.layers.decoder_only import DecoderOnly
 from zoo.layers.linear import Linear
+from zoo.layers.mlp import feed_forward
 from zoo.layers.position import sinusoids
 from zoo.layers.xpos import ScaledTurn, XPos
 from zoo.registry import register
@@ -83,12 +84,17 @@ class Magneto(DecoderOnly):
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
             DecoderBlock(
-                **{"dim": dim, "num_heads": num_heads, "num_kv_heads": num_heads, "head_dim": self.head_dim, "hidden_dim": hidden},
-                **{"activation": "gelu", "norm": "layer", "eps": eps, "bias": True},
+                dim=dim,
                 # Sub-LN of the paper: a second norm in each branch, before its output layer.
-                inner_norms=(nn.LayerNorm(dim, eps=eps), nn.LayerNorm(hidden, eps=eps)),
+                attention=CausalAttention(
+                    **{"dim": dim, "num_heads": num_heads, "num_kv_heads": num_heads, "head_dim": self.head_dim, "bias": True},
+                    norm=nn.LayerNorm(dim, eps=eps),
+                    dropout=attention_dropout,
+                ),
+                mlp=feed_forward(dim=dim, hidden_dim=hidden, norm=nn.LayerNorm(hidden, eps=eps)),
+                norm="layer",
+                eps=eps,
                 dropout=dropout,
-                attention_dropout=attention_dropout,
             )
             for _ in range(depth)
         )
@@ -103,7 +109,7 @@ class Magneto(DecoderOnly):
             x = x + sinusoids(places + FIRST_POSITION, self.dim).to(x.dtype)
         return self.drop(x)
 
-    def rotation(self, places: Int[Tensor, "*#tokens"]) -> ScaledTurn | None:
+    def rotation(self, places: Int[Tensor, "*#tokens"], window: int | None) -> ScaledTurn | None:
         """Return the xPos rotation and scale of these positions, or None with sinusoids."""
         return None if self.xpos is None else self.xpos.turn(places)
 

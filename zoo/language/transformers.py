@@ -8,7 +8,7 @@ Where we differ: nothing is computed differently. Transformers makes the cache f
 at a time. Packed lists are unpacked into a padded batch, because the library's models take padded batches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from zoo.errors import ConfigError, DataError, first_line
 from zoo.layers import hosted_decoder, hosted_probe
 from zoo.layers.hosted_cache import HostedCache
 from zoo.layers.hosted_decoder import Habits
-from zoo.layers.hosted_transformers import import_transformers, parse_config, quiet_and_offline, read_into
+from zoo.layers.hosted_transformers import first_number, import_transformers, parse_config, quiet_and_offline, read_into
 from zoo.layers.meta import meta_device
 from zoo.layers.packing import Packing
 from zoo.registry import register
@@ -51,14 +51,14 @@ class Transformers(LanguageModel):
         with meta_device():
             shapes = _build(parsed)  # errors show up here, before any memory is allocated
         sizes = parsed.get_text_config(decoder=True)  # multimodal configs nest the sizes of their language model
-        self.dim, self.vocab_size = int(sizes.hidden_size), int(sizes.vocab_size)
+        self.dim, self.vocab_size = (first_number(sizes, (key,)) for key in ("hidden_size", "vocab_size"))
         _refuse_shapes(shapes, parsed, self.dim)
         habits = _habits(parsed)
         self.model: Any = _build(parsed)
         self._habits = _habits_of(self.model) if habits is None else habits
         # A table of positions whose first rows are for padding (RoBERTa) holds fewer tokens than rows.
-        self.context_length = _first(sizes, LENGTHS, ENDLESS) - (self._habits.first_position or 0)
-        self.head_dim = _first(sizes, ("head_dim",), self.dim // _first(sizes, ("num_attention_heads",), 1))
+        self.context_length = first_number(sizes, LENGTHS, ENDLESS) - (self._habits.first_position or 0)
+        self.head_dim = first_number(sizes, ("head_dim",), self.dim // first_number(sizes, ("num_attention_heads",), 1))
 
     def forward(
         self,
@@ -112,18 +112,6 @@ class Transformers(LanguageModel):
             WeightsError: a file is unreadable, or a weight is missing, unexpected or of another shape.
         """
         return {f"model.{key}": tensor for key, tensor in read_into(self.model, directory, tensors).state_dict().items()}
-
-
-def _first(sizes: Any, keys: Sequence[str], default: int) -> int:
-    """Return the first of the keys that a config has as a whole number."""
-    for key in keys:
-        try:
-            number = getattr(sizes, key, None)
-        except RuntimeError:  # transformers' error for a value that differs from layer to layer (Gemma 4)
-            continue
-        if isinstance(number, int):
-            return number
-    return default
 
 
 def _refuse_others(parsed: Any) -> None:

@@ -30,6 +30,8 @@ class Layout(Protocol):
         *,
         num_heads: int,
         window: int | None = None,
+        scale: float | None = None,
+        cap: float | None = None,
         dropout: float = 0.0,
         before: tuple[Tensor, Tensor] | None = None,
     ) -> Float[Tensor, "asked dim"]: ...
@@ -152,9 +154,11 @@ def attend(
     mask: Bool[Tensor, "batch keys"] | None = None,
     causal: bool = False,
     window: int | None = None,
+    scale: float | None = None,
+    cap: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch queries dim"]:
-    """Split into heads, attend with scale head_dim ** -0.5, concatenate the heads.
+    """Split into heads, attend, concatenate the heads.
 
     Args:
         q: queries.
@@ -165,6 +169,8 @@ def attend(
         mask: True at keys that may be attended to.
         causal: True if each query attends only to keys up to its own position; the queries are the last positions of the keys.
         window: maximum number of keys that a causal query attends to, its own included; None: no limit.
+        scale: factor on the scores; None takes head_dim ** -0.5.
+        cap: soft limit of the scores, see ``attend_heads``.
         dropout: share of the attention weights that are set to zero.
     """
     head_dim, (queries, keys) = q.shape[-1] // num_heads, (q.shape[1], k.shape[1])
@@ -174,7 +180,7 @@ def attend(
     allowed = attention_mask(mask, queries, causal, window)
     if causal and mask is None and (queries < keys or narrow):
         allowed = causal_mask(queries, keys, q.device, window)
-    return attend_heads(q, k, v, allowed=allowed, causal=causal, dropout=dropout)
+    return attend_heads(q, k, v, allowed=allowed, causal=causal, scale=scale, cap=cap, dropout=dropout)
 
 
 def attend_heads(
@@ -186,6 +192,7 @@ def attend_heads(
     causal: bool = False,
     bias: Float[Tensor, "1 num_heads queries keys"] | None = None,
     scale: float | None = None,
+    cap: float | None = None,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch queries dim"]:
     """Attend with scale head_dim ** -0.5, and concatenate the heads.
@@ -201,6 +208,7 @@ def attend_heads(
         causal: True applies a causal mask, if ``allowed`` and ``bias`` are None; there must then be as many queries as keys, or one query.
         bias: added to the scores; not possible with shared heads.
         scale: factor on the scores; None takes head_dim ** -0.5 (T5: 1).
+        cap: soft limit of the scores: cap * tanh(score / cap), before the mask (Gemma 2); None: no limit.
         dropout: share of the attention weights that are set to zero.
     """
     batch, num_heads, queries, head_dim = q.shape
@@ -216,9 +224,27 @@ def attend_heads(
     if bias is not None:
         assert shared == 1 and (allowed is not None or not causal)
         seen = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))  # [B or 1, heads, queries, keys]
-    causal = causal and seen is None and queries > 1  # a single query is the last position: it attends to all keys
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=causal, scale=scale)
+    causal = bool(causal and seen is None and queries > 1)  # a single query is the last position: it attends to all keys
+    if cap is not None:
+        assert bias is None
+        x = _attend_capped(q, k, v, allowed, causal=causal, scale=scale, cap=cap, dropout=dropout)
+    else:
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=causal, scale=scale)
     return x.reshape(batch, num_heads, queries, head_dim).transpose(1, 2).flatten(2)  # [B, queries, dim]
+
+
+def _attend_capped(
+    q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, *, causal: bool, scale: float | None, cap: float, dropout: float
+) -> Tensor:
+    """Attend with scores that a tanh limits; torch's fused attention has no place for it."""
+    scores = (q @ k.transpose(-2, -1)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = cap * torch.tanh(scores / cap)
+    if causal:
+        allowed = causal_mask(q.shape[-2], k.shape[-2], q.device)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    weights = F.dropout(scores.float().softmax(-1).to(q.dtype), dropout, training=dropout > 0)
+    return weights @ v
 
 
 def attention_weights(

@@ -12,7 +12,6 @@ from zoo.errors import ConfigError
 from zoo.layers.attention import Layout, attend_heads, causal_mask
 from zoo.layers.cache import Cache
 from zoo.layers.linear import Linear
-from zoo.layers.mlp import feed_forward
 from zoo.layers.norm import build_norm
 
 
@@ -85,7 +84,11 @@ class CausalAttention(nn.Module):
         num_heads: heads of the queries.
         num_kv_heads: heads of keys and values; a divisor of ``num_heads``.
         head_dim: width of each head.
-        bias: True gives both linear layers a bias.
+        bias: True gives the output layer a bias, and the projection to queries, keys and values unless ``qkv_bias`` says otherwise.
+        qkv_bias: bias of that projection; None: as ``bias`` (Qwen 2 has it there alone).
+        qk_norms: norms of each head of queries and of keys, before the rotation (Qwen 3, Gemma 3); None leaves them out.
+        scale: factor on the scores; None takes head_dim ** -0.5.
+        cap: soft limit of the scores (Gemma 2); None: no limit.
         norm: applied to the concatenated heads, before the last linear layer.
         dropout: rate on the attention weights, in training.
 
@@ -101,6 +104,10 @@ class CausalAttention(nn.Module):
         num_kv_heads: int,
         head_dim: int,
         bias: bool,
+        qkv_bias: bool | None = None,
+        qk_norms: tuple[nn.Module, nn.Module] | None = None,
+        scale: float | None = None,
+        cap: float | None = None,
         norm: nn.Module | None = None,
         dropout: float = 0.0,
     ) -> None:
@@ -109,7 +116,9 @@ class CausalAttention(nn.Module):
             legal = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
             raise ConfigError(f"num_kv_heads: {num_kv_heads} does not divide num_heads {num_heads}; allowed are {legal}")
         self.num_heads, self.num_kv_heads, self.dropout = num_heads, num_kv_heads, dropout
-        self.qkv = Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias)
+        self.scale, self.cap = scale, cap
+        self.qkv = Linear(dim, (num_heads + 2 * num_kv_heads) * head_dim, bias=bias if qkv_bias is None else qkv_bias)
+        self.q_norm, self.k_norm = (None, None) if qk_norms is None else qk_norms
         self.norm = norm
         self.prefix: Prefix | None = None  # see ``zoo.layers.adapters``
         self.out = Linear(num_heads * head_dim, dim, bias=bias)
@@ -120,6 +129,9 @@ class CausalAttention(nn.Module):
         states = self.qkv(x).unflatten(-1, (heads + 2 * kv_heads, -1))  # [..., heads of q, k, v, head_dim]
         # Queries and keys stay in one tensor, so that one call rotates both.
         asking, v = states.split([heads + kv_heads, kv_heads], dim=-2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = asking.split([heads, kv_heads], dim=-2)
+            asking = torch.cat([self.q_norm(q), self.k_norm(k)], dim=-2)
         q, k = asking.split([heads, kv_heads], dim=-2) if call.rotation is None else call.rotation(asking, heads)
         joined = self._attend(q, k, v, call, layer)
         return self.out(joined if self.norm is None else self.norm(joined))
@@ -130,7 +142,8 @@ class CausalAttention(nn.Module):
         if call.layout is not None:
             q, k, v = (states.flatten(-2) for states in (q, k, v))  # [total, heads * head_dim]
             before = None if self.prefix is None else self.prefix.listed()
-            return call.layout.attend(q, k, v, num_heads=self.num_heads, window=call.window, dropout=dropout, before=before)
+            settings = {"scale": self.scale, "cap": self.cap, "dropout": dropout}
+            return call.layout.attend(q, k, v, num_heads=self.num_heads, window=call.window, before=before, **settings)
         q, k, v = (states.transpose(1, 2) for states in (q, k, v))  # [B, heads, L, head_dim]
         if call.cache is not None:
             k, v = call.cache.append(layer, k, v)  # keys are cached after rotation: positions are absolute and never change
@@ -138,57 +151,49 @@ class CausalAttention(nn.Module):
         if self.prefix is not None:
             allowed = self.prefix.seen(allowed, q.shape[2], k.shape[2], q.device)
             k, v = self.prefix.before(k, v)
-        return attend_heads(q, k, v, allowed=allowed, causal=True, dropout=dropout)
+        return attend_heads(q, k, v, allowed=allowed, causal=True, scale=self.scale, cap=self.cap, dropout=dropout)
 
 
 class DecoderBlock(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)).
 
-    Source: Radford et al. 2019 (GPT-2), section 2.3; Touvron et al. 2023 (LLaMA, arXiv 2302.13971), section 2.2.
+    Source: Radford et al. 2019 (GPT-2), section 2.3; Touvron et al. 2023 (LLaMA, arXiv 2302.13971), section 2.2; Gemma 2 (arXiv
+    2408.00118), section 2, for the norms after each branch.
 
     Args:
         dim: width of the tokens.
-        num_heads: heads of the queries.
-        num_kv_heads: heads of keys and values; a divisor of ``num_heads``.
-        head_dim: width of each head.
-        hidden_dim: width of the feed-forward block's hidden layer.
-        activation: name in ``zoo.layers.mlp.ACTIVATIONS``, or "swiglu".
+        attention: self-attention.
+        mlp: feed-forward part.
         norm: name in ``zoo.layers.norm.NORMS``.
         eps: added inside the norms for numerical stability.
-        bias: True gives the linear layers a bias.
-        inner_norms: extra norms on the concatenated heads of attention and on the hidden channels of the feed-forward block, each before
-            the linear layer that returns to the residual stream (sub-LayerNorm); None leaves one out.
+        post_norms: True normalises the output of both branches too, before it is added to x (Gemma 2 and 3).
         dropout: rate on both branches, in training.
-        attention_dropout: rate on the attention weights, in training.
     """
 
     def __init__(
         self,
         *,
         dim: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        hidden_dim: int,
-        activation: str,
+        attention: CausalAttention,
+        mlp: nn.Module,
         norm: str,
         eps: float,
-        bias: bool,
-        inner_norms: tuple[nn.Module | None, nn.Module | None] = (None, None),
+        post_norms: bool = False,
         dropout: float = 0.0,
-        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        heads = {"num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
         self.norm1 = build_norm(norm, dim, eps)
-        self.attention = CausalAttention(dim=dim, **heads, bias=bias, norm=inner_norms[0], dropout=attention_dropout)
+        self.attention = attention
         self.norm2 = build_norm(norm, dim, eps)
-        self.mlp = feed_forward(dim=dim, hidden_dim=hidden_dim, activation=activation, bias=bias, norm=inner_norms[1])
+        self.mlp = mlp
+        self.post_norm1, self.post_norm2 = (build_norm(norm, dim, eps) if post_norms else None for _ in range(2))
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*tokens dim"], call: Call, layer: int) -> Float[Tensor, "*tokens dim"]:
-        x = x + self.drop(self.attention(self.norm1(x), call, layer))
-        return x + self.drop(self.mlp(self.norm2(x)))
+        attended = self.attention(self.norm1(x), call, layer)
+        x = x + self.drop(attended if self.post_norm1 is None else self.post_norm1(attended))
+        changed = self.mlp(self.norm2(x))
+        return x + self.drop(changed if self.post_norm2 is None else self.post_norm2(changed))
 
 
 def seen_keys(

@@ -1,6 +1,6 @@
 """Base class of decoder-only language models: padding, positions, key-value cache and packed sequences around the blocks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from zoo.layers.linear import Linear, fast_linear, lay_out, pack, unpack
 from zoo.layers.packing import Packing
 from zoo.types import LanguageModel
 
+Calls = Mapping[int | None, Call]  # by the window of a layer
+
 
 class DecoderOnly(LanguageModel):
     """Base class: maps token ids or embedding vectors to hidden states; ``logits`` scores the next token.
@@ -22,7 +24,8 @@ class DecoderOnly(LanguageModel):
 
     Attributes:
         lm_head: output layer; None if the token embedding matrix is used instead.
-        window: size of the attention window in tokens, including the token itself; None attends to all previous tokens.
+        window: size of the attention window in tokens, including the token itself; None attends to all previous tokens. If layers differ,
+            this is the smallest window, and ``windows`` has one for each layer.
     """
 
     num_kv_heads: int
@@ -47,9 +50,14 @@ class DecoderOnly(LanguageModel):
         """Return the input of the first block, given embedding vectors and their positions; by default the vectors unchanged."""
         return x
 
-    def rotation(self, places: Int[Tensor, "*#tokens"]) -> Rotation | None:
-        """Return the rotation of queries and keys at these positions; None (the default) applies no rotation."""
+    def rotation(self, places: Int[Tensor, "*#tokens"], window: int | None) -> Rotation | None:
+        """Return the rotation of queries and keys in layers with this window; None (the default) applies no rotation."""
         return None
+
+    @property
+    def windows(self) -> Sequence[int | None]:
+        """Attention window of each layer."""
+        return (self.window,) * len(self.blocks)
 
     def forward(
         self,
@@ -73,10 +81,10 @@ class DecoderOnly(LanguageModel):
             DataError: a text is longer than ``context_length``.
         """
         x = x if x.is_floating_point() else self.embed(x)
-        places, call = self._list_call(layout, positions) if layout is not None else self._batch_call(x, mask, positions, cache)
+        places, calls = self._list_calls(layout, positions) if layout is not None else self._batch_calls(x, mask, positions, cache)
         x = self.place(x, places)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, call, layer)
+        for layer, (block, window) in enumerate(zip(self.blocks, self.windows, strict=True)):
+            x = block(x, calls[window], layer)
         return self.norm(x)
 
     def embed(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens dim"]:
@@ -119,8 +127,8 @@ class DecoderOnly(LanguageModel):
         if self.lm_head is None:
             yield self.embedding.weight
 
-    def _batch_call(self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None) -> tuple[Tensor, Call]:
-        """Return the positions of a padded batch and the arguments shared by all blocks; extends the cache."""
+    def _batch_calls(self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None) -> tuple[Tensor, Calls]:
+        """Return the positions of a padded batch, and the arguments shared by all blocks of each window; extends the cache."""
         past, length, device = 0 if cache is None else cache.length, x.shape[1], x.device
         keys = past + length
         side = _padding_side(mask)
@@ -133,19 +141,23 @@ class DecoderOnly(LanguageModel):
             real = None  # causal attention never reaches padding on the right, so that no mask is needed
         self._refuse_long(places, keys)
         single = length == 1 and real is None  # a single new token attends to all keys in its window: no mask is needed
-        call = Call(
-            rotation=self.rotation(places),
-            allowed=None if single else seen_keys(real, length, keys, self.window, device),
-            first_key=max(0, keys - self.window) if single and self.window is not None else 0,
-            cache=cache,
-        )
-        return places, call
+        calls = {
+            window: Call(
+                rotation=self.rotation(places, window),
+                allowed=None if single else seen_keys(real, length, keys, window, device),
+                first_key=max(0, keys - window) if single and window is not None else 0,
+                cache=cache,
+            )
+            for window in dict.fromkeys(self.windows)
+        }
+        return places, calls
 
-    def _list_call(self, layout: Packing, positions: Tensor | None) -> tuple[Tensor, Call]:
+    def _list_calls(self, layout: Packing, positions: Tensor | None) -> tuple[Tensor, Calls]:
         assert layout.asked is None, "language models compute every token of a packed list"
         positions = layout.positions if positions is None else positions
         self._refuse_long(positions, layout.shape[1])
-        return positions, Call(rotation=self.rotation(positions), layout=layout, window=self.window)
+        windows = dict.fromkeys(self.windows)
+        return positions, {window: Call(rotation=self.rotation(positions, window), layout=layout, window=window) for window in windows}
 
     def _refuse_long(self, positions: Tensor, keys: int) -> None:
         if keys <= self.context_length or positions.is_meta or not positions.numel():

@@ -19,5 +19,5 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        shape = (len(x),) + (1,) * (x.ndim - 1)  # one random number per sample, for all its tokens and channels
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)  # one random number per sample, for all its tokens and channels
         return x * torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(keep) / keep

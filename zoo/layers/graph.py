@@ -3,6 +3,7 @@
 Nodes are tokens [B, N, dim]; candidates are the tokens that may become neighbours [B, M, dim].
 """
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.layers.conv_bn import NormedLinear, folded
+from zoo.layers.recorded import is_exported, is_recorded
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def nearest_neighbours(
     length = y.square().sum(-1).unsqueeze(1)  # [B, 1, M]; 1, or 0 for a vector of zeros
     base = length if offset is None else length + offset.to(y.dtype)
     # |x - y|^2 without |x|^2, which is equal for all candidates of a node
-    distances = torch.baddbmm(base.expand(len(x), x.shape[1], -1), x, y.transpose(1, 2), alpha=-2)  # [B, N, M]
+    distances = torch.baddbmm(base.expand(x.shape[0], x.shape[1], -1), x, y.transpose(1, 2), alpha=-2)  # [B, N, M]
     num_neighbors = min(num_neighbors, y.shape[1])
     dilation = max(1, min(dilation, y.shape[1] // num_neighbors))
     nearest, index = distances.topk(num_neighbors * dilation, largest=False)
@@ -58,6 +60,9 @@ def max_over_neighbours(
     batch, num_candidates, dim = candidates.shape
     first = torch.arange(batch, device=index.device).view(-1, 1, 1) * num_candidates
     flat = (index + first).flatten(0, 1)  # [B * N, neighbors], rows of the whole batch
+    if is_exported():
+        rows = candidates.reshape(-1, dim)
+        return reduce(torch.maximum, [rows.index_select(0, column) for column in flat.unbind(1)]).unflatten(0, (batch, -1))
     best = _RunningMaximum.apply(candidates.reshape(-1, dim), flat)
     return best.unflatten(0, (batch, -1))  # [B, N, dim]
 
@@ -101,7 +106,7 @@ class MaxRelativeUpdate(NormedLinear):
         self, x: Float[Tensor, "batch nodes dim"], relative: Float[Tensor, "batch nodes dim"]
     ) -> Float[Tensor, "batch nodes doubled_dim"]:
         """Return the update [B, N, 2 dim] of the interleaved channels x_0, m_0, x_1, m_1, ..."""
-        if torch.is_grad_enabled() or self.norm.training or x.is_meta or torch.is_autocast_enabled(x.device.type):
+        if torch.is_grad_enabled() or self.norm.training or x.is_meta or is_recorded() or torch.is_autocast_enabled(x.device.type):
             return super().forward(torch.stack((x, relative), dim=-1).flatten(2))
         # In inference, two products on strided views of the weight replace the interleaving, which would copy both inputs.
         weight, bias = folded(self.weight, self.bias, self.norm)

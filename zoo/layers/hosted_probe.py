@@ -41,16 +41,18 @@ def find_habits(config: Any, build: Callable[[Any], nn.Module]) -> Habits:
         ConfigError: the model cannot serve as a causal language model; the message says why.
         TinyCopyError: transformers cannot build the tiny copy.
     """
-    library = import_transformers()
-    defaults = library.PreTrainedConfig().to_dict()
+    return _of_tiny(json.dumps(shrunk(config), sort_keys=True, default=str), build)
+
+
+def shrunk(config: Any) -> dict[str, Any]:
+    """Return the content of a parsed config with small sizes."""
     with quiet_and_offline():
-        small = shrink(config.to_dict(), defaults)
-    return _of_tiny(json.dumps(small, sort_keys=True, default=str), build)
+        return shrink(config.to_dict(), import_transformers().PreTrainedConfig().to_dict())
 
 
 @lru_cache(maxsize=64)
 def _of_tiny(config: str, build: Callable[[Any], nn.Module]) -> Habits:
-    with plain_cpu():
+    with plain_cpu(), quiet_and_offline():
         try:
             model = tiny_model(json.loads(config), build)
         except (*FAILURES, ConfigError) as error:
@@ -108,6 +110,7 @@ class _Trial:
     def habits(self) -> Habits:
         """Go through the rules in turn."""
         habits = self._positions()
+        self._check_vectors(habits)
         self._check_causal(habits)
         habits = self._steps(habits)
         return Habits(habits.first_position, self._pads(habits), habits.steps)
@@ -138,6 +141,11 @@ class _Trial:
             f"vectors in the place of token ids change its logits by {min(differences):.2g} of the largest; it reads the ids in further places"
         )
 
+    def _check_vectors(self, habits: Habits) -> None:
+        """Refuse models that look up which words the vectors are, as Gemma 4 does with embeddings per layer."""
+        vectors = decoder.embed(self.model, self.ids) * 0.9
+        _told("with vectors that are no words, as those of images", lambda: decoder.hidden_states(self.model, habits, vectors))
+
     def _check_causal(self, habits: Habits) -> None:
         changed = self.ids.clone()
         changed[:, 6:] = changed[:, 6:].flip(0, 1)
@@ -159,8 +167,15 @@ class _Trial:
         raise ConfigError(f"its cache does not continue a text: the logits change by {min(differences):.2g} of the largest")
 
     def _cached(self, habits: Habits) -> Tensor:
+        """Run the text in pieces. After the first, another text runs with another cache, and the rows change places."""
+        first, *rest = PIECES
         cache = decoder.empty_cache(self.model, ROWS)
-        return torch.cat([self.run(habits, self.ids[:, a:b], cache=cache) for a, b in PIECES], dim=1)
+        found = [self.run(habits, self.ids[:, slice(*first)], cache=cache)]
+        self.run(habits, self.ids[:, 4:], cache=decoder.empty_cache(self.model, ROWS))
+        swapped = torch.tensor([1, 0])
+        cache.select(swapped)
+        found += [self.run(habits, self.ids[swapped, a:b], cache=cache)[swapped] for a, b in rest]
+        return torch.cat(found, dim=1)
 
     def _pads(self, habits: Habits) -> str:
         """Find the padding that changes nothing, without a cache and with one."""

@@ -3,7 +3,7 @@
 Reference: transformers 5.17. Nothing here runs code shipped with a model, reads pickle files, or uses the network.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -90,6 +90,24 @@ def parse_config(config: Mapping[str, Any], refused: Mapping[str, str], example:
         raise ConfigError(f"config: transformers rejects this config for model_type {kind!r}: {reason}") from error
     parsed.return_dict = True  # outputs are read by name; some configs ask for tuples
     return parsed
+
+
+def first_number(config: Any, keys: Sequence[str], default: int | None = None) -> int:
+    """Return the first of the keys that a config has as a whole number above 0.
+
+    Raises:
+        ConfigError: it has none of them, and there is no default.
+    """
+    for key in keys:
+        try:
+            number = getattr(config, key, None)
+        except RuntimeError:  # transformers' error for a value that differs from layer to layer (Gemma 4)
+            continue
+        if isinstance(number, int) and number > 0:
+            return number
+    if default is None:
+        raise ConfigError(f"config (model_type {config.model_type}): gives no {' or '.join(keys)}, so it is no model of one stack")
+    return default
 
 
 def read_into(model: nn.Module, directory: str | Path, tensors: Mapping[str, Tensor] | None = None, **keywords: Any) -> nn.Module:

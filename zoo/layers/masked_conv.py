@@ -1,8 +1,11 @@
 """Convolutions and RNNs over padded rows: padding is zero in inputs and outputs, and is left out of the statistics of BatchNorm."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from zoo.layers.recorded import is_recorded
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
@@ -82,8 +85,10 @@ class ConvNorm(nn.Module):
 def all_or_mask(mask: Bool[Tensor, "batch length"] | None) -> Bool[Tensor, "batch length"] | None:
     """Return None if every position is real, otherwise the mask; without a mask, faster kernels are used.
 
-    Masks on the meta device have no values, so they give None too.
+    Masks on the meta device have no values, so they give None too. While operations are recorded, a mask stays one.
     """
+    if mask is not None and is_recorded() and not mask.is_meta:
+        return mask
     return None if mask is None or mask.is_meta or bool(mask.all()) else mask
 
 
@@ -100,6 +105,27 @@ class BidirectionalRNN(nn.Module):
         """Run the RNN; ``mask`` is True at real positions, which come first in each row. Each row needs at least one."""
         if mask is None:
             return self.rnn(x)[0]
+        if is_recorded():
+            return self._run_each_way(x, mask)
         # torch wants the lengths on the CPU; on a GPU this waits for all earlier work.
         packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+
+    def _run_each_way(
+        self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length out_dim"]:
+        """Run both directions forwards, the second over rows that are reversed up to their padding; packing would need the lengths."""
+        places = torch.arange(x.shape[1], device=x.device)
+        last = mask.sum(1, keepdim=True) - 1  # [B, 1]
+        turned = torch.where(places <= last, last - places, places)  # [B, length]; a row of 3 and 2 of padding: 2 1 0 3 4
+        onward, back = self._run(x, ""), self._run(x.take_along_dim(turned[..., None], 1), "_reverse")
+        both = torch.cat([onward, back.take_along_dim(turned[..., None], 1)], dim=-1)
+        return both * mask[..., None]
+
+    def _run(self, x: Tensor, direction: str) -> Float[Tensor, "batch length hidden"]:
+        """Run one direction of the layer forwards; ``direction`` is the end of the names of its weights."""
+        weights = [self.rnn.get_parameter(f"{name}_l0{direction}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        zeros = x.new_zeros(1, x.shape[0], self.rnn.hidden_size)
+        if isinstance(self.rnn, nn.LSTM):
+            return torch.lstm(x, (zeros, zeros), weights, True, 1, 0.0, False, False, True)[0]  # type: ignore[attr-defined]
+        return torch.gru(x, zeros, weights, True, 1, 0.0, False, False, True)[0]  # type: ignore[attr-defined]

@@ -68,35 +68,40 @@ class MLP(nn.Module):
         return self.fc2(hidden if self.norm is None else self.norm(hidden))
 
 
-class SwiGLU(nn.Module):
-    """Gated feed-forward block: linear layer to twice ``hidden_dim``, SiLU of the first half times the second half, linear layer.
+GATED: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu_tanh": gelu_tanh}  # activation of the gate
 
-    Source: Shazeer 2020 (arXiv 2002.05202), equation 6; with biases in DINOv2's giant (timm ``SwiGLUPacked``), without in LLaMA.
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward block: linear layer to twice ``hidden_dim``, activation of the first half times the second half, linear layer.
+
+    Source: Shazeer 2020 (arXiv 2002.05202), equation 6; with biases in DINOv2's giant (timm ``SwiGLUPacked``), without in LLaMA. With
+    "geglu_tanh" the gate's activation is GELU in its tanh approximation (Gemma).
     """
 
-    def __init__(self, *, dim: int, hidden_dim: int, bias: bool = True) -> None:
+    def __init__(self, *, dim: int, hidden_dim: int, bias: bool = True, activation: str = "swiglu") -> None:
         super().__init__()
         self.fc1 = Linear(dim, 2 * hidden_dim, bias=bias)  # rows: gate, value
         self.fc2 = Linear(hidden_dim, dim, bias=bias)
+        self.activation = GATED[activation]
 
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         gate, value = self.fc1(x).chunk(2, dim=-1)
-        return self.fc2(F.silu(gate) * value)
+        return self.fc2(self.activation(gate) * value)
 
 
 def feed_forward(*, dim: int, hidden_dim: int, activation: str = "gelu", bias: bool = True, norm: nn.Module | None = None) -> MLP | SwiGLU:
-    """Return the feed-forward part of a block: a ``SwiGLU`` for activation "swiglu", otherwise an ``MLP``.
+    """Return the feed-forward part of a block: a ``SwiGLU`` for an activation of ``GATED``, otherwise an ``MLP``.
 
     Args:
         dim: width of the tokens.
         hidden_dim: width of the hidden layer.
-        activation: name in ``ACTIVATIONS``, or "swiglu".
+        activation: name in ``ACTIVATIONS`` or ``GATED``.
         bias: True gives the linear layers a bias.
-        norm: applied to the hidden channels, before the last linear layer; not possible with "swiglu".
+        norm: applied to the hidden channels, before the last linear layer; not possible for a gated block.
     """
-    if activation == "swiglu":
+    if activation in GATED:
         assert norm is None
-        return SwiGLU(dim=dim, hidden_dim=hidden_dim, bias=bias)
+        return SwiGLU(dim=dim, hidden_dim=hidden_dim, bias=bias, activation=activation)
     return MLP(dim=dim, hidden_dim=hidden_dim, activation=activation, bias=bias, norm=norm)
 
 

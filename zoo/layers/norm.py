@@ -27,7 +27,21 @@ class RMSNorm(nn.Module):
         return self.weight * F.rms_norm(x.float(), self.weight.shape, None, self.eps).to(x.dtype)
 
 
-NORMS: dict[str, Callable[..., nn.Module]] = {"rms": RMSNorm, "layer": nn.LayerNorm}
+class OffsetRMSNorm(RMSNorm):
+    """RMSNorm whose factor is one plus the learned weight, and whose product is computed in float32 (Gemma).
+
+    The weight is stored without the one, because bfloat16 has few digits near one. Source: transformers ``Gemma2RMSNorm``.
+    """
+
+    def __init__(self, dim: int, *, eps: float) -> None:
+        super().__init__(dim, eps=eps)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
+        return F.rms_norm(x.float(), self.weight.shape, 1.0 + self.weight.float(), self.eps).to(x.dtype)
+
+
+NORMS: dict[str, Callable[..., nn.Module]] = {"rms": RMSNorm, "rms_offset": OffsetRMSNorm, "layer": nn.LayerNorm}
 
 
 def build_norm(name: str, dim: int, eps: float) -> nn.Module:

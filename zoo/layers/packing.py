@@ -28,14 +28,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from zoo.layers.attention import attend
+from zoo.layers.recorded import is_recorded
 
 ROUNDING = {"cuda": 8}  # by type of device: on a GPU, fewer different lengths save more time than a few unused tokens cost
 
 
 def can_pack(token_ids: Shaped[Tensor, "batch length"]) -> bool:
     """True if rows can be packed: the batch is not empty, and its values are known (no meta tensors, tracing or compilation)."""
-    traced = token_ids.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-    return not traced and token_ids.numel() > 0
+    return not (token_ids.is_meta or is_recorded()) and token_ids.numel() > 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class Layout:
         *,
         num_heads: int,
         window: int | None = None,
+        scale: float | None = None,
+        cap: float | None = None,
         dropout: float = 0.0,
         before: tuple[Float[Tensor, "added kv_dim"], Float[Tensor, "added kv_dim"]] | None = None,
     ) -> Float[Tensor, "asked dim"]:
@@ -100,6 +102,8 @@ class Layout:
             v: values of all tokens of the list.
             num_heads: heads of the queries.
             window: maximum number of keys per query; None: no limit.
+            scale: factor on the scores; None takes head_dim ** -0.5.
+            cap: soft limit of the scores; None: no limit.
             dropout: share of the attention weights that are set to zero.
             before: keys and values of a learned prefix, inserted before every row; not possible for groups with masks.
         """
@@ -111,7 +115,8 @@ class Layout:
                 assert group.mask is None
                 rows[1:] = [torch.cat([x.to(y.dtype).expand(len(y), -1, -1), y], dim=1) for x, y in zip(before, rows[1:], strict=True)]
             causal = self.causal and (group.queries > 1 or window is not None)  # a single query is its row's last token and sees all
-            answers = attend(*rows, num_heads=num_heads, mask=group.mask, causal=causal, window=window, dropout=dropout)
+            settings = {"window": window, "scale": scale, "cap": cap, "dropout": dropout}
+            answers = attend(*rows, num_heads=num_heads, mask=group.mask, causal=causal, **settings)
             found.append(answers.flatten(0, 1))
         return torch.cat(found) if found else q
 

@@ -12,13 +12,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.attention import Attention
 from zoo.layers.mlp import feed_forward
 from zoo.layers.packing import Layout, Packing, can_pack
-from zoo.layers.pool import masked_max, masked_mean
+from zoo.layers.pool import masked_last, masked_max, masked_mean, masked_root_mean, masked_weighted_mean
 from zoo.types import Encoded, Encoder
 
-OVER_TOKENS = {"mean": masked_mean, "max": masked_max}  # pools that read all real tokens
+OVER_TOKENS = {  # pools that need the tokens of the last block
+    "mean": masked_mean,
+    "max": masked_max,
+    "weighted_mean": masked_weighted_mean,
+    "root_mean": masked_root_mean,
+    "last": masked_last,
+}
 POOLS = ("cls_tanh", "cls", *OVER_TOKENS, "none")
 
 
@@ -53,7 +60,9 @@ class PostNormText(Encoder):
         vocab_size: number of token ids.
         word_dim: width of the word embedding.
         context_length: maximum number of tokens per row.
-        pool: "cls_tanh" (first token, linear layer and tanh), "cls" (first token), "mean" or "max" (over real tokens) or "none".
+        pool: "cls_tanh" (first token, linear layer and tanh), "cls" (first token), over real tokens "mean", "max", "weighted_mean" (weights
+            1, 2, 3, ...), "root_mean" (sum by the root of the number) or "last" (the last one), or "none".
+        normalise: scale pooled vectors to length 1, as sentence-transformers' module Normalize.
         separator_id: see below.
 
     Attributes:
@@ -74,14 +83,16 @@ class PostNormText(Encoder):
     types: nn.Parameter
     pooler: nn.Linear | None
 
-    def __init__(self, *, dim: int, vocab_size: int, word_dim: int, context_length: int, pool: str, separator_id: int | None) -> None:
+    def __init__(
+        self, *, dim: int, vocab_size: int, word_dim: int, context_length: int, pool: str, separator_id: int | None, normalise: bool
+    ) -> None:
         super().__init__()
         if pool not in POOLS:
             raise ConfigError(f"pool: there is no {pool!r}; {name_choices(pool, POOLS)}")
         if separator_id is not None and not 0 <= separator_id < vocab_size:
             raise ConfigError(f"separator_id: {separator_id}; allowed is 0 to {vocab_size - 1} (below vocab_size), or null")
         self.dim, self.vocab_size, self.word_dim, self.context_length = dim, vocab_size, word_dim, context_length
-        self.pool, self.separator_id = pool, separator_id
+        self.pool, self.separator_id, self.normalise = pool, separator_id, normalise
         self.gives_pooled = pool != "none"
 
     @property
@@ -138,10 +149,24 @@ class PostNormText(Encoder):
         for block in self.layers:
             x = block(x, mask)
         if self.pool in OVER_TOKENS:
-            pooled = OVER_TOKENS[self.pool](x, real)
+            pooled = self._scaled(OVER_TOKENS[self.pool](x, real))
         else:
             pooled = self._finished(x[:, 0]) if self.gives_pooled else None
         return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
+
+    def intermediates(
+        self,
+        x: Int[Tensor, "batch length"],
+        layers: Sequence[int] | None = None,
+        *,
+        mask: Bool[Tensor, "batch length"] | None = None,
+        normalise: bool = False,
+        output: str = "tokens",
+    ) -> list[Tensor]:
+        """Return the outputs of the chosen blocks, which are normalised already. See ``Encoder``."""
+        refuse_map(output, "text")
+        found = block_outputs(self, list(self.layers), x, mask, layers)
+        return found
 
     def word_logits(self, vectors: Float[Tensor, "*tokens word_dim"]) -> Float[Tensor, "*tokens vocab_size"]:
         """Return the products with the word embedding: the tied decoder of masked language modelling, without its bias."""
@@ -184,10 +209,13 @@ class PostNormText(Encoder):
         last = layout if over_tokens is not None else layout.only(token_ids.new_zeros(len(token_ids)))
         for i, block in enumerate(self.layers, 1):
             x = block(x, layout=layout if i < len(self.layers) else last)
-        return self._finished(last.restore(x)) if over_tokens is None else over_tokens(layout.unpack(x), real)
+        return self._finished(last.restore(x)) if over_tokens is None else self._scaled(over_tokens(layout.unpack(x), real))
 
     def _finished(self, first: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        return first if self.pooler is None else torch.tanh(self.pooler(first))
+        return self._scaled(first if self.pooler is None else torch.tanh(self.pooler(first)))
+
+    def _scaled(self, pooled: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        return F.normalize(pooled, dim=-1) if self.normalise else pooled
 
     def initialise_text(self) -> None:
         """Initialise matrices and tables from N(0, 0.02^2) and biases with zeros (google-research/bert ``modeling.py``)."""

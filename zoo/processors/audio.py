@@ -1,5 +1,6 @@
 """Audio processor: recordings, waveforms or ready tensors to ``mels`` (Whisper's log-mel)."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
+from zoo.layers.hosted_features import HostedFeatures
 from zoo.processors.media.audio_file import checked_rate, read_audio, resample, to_mono
 from zoo.processors.media.log_mel import WHISPER, whisper_log_mel
 from zoo.registry import register
@@ -40,6 +42,8 @@ class AudioProcessor(ModalityProcessor):
             Whisper's training; ``pad_to`` must then be "context".
         max_seconds: longest clip allowed, in seconds; None allows the length that fills the context (30 s).
         too_long: "error" refuses a longer clip without decoding the rest of it; "cut" keeps its beginning.
+        extractor: settings of a feature extractor of transformers (``preprocessor_config.json``), which then takes the place of Whisper's
+            log-mel; it says sample rate, channels and padding. ``mels`` are its features, for example one channel of samples.
 
     Raises:
         ConfigError: an unknown option, a number out of range, or options that contradict one another.
@@ -60,13 +64,19 @@ class AudioProcessor(ModalityProcessor):
         mask: bool = True,
         max_seconds: float | None = None,
         too_long: str = "error",
+        extractor: dict[str, Any] | None = None,
     ) -> None:
         for key, value, legal in (("pad_to", pad_to, PADDINGS), ("too_long", too_long, TOO_LONG)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
+        self._features = None if extractor is None else HostedFeatures(extractor)
+        if self._features is not None:
+            sample_rate_hz, mask = self._features.sample_rate_hz, self._features.frames is None
+            pad_to = pad_to if mask else "context"
+            _refuse_channels(num_mels, self._features.channels)
         if not mask and pad_to != "context":
             raise ConfigError(f"mask: false makes features depend on the padding; it is allowed with pad_to=context only, got {pad_to!r}")
-        if sample_rate_hz != WHISPER.sample_rate_hz:
+        if self._features is None and sample_rate_hz != WHISPER.sample_rate_hz:
             raise ConfigError(
                 f"sample_rate_hz: got {sample_rate_hz}; Whisper's log-mel needs {WHISPER.sample_rate_hz} Hz (recordings at any other "
                 "sample rate are resampled to it)"
@@ -74,6 +84,8 @@ class AudioProcessor(ModalityProcessor):
         if not 1 <= num_mels <= 256 or context_length < 1:
             raise ConfigError(f"audio processor: num_mels {num_mels}, context_length {context_length}; allowed are 1 to 256, and 1 or more")
         longest = context_length * FRAMES_PER_TOKEN * WHISPER.hop_samples / WHISPER.sample_rate_hz
+        if self._features is not None:  # any length, or that of the extractor
+            longest = math.inf if mask else self._features.longest_seconds
         if max_seconds is not None and not 0 < max_seconds <= longest:
             raise ConfigError(
                 f"max_seconds: got {max_seconds}; with context_length {context_length}, allowed is more than 0 and at most {longest:g} s"
@@ -81,16 +93,21 @@ class AudioProcessor(ModalityProcessor):
         self.num_mels, self.context_length, self.sample_rate_hz = num_mels, context_length, sample_rate_hz
         self.pad_to, self.mask, self.max_seconds, self.too_long = pad_to, mask, max_seconds, too_long
         self.longest_seconds = longest if max_seconds is None else max_seconds
+        if self._features is not None:
+            self.longest_seconds = min(self.longest_seconds, self._features.longest_seconds) if max_seconds is None else max_seconds
 
     @property
     def settings(self) -> dict[str, Any]:
         """Constructor keywords, as written to ``processor.json``."""
         keys = ("num_mels", "context_length", "sample_rate_hz", "pad_to", "mask", "max_seconds", "too_long")
-        return {key: getattr(self, key) for key in keys}
+        own = {} if self._features is None else {"extractor": self._features.settings}
+        return {**{key: getattr(self, key) for key in keys}, **own}
 
     @property
     def context_frames(self) -> int:
         """Number of frames that fill the encoder's context."""
+        if self._features is not None:
+            return self._features.frames_of(self.longest_seconds)
         return self.context_length * FRAMES_PER_TOKEN
 
     def item(self, raw: Any) -> Float[Tensor, "num_mels frames"]:
@@ -103,6 +120,8 @@ class AudioProcessor(ModalityProcessor):
         """
         if isinstance(raw, Tensor) and raw.ndim == 2:
             return self._checked(raw)
+        if self._features is not None:
+            return self._features(self.waveform(raw))
         waveform = torch.from_numpy(self.waveform(raw))
         return whisper_log_mel(waveform, self.num_mels, num_frames=self.context_frames, pad=not self.mask)
 
@@ -133,7 +152,7 @@ class AudioProcessor(ModalityProcessor):
         """Pad clips at the end and stack them; the mask is True at real frames, or None if ``mask`` is off."""
         frames = torch.tensor([item.shape[1] for item in items])
         longest = self.context_frames if self.pad_to == "context" else int(frames.max())
-        mels = torch.full((len(items), self.num_mels, longest), PADDING)
+        mels = torch.full((len(items), self.num_mels, longest), PADDING if self._features is None else 0.0)
         for row, item in zip(mels, items, strict=True):
             row[:, : item.shape[1]] = item
         return mels, torch.arange(longest) < frames[:, None] if self.mask else None
@@ -166,10 +185,20 @@ class AudioProcessor(ModalityProcessor):
         return mels.float()
 
     def _real(self, mels: Float[Tensor, "batch num_mels frames"]) -> Bool[Tensor, "batch frames"]:
-        """Return a mask of the real frames of ready mels: in each row, all up to the last frame that is not filled with -2."""
+        """Return a mask of the real frames of ready mels: in each row, all up to the last frame that is not filled with -2.
+
+        Ready features of another extractor are real everywhere, because no value is reserved for padding.
+        """
+        if self._features is not None:
+            return torch.ones(len(mels), mels.shape[2], dtype=torch.bool, device=mels.device)
         sound = (mels != PADDING).any(1)  # [B, frames]
         positions = torch.arange(1, mels.shape[2] + 1, device=mels.device)
         return positions <= (sound * positions).amax(1, keepdim=True)
+
+
+def _refuse_channels(num_mels: int, channels: int) -> None:
+    if num_mels != channels:
+        raise ConfigError(f"num_mels: got {num_mels}; the extractor gives {channels} features per frame")
 
 
 def _samples_and_rate(raw: Any, own_rate: int) -> tuple[Float[np.ndarray, " samples"], int]:

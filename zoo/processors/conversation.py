@@ -21,7 +21,9 @@ from zoo.processors.chat.messages import MARKERS, PLURALS, Conversation, Message
 from zoo.processors.chat.template_pieces import ChatTemplate, Piece, Symbols
 from zoo.processors.chat.templates import SPANS, STOPS, TAKE_DOCUMENTS, TEMPLATES, TOKENIZERS_OWN, build_template, checked_spans
 from zoo.processors.tokenizers.chat_tokenizer import SMALLEST_VOCABULARY, TEMPLATE_FILE, GivenTokenizer, train_tokenizer, with_markers
+from zoo.processors.tokenizers.tokenizer_file import read_tokenizer_file
 from zoo.registry import register
+from zoo.storage.outside import read_text
 from zoo.types import PLACEHOLDER_IDS, ModalityProcessor
 
 __all__ = ["Conversation", "ConversationProcessor", "Message", "Tokens", "as_conversation"]
@@ -391,8 +393,8 @@ class ConversationProcessor(ModalityProcessor):
         """Read the files written by ``save``."""
         path, template = directory / self.tokenizer_file, directory / TEMPLATE_FILE
         if path.exists():
-            text = template.read_bytes().decode("utf-8") if template.exists() else None
-            self.use(GivenTokenizer(Tokenizer.from_file(str(path)), chat_template=text))
+            text = read_text(template) if template.exists() else None
+            self.use(GivenTokenizer(read_tokenizer_file(path), chat_template=text))
 
     @property
     def _known(self) -> Tokenizer:

@@ -15,6 +15,7 @@ from zoo.errors import ConfigError, DataError, WeightsError, name_choices
 from zoo.processors.media.read_aloud import SYMBOLS, fitting_pieces, symbol_tokenizer
 from zoo.processors.tokenizers.cleaning import CLEANINGS
 from zoo.processors.tokenizers.library_tokenizers import CLIP_END_ID, CLIP_VOCABULARY, bert_template, clip_tokenizer, find_mask, find_merges
+from zoo.processors.tokenizers.tokenizer_file import read_tokenizer_file
 from zoo.registry import register
 from zoo.types import ModalityProcessor
 
@@ -46,6 +47,7 @@ class TextProcessor(ModalityProcessor):
             an error.
         cleaning: cleaning of the text before tokenization, one of ``zoo.processors.tokenizers.cleaning.CLEANINGS``.
         lowercase: convert texts to lower case.
+        prompt: put before each single text (sentence-transformers' default prompt), for example "query: ".
         max_length: truncate to fewer tokens than ``context_length`` (sentence-transformers' max_seq_length).
         pad_to: "longest" pads to the longest text of the batch, "context_length" to the full length.
         pad_token_id: id of the padding.
@@ -70,6 +72,7 @@ class TextProcessor(ModalityProcessor):
         tokenizer: str = "trained",
         cleaning: str = "whitespace",
         lowercase: bool = True,
+        prompt: str = "",
         max_length: int | None = None,
         pad_to: str = "longest",
         pad_token_id: int = 0,
@@ -86,7 +89,7 @@ class TextProcessor(ModalityProcessor):
                 f"with pad_to=context_length, got {pad_to!r}"
             )
         self.vocab_size, self.context_length, self.max_length = vocab_size, context_length, max_length
-        self.source, self.cleaning, self.lowercase = tokenizer, cleaning, lowercase
+        self.source, self.cleaning, self.lowercase, self.prompt = tokenizer, cleaning, lowercase, prompt
         self.pad_to, self.pad_token_id, self.eot_token_id, self.mask_padding = pad_to, pad_token_id, eot_token_id, mask_padding
         self._tokenizer: Tokenizer | None = symbol_tokenizer(tokenizer) if tokenizer in SYMBOLS else None
         self._has_searched = tokenizer != "clip"
@@ -105,7 +108,8 @@ class TextProcessor(ModalityProcessor):
     def settings(self) -> dict[str, Any]:
         """The constructor's keywords, for ``processor.json``."""
         keys = ("vocab_size", "context_length", "cleaning", "lowercase", "max_length", "pad_to", "pad_token_id", "eot_token_id")
-        return {**{key: getattr(self, key) for key in (*keys, "mask_padding")}, "tokenizer": self.source}
+        found = {**{key: getattr(self, key) for key in (*keys, "mask_padding")}, "tokenizer": self.source}
+        return {**found, "prompt": self.prompt} if self.prompt else found  # hashes of processors from before stay as they are
 
     @property
     def is_fitted(self) -> bool:
@@ -183,7 +187,7 @@ class TextProcessor(ModalityProcessor):
         longest = min(self.context_length, self.max_length or self.context_length)
         if len(pair) == 2:
             return torch.tensor(self._pair(self.clean(str(pair[0])), self.clean(str(pair[1])), longest), dtype=torch.int64)
-        ids = self.tokenizer.encode(self.clean(str(pair[0]))).ids
+        ids = self.tokenizer.encode(self.clean(self.prompt + str(pair[0]))).ids
         if self.source in SYMBOLS and not 0 < len(ids) <= longest:
             raise DataError(
                 f"a text of {len(ids)} symbols cannot be spoken in one piece; allowed are 1 to {longest} symbols: {raw[:60]!r}; split it"
@@ -272,7 +276,7 @@ class TextProcessor(ModalityProcessor):
         """Read ``tokenizer.json`` if it exists."""
         path = directory / self.tokenizer_file
         if path.exists():
-            self.use(Tokenizer.from_file(str(path)))
+            self.use(read_tokenizer_file(path))
 
 
 def _refuse_sizes(tokenizer: str, vocab_size: int, context_length: int, eot_token_id: int) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.tokenizers.chat_tokenizer import SMALLEST_VOCABULARY, train_tokenizer
+from zoo.processors.tokenizers.tokenizer_file import read_tokenizer_file
 from zoo.processors.tokenizers.whisper_generation import Generation
 from zoo.processors.tokenizers.whisper_languages import language_code
 from zoo.processors.tokenizers.whisper_tokens import (
@@ -253,7 +254,7 @@ class TranscriptProcessor(ModalityProcessor):
     def load(self, directory: Path) -> None:
         """Read the tokenizer written by ``save``, if there is one."""
         if (path := directory / self.tokenizer_file).exists():
-            self.use(Tokenizer.from_file(str(path)))
+            self.use(read_tokenizer_file(path))
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text without special tokens; unknown characters are left out.

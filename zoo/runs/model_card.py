@@ -111,7 +111,11 @@ def _facts(summary: Summary, model: nn.Module) -> str:
     encoders = dict(model.encoders) if isinstance(model, System) else {"": model}
     for encoder in encoders.values():
         if isinstance(encoder, Encoder):
-            sizes = {"pixels per side": encoder.image_size, "mel bands": encoder.num_mels, "longest input in tokens": encoder.context_length}
+            sizes = {
+                "pixels per side": encoder.image_size,
+                "mel bands": encoder.num_mels,
+                "longest input in tokens": encoder.context_length,
+            }
             rows += [(f"{what} ({encoder.modality})", str(size)) for what, size in sizes.items() if size is not None]
     return "\n".join(["| fact | value |", "|---|---|", *(f"| {fact} | {value} |" for fact, value in rows)])
 

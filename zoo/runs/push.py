@@ -70,7 +70,9 @@ def push(
         try:
             keeps = _create(api, name, private, revision)
             if not keeps:
-                api.upload_file(path_or_fileobj=card.encode(), path_in_repo=CARD, repo_id=name, revision=revision, commit_message=f"Add {CARD}")
+                api.upload_file(
+                    path_or_fileobj=card.encode(), path_in_repo=CARD, repo_id=name, revision=revision, commit_message=f"Add {CARD}"
+                )
             done = api.upload_folder(
                 repo_id=name,
                 folder_path=folder,
@@ -139,7 +141,9 @@ def _create(api: Any, name: str, private: bool, revision: str | None) -> bool:
         api.create_branch(name, branch=revision, exist_ok=True)
     info = api.model_info(name, revision=revision)
     if private and not info.private:
-        raise ConfigError(f"private: {name} exists already and everyone can read it; make it private on the hub first, or choose another name")
+        raise ConfigError(
+            f"private: {name} exists already and everyone can read it; make it private on the hub first, or choose another name"
+        )
     has = any(each.rfilename == CARD for each in info.siblings or ())
     if has:
         log.warning("%s: has a %s already, which is kept; edit it on the hub if the model changed", name, CARD)

@@ -10,7 +10,7 @@ import numpy as np
 from zoo.data.groups import stable_group
 from zoo.data.readers.table import Row, is_unicode, read_table
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
-from zoo.processors.media.image_file import IMAGE_SUFFIXES, read_pixels, walk_images
+from zoo.processors.media.image_file import IMAGE_SUFFIXES, read_pixels, walk_images, warn_of_others
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
 from zoo.types import Sample, Source, Split
@@ -54,8 +54,9 @@ class Folder(Source):
 
     Args:
         path: the folder.
-        table: CSV or JSON-lines file, in ``path`` or elsewhere; image paths in it are relative to the table or to ``path``. An optional
+        table: CSV (also separated by tabs or semicolons) or JSON-lines file, in ``path`` or elsewhere; image paths in it are relative to the table or to ``path``. An optional
             column ``split`` gives the split of a row.
+        separator: character between the cells of the table; None finds it in the header.
         path_key: column of the image path.
         caption_key: column of the caption.
         label_key: column of the class; None takes the column "label" if there is one.
@@ -77,6 +78,7 @@ class Folder(Source):
         *,
         path: str | Path,
         table: str | Path | None = None,
+        separator: str | None = None,
         path_key: str = "path",
         caption_key: str = "caption",
         label_key: str | None = None,
@@ -87,7 +89,7 @@ class Folder(Source):
         if on_bad not in ("error", "skip"):
             raise ConfigError(f"on_bad: there is no {on_bad!r}; {name_choices(on_bad, ('error', 'skip'))}")
         self.path, self.fractions, self.on_bad = Path(path), _checked_fractions(split_fractions), on_bad
-        self.templates = checked_templates(templates)
+        self.templates, self.separator = checked_templates(templates), separator
         if not self.path.is_dir():
             what = "is a file" if self.path.exists() else "does not exist"
             raise DataError(f"data.path: {self.path} {what}; give a folder of images (the current folder is {Path.cwd()})")
@@ -95,6 +97,7 @@ class Folder(Source):
         self.skipped: list[str] = []
         if self.table is None:
             entries = list(self._folder_entries())
+            warn_of_others(self.path)
         else:
             entries = list(self._table_entries(self.table, path_key, caption_key, label_key))
         self.class_names = _class_names(entries)
@@ -150,7 +153,7 @@ class Folder(Source):
         """Yield the images that a table lists; faults are appended to ``skipped``."""
         keys = [path_key, caption_key, *([label_key] if label_key else [])]
         rows_of: dict[tuple[Path, str], int] = {}
-        for row in read_table(table, keys):
+        for row in read_table(table, keys, separator=self.separator):
             entry = row.fault or self._row_entry(row, table, path_key, caption_key, label_key or "label")
             if isinstance(entry, Entry):
                 first = rows_of.setdefault((entry.path, entry.text or ""), row.number)

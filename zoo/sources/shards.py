@@ -5,7 +5,7 @@ of samples, so that the samples of a step depend only on the seed and the step. 
 """
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.image_file import read_pixels
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
-from zoo.storage.outside import parse_json, shown
+from zoo.storage.outside import parse_json, refuse_special, shown
 from zoo.types import Sample, Source, Split
 
 SPLITS = ("train", "validation", "test")
@@ -159,7 +159,7 @@ class ShardsSplit(Split):
         name, contents = self.contents(index)
         picture = next(filter(is_image, contents), None)
         if picture is None:
-            raise ItemError(f"item {name}: has no image, only {', '.join(contents)}", "image")
+            raise ItemError(f"item {name}: has no image, only {_members(contents)}", "image")
         label = self._label(name, contents)
         text = self._caption(name, contents, label, generator)
         try:
@@ -273,16 +273,18 @@ def _expanded(pattern: str, key: str) -> list[str]:
 
 
 def _checked_caption_key(key: str | None) -> tuple[str, ...] | None:
-    """Split a caption key at its dots: ``json.caption`` gives ("json", "caption").
+    """Return a member's suffix and the fields in it: "json.caption" gives ("json", "caption"), "output.txt" gives ("output.txt",).
 
     Raises:
-        ConfigError: the key is neither a member's suffix nor a field of ``json``.
+        ConfigError: the key has an empty word, or is ``json`` without a field.
     """
     if key is None:
         return None
     words = tuple(key.split("."))
-    if not all(words) or (len(words) > 1) != (words[0] == "json"):
-        raise ConfigError(f"caption_key: {key!r}; allowed are a member's suffix (txt), a field of the member json (json.caption), or null")
+    if words[0] != "json" and all(words):  # a member may have several suffixes: x.output.txt
+        return (key.lower(),)
+    if not all(words) or len(words) < 2:
+        raise ConfigError(f"caption_key: {key!r}; allowed are a member's suffix (txt, output.txt), a field of the member json (json.caption), or null")
     return words
 
 
@@ -290,12 +292,21 @@ def _class_names(given: Patterns | None) -> list[str]:
     """Return class names from a list or from the lines of a file."""
     if not isinstance(given, str):
         return list(given or ())
+    refuse_special(Path(given), lambda message: DataError(f"data.source.class_names: {message}"))
     try:
         return [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DataError(
             f"data.source.class_names: {given} cannot be read ({error}); give a list, or a file with one name on each line"
         ) from error
+
+
+def _members(contents: Iterable[str]) -> str:
+    """Return the suffixes of a sample's members for a message, with an explanation if names with dots fell into one sample."""
+    suffixes = list(contents)
+    dotted = len({suffix.rpartition(".")[2] for suffix in suffixes}) < len(suffixes) and any("." in suffix for suffix in suffixes)
+    why = "; names are split at their first dot, as webdataset does, so pictures that differ after it are one sample: rename them"
+    return ", ".join(suffixes[:8]) + (", ..." if len(suffixes) > 8 else "") + (why if dotted else "")
 
 
 def _texts(name: str, contents: dict[str, bytes], key: Sequence[str]) -> list[str]:
@@ -305,7 +316,7 @@ def _texts(name: str, contents: dict[str, bytes], key: Sequence[str]) -> list[st
         ItemError: the sample has no caption.
     """
     if key[0] not in contents:
-        raise ItemError(f"item {name}: has no {key[0]}, only {', '.join(contents)}", "caption")
+        raise ItemError(f"item {name}: has no {key[0]}, only {_members(contents)}", "caption")
     try:
         value: Any = contents[key[0]].decode("utf-8")
         for depth, word in enumerate(key[1:]):

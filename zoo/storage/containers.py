@@ -9,7 +9,9 @@ from zoo.errors import WeightsError
 from zoo.storage import gguf
 from zoo.storage.checked import read_shard_names
 from zoo.storage.ctranslate2 import is_ctranslate2, read_ctranslate2
+from zoo.storage.envelope import tensors_below
 from zoo.storage.files import WEIGHTS_FILE
+from zoo.storage.outside import understanding
 from zoo.storage.tensors import is_safetensors, read_tensors, safetensors_shapes
 from zoo.storage.torchscript import is_torchscript, read_torchscript
 
@@ -18,18 +20,23 @@ PICKLE_FILE = "pytorch_model.bin"  # of transformers before safetensors
 GGML = (b"lmgg", b"fmgg", b"tjgg", b"algg")  # first bytes of whisper.cpp's and old llama.cpp's files
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
+def read_file(path: Path, key: str = "") -> dict[str, Tensor]:
     """Read all tensors of one file; its first bytes tell the container, not its suffix.
+
+    Args:
+        path: of the file.
+        key: takes only the tensors under this key of the file, or this first word of their names.
 
     Raises:
         WeightsError: the file is missing, damaged, or of a kind that is not read.
     """
     _refuse_ggml(path)
-    if is_ctranslate2(path):
-        return read_ctranslate2(path)
-    if gguf.is_gguf(path):
-        return gguf.read_tensors(path)
-    return read_torchscript(path) if is_torchscript(path) else read_tensors(path)
+    with understanding(path):  # the readers of damaged zip archives, pickles and headers raise almost anything
+        if is_ctranslate2(path):
+            return tensors_below(read_ctranslate2(path), key, path)
+        if gguf.is_gguf(path):
+            return tensors_below(gguf.read_tensors(path), key, path)
+        return tensors_below(read_torchscript(path), key, path) if is_torchscript(path) else read_tensors(path, key)
 
 
 def read_shapes(path: Path) -> dict[str, Shape] | None:
@@ -40,9 +47,10 @@ def read_shapes(path: Path) -> dict[str, Shape] | None:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file of weights")
-    if is_safetensors(path):
-        return safetensors_shapes(path)
-    return gguf.read_shapes(path) if gguf.is_gguf(path) else None
+    with understanding(path):
+        if is_safetensors(path):
+            return safetensors_shapes(path)
+        return gguf.read_shapes(path) if gguf.is_gguf(path) else None
 
 
 def shard_files(directory: Path) -> list[Path]:

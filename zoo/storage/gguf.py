@@ -3,6 +3,7 @@
 Reference: the GGUF specification; read through the ``gguf`` library, which also undoes the quantisation.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from torch import Tensor
 from zoo.errors import WeightsError
 
 MAGIC = b"GGUF"
+Q8_BLOCK = 32  # numbers that share a scale
 
 
 def is_gguf(path: Path) -> bool:
@@ -69,6 +71,43 @@ def read_metadata(path: Path) -> dict[str, Any]:
         WeightsError: as ``read_tensors``.
     """
     return {key: field.contents() for key, field in _reader(path).fields.items()}
+
+
+def write(path: Path, architecture: str, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], kind: str = "F32") -> None:
+    """Write a file.
+
+    Args:
+        path: of the file.
+        architecture: llama.cpp's name of it.
+        metadata: by key; numbers, texts, and lists of them.
+        tensors: float32 [out, in].
+        kind: type of the matrices: "F32", "F16" or "Q8_0"; vectors stay F32, and rows that Q8_0 cannot divide into blocks become F16.
+
+    Raises:
+        WeightsError: the library is not installed.
+    """
+    library = _import_gguf()
+    writer = library.GGUFWriter(str(path), architecture)
+    writer.add_file_type({"F32": 0, "F16": 1, "Q8_0": 7}[kind])
+    for key, value in metadata.items():
+        _add(writer, library, key, value)
+    for name, tensor in tensors.items():
+        here = "F32" if tensor.ndim < 2 else "F16" if kind == "Q8_0" and tensor.shape[-1] % Q8_BLOCK else kind
+        type_ = library.GGMLQuantizationType[here]
+        writer.add_tensor(name, library.quants.quantize(tensor.contiguous().numpy(), type_), raw_dtype=type_)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add(writer: Any, library: ModuleType, key: str, value: Any) -> None:
+    """Add one entry of the metadata with the type that llama.cpp expects: counts are unsigned."""
+    kinds = library.GGUFValueType
+    if isinstance(value, list):
+        return writer.add_array(key, value)
+    kind = {bool: kinds.BOOL, int: kinds.UINT32, float: kinds.FLOAT32, str: kinds.STRING}[type(value)]
+    return writer.add_key_value(key, value, kind)
 
 
 def _reader(path: Path) -> Any:

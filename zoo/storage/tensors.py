@@ -1,13 +1,15 @@
 """Read and write weights: safetensors and pickles of tensors, strict, atomic, without running any code in a file."""
 
 import argparse
+import collections
+import datetime
 import pickle
 import re
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError, first_line, name_choices
-from zoo.storage.envelope import plain_names, table_of
+from zoo.storage.envelope import plain_names, table_of, tensors_below
 
 STORAGES = ("fp16", "int8")
 SCALE = "::scale"  # suffix of the tensor that holds the factor of each row of an int8 tensor
@@ -56,8 +58,12 @@ def is_safetensors(path: Path) -> bool:
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < LARGEST_HEADER
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, key: str = "") -> dict[str, Tensor]:
     """Read a safetensors file, or a file of ``torch.save`` without running any code in it; the suffix does not matter.
+
+    Args:
+        path: of the file.
+        key: takes only the tensors under this key of the file, or this first word of their names.
 
     Raises:
         WeightsError: the file is missing, damaged, of another kind, or would have run code.
@@ -66,7 +72,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: no such file of weights")
     try:
         if is_safetensors(path):
-            return plain_names(expand(load_file(path)), path)
+            return tensors_below(plain_names(expand(load_file(path)), path), key, path)
         _refuse_other_kinds(path)
         with warnings.catch_warnings(), _harmless_objects():
             warnings.simplefilter("ignore")  # torch warns about pickles of other programs, which it then reads or refuses
@@ -81,7 +87,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path}: holds Python objects beside its tensors ({named[1]}) and would run code when opened, which is never done; ask its "
             "author for .safetensors"
         ) from error
-    return table_of(loaded, path)
+    return table_of(loaded, path, key)
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -94,11 +100,15 @@ def _refuse_other_kinds(path: Path) -> None:
 
 
 def _harmless_objects() -> AbstractContextManager[object]:
-    """Allow NumPy scalars and parsed command lines in a pickle: to build them runs nothing, and training scripts write them."""
-    scalar = np.float64(0).__reduce__()[0]
-    kinds = [type(np.dtype(kind)) for kind in (np.bool_, np.int32, np.int64, np.float16, np.float32, np.float64)]
-    names = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]  # before and since NumPy 2
-    return torch.serialization.safe_globals([*names, np.dtype, *kinds, argparse.Namespace])  # type: ignore[list-item]
+    """Allow plain data in a pickle that training scripts write: NumPy values, command lines, paths, times. Building them runs nothing."""
+    scalar, array = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in (np.bool_, np.uint8, np.int32, np.int64, np.float16, np.float32, np.float64)]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+    names = [(made, f"{module}.{name}") for module in modules for made, name in ((scalar, "scalar"), (array, "_reconstruct"))]
+    # Paths of either system; a pure path never touches a disk.
+    names += [(PurePath, f"pathlib.{name}") for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")]
+    plain = [datetime.date, datetime.datetime, datetime.timedelta, datetime.timezone, collections.defaultdict, dict, list, int, float]
+    return torch.serialization.safe_globals([*names, np.dtype, np.ndarray, *kinds, argparse.Namespace, *plain])  # type: ignore[list-item]
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:

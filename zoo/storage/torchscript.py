@@ -6,7 +6,9 @@ Reference: torch's ``docs/source/jit.rst`` and ``torch/csrc/jit/serialization``.
 """
 
 import pickle
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +31,7 @@ DTYPES = {  # by the name that a pickle gives a storage
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, OverflowError, MemoryError)  # of a damaged archive
 LISTS = ("build_intlist", "build_tensorlist", "build_doublelist", "build_boollist")
 
 
@@ -79,8 +82,8 @@ def is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             parts = [name.split("/", 1)[-1] for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError):
-        return False  # a damaged archive; the reader of plain files says so
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):  # the last ones: damaged names and entries
+        return False  # the reader of plain files says what is wrong
     return "data.pkl" in parts and "constants.pkl" in parts
 
 
@@ -100,7 +103,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             f"{path}: a TorchScript archive that names {error}, which is not read because it could run code; where you trust it, convert "
             "it once: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
         ) from error
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError, TypeError, RuntimeError, IndexError, StopIteration) as error:
+    except (*FAULTS, OSError, EOFError, LookupError, ValueError, TypeError, RuntimeError, AttributeError, StopIteration) as error:
         raise WeightsError(f"{path}: a TorchScript archive that cannot be read ({type(error).__name__}: {error})") from error
     if not found:
         raise WeightsError(f"{path}: a TorchScript archive without tensors")

@@ -50,7 +50,9 @@ def hash_random_state() -> str:
 def hash_parameters(model: nn.Module, dtype: torch.dtype | None = None) -> str:
     """Return a hash of the model's parameters and buffers, or of those that it would have in another floating point type."""
     tensors = sorted(model.state_dict().items())
-    return hash_tensors((name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor) for name, tensor in tensors)
+    return hash_tensors(
+        (name, tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor) for name, tensor in tensors
+    )
 
 
 def hash_gradients(model: nn.Module) -> str:

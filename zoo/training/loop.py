@@ -21,6 +21,7 @@ from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
 from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.accelerator import make_accelerator
+from zoo.training.best import BestModel
 from zoo.training.curves import draw_curves
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
@@ -28,7 +29,7 @@ from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
 from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import TrainingSettings
-from zoo.training.state import load_state, save_state, saving
+from zoo.training.state import load_state, remove_older, save_state, saving
 from zoo.training.stop_signals import stop_signals
 from zoo.types import Batch, HeadOutput, Objective, Part
 
@@ -93,7 +94,7 @@ class Trainer:
         self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
         self.log = RunLog(run_dir)
         self.trace = fingerprint.Trace(run_dir, self.accelerator.process_index, settings.trace)
-        self.step, self.best, self.cursor = 0, -math.inf, Cursor()
+        self.step, self.best, self.cursor = 0, BestModel(run_dir), Cursor()
         self.stop_requested = False
 
     def run(self, *, resume: bool = False, record: Callable[[], dict[str, Any]] = dict) -> dict[str, float]:
@@ -296,10 +297,8 @@ class Trainer:
             monitor = self.settings.monitor or next(iter(metrics))
             if monitor not in metrics:
                 raise ZooError(f"training.monitor: the evaluation has no metric {monitor!r}; known: {', '.join(metrics)}")
-            if metrics[monitor] >= self.best:
-                self.best = metrics[monitor]
-                with saving(self.run_dir):
-                    self.save_model(model, self.run_dir / "best")
+            with saving(self.run_dir):
+                self.best.offer(metrics[monitor], self.step, lambda folder: self.save_model(model, folder))
         self.accelerator.wait_for_everyone()
 
     def _checkpoint(self) -> None:
@@ -309,7 +308,7 @@ class Trainer:
         with saving(self.run_dir):
             if self.accelerator.is_main_process:
                 self.log.sync()  # a state must not be on disk before the log lines of its steps
-            save_state(self.accelerator, self.run_dir, position, keep=self.settings.keep_states)
+            save_state(self.accelerator, self.run_dir, position)
             self._publish()
 
     def _position(self) -> dict[str, Any]:
@@ -317,7 +316,7 @@ class Trainer:
         skips, settings = self.data.skips, self.settings
         return {
             "step": self.step,
-            "best": self.best,
+            **self.best.position(),
             "cursor": list(self.cursor),
             "batch_size": settings.batch_size,
             "threads": torch.get_num_threads(),
@@ -326,7 +325,7 @@ class Trainer:
         }
 
     def _publish(self) -> None:
-        """Write what follows from the newest state: the counts of skipped items, and the model as ``last/``.
+        """Write what follows from the newest state: the counts of skipped items, and the model as ``last/``; remove older states.
 
         A resumed run does this first, because the process that saved the state may have been killed before.
         """
@@ -334,6 +333,8 @@ class Trainer:
             self.log.write_skipped(gather_object([self.data.skips.state()]), main=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             self.save_model(self.final_model, self.run_dir / "last")
+            self.best.settle()
+            remove_older(self.run_dir, keep=self.settings.keep_states)
 
     def _share_buffers(self) -> None:
         """Broadcast the main process's buffers (BatchNorm statistics) to all ranks, as DDP does before its next forward.
@@ -365,7 +366,7 @@ class Trainer:
             group.update(ours)  # loading restores the old weight decay and betas; this run's config takes precedence
         if position is None:
             return  # killed before the first state: start again at step 0
-        self.step, self.best = position["step"], position["best"]
+        self.step = position["step"]
         batch_size = self._restore_cursor(position)
         if self.data.skips is not None and position.get("skips") is not None:
             self.data.skips.restore(position["skips"])
@@ -376,6 +377,7 @@ class Trainer:
                 "data, config and library versions are those of the run (environment.json)"
             )
         with saving(self.run_dir):
+            self.best.restore(position, main=self.accelerator.is_main_process)
             self._publish()
 
     def _restore_cursor(self, position: Mapping[str, Any]) -> int:

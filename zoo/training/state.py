@@ -38,8 +38,8 @@ def states(run_dir: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
 
 
-def save_state(accelerator: Accelerator, run_dir: Path, position: dict[str, Any], *, keep: int) -> None:
-    """Write a state under a temporary name, rename it when every rank is done, then remove all but the newest ``keep`` states."""
+def save_state(accelerator: Accelerator, run_dir: Path, position: dict[str, Any]) -> None:
+    """Write a state under a temporary name, and rename it when every rank is done."""
     folder, name = real_path(run_dir / FOLDER), f"step_{position['step']:09d}"
     fresh, target = folder / f".{name}.tmp", folder / name
     if accelerator.is_main_process:
@@ -56,10 +56,13 @@ def save_state(accelerator: Accelerator, run_dir: Path, position: dict[str, Any]
     except Exception:  # for example a full disk, which half a state would keep full
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    if accelerator.is_main_process:
-        for old in states(run_dir)[:-keep]:
-            _remove(old)
     accelerator.wait_for_everyone()
+
+
+def remove_older(run_dir: Path, *, keep: int) -> None:
+    """Remove all but the newest ``keep`` states; one process calls it when everything that follows from the newest is written."""
+    for old in states(run_dir)[:-keep]:
+        _remove(old)
 
 
 def _publish(fresh: Path, target: Path) -> None:
@@ -191,6 +194,8 @@ def read_position(path: Path) -> dict[str, Any]:
     for key, types in POSITION_TYPES.items():
         if not isinstance(position.get(key), types) or isinstance(position.get(key), bool):
             raise WeightsError(f"{path}: the file is damaged ({key} is {str(position.get(key))[:40]!r})")
+    if not isinstance(position.get("best_step"), int | None):
+        raise WeightsError(f"{path}: the file is damaged (best_step is {str(position['best_step'])[:40]!r})")
     if position["step"] < 0:
         raise WeightsError(f"{path}: the file is damaged (step is {position['step']})")
     return position

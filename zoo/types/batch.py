@@ -8,7 +8,7 @@ context_length vocab_size``; ``num_`` for counts; a mask is True where attention
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -92,7 +92,31 @@ class Encoded:
     @classmethod
     def of_pooled(cls, pooled: Float[Tensor, "batch dim"]) -> "Encoded":
         """Return pooled vectors as the only token of each item, for heads that read only these."""
-        return cls(pooled[:, None], pooled, torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device))
+        return cls(pooled[:, None], pooled, torch.ones(pooled.shape[0], 1, dtype=torch.bool, device=pooled.device))
+
+    def as_tuple(self) -> "EncodedTuple | UnpooledTuple":
+        """Return the values as a named tuple, without the pooled vectors if there are none."""
+        return UnpooledTuple(self.tokens, self.mask) if self.pooled is None else EncodedTuple(self.tokens, self.pooled, self.mask)
+
+
+class EncodedTuple(NamedTuple):
+    """Output of an encoder for ``torch.jit.trace``, which takes no other classes."""
+
+    tokens: Tensor
+    pooled: Tensor
+    mask: Tensor
+
+
+class UnpooledTuple(NamedTuple):
+    """Output of an encoder that does not pool, for ``torch.jit.trace``."""
+
+    tokens: Tensor
+    mask: Tensor
+
+    @property
+    def pooled(self) -> None:
+        """Stand in for the pooled vectors: there are none."""
+        return None
 
 
 @dataclass
@@ -128,25 +152,27 @@ class Predictions:
 
 
 def _register_as_pytree(kind: type) -> None:
-    """Let torch take a value type apart into its tensors and put it together again, as ``torch.export`` does with outputs."""
-    names = [f.name for f in fields(kind)]
+    """Let torch take a value type apart into its tensors and put it together again, as ``torch.export`` does with inputs and outputs."""
+    names = [f.name for f in fields(kind) if f.name != "ids"]
 
-    def keyed(value: Any) -> tuple[list[tuple[Any, Any]], None]:
-        return [(pytree.GetAttrKey(name), value.__dict__[name]) for name in names], None
+    def keyed(value: Any) -> tuple[list[tuple[Any, Any]], list[str]]:
+        return [(pytree.GetAttrKey(name), value.__dict__[name]) for name in names], value.__dict__.get("ids", [])
 
-    def build(values: Iterable[Any], _: Any) -> Any:
+    def build(values: Iterable[Any], ids: list[str]) -> Any:
         made = object.__new__(kind)  # without the constructor, whose type checks refuse the placeholders that torch puts in
         made.__dict__.update(zip(names, values, strict=True))
+        if kind is Batch:
+            made.ids = ids  # names of items are no tensors
         return made
 
     pytree.register_pytree_node(
         kind,
-        lambda value: ([value.__dict__[name] for name in names], None),
+        lambda value: ([value.__dict__[name] for name in names], value.__dict__.get("ids", [])),
         build,
         serialized_type_name=f"zoo.types.{kind.__name__}",
         flatten_with_keys_fn=keyed,
     )
 
 
-for _kind in (Encoded, HeadOutput):
+for _kind in (Batch, Encoded, HeadOutput):
     _register_as_pytree(_kind)

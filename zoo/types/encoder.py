@@ -1,11 +1,13 @@
 """Base class of encoders, which turn one modality into tokens, and the facts of an encoder that a head is built with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from zoo.errors import ConfigError
 
 from zoo.types.batch import Encoded
 from zoo.types.part import Part
@@ -66,6 +68,12 @@ class Encoder(Part, nn.Module):
         """
         raise NotImplementedError
 
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Call the module; ``torch.jit.trace`` gets a tuple, because it takes no other values."""
+        encoded = super().__call__(*arguments, **keywords)
+        traced = torch.jit.is_tracing() and isinstance(encoded, Encoded)  # type: ignore[attr-defined]
+        return encoded.as_tuple() if traced else encoded
+
     def patches(self, x: Tensor, mask: Tensor | None = None, *, layer: int | None = None, class_token: bool = False) -> Encoded:
         """Return the tokens of places in the input, which a language model reads; by default all tokens.
 
@@ -77,6 +85,35 @@ class Encoder(Part, nn.Module):
             class_token: put the class token first, if there is one.
         """
         return self(x, mask)
+
+    def intermediates(
+        self, x: Tensor, layers: Sequence[int] | None = None, *, mask: Tensor | None = None, normalise: bool = False, output: str = "tokens"
+    ) -> list[Tensor]:
+        """Return the outputs of blocks inside the encoder, as timm's ``forward_intermediates``.
+
+        Args:
+            x: the modality's tensor.
+            layers: indices of blocks (or stages), 0 is the first and -1 the last; the result has the same order. None chooses all.
+            mask: True at real positions.
+            normalise: apply the encoder's final norm, if it has one, to each.
+            output: "tokens" [batch, num_tokens, width] with all prefix tokens, or "map" [batch, width, rows, columns], for images only.
+
+        Raises:
+            ConfigError: a block does not exist, or the encoder has none that it can show.
+        """
+        raise ConfigError(f"intermediates: {type(self).__name__} has no sequence of blocks to show; call it for its final tokens")
+
+    @property
+    def transform(self) -> Callable[[Any], Tensor]:
+        """Function from one raw input to the tensor that the encoder takes, without the batch axis.
+
+        Raises:
+            ConfigError: the encoder has no processor.
+        """
+        if self.processor is None:
+            raise ConfigError(f"transform: {type(self).__name__} has no processor; make it with zoo.create_model or zoo.load")
+        part = self.processor[self.modality]  # type: ignore[index]
+        return lambda raw: part([raw])[0][0]
 
     def num_tokens(self, length: int) -> int | None:
         """Return the number of tokens of an item of ``length`` frames; None if every item has the same number."""
@@ -143,8 +180,9 @@ def encode(
         x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
         mask = None if mask is None else mask.to(weight.device)
     if reads == "patches":
-        if not isinstance(layer, Sequence):
-            return encoder.patches(x, mask, layer=layer, class_token=class_token)
-        found = [encoder.patches(x, mask, layer=each, class_token=class_token) for each in layer]
-        return Encoded(torch.cat([each.tokens for each in found], dim=-1), None, found[0].mask)  # [B, num_tokens, layers * dim]
-    return encoder(x, mask, reads=reads)
+        layers = layer if isinstance(layer, Sequence) else (layer,)
+        found = [encoder.patches(x, mask, layer=each, class_token=class_token) for each in layers]
+        encoded = found[0] if len(found) == 1 else Encoded(torch.cat([each.tokens for each in found], dim=-1), None, found[0].mask)
+    else:
+        encoded = encoder(x, mask, reads=reads)
+    return encoded if isinstance(encoded, Encoded) else Encoded(encoded.tokens, encoded.pooled, encoded.mask)

@@ -19,8 +19,8 @@ from zoo.commands.index.writer import IndexWriter, Item, clear, refuse_strange
 from zoo.data.system_processor import hash_files
 from zoo.data.zero_shot_prompts import read_lines
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.processors.media.image_file import IMAGE_SUFFIXES, walk_images, warn_of_others
 from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
-from zoo.processors.media.image_file import IMAGE_SUFFIXES, walk_images
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import encode, encoders_of, head_of, is_system, processor_of, verbs_of
 
@@ -131,6 +131,8 @@ def list_items(origin: Path, modality: str) -> list[Item]:
         what = "is a file" if origin.exists() else "there is no such folder"
         raise DataError(f"{origin}: {what}; give a folder of {NAMES[modality]} (the current folder is {Path.cwd()})")
     items = [_described(path, origin) for path in walk_images(origin, suffixes=SUFFIXES[modality])]
+    if modality == "image":
+        warn_of_others(origin)
     if not items:
         raise DataError(f"{origin}: no {NAMES[modality]} in this folder or below; nothing to embed")
     return items

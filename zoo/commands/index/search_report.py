@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.evaluation.results.cells import write_rows
 from zoo.evaluation.results.html_report import bar, card, check_output, write_page
+from zoo.storage.cells import write_rows
 from zoo.storage.files import write_whole
 
 

@@ -100,6 +100,7 @@ class ParquetRows:
     """Rows of the column ``embedding`` of a Parquet file, read by row group."""
 
     def __init__(self, path: Path) -> None:
+        refuse_special(path)
         self.file = parquet().ParquetFile(path)
         counts = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
         self.shape = (sum(counts), self._width())

@@ -11,9 +11,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from zoo.data.readers.table import Row, missing_key, read_table
+from zoo.data.readers.table import CSV_SUFFIXES, Row, missing_key, read_table
 from zoo.errors import DataError, name_choices
 from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
+from zoo.storage.outside import refuse_special
 
 SPLIT_WORDS = {"train": "train", "validation": "validation", "val": "validation", "dev": "validation", "test": "test"}
 SEGMENT_KEYS = ("start", "end", "text")
@@ -61,7 +62,7 @@ def table_clips(table: Path, audio_key: str | None, text_key: str | None) -> Ite
         text_key: column of the transcripts; None takes the first of ``TEXT_KEYS`` that a row has. An empty text is legal: the
             recording contains no speech.
     """
-    is_csv = table.suffix.lower() == ".csv"
+    is_csv = table.suffix.lower() in CSV_SUFFIXES
     needed = [key for key in (audio_key, text_key if is_csv else None) if key is not None]
     for row in read_table(table, needed):
         try:
@@ -261,6 +262,7 @@ def text_lines(path: Path) -> list[str]:
     Raises:
         DataError: the file cannot be read, or is not UTF-8.
     """
+    refuse_special(path)
     try:
         return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

@@ -1,15 +1,19 @@
-"""Reader of CSV and JSON-lines tables that reports faulty rows one by one instead of failing."""
+"""Reader of CSV (with any separator) and JSON-lines tables that reports faulty rows one by one instead of failing."""
 
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from zoo.errors import DataError, ZooError, name_choices
+from zoo.errors import ConfigError, DataError, ZooError, name_choices
 from zoo.storage.outside import parse_json, refuse_special
 
-SUFFIXES = (".csv", ".jsonl", ".ndjson", ".json")  # .json: one object a line, as NeMo writes its manifests
+CSV_SUFFIXES = (".csv", ".tsv", ".tab")
+SUFFIXES = (*CSV_SUFFIXES, ".jsonl", ".ndjson", ".json")  # .json: one object a line, as NeMo writes its manifests
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}  # tried in this order; open_clip's tables have tabs
+LONGEST_CELL = 2**31 - 1  # characters; Python's csv module stops at 131,072 by default
 
 
 @dataclass(frozen=True)
@@ -26,19 +30,25 @@ class Row:
     fault: str | None = None
 
 
-def read_table(path: Path, keys: Sequence[str]) -> Iterator[Row]:
+def read_table(path: Path, keys: Sequence[str], *, separator: str | None = None) -> Iterator[Row]:
     """Yield the rows of a table.
 
     Args:
         keys: columns that every row needs.
+        separator: character between the cells of a CSV table; None takes the first of comma, tab, semicolon and bar that separates the
+            keys in the header.
 
     Raises:
+        ConfigError: the separator is not a single character.
         DataError: the file cannot be read, is neither CSV nor JSON lines, or its CSV header lacks a key.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(f"data.table: {path} is neither CSV nor JSON lines; the name must end in one of {' '.join(SUFFIXES)}")
     refuse_special(path, _table_error)
-    read, newline = (_read_csv, "") if path.suffix.lower() == ".csv" else (_read_json_lines, "\n")
+    if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
+        raise ConfigError(f"separator: got {separator!r}; allowed is one character, for example ',' or \"\\t\"")
+    is_csv = path.suffix.lower() in CSV_SUFFIXES
+    read, newline = (partial(_read_csv, separator=separator), "") if is_csv else (_read_json_lines, "\n")
     try:
         # Bytes that are not UTF-8 become lone surrogates, so that one bad row does not spoil the rest.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
@@ -57,8 +67,9 @@ def missing_key(key: str, present: Sequence[str]) -> str:
     return f"no key {key!r}; keys present: {', '.join(map(str, present)) or 'none'}" + (f"; {hint}" if hint.startswith("did") else "")
 
 
-def _read_csv(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Row]:
-    reader = csv.reader(file, strict=True)
+def _read_csv(path: Path, file: TextIO, keys: Sequence[str], separator: str | None) -> Iterator[Row]:
+    separator = separator or _find_separator(file, keys)
+    reader = csv.reader(file, delimiter=separator, strict=True)
     header = _next_record(reader)
     if not isinstance(header, list):
         raise DataError(f"data.table: {path} {'is empty' if header is None else header}; its first row must name the columns")
@@ -74,19 +85,34 @@ def _read_csv(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Row]:
         if isinstance(record, str):
             yield Row(number, fault=record)
         elif record and len(record) != len(header):
-            yield Row(number, fault=f"{len(record)} cells where the header has {len(header)}; quote cells that hold a comma")
+            cells = f"quote cells that hold {SEPARATORS.get(separator, repr(separator))}"
+            yield Row(number, fault=f"{len(record)} cells where the header has {len(header)}; {cells}")
         elif record:  # empty lines are skipped
             yield Row(number, dict(zip(header, record, strict=True)))
 
 
+def _find_separator(file: TextIO, keys: Sequence[str]) -> str:
+    """Return the separator under which the header holds every key; the most frequent one if there are no keys, or none does."""
+    place = file.tell()
+    header = file.readline()
+    file.seek(place)
+    counts = {each: header.count(each) for each in SEPARATORS}
+    most = max(counts, key=lambda each: counts[each])  # of equal counts the first: a comma
+    names = {each: _next_record(csv.reader([header], delimiter=each)) or [] for each in SEPARATORS}
+    return next((each for each in SEPARATORS if keys and all(key in names[each] for key in keys)), most)
+
+
 def _next_record(reader: Iterator[list[str]]) -> list[str] | str | None:
     """Return the next record, a message if it is malformed, or None at the end of the file."""
+    limit = csv.field_size_limit(LONGEST_CELL)  # one setting for all of Python, so it is put back
     try:
         return next(reader)
     except StopIteration:
         return None
     except csv.Error as error:
         return f"malformed CSV ({error})"
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _read_json_lines(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Row]:

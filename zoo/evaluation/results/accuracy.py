@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from zoo.errors import DataError
+from zoo.evaluation.results.plots import text_as_written
 from zoo.types import Result
 
 TOP = (1, 5)  # values of k for which top-k accuracy is reported
@@ -78,6 +79,7 @@ def measure(
     return AccuracyResult(metrics, confusion, list(class_names), len(labels), dict(details or {}))
 
 
+@text_as_written()
 def draw_confusion(result: AccuracyResult, output: Any) -> None:
     """Draw the confusion matrix with normalised rows; with at most 20 classes, the cells show the counts."""
     from matplotlib.figure import Figure

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.errors import DataError, name_choices
+from zoo.evaluation.results.plots import text_as_written
 from zoo.processors.media.audio_file import checked_rate, to_mono
 from zoo.processors.media.image_file import open_image
 from zoo.types import Speech
@@ -167,6 +168,7 @@ PAGE_START = """<!doctype html>
 PAGE_END = "</main></body></html>\n"
 
 
+@text_as_written()
 def draw_speech(speeches: list[Speech], path: Path) -> None:
     """Draw alignment and mel spectrogram of each utterance, side by side, into a PNG file."""
     from matplotlib.figure import Figure

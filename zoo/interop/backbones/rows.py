@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ConfigError, first_line
+from zoo.interop.backbones import sequences
 from zoo.interop.base.image_preprocessing import read_preprocessing
 from zoo.registry import Row
 from zoo.storage.hub import CONFIG, find_file, read_json_object
 
 MODALITY = "image"
+MODALITIES = {family: modality for modality, family in sequences.FAMILIES.items()}
 HUB = re.compile(r"hf[-_]hub:")  # timm's prefix of a model of the hub
 TIMM_PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 CAUSAL = ("ForCausalLM", "LMHeadModel")  # ends of the names of transformers' causal language models
@@ -35,7 +37,7 @@ def find_row(name: str, kinds: Collection[str]) -> Row | None:
         return Row(name, "language", family, "text", arguments)
     if "encoder" in kinds:
         family, arguments = describe(name)
-        return Row(name, "encoder", family, MODALITY, arguments)
+        return Row(name, "encoder", family, MODALITIES.get(family, MODALITY), arguments)
     return None
 
 
@@ -56,8 +58,27 @@ def describe(name: str) -> tuple[str, dict[str, Any]]:
             f"{name}: names no model; write {'timm/resnet18' if family == 'timm' else 'transformers/DIRECTORY or /OWNER/NAME'}"
         )
     if family != "timm":
-        return family, read_directory(model)
+        return describe_directory(model)
     return family, _timm_of_hub(model) if HUB.match(model) else {"model": model}
+
+
+def describe_directory(source: str) -> tuple[str, dict[str, Any]]:
+    """Return the family and the constructor keywords of the encoder of a directory of transformers, or of a hub id.
+
+    Raises:
+        ConfigError: see ``read_directory``.
+    """
+    path = find_file(source, CONFIG)
+    config = {} if path is None else read_json_object(path)
+    modality = sequences.modality_of(source, config)
+    if path is None or modality == MODALITY or "model_type" not in config:
+        return "transformers", read_directory(source)
+    if modality == "text":
+        return sequences.FAMILIES[modality], sequences.text_arguments(source, _needful(config), _tensor_names(path.parent))
+    if isinstance(config.get("audio_config"), dict):  # of a model with a text tower (CLAP), only the audio tower is kept
+        kept = {"model_type": config["model_type"], "audio_config": _needful(config["audio_config"])}
+        config = kept | {key: config[key] for key in ("auto_map",) if key in config}
+    return sequences.FAMILIES[modality], sequences.audio_arguments(source, _needful(config))
 
 
 def _timm_of_hub(model: str) -> dict[str, Any]:

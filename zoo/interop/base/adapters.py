@@ -178,8 +178,8 @@ def _merge(model: nn.Module, adapter: Path) -> nn.Module:
             config: Any = PeftConfig.from_pretrained(str(adapter))
             if config.is_prompt_learning or config.is_adaption_prompt:
                 raise ConfigError(
-                    f"{adapter / ADAPTER_CONFIG}: peft_type: {config.peft_type.value} puts learned tokens before each text, which cannot be "
-                    "merged into weights; use an adapter of another kind (LORA, IA3, ...)"
+                    f"{adapter / ADAPTER_CONFIG}: peft_type: {config.peft_type.value} puts learned tokens before each text, which cannot "
+                    "be merged into weights; use an adapter of another kind (LORA, IA3, ...)"
                 )
             adapted: Any = PeftModel.from_pretrained(model, str(adapter), config=config)
             report = adapted.load_adapter(str(adapter), "default")  # a second time, because only this tells what was missing

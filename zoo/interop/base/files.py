@@ -80,7 +80,12 @@ def named_files(directory: Path, table: Mapping[str, Use]) -> list[str]:
 
 
 def use_of(name: str, table: Mapping[str, Use]) -> Use | None:
-    """Return the treatment of a file, by the first pattern that matches its path; None if there is none."""
+    """Return the treatment of a file, by the first pattern that matches its path; None if there is none.
+
+    A file that changes what the weights compute has to be in the table by its own name; a wide pattern such as ``*.json`` is not enough.
+    """
+    if change_of(name):
+        return table.get(name)
     for patterns in (table, SHARED):
         for pattern, use in patterns.items():
             if fnmatchcase(name, pattern):

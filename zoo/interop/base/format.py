@@ -77,10 +77,10 @@ class Description:
         given = self.config.get("system", self.config).get("processor") or {}
         found = {}
         for modality, encoder in encoders.items():
-            modality = modality or next((m for m, size in SIZES.items() if size[0] in encoder), "image")
+            modality = modality or next((m for m, size in SIZES.items() if m in given or size[0] in encoder), "image")
             if modality == "image" and not encoder.get("preprocessing"):
                 continue
-            own = {**{key: encoder[key] for key in SIZES[modality]}, **encoder.get("preprocessing", {})}
+            own = {**{key: encoder[key] for key in SIZES[modality] if key in encoder}, **encoder.get("preprocessing", {})}
             found[modality] = {**own, **(given.get(modality) or {})}
         if "conversation" in given:
             language, facts = self.config["system"]["head"]["language"], ("vocab_size", "context_length")

@@ -1,5 +1,6 @@
 """Config files of transformers, open_clip and PEFT."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
     *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
 )
 WHOLE_CLIPS = ("clip", "siglip", "metaclip_2", "chinese_clip")  # model types of transformers that open_clip's directories may hold too
-CODE, QUANTISED = "auto_map", "quantization_config"
+CODE, QUANTISED = "auto_map", ("quantization_config", "compression_config")  # the second: compressed-tensors before 0.6
 
 
 def read_library_config(path: Path) -> dict[str, Any]:
@@ -32,9 +33,20 @@ def read_library_config(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path}: not a config of {owner} (it has no key model_type); download the directory again")
     if config.get(CODE):
         raise ConfigError(f"{path}: {CODE}: {config[CODE]!r} names code, which is never run; choose a model that is part of {owner}")
-    if config.get(QUANTISED):
-        raise ConfigError(f"{path}: {QUANTISED}: quantised weights are not read; give a directory with unquantised weights")
+    refuse_quantised(config, path)
     return config if path.name == OPEN_CLIP_CONFIG else checked_model_config(config, path)
+
+
+def refuse_quantised(config: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError if a config of transformers says, for the whole model or a part of it, that the weights are quantised."""
+    for where, part in (("", config), *((f"{key}.", value) for key, value in config.items() if isinstance(value, Mapping))):
+        for key in QUANTISED:
+            if settings := part.get(key):
+                method = settings.get("quant_method") or settings.get("quant_type") if isinstance(settings, Mapping) else settings
+                raise ConfigError(
+                    f"{path}: {where}{key}: weights quantised by {method or 'an unnamed method'} are not read; give the directory of the "
+                    "unquantised model, or let transformers write it: model.dequantize().save_pretrained(NEW)"
+                )
 
 
 def is_open_clip(directory: Path) -> bool:

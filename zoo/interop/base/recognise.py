@@ -6,7 +6,7 @@ from dataclasses import replace
 from zoo.errors import ConfigError, WeightsError, name_choices
 from zoo.interop.base.files import ADAPTER_FILES, change_of, named_files, unexplained
 from zoo.interop.base.format import KEYS_SAY, Description, Format, NotDescribedError, log
-from zoo.interop.base.library_files import read_library_config
+from zoo.interop.base.library_files import read_library_config, refuse_quantised
 from zoo.interop.base.source import TRANSFORMERS, ZOO, Source
 from zoo.registry import find_part, part_names
 from zoo.storage.hub import CONFIG
@@ -35,6 +35,8 @@ def find_format(source: Source) -> Format:
         # What zoo saved says so itself: no plug-in is imported to read it.
         known = [_format(find_part("format", OWN))] if source.library == ZOO else formats().values()
         scores = {each: each.recognises(source) for each in known}
+        if source.file is not None and max(scores.values()) < KEYS_SAY:
+            scores = _unwrapped(source, scores)
         best = max(scores, key=lambda each: scores[each])
         equal = [each.name for each, score in scores.items() if score == scores[best]]
         if len(equal) > 1 and scores[best] >= KEYS_SAY:
@@ -43,6 +45,20 @@ def find_format(source: Source) -> Format:
             )
         source.format = best
     return source.format
+
+
+def _unwrapped(source: Source, scores: dict[Format, float]) -> dict[Format, float]:
+    """Return the scores of a file whose names lie below wrappers (``model.``, ``encoder.``, ...), if a format recognises it without them.
+
+    The source then gives the names without the wrappers; otherwise it stays as it is.
+    """
+    inner = Source(source.origin, file=source.file, key=source.key)
+    while inner.unwrap():
+        found = {each: each.recognises(inner) for each in scores}
+        if max(found.values()) >= KEYS_SAY:
+            source.tensors, source.shapes = inner.tensors, inner.shapes
+            return found
+    return scores
 
 
 def describe(source: Source) -> Description:
@@ -77,7 +93,14 @@ def unknown_files(source: Source) -> list[str]:
 
 
 def refuse_changes(source: Source) -> None:
-    """Raise WeightsError if a foreign directory holds a file that would change what its weights compute."""
+    """Raise an error if a foreign directory holds a file that would change what its weights compute, or quantised weights.
+
+    Raises:
+        WeightsError: there is such a file.
+        ConfigError: the weights are quantised.
+    """
+    if source.directory is not None and source.library == TRANSFORMERS:
+        refuse_quantised(source.config, source.directory / CONFIG)
     for name in unknown_files(source):
         if why := change_of(name):
             raise WeightsError(

@@ -18,8 +18,9 @@ from zoo.interop.base.hub_model import fetch_model
 from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, find_open_clip_weights, is_open_clip
 from zoo.registry.pretrained import SCHEMES, find_pretrained, is_tagged
 from zoo.storage import gguf
-from zoo.storage.containers import PICKLE_FILE, Shape, read_files, shapes_of_files, shard_files
+from zoo.storage.containers import PICKLE_FILE, Shape, read_file, read_files, shapes_of_files, shard_files
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
+from zoo.storage.envelope import shared_wrapper
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.hub import fetched_or_refused, is_hub_id, read_json_object
@@ -37,6 +38,7 @@ class Source:
         origin: the source as the user named it, for messages.
         directory: of the files; None for a file alone or weights of timm.
         file: a file of weights that was given alone.
+        key: the table in the file, or the first word of its names, to which the tensors are limited; empty for all.
         timm: name of weights that timm downloads; empty for all others.
         own_config: the ``config.yaml`` of a checkpoint that zoo wrote; None for all others.
         adapter: directory of an adapter of PEFT that is merged into the tensors; None for all others.
@@ -54,13 +56,14 @@ class Source:
         *,
         directory: Path | None = None,
         file: Path | None = None,
+        key: str = "",
         timm: str = "",
         own_config: Mapping[str, Any] | None = None,
         adapter: Path | None = None,
         base: "Source | None" = None,
     ) -> None:
         self.origin, self.directory, self.file, self.timm, self.own_config = origin, directory, file, timm, own_config
-        self.adapter, self.base = adapter, base
+        self.key, self.adapter, self.base = key, adapter, base
 
     @cached_property
     def library(self) -> str:
@@ -120,6 +123,8 @@ class Source:
         """
         if self.timm:
             return self.fetched(lambda: _timm_tensors(self.timm))
+        if self.file is not None:
+            return read_file(self.file, self.key)
         found = read_files(self.weight_files) if self.base is None else self.base.tensors
         if self.adapter is None or self.directory is None:
             return found
@@ -140,8 +145,17 @@ class Source:
         Raises:
             WeightsError: a file cannot be read.
         """
-        found = None if self.timm or self.adapter is not None else shapes_of_files(self.weight_files)
+        found = None if self.timm or self.key or self.adapter is not None else shapes_of_files(self.weight_files)
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()} if found is None else found
+
+    def unwrap(self) -> bool:
+        """Take off the first word that all names share, if training code keeps a model under such a word; return False if there is none."""
+        word = shared_wrapper(self.keys)
+        if word:
+            shapes = {name.removeprefix(word): shape for name, shape in self.shapes.items()}
+            self.tensors = {name.removeprefix(word): tensor for name, tensor in self.tensors.items()}
+            self.shapes = shapes
+        return bool(word)
 
     @property
     def outline(self) -> Mapping[str, Tensor]:
@@ -164,9 +178,10 @@ def read_source(source: str | Path, base: str | Path | None = None, *, revision:
     """Find a source of weights; its tensors are read later.
 
     Args:
-        source: a directory, a file, a bundled model's name, a name with a tag (``clip_vit_b32:openai``), ``timm://NAME``, or a model of
-            the hub: ``hf://OWNER/NAME``, perhaps with ``/FILE`` and ``@REVISION``. ``OWNER/NAME`` is one too if there is no such directory.
-            open_clip's spellings ``local-dir:DIRECTORY`` and ``hf-hub:OWNER/NAME`` are taken too.
+        source: a directory, a file (``FILE#KEY`` takes only the tensors under a key of it), a bundled model's name, a name with a tag
+            (``clip_vit_b32:openai``), ``timm://NAME``, or a model of the hub: ``hf://OWNER/NAME``, perhaps with ``/FILE`` and
+            ``@REVISION``. ``OWNER/NAME`` is one too if there is no such directory. open_clip's spellings ``local-dir:DIRECTORY`` and
+            ``hf-hub:OWNER/NAME`` are taken too.
         base: source of the weights that an adapter of PEFT changes; None takes the one that the adapter names.
         revision: branch, tag or commit of a model of the hub.
 
@@ -207,6 +222,10 @@ def _read_source(source: str | Path, revision: str | None) -> Source:
         return Source(text, timm=text.removeprefix(TIMM))
     if text.startswith(HUB):
         return _read_hub(text)
+    whole, _, key = text.rpartition("#")
+    if whole and not Path(text).exists() and Path(whole).is_file():
+        verify_if_fetched(Path(whole))
+        return Source(text, file=Path(whole), key=key)
     path = _find_path(text)
     if path.is_file():
         return Source(text, file=path)

@@ -1,4 +1,4 @@
-"""Causal language models: GPT-2, LLaMA and Mistral of transformers, GGUF files of llama.cpp, and Meta's own files."""
+"""Causal language models: LLaMA, GPT-2 and their relatives of transformers, GGUF files of llama.cpp, and Meta's own files."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,11 +13,14 @@ from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Expo
 from zoo.interop.base.placing import LANGUAGE, language_in, take_part
 from zoo.interop.base.recognise import describe, library_config
 from zoo.interop.base.source import Source
-from zoo.interop.causal_lm import gguf_names, meta_llama, transformers_causal_lm
+from zoo.interop.causal_lm import configs, gguf_names, meta_llama, transformers_causal_lm
+from zoo.interop.causal_lm.gguf_metadata import checked_metadata
 from zoo.interop.causal_lm.gguf_tokenizer import gguf_tokenizer
+from zoo.interop.causal_lm.gguf_write import KINDS
 from zoo.interop.causal_lm.settings import sampling_settings
 from zoo.interop.causal_lm.write import language_export
 from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer, read_language_tokenizer
+from zoo.processors.tokenizers.tokenizer_file import read_safely
 from zoo.registry import register
 from zoo.storage.gguf import is_gguf, read_metadata
 
@@ -29,9 +32,9 @@ HEAD = "llava"
 class CausalLanguageModels(Format):
     """Language models ``causal_lm``, alone or as a system without encoders."""
 
-    targets = ("transformers",)
+    targets = ("transformers", *KINDS)
     takes = "language models 'causal_lm', alone or in a system without encoders"
-    model_types = ("gpt2", "llama", "mistral")
+    model_types = tuple(configs.CLASSES)
     files = {**TRANSFORMERS, **TOKENIZERS, **CHAT}
 
     def recognises(self, source: Source) -> float:
@@ -46,7 +49,7 @@ class CausalLanguageModels(Format):
             return _describe_gguf(source, source.file)
         config = library_config(source, self)
         assert source.directory is not None
-        language = {"name": "causal_lm", **transformers_causal_lm.arguments(config, source.keys)}
+        language = {"name": "causal_lm", **configs.arguments(config, source.keys)}
         found = _system(source.name, language, read_language_tokenizer(source.directory))
         return replace(found, left_out=sampling_settings(source.directory))
 
@@ -68,12 +71,12 @@ class CausalLanguageModels(Format):
         return take_part({f"{LANGUAGE}.{name}": tensor for name, tensor in converted.items()}, source, part, into)
 
     def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:
-        """Return transformers' files of a language model."""
-        return language_export(model)
+        """Return transformers' files of a language model, or a GGUF file."""
+        return language_export(model, target)
 
 
 def _describe_gguf(source: Source, path: Path) -> Description:
-    metadata = read_metadata(path)
+    metadata = checked_metadata(read_metadata(path), path)
     factors = source.tensors[gguf_names.FACTORS] if gguf_names.FACTORS in source.keys else None
     arguments = gguf_names.arguments(metadata, source.keys, factors)
     given = read_language_tokenizer(path.parent) or _tokenizer_within(metadata, path)
@@ -90,9 +93,10 @@ def _system(name: str, language: dict[str, Any], given: GivenTokenizer | None) -
 
 def _tokenizer_within(metadata: Mapping[str, Any], path: Path) -> GivenTokenizer:
     words = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(words, list):
+    if words is None:
         raise WeightsError(f"{path}: holds no tokenizer (tokenizer.ggml.tokens); put a tokenizer.json beside it")
     keys = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     numbers = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
     names = {name: words[number] for name, number in numbers.items() if number is not None and number < len(words)}
-    return GivenTokenizer(gguf_tokenizer(dict(metadata)), names, chat_template=metadata.get("tokenizer.chat_template"))
+    tokenizer = read_safely(lambda: gguf_tokenizer(dict(metadata)), path)
+    return GivenTokenizer(tokenizer, names, chat_template=metadata.get("tokenizer.chat_template"))

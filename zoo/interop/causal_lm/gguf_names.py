@@ -1,10 +1,10 @@
-"""Language models of GGUF files (llama.cpp) -> our ``causal_lm``: architectures ``llama`` (also Mistral, SmolLM2) and ``gpt2``.
+"""Language models of GGUF files (llama.cpp) <-> our ``causal_lm``: architectures ``llama`` (also Mistral, SmolLM2) and ``gpt2``.
 
 Reference: llama.cpp, ``convert_hf_to_gguf.py`` and the GGUF specification. Rows of q and k of the architecture ``llama`` are in the order
-of adjacent pairs (as Meta's own files have them), and are put into that of halves. GGUF is read, not written.
+of adjacent pairs (as Meta's own files have them), and are put into that of halves.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, name_choices
 from zoo.interop.base import rules
 from zoo.interop.base.rules import Rule, named, under
+from zoo.interop.causal_lm.configs import CLASSES, GPT2, LLAMA, MISTRAL, model_type
 from zoo.interop.causal_lm.transformers_causal_lm import stacked, without_copy
 from zoo.layers.rope import Rotary
 
@@ -45,9 +46,20 @@ def halves(rows: Tensor, head_dim: int) -> Tensor:
     return rows.unflatten(0, (-1, head_dim // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
-def joined_pairs(names: tuple[str, str, str], head_dim: int) -> Rule:
-    """Return the rule that joins q and k, whose rows are in the order of pairs, and v."""
-    return Rule(names, ("attention.qkv.{w}",), lambda t: [torch.cat([halves(t[0], head_dim), halves(t[1], head_dim), t[2]])])
+def pairs(rows: Tensor, head_dim: int) -> Tensor:
+    """Reorder the rows of each head from halves to adjacent pairs; the inverse of ``halves``."""
+    return rows.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
+
+
+def joined_pairs(names: tuple[str, str, str], head_dim: int, shares: Sequence[int] = (1, 1, 1)) -> Rule:
+    """Return the rule that joins q and k, whose rows are in the order of pairs, and v; ``shares`` of the rows tell the way back."""
+
+    def back(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        unit = tensors[0].size(0) // sum(shares)
+        q, k, v = tensors[0].split([unit * share for share in shares])
+        return [pairs(q, head_dim), pairs(k, head_dim), v.contiguous()]
+
+    return Rule(names, ("attention.qkv.{w}",), lambda t: [torch.cat([halves(t[0], head_dim), halves(t[1], head_dim), t[2]])], back)
 
 
 def recognises(keys: Iterable[str]) -> bool:
@@ -62,11 +74,52 @@ def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int, tied: bool = False) 
     Raises:
         WeightsError: a tensor has no place in ours.
     """
-    pairs = joined_pairs(("attn_q.{w}", "attn_k.{w}", "attn_v.{w}"), head_dim)
-    gated = "blk.0.ffn_gate.weight" in tensors
-    block = [*BLOCK, pairs, stacked(["ffn_gate.{w}", "ffn_up.{w}"], "mlp.fc1.{w}", (1, 1))] if gated else [*BLOCK, *GPT2_BLOCK]
-    table = [*MODEL, *under("blk.{i}.", "blocks.{i}.", block)]
+    table = _table("blk.0.ffn_gate.weight" in tensors, head_dim)
     return without_copy(rules.to_zoo(tensors, table, origin=ORIGIN, drop=[FACTORS]), tied, ORIGIN)
+
+
+def _table(llama: bool, head_dim: int, shares: Sequence[int] = (1, 1, 1)) -> list[Rule]:
+    joined = joined_pairs(("attn_q.{w}", "attn_k.{w}", "attn_v.{w}"), head_dim, shares)
+    block = [*BLOCK, joined, stacked(["ffn_gate.{w}", "ffn_up.{w}"], "mlp.fc1.{w}", (1, 1))] if llama else [*BLOCK, *GPT2_BLOCK]
+    return [*MODEL, *under("blk.{i}.", "blocks.{i}.", block)]
+
+
+def from_zoo(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Convert the state dict of our ``causal_lm`` to a file's tensors; a tied head is left out.
+
+    Args:
+        arguments: all keywords of ours, for which ``architecture`` returns a name.
+    """
+    heads, head_dim = arguments["num_heads"], arguments["head_dim"] or arguments["dim"] // arguments["num_heads"]
+    kv_heads = arguments["num_kv_heads"] or heads
+    table = _table(architecture(arguments) == "llama", head_dim, (heads, kv_heads, kv_heads))
+    found = rules.from_zoo({name: tensor.float() for name, tensor in tensors.items()}, table, origin=ORIGIN)
+    if (arguments["rope_scaling"] or {}).get("kind") == "llama3":
+        plain, scaled = (
+            Rotary(head_dim=head_dim, theta=arguments["rope_theta"], scaling=s).frequencies(torch.device("cpu"))
+            for s in (None, arguments["rope_scaling"])
+        )
+        found[FACTORS] = plain / scaled
+    return found
+
+
+def architecture(arguments: Mapping[str, Any]) -> str:
+    """Return llama.cpp's name of the architecture that has all keywords of our ``causal_lm``.
+
+    Raises:
+        ConfigError: it has none that this format writes.
+    """
+    kind = model_type(arguments)
+    if kind not in (GPT2, LLAMA, MISTRAL):
+        raise ConfigError(
+            f"export: a model of the form of transformers' {CLASSES[kind]} cannot be written as GGUF yet; forms that can be are GPT-2 and LLaMA"
+        )
+    if arguments["window"] is not None:
+        raise ConfigError(f"window: got {arguments['window']}, but llama.cpp's architecture 'llama' attends to everything; allowed is null")
+    scaling = arguments["rope_scaling"] or {}
+    if scaling and scaling["kind"] != "linear" and {**LLAMA3, **scaling} != {**scaling, **LLAMA3}:
+        raise ConfigError(f"rope_scaling: got {scaling!r}; GGUF files have linear, or llama3 with {LLAMA3}")
+    return "gpt2" if kind == GPT2 else "llama"
 
 
 def arguments(metadata: Mapping[str, Any], keys: Collection[str], factors: Tensor | None = None) -> dict[str, Any]:

@@ -1,28 +1,27 @@
-"""transformers' ``GPT2LMHeadModel``, ``LlamaForCausalLM`` and ``MistralForCausalLM`` <-> our ``causal_lm``.
+"""Weights of transformers' causal language models <-> our ``causal_lm``; ``configs.py`` has their settings.
 
-Reference: transformers 5.17, ``modeling_gpt2.py``, ``modeling_llama.py``, ``modeling_mistral.py``. GPT-2's ``Conv1D`` holds its matrices
-the other way round, and q, k, v of all in one, as ours. Files of older releases hold buffers that are no weights (causal masks,
-``inv_freq``); the first ones of GPT-2 have no prefix ``transformer.``. Rows of q and k are in the order of halves, as ours.
+Reference: transformers 5.17, ``modeling_{gpt2,gpt_neo,llama,mistral,qwen2,qwen3,gemma,gemma2,gemma3,phi3}.py``. GPT-2's ``Conv1D`` holds
+its matrices the other way round, and q, k, v of all in one, as ours; Phi-3 holds q, k, v and gate, value in one, as ours. Gemma 2 and 3
+call the norm before the feed-forward part ``pre_feedforward_layernorm``, and ``post_attention_layernorm`` is a norm after the branch. Files
+of older releases hold buffers that are no weights (causal masks, ``inv_freq``); the first ones of GPT-2 have no prefix ``transformer.``.
+Rows of q and k are in the order of halves, as ours.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.errors import ConfigError, WeightsError, name_choices
+from zoo.errors import WeightsError
 from zoo.interop.base import rules
 from zoo.interop.base.rules import Rule, named, transposed, under
-from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_others, their_activation
+from zoo.interop.causal_lm.configs import FOUR_NORMS, GPT2, GPT_NEO, PHI3, model_type
 
 ORIGIN = "transformers"
-GPT2 = "gpt2"
-LLAMA = ("llama", "mistral")
-CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
-OLD_BUFFERS = re.compile(r"(.*\.)?(h\.\d+\.attn\.(bias|masked_bias)|rotary_emb\.inv_freq)")
-OTHERS = "other models can be used as they are: transformers/DIRECTORY"
+OLD_BUFFERS = re.compile(r"(.*\.)?(h\.\d+\.attn\.(attention\.)?(bias|masked_bias)|rotary_emb\.inv_freq)")
+FOURTH_NORM = "pre_feedforward_layernorm"  # in the names of Gemma 2 and 3
 
 GPT2_BLOCK = [
     transposed("attn.c_attn.weight", "attention.qkv.weight"),
@@ -40,47 +39,26 @@ GPT2_BLOCK = [
         }
     ),
 ]
-GPT2_MODEL = [
-    *named({"wte.weight": "embedding.weight", "wpe.weight": "positions", "ln_f.{w}": "norm.{w}"}),
-    *under("h.{i}.", "blocks.{i}.", GPT2_BLOCK),
+NEO_BLOCK = [
+    *named(
+        {
+            "ln_1.{w}": "norm1.{w}",
+            "ln_2.{w}": "norm2.{w}",
+            "attn.attention.out_proj.{w}": "attention.out.{w}",
+            "mlp.c_fc.{w}": "mlp.fc1.{w}",
+            "mlp.c_proj.{w}": "mlp.fc2.{w}",
+        }
+    ),
+    rules.joined([f"attn.attention.{name}_proj.{{w}}" for name in "qkv"], "attention.qkv.{w}"),
 ]
+
+
+def _gpt_model(block: list[Rule]) -> list[Rule]:
+    names = {"wte.weight": "embedding.weight", "wpe.weight": "positions", "ln_f.{w}": "norm.{w}"}
+    return [*named(names), *under("h.{i}.", "blocks.{i}.", block)]
+
+
 HEAD = named({"lm_head.weight": "lm_head.weight"})
-DEFAULTS = {
-    "gpt2": {
-        "vocab_size": 50257,
-        "n_positions": 1024,
-        "n_embd": 768,
-        "n_layer": 12,
-        "n_head": 12,
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    },
-    "llama": {
-        "vocab_size": 32000,
-        "max_position_embeddings": 2048,
-        "hidden_size": 4096,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "intermediate_size": 11008,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-6,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-    },
-}
-DEFAULTS["mistral"] = {
-    **DEFAULTS["llama"],
-    "max_position_embeddings": 131072,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "sliding_window": 4096,
-}
 
 
 def stacked(theirs: Sequence[str], ours: str, shares: Sequence[int]) -> Rule:
@@ -93,31 +71,43 @@ def stacked(theirs: Sequence[str], ours: str, shares: Sequence[int]) -> Rule:
     return Rule(tuple(theirs), (ours,), lambda t: [torch.cat(list(t))], back)
 
 
-def llama_model(num_heads: int = 1, num_kv_heads: int = 1) -> list[Rule]:
-    """Return the rules of a ``LlamaModel``; the numbers of heads tell the rows of q, k and v on the way back."""
+def llama_model(num_heads: int = 1, num_kv_heads: int = 1, *, four_norms: bool = False, fused: bool = False) -> list[Rule]:
+    """Return the rules of a ``LlamaModel`` or a relative.
+
+    Args:
+        num_heads: of the queries; with ``num_kv_heads`` it tells the rows of q, k and v on the way back.
+        num_kv_heads: of keys and values.
+        four_norms: the blocks have norms after their branches, and Gemma's names.
+        fused: q, k and v are one matrix in theirs too, and so are gate and value (Phi-3).
+    """
     projections = [f"self_attn.{name}_proj.{{w}}" for name in "qkv"]
-    block = [
+    apart = [
         stacked(projections, "attention.qkv.{w}", (num_heads, num_kv_heads, num_kv_heads)),
         stacked(["mlp.gate_proj.{w}", "mlp.up_proj.{w}"], "mlp.fc1.{w}", (1, 1)),
-        *named(
-            {
-                "self_attn.o_proj.{w}": "attention.out.{w}",
-                "mlp.down_proj.{w}": "mlp.fc2.{w}",
-                "input_layernorm.weight": "norm1.weight",
-                "post_attention_layernorm.weight": "norm2.weight",
-            }
-        ),
     ]
-    names = named({"embed_tokens.weight": "embedding.weight", "norm.weight": "norm.weight"})
-    return [*names, *under("layers.{i}.", "blocks.{i}.", block)]
+    joined = named({"self_attn.qkv_proj.{w}": "attention.qkv.{w}", "mlp.gate_up_proj.{w}": "mlp.fc1.{w}"})
+    norms = {"input_layernorm.weight": "norm1.weight", "post_attention_layernorm.weight": "norm2.weight"}
+    if four_norms:
+        norms |= {"post_attention_layernorm.weight": "post_norm1.weight", f"{FOURTH_NORM}.weight": "norm2.weight"}
+        norms |= {"post_feedforward_layernorm.weight": "post_norm2.weight"}
+    names = {"self_attn.o_proj.{w}": "attention.out.{w}", "mlp.down_proj.{w}": "mlp.fc2.{w}", **norms}
+    names |= {f"self_attn.{name}_norm.weight": f"attention.{name}_norm.weight" for name in "qk"}
+    outer = named({"embed_tokens.weight": "embedding.weight", "norm.weight": "norm.weight"})
+    return [*outer, *under("layers.{i}.", "blocks.{i}.", [*(joined if fused else apart), *named(names)])]
 
 
 def recognises(keys: Iterable[str]) -> bool:
-    """Return True for the keys of one of the three, with or without the prefix of the inner model."""
+    """Return True for the keys of a model whose names are known here, with or without the prefix of the inner model."""
     keys = set(keys)
-    gpt2 = any({f"{prefix}wte.weight", f"{prefix}h.0.attn.c_attn.weight"} <= keys for prefix in ("", "transformer."))
-    names = ("embed_tokens.weight", "layers.0.self_attn.q_proj.weight", "layers.0.mlp.gate_proj.weight")
-    return gpt2 or any({prefix + name for name in names} <= keys for prefix in ("", "model."))
+    gpt = [{"wte.weight", f"h.0.attn.{name}.weight"} for name in ("c_attn", "attention.q_proj")]
+    apart = {"embed_tokens.weight", "layers.0.self_attn.q_proj.weight", "layers.0.mlp.gate_proj.weight"}
+    fused = {"embed_tokens.weight", "layers.0.self_attn.qkv_proj.weight", "layers.0.mlp.gate_up_proj.weight"}
+    known = (
+        [("", each) for each in (*gpt, apart, fused)]
+        + [("transformer.", each) for each in gpt]
+        + [("model.", each) for each in (apart, fused)]
+    )
+    return any({prefix + name for name in names} <= keys for prefix, names in known)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int = 0, tied: bool = False) -> dict[str, Tensor]:
@@ -131,7 +121,9 @@ def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int = 0, tied: bool = Fal
         WeightsError: a tensor has no place in ours.
     """
     left = {name: tensor for name, tensor in tensors.items() if not OLD_BUFFERS.fullmatch(name)}
-    model = [*GPT2_MODEL, *llama_model()]
+    gpt = _gpt_model(NEO_BLOCK if any(".attn.attention." in name for name in left) else GPT2_BLOCK)
+    fused = any(".qkv_proj." in name for name in left)
+    model = [*gpt, *llama_model(four_norms=any(FOURTH_NORM in name for name in left), fused=fused)]
     table = [*HEAD, *under("transformer.", "", model), *under("model.", "", model), *model]
     return without_copy(rules.to_zoo(left, table, origin=ORIGIN), tied, ORIGIN)
 
@@ -158,158 +150,12 @@ def from_zoo(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], *, pre
         prefix: before every name.
 
     Raises:
-        ConfigError: none of the three models has this form.
+        ConfigError: none of their models has this form.
     """
     kind = model_type(arguments)
-    if kind == GPT2:
-        table = under("transformer.", "", GPT2_MODEL)
+    if kind in (GPT2, GPT_NEO):
+        table = under("transformer.", "", _gpt_model(GPT2_BLOCK if kind == GPT2 else NEO_BLOCK))
     else:
-        table = under("model.", "", llama_model(arguments["num_heads"], arguments["num_kv_heads"] or arguments["num_heads"]))
+        heads = (arguments["num_heads"], arguments["num_kv_heads"] or arguments["num_heads"])
+        table = under("model.", "", llama_model(*heads, four_norms=kind in FOUR_NORMS, fused=kind == PHI3))
     return rules.from_zoo(tensors, under(prefix, "", [*HEAD, *table]), origin=ORIGIN)
-
-
-def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, Any]:
-    """Convert a ``config.json`` of model type ``gpt2``, ``llama`` or ``mistral`` to keywords of our ``causal_lm``.
-
-    Raises:
-        ConfigError: ours does not have something that the source has.
-    """
-    kind = str(config.get("model_type"))
-    if kind not in DEFAULTS:
-        raise ConfigError(f"model_type: got {kind!r}; {name_choices(kind, DEFAULTS)}; {OTHERS}")
-    whole = {**DEFAULTS[kind], **config}
-    return _gpt2_arguments(whole) if kind == GPT2 else _llama_arguments(whole)
-
-
-def _gpt2_arguments(whole: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {"scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)}
-    refuse_others(whole, plain, "our causal_lm")
-    name = str(whole["activation_function"])
-    if name not in ACTIVATIONS:
-        raise ConfigError(f"activation_function: our causal_lm has no {name!r}; {name_choices(name, ACTIVATIONS)}")
-    dim = count(whole, "n_embd")
-    return {
-        "vocab_size": count(whole, "vocab_size"),
-        "context_length": count(whole, "n_positions"),
-        "dim": dim,
-        "depth": count(whole, "n_layer"),
-        "num_heads": count(whole, "n_head"),
-        "hidden_dim": 4 * dim if whole["n_inner"] is None else count(whole, "n_inner"),
-        "norm": "layer",
-        "eps": float(whole["layer_norm_epsilon"]),
-        "positions": "learned",
-        "activation": ACTIVATIONS[name],
-        "bias": True,
-        "tied": bool(whole["tie_word_embeddings"]),
-    }
-
-
-def _llama_arguments(whole: Mapping[str, Any]) -> dict[str, Any]:
-    refuse_others(whole, {"hidden_act": ("silu", "swish"), "mlp_bias": (whole["attention_bias"],)}, "our causal_lm")
-    heads, dim = count(whole, "num_attention_heads"), count(whole, "hidden_size")
-    theta, scaling = _rotary(whole)
-    return {
-        "vocab_size": count(whole, "vocab_size"),
-        "context_length": count(whole, "max_position_embeddings"),
-        "dim": dim,
-        "depth": count(whole, "num_hidden_layers"),
-        "num_heads": heads,
-        "num_kv_heads": heads if whole.get("num_key_value_heads") is None else count(whole, "num_key_value_heads"),
-        "head_dim": dim // heads if whole.get("head_dim") is None else count(whole, "head_dim"),
-        "hidden_dim": count(whole, "intermediate_size"),
-        "norm": "rms",
-        "eps": float(whole["rms_norm_eps"]),
-        "positions": "rotary",
-        "rope_theta": theta,
-        "rope_scaling": scaling,
-        "activation": "swiglu",
-        "bias": bool(whole["attention_bias"]),
-        "window": whole.get("sliding_window") if whole["model_type"] == "mistral" else None,
-        "tied": bool(whole["tie_word_embeddings"]),
-    }
-
-
-def _rotary(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] | None]:
-    """Return theta and scaling, from ``rope_parameters`` or from ``rope_theta`` and ``rope_scaling`` of older files."""
-    words = {"rope_theta": 10_000.0, **{k: config[k] for k in ("rope_theta",) if config.get(k) is not None}}
-    words |= config.get("rope_scaling") or {}
-    words |= config.get("rope_parameters") or {}
-    kind, theta = words.get("rope_type", words.get("type", "default")), float(words["rope_theta"])
-    if kind == "default":
-        return theta, None
-    if kind == "linear":
-        return theta, {"kind": "linear", "factor": float(words["factor"])}
-    if kind == "llama3":
-        numbers = {key: float(words[key]) for key in ("factor", "low_freq_factor", "high_freq_factor")}
-        return theta, {"kind": "llama3", **numbers, "original_context_length": int(words["original_max_position_embeddings"])}
-    raise ConfigError(f"rope_parameters.rope_type: our causal_lm has no {kind!r}; allowed are default, linear, llama3; {OTHERS}")
-
-
-def model_type(arguments: Mapping[str, Any]) -> str:
-    """Return the model type that has the form of our keywords.
-
-    Raises:
-        ConfigError: none has.
-    """
-    gpt2 = {"norm": ("layer",), "positions": ("learned",), "bias": (True,), "window": (None,), "rope_scaling": (None,)}
-    gpt2 |= {"num_kv_heads": (None, arguments["num_heads"]), "head_dim": (None, arguments["dim"] / arguments["num_heads"])}
-    llama = {"norm": ("rms",), "positions": ("rotary",), "activation": ("swiglu",)}
-    if arguments["positions"] == "learned":
-        refuse_others(arguments, gpt2, "transformers' GPT2LMHeadModel")
-        their_activation(arguments, "transformers' GPT2LMHeadModel")
-        return GPT2
-    refuse_others(arguments, llama, "transformers' LlamaForCausalLM")
-    if arguments["window"] is not None:
-        refuse_others(arguments, {"bias": (False,)}, "transformers' MistralForCausalLM")
-        return "mistral"
-    return "llama"
-
-
-def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert all keywords of our ``causal_lm`` to a ``config.json`` of transformers.
-
-    Raises:
-        ConfigError: none of the three models has this form.
-    """
-    kind = model_type(arguments)
-    dim, heads = arguments["dim"], arguments["num_heads"]
-    hidden = arguments["hidden_dim"] or 4 * dim
-    shared = {
-        "model_type": kind,
-        "architectures": [CLASSES[kind]],
-        "vocab_size": arguments["vocab_size"],
-        "tie_word_embeddings": arguments["tied"],
-        "use_cache": True,
-    }
-    if kind == GPT2:
-        activation = their_activation(arguments, "transformers' GPT2LMHeadModel")
-        return {
-            **shared,
-            **{"n_positions": arguments["context_length"], "n_embd": dim, "n_layer": arguments["depth"], "n_head": heads},
-            **{"n_inner": hidden, "layer_norm_epsilon": arguments["eps"]},
-            "activation_function": {"gelu_pytorch_tanh": "gelu_new"}.get(activation, activation),  # the name that GPT-2's own files have
-            **{"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-        }
-    return {
-        **shared,
-        "max_position_embeddings": arguments["context_length"],
-        "hidden_size": dim,
-        "num_hidden_layers": arguments["depth"],
-        "num_attention_heads": heads,
-        "num_key_value_heads": arguments["num_kv_heads"] or heads,
-        "head_dim": arguments["head_dim"] or dim // heads,
-        "intermediate_size": hidden,
-        "hidden_act": "silu",
-        "rms_norm_eps": arguments["eps"],
-        "rope_parameters": _their_rotary(arguments),
-        **({"sliding_window": arguments["window"]} if kind == "mistral" else {}),
-        **({"attention_bias": arguments["bias"], "mlp_bias": arguments["bias"]} if kind == "llama" else {}),
-    }
-
-
-def _their_rotary(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    scaling = dict(arguments["rope_scaling"] or {"kind": "default"})
-    words = {"rope_type": scaling.pop("kind"), "rope_theta": arguments["rope_theta"], **scaling}
-    if "original_context_length" in words:
-        words["original_max_position_embeddings"] = words.pop("original_context_length")
-    return words

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
-from zoo.interop.causal_lm import transformers_causal_lm
+from zoo.interop.causal_lm import configs, gguf_write, transformers_causal_lm
 from zoo.registry import find_part
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.types import config_of, is_system, part_of
@@ -18,13 +18,13 @@ MARKERS = ("<image>", "<audio>")  # that our conversations add to a tokenizer
 FAMILY = "causal_lm"
 
 
-def language_export(model: nn.Module) -> Export | None:
+def language_export(model: nn.Module, target: str = "transformers") -> Export | None:
     """Return the files of a language model, alone or as the whole of a system; None for any other model.
 
-    They are ``config.json``, ``generation_config.json``, the weights and, if there is one, the tokenizer.
+    They are ``config.json``, ``generation_config.json``, the weights and, if there is one, the tokenizer; or one GGUF file.
 
     Raises:
-        ConfigError: transformers has no model of this form.
+        ConfigError: the target has no model of this form.
     """
     config = _config(model)
     if config is None:
@@ -36,8 +36,11 @@ def language_export(model: nn.Module) -> Export | None:
         raise ConfigError(
             f"export: {config['name']!r} is another library's model already; save it with zoo.save, or with its own save_pretrained"
         )
-    theirs = transformers_causal_lm.config(whole_keywords("language", {"name": FAMILY, **config}))
-    files = language_files(theirs, part_of(model, "conversation"))
+    whole = whole_keywords("language", {"name": FAMILY, **config})
+    if target in gguf_write.KINDS:
+        name = str(config_of(model).get("name", FAMILY))
+        return gguf_write.gguf_export(whole, inner.state_dict(), part_of(model, "conversation"), target, name)
+    files = language_files(configs.config(whole), part_of(model, "conversation"))
     return Export(files, lambda: language_tensors(inner.state_dict(), config))
 
 
@@ -66,7 +69,7 @@ def language_files(theirs: Mapping[str, Any], conversation: Any = None) -> dict[
         conversation: the processor's part that owns the tokenizer.
     """
     if conversation is None or not conversation.is_fitted:
-        return {FOREIGN_CONFIG: dict(theirs) | {"bos_token_id": None, "eos_token_id": None}}
+        return {FOREIGN_CONFIG: dict(theirs) | {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}}
     ends = conversation.eos_token_ids
     ids = {
         "bos_token_id": conversation.bos_token_id,

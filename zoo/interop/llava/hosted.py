@@ -67,19 +67,23 @@ def hosted_encoder(vision: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
     return arguments, encoder.num_prefix_tokens
 
 
+def refuse_scaled_scores(text: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a language model changes its scores in a way that LLaVA leaves out."""
+    for key in SCALED:
+        if text.get(key) not in NO_SCALE:
+            raise ConfigError(
+                f"text_config.{key}: got {text[key]!r}, which transformers' LLaVA ignores and a {text['model_type']} alone does not; zoo "
+                "does not guess which of both the weights were trained with. Choose another language model"
+            )
+
+
 def hosted_language(text: Mapping[str, Any]) -> dict[str, Any]:
     """Return the language model of a ``text_config``.
 
     Raises:
         ConfigError: transformers has no such model, or the model changes its scores in a way that LLaVA leaves out.
     """
-    parsed = parse_config(text, {}, example="llama").to_dict()
-    for key in SCALED:
-        if parsed.get(key) not in NO_SCALE:
-            raise ConfigError(
-                f"text_config.{key}: got {parsed[key]!r}, which transformers' LLaVA ignores and a {text['model_type']} alone does not; zoo "
-                "does not guess which of both the weights were trained with. Choose another language model"
-            )
+    refuse_scaled_scores(parse_config(text, {}, example="llama").to_dict())
     base_prefix(text)  # refuses a type without a causal language model
     return {"name": NAME, "config": {key: value for key, value in text.items() if key not in NEEDLESS and not key.startswith("_")}}
 

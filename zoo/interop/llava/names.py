@@ -17,9 +17,9 @@ from zoo.errors import ConfigError, WeightsError
 from zoo.interop.base import rules
 from zoo.interop.base.rules import named
 from zoo.interop.base.transformers_config import refuse_others
-from zoo.interop.causal_lm import transformers_causal_lm
+from zoo.interop.causal_lm import configs, transformers_causal_lm
 from zoo.interop.clip import transformers_clip
-from zoo.interop.llava.hosted import Hosted, hosted_encoder, hosted_language
+from zoo.interop.llava.hosted import Hosted, hosted_encoder, hosted_language, refuse_scaled_scores
 from zoo.interop.vit import transformers_dinov2, transformers_vit
 
 ORIGIN = "transformers"
@@ -43,7 +43,7 @@ TOWERS = {  # by model type: the module that knows its names and config; all oth
     "vit": transformers_vit,
 }
 STRATEGIES = ("default", "full")  # leave out the first token, or nothing
-LANGUAGES = ("llama", "mistral", "gpt2")  # model types of our causal_lm; all others are hosted
+LANGUAGES = tuple(configs.CLASSES)  # model types of our causal_lm; all others are hosted
 VOCABULARY_STEP = 64  # the word table is lengthened to a multiple of it if the marker of images has no row
 
 
@@ -167,10 +167,12 @@ def _language(whole: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]
     """Return the language model of a ``text_config``."""
     text = {"model_type": "llama", **(whole.get("text_config") or {})}
     tied = bool(whole["tie_word_embeddings"] or text.get("tie_word_embeddings", False))
-    if text["model_type"] in LANGUAGES:
-        return {"name": "causal_lm", **transformers_causal_lm.arguments({**text, "tie_word_embeddings": tied})}
     if keys:  # a tied projection is not written
         tied = not any(key.endswith("lm_head.weight") for key in keys)
+    if text["model_type"] in LANGUAGES:
+        words = configs.arguments({**text, "tie_word_embeddings": tied})
+        refuse_scaled_scores({"model_type": text["model_type"], "final_logit_softcapping": words.get("logit_cap")})
+        return {"name": "causal_lm", **words}
     return hosted_language({**text, "tie_word_embeddings": tied})
 
 
@@ -217,7 +219,7 @@ def config(
         "model_type": MODEL_TYPE,
         "architectures": ["LlavaForConditionalGeneration"],
         "vision_config": vision,
-        "text_config": dict(language["config"]) if hosted.language else transformers_causal_lm.config(language),
+        "text_config": dict(language["config"]) if hosted.language else configs.config(language),
         "image_token_index": image_token_id,
         "projector_hidden_act": "gelu",
         "vision_feature_layer": head["feature_layer"],

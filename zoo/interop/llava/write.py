@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
 from zoo.interop.base.image_preprocessing import preprocessor
-from zoo.interop.causal_lm import transformers_causal_lm
+from zoo.interop.causal_lm import configs
 from zoo.interop.causal_lm.write import language_files, whole_keywords
 from zoo.interop.llava import names as transformers_llava
 from zoo.interop.llava.hosted import NAME, Hosted
@@ -48,7 +48,7 @@ def llava_export(system: nn.Module) -> Export | None:
     prefix = encoder.num_prefix_tokens
     config = transformers_llava.config(image, head, words, image_token_id=marker, prefix=prefix, hosted=hosted)
     config["image_seq_length"] = system.counts["image"].fixed
-    files = language_files(words["config"] if hosted.language else transformers_causal_lm.config(words), conversation)
+    files = language_files(words["config"] if hosted.language else configs.config(words), conversation)
     ids = {key: value for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
     config["text_config"] |= ids
     if known:

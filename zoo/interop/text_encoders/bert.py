@@ -36,7 +36,18 @@ DEFAULTS = {  # of BertConfig
     "is_decoder": False,
 }
 # Keys of sentence-transformers before 5.2, each with true or false; later files have one key, "pooling_mode": "mean".
-POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+POOLINGS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+OUR_POOLS = {  # sentence-transformers': ours
+    **{"mean": "mean", "cls": "cls", "max": "max", "weightedmean": "weighted_mean", "lasttoken": "last"},
+    "mean_sqrt_len_tokens": "root_mean",
+}
 
 BLOCK = [
     joined(["attention.self.query.{w}", "attention.self.key.{w}", "attention.self.value.{w}"], "attention.qkv.{w}"),
@@ -212,18 +223,17 @@ def _pool(pooling: Mapping[str, Any] | None, keys: Collection[str]) -> str:
     if pooling is None:
         return "cls_tanh" if not keys or any("pooler." in key for key in keys) else "none"
     chosen = poolings(pooling)
-    if len(chosen) != 1 or chosen[0] not in POOLINGS.values():
-        allowed = ", ".join(POOLINGS.values())
-        raise ConfigError(f"1_Pooling/config.json: pools by {', '.join(chosen) or 'nothing'}; allowed is one of: {allowed}")
-    return chosen[0]
+    if len(chosen) != 1 or chosen[0] not in OUR_POOLS:
+        raise ConfigError(f"1_Pooling/config.json: pools by {', '.join(chosen)}; allowed is one of: {', '.join(OUR_POOLS)}")
+    return OUR_POOLS[chosen[0]]
 
 
 def poolings(pooling: Mapping[str, Any]) -> list[str]:
-    """Return the poolings that a config of sentence-transformers turns on, in either of its dialects."""
+    """Return the poolings that a config of sentence-transformers turns on, in either of its dialects; the mean if it turns on none."""
     if "pooling_mode" in pooling:
         modes = pooling["pooling_mode"]
         return [str(mode) for mode in (modes if isinstance(modes, list | tuple) else [modes])]
-    return [POOLINGS.get(key, key) for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True]
+    return [POOLINGS.get(key, key) for key, value in pooling.items() if key.startswith("pooling_mode_") and value is True] or ["mean"]
 
 
 def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) -> dict[str, Any]:

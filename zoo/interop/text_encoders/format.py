@@ -32,7 +32,8 @@ TEXT: dict[str, ModuleType] = {  # by model_type
     "t5": transformers_t5,
 }
 GIVEN = {"tokenizer": "given"}
-SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers; the head normalises too
+SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")  # of sentence-transformers; Dropout is for training only
+READS = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}  # of SENTENCE_FILE; no other values are read
 POOLING_FILE, SENTENCE_FILE, PROMPTS_FILE = "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"
 NO_LIMIT = 1_000_000  # transformers writes a number near 1e30 as model_max_length if there is no limit
 
@@ -49,7 +50,9 @@ class TextEncoders(Format):
         **TOKENIZERS,
         **GENERATION,
         **dict.fromkeys(("modules.json", POOLING_FILE, SENTENCE_FILE, PROMPTS_FILE), USED),
-        **dict.fromkeys(("2_Normalize/*", "data_config.json", "eval/*", "*_evaluation*.csv", "train_script.py"), HARMLESS),
+        **dict.fromkeys(
+            ("[0-9]_Normalize/*", "[0-9]_Dropout/*", "data_config.json", "eval/*", "*_evaluation*.csv", "train_script.py"), HARMLESS
+        ),
     }
 
     def recognises(self, source: Source) -> float:
@@ -81,10 +84,12 @@ def _origin_of_keys(source: Source) -> ModuleType | None:
 
 def describe_text(source: Source, directory: Path, config: Mapping[str, Any]) -> Description:
     """Describe a directory of transformers or sentence-transformers."""
-    _refuse_modules(directory)
+    modules = _modules(directory)
     origin, keys = TEXT[config["model_type"]], list(source.keys)
     pooling = read_optional(directory / POOLING_FILE)
     encoder = {"name": origin.FAMILY, **origin.arguments(config, keys, pooling or None)}
+    if "Normalize" in modules:
+        encoder["normalise"] = True
     found = read_tokenizer(directory, model_type=config["model_type"])
     text: dict[str, Any] = dict(found.settings if found is not None else GIVEN)
     tokenizer = None if found is None else found.tokenizer
@@ -92,7 +97,9 @@ def describe_text(source: Source, directory: Path, config: Mapping[str, Any]) ->
         encoder["separator_id"] = text["eot_token_id"]
     text |= _limits(directory, encoder["context_length"], is_sentence_encoder=bool(pooling))
     decoder = ("its decoder; only the encoder is read",) if any(key.startswith("decoder.") for key in keys) else ()
-    left_out = (*decoder, *_prompts(directory))
+    prompt, others = _prompts(directory, pooling)
+    text |= {"prompt": prompt} if prompt else {}
+    left_out = (*decoder, *others)
     if not origin.has_head(keys):
         return Description({"encoder": encoder, "processor": {"text": text}}, tokenizer, left_out=left_out)
     head = {"name": "bert", **origin.head_arguments(config, keys)}
@@ -112,6 +119,9 @@ def _limits(directory: Path, context_length: int, *, is_sentence_encoder: bool) 
     """
     sentence, words = read_optional(directory / SENTENCE_FILE), read_optional(directory / TOKENIZER_CONFIG)
     longest = sentence.get("max_seq_length") or (words.get("model_max_length") if is_sentence_encoder else None)
+    for key, only in READS.items():
+        if sentence.get(key, only) != only:
+            raise ConfigError(f"{directory / SENTENCE_FILE}: {key}: got {sentence[key]!r}; allowed is {only!r}")
     found: dict[str, Any] = {}
     if isinstance(longest, int | float) and longest < min(context_length, NO_LIMIT):
         found["max_length"] = int(longest)
@@ -120,20 +130,42 @@ def _limits(directory: Path, context_length: int, *, is_sentence_encoder: bool) 
     return found
 
 
-def _prompts(directory: Path) -> list[str]:
-    """Return the settings of sentence-transformers that are not applied, in words."""
-    settings = read_optional(directory / PROMPTS_FILE)
+def _prompts(directory: Path, pooling: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Return the prompt that sentence-transformers puts before every text, and in words the settings that are not applied.
+
+    Raises:
+        ConfigError: the default prompt does not exist, or its tokens are not pooled.
+    """
+    path = directory / PROMPTS_FILE
+    settings = read_optional(path)
     prompts = {name: prompt for name, prompt in (settings.get("prompts") or {}).items() if prompt}
-    similarity = settings.get("similarity_fn_name")
+    default, similarity = settings.get("default_prompt_name"), settings.get("similarity_fn_name")
+    if default is not None and default not in (settings.get("prompts") or {}):
+        raise ConfigError(f"{path}: default_prompt_name: got {default!r}; prompts has {', '.join(prompts) or 'none'}")
+    prompt = str(prompts.pop(default, ""))
+    if prompt and pooling.get("include_prompt") is False:
+        raise ConfigError(
+            f"{directory / POOLING_FILE}: include_prompt: false leaves the tokens of the prompt {prompt!r} out of the pooling, which our "
+            f"encoders do not; remove default_prompt_name from {PROMPTS_FILE}, and put prompts before the texts yourself"
+        )
     found = [f"{PROMPTS_FILE}: prompts {', '.join(prompts)}; put them before the texts yourself"] if prompts else []
-    return found + ([f"{PROMPTS_FILE}: similarity {similarity!r}; ours is the cosine"] if similarity not in (None, "cosine") else [])
+    if similarity not in (None, "cosine"):
+        found.append(f"{PROMPTS_FILE}: similarity {similarity!r}; ours is the cosine")
+    return prompt, found
 
 
-def _refuse_modules(directory: Path) -> None:
+def _modules(directory: Path) -> list[str]:
+    """Return the kinds of sentence-transformers' modules; empty for a directory of transformers.
+
+    Raises:
+        ConfigError: one of them has no part of ours.
+    """
     path = directory / "modules.json"
     if not path.exists():
-        return
+        return []
     modules = check(read_json(path), list[dict[str, Any]], path, remedy="download the directory again")
-    for kind in (str(module.get("type")) for module in modules):
+    kinds = [str(module.get("type")) for module in modules]
+    for kind in kinds:
         if kind.rpartition(".")[2] not in SENTENCE_MODULES:
             raise ConfigError(f"{path}: {kind} has no part of ours; allowed are {', '.join(SENTENCE_MODULES)}")
+    return [kind.rpartition(".")[2] for kind in kinds]

@@ -19,11 +19,7 @@ from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.types import config_of, is_system, part_of
 
 FAMILIES = ("bert", "albert", "t5")
-POOLINGS = {
-    "mean": "pooling_mode_mean_tokens",
-    "cls": "pooling_mode_cls_token",
-    "max": "pooling_mode_max_tokens",
-}  # ours: sentence-transformers'
+POOLINGS = {transformers_bert.OUR_POOLS[theirs]: key for key, theirs in transformers_bert.POOLINGS.items()}  # ours: theirs
 UNKNOWN = ("[UNK]", "<unk>")
 
 
@@ -46,8 +42,8 @@ def text_export(model: nn.Module) -> Export | None:
     files = {FOREIGN_CONFIG: theirs, **(_tokenizer_files(words) if words is not None and words.is_fitted else {})}
     if words is not None and words.is_fitted:
         theirs["pad_token_id"] = _padding(theirs, words)
-    if head is None and arguments["name"] != "t5":
-        files |= _sentence_files(arguments)
+    if head is None and (arguments["name"] != "t5" or arguments["normalise"]):  # T5 has one pool, so that nothing needs to say it
+        files |= _sentence_files(arguments, words)
     return Export(files, lambda: _tensors(model, origin))
 
 
@@ -94,11 +90,14 @@ def _whole(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults, **config}
 
 
-def _sentence_files(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _sentence_files(arguments: Mapping[str, Any], words: Any) -> dict[str, Any]:
     if arguments["pool"] not in POOLINGS:
         return {}
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] if arguments["normalise"] else [])]
+    prompt = "" if words is None else words.prompt
+    prompts = {"prompts": {"default": prompt}, "default_prompt_name": "default", "similarity_fn_name": "cosine"}
     return {
+        **({"config_sentence_transformers.json": prompts} if prompt else {}),
         "modules.json": [
             {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
             for i, (path, name) in enumerate(modules)

@@ -94,7 +94,10 @@ def _classifier(parts: VisionParts, files: Mapping[str, Any]) -> Export:
     head: Any = parts.head
     weights = _linear_only(head, "transformers")
     names = head.class_names or [f"LABEL_{i}" for i in range(len(weights["linear.bias"]))]
-    labels: dict[str, Any] = {"id2label": {str(i): name for i, name in enumerate(names)}, "label2id": {name: i for i, name in enumerate(names)}}
+    labels: dict[str, Any] = {
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
     if head.multi_label:
         labels["problem_type"] = MULTI_LABEL
     config = {**transformers_vit.config(parts.arguments), **labels, "architectures": ["ViTForImageClassification"]}

@@ -7,7 +7,6 @@ from typing import Any
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
 from zoo.interop.base.files import CHAT, HARMLESS, IMAGES, TOKENIZERS, TRANSFORMERS, USED
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import read_library_config, read_optional

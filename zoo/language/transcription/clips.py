@@ -53,9 +53,7 @@ def cut_at_pauses(clips: Sequence[Clip], spans: Sequence[Span], *, longest: int)
     A piece is cut at its longest pause in the second half of ``longest`` frames, else at its last pause before. Speech without any pause
     stays one piece until the next pause, however long it is; nothing is cut within speech.
     """
-    pauses = [
-        (round((end + start) / 2 * FRAMES_PER_SECOND), start - end) for (_, end), (start, _) in zip(spans, spans[1:], strict=False)
-    ]
+    pauses = [(round((end + start) / 2 * FRAMES_PER_SECOND), start - end) for (_, end), (start, _) in zip(spans, spans[1:], strict=False)]
     found = []
     for clip in clips:
         start = clip.start

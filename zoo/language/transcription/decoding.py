@@ -31,12 +31,14 @@ class Window:
         start: first frame of the window in the recording.
         language: language code of the speech.
         previous: token ids of the preceding text, used as prompt.
+        can_split: a text that repeats itself is not decoded at higher temperatures, because the window can be decoded in pieces instead.
     """
 
     mels: Float[Tensor, "num_mels frames"]
     start: int
     language: str
     previous: tuple[int, ...] = ()
+    can_split: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Recogniser:
         for number, temperature in enumerate(self.settings.tries):
             tried = self._try([windows[i] for i in waiting], _rows(memory, waiting, len(windows)), temperature, number)
             found |= dict(zip(waiting, tried, strict=True))
-            waiting = [i for i in waiting if self._is_bad(found[i])]
+            waiting = [i for i in waiting if self._is_bad(found[i]) and not (windows[i].can_split and self.repeats(found[i]))]
             if not waiting:
                 break
         return [found[i] for i in range(len(windows))]
@@ -217,15 +219,20 @@ class Recogniser:
         average = text.log_probability / (len(text.token_ids) + 1)  # + 1: the end token
         if average != average:  # NaN
             raise DataError("the model's scores are not finite (NaN); check its weights and its precision")
-        plain = self.symbols.decode([token for token in text.token_ids if token < self.symbols.eot]).strip()
+        plain = self.symbols.decode(text.token_ids).strip()
         return Decoded(text.token_ids, plain, temperature, average, compression_ratio(plain), silence, memory)
 
     def _is_bad(self, decoded: Decoded) -> bool:
         """Return True if the text repeats itself or is improbable; an improbable text of a silent window is accepted."""
         settings = self.settings
-        repeats = _above(decoded.compression_ratio, settings.compression_ratio_threshold)
         improbable = settings.log_probability_threshold is not None and decoded.average_log_probability < settings.log_probability_threshold
-        return (repeats or improbable) and not (improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold))
+        return (self.repeats(decoded) or improbable) and not (
+            improbable and _above(decoded.no_speech_probability, settings.no_speech_threshold)
+        )
+
+    def repeats(self, decoded: Decoded) -> bool:
+        """Return True if the text repeats itself: zlib compresses it too well."""
+        return _above(decoded.compression_ratio, self.settings.compression_ratio_threshold)
 
     def is_silent(self, decoded: Decoded) -> bool:
         """Return True if the window has no speech: a high no-speech probability, and an improbable text."""

@@ -17,8 +17,11 @@ from zoo.processors.transcript import TranscriptProcessor
 USUAL = -1  # among suppressed ids: openai-whisper's list
 
 
-def settings_of_weights(settings: Settings, symbols: TranscriptProcessor) -> Settings:
+def settings_of_weights(settings: Settings, symbols: TranscriptProcessor, vocab_size: int) -> Settings:
     """Return the settings with every open one taken from the weights; a language of None then asks for detection.
+
+    Args:
+        vocab_size: of the decoder; larger than that of the transcripts if a fine-tuning added tokens.
 
     Raises:
         ConfigError: a suppressed id is beyond the vocabulary.
@@ -30,17 +33,28 @@ def settings_of_weights(settings: Settings, symbols: TranscriptProcessor) -> Set
         language=None if language == AUTO else language,
         task=settings.task or own.task or "transcribe",
         timestamps=own.timestamps if settings.timestamps is None else settings.timestamps,
-        suppress_tokens=_known("suppress_tokens", settings.suppress_tokens, symbols, symbols.unspoken),
-        begin_suppress_tokens=_known("begin_suppress_tokens", settings.begin_suppress_tokens, symbols, ()),
+        suppress_tokens=_known("suppress_tokens", settings.suppress_tokens, vocab_size, symbols.unspoken),
+        begin_suppress_tokens=_known("begin_suppress_tokens", settings.begin_suppress_tokens, vocab_size, ()),
     )
 
 
-def _known(key: str, ids: Sequence[int] | None, symbols: TranscriptProcessor, usual: Sequence[int]) -> tuple[int, ...] | None:
+def without_added_tokens(settings: Settings, symbols: TranscriptProcessor, vocab_size: int) -> Settings:
+    """Return settings that never generate the tokens after the timestamps, if there are timestamps.
+
+    A fine-tuning adds its tokens there, and their ids would be taken for times.
+    """
+    if not settings.timestamps or vocab_size <= symbols.ids.end:
+        return settings
+    ids = symbols.suppressed if settings.suppress_tokens is None else settings.suppress_tokens
+    return replace(settings, suppress_tokens=(*ids, *range(symbols.ids.end, vocab_size)))
+
+
+def _known(key: str, ids: Sequence[int] | None, vocab_size: int, usual: Sequence[int]) -> tuple[int, ...] | None:
     """Return given ids with -1 replaced by the usual ones; None stays."""
     if ids is None:
         return None
-    if ids and max(ids) >= symbols.vocab_size:
-        raise ConfigError(f"{key}: {max(ids)}; the ids of this vocabulary are 0 to {symbols.vocab_size - 1}")
+    if ids and max(ids) >= vocab_size:
+        raise ConfigError(f"{key}: {max(ids)}; the ids of this vocabulary are 0 to {vocab_size - 1}")
     return tuple(sorted({*(each for each in ids if each != USUAL), *(usual if USUAL in ids else ())}))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.decoding import Recogniser
-from zoo.language.transcription.of_weights import most_tokens, settings_of_weights
+from zoo.language.transcription.of_weights import most_tokens, settings_of_weights, without_added_tokens
 from zoo.language.transcription.rules import LATEST_START
 from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.windows import OnProgress, transcribe_each
@@ -109,12 +109,13 @@ def recogniser_of(system: Any, settings: Settings) -> Recogniser:
         symbols.decode([])  # raises the error that explains how to get a tokenizer
     # A model whose training data had no timestamps has the tokens but cannot use them.
     knows_times = symbols.ids.num_timestamps > 0 and (symbols.timestamps or symbols.source == "given")
-    settings = settings_of_weights(settings, symbols)
+    settings = settings_of_weights(settings, symbols, system.head.vocab_size)
     settings = replace(
         settings,
         short=audio.mask if settings.short is None else settings.short,
         timestamps=knows_times if settings.timestamps is None else settings.timestamps,
     )
+    settings = without_added_tokens(settings, symbols, system.head.vocab_size)
     start = symbols.generation.max_initial_timestamp_index
     vad = "none" if settings.vad_filter == "none" else chosen_detector(str(settings.vad_filter))
     settings = replace(settings, vad_filter=vad)

@@ -31,6 +31,9 @@ Work = Generator[list[Window], list[Decoded], Transcript]
 FRAMES_PER_TOKEN = FRAMES_PER_SECOND // TOKENS_PER_SECOND
 ReadMels = Callable[[int, int], Float[Tensor, "num_mels frames"]]  # first frame and number of frames
 LONG_S = 60.0  # longer recordings get fixed windows where the setting is "auto"
+SENTENCE_FRAMES = (600, 300)  # longest sentences of a text that repeats itself, 6 s, and 3 s where those repeat themselves as well
+CHAIN = 4  # clips that follow each other's text with fixed windows; chains are decoded side by side
+CONTEXT_TOKENS = 40  # about 30 words
 WARM = 0.5  # text decoded at a higher temperature is unreliable and not used as prompt of the next window
 
 
@@ -79,6 +82,7 @@ class Passage:
 
     Args:
         mels: function from a first frame and a number of frames of the recording to its log-mel spectrogram.
+        speech: stretches of speech of the recording, in seconds; empty if they are not known.
         previous: token ids of the text before the clip.
         follows: True if later windows of the clip have its text as prompt; otherwise all have ``previous``.
 
@@ -88,13 +92,23 @@ class Passage:
     """
 
     def __init__(
-        self, recogniser: Recogniser, mels: ReadMels, clip: Clip, language: str, previous: Sequence[int], *, follows: bool
+        self,
+        recogniser: Recogniser,
+        mels: ReadMels,
+        clip: Clip,
+        language: str,
+        *,
+        speech: Sequence[Speech],
+        previous: Sequence[int],
+        follows: bool,
     ) -> None:
         self.recogniser, self.mels, self.clip, self.language, self.follows = recogniser, mels, clip, language, follows
         self.settings, self.symbols = recogniser.settings, recogniser.symbols
-        self.seek, self.previous, self.prompt_from = clip.start, list(previous), 0
+        self.speech, self.seek, self.previous, self.prompt_from = speech, clip.start, list(previous), 0
+        self.ends: list[int] = []  # ends of the sentences that are decoded one by one, because their text together repeats itself
         self.segments: list[Segment] = []
         self.last_end_s = 0.0  # end of the last word of the previous window
+        self.before: Passage | None = None  # of another passage, whose text is context of this one
 
     @property
     def is_done(self) -> bool:
@@ -104,15 +118,51 @@ class Passage:
     @property
     def prompt(self) -> list[int]:
         """Token ids of the text that the next window gets as prompt."""
-        return self.previous[self.prompt_from :]
+        if self.ends:
+            return []
+        return self.previous[self.prompt_from :] + ([] if self.before is None else self.before.context)
+
+    @property
+    def context(self) -> list[int]:
+        """Token ids of the end of the text; empty if the text is short or unreliable.
+
+        Their number is always the same, because windows whose prompts have equal length are decoded together.
+        """
+        text_ids = [token for segment in self.segments for token in segment.token_ids if token < self.symbols.eot]
+        is_sure = self.segments and self.segments[-1].temperature <= WARM and self.settings.condition_on_previous_text
+        return text_ids[-CONTEXT_TOKENS:] if is_sure and len(text_ids) >= CONTEXT_TOKENS else []
+
+    @property
+    def is_ready(self) -> bool:
+        """True if the passage whose text is the context is done."""
+        return self.before is None or self.before.is_done
 
     def window(self) -> Window:
         """Return the next window."""
-        frames = min(self.recogniser.window_frames, self.clip.end - self.seek)
-        return Window(self.mels(self.seek, frames), self.seek, self.language, tuple(self.prompt))
+        frames = min(self.recogniser.window_frames, self._end - self.seek)
+        mels = self.mels(self.seek, frames)
+        return Window(mels, self.seek, self.language, tuple(self.prompt), can_split=bool(self._sentences(frames)))
+
+    @property
+    def _end(self) -> int:
+        return self.ends[0] if self.ends else self.clip.end
+
+    def _sentences(self, frames: int) -> list[int]:
+        """Return the places at which the next window can be cut into sentences; the first level that has some counts."""
+        window = Clip(self.seek, self.seek + frames)
+        levels = (cut_at_pauses([window], self.speech, longest=longest) for longest in SENTENCE_FRAMES if longest < frames)
+        return next(([clip.end for clip in clips[:-1]] for clips in levels if len(clips) > 1), [])
 
     def take(self, window: Window, decoded: Decoded) -> None:
-        """Add the segments of the last window, and move to the next one."""
+        """Add the segments of the last window, and move to the next one.
+
+        A text that repeats itself is either a loop of the decoder or what is said. It is decoded again sentence by sentence, so that no
+        sentence depends on the text of another: a loop ends, and a sentence that is said twelve times stays.
+        """
+        if window.can_split and self.recogniser.repeats(decoded):
+            self.ends = [*self._sentences(window.mels.shape[1]), *self.ends]
+            self.prompt_from = len(self.previous)
+            return
         segments, step = self._segments(window, decoded)
         self.segments += segments
         if self.follows:
@@ -120,6 +170,7 @@ class Passage:
             if segments and (not self.settings.condition_on_previous_text or decoded.temperature > WARM):
                 self.prompt_from = len(self.previous)
         self.seek += step
+        self.ends = [end for end in self.ends if end > self.seek]
 
     def _segments(self, window: Window, decoded: Decoded) -> tuple[list[Segment], int]:
         """Return a window's segments and the number of frames to the beginning of the next window."""
@@ -145,7 +196,7 @@ class Passage:
             id=0,  # numbered when the recording is done
             start=offset_s + span.start,
             end=offset_s + span.end,
-            text=self.symbols.decode([token for token in span.token_ids if token < self.symbols.eot]),
+            text=self.symbols.decode(span.token_ids),
             token_ids=span.token_ids,
             temperature=decoded.temperature,
             average_log_probability=decoded.average_log_probability,
@@ -194,7 +245,7 @@ class Listening:
             self.language = self.recogniser.identify(self.mels.window(self.clips[0].start, self.recogniser.window_frames))
         segments = yield from self._fixed(at_once) if self._is_fixed() else self._seek()
         self._tell(self.mels.num_frames)
-        text_ids = [token for segment in segments for token in segment.token_ids if token < self.symbols.eot]
+        text_ids = [token for segment in segments for token in segment.token_ids]
         numbered = [replace(segment, id=number) for number, segment in enumerate(segments)]
         return Transcript(self.symbols.decode(text_ids), numbered, self.language, self.mels.duration_s)
 
@@ -207,7 +258,7 @@ class Listening:
         """Yield windows one by one, each with the text before it as prompt."""
         segments, previous = [], self.prompt
         for clip in self.clips:
-            passage = Passage(self.recogniser, self.mels.window, clip, self.language, previous, follows=True)
+            passage = self._passage(self.mels.window, clip, previous, follows=True)
             while not passage.is_done:
                 window = passage.window()
                 passage.take(window, (yield [window])[0])
@@ -217,30 +268,39 @@ class Listening:
         return segments
 
     def _fixed(self, at_once: int) -> Generator[list[Window], list[Decoded], list[Segment]]:
-        """Yield windows of several clips side by side, each with the initial prompt only."""
-        waiting = iter(cut_at_pauses(self.clips, self.speech, longest=self.recogniser.window_frames))
-        active: list[Passage] = []
-        found: list[list[Segment]] = []  # of each passage, in order; passages may be done in another order
+        """Yield windows of several clips side by side; in chains of ``CHAIN``, each has the end of the text before it as prompt."""
+        clips = iter(cut_at_pauses(self.clips, self.speech, longest=self.recogniser.window_frames))
+        found: list[list[Segment]] = []  # of each passage, in order of time
+        opened: list[Passage] = []  # in order of time
+        last: Passage | None = None
         while True:
-            new = [self._alone(clip) for clip in islice(waiting, at_once - len(active))]
-            found += [passage.segments for passage in new]
-            active += new
-            if not active:
+            for clip in islice(clips, CHAIN * at_once - len(opened)):
+                last = self._alone(clip, last if len(found) % CHAIN else None)
+                found.append(last.segments)
+                opened.append(last)
+            if not opened:
                 return [segment for segments in found for segment in segments]
+            active = [passage for passage in opened if passage.is_ready][:at_once]
             windows = [passage.window() for passage in active]
             for passage, window, decoded in zip(active, windows, (yield windows), strict=True):
                 passage.take(window, decoded)
-            self._tell(min(passage.seek for passage in active))
-            active = [passage for passage in active if not passage.is_done]
+            self._tell(min(passage.seek for passage in opened))
+            opened = [passage for passage in opened if not passage.is_done]
 
-    def _alone(self, clip: Clip) -> Passage:
+    def _alone(self, clip: Clip, before: Passage | None) -> Passage:
         """Return the passage of a clip, with its mels, because those of the recording can only be read forwards."""
         mels = self.mels.window(clip.start, clip.frames)
 
         def read(start: int, count: int) -> Float[Tensor, "num_mels frames"]:
             return mels[:, start - clip.start :][:, :count]
 
-        return Passage(self.recogniser, read, clip, self.language, self.prompt, follows=False)
+        passage = self._passage(read, clip, self.prompt, follows=False)
+        passage.before = before
+        return passage
+
+    def _passage(self, mels: ReadMels, clip: Clip, previous: Sequence[int], *, follows: bool) -> Passage:
+        speech = self.speech if self.recogniser.leaves_out_silence else ()
+        return Passage(self.recogniser, mels, clip, self.language, speech=speech, previous=previous, follows=follows)
 
     def _tell(self, frame: int) -> None:
         if self.on_progress is not None:

@@ -308,7 +308,9 @@ def _sound_blocks(sound: Any, library_error: type[Exception], name: str) -> Bloc
         try:
             block = sound.read(max(1, BLOCK_SAMPLES // sound.channels), dtype="float32", always_2d=True)  # [frames, channels]
         except (library_error, *DECODE_ERRORS) as error:
-            raise audio_error(f"{name}: damaged or cut short after {count / sound.samplerate:.1f} s ({error}); download it again") from error
+            raise audio_error(
+                f"{name}: damaged or cut short after {count / sound.samplerate:.1f} s ({error}); download it again"
+            ) from error
         if not len(block):
             break
         count += len(block)

@@ -28,7 +28,7 @@ def mix(values: Float[np.ndarray, "samples channels"], name: str) -> Float32[np.
         cancels = energies.max() > SILENT * len(values) and left < CANCELLED * energies.sum() / values.shape[1] ** 2
     if cancels:
         say_once(
-            f"{name}: its channels cancel each other out (one has the opposite sign of the other); the loudest one is used instead of the mean"
+            f"{name}: its channels cancel each other out (one has the opposite sign of the other); the loudest is used instead of the mean"
         )
         mean = values[:, int(energies.argmax())]
     return np.ascontiguousarray(mean, dtype=np.float32)

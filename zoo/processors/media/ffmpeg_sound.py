@@ -75,7 +75,9 @@ def _warn_of_tracks(opened: Any, count: int, name: str) -> None:
     if _is_silent(opened, first):
         loud = next((number for number in others if not _is_silent(opened, number)), None)
         if loud is not None:
-            say_once(f"{name}: has {count} sound tracks, and the first is silent; track {loud + 1} is not: choose it with --track {loud + 1}")
+            say_once(
+                f"{name}: has {count} sound tracks, and the first is silent; track {loud + 1} is not: choose it with --track {loud + 1}"
+            )
             return
     say_once(f"{name}: has {count} sound tracks; the first is read, {choose}")
 

@@ -1,25 +1,35 @@
 """Image files: decode any supported format to an upright 8-bit RGB image, and find images in folders."""
 
 import io
+import logging
 import os
 import struct
 import threading
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from zoo.errors import DataError
 from zoo.processors.media import jpeg
 
+log = logging.getLogger("zoo")
+
 MAX_PIXELS = 300_000_000  # 900 MB as RGB; the largest cameras in phones give 200 million
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".j2c", ".j2k", ".jfif", ".jif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+OTHER_SUFFIXES = (".heic", ".heif", ".hif", ".ico", ".jxl", ".psd", ".svg", ".tga")  # of pictures that are not read: named, not passed over
+MAX_TEXT_BYTES = 2**28  # of a PNG's texts and colour profile, unpacked; Pillow stops at 1 and 64 MB, and some programs write more
+
 # Common files that are not supported images: offset and bytes of their signature, and a description for the message.
 STRANGERS = (
     (4, b"ftyphei", "a HEIC image"),
@@ -139,18 +149,32 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if not _exists(path):
             raise DataError(f"{path}: no such file or folder; check the path (the current folder is {Path.cwd()})")
-        inside = list(walk_images(path)) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = list(walk_images(path))
+            warn_of_others(path)
         if not inside:
             raise DataError(f"{path}: no images in this folder or below; file names must end in one of {' '.join(IMAGE_SUFFIXES)}")
         found += inside
     return found
 
 
-def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
+def walk_images(folder: Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> Iterator[Path]:
     """Yield the images in a folder and its subfolders, sorted; symbolic links are followed, and no folder is entered twice.
 
     Args:
         suffixes: endings of file names to take, in lower case; give others to find files that are not images.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    return (path for path in walk_files(folder) if path.name.lower().endswith(suffixes))
+
+
+def walk_files(folder: Path, _seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, sorted; symbolic links are followed, and no folder is entered twice.
+
+    Names that begin with a dot are left out.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -168,36 +192,52 @@ def walk_images(folder: Path, _seen: set[tuple[int, int]] | None = None, *, suff
         if entry.name.startswith("."):
             continue
         if Path(entry.path).is_dir():
-            yield from walk_images(Path(entry.path), seen, suffixes=suffixes)
-        elif entry.name.lower().endswith(suffixes):
+            yield from walk_files(Path(entry.path), seen)
+        else:
             yield Path(entry.path)
 
 
-class _PillowSettings:
-    """Context that sets our pixel limit and silences Pillow's warnings; threads may enter and leave in any order.
+def warn_of_others(folder: Path) -> None:
+    """Log the number of pictures in a folder and its subfolders that are left out because their formats are not read."""
+    left = Counter(path.suffix.lower() for path in walk_images(folder, suffixes=OTHER_SUFFIXES))
+    if left:
+        counts = ", ".join(f"{number} {suffix}" for suffix, number in sorted(left.items()))
+        log.warning("%s: %d pictures left out (%s); allowed are %s: convert them first", folder, left.total(), counts, ", ".join(FORMATS))
 
-    Both settings are global. If every thread saved and restored them, two threads that overlap could leave them changed. Therefore
+
+def _limits() -> tuple[int | None, int, int]:
+    return Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+
+
+def _set_limits(pixels: int | None, chunk: int, texts: int) -> None:
+    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = pixels, chunk, texts
+
+
+class _PillowSettings:
+    """Context that sets our limits of pixels and PNG texts and silences Pillow's warnings; threads may enter and leave in any order.
+
+    All settings are global. If every thread saved and restored them, two threads that overlap could leave them changed. Therefore
     the first thread to enter changes them, and the last one to leave restores them.
     """
 
     def __init__(self) -> None:
         self._lock, self._inside = threading.Lock(), 0
-        self._caught, self._limit = warnings.catch_warnings(), Image.MAX_IMAGE_PIXELS
+        self._caught, self._limits = warnings.catch_warnings(), _limits()
 
     def __enter__(self) -> None:
         with self._lock:
             if self._inside == 0:
-                self._caught, self._limit = warnings.catch_warnings(), Image.MAX_IMAGE_PIXELS
+                self._caught, self._limits = warnings.catch_warnings(), _limits()
                 self._caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+                _set_limits(MAX_PIXELS, MAX_TEXT_BYTES, MAX_TEXT_BYTES)
             self._inside += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
-                Image.MAX_IMAGE_PIXELS = self._limit
+                _set_limits(*self._limits)
                 self._caught.__exit__(None, None, None)
 
 

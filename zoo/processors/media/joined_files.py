@@ -53,10 +53,10 @@ def _beginnings(data: Any, pattern: re.Pattern[bytes]) -> list[int]:
 def _mp3_beginnings(data: Any, size: int) -> list[int]:
     """Return the places where a further MP3 begins: at a table, or after the length that the table before it states."""
     head = data[:10]
-    # The size of a tag has seven bits in each byte. A table further behind it belongs to another recording than the first.
+    # The size of a tag has seven bits in each byte. A table that does not follow it at once belongs to another recording than the first.
     tag = 10 + sum((byte & 127) << 7 * (3 - n) for n, byte in enumerate(head[6:10])) if head[:3] == b"ID3" else 0
     tables = [(match.start(), match.end()) for match in _MP3.finditer(data)]
-    starts = {start for start, _ in tables if start > tag + LONGEST_FRAME}
+    starts = {start for number, (start, _) in enumerate(tables) if number or data[tag:start].strip(b"\0")}
     for number, (start, end) in enumerate(tables):
         stop = tables[number + 1][0] if number + 1 < len(tables) else size
         flags, *sizes = struct.unpack(">III", data[end : end + 12].ljust(12, b"\0"))

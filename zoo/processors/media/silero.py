@@ -57,8 +57,8 @@ class SileroModel(nn.Module):
         x = (parts[:, :BINS] ** 2 + parts[:, BINS:] ** 2).sqrt()
         for convolution in self.convolutions:
             x = convolution(x).relu()
-        hidden, state = self.lstm(x.transpose(1, 2), state)  # [frames, 1, DIM]
-        return self.output(hidden.transpose(1, 2).relu()).sigmoid().flatten(), state
+        hidden, following = self.lstm(x.transpose(1, 2), state)  # [frames, 1, DIM]
+        return self.output(hidden.transpose(1, 2).relu()).sigmoid().flatten(), following
 
 
 @cache

@@ -17,10 +17,11 @@ STREAMED = 0x7FFFF000  # sizes from here on are placeholders, up to 2 ** 63
 # A stated size above half a gigabyte and so many times the file is a placeholder as well: no download stops as early as this.
 LARGE, FAR = 2**29, 16
 FEW = 64  # bytes too many that are no cut
-CHUNKS = frozenset(  # chunks of WAV files besides the samples
-    (b"fmt ", b"data", b"fact", b"LIST", b"JUNK", b"junk", b"PAD ", b"FLLR", b"bext", b"ds64", b"cue ", b"plst", b"smpl", b"inst", b"id3 ")
-    + (b"ID3 ", b"iXML", b"aXML", b"axml", b"chna", b"cart", b"PEAK", b"note", b"labl", b"acid", b"minf", b"elm1", b"regn", b"umid", b"afsp")
-    + (b"_PMX", b"DISP", b"levl", b"link", b"slnt", b"wavl", b"strc", b"Cr8r", b"SAUR", b"MD5 ", b"dbmd", b"r64m", b"SyLp", b"LGWV", b"tlst")
+# Chunks of WAV files besides the samples.
+CHUNKS = frozenset(
+    (b"fmt ", b"data", b"fact", b"LIST", b"JUNK", b"junk", b"PAD ", b"FLLR", b"bext", b"ds64", b"cue ", b"plst", b"smpl", b"inst")
+    + (b"id3 ", b"ID3 ", b"iXML", b"aXML", b"axml", b"chna", b"cart", b"PEAK", b"acid", b"umid", b"afsp", b"_PMX", b"DISP", b"slnt")
+    + (b"MD5 ", b"dbmd", b"r64m")
 )
 WRAP = 2**32  # a file of more than 4 GB states the rest of this division in its 32 bits
 

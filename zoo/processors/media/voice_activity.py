@@ -63,7 +63,7 @@ class EnergyDetector:
         levels = np.concatenate([np.empty(0), *self.levels])
         if not len(levels):
             return levels
-        floor, peak = (float(np.percentile(levels, share)) for share in (10, 95))
+        floor, peak = (float(np.percentile(levels, share)) for share in (2, 95))
         if len(levels) * FRAME_S >= SHORT_RECORDING_S and peak - floor < SPREAD_DB:
             return np.zeros(len(levels))
         threshold = max(QUIETEST_DB, peak - BELOW_PEAK_DB, floor + min(ABOVE_FLOOR_DB, (peak - floor) / 2))

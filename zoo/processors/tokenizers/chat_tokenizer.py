@@ -25,6 +25,7 @@ from zoo.processors.tokenizers.library_tokenizers import (
     read_json,
     word_of,
 )
+from zoo.processors.tokenizers.tokenizer_file import read_safely, read_tokenizer_file, refuse_no_sentence_pieces
 from zoo.storage.checked import check
 from zoo.storage.outside import read_text
 
@@ -74,7 +75,7 @@ def read_language_tokenizer(directory: Path) -> GivenTokenizer | None:
     model = read_json(directory / "config.json") or {}
     model_type = str(model.get("model_type", ""))
     name = str(config.get("tokenizer_class") or CLASSES.get(model_type, "")).removesuffix("Fast")
-    tokenizer = _read(directory, name)
+    tokenizer = _read(directory)
     if tokenizer is None:
         return None
     names = {**DEFAULT_NAMES.get(name, {}), **{key: word for key in NAMES if (word := word_of(config.get(key))) is not None}}
@@ -104,19 +105,13 @@ def read_chat_template(directory: Path) -> str | None:
     return None
 
 
-def _read(directory: Path, name: str) -> Tokenizer | None:
-    try:
-        if (directory / TOKENIZER_FILE).is_file():
-            return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-        if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-            return _read_byte_level(directory)
-        if any((directory / piece).is_file() for piece in SENTENCE_PIECE):
-            return _read_with_transformers(directory)
-    except WeightsError:
-        raise
-    except Exception as error:  # the tokenizers library raises nothing narrower
-        raise WeightsError(f"{directory}: its tokenizer cannot be read ({error}); download the directory again") from error
-    return None
+def _read(directory: Path) -> Tokenizer | None:
+    if (directory / TOKENIZER_FILE).is_file():
+        return read_tokenizer_file(directory / TOKENIZER_FILE)
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return read_safely(lambda: _read_byte_level(directory), directory)
+    pieces = next((directory / name for name in SENTENCE_PIECE if (directory / name).is_file()), None)
+    return None if pieces is None else read_safely(lambda: _read_with_transformers(directory, pieces), directory)
 
 
 def _read_byte_level(directory: Path) -> Tokenizer:
@@ -129,11 +124,12 @@ def _read_byte_level(directory: Path) -> Tokenizer:
     return tokenizer
 
 
-def _read_with_transformers(directory: Path) -> Tokenizer:
+def _read_with_transformers(directory: Path, pieces: Path) -> Tokenizer:
     """Read a SentencePiece model; transformers converts it."""
     try:
         from transformers import AutoTokenizer
 
+        refuse_no_sentence_pieces(pieces)
         return AutoTokenizer.from_pretrained(str(directory)).backend_tokenizer
     except ImportError as error:
         raise WeightsError(

@@ -22,6 +22,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from zoo.errors import WeightsError
+from zoo.processors.tokenizers.tokenizer_file import read_safely, read_tokenizer_file, refuse_no_sentence_pieces
 from zoo.storage.outside import read_json_object
 from zoo.storage.places import cache_directory
 
@@ -169,19 +170,14 @@ def _siglip_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_any(directory: Path, config: Mapping[str, Any]) -> Tokenizer | None:
-    try:
-        if (directory / TOKENIZER_FILE).is_file():
-            return Tokenizer.from_file(str(directory / TOKENIZER_FILE))
-        if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-            return _read_bpe(directory, config)
-        if (directory / "vocab.txt").is_file():
-            return _read_word_pieces(directory, config)
-        pieces = next((directory / name for name in SENTENCE_PIECE if (directory / name).is_file()), None)
-        return None if pieces is None else _read_sentence_pieces(pieces, config)
-    except WeightsError:
-        raise
-    except Exception as error:  # tokenizers raises plain Exception; protobuf's errors cannot be named without importing it
-        raise WeightsError(f"{directory}: its tokenizer cannot be read ({error}); download the directory again") from error
+    if (directory / TOKENIZER_FILE).is_file():
+        return read_tokenizer_file(directory / TOKENIZER_FILE)
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return read_safely(lambda: _read_bpe(directory, config), directory)
+    if (directory / "vocab.txt").is_file():
+        return read_safely(lambda: _read_word_pieces(directory, config), directory)
+    pieces = next((directory / name for name in SENTENCE_PIECE if (directory / name).is_file()), None)
+    return None if pieces is None else read_safely(lambda: _read_sentence_pieces(pieces, config), directory)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -258,6 +254,7 @@ def _read_sentence_pieces(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     try:
         from transformers.convert_slow_tokenizer import SpmConverter
 
+        refuse_no_sentence_pieces(path)
         converter = SpmConverter(SimpleNamespace(vocab_file=str(path), add_prefix_space=True, legacy=True))
     except ImportError as error:
         raise WeightsError(

@@ -41,7 +41,7 @@ class Generation:
         Raises:
             ConfigError: a key is unknown, or a value has the wrong type.
         """
-        given = {key: value for key, value in (settings or {}).items() if value is not None}
+        given: dict[str, Any] = {key: value for key, value in (settings or {}).items() if value is not None}
         for key, value in given.items():
             if key not in _KINDS:
                 raise ConfigError(f"generation: there is no key {key!r}; {name_choices(str(key), tuple(_KINDS))}")
@@ -50,7 +50,10 @@ class Generation:
                 raise ConfigError(f"generation.{key}: {value!r}; allowed is {legal}")
         if "language" in given:
             given["language"] = language_code(given["language"])
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})
+        for key in ("suppress_tokens", "begin_suppress_tokens"):
+            if key in given:
+                given[key] = tuple(given[key])
+        return cls(**given)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Train the image-text model in assets/: download, shrink both encoders, distil the text encoder, train projections, quantize to int8.
+# Make the image-text model in assets/: download, shrink both encoders, distil the text encoder, train projections on drawings, join an
+# ImageNet classifier for photos (ConSE), quantize to int8.
 #
-#   scripts/train_clip_dinov2_minilm.sh FOLDER        about an hour on two cores; FOLDER is the new directory of the runs
+#   scripts/train_clip_photos_minilm.sh FOLDER        about an hour on two cores; FOLDER is the new directory of the runs
 set -euo pipefail
-folder=${1:?usage: scripts/train_clip_dinov2_minilm.sh FOLDER}
+folder=${1:?usage: scripts/train_clip_photos_minilm.sh FOLDER}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mkdir "$folder"
 
@@ -21,7 +22,7 @@ zoo train experiment=distil_text data.source.path="$wordnet" teacher="$minilm" w
 zoo train experiment=clip_dinov2_minilm data.source.path="$emoji" data.source.extra="[$(IFS=,; echo "${extra[*]}")]" \
     weights.encoders.image="$folder/image" weights.encoders.text="$folder/distilled" run_dir="$folder/trained"
 
-python -c 'import sys, zoo; zoo.save(zoo.load(sys.argv[1]), sys.argv[2], storage="int8")' "$folder/trained" "$folder/clip_dinov2_minilm"
+python "$here/scripts/fuse_photos.py" "$folder/trained" "$(zoo fetch efficientnet_lite0)" "$wordnet/data.noun" "$folder/clip_photos_minilm"
 for concepts in seen unseen; do
-    zoo evaluate checkpoint="$folder/clip_dinov2_minilm" data=emoji data.source.path="$emoji" data.source.concepts=$concepts output="$folder/$concepts"
+    zoo evaluate checkpoint="$folder/clip_photos_minilm" data=emoji data.source.path="$emoji" data.source.concepts=$concepts output="$folder/$concepts"
 done

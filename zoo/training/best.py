@@ -1,0 +1,71 @@
+"""The folder ``best/`` of a run: the best evaluated model of the steps that the newest state knows.
+
+An evaluation may replace ``best/`` after the newest state. A kill then leaves a model of a step that the resumed run reaches again, or,
+with other settings, never. The model before is therefore kept beside it until the next state is saved, and a resumed run puts it back.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoo.storage.files import real_path
+
+FOLDER = "best"
+KEPT = ".best_of_step_"  # before the step of the model that the newest state knows as the best
+
+
+class BestModel:
+    """Score, step and folder of the best model of a run.
+
+    Attributes:
+        score: of the metric that is monitored; minus infinity before the first evaluation.
+        step: of the model; None before the first evaluation.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.score: float = -math.inf
+        self.step: int | None = None
+
+    def position(self) -> dict[str, Any]:
+        """Return what a state holds of it."""
+        return {"best": self.score, "best_step": self.step}
+
+    def offer(self, score: float, step: int, save: Callable[[Path], Any]) -> None:
+        """Save a model whose score is at least as high as that of the best before; the later of equal ones is kept."""
+        if score < self.score:
+            return
+        # Of several since the newest state, the first one is kept: the others are not in any state.
+        if self.step is not None and self._folder.exists() and not self._kept():
+            self._folder.rename(self._kept_of(self.step))
+        self.score, self.step = score, step
+        save(self.run_dir / FOLDER)
+
+    def settle(self) -> None:
+        """Remove the model before, because a new state knows the present one."""
+        for path in self._kept():
+            shutil.rmtree(path)
+
+    def restore(self, position: Mapping[str, Any], *, main: bool) -> None:
+        """Take over what a state holds; the main process gives ``best/`` the model that the state knows."""
+        self.score = position["best"]
+        if "best_step" not in position:  # a state of an older version
+            return
+        self.step = position["best_step"]
+        kept = None if self.step is None else self._kept_of(self.step)
+        if main and (kept is None or kept.is_dir()):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            if kept is not None:
+                kept.rename(self._folder)
+
+    @property
+    def _folder(self) -> Path:
+        return real_path(self.run_dir / FOLDER)  # a link to another disk stays a link
+
+    def _kept(self) -> list[Path]:
+        return [path for path in self._folder.parent.glob(f"{KEPT}*") if path.is_dir()]
+
+    def _kept_of(self, step: int) -> Path:
+        return self._folder.with_name(f"{KEPT}{step:09d}")
