@@ -12,7 +12,6 @@ from typing import Any
 
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
 from zoo.commands.transcribe_options import add_transcribe_options
-from zoo.errors import ZooError
 
 SWEEP_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--hydra-help", "--package", "-p", "--resolve")
 
@@ -212,48 +211,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _print_json(value: Any) -> None:
-    # the same as display.print_json, whose module imports rich: that would double the time of `zoo list`
+    # the same as display.print_json, whose module imports rich: that would double the time of a short command
     print(json.dumps(value, ensure_ascii=False))
 
 
 def _list(options: argparse.Namespace, rest: list[str]) -> int:
-    if options.pretrained:
-        return _list_pretrained(options)
-    from zoo.registry import find_row, list_models
-    from zoo.registry.plugins import OURS
+    from zoo.commands.listing import list_command
 
-    found = [find_row(name) for name in list_models(options.pattern, options.kind, options.modality)]
-    if options.json:
-        for row in found:
-            _print_json({"name": row.name, "kind": row.kind, "family": row.family, "modalities": row.modalities})
-        return 0
-    if not found:
-        raise ZooError(f"no model matches {options.pattern!r}; list all with: zoo list")
-    width = max(len(row.name) for row in found)
-    for row in found:  # plain columns suit pipes, and rich would double the time of this command
-        origin = "" if row.distribution == OURS else f"  ({row.distribution})"
-        print(f"{row.name:<{width}}  {row.kind:<8}  {', '.join(row.modalities)}{origin}")
-    return 0
-
-
-def _list_pretrained(options: argparse.Namespace) -> int:
-    from zoo.commands.pretrained import list_pretrained_command
-
-    return list_pretrained_command(options)
+    return list_command(options)
 
 
 def _info(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.registry.pretrained import is_tagged
+    from zoo.commands.listing import info_command
 
-    if is_tagged(options.name):
-        from zoo.commands.pretrained import info_pretrained_command
-
-        return info_pretrained_command(options)
-    from zoo.assembly.summary import summarize
-    from zoo.commands.display import show_info
-
-    show_info(options.name, summarize(options.name), as_json=options.json)
-    return 0
+    return info_command(options)
 
 
 def _check(options: argparse.Namespace, rest: list[str]) -> int:
