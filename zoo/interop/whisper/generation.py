@@ -35,7 +35,7 @@ USUAL = {
 
 @dataclass(frozen=True)
 class Told:
-    """What the files beside the weights tell.
+    """Content of the config files beside the weights.
 
     Attributes:
         config: content of ``config.json``, of transformers or CTranslate2.
