@@ -1,4 +1,4 @@
-"""Recordings that the command line names: files, folders, and what comes through a pipe."""
+"""Recordings that the command line names: files, folders, and pipes."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ class Item:
 
 @contextmanager
 def given_recordings(given: Sequence[str]) -> Iterator[list[Item]]:
-    """Yield the recordings that the command line names; what comes through a pipe is kept in a temporary file until the end.
+    """Yield the recordings that the command line names; the bytes of a pipe are kept in a temporary file until the end.
 
     Raises:
         DataError: as ``list_recordings``, or nothing comes through a pipe.

@@ -15,6 +15,7 @@ from zoo.errors import ConfigError
 from zoo.interop.base.library_files import read_optional
 from zoo.interop.base.schemas import read_generation_config
 from zoo.processors.tokenizers.whisper_generation import Generation
+from zoo.processors.tokenizers.whisper_languages import language_code
 from zoo.processors.tokenizers.whisper_tokens import SpecialIds
 from zoo.storage.hub import CONFIG
 
@@ -35,7 +36,7 @@ USUAL = {
 
 @dataclass(frozen=True)
 class Told:
-    """What the files beside the weights tell.
+    """Content of the config files beside the weights.
 
     Attributes:
         config: content of ``config.json``, of transformers or CTranslate2.
@@ -157,7 +158,7 @@ def _language_and_task(told: Told, ids: SpecialIds, languages: Mapping[str, int]
     """Return language and task of the transcripts, from their keys or else from the older ``forced_decoder_ids``."""
     language, task = told.get("language"), told.get("task")
     if language is not None or task is not None:
-        return language, task, ()
+        return None if language is None else language_code(language), task, ()
     forced = told.get("forced_decoder_ids") or []
     codes = {number: code for code, number in languages.items()}
     tasks = {ids.task(word): word for word in ("transcribe", "translate")}
