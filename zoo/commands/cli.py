@@ -211,9 +211,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--windows",
-        default="auto",
-        help="seek: sequential windows with the text before as context; fixed: independent windows cut at pauses, decoded in batches; "
-        "auto (default): fixed for recordings over a minute",
+        default="seek",
+        help="seek (default): sequential windows with the text before as context; fixed: pieces cut at pauses, decoded in batches",
     )
     command.add_argument(
         "--vad",
