@@ -209,21 +209,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--no-previous-text", action="store_true", help="do not use the text of the previous window as context for the next"
     )
-    command.add_argument(
-        "--windows",
-        default="seek",
-        help="seek (default): sequential windows with the text before as context; fixed: pieces cut at pauses, decoded in batches",
-    )
-    command.add_argument(
-        "--vad",
-        "--vad-filter",
-        dest="vad_filter",
-        default="auto",
-        help="leave out pauses of 2 s and more, found by: silero, energy (loudness), none, or auto (default): silero if it is installed",
-    )
-    command.add_argument("--max-line-width", type=int, metavar="N", help="subtitles: characters per line, with --word-timestamps")
-    command.add_argument("--max-line-count", type=int, metavar="N", help="subtitles: lines per subtitle, with --max-line-width")
-    command.add_argument("--max-words-per-line", type=int, metavar="N", help="subtitles: words per subtitle, with --word-timestamps")
+    command.add_argument("--windows", default="seek", help="seek (default): one after another; fixed: cut at pauses, decoded in batches")
+    command.add_argument("--vad", "--vad-filter", dest="vad_filter", default="auto", help="leave out pauses: auto, silero, energy or none")
+    for limit, counted in (
+        ("line-width", "characters per line"),
+        ("line-count", "lines per subtitle"),
+        ("words-per-line", "words per line"),
+    ):
+        command.add_argument(f"--max-{limit}", type=int, metavar="N", help=f"subtitles: {counted}, with --word-timestamps")
     command.add_argument("--short", action="store_true", help="do not pad short windows to 30 s: faster")
     command.add_argument(
         "--batch-size",
