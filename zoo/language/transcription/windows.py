@@ -155,8 +155,8 @@ class Passage:
     def take(self, window: Window, decoded: Decoded) -> None:
         """Add the segments of the last window, and move to the next one.
 
-        A text that repeats itself is either a loop of the decoder or what is said. It is decoded again sentence by sentence, so that no
-        sentence depends on the text of another: a loop ends, and a sentence that is said twelve times stays.
+        A text that repeats itself is either a loop of the decoder or a true repetition. It is decoded again sentence by sentence, so that
+        no sentence depends on the text of another: a loop ends, and a sentence that the speaker repeats stays.
         """
         if window.can_split and self.recogniser.repeats(decoded):
             self.ends = [*self._sentences(window.mels.shape[1]), *self.ends]
