@@ -7,7 +7,8 @@ import whisper
 
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription import mels
-from zoo.language.transcription.clips import cut_at_pauses, spoken_clips
+from zoo.language.transcription import windows as windows_module
+from zoo.language.transcription.clips import Clip, cut_at_pauses, spoken_clips
 from zoo.language.transcription.windows import split_spans, transcribe_each
 from zoo.processors.media.voice_activity import EnergyDetector, speech_spans
 
@@ -19,7 +20,7 @@ T = 1000  # <|0.00|> of the examples
 
 
 def transcribed(made, *sources, batch_size=1, **settings):
-    recogniser = made.recogniser(**{"temperatures": (0.0,), "windows": "seek", **OPEN, **settings})
+    recogniser = made.recogniser(**{"temperatures": (0.0,), **OPEN, **settings})
     found = dict(transcribe_each(recogniser, sources, batch_size=batch_size))
     return [found[number] for number in range(len(sources))]
 
@@ -129,12 +130,12 @@ SPANS = [(0.0, 4.0), (4.5, 13.5), (13.8, 19.8), (23.8, 30.8), (31.0, 37.0)]
 
 def test_long_pauses_are_left_out_as_by_clip_timestamps(pair, spoken):
     made = pair(seed=1)
-    (ours,) = transcribed(made, spoken, new_detector=EnergyDetector, word_timestamps=True)
+    (ours,) = transcribed(made, spoken, new_detector=EnergyDetector)
     found = speech_spans_of(spoken)
     assert np.abs(np.array(found) - np.array(SPANS)).max() < 0.04  # a frame of the detector is 32 ms
     clips = clips_of(40, found)
     assert len(clips) == 4 and clips[1] < 20.3 and clips[2] > 23.3 and clips[3] < 37.5
-    same(whisper.transcribe(made.reference, spoken, clip_timestamps=clips, word_timestamps=True, **THEIRS), ours)
+    same(whisper.transcribe(made.reference, spoken, clip_timestamps=clips, **THEIRS), ours)
 
 
 def test_fixed_windows_are_pieces_between_pauses_each_sought_through(pair, spoken):
@@ -150,11 +151,30 @@ def test_fixed_windows_are_pieces_between_pauses_each_sought_through(pair, spoke
     same(whole, ours)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_pieces_follow_each_others_text_in_chains_whatever_the_batch_size(pair, bursts, monkeypatch):
+    monkeypatch.setattr(windows_module, "CONTEXT_TOKENS", 1)
+    monkeypatch.setattr(windows_module, "CHAIN", 3)
+    made, waveform = pair(seed=1), bursts(*[7, 0.4] * 14)
+    for batch_size in (1, 3):
+        recogniser = made.recogniser(EnergyDetector, temperatures=(0.0,), windows="fixed", **OPEN)
+        asked, decode = {}, recogniser.decode
+
+        def note(windows, asked=asked, decode=decode):
+            asked.update({window.start: window.previous for window in windows})
+            return decode(windows)
+
+        recogniser.decode = note
+        list(transcribe_each(recogniser, [waveform], batch_size=batch_size))
+        firsts = [asked[clip.start] for clip in cut_at_pauses([Clip(0, 10360)], speech_spans_of(waveform), longest=3000)]
+        assert [len(previous) for previous in firsts] == [0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
 def test_fixed_windows_are_equal_for_any_batch_size(pair, bursts, batch_size):
     made, waveform = pair(seed=1), bursts(*[7, 0.4] * 9)
-    (ours,) = transcribed(made, waveform, new_detector=EnergyDetector, windows="fixed", batch_size=batch_size)
-    (alone,) = transcribed(made, waveform, new_detector=EnergyDetector, windows="auto", batch_size=4)  # fixed, because it is over a minute
+    (ours,) = transcribed(made, waveform, new_detector=EnergyDetector, windows="fixed", batch_size=batch_size, word_timestamps=True)
+    assert all(segment.words for segment in ours.segments if segment.text)
+    (alone,) = transcribed(made, waveform, new_detector=EnergyDetector, windows="fixed", batch_size=4, word_timestamps=True)
     assert [s.token_ids for s in ours.segments] == [s.token_ids for s in alone.segments]
     assert [s.start for s in ours.segments] == sorted(s.start for s in ours.segments) and ours.segments[-1].start > 50
 
@@ -164,7 +184,7 @@ def test_a_text_that_repeats_itself_is_decoded_sentence_by_sentence(pair, bursts
     recogniser = made.recogniser(EnergyDetector, temperatures=(0.0, 1.0), **{**OPEN, "compression_ratio_threshold": 0.0})
     asked = []
     decode = recogniser.decode
-    recogniser.decode = lambda windows: asked.extend(windows) or decode(windows)
+    recogniser.decode = lambda windows: (asked.extend(windows), decode(windows))[1]
     list(transcribe_each(recogniser, [waveform]))
     lengths = [window.mels.shape[1] for window in asked]
     # The whole, in which everything counts as repeated; the first piece of at most 6 s; then its halves, which cannot be cut further.

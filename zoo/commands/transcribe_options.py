@@ -54,9 +54,8 @@ def add_transcribe_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--windows",
-        default="auto",
-        help="seek: sequential windows with the text before as context; fixed: independent windows cut at pauses, decoded in batches; "
-        "auto (default): fixed for recordings over a minute",
+        default="seek",
+        help="seek (default): one after another, with the text before as context; fixed: cut at pauses, decoded in batches",
     )
     command.add_argument(
         "--vad",

@@ -42,7 +42,7 @@ class Asr(Evaluation):
         temperatures: sampling temperatures, tried in order until a transcript looks right; 0 is without sampling, one value decodes once.
         num_beams: width of the beam search; None decodes greedily.
         timestamps: let the model predict timestamps; None: if it was trained to.
-        windows: "seek", "fixed" or "auto", as the keyword of ``transcribe``; None: its default.
+        windows: "seek" or "fixed", as the keyword of ``transcribe``; None: its default.
         vad_filter: detector of speech, "auto", "silero", "energy" or "none", as the keyword of ``transcribe``; None: its default.
         initial_prompt: text that conditions the transcript of every recording.
         examples: number of recordings that the report shows, the worst first.

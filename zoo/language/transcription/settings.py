@@ -9,7 +9,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.processors.tokenizers.whisper_languages import language_code
 
 TASKS = ("transcribe", "translate")
-WINDOWS = ("auto", "seek", "fixed")
+WINDOWS = ("seek", "fixed")
 VAD_FILTERS = ("auto", "silero", "energy", "none")
 
 
@@ -43,8 +43,7 @@ class Settings:
         initial_prompt: text used as previous text of the first window, for example to give names or spelling.
         condition_on_previous_text: use the text of previous windows as prompt of the next one.
         windows: "seek" begins each window at the end of the last complete segment; "fixed" first cuts the recording at pauses into pieces
-            of at most 30 s, which know nothing of each other's text, so that windows of one recording form a batch. "auto" is "fixed" for
-            recordings over a minute.
+            of at most 30 s, so that windows of one recording form a batch; it is faster on long recordings but uses less context.
         vad_filter: detector of speech (voice activity): pauses of 2 s and more are left out. "silero" is the model of the package
             silero-vad, "energy" a rule by loudness, "none" (or False) transcribes everything; "auto" (or True) is "silero" if it is
             installed, else "energy".
@@ -72,7 +71,7 @@ class Settings:
     begin_suppress_tokens: Sequence[int] | None = None
     initial_prompt: str | None = None
     condition_on_previous_text: bool = True
-    windows: str = "auto"
+    windows: str = "seek"
     vad_filter: str | bool = "auto"
     short: bool | None = None
     seed: int = 0

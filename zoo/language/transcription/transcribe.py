@@ -48,10 +48,10 @@ def transcribe(
 ) -> Transcript | list[Transcript]:
     """Transcribe recordings.
 
-    The keyword arguments from ``language`` to ``seed`` are those of ``zoo.language.transcription.settings.Settings``. With windows="seek"
-    and vad_filter="none" a transcript equals that of openai-whisper's ``transcribe`` with the same weights and options, except for sampled
-    text; by default, recordings of at most a minute without long pauses do as well. It does not depend on ``batch_size`` or on the other
-    recordings.
+    The keyword arguments from ``language`` to ``seed`` are those of ``zoo.language.transcription.settings.Settings``. With
+    vad_filter="none" a transcript equals that of openai-whisper's ``transcribe`` with the same weights and options, except for sampled
+    text; by default, that of recordings without long pauses and repetitions does as well. It does not depend on ``batch_size`` or on the
+    other recordings.
 
     Args:
         audio: a path, the bytes of a file, samples at 16 kHz as a float array, ``(array, sample_rate_hz)``, or precomputed mels

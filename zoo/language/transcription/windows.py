@@ -30,7 +30,6 @@ OnProgress = Callable[[int, float, float], None]
 Work = Generator[list[Window], list[Decoded], Transcript]
 FRAMES_PER_TOKEN = FRAMES_PER_SECOND // TOKENS_PER_SECOND
 ReadMels = Callable[[int, int], Float[Tensor, "num_mels frames"]]  # first frame and number of frames
-LONG_S = 60.0  # longer recordings get fixed windows where the setting is "auto"
 SENTENCE_FRAMES = (600, 300)  # longest sentences of a text that repeats itself, 6 s, and 3 s where those repeat themselves as well
 CHAIN = 4  # clips that follow each other's text with fixed windows; chains are decoded side by side
 CONTEXT_TOKENS = 40  # about 30 words
@@ -156,8 +155,8 @@ class Passage:
     def take(self, window: Window, decoded: Decoded) -> None:
         """Add the segments of the last window, and move to the next one.
 
-        A text that repeats itself is either a loop of the decoder or what is said. It is decoded again sentence by sentence, so that no
-        sentence depends on the text of another: a loop ends, and a sentence that is said twelve times stays.
+        A text that repeats itself is either a loop of the decoder or a true repetition. It is decoded again sentence by sentence, so that
+        no sentence depends on the text of another: a loop ends, and a sentence that the speaker repeats stays.
         """
         if window.can_split and self.recogniser.repeats(decoded):
             self.ends = [*self._sentences(window.mels.shape[1]), *self.ends]
@@ -243,16 +242,11 @@ class Listening:
         self._tell(0)
         if self.settings.language is None and self.symbols.languages and self.clips:
             self.language = self.recogniser.identify(self.mels.window(self.clips[0].start, self.recogniser.window_frames))
-        segments = yield from self._fixed(at_once) if self._is_fixed() else self._seek()
+        segments = yield from self._fixed(at_once) if self.settings.windows == "fixed" else self._seek()
         self._tell(self.mels.num_frames)
         text_ids = [token for segment in segments for token in segment.token_ids]
         numbered = [replace(segment, id=number) for number, segment in enumerate(segments)]
         return Transcript(self.symbols.decode(text_ids), numbered, self.language, self.mels.duration_s)
-
-    def _is_fixed(self) -> bool:
-        if self.settings.windows == "auto":
-            return self.mels.num_frames > LONG_S * FRAMES_PER_SECOND
-        return self.settings.windows == "fixed"
 
     def _seek(self) -> Generator[list[Window], list[Decoded], list[Segment]]:
         """Yield windows one by one, each with the text before it as prompt."""
