@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-
 from zoo.types.batch import Encoded
 from zoo.types.part import Part
 
