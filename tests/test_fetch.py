@@ -289,7 +289,7 @@ def test_an_exported_graph_gives_back_the_names_of_dinov2():
 def test_a_directory_of_timm_says_how_it_is_used(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(efficientnet_lite0.CONFIG))
     write_tensors({"conv_stem.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match="config.json: a model of timm; use zoo.create_model\\('timm/tf_efficientnet_lite0', weights="):
+    with pytest.raises(ConfigError, match="load the encoder alone: zoo.create_model\\('timm/tf_efficientnet_lite0', weights="):
         zoo.load(tmp_path)
 
 

@@ -105,7 +105,9 @@ def test_a_class_name_that_stands_twice_is_two_classes(tmp_path):
 @pytest.mark.parametrize("labels", ["Dog,dog,DOG", "dog,Dog,cat"])
 def test_labels_that_are_one_text_for_the_model_are_told(labels, capsys):
     assert main(["classify", "assets/pictures/dog.png", "--labels", labels, "--model", "clip_vit_nano", "--no-cache"]) == 2
-    assert "one text for this model, which does not tell their letters apart; give one of them" in capsys.readouterr().err.replace("\n", " ")
+    assert "one text for this model, which does not tell their letters apart; give one of them" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
 
 
 def test_labels_that_differ_in_case_are_kept_by_a_model_that_reads_case():

@@ -37,7 +37,9 @@ def test_a_given_separator_is_obeyed(tmp_path):
 
 def test_a_comma_in_the_name_of_a_column_is_no_separator(tmp_path):
     (tmp_path / "t.csv").write_text("path\tcaption, long\na.png\thello\n")
-    assert [row.values for row in read_table(tmp_path / "t.csv", ["path", "caption, long"])] == [{"path": "a.png", "caption, long": "hello"}]
+    assert [row.values for row in read_table(tmp_path / "t.csv", ["path", "caption, long"])] == [
+        {"path": "a.png", "caption, long": "hello"}
+    ]
 
 
 def test_a_cell_may_be_longer_than_pythons_limit_which_stays(tmp_path):

@@ -81,6 +81,8 @@ def test_texts_of_another_number_of_classes_are_refused(classifier, text):
 
 def test_a_classifier_of_sound_gives_an_encoder_of_sound(text):
     encoders = {"audio": {"name": "whisper", "num_mels": 8, "dim": 32, "depth": 1, "num_heads": 2, "context_length": 20}}
-    system = zoo.create_system({"encoders": encoders, "head": {"name": "classifier", "class_names": list(NAMES), "pool": "attention", "num_heads": 2}})
+    system = zoo.create_system(
+        {"encoders": encoders, "head": {"name": "classifier", "class_names": list(NAMES), "pool": "attention", "num_heads": 2}}
+    )
     encoder = semantic_encoder(system, text)
     assert encoder.modality == "audio" and encoder(torch.rand(2, 8, 40)).pooled.shape == (2, 64)

@@ -53,6 +53,12 @@ def test_a_saved_fusion_gives_the_same(members, tmp_path):
     assert torch.equal(loaded(pixels).pooled, fusion(pixels).pooled)
 
 
+def test_an_encoder_takes_its_weights_from_a_fusion_that_contains_it(members, tmp_path):
+    folder = zoo.save(fused_encoder(members), tmp_path / "fusion")
+    taken = zoo.create_model("vit_nano", depth=1, dim=32, weights=folder)
+    assert all(torch.equal(tensor, taken.state_dict()[name]) for name, tensor in members[1].state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("keywords", "message"),
     [

@@ -46,8 +46,6 @@ def test_those_of_transformers_are_its_hidden_states(tmp_path):
         encoder.intermediates(pixels, normalise=True)
 
 
-
-
 @pytest.mark.parametrize("name", [name for name in zoo.list_models("*nano*", kind="encoder", modality="text") if "tacotron" not in name])
 def test_the_last_of_a_text_encoder_are_its_tokens(name):
     encoder, token_ids = zoo.create_model(name), torch.randint(5, 50, (2, 7))

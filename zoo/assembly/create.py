@@ -18,9 +18,9 @@ from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError
 from zoo.layers.meta import meta_device
 from zoo.registry import Row, find_part, find_row
-from zoo.registry.rows import own_rows
 from zoo.registry.construct import build_part
 from zoo.registry.pretrained import find_pretrained, is_tagged
+from zoo.registry.rows import own_rows
 from zoo.types import Encoder, EncoderSpec, Part
 
 EXAMPLE_DIM = 64  # width of the example encoders of a head that is created alone

@@ -66,7 +66,9 @@ DATA = (
                 credit="WordNet 3.0, Princeton University",
                 files=(
                     *(
-                        PackagedFile(f"usr/share/wordnet/data.{part}", None, f"data.{part}", keep=part == "noun")  # broader and narrower words
+                        PackagedFile(
+                            f"usr/share/wordnet/data.{part}", None, f"data.{part}", keep=part == "noun"
+                        )  # broader and narrower words
                         for part in _WORDNET_PARTS
                     ),
                     PackagedFile("usr/share/doc/wordnet-base/copyright", None, "LICENSE"),

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.attention import attend_heads, attention_mask
+from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import find_activation
 from zoo.layers.norm import RMSNorm

@@ -174,9 +174,10 @@ class Timm(Encoder):
         Raises:
             ConfigError: timm has no intermediates of this model, or no such block.
         """
-        run: Any = getattr(self.model, "forward_intermediates", None)
-        if run is None:
-            raise ConfigError(f"intermediates: timm has none of timm/{self.model_name}; choose another model")
+        try:
+            run: Any = self.model.forward_intermediates
+        except AttributeError as error:
+            raise ConfigError(f"intermediates: timm has none of timm/{self.model_name}; choose another model") from error
         wanted = find_layers(layers, len(self.model.feature_info))  # type: ignore[arg-type]
         # Maps, because convolutional models have no other format here; timm gives them in the order of depth.
         maps = run(x, indices=sorted(set(wanted)), norm=normalise, stop_early=True, output_fmt="NCHW", intermediates_only=True)

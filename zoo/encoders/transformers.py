@@ -149,7 +149,7 @@ class Transformers(Encoder):
         """
         if normalise:
             raise ConfigError("normalise: hidden states of transformers are not normalised; the tokens of the encoder itself may be")
-        states = getattr(self.model(x, output_hidden_states=True, **self._resizing), "hidden_states", None) or ()
+        states = self.model(x, output_hidden_states=True, **self._resizing).get("hidden_states") or ()
         if not states:
             raise ConfigError(f"intermediates: {type(self.model).__name__} gives no hidden_states; choose another model")
         shown = [states[1:][i] for i in find_layers(layers, len(states) - 1)]

@@ -22,10 +22,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
-from zoo.layers.intermediates import as_output, block_outputs
 from zoo.layers.conv_bn import NormedConv, NormedLinear
 from zoo.layers.drop import DropPath
 from zoo.layers.graph import MaxRelativeUpdate, max_over_neighbours, nearest_neighbours, relative_positions_2d
+from zoo.layers.intermediates import as_output, block_outputs
 from zoo.layers.position import resize_positions
 from zoo.layers.select import find_layers
 from zoo.layers.transformer import drop_path_rates

@@ -20,12 +20,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.layers.intermediates import refuse_map
-from zoo.layers.select import find_layers
 from zoo.layers.attention import KeysWithoutBias
+from zoo.layers.intermediates import refuse_map
 from zoo.layers.mlp import hidden_width
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.pool import masked_mean
+from zoo.layers.select import find_layers
 from zoo.layers.transformer import Block
 from zoo.registry import register
 from zoo.types import Encoded, Encoder

@@ -65,7 +65,11 @@ class ZeroShot(Evaluation):
 
     def prompts(self, source: Any) -> list[list[str]]:
         """Return the prompts of each class, in the source's order; raise DataError if the label file lacks a class."""
-        labels = plain_labels(source.class_names, repeated=True) if self.labels is None else in_order(self.labels, source.class_names, "evaluation.labels")
+        labels = (
+            plain_labels(source.class_names, repeated=True)
+            if self.labels is None
+            else in_order(self.labels, source.class_names, "evaluation.labels")
+        )
         return fill_templates(labels, self.templates or source.templates)
 
     @torch.inference_mode()

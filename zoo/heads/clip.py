@@ -285,7 +285,8 @@ def _projection(modality: str, dim: int, embed_dim: int, word: str, dropout: flo
     if word == "mlp_and_input":
         if dim >= embed_dim:
             raise ConfigError(
-                f"projections.{modality}: 'mlp_and_input' keeps the encoder's {dim} numbers beside those of the mlp; set embed_dim above {dim}"
+                f"projections.{modality}: 'mlp_and_input' keeps the encoder's {dim} numbers beside those of the mlp; set embed_dim "
+                f"above {dim}"
             )
         return _AndInput(_mlp(dim, embed_dim - dim, dropout))
     linear = nn.Linear(dim, embed_dim, bias=word == "linear_bias")

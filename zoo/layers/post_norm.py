@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.attention import Attention
+from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.mlp import feed_forward
 from zoo.layers.packing import Layout, Packing, can_pack
 from zoo.layers.pool import masked_last, masked_max, masked_mean, masked_root_mean, masked_weighted_mean

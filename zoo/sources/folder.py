@@ -54,8 +54,8 @@ class Folder(Source):
 
     Args:
         path: the folder.
-        table: CSV (also separated by tabs or semicolons) or JSON-lines file, in ``path`` or elsewhere; image paths in it are relative to the table or to ``path``. An optional
-            column ``split`` gives the split of a row.
+        table: CSV (also separated by tabs or semicolons) or JSON-lines file, in ``path`` or elsewhere; image paths in it are relative to
+            the table or to ``path``. An optional column ``split`` gives the split of a row.
         separator: character between the cells of the table; None finds it in the header.
         path_key: column of the image path.
         caption_key: column of the caption.

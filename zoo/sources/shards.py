@@ -284,7 +284,9 @@ def _checked_caption_key(key: str | None) -> tuple[str, ...] | None:
     if words[0] != "json" and all(words):  # a member may have several suffixes: x.output.txt
         return (key.lower(),)
     if not all(words) or len(words) < 2:
-        raise ConfigError(f"caption_key: {key!r}; allowed are a member's suffix (txt, output.txt), a field of the member json (json.caption), or null")
+        raise ConfigError(
+            f"caption_key: {key!r}; allowed are a member's suffix (txt, output.txt), a field of the member json (json.caption), or null"
+        )
     return words
 
 

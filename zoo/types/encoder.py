@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-
 from zoo.types.batch import Encoded
 from zoo.types.part import Part
 

@@ -11,6 +11,7 @@ from zoo.types.source import Sample
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+
 class Tokenizer(Protocol):
     """The methods of ``tokenizers.Tokenizer`` that zoo uses."""
 

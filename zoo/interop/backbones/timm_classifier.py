@@ -35,7 +35,9 @@ def describe_classifier(source: Source) -> Description | None:
     size = {"image_size": told["input_size"][-1]} if told.get("input_size") else {}
     head = {"name": "classifier", "num_classes": number, "class_names": class_names(config, number)}
     encoder = {"name": "timm", "model": config[ARCHITECTURE], **size}
-    return Description({"system": {"encoders": {"image": encoder}, "head": head, "processor": {"image": _images(told)}, "name": source.name}})
+    return Description(
+        {"system": {"encoders": {"image": encoder}, "head": head, "processor": {"image": _images(told)}, "name": source.name}}
+    )
 
 
 def read_classifier(source: Source, part: str) -> dict[str, Tensor]:
