@@ -24,7 +24,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1},
-    **{kind: {"text_config": {"hidden_size_per_layer_input": 0}} for kind in ("gemma4", "gemma4_unified")},  # as Gemma 4 31B; E2B is refused
+    **{
+        kind: {"text_config": {"hidden_size_per_layer_input": 0}} for kind in ("gemma4", "gemma4_unified")
+    },  # as Gemma 4 31B; E2B is refused
     **{kind: {"hidden_size_per_layer_input": 0} for kind in ("gemma4_text", "gemma4_unified_text")},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 16},
     "hunyuan_v1_dense": {"head_dim": 128},
