@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers.models.auto import modeling_auto
 
 from zoo.errors import ConfigError
@@ -125,7 +126,7 @@ def outcome(kind: str, differences: Any) -> tuple[str, str]:
     try:
         torch.manual_seed(0)
         far = differences(kind)
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, StrictDataclassError, ValueError) as error:
         return "refused", str(error)
     except FAILURES as error:
         return "failed", f"{type(error).__name__}: {error}"

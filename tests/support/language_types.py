@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from zoo.errors import ConfigError
 from zoo.layers.hosted_probe import FAILURES, plain_cpu
@@ -97,7 +98,7 @@ def outcome(kind: str) -> tuple[str, str]:
             far = differences(*pair(kind))
     except ConfigError as error:
         return "refused", str(error)
-    except ValueError as error:  # transformers has no config of its own for the type
+    except (StrictDataclassError, ValueError) as error:  # transformers cannot make a config of the type alone
         return "refused", f"transformers: {' '.join(str(error).split())[:120]}"
     except FAILURES as error:
         return "failed", f"{type(error).__name__}: {error}"
