@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str] | None] = {
     "registry": {"storage"},
     "layers": {"types", "registry"},
     "losses": set(),
-    "processors": {"types", "storage", "registry"},
+    "processors": {"types", "storage", "registry", "layers"},  # of layers the feature extractors of transformers
     "encoders": {"types", "registry", "layers"},
     "language": {"types", "registry", "layers", "processors"},
     "heads": {"types", "registry", "layers", "losses", "language"},

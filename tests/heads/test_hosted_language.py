@@ -50,7 +50,9 @@ def test_answers_to_images_are_those_of_transformers(system):
 
 
 def test_a_batch_trains_through_the_hosted_model(system):
-    conversations = [[{"role": "user", "content": [{"type": "image", "image": picture(0)}, "which?"]}, {"role": "assistant", "content": "seven"}]]
+    conversations = [
+        [{"role": "user", "content": [{"type": "image", "image": picture(0)}, "which?"]}, {"role": "assistant", "content": "seven"}]
+    ]
     loss = system.train()(system.processor(conversation=conversations)).loss
     loss.backward()
     gradients = [parameter.grad for parameter in system.head.language.parameters() if parameter.requires_grad]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from zoo.errors import ConfigError
 from zoo.layers.hosted_probe import FAILURES, plain_cpu
@@ -24,7 +25,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dbrx": {"attn_config": {"rope_theta": 1e4, "clip_qkv": 8}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1},
-    **{kind: {"text_config": {"hidden_size_per_layer_input": 0}} for kind in ("gemma4", "gemma4_unified")},  # as Gemma 4 31B; E2B is refused
+    **{
+        kind: {"text_config": {"hidden_size_per_layer_input": 0}} for kind in ("gemma4", "gemma4_unified")
+    },  # as Gemma 4 31B; E2B is refused
     **{kind: {"hidden_size_per_layer_input": 0} for kind in ("gemma4_text", "gemma4_unified_text")},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 16},
     "hunyuan_v1_dense": {"head_dim": 128},
@@ -95,7 +98,7 @@ def outcome(kind: str) -> tuple[str, str]:
             far = differences(*pair(kind))
     except ConfigError as error:
         return "refused", str(error)
-    except ValueError as error:  # transformers has no config of its own for the type
+    except (StrictDataclassError, ValueError) as error:  # transformers cannot make a config of the type alone
         return "refused", f"transformers: {' '.join(str(error).split())[:120]}"
     except FAILURES as error:
         return "failed", f"{type(error).__name__}: {error}"

@@ -18,11 +18,20 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, first_line
 from zoo.layers.hosted_features import HostedFeatures, default_settings
-from zoo.layers.hosted_sequence import Facts, facts_of, find_facts, freeze_unused, is_padded_at_the_end, one_length_at_a_time, shapes_alone, try_out
+from zoo.layers.hosted_sequence import (
+    Facts,
+    facts_of,
+    find_facts,
+    freeze_unused,
+    is_padded_at_the_end,
+    one_length_at_a_time,
+    shapes_alone,
+    try_out,
+)
 from zoo.layers.hosted_transformers import first_number, import_transformers, parse_config, quiet_and_offline, read_into
 from zoo.layers.meta import meta_device
 from zoo.layers.pool import masked_mean

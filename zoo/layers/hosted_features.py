@@ -35,7 +35,9 @@ def default_settings(model_type: str) -> dict[str, Any]:
     # transformers names another class for Wav2Vec2-BERT; its checkpoints hold that of SeamlessM4T.
     name = {**FEATURE_EXTRACTOR_MAPPING_NAMES, "wav2vec2-bert": "SeamlessM4TFeatureExtractor"}.get(model_type)
     if name is None:
-        raise ConfigError(f"preprocessing.extractor: transformers has none for {model_type!r}; give the content of preprocessor_config.json")
+        raise ConfigError(
+            f"preprocessing.extractor: transformers has none for {model_type!r}; give the content of preprocessor_config.json"
+        )
     return HostedFeatures({KIND: name}).settings
 
 

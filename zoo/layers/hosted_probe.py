@@ -5,7 +5,7 @@ continue a text, some read token ids a second time. A wrong output would not be 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -75,7 +75,7 @@ def tiny_model(config: Mapping[str, Any], build: Callable[[Any], nn.Module]) -> 
 
 
 @contextmanager
-def plain_cpu():
+def plain_cpu() -> Iterator[None]:
     """Compute in float32 on the CPU without gradients; the caller's random numbers, device and dtype are left as they are."""
     dtype = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.inference_mode(False), torch.no_grad():
@@ -138,7 +138,8 @@ class _Trial:
             if differences[-1] < TOLERANCE:
                 return habits
         raise ConfigError(
-            f"vectors in the place of token ids change its logits by {min(differences):.2g} of the largest; it reads the ids in further places"
+            f"vectors in the place of token ids change its logits by {min(differences):.2g} of the largest; "
+            "it reads the ids in further places"
         )
 
     def _check_vectors(self, habits: Habits) -> None:
@@ -151,7 +152,9 @@ class _Trial:
         changed[:, 6:] = changed[:, 6:].flip(0, 1)
         difference = self.off(self.run(habits, changed)[:, :6], self.truth[:, :6])
         if difference > TOLERANCE:
-            raise ConfigError(f"its attention is not causal: other words later in a text change the logits by {difference:.2g} of the largest")
+            raise ConfigError(
+                f"its attention is not causal: other words later in a text change the logits by {difference:.2g} of the largest"
+            )
         alone = self.off(self.run(habits, self.ids[:1]), self.truth[:1])
         if alone > TOLERANCE:
             raise ConfigError(f"a row alone has other logits than in a batch, by {alone:.2g} of the largest")

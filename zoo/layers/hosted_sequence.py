@@ -149,7 +149,7 @@ def one_length_at_a_time(
     return Encoded(tokens, torch.stack(pooled) if pooled else None, real)
 
 
-def _extended(row: Shaped[Tensor, "length *axes"], length: int) -> Shaped[Tensor, "longest *axes"]:
+def _extended(row: Tensor, length: int) -> Tensor:
     """Return a row with zeros (False) after it."""
     return torch.cat([row, row.new_zeros(length - len(row), *row.shape[1:])])
 

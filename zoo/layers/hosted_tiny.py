@@ -17,18 +17,18 @@ NAMES = {
     48: "intermediate_size moe_intermediate_size ffn_dim decoder_ffn_dim encoder_ffn_dim dff d_inner dim_ff ffn_hidden_size n_inner "
     "expert_ffn_hidden_size shared_expert_intermediate_size shared_intermediate_size intermediate_size_mlp dense_intermediate_size "
     "moe_shared_expert_intermediate_size feed_forward_size",
-    32: "hidden_size d_model n_embd emb_dim embedding_dim embed_dim embedding_size word_embed_proj_dim hidden_dim lru_width dim dim_model_base "
-    "backbone_hidden_size input_embedding_size output_embedding_size pronunciation_embed_dim shape_embed_dim",
+    32: "hidden_size d_model n_embd emb_dim embedding_dim embed_dim embedding_size word_embed_proj_dim hidden_dim lru_width dim "
+    "dim_model_base backbone_hidden_size input_embedding_size output_embedding_size pronunciation_embed_dim shape_embed_dim",
     16: "qk_head_dim attention_head_dim conv_dim",
-    8: "dim_head attention_head_size d_head qk_rope_head_dim qk_nope_head_dim v_head_dim kv_lora_rank q_lora_rank index_head_dim indexer_head_dim "
+    8: "dim_head attention_head_size d_head qk_rope_head_dim qk_nope_head_dim v_head_dim kv_lora_rank q_lora_rank index_head_dim "
     "linear_key_head_dim linear_value_head_dim linear_head_dim mamba_d_state state_size ssm_state_size hidden_size_per_layer_input "
     "laurel_rank mamba_d_head mamba_head_dim mamba_headdim swa_head_dim gated_norm_rank o_lora_rank adapter_rank kv_channels hc_lowrank "
     "d_rel ple_embed_dim rotary_dim mamba_n_heads mamba_num_heads n_mamba_heads head_dim mamba_dt_rank time_step_rank rel_extent "
-    "mamba_chunk_size chunk_size",
+    "mamba_chunk_size chunk_size indexer_head_dim",
     WINDOW: "sliding_window attention_chunk_size attention_window_size window_size local_attention sliding_window_size",
     4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads attention_heads num_query_groups "
-    "num_decoder_attention_heads num_encoder_attention_heads num_experts n_routed_experts num_local_experts moe_num_experts index_n_heads indexer_n_heads "
-    "linear_num_value_heads linear_num_heads swa_num_attention_heads router_hidden_size",
+    "num_decoder_attention_heads num_encoder_attention_heads num_experts n_routed_experts num_local_experts moe_num_experts index_n_heads "
+    "indexer_n_heads linear_num_value_heads linear_num_heads swa_num_attention_heads router_hidden_size",
     2: "num_experts_per_tok num_experts_per_token moe_topk moe_k linear_num_key_heads top_k_experts n_groups zero_expert_num "
     "attn_layer_period expert_layer_period n_shared_experts moe_num_shared_experts",
     1: "n_group topk_group attn_layer_offset expert_layer_offset num_kv_shared_layers moe_layer_start_index first_k_dense_replace",
