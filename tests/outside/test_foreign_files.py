@@ -164,7 +164,7 @@ def test_tensors_with_the_names_of_no_vision_transformer_are_told(tmp_path):
 @pytest.fixture(scope="module")
 def gguf_file(tmp_path_factory):
     """Values and tensors of a small LLaMA as GGUF; ``put`` writes the file with other values, or without those that are None."""
-    words = ["<unk>", "<s>", "</s>", *(chr(0x100 + i) for i in range(27))]
+    words = ["<unk>", "<s>", "</s>", *(chr(0x100 + i) for i in range(26)), "\u0100\u0101"]
     values = {"general.architecture": "llama", "llama.block_count": 1, "llama.context_length": 8, "llama.embedding_length": 16}
     values |= {"llama.feed_forward_length": 16, "llama.attention.head_count": 2, "llama.attention.layer_norm_rms_epsilon": 1e-6}
     values |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": words, "tokenizer.ggml.merges": ["\u0100 \u0101"]}
@@ -193,7 +193,7 @@ GGUF_VALUES = [
     ("tokenizer.ggml.tokens", None, "holds no tokenizer"),
     ("tokenizer.ggml.tokens", ["a"], "vocab_size|merges|tokenizer"),
     ("tokenizer.ggml.tokens", [1, 2], "tokens"),
-    ("tokenizer.ggml.merges", None, "merges or scores"),
+    ("tokenizer.ggml.merges", None, "neither merges nor scores"),
     ("tokenizer.ggml.merges", ["x"], "merges"),
     ("tokenizer.ggml.merges", ["x y"], "tokenizer cannot be read"),
     ("tokenizer.ggml.scores", [0.5], "30 tokens and 1 scores"),
