@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import audio, clip, data, images, language, speech
+from benchmarks import audio, clip, data, determinism, images, language, speech
 from benchmarks.job import Entry
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +29,7 @@ from zoo.errors import ConfigError, ZooError, name_choices
 from zoo.evaluation.results.cards import write_lines
 from zoo.storage.files import write_text_atomically
 
-ENTRIES = clip.ENTRIES | images.ENTRIES | language.ENTRIES | data.ENTRIES | audio.ENTRIES | speech.ENTRIES
+ENTRIES = clip.ENTRIES | images.ENTRIES | language.ENTRIES | data.ENTRIES | audio.ENTRIES | speech.ENTRIES | determinism.ENTRIES
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,29 @@ def test_a_search_path_that_names_code_is_told_and_runs_nothing(tmp_path, monkey
     assert "'os.system' names code" in capsys.readouterr().err and not (tmp_path / "MARK").exists()
 
 
+FOREIGN = {
+    "evil": "# @package _global_\nhydra:\n  job_logging:\n    handlers: {x: {'()': zoo.load, source: MARK}}\n    root: {handlers: [x]}\n",
+    "odd": "# @package _global_\nhydra:\n  job_logging:\n    handlers: {x: {class: logging.StreamHandler, level: {a: 1}}}\n"
+    "    root: {handlers: [x]}\n",
+    "fine": "# @package _global_\ntraining: {max_steps: 3}\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("choice", "told"),
+    [("fine,evil", "'zoo.load' names code"), ("odd", "Level not an integer"), ("glob(*)", "override"), ("'", "override"), ("nope", "nope")],
+)
+def test_a_sweep_tells_in_one_line_what_any_of_its_jobs_would_do_wrong(tmp_path, monkeypatch, capsys, choice, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    for name, text in FOREIGN.items():
+        (tmp_path / "mine" / "experiment" / f"{name}.yaml").write_text(text)
+    words = ["train", "-m", "system=clip_vit_nano", "data=digits", f"hydra.searchpath=[file://{tmp_path}/mine]"]
+    assert main([*words, f"experiment={choice}"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert told in said[-1] and "Traceback" not in "".join(said) and len(said) == 1
+
+
 def test_hydras_own_node_is_let_through(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--cfg", "job", "system=clip_vit_nano", "data=digits"]) == 0

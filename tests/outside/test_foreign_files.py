@@ -2,7 +2,10 @@
 
 import json
 import os
+import zipfile
 
+import gguf
+import numpy as np
 import pytest
 from transformers import BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
@@ -13,7 +16,8 @@ from zoo.processors.chat.jinja_template import _render
 from zoo.processors.chat.messages import Conversation
 from zoo.processors.media.audio_file import read_audio, seconds_in_header
 from zoo.processors.media.image_file import open_image, read_pixels
-from zoo.processors.tokenizers.chat_tokenizer import read_chat_template
+from zoo.processors.tokenizers.chat_tokenizer import read_chat_template, read_language_tokenizer
+from zoo.processors.tokenizers.library_tokenizers import read_tokenizer
 
 TINY = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 MODELS = {
@@ -155,3 +159,84 @@ def test_tensors_with_the_names_of_no_vision_transformer_are_told(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(zoo.WeightsError, match="lacks tensors that every Vision Transformer has"):
         zoo.load(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory):
+    """Values and tensors of a small LLaMA as GGUF; ``put`` writes the file with other values, or without those that are None."""
+    words = ["<unk>", "<s>", "</s>", *(chr(0x100 + i) for i in range(26)), "\u0100\u0101"]
+    values = {"general.architecture": "llama", "llama.block_count": 1, "llama.context_length": 8, "llama.embedding_length": 16}
+    values |= {"llama.feed_forward_length": 16, "llama.attention.head_count": 2, "llama.attention.layer_norm_rms_epsilon": 1e-6}
+    values |= {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": words, "tokenizer.ggml.merges": ["\u0100 \u0101"]}
+    names = {"token_embd": (30, 16), "output_norm": (16,), "blk.0.attn_norm": (16,), "blk.0.ffn_norm": (16,)}
+    names |= {f"blk.0.{name}": (16, 16) for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")}
+    path = tmp_path_factory.mktemp("gguf") / "model.gguf"
+
+    def put(**changes):
+        writer = gguf.GGUFWriter(None, "")
+        writer.kv_data[0].clear()
+        for key, value in {**values, **changes}.items():
+            if value is not None:
+                writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+        for name, shape in names.items():
+            writer.add_tensor(f"{name}.weight", np.ones(shape, dtype=np.float32))
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return put
+
+
+GGUF_VALUES = [
+    ("tokenizer.ggml.tokens", None, "holds no tokenizer"),
+    ("tokenizer.ggml.tokens", ["a"], "vocab_size|merges|tokenizer"),
+    ("tokenizer.ggml.tokens", [1, 2], "tokens"),
+    ("tokenizer.ggml.merges", None, "neither merges nor scores"),
+    ("tokenizer.ggml.merges", ["x"], "merges"),
+    ("tokenizer.ggml.merges", ["x y"], "tokenizer cannot be read"),
+    ("tokenizer.ggml.scores", [0.5], "30 tokens and 1 scores"),
+    ("tokenizer.ggml.model", 3, "tokenizer.ggml.model: got 3"),
+    ("tokenizer.chat_template", ["a"], "chat_template"),
+    ("general.architecture", 7, "general.architecture: got 7"),
+    *(("llama.attention.head_count", value, "head_count") for value in (0, -2, "x", 2**31 - 1)),
+    *((f"llama.{key}", value, key) for key in ("block_count", "embedding_length", "context_length") for value in (0, "x", 2.5)),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "told"), GGUF_VALUES, ids=[f"{key}={str(value)[:12]}" for key, value, _ in GGUF_VALUES])
+def test_a_wrong_value_in_the_metadata_of_a_gguf_file_is_told(gguf_file, key, value, told):
+    with pytest.raises(zoo.ZooError, match=told):
+        zoo.load(gguf_file(**{key: value}))
+
+
+def test_an_intact_gguf_file_is_read(gguf_file):
+    assert zoo.load(gguf_file()).head.language.vocab_size == 30
+
+
+TOKENIZERS = {
+    "vocab.txt": "[CLS]\n[SEP]\na\n",  # without [UNK]
+    "spiece.model": "no model",
+    "tokenizer.json": '{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}}',
+    "tokenizer.model": "\x08\x01" * 50,
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_tokenizer_that_cannot_tokenize_is_told_and_sought_nowhere_else(tmp_path, name, monkeypatch):
+    (tmp_path / name).write_text(TOKENIZERS[name])
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
+    for read in (read_tokenizer,) if name == "vocab.txt" else (read_tokenizer, read_language_tokenizer):
+        with pytest.raises(zoo.WeightsError, match=f"{tmp_path}.* (cannot be read|cannot tokenize|has no piece)"):
+            read(tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_archive_with_damaged_names_is_told(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as file:
+        file.writestr("a/data.pkl\u00e9", b"x" * 50)
+    path = tmp_path / "a.pt"
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xc3\xff"))
+    with pytest.raises(zoo.WeightsError, match=r"a\.pt"):
+        zoo.create_model("vit_nano", weights=path)

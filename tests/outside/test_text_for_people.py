@@ -3,15 +3,27 @@
 import csv
 import io
 import json
+import os
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+import zoo
 from zoo.commands.classify_report import Prediction, write_predictions
 from zoo.commands.cli import main
 from zoo.commands.display import print_json, table
 from zoo.commands.index.search_report import Hit, write_hits
 from zoo.commands.plain import say
+from zoo.data.readers.recordings import text_lines
+from zoo.data.zero_shot_prompts import read_labels, read_templates
+from zoo.evaluation.choice import read_descriptions
+from zoo.evaluation.measures.wer import WordErrorCounter
+from zoo.evaluation.results.accuracy import AccuracyResult
+from zoo.evaluation.results.answers import Answer, AnswersResult
+from zoo.evaluation.results.asr_result import AsrResult, Recognition
+from zoo.processors.chat.messages import Conversation
 from zoo.storage.cells import cell
 from zoo.storage.outside import printable
 
@@ -71,3 +83,31 @@ def test_classify_shows_labels_as_text(tmp_path, capsys, labels):
     assert main(["classify", str(tmp_path / "x.png"), "--model", "clip_vit_nano", "--labels", labels]) == 0
     said = capsys.readouterr().out
     assert "\x1b" not in said and printable(labels.split(",")[0]) in said
+
+
+EVIL = "<script>alert(1)</script>"
+
+
+def test_pages_of_evaluations_escape_everything_from_outside(tmp_path):
+    asked = Conversation.parse({"messages": [{"role": "user", "content": EVIL}, {"role": "assistant", "content": "a"}]})
+    answer = Answer(EVIL, EVIL, EVIL, EVIL, [EVIL], {"exact_match": 0.0}, EVIL, EVIL, asked)
+    heard = Recognition(EVIL, EVIL, f"/nowhere/{EVIL}.wav", 1.0, EVIL, WordErrorCounter("none")(EVIL, f"b {EVIL}"))
+    for result in (AnswersResult({"exact_match": 0.0}, [answer]), AsrResult({"wer": 1.0}, [heard])):
+        page = (tmp_path / result.draw(tmp_path)).read_text()
+        assert "<script" not in page and "&lt;script" in page
+
+
+@pytest.mark.parametrize("name", ["$x^{$", r"\frac{", "$", "[red]b", "%"])
+def test_a_plot_shows_the_name_of_a_class_as_written(tmp_path, name):
+    result = AccuracyResult({"top1": 1.0, "top5": 1.0}, torch.eye(2, dtype=torch.int64), [name, "b"], 2)
+    assert (tmp_path / result.draw(tmp_path)).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("read", "place"), [(read_labels, "labels: "), (read_templates, "templates: "), (read_descriptions, "descriptions: "), (text_lines, "")]
+)
+def test_lists_that_are_pipes_or_devices_are_told_at_once(tmp_path, read, place):
+    os.mkfifo(tmp_path / "a.txt")
+    for path in (tmp_path / "a.txt", Path("/dev/zero")):
+        with pytest.raises(zoo.ZooError, match=f"^{place}.* cannot be opened, it is a (named pipe|device)"):
+            read(str(path) if read is read_descriptions else path)

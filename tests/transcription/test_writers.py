@@ -67,6 +67,11 @@ def test_tabs_and_line_breaks_do_not_break_a_row():
     assert WRITERS["tsv"](transcript((0, 1, " a\tb\nc"))).splitlines()[1:] == ["0\t1000\ta b c"]
 
 
+def test_a_table_holds_no_formula_of_a_spreadsheet():
+    rows = WRITERS["tsv"](transcript((0, 1, " =1+1"), (1, 2, " @x"), (2, 3, " -5"))).splitlines()[1:]
+    assert [row.split("\t")[2] for row in rows] == ["'=1+1", "'@x", "-5"]
+
+
 def test_times_have_hours_where_there_are_some():
     assert [format_time(3661.5), format_time(61.0004), format_time(59.9999, hours=True, mark=",")] == [
         "01:01:01.500",

@@ -51,7 +51,7 @@ def check_manifest(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return check(dict(content), ManifestFile, path, DataError, REMEDY)
 
 
-def check_item(line: str, origin: str) -> dict[str, Any]:
+def check_item(line: str | bytes, origin: str) -> dict[str, Any]:
     """Parse one line that describes an item.
 
     Raises:

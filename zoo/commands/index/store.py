@@ -168,7 +168,7 @@ class Index:
     def describe(self, rows: Iterable[int]) -> dict[int, dict[str, Any]]:
         """Return the descriptions of the given rows, by row number."""
         wanted = set(rows)
-        with (self.directory / ITEMS).open(encoding="utf-8") as file:
+        with (self.directory / ITEMS).open("rb") as file:  # bytes: a line may be no UTF-8
             return {row: check_item(line, f"{file.name}, line {row + 1}") for row, line in enumerate(file) if row in wanted}
 
 
@@ -271,7 +271,7 @@ def hash_file(path: Path) -> str:
 
 def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a JSON-lines file."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         yield from (check_item(line, f"{path}, line {number}") for number, line in enumerate(file, 1))
 
 

@@ -1,7 +1,7 @@
 """Types of the metadata of a GGUF file, as far as it is read here."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -36,11 +36,13 @@ def checked_metadata(metadata: dict[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         WeightsError: with file, key, value and what is allowed.
     """
-    check(metadata.get("general.architecture"), str | None, f"{path}: general.architecture")
-    kind = metadata.get("general.architecture")
-    keys: Any = {**TOKENIZER, **{f"{kind}.{name}": allowed for name, allowed in SIZES.items()}}
-    check(metadata, TypedDict("Metadata", keys, total=False), path)  # type: ignore[operator]
+    kind = check(metadata.get("general.architecture"), str | None, f"{path}: general.architecture")
+    for key, allowed in {**TOKENIZER, **{f"{kind}.{name}": allowed for name, allowed in SIZES.items()}}.items():
+        if key in metadata:
+            check(metadata[key], allowed, f"{path}: {key}")
     words, scores = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.scores")
+    if words is None and f"{kind}.vocab_size" not in metadata:
+        raise WeightsError(f"{path}: holds no tokenizer (tokenizer.ggml.tokens) and no {kind}.vocab_size; fetch or write the file again")
     if words is not None and scores is not None and len(scores) != len(words):
         raise WeightsError(f"{path}: has {len(words)} tokens and {len(scores)} scores (tokenizer.ggml); fetch or write the file again")
     return metadata

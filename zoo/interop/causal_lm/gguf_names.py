@@ -145,6 +145,8 @@ def arguments(metadata: Mapping[str, Any], keys: Collection[str], factors: Tenso
     if find("expert_count", 0):
         raise ConfigError(f"{kind}.expert_count: got {find('expert_count')}; our causal_lm has no mixture of experts: allowed is 0")
     dim, heads = find("embedding_length"), find("attention.head_count")
+    if heads > dim:
+        raise ConfigError(f"{kind}.attention.head_count: got {heads}; allowed is at most {kind}.embedding_length, {dim}")
     shared = {
         "vocab_size": metadata.get(f"{kind}.vocab_size") or len(metadata["tokenizer.ggml.tokens"]),
         "context_length": find("context_length"),

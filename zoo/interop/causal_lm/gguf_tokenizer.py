@@ -45,7 +45,9 @@ def _merges(metadata: dict[str, Any], vocabulary: dict[str, int]) -> list[tuple[
     lines = metadata.get("tokenizer.ggml.merges")
     if lines is not None:
         return [(line[: line.index(" ", 1)], line[line.index(" ", 1) + 1 :]) for line in lines]
-    scores = metadata["tokenizer.ggml.scores"]
+    scores = metadata.get("tokenizer.ggml.scores")
+    if scores is None:
+        raise ConfigError("tokenizer.ggml: has neither merges nor scores; put a tokenizer.json beside the model instead")
     found = []
     for piece, number in vocabulary.items():
         cuts = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
