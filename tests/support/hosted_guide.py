@@ -63,7 +63,11 @@ def section(title: str, words: str, types: Sequence[str], outcome: Callable[[str
         if status not in ("equal", "refused"):
             print(f"  {kind}: {status}: {detail}")
     equal = ", ".join(f"`{kind}`" for kind, (status, _) in found.items() if status == "equal")
-    rows = [f"| `{kind}` | {reason(detail)} |" for kind, (status, detail) in found.items() if status != "equal"]
+    rows = [
+        f"| `{kind}` | {'not compared: ' * (status == 'failed')}{reason(detail)} |"
+        for kind, (status, detail) in found.items()
+        if status != "equal"
+    ]
     table = "\n".join(["| type | reason |", "|---|---|", *rows])
     return f"## {title}\n\n{words}\nOf {len(types)} types: {told}.\n\nEqual: {equal}.\n\nRefused:\n\n{table}\n"
 

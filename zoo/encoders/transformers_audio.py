@@ -193,7 +193,7 @@ def _whole(config: Any) -> Any:
         setattr(parsed, key, OFF[key])
     with quiet_and_offline():
         model = kind._from_config(parsed, dtype=torch.get_default_dtype())
-    return model.to(torch.empty(0).device)  # some parameters are made on the CPU, whatever the default device is
+    return model.to("meta") if torch.empty(0).is_meta else model  # some parameters are made on the CPU, whatever the default device is
 
 
 def _encoder_of(whole: Any) -> Any:
@@ -227,4 +227,9 @@ def _arranged(mels: Tensor, layout: str) -> Tensor:
 def _counts(model: Any, lengths: Tensor) -> Tensor:
     """Return the numbers of tokens of clips, by the model's own rule; without one, each frame is a token."""
     rule = getattr(type(model), LENGTH_RULE, None)
-    return lengths if rule is None else rule(model, lengths)
+    if rule is None:
+        return lengths
+    try:
+        return rule(model, lengths)
+    except ValueError:  # a rule for one length at a time (Moonshine)
+        return torch.tensor([rule(model, length) for length in lengths], device=lengths.device)
