@@ -93,7 +93,7 @@ class Fusion(Encoder):
     @property
     def preprocessing(self) -> Mapping[str, Any]:  # type: ignore[override]
         """Keywords of the image processor: those of the first member, with all of the image and values from 0 to 1."""
-        first = dict(self.encoders[0].preprocessing)  # type: ignore[arg-type]
+        first: dict[str, Any] = dict(self.encoders[0].preprocessing)  # type: ignore[arg-type]
         return {**first, "crop_fraction": 1.0, "mean": [0.0] * 3, "std": [1.0] * 3}
 
     def features(self, x: Float[Tensor, "batch 3 height width"], mask: None = None) -> Float[Tensor, "batch dim"]:

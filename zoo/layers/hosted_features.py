@@ -30,7 +30,7 @@ def default_settings(model_type: str) -> dict[str, Any]:
         ConfigError: it has none.
     """
     import_transformers()
-    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+    from transformers.models.auto.auto_mappings import FEATURE_EXTRACTOR_MAPPING_NAMES
 
     # transformers names another class for Wav2Vec2-BERT; its checkpoints hold that of SeamlessM4T.
     name = {**FEATURE_EXTRACTOR_MAPPING_NAMES, "wav2vec2-bert": "SeamlessM4TFeatureExtractor"}.get(model_type)

@@ -57,13 +57,13 @@ def text_arguments(source: str, config: Mapping[str, Any], names: list[str] | No
     find_file(source, TOKENIZER_FILE)  # of a hub id: fetched beside the config
     path = find_file(source, CONFIG)
     tokenizer = None if path is None else read_tokenizer(path.parent, model_type=str(config.get("model_type")))
-    found["preprocessing"] = dict({"tokenizer": "given"} if tokenizer is None else tokenizer.settings)
+    settings: dict[str, Any] = {"tokenizer": "given"} if tokenizer is None else dict(tokenizer.settings)
     longest = sentence.get("max_seq_length") or (words.get("model_max_length") if pooling else None)
     if isinstance(longest, int | float) and longest < NO_LIMIT:
-        found["preprocessing"]["max_length"] = int(longest)
+        settings["max_length"] = int(longest)
     if sentence.get("do_lower_case"):
-        found["preprocessing"]["lowercase"] = True
-    return found
+        settings["lowercase"] = True
+    return found | {"preprocessing": settings}
 
 
 def audio_arguments(source: str, config: Mapping[str, Any]) -> dict[str, Any]:

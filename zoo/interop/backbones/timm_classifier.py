@@ -59,7 +59,7 @@ def class_names(config: Mapping[str, Any], number: int) -> list[str] | None:
         names = [name for _, name in sorted(names.items(), key=lambda pair: int(pair[0]))]
     if isinstance(names, list) and len(names) == number:
         return [str(texts.get(name, name)) for name in names]
-    from timm.data import ImageNetInfo, infer_imagenet_subset
+    from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": number})
     return None if subset is None else [ImageNetInfo(subset).index_to_description(i) for i in range(number)]
