@@ -112,7 +112,7 @@ def architecture(arguments: Mapping[str, Any]) -> str:
     kind = model_type(arguments)
     if kind not in (GPT2, LLAMA, MISTRAL):
         raise ConfigError(
-            f"export: a model of the form of transformers' {CLASSES[kind]} cannot be written as GGUF; allowed are the forms of GPT-2 and LLaMA"
+            f"export: a model of the form of transformers' {CLASSES[kind]} is not written as GGUF; allowed are those of GPT-2 and LLaMA"
         )
     if arguments["window"] is not None:
         raise ConfigError(f"window: got {arguments['window']}, but llama.cpp's architecture 'llama' attends to everything; allowed is null")
