@@ -62,7 +62,10 @@ def class_names(config: Mapping[str, Any], number: int) -> list[str] | None:
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": number})
-    return None if subset is None else [ImageNetInfo(subset).index_to_description(i) for i in range(number)]
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)  # reads its tables when it is made
+    return [info.index_to_description(index) for index in range(number)]
 
 
 def _layer_name(told: Mapping[str, Any], source: Source, path: str) -> str:
