@@ -148,7 +148,9 @@ def test_a_manifest_with_a_wrong_value_is_told(tmp_path, key, value):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", "no JSON", '{"path": "\udcb3"}', '{"path": 3}', '{"path": "a"}', '{"path": "a", "size": "x", "mtime_ns": 1}'])
+@pytest.mark.parametrize(
+    "line", ["{}", "[]", "no JSON", '{"path": "\udcb3"}', '{"path": 3}', '{"path": "a"}', '{"path": "a", "size": "x", "mtime_ns": 1}']
+)
 def test_an_item_that_is_none_is_told(tmp_path, line):
     (tmp_path / "items.jsonl").write_bytes(line.encode("utf-8", "surrogateescape") + b"\n")
     with pytest.raises(zoo.DataError, match=r"items\.jsonl, line 1"):
