@@ -7,7 +7,7 @@ written as ``->``, so that no reader takes it for the arrow between two times; t
 import json
 from collections.abc import Callable, Iterator
 
-from zoo.storage.cells import cell
+from zoo.processors.media.cells import cell
 from zoo.types import Segment, Transcript
 
 
