@@ -240,3 +240,12 @@ def test_an_archive_with_damaged_names_is_told(tmp_path):
     path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xc3\xff"))
     with pytest.raises(zoo.WeightsError, match=r"a\.pt"):
         zoo.create_model("vit_nano", weights=path)
+
+
+@pytest.mark.parametrize("value", [3, "", "a" * 5000, None, ["a"]], ids=range(5))
+def test_a_shard_without_a_proper_name_is_told(tmp_path, value):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": value}}))
+    with pytest.raises(zoo.WeightsError, match=r"index\.json: weight_map") as error:
+        zoo.load(tmp_path)
+    assert len(str(error.value)) < 900

@@ -24,7 +24,7 @@ from zoo.evaluation.results.accuracy import AccuracyResult
 from zoo.evaluation.results.answers import Answer, AnswersResult
 from zoo.evaluation.results.asr_result import AsrResult, Recognition
 from zoo.processors.chat.messages import Conversation
-from zoo.storage.cells import cell
+from zoo.processors.media.cells import cell
 from zoo.storage.outside import printable
 
 NASTY = ["\x1b[31mred", "a\rb", "\x07", "\x9b31m", "\u202egpj.exe", "\udcff", "\u2028"]

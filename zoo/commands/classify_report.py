@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from zoo.evaluation.results.html_report import bar, card, check_output, write_page
-from zoo.storage.cells import write_rows
+from zoo.processors.media.cells import write_rows
 from zoo.storage.files import write_whole
 
 LABELS_SHOWN = 200  # on an HTML page; the classification uses all labels

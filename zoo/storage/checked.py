@@ -6,7 +6,7 @@ Values are checked, never converted: the caller keeps what the file said, and ke
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import msgspec
 
@@ -14,6 +14,7 @@ from zoo.errors import WeightsError
 from zoo.storage.outside import Fault, read_json, shown
 
 T = TypeVar("T")
+LONGEST_NAME = 255  # of a file, as Linux, macOS and Windows allow
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "object": dict, "array": list, "null": type(None)}
 WORDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "object": "an object", "array": "a list"}
 
@@ -72,7 +73,7 @@ def _at(value: Any, path: str, reason: str) -> tuple[str, Any]:
 class ShardIndex(TypedDict):
     """Content of ``model.safetensors.index.json``: the file of each tensor."""
 
-    weight_map: dict[str, str]
+    weight_map: dict[str, Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_NAME)]]
 
 
 def read_shard_names(path: Path) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.evaluation.results.html_report import bar, card, check_output, write_page
-from zoo.storage.cells import write_rows
+from zoo.processors.media.cells import write_rows
 from zoo.storage.files import write_whole
 
 

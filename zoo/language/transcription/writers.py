@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 
 from zoo.language.transcription.subtitles import Layout, cues, spoken
-from zoo.storage.cells import cell
+from zoo.processors.media.cells import cell
 from zoo.types import Transcript
 
 
