@@ -36,7 +36,7 @@ def saying(monkeypatch):
     render = part.render
     monkeypatch.setattr(part, "render", lambda *args, **kw: asked.append(render(*args, **kw)) or asked[-1])
     monkeypatch.setattr(system.head.language, "logits", scripted)
-    monkeypatch.setattr("zoo.commands.chat.load", lambda model, device: system.eval())
+    monkeypatch.setattr("zoo.commands.chat.load", lambda model, **place: system.eval())
     return asked
 
 
@@ -76,7 +76,7 @@ def test_a_model_without_location_tokens_and_other_names_are_refused(saying, pic
         assert "name an image file that ends in .png or .jpg" in capsys.readouterr().err
     plain = zoo.create_system("kosmos_nano", ["system.processor.conversation.tokenizer=characters"])
     plain.processor.fit(["where?"])
-    monkeypatch.setattr("zoo.commands.chat.load", lambda model, device: plain)
+    monkeypatch.setattr("zoo.commands.chat.load", lambda model, **place: plain)
     assert main(["chat", "--model", "plain", "--boxes", str(tmp_path / "b.png"), "where?"]) == 2
     assert "no token <grounding>" in capsys.readouterr().err
 

@@ -90,7 +90,7 @@ def test_classify_writes_reports(model, pictures, tmp_path, suffix):
         (["nowhere.png", "--labels", "cat,dog"], "no such file"),
         (["PICTURE", "--labels", "cat,cat"], "'cat' given more than once"),
         (["PICTURE", "--labels", "cat,,dog"], "label 2 of 3 is empty"),
-        (["PICTURE", "--labels-file", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["PICTURE", "--labels-file", "nowhere.txt"], "nowhere.txt: no such file"),
         (["PICTURE", "--labels", "cat", "--output", "found.xls"], "allowed are .csv, .json, .html"),
         (["PICTURE", "--labels", "cat", "--top-k", "0"], "allowed is 1 or more"),
         (["PICTURE", "--labels", "cat", "--model", "nowhere"], "nowhere: no such directory"),

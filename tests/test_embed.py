@@ -268,7 +268,7 @@ def test_two_jobs_at_once_do_not_meet(clip, pictures, tmp_path):
         (["PICTURES/b.png"], "b.png: is a file; give a folder of images"),
         (["PICTURES", "--modality", "audio"], "no recordings in this folder or below"),
         (["PICTURES", "--modality", "video"], "--modality: there is no 'video'; known: audio, image, text"),
-        (["PICTURES", "--modality", "text"], "cannot be read"),
+        (["PICTURES", "--modality", "text"], "cannot be opened, it is a folder"),
         (["PICTURES", "--format", "csv"], "--format: there is no 'csv'"),
         (["PICTURES", "--batch-size", "0"], "allowed is 1 or more"),
         (["PICTURES", "--model", "nowhere"], "nowhere: no such directory"),

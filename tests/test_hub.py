@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hub_server import connect, running_hub
+from huggingface_hub.utils import enable_progress_bars
 from safetensors.torch import save_file
 
 import zoo
@@ -283,6 +284,7 @@ def test_half_a_copy_in_the_cache_is_no_model_offline(hub, saved, monkeypatch):
 def test_a_terminal_sees_progress(hub, saved, monkeypatch, capsys):
     hub.add("owner/name", saved / "zoo")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    enable_progress_bars()  # other tests switch them off for the whole process
     zoo.load("hf://owner/name")
     assert "Fetching" in capsys.readouterr().err
 

@@ -75,7 +75,7 @@ def test_sentences_that_cannot_be_spoken_are_told_on_the_terminal(voice, tmp_pat
         (["a", "--file", "b"], "but not both"),
         (["a", "-o", "out.doc"], "--output: out.doc is not an audio file"),
         (["a", "-o", "nowhere/out.wav"], "does not exist; create it first"),
-        (["--file", "missing.txt"], "--file: missing.txt cannot be read"),
+        (["--file", "missing.txt"], "--file: missing.txt: no such file"),
         (["?!"], "contains nothing that can be spoken"),
         (["a", "--vocoder", "hifi"], "vocoder: there is no 'hifi'"),
         (["a", "--speaker", "1"], "do not give a speaker"),

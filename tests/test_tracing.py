@@ -20,6 +20,7 @@ from zoo.types import Batch, Encoded, HeadOutput
 
 NANO = sorted({row.family: row.name for row in map(find_row, zoo.list_models("*nano*", kind="encoder"))}.values())  # one per family
 RNN = ("cbhg_encoder_nano", "tacotron2_encoder_nano")  # torch.compile takes no RNN (torch._dynamo.config.allow_rnn)
+PARAMETRIZED = "transformers_audio_nano"  # wav2vec 2.0's weight norm; torch pickles no parametrized module
 CHEAP = ("vit_nano", "text_nano", "whisper_nano_encoder")
 # torch.jit is deprecated, and TracerWarnings tell that sizes become constants, which is what tracing means.
 QUIET = pytest.mark.filterwarnings(
@@ -43,7 +44,8 @@ def test_an_encoder_is_copied_pickled_and_traced(name):
     with torch.no_grad():
         expected = encoder(*inputs)
         equal(copy.deepcopy(encoder)(*inputs), expected)
-        equal(pickle.loads(pickle.dumps(encoder))(*inputs), expected)
+        if name != PARAMETRIZED:
+            equal(pickle.loads(pickle.dumps(encoder))(*inputs), expected)
         equal(pickle.loads(pickle.dumps(expected)), expected)
         traced = torch.jit.trace(encoder, inputs, check_trace=False)(*inputs)
     assert len(traced) == 3 - (expected.pooled is None)

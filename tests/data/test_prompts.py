@@ -47,7 +47,7 @@ def test_templates_are_a_set_a_file_one_prompt_or_a_list(tmp_path):
     ("wanted", "message"),
     [
         ("imagnet", "templates: there is no template set and no file 'imagnet'; did you mean 'imagenet'"),
-        ("nowhere/t.txt", "templates: nowhere/t.txt cannot be read"),
+        ("nowhere/t.txt", "templates: nowhere/t.txt: no such file"),
         (["a {}", "a photo"], "template 2 of 2, 'a photo', has no {}"),
         ([], "there are no templates; give at least one"),
     ],

@@ -52,6 +52,7 @@ def test_a_limit_is_kept_and_spread_over_the_split(clip, source):
 def test_an_encoder_alone_is_read_by_its_processor(clip, source):
     encoder = zoo.create_model("vit_nano")
     encoder.load_state_dict(clip.encoders["image"].state_dict())
+    encoder.processor = None
     with pytest.raises(zoo.ConfigError, match="ViT has no processor"):
         reader().check(encoder, source)
     encoder.processor = clip.processor

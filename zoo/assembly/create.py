@@ -121,7 +121,10 @@ def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
     order = [m for m in ("image", "text", "audio") if m in accepts.modalities]
     words: dict[str, dict[str, Any]] = {"text": EXAMPLE_WORDS}
     width = config.get("embed_dim", config.get("dim", EXAMPLE_DIM))
-    return {m: EncoderSpec(m, width, **words.get(m, {})) for m in order[: accepts.minimum]}
+    projections = config.get("projections")
+    kinds = projections if isinstance(projections, Mapping) else {}
+    widths = {m: EXAMPLE_DIM if kinds.get(m) == "mlp_and_input" else width for m in order}  # such a projection widens its input
+    return {m: EncoderSpec(m, widths[m], **words.get(m, {})) for m in order[: accepts.minimum]}
 
 
 def example_language(config: Mapping[str, Any]) -> dict[str, Any]:

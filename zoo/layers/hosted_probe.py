@@ -102,7 +102,8 @@ class _Trial:
     def __init__(self, model: Any) -> None:
         self.model = model
         special = {id for key, id in model.config.to_dict().items() if key.endswith("_token_id") and isinstance(id, int)}
-        words = torch.tensor([id for id in range(5, SMALLEST_VOCABULARY) if id not in special])
+        rows = model.get_input_embeddings().weight.shape[0]  # a vocabulary that is smaller than that of a tiny copy is kept
+        words = torch.tensor([id for id in range(min(5, rows - 2), min(rows, SMALLEST_VOCABULARY)) if id not in special])
         self.ids = words[torch.randint(len(words), (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))]
         self.truth: Tensor = _told("with token ids", lambda: model(input_ids=self.ids, use_cache=False, return_dict=True).logits)
         self.scale = max(1.0, float(self.truth.abs().max()))

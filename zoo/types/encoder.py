@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.types.batch import Encoded
+from zoo.types.batch import Encoded, EncodedTuple, UnpooledTuple
 from zoo.types.part import Part
 
 
@@ -104,15 +105,8 @@ class Encoder(Part, nn.Module):
 
     @property
     def transform(self) -> Callable[[Any], Tensor]:
-        """Function from one raw input to the tensor that the encoder takes, without the batch axis.
-
-        Raises:
-            ConfigError: the encoder has no processor.
-        """
-        if self.processor is None:
-            raise ConfigError(f"transform: {type(self).__name__} has no processor; make it with zoo.create_model or zoo.load")
-        part = self.processor[self.modality]  # type: ignore[index]
-        return lambda raw: part([raw])[0][0]
+        """Function from one raw input to the tensor that the encoder takes, without the batch axis; see ``_transformed``."""
+        return partial(_transformed, self)  # it raises errors when it is called, because torch.jit.trace reads every property
 
     def num_tokens(self, length: int) -> int | None:
         """Return the number of tokens of an item of ``length`` frames; None if every item has the same number."""
@@ -127,6 +121,18 @@ class Encoder(Part, nn.Module):
     def from_features(self, features: Tensor) -> Encoded:
         """Finish the encoding from ``features``; by default they are the pooled vectors and the only tokens."""
         return Encoded.of_pooled(features)
+
+
+def _transformed(encoder: Encoder, raw: Any) -> Tensor:
+    """Return the tensor of one raw input.
+
+    Raises:
+        ConfigError: the encoder has no processor.
+    """
+    if encoder.processor is None:
+        raise ConfigError(f"transform: {type(encoder).__name__} has no processor; make it with zoo.create_model or zoo.load")
+    part = encoder.processor[encoder.modality]  # type: ignore[index]
+    return part([raw])[0][0]
 
 
 @dataclass(frozen=True)
@@ -184,4 +190,5 @@ def encode(
         encoded = found[0] if len(found) == 1 else Encoded(torch.cat([each.tokens for each in found], dim=-1), None, found[0].mask)
     else:
         encoded = encoder(x, mask, reads=reads)
-    return encoded if isinstance(encoded, Encoded) else Encoded(encoded.tokens, encoded.pooled, encoded.mask)
+    traced = isinstance(encoded, EncodedTuple | UnpooledTuple)  # see ``Encoder.__call__``
+    return Encoded(encoded.tokens, encoded.pooled, encoded.mask) if traced else encoded

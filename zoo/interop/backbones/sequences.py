@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ConfigError
-from zoo.interop.text_encoders.bert import poolings
 from zoo.processors.tokenizers.library_tokenizers import TOKENIZER_CONFIG, TOKENIZER_FILE, read_tokenizer
 from zoo.storage.hub import CONFIG, find_file, read_json_object
 
@@ -48,6 +47,8 @@ def text_arguments(source: str, config: Mapping[str, Any], names: list[str] | No
     found: dict[str, Any] = {"config": dict(config)}
     pooling, sentence, words = (_optional(source, name) for name in (POOLING_FILE, SENTENCE_FILE, TOKENIZER_CONFIG))
     if pooling:
+        from zoo.interop.text_encoders.bert import poolings  # imported here, because it imports torch
+
         chosen = poolings(pooling)
         if len(chosen) != 1 or chosen[0] not in POOLS:
             raise ConfigError(f"{source}/{POOLING_FILE}: pools by {', '.join(chosen) or 'nothing'}; allowed is one of: {', '.join(POOLS)}")

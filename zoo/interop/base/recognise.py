@@ -96,11 +96,15 @@ def refuse_changes(source: Source) -> None:
     """Raise an error if a foreign directory holds a file that would change what its weights compute, or quantised weights.
 
     Raises:
-        WeightsError: there is such a file.
+        WeightsError: there is such a file, or the config is damaged.
         ConfigError: the weights are quantised.
     """
     if source.directory is not None and source.library == TRANSFORMERS:
-        refuse_quantised(source.config, source.directory / CONFIG)
+        try:
+            config = source.config
+        except ConfigError as error:
+            raise WeightsError(str(error)) from error
+        refuse_quantised(config, source.directory / CONFIG)
     for name in unknown_files(source):
         if why := change_of(name):
             raise WeightsError(
