@@ -130,8 +130,9 @@ class _View:
         return cls(member.image_size, known.get("crop_fraction", 1.0), known.get("mean", CLIP_MEAN), known.get("std", CLIP_STD))
 
     def __call__(self, x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
-        side = self.size if x.shape[-1] == self.whole else round(x.shape[-1] * self.fraction)
-        top, left = (x.shape[-2] - side) // 2, (x.shape[-1] - side) // 2
+        width = int(x.shape[-1])  # torch.jit.trace gives tensors
+        side = self.size if width == self.whole else round(width * self.fraction)
+        top, left = (x.shape[-2] - side) // 2, (width - side) // 2
         x = x[..., top : top + side, left : left + side]
         if side != self.size:
             x = F.interpolate(x, size=self.size, mode="bicubic", antialias=True)
