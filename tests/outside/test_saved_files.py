@@ -165,9 +165,11 @@ def test_a_plan_and_vectors_that_fit_nothing_are_told(tmp_path):
     (tmp_path / "items.jsonl").write_text("")
     facts = {**MANIFEST, "items": hash_file(tmp_path / "items.jsonl")}
     (tmp_path / "manifest.json").write_text(json.dumps(facts))
-    (tmp_path / "embeddings.npy").write_bytes((tmp_path / "v.npy").read_bytes().replace(b"}", b"("))
-    with pytest.raises(zoo.DataError, match="the index is damaged"):
-        Index(tmp_path)
+    whole = (tmp_path / "v.npy").read_bytes()
+    for damaged in (whole.replace(b"}", b"("), b"PK" + whole[2:]):  # the second begins as a zip archive
+        (tmp_path / "embeddings.npy").write_bytes(damaged)
+        with pytest.raises(zoo.DataError, match="the index is damaged"):
+            Index(tmp_path)
     with pytest.raises(zoo.DataError, match="shape"):
         checks.check_shape((8,), (2, 4), tmp_path / "v.npy")
 

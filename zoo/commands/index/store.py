@@ -84,7 +84,7 @@ class NpyRows:
     @property
     def matrix(self) -> Matrix:
         """The mapped file; the mapping ends with the last reference to it."""
-        return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(self.path, mode="r")  # np.load would read a file that begins as a zip archive as one
 
     def chunks(self, size: int) -> Iterator[Matrix]:
         """Yield all rows in order, at most ``size`` at a time."""

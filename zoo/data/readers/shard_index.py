@@ -180,7 +180,7 @@ def _load(stem: Path, *keys: str) -> tuple[Shaped[np.ndarray, " samples"], dict]
     try:
         facts = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
         empty = facts["samples"] == 0  # an empty file cannot be memory-mapped
-        entries = np.empty(0, ENTRY) if empty else np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+        entries = np.empty(0, ENTRY) if empty else np.lib.format.open_memmap(stem.with_suffix(".npy"), mode="r")
         whole = entries.dtype == ENTRY and len(entries) == facts["samples"] and facts.keys() >= set(keys)
         return (entries, facts) if whole else None
     except CACHE_ERRORS:
