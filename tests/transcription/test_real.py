@@ -48,7 +48,8 @@ def test_texts_and_times_are_those_of_openai_whisper(system, reference, recordin
         ours = system.transcribe(str(path), num_beams=num_beams, temperatures=0.0)
         theirs = whisper.transcribe(reference, read_audio(path)[0], beam_size=num_beams, temperature=0.0, fp16=False)
         assert ours.text == theirs["text"]
-        assert [(s.start, s.end) for s in ours.segments] == [pytest.approx((s["start"], s["end"]), abs=0.1) for s in theirs["segments"]]
+        times = [(s["start"], min(s["end"], ours.duration_s)) for s in theirs["segments"]]  # theirs may end after the recording
+        assert [(s.start, s.end) for s in ours.segments] == [pytest.approx(pair, abs=0.1) for pair in times]
 
 
 def test_words_and_long_recordings_are_those_of_openai_whisper(system, reference, recordings):

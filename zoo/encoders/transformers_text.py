@@ -27,6 +27,7 @@ from zoo.layers.hosted_sequence import (
 )
 from zoo.layers.hosted_transformers import first_number, import_transformers, parse_config, quiet_and_offline, read_into
 from zoo.layers.pool import masked_max, masked_mean, take_tokens
+from zoo.layers.recorded import is_recorded
 from zoo.registry import register
 from zoo.types import Encoded, Encoder
 
@@ -100,9 +101,9 @@ class TransformersText(Encoder):
             raise DataError(f"a text has {token_ids.shape[1]} tokens; context_length allows {self.context_length}: shorten it")
         if token_ids.is_meta:
             encoded = shapes_alone(self.model, token_ids.shape[1], len(token_ids), self.dim, mask)
-        elif mask is None or bool(mask.all()):
+        elif mask is None or (not is_recorded() and bool(mask.all())):
             encoded = _encode(self.model, token_ids, None)
-        elif self._pads and is_padded_at_the_end(mask):
+        elif self._pads and (is_recorded() or is_padded_at_the_end(mask)):  # no value of a recorded mask may be read
             encoded = _encode(self.model, token_ids, mask)
         else:
             encoded = one_length_at_a_time(token_ids, mask, lambda rows: _encode(self.model, rows, None))
