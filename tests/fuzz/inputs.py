@@ -152,8 +152,6 @@ TARGETS: dict[str, Callable[[Path], None]] = {
 }
 
 
-REFUSED = ("adapter",)  # intact ones may be refused by name
-
 SLOW = ("whisper", "openai_whisper", "ctranslate2", "sweep")  # a second of computing each; drawn one time in twenty
 
 
