@@ -51,7 +51,7 @@ def microphone_sound(device: str | int | None = None) -> Iterator[np.ndarray]:
         ConfigError: sounddevice is not installed, or there is no microphone.
     """
     try:
-        import sounddevice
+        import sounddevice  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError) as error:  # OSError: the system has no PortAudio
         raise ConfigError(
             f"--microphone: needs sounddevice and PortAudio ({error}); install it with: pip install 'multimodal-zoo[microphone]'"
