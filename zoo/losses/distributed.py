@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 
@@ -82,6 +82,41 @@ def max_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     if is_distributed():
         dist.all_reduce(largest, dist.ReduceOp.MAX)
     return largest
+
+
+def share_of_mean(mean: Float[Tensor, ""], count: int | Tensor) -> Float[Tensor, ""]:
+    """Weigh a mean over this rank's items, so that the average over ranks is the mean over the items of all ranks.
+
+    Ranks may hold different numbers of items, for example of tokens with a label: with 1 item and 3 items the factors are 1/2 and 3/2.
+    Outside of training (no gradients) the mean stays as it is, because ranks then need not run together.
+
+    Args:
+        mean: of this rank's loss; 0 if it has no items.
+        count: number of this rank's items.
+    """
+    if not is_distributed() or not torch.is_grad_enabled() or mean.is_meta:
+        return mean
+    ours = mean.detach().new_zeros((), dtype=torch.float32) + count
+    return mean * (ours * world_size() / sum_over_ranks(ours.clone()).clamp(min=1))
+
+
+def mean_over_ranks(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Return the mean of a scalar over all ranks, without gradient."""
+    return sum_over_ranks(value.detach().clone()) / world_size() if is_distributed() else value.detach()
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor (DTensor); another tensor is returned as it is."""
+    if not is_distributed():
+        return tensor
+    from torch.distributed.tensor import DTensor  # its import takes most of a second
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor (DTensor) in one piece, for which every rank has to call it; another tensor is returned as it is."""
+    return tensor if local_part(tensor) is tensor else tensor.full_tensor()  # type: ignore[attr-defined]
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -12,23 +12,24 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, set_seed
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from zoo.data.loader import Cursor, ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
-from zoo.losses.distributed import share_buffers, share_object, wait_for_ranks
+from zoo.losses.distributed import full_tensor, mean_over_ranks, share_buffers, share_object, wait_for_ranks
 from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.accelerator import make_accelerator
 from zoo.training.best import BestModel
 from zoo.training.curves import draw_curves
 from zoo.training.durations import seconds_of
-from zoo.training.freeze import freeze, train_mode
+from zoo.training.freeze import train_mode
 from zoo.training.log import RunLog, cut_lines
-from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
+from zoo.training.optim import set_learning_rate
+from zoo.training.parallel import ParallelModel
 from zoo.training.progress import Progress
+from zoo.training.reference import Reference
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import MONITOR_MODES, TrainingSettings
 from zoo.training.state import load_state, remove_older, save_state, saving
@@ -81,15 +82,10 @@ class Trainer:
         self.accelerator = accelerator or make_accelerator(settings, run_dir)
         if settings.trackers:
             self.accelerator.init_trackers("tracked")
-        self.plain_model = model.to(self.accelerator.device)
-        if settings.accumulation == "grad_cache":
-            grad_cache.refuse(model, self.accelerator)
-        self.frozen = freeze(self.plain_model, settings.freeze)
-        self.average = None
-        if settings.ema_decay is not None:  # before prepare(): Accelerate wraps the model's forward, which must not be copied
-            self.average = AveragedModel(self.plain_model, multi_avg_fn=moving_average(settings.ema_decay))
-            self.accelerator.register_for_checkpointing(self.average)
-        self.model, self.optimizer = self.accelerator.prepare(self.plain_model, make_optimizer(self.plain_model, settings))
+        shares = isinstance(complete, Reference) and complete.tensors is not None
+        self.parallel = ParallelModel(model, settings, self.accelerator, is_reference=shares)
+        self.plain_model, self.model, self.optimizer = self.parallel.plain, self.parallel.wrapped, self.parallel.optimizer
+        self.frozen, self.average = self.parallel.frozen, self.parallel.average
         self.log = RunLog(run_dir)
         self.trace = fingerprint.Trace(run_dir, self.accelerator.process_index, settings.trace)
         self.step, self.best, self.cursor = 0, BestModel(run_dir), Cursor()
@@ -136,25 +132,21 @@ class Trainer:
         """Run the frozen encoders over the data, only once per run, and replace the data by their features."""
         passes, folder = self.settings.cache_features, feature_cache.cache_folder(self.run_dir)
         assert isinstance(self.data, ProcessedSplit)
-        if self.accelerator.is_main_process:
-            feature_cache.keep_features(
-                self.plain_model.eval(),
-                self.data,
-                folder,
-                passes=passes,
-                batch_size=self.settings.batch_size,
-                seed=self.seed,
-                num_workers=self.num_workers,
-                autocast=lambda: self.accelerator.autocast(),
-                tell=self.progress.prepare if self.progress is not None else None,
-            )
+        with self.parallel.whole() as model:
+            if self.accelerator.is_main_process:
+                feature_cache.keep_features(
+                    model.eval(),
+                    self.data,
+                    folder,
+                    passes=passes,
+                    batch_size=self.settings.batch_size,
+                    seed=self.seed,
+                    num_workers=self.num_workers,
+                    autocast=lambda: self.accelerator.autocast(),
+                    tell=self.progress.prepare if self.progress is not None else None,
+                )
         self.accelerator.wait_for_everyone()
         self.data, self.num_workers = feature_cache.FeatureSplit(folder, len(self.data), self.data.order), 0
-
-    @property
-    def final_model(self) -> nn.Module:
-        """Model to evaluate and save: the moving average of the weights if there is one, otherwise the trained model."""
-        return self.average.module if self.average is not None else self.plain_model
 
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield the batches of each remaining optimizer step."""
@@ -210,7 +202,8 @@ class Trainer:
         with saving(self.run_dir):
             self.trace.after(self.step + 1, self.plain_model, self.optimizer)
         self.log.count(settings.batch_size * settings.accumulate)
-        losses = [output.loss.item() for output in outputs if output.loss is not None]
+        # Ranks may hold different numbers of tokens; the mean of their losses is that of all items.
+        losses = [float(mean_over_ranks(output.loss)) for output in outputs if output.loss is not None]
         metrics = {name: float(value) for name, value in outputs[-1].metrics.items()}
         return {"loss": sum(losses) / max(len(losses), 1), "learning_rate": rate, "gradient_norm": norm, **metrics}
 
@@ -218,7 +211,9 @@ class Trainer:
         """Run forward and backward; returns the output of each batch (with gradient caching the common output, once per batch)."""
         if self.settings.accumulation == "grad_cache" and len(batches) > 1:
             return [grad_cache.forward_backward_together(self.plain_model, batches, self.accelerator)] * len(batches)  # type: ignore[arg-type]
-        return [self._forward_backward_alone(batch, last=batch is batches[-1]) for batch in batches]
+        outputs = [self._forward_backward_alone(batch, last=batch is batches[-1]) for batch in batches]
+        self.parallel.finish_backward()
+        return outputs
 
     def _forward_backward_alone(self, batch: Batch, *, last: bool) -> HeadOutput:
         # Gradients are averaged over processes only with the last batch, to communicate once per step.
@@ -233,7 +228,7 @@ class Trainer:
     def _clip(self) -> float:
         limit = self.settings.clip_gradients  # None: clipping at infinity only measures the norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
-        return float(norm) if norm is not None else math.nan
+        return float(full_tensor(norm)) if norm is not None else math.nan
 
     def _refuse_non_finite(self, outputs: list[HeadOutput], batches: list[Batch]) -> None:
         """Raise DataError on every rank if one rank's loss is not finite, before the weights change."""
@@ -288,20 +283,20 @@ class Trainer:
             ZooError: the evaluation has no metric named ``monitor``.
         """
         assert self.evaluate is not None
-        model = self.final_model
-        share_buffers(model)  # all processes must evaluate the model that the main process saves
-        model.eval()
-        metrics = share_object(self.evaluate(model))
-        train_mode(self.model, self.frozen)
-        self._write("evaluation", metrics)
-        monitor = self.settings.monitor or next(iter(metrics))
-        if monitor not in metrics:
-            raise ZooError(f"training.monitor: the evaluation has no metric {monitor!r}; known: {', '.join(metrics)}")
-        score = MONITOR_MODES[self.settings.monitor_mode] * metrics[monitor]
-        self.patience.observe(score)
-        if self.accelerator.is_main_process:
-            with saving(self.run_dir):
-                self.best.offer(score, self.step, lambda folder: self.save_model(model, folder))
+        with self.parallel.whole(everywhere=True) as model:
+            share_buffers(model)  # all processes must evaluate the model that the main process saves
+            model.eval()
+            metrics = share_object(self.evaluate(model))
+            train_mode(self.model, self.frozen)
+            self._write("evaluation", metrics)
+            monitor = self.settings.monitor or next(iter(metrics))
+            if monitor not in metrics:
+                raise ZooError(f"training.monitor: the evaluation has no metric {monitor!r}; known: {', '.join(metrics)}")
+            score = MONITOR_MODES[self.settings.monitor_mode] * metrics[monitor]
+            self.patience.observe(score)
+            if self.accelerator.is_main_process:
+                with saving(self.run_dir):
+                    self.best.offer(score, self.step, lambda folder: self.save_model(model, folder))
         wait_for_ranks()
 
     def _checkpoint(self) -> None:
@@ -311,7 +306,7 @@ class Trainer:
         with saving(self.run_dir):
             if self.accelerator.is_main_process:
                 self.log.sync()  # a state must not be on disk before the log lines of its steps
-            save_state(self.accelerator, self.run_dir, position)
+            save_state(self.accelerator, self.run_dir, position, *(() if self.parallel.sharded is None else (self.parallel.state().save,)))
             self._publish()
 
     def _position(self) -> dict[str, Any]:
@@ -335,8 +330,10 @@ class Trainer:
         """
         if self.data.skips is not None:
             self.log.write_skipped(gather_object([self.data.skips.state()]), main=self.accelerator.is_main_process)
+        with self.parallel.whole(torch.device("cpu")) as model:
+            if self.accelerator.is_main_process:
+                self.save_model(model, self.run_dir / "last")
         if self.accelerator.is_main_process:
-            self.save_model(self.final_model, self.run_dir / "last")
             self.best.settle()
             remove_older(self.run_dir, keep=self.settings.keep_states)
 
@@ -349,7 +346,7 @@ class Trainer:
         """
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
-            position = load_state(self.accelerator, self.run_dir)
+            position = load_state(self.accelerator, self.run_dir, self.parallel.state, is_sharded=self.parallel.sharded is not None)
         except ZooError:
             raise
         except ValueError as error:  # raised by torch if the optimizer's parameter groups differ
@@ -372,6 +369,8 @@ class Trainer:
                 f"{self.run_dir}: the restored state differs from the saved one; the first part that differs is: {different}. Check that "
                 "data, config and library versions are those of the run (environment.json)"
             )
+        if "ranks" in position:  # saved by another number of processes
+            set_seed(fingerprint.seed_of(self.seed, self.step, self.accelerator.process_index, self.accelerator.num_processes))
         with saving(self.run_dir):
             self.best.restore(position, main=self.accelerator.is_main_process)
             self._publish()

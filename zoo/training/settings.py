@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from zoo.errors import ConfigError, name_choices
+from zoo.registry.construct import construct
 from zoo.training.durations import seconds_of
 from zoo.training.schedule import SCHEDULES
+from zoo.training.sharding.blocks import check_checkpointing
+from zoo.training.sharding.settings import PARALLELS, Sharding
 
 MONITOR_MODES = {"max": 1, "min": -1}  # to the factor that makes higher values better
 ACCUMULATIONS = ("independent", "grad_cache")
@@ -46,6 +49,12 @@ class TrainingSettings:
             items of the same batch. "grad_cache": one loss over all batches, as with one batch of ``accumulate * batch_size`` items, at the
             memory of one batch; trained encoders run twice (GradCache).
         precision: "fp32", "bf16" or "fp16" (autocast).
+        parallel: "none": one process. "ddp": every process holds the whole model. "fsdp": weights, gradients and optimizer state are
+            divided over the processes (``sharding``). None uses ddp if several processes were started.
+        sharding: options of "fsdp"; see ``zoo.training.sharding.settings.Sharding``.
+        checkpoint_activations: "none"; "full" computes the activations of each block again in the backward pass instead of keeping them,
+            which takes less memory and about a third more time; n does so for every n-th block.
+        compile: compile each block by ``torch.compile``.
         ema_decay: decay of an exponential moving average of the weights, which is evaluated and saved instead of the weights. None
             disables it.
         checkpoint_every: steps between saved states that a run can resume from.
@@ -93,6 +102,10 @@ class TrainingSettings:
     accumulate: int = 1
     accumulation: str = "independent"
     precision: str = "fp32"
+    parallel: str | None = None
+    sharding: dict[str, Any] = field(default_factory=dict)
+    checkpoint_activations: str | int = "none"
+    compile: bool = False
     ema_decay: float | None = None
     checkpoint_every: int = 100
     keep_states: int = 1
@@ -125,6 +138,10 @@ class TrainingSettings:
             raise ConfigError(f"accumulation: there is no {self.accumulation!r}; {name_choices(self.accumulation, ACCUMULATIONS)}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: there is no {self.precision!r}; {name_choices(self.precision, PRECISIONS)}")
+        if self.parallel is not None and self.parallel not in PARALLELS:
+            raise ConfigError(f"parallel: there is no {self.parallel!r}; {name_choices(self.parallel, PARALLELS)}")
+        check_checkpointing(self.checkpoint_activations)
+        construct(Sharding, self.sharding, "sharding")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule: there is no {self.schedule!r}; {name_choices(self.schedule, SCHEDULES)}")
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
