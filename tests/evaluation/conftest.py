@@ -8,6 +8,7 @@ import torch
 
 import zoo
 from zoo.processors.chat.messages import Conversation, Message
+from zoo.registry import find_part
 from zoo.registry.construct import build_part
 from zoo.types import Sample, Source, Split
 
@@ -132,3 +133,56 @@ def right_answer(prompt):
 def talking():
     """Questions about squares, a stub system that answers them, and a correct answer."""
     return SimpleNamespace(Squares=Squares, Talker=Talker, right_answer=right_answer)
+
+
+TEXTS = ["forty two and more words", "seven is a number here", "one hundred and nothing else"]
+
+
+class Clips(Source):
+    """Noise and what is said in it."""
+
+    modalities, splits = ("audio", "text"), ("train", "test")
+
+    def split(self, name):
+        return ClipsSplit()
+
+
+class ClipsSplit(Split):
+    def __len__(self):
+        return 3
+
+    def sample(self, index, generator=None):
+        sound = np.random.default_rng(index).normal(size=6000).astype(np.float32) * 0.1
+        return Sample(str(index), {"audio": (sound, 16000), "text": TEXTS[index]})
+
+
+@pytest.fixture(scope="session")
+def parts(classifier):
+    """System and source of each evaluation, and keywords that keep it short."""
+    made = {}
+
+    def system(name, overrides=()):
+        if (name, *overrides) not in made:
+            made[name, *overrides] = zoo.create_system(name, list(overrides)).eval()
+            made[name, *overrides].processor.fit([*TEXTS, "what is it? Yes no one two three"] * 3)
+        return made[name, *overrides]
+
+    def source(name, **words):
+        return find_part("source", name)(**words)
+
+    return {
+        "zero_shot": lambda: (zoo.load("clip_vit_nano"), source("digits"), {"limit": 20, "cache": False}),
+        "retrieval": lambda: (zoo.load("clip_vit_nano"), source("digits"), {"limit": 20}),
+        "knn_probe": lambda: (zoo.load("clip_vit_nano"), source("digits"), {"limit": 20, "train_limit": 40}),
+        "linear_probe": lambda: (zoo.load("clip_vit_nano"), source("digits"), {"C": 1.0, "limit": 20, "train_limit": 40}),
+        "perplexity": lambda: (system("llava_nano"), source("digit_questions"), {"limit": 4}),
+        "question_answering": lambda: (system("llava_nano"), source("digit_questions"), {"limit": 4, "max_new_tokens": 2}),
+        "captioning": lambda: (system("llava_nano"), source("digit_pairs"), {"limit": 4, "max_new_tokens": 2}),
+        "choice": lambda: (system("llava_nano"), source("digits"), {"limit": 4, "question": "which digit?"}),
+        "in_context": lambda: (system("kosmos_nano"), source("digit_documents"), {"limit": 2, "num_examples": [0, 1]}),
+        "raven": lambda: (system("kosmos_nano"), source("raven", size=16, layouts=["2x2"]), {"limit": 2}),
+        "masked_lm": lambda: (system("bert_pretraining_nano", ["system.head.sequence=null"]), Clips(), {"limit": 3}),
+        "asr": lambda: (system("whisper_nano"), Clips(), {"limit": 2, "temperatures": [0.0]}),
+        "tts": lambda: (system("tacotron2_nano"), Clips(), {"limit": 2, "max_seconds": 0.3}),
+        "classification": lambda: (classifier.eval(), source("digits"), {"limit": 20}),
+    }

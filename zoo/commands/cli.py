@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
 from zoo.commands.transcribe_options import add_transcribe_options
+from zoo.errors import Interrupted
 
 SWEEP_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--hydra-help", "--package", "-p", "--resolve")
 
@@ -267,10 +268,15 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _train_one(config: dict[str, Any], as_json: bool) -> int:
     from zoo.commands.display import show_trained, training_progress
+    from zoo.losses.distributed import leave
     from zoo.runs.train import train
 
-    with training_progress(config, as_json=as_json) as progress:
-        result = train(config, progress=progress)
+    try:
+        with training_progress(config, as_json=as_json) as progress:
+            result = train(config, progress=progress)
+    except Interrupted:  # of all ranks at the same step
+        leave()
+        raise
     if int(os.environ.get("RANK", "0")) == 0:
         show_trained(result, as_json=as_json)
     return 0

@@ -157,9 +157,12 @@ def show_trained(result: Any, *, as_json: bool) -> None:
     """Print the paths of a training run's results and its final metrics."""
     if as_json:
         skipped = {"skipped": result.skipped} if any(result.skipped.values()) else {}
-        print_json({"run_dir": str(result.run_dir), "model": str(result.model), "metrics": result.metrics, **skipped})
+        early = {"stopped_early": result.stopped_early} if result.stopped_early is not None else {}
+        print_json({"run_dir": str(result.run_dir), "model": str(result.model), "metrics": result.metrics, **early, **skipped})
         return
     say(f"trained: {result.run_dir} (loss {result.metrics['loss']:.4f})" if result.metrics else f"already trained: {result.run_dir}")
+    if result.stopped_early is not None:
+        say(result.stopped_early)
     say(f"model:   {result.model}\ncurves:  {result.run_dir / 'curves.png'}")
     _show_skipped(result.skipped, result.run_dir / "skipped.json")
 

@@ -87,9 +87,7 @@ class Raven(Evaluation):
         prompts = [candidate_prompts(sample) for _, sample in rows]
         flat = [prompt for several in prompts for prompt in several]
         scores = iter(model.score(flat, [self.answer] * len(flat), batch_size=2 * self.batch_size, with_end=False).tolist())
-        return [
-            (_judged(sample, [next(scores) for _ in several]), index) for (index, sample), several in zip(rows, prompts, strict=True)
-        ]
+        return [(_judged(sample, [next(scores) for _ in several]), index) for (index, sample), several in zip(rows, prompts, strict=True)]
 
 
 def candidate_prompts(sample: Sample) -> list[Conversation]:

@@ -164,7 +164,9 @@ class Tts(Evaluation):
             raise DataError(f"evaluation: the split {split!r} is empty; choose another with data.test_split=...")
         own = chosen[own_part(len(chosen), self.batch_size)]
         chunks = of_all_ranks(lambda: list(self._spoken(model, samples, own, advance)))
-        found, speeches, left_out = ([each for chunk in chunks for each in chunk[place]] for place in range(3))
+        found = [row for rows, _, _ in chunks for row in rows]
+        speeches = [speech for _, several, _ in chunks for speech in several]
+        left_out = [each for _, _, several in chunks for each in several]
         if not found:
             raise DataError(f"evaluation: no item of the split {split!r} can be used; the first: {left_out[0]['reason']}")
         return _summed(found, speeches[:EXAMPLES], left_out)

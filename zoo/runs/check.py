@@ -54,9 +54,8 @@ def check(config: Mapping[str, Any]) -> CheckReport:
         ConfigError: parts that do not fit; the message names the config key, both sides and the allowed values.
     """
     settings = construct(TrainingSettings, config["training"], "training")
-    system = _build(config, settings)
-    modalities = source_modalities(config, system)
-    batch = _make_batch(config, system, modalities, settings.batch_size)
+    step = meta_step(config, settings, min(settings.batch_size, 4))
+    system, batch, modalities = step.system, step.batch, step.modalities
     edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
     encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
     loss = _loss(system, encoded, batch)
@@ -64,6 +63,43 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     edges.append(Edge("system.head", "loss", f"scalar {str(loss.dtype).removeprefix('torch.')}"))
     _step(system, loss)
     return CheckReport(edges, count(system), sum(p.numel() for p in system.parameters() if p.requires_grad))
+
+
+@dataclass(frozen=True)
+class MetaStep:
+    """System and batch of a training step on the meta device.
+
+    Attributes:
+        modalities: processors that read the source's samples.
+    """
+
+    system: System
+    batch: Batch
+    modalities: Sequence[str]
+
+    def loss(self) -> Tensor:
+        """Return the loss of a forward pass."""
+        return _loss(self.system, self._encoded(), self.batch)
+
+    def tokens(self) -> dict[str, int]:
+        """Return the number of tokens of the batch by modality; of texts, those of the input."""
+        with torch.no_grad():
+            counts = {modality: encoded.mask.numel() for modality, encoded in self._encoded().items()}
+        return counts | ({"text": self.batch.inputs["text"].numel()} if "text" in self.batch.inputs else {})
+
+    def _encoded(self) -> dict[str, Encoded]:
+        return {m: _encode(self.system, m, self.batch, []) for m in self.modalities if m in self.system.encoders}
+
+
+def meta_step(config: Mapping[str, Any], settings: TrainingSettings, items: int) -> MetaStep:
+    """Build the system of a composed config and a batch of ``items`` on the meta device.
+
+    Raises:
+        ConfigError: parts that do not fit.
+    """
+    system = _build(config, settings)
+    modalities = source_modalities(config, system)
+    return MetaStep(system, _make_batch(config, system, modalities, settings.batch_size, items), modalities)
 
 
 def _build(config: Mapping[str, Any], settings: TrainingSettings) -> System:
@@ -83,9 +119,9 @@ def _build(config: Mapping[str, Any], settings: TrainingSettings) -> System:
     return system
 
 
-def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[str], batch_size: int) -> Batch:
+def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[str], batch_size: int, items: int) -> Batch:
     """Return a batch on the meta device with the targets of objective, teacher and masking."""
-    batch = system.processor.meta(modalities, min(batch_size, 4))  # type: ignore[union-attr]
+    batch = system.processor.meta(modalities, items)  # type: ignore[union-attr]
     make_objective(config, system, batch_size)
     _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
     _add_masked(system, batch, config["data"].get("masking"))

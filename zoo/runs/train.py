@@ -43,12 +43,14 @@ class TrainingResult:
         model: the saved model.
         skipped: if bad items are skipped, the number of ``items`` that were read, those ``skipped`` by reason, and ``examples``; always
             ``left_out``, the bad entries that the source left out.
+        stopped_early: sentence about the step at which ``training.patience`` ended the run; None if it trained all steps.
     """
 
     run_dir: Path
     metrics: dict[str, float]
     model: Path
     skipped: dict[str, Any] = field(default_factory=lambda: {"left_out": []})
+    stopped_early: str | None = None
 
 
 def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> TrainingResult:
@@ -95,7 +97,7 @@ def _train(config: Mapping[str, Any], settings: TrainingSettings, progress: Prog
     set_seed(int(config["seed"]) + trainer.accelerator.process_index)
     metrics = trainer.run(resume=resuming, record=lambda: record_changes(run_dir, config, system))
     skipped = read_yaml(run_dir / SKIPPED_FILE) if (run_dir / SKIPPED_FILE).exists() else {}
-    return TrainingResult(run_dir, metrics, find_checkpoint(run_dir), {**skipped, "left_out": list(source.skipped)})
+    return TrainingResult(run_dir, metrics, find_checkpoint(run_dir), {**skipped, "left_out": list(source.skipped)}, trainer.stopped_early)
 
 
 def _make_system(config: Mapping[str, Any], settings: TrainingSettings, source: Any, run_dir: Path) -> System:

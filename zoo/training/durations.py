@@ -8,7 +8,7 @@ from zoo.errors import ConfigError
 DURATION = re.compile(r"(?:(\d+)[-:])?(\d+):([0-5]?\d):([0-5]?\d)")  # [DAYS: or DAYS-]HOURS:MINUTES:SECONDS
 
 
-def seconds_of(duration: str | float, key: str = "max_time") -> float:
+def seconds_of(duration: str | int | float, key: str = "max_time") -> float:
     """Return a duration in seconds; a number counts seconds.
 
     Examples: ``00:20:00`` and ``1200`` are 20 minutes, ``01:12:00:00`` (Lightning) and ``1-12:00:00`` (Slurm) are 36 hours. ``20:00``

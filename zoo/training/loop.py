@@ -128,6 +128,16 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # other ranks may read the files of the main process afterwards
         return values
 
+    @property
+    def stopped_early(self) -> str | None:
+        """Sentence about the end of a run by ``patience``; None if it trains all steps."""
+        if not self.patience.exhausted or self.step == self.settings.max_steps:
+            return None
+        name = self.settings.monitor or "the metric"
+        return (
+            f"stopped early at step {self.step} of {self.settings.max_steps}: {name} did not improve in {self.patience.waited} evaluations"
+        )
+
     def _use_cached_features(self) -> None:
         """Run the frozen encoders over the data, only once per run, and replace the data by their features."""
         passes, folder = self.settings.cache_features, feature_cache.cache_folder(self.run_dir)
