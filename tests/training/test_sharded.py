@@ -22,6 +22,8 @@ from zoo.training.parallel import ParallelModel
 from zoo.training.settings import TrainingSettings
 
 STEPS, ITEMS = 5, 4
+# The first gradients of this system have a norm of 100: weights that differ by rounding (1e-7) change the loss by 1e-5.
+LOSS_TOLERANCES = {"classifier_vig_nano": 1e-5}
 CLIP, LLAVA = "clip_vit_nano", "llava_nano"
 ALONE = {  # by case: system and settings
     **{name: (name, {}) for name in zoo.list_models("*nano*", kind="system")},
@@ -136,7 +138,7 @@ def test_two_sharded_processes_train_as_one(case, found):
     """Sums in fp32 differ in order only."""
     expected, actual = of_case(found[0], EQUAL[case]), of_case(found[1], case)
     assert expected.keys() == actual.keys() and len(expected) > 2
-    torch.testing.assert_close(actual["losses"], expected["losses"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(actual["losses"], expected["losses"], rtol=1e-6, atol=LOSS_TOLERANCES.get(case, 1e-6))
     torch.testing.assert_close(actual["norms"], expected["norms"], rtol=1e-4, atol=1e-5)
     for key in expected.keys() - {"losses", "norms"}:
         torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
