@@ -3,47 +3,19 @@
 import copy
 import functools
 
-import numpy as np
 import pytest
 import torch
+from system_batches import batch_of
 from torch import nn
 
 import zoo
 from zoo.testing import ContractError, check_head
-from zoo.types import IGNORED, MASKED, TEACHER, HeadOutput, Sample, Wiring
+from zoo.types import HeadOutput, Wiring
 
 SYSTEMS = {  # of heads that stand in no small system of their own
     "distill_nano": {"encoders": {"image": "vit_nano"}, "head": "distill_nano"},
     "classifier_hidden_nano": {"encoders": {"image": "vit_nano"}, "head": "classifier_hidden_nano"},
 }
-WORDS = ["a sentence number 0123456789", "and more", "what is it?"] * 3
-
-
-def raw(number):
-    generator = np.random.default_rng(number)
-    pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    return {"image": pixels, "audio": generator.normal(size=4000 + 800 * number).astype(np.float32) * 0.1}
-
-
-def conversation(system, number):
-    shown = [{"type": modality, modality: raw(number)[modality]} for modality in system.encoders]
-    return [{"role": "user", "content": [*shown, "what is it?"]}, {"role": "assistant", "content": f"number {number}"}]
-
-
-def batch_of(system):
-    """Three items with every target that the head reads."""
-    system.processor.fit(WORDS)
-    if system.head.language is not None:
-        return system.processor(conversation=[conversation(system, number) for number in range(3)])
-    texts = ["a sentence number" + " and more" * number for number in range(3)]
-    samples = [Sample(str(n), {**raw(n), "text": texts[n]}, group=n, label=n % 2) for n in range(3)]
-    batch = system.processor.collate(samples, [system.processor.items(sample) for sample in samples])
-    if system.head.needs_masking:
-        batch.targets[MASKED] = torch.full_like(batch.inputs["text"], IGNORED)
-        batch.targets[MASKED][:, 1:3] = batch.inputs["text"][:, 1:3]
-    if system.head.needs_teacher:
-        batch.targets[TEACHER] = torch.randn(3, system.head.teacher_dim)
-    return batch
 
 
 @functools.cache

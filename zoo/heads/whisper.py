@@ -45,6 +45,7 @@ class Whisper(Head):
     accepts = Accepts(modalities=("audio",), reads="tokens")
     verbs = ("transcribe",)
     evaluation = "asr"
+    called_apart = ("decoder.blocks.*.cross.key_value",)  # once for all blocks, by ``remember``
     no_weight_decay = ("positions",)
     silent_keywords = ("num_heads", "eps")
     processors = ("transcript",)  # in addition to those of the encoders

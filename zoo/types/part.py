@@ -18,10 +18,13 @@ class Part:
         no_weight_decay: names of own parameters (not of those of submodules) that the optimizer does not decay.
         silent_keywords: constructor keywords that change the outputs but no shape of a weight, for example ``num_heads``. Strict loading
             cannot detect a wrong value of these.
+        called_apart: names of submodules (``*`` matches any text) that the part calls outside of the block that contains them. Sharded
+            training gathers their weights at each such call.
     """
 
     no_weight_decay: ClassVar[Sequence[str]] = ()
     silent_keywords: ClassVar[Sequence[str]] = ()
+    called_apart: ClassVar[Sequence[str]] = ()
     config: dict[str, Any] | None = None
     processor: Processor | None = None
 

@@ -7,6 +7,7 @@ blocks to the root.
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from zoo.training.optim import trained_names
 from zoo.training.settings import TrainingSettings
 from zoo.training.sharding.blocks import blocks_of, prepare_blocks
 from zoo.training.sharding.settings import DTYPES, Sharding
+from zoo.types import Part
 
 
 class Sharded:
@@ -137,6 +139,8 @@ class _WholeCopy:
 
 def _divide(model: nn.Module, sharding: Sharding, device: torch.device) -> list[nn.Parameter]:
     """Divide the weights of a model from its blocks to its root; returns those that every process holds whole."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()  # fully_shard takes no other layout, such as the channels-last one of convolutions
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.data, src=0)  # as DDP does
     policy_of = _policies(model, sharding.parts)
@@ -144,8 +148,12 @@ def _divide(model: nn.Module, sharding: Sharding, device: torch.device) -> list[
     # fully_shard takes no scalars, and one type of weights in each unit: scalars and quantised weights stay whole.
     whole = [p for n, p in named.items() if policy_of(n) == "replicated" or not p.ndim or not p.is_floating_point()]
     options = _options(sharding, device, set(whole))
+    apart = _called_apart(model)
     for name, block in _units(model):
         if policy_of(name) == "per_layer":
+            for module in block.modules():
+                if module in apart:
+                    fully_shard(module, **options)
             if adapters := _adapters(block):
                 fully_shard(adapters, **options)
             fully_shard(block, **options)
@@ -206,6 +214,13 @@ def _units(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
             own[id(parameter)] = own.get(id(parameter), 0) + 1
         if all(owners[key] == times for key, times in own.items()):
             yield name, block
+
+
+def _called_apart(model: nn.Module) -> set[nn.Module]:
+    """Return the modules that run outside of their block (``Part.called_apart``)."""
+    parts = [module for module in model.modules() if isinstance(module, Part)]
+    wanted = [(part, pattern) for part in parts for pattern in part.called_apart]
+    return {module for part, pattern in wanted for name, module in part.named_modules() if fnmatchcase(name, pattern)}  # type: ignore[attr-defined]
 
 
 def _adapters(block: nn.Module) -> list[nn.Module]:
