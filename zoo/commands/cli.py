@@ -64,8 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--pretrained", action="store_true", help="list published weights (NAME:TAG) with size, licence and figure")
     command = add("info", _info, "Show a model's parts, parameter counts, FLOPs, number of tokens, memory and test results.")
     command.add_argument("name", metavar="NAME", help="name of a model, as zoo list prints it; also NAME:TAG")
-    add(
+    command = add(
         "check", _check, "Validate a training config with one training step on the meta device, without allocating weights.", overrides=True
+    )
+    command.add_argument(
+        "--world-size", type=int, metavar="N", help="also show memory, FLOPs and communication of each of N training processes"
     )
     add("train", _train, "Train a model from a Hydra config (-m runs a sweep, --cfg job prints the config).", overrides=True)
     add("evaluate", _evaluate, "Evaluate a checkpoint or a training run: checkpoint=PATH.", overrides=True)
@@ -238,10 +241,15 @@ def _check(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.runs.check import check
 
     report = check(config)
+    planned = None
+    if options.world_size is not None:
+        from zoo.runs.planning.plan import plan
+
+        planned = plan(config, options.world_size)
 
     from zoo.commands.display import show_check
 
-    show_check(report, as_json=options.json)
+    show_check(report, planned, as_json=options.json)
     return 0
 
 

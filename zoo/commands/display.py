@@ -67,13 +67,30 @@ def show_info(name: str, summary: Any, *, as_json: bool) -> None:
         table(f"Verified at {card['commit'][:12]} on {card['date']}", ["capability", "status", "figure", "command"], rows)
 
 
-def show_check(report: Any, *, as_json: bool) -> None:
-    """Print the data flow of a validated config: one row per tensor that a part passes to another."""
+def show_check(report: Any, planned: Any = None, *, as_json: bool) -> None:
+    """Print the data flow of a validated config, one row per tensor that a part passes to another, and the plan of its training.
+
+    Args:
+        planned: a ``zoo.runs.planning.plan.Plan``; None prints none.
+    """
     if as_json:
-        print_json({"edges": [vars(edge) for edge in report.edges], "parameters": report.parameters, "trainable": report.trainable})
+        content = {"edges": [vars(edge) for edge in report.edges], "parameters": report.parameters, "trainable": report.trainable}
+        print_json(content | ({} if planned is None else {"plan": {**vars(planned), "total_bytes": planned.total_bytes}}))
         return
     table("Valid config: data flow of a training step", ["from", "to", "carries"], [[e.source, e.target, e.carries] for e in report.edges])
     say(f"{report.parameters:,} parameters, {report.trainable:,} trainable; no weights were allocated")
+    if planned is not None:
+        _show_plan(planned)
+
+
+def _show_plan(planned: Any) -> None:
+    rows = [[f"memory, {name}", readable(count, "B")] for name, count in planned.memory.items() if count]
+    rows += [["memory, sum", readable(planned.total_bytes, "B")]]
+    rows += [["items per batch of a process", f"{planned.items:,}"]]
+    rows += [[f"tokens per step, {name}", f"{count:,}"] for name, count in planned.tokens.items()]
+    rows += [["FLOPs per step", readable(planned.flops)], ["FLOPs per step and process", readable(planned.flops / planned.world_size)]]
+    rows += [[f"communication per step, {name}", readable(count, "B")] for name, count in planned.communication.items()]
+    table(f"Each of {planned.world_size} processes, parallel={planned.parallel}", ["", ""], rows)
 
 
 class TrainingProgress:

@@ -13,6 +13,6 @@ A head names its default evaluation in the class attribute ``evaluation``. It is
 Under ``torchrun`` the processes divide the items of an evaluation with ``shares_items`` (``measures/shares.py``); of any other, the first
 process evaluates alone.
 
-May import: ``types``, ``storage``, ``registry``, ``losses``, ``processors``, ``data``. To add an evaluation, write ``zoo/evaluation/NAME.py`` and
-``tests/evaluation/test_NAME.py``. ``measures/`` holds metrics, ``results/`` holds result classes and reports.
+May import: ``types``, ``storage``, ``registry``, ``losses``, ``processors``, ``data``. To add an evaluation, write one file
+``zoo/evaluation/NAME.py`` and ``tests/evaluation/test_NAME.py``. ``measures/`` holds metrics, ``results/`` holds result classes and reports.
 """

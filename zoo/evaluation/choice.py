@@ -184,8 +184,10 @@ class Choice(Evaluation):
     def _scored(
         self, asked: Sequence[Asked], model: Any, source: Any, examples: Examples | None
     ) -> list[tuple[Answer, dict[str, float], int]]:
-        """Return for each item its scored answer, the negative log-probability of the right choice by variant of the prompt ("",
-        "plain_", "blind_"), and its index."""
+        """Return the scored answer, the negative log-probability of the right choice by variant of the prompt, and the index of each item.
+
+        The variants are "", "plain_" and "blind_".
+        """
         variants = self._variants(model, asked, [self._shots(source, examples, one.index) for one in asked])
         scores = {name: self._scores(model, asked, prompts) for name, (prompts, _) in variants.items()}
         found = []

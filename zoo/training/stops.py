@@ -65,7 +65,10 @@ class StopRequests:
         return Stop(number) if number else None
 
     def end(self, stop: "Stop", step: int, max_steps: int, run_dir: Path) -> NoReturn:
-        """Raise Interrupted, once the state is saved; before that, call the handler that stood before ours (submitit's requeues the job)."""
+        """Call the handler that another library had set for the signal (submitit's requeues the job), then raise Interrupted.
+
+        The state must be saved before.
+        """
         handler = self._before.get(self._signal)
         if callable(handler) and handler is not signal.default_int_handler:
             handler(self._signal, None)
