@@ -98,11 +98,7 @@ def test_the_plan_of_two_processes_is_what_two_processes_need(case, two_processe
     """Exactly: weights, gradients, optimizer and average; gathered and scattered bytes of sharded weights."""
     planned, found = plan(compose("train", CASES[case]), 2), two_processes[case]
     assert {name: planned.memory[name] for name in found["memory"]} == found["memory"]
-    # CLIP gathers the two vectors of each item over the processes, for each batch, by another function than the one that is counted.
-    batches = construct(TrainingSettings, compose("train", CASES[case])["training"], "training").accumulate
-    of_loss = batches * 2 * 8 * zoo.create_system("clip_vit_nano").head.embed_dim * 4
-    weights = {name: planned.communication.get(name, 0) for name in found["communication"]}
-    assert {**weights, "all_gather": weights["all_gather"] - of_loss} == found["communication"]
+    assert {name: planned.communication.get(name, 0) for name in found["communication"]} == found["communication"]
 
 
 class Live(TorchDispatchMode):
@@ -168,7 +164,7 @@ def test_sixty_four_processes_hold_a_64th_and_compute_together_what_one_computes
     one, many = plan(compose("train", words), 1), plan(compose("train", words), 64)
     assert (one.parallel, many.parallel, one.items, many.items) == ("none", "fsdp", 128, 2)
     assert many.memory["parameters"] < 1.5 * one.memory["parameters"] / 64 and one.communication == {}
-    assert many.tokens == one.tokens and one.flops < many.flops < 1.1 * one.flops  # each process compares its vectors with all
+    assert many.tokens == one.tokens and 0.9 * one.flops < many.flops <= one.flops  # one compares each item with 128
     assert not dist.is_initialized()
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
+from zoo.assembly.system import System
 from zoo.errors import ConfigError
+from zoo.heads.clip import CLIPHead
+from zoo.losses.softmax import KEPT_BYTES
 from zoo.registry.construct import construct
 from zoo.runs.check import meta_step
 from zoo.runs.planning.activations import bytes_of, count_pass
@@ -36,8 +38,8 @@ class Plan:
         memory: bytes by kind: "parameters", "buffers", "gradients", "optimizer", "average" (``ema_decay``), "inputs", "activations",
             and "communication" (gathered weights of ``fsdp``, reduction buffers of ``ddp``).
         flops: of a step, all processes together, forward and backward (2 per multiply-add).
-        communication: bytes of the tensors that a process exchanges in a step, by operation: output of all-gathers, input of
-            reduce-scatters, tensors of all-reduces.
+        communication: bytes of the tensors that a process exchanges in a step: outputs of "all_gather", inputs of "reduce_scatter" and
+            tensors of "all_reduce", all of weights and gradients; and "contrastive_loss", vectors of all items and their gradients.
     """
 
     world_size: int
@@ -67,8 +69,7 @@ def plan(config: Mapping[str, Any], world_size: int) -> Plan:
         raise ConfigError(f"training.batch_size: {settings.batch_size} is not divisible by the {world_size} processes; give a multiple")
     if config.get("objective") or settings.accumulation == "grad_cache" and settings.accumulate > 1:
         raise ConfigError("world_size: the plan counts the head's own loss and independent batches; take objective and grad_cache away")
-    with _fake_group(world_size):
-        return _plan(config, settings, world_size)
+    return _plan(config, settings, world_size)
 
 
 def _plan(config: Mapping[str, Any], settings: TrainingSettings, world_size: int) -> Plan:
@@ -80,18 +81,17 @@ def _plan(config: Mapping[str, Any], settings: TrainingSettings, world_size: int
     every = {"none": 0, "full": 1}.get(str(settings.checkpoint_activations), settings.checkpoint_activations)
     checkpointed = list(blocks)[1 :: int(every)] if every else []
     inputs = [tensor for table in (batch.inputs, batch.masks, batch.targets) for tensor in table.values()]
-    with _Collectives() as of_losses:
-        passed = count_pass(system, step.loss, blocks=blocks, checkpointed=checkpointed, held=inputs, precision=settings.precision)
+    passed = count_pass(system, step.loss, blocks=blocks, checkpointed=checkpointed, held=inputs, precision=settings.precision)
     tokens = {name: world_size * settings.accumulate * count for name, count in step.tokens().items()}
     system.zero_grad(set_to_none=True)
-    memory = {"inputs": bytes_of(inputs), "activations": passed.activation_bytes}
+    compared = _contrastive(system, items, settings.batch_size) if world_size > 1 else _Costs({"activations": 0}, {})
+    memory = {"inputs": bytes_of(inputs), "activations": passed.activation_bytes + compared.memory["activations"]}
     if sharded:
-        costs = _sharded(system, settings, passed.ran & passed.gives_gradient)
+        with _fake_group(world_size):
+            costs = _sharded(system, settings, passed.ran & passed.gives_gradient)
     else:
         costs = _whole(system, settings, world_size)
-    communication = {name: count * settings.accumulate for name, count in of_losses.bytes.items()}
-    for name, count in costs.communication.items():
-        communication[name] = communication.get(name, 0) + count
+    communication = costs.communication | {name: count * settings.accumulate for name, count in compared.communication.items()}
     order = ("parameters", "buffers", "gradients", "optimizer", "average", "inputs", "activations", "communication")
     memory |= costs.memory
     return Plan(
@@ -131,6 +131,17 @@ def state_bytes(model: nn.Module, *, averaged: bool, whole_average: bool) -> dic
         "optimizer": 2 * gradients + STEP_BYTES * len(trained),
         "average": average,
     }
+
+
+def _contrastive(system: System, items: int, batch_size: int) -> _Costs:
+    """Return what a loss that compares the items of all processes adds: their vectors, and exponentials of the logits."""
+    head = system.head
+    if not isinstance(head, CLIPHead):
+        return _Costs({"activations": 0}, {})
+    vectors = batch_size * head.embed_dim * torch.float32.itemsize
+    return _Costs(
+        {"activations": vectors + min(KEPT_BYTES, items * batch_size * torch.float32.itemsize)}, {"contrastive_loss": 2 * vectors}
+    )
 
 
 def _whole(system: nn.Module, settings: TrainingSettings, world_size: int) -> _Costs:
@@ -187,28 +198,6 @@ def _units(system: nn.Module) -> Iterator[tuple[nn.Module, list[Any]]]:
         own = [p for p in module.parameters() if isinstance(p, DTensor) and id(p) not in taken]  # type: ignore[attr-defined]
         taken.update(map(id, own))
         yield module, own  # type: ignore[misc]
-
-
-class _Collectives(TorchDispatchMode):
-    """Mode that counts the bytes of collectives, for example those by which a contrastive loss sees the vectors of all processes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes: dict[str, int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "c10d":
-            kind = {"allgather_": "all_gather", "allreduce_": "all_reduce"}.get(func._schema.name.removeprefix("c10d::"), "other")
-            self.bytes[kind] = self.bytes.get(kind, 0) + bytes_of(_flat(args[0]))
-        return func(*args, **(kwargs or {}))
-
-
-def _flat(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _flat(each)
 
 
 @contextmanager
