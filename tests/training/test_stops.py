@@ -17,7 +17,7 @@ from zoo.training.durations import seconds_of
 from zoo.training.log import read_lines
 from zoo.training.settings import TrainingSettings
 from zoo.training.state import states
-from zoo.training.stops import SIGNALS, TIME_IS_OVER, Patience, Stop, StopRequests
+from zoo.training.stops import INTERRUPTED, REQUEUE, SIGNALS, TIME_IS_OVER, Patience, Stop, StopRequests
 
 SMALL = ["training.batch_size=8", "training.log_every=1", "training.checkpoint_every=1000", "evaluation=zero_shot", "evaluation.limit=8"]
 
@@ -88,6 +88,15 @@ def test_each_signal_is_a_request_with_its_status(number):
         assert called == [number, number], "the other handler stands again"
     finally:
         signal.signal(number, outer)
+
+
+def test_the_guide_names_the_statuses():
+    text = (Path(zoo.__file__).parents[1] / "assets" / "guide" / "stops.md").read_text(encoding="utf-8")
+    rows = {
+        row.split(" | ")[0].removeprefix("| "): row.split(" | ")[-1].removesuffix(" |") for row in text.splitlines() if row.startswith("| ")
+    }
+    assert rows["SIGTERM, SIGUSR1, SIGUSR2, or `training.max_time` is over"] == str(REQUEUE)
+    assert rows["Ctrl-C (SIGINT)"] == str(INTERRUPTED)
 
 
 def test_the_time_limit_is_a_request():

@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 if all succeeded, 1 if some items failed, 2 for an error that the user can mend (input, config, disk,
-        memory), 3 for a fault of zoo itself, 130 if the user interrupted it.
+        memory), 3 for a fault of zoo itself, 130 if the user interrupted it, 75 if a signal or ``training.max_time`` ended a training run
+        that is saved and should be started again.
     """
     from zoo.commands.faults import guarded
 
