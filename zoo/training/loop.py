@@ -155,7 +155,7 @@ class Trainer:
                     autocast=lambda: self.accelerator.autocast(),
                     tell=self.progress.prepare if self.progress is not None else None,
                 )
-        self.accelerator.wait_for_everyone()
+        wait_for_ranks()  # as long as the main process encodes
         self.data, self.num_workers = feature_cache.FeatureSplit(folder, len(self.data), self.data.order), 0
 
     def _steps(self) -> Iterator[list[Batch]]:

@@ -167,7 +167,7 @@ def _sharded(system: nn.Module, settings: TrainingSettings, in_backward: set[str
         padded = [local_part(p.detach())[:1].numel() * -(-p.shape[0] // size) * size for p in own]
         weight = DTYPES[sharding.param_dtype].itemsize
         unit = sum(padded) * weight
-        times = 1 + (name != "" and name in in_backward)
+        times = 1 + any(name == block or name.startswith(f"{block}.") for block in in_backward if block)  # adapters: inside a block
         gathered += unit * times
         held.append((name, unit))
         trained = sum(count for count, p in zip(padded, own, strict=True) if p.requires_grad)
