@@ -20,10 +20,31 @@ aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
 WAITS = {  # the host needs values, or a shape that depends on values
     *(aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.equal, aten._unique2, aten.unique_dim, aten.is_nonzero),
-    *(aten.unique_consecutive, aten.nonzero_numpy, aten.item),
+    *(aten.unique_consecutive, aten.nonzero_numpy, aten.item, aten.masked_scatter_backward, aten.bincount),
 }
 BY_INDEX = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index, aten._unsafe_index_put}
 ON_CPU = {aten._pack_padded_sequence, aten._pad_packed_sequence, aten.lstm, aten.gru}  # their lengths are on the CPU
+DRIVER = {  # functions of torch.cuda that would ask the driver
+    "_lazy_init": lambda *_: None,
+    "is_available": lambda: True,
+    "device_count": lambda: 1,
+    "current_device": lambda: 0,
+    "set_device": lambda *_: None,
+    "synchronize": lambda *_: None,
+    "empty_cache": lambda: None,
+    "is_current_stream_capturing": lambda: False,
+    "is_bf16_supported": lambda *_: True,
+    "get_device_capability": lambda *_: (9, 0),
+    "get_device_name": lambda *_: "Emulated",
+    "get_device_properties": lambda *_: mock.Mock(total_memory=1 << 37),
+    "get_rng_state": lambda *_: torch.get_rng_state(),
+    "get_rng_state_all": lambda *_: [],
+    "set_rng_state": lambda state, *_: torch.set_rng_state(state),
+    "manual_seed": lambda *_: None,
+    "manual_seed_all": lambda *_: None,
+    "max_memory_allocated": lambda *_: 1 << 20,
+    "reset_peak_memory_stats": lambda *_: None,
+}
 ROOT = Path(__file__).parents[2]
 
 
@@ -102,6 +123,8 @@ class EmulatedCuda(TorchDispatchMode):
             keywords["device"] = torch.device("cpu")
         if packet in (aten._to_copy, aten._pin_memory):
             return self._copy(function, arguments, keywords, target)
+        if packet is aten.is_pinned:
+            return False
         if packet is aten.copy_:
             return self._copy_into(function, arguments, keywords)
         if not emulated:
@@ -141,9 +164,7 @@ class EmulatedCuda(TorchDispatchMode):
     def _copy(self, function, arguments, keywords, target):
         source = arguments[0]
         there = isinstance(source, Emulated) if target is None else target == "cuda"
-        if isinstance(source, Emulated) and not there:
-            self._wait(function)
-        if not isinstance(source, Emulated) and there and not keywords.get("non_blocking"):
+        if isinstance(source, Emulated) != there and not keywords.get("non_blocking"):
             self._wait(function)
         found = function(self._unwrap(source), *arguments[1:], **keywords)
         found = found.clone() if found is self._unwrap(source) else found
@@ -153,7 +174,7 @@ class EmulatedCuda(TorchDispatchMode):
         into, source = arguments[:2]
         non_blocking = keywords.get("non_blocking", len(arguments) > 2 and arguments[2])
         crosses = isinstance(into, Emulated) != isinstance(source, Emulated)
-        if crosses and (isinstance(source, Emulated) or not non_blocking):
+        if crosses and not non_blocking:
             self._wait(function)
         function(self._unwrap(into), self._unwrap(source))
         return into
@@ -190,17 +211,10 @@ def _place():
 @contextmanager
 def emulated_cuda():
     """Make torch believe in a CUDA device; yields the mode with its list of synchronisations."""
-    torch._C._ensureCUDADeviceGuardSet()
     before, swap = torch._C._only_lift_cpu_tensors(), torch.__future__.get_swap_module_params_on_conversion()
     torch._C._set_only_lift_cpu_tensors(True)
     torch.__future__.set_swap_module_params_on_conversion(True)  # parameters become emulated tensors, and keep their identity
-    generator = mock.Mock()
-    quiet = {"_lazy_init": lambda *_: None, "is_available": lambda: True, "device_count": lambda: 1, "current_device": lambda: 0}
-    quiet |= {"synchronize": lambda *_: None, "empty_cache": lambda: None, "get_rng_state": lambda *_: torch.get_rng_state()}
-    quiet |= {"is_current_stream_capturing": lambda: False}
-    quiet |= {"get_device_capability": lambda *_: (9, 0), "get_device_properties": lambda *_: mock.Mock(total_memory=1 << 37)}
-    quiet |= {"set_rng_state": lambda state, *_: torch.set_rng_state(state), "manual_seed_all": lambda *_: None, "default_generators": [generator]}
-    with mock.patch.multiple(torch.cuda, **quiet), EmulatedCuda() as mode:
+    with mock.patch.multiple(torch.cuda, **DRIVER), EmulatedCuda() as mode:
         try:
             yield mode
         finally:
