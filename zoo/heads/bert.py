@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.mlp import find_activation
+from zoo.losses.distributed import share_of_mean
 from zoo.registry import register
 from zoo.types import (
     IGNORED,
@@ -134,7 +135,7 @@ class BertHead(Head):
             labels, vectors = labels[chosen], vectors[chosen]
         logits = self.word_logits(vectors)
         # reduction="mean" would give NaN without masked positions. The sum is then 0, and all parameters still get gradients (DDP).
-        loss = F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
+        loss = share_of_mean(F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1), len(labels))
         if len(labels):
             hits = (logits.detach().argmax(1) == labels).float().mean()
             output.metrics |= {"mlm_loss": loss.detach(), "mlm_accuracy": hits, "mlm_perplexity": loss.detach().exp()}

@@ -16,6 +16,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.transcribe import transcribe
 from zoo.layers.whisper_decoder import WhisperDecoder
+from zoo.losses.distributed import share_of_mean
 from zoo.registry import register
 from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, need_encoded, on_host, send
 
@@ -96,7 +97,7 @@ class Whisper(Head):
             hidden, labels = hidden.flatten(0, 1)[chosen], labels.flatten()[chosen]
         logits = self.decoder.logits(hidden)
         # reduction="mean" would give NaN for a batch without supervised tokens; this gives 0.
-        loss = F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
+        loss = share_of_mean(F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1), len(labels))
         return HeadOutput(loss, _metrics(loss.detach(), logits.detach(), labels), {"logits": logits, "labels": labels})
 
 

@@ -1,10 +1,16 @@
-"""Rank, world size, a differentiable all-gather, and reductions over processes; without a process group, each is the identity."""
+"""Rank, world size, a differentiable all-gather, and exchanges between processes; without a process group, each is the identity.
+
+Tensors of a training step are exchanged by the default group (NCCL on GPUs), everything else by a second group on the CPU. It has no time
+limit worth the name, because a rank may wait for hours while another one evaluates; a rank that dies ends the wait at once.
+"""
 
 from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 
@@ -78,6 +84,41 @@ def max_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     return largest
 
 
+def share_of_mean(mean: Float[Tensor, ""], count: int | Tensor) -> Float[Tensor, ""]:
+    """Weigh a mean over this rank's items, so that the average over ranks is the mean over the items of all ranks.
+
+    Ranks may hold different numbers of items, for example of tokens with a label: with 1 item and 3 items the factors are 1/2 and 3/2.
+    Outside of training (no gradients) the mean stays as it is, because ranks then need not run together.
+
+    Args:
+        mean: of this rank's loss; 0 if it has no items.
+        count: number of this rank's items.
+    """
+    if not is_distributed() or not torch.is_grad_enabled() or mean.is_meta:
+        return mean
+    ours = mean.detach().new_zeros((), dtype=torch.float32) + count
+    return mean * (ours * world_size() / sum_over_ranks(ours.clone()).clamp(min=1))
+
+
+def mean_over_ranks(value: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Return the mean of a scalar over all ranks, without gradient."""
+    return sum_over_ranks(value.detach().clone()) / world_size() if is_distributed() else value.detach()
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor (DTensor); another tensor is returned as it is."""
+    if not is_distributed():
+        return tensor
+    from torch.distributed.tensor import DTensor  # its import takes most of a second
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a sharded tensor (DTensor) in one piece, for which every rank has to call it; another tensor is returned as it is."""
+    return tensor if local_part(tensor) is tensor else tensor.full_tensor()  # type: ignore[attr-defined]
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over ranks, for a backward pass outside of ``DistributedDataParallel``.
 
@@ -92,3 +133,58 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         work.wait()
     for gradient in gradients:
         gradient.div_(dist.get_world_size())
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Broadcast the main process's buffers (BatchNorm statistics) to all ranks, as DDP does before its next forward.
+
+    Only the main process saves the model, so that different buffers of the other ranks would be lost on resume.
+    """
+    if is_distributed():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+_patient: list[Any] = []  # the default group, and the group on the CPU that was made for it
+PATIENCE = timedelta(days=30)
+
+
+def _patient_group() -> Any:
+    """Return the group on the CPU; all ranks must make their first call at the same time."""
+    world = dist.group.WORLD
+    if not _patient or _patient[0] is not world:  # a program may leave a group and join another
+        _patient[:] = [world, dist.new_group(backend="gloo", timeout=PATIENCE)]
+    return _patient[1]
+
+
+def gather_objects(own: Any) -> list[Any]:
+    """Return the objects of all ranks, in rank order, on every rank; they are pickled, and tensors must be on the CPU."""
+    if not is_distributed():
+        return [own]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, own, group=_patient_group())
+    return found
+
+
+def share_object(own: Any) -> Any:
+    """Return the first rank's object on every rank."""
+    if not is_distributed():
+        return own
+    shared = [own if rank() == 0 else None]
+    dist.broadcast_object_list(shared, src=0, group=_patient_group())
+    return shared[0]
+
+
+def largest_over_ranks(own: int) -> int:
+    """Return the largest of the ranks' numbers on every rank, without a synchronisation of the accelerator."""
+    if not is_distributed():
+        return own
+    number = torch.tensor(own)
+    dist.all_reduce(number, dist.ReduceOp.MAX, group=_patient_group())
+    return int(number)
+
+
+def wait_for_ranks() -> None:
+    """Wait until every rank is here, however long that takes."""
+    if is_distributed():
+        dist.barrier(group=_patient_group())

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from zoo.errors import ConfigError, name_choices
+from zoo.losses.distributed import share_of_mean
 
 DISTANCES = ("mse", "l1")
 
@@ -92,7 +93,11 @@ def distance_from_diagonal(
 
 
 def masked_mean(each: Float[Tensor, "batch places"], mask: Bool[Tensor, "batch places"] | None) -> Float[Tensor, ""]:
-    """Return the mean over positions where the mask is True; all positions if the mask is None."""
+    """Return the mean over positions where the mask is True; all positions if the mask is None.
+
+    In training by several processes, the average of their means is the mean over the positions of all (``share_of_mean``).
+    """
     if mask is None:
-        return each.mean()
-    return torch.where(mask, each, 0.0).sum() / mask.sum().clamp(min=1)
+        return share_of_mean(each.mean(), each.numel())
+    count = mask.sum()
+    return share_of_mean(torch.where(mask, each, 0.0).sum() / count.clamp(min=1), count)

@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from zoo.losses.distributed import local_part
 from zoo.types import Batch
 
 LAYERS = ("batch", "random state", "parameters", "optimizer state", "gradients", "parameters after")
 
 
 def hash_tensors(named: Iterable[tuple[str, Tensor | None]]) -> str:
-    """Return a hash of names, types, shapes and bytes of tensors."""
+    """Return a hash of names, types, shapes and bytes of tensors; of a sharded tensor, of this process's part."""
     digest = hashlib.blake2b(digest_size=12)
     for name, tensor in named:
         if tensor is None:
             digest.update(f"{name} none;".encode())
             continue
-        plain = tensor.detach().cpu().contiguous()
+        plain = local_part(tensor.detach()).cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)};".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return digest.hexdigest()
@@ -45,6 +46,11 @@ def hash_random_state() -> str:
     digest.update(state[1].tobytes() + str(state[2:]).encode())
     digest.update(torch.get_rng_state().numpy().tobytes())
     return digest.hexdigest()
+
+
+def seed_of(*numbers: int) -> int:
+    """Return a seed that is different for each sequence of numbers, and the same in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest())
 
 
 def hash_parameters(model: nn.Module, dtype: torch.dtype | None = None) -> str:

@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from zoo.errors import ConfigError, name_choices
+from zoo.losses.distributed import local_part
 from zoo.training.settings import TrainingSettings
 from zoo.types import Part, is_system
 
@@ -102,13 +103,30 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> AdamW:
     derived from weights are cached for inference until the version of the weights changes.
     """
     betas = (float(settings.betas[0]), float(settings.betas[1]))
-    scales = {part: rate / settings.learning_rate for part, rate in settings.learning_rates.items()}
-    groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, scales)
+    groups = [part for group in _groups(model, settings) for part in _by_sharding(group)]
     fused = all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for group in groups for p in group["params"])
     optimizer = AdamW(groups, lr=settings.learning_rate, betas=betas, eps=settings.eps, fused=fused)
     parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer.register_step_post_hook(lambda *_: increment_version(parameters))
     return optimizer
+
+
+def trained_names(model: nn.Module, settings: TrainingSettings) -> list[str]:
+    """Return the names of the trained parameters in the order of the optimizer of a model that is not sharded."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in _groups(model, settings) for parameter in group["params"]]
+
+
+def _groups(model: nn.Module, settings: TrainingSettings) -> list[dict]:
+    scales = {part: rate / settings.learning_rate for part, rate in settings.learning_rates.items()}
+    return parameter_groups(model, settings.weight_decay, settings.layer_decay, scales)
+
+
+def _by_sharding(group: dict) -> list[dict]:
+    """Divide a group into parameters that are sharded and those that are not, because one kernel takes only one kind."""
+    whole = [p for p in group["params"] if local_part(p) is p]
+    sharded = [p for p in group["params"] if local_part(p) is not p]
+    return [{**group, "params": kind} for kind in (whole, sharded) if kind]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

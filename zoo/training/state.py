@@ -8,18 +8,21 @@ import json
 import logging
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.checkpointing import load_accelerator_state
 from safetensors import SafetensorError
 
+from zoo.data.skips import Skips
 from zoo.errors import DataError, WeightsError
 from zoo.storage.files import real_path, sync_files, sync_folder
 
 FOLDER, FILES, POSITION_FILE = "state", "files.json", "position.json"
+SHARDED = "sharded"  # folder in a state whose weights were divided over the processes
 DAMAGED = "damaged_"  # a state that cannot be read is renamed, so that no later state counts as older
 POSITION_TYPES: dict[str, tuple[type, ...]] = {"step": (int,), "best": (int, float), "hashes": (dict,)}
 log = logging.getLogger("zoo")
@@ -38,8 +41,15 @@ def states(run_dir: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step_*") if path.is_dir())
 
 
-def save_state(accelerator: Accelerator, run_dir: Path, position: dict[str, Any]) -> None:
-    """Write a state under a temporary name, and rename it when every rank is done."""
+def save_state(
+    accelerator: Accelerator, run_dir: Path, position: dict[str, Any], save_sharded: Callable[[Path], None] = lambda folder: None
+) -> None:
+    """Write a state under a temporary name, and rename it when every rank is done.
+
+    Args:
+        position: of this rank.
+        save_sharded: writes what Accelerate does not hold, into the folder.
+    """
     folder, name = real_path(run_dir / FOLDER), f"step_{position['step']:09d}"
     fresh, target = folder / f".{name}.tmp", folder / name
     if accelerator.is_main_process:
@@ -48,6 +58,7 @@ def save_state(accelerator: Accelerator, run_dir: Path, position: dict[str, Any]
     accelerator.wait_for_everyone()  # the folder must exist before other ranks write to it
     try:
         accelerator.save_state(str(fresh))
+        save_sharded(fresh)
         rank_file = fresh / f"{accelerator.process_index}.{POSITION_FILE}"
         rank_file.write_text(json.dumps(position), encoding="utf-8")
         accelerator.wait_for_everyone()
@@ -91,26 +102,30 @@ def sweep(run_dir: Path) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def load_state(accelerator: Accelerator, run_dir: Path) -> dict[str, Any] | None:
+def load_state(accelerator: Accelerator, run_dir: Path, trained: Callable[[], Any], *, is_sharded: bool) -> dict[str, Any] | None:
     """Restore the newest whole state; returns this rank's position, or None if the run has no state yet.
 
-    A state with a missing or cut file is set aside with a warning, and the one before it is restored.
+    A state with a missing or cut file is set aside with a warning, and the one before it is restored. A state of another number of
+    processes, or one that was sharded otherwise, gives every rank the position of the first; its ``hashes`` are those that still hold.
+
+    Args:
+        trained: makes the ``TrainedState`` that restores a state of a sharded run, or in one.
+        is_sharded: this run divides its weights.
 
     Raises:
-        WeightsError: no state is whole, or the state was written by a different number of processes or with other settings.
+        WeightsError: no state is whole, or the state was written with other settings.
     """
     path = _newest_whole(accelerator, run_dir)
     if path is None:
         return None
-    ranks = len(list(path.glob(f"*.{POSITION_FILE}")))
-    if ranks != accelerator.num_processes:
-        raise WeightsError(
-            f"{path}: was written by {ranks} processes, but this run has {accelerator.num_processes}; resume with {ranks} processes, "
-            "or start a new run from the weights of the saved model"
-        )
-    position = read_position(path / f"{accelerator.process_index}.{POSITION_FILE}")
+    was_sharded = (path / SHARDED).is_dir()
+    position = _position_of(path, accelerator, same_kind=was_sharded == is_sharded)
     try:
-        accelerator.load_state(str(path))
+        if was_sharded or is_sharded:
+            (trained().load if was_sharded else trained().load_whole)(path)
+            load_accelerator_state(str(path), [], [], [], [], accelerator.process_index)  # random states
+        else:
+            accelerator.load_state(str(path))
     except (OSError, EOFError, RuntimeError, KeyError, IndexError, TypeError, SafetensorError, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"{path}: the state cannot be restored ({_first_line(error)}); it is damaged, or was saved with other settings of the system "
@@ -118,6 +133,30 @@ def load_state(accelerator: Accelerator, run_dir: Path) -> dict[str, Any] | None
             f"weights={run_dir}"
         ) from error
     return position
+
+
+def _position_of(path: Path, accelerator: Accelerator, *, same_kind: bool) -> dict[str, Any]:
+    """Return this rank's position in a state; with another number of processes, what holds for all of them."""
+    positions = [read_position(each) for each in sorted(path.glob(f"*.{POSITION_FILE}"), key=lambda p: int(p.name.partition(".")[0]))]
+    ranks, rank = len(positions), accelerator.process_index
+    if ranks == accelerator.num_processes:
+        position = positions[rank]
+        kept = position["hashes"] if same_kind else {k: v for k, v in position["hashes"].items() if k in ("random state", "batch")}
+        return {**position, "hashes": kept}
+    log.warning(
+        "%s was saved by %s processes, this run has %s: it continues with the same items in the same order; dropout and other random "
+        "numbers of the model are drawn afresh, and numbers agree up to rounding (zoo guide scale)",
+        *(path, ranks, accelerator.num_processes),
+    )
+    # Every rank of an unsharded run holds the same weights, but draws other numbers and reads other items.
+    whole = ("parameters", "optimizer state") if same_kind and not (path / SHARDED).is_dir() else ()
+    skips = [position.get("skips") for position in positions]
+    return {
+        **positions[0],
+        "hashes": {key: value for key, value in positions[0]["hashes"].items() if key in whole},
+        "skips": None if None in skips else Skips().restore(*(skips if rank == 0 else [])).state(),
+        "ranks": ranks,
+    }
 
 
 def _newest_whole(accelerator: Accelerator, run_dir: Path) -> Path | None:

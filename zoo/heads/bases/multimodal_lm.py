@@ -20,6 +20,7 @@ from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop,
 from zoo.layers.connector import build_connector
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.splice import splice
+from zoo.losses.distributed import share_of_mean
 from zoo.types import (
     SUPERVISED,
     Accepts,
@@ -83,7 +84,9 @@ class MultimodalLM(LanguageHead):
         self.language = language
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Return the mean cross entropy of this process's supervised tokens, and their top-1 accuracy ``token_accuracy``.
+        """Return the mean cross entropy of the supervised tokens, and the top-1 accuracy ``token_accuracy`` of this process's tokens.
+
+        In training by several processes, the average of their losses is the mean over the tokens of all (``share_of_mean``).
 
         Raises:
             DataError: the numbers of placeholders and features differ, or the batch has no conversations.
@@ -91,8 +94,8 @@ class MultimodalLM(LanguageHead):
         found = self.predictions(encoded, batch)
         # Without supervised tokens the loss is 0 and still depends on every parameter: a distributed step needs gradients on every rank.
         if not len(found.labels):
-            return HeadOutput(found.logits.sum())
-        loss = F.cross_entropy(found.logits, found.labels)
+            return HeadOutput(share_of_mean(found.logits.sum(), 0))
+        loss = share_of_mean(F.cross_entropy(found.logits, found.labels), len(found.labels))
         return HeadOutput(loss, {"token_accuracy": (found.logits.detach().argmax(-1) == found.labels).float().mean()})
 
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, name_choices
 from zoo.losses.distillation import FEATURE_DISTANCES, feature_distillation, logit_distillation
+from zoo.losses.distributed import share_of_mean
 from zoo.registry import register
 from zoo.training.objectives.preference.log_probabilities import refuse_head
 from zoo.types import Batch, Encoded, HeadOutput, LanguageHead, Objective
@@ -83,7 +84,7 @@ class Distillation(Objective):
         found = head.predictions(encoded, batch)
         # Without supervised tokens: a loss of 0 that still reaches every parameter, as distributed training needs.
         if not len(found.labels):
-            return HeadOutput(found.logits.sum())
+            return HeadOutput(share_of_mean(found.logits.sum(), 0))
         parts: dict[str, tuple[float, Tensor]] = {}
         if self.logits:
             theirs = _of_teacher(batch, LOGITS)
@@ -94,7 +95,7 @@ class Distillation(Objective):
         if self.answers:
             parts["answer_loss"] = self.answers, F.cross_entropy(found.logits, found.labels)
         loss = sum((weight * value for weight, value in parts.values()), start=found.logits.new_zeros(()))
-        return HeadOutput(loss, {name: value.detach() for name, (_, value) in parts.items()})
+        return HeadOutput(share_of_mean(loss, len(found.labels)), {name: value.detach() for name, (_, value) in parts.items()})
 
 
 def _of_teacher(batch: Batch, name: str) -> Tensor:
