@@ -28,6 +28,7 @@ DRIVER = {  # functions of torch.cuda that would ask the driver
     "_lazy_init": lambda *_: None,
     "is_available": lambda: True,
     "device_count": lambda: 1,
+    "Event": mock.Mock,
     "current_device": lambda: 0,
     "set_device": lambda *_: None,
     "synchronize": lambda *_: None,
@@ -121,7 +122,9 @@ class EmulatedCuda(TorchDispatchMode):
         target = None if wanted is None else torch.device(wanted).type.replace("meta", "cuda")  # torch's code sees meta tensors
         if target == "cuda":
             keywords["device"] = torch.device("cpu")
-        if packet in (aten._to_copy, aten._pin_memory):
+        if packet is aten._pin_memory:
+            return arguments[0].clone()
+        if packet is aten._to_copy:
             return self._copy(function, arguments, keywords, target)
         if packet is aten.is_pinned:
             return False
