@@ -2,50 +2,22 @@
 
 import pytest
 import torch
+from nano_batches import random_batch
 
 import zoo
 from zoo.commands.cli import main
 from zoo.training.determinism import deterministic_algorithms
 from zoo.training.fingerprint import hash_gradients
-from zoo.types import MASKED, PLACEHOLDER_IDS, SUPERVISED, head_of
+from zoo.types import head_of
 
-ITEMS, FRAMES = 32, 100  # enough for torch to share a sum among threads; 30 s of audio would only take longer
-
-
-def random_batch(system):
-    """A batch of the processor's shapes with repeated token ids; conversations hold one item each."""
-    generator = torch.Generator().manual_seed(0)
-    parts = system.processor.parts
-    batch = system.processor.meta([*system.encoders, *(name for name in parts if name not in system.encoders)], ITEMS)
-    if "audio" in system.encoders:
-        batch.inputs["audio"], batch.masks["audio"] = batch.inputs["audio"][..., :FRAMES], batch.masks["audio"][:, :FRAMES]
-
-    def fill(tensor):
-        if tensor.dtype == torch.bool:
-            return torch.ones(tensor.shape, dtype=torch.bool)
-        return (
-            torch.rand(tensor.shape, generator=generator)
-            if tensor.is_floating_point()
-            else torch.randint(1, 20, tensor.shape, generator=generator)
-        )
-
-    batch = batch.map(fill)
-    batch.targets |= {"groups": torch.arange(ITEMS), "labels": torch.arange(ITEMS) % 2}
-    if system.head.needs_masking:
-        batch.targets[MASKED] = torch.where(torch.rand(batch.inputs["text"].shape, generator=generator) < 0.3, batch.inputs["text"], -100)
-    if system.head.language is not None:
-        row = [5, *(PLACEHOLDER_IDS[m] for m, count in system.counts.items() for _ in range(count(batch.inputs[m][0]))), 7, 8, 9]
-        batch.inputs["text"] = torch.tensor(row).expand(ITEMS, -1)
-        batch.masks["text"] = torch.ones(ITEMS, len(row), dtype=torch.bool)
-        batch.targets[SUPERVISED] = torch.arange(len(row)).expand(ITEMS, -1) >= len(row) - 2
-    return batch
+ITEMS = 32  # enough for torch to share a sum among threads
 
 
 @pytest.mark.parametrize("name", zoo.list_models("*nano*", kind="system"))
 def test_steps_with_several_threads_give_equal_bits(name):
     system = zoo.create_system(name).train()
     assert head_of(system) is not None
-    batch = random_batch(system)
+    batch = random_batch(system, ITEMS)
     for threads in (1, 2, 4):
         torch.set_num_threads(threads)
         hashes = set()

@@ -8,7 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, VerbError, name_choices
-from zoo.types import Batch, Encoded, Encoder, EncoderSpec, Head, HeadOutput, Objective, Processor, Wiring, encode, patches_of
+from zoo.types import (
+    Batch,
+    Encoded,
+    Encoder,
+    EncoderSpec,
+    Head,
+    HeadOutput,
+    Objective,
+    Processor,
+    Wiring,
+    all_real,
+    encode,
+    follow,
+    patches_of,
+)
 
 
 class System(nn.Module):
@@ -111,11 +125,11 @@ def encode_nothing(encoder: nn.Module, x: Tensor, mask: Tensor | None, ask: Call
     norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     for norm in norms:
         norm.eval()
-    encoded = ask(x.new_zeros(1, *x.shape[1:]), None if mask is None else mask.new_ones(1, *mask.shape[1:]))
+    encoded = ask(x.new_zeros(1, *x.shape[1:]), None if mask is None else all_real((1, *mask.shape[1:]), mask.device))
     for norm in norms:
         norm.train()
     pooled = None if encoded.pooled is None else encoded.pooled[:0]
-    return Encoded(encoded.tokens[:0], pooled, encoded.mask[:0])
+    return Encoded(encoded.tokens[:0], pooled, follow(lambda mask: mask[:0], encoded.mask))
 
 
 def specs_of(encoders: Mapping[str, Encoder]) -> dict[str, EncoderSpec]:

@@ -279,8 +279,8 @@ class Batches:
                 yield loaded.batch
 
 
-def training_loader(data: Items, sampler: StepSampler, *, num_workers: int = 0) -> Batches:
-    """Return the batches of steps ``sampler.start`` to ``sampler.stop`` (exclusive).
+def training_loader(data: Items, sampler: StepSampler, *, num_workers: int = 0, pin_memory: bool = False) -> Batches:
+    """Return the batches of steps ``sampler.start`` to ``sampler.stop`` (exclusive), in pinned memory for a GPU if ``pin_memory``.
 
     The loader gets a separate generator. Otherwise it would draw from the global one at each start, and a resumed run, which starts one
     loader more, would then differ.
@@ -291,6 +291,7 @@ def training_loader(data: Items, sampler: StepSampler, *, num_workers: int = 0) 
         batch_sampler=sampler,
         collate_fn=reader.collate,
         num_workers=num_workers,
+        pin_memory=pin_memory,
         generator=Generator(),
         worker_init_fn=_ignore_first_sigterm,
     )

@@ -5,7 +5,6 @@ Paper: Wang et al. 2017 (arXiv 1703.10135), section 3.2 and table 1. Reference: 
 Where we differ: padding does not influence the result (see ``zoo.layers.cbhg``).
 """
 
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
@@ -13,7 +12,7 @@ from zoo.layers.cbhg import CBHG
 from zoo.layers.masked_conv import all_or_mask
 from zoo.layers.prenet import Prenet
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real
 
 
 @register("encoder")
@@ -59,6 +58,6 @@ class CbhgEncoder(Encoder):
         Args:
             mask: True at real characters, which must be at the left of each row; None if there is no padding.
         """
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        real = all_real(token_ids.shape, token_ids.device) if mask is None else mask
         # all_or_mask gives None if every position is real, which allows the faster unmasked path.
         return Encoded(self.cbhg(self.prenet(self.embedding(token_ids)), all_or_mask(mask)), None, real)

@@ -25,7 +25,7 @@ from zoo.layers.mlp import find_activation
 from zoo.layers.norm import RMSNorm
 from zoo.layers.pool import masked_mean
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real
 
 POOLS = ("mean", "none")
 
@@ -207,7 +207,7 @@ class T5(Encoder):
         """
         if token_ids.shape[1] > self.context_length:
             raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        real = all_real(token_ids.shape, token_ids.device) if mask is None else mask
         x, bias = self.dropout(self.embedding(token_ids)), self.bias(token_ids.shape[1])
         for block in self.blocks:
             x = block(x, bias, mask)

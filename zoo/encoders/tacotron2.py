@@ -7,14 +7,13 @@ BatchNorm statistics, so a text gives the same tokens in every batch. In the ref
 padding symbol into the last characters of shorter texts.
 """
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.layers.masked_conv import BidirectionalRNN, ConvNorm, all_or_mask
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real
 
 
 @register("encoder")
@@ -65,7 +64,7 @@ class Tacotron2Encoder(Encoder):
         Args:
             mask: True at real characters, which must be at the left of each row; None if there is no padding.
         """
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        real = all_real(token_ids.shape, token_ids.device) if mask is None else mask
         valid = all_or_mask(mask)  # None if every position is real, which allows the faster unmasked path
         x: Float[Tensor, "batch length dim"] = self.embedding(token_ids)
         x = (x if valid is None else x * valid[..., None]).transpose(1, 2)  # [B, dim, length]

@@ -6,7 +6,7 @@ Papers: Radford et al. 2021 (arXiv 2103.00020), section 2.4; Zhai et al. 2023 (a
 Where we differ: the projection to the shared space belongs to the head, not to the tower.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from zoo.layers.pool import masked_mean, take_tokens
 from zoo.layers.prefix import PrefixTree
 from zoo.layers.transformer import Block
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real, follow, on_host
 
 POOLS = ("eot", "argmax", "cls", "mean", "last", "none")
 
@@ -103,7 +103,7 @@ class TextTransformer(Encoder):
         length = token_ids.shape[1]
         if length > self.context_length:
             raise DataError(f"texts have {length} tokens; context_length allows {self.context_length}: truncate or split them")
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        real = all_real(token_ids.shape, token_ids.device) if mask is None else mask
         place = self._place(token_ids)
         if reads == "pooled" and self._can_pack(token_ids, real, place):
             return Encoded.of_pooled(self._pool_packed(token_ids, real, place))
@@ -132,28 +132,35 @@ class TextTransformer(Encoder):
 
     def _place(self, token_ids: Tensor) -> Int[Tensor, " batch"] | None:
         """Return the position of the pooled token in each row; None if the pool does not read a single token."""
-        if self.pool == "eot":
-            return (token_ids == self.eot_token_id).int().argmax(1)  # argmax gives the first of equal values; 0 if there is no end
-        if self.pool == "argmax":
-            return token_ids.argmax(1)
-        first = token_ids.new_zeros(token_ids.shape[0])
-        return {"cls": first, "last": first + token_ids.shape[1] - 1}.get(self.pool)
+        places: dict[str, Callable[[Tensor], Tensor]] = {
+            "eot": lambda ids: (ids == self.eot_token_id).int().argmax(1),  # argmax gives the first of equal values; 0 if there is no end
+            "argmax": lambda ids: ids.argmax(1),
+            "cls": lambda ids: ids.new_zeros(ids.shape[0]),
+            "last": lambda ids: ids.new_full((ids.shape[0],), ids.shape[1] - 1),
+        }
+        return follow(places[self.pool], token_ids) if self.pool in places else None
 
     def _can_pack(self, token_ids: Tensor, real: Tensor, place: Tensor | None) -> bool:
         """Return True if packed rows give the same pooled vectors as padded ones."""
         if not can_pack(token_ids) or not len(self.blocks) or self.pool == "none":
             return False
         # Packing drops padding, so a pooled token must be real; a causal tower packs up to the pooled position and needs no check.
-        return self.causal or place is None or bool(real.gather(1, place[:, None]).all())
+        return self.causal or place is None or bool(on_host(real).gather(1, on_host(place)[:, None]).all())
 
     def _pool_packed(self, token_ids: Tensor, real: Tensor, place: Tensor | None) -> Float[Tensor, "batch dim"]:
         """Compute pooled vectors without padding; in a causal tower also without the tokens after the pooled one."""
         length = token_ids.shape[1]
         if self.causal:
-            counted = torch.arange(1, length + 1, device=token_ids.device)
-            ends = (real * counted).amax(1) if place is None else place + 1  # [B]
+
+            def counted(like: Tensor) -> Tensor:
+                return torch.arange(1, length + 1, device=like.device)
+
+            ends = follow(lambda real: (real * counted(real)).amax(1), real) if place is None else follow(lambda place: place + 1, place)
             sharing = not torch.is_grad_enabled()  # a PrefixTree computes common beginnings of texts once; used for inference only
-            layout = PrefixTree(token_ids, ends) if sharing else Packing(counted <= ends[:, None], causal=True)
+            if sharing:
+                layout = PrefixTree(token_ids, ends)
+            else:
+                layout = Packing(follow(lambda ends: counted(ends) <= ends[:, None], ends), causal=True)
         else:
             layout = Packing(real)
         # index % length is the position inside the row, because index counts in the flat [batch * length].

@@ -21,7 +21,7 @@ from zoo.layers.hosted_backbone import flatten_map, freeze, timm_preprocessing, 
 from zoo.layers.intermediates import refuse_output
 from zoo.layers.select import find_layers, find_state, select_places
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real
 
 
 @register("encoder")
@@ -110,7 +110,7 @@ class Timm(Encoder):
             tokens, pooled = _encode(self.model, pixels)
         except AssertionError as error:  # timm checks image sizes with asserts
             raise DataError(f"pixels are {list(pixels.shape)}, which timm/{self.model_name} refuses: {error}") from error
-        return Encoded(tokens, pooled, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return Encoded(tokens, pooled, all_real(tokens.shape[:2], tokens.device))
 
     def patches(
         self,
@@ -137,7 +137,7 @@ class Timm(Encoder):
         class_token = class_token and self.num_prefix_tokens > 0 and getattr(self.model, "has_class_token", True)
         if layer is None or not depth:
             tokens = select_places(self(pixels).tokens, self.num_prefix_tokens, first=class_token)
-            return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+            return Encoded(tokens, None, all_real(tokens.shape[:2], tokens.device))
         number = find_state(layer, depth)
         if not number:  # timm cannot return hidden state 0, the input of the first block
             raise ConfigError(
@@ -156,7 +156,7 @@ class Timm(Encoder):
         except AssertionError as error:  # timm checks image sizes with asserts
             raise DataError(f"pixels are {list(pixels.shape)}, which timm/{self.model_name} refuses: {error}") from error
         tokens = torch.cat([found[1][:, :1], found[0]], dim=1) if class_token else found  # [B, 1 + places, dim]
-        return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return Encoded(tokens, None, all_real(tokens.shape[:2], tokens.device))
 
     def intermediates(
         self,

@@ -25,7 +25,7 @@ from zoo.layers.hosted_transformers import import_transformers, parse_config, qu
 from zoo.layers.intermediates import as_output
 from zoo.layers.select import find_layers, find_state, select_places
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real
 
 DEFAULT_SIZE = 224  # pixels, usual for ImageNet; for convolutional models, whose config has no image_size
 REFUSED = {
@@ -107,7 +107,7 @@ class Transformers(Encoder):
             tokens, pooled = self._encode(self.model, pixels)
         except ValueError as error:  # transformers raises it for unsupported image sizes
             raise DataError(f"pixels are {list(pixels.shape)}, which {type(self.model).__name__} refuses: {error}") from error
-        return Encoded(tokens, pooled, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return Encoded(tokens, pooled, all_real(tokens.shape[:2], tokens.device))
 
     def patches(
         self,
@@ -131,7 +131,7 @@ class Transformers(Encoder):
         """
         tokens = self(pixels).tokens if layer is None else self._hidden_state(pixels, layer)
         tokens = select_places(tokens, self.num_prefix_tokens, first=class_token)
-        return Encoded(tokens, None, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+        return Encoded(tokens, None, all_real(tokens.shape[:2], tokens.device))
 
     def intermediates(
         self,

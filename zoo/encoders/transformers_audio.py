@@ -36,7 +36,7 @@ from zoo.layers.hosted_transformers import first_number, import_transformers, pa
 from zoo.layers.meta import meta_device
 from zoo.layers.pool import masked_mean
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real, on_host
 
 OFF = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}  # randomness inside the models
 TRIAL = {True: (1600, 1100), False: (40, 24)}  # lengths of the two clips of a trial: samples of a waveform, or frames
@@ -116,7 +116,7 @@ class TransformersAudio(Encoder):
     def _masked(self, mels: Tensor, mask: Tensor | None) -> Encoded:
         if mels.is_meta and (number := self.num_tokens(mels.shape[2]) or self._fixed_tokens) is not None:
             return shapes_alone(self.model, number, len(mels), self.dim, None if mask is None or self._frames else mask[:, :number])
-        if mask is None or self._frames is not None or bool(mask.all()):
+        if mask is None or self._frames is not None or bool(on_host(mask).all()):
             return self._encode(self.model, mels, None)
         if self._pads and is_padded_at_the_end(mask):
             return self._encode(self.model, mels, mask)
@@ -148,7 +148,7 @@ class TransformersAudio(Encoder):
         elif tokens.shape[2] != first_number(model.config, ("hidden_size", "d_model")):
             raise ConfigError(f"{type(model).__name__} gives tokens of width {tokens.shape[2]}, which is not its hidden_size")
         if mask is None:
-            return Encoded(tokens, pooled, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+            return Encoded(tokens, pooled, all_real(tokens.shape[:2], tokens.device))
         numbers = _counts(model, mask.sum(1))
         return Encoded(tokens, pooled, torch.arange(tokens.shape[1], device=tokens.device) < numbers[:, None])
 

@@ -29,7 +29,7 @@ from zoo.layers.hosted_transformers import first_number, import_transformers, pa
 from zoo.layers.pool import masked_max, masked_mean, take_tokens
 from zoo.layers.recorded import is_recorded
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real, on_host
 
 POOLS = ("pooler", "cls", "mean", "max", "last", "none")
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")  # config keys of the longest text
@@ -101,7 +101,7 @@ class TransformersText(Encoder):
             raise DataError(f"a text has {token_ids.shape[1]} tokens; context_length allows {self.context_length}: shorten it")
         if token_ids.is_meta:
             encoded = shapes_alone(self.model, token_ids.shape[1], len(token_ids), self.dim, mask)
-        elif mask is None or (not is_recorded() and bool(mask.all())):
+        elif mask is None or (not is_recorded() and bool(on_host(mask).all())):
             encoded = _encode(self.model, token_ids, None)
         elif self._pads and (is_recorded() or is_padded_at_the_end(mask)):  # no value of a recorded mask may be read
             encoded = _encode(self.model, token_ids, mask)
@@ -139,7 +139,7 @@ class TransformersText(Encoder):
 def _encode(model: Any, token_ids: Tensor, mask: Tensor | None) -> Encoded:
     """Return the last hidden state, the model's own pooled vector if it has one of the same width, and the mask."""
     known = inspect.signature(model.forward).parameters
-    real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+    real = all_real(token_ids.shape, token_ids.device) if mask is None else mask
     given = {"attention_mask": real.long(), "use_cache": False, "return_dict": True}
     output = model(input_ids=token_ids, **{key: value for key, value in given.items() if key in known})
     tokens, pooled = output.get("last_hidden_state"), output.get("pooler_output")

@@ -30,7 +30,7 @@ from zoo.layers.position import resize_positions
 from zoo.layers.select import find_layers
 from zoo.layers.transformer import drop_path_rates
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real
 
 GROUPS = 4  # groups of the graph convolution's update (the paper's "multi-head"); the same in every published size
 
@@ -237,7 +237,7 @@ class ViG(Encoder):
         x, grid = self._embed(pixels)
         for block in self.blocks:
             x, grid = block(x, grid)
-        return Encoded(x, x.mean(1), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+        return Encoded(x, x.mean(1), all_real(x.shape[:2], x.device))
 
     def intermediates(
         self,

@@ -26,7 +26,7 @@ from zoo.layers.position import resize_positions
 from zoo.layers.select import find_layers, find_state, select_places
 from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real
 
 POOLS = ("cls", "cls_tanh", "mean", "mean_norm", "attention", "concat", "none")
 INITS = ("timm", "clip", "jax")
@@ -180,7 +180,7 @@ class ViT(Encoder):
             DataError: the image size does not fit ``patch_size``.
         """
         x, features = self._run(pixels)
-        return Encoded(x, self._finished(features), torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+        return Encoded(x, self._finished(features), all_real(x.shape[:2], x.device))
 
     def features(self, x: Float[Tensor, "batch 3 height width"], mask: Bool[Tensor, "batch ..."] | None = None) -> Float[Tensor, "batch _"]:
         """Return the input of the pooler's weights; if only these are trained, it can be computed once and cached."""
@@ -232,7 +232,7 @@ class ViT(Encoder):
             x = block(x)
         x = self.norm(x) if layer is None else x
         x = select_places(x, self.num_prefix_tokens, first=class_token and self.class_token is not None)
-        return Encoded(x, None, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device))
+        return Encoded(x, None, all_real(x.shape[:2], x.device))
 
     def intermediates(
         self,

@@ -28,7 +28,7 @@ from zoo.layers.pool import masked_mean
 from zoo.layers.select import find_layers
 from zoo.layers.transformer import Block
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real, follow
 
 POOLS = ("mean", "none")
 STRIDE = 2  # frames per token, from the stride of the second convolution
@@ -131,7 +131,7 @@ class WhisperEncoder(Encoder):
         x = self._convolved(mels, mask).contiguous()  # [B, N, dim]
         x = x + self.positions[: x.shape[1]]  # type: ignore[index]
         # mask[:, ::STRIDE]: a token is real if the first of its two frames is.
-        return x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask[:, ::STRIDE]
+        return x, all_real(x.shape[:2], x.device) if mask is None else follow(lambda mask: mask[:, ::STRIDE], mask)
 
     def num_tokens(self, frames: int) -> int:
         """Return the number of tokens of a clip of ``frames`` frames."""

@@ -20,7 +20,21 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.mlp import find_activation
 from zoo.losses.distributed import share_of_mean
 from zoo.registry import register
-from zoo.types import IGNORED, MASKED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike, Wiring, need_encoded
+from zoo.types import (
+    IGNORED,
+    MASKED,
+    Accepts,
+    Batch,
+    Encoded,
+    EncoderSpec,
+    Head,
+    HeadOutput,
+    SystemLike,
+    Wiring,
+    need_encoded,
+    on_host,
+    send,
+)
 
 SEQUENCES = {"next": "nsp", "order": "sop"}  # task on two texts -> prefix of the names of its metrics
 GUESSES = 5  # candidates per mask symbol that fill_mask returns by default
@@ -112,11 +126,12 @@ class BertHead(Head):
 
     def _masked(self, encoded: Encoded, batch: Batch, output: HeadOutput) -> Float[Tensor, ""]:
         """Return the mean loss over masked positions; without any, a loss of zero whose gradients are zero."""
-        labels = _masked_labels(batch, encoded).flatten()  # [B * L]
+        masked = _masked_labels(batch, encoded)
+        labels = masked.flatten()  # [B * L]
         vectors = encoded.tokens.flatten(0, 1)  # [B * L, dim]
         if not labels.is_meta:  # meta tensors have no values to select by: shape checks treat every position as masked
             # The vocabulary is large, and only about 15 % of the positions are masked: select before the decoder, not after it.
-            chosen = (labels != IGNORED).nonzero()[:, 0]
+            chosen = send((on_host(masked).flatten() != IGNORED).nonzero()[:, 0], vectors.device)
             labels, vectors = labels[chosen], vectors[chosen]
         logits = self.word_logits(vectors)
         # reduction="mean" would give NaN without masked positions. The sum is then 0, and all parameters still get gradients (DDP).
@@ -228,6 +243,7 @@ def _pair_labels(batch: Batch, asked: str) -> Int[Tensor, " batch"]:
     pairs = "next" if asked == "next" else "swapped"
     remedy = f"pairs of texts come from data=documents with data.source.pairs={pairs}; or set system.head.sequence=null"
     labels = batch.need("labels", f"head 'bert' (sequence: {asked})", remedy)
-    if not labels.is_meta and labels.numel() and int(labels.max()) > 1:
-        raise DataError(f"labels go up to {int(labels.max())}; allowed for pairs of texts are 0 (they belong together) and 1 (they do not)")
+    known = on_host(labels)
+    if not known.is_meta and known.numel() and int(known.max()) > 1:
+        raise DataError(f"labels go up to {int(known.max())}; allowed for pairs of texts are 0 (they belong together) and 1 (they do not)")
     return labels

@@ -23,7 +23,7 @@ from torch import Tensor
 from zoo.errors import DataError
 from zoo.heads.bases.multimodal_lm import Connected, MultimodalLM
 from zoo.registry import register
-from zoo.types import PLACEHOLDER_IDS, EncoderSpec, LanguageModel, Wiring
+from zoo.types import PLACEHOLDER_IDS, EncoderSpec, LanguageModel, Wiring, on_host
 
 RESAMPLER = {"kind": "resampler", "num_latents": 64}  # 64 latents per image: Kosmos-1, section 2.2
 NO_TOKEN = -1  # equals no token id: marks padding and positions outside the document in comparisons
@@ -81,7 +81,8 @@ class Kosmos(MultimodalLM):
         """
         if self.conversation is not None and not token_ids.is_meta:
             spans = self.conversation.spans  # empty until the processor has a tokenizer
-            refuse_misplaced(token_ids, mask, {m: real.sum(1) for m, (_, real) in features.items() if m in spans}, spans, ids)
+            counts = {m: on_host(real).sum(1) for m, (_, real) in features.items() if m in spans}
+            refuse_misplaced(on_host(token_ids), on_host(mask), counts, spans, ids)
         return super().spliced(token_ids, mask, features, ids)
 
 

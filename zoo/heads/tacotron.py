@@ -22,7 +22,7 @@ from zoo.layers.tacotron_decoder import Stepper, TacotronDecoder
 from zoo.layers.teacher_forcing import Speakers, TeacherForcing, fed_frames, join_groups, sampled_frames, whole_groups
 from zoo.losses.speech import frame_loss, guided_attention_loss
 from zoo.registry import register
-from zoo.types import MAGNITUDES, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, Speech, need_encoded
+from zoo.types import MAGNITUDES, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, Speech, all_real, need_encoded
 
 
 @register("head")
@@ -150,7 +150,7 @@ class Tacotron(Head):
             speakers: index of each item's voice, for a model with several.
         """
         memory, seen = self.speakers(text.tokens, speakers), all_or_mask(text.mask)
-        mask = torch.ones_like(mels[:, 0], dtype=torch.bool) if mask is None else mask
+        mask = all_real(mels[:, 0].shape, mels.device) if mask is None else mask
         mels, whole = whole_groups(mels, mask, self.reduction)
         fed, share = fed_frames(mels, self.reduction), self.forcing.share
         if share < 1:  # a predicted frame may be fed back, so the steps must run one by one

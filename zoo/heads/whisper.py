@@ -18,7 +18,7 @@ from zoo.language.transcription.transcribe import transcribe
 from zoo.layers.whisper_decoder import WhisperDecoder
 from zoo.losses.distributed import share_of_mean
 from zoo.registry import register
-from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, need_encoded
+from zoo.types import SUPERVISED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, need_encoded, on_host, send
 
 
 @register("head")
@@ -94,7 +94,8 @@ class Whisper(Head):
         if supervised.is_meta:  # meta tensors have no values to select by: shape checks treat every position as supervised
             hidden, labels = hidden.flatten(0, 1), labels.flatten()
         else:
-            hidden, labels = hidden[supervised[:, 1:]], labels[supervised[:, 1:]]
+            chosen = send(on_host(supervised)[:, 1:].flatten().nonzero()[:, 0], hidden.device)
+            hidden, labels = hidden.flatten(0, 1)[chosen], labels.flatten()[chosen]
         logits = self.decoder.logits(hidden)
         # reduction="mean" would give NaN for a batch without supervised tokens; this gives 0.
         loss = share_of_mean(F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1), len(labels))

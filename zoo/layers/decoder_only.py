@@ -12,7 +12,7 @@ from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, Rotation, seen_keys
 from zoo.layers.linear import Linear, fast_linear, lay_out, pack, unpack
 from zoo.layers.packing import Packing
-from zoo.types import LanguageModel
+from zoo.types import LanguageModel, on_host
 
 Calls = Mapping[int | None, Call]  # by the window of a layer
 
@@ -163,7 +163,7 @@ class DecoderOnly(LanguageModel):
         if keys <= self.context_length or positions.is_meta or not positions.numel():
             return
         # Padding does not count. Reading the maximum waits for the device, so that it is read only for long inputs.
-        longest = int(positions.max()) + 1
+        longest = int(on_host(positions).max()) + 1
         if longest > self.context_length:
             raise DataError(f"a text has {longest} tokens; context_length allows {self.context_length}: shorten it")
 
@@ -182,6 +182,7 @@ def _padding_side(mask: Tensor | None) -> str:
     # The mask's values cannot be read here; "left" is the general case, correct for any padding.
     if mask.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return "left"
+    mask = on_host(mask)
     if bool(mask.all()):
         return "none"
     return "left" if bool((mask[:, 1:] & ~mask[:, :-1]).any()) else "right"

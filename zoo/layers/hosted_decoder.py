@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zoo.layers.hosted_cache import HostedCache
 from zoo.layers.hosted_transformers import import_transformers
+from zoo.types import on_host
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,10 @@ class Habits:
 
     def bear(self, mask: Bool[Tensor, "batch filled"] | None) -> bool:
         """Return True if rows with this padding can be run together."""
-        if mask is None or self.pads == "anywhere" or bool(mask.all()):
+        if mask is None or self.pads == "anywhere":
+            return True
+        mask = on_host(mask)
+        if bool(mask.all()):
             return True
         return self.pads == "left" and bool((mask[:, 1:] >= mask[:, :-1]).all())
 

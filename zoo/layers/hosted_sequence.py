@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, first_line
 from zoo.layers.hosted_probe import FAILURES, TinyCopyError, plain_cpu, shrunk, tiny_model
 from zoo.layers.hosted_transformers import quiet_and_offline
-from zoo.types import Encoded
+from zoo.types import Encoded, on_host
 
 TOLERANCE = 1e-5  # of the largest value; a share of padding that is not masked was above 1e-3 in every model seen
 
@@ -135,7 +135,7 @@ def one_length_at_a_time(
         x: items that are padded on any side along the last axis.
         call: encodes items of equal length.
     """
-    lengths = mask.sum(1).tolist()
+    lengths = on_host(mask).sum(1).tolist()
     parts: list[tuple[int, Encoded, int]] = []  # row, its group, its place in the group
     for length in sorted(set(lengths)):
         rows = [row for row, number in enumerate(lengths) if number == length]
@@ -156,4 +156,5 @@ def _extended(row: Tensor, length: int) -> Tensor:
 
 def is_padded_at_the_end(mask: Bool[Tensor, "batch length"]) -> bool:
     """Return True if no real place follows padding."""
+    mask = on_host(mask)
     return bool((mask[:, 1:] <= mask[:, :-1]).all())

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from zoo.layers.recorded import is_recorded
+from zoo.types import on_host, send
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
@@ -25,7 +26,7 @@ class MaskedBatchNorm(nn.BatchNorm1d):
             return super().forward(x) * mask[:, None]
         batch, channels, length = x.shape
         # torch's BatchNorm has no mask: it gets only the rows of real positions, which are put back afterwards.
-        places = mask.flatten().nonzero()[:, 0]  # [real]
+        places = send(on_host(mask).flatten().nonzero()[:, 0], x.device)  # [real]
         rows = x.transpose(1, 2).reshape(-1, channels).index_select(0, places)  # [real, channels]
         flat = x.new_zeros(batch * length, channels, dtype=rows.dtype).index_copy(0, places, super().forward(rows))
         return flat.view(batch, length, channels).transpose(1, 2)  # [B, channels, length]
@@ -89,7 +90,7 @@ def all_or_mask(mask: Bool[Tensor, "batch length"] | None) -> Bool[Tensor, "batc
     """
     if mask is not None and is_recorded() and not mask.is_meta:
         return mask
-    return None if mask is None or mask.is_meta or bool(mask.all()) else mask
+    return None if mask is None or mask.is_meta or bool(on_host(mask).all()) else mask
 
 
 class BidirectionalRNN(nn.Module):
@@ -107,9 +108,12 @@ class BidirectionalRNN(nn.Module):
             return self.rnn(x)[0]
         if is_recorded():
             return self._run_each_way(x, mask)
-        # torch wants the lengths on the CPU; on a GPU this waits for all earlier work.
-        packed = nn.utils.rnn.pack_padded_sequence(x, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        # torch wants the lengths on the CPU. Rows are sorted here, because torch would wait for the device to get the order.
+        lengths, order = on_host(mask).sum(1).sort(descending=True)
+        rows = x.index_select(0, send(order, x.device))
+        packed = nn.utils.rnn.pack_padded_sequence(rows, lengths, batch_first=True)
+        found = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        return found.index_select(0, send(order.argsort(), x.device))
 
     def _run_each_way(
         self, x: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]

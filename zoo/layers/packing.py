@@ -29,6 +29,7 @@ from torch import Tensor
 
 from zoo.layers.attention import attend
 from zoo.layers.recorded import is_recorded
+from zoo.types import on_host, send
 
 ROUNDING = {"cuda": 8}  # by type of device: on a GPU, fewer different lengths save more time than a few unused tokens cost
 
@@ -148,19 +149,22 @@ class Packing(Layout):
 
     Attributes:
         index: positions of the list's tokens in the flat batch [batch * length].
-        by_length: rows of the batch, ordered by (rounded) length.
+        by_length: rows of the batch, ordered by (rounded) length, on the CPU.
     """
 
     def __init__(self, real: Bool[Tensor, "batch length"], *, causal: bool = False, rounding: int | None = None) -> None:
-        (batch, length), device = real.shape, real.device
-        step = ROUNDING.get(device.type, 1) if rounding is None else rounding
+        (batch, length), self.device = real.shape, real.device
+        step = ROUNDING.get(self.device.type, 1) if rounding is None else rounding
+        # Indices are computed on the CPU and sent to the device, because the number of tokens must be known to the host.
+        real = on_host(real)
         lengths = real.sum(1)
         rounded = ((lengths + step - 1) // step * step).clamp(max=length)
         self.by_length = rounded.argsort(stable=True)
         places = (~real).int().argsort(dim=1, stable=True)  # real tokens first in each row; stable, so they keep their order
-        places = places + torch.arange(batch, device=device)[:, None] * length  # [B, L]
-        taken = torch.arange(length, device=device) < rounded[:, None]  # [B, L]
-        self.shape, self.index = real.shape, places[self.by_length][taken[self.by_length]]
+        places = places + torch.arange(batch)[:, None] * length  # [B, L]
+        taken = torch.arange(length) < rounded[:, None]  # [B, L]
+        self.shape, self._index = real.shape, places[self.by_length][taken[self.by_length]]
+        self.index = send(self._index, self.device)
         self.lengths = lengths if step > 1 else None
         groups, start = [], 0
         for keys, same in groupby(rounded[self.by_length].tolist()):
@@ -179,7 +183,7 @@ class Packing(Layout):
         """Return the mask of real keys of some rows, or None if lengths were not rounded."""
         if self.lengths is None:
             return None
-        return torch.arange(keys, device=self.lengths.device) < self.lengths[self.by_length[start : start + rows], None]
+        return send(torch.arange(keys) < self.lengths[self.by_length[start : start + rows], None], self.device)
 
     def only(self, positions: Int[Tensor, " batch"]) -> Layout:
         """Return the layout in which one token of each row is a query.
@@ -187,14 +191,14 @@ class Packing(Layout):
         Args:
             positions: position in its row of one real token per row; in a causal layout, the last real token.
         """
-        place = self.index.new_empty(self.shape.numel())
-        place[self.index] = torch.arange(len(self.index), device=self.index.device)
-        asked = place[self.by_length * self.shape[1] + positions[self.by_length]]
+        place = self._index.new_empty(self.shape.numel())
+        place[self._index] = torch.arange(len(self._index))
+        asked = place[self.by_length * self.shape[1] + on_host(positions)[self.by_length]]
         groups, start = [], 0
         for group in self.groups:
             groups.append(Group(group.rows, 1, group.keys, mask=self._mask(start, group.rows, group.keys)))
             start += group.rows
-        return Layout(groups, causal=self.causal, asked=asked, order=self.by_length)
+        return Layout(groups, causal=self.causal, asked=send(asked, self.device), order=send(self.by_length, self.device))
 
     def pack(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "total dim"]:
         """Return the list of tokens of a padded batch."""

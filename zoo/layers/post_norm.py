@@ -17,7 +17,7 @@ from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.mlp import feed_forward
 from zoo.layers.packing import Layout, Packing, can_pack
 from zoo.layers.pool import masked_last, masked_max, masked_mean, masked_root_mean, masked_weighted_mean
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real, on_host
 
 OVER_TOKENS = {  # pools that need the tokens of the last block
     "mean": masked_mean,
@@ -141,7 +141,7 @@ class PostNormText(Encoder):
         """
         if token_ids.shape[1] > self.context_length:
             raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        real = all_real(token_ids.shape, token_ids.device) if mask is None else mask
         types = self._types(token_ids, types)
         if reads == "pooled" and self._can_pack(token_ids, real):
             return Encoded.of_pooled(self._pool_packed(token_ids, real, types))
@@ -176,8 +176,9 @@ class PostNormText(Encoder):
         """Return the type of each token, or None if all have type 0."""
         most = len(self.types) - 1
         if types is not None:
-            if not types.is_meta and types.numel() and not 0 <= int(types.min()) <= int(types.max()) <= most:
-                raise DataError(f"types: {int(types.min())} to {int(types.max())}; allowed is 0 to {most} (num_types {most + 1})")
+            known = on_host(types)
+            if not known.is_meta and known.numel() and not 0 <= int(known.min()) <= int(known.max()) <= most:
+                raise DataError(f"types: {int(known.min())} to {int(known.max())}; allowed is 0 to {most} (num_types {most + 1})")
             return types
         if self.separator_id is None or most == 0:  # a table with one row has no second type
             return None
@@ -198,7 +199,7 @@ class PostNormText(Encoder):
     def _can_pack(self, token_ids: Tensor, real: Tensor) -> bool:
         """True if pooled vectors can be computed from packed rows; for pools of the first token, that token must be real in each row."""
         possible = can_pack(token_ids) and len(self.layers) > 0 and self.gives_pooled
-        return possible and (self.pool in OVER_TOKENS or bool(real[:, 0].all()))
+        return possible and (self.pool in OVER_TOKENS or bool(on_host(real)[:, 0].all()))
 
     def _pool_packed(self, token_ids: Tensor, real: Tensor, types: Tensor | None) -> Float[Tensor, "batch dim"]:
         """Return the pooled vectors, computed from real tokens only."""
@@ -206,7 +207,7 @@ class PostNormText(Encoder):
         x = self._enter(token_ids, real, types, layout.index)  # [total, dim]
         # If the first token is pooled, the last block computes only this token of each row.
         over_tokens = OVER_TOKENS.get(self.pool)
-        last = layout if over_tokens is not None else layout.only(token_ids.new_zeros(len(token_ids)))
+        last = layout if over_tokens is not None else layout.only(torch.zeros(len(token_ids), dtype=torch.int64))
         for i, block in enumerate(self.layers, 1):
             x = block(x, layout=layout if i < len(self.layers) else last)
         return self._finished(last.restore(x)) if over_tokens is None else self._scaled(over_tokens(layout.unpack(x), real))

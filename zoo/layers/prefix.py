@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.layers.packing import Group, Layout
+from zoo.types import on_host, send
 
 
 class PrefixTree(Layout):
@@ -29,21 +30,22 @@ class PrefixTree(Layout):
 
     Attributes:
         index: positions in the flat batch [batch * length] from which the list's tokens can be read.
-        nodes: [batch, length], the node (index in the list) of each token.
+        nodes: [batch, length] on the CPU, the node (index in the list) of each token.
     """
 
     def __init__(self, token_ids: Int[Tensor, "batch length"], lengths: Int[Tensor, " batch"]) -> None:
-        length = token_ids.shape[1]
-        self.real = torch.arange(length, device=token_ids.device) < lengths[:, None]  # [B, L]
+        length, self.device = token_ids.shape[1], token_ids.device
+        token_ids, lengths = on_host(token_ids), on_host(lengths)  # the number of nodes must be known to the host
+        self.real = torch.arange(length) < lengths[:, None]  # [B, L]
         ids = token_ids.masked_fill(~self.real, -1)
         rows = alphabetical_order(ids)
         new = first_seen(ids[rows])  # [B, L], in alphabetical order
         by_size = (lengths[rows] * (length + 1) + new.sum(1)).argsort(stable=True)
         rows, grouped = rows[by_size], new[by_size]
-        places = rows[:, None] * length + torch.arange(length, device=rows.device)  # [B, L]
+        places = rows[:, None] * length + torch.arange(length)  # [B, L]
         number = (grouped.flatten().cumsum(0) - 1).unflatten(0, grouped.shape)[by_size.argsort()]  # alphabetical again
-        owner = torch.where(new, torch.arange(len(new), device=new.device)[:, None], 0).cummax(0).values
-        self.index = places[grouped]
+        owner = torch.where(new, torch.arange(len(new))[:, None], 0).cummax(0).values
+        self.index = send(places[grouped], self.device)
         self.nodes = torch.empty_like(number).index_copy_(0, rows, number.gather(0, owner)[by_size])  # [B, L], as the batch is
         sizes = torch.stack([lengths[rows], grouped.sum(1)], dim=1).tolist()
         super().__init__(self._groups(rows, sizes), causal=True)
@@ -54,20 +56,21 @@ class PrefixTree(Layout):
         for (keys, queries), same in groupby(sizes):
             stop = start + len(list(same))
             if queries:
-                groups.append(Group(stop - start, queries, keys, self.nodes[rows[start:stop], :keys].flatten()))
+                groups.append(Group(stop - start, queries, keys, send(self.nodes[rows[start:stop], :keys].flatten(), self.device)))
             start = stop
         return groups
 
     def only(self, positions: Int[Tensor, " batch"]) -> Layout:
         """Return the layout in which one token of each row is a query, at a position below the row's length."""
+        positions = on_host(positions)
         rows = positions.argsort(stable=True)
         sizes = [[position + 1, 1] for position in positions[rows].tolist()]
         asked = self.nodes.gather(1, positions[:, None])[rows, 0]
-        return Layout(self._groups(rows, sizes), causal=True, asked=asked, order=rows)
+        return Layout(self._groups(rows, sizes), causal=True, asked=send(asked, self.device), order=send(rows, self.device))
 
     def unpack(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "batch length dim"]:
         """Return the padded batch of a list, with zeros at padding."""
-        return x[self.nodes.masked_fill(~self.real, 0)] * self.real[..., None]
+        return x[send(self.nodes.masked_fill(~self.real, 0), self.device)] * send(self.real, self.device)[..., None]
 
 
 def alphabetical_order(ids: Int[Tensor, "batch length"]) -> Int[Tensor, " batch"]:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.types import PLACEHOLDER_IDS
+from zoo.types import PLACEHOLDER_IDS, on_host, send
 
 
 def splice(
@@ -37,7 +37,7 @@ def splice(
         DataError: the numbers of placeholders and of feature tokens differ, or a modality has placeholders but no features.
     """
     for modality, placeholder in PLACEHOLDER_IDS.items():
-        here = token_ids == placeholder
+        here = on_host(token_ids) == placeholder  # the host must know the counts; it knows the ids without waiting for a device
         if modality not in features:
             _refuse_orphans(modality, here, ids)
             continue
@@ -45,9 +45,11 @@ def splice(
         if token_ids.is_meta:  # meta tensors cannot be counted or masked; the sum keeps the features in the autograd graph
             vectors = vectors + tokens.sum((0, 1)).to(vectors.dtype)
             continue
-        # masked_scatter would silently misplace features if the counts differ.
-        _refuse_other_counts(modality, here.sum(1), mask.sum(1), ids)
-        vectors = vectors.masked_scatter(here[..., None], tokens[mask].to(vectors.dtype))
+        real = on_host(mask)
+        _refuse_other_counts(modality, here.sum(1), real.sum(1), ids)
+        places, sources = (send(each.flatten().nonzero()[:, 0], vectors.device) for each in (here, real))
+        found = tokens.flatten(0, 1).index_select(0, sources).to(vectors.dtype)
+        vectors = vectors.flatten(0, 1).index_copy(0, places, found).unflatten(0, token_ids.shape)
     return vectors
 
 

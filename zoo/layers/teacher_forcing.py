@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
+from zoo.types import follow, on_host, update
 
 
 class TeacherForcing(nn.Module):
@@ -39,7 +40,7 @@ class TeacherForcing(nn.Module):
     def after_step(self) -> None:
         """Count an optimizer step."""
         if self.steps_done is not None:
-            self.steps_done += 1
+            update(self.steps_done, lambda steps: steps + 1)
 
     @property
     def share(self) -> float:
@@ -47,7 +48,7 @@ class TeacherForcing(nn.Module):
         if not self.training or self.steps_done is None or self.steps_done.is_meta:
             return 1.0
         begin, end = self.steps
-        done = min(max((int(self.steps_done) - begin) / (end - begin), 0.0), 1.0)
+        done = min(max((int(on_host(self.steps_done)) - begin) / (end - begin), 0.0), 1.0)
         return self.shares[0] + (self.shares[1] - self.shares[0]) * done
 
 
@@ -94,7 +95,7 @@ def whole_groups(
     places = torch.minimum(torch.arange(whole, device=frames.device), mask.sum(1, keepdim=True) - 1)  # [B, whole]
     return (
         frames.gather(2, places[:, None].expand(-1, frames.shape[1], -1)),
-        mask[:, ::reduction].repeat_interleave(reduction, 1)[:, :whole],
+        follow(lambda mask: mask[:, ::reduction].repeat_interleave(reduction, 1)[:, :whole], mask),
     )
 
 
@@ -136,6 +137,7 @@ class Speakers(nn.Module):
             raise DataError(
                 f"labels: no speaker is given, but this model has {self.count} voices; give the index of a speaker for each text"
             )
-        if not who.is_meta and len(who) and not 0 <= int(who.min()) <= int(who.max()) < self.count:
-            raise DataError(f"labels: got speakers {who.tolist()}; allowed are 0 to {self.count - 1}")
+        known = on_host(who)
+        if not known.is_meta and len(known) and not 0 <= int(known.min()) <= int(known.max()) < self.count:
+            raise DataError(f"labels: got speakers {known.tolist()}; allowed are 0 to {self.count - 1}")
         return tokens + self.table(who)[:, None]

@@ -20,6 +20,7 @@ from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, CausalAttention, seen_keys
 from zoo.layers.linear import Linear, fast_linear, lay_out, pack, unpack
 from zoo.layers.mlp import MLP, hidden_width
+from zoo.types import on_host
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class WhisperDecoder(nn.Module):
                 f"the tokens of a recording have shape {list(tokens.shape)}; this decoder reads [batch, num_tokens, {self.memory_dim}]"
             )
         keys, values = zip(*(block.cross.keys_and_values(tokens) for block in self.blocks), strict=True)  # type: ignore[union-attr, operator]
-        whole = mask is None or (not mask.is_meta and bool(mask.all()))
+        whole = mask is None or (not mask.is_meta and bool(on_host(mask).all()))
         return Memory(torch.stack(keys), torch.stack(values), None if whole else mask)  # [depth, B, heads, N, head_dim]
 
     def new_cache(self, batch_size: int, length: int) -> Cache:

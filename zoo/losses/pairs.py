@@ -26,7 +26,10 @@ class Positives:
     def __init__(self, num_rows: int, start: int = 0, groups: Int[Tensor, " columns"] | None = None) -> None:
         self.start, self.own, self.groups = start, slice(start, start + num_rows), groups
         if groups is not None:
-            _, self.index, self.size = groups.unique(return_inverse=True, return_counts=True)
+            # Number of each group: places in the sorted groups, of which some stay unused. ``unique`` would number them without gaps,
+            # but its result has a size that the host would have to wait for.
+            self.index = torch.searchsorted(groups.sort().values, groups)
+            self.size = torch.zeros_like(groups).index_add_(0, self.index, torch.ones_like(groups)).clamp(min=1)  # 1: unused
 
     def mean(self, second: Float[Tensor, "columns dim"]) -> Float[Tensor, "rows dim"]:
         """Return the mean of the vectors that are positives of each row."""

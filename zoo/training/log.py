@@ -15,24 +15,24 @@ SKIPPED_FILE, EVENTS_FILE = "skipped.json", "events.jsonl"
 class RunLog:
     """Writer of a run's log files.
 
-    ``metrics.jsonl`` is identical for runs with equal seed and config; ``timing.jsonl`` holds seconds and items per second;
+    ``metrics.jsonl`` is identical for runs with equal seed and config; ``timing.jsonl`` holds speed and memory;
     ``skipped.json`` holds the counts of skipped items; ``events.jsonl`` tells each resume, with the settings that it changed.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self.metrics, self.timing = run_dir / "metrics.jsonl", run_dir / "timing.jsonl"
         self.skipped, self.events = run_dir / SKIPPED_FILE, run_dir / EVENTS_FILE
-        self._started, self._items = time.monotonic(), 0
 
     def truncate(self, step: int) -> None:
         """Remove lines of steps after ``step``, and an incomplete last line of a killed run."""
         for path in (self.metrics, self.timing):
             cut_lines(path, step)
 
-    def write(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """Append one line of metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+    def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Append one line of metrics; "speed", which depends on the machine (``zoo.training.meter``), goes to ``timing.jsonl``."""
+        path, line = (self.timing, {"step": step}) if kind == "speed" else (self.metrics, {"step": step, "kind": kind})
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, **values}) + "\n")
 
     def write_event(self, step: int, event: str, facts: Mapping[str, Any]) -> None:
         """Append one line about what happened to the run; unlike metrics, these lines differ after an interruption."""
@@ -48,19 +48,6 @@ class RunLog:
         """Write the numbers of skipped items by reason, with examples, summed over the processes."""
         if main:
             write_text_atomically(self.skipped, json.dumps(Skips().restore(*states).state(), indent=2, ensure_ascii=False) + "\n")
-
-    def count(self, items: int) -> None:
-        """Add to the items seen since the last line of timing."""
-        self._items += items
-
-    def write_timing(self, step: int) -> float:
-        """Append the items per second since the last call to ``timing.jsonl`` and return them."""
-        now = time.monotonic()
-        rate = self._items / max(now - self._started, 1e-9)
-        with self.timing.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "items_per_second": round(rate, 2), "seconds": round(now - self._started, 3)}) + "\n")
-        self._started, self._items = now, 0
-        return rate
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

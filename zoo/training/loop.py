@@ -13,26 +13,30 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.data.loader import Cursor, ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
-from zoo.errors import ConfigError, DataError, WeightsError, ZooError
-from zoo.losses.distributed import full_tensor, mean_over_ranks, share_buffers, share_object, wait_for_ranks
+from zoo.errors import ConfigError, WeightsError, ZooError
+from zoo.losses.distributed import share_buffers, share_object, wait_for_ranks
 from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.accelerator import make_accelerator
 from zoo.training.best import BestModel
 from zoo.training.curves import draw_curves
 from zoo.training.durations import seconds_of
+from zoo.training.finite import FiniteLosses
 from zoo.training.freeze import train_mode
 from zoo.training.log import RunLog, cut_lines
+from zoo.training.meter import Meter
 from zoo.training.optim import set_learning_rate
 from zoo.training.parallel import ParallelModel
+from zoo.training.profile import profiled
 from zoo.training.progress import Progress
 from zoo.training.reference import Reference
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import MONITOR_MODES, TrainingSettings
 from zoo.training.state import load_state, remove_older, save_state, saving
+from zoo.training.step_values import StepValues
 from zoo.training.stops import Patience, StopRequests
 from zoo.types import Batch, HeadOutput, Objective, Part
 
@@ -89,6 +93,8 @@ class Trainer:
         self.log = RunLog(run_dir)
         self.trace = fingerprint.Trace(run_dir, self.accelerator.process_index, settings.trace)
         self.step, self.best, self.cursor = 0, BestModel(run_dir), Cursor()
+        self.finite = FiniteLosses(self.accelerator.device)
+        self.meter = Meter(self.plain_model, settings, self.accelerator.device)
         self.stops = StopRequests(None if settings.max_time is None else seconds_of(settings.max_time))
         self.patience = Patience(settings.patience, settings.min_delta)
 
@@ -115,11 +121,13 @@ class Trainer:
             if resume and self.accelerator.is_main_process:
                 self.log.write_event(self.step, "resumed", {"threads": torch.get_num_threads(), "changes": record()})
         values: dict[str, float] = {}
-        with self.stops.listening():
+        profiling = profiled(self.settings.profile, self.run_dir, self.accelerator.process_index, self.accelerator.device)
+        with self.stops.listening(), profiling as step_done:
             for batches in self._steps():
-                values = self._train_step(batches)
+                made = self._train_step(batches)
                 self.step, self.cursor = self.step + 1, self._cursor_after(len(batches))
-                self._after_step(values)
+                step_done()
+                values = self._after_step(made) or values
         if self.accelerator.is_main_process:
             with saving(self.run_dir):
                 draw_curves(self.log.metrics, self.run_dir / "curves.png")
@@ -162,7 +170,8 @@ class Trainer:
         """Yield the batches of each remaining optimizer step."""
         accumulate = self.settings.accumulate
         sampler = self._sampler(batches=(self.settings.max_steps - self.step) * accumulate)
-        loader = iter(training_loader(self.data, sampler, num_workers=self.num_workers))
+        pin = self.accelerator.device.type == "cuda"  # copies from pinned memory do not wait for earlier work of the device
+        loader = self.meter.loaded(training_loader(self.data, sampler, num_workers=self.num_workers, pin_memory=pin))
         for _ in range(self.step, self.settings.max_steps):
             if self.patience.exhausted:
                 return
@@ -185,8 +194,8 @@ class Trainer:
     def _cursor_after(self, batches: int) -> Cursor:
         return self.cursor.after(batches, batch_size=self.settings.batch_size, length=len(self.data))
 
-    def _train_step(self, batches: list[Batch]) -> dict[str, float]:
-        """Run forward, backward, clipping and optimizer step; returns the values to log."""
+    def _train_step(self, batches: list[Batch]) -> StepValues:
+        """Run forward, backward, clipping and optimizer step; returns the values to log, which are still on the device."""
         settings = self.settings
         self.trace.before(batches[0])
         rate = learning_rate_at(
@@ -198,8 +207,9 @@ class Trainer:
             schedule=settings.schedule,
         )
         set_learning_rate(self.optimizer, rate)
-        outputs = self._forward_backward(batches)
-        self._refuse_non_finite(outputs, batches)
+        with self.meter.counting():
+            outputs = self._forward_backward(batches)
+        self.finite.observe(self.step + 1, [output.loss for output in outputs], batches)
         norm = self._clip()
         self.trace.gradients(self.plain_model)
         self.optimizer.step()
@@ -211,11 +221,8 @@ class Trainer:
             self.average.update_parameters(self.plain_model)
         with saving(self.run_dir):
             self.trace.after(self.step + 1, self.plain_model, self.optimizer)
-        self.log.count(settings.batch_size * settings.accumulate)
-        # Ranks may hold different numbers of tokens; the mean of their losses is that of all items.
-        losses = [float(mean_over_ranks(output.loss)) for output in outputs if output.loss is not None]
-        metrics = {name: float(value) for name, value in outputs[-1].metrics.items()}
-        return {"loss": sum(losses) / max(len(losses), 1), "learning_rate": rate, "gradient_norm": norm, **metrics}
+        self.meter.count(batches)
+        return StepValues(outputs, rate, norm)
 
     def _forward_backward(self, batches: list[Batch]) -> list[HeadOutput]:
         """Run forward and backward; returns the output of each batch (with gradient caching the common output, once per batch)."""
@@ -235,30 +242,24 @@ class Trainer:
                 self.accelerator.backward(output.loss / self.settings.accumulate)
         return output
 
-    def _clip(self) -> float:
+    def _clip(self) -> Tensor | None:
         limit = self.settings.clip_gradients  # None: clipping at infinity only measures the norm
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
-        return float(full_tensor(norm)) if norm is not None else math.nan
+        return self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
 
-    def _refuse_non_finite(self, outputs: list[HeadOutput], batches: list[Batch]) -> None:
-        """Raise DataError on every rank if one rank's loss is not finite, before the weights change."""
-        bad = [b for o, b in zip(outputs, batches, strict=True) if o.loss is not None and not bool(torch.isfinite(o.loss))]
-        flag = torch.tensor(float(bool(bad)), device=self.accelerator.device)
-        anyone: Any = self.accelerator.reduce(flag) if self.accelerator.num_processes > 1 else flag
-        if anyone > 0:
-            items = ", ".join(bad[0].ids[:8]) + (", ..." if len(bad[0].ids) > 8 else "") if bad else "items of another process"
-            raise DataError(
-                f"the loss is not finite at step {self.step + 1}; its batch holds {items}. The last saved state is kept: check "
-                "these items, or resume with a lower training.learning_rate"
-            )
+    def _after_step(self, made: StepValues) -> dict[str, float]:
+        """Log, evaluate and save a checkpoint if they are due at this step; raise Interrupted if a stop was requested.
 
-    def _after_step(self, values: dict[str, float]) -> None:
-        """Log, evaluate and save a checkpoint if they are due at this step; raise Interrupted if a stop was requested."""
+        Returns:
+            The values of the step; nothing if they were left on the device, because no log line is due.
+        """
         settings, last = self.settings, self.step == self.settings.max_steps
-        if self.progress is not None and self.accelerator.is_main_process:
+        logs = self.step % settings.log_every == 0 or last
+        values = made.read(self.finite) if logs or not self.finite.is_late else {}
+        if values and self.progress is not None and self.accelerator.is_main_process:
             self.progress.update(self.step, values)
-        if self.step % settings.log_every == 0 or last:
+        if logs:
             self._write("train", {**values, **self._skipped()})
+            self._write("speed", self.meter.line())
         if settings.evaluate_every and self.evaluate is not None and (self.step % settings.evaluate_every == 0 or last):
             self._evaluate()
         done, stop = last or self.patience.exhausted, self.stops.agreed()
@@ -268,6 +269,7 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.log.write_event(self.step, "stopped", {"reason": stop.reason, "status": stop.status})
             self.stops.end(stop, self.step, settings.max_steps, self.run_dir)
+        return values
 
     def _skipped(self) -> dict[str, int]:
         """Return the number of items that all processes skipped so far; empty if bad items are errors."""
@@ -281,8 +283,6 @@ class Trainer:
         if self.accelerator.is_main_process:
             with saving(self.run_dir):
                 self.log.write(self.step, kind, values)
-                if kind == "train":
-                    self.log.write_timing(self.step)
         if self.settings.trackers:
             self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=self.step)
 
@@ -293,6 +293,7 @@ class Trainer:
             ZooError: the evaluation has no metric named ``monitor``.
         """
         assert self.evaluate is not None
+        self.finite.refuse()
         with self.parallel.whole(everywhere=True) as model:
             share_buffers(model)  # all processes must evaluate the model that the main process saves
             model.eval()
@@ -311,6 +312,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         """Save the state to resume from, and then what follows from it."""
+        self.finite.refuse()
         share_buffers(self.plain_model)
         position = self._position()
         with saving(self.run_dir):

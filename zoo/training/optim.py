@@ -2,14 +2,14 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 from torch.optim import AdamW
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.losses.distributed import local_part
@@ -135,12 +135,30 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["lr_scale"]
 
 
-def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """Return the update function of an exponential moving average; integer weights (quantised and frozen) are left unchanged."""
-    update = get_ema_multi_avg_fn(decay)
+class MovingAverage(AveragedModel):
+    """Exponential moving average of a model's parameters, with copies of its buffers.
 
-    def average(averaged: Any, current: Any, count: Any) -> None:
-        if torch.is_floating_point(averaged[0]):  # torch passes lists of tensors of one dtype
-            update(averaged, current, count)
+    torch's own update copies its counter to the device in every step, for which the host waits; the averages are equal to its averages.
 
-    return average
+    Args:
+        model: the model to average; it is copied.
+        decay: share of the old average that remains in each step.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take over the parameters at the first call, and move towards them at each later one."""
+        pairs = list(zip(self.module.parameters(), model.parameters(), strict=True))
+        averaged = [pair for pair in pairs if int(self.n_averaged) and torch.is_floating_point(pair[0])]  # the counter is on the CPU
+        for dtype in dict.fromkeys(ours.dtype for ours, _ in averaged):
+            of_dtype = [pair for pair in averaged if pair[0].dtype == dtype]
+            self.multi_avg_fn([ours for ours, _ in of_dtype], [theirs for _, theirs in of_dtype], 0)  # type: ignore[misc]
+        if not self.n_averaged:
+            for ours, theirs in pairs:  # quantised weights are frozen, so that the first copy stays
+                ours.copy_(theirs)
+        for ours, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
+            ours.copy_(theirs)
+        self.n_averaged += 1

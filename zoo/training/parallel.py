@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from zoo.training import grad_cache
 from zoo.training.freeze import freeze
-from zoo.training.optim import make_optimizer, moving_average, trained_names
+from zoo.training.optim import MovingAverage, make_optimizer, trained_names
 from zoo.training.settings import TrainingSettings
 from zoo.training.sharding.blocks import prepare_blocks
 from zoo.training.sharding.settings import is_sharded, refuse_shared_reference
@@ -55,7 +54,7 @@ class ParallelModel:
 
     def _prepare_whole(self) -> None:
         if self.settings.ema_decay is not None:  # before prepare(): Accelerate wraps the model's forward, which must not be copied
-            self.average = AveragedModel(self.plain, multi_avg_fn=moving_average(self.settings.ema_decay))
+            self.average = MovingAverage(self.plain, self.settings.ema_decay)
             self.accelerator.register_for_checkpointing(self.average)
         prepare_blocks(self.plain, checkpointing=self.settings.checkpoint_activations, compiled=self.settings.compile)
         self.wrapped, self.optimizer = self.accelerator.prepare(self.plain, make_optimizer(self.plain, self.settings))

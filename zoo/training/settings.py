@@ -73,7 +73,12 @@ class TrainingSettings:
         threads: number of CPU threads per process; None keeps torch's default. Small models are fastest with one thread.
         deterministic: use deterministic algorithms, so that equal runs give equal bits with any number of threads. None uses them on a CPU,
             where they cost next to nothing, and not on CUDA, where some operations become slower or are refused.
-        trackers: further loggers that Accelerate supports, for example "tensorboard".
+        trackers: further loggers that Accelerate supports: "tensorboard", "wandb", "mlflow" and others; each must be installed.
+        peak_flops: peak floating-point operations per second of one device in the run's precision, for ``model_flops_utilisation`` in
+            ``timing.jsonl``. None takes it from a table by the name of the GPU (``zoo/training/peak_flops.py``); on other devices and in
+            fp32, the utilisation is then left out.
+        profile: number of steps to profile, after two steps of warm-up; the trace is ``profile/trace_0.json`` in the run directory, which
+            chrome://tracing and ui.perfetto.dev show. 0 profiles nothing.
         verify_resume: save a hash of the state with each checkpoint and compare it with the restored state.
         trace: write hashes of every step (batch, random state, gradients, parameters), to find the step at which two runs differ.
 
@@ -119,6 +124,8 @@ class TrainingSettings:
     threads: int | None = None
     deterministic: bool | None = None
     trackers: Sequence[str] = ()
+    peak_flops: float | None = None
+    profile: int = 0
     verify_resume: bool = True
     trace: bool = False
 
@@ -128,6 +135,10 @@ class TrainingSettings:
                 raise ConfigError(f"{key}: {getattr(self, key)}; allowed is 1 or more")
         if isinstance(self.cache_features, int) and self.cache_features < 0:
             raise ConfigError(f"cache_features: {self.cache_features}; allowed is 0 or more, or a number for each modality")
+        if self.peak_flops is not None and not self.peak_flops > 0:
+            raise ConfigError(f"peak_flops: {self.peak_flops}; allowed is above 0, or null")
+        if self.profile < 0:
+            raise ConfigError(f"profile: {self.profile}; allowed is 0 (no profile) or the number of steps to profile")
         if self.learning_rate <= 0:
             raise ConfigError(f"learning_rate: {self.learning_rate}; allowed is above 0")
         for part, rate in self.learning_rates.items():

@@ -27,6 +27,7 @@ from zoo.types.contract import check_encoded, check_encoder_words
 from zoo.types.encoder import Encoder, EncoderSpec, encode
 from zoo.types.evaluation import Evaluation, Result
 from zoo.types.head import Accepts, FeatureHead, Head, LanguageHead, Wiring, need_encoded, patches_of
+from zoo.types.host import all_real, follow, on_host, send, update
 from zoo.types.language import LanguageModel
 from zoo.types.objective import Objective
 from zoo.types.outputs import (

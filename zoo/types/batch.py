@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree  # its public door, torch.export.register_dataclass, takes a second to import
 
 from zoo.errors import DataError
+from zoo.types.host import all_real, send
 
 TEACHER = "teacher"  # in ``Batch.targets``: embeddings that a teacher computes from the same inputs [B, dim]
 SUPERVISED = "supervised"  # in ``Batch.targets``: True at token ids that contribute to the next-token loss [B, L] bool
@@ -52,9 +53,9 @@ class Batch:
         moved = {f.name: {key: change(value) for key, value in getattr(self, f.name).items()} for f in fields(self) if f.name != "ids"}
         return replace(self, **moved)
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """Move every tensor to a device."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> "Batch":
+        """Move every tensor to a device; the values of masks, indices and labels stay known on the CPU (``zoo.types.host``)."""
+        return self.map(lambda tensor: send(tensor, device))
 
     def pin_memory(self) -> "Batch":
         """Pin every tensor; a ``DataLoader`` calls this."""
@@ -92,7 +93,7 @@ class Encoded:
     @classmethod
     def of_pooled(cls, pooled: Float[Tensor, "batch dim"]) -> "Encoded":
         """Return pooled vectors as the only token of each item, for heads that read only these."""
-        return cls(pooled[:, None], pooled, torch.ones(pooled.shape[0], 1, dtype=torch.bool, device=pooled.device))
+        return cls(pooled[:, None], pooled, all_real((pooled.shape[0], 1), pooled.device))
 
     def as_tuple(self) -> "EncodedTuple | UnpooledTuple":
         """Return the values as a named tuple, without the pooled vectors if there are none."""

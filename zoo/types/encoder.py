@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.types.batch import Encoded, EncodedTuple, UnpooledTuple
+from zoo.types.host import send
 from zoo.types.part import Part
 
 
@@ -182,8 +183,8 @@ def encode(
         class_token: see ``Encoder.patches``.
     """
     if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
-        x = x.to(weight.device, weight.dtype if x.is_floating_point() else None)
-        mask = None if mask is None else mask.to(weight.device)
+        x = x.to(weight.device, weight.dtype) if x.is_floating_point() else send(x, weight.device)
+        mask = None if mask is None else send(mask, weight.device)
     if reads == "patches":
         layers = layer if isinstance(layer, Sequence) else (layer,)
         found = [encoder.patches(x, mask, layer=each, class_token=class_token) for each in layers]

@@ -33,6 +33,9 @@ from zoo.types import (
     LanguageModel,
     Predictions,
     SystemLike,
+    all_real,
+    on_host,
+    send,
 )
 
 ITEMS_AT_ONCE = 32  # images or audio clips per encoder call in generation; bounds the memory of long chats
@@ -106,20 +109,16 @@ class MultimodalLM(LanguageHead):
     def _predictions(self, batch: Batch, features: Connected) -> Predictions:
         token_ids, mask, supervised = _conversations(batch)
         states, places = self._states(self.spliced(token_ids, mask, features, batch.ids), mask)
-        following = token_ids.roll(-1, 1)  # label of each position; roll wraps around, so that the last position has none
-        predicted = supervised.roll(-1, 1) & mask & (following >= 0)
-        predicted[:, -1] = False
         if token_ids.is_meta:  # meta tensors hold no values to select by
             chosen = places = torch.arange(token_ids.numel(), device="meta")
+            labels = token_ids.flatten()
         else:
-            chosen = predicted.flatten()[places].nonzero()[:, 0]
-            chosen = chosen[places[chosen].argsort()]  # a packed list is not in the order of the batch
-            places = places[chosen]
+            chosen, places, labels = (send(each, states.device) for each in _predicted(token_ids, mask, supervised, places))
         # The vocabulary projection is the largest matrix product, so that it runs on the supervised tokens only.
         hidden = states[chosen]
         logits = self.language.logits(hidden)  # [supervised, vocab_size]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return Predictions(hidden, logits, following.flatten()[places], places // token_ids.shape[1])
+        return Predictions(hidden, logits, labels, places // token_ids.shape[1])
 
     def spliced(
         self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"], features: Connected, ids: Sequence[str]
@@ -137,14 +136,14 @@ class MultimodalLM(LanguageHead):
     def _states(
         self, vectors: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
     ) -> tuple[Float[Tensor, "total dim"], Int[Tensor, " total"]]:
-        """Return the hidden states of the batch as a list, and the index of each in the flattened batch.
+        """Return the hidden states of the batch as a list, and the index of each in the flattened batch, known on the CPU.
 
         Padding on the right is not computed and has no entry in the list.
         """
         # A packed list needs all padding on the right; other batches run padded.
-        right = can_pack(mask) and not bool((mask[:, 1:] & ~mask[:, :-1]).any())
-        if not right or bool(mask.all()):
-            return self.language(vectors, mask).flatten(0, 1), torch.arange(mask.numel(), device=mask.device)
+        known = on_host(mask) if can_pack(mask) else None
+        if known is None or bool((known[:, 1:] & ~known[:, :-1]).any()) or bool(known.all()):
+            return self.language(vectors, mask).flatten(0, 1), torch.arange(mask.numel())
         packing = Packing(mask, causal=True)
         return self.language(packing.pack(vectors), layout=packing), packing.index
 
@@ -329,7 +328,24 @@ def _conversations(batch: Batch) -> tuple[Int[Tensor, "batch length"], Bool[Tens
             f"mask {list(token_ids.shape)} that is True at the tokens to train on"
         )
     mask = batch.masks.get("text")
-    return token_ids, torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask, supervised
+    return token_ids, all_real(token_ids.shape, token_ids.device) if mask is None else mask, supervised
+
+
+def _predicted(
+    token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"], supervised: Bool[Tensor, "batch length"], places: Tensor
+) -> tuple[Int[Tensor, " num_tokens"], Int[Tensor, " num_tokens"], Int[Tensor, " num_tokens"]]:
+    """Return, on the CPU, the states that predict a supervised token: their indices in the list and in the flat batch, and the labels.
+
+    Args:
+        places: index in the flat batch of each state of the list.
+    """
+    token_ids, mask, supervised, places = (on_host(each) for each in (token_ids, mask, supervised, places))
+    following = token_ids.roll(-1, 1)  # label of each position; roll wraps around, so that the last position has none
+    predicted = supervised.roll(-1, 1) & mask & (following >= 0)
+    predicted[:, -1] = False
+    chosen = predicted.flatten()[places].nonzero()[:, 0]
+    chosen = chosen[places[chosen].argsort()]  # a packed list is not in the order of the batch
+    return chosen, places[chosen], following.flatten()[places[chosen]]
 
 
 def _conversation_part(system: SystemLike) -> Any:

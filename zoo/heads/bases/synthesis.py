@@ -27,6 +27,7 @@ from zoo.types import (
     UNREAD,
     Batch,
     Speech,
+    all_real,
     diagonality,
     focus,
 )
@@ -180,7 +181,7 @@ def targets_of(batch: Batch, num_mels: int) -> tuple[Float[Tensor, "batch num_me
             f"num_mels {num_mels}, and use a data source with recordings"
         )
     mask = batch.targets.get(FRAMES)
-    return mels, torch.ones_like(mels[:, 0], dtype=torch.bool) if mask is None else mask
+    return mels, all_real(mels[:, 0].shape, mels.device) if mask is None else mask
 
 
 def alignment_faults(alignment: Float[Tensor, "steps length"], reason: str) -> list[str]:

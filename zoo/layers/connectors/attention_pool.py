@@ -11,7 +11,7 @@ from zoo.layers.attention import CrossAttention
 from zoo.layers.connector import default_heads, refuse_below, without_padding
 from zoo.layers.linear import Linear
 from zoo.registry import register
-from zoo.types import Connector
+from zoo.types import Connector, all_real
 
 
 @register("connector")
@@ -42,4 +42,4 @@ class AttentionPoolConnector(Connector):
         media = self.norm_media(without_padding(tokens, mask))
         x = self.attention(self.queries.expand(len(tokens), -1, -1), media, mask)
         x = self.linear(self.norm(x))
-        return x, mask.new_ones(x.shape[:2])
+        return x, all_real(x.shape[:2], x.device)

@@ -14,7 +14,7 @@ from zoo.errors import ConfigError
 from zoo.layers.connector import cannot, without_padding
 from zoo.layers.linear import Linear
 from zoo.registry import register
-from zoo.types import Connector
+from zoo.types import Connector, follow
 
 
 @register("connector")
@@ -53,5 +53,5 @@ class Downsampler(Connector):
         for convolution in self.convolutions:
             x = without_padding(x, mask).transpose(1, 2)  # [B, in_dim, frames]
             x = F.gelu(convolution(x)).transpose(1, 2)  # [B, frames / 2, in_dim]
-            mask = mask[:, ::2]  # an output frame is real if the centre of its kernel of 3 is real
+            mask = follow(lambda mask: mask[:, ::2], mask)  # an output frame is real if the centre of its kernel of 3 is real
         return self.linear(x), mask

@@ -15,7 +15,7 @@ from zoo.layers.attention import CrossAttention
 from zoo.layers.connector import default_heads, refuse_below, without_padding
 from zoo.layers.linear import Linear
 from zoo.registry import register
-from zoo.types import Connector
+from zoo.types import Connector, all_real
 
 
 @register("connector")
@@ -56,6 +56,6 @@ class Kosmos2Connector(Connector):
         tokens = without_padding(tokens, mask)
         media = self.dense(F.normalize(tokens, dim=-1) if self.normalise else tokens)
         latents = self.latents.expand(len(tokens), -1, -1)
-        seen = mask.new_ones(latents.shape[:2])  # [B, num_latents]
+        seen = all_real(latents.shape[:2], latents.device)  # [B, num_latents]
         x = self.attention(latents, torch.cat([media, latents], dim=1), torch.cat([mask, seen], dim=1))  # keys: [B, N + num_latents, dim]
         return x, seen

@@ -14,7 +14,7 @@ from zoo.errors import DataError
 from zoo.layers.connector import cannot, refuse_below
 from zoo.layers.linear import Linear
 from zoo.registry import register
-from zoo.types import Connector
+from zoo.types import Connector, follow
 
 
 @register("connector")
@@ -60,7 +60,7 @@ class PixelShuffle(Connector):
         side = math.isqrt(tokens.shape[1]) // factor
         grid = tokens.unflatten(1, (side, factor, side, factor))  # [B, rows, factor, columns, factor, in_dim]
         x = grid.transpose(2, 3).flatten(3).flatten(1, 2)  # [B, rows * columns, factor * factor * in_dim]
-        return self.linear(x), mask[:, :1].expand(-1, number)  # an item has all tokens of its grid or none
+        return self.linear(x), follow(lambda mask: mask[:, :1].expand(-1, number), mask)  # an item has all tokens or none
 
 
 def misfit(n: int, factor: int) -> str | None:

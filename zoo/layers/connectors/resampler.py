@@ -12,7 +12,7 @@ from zoo.layers.connector import default_heads, refuse_below, without_padding
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import MLP, hidden_width
 from zoo.registry import register
-from zoo.types import Connector
+from zoo.types import Connector, all_real
 
 
 class PerceiverLayer(nn.Module):
@@ -101,4 +101,4 @@ class ResamplerConnector(Connector):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch num_latents out_dim"], Bool[Tensor, "batch num_latents"]]:
         x = self.linear(self.resampler(tokens, mask))
-        return x, mask.new_ones(x.shape[:2])
+        return x, all_real(x.shape[:2], x.device)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
-from zoo.types import SUPERVISED, Batch, Encoded, LanguageHead, head_of
+from zoo.types import SUPERVISED, Batch, Encoded, LanguageHead, follow, head_of, on_host, send
 
 REFERENCE, MISMATCHED = "reference", "mismatched_reference"  # names of the targets computed by the reference model
 
@@ -60,7 +60,7 @@ def groups_of(batch: Batch, name: str) -> Int[Tensor, " batch"]:
 
 def of_last_answers(batch: Batch) -> Batch:
     """Return the batch with only the last answer of each conversation supervised."""
-    return replace(batch, targets={**batch.targets, SUPERVISED: last_run(answers_of(batch))})
+    return replace(batch, targets={**batch.targets, SUPERVISED: follow(last_run, answers_of(batch))})
 
 
 def log_probabilities(head: LanguageHead, encoded: dict[str, Encoded], batch: Batch, *, per_token: bool = False) -> Float[Tensor, " batch"]:
@@ -81,7 +81,8 @@ def labels_of(batch: Batch, name: str) -> Bool[Tensor, " batch"]:
     Raises:
         DataError: the batch's items have no labels.
     """
-    return batch.need("labels", f"objective {name!r} (preference labels)", "choose data=preferences").bool()
+    labels = batch.need("labels", f"objective {name!r} (preference labels)", "choose data=preferences")
+    return follow(lambda labels: labels.bool(), labels)
 
 
 def pairs(batch: Batch, name: str) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
@@ -90,7 +91,8 @@ def pairs(batch: Batch, name: str) -> tuple[Int[Tensor, " pairs"], Int[Tensor, "
     Raises:
         DataError: the batch contains an answer without its counterpart.
     """
-    better, groups = labels_of(batch, name), groups_of(batch, name)
+    labels = labels_of(batch, name)
+    better, groups = on_host(labels), on_host(groups_of(batch, name))
     order = groups.argsort(stable=True)
     chosen, rejected = order[better[order]], order[~better[order]]
     if len(chosen) != len(rejected) or not torch.equal(groups[chosen], groups[rejected]):
@@ -98,7 +100,7 @@ def pairs(batch: Batch, name: str) -> tuple[Int[Tensor, " pairs"], Int[Tensor, "
             f"objective {name}: the batch {', '.join(batch.ids[:4])}, ... does not hold whole pairs of a chosen and a rejected answer; "
             "give data=preferences rows with both, an even training.batch_size, and no data.on_bad_item=skip"
         )
-    return chosen, rejected
+    return send(chosen, labels.device), send(rejected, labels.device)
 
 
 def mismatched(batch: Batch, limit: int) -> Batch:
@@ -109,8 +111,9 @@ def mismatched(batch: Batch, limit: int) -> Batch:
     Args:
         limit: context length of the language model in tokens; longer answers are cut.
     """
-    token_ids, answers = batch.inputs["text"], last_run(answers_of(batch))
-    rows, groups = range(len(token_ids)), groups_of(batch, "kto").tolist()
+    device = batch.inputs["text"].device
+    token_ids, answers = on_host(batch.inputs["text"]), last_run(on_host(answers_of(batch)))
+    rows, groups = range(len(token_ids)), on_host(groups_of(batch, "kto")).tolist()
     made = []
     for row in rows:
         later = [(row + step) % len(rows) for step in range(1, len(rows))]
@@ -120,14 +123,14 @@ def mismatched(batch: Batch, limit: int) -> Batch:
         answer = token_ids[other][answers[other]][: max(limit - end, 0)]
         made.append((token_ids[row, :end], answer))
     length = max(len(prompt) + len(answer) for prompt, answer in made)
-    texts, mask = token_ids.new_zeros(len(rows), length), torch.zeros(len(rows), length, dtype=torch.bool, device=token_ids.device)
+    texts, mask = token_ids.new_zeros(len(rows), length), torch.zeros(len(rows), length, dtype=torch.bool)
     supervised = mask.clone()
     for row, (prompt, answer) in enumerate(made):
         whole = len(prompt) + len(answer)
         texts[row, :whole], mask[row, :whole], supervised[row, len(prompt) : whole] = torch.cat([prompt, answer]), True, True
     return replace(
         batch,
-        inputs={**batch.inputs, "text": texts},
-        masks={**batch.masks, "text": mask},
-        targets={**batch.targets, SUPERVISED: supervised},
+        inputs={**batch.inputs, "text": send(texts, device)},
+        masks={**batch.masks, "text": send(mask, device)},
+        targets={**batch.targets, SUPERVISED: send(supervised, device)},
     )
