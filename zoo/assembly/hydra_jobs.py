@@ -64,6 +64,10 @@ def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], Any
             if isinstance(error, ZooError) or sweep.failed():
                 raise
             raise ConfigError(f"hydra: {_reason(error)}; correct the override or the YAML file that says so") from error
+        except KeyboardInterrupt:
+            if sweep.interrupted is None:
+                raise
+            raise sweep.interrupted from None
         except RuntimeError:  # of a launcher, one of whose processes was killed
             wait_for_local_jobs(Path(base))
             if not sweep.unfinished():

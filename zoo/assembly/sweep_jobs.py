@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from zoo.assembly.compose import to_plain
-from zoo.errors import ConfigError, ZooError
+from zoo.errors import ConfigError, Interrupted, ZooError
 from zoo.registry.schemas import check_composed
 from zoo.storage.files import write_text_atomically
 from zoo.storage.outside import printable, read_json_object
@@ -33,6 +33,7 @@ PLACES = {"train": "run_dir", "evaluate": "output"}  # key of the directory of o
 RECORDS, SUBMITTED = ".jobs", ".submitit"
 STARTED, DONE, FAILED, STOPPED = "started", "done", "failed", "stopped"
 LAUNCHING = ("hydra/", "hydra.")  # overrides that do not change what a job computes
+GOES_ON = "the same command goes on with the sweep"
 OPTUNA = "hydra/sweeper=optuna"
 
 
@@ -51,6 +52,7 @@ class SweepJob:
         session: name of this call of the command; its records tell what happened in it.
         faults: exceptions of jobs in this process that are no errors of the user.
         told: jobs whose error this process has printed.
+        interrupted: reason why the user or a scheduler stopped the sweep.
     """
 
     job: Callable[[dict[str, Any]], Any]
@@ -61,6 +63,7 @@ class SweepJob:
     level: int = field(default_factory=lambda: logging.root.level)
     faults: list[Exception] = field(default_factory=list)
     told: set[int] = field(default_factory=set)
+    interrupted: Interrupted | None = None
 
     def __call__(self, config: DictConfig) -> Any:
         """Run the job unless a record says that it is done; returns its score, or None if it failed."""
@@ -98,12 +101,13 @@ class SweepJob:
 
     def _failed(self, number: int, overrides: list[str], error: ZooError) -> None:
         """Record an error of the user, and print it if this process has the terminal; a user who stops a job stops the sweep."""
-        stopped = type(error).__name__ == "Interrupted"
+        stopped = isinstance(error, Interrupted)
         self._write(number, {"overrides": overrides, "status": STOPPED if stopped else FAILED, "error": str(error)})
         if os.getpid() == self.parent:
+            if isinstance(error, Interrupted):
+                self.interrupted = Interrupted(f"sweep stopped in job {self.base / str(number)}: {error}; {GOES_ON}", error.status)
+                raise KeyboardInterrupt from error  # Hydra goes on to the next job after any other exception
             self._tell(number, str(error))
-            if stopped:
-                raise KeyboardInterrupt from error
 
     def _record_before(self, number: int, overrides: list[str]) -> dict[str, Any]:
         """Return the record of an earlier call; empty if there is none.
@@ -161,8 +165,18 @@ class SweepJob:
         if skipped or bad:
             done = sum(record["status"] == DONE for record in records.values()) - skipped
             told = f"{done} jobs done now, {skipped} done before, {len(self.failed())} failed, {len(self.unfinished())} killed or stopped"
-            print(f"zoo: sweep {self.base}: {told}" + ("; the same command goes on" if bad else ""), file=sys.stderr)
+            print(f"zoo: sweep {self.base}: {told}" + (f"; {GOES_ON}" if bad else ""), file=sys.stderr)
+        self._tell_best(records)
         return 1 if bad else 0
+
+    def _tell_best(self, records: dict[int, dict[str, Any]]) -> None:
+        """Print the job with the highest score, and the overrides that only it has."""
+        scores = {number: record["score"] for number, record in records.items() if isinstance(record.get("score"), int | float)}
+        if len(scores) > 1:
+            best = max(scores, key=lambda number: scores[number])
+            others = [record["overrides"] for number, record in records.items() if number != best]
+            own = [text for text in records[best]["overrides"] if not all(text in other for other in others)]
+            print(f"zoo: best: job {self.base / str(best)} with {scores[best]:.6g}: {' '.join(own)}", file=sys.stderr)
 
 
 def restore_logging(level: int) -> None:

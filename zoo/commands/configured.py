@@ -10,6 +10,8 @@ from zoo.assembly.hydra_flags import read_flags
 from zoo.commands.model_options import as_overrides
 from zoo.errors import ConfigError
 
+NO_RUN = ("resume=null", "resume=auto")  # overrides that name no run, so that the whole config is composed
+
 
 def composed(config_name: str, words: Sequence[str]) -> dict[str, Any]:
     """Compose the config of a command that runs no sweep.
@@ -47,7 +49,7 @@ def train_command(options: Namespace, words: list[str]) -> int:
         from zoo.assembly.hydra_jobs import run_with_hydra
 
         status = run_with_hydra(words, lambda config: _train_job(config, as_json))
-    elif resume := [word.partition("=")[2] for word in flags.overrides if word.startswith("resume=") and word != "resume=null"]:
+    elif resume := [word.partition("=")[2] for word in flags.overrides if word.startswith("resume=") and word not in NO_RUN]:
         from zoo.runs.run_directory import read_run_config
 
         changes = [word for word in flags.overrides if not word.startswith(("resume=", "run_dir="))]
@@ -88,6 +90,10 @@ def evaluate_command(options: Namespace, words: list[str]) -> int:
 
         return run_with_hydra(given, lambda config: _evaluate_one(config, as_json), config_name="evaluate")
     _evaluate_one(compose("evaluate", flags.overrides, **flags.where()), as_json)
+
+    from zoo.losses.distributed import leave
+
+    leave()
     return 0
 
 
@@ -99,6 +105,7 @@ def _evaluate_one(config: dict[str, Any], as_json: bool) -> float | None:
     score = None
     with counting_progress("evaluate", None, as_json=as_json) as advance:
         for result, output in evaluate_each(config, advance=advance):
-            show_evaluation(result, output, as_json=as_json)
+            if int(os.environ.get("RANK", "0")) == 0:
+                show_evaluation(result, output, as_json=as_json)
             score = next(iter(result.metrics.values()), None) if score is None else score
     return score

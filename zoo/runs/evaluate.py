@@ -9,10 +9,12 @@ from zoo.assembly.save_load import load
 from zoo.errors import ConfigError
 from zoo.interop.base.checkpoint_directory import bundled_names, find_checkpoint, find_weights
 from zoo.interop.base.source import is_foreign
+from zoo.losses.distributed import rank
 from zoo.registry import name_of, part_names
 from zoo.registry.construct import build_part
 from zoo.runs.data_setup import make_source
 from zoo.runs.evaluation_setup import make_evaluation
+from zoo.runs.ranked_evaluation import evaluate_on_ranks, join_ranks
 from zoo.runs.run_directory import read_run_config
 from zoo.storage.files import atomic_directory
 
@@ -20,8 +22,10 @@ from zoo.storage.files import atomic_directory
 def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> tuple[Any, Path]:
     """Evaluate a checkpoint; data and evaluation that the config does not give are those of its run.
 
+    Under ``torchrun`` the processes divide the items, and the first one writes the result.
+
     Returns:
-        The evaluation's result, and the folder of ``metrics.json`` and the plot.
+        The evaluation's result (on other ranks than the first perhaps None), and the folder of ``metrics.json`` and the plot.
 
     Raises:
         ConfigError: the config gives no data, and the checkpoint does not belong to a run.
@@ -36,15 +40,16 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
             f"data: {config['checkpoint']} is not a run directory, so that its data is unknown; choose one, for example data=digits"
         )
     source = make_source(data)
-    model = load(directory, device=config.get("device"), precision=config.get("precision"))
+    model = load(directory, device=join_ranks(config.get("device")), precision=config.get("precision"))
     evaluation = make_evaluation(settings, model)
     if evaluation is None:
         known = ", ".join(part_names("evaluation"))
         raise ConfigError(f"evaluation: {directory} has no default evaluation; choose one with evaluation=NAME, known: {known}")
     name = name_of("evaluation", type(evaluation))
-    result = evaluation(model, source, data["test_split"], advance=advance)
+    result, _ = evaluate_on_ranks(evaluation, model, source, data["test_split"], advance=advance)
     output = Path(config.get("output") or place / "evaluation" / name)
-    write_result(result, output, {"evaluation": name, "model": str(directory), "split": data["test_split"], "data": dict(data)})
+    if rank() == 0:
+        write_result(result, output, {"evaluation": name, "model": str(directory), "split": data["test_split"], "data": dict(data)})
     return result, output
 
 
