@@ -137,7 +137,7 @@ def _choices(text: str) -> list[str]:
         ConfigError: it is no override, or a glob that matches nothing.
     """
     try:
-        override = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_override(text)
+        override = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides([text])[0]
         if not override.is_sweep_override():
             return [text]
         value = override.value()
