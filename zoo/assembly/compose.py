@@ -3,14 +3,16 @@
 Hydra composes; ``zoo.assembly.config_source`` gives it the files and tables of ``conf/``, and ``zoo.assembly.hydra_jobs`` runs its sweeps.
 """
 
+import difflib
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra import initialize
+from hydra import initialize, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, QuotedString
@@ -18,16 +20,27 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from zoo.assembly.config_source import PLAIN_GROUPS, options, register_configs
+from zoo.assembly.config_source import NULLABLE, PLAIN_GROUPS, UNSET, entry_keys, options, register_configs
 from zoo.errors import ConfigError, first_line, name_choices
 from zoo.registry import MODALITIES, TABLES, find_row
 from zoo.registry.config_keys import current_key, keywords_at, warn_renamed, with_current_names
 from zoo.registry.construct import refuse_code
 from zoo.registry.rows import is_provided
-from zoo.registry.schemas import check_composed
+from zoo.registry.schemas import ComposedFile, check_composed
+from zoo.registry.settings import MISSING, SETTINGS, complete_settings
+from zoo.registry.short_names import near_key, usual_key
 from zoo.storage.outside import shown
 
 OPTIONAL = {"data": ("packing",)}  # keys that any option of a group may be given
+EXTRAS = {  # groups whose options come from plug-ins of Hydra
+    "hydra/launcher": "joblib, submitit_local and submitit_slurm come with: pip install 'multimodal-zoo[sweep]'; ray with hydra-ray-launcher",
+    "hydra/sweeper": "optuna comes with: pip install 'multimodal-zoo[sweep]'",
+}
+PLACES_OF_TABLES = {
+    "encoder": "encoder@system.encoders.image",
+    "head": "head@system.head",
+    "language": "language@system.head.language",
+}
 ODD_VALUES = (
     TypeError,
     ValueError,
@@ -36,26 +49,35 @@ ODD_VALUES = (
     AssertionError,
     RecursionError,
 )  # of Hydra, on values that it does not expect
+NULL = re.compile(r"(?<![\w/.'\"-])null(?![\w/.'\"-])")
 _LOCK = threading.RLock()
 
 
-def compose(config_name: str = "train", overrides: Sequence[str] = ()) -> dict[str, Any]:
+def compose(
+    config_name: str = "train", overrides: Sequence[str] = (), *, config_dir: str | Path | None = None, primary: str | None = None
+) -> dict[str, Any]:
     """Compose an entry config with overrides and return it resolved, as plain dicts and lists.
 
     A keyword that a part has but its row does not mention may be set without Hydra's ``+``.
+
+    Args:
+        config_name: "train", "evaluate" or "system": our entry config, and the checks of its result.
+        overrides: in Hydra's syntax.
+        config_dir: folder of YAML files laid out as ``conf/``, which are found before ours.
+        primary: name of an entry config in that folder, in place of ours.
 
     Raises:
         ConfigError: an unknown key or option (near matches are named), an invalid override, or a key that names code.
     """
     refuse_wrong_backbones(overrides)
-    with hydra_session():
-        config, _ = compose_leniently(config_name, list(map(quoted_pattern, overrides)))
+    with hydra_session(config_dir):
+        config, _ = compose_leniently(primary or config_name, [with_named_null(quoted_pattern(text)) for text in overrides])
     return check_composed(to_plain(config), config_name)
 
 
 @contextmanager
-def hydra_session() -> Iterator[None]:
-    """Context in which Hydra is initialized.
+def hydra_session(config_dir: str | Path | None = None) -> Iterator[None]:
+    """Context in which Hydra is initialized, with a folder of YAML that comes before ``conf/`` if one is given.
 
     Hydra keeps its state in a global. Therefore one thread composes at a time, and a job that Hydra runs gets its state back afterwards.
     """
@@ -63,11 +85,22 @@ def hydra_session() -> Iterator[None]:
     with _LOCK:
         outer = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
+        session = (
+            initialize(version_base="1.3", config_path=None)
+            if config_dir is None
+            else initialize_config_dir(version_base="1.3", config_dir=str(Path(config_dir).resolve()))
+        )
         try:
-            with initialize(version_base="1.3", config_path=None):
+            with session:
                 yield
         finally:
             GlobalHydra.instance().hydra = outer
+
+
+def with_named_null(text: str) -> str:
+    """Replace ``null`` in the choice of an optional group (``evaluation=null``) by an option's name, because Hydra takes names only."""
+    key, equals, value = text.partition("=")
+    return f"{key}={NULL.sub(UNSET, value)}" if equals and key in NULLABLE else text
 
 
 def refuse_wrong_backbones(overrides: Sequence[str]) -> None:
@@ -113,7 +146,30 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ConfigError(f"config: is {shown(plain)}; it must be a mapping of keys to values")
     refuse_code(plain)
-    return with_current_names(plain)  # type: ignore[arg-type]
+    return with_current_names(_completed(plain))  # type: ignore[arg-type]
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config in which unset groups are null, and settings from a user's own file have the defaults that the file leaves out."""
+    found = {key: None if key in NULLABLE and value == {} else value for key, value in config.items()}
+    if found.get("experiment", ()) is None:
+        del found["experiment"]
+    _refuse_mistaken(found)
+    for group in SETTINGS:
+        if isinstance(given := found.get(group), Mapping):
+            found[group] = complete_settings(group, given)
+            if lacking := [key for key, value in found[group].items() if value == MISSING]:
+                raise ConfigError(f"{group}.{lacking[0]}: has no value; give it, or begin {group}/NAME.yaml with: defaults: [default]")
+    return found
+
+
+def _refuse_mistaken(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a key at the top level that looks like another one; any further key may serve ``${key}`` elsewhere."""
+    legal = {"system", *ComposedFile.__annotations__, *entry_keys(), *PLAIN_GROUPS}
+    for key in config:
+        near = difflib.get_close_matches(str(key), legal, n=1, cutoff=0.8)
+        if key not in legal and (near or usual_key(str(key)) is not None):
+            raise ConfigError(f"{key}: no such key at the top level; {near_key(str(key), str(key), legal)}")
 
 
 def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfig, list[str]]:
@@ -169,6 +225,8 @@ def _mended(config_name: str, overrides: list[str], position: int, key: str) -> 
     if new is not None:
         warn_renamed(key, new)
         return new + text.removeprefix(key)
+    if not parent and key in TABLES:
+        raise ConfigError(f"{key}: say of which place, {PLACES_OF_TABLES.get(key, key)}={text.partition('=')[2]}; see the options with: zoo list --kind {key}")
     _refuse_unknown_keyword(node, key)
     return f"+{text}"
 
@@ -182,6 +240,8 @@ def _explain_parent(config: DictConfig, key: str) -> str:
     if exists and OmegaConf.select(config, parent) is None:
         return f"{key}: {parent} is null; give it whole, '{parent}={{{last}: ...}}'"
     path, known, wrong = _nearest_node(config, parent)
+    if usual_key(key) is not None:
+        return f"{key}: no such key; {near_key(key, wrong, known)}"
     return f"{key}: no such key; under {path or 'the top level'}: {name_choices(wrong, known)}"
 
 
@@ -191,7 +251,7 @@ def _refuse_unknown_keyword(node: DictConfig, key: str) -> None:
     legal = {*map(str, node), *keywords_at(parent, node.get("name")), *OPTIONAL.get(parent, ())}
     if last not in legal:
         place = f"under {parent}" if parent else "at the top level"
-        raise ConfigError(f"{key}: no such key {place}; {name_choices(last, legal)}")
+        raise ConfigError(f"{key}: no such key {place}; {near_key(key, last, legal)}")
 
 
 def _refuse_twice(config: DictConfig, key: str) -> None:
@@ -219,14 +279,19 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     option = re.search(r"Could not find '(?P<group>[^']*)/(?P<name>[^'/]+)'", text)
     if isinstance(error, MissingConfigException) and option:
         group, wrong = option["group"], option["name"]
+        if group in EXTRAS and not wrong.startswith("basic"):
+            return f"{group}={wrong}: is not installed, or there is no such option; {EXTRAS[group]}"
         key = next((o.split("=")[0] for o in overrides if o.endswith("=" + wrong)), group)
-        return f"{key}: there is no {group} {wrong!r}; {name_choices(wrong, options(group))}"
+        return f"{key}: there is no {group} {wrong!r}; {name_choices(wrong, error.options or options(group))}"
     if isinstance(error, OverrideParseException):
         return f"override {first_line(error)}; write KEY=VALUE, for example training.max_steps=100"
+    ambiguous = re.match(r"Ambiguous value for argument '([^']+)'", text)
+    if ambiguous:
+        return f"override {ambiguous[1]}: has several values; run a sweep with -m, or write a list as KEY=[A,B]"
     group_key = re.match(r"Could not override '([^']+)'", text)
     if group_key:
-        parts = [*(f"encoder@system.encoders.{m}" for m in MODALITIES), "head@system.head", "language@system.head.language", "system"]
-        return f"{group_key[1]}: no such group or place; {name_choices(group_key[1], [*parts, 'system', *PLAIN_GROUPS])}"
+        parts = [*(f"encoder@system.encoders.{m}" for m in MODALITIES), *PLACES_OF_TABLES.values(), "system"]
+        return f"{group_key[1]}: no such group or place; {near_key(group_key[1], group_key[1], [*parts, *PLAIN_GROUPS])}"
     return f"config: {first_line(error)}"
 
 
@@ -287,7 +352,7 @@ def _saved_key(tree: DictConfig, key: str) -> str:
     new = current_key(key, node.get("name")) if isinstance(node, DictConfig) else None
     if new is None:
         path, known, wrong = _nearest_node(tree, key)
-        raise ConfigError(f"{key}: the saved config has no such key; {name_choices(wrong, known)}")
+        raise ConfigError(f"{key}: the saved config has no such key; {near_key(key, wrong, known)}")
     warn_renamed(key, new)
     return new
 

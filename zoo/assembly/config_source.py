@@ -27,6 +27,8 @@ from zoo.storage.files import read_yaml
 from zoo.storage.places import packaged_directory
 
 PLAIN_GROUPS = ("data", "training", "evaluation", "objective", "experiment")
+NULLABLE = ("data", "evaluation", "objective", "experiment")  # groups that may be unset, GROUP=null; ``zoo train`` needs data
+UNSET = "none"  # unlisted option for which GROUP=null stands: Hydra takes names only
 PART_GROUPS = ("evaluation", "objective")  # every part of these groups is an option, also without a file
 _HEADER = re.compile(r"^#\s*@package\s+(\S+)", re.MULTILINE)
 _LOCK = threading.Lock()
@@ -51,7 +53,7 @@ class ZooConfigs(ConfigSource):
     def is_config(self, config_path: str) -> bool:
         """Return True for an option of a group, a backbone of another library and an entry config."""
         group, option = _split(config_path)
-        return option in options(group) or (group in TABLES and is_provided(option))
+        return option in options(group) or (group in TABLES and is_provided(option)) or (group in NULLABLE and option == UNSET)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:  # type: ignore[override]
         """Return the options of a group and, at the root, the groups."""
@@ -100,6 +102,12 @@ def options(group: str) -> list[str]:
     return sorted({*_files_of(group), *parts})
 
 
+def entry_keys() -> set[str]:
+    """Return the keys at the top level of our entry configs."""
+    files = _files(packaged_directory("conf"))
+    return {key for name in ("train", "evaluate", "system") for key in files[name][0]}
+
+
 def _split(config_path: str) -> tuple[str, str]:
     """Split ``encoder/timm/resnet18.yaml`` into group and option: ``("encoder", "timm/resnet18")``; an entry config has no group."""
     path = config_path.removesuffix(".yaml").strip("/")
@@ -115,6 +123,8 @@ def _option(group: str, option: str) -> tuple[Mapping[str, Any], str | None]:
         except ConfigError as error:
             raise ConfigError(f"{group}={option}: {error}") from error
         return (_system_node(row) if group == "system" else {"name": row.family, **row.arguments}), None
+    if option == UNSET and group in NULLABLE and option not in options(group):
+        return {}, None
     node, package = _files_of(group).get(option, ({"name": option}, None))
     return (complete_settings(group, node) if group in SETTINGS else node), package
 

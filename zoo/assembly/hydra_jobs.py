@@ -1,40 +1,43 @@
-"""Hydra's own command line for training: sweeps (``-m``), launchers, ``--cfg job`` and the like."""
+"""Hydra's own command line for training and evaluation: sweeps (``-m``), launchers, ``--cfg job`` and the like."""
 
-import logging
+import hashlib
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import main as hydra_main
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from zoo.assembly.compose import ODD_VALUES, compose_leniently, hydra_session, quoted_pattern, refuse_wrong_backbones, to_plain
+from zoo.assembly.compose import ODD_VALUES, compose_leniently, hydra_session, quoted_pattern, refuse_wrong_backbones, with_named_null
 from zoo.assembly.config_source import register_configs
+from zoo.assembly.hydra_flags import HydraFlags, read_flags
 from zoo.assembly.hydra_node import refuse_code_of_hydra
+from zoo.assembly.sweep_jobs import PLACES, SweepJob, defaults_of_sweeper, restore_logging, wait_for_local_jobs
 from zoo.errors import ConfigError, ZooError, first_line
-from zoo.registry.schemas import check_composed
 from zoo.storage.outside import MAX_SHOWN, shown
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # environment variable of Hydra
 
 
-def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int]) -> int:
-    """Let Hydra run a sweep (``-m``), or print a config (``--cfg job``); in a sweep each job has its own ``run_dir``.
+def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], Any], *, config_name: str = "train") -> int:
+    """Let Hydra run a sweep (``-m``), or print a config (``--cfg job``); in a sweep each job has its own directory.
+
+    The same sweep again, with the same ``run_dir`` or without one, skips its finished jobs and repeats the others; see ``SweepJob``.
 
     Args:
         arguments: flags and overrides of the command line.
-        job: function that trains one composed config and returns an exit status.
+        job: function that runs one composed config and returns its score, which a sweeper such as Optuna makes as large as it can.
+        config_name: "train" or "evaluate".
 
     Returns:
         The exit status: 1 if a job failed.
@@ -42,43 +45,55 @@ def run_with_hydra(arguments: Sequence[str], job: Callable[[dict[str, Any]], int
     Raises:
         ConfigError: as ``compose``, before the first job starts.
     """
-    flags = [word for word in arguments if word.startswith("-") or word in _values_of_flags(arguments)]
-    overrides = _mend_all([quoted_pattern(word) for word in arguments if word not in flags])
-    _refuse_foreign_code(overrides)
-    given = [text.partition("=")[2] for text in overrides if text.startswith("run_dir=")]
-    base = given[-1] if given and given[-1] != "null" else f"runs/sweep_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    overrides.append(f"hydra.sweep.dir={base}")
-    failures: list[str] = []
-    faults: list[Exception] = []
-    level = logging.root.level
-
-    def call(config: DictConfig) -> None:
-        _restore_logging(level)
-        own = HydraConfig.get()
-        place = {"run_dir": f"{base}/{own.job.num}"} if own.mode == RunMode.MULTIRUN else {}
-        try:
-            job(check_composed(to_plain(config), "train") | place)
-        except ZooError as error:
-            failures.append(f"job {place.get('run_dir', base)}: {error}")
-            print(f"zoo: {failures[-1]}", file=sys.stderr)
-        except Exception as error:
-            faults.append(error)
-            raise
-
+    flags = read_flags(arguments)
+    primary = flags.config_name or config_name
+    overrides = _mend_all([with_named_null(quoted_pattern(word)) for word in flags.overrides], flags, primary)
+    _refuse_foreign_code(overrides, flags, primary)
+    base = _base_of(overrides, config_name, primary)
+    overrides += [f"hydra.sweep.dir={_quoted(base)}", *defaults_of_sweeper(overrides)]
+    sweep = SweepJob(job, Path(base), config_name)
     register_configs()
     GlobalHydra.instance().clear()
-    with _command_line(["zoo train", *flags, *overrides]):
+    folder = [] if flags.config_dir is None else ["--config-dir", str(flags.config_dir)]
+    with _command_line([f"zoo {config_name}", *flags.words, *folder, *overrides]):
         try:
-            hydra_main(version_base="1.3", config_path=None, config_name="train")(call)()
+            hydra_main(version_base="1.3", config_path=None, config_name=primary)(sweep)()
         except (HydraException, OmegaConfBaseException, *ODD_VALUES) as error:
-            if faults:  # a job's own fault, which Hydra may have wrapped
-                raise faults[0] from error
-            if isinstance(error, ZooError):
+            if sweep.faults:  # a job's own fault, which Hydra may have wrapped
+                raise sweep.faults[0] from error
+            if isinstance(error, ZooError) or sweep.failed():
                 raise
             raise ConfigError(f"hydra: {_reason(error)}; correct the override or the YAML file that says so") from error
+        except KeyboardInterrupt:
+            if sweep.interrupted is None:
+                raise
+            raise sweep.interrupted from None
+        except RuntimeError:  # of a launcher, one of whose processes was killed
+            wait_for_local_jobs(Path(base))
+            if not sweep.unfinished():
+                raise
         finally:
-            _restore_logging(level)
-    return 1 if failures else 0
+            restore_logging(sweep.level)
+    return sweep.report() if flags.multirun else 0
+
+
+def _base_of(overrides: Sequence[str], config_name: str, primary: str) -> str:
+    """Return the directory of a sweep: that of ``run_dir`` (``output`` of an evaluation), or one that follows from the overrides.
+
+    The launcher is no part of the name: a sweep may go on with another one.
+    """
+    key = PLACES[config_name]
+    given = [OverridesParser.create().parse_override(text).value() for text in overrides if text.startswith(f"{key}=")]
+    if given and given[-1] is not None:
+        return str(given[-1])
+    rest = [text for text in overrides if not text.startswith((f"{key}=", "hydra/launcher", "hydra.launcher"))]
+    name = hashlib.sha256("\n".join([primary, *sorted(rest)]).encode()).hexdigest()[:8]
+    return f"runs/{'sweep' if config_name == 'train' else 'evaluations'}_{name}"
+
+
+def _quoted(text: str) -> str:
+    """Return a text as Hydra's quoted string."""
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _reason(error: Exception) -> str:
@@ -99,24 +114,12 @@ def _command_line(words: list[str]) -> Iterator[None]:
         os.environ.pop(FULL_ERROR) if full is None else os.environ.update({FULL_ERROR: full})
 
 
-def _restore_logging(level: int) -> None:
-    """Undo ``job_logging=disabled``, which turns off every existing logger and raises the root level above warnings."""
-    logging.root.setLevel(level)
-    logging.getLogger("zoo").disabled = False
-
-
-def _values_of_flags(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments that are values of the flag before them (``--cfg job``)."""
-    takes = ("--cfg", "-c", "--info", "-i", "--package", "-p")
-    return [after for flag, after in zip(arguments, arguments[1:], strict=False) if flag in takes]
-
-
-def _mend_all(overrides: list[str]) -> list[str]:
+def _mend_all(overrides: list[str], flags: HydraFlags, primary: str) -> list[str]:
     """Check the keys of overrides, and mend them as ``compose`` does; the values of a sweep stay as they are."""
     refuse_wrong_backbones(overrides)
-    chosen = [_first_choice(text) for text in overrides]
-    with hydra_session():
-        _, mended = compose_leniently("train", list(chosen))
+    with hydra_session(flags.config_dir):
+        chosen = [_choices(text)[0] for text in overrides] if flags.multirun else list(overrides)
+        _, mended = compose_leniently(primary, list(chosen))
     keys = [new.removesuffix(old.removeprefix(_key(old))) for old, new in zip(chosen, mended, strict=True)]
     return [key + text.removeprefix(_key(text)) for key, text in zip(keys, overrides, strict=True)]
 
@@ -125,24 +128,26 @@ def _key(override: str) -> str:
     return override.partition("=")[0]
 
 
-def _first_choice(text: str) -> str:
-    """Return the first job's override of a sweep: ``a=1,2`` -> ``a=1``. It stands for all jobs when keys are checked."""
-    return _choices(text)[0]
-
-
 def _choices(text: str) -> list[str]:
-    """Return the overrides that a sweep makes of one: ``a=1,2`` -> ``a=1``, ``a=2``.
+    """Return the overrides that a sweep makes of one: ``a=1,2`` -> ``a=1``, ``a=2``; of an interval, its start stands for all.
+
+    The first one stands for all jobs when keys are checked. Call it in a ``hydra_session``, whose files ``glob(*)`` chooses among.
 
     Raises:
-        ConfigError: it is no override.
+        ConfigError: it is no override, or a glob that matches nothing.
     """
     try:
-        override = OverridesParser.create().parse_override(text)
-        values = list(override.sweep_string_iterator()) if override.is_sweep_override() else None
+        override = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader()).parse_overrides([text])[0]
+        if not override.is_sweep_override():
+            return [text]
+        value = override.value()
+        values = [value.start] if isinstance(value, IntervalSweep) else list(override.sweep_string_iterator())
     except (HydraException, *ODD_VALUES) as error:
         reason = first_line(error)[:MAX_SHOWN]
         raise ConfigError(f"override {shown(text)}: {reason}; write KEY=VALUE, for example training.max_steps=100") from error
-    return [text] if not values else [f"{_key(text)}={value}" for value in values]
+    if not values:
+        raise ConfigError(f"override {shown(text)}: matches no option; see the options with: zoo train --help")
+    return [f"{_key(text)}={value}" for value in values]
 
 
 def _jobs_with_other_files(overrides: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -159,12 +164,13 @@ def _may_be_a_name(override: str) -> bool:
     return False
 
 
-def _refuse_foreign_code(overrides: Sequence[str]) -> None:
+def _refuse_foreign_code(overrides: Sequence[str], flags: HydraFlags, primary: str) -> None:
     """Raise ConfigError if Hydra's own node would run code in any job that belongs to neither Hydra nor its plug-ins."""
-    for chosen in _jobs_with_other_files(overrides):
-        with hydra_session():
+    typed = [_key(text).lstrip("+") for text in overrides]
+    with hydra_session(flags.config_dir):
+        for chosen in list(_jobs_with_other_files(overrides)) if flags.multirun else [tuple(overrides)]:
             try:
-                node = hydra_compose("train", overrides=list(chosen), return_hydra_config=True).hydra
+                node = hydra_compose(primary, overrides=list(chosen), return_hydra_config=True).hydra
             except (HydraException, OmegaConfBaseException, *ODD_VALUES):
                 continue  # composing the job itself reports the error
-        refuse_code_of_hydra(OmegaConf.to_container(node, resolve=False))
+            refuse_code_of_hydra(OmegaConf.to_container(node, resolve=False), typed)

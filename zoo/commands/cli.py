@@ -5,16 +5,12 @@ Each command imports its code inside its own function, so ``zoo list`` and ``zoo
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
 from zoo.commands.transcribe_options import add_transcribe_options
-from zoo.errors import Interrupted
-
-SWEEP_FLAGS = ("-m", "--multirun", "--cfg", "-c", "--info", "-i", "--hydra-help", "--package", "-p", "--resolve")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
         name: str, run: Callable[[argparse.Namespace, list[str]], int], text: str, *, overrides: bool = False
     ) -> argparse.ArgumentParser:
         usage = f"zoo {name} [OPTIONS] [KEY=VALUE ...]" if overrides else None
-        command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
+        command = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False, add_help=not overrides)
+        if overrides:
+            command.add_argument("-h", "--help", action=ConfigHelp, help="print this help with groups, options and examples")
         command.add_argument("--json", action="store_true", help="print JSON lines instead of text and tables")
         if name in RUNS_A_MODEL:
             add_model_options(command, takes_overrides=overrides)
@@ -72,7 +70,13 @@ def _parser() -> argparse.ArgumentParser:
         "--world-size", type=int, metavar="N", help="also show memory, FLOPs and communication of each of N training processes"
     )
     add("train", _train, "Train a model from a Hydra config (-m runs a sweep, --cfg job prints the config).", overrides=True)
-    add("evaluate", _evaluate, "Evaluate a checkpoint or a training run: checkpoint=PATH.", overrides=True)
+    add("evaluate", _evaluate, "Evaluate a checkpoint or a training run: checkpoint=PATH (-m evaluates several).", overrides=True)
+    command = add("compare", _compare, "Compare runs: settings that differ, final and best metrics, curves.")
+    command.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of sweeps")
+    command.add_argument("--output", "-o", metavar="FILE", help="write a .csv, .json, .html or .png file instead of a table")
+    command = add("completion", _completion, "Print the tab completion of a shell: eval \"$(zoo completion bash)\" in ~/.bashrc.")
+    command.add_argument("shell", nargs="?", choices=("bash", "zsh", "fish"), default="bash", help="bash (default), zsh or fish")
+    command.add_argument("--line", help=argparse.SUPPRESS)  # the scripts ask with it: complete this line
     command = add("classify", _classify, "Classify images, zero-shot with your own labels or with a trained classifier.")
     command.add_argument("paths", nargs="+", metavar="PATH", help="image files, or folders that are searched recursively")
     labels = command.add_mutually_exclusive_group()
@@ -212,7 +216,22 @@ def _parser() -> argparse.ArgumentParser:
     command = add("fetch", _fetch, "Download pretrained weights and datasets into a cache; without a name, list them.")
     command.add_argument("name", nargs="?", metavar="NAME", help="weights or dataset to download")
     command.add_argument("--directory", metavar="DIR", help="cache directory, holds DIR/NAME; default: $ZOO_CACHE or ~/.cache/zoo")
+    parser.set_defaults(commands=commands.choices)  # for the tab completion
     return parser
+
+
+class ConfigHelp(argparse.Action):
+    """Option ``--help`` of a command with a config: the options, and then groups and examples, which are read only now."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **rest: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **rest)
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> None:
+        """Print the help and leave."""
+        from zoo.commands.config_help import help_of
+
+        print(parser.format_help() + help_of(parser.prog.split()[-1]))
+        parser.exit()
 
 
 def _print_json(value: Any) -> None:
@@ -233,79 +252,33 @@ def _info(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _check(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.assembly.compose import compose
-    from zoo.assembly.quick_check import quick_check
+    from zoo.commands.configured import check_command
 
-    config = compose("train", rest)
-    quick_check(config)  # a wrong combination is refused before torch is imported
-
-    from zoo.runs.check import check
-
-    report = check(config)
-    planned = None
-    if options.world_size is not None:
-        from zoo.runs.planning.plan import plan
-
-        planned = plan(config, options.world_size)
-
-    from zoo.commands.display import show_check
-
-    show_check(report, planned, as_json=options.json)
-    return 0
+    return check_command(options, rest)
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.assembly.compose import apply_overrides, compose
+    from zoo.commands.configured import train_command
 
-    if any(word in SWEEP_FLAGS for word in rest):
-        from zoo.assembly.hydra_jobs import run_with_hydra
-
-        status = run_with_hydra(rest, lambda config: _train_one(config, options.json))
-    elif resume := [word.partition("=")[2] for word in rest if word.startswith("resume=") and word not in ("resume=null", "resume=auto")]:
-        from zoo.runs.run_directory import read_run_config
-
-        changes = [word for word in rest if not word.startswith(("resume=", "run_dir="))]
-        status = _train_one({**apply_overrides(read_run_config(resume[-1]), changes), "resume": resume[-1]}, options.json)
-    else:
-        status = _train_one(compose("train", rest), options.json)
-    if status == 0:
-        from zoo.losses.distributed import leave
-
-        leave()
-    return status
-
-
-def _train_one(config: dict[str, Any], as_json: bool) -> int:
-    from zoo.commands.display import show_trained, training_progress
-    from zoo.losses.distributed import leave
-    from zoo.runs.train import train
-
-    try:
-        with training_progress(config, as_json=as_json) as progress:
-            result = train(config, progress=progress)
-    except Interrupted:  # of all ranks at the same step
-        leave()
-        raise
-    if int(os.environ.get("RANK", "0")) == 0:
-        show_trained(result, as_json=as_json)
-    return 0
+    return train_command(options, rest)
 
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.assembly.compose import compose
-    from zoo.commands.display import counting_progress, show_evaluation
-    from zoo.runs.evaluate import evaluate_each
+    from zoo.commands.configured import evaluate_command
 
-    config = compose("evaluate", [*as_overrides(options), *rest])
-    with counting_progress("evaluate", None, as_json=options.json) as advance:
-        for result, output in evaluate_each(config, advance=advance):
-            if int(os.environ.get("RANK", "0")) == 0:
-                show_evaluation(result, output, as_json=options.json)
+    return evaluate_command(options, rest)
 
-    from zoo.losses.distributed import leave
 
-    leave()
-    return 0
+def _compare(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.compare import compare_command
+
+    return compare_command(options)
+
+
+def _completion(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.completion import completion_command
+
+    return completion_command(options)
 
 
 def _classify(options: argparse.Namespace, rest: list[str]) -> int:
@@ -333,10 +306,10 @@ def _chat(options: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _answer(options: argparse.Namespace, rest: list[str]) -> int:
-    from zoo.assembly.compose import compose
     from zoo.commands.answer import answer_command
+    from zoo.commands.configured import composed
 
-    return answer_command(options, compose("evaluate", [*as_overrides(options), *rest]))
+    return answer_command(options, composed("evaluate", [*as_overrides(options), *rest]))
 
 
 def _speak(options: argparse.Namespace, rest: list[str]) -> int:

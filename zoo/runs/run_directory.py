@@ -106,14 +106,15 @@ def alone_in_run(run_dir: Path) -> Iterator[None]:
 
 def changed_settings(run_dir: Path, config: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Return the settings in which a config differs from that of a run: ``{"training.batch_size": [8, 16]}``, old and new value."""
-    old, new = (dict(_flat({**tree, "run_dir": None, "resume": None})) for tree in (read_run_config(run_dir), config))
+    old, new = (dict(flat_settings({**tree, "run_dir": None, "resume": None})) for tree in (read_run_config(run_dir), config))
     return {key: [old.get(key), new.get(key)] for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
 
 
-def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def flat_settings(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting of a config with its whole key, for example ("training.batch_size", 8)."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{key}.")
+            yield from flat_settings(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", list(value) if isinstance(value, tuple) else value
 

@@ -23,15 +23,19 @@ SUFFIXES = (".csv", ".json", ".html")
 AUDIO_FORMS = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}  # by the first bytes of the file
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Check the path of a report; call this before the work starts, so that no result is lost.
+
+    Args:
+        output: the file to write.
+        suffixes: ends of its name that say which kinds of files can be written.
 
     Raises:
         DataError: the suffix is unknown, the path is a folder, or its folder does not exist.
     """
-    if output.suffix.lower() not in SUFFIXES:
-        hint = name_choices(output.suffix, SUFFIXES)
-        raise DataError(f"output: {output} ends in {output.suffix or 'no suffix'}; allowed are {', '.join(SUFFIXES)} ({hint})")
+    if output.suffix.lower() not in suffixes:
+        hint = name_choices(output.suffix, suffixes)
+        raise DataError(f"output: {output} ends in {output.suffix or 'no suffix'}; allowed are {', '.join(suffixes)} ({hint})")
     if output.is_dir():
         raise DataError(f"output: {output} is a folder; name a file")
     if not output.parent.is_dir():
@@ -82,6 +86,23 @@ def picture(raw: str | Path | bytes | Image.Image | np.ndarray) -> str:
         return f'<img src="{_thumbnail(raw)}" alt="">'
     except DataError as reason:  # the file was removed after it was evaluated; the other results stay valid
         return f'<p class="error">{html.escape(str(reason))}</p>'
+
+
+def picture_of(png: bytes, text: str) -> str:
+    """Return a whole PNG file as HTML that takes the width of the page; ``text`` describes it."""
+    content = base64.b64encode(png).decode("ascii")
+    return f'<section class="wide"><img src="data:image/png;base64,{content}" alt="{html.escape(text)}"></section>\n'
+
+
+def table_of(rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table as HTML; the first row holds the titles. Texts are escaped."""
+    head = "".join(f"<th>{html.escape(str(value))}</th>" for value in rows[0])
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(_shown_cell(value))}</td>' for value in row)}</tr>\n" for row in rows[1:])
+    return f'<section class="wide"><table><tr>{head}</tr>\n{body}</table></section>\n'
+
+
+def _shown_cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def player(raw: Any, sample_rate_hz: int) -> str:
@@ -145,6 +166,10 @@ main { display: grid; gap: 1rem; margin-top: 1.5rem; grid-template-columns: repe
   border-radius: 4px; overflow: hidden; font-size: .75rem; }
 .picture img { max-width: 100%; max-height: 100%; }
 .pictures { display: flex; flex-direction: column; gap: .4rem; }
+.wide { grid-column: 1 / -1; overflow-x: auto; }
+.wide img { max-width: 100%; background: #fff; }
+table { border-collapse: collapse; font-size: .85rem; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; overflow-wrap: anywhere; }
 .right { border-left: 4px solid var(--right); }
 .wrong { border-left: 4px solid var(--bad); }
 .text p { margin: 0 0 .35rem; overflow-wrap: anywhere; white-space: pre-wrap; }
