@@ -43,8 +43,12 @@ def share_of(options: Namespace) -> Share | None:
 
 
 def shares_work(options: Namespace) -> bool:
-    """Return True if the command line asks for several processes, or for one share of several."""
-    return options.workers is not None or options.shard is not None
+    """Return True if the command line asks for several processes, or for one share of several.
+
+    Raises:
+        ConfigError: as ``share_of``.
+    """
+    return share_of(options) is not None or options.workers is not None
 
 
 def launcher_options(options: Namespace) -> dict[str, Any]:

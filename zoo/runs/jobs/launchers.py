@@ -50,7 +50,7 @@ class Launcher(ABC):
     def start(self, command: Sequence[str], number: int, log: Path) -> Worker:
         """Start a command line as worker ``number``; its output goes to the file ``log``."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most engines hold nothing
         """Release the engine."""
 
 

@@ -42,7 +42,8 @@ class Parts:
     def __init__(self, folder: Path, job: Mapping[str, Any], items: Iterable[str], *, workers: int = 1, multiple: int = 1) -> None:
         self.folder = folder
         digest, count = hashlib.sha256(), 0
-        for count, item in enumerate(items, 1):
+        for item in items:
+            count += 1
             digest.update(item.encode("utf-8", "surrogateescape") + b"\0")
         own = {"job": json.loads(json.dumps(job, default=str)), "items": count, "listing": digest.hexdigest()}
         folder.mkdir(parents=True, exist_ok=True)
