@@ -25,6 +25,7 @@ from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import wav_of
 from zoo.interop.base.checkpoint_directory import find_checkpoint
+from zoo.interop.base.source import weights_on_disk
 from zoo.processors.chat.messages import Conversation
 from zoo.processors.media.image_file import open_image
 from zoo.registry.construct import build_part
@@ -79,7 +80,9 @@ def _load_generator(config: Mapping[str, Any]) -> Any:
     Raises:
         ConfigError: it cannot generate text.
     """
-    model: Any = load(find_checkpoint(Path(config["checkpoint"])), device=config.get("device"), precision=config.get("precision"))
+    model: Any = load(
+        find_checkpoint(Path(weights_on_disk(str(config["checkpoint"])))), device=config.get("device"), precision=config.get("precision")
+    )
     if "generate" not in verbs_of(model):
         raise ConfigError(f"checkpoint: {config['checkpoint']} cannot generate text; name a model with a language model, for example llava")
     return model

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
+from zoo.commands.remote_options import is_elsewhere, run_on_this_disk
 from zoo.commands.transcribe_options import add_transcribe_options
 from zoo.commands.worker_options import SHARES_WORK, add_worker_options
 
@@ -38,6 +39,8 @@ def _run(arguments: list[str]) -> int:
     if rest and not known.takes_overrides:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     known.arguments = arguments  # what the workers of a job are started with
+    if is_elsewhere(known):
+        return run_on_this_disk(lambda options: options.run(options, rest), known)
     return known.run(known, rest)
 
 

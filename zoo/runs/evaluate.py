@@ -8,7 +8,7 @@ from typing import Any
 from zoo.assembly.save_load import load
 from zoo.errors import ConfigError
 from zoo.interop.base.checkpoint_directory import bundled_names, find_checkpoint, find_weights
-from zoo.interop.base.source import is_foreign
+from zoo.interop.base.source import is_foreign, weights_on_disk
 from zoo.registry import name_of, part_names
 from zoo.registry.construct import build_part
 from zoo.runs.data_setup import make_source
@@ -73,7 +73,7 @@ def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: Non
 
 def _find_model(checkpoint: str) -> tuple[Path, Path]:
     """Return the path of a model and the directory of its evaluations, which for bundled and foreign models is under ``runs/``."""
-    path = Path(checkpoint)
+    path = Path(weights_on_disk(checkpoint))
     if checkpoint in bundled_names() and not path.exists():
         return find_weights("bundled", checkpoint), Path("runs") / checkpoint
     if path.is_file() or is_foreign(path):
