@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str] | None] = {
         *("data", "interop"),
     },
     "training": {"types", "storage", "registry", "losses", "data"},
-    "evaluation": {"types", "storage", "registry", "processors", "data"},
+    "evaluation": {"types", "storage", "registry", "losses", "processors", "data"},  # of losses the exchange between processes
     "runs": None,
     "downloads": {"storage"},
     "commands": None,

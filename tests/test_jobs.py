@@ -6,6 +6,8 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -173,6 +175,45 @@ def test_answers_in_shares_are_those_of_one_process(tmp_path, capsys):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Small systems with processors for the digits, by the evaluation that uses them."""
+    folder = tmp_path_factory.mktemp("systems")
+    clip = zoo.create_system("clip_vit_nano")
+    clip.processor.fit(["a photo of the digit one", "zero two three four five six seven eight nine"])
+    llava = zoo.create_system("llava_nano")
+    llava.processor.fit(["what digit is it?", "one two three"])
+    return {"clip": str(zoo.save(clip, folder / "clip")), "llava": str(zoo.save(llava, folder / "llava"))}
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("clip", ["data=digits", "evaluation=zero_shot", "evaluation.limit=70", "evaluation.batch_size=8"]),
+        ("clip", ["data=digits", "evaluation=knn_probe", "evaluation.limit=40", "evaluation.train_limit=60", "evaluation.batch_size=8"]),
+        ("llava", ["data=digit_questions", "evaluation=choice", "evaluation.limit=9", "evaluation.batch_size=2"]),
+    ],
+)
+def test_an_evaluation_in_shares_gives_the_figures_of_one_process(model, words, trained, tmp_path, capsys):
+    words = ["evaluate", f"checkpoint={trained[model]}", *words, "--json"]
+    assert main([*words, f"output={tmp_path / 'one'}"]) == 0
+    one = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for _ in range(2):  # a probe reads two splits: the shares do the second one when all of the first are done
+        assert shares([*words, f"output={tmp_path / 'two'}"], 2) == [0, 0]
+    capsys.readouterr()
+    assert main([*words, f"output={tmp_path / 'two'}"]) == 0
+    two = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {**two, "output": one["output"]} == one and not list(tmp_path.glob(".*"))
+
+
+def test_results_of_parts_cannot_run_code(tmp_path):
+    from zoo.runs.jobs.evaluation_parts import _read
+
+    torch.save((os.system, "touch /tmp/never"), tmp_path / "x.pt")
+    with pytest.raises(zoo.DataError, match="x.pt: cannot be read"):
+        _read(tmp_path / "x.pt")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -249,25 +290,24 @@ def test_a_missing_engine_is_told_with_its_extra(monkeypatch):
 
 
 def kill_one(directory):
-    """Kill the first worker of a job once it has told its count; return its number of processes that were killed."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for entry in os.scandir("/proc"):
+    """Kill the first of two workers once it has the queue of its job; return False if it cannot be found."""
+    for _ in range(12_000):
+        time.sleep(0.01)
+        if not (directory / ".unfinished" / "queue.json").exists():
+            continue
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                command = open(f"/proc/{entry.name}/cmdline", "rb").read().decode() if entry.name.isdigit() else ""
+                command = path.read_bytes()
             except OSError:
                 continue
-            if str(directory) in command and "--shard\x000/2" in command and (directory / ".unfinished" / "queue.json").exists():
-                os.kill(int(entry.name), signal.SIGKILL)
+            if str(directory).encode() in command and b"--shard\x000/2" in command:
+                os.kill(int(path.parent.name), signal.SIGKILL)
                 return True
-        time.sleep(0.01)
     return False
 
 
 @pytest.mark.heavy
 def test_two_local_workers_of_which_one_is_killed_give_the_index_of_one_process(pictures, tmp_path, capsys):
-    from threading import Thread
-
     words = ["embed", str(pictures), "--model", "clip_vit_nano", "--batch-size", "1", "-o"]
     assert main([*words, str(tmp_path / "one")]) == 1
     killer = Thread(target=kill_one, args=(tmp_path / "two",))

@@ -38,6 +38,9 @@ class ContractError(ConfigError):
         super().__init__(f"{part}: {rule}, but {got}{expected}; {remedy}")
         self.part, self.rule, self.got, self.wanted, self.remedy = part, rule, got, wanted, remedy
 
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        return type(self), (self.part, self.rule, self.got, self.wanted, self.remedy)  # an exception is otherwise pickled by its message
+
 
 class WeightsError(ZooError):
     """Error in weights: they do not fit the architecture, or their file cannot be read safely."""
@@ -57,6 +60,18 @@ class ItemError(DataError):
     def __init__(self, message: str, reason: str = "other") -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Interrupted(ZooError):
+    """Exception raised when a training run ended before its last step; its state is saved.
+
+    Args:
+        status: exit status of the command: 130 after Ctrl-C, 75 if the same command should be queued again.
+    """
+
+    def __init__(self, message: str, status: int = 130) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def reason_of(fault: Exception) -> str:

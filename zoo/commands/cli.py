@@ -258,7 +258,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
         from zoo.assembly.hydra_jobs import run_with_hydra
 
         status = run_with_hydra(rest, lambda config: _train_one(config, options.json))
-    elif resume := [word.partition("=")[2] for word in rest if word.startswith("resume=") and word != "resume=null"]:
+    elif resume := [word.partition("=")[2] for word in rest if word.startswith("resume=") and word not in ("resume=null", "resume=auto")]:
         from zoo.runs.run_directory import read_run_config
 
         changes = [word for word in rest if not word.startswith(("resume=", "run_dir="))]
@@ -285,14 +285,14 @@ def _train_one(config: dict[str, Any], as_json: bool) -> int:
 
 def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.assembly.compose import compose
-    from zoo.commands.display import counting_progress, show_evaluation
-    from zoo.runs.evaluate import evaluate_each
+    from zoo.commands.evaluate import evaluate_command
 
-    config = compose("evaluate", [*as_overrides(options), *rest])
-    with counting_progress("evaluate", None, as_json=options.json) as advance:
-        for result, output in evaluate_each(config, advance=advance):
-            show_evaluation(result, output, as_json=options.json)
-    return 0
+    status = evaluate_command(options, compose("evaluate", [*as_overrides(options), *rest]))
+
+    from zoo.losses.distributed import leave
+
+    leave()
+    return status
 
 
 def _classify(options: argparse.Namespace, rest: list[str]) -> int:

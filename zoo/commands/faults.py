@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from zoo.errors import ZooError, first_line
+from zoo.errors import Interrupted, ZooError, first_line
 from zoo.storage.outside import MAX_SHOWN, printable
 
 USERS_FAULT, OUR_FAULT, STOPPED = 2, 3, 130
@@ -59,7 +59,8 @@ def guarded(run: Callable[[], int]) -> int:
     """Run a command and write all of its output; every fault ends here as one line and a status, with ``ZOO_DEBUG=1`` as a traceback.
 
     Returns:
-        The status of the command, 130 if the user stopped it, or a status of this module.
+        The status of the command, 130 if the user stopped it, 75 if a signal or a time limit ended a training run that should be queued
+        again, or a status of this module.
     """
     try:
         try:
@@ -81,7 +82,7 @@ def guarded(run: Callable[[], int]) -> int:
         status = report(error)
         with suppress(OSError):
             flush_output()
-        return STOPPED if type(error).__name__ == "Interrupted" else status
+        return error.status if isinstance(error, Interrupted) else status
 
 
 def report(error: BaseException) -> int:

@@ -22,6 +22,7 @@ from zoo.runs.jobs.shares import WHOLE, Share
 from zoo.runs.jobs.supervise import Tally, leave_if_orphan, supervise
 
 Advance = Callable[[int], None]
+MOST_ROUNDS = 10  # of workers: an evaluation that reads several splits needs one for each
 
 
 class SharedJob(ABC):
@@ -29,12 +30,12 @@ class SharedJob(ABC):
 
     Attributes:
         label: name of the command, for the progress bar.
-        num_items: number of all items.
+        num_items: number of all items; None if it is not known before the work.
         scratch: folder of the workers' logs and counts; removed when the job is done.
     """
 
     label: str
-    num_items: int
+    num_items: int | None
     scratch: Path
 
     @abstractmethod
@@ -50,8 +51,8 @@ class SharedJob(ABC):
         """Return True if all parts are done."""
 
     @abstractmethod
-    def join(self) -> int:
-        """Write the result from all parts, show it, remove the parts, and return the exit status."""
+    def join(self) -> int | None:
+        """Write the result from all parts, show it, remove the parts, and return the exit status; None if more parts turn out missing."""
 
 
 class ListJob(SharedJob):
@@ -145,22 +146,30 @@ def run_shared(job: SharedJob, options: Namespace) -> int:
     try:
         if share is not None:
             return _do_share(job, share, options)
-        if not job.is_done():
-            with counting_progress(job.label, job.num_items, as_json=options.json) as advance:
-                if options.workers is None:
-                    advance(job.num_done())
-                    job.work(WHOLE, advance)
-                else:
-                    launcher = make_launcher(options.launcher or "local", launcher_options(options), options.workers)
-                    supervise(launcher, options.arguments, options.workers, job.scratch, job.num_done, advance)
-        if not job.is_done():
-            raise DataError(
-                f"{job.scratch}: the workers have ended, but parts are missing; the folder of the output must be shared by all of them"
-            )
-        return job.join()
+        for _ in range(MOST_ROUNDS):
+            if not job.is_done():
+                _do_all(job, options)
+            if not job.is_done():
+                raise DataError(
+                    f"{job.scratch}: the workers have ended, but parts are missing; the folder of the output must be shared by all of them"
+                )
+            if (status := job.join()) is not None:
+                return status
+        raise DataError(f"{job.scratch}: after {MOST_ROUNDS} rounds of workers, parts are still missing; delete the folder to start over")
     except KeyboardInterrupt:
         say("zoo: stopped; finished parts are kept, and the same command resumes the job", file=sys.stderr)
         return 130
+
+
+def _do_all(job: SharedJob, options: Namespace) -> None:
+    """Do the missing parts, with the workers of the options or in this process."""
+    with counting_progress(job.label, job.num_items, as_json=options.json) as advance:
+        if options.workers is None:
+            advance(job.num_done())
+            job.work(WHOLE, advance)
+            return
+        launcher = make_launcher(options.launcher or "local", launcher_options(options), options.workers)
+        supervise(launcher, options.arguments, options.workers, job.scratch, job.num_done, advance)
 
 
 def _do_share(job: SharedJob, share: Share, options: Namespace) -> int:
@@ -177,5 +186,6 @@ def _do_share(job: SharedJob, share: Share, options: Namespace) -> int:
         print_json({"shard": str(share), "failed": failed, "done": done, "items": job.num_items})
     else:
         then = "the same command without --shard joins them" if job.is_done() else "the other shares are missing"
-        say(f"share {share} is done; {done} of {job.num_items} items of the job are: {then}")
+        total = "" if job.num_items is None else f" of {job.num_items}"
+        say(f"share {share} is done; {done}{total} items of the job are: {then}")
     return 1 if failed else 0

@@ -4,6 +4,7 @@ There is no state between steps: ``(seed, step)`` determines the items of a batc
 resumes at any step by starting the sampler there, with any number of workers and processes.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -285,18 +286,37 @@ def training_loader(data: Items, sampler: StepSampler, *, num_workers: int = 0) 
     loader more, would then differ.
     """
     reader = _Reader(data)
-    loader = DataLoader(reader, batch_sampler=sampler, collate_fn=reader.collate, num_workers=num_workers, generator=Generator())
+    loader = DataLoader(
+        reader,
+        batch_sampler=sampler,
+        collate_fn=reader.collate,
+        num_workers=num_workers,
+        generator=Generator(),
+        worker_init_fn=_ignore_first_sigterm,
+    )
     return Batches(loader, data.skips)
 
 
-def evaluation_loader(data: ProcessedSplit, *, batch_size: int, limit: int | None = None, num_workers: int = 0) -> Batches:
+def _ignore_first_sigterm(worker: int) -> None:
+    """Keep a worker alive when a scheduler ends all processes of a job: the process that trains still finishes its step and saves it.
+
+    The second SIGTERM ends the worker, so that the process that trains can still do so.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+
+
+def evaluation_loader(
+    data: ProcessedSplit, *, batch_size: int, limit: int | None = None, num_workers: int = 0, part: slice = slice(None)
+) -> Batches:
     """Return batches of all items in order, each once, without augmentation.
 
     Args:
         limit: largest number of items. They are spread evenly over the split, because it may be sorted by class; None takes all.
+        part: only these of the chosen items; it must begin where a batch begins, so that the batches are the same as without it.
     """
     reader = _Reader(data)
-    chosen = reader if limit is None else Subset(reader, spread(len(data), limit))
+    whole = limit is None and part == slice(None)
+    chosen = reader if whole else Subset(reader, spread(len(data), limit)[part])
     loader = DataLoader(chosen, batch_size=batch_size, collate_fn=reader.collate, num_workers=num_workers, generator=Generator())
     return Batches(loader, data.skips)
 

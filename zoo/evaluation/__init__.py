@@ -10,6 +10,9 @@ An evaluation is a class registered under the name of its module. ``zoo.types.Ev
 
 A head names its default evaluation in the class attribute ``evaluation``. It is used if the config names no evaluation.
 
-May import: ``types``, ``storage``, ``registry``, ``processors``, ``data``. To add an evaluation, write ``zoo/evaluation/NAME.py`` and
+Under ``torchrun`` the processes divide the items of an evaluation with ``shares_items`` (``measures/shares.py``); of any other, the first
+process evaluates alone.
+
+May import: ``types``, ``storage``, ``registry``, ``losses``, ``processors``, ``data``. To add an evaluation, write ``zoo/evaluation/NAME.py`` and
 ``tests/evaluation/test_NAME.py``. ``measures/`` holds metrics, ``results/`` holds result classes and reports.
 """

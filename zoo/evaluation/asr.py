@@ -13,10 +13,10 @@ import torch
 
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.evaluation.measures.requirements import checked_limits, refuse_model
-from zoo.evaluation.measures.split_reader import Reading
+from zoo.evaluation.measures.split_reader import Reading, Row
 from zoo.evaluation.measures.wer import Compared, WordErrorCounter, summed
 from zoo.evaluation.results.answers import sample_rate_of
-from zoo.evaluation.results.asr_result import AsrResult, Recognition, audio_of, forget
+from zoo.evaluation.results.asr_result import AsrResult, Recognition, audio_of
 from zoo.registry import register
 from zoo.types import Evaluation, Sample
 
@@ -54,6 +54,7 @@ class Asr(Evaluation):
         ConfigError: an unknown option value, a number out of its range, or a library is not installed.
     """
 
+    shares_items = True
     monitor = "word_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
@@ -109,30 +110,39 @@ class Asr(Evaluation):
             DataError: a recording cannot be used, or no reference text has a word after normalisation.
         """
         self.check(model, source)
-        rate_hz, found = sample_rate_of(model), []
-        reading = Reading(source.split(split), limit=self.limit, batch_size=self.batch_size, advance=advance)
+        rate_hz, samples, found, indices = sample_rate_of(model), source.split(split), [], []
+        reading = Reading(samples, limit=self.limit, batch_size=self.batch_size, advance=advance)
         times: Times = dict.fromkeys((None,) if self.mode is None else MODES[self.mode], 0.0)
-        for rows_done in reading(lambda rows: self._transcribe_rows(model, [sample for _, sample in rows], rate_hz, times)):
-            found += rows_done
-            forget(found, self.examples)
+        for rows_done, seconds in reading(lambda rows: self._transcribe_rows(model, rows, rate_hz, list(times))):
+            for short, taken in seconds.items():
+                times[short] += taken
+            found += [row for row, _ in rows_done]
+            indices += [index for _, index in rows_done]
+        for place in sorted(range(len(found)), key=lambda place: -found[place].badness)[: self.examples]:  # the page plays these
+            found[place].audio = audio_of(samples.sample(indices[place]), rate_hz)
         return self._result(found, reading.details, times, rate_hz)
 
-    def _transcribe_rows(self, model: Any, chunk: list[Sample], rate: int, times: Times) -> list[Recognition]:
-        """Transcribe recordings and compare them with their references; add the seconds taken to ``times``."""
+    def _transcribe_rows(
+        self, model: Any, numbered: Sequence[Row], rate: int, modes: Sequence[bool | None]
+    ) -> tuple[list[tuple[Recognition, int]], Times]:
+        """Transcribe recordings and compare them with their references.
+
+        Returns:
+            The transcripts, without recordings, with the indices of their items; and the seconds of computation by mode.
+        """
+        chunk = [sample for _, sample in numbered]
         audio = [audio_of(sample, rate) for sample in chunk]
-        by_mode, seconds_by_mode = {}, {}
-        for short in times:
+        by_mode, times = {}, {}
+        for short in modes:
             start = time.perf_counter()
             by_mode[short] = self._transcribe(model, chunk, audio, short)
-            seconds_by_mode[short] = time.perf_counter() - start
+            times[short] = time.perf_counter() - start
         rows = []
-        for position, (sample, recording) in enumerate(zip(chunk, audio, strict=True)):
+        for position, (index, sample) in enumerate(numbered):
             compared = [self.compare(sample.inputs["text"], transcripts[position].text) for transcripts in by_mode.values()]
             first = next(iter(by_mode.values()))[position]
-            rows.append(Recognition(sample.id, sample.kind, recording, first.duration_s, first.text.strip(), *compared))
-        for short, seconds in seconds_by_mode.items():  # last, because ``Reading`` calls again for each row if a row of the batch failed
-            times[short] += seconds
-        return rows
+            rows.append((Recognition(sample.id, sample.kind, None, first.duration_s, first.text.strip(), *compared), index))
+        return rows, times
 
     def _transcribe(self, model: Any, chunk: list[Sample], audio: list[Any], short: bool | None) -> list[Any]:
         """Return transcripts in the order of ``chunk``; recordings of equal language and task share one call."""

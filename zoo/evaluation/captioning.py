@@ -53,6 +53,8 @@ class Captioning(Evaluation):
         ConfigError: a number out of its range.
     """
 
+    shares_items = True
+
     def __init__(
         self,
         *,
@@ -101,10 +103,10 @@ class Captioning(Evaluation):
         self.check(model, source)
         samples, answers = source.split(split), []
         shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
-        page = Shown(self.examples, len(samples), self.limit)
+        page = Shown(self.examples, len(samples), self.limit, lambda index: asked_in(samples.sample(index)))
         reading = Reading(samples, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._captions(model, rows, shots)):
-            answers += [page(answer, question) for answer, question in found]
+            answers += [page(answer, index) for answer, index in found]
         metrics = caption_scores([answer.answer for answer in answers], [answer.references for answer in answers])
         references = sum(len(answer.references) for answer in answers) / len(answers)
         options = {"num_beams": self.num_beams if self.num_beams > 1 else None}
@@ -113,15 +115,15 @@ class Captioning(Evaluation):
         details |= {name: value for name, value in options.items() if value is not None}
         return AnswersResult(metrics, answers, details | reading.details, sample_rate_hz=sample_rate_of(model))
 
-    def _captions(self, model: Any, rows: Sequence[Row], shots: Examples | None) -> list[tuple[Answer, Conversation]]:
-        """Return captions with the conversations that prompted them."""
+    def _captions(self, model: Any, rows: Sequence[Row], shots: Examples | None) -> list[tuple[Answer, int]]:
+        """Return captions with the indices of their items."""
         questions = [asked_in(sample) for _, sample in rows]
         prompts = [self._prompt(q, index, shots) for (index, _), q in zip(rows, questions, strict=True)]
         options = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams, "batch_size": self.batch_size}
         captions = model.generate(prompts, **options, **({"stop": self.stop} if self.stop else {}))
         return [
-            (Answer(sample.id, sample.kind, question_text(question), text.strip(), references_of(sample)), question)
-            for (_, sample), question, text in zip(rows, questions, captions, strict=True)
+            (Answer(sample.id, sample.kind, question_text(question), text.strip(), references_of(sample)), index)
+            for (index, sample), question, text in zip(rows, questions, captions, strict=True)
         ]
 
     def _prompt(self, question: Conversation, index: int, shots: Examples | None) -> Conversation:

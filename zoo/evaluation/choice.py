@@ -91,6 +91,7 @@ class Choice(Evaluation):
         ConfigError: an unknown option value, a number out of its range, or options that exclude each other.
     """
 
+    shares_items = True
     monitor = "accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
@@ -162,13 +163,13 @@ class Choice(Evaluation):
         self.check(model, source)
         items, answers, nats = source.split(split), [], {}
         examples = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
-        page = Shown(self.examples, len(items), self.limit)
+        page = Shown(self.examples, len(items), self.limit, lambda index: self._asked(index, items.sample(index), source, items).question)
         reading = Reading(items, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._scored([self._asked(*row, source, items) for row in rows], model, source, examples)):
-            for one, scores, rationale in found:
-                answer = self._judged(one, scores, nats)
-                answer.rationale = rationale
-                answers.append(page(answer, one.question))
+            for answer, own_nats, index in found:
+                answers.append(page(answer, index))
+                for name, value in own_nats.items():
+                    nats.setdefault(name, []).append(value)
         names = list(answers[0].scores)
         details = {f"{name}nats_of_the_right_answer": sum(each) / len(each) for name, each in nats.items()}
         return AnswersResult(
@@ -182,11 +183,17 @@ class Choice(Evaluation):
 
     def _scored(
         self, asked: Sequence[Asked], model: Any, source: Any, examples: Examples | None
-    ) -> list[tuple[Asked, dict[str, list[float]], str | None]]:
-        """Return for each item the scores of its choices by variant of the prompt ("", "plain_", "blind_") and the generated rationale."""
+    ) -> list[tuple[Answer, dict[str, float], int]]:
+        """Return for each item its scored answer, the negative log-probability of the right choice by variant of the prompt ("",
+        "plain_", "blind_"), and its index.
+        """
         variants = self._variants(model, asked, [self._shots(source, examples, one.index) for one in asked])
         scores = {name: self._scores(model, asked, prompts) for name, (prompts, _) in variants.items()}
-        return [(one, {name: each[row] for name, each in scores.items()}, variants[""][1][row]) for row, one in enumerate(asked)]
+        found = []
+        for row, (one, rationale) in enumerate(zip(asked, variants[""][1], strict=True)):
+            own = {name: each[row] for name, each in scores.items()}
+            found.append((self._judged(one, own, rationale), {name: -several[one.right] for name, several in own.items()}, one.index))
+        return found
 
     def _asked(self, index: int, sample: Sample, source: Any, items: Any) -> Asked:
         """Return the question and the choices of an item.
@@ -281,11 +288,10 @@ class Choice(Evaluation):
             scores = [[score - prompt_score for score in several] for several, prompt_score in zip(scores, prompt_scores, strict=True)]
         return scores
 
-    def _judged(self, one: Asked, scores: Mapping[str, list[float]], nats: dict[str, list[float]]) -> Answer:
-        """Return the chosen answer with its scores; append the negative log-probability of the right one to ``nats``."""
-        answer = Answer(one.sample.id, one.sample.kind, question_text(one.question), "", [one.names[one.right]])
+    def _judged(self, one: Asked, scores: Mapping[str, list[float]], rationale: str | None) -> Answer:
+        """Return the chosen answer with its scores."""
+        answer = Answer(one.sample.id, one.sample.kind, question_text(one.question), "", [one.names[one.right]], rationale=rationale)
         for name, several in scores.items():
-            nats.setdefault(name, []).append(-several[one.right])
             lengths = [len(each) if self.normalise == "characters" else 1 for each in one.names]
             compared = [score / length for score, length in zip(several, lengths, strict=True)]
             answer.scores[f"{name}accuracy"] = credit(compared, one.right)

@@ -26,6 +26,8 @@ class Classification(Evaluation):
         ConfigError: a number that is not positive.
     """
 
+    shares_items = True
+
     def __init__(self, *, batch_size: int = 256, limit: int | None = None) -> None:
         checked_limits({"batch_size": batch_size, "limit": limit})
         self.batch_size, self.limit = batch_size, limit

@@ -122,6 +122,7 @@ class InContext(Evaluation):
         ConfigError: a number out of its range.
     """
 
+    shares_items = True
     monitor = "accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(self, *, num_examples: Sequence[int] = (0, 1, 2, 4, 8), batch_size: int = 16, limit: int | None = None) -> None:
@@ -154,9 +155,8 @@ class InContext(Evaluation):
         curve = {number: Point() for number in self.num_examples}
         reading = Reading(source.split(split), limit=self.limit, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._scored(model, rows)):
-            for question, several in found:
-                right = question.choices.index(question.answer)
-                curve[question.number].add(credit(several, right), 1 / len(question.choices), float(question.seen))
+            for number, accuracy, chance, seen in found:
+                curve[number].add(accuracy, chance, seen)
         curve = {number: point for number, point in curve.items() if point.items}
         if not curve:
             raise DataError(
@@ -165,10 +165,13 @@ class InContext(Evaluation):
             )
         return InContextResult(curve, reading.items, reading.details)
 
-    def _scored(self, model: Any, rows: Sequence[Row]) -> list[tuple["Question", list[float]]]:
-        """Return the questions of some documents with the scores of their choices."""
-        questions_asked = [question for _, sample in rows for question in questions_of(sample, self.num_examples)]
-        return list(zip(questions_asked, self._scores(model, questions_asked), strict=True))
+    def _scored(self, model: Any, rows: Sequence[Row]) -> list[tuple[int, float, float, float]]:
+        """Return for each question of some documents its number of examples, and the arguments of ``Point.add``."""
+        asked = [question for _, sample in rows for question in questions_of(sample, self.num_examples)]
+        return [
+            (each.number, credit(scores, each.choices.index(each.answer)), 1 / len(each.choices), float(each.seen))
+            for each, scores in zip(asked, self._scores(model, asked), strict=True)
+        ]
 
     def _scores(self, model: Any, asked: Sequence["Question"]) -> list[list[float]]:
         """Return the log-probability of each choice of each question; one call for all, so that each image is encoded only once."""

@@ -42,6 +42,8 @@ class KnnProbe(Evaluation):
         ConfigError: an unknown option value, or a number that is not positive.
     """
 
+    shares_items = True
+
     def __init__(
         self,
         *,

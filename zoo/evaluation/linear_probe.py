@@ -49,6 +49,8 @@ class LinearProbe(Evaluation):
         ConfigError: an unknown option value, a number that is not positive, or scikit-learn is missing.
     """
 
+    shares_items = True
+
     def __init__(
         self,
         *,

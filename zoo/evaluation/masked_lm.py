@@ -8,18 +8,30 @@ smoothing (every vocabulary entry counted once more) gives the perplexity.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from zoo.data.loader import ProcessedSplit, evaluation_loader
+from zoo.data.loader import ProcessedSplit
 from zoo.data.masking import Masking
 from zoo.errors import ConfigError, DataError
-from zoo.evaluation.measures.requirements import checked_limits, refuse_model
+from zoo.evaluation.measures.requirements import checked_limits, over_batches, refuse_model
 from zoo.registry import register
 from zoo.types import Batch, Evaluation, Result
+
+PAIRS = ("nsp_accuracy", "sop_accuracy")  # metrics of the head that classify pairs of texts
+
+
+class Predicted(NamedTuple):
+    """Predictions of one batch: token ids, true ids, the sums of the loss and of each accuracy of ``PAIRS``, and the number of texts."""
+
+    found: Int[Tensor, " hidden"]
+    labels: Int[Tensor, " hidden"]
+    loss: float
+    pairs: dict[str, float]
+    items: int
 
 
 @dataclass
@@ -72,6 +84,7 @@ class MaskedLM(Evaluation):
         ConfigError: a number that is not positive.
     """
 
+    shares_items = True
     monitor = "mlm_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
@@ -114,30 +127,39 @@ class MaskedLM(Evaluation):
         settings = {"probability": self.probability, "unit": self.unit}
         masking = Masking(tokenizer=part.tokenizer, mask_token_id=part.mask_token_id, **settings)
         counts = self._unigrams(model, source, masking)
-        found, labels, losses, pairs, items = [], [], [], {}, 0
-        for batch in evaluation_loader(ProcessedSplit(source.split(split), model.processor), batch_size=self.batch_size, limit=self.limit):
-            seeds = [(self.seed, items + row) for row in range(len(batch))]  # of the item, so that batch_size does not change the masks
+
+        def predict(batch: Batch, before: int) -> Predicted:
+            seeds = [(self.seed, before + row) for row in range(len(batch))]  # of the item, so that batch_size does not change the masks
             output = model(masking(batch, seeds).to(model.device))
-            found.append(output.outputs["logits"].argmax(1).cpu())
-            labels.append(output.outputs["labels"].cpu())
-            losses.append(float(output.metrics.get("mlm_loss", 0.0)) * len(labels[-1]))
-            for name in ("nsp_accuracy", "sop_accuracy"):
-                if name in output.metrics:
-                    pairs[name] = pairs.get(name, 0.0) + float(output.metrics[name]) * len(batch)
-            items += len(batch)
-            advance(len(batch))
-        if not items or not (hidden := torch.cat(labels)).numel():
+            labels = output.outputs["labels"].cpu()
+            loss = float(output.metrics.get("mlm_loss", 0.0)) * len(labels)
+            pairs = {name: float(output.metrics[name]) * len(batch) for name in PAIRS if name in output.metrics}
+            return Predicted(output.outputs["logits"].argmax(1).cpu(), labels, loss, pairs, len(batch))
+
+        data = ProcessedSplit(source.split(split), model.processor)
+        batches = over_batches(data, predict, batch_size=self.batch_size, limit=self.limit, advance=advance)
+        if not batches or not (hidden := torch.cat([batch.labels for batch in batches])).numel():
             raise DataError("evaluation: no token of the split could be masked; choose another with data.test_split=...")
-        return _measure(torch.cat(found), hidden, sum(losses), counts, {name: hits / items for name, hits in pairs.items()}, items)
+        items = sum(batch.items for batch in batches)
+        pairs = {name: sum(batch.pairs.get(name, 0.0) for batch in batches) / items for name in batches[0].pairs}
+        found = torch.cat([batch.found for batch in batches])
+        return _measure(found, hidden, sum(batch.loss for batch in batches), counts, pairs, items)
 
     def _unigrams(self, model: Any, source: Any, masking: Masking) -> Int[Tensor, " vocab_size"]:
         """Count each vocabulary entry in the training texts; special tokens get 0, because they are never masked."""
         counts = torch.zeros(model.encoders["text"].vocab_size, dtype=torch.int64)
         data = ProcessedSplit(source.split(source.splits[0]), model.processor)
-        for batch in evaluation_loader(data, batch_size=self.batch_size, limit=self.train_limit):
-            counts += _count(batch, len(counts))
+        shares = over_batches(
+            data, lambda batch, before: _count(batch, len(counts)), batch_size=self.batch_size, limit=self.train_limit, advance=_ignore
+        )
+        for share in shares:
+            counts += share
         counts[: len(masking.is_special)][torch.from_numpy(masking.is_special)] = 0
         return counts
+
+
+def _ignore(items: int) -> None:
+    """Report no progress."""
 
 
 def _count(batch: Batch, size: int) -> Int[Tensor, " size"]:

@@ -78,6 +78,7 @@ class Perplexity(Evaluation):
         ConfigError: a number that is not positive.
     """
 
+    shares_items = True
     monitor = "token_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(self, *, kinds: Sequence[str] | None = None, batch_size: int = 16, limit: int | None = None) -> None:
@@ -110,8 +111,8 @@ class Perplexity(Evaluation):
         sums: dict[str, Tensor] = {}
         reading = Reading(source.split(split), limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._sums(model, rows)):
-            for sample, row in found:
-                sums[sample.kind] = sums.get(sample.kind, torch.zeros(3, dtype=torch.float64)) + row
+            for kind, row in found:
+                sums[kind] = sums.get(kind, torch.zeros(3, dtype=torch.float64)) + row
         total = torch.stack(list(sums.values())).sum(0)
         if not total[2]:
             raise DataError(
@@ -122,11 +123,11 @@ class Perplexity(Evaluation):
         details = {"tokens": int(total[2])} | reading.details
         return PerplexityResult({k: figures[k] for k in ("perplexity", "token_accuracy")}, reading.items, details, by_kind)
 
-    def _sums(self, model: Any, rows: Sequence[Row]) -> list[tuple[Sample, Tensor]]:
-        """Return the ``token_sums`` of each conversation, and of each piece of a plain text."""
-        found: list[tuple[Sample, Tensor]] = []
+    def _sums(self, model: Any, rows: Sequence[Row]) -> list[tuple[str, Tensor]]:
+        """Return the kind and the ``token_sums`` of each conversation, and of each piece of a plain text."""
+        found: list[tuple[str, Tensor]] = []
         for samples, batch in _batches(model.processor, [sample for _, sample in rows], self.batch_size):
-            found += zip(samples, token_sums(model, batch.to(model.device)), strict=True)
+            found += zip([sample.kind for sample in samples], token_sums(model, batch.to(model.device)), strict=True)
         return found
 
 

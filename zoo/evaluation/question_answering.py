@@ -80,6 +80,8 @@ class QuestionAnswering(Evaluation):
         ConfigError: an unknown option value, or a number out of its range.
     """
 
+    shares_items = True
+
     def __init__(
         self,
         *,
@@ -140,10 +142,10 @@ class QuestionAnswering(Evaluation):
         self.check(model, source)
         samples, answers = source.split(split), []
         shots = examples_of(source, split, self.num_shots, self.shots_split, self.seed)
-        page = Shown(self.examples, len(samples), self.limit)
+        page = Shown(self.examples, len(samples), self.limit, lambda index: asked_in(samples.sample(index)))
         reading = Reading(samples, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._answers(model, rows, shots)):
-            answers += [page(answer, question) for answer, question in found]
+            answers += [page(answer, index) for answer, index in found]
         names = list(answers[0].scores)
         return AnswersResult(
             mean_scores(answers, names),
@@ -154,17 +156,17 @@ class QuestionAnswering(Evaluation):
             sample_rate_hz=sample_rate_of(model),
         )
 
-    def _answers(self, model: Any, rows: Sequence[Row], shots: Examples | None) -> list[tuple[Answer, Conversation]]:
-        """Return scored answers with their questions."""
+    def _answers(self, model: Any, rows: Sequence[Row], shots: Examples | None) -> list[tuple[Answer, int]]:
+        """Return scored answers with the indices of their items."""
         questions = [asked_in(sample) for _, sample in rows]
         prompts = [with_examples(q, shots(index)) if shots else q for (index, _), q in zip(rows, questions, strict=True)]
         texts, rationales = self._ask(model, prompts)
         blind_texts = self._ask(model, [blinded(p, self.blind) for p in prompts])[0] if self.blind else [None] * len(rows)
         found = []
-        for position, (_, sample) in enumerate(rows):
+        for position, (index, sample) in enumerate(rows):
             answer = Answer(sample.id, sample.kind, question_text(questions[position]), texts[position], references_of(sample))
             answer.rationale, answer.blind = rationales[position], blind_texts[position]
-            found.append((_judged(answer), questions[position]))
+            found.append((_judged(answer), index))
         return found
 
     def _ask(self, model: Any, prompts: Sequence[Conversation]) -> tuple[list[str], Sequence[str | None]]:

@@ -35,6 +35,7 @@ class Raven(Evaluation):
         ConfigError: a number out of its range, or an empty answer.
     """
 
+    shares_items = True
     monitor = "accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
@@ -73,20 +74,20 @@ class Raven(Evaluation):
         """
         self.check(model, source)
         samples, answers = source.split(split), []
-        page = Shown(self.examples, len(samples), self.limit)
+        page = Shown(self.examples, len(samples), self.limit, lambda index: _shown(samples.sample(index)))
         reading = Reading(samples, limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._scored(model, rows)):
-            answers += [page(_judged(sample, scores), _shown(sample)) for sample, scores in found]
+            answers += [page(answer, index) for answer, index in found]
         names = list(answers[0].scores)
         details, by_kind = reading.details, answers_by_kind(answers, names)
         return AnswersResult(mean_scores(answers, names), answers, details, by_kind, judged_by="accuracy")
 
-    def _scored(self, model: Any, rows: Sequence[Row]) -> list[tuple[Sample, list[float]]]:
-        """Return puzzles with the score of each candidate."""
+    def _scored(self, model: Any, rows: Sequence[Row]) -> list[tuple[Answer, int]]:
+        """Return the chosen candidates with the indices of their puzzles."""
         prompts = [candidate_prompts(sample) for _, sample in rows]
         flat = [prompt for several in prompts for prompt in several]
         scores = iter(model.score(flat, [self.answer] * len(flat), batch_size=2 * self.batch_size, with_end=False).tolist())
-        return [(sample, [next(scores) for _ in several]) for (_, sample), several in zip(rows, prompts, strict=True)]
+        return [(_judged(sample, [next(scores) for _ in several]), index) for (index, sample), several in zip(rows, prompts, strict=True)]
 
 
 def candidate_prompts(sample: Sample) -> list[Conversation]:

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.data.loader import ProcessedSplit, evaluation_loader, spread
+from zoo.data.loader import ProcessedSplit, spread
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.evaluation.measures.requirements import checked_limits, refuse_model
+from zoo.evaluation.measures.requirements import checked_limits, over_batches, refuse_model
 from zoo.registry import register
-from zoo.types import Evaluation, Result, Split
+from zoo.types import Batch, Evaluation, Result, Split
 
 AT = (1, 5, 10)
 CURVE = 100  # largest k of the recall curve in the picture
@@ -85,6 +85,7 @@ class Retrieval(Evaluation):
         ConfigError: an unknown option value, or a number that is not positive.
     """
 
+    shares_items = True
     monitor = "mean_recall"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
@@ -154,21 +155,33 @@ class Retrieval(Evaluation):
         rows = spread(len(split), self.limit)
         identities = {m: split.identities(m) for m in pair}
         names = {m: [found[i] for i in rows] if found is not None else list(rows) for m, found in identities.items()}
-        sides = {modality: Side() for modality in pair}
-        data, done = ProcessedSplit(split, Processor({m: model.processor[m] for m in pair})), 0
-        for batch in evaluation_loader(data, batch_size=self.batch_size, limit=self.limit):
+        seen, sides = {modality: Side() for modality in pair}, {modality: Side() for modality in pair}
+        data = ProcessedSplit(split, Processor({m: model.processor[m] for m in pair}))
+
+        def embed_new(batch: Batch, before: int) -> dict[str, tuple[Sequence[Hashable], list[int], Tensor]]:
+            """Return the item keys of a batch, the rows whose item is new on this rank, and their vectors."""
+            found = {}
             for modality in pair:
                 if modality not in batch.inputs:
                     raise DataError(f"item {batch.ids[0]}: has no {modality}; retrieval needs {' and '.join(pair)} in each item")
-                keys: Sequence[Hashable] = names[modality][done : done + len(batch)]
+                keys: Sequence[Hashable] = names[modality][before : before + len(batch)]
                 if modality == "text" and self.positives == "groups":
                     keys = batch.targets["groups"].tolist()
-                new = sides[modality].first_rows(keys)
-                if new:
-                    inputs = batch.inputs[modality][new].to(model.device)
-                    sides[modality].add(model.embed(modality, inputs, batch_size=self.batch_size), [batch.ids[row] for row in new])
-            done += len(batch)
-            advance(len(batch))
+                new = seen[modality].first_rows(keys)
+                inputs = batch.inputs[modality][new].to(model.device)
+                vectors = model.embed(modality, inputs, batch_size=self.batch_size).cpu() if new else torch.empty(0, 0)
+                bad = (~vectors.isfinite()).any(1).nonzero()
+                if len(bad):
+                    name = batch.ids[new[int(bad[0])]]
+                    raise DataError(f"item {name}: its vector is not finite; look at the item, or at the weights")
+                found[modality] = keys, new, vectors
+            return found
+
+        for found in over_batches(data, embed_new, batch_size=self.batch_size, limit=self.limit, advance=advance):
+            for modality, (keys, new, vectors) in found.items():
+                first = sides[modality].first_rows(keys)  # fewer than new, if an earlier rank has the item too
+                if first:
+                    sides[modality].parts.append(vectors[[new.index(row) for row in first]])
         for modality, side in sides.items():
             if len(side.numbers) < 2:
                 raise DataError(
@@ -178,7 +191,11 @@ class Retrieval(Evaluation):
 
 
 class Side:
-    """Distinct items of one modality with their vectors, collected batch by batch."""
+    """Distinct items of one modality, collected batch by batch.
+
+    Attributes:
+        parts: their vectors, which the caller adds.
+    """
 
     def __init__(self) -> None:
         self.numbers: dict[Hashable, int] = {}
@@ -194,13 +211,6 @@ class Side:
                 new.append(row)
             self.rows.append(self.numbers[key])
         return new
-
-    def add(self, vectors: Float[Tensor, "new dim"], ids: Sequence[str]) -> None:
-        """Store the vectors of new items; raise DataError if one is not finite."""
-        bad = (~vectors.isfinite()).any(1).nonzero()
-        if len(bad):
-            raise DataError(f"item {ids[int(bad[0])]}: its vector is not finite; look at the item, or at the weights")
-        self.parts.append(vectors.cpu())
 
     @property
     def vectors(self) -> Float[Tensor, "items dim"]:

@@ -9,7 +9,7 @@ for comparison, because that model itself makes errors.
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from zoo.data.loader import spread
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.requirements import checked_limits
+from zoo.evaluation.measures.shares import of_all_ranks, own_part
 from zoo.evaluation.measures.wer import WordErrorCounter
 from zoo.evaluation.results.answers import sample_rate_of
 from zoo.evaluation.results.asr_result import audio_of
@@ -30,8 +31,12 @@ from zoo.processors.media.audio_file import resample
 from zoo.registry import register
 from zoo.types import MELS, STOP_TOKEN, Evaluation, Result, Sample, Speech, verbs_of
 
+EXAMPLES = 6  # utterances whose alignments are drawn
 COEFFICIENTS = 13  # after the first one, which is loudness and does not count
 DECIBEL = 10 / math.log(10) * math.sqrt(2)  # from the Euclidean distance of cepstra in nats to dB (Kubichek 1993)
+
+# Facts of the utterances of a batch, those of them that are drawn, and the items that cannot be used.
+Chunk = tuple[list[dict[str, Any]], list[Speech], list[dict[str, str]]]
 
 
 @dataclass
@@ -104,6 +109,7 @@ class Tts(Evaluation):
         ConfigError: a number that is not positive, an unknown word, or a library is not installed.
     """
 
+    shares_items = True
     monitor = "aligned"  # the metric that selects the best checkpoint if training.monitor is not set
     renamed = {"judge": "asr_model"}  # the old name, until the next release
 
@@ -152,27 +158,35 @@ class Tts(Evaluation):
             DataError: the split is empty, or none of its items can be used.
         """
         self.check(model, source)
-        samples, found, examples, left_out = source.split(split), [], [], []
+        samples = source.split(split)
         chosen = spread(len(samples), self.limit)
         if not len(chosen):
             raise DataError(f"evaluation: the split {split!r} is empty; choose another with data.test_split=...")
-        for start in range(0, len(chosen), self.batch_size):
-            rows = chosen[start : start + self.batch_size]
+        own = chosen[own_part(len(chosen), self.batch_size)]
+        chunks = of_all_ranks(lambda: list(self._spoken(model, samples, own, advance)))
+        found, speeches, left_out = ([each for chunk in chunks for each in chunk[place]] for place in range(3))
+        if not found:
+            raise DataError(f"evaluation: no item of the split {split!r} can be used; the first: {left_out[0]['reason']}")
+        return _summed(found, speeches[:EXAMPLES], left_out)
+
+    def _spoken(self, model: Any, samples: Any, indices: Sequence[int], advance: Callable[[int], None]) -> Iterator[Chunk]:
+        """Yield the utterances of some items, in batches."""
+        kept = 0
+        for start in range(0, len(indices), self.batch_size):
+            rows, left_out = indices[start : start + self.batch_size], []
             chunk = [sample for index in rows if (sample := _usable(samples, index, model, left_out)) is not None]
             advance(len(rows))
             if not chunk:
+                yield [], [], left_out
                 continue
             voices = {"speaker": chunk[0].label} if model.head.num_speakers else {}
             texts = [sample.inputs["text"] for sample in chunk]
             speeches = model.synthesize(texts, batch_size=self.batch_size, max_seconds=self.max_seconds, seed=self.seed, **voices)
             word_errors = self._transcribe_by_asr_model(speeches, chunk) if self.compare is not None else [{}] * len(speeches)
-            found += [
-                self._row(speech, sample, model) | errors for speech, sample, errors in zip(speeches, chunk, word_errors, strict=True)
-            ]
-            examples += speeches[: 6 - len(examples)]
-        if not found:
-            raise DataError(f"evaluation: no item of the split {split!r} can be used; the first: {left_out[0]['reason']}")
-        return _summed(found, examples, left_out)
+            found = [self._row(speech, sample, model) | errors for speech, sample, errors in zip(speeches, chunk, word_errors, strict=True)]
+            examples = speeches[: EXAMPLES - kept]
+            kept += len(examples)
+            yield found, examples, left_out
 
     def _row(self, speech: Speech, sample: Any, model: Any) -> dict[str, Any]:
         row: dict[str, Any] = {

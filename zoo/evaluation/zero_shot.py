@@ -37,6 +37,8 @@ class ZeroShot(Evaluation):
         DataError: the templates or the labels cannot be read.
     """
 
+    shares_items = True
+
     def __init__(
         self,
         *,

@@ -1,6 +1,12 @@
-"""Rank, world size, a differentiable all-gather, and reductions over processes; without a process group, each is the identity."""
+"""Rank, world size, a differentiable all-gather, and exchanges between processes; without a process group, each is the identity.
+
+Tensors of a training step are exchanged by the default group (NCCL on GPUs), everything else by a second group on the CPU. It has no time
+limit worth the name, because a rank may wait for hours while another one evaluates; a rank that dies ends the wait at once.
+"""
 
 from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -92,3 +98,58 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         work.wait()
     for gradient in gradients:
         gradient.div_(dist.get_world_size())
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Broadcast the main process's buffers (BatchNorm statistics) to all ranks, as DDP does before its next forward.
+
+    Only the main process saves the model, so that different buffers of the other ranks would be lost on resume.
+    """
+    if is_distributed():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+_patient: list[Any] = []  # the default group, and the group on the CPU that was made for it
+PATIENCE = timedelta(days=30)
+
+
+def _patient_group() -> Any:
+    """Return the group on the CPU; all ranks must make their first call at the same time."""
+    world = dist.group.WORLD
+    if not _patient or _patient[0] is not world:  # a program may leave a group and join another
+        _patient[:] = [world, dist.new_group(backend="gloo", timeout=PATIENCE)]
+    return _patient[1]
+
+
+def gather_objects(own: Any) -> list[Any]:
+    """Return the objects of all ranks, in rank order, on every rank; they are pickled, and tensors must be on the CPU."""
+    if not is_distributed():
+        return [own]
+    found: list[Any] = [None] * world_size()
+    dist.all_gather_object(found, own, group=_patient_group())
+    return found
+
+
+def share_object(own: Any) -> Any:
+    """Return the first rank's object on every rank."""
+    if not is_distributed():
+        return own
+    shared = [own if rank() == 0 else None]
+    dist.broadcast_object_list(shared, src=0, group=_patient_group())
+    return shared[0]
+
+
+def largest_over_ranks(own: int) -> int:
+    """Return the largest of the ranks' numbers on every rank, without a synchronisation of the accelerator."""
+    if not is_distributed():
+        return own
+    number = torch.tensor(own)
+    dist.all_reduce(number, dist.ReduceOp.MAX, group=_patient_group())
+    return int(number)
+
+
+def wait_for_ranks() -> None:
+    """Wait until every rank is here, however long that takes."""
+    if is_distributed():
+        dist.barrier(group=_patient_group())

@@ -14,11 +14,13 @@ from zoo.assembly.save_load import save
 from zoo.assembly.system import System
 from zoo.interop.base.checkpoint_directory import find_checkpoint
 from zoo.registry.construct import construct
+from zoo.runs.auto_resume import DONE, with_settled_resume
 from zoo.runs.check import check
 from zoo.runs.data_setup import complete_config, make_items, make_source, report_data
 from zoo.runs.evaluation_setup import make_training_evaluation
 from zoo.runs.first_weights import prepare
 from zoo.runs.objective_setup import make_objective, make_reference, make_teacher
+from zoo.runs.ranked_evaluation import evaluate_on_ranks
 from zoo.runs.run_directory import alone_in_run, default_run_dir, open_run_dir, read_run_config, record_changes, refuse_changes
 from zoo.storage.files import read_yaml
 from zoo.training.accelerator import make_accelerator
@@ -50,14 +52,20 @@ class TrainingResult:
 
 
 def train(config: Mapping[str, Any], *, progress: Progress | None = None) -> TrainingResult:
-    """Train a composed config; with ``resume`` set, continue that run with its own config.
+    """Train a composed config; with ``resume`` set, continue that run.
+
+    With ``resume`` "auto", start or continue the run in ``run_dir``; if it is complete, return at once, with empty metrics.
 
     Raises:
         ConfigError: parts that do not fit (found before any weight is made), or a run directory that is in use.
         DataError: unusable data, or a loss that is not finite.
-        Interrupted: the user stopped the run; it can be resumed.
+        Interrupted: a signal or ``training.max_time`` ended the run; it can be resumed.
     """
     settings = construct(TrainingSettings, config["training"], "training")
+    config, action = with_settled_resume(config, settings)
+    if action == DONE:
+        run_dir = Path(config["run_dir"])
+        return TrainingResult(run_dir, {}, find_checkpoint(run_dir))
     check(config)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -117,7 +125,9 @@ def _make_trainer(
         run_dir=run_dir,
         seed=int(config["seed"]),
         save_model=save,
-        evaluate=None if evaluation is None else lambda model: evaluation(model, source, config["data"]["validation_split"]).metrics,
+        evaluate=None
+        if evaluation is None
+        else lambda model: evaluate_on_ranks(evaluation, model, source, config["data"]["validation_split"])[1],
         progress=progress,
         num_workers=config["data"]["num_workers"],
         objective=objective,

@@ -19,25 +19,23 @@ from torch.optim.swa_utils import AveragedModel
 from zoo.data.loader import Cursor, ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, DataError, WeightsError, ZooError
+from zoo.losses.distributed import share_buffers, share_object, wait_for_ranks
 from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.accelerator import make_accelerator
 from zoo.training.best import BestModel
 from zoo.training.curves import draw_curves
+from zoo.training.durations import seconds_of
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.log import RunLog, cut_lines
 from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
 from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
-from zoo.training.settings import TrainingSettings
+from zoo.training.settings import MONITOR_MODES, TrainingSettings
 from zoo.training.state import load_state, remove_older, save_state, saving
-from zoo.training.stop_signals import stop_signals
+from zoo.training.stops import Patience, StopRequests
 from zoo.types import Batch, HeadOutput, Objective, Part
 
 log = logging.getLogger("zoo")
-
-
-class Interrupted(ZooError):
-    """Exception raised when the user stopped the run; the state is saved."""
 
 
 class Trainer:
@@ -49,7 +47,7 @@ class Trainer:
         run_dir: directory of states, logs and saved models.
         seed: seed of the order and augmentation of the data.
         save_model: function that writes a model to a directory, atomically.
-        evaluate: function from a model to metrics; None disables evaluation.
+        evaluate: function from a model to metrics; every process calls it at the same step. None disables evaluation.
         progress: display that is updated after every step.
         num_workers: number of processes that load data.
         complete: function that adds further targets to each batch, such as a teacher's embeddings.
@@ -95,10 +93,11 @@ class Trainer:
         self.log = RunLog(run_dir)
         self.trace = fingerprint.Trace(run_dir, self.accelerator.process_index, settings.trace)
         self.step, self.best, self.cursor = 0, BestModel(run_dir), Cursor()
-        self.stop_requested = False
+        self.stops = StopRequests(None if settings.max_time is None else seconds_of(settings.max_time))
+        self.patience = Patience(settings.patience, settings.min_delta)
 
     def run(self, *, resume: bool = False, record: Callable[[], dict[str, Any]] = dict) -> dict[str, float]:
-        """Train to ``max_steps`` and return the last metrics.
+        """Train to ``max_steps``, or until ``patience`` ends the run, and return the last metrics.
 
         Args:
             resume: start from the newest saved state of the run directory.
@@ -106,7 +105,7 @@ class Trainer:
                 when the state is restored and verified.
 
         Raises:
-            Interrupted: Ctrl-C or a termination signal ended the run; the state is saved first.
+            Interrupted: a signal (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) or ``max_time`` ended the run; the state is saved first.
             DataError: the loss is not finite; the message names the batch's items.
             WeightsError: the restored state differs from the saved one; the message names the first part that differs.
         """
@@ -120,7 +119,7 @@ class Trainer:
             if resume and self.accelerator.is_main_process:
                 self.log.write_event(self.step, "resumed", {"threads": torch.get_num_threads(), "changes": record()})
         values: dict[str, float] = {}
-        with stop_signals(self._request_stop):
+        with self.stops.listening():
             for batches in self._steps():
                 values = self._train_step(batches)
                 self.step, self.cursor = self.step + 1, self._cursor_after(len(batches))
@@ -163,6 +162,8 @@ class Trainer:
         sampler = self._sampler(batches=(self.settings.max_steps - self.step) * accumulate)
         loader = iter(training_loader(self.data, sampler, num_workers=self.num_workers))
         for _ in range(self.step, self.settings.max_steps):
+            if self.patience.exhausted:
+                return
             yield [self.complete(next(loader).to(self.accelerator.device)) for _ in range(accumulate)]
 
     def _sampler(self, *, batches: int, batch_size: int | None = None) -> StepSampler:
@@ -235,15 +236,11 @@ class Trainer:
         return float(norm) if norm is not None else math.nan
 
     def _refuse_non_finite(self, outputs: list[HeadOutput], batches: list[Batch]) -> None:
-        """Raise DataError on every rank if one rank's loss is not finite, before the weights change.
-
-        Also shares a requested stop: all ranks must stop at the same step, or the others would wait for ever.
-        """
+        """Raise DataError on every rank if one rank's loss is not finite, before the weights change."""
         bad = [b for o, b in zip(outputs, batches, strict=True) if o.loss is not None and not bool(torch.isfinite(o.loss))]
-        flags = torch.tensor([float(bool(bad)), float(self.stop_requested)], device=self.accelerator.device)
-        anyone = self.accelerator.reduce(flags) if self.accelerator.num_processes > 1 else flags
-        self.stop_requested = bool(anyone[1] > 0)
-        if anyone[0] > 0:
+        flag = torch.tensor(float(bool(bad)), device=self.accelerator.device)
+        anyone: Any = self.accelerator.reduce(flag) if self.accelerator.num_processes > 1 else flag
+        if anyone > 0:
             items = ", ".join(bad[0].ids[:8]) + (", ..." if len(bad[0].ids) > 8 else "") if bad else "items of another process"
             raise DataError(
                 f"the loss is not finite at step {self.step + 1}; its batch holds {items}. The last saved state is kept: check "
@@ -259,10 +256,13 @@ class Trainer:
             self._write("train", {**values, **self._skipped()})
         if settings.evaluate_every and self.evaluate is not None and (self.step % settings.evaluate_every == 0 or last):
             self._evaluate()
-        if self.step % settings.checkpoint_every == 0 or last or self.stop_requested:
+        done, stop = last or self.patience.exhausted, self.stops.agreed()
+        if self.step % settings.checkpoint_every == 0 or done or stop is not None:
             self._checkpoint()
-        if self.stop_requested and not last:
-            raise Interrupted(f"stopped at step {self.step} of {settings.max_steps}; continue with: zoo train resume={self.run_dir}")
+        if stop is not None and not done:
+            if self.accelerator.is_main_process:
+                self.log.write_event(self.step, "stopped", {"reason": stop.reason, "status": stop.status})
+            self.stops.end(stop, self.step, settings.max_steps, self.run_dir)
 
     def _skipped(self) -> dict[str, int]:
         """Return the number of items that all processes skipped so far; empty if bad items are errors."""
@@ -282,28 +282,31 @@ class Trainer:
             self.accelerator.log({f"{kind}/{name}": value for name, value in values.items()}, step=self.step)
 
     def _evaluate(self) -> None:
-        """Evaluate on the main process while the others wait; save the best model by ``monitor``, the later of equal ones.
+        """Evaluate on all processes; the main process saves the best model by ``monitor``, the later of equal ones.
 
         Raises:
             ZooError: the evaluation has no metric named ``monitor``.
         """
         assert self.evaluate is not None
+        model = self.final_model
+        share_buffers(model)  # all processes must evaluate the model that the main process saves
+        model.eval()
+        metrics = share_object(self.evaluate(model))
+        train_mode(self.model, self.frozen)
+        self._write("evaluation", metrics)
+        monitor = self.settings.monitor or next(iter(metrics))
+        if monitor not in metrics:
+            raise ZooError(f"training.monitor: the evaluation has no metric {monitor!r}; known: {', '.join(metrics)}")
+        score = MONITOR_MODES[self.settings.monitor_mode] * metrics[monitor]
+        self.patience.observe(score)
         if self.accelerator.is_main_process:
-            model = self.final_model
-            model.eval()
-            metrics = self.evaluate(model)
-            train_mode(self.model, self.frozen)
-            self._write("evaluation", metrics)
-            monitor = self.settings.monitor or next(iter(metrics))
-            if monitor not in metrics:
-                raise ZooError(f"training.monitor: the evaluation has no metric {monitor!r}; known: {', '.join(metrics)}")
             with saving(self.run_dir):
-                self.best.offer(metrics[monitor], self.step, lambda folder: self.save_model(model, folder))
-        self.accelerator.wait_for_everyone()
+                self.best.offer(score, self.step, lambda folder: self.save_model(model, folder))
+        wait_for_ranks()
 
     def _checkpoint(self) -> None:
         """Save the state to resume from, and then what follows from it."""
-        self._share_buffers()
+        share_buffers(self.plain_model)
         position = self._position()
         with saving(self.run_dir):
             if self.accelerator.is_main_process:
@@ -317,6 +320,7 @@ class Trainer:
         return {
             "step": self.step,
             **self.best.position(),
+            "patience": self.patience.state(),
             "cursor": list(self.cursor),
             "batch_size": settings.batch_size,
             "threads": torch.get_num_threads(),
@@ -335,15 +339,6 @@ class Trainer:
             self.save_model(self.final_model, self.run_dir / "last")
             self.best.settle()
             remove_older(self.run_dir, keep=self.settings.keep_states)
-
-    def _share_buffers(self) -> None:
-        """Broadcast the main process's buffers (BatchNorm statistics) to all ranks, as DDP does before its next forward.
-
-        Only the main process saves the model, so that different buffers of the other ranks would be lost on resume.
-        """
-        if self.accelerator.num_processes > 1:
-            for buffer in self.plain_model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
 
     def _restore(self) -> None:
         """Load the newest state, if there is one, and verify it.
@@ -367,6 +362,7 @@ class Trainer:
         if position is None:
             return  # killed before the first state: start again at step 0
         self.step = position["step"]
+        self.patience.restore(position.get("patience"))
         batch_size = self._restore_cursor(position)
         if self.data.skips is not None and position.get("skips") is not None:
             self.data.skips.restore(position["skips"])
@@ -412,6 +408,3 @@ class Trainer:
             draws = next(iter(self._sampler(batches=1, batch_size=batch_size)))
             hashes["batch"] = fingerprint.hash_batch(self.data.collate([self.data[draw] for draw in draws]))
         return hashes
-
-    def _request_stop(self) -> None:
-        self.stop_requested = True

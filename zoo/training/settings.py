@@ -1,12 +1,15 @@
 """Settings of a training run; the keys of ``training`` in a config."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from zoo.errors import ConfigError, name_choices
+from zoo.training.durations import seconds_of
 from zoo.training.schedule import SCHEDULES
 
+MONITOR_MODES = {"max": 1, "min": -1}  # to the factor that makes higher values better
 ACCUMULATIONS = ("independent", "grad_cache")
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerate's
 
@@ -48,8 +51,15 @@ class TrainingSettings:
         checkpoint_every: steps between saved states that a run can resume from.
         keep_states: number of saved states to keep.
         evaluate_every: steps between evaluations on the validation split; 0 disables evaluation.
-        monitor: metric of the evaluation that selects ``best/``; higher is better, and the later of equal ones wins. None uses the
-            main metric of the evaluation, or its first.
+        monitor: metric of the evaluation that selects ``best/``, of equal ones the later. None uses the main metric of the evaluation,
+            or its first.
+        monitor_mode: "max" if higher values of ``monitor`` are better, "min" if lower ones are.
+        patience: early stopping: number of evaluations without a better value of ``monitor`` after which the run ends. None trains all
+            ``max_steps``.
+        min_delta: smallest change of ``monitor`` that counts as better for ``patience``.
+        max_time: time after which the run saves its state and ends with status 75, to be queued again: ``HH:MM:SS``, ``DD:HH:MM:SS``
+            or a number of seconds. A resumed run has it anew. Leave room for a step, an evaluation and a state before the limit of
+            the job. None has no limit.
         log_every: steps between lines of ``metrics.jsonl``.
         threads: number of CPU threads per process; None keeps torch's default. Small models are fastest with one thread.
         deterministic: use deterministic algorithms, so that equal runs give equal bits with any number of threads. None uses them on a CPU,
@@ -88,6 +98,10 @@ class TrainingSettings:
     keep_states: int = 1
     evaluate_every: int = 100
     monitor: str | None = None
+    monitor_mode: str = "max"
+    patience: int | None = None
+    min_delta: float = 0.0
+    max_time: str | int | float | None = None
     log_every: int = 10
     threads: int | None = None
     deterministic: bool | None = None
@@ -106,6 +120,7 @@ class TrainingSettings:
         for part, rate in self.learning_rates.items():
             if not rate > 0:
                 raise ConfigError(f"learning_rates.{part}: {rate}; allowed is above 0 (use training.freeze=[{part}] to keep it fixed)")
+        self._check_stops()
         if self.accumulation not in ACCUMULATIONS:
             raise ConfigError(f"accumulation: there is no {self.accumulation!r}; {name_choices(self.accumulation, ACCUMULATIONS)}")
         if self.precision not in PRECISIONS:
@@ -118,3 +133,15 @@ class TrainingSettings:
             raise ConfigError(f"freeze: {self.freeze!r} is one string; give a list, training.freeze=[{self.freeze}]")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"ema_decay: {self.ema_decay}; allowed is between 0 and 1, or null")
+
+    def _check_stops(self) -> None:
+        if self.monitor_mode not in MONITOR_MODES:
+            raise ConfigError(f"monitor_mode: there is no {self.monitor_mode!r}; {name_choices(self.monitor_mode, MONITOR_MODES)}")
+        if self.patience is not None and self.patience < 1:
+            raise ConfigError(f"patience: {self.patience}; allowed is 1 or more, or null")
+        if self.patience is not None and not self.evaluate_every:
+            raise ConfigError(f"patience: {self.patience}, but evaluate_every is 0, so that no metric is watched; set one of the two")
+        if not 0 <= self.min_delta < math.inf:
+            raise ConfigError(f"min_delta: {self.min_delta}; allowed is 0 or more")
+        if self.max_time is not None:
+            seconds_of(self.max_time)

@@ -40,10 +40,13 @@ class Evaluation:
 
     Attributes:
         monitor: metric that decides which checkpoint of a run is the best; None takes the first.
+        shares_items: True if it reads its items by ``Reading``, ``over_split`` or ``over_batches`` (``zoo.evaluation.measures``) alone, which
+            divide them among the processes of a run. If False, the first process evaluates while the others wait.
         asr_model: a model that the evaluation also needs, by name; ``connect`` replaces it by the model.
     """
 
     monitor: ClassVar[str | None] = None
+    shares_items: ClassVar[bool] = False
     asr_model: Any = None
 
     def check(self, model: Any, source: Any) -> None:

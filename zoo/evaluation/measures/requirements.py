@@ -1,15 +1,18 @@
 """Requirements of evaluations on models and sources, and reading a split in batches."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from zoo.data.loader import ProcessedSplit, evaluation_loader
+from zoo.data.loader import ProcessedSplit, evaluation_loader, spread
 from zoo.errors import ConfigError, DataError
+from zoo.evaluation.measures.shares import of_all_ranks, own_part
 from zoo.types import Batch, head_of, verbs_of
+
+T = TypeVar("T")
 
 
 def over_split(
@@ -20,14 +23,38 @@ def over_split(
     Raises:
         DataError: the split is empty, or an item has no label or cannot be used.
     """
-    rows, labels = [], []
-    for batch in evaluation_loader(data, batch_size=batch_size, limit=limit):
-        labels.append(labels_of(batch))
-        rows.append(answer(batch).cpu())
-        advance(len(batch))
-    if not rows:
+    found = over_batches(
+        data, lambda batch, before: (labels_of(batch), answer(batch).cpu()), batch_size=batch_size, limit=limit, advance=advance
+    )
+    if not found:
         raise DataError("evaluation: the split is empty; choose another with data.test_split=...")
+    labels, rows = zip(*found, strict=True)
     return torch.cat(rows), torch.cat(labels)
+
+
+def over_batches(
+    data: ProcessedSplit, work: Callable[[Batch, int], T], *, batch_size: int, limit: int | None, advance: Callable[[int], None]
+) -> list[T]:
+    """Return the result of ``work`` for each batch of a split, in order; in ``shares.divided()`` each rank does a part of them.
+
+    Args:
+        work: function of a batch and of the number of items before it; its results are pickled, so tensors must be on the CPU.
+        limit: maximum number of items, spread evenly over the split; None uses all.
+
+    Raises:
+        DataError: an item cannot be used.
+    """
+    part = own_part(len(spread(len(data), limit)), batch_size)
+
+    def own() -> list[T]:
+        found, before = [], part.start
+        for batch in evaluation_loader(data, batch_size=batch_size, limit=limit, part=part):
+            found.append(work(batch, before))
+            before += len(batch)
+            advance(len(batch))
+        return found
+
+    return of_all_ranks(own, skips=data.skips)
 
 
 def labels_of(batch: Batch) -> Int[Tensor, " batch"]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from zoo.data.skips import Skips
 from zoo.errors import DataError
+from zoo.evaluation.measures.shares import is_divided, of_all_ranks, own_part
 from zoo.types import Sample, Split
 
 Row = tuple[int, Sample]  # index in the split, and the item at it
@@ -23,7 +24,7 @@ class Reading:
 
     Attributes:
         skips: counter of skipped items; None if the split does not allow bad items (it has no ``max_bad_share``).
-        items: number of items used so far.
+        items: number of items used so far, on all ranks.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class Reading:
         self.skips, self.items = None if share is None else Skips(share), 0
 
     def __call__(self, work: Callable[[list[Row]], T]) -> Iterator[T]:
-        """Yield the result of ``work`` for one batch of rows after the other.
+        """Yield the result of ``work`` for one batch of rows after the other; in ``shares.divided()`` each rank works on a part of them.
+
+        Results of other ranks are pickled: they should hold what the metrics need, and not images or recordings.
 
         If ``work`` raises DataError for a batch and bad items may be skipped, it runs again on each row of the batch separately.
         ``work`` must therefore have no side effects before it returns.
@@ -42,9 +45,11 @@ class Reading:
         Raises:
             DataError: an item is bad and must not be skipped, too many items are bad, or no item is left.
         """
-        for rows in self._some():
-            yield from self._done(rows, work)
-            self.advance(len(rows))
+        # The results are only collected if they are exchanged: those of a large split may not fit into memory.
+        found = of_all_ranks(lambda: list(self._own(work)), skips=self.skips) if is_divided() else self._own(work)
+        for result, used in found:
+            self.items += used
+            yield result
         if not self.items:
             problem = "is empty" if self.kinds is None else f"has no item of kind {' or '.join(self.kinds)}"
             if self.skips is not None and self.skips.total:
@@ -58,9 +63,16 @@ class Reading:
             return {}
         return {"skipped": self.skips.total, "skipped_examples": self.skips.examples}
 
+    def _own(self, work: Callable[[list[Row]], T]) -> Iterator[tuple[T, int]]:
+        """Yield the results of this rank's part, with the number of items in each."""
+        for rows in self._some():
+            yield from self._done(rows, work)
+            self.advance(len(rows))
+
     def _some(self) -> Iterator[list[Row]]:
         rows: list[Row] = []
-        for index in chosen_rows(len(self.split), self.limit):
+        chosen = chosen_rows(len(self.split), self.limit)
+        for index in chosen[own_part(len(chosen), self.batch_size)]:
             try:
                 sample = self.split.sample(index)
             except DataError as fault:
@@ -74,7 +86,7 @@ class Reading:
         if rows:
             yield rows
 
-    def _done(self, rows: list[Row], work: Callable[[list[Row]], T]) -> Iterator[T]:
+    def _done(self, rows: list[Row], work: Callable[[list[Row]], T]) -> Iterator[tuple[T, int]]:
         try:
             found = work(rows)
         except DataError as fault:
@@ -84,10 +96,9 @@ class Reading:
             else:
                 self._leave_out(fault)
             return
-        self.items += len(rows)
         if self.skips is not None:
             self.skips.add((), len(rows))
-        yield found
+        yield found, len(rows)
 
     def _leave_out(self, fault: DataError) -> None:
         if self.skips is None:

@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,22 +135,24 @@ def question_text(conversation: Conversation) -> str:
 
 
 class Shown:
-    """Selection of the answers that the page shows, evenly spread; only these keep their images and clips in memory.
+    """Selection of the answers that the page shows, evenly spread; only their items are read again, for the images and clips.
 
     Args:
         most: maximum number of answers to show.
         length: number of items in the split. If only some kinds of items are evaluated, fewer than ``most`` are shown.
         limit: maximum number of items to evaluate; None for all.
+        read: function from an item's index in the split to its conversation.
     """
 
-    def __init__(self, most: int, length: int, limit: int | None) -> None:
+    def __init__(self, most: int, length: int, limit: int | None, read: Callable[[int], Conversation]) -> None:
+        self.read = read
         total = length if limit is None else min(limit, length)
         self.every, self.count = -(-total // most) if most else 0, 0
 
-    def __call__(self, answer: Answer, conversation: Conversation) -> Answer:
-        """Return the answer, with its conversation attached if the page shows it."""
+    def __call__(self, answer: Answer, index: int) -> Answer:
+        """Return the answer of item ``index``, with its conversation attached if the page shows it."""
         if self.every and self.count % self.every == 0:
-            answer.conversation = conversation
+            answer.conversation = self.read(index)
         self.count += 1
         return answer
 

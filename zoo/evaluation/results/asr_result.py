@@ -25,7 +25,7 @@ class Recognition:
     """One recording with its transcript and its errors.
 
     Attributes:
-        audio: path or samples; None after ``forget`` dropped the samples.
+        audio: path or samples; None for those that the page does not show.
         seconds: duration of the recording.
         text: the transcript before normalisation.
         compared: normalised reference and transcript with their differences.
@@ -136,17 +136,6 @@ class AsrResult(Result):
 def by_badness(heard: Sequence[Recognition]) -> list[Recognition]:
     """Sort recordings by word error rate, the highest first; equal ones keep their order."""
     return sorted(heard, key=lambda row: -row.badness)
-
-
-def forget(heard: Sequence[Recognition], most: int) -> None:
-    """Free the samples of recordings that the page will not show, to bound the memory.
-
-    Samples are dropped only if more than ``2 * most`` recordings hold samples. The ``most`` worst keep theirs.
-    """
-    kept = [row for row in heard if isinstance(row.audio, np.ndarray)]
-    if len(kept) > 2 * most:
-        for row in by_badness(kept)[most:]:
-            row.audio = None
 
 
 def audio_of(sample: Sample, rate_hz: int) -> Any:
