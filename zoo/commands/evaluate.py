@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoo.commands.display import counting_progress, show_evaluation
+from zoo.commands.remote_options import uploaded
 from zoo.commands.worker_options import share_of, shares_work
 from zoo.commands.workers import Advance, SharedJob, has_parts, parts_folder, run_shared, written_to
 from zoo.losses.distributed import rank
@@ -12,6 +13,7 @@ from zoo.runs.evaluate import each_evaluation, evaluate, evaluate_each, output_o
 from zoo.runs.jobs.evaluation_parts import EvaluationParts, PartDoneError
 from zoo.runs.jobs.parts import Parts
 from zoo.runs.jobs.shares import WHOLE, Share
+from zoo.storage.remote import is_remote_data
 from zoo.training.fingerprint import hash_parameters
 
 PARTS_PER_WORKER = 2  # each part repeats what an evaluation does before its items, for example the embedding of class names
@@ -20,6 +22,8 @@ KEYS = ("checkpoint", "data", "evaluation", "evaluations", "precision")
 
 def evaluate_command(options: Namespace, config: Mapping[str, Any]) -> int:
     """Run the command and return the exit status."""
+    if is_remote_data(url := config.get("output")):
+        return uploaded(str(url), options, lambda staged: evaluate_command(options, {**config, "output": str(staged)}))
     if shares_work(options) or has_parts(output_of(config)):
         return run_shared(EvaluateJob(options, config), options)
     with counting_progress("evaluate", None, as_json=options.json) as advance:

@@ -26,8 +26,8 @@ def run_on_this_disk(run: Callable[[Namespace], int], options: Namespace) -> int
     """Run a command with local copies of its remote inputs; upload its output if that is remote.
 
     Raises:
-        ConfigError: the output's scheme cannot be written, or shares of several machines would not see each other.
-        DataError: an input cannot be read, or the output cannot be written; it is then whole on this disk.
+        DataError: an input cannot be read.
+        ConfigError, DataError: as ``uploaded``.
     """
     values = vars(options)
     for name in INPUTS:
@@ -36,18 +36,33 @@ def run_on_this_disk(run: Callable[[Namespace], int], options: Namespace) -> int
     url = values.get("output")
     if not is_remote_data(url):
         return run(options)
-    if str(url).startswith(("http://", "https://", "hf://")):
+
+    def run_with(staged: Path) -> int:
+        values["output"] = str(staged)
+        return run(options)
+
+    return uploaded(str(url), options, run_with)
+
+
+def uploaded(url: str, options: Namespace, run: Callable[[Path], int]) -> int:
+    """Run a command with a local output, and upload that; returns the command's status.
+
+    Raises:
+        ConfigError: the scheme cannot be written, or shares of several machines would not see each other.
+        DataError: the output cannot be written; it is then whole on this disk.
+    """
+    if url.startswith(("http://", "https://", "hf://")):
         raise ConfigError(f"--output: {url}; results can be written to this disk, s3:// and gs://; name one of them")
-    is_worker = PARENT in os.environ
+    values, is_worker = vars(options), PARENT in os.environ
     if (values.get("shard") is not None and not is_worker) or values.get("launcher") not in (None, "local"):
         raise ConfigError(f"--output: {url}; the shares of several machines need a folder that all of them see; upload it afterwards")
-    staged = staging_place(str(url))
+    staged = staging_place(url)
     staged.parent.mkdir(parents=True, exist_ok=True)
-    values["output"] = str(staged)
-    status = run(options)
+    status = run(staged)
     if status in (0, 1) and not is_worker:
-        upload(staged, str(url), last=LAST)
-        print(f"uploaded: {url}") if not values.get("json") else None
+        upload(staged, url, last=LAST)
+        if not values.get("json"):
+            print(f"uploaded: {url}")
     return status
 
 
