@@ -16,8 +16,9 @@ import zoo
 from zoo.commands.cli import main
 from zoo.registry.construct import build_part
 from zoo.sources.shards import Shards
-from zoo.storage import remote
-from zoo.storage.remote import is_remote_data, local_file, local_folder, localised, place_of, read_range
+from zoo.storage import copies, remote
+from zoo.storage.copies import local_file, local_folder, localised, place_of
+from zoo.storage.remote import is_remote_data, read_range
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is an extra")
 BUCKET = "s3://zoo-test"
@@ -97,7 +98,7 @@ def test_names_of_this_disk_are_left_alone(tmp_path):
 
 
 def test_a_broken_connection_is_tried_again_and_the_copy_is_whole(serve, cache, monkeypatch):
-    monkeypatch.setattr(remote, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(copies, "PIECE_BYTES", 1000)
     data = np.random.default_rng(0).bytes(2500)
     server = serve({"x.bin": data}, breaks=3)
     copy = local_file(f"{server.url}/x.bin")
@@ -191,6 +192,14 @@ def test_a_table_brings_the_files_that_it_names_and_no_others(s3):
     table = localised(f"{BUCKET}/speech/table.csv")
     names = {path.name for path in left(place_of(f"{BUCKET}/speech")) if not path.name.startswith(".")}
     assert names == {"table.csv", "a.wav", "b.wav"} and table.endswith("table.csv")
+
+
+def test_a_table_of_a_web_server_brings_its_media(serve):
+    server = serve({"d/t.jsonl": b'{"path": "a/1.png", "caption": "x"}\n{"path": "no.png", "caption": "y"}\n', "d/a/1.png": png(1)})
+    table = localised(f"{server.url}/d/t.jsonl")
+    assert (place_of(f"{server.url}/d") / "a" / "1.png").read_bytes() == png(1) and table.endswith("t.jsonl")
+    with pytest.raises(zoo.DataError, match="a web server has no folders"):
+        local_folder(f"{server.url}/d")
 
 
 def test_a_model_is_loaded_from_a_bucket_without_the_states_of_its_training(s3, tmp_path):

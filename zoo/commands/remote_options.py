@@ -9,8 +9,9 @@ from typing import Any
 
 from zoo.errors import ConfigError
 from zoo.runs.jobs.launchers import PARENT
+from zoo.storage.copies import localised
 from zoo.storage.places import cache_directory
-from zoo.storage.remote import is_remote_data, localised, upload
+from zoo.storage.remote import is_remote_data, upload
 
 INPUTS = ("folder", "paths", "labels_file", "index", "image", "audio", "file", "templates")  # options that name files or folders
 LAST = "manifest.json"  # of an index: says that its other files are complete

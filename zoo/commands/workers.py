@@ -20,6 +20,7 @@ from zoo.runs.jobs.launchers import make_launcher
 from zoo.runs.jobs.parts import PLAN, Parts
 from zoo.runs.jobs.shares import WHOLE, Share
 from zoo.runs.jobs.supervise import Tally, leave_if_orphan, supervise
+from zoo.storage.lock import alone
 
 Advance = Callable[[int], None]
 MOST_ROUNDS = 10  # of workers: an evaluation that reads several splits needs one for each
@@ -146,19 +147,24 @@ def run_shared(job: SharedJob, options: Namespace) -> int:
     try:
         if share is not None:
             return _do_share(job, share, options)
-        for _ in range(MOST_ROUNDS):
-            if not job.is_done():
-                _do_all(job, options)
-            if not job.is_done():
-                raise DataError(
-                    f"{job.scratch}: the workers have ended, but parts are missing; the folder of the output must be shared by all of them"
-                )
-            if (status := job.join()) is not None:
-                return status
-        raise DataError(f"{job.scratch}: after {MOST_ROUNDS} rounds of workers, parts are still missing; delete the folder to start over")
+        with alone(job.scratch.with_name(".job.lock"), f"{job.scratch.parent}: another command runs this job"):
+            return _do_and_join(job, options)
     except KeyboardInterrupt:
         say("zoo: stopped; finished parts are kept, and the same command resumes the job", file=sys.stderr)
         return 130
+
+
+def _do_and_join(job: SharedJob, options: Namespace) -> int:
+    for _ in range(MOST_ROUNDS):
+        if not job.is_done():
+            _do_all(job, options)
+        if not job.is_done():
+            raise DataError(
+                f"{job.scratch}: the workers have ended, but parts are missing; the folder of the output must be shared by all of them"
+            )
+        if (status := job.join()) is not None:
+            return status
+    raise DataError(f"{job.scratch}: after {MOST_ROUNDS} rounds of workers, parts are still missing; delete the folder to start over")
 
 
 def _do_all(job: SharedJob, options: Namespace) -> None:

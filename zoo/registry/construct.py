@@ -9,8 +9,9 @@ from zoo.errors import ConfigError, ZooError, first_line, name_choices
 from zoo.registry.config_keys import rename_for
 from zoo.registry.parts import find_part
 from zoo.registry.schemas import LAYERS, MAX_LAYERS
+from zoo.storage.copies import localised
 from zoo.storage.outside import MAX_SHOWN, shown
-from zoo.storage.remote import is_remote_data, localised
+from zoo.storage.remote import is_remote_data
 
 MAX_SIZE = 2**31 - 1
 SIZES = (  # keywords that count something of a model, and are 1 or more wherever they stand

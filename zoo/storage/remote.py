@@ -1,37 +1,28 @@
-"""Files that are not on this disk: ``s3://``, ``gs://``, ``https://``, ``hf://datasets/...`` and whatever else fsspec knows.
+"""Files that are not on this disk: ``s3://``, ``gs://``, ``https://``, ``hf://datasets/...`` and other schemes that fsspec knows.
 
-Two ways to read: ``read_range`` reads bytes of a large file where it lies (tar shards); ``local_file`` and ``local_folder`` copy what has
-to be a file into the cache and give its path, so that all other code sees ordinary files. A copy appears whole or not at all, and is
-taken again if the size or the version of the original changes. Broken connections are tried again. fsspec is an optional dependency;
-names on this disk never reach this module.
+``read_range`` reads bytes of a large file where it lies, as tar shards need it; ``zoo.storage.copies`` copies what has to be a file of
+this disk. Broken connections are tried again. fsspec is an optional dependency; paths of this disk never reach this module.
 """
 
-import asyncio
 import functools
 import hashlib
-import json
-import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from zoo.errors import ConfigError, DataError, first_line, name_choices
-from zoo.storage.files import whole_file
-from zoo.storage.lock import alone
-from zoo.storage.places import cache_directory
 
 T = TypeVar("T")
 TRIES = 5
 FIRST_WAIT_S = 0.2  # doubled after each try
-PIECE_BYTES = 2**24  # of a copy per request: what a broken connection costs
-COPIES_AT_ONCE = 16
-PATIENCE_S = 24 * 3600.0  # for another process that copies the same folder
-TABLES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
+WEB = ("http://", "https://")
 EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs", "https": "aiohttp", "http": "aiohttp"}
+LIBRARY_FAULTS = (
+    *(("aiohttp", "ClientError"), ("httpx", "HTTPError"), ("gcsfs.retry", "HttpError")),
+    *(("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError")),
+)
 Problem = Callable[[str], Exception]
 
 
@@ -47,7 +38,7 @@ def is_remote_data(name: object) -> bool:
     return not name.startswith("hf://") or name.startswith("hf://datasets/")
 
 
-def _opened(url: str) -> tuple[Any, str]:
+def open_url(url: str) -> tuple[Any, str]:
     """Return the file system of a URL and the path in it; a forked process gets a file system of its own from fsspec.
 
     Raises:
@@ -68,14 +59,21 @@ def _opened(url: str) -> tuple[Any, str]:
         raise ConfigError(f"{url}: there is no scheme {scheme!r}; {name_choices(scheme, known_implementations)}") from error
 
 
+def open_url_now(url: str) -> tuple[Any, str]:
+    """Return what ``open_url`` does, without the listings that fsspec remembers: the originals may have changed since."""
+    files, path = open_url(url)
+    files.invalidate_cache()
+    return files, path
+
+
 @functools.cache
 def _faults() -> tuple[type[BaseException], ...]:
     """Return the exceptions that file systems raise for a network: those of Python, and of the libraries that are installed."""
-    found: list[type[BaseException]] = [OSError, asyncio.TimeoutError, EOFError]
-    for module, name in (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError"), ("botocore.exceptions", "ClientError")):
+    found: list[type[BaseException]] = [OSError, EOFError]  # TimeoutError is an OSError
+    for module, name in LIBRARY_FAULTS:
         try:
             found.append(vars(__import__(module, fromlist=[name]))[name])
-        except ImportError:
+        except (ImportError, KeyError):
             continue
     return tuple(found)
 
@@ -109,11 +107,16 @@ def stamp_of(url: str, problem: Problem = DataError) -> tuple[int, int]:
     Raises:
         Exception: as ``problem`` makes it; the file cannot be looked at, or has no known size.
     """
-    files, path = _opened(url)
-    return _stamp(retried(lambda: files.info(path), url, problem), url, problem)
+    files, path = open_url_now(url)
+    return stamp_in(retried(lambda: files.info(path), url, problem), url, problem)
 
 
-def _stamp(info: dict[str, Any], url: str, problem: Problem = DataError) -> tuple[int, int]:
+def stamp_in(info: dict[str, Any], url: str, problem: Problem = DataError) -> tuple[int, int]:
+    """Return the stamp of ``stamp_of`` from the properties that fsspec gives for a file.
+
+    Raises:
+        Exception: as ``problem`` makes it; it is a folder, or its size is unknown.
+    """
     if info.get("type") == "directory":
         raise problem(f"{url}: is a folder, where a file is expected")
     if not isinstance(info.get("size"), int):
@@ -128,7 +131,7 @@ def read_range(url: str, offset: int, count: int, problem: Problem = DataError) 
     Raises:
         Exception: as ``problem`` makes it, after several tries.
     """
-    files, path = _opened(url)
+    files, path = open_url(url)
 
     def read() -> bytes:
         found = files.cat_file(path, start=offset, end=offset + count) if count else b""
@@ -147,96 +150,18 @@ def matches(pattern: str) -> list[str]:
     Raises:
         DataError: the folder cannot be listed.
     """
-    files, path = _opened(pattern)
+    files, path = open_url_now(pattern)
     return sorted(files.unstrip_protocol(found) for found in retried(lambda: files.glob(path), pattern))
 
 
-def local_file(url: str, directory: str | Path | None = None) -> Path:
-    """Return a local copy of a file, in the cache; it is copied if there is none or the original has changed.
-
-    Args:
-        directory: the cache; None takes that of ``zoo fetch``.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    files, path = _opened(url)
-    info = retried(lambda: files.info(path), url)
-    target = place_of(url, directory)
-    _copy(url, info, target)
-    return target
-
-
-def local_folder(
-    url: str, directory: str | Path | None = None, *, takes: Callable[[str], bool] = lambda name: True, advance: Any = None
-) -> Path:
-    """Return a folder of the cache that holds copies of the files below a remote folder; only new and changed files are copied.
-
-    Args:
-        takes: returns True for the relative names of the files to copy.
-        advance: progress callback, called with the number of files that were just copied or found.
-
-    Raises:
-        DataError: the folder cannot be listed, holds no such file, or a file cannot be read.
-    """
-    url = url.rstrip("/")
-    target = place_of(url, directory)
-    target.mkdir(parents=True, exist_ok=True)
-    with alone(target.parent / f".{target.name}.lock", f"{url}: another process is copying it", patience_s=PATIENCE_S):
-        found = {name: info for name, info in _listing(url).items() if takes(name)}
-        if not found:
-            raise DataError(f"{url}: there is no such folder, or no file in it can be used; check the name")
-        copied = {target / name for name in found}
-        _remove_others(target, copied, takes)
-        with ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
-            for _ in pool.map(lambda item: _copy(f"{url}/{item[0]}", item[1], target / item[0]), found.items()):
-                if advance is not None:
-                    advance(1)
-    return target
-
-
-def local_table(url: str, directory: str | Path | None = None) -> Path:
-    """Return a local copy of a table (CSV or JSON lines), with copies of the files that its cells name beside it.
-
-    Raises:
-        DataError: a file cannot be read.
-    """
-    table, folder = local_file(url, directory), url.rpartition("/")[0]
-    names = {os.path.normpath(cell) for cell in _cells(table)}
-    try:
-        listed = _listing(folder)
-    except DataError:  # a web server without listings: the rows then say which files are missing
-        listed = {}
-    beside = {name for name in listed if name in names}
-    if beside:
-        local_folder(folder, directory, takes=beside.__contains__)
-    return table
-
-
-def localised(name: str, directory: str | Path | None = None) -> str:
-    """Return the name of a local file or folder for a remote one; a name on this disk stays as it is.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    if not is_remote_data(name):
-        return name
-    if name.lower().endswith(TABLES):
-        return str(local_table(name, directory))
-    files, path = _opened(name)
-    info = retried(lambda: files.info(path), name)
-    if info.get("type") == "directory" or name.endswith("/"):
-        return str(local_folder(name, directory))
-    return str(local_file(name, directory))
-
-
-def place_of(url: str, directory: str | Path | None = None) -> Path:
-    """Return the place of a copy in the cache: the scheme, then the path; names that a disk cannot hold are replaced by their hash."""
-    scheme, _, path = url.partition("://")
-    words = [word for word in path.split("/") if word]
-    safe = re.compile(r"[\w .@+=,()-]{1,200}")
-    words = [w if safe.fullmatch(w) and w not in (".", "..") else hashlib.blake2b(w.encode(), digest_size=16).hexdigest() for w in words]
-    return cache_directory(directory) / "remote" / scheme.lower() / Path(*words)
+def list_folder(url: str) -> dict[str, dict[str, Any]]:
+    """Return the files below a remote folder with their properties, by relative name, sorted."""
+    if url.startswith(WEB):
+        raise DataError(f"{url}: a web server has no folders that could be listed; name its files")
+    files, path = open_url_now(url)
+    found = retried(lambda: files.find(path, detail=True), url)
+    root = path.rstrip("/") + "/"
+    return {name.removeprefix(root): info for name, info in sorted(found.items()) if name.startswith(root)}
 
 
 def upload(source: Path, url: str, *, last: str = "") -> None:
@@ -248,7 +173,7 @@ def upload(source: Path, url: str, *, last: str = "") -> None:
     Raises:
         DataError: it cannot be written; the local copy stays.
     """
-    files, path = _opened(url)
+    files, path = open_url(url)
     inside = [source] if source.is_file() else sorted(p for p in source.rglob("*") if p.is_file() and not p.name.startswith("."))
     for each in sorted(inside, key=lambda each: each.name == last):
         place = path.rstrip("/") if source.is_file() else f"{path.rstrip('/')}/{each.relative_to(source).as_posix()}"
@@ -256,67 +181,3 @@ def upload(source: Path, url: str, *, last: str = "") -> None:
             retried(lambda each=each, place=place: files.put_file(str(each), place), url)
         except (DataError, NotImplementedError) as error:
             raise DataError(f"{url}: cannot be written ({first_line(error)}); the result is whole in {source}: copy it by hand") from error
-
-
-def _listing(url: str) -> dict[str, dict[str, Any]]:
-    """Return the files below a remote folder with their properties, by relative name, sorted."""
-    files, path = _opened(url)
-    found = retried(lambda: files.find(path, detail=True), url)
-    root = files._strip_protocol(path).rstrip("/") + "/"
-    return {name.removeprefix(root): info for name, info in sorted(found.items()) if name.startswith(root)}
-
-
-def _remove_others(folder: Path, wanted: set[Path], takes: Callable[[str], bool]) -> None:
-    """Remove copies of files that the original has no longer, and the folders that are empty without them."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is inside a folder comes before it
-        if path.is_file() and not path.name.startswith(".") and path not in wanted and takes(path.relative_to(folder).as_posix()):
-            path.unlink()
-            path.with_name(f".{path.name}.stamp").unlink(missing_ok=True)
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-
-
-def _copy(url: str, info: dict[str, Any], target: Path) -> None:
-    """Copy a file unless the copy is up to date; its stamp lies beside it."""
-    if not isinstance(info.get("size"), int):  # listings of web servers lack sizes
-        files, path = _opened(url)
-        info = retried(lambda: files.info(path), url)
-    stamp, note = _stamp(info, url), target.with_name(f".{target.name}.stamp")
-    with suppress(OSError, ValueError):
-        if tuple(json.loads(note.read_text(encoding="ascii"))) == stamp and target.stat().st_size == stamp[0]:
-            return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as file:
-            for offset in range(0, stamp[0], PIECE_BYTES):
-                file.write(read_range(url, offset, min(PIECE_BYTES, stamp[0] - offset)))
-        # The time of a copy says which version it is, on every machine, so that lists with times are the same everywhere.
-        os.utime(target, ns=(stamp[1], stamp[1]))
-        with whole_file(note) as file:
-            file.write(json.dumps(stamp).encode())
-    except OSError as error:
-        raise DataError(
-            f"{target}: the copy of {url} cannot be written ({error.strerror or error}); make room, or set ZOO_CACHE"
-        ) from error
-
-
-def _cells(table: Path) -> Iterator[str]:
-    """Yield all texts of a CSV or JSON-lines table; lines that cannot be read are left to the reader of the table."""
-    with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        if table.suffix.lower() in (".csv", ".tsv", ".tab"):
-            for line in file:
-                yield from (cell.strip().strip('"') for cell in re.split(r"[,\t;|]", line))
-            return
-        for line in file:
-            try:
-                yield from _texts(json.loads(line))
-            except (ValueError, RecursionError):
-                continue
-
-
-def _texts(value: Any) -> Iterable[str]:
-    if isinstance(value, str):
-        return [value]
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return (text for each in inside for text in _texts(each))

@@ -19,12 +19,13 @@ from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, fin
 from zoo.registry.pretrained import SCHEMES, find_pretrained, is_tagged
 from zoo.storage import gguf
 from zoo.storage.containers import PICKLE_FILE, Shape, read_file, read_files, shapes_of_files, shard_files
+from zoo.storage.copies import local_file, local_folder
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
 from zoo.storage.envelope import shared_wrapper
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.hub import fetched_or_refused, is_hub_id, read_json_object
-from zoo.storage.remote import is_remote_data, local_file, local_folder
+from zoo.storage.remote import is_remote_data
 from zoo.storage.verified import verify_if_fetched
 
 TIMM, HUB = "timm://", "hf://"

@@ -88,7 +88,7 @@ class Local(Launcher):
         """Start a process."""
         threads = max(1, (os.cpu_count() or 1) // self.workers)
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, PARENT: str(os.getpid())}
-        if self.gpus:
+        if self.gpus and not any("cuda:" in word for word in command):  # a GPU that the user names stays visible under its number
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus[number % len(self.gpus)]
         with log.open("ab") as file:
             process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment)
@@ -130,7 +130,7 @@ class SubmititWorker(Worker):
 
 
 class Submitit(Launcher):
-    """Jobs of submitit: of Slurm where there is one, else processes of this machine.
+    """Jobs of submitit: of Slurm if this machine has it, else processes of this machine.
 
     Options are those of submitit's ``update_parameters``, for example ``slurm_partition=gpu``, ``gpus_per_node=1``, ``timeout_min=600``;
     ``cluster`` chooses ``slurm`` or ``local``.
