@@ -17,6 +17,9 @@ from PIL import Image
 
 import zoo
 from zoo.commands.cli import main
+from zoo.evaluation.measures.wer import WordErrorCounter
+from zoo.evaluation.results.asr_result import Recognition
+from zoo.runs.jobs.evaluation_parts import _read
 from zoo.runs.jobs.launchers import LAUNCHERS, Launcher, Worker, make_launcher, worker_command
 from zoo.runs.jobs.parts import Parts, part_length
 from zoo.runs.jobs.shares import Share, read_share
@@ -189,13 +192,14 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("clip", ["data=digits", "evaluation=zero_shot", "evaluation.limit=70", "evaluation.batch_size=8"]),
+        ("clip", ["data=digits", "evaluation=zero_shot", "evaluation.limit=30", "evaluation.batch_size=8"]),
         ("clip", ["data=digits", "evaluation=knn_probe", "evaluation.limit=40", "evaluation.train_limit=60", "evaluation.batch_size=8"]),
-        ("llava", ["data=digit_questions", "evaluation=choice", "evaluation.limit=9", "evaluation.batch_size=2"]),
+        ("llava", ["data=digit_questions", "evaluation=question_answering", "evaluation.limit=7", "evaluation.batch_size=2"]),
     ],
 )
 def test_an_evaluation_in_shares_gives_the_figures_of_one_process(model, words, trained, tmp_path, capsys):
     words = ["evaluate", f"checkpoint={trained[model]}", *words, "--json"]
+    words += ["evaluation.max_new_tokens=3"] if model == "llava" else []
     assert main([*words, f"output={tmp_path / 'one'}"]) == 0
     one = json.loads(capsys.readouterr().out.splitlines()[-1])
     for _ in range(2):  # a probe reads two splits: the shares do the second one when all of the first are done
@@ -207,9 +211,10 @@ def test_an_evaluation_in_shares_gives_the_figures_of_one_process(model, words, 
 
 
 def test_results_of_parts_cannot_run_code(tmp_path):
-    from zoo.runs.jobs.evaluation_parts import _read
-
-    torch.save((os.system, "touch /tmp/never"), tmp_path / "x.pt")
+    compared = WordErrorCounter("none")("a b", "a c")
+    torch.save([Recognition("x", "", None, 1.0, "a c", compared, compared)], tmp_path / "asr.pt")
+    assert _read(tmp_path / "asr.pt")[0].compared.words.errors == 1
+    torch.save((os.system, "true"), tmp_path / "x.pt")
     with pytest.raises(zoo.DataError, match="x.pt: cannot be read"):
         _read(tmp_path / "x.pt")
 
