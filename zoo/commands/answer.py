@@ -7,7 +7,7 @@ only in memory are written to a folder beside it.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,20 @@ from PIL import Image
 from zoo.assembly.save_load import load
 from zoo.commands.display import counting_progress, print_json
 from zoo.commands.plain import say
+from zoo.commands.worker_options import shares_work
+from zoo.commands.workers import Advance, ListJob, has_parts, parts_folder, run_shared
 from zoo.data.loader import spread
 from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import wav_of
 from zoo.interop.base.checkpoint_directory import find_checkpoint
+from zoo.interop.base.source import weights_on_disk
 from zoo.processors.chat.messages import Conversation
 from zoo.processors.media.image_file import open_image
 from zoo.registry.construct import build_part
 from zoo.storage.files import write_text_atomically, write_whole
 from zoo.storage.lock import alone
+from zoo.training.fingerprint import hash_parameters
 from zoo.types import Split, part_of, verbs_of
 
 SAMPLE_RATE_HZ = 16000
@@ -56,17 +60,42 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
     if not config.get("data"):
         raise ConfigError("data: missing; name the source of the questions, for example data=digit_questions")
     precision = config.get("precision")
-    model: Any = load(find_checkpoint(Path(config["checkpoint"])), device=config.get("device"), precision=precision)
-    if "generate" not in verbs_of(model):
-        raise ConfigError(f"checkpoint: {config['checkpoint']} cannot generate text; name a model with a language model, for example llava")
+    if shares_work(options) or has_parts(Path(options.output)):
+        return run_shared(AnswerJob(options, config), options)
+    model = _load_generator(config)
     split = build_part("source", config["data"]["source"], "data.source").split(options.split)
-    job = {"checkpoint": str(config["checkpoint"]), "data": dict(config["data"]["source"]), "split": options.split, "limit": options.limit}
+    job = _job_of(options, config)
     if precision not in (None, "fp32"):  # the answers differ, so that it is another job
         job["precision"] = precision
     sampling = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
     with counting_progress("answer", len(split), as_json=options.json) as advance:
         writer = AnswerWriter(Path(options.output), {**job, **sampling, "seed": options.seed, "batch_size": options.batch_size})
         found = writer.run(model, split, sampling, options.limit, seed=options.seed, batch_size=options.batch_size, advance=advance)
+    return _show(found, options)
+
+
+def _load_generator(config: Mapping[str, Any]) -> Any:
+    """Load the model of a config.
+
+    Raises:
+        ConfigError: it cannot generate text.
+    """
+    model: Any = load(
+        find_checkpoint(Path(weights_on_disk(str(config["checkpoint"])))), device=config.get("device"), precision=config.get("precision")
+    )
+    if "generate" not in verbs_of(model):
+        raise ConfigError(f"checkpoint: {config['checkpoint']} cannot generate text; name a model with a language model, for example llava")
+    return model
+
+
+def _job_of(options: argparse.Namespace, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that identify the questions and the model of a job."""
+    data = dict(config["data"]["source"])
+    return {"checkpoint": str(config["checkpoint"]), "data": data, "split": options.split, "limit": options.limit}
+
+
+def _show(found: Written, options: argparse.Namespace) -> int:
+    """Print the result of a job and return the exit status: 0, or 1 if an item could not be used."""
     if options.json:
         print_json({"output": options.output, **vars(found)})
     else:
@@ -74,6 +103,56 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
         for fault in found.faults[:FAULTS_SHOWN]:
             say(f"left out: {fault}")
     return 1 if found.faults else 0
+
+
+class AnswerJob(ListJob):
+    """Generation of answers shared among workers; a part holds whole batches, so that each batch is sampled as by one worker.
+
+    Raises:
+        DataError: the output does not end in ``.jsonl``, or its folder does not exist.
+        ConfigError: finished parts belong to another job.
+    """
+
+    def __init__(self, options: argparse.Namespace, config: Mapping[str, Any]) -> None:
+        self.config, self.sampling = config, {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
+        self.split = build_part("source", config["data"]["source"], "data.source").split(options.split)
+        self.rows = spread(len(self.split), options.limit)
+        job = {**_job_of(options, config), **self.sampling, "seed": options.seed, "batch_size": options.batch_size}
+        job["precision"] = config.get("precision")
+        self.writer = AnswerWriter(Path(options.output), job)
+        if self.writer.unfinished.exists():
+            raise DataError(
+                f"output: {self.writer.unfinished} belongs to one worker, which was interrupted; remove it, or end that job first"
+            )
+        folder = parts_folder(Path(options.output))
+        super().__init__("answer", folder, job, list(map(str, self.rows)), options, multiple=options.batch_size)
+
+    def open(self) -> Callable[[range, Advance], Iterator[dict[str, Any]]]:
+        """Load the model; return a function that generates answers."""
+        model = _load_generator(self.config)
+        self.parts.agree("weights", hash_parameters(model))
+
+        def run(span: range, advance: Advance) -> Iterator[dict[str, Any]]:
+            for lines in self.writer.batches(
+                model, self.split, self.rows[: span.stop], self.sampling, self.options.seed, self.options.batch_size, start=span.start
+            ):
+                yield from lines
+                advance(len(lines))
+
+        return run
+
+    @staticmethod
+    def is_fault(line: Mapping[str, Any]) -> bool:
+        """Return True for the line of an item that could not be used; an empty answer is none."""
+        return line.get("fault") is not None
+
+    def join(self) -> int:
+        """Write the output from all parts."""
+        found = Written()
+        write_whole(self.writer.output, lambda file: file.writelines(final_lines(self.parts.lines(), found)))
+        status = _show(found, self.options)
+        self.parts.remove()
+        return status
 
 
 class AnswerWriter:
@@ -141,18 +220,39 @@ class AnswerWriter:
     ) -> Written:
         done = self._done(batch_size)
         advance(done)
-        rate = SAMPLE_RATE_HZ if (audio := part_of(model, "audio")) is None else audio.sample_rate_hz
         with self.unfinished.open("a", encoding="utf-8") as file:
-            for start in range(done, len(rows), batch_size):
-                some, number = rows[start : start + batch_size], start // batch_size
-                lines = self._answered(model, split, some, {**sampling, "seed": seed + number, "batch_size": batch_size}, rate)
+            for lines in self.batches(model, split, rows, sampling, seed, batch_size, start=done):
                 file.write("".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines))
                 file.flush()
-                advance(len(some))
+                advance(len(lines))
         found = Written()
-        write_whole(self.output, lambda file: file.writelines(self._final(found)))
+        with self.unfinished.open(encoding="utf-8") as file:
+            next(file)
+            write_whole(self.output, lambda output: output.writelines(final_lines(map(json.loads, file), found)))
         self.unfinished.unlink()
         return found
+
+    def batches(
+        self,
+        model: Any,
+        split: Split,
+        rows: Sequence[int],
+        sampling: Mapping[str, Any],
+        seed: int,
+        batch_size: int,
+        *,
+        start: int,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Yield one JSON object per row, batch by batch: ``answer`` (the conversation) or ``fault`` (the error; None if empty).
+
+        Args:
+            rows: of the split; the first ``start`` of them are answered already.
+            start: a multiple of ``batch_size``.
+        """
+        rate = SAMPLE_RATE_HZ if (audio := part_of(model, "audio")) is None else audio.sample_rate_hz
+        for begin in range(start, len(rows), batch_size):
+            keywords = {**sampling, "seed": seed + begin // batch_size, "batch_size": batch_size}
+            yield self._answered(model, split, rows[begin : begin + batch_size], keywords, rate)
 
     def _done(self, batch_size: int) -> int:
         """Return the number of answered items, in whole batches; an incomplete last batch is removed from the file.
@@ -207,15 +307,14 @@ class AnswerWriter:
             image.save(path)
         return f"{self.media.name}/{path.name}"
 
-    def _final(self, found: Written) -> Iterator[str]:
-        """Yield the lines of the output file and count them in ``found``."""
-        with self.unfinished.open(encoding="utf-8") as file:
-            next(file)
-            for line in map(json.loads, file):
-                if "answer" in line:
-                    found.answers += 1
-                    yield json.dumps(line["answer"], ensure_ascii=False) + "\n"
-                elif line["fault"] is None:
-                    found.empty += 1
-                else:
-                    found.faults.append(line["fault"])
+
+def final_lines(lines: Iterable[dict[str, Any]], found: Written) -> Iterator[str]:
+    """Yield the lines of the output file and count them in ``found``."""
+    for line in lines:
+        if "answer" in line:
+            found.answers += 1
+            yield json.dumps(line["answer"], ensure_ascii=False) + "\n"
+        elif line["fault"] is None:
+            found.empty += 1
+        else:
+            found.faults.append(line["fault"])

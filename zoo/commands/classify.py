@@ -2,9 +2,10 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,11 +16,15 @@ from zoo.commands.classify_report import Prediction, check_output, write_predict
 from zoo.commands.display import counting_progress, print_json, readable_share, table
 from zoo.commands.model_options import load_chosen
 from zoo.commands.plain import say
+from zoo.commands.worker_options import shares_work
+from zoo.commands.workers import Advance, ListJob, has_parts, parts_folder, run_shared
 from zoo.data.zero_shot_prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.classifier_weights import classifier_vectors
 from zoo.heads.clip import refuse_equal
 from zoo.processors.media.image_file import find_images
+from zoo.runs.jobs.parts import Parts
+from zoo.training.fingerprint import hash_parameters
 
 Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] -> probabilities [B, labels]
 
@@ -34,12 +39,9 @@ def classify_command(options: Namespace) -> int:
         check_output(Path(options.output))
     paths = find_images(options.paths)
     model = chosen_photo_model(options.model)
-    system = load_chosen(model, options)
-    if not isinstance(system, System):
-        raise ConfigError(f"--model: {model} is only an encoder; classify needs a system with a contrastive head or a classifier head")
-    if not options.allow_nan:
-        refuse_not_finite(system, model)
-    labels, score = find_scorer(system, given, templates, model, cached=not options.no_cache)
+    if shares_work(options) or (options.output and has_parts(Path(options.output))):
+        return run_shared(ClassifyJob(options, paths, given, templates, model), options)
+    system, labels, score = _open_scorer(options, given, templates, model)
     with (
         counting_progress("classify", len(paths), as_json=options.json)
         if len(paths) > options.batch_size
@@ -48,11 +50,74 @@ def classify_command(options: Namespace) -> int:
         predictions = list(predict(system, paths, labels, score, options.top_k, options.batch_size, advance))
     if options.output:
         write_predictions(predictions, Path(options.output), model=model, all_labels=labels)
-    _show(predictions, options, model)
-    failed = [found for found in predictions if found.error is not None]
-    if failed:
-        say(f"zoo: {len(failed)} of {len(predictions)} images could not be read; the others were classified", file=sys.stderr)
-    return 1 if failed else 0
+    return _show(predictions, options, model)
+
+
+class ClassifyJob(ListJob):
+    """Classification shared among workers; it needs ``--output``.
+
+    Raises:
+        ConfigError: ``--output`` is missing, or finished parts belong to another job.
+    """
+
+    def __init__(
+        self, options: Namespace, paths: Sequence[Path], given: Sequence[Label] | None, templates: Sequence[str], model: str
+    ) -> None:
+        if not options.output:
+            raise ConfigError("--output: missing; several workers need a file to write, for example --output labels.csv")
+        self.paths, self.given, self.templates, self.model, self.output = paths, given, templates, model, Path(options.output)
+        labels = None if given is None else [str(label) for label in given]
+        job = {"model": model, "labels": labels, "templates": list(templates), "top_k": options.top_k}
+        job |= {"batch_size": options.batch_size, "precision": options.precision}
+        super().__init__("classify", parts_folder(self.output), job, list(map(str, paths)), options, multiple=options.batch_size)
+
+    def open(self) -> Callable[[range, Advance], Iterator[dict[str, Any]]]:
+        """Load the model; return a function that classifies images."""
+        system, labels, score = _open_scorer(self.options, self.given, self.templates, self.model)
+        self.parts.agree("weights", hash_parameters(system))
+        self.parts.agree("labels", labels)
+
+        def run(span: range, advance: Advance) -> Iterator[dict[str, Any]]:
+            paths = self.paths[span.start : span.stop]
+            return map(vars, predict(system, paths, labels, score, self.options.top_k, self.options.batch_size, advance))
+
+        return run
+
+    def join(self) -> int:
+        """Write the output from all parts."""
+        found = JoinedPredictions(self.parts)
+        write_predictions(found, self.output, model=self.model, all_labels=self.parts.agreed("labels"))
+        status = _show(found, self.options, self.model)
+        self.parts.remove()
+        return status
+
+
+class JoinedPredictions(Collection[Prediction]):
+    """Predictions of all parts in order, read from disk each time they are iterated over."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return self.parts.num_items
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (Prediction(**line) for line in self.parts.lines())
+
+    def __contains__(self, found: object) -> bool:
+        return any(each == found for each in self)
+
+
+def _open_scorer(
+    options: Namespace, given: Sequence[Label] | None, templates: Sequence[str], model: str
+) -> tuple[System, list[str], Scorer]:
+    """Load the model; return it with the label names and the function of ``find_scorer``."""
+    system = load_chosen(model, options)
+    if not isinstance(system, System):
+        raise ConfigError(f"--model: {model} is only an encoder; classify needs a system with a contrastive head or a classifier head")
+    if not options.allow_nan:
+        refuse_not_finite(system, model)
+    return system, *find_scorer(system, given, templates, model, cached=not options.no_cache)
 
 
 def _ignore(items: int) -> None:
@@ -110,7 +175,7 @@ def predict(
     score: Scorer,
     top_k: int,
     batch_size: int,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> Iterator[Prediction]:
     """Yield a prediction per image, in the order of the paths; images are classified in batches.
 
@@ -144,7 +209,8 @@ def _prediction(path: Path, labels: Sequence[str], scores: torch.Tensor | None, 
     return Prediction(str(path), [str(labels[int(i)]) for i in best.indices], best.values.tolist())
 
 
-def _show(predictions: Sequence[Prediction], options: Namespace, model: str) -> None:
+def _show(predictions: Collection[Prediction], options: Namespace, model: str) -> int:
+    """Print the predictions and what could not be read; return the exit status."""
     for found in predictions:
         if found.error is not None:
             say(f"zoo: {found.error}", file=sys.stderr)
@@ -157,6 +223,10 @@ def _show(predictions: Sequence[Prediction], options: Namespace, model: str) -> 
         rows = [[found.path, *_cells(found)] for found in predictions if found.error is None]
         if rows:
             table(f"by {caption_of(model)}", ["image", "best", "others"], rows)
+    failed = sum(found.error is not None for found in predictions)
+    if failed:
+        say(f"zoo: {failed} of {len(predictions)} images could not be read; the others were classified", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _cells(found: Prediction) -> list[str]:

@@ -1,7 +1,7 @@
 """Reports of ``zoo classify``: CSV, JSON, or an HTML page with the images."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
@@ -23,7 +23,7 @@ class Prediction:
     error: str | None = None
 
 
-def write_predictions(predictions: Sequence[Prediction], output: Path, *, model: str, all_labels: Sequence[str]) -> None:
+def write_predictions(predictions: Collection[Prediction], output: Path, *, model: str, all_labels: Sequence[str]) -> None:
     """Write the predictions as CSV, JSON or HTML, chosen by the file suffix; the file is written atomically.
 
     Raises:
@@ -35,7 +35,7 @@ def write_predictions(predictions: Sequence[Prediction], output: Path, *, model:
     write_whole(output, lambda file: write(file, predictions, model, all_labels))
 
 
-def _write_csv(file: TextIO, predictions: Sequence[Prediction], model: str, all_labels: Sequence[str]) -> None:
+def _write_csv(file: TextIO, predictions: Collection[Prediction], model: str, all_labels: Sequence[str]) -> None:
     """Write one row per image: path, label_1, probability_1, ..., error."""
     ranks = max((len(prediction.labels) for prediction in predictions), default=0)
     rows = [["path", *(f"{what}_{rank + 1}" for rank in range(ranks) for what in ("label", "probability")), "error"]]
@@ -45,13 +45,17 @@ def _write_csv(file: TextIO, predictions: Sequence[Prediction], model: str, all_
     write_rows(file, rows)
 
 
-def _write_json(file: TextIO, predictions: Sequence[Prediction], model: str, all_labels: Sequence[str]) -> None:
+def _write_json(file: TextIO, predictions: Collection[Prediction], model: str, all_labels: Sequence[str]) -> None:
     """Write a list of objects; each names its model, so the lists of several runs can be concatenated."""
-    json.dump([{**asdict(found), "model": model} for found in predictions], file, indent=2, ensure_ascii=False)
-    file.write("\n")
+    before = "[\n"
+    for found in predictions:  # one at a time, because they may be millions; the text is that of one json.dump with indent=2
+        text = json.dumps({**asdict(found), "model": model}, indent=2, ensure_ascii=False)
+        file.write(before + "\n".join(f"  {line}" for line in text.split("\n")))
+        before = ",\n"
+    file.write("[]\n" if before == "[\n" else "\n]\n")
 
 
-def _write_html(file: TextIO, predictions: Sequence[Prediction], model: str, all_labels: Sequence[str]) -> None:
+def _write_html(file: TextIO, predictions: Collection[Prediction], model: str, all_labels: Sequence[str]) -> None:
     """Write a self-contained HTML page."""
     bad = sum(found.error is not None for found in predictions)
     count = f"{len(predictions)} image{'' if len(predictions) == 1 else 's'}" + (f", {bad} not readable" if bad else "")
@@ -69,7 +73,7 @@ def _bars(found: Prediction) -> str:
     return "".join(bar(label, f"{100 * probability:.1f} %", probability) for label, probability in pairs)
 
 
-WRITERS: dict[str, Callable[[TextIO, Sequence[Prediction], str, Sequence[str]], None]] = {
+WRITERS: dict[str, Callable[[TextIO, Collection[Prediction], str, Sequence[str]], None]] = {
     ".csv": _write_csv,
     ".json": _write_json,
     ".html": _write_html,

@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
+from zoo.commands.remote_options import is_elsewhere, run_on_this_disk
 from zoo.commands.transcribe_options import add_transcribe_options
+from zoo.commands.worker_options import SHARES_WORK, add_worker_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +36,9 @@ def _run(arguments: list[str]) -> int:
     known, rest = _parser().parse_known_args(arguments)
     if rest and not known.takes_overrides:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    known.arguments = arguments  # what the workers of a job are started with
+    if is_elsewhere(known):
+        return run_on_this_disk(lambda options: options.run(options, rest), known)
     return known.run(known, rest)
 
 
@@ -51,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print JSON lines instead of text and tables")
         if name in RUNS_A_MODEL:
             add_model_options(command, takes_overrides=overrides)
+        if name in SHARES_WORK:
+            add_worker_options(command)
         if name in ("classify", "embed", "export"):
             command.add_argument("--allow-nan", action="store_true", help="go on if the weights hold NaN or infinity")
         command.set_defaults(run=run, takes_overrides=overrides)
@@ -108,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--format", default="npy", help="file format of the embeddings: npy (default) or parquet")
     command.add_argument("--dtype", default="float32", help="data type of the stored embeddings: float32 (default) or float16")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="items per batch (default: 64)")
-    command.add_argument("--workers", type=int, default=2, metavar="N", help="threads that load files (default: 2)")
+    command.add_argument("--readers", type=int, default=2, metavar="N", help="threads that load files, per process (default: 2)")
     change = command.add_mutually_exclusive_group()
     change.add_argument(
         "--update", action="store_true", help="apply new, changed and removed files; unchanged files are not embedded again"

@@ -93,29 +93,15 @@ def _train_one(config: dict[str, Any], as_json: bool) -> int:
 
 def evaluate_command(options: Namespace, words: list[str]) -> int:
     """Evaluate one config, or let Hydra run a sweep of evaluations."""
-    given, as_json = [*as_overrides(options), *words], options.json
+    from zoo.commands import evaluate
+    from zoo.losses.distributed import leave
+
+    given = [*as_overrides(options), *words]
     flags = read_flags(given)
     if flags.words:
         from zoo.assembly.hydra_jobs import run_with_hydra
 
-        return run_with_hydra(given, lambda config: _evaluate_one(config, as_json), config_name="evaluate")
-    _evaluate_one(compose("evaluate", flags.overrides, **flags.where()), as_json)
-
-    from zoo.losses.distributed import leave
-
+        return run_with_hydra(given, lambda config: evaluate.evaluate_once(config, options.json), config_name="evaluate")
+    status = evaluate.evaluate_command(options, compose("evaluate", flags.overrides, **flags.where()))
     leave()
-    return 0
-
-
-def _evaluate_one(config: dict[str, Any], as_json: bool) -> float | None:
-    """Run the evaluations of a config and print them; returns the first metric of the first evaluation."""
-    from zoo.commands.display import counting_progress, show_evaluation
-    from zoo.runs.evaluate import evaluate_each
-
-    score = None
-    with counting_progress("evaluate", None, as_json=as_json) as advance:
-        for result, output in evaluate_each(config, advance=advance):
-            if int(os.environ.get("RANK", "0")) == 0:
-                show_evaluation(result, output, as_json=as_json)
-            score = next(iter(result.metrics.values()), None) if score is None else score
-    return score
+    return status

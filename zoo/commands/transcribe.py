@@ -22,6 +22,8 @@ from zoo.commands.live import refuse_live_options, transcribe_live
 from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.commands.recordings import Item, given_recordings
+from zoo.commands.worker_options import shares_work
+from zoo.commands.workers import Advance, ListJob, has_parts, parts_folder, run_shared
 from zoo.downloads.fetching import is_cached
 from zoo.downloads.table import find_asset
 from zoo.errors import ConfigError, DataError, name_choices
@@ -32,7 +34,9 @@ from zoo.language.transcription.transcribe import recogniser_of
 from zoo.language.transcription.windows import OnProgress, transcribe_each
 from zoo.language.transcription.writers import WRITERS, format_time, written
 from zoo.processors.media.audio_file import Track, seconds_in_header
+from zoo.runs.jobs.parts import PATIENCE_S
 from zoo.storage.files import write_text_atomically
+from zoo.storage.lock import alone
 from zoo.storage.outside import printable
 from zoo.storage.places import cache_directory
 from zoo.training.fingerprint import hash_parameters
@@ -50,7 +54,87 @@ def transcribe_command(options: Namespace) -> int:
         refuse_live_options(options)
         return transcribe_live(open_recogniser(options, settings)[1], options)
     with given_recordings(options.paths) as items:
+        if shares_work(options) or (options.output and has_parts(Path(options.output) / NOTE_FILE)):
+            return run_shared(TranscribeJob(options, formats, layout, settings, items), options)
         return _transcribe(options, formats, layout, settings, items)
+
+
+class TranscribeJob(ListJob):
+    """Transcription shared among workers; it needs ``--output``, and recordings that are files.
+
+    Raises:
+        ConfigError: ``--output`` is missing, a recording comes through a pipe, or finished parts belong to another job.
+    """
+
+    def __init__(self, options: Namespace, formats: list[str], layout: Layout, settings: Settings, items: list[Item]) -> None:
+        if options.output is None:
+            raise ConfigError("--output: missing; several workers need a folder to write, for example --output transcripts")
+        if piped := [item.name for item in items if str(item.path) != item.name]:
+            raise ConfigError(f"{piped[0]}: a pipe can be read once, by one process; leave out --workers and --shard")
+        self.formats, self.layout, self.settings, self.items = formats, layout, settings, items
+        self.directory = Path(options.output)
+        job = {**asdict(settings), "model": options.model, "formats": formats, "track": options.track, "precision": options.precision}
+        job |= {"batch_size": options.batch_size, "overwrite": options.overwrite, **_limits(layout)}
+        super().__init__("transcribe", parts_folder(self.directory / NOTE_FILE), job, [item.name for item in items], options)
+
+    def open(self) -> Callable[[range, Advance], Iterator[dict[str, Any]]]:
+        """Load the model; return a function that transcribes recordings and writes their transcripts."""
+        system, recogniser = open_recogniser(self.options, self.settings)
+        facts = _facts(system, recogniser, self.options, self.layout)
+        self.parts.agree("weights", facts["weights"])
+        with alone(self.directory / ".lock", f"--output: {self.directory}: another worker is preparing it", patience_s=PATIENCE_S):
+            _prepare(self.directory, facts, self.items, self.formats, overwrite=self.options.overwrite)
+
+        def run(span: range, advance: Advance) -> Iterator[dict[str, Any]]:
+            items = self.items[span.start : span.stop]
+            lines: dict[str, dict[str, Any]] = {}
+            todo = [item for item in items if self.options.overwrite or not item.is_done(self.directory, self.formats)]
+            report = _Report(todo, self.directory, self.formats, self.layout, as_json=True, print_line=_kept_in(lines, advance))
+            for number, transcript in transcribe_each(recogniser, _paths(todo, self.options), batch_size=self.options.batch_size):
+                report.take(number, transcript, lambda text: None)
+            return (lines.get(item.name, {"path": item.name, "exists": True}) for item in items)
+
+        return run
+
+    def join(self) -> int:
+        """Count and show the results of all parts; the transcripts are there already."""
+        failed, seconds, existed = 0, 0.0, 0
+        for line in self.parts.lines():
+            failed += self.is_fault(line)
+            existed += "exists" in line
+            seconds += line.get("duration_s", 0.0)
+            if self.options.json and "exists" not in line:
+                print_json(line)
+            elif self.is_fault(line):
+                say(f"zoo: {line['error']}", file=sys.stderr)
+        if existed:
+            _say_existing(existed, len(self.items))
+        status = _show_counts(self.directory, self.formats, len(self.items) - existed, failed, seconds, as_json=self.options.json)
+        self.parts.remove()
+        return status
+
+
+def _kept_in(lines: dict[str, dict[str, Any]], advance: Advance) -> Callable[[dict[str, Any]], None]:
+    """Return a function that keeps a recording's line by its path."""
+
+    def keep(line: dict[str, Any]) -> None:
+        lines[line["path"]] = line
+        advance(1)
+
+    return keep
+
+
+def _paths(items: Sequence[Item], options: Namespace) -> Iterator[Path | Track]:
+    return (item.path if options.track is None else Track(item.path, options.track) for item in items)
+
+
+def _say_existing(existed: int, count: int) -> None:
+    say(f"zoo: {existed} of {count} transcripts exist already; --overwrite transcribes again", file=sys.stderr)
+
+
+def _facts(system: Any, recogniser: Recogniser, options: Namespace, layout: Layout) -> dict[str, Any]:
+    """Return what the transcripts of a folder have in common."""
+    return {"weights": hash_parameters(system), **asdict(recogniser.settings), "track": options.track, **_limits(layout)}
 
 
 def open_recogniser(options: Namespace, settings: Settings) -> tuple[Any, Recogniser]:
@@ -71,20 +155,14 @@ def _transcribe(options: Namespace, formats: list[str], layout: Layout, settings
     directory = None if options.output is None else Path(options.output)
     todo = items
     if directory is not None:
-        _prepare(
-            directory,
-            {"weights": hash_parameters(system), **asdict(recogniser.settings), "track": options.track, **_limits(layout)},
-            items,
-            formats,
-            overwrite=options.overwrite,
-        )
+        _prepare(directory, _facts(system, recogniser, options, layout), items, formats, overwrite=options.overwrite)
         todo = [item for item in items if options.overwrite or not item.is_done(directory, formats)]
         if len(todo) < len(items):
-            say(f"zoo: {len(items) - len(todo)} of {len(items)} transcripts exist already; --overwrite transcribes again", file=sys.stderr)
+            _say_existing(len(items) - len(todo), len(items))
     report = _Report(todo, directory, formats, layout, as_json=options.json)
     try:
         with seconds_progress(todo, as_json=options.json) as (on_progress, print_text):
-            paths = (item.path if options.track is None else Track(item.path, options.track) for item in todo)
+            paths = _paths(todo, options)
             for number, transcript in transcribe_each(recogniser, paths, batch_size=options.batch_size, on_progress=on_progress):
                 report.take(number, transcript, print_text)
     except KeyboardInterrupt:
@@ -97,8 +175,18 @@ def _transcribe(options: Namespace, formats: list[str], layout: Layout, settings
 class _Report:
     """Writer or printer of transcripts as they are finished; counts failures and seconds of audio."""
 
-    def __init__(self, items: Sequence[Item], directory: Path | None, formats: Sequence[str], layout: Layout, *, as_json: bool) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        directory: Path | None,
+        formats: Sequence[str],
+        layout: Layout,
+        *,
+        as_json: bool,
+        print_line: Callable[[dict[str, Any]], None] = print_json,
+    ) -> None:
         self.items, self.directory, self.formats, self.layout, self.as_json = items, directory, formats, layout, as_json
+        self.print_line = print_line
         self.failed, self.seconds = 0, 0.0
 
     def take(self, number: int, transcript: Transcript | DataError, print_text: Callable[[str], None]) -> None:
@@ -107,13 +195,13 @@ class _Report:
             self.failed += 1
             message = str(transcript).replace(str(item.path), item.name)
             message = message if item.name in message else f"{item.name}: {message}"
-            print_json({"path": item.name, "error": message}) if self.as_json else say(f"zoo: {message}", file=sys.stderr)
+            self.print_line({"path": item.name, "error": message}) if self.as_json else say(f"zoo: {message}", file=sys.stderr)
             return
         self.seconds += transcript.duration_s
         written = [] if self.directory is None else self._write(item, transcript, self.directory)
         if self.as_json:
             files = {"written": [str(file) for file in written]} if written else {}
-            print_json({"path": item.name, **files, **transcript.as_json()})
+            self.print_line({"path": item.name, **files, **transcript.as_json()})
         elif self.directory is None:
             print_text(self._formatted(item, transcript))
 
@@ -138,12 +226,16 @@ class _Report:
 
     def finish(self) -> int:
         """Print a summary and return the exit status: 0, or 1 if a recording could not be read."""
-        good = len(self.items) - self.failed
-        if self.directory is not None and not self.as_json:
-            say(f"{self.directory}: {good} transcripts of {self.seconds / 60:.1f} minutes ({', '.join(self.formats)})")
-        if self.failed:
-            say(f"zoo: {self.failed} of {len(self.items)} recordings could not be read; the others were transcribed", file=sys.stderr)
-        return 1 if self.failed else 0
+        return _show_counts(self.directory, self.formats, len(self.items), self.failed, self.seconds, as_json=self.as_json)
+
+
+def _show_counts(directory: Path | None, formats: Sequence[str], items: int, failed: int, seconds: float, *, as_json: bool) -> int:
+    """Print a summary and return the exit status: 0, or 1 if a recording could not be read."""
+    if directory is not None and not as_json:
+        say(f"{directory}: {items - failed} transcripts of {seconds / 60:.1f} minutes ({', '.join(formats)})")
+    if failed:
+        say(f"zoo: {failed} of {items} recordings could not be read; the others were transcribed", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _settings(options: Namespace) -> Settings:

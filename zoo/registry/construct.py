@@ -9,7 +9,9 @@ from zoo.errors import ConfigError, ZooError, first_line, name_choices
 from zoo.registry.config_keys import rename_for
 from zoo.registry.parts import find_part
 from zoo.registry.schemas import LAYERS, MAX_LAYERS
+from zoo.storage.copies import localised
 from zoo.storage.outside import MAX_SHOWN, shown
+from zoo.storage.remote import is_remote_data
 
 MAX_SIZE = 2**31 - 1
 SIZES = (  # keywords that count something of a model, and are 1 or more wherever they stand
@@ -37,8 +39,17 @@ def build_part(kind: str, config: Mapping[str, Any], key: str, **given: Any) -> 
     name = keywords.pop("name", None)
     if name is None:
         raise ConfigError(f"{key}: has no 'name'; a config names a registered {kind} (see: zoo list)")
-    part = find_part(kind, name, f"{key}.name")
+    part: Any = find_part(kind, name, f"{key}.name")
+    if kind == "source":
+        keywords = {name: value if name in part.reads_remote else _localised(value) for name, value in keywords.items()}
     return construct(part, keywords, key, **given)
+
+
+def _localised(value: Any) -> Any:
+    """Return a keyword of a source with local copies in place of remote files and folders, also in a list."""
+    if isinstance(value, list):
+        return [_localised(each) for each in value]
+    return localised(value) if is_remote_data(value) else value
 
 
 def construct(part: type, keywords: Mapping[str, Any], key: str, **given: Any) -> Any:

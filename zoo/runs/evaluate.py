@@ -1,14 +1,14 @@
 """Evaluate a checkpoint with one evaluation or several."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo.assembly.save_load import load
 from zoo.errors import ConfigError
 from zoo.interop.base.checkpoint_directory import bundled_names, find_checkpoint, find_weights
-from zoo.interop.base.source import is_foreign
+from zoo.interop.base.source import is_foreign, weights_on_disk
 from zoo.losses.distributed import rank
 from zoo.registry import name_of, part_names
 from zoo.registry.construct import build_part
@@ -18,11 +18,16 @@ from zoo.runs.ranked_evaluation import evaluate_on_ranks, join_ranks
 from zoo.runs.run_directory import read_run_config
 from zoo.storage.files import atomic_directory
 
+Runner = Callable[..., tuple[Any, Mapping[str, float] | None]]  # as ``evaluate_on_ranks``
 
-def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> tuple[Any, Path]:
+
+def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None, run: Runner = evaluate_on_ranks) -> tuple[Any, Path]:
     """Evaluate a checkpoint; data and evaluation that the config does not give are those of its run.
 
     Under ``torchrun`` the processes divide the items, and the first one writes the result.
+
+    Args:
+        run: calls the evaluation.
 
     Returns:
         The evaluation's result (on other ranks than the first perhaps None), and the folder of ``metrics.json`` and the plot.
@@ -32,8 +37,8 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
         WeightsError: the checkpoint cannot be loaded.
     """
     directory, place = _find_model(str(config["checkpoint"]))
-    run = next((folder for folder in (place, directory.parent) if (folder / "state").is_dir()), None)
-    own = read_run_config(run) if run is not None else {}
+    run_dir = next((folder for folder in (place, directory.parent) if (folder / "state").is_dir()), None)
+    own = read_run_config(run_dir) if run_dir is not None else {}
     data, settings = config.get("data") or own.get("data"), config.get("evaluation") or own.get("evaluation")
     if not data:
         raise ConfigError(
@@ -46,7 +51,7 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
         known = ", ".join(part_names("evaluation"))
         raise ConfigError(f"evaluation: {directory} has no default evaluation; choose one with evaluation=NAME, known: {known}")
     name = name_of("evaluation", type(evaluation))
-    result, _ = evaluate_on_ranks(evaluation, model, source, data["test_split"], advance=advance)
+    result, _ = run(evaluation, model, source, data["test_split"], advance=advance)
     output = Path(config.get("output") or place / "evaluation" / name)
     if rank() == 0:
         write_result(result, output, {"evaluation": name, "model": str(directory), "split": data["test_split"], "data": dict(data)})
@@ -54,15 +59,20 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None) ->
 
 
 def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> Iterator[tuple[Any, Path]]:
-    """Run ``evaluate`` for each name (or mapping with ``name``) in ``evaluations``; without ``evaluations``, for ``evaluation``.
+    """Run ``evaluate`` for each config of ``each_evaluation``."""
+    for one in each_evaluation(config):
+        yield evaluate(one, advance=advance)
+
+
+def each_evaluation(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a config for each name (or mapping with ``name``) in ``evaluations``; without ``evaluations``, the config itself.
 
     Raises:
         ConfigError: both ``evaluation`` and ``evaluations`` are set, or ``evaluations`` is not a list of different names.
     """
     chosen = config.get("evaluations")
     if chosen is None:
-        yield evaluate(config, advance=advance)
-        return
+        return [config]
     if config.get("evaluation") is not None:
         raise ConfigError("evaluations: evaluation is set too; give one of the two")
     parts = [{"name": part} if isinstance(part, str) else part for part in chosen] if isinstance(chosen, list) else []
@@ -71,14 +81,18 @@ def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: Non
         raise ConfigError(f"evaluations: got {chosen!r}; give a list of different names, for example [zero_shot,linear_probe]")
     for part in parts:  # an unknown name is found now, and not after the first evaluation
         build_part("evaluation", part, f"evaluations.{part['name']}")
-    for name, part in zip(names, parts, strict=True):
-        output = None if config.get("output") is None else str(Path(config["output"]) / str(name))
-        yield evaluate({**config, "evaluation": part, "output": output}, advance=advance)
+    outputs = [None if config.get("output") is None else str(Path(config["output"]) / str(name)) for name in names]
+    return [{**config, "evaluation": part, "output": output} for part, output in zip(parts, outputs, strict=True)]
+
+
+def output_of(config: Mapping[str, Any]) -> Path:
+    """Return the folder of all results of a config."""
+    return Path(config.get("output") or _find_model(str(config["checkpoint"]))[1] / "evaluation")
 
 
 def _find_model(checkpoint: str) -> tuple[Path, Path]:
     """Return the path of a model and the directory of its evaluations, which for bundled and foreign models is under ``runs/``."""
-    path = Path(checkpoint)
+    path = Path(weights_on_disk(checkpoint))
     if checkpoint in bundled_names() and not path.exists():
         return find_weights("bundled", checkpoint), Path("runs") / checkpoint
     if path.is_file() or is_foreign(path):

@@ -21,6 +21,7 @@ from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.processors.media.image_file import read_pixels
 from zoo.registry import register
 from zoo.sources.wording.captions import caption, checked_templates, class_captions
+from zoo.storage import remote
 from zoo.storage.outside import parse_json, refuse_special, shown
 from zoo.types import Sample, Source, Split
 
@@ -55,6 +56,7 @@ class Shards(Source):
     """
 
     modalities = ("image", "text")
+    reads_remote = ("path", "validation", "test")  # in ranges, where the shards lie
     splits = SPLITS
 
     def __init__(
@@ -109,7 +111,7 @@ class Shards(Source):
         """Return the captions of at most 20,000 evenly spread training samples without duplicates, as text to train a tokenizer on."""
         return [*dict.fromkeys(self.split("train").captions(CAPTIONS_READ)), *class_captions(self.templates, self.class_names)]
 
-    def _indexed(self, paths: list[Path]) -> "ShardsSplit":
+    def _indexed(self, paths: list[tar.Place]) -> "ShardsSplit":
         index = index_shards(paths, min_size=self.min_size, directory=self.index_directory)
         self.skipped += index.faults
         if index.faults and (self.on_bad == "error" or not len(index.entries)):
@@ -130,7 +132,7 @@ class ShardsSplit(Split):
 
     def __init__(
         self,
-        paths: list[Path],
+        paths: list[tar.Place],
         index: Index,
         caption_key: Sequence[str] | None,
         class_names: Sequence[str],
@@ -140,7 +142,7 @@ class ShardsSplit(Split):
         self.index, self.caption_key, self.class_names, self.templates = index, caption_key, class_names, templates
         self.shuffle_window = shuffle_window
         self.files, self.ends = tar.ShardFiles(paths, index.stamps), np.cumsum(index.sizes)
-        short = [path.name for path in paths]
+        short = [path.rpartition("/")[2] if isinstance(path, str) else path.name for path in paths]
         self.names = short if len(set(short)) == len(short) else list(map(str, paths))
 
     def __len__(self) -> int:
@@ -231,8 +233,18 @@ class ShardsSplit(Split):
         return texts[0 if generator is None or len(texts) == 1 else int(generator.integers(len(texts)))]
 
 
-def find_shards(patterns: Patterns, key: str) -> list[Path]:
+def _remote_shards(pattern: str, key: str) -> list[str]:
+    """Return the URLs that a pattern with wildcards names; they are read in ranges, where they lie."""
+    found = remote.matches(pattern) if "*" in pattern else [pattern]
+    if not found:
+        raise DataError(f"{key}: {pattern} matches no file; check the name")
+    return found
+
+
+def find_shards(patterns: Patterns, key: str) -> list[tar.Place]:
     """Return the tar files that match patterns with braces and wildcards, without duplicates, in the order of the patterns.
+
+    Files of this disk are paths, remote ones URLs.
 
     Args:
         key: config key that gave the patterns, for messages.
@@ -241,11 +253,14 @@ def find_shards(patterns: Patterns, key: str) -> list[Path]:
         ConfigError: a pattern has braces, and the package webdataset is not installed.
         DataError: a pattern matches no file, or a file is not an uncompressed tar file.
     """
-    found: list[Path] = []
+    found: list[tar.Place] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        if "://" in pattern or pattern.startswith("pipe:"):
-            raise DataError(f"{key}: {pattern}; shards need random access, so they must be local files: download or mount them")
+        if pattern.startswith("pipe:"):
+            raise DataError(f"{key}: {pattern}; shards need random access, which a pipe lacks; give its URL (s3://, gs://, https://)")
         for word in _expanded(pattern, key):
+            if remote.is_remote(word):
+                found += _remote_shards(word, key)
+                continue
             matches = sorted(glob.glob(word)) if glob.has_magic(word) and not Path(word).exists() else [word]
             if not matches:
                 raise DataError(f"{key}: {word} matches no file; check the path (the current folder is {Path.cwd()})")

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import yaml
 
@@ -149,6 +149,26 @@ def write_whole(output: Path, write: Callable[[TextIO], object] | bytes) -> None
         raise DataError(f"output: {output} cannot be written ({error.strerror}); check the folder's mode and the disk's space") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write that becomes ``path`` when the block ends well; several processes, also of several machines, may do so at once.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    fresh = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.chmod(0o644)  # mkstemp makes what it writes private
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _sweep_unfinished(output: Path) -> None:

@@ -20,7 +20,7 @@ TAKEN = (errno.EACCES, errno.EAGAIN)  # a lock is held by another process; other
 
 
 @contextmanager
-def alone(path: Path, message: str) -> Iterator[None]:
+def alone(path: Path, message: str, *, patience_s: float = 0.0) -> Iterator[None]:
     """Lock a file for one process, and write into it which process that is; the file is made, and removed when the lock ends.
 
     The lock is one of POSIX (``lockf``): network file systems know it, and child processes do not inherit it, so that the workers of
@@ -29,6 +29,7 @@ def alone(path: Path, message: str) -> Iterator[None]:
 
     Args:
         message: start of the error's text, for example "runs/a: another zoo train is writing to this run".
+        patience_s: seconds to wait for a process that holds the lock.
 
     Raises:
         ConfigError: another process holds the lock; the text names the process and its machine.
@@ -40,7 +41,7 @@ def alone(path: Path, message: str) -> Iterator[None]:
     name = os.path.realpath(path)
     if name in _ours:  # not even opened: closing a second handle would end the lock
         raise ConfigError(f"{message} (this process); wait for it, or stop it")
-    handle = _locked(path, message)
+    handle = _locked_soon(path, message, patience_s)
     _ours.add(name)
     try:
         note = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -52,6 +53,18 @@ def alone(path: Path, message: str) -> Iterator[None]:
             os.unlink(path)
         _ours.discard(name)
         os.close(handle)  # ends the lock
+
+
+def _locked_soon(path: Path, message: str, patience_s: float) -> int:
+    """Return an open and locked handle of a file; while another process holds the lock, wait for at most ``patience_s`` seconds."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return _locked(path, message)
+        except ConfigError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.05)
 
 
 def _locked(path: Path, message: str) -> int:

@@ -86,8 +86,10 @@ class Source:
         templates: prompts with ``{}`` in place of a class name.
         kinds: kinds of its questions; empty if there is one kind only.
         skipped: a message for each entry that the source left out.
+        reads_remote: keywords with URLs that it reads itself; of all others, the file or folder is copied to this disk before.
     """
 
+    reads_remote: ClassVar[Sequence[str]] = ()
     modalities: ClassVar[Sequence[str]]
     splits: Sequence[str]
     class_names: Sequence[str] = ()

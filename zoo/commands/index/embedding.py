@@ -58,7 +58,7 @@ def embed_folder(
     storage: str = "npy",
     dtype: str = "float32",
     batch_size: int = 64,
-    workers: int = 2,
+    readers: int = 2,
     update: bool = False,
     restart: bool = False,
     advance: Callable[[int], None] = lambda items: None,
@@ -75,7 +75,7 @@ def embed_folder(
         storage: "npy" or "parquet".
         dtype: "float32" or "float16".
         batch_size: items per forward pass.
-        workers: threads that read files.
+        readers: threads that read files.
         update: apply new, changed and removed files. Without it, a changed folder is an error.
         restart: delete the existing index of the directory first.
         advance: progress callback, called with the number of items that were completed.
@@ -85,8 +85,7 @@ def embed_folder(
         ConfigError: the directory holds an index of another model, the folder changed, or the model cannot embed this modality.
         DataError: the folder or file does not exist, or holds no items.
     """
-    if batch_size < 1 or workers < 1:
-        raise ConfigError(f"--batch-size {batch_size}, --workers {workers}: allowed is 1 or more")
+    check_counts(batch_size, readers)
     checked_words(storage, dtype)
     origin, directory = Path(origin), Path(directory)
     embed, items = find_embedder(model, modality), list_items(origin, modality)
@@ -97,8 +96,7 @@ def embed_folder(
     with told(directory), alone_in(directory):
         if restart:
             clear(directory)
-        facts = {"weights": hash_parameters(model), "preprocessing": hash_processor(model), "modality": modality, "dtype": dtype}
-        writer = IndexWriter(directory, facts, shard_rows)
+        writer = IndexWriter(directory, facts_of(model, modality, dtype), shard_rows)
         unchanged = writer.begin(items, update=update)
         if unchanged and writer.old is not None and writer.old.manifest.storage == storage:
             writer.drop()
@@ -107,10 +105,25 @@ def embed_folder(
         before = writer.num_known
         advance(before)
         for shard in writer.todo():
-            writer.add(shard, *embed_items(shard, _reader(model, modality, origin), embed, batch_size, workers, advance))
-        where = str(Path(name).absolute()) if Path(name).exists() else name
-        manifest = writer.finish(model=where, origin=str(origin.absolute()), storage=storage, dim=_width(model, modality))
+            writer.add(shard, *embed_items(shard, reader_of(model, modality, origin), embed, batch_size, readers, advance))
+        manifest = writer.finish(model=place_of(name), origin=str(origin.absolute()), storage=storage, dim=width_of(model, modality))
         return EmbedResult(directory, manifest.count, list(read_json_lines(directory / FAILED)), len(items) - before)
+
+
+def check_counts(batch_size: int, readers: int) -> None:
+    """Raise ConfigError if a number is below 1."""
+    if batch_size < 1 or readers < 1:
+        raise ConfigError(f"--batch-size {batch_size}, --readers {readers}: allowed is 1 or more")
+
+
+def facts_of(model: Any, modality: str, dtype: str) -> dict[str, str]:
+    """Return the properties that all vectors of an index share."""
+    return {"weights": hash_parameters(model), "preprocessing": hash_processor(model), "modality": modality, "dtype": dtype}
+
+
+def place_of(name: str) -> str:
+    """Return the name of a model for the manifest: an absolute path if it is one."""
+    return str(Path(name).absolute()) if Path(name).exists() else name
 
 
 def list_items(origin: Path, modality: str) -> list[Item]:
@@ -179,7 +192,7 @@ def _named(model: Any) -> str:
     return model.name if is_system(model) else type(model).__name__
 
 
-def _width(model: Any, modality: str) -> int:
+def width_of(model: Any, modality: str) -> int:
     """Return the length of the vectors, without the need for a readable item."""
     head = head_of(model)
     return head.embed_dim if head is not None and head.embed_dim is not None else encoders_of(model)[modality].dim
@@ -192,7 +205,7 @@ def hash_processor(model: Any) -> str:
         return hash_files(Path(folder))
 
 
-def _reader(model: Any, modality: str, origin: Path) -> Callable[[Item], Any]:
+def reader_of(model: Any, modality: str, origin: Path) -> Callable[[Item], Any]:
     """Return a function that reads an item, and raises DataError if the item cannot be read."""
     if modality in SUFFIXES:
         part = model.processor[modality]
@@ -207,7 +220,7 @@ def _reader(model: Any, modality: str, origin: Path) -> Callable[[Item], Any]:
 
 
 def embed_items(
-    items: Sequence[Item], read: Callable[[Item], Any], embed: Embedder, batch_size: int, workers: int, advance: Callable[[int], None]
+    items: Sequence[Item], read: Callable[[Item], Any], embed: Embedder, batch_size: int, readers: int, advance: Callable[[int], None]
 ) -> tuple[Matrix, dict[int, str]]:
     """Embed items in batches.
 
@@ -216,7 +229,7 @@ def embed_items(
     """
     rows: list[Matrix] = []
     errors: dict[int, str] = {}
-    for first, batch in _read_ahead(items, read, batch_size, workers):
+    for first, batch in _read_ahead(items, read, batch_size, readers):
         good = []
         for number, reading in enumerate(batch, first):
             try:
@@ -233,10 +246,10 @@ def embed_items(
 
 
 def _read_ahead(
-    items: Sequence[Item], read: Callable[[Item], Any], batch_size: int, workers: int
+    items: Sequence[Item], read: Callable[[Item], Any], batch_size: int, readers: int
 ) -> Iterator[tuple[int, list[Future[Any]]]]:
     """Yield batches of pending reads with the position of their first item; the next batch is read while the model computes this one."""
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(readers) as pool:
         ahead: deque[tuple[int, list[Future[Any]]]] = deque()
         for first in range(0, len(items), batch_size):
             ahead.append((first, [pool.submit(read, item) for item in items[first : first + batch_size]]))

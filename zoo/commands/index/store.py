@@ -276,13 +276,16 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def alone_in(directory: Path) -> Iterator[None]:
+def alone_in(directory: Path, *, patience_s: float = 0.0) -> Iterator[None]:
     """Lock a folder for one job; the lock ends with the process, even if it is killed.
+
+    Args:
+        patience_s: seconds to wait for another job that holds the lock.
 
     Raises:
         ConfigError: another job holds the lock.
     """
-    with alone(directory / LOCK, f"{directory}: another zoo embed is writing to this folder"):
+    with alone(directory / LOCK, f"{directory}: another zoo embed is writing to this folder", patience_s=patience_s):
         yield
 
 

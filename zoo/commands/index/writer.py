@@ -34,9 +34,10 @@ from zoo.commands.index.store import (
     write_index,
 )
 from zoo.errors import ConfigError, DataError
-from zoo.storage.files import sync_files, write_text_atomically
+from zoo.storage.files import whole_file, write_text_atomically
 
 PLAN, LISTING = "plan.json", "listing.jsonl"
+QUEUE = "queue.json"  # of several workers, see zoo.commands.index.shared
 SAME = ("weights", "preprocessing", "modality", "dtype")  # facts that all vectors of an index share
 PLACE_BITS = 40  # a location is one integer, source << 40 | row, which takes less memory than a tuple
 Item = dict[str, Any]
@@ -87,12 +88,17 @@ class IndexWriter:
             raise ConfigError(self._changes(fresh))
         done = self.plan is None and self.old is not None and before == listing and self.old.manifest.failed == 0
         fresh.replace(self.folder / LISTING)
+        (self.folder / QUEUE).unlink(missing_ok=True)  # its shards are recalled; their numbers would mean other items from now on
         self.plan = {"format": FORMAT, **self.facts, "listing": listing}
         if done:
             return True
-        write_text_atomically(self.folder / PLAN, json.dumps(self.plan, indent=2) + "\n")
-        self._recall()
+        self.write_plan()
+        self.recall()
         return False
+
+    def write_plan(self) -> None:
+        """Write the plan; from now on the job is unfinished and not absent."""
+        write_text_atomically(self.folder / PLAN, json.dumps(self.plan, indent=2) + "\n")
 
     @property
     def listing(self) -> Iterator[Item]:
@@ -106,9 +112,13 @@ class IndexWriter:
 
     def todo(self) -> Iterator[list[Item]]:
         """Yield the remaining items, one shard at a time; pass each shard to ``add`` before taking the next."""
-        left = (item for item in self.listing if (key := key_of(item)) not in self.places and key not in self.errors)
+        left = self.unknown()
         while shard := list({key_of(item): item for item in islice(left, self.shard_rows)}.values()):
             yield shard
+
+    def unknown(self) -> Iterator[Item]:
+        """Yield the items that are neither embedded nor known to be unreadable at the moment when they are reached."""
+        return (item for item in self.listing if (key := key_of(item)) not in self.places and key not in self.errors)
 
     def add(self, items: Sequence[Item], vectors: Matrix, errors: Mapping[int, str]) -> None:
         """Write a shard.
@@ -118,14 +128,8 @@ class IndexWriter:
             vectors: vectors [readable, dim] of the items without an error, in their order.
             errors: error of each unreadable item, by its position in ``items``.
         """
-        number = len(self.shards)
-        rows = [{**item, "error": errors[i]} if i in errors else item for i, item in enumerate(items)]
-        fresh = self.folder / ".shard.tmp.npy"
-        np.save(fresh, vectors.astype(self.facts["dtype"]))
-        sync_files([fresh])
-        fresh.replace(self.folder / f"{number:06d}.npy")
-        # written after the vectors: this file makes the shard valid
-        write_text_atomically(self.folder / f"{number:06d}.jsonl", "".join(json.dumps(item) + "\n" for item in rows))
+        number = self.next_number
+        rows = write_shard(self.folder, number, items, vectors.astype(self.facts["dtype"]), errors)
         self._take(rows, NpyRows(self.folder / f"{number:06d}.npy"))
 
     def finish(self, *, model: str, origin: str, storage: str, dim: int) -> Manifest:
@@ -161,6 +165,11 @@ class IndexWriter:
         """Paths of the complete shards, in the order in which they were written."""
         return sorted(self.folder.glob("[0-9]*.jsonl"))
 
+    @property
+    def next_number(self) -> int:
+        """Number of the next shard; several workers may have left gaps below it."""
+        return int(self.shards[-1].stem) + 1 if self.shards else 0
+
     def _gathered(self, items: Path) -> Iterator[Matrix]:
         """Yield the vectors of all rows in order, read from the shards and the old index."""
         described = read_json_lines(items)
@@ -174,7 +183,7 @@ class IndexWriter:
                 matrix[mask] = vectors
             yield matrix
 
-    def _recall(self) -> None:
+    def recall(self) -> None:
         """Register the vectors of the old index and of the shards; items that failed in the old index are tried again."""
         if self.old is not None:
             self._take(self.old.items(), self.old.rows)
@@ -232,6 +241,24 @@ class IndexWriter:
         assert self.old is not None
         yield from self.old.items()
         yield from read_json_lines(self.directory / FAILED)
+
+
+def write_shard(folder: Path, number: int, items: Sequence[Item], vectors: Matrix, errors: Mapping[int, str]) -> list[Item]:
+    """Write the two files of a shard and return its rows; several processes may write shards of one folder.
+
+    Args:
+        folder: of the unfinished job.
+        number: of the shard.
+        items: the items of the shard.
+        vectors: vectors [readable, dim] of the items without an error, in their order, in the data type of the index.
+        errors: error of each unreadable item, by its position in ``items``.
+    """
+    rows = [{**item, "error": errors[i]} if i in errors else item for i, item in enumerate(items)]
+    with whole_file(folder / f"{number:06d}.npy") as file:
+        np.save(file, vectors)
+    with whole_file(folder / f"{number:06d}.jsonl") as file:  # written after the vectors: this file makes the shard valid
+        file.writelines((json.dumps(item) + "\n").encode() for item in rows)
+    return rows
 
 
 def key_of(item: Item) -> bytes:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 from zoo.data.readers import tar
 from zoo.errors import DataError
 from zoo.processors.media.image_file import DECODE_ERRORS, IMAGE_SUFFIXES
+from zoo.storage import remote
 from zoo.storage.places import cache_directory
 
 ENTRY = np.dtype([("offset", "<u8"), ("size", "<u4")])  # 12 bytes a sample
@@ -62,7 +64,7 @@ class Index:
     small: int
 
 
-def index_shards(paths: Sequence[Path], *, min_size: int = 0, directory: str | Path | None = None) -> Index:
+def index_shards(paths: Sequence[tar.Place], *, min_size: int = 0, directory: str | Path | None = None) -> Index:
     """Return the index of shards; shards that have not changed since the last call are read from the cache.
 
     Args:
@@ -74,8 +76,9 @@ def index_shards(paths: Sequence[Path], *, min_size: int = 0, directory: str | P
         DataError: a shard holds a sample of 4 GiB or more.
     """
     folder = Path(directory) if directory is not None else cache_directory() / "shards"
-    stamps = [tar.stamp(os.stat(path)) for path in paths]
-    names = [_digest(VERSION, os.path.abspath(path), *stamp, min_size) for path, stamp in zip(paths, stamps, strict=True)]
+    stamps = [remote.stamp_of(path) if isinstance(path, str) else tar.stamp(os.stat(path)) for path in paths]
+    places = [path if isinstance(path, str) else os.path.abspath(path) for path in paths]
+    names = [_digest(VERSION, place, *stamp, min_size) for place, stamp in zip(places, stamps, strict=True)]
     whole = folder / f"all-{_digest(*names)}"
     found = _load(whole, "sizes", "faults", "small")
     if found is None:
@@ -91,7 +94,7 @@ def index_shards(paths: Sequence[Path], *, min_size: int = 0, directory: str | P
     return Index(entries, np.array(facts["sizes"], dtype=np.int64), stamps, facts["faults"], facts["small"])
 
 
-def _shards(paths: Sequence[Path], kept: Sequence[Path], min_size: int) -> Iterator[Shard]:
+def _shards(paths: Sequence[tar.Place], kept: Sequence[Path], min_size: int) -> Iterator[Shard]:
     """Yield the index of each shard, from the cache if it is there.
 
     If many shards are missing, several processes read them, and a terminal shows a progress bar.
@@ -112,7 +115,7 @@ def _shards(paths: Sequence[Path], kept: Sequence[Path], min_size: int) -> Itera
         yield from track(found, "index shards", total=len(paths), console=console, disable=not console.is_terminal, transient=True)
 
 
-def _cached(path: Path, kept: Path, *, min_size: int) -> Shard:
+def _cached(path: tar.Place, kept: Path, *, min_size: int) -> Shard:
     if (found := _load(kept, "fault", "small")) is not None:
         return Shard(np.array(found[0]), found[1]["fault"], found[1]["small"])
     shard = read_shard(path, min_size=min_size)
@@ -120,8 +123,8 @@ def _cached(path: Path, kept: Path, *, min_size: int) -> Shard:
     return shard
 
 
-def read_shard(path: Path, *, min_size: int = 0) -> Shard:
-    """Find the samples of one shard by reading its tar headers.
+def read_shard(path: tar.Place, *, min_size: int = 0) -> Shard:
+    """Find the samples of one shard by reading its tar headers; a remote one is read in ranges.
 
     Args:
         min_size: minimum length in pixels of the shorter side of a sample's first image; 0 opens no image.
@@ -131,19 +134,15 @@ def read_shard(path: Path, *, min_size: int = 0) -> Shard:
     """
     spans: list[tuple[int, int]] = []
     fault, small = None, 0
-    file = os.open(path, os.O_RDONLY)
-    try:
-        size = os.fstat(file).st_size
+    with _opened(path) as (read, read_member, size):
         try:
-            for members in tar.samples(tar.buffered(file, size), size):
-                if min_size and _is_small(file, members, min_size):
+            for members in tar.samples(read, size):
+                if min_size and _is_small(read_member, members, min_size):
                     small += 1
                     continue
                 spans.append((members[0].begin, members[-1].end - members[0].begin))
         except tar.TarFault as error:
             fault = str(error)
-    finally:
-        os.close(file)
     if max((span for _, span in spans), default=0) >= 2**32:
         raise DataError(f"data.source: {path}: holds a sample of 4 GiB or more; a sample is a picture with its texts")
     if fault is None and not spans and not small:
@@ -151,12 +150,27 @@ def read_shard(path: Path, *, min_size: int = 0) -> Shard:
     return Shard(np.array(spans, dtype=ENTRY), fault, small)
 
 
+@contextmanager
+def _opened(path: tar.Place) -> Iterator[tuple[tar.Read, tar.Read, int]]:
+    """Open a shard; yields a reader for headers, one for whole members, and the bytes of the file."""
+    if isinstance(path, str):
+        size, _ = remote.stamp_of(path)
+        yield tar.buffered(path, size), partial(remote.read_range, path), size
+        return
+    file = os.open(path, os.O_RDONLY)
+    try:
+        size = os.fstat(file).st_size
+        yield tar.buffered(file, size), lambda offset, count: os.pread(file, count, offset), size
+    finally:
+        os.close(file)
+
+
 def is_image(suffix: str) -> bool:
     """Return True if the suffix of a tar member is that of an image: ``jpg``, but also ``input.jpg``."""
     return "." + suffix.rpartition(".")[2] in IMAGE_SUFFIXES
 
 
-def _is_small(file: int, members: Sequence[tar.Member], min_size: int) -> bool:
+def _is_small(read: tar.Read, members: Sequence[tar.Member], min_size: int) -> bool:
     """Return True if the header of the sample's first image gives a shorter side below ``min_size`` pixels.
 
     An unreadable image counts as large enough: the error is raised when the sample is read.
@@ -165,7 +179,7 @@ def _is_small(file: int, members: Sequence[tar.Member], min_size: int) -> bool:
     if member is None:
         return False
     try:
-        with Image.open(io.BytesIO(os.pread(file, member.size, member.offset))) as image:
+        with Image.open(io.BytesIO(read(member.offset, member.size))) as image:
             return min(image.size) < min_size
     except (*DECODE_ERRORS, Image.DecompressionBombError):
         return False

@@ -11,17 +11,22 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from zoo.errors import DataError, ItemError
+from zoo.storage import remote
 
 BLOCK = 512
 CHUNK = 8192  # bytes per read; usually covers the small members of a sample and the header of the next one
+REMOTE_CHUNK = 2**20  # bytes per request: one holds many small samples, and skips a large member
 MOST_OPEN = 64  # open files at a time, well below the usual limit of 1024 per process
 ZEROS = bytes(BLOCK)
 REGULAR, EXTENDED = b"0\0" + b"7", b"xgLK"  # type flags: regular files; extension headers that describe the next member
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 _META = re.compile(r"__[^/]*__($|/)")
+Place = Path | str  # of a shard: a path of this disk, or a URL
+unreadable = partial(ItemError, reason="shard")
 Read = Callable[[int, int], bytes]  # (offset, number of bytes) -> bytes; fewer at the end of the file
 
 
@@ -159,11 +164,11 @@ def samples(read: Read, size: int) -> Iterator[list[Member]]:
         yield group
 
 
-def buffered(file: int, size: int) -> Read:
-    """Return a reader for small sequential reads that calls the system once per ``CHUNK`` bytes.
+def buffered(file: int | str, size: int) -> Read:
+    """Return a reader for small sequential reads that calls the system once per ``CHUNK`` bytes, or a server per ``REMOTE_CHUNK``.
 
     Args:
-        file: file descriptor.
+        file: file descriptor, or URL.
         size: bytes of the file.
     """
     kept, at = b"", 0
@@ -171,27 +176,33 @@ def buffered(file: int, size: int) -> Read:
     def read(offset: int, count: int) -> bytes:
         nonlocal kept, at
         if not at <= offset <= offset + count <= at + len(kept):
-            kept, at = os.pread(file, max(count, CHUNK), offset), offset
+            if isinstance(file, str):
+                wished = min(max(count, REMOTE_CHUNK), max(0, size - offset))
+                kept, at = remote.read_range(file, offset, wished), offset
+            else:
+                kept, at = os.pread(file, max(count, CHUNK), offset), offset
         return kept[offset - at : offset - at + count]
 
     return read
 
 
 class ShardFiles:
-    """Shard files with random access; the most recently used ones stay open.
+    """Shard files with random access; the most recently used ones of this disk stay open, remote ones are read in ranges.
 
     Pickling drops the open files, so that the object can be sent to worker processes.
 
     Args:
+        paths: paths of this disk, and URLs as strings.
         stamps: size in bytes and modification time in nanoseconds of each file at indexing time.
     """
 
-    def __init__(self, paths: Sequence[Path], stamps: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, paths: Sequence[Place], stamps: Sequence[tuple[int, int]]) -> None:
         self.paths, self.stamps = list(paths), list(stamps)
         self._open: OrderedDict[int, int] = OrderedDict()
+        self._checked: set[int] = set()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_checked": set()}
 
     def __del__(self) -> None:
         for file in self._open.values():
@@ -203,19 +214,30 @@ class ShardFiles:
         Raises:
             ItemError: the file cannot be read, or has changed since it was indexed.
         """
+        place = self.paths[shard]
+        if isinstance(place, str):
+            self._check_remote(shard, place)
+            return remote.read_range(place, offset, count, unreadable)
         try:
-            return os.pread(self._file(shard), count, offset)
+            return os.pread(self._file(shard, place), count, offset)
         except OSError as error:
             raise ItemError(f"{self.paths[shard]}: cannot be read ({error.strerror})", "shard") from error
 
-    def _file(self, shard: int) -> int:
+    def _check_remote(self, shard: int, url: str) -> None:
+        """Look once per process whether a remote shard is the one that was indexed."""
+        if shard not in self._checked:
+            if remote.stamp_of(url, unreadable) != self.stamps[shard]:
+                raise ItemError(f"{url}: has changed since the run began; start it again", "shard")
+            self._checked.add(shard)
+
+    def _file(self, shard: int, path: Path) -> int:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
-        file = os.open(self.paths[shard], os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY)
         self._open[shard] = file
         if stamp(os.fstat(file)) != self.stamps[shard]:
-            raise ItemError(f"{self.paths[shard]}: has changed since the run began; start it again", "shard")
+            raise ItemError(f"{path}: has changed since the run began; start it again", "shard")
         if len(self._open) > MOST_OPEN:
             os.close(self._open.popitem(last=False)[1])
         return file
@@ -226,19 +248,27 @@ def stamp(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def refuse_no_tar(path: Path, key: str) -> None:
-    """Raise DataError unless a path is an uncompressed tar file, as random access needs.
+def refuse_no_tar(path: Place, key: str) -> None:
+    """Raise DataError unless a path or URL is an uncompressed tar file, as random access needs.
 
     Args:
         key: config key that gave the path, for the message.
     """
+    if isinstance(path, str):
+        size, _ = remote.stamp_of(path)
+        _refuse_start(remote.read_range(path, 0, min(size, BLOCK)), path, key)
+        return
     if path.is_dir():
         raise DataError(f"{key}: {path} is a folder, where tar files are expected; give a pattern, {path}/*.tar")
     if not path.is_file():
         what = "not a regular file" if path.exists() else "no such file"
         raise DataError(f"{key}: {path}: {what}; check the path (the current folder is {Path.cwd()})")
     with path.open("rb") as file:
-        start = file.read(BLOCK)
+        _refuse_start(file.read(BLOCK), path, key)
+
+
+def _refuse_start(start: bytes, path: Place, key: str) -> None:
+    """Raise DataError unless the first bytes of a file are those of an uncompressed tar file."""
     if not start:
         raise DataError(f"{key}: {path}: the file is empty (0 bytes); download it again, or leave it out")
     packed = next(

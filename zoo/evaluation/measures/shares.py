@@ -49,6 +49,11 @@ def divided(ranks: Ranks | None = None) -> Iterator[None]:
         _ranks.reset(token)
 
 
+def set_ranks(ranks: Ranks) -> None:
+    """Change the ranks inside of ``divided()``, which restores those of outside at its end."""
+    _ranks.set(ranks)
+
+
 def is_divided() -> bool:
     """True if the items are divided among several ranks."""
     return _ranks.get().world_size > 1

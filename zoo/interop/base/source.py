@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import ConfigError, WeightsError
+from zoo.errors import ConfigError, DataError, WeightsError
 from zoo.interop.base.adapters import files_of_both, find_base, merged_tensors
 from zoo.interop.base.checkpoint_directory import find_checkpoint, find_weights, read_config
 from zoo.interop.base.hub_model import fetch_model
@@ -19,14 +19,17 @@ from zoo.interop.base.library_files import ADAPTER_CONFIG, OPEN_CLIP_CONFIG, fin
 from zoo.registry.pretrained import SCHEMES, find_pretrained, is_tagged
 from zoo.storage import gguf
 from zoo.storage.containers import PICKLE_FILE, Shape, read_file, read_files, shapes_of_files, shard_files
+from zoo.storage.copies import local_file, local_folder
 from zoo.storage.ctranslate2 import NAME as CTRANSLATE2
 from zoo.storage.envelope import shared_wrapper
 from zoo.storage.files import CONFIG_FILE, WEIGHTS_FILE
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.hub import fetched_or_refused, is_hub_id, read_json_object
+from zoo.storage.remote import is_remote_data
 from zoo.storage.verified import verify_if_fetched
 
 TIMM, HUB = "timm://", "hf://"
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".bin", ".tar")  # of a remote file; other names are directories
 OPEN_CLIP_SCHEMES = dict(zip(SCHEMES, ("", HUB), strict=True))  # open_clip's: ours
 ZOO, TRANSFORMERS, OPEN_CLIP, CT2, PEFT = "zoo", "transformers", "open_clip", "CTranslate2", "PEFT"  # libraries that save directories
 
@@ -182,7 +185,8 @@ def read_source(source: str | Path, base: str | Path | None = None, *, revision:
         source: a directory, a file (``FILE#KEY`` takes only the tensors under a key of it), a bundled model's name, a name with a tag
             (``clip_vit_b32:openai``), ``timm://NAME``, or a model of the hub: ``hf://OWNER/NAME``, perhaps with ``/FILE`` and
             ``@REVISION``. ``OWNER/NAME`` is one too if there is no such directory. open_clip's spellings ``local-dir:DIRECTORY`` and
-            ``hf-hub:OWNER/NAME`` are taken too.
+            ``hf-hub:OWNER/NAME`` are taken too. A directory or file elsewhere (``s3://``, ``gs://``, ``https://``) is copied into
+            the cache.
         base: source of the weights that an adapter of PEFT changes; None takes the one that the adapter names.
         revision: branch, tag or commit of a model of the hub.
 
@@ -221,8 +225,9 @@ def _read_source(source: str | Path, revision: str | None) -> Source:
         text = _with_revision(text, revision)
     if text.startswith(TIMM):
         return Source(text, timm=text.removeprefix(TIMM))
-    if text.startswith(HUB):
+    if text.startswith(HUB) and not is_remote_data(text):
         return _read_hub(text)
+    text = weights_on_disk(text)
     whole, _, key = text.rpartition("#")
     if whole and not Path(text).exists() and Path(whole).is_file():
         verify_if_fetched(Path(whole))
@@ -242,6 +247,22 @@ def _ours(source: str) -> str:
         if source.startswith(theirs):
             return ours + source.removeprefix(theirs)
     return source
+
+
+def weights_on_disk(url: str) -> str:
+    """Return the local copy of a remote file or directory of weights, without the states of a training; other names stay as they are.
+
+    Raises:
+        WeightsError: it cannot be read.
+    """
+    if not is_remote_data(url):
+        return url
+    try:
+        if url.lower().endswith(WEIGHT_SUFFIXES):
+            return str(local_file(url))
+        return str(local_folder(url, takes=lambda name: "state" not in name.split("/")[:-1]))
+    except DataError as error:
+        raise WeightsError(str(error)) from error
 
 
 def _find_path(source: str) -> Path:
