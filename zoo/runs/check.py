@@ -58,6 +58,7 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     modalities = source_modalities(config, system)
     batch = _make_batch(config, system, modalities, settings.batch_size)
     edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
+    batch = system.head.prepare(batch)
     encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
     loss = _loss(system, encoded, batch)
     edges += _edges_of_conversations(system, batch, encoded)
