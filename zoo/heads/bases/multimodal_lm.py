@@ -86,11 +86,12 @@ class MultimodalLM(LanguageHead):
             DataError: the numbers of placeholders and features differ, or the batch has no conversations.
         """
         found = self.predictions(encoded, batch)
+        further, metrics = self.language.auxiliary_losses()  # of a mixture of experts
         # Without supervised tokens the loss is 0 and still depends on every parameter: a distributed step needs gradients on every rank.
         if not len(found.labels):
-            return HeadOutput(found.logits.sum())
-        loss = F.cross_entropy(found.logits, found.labels)
-        return HeadOutput(loss, {"token_accuracy": (found.logits.detach().argmax(-1) == found.labels).float().mean()})
+            return HeadOutput(sum(further.values(), found.logits.sum()))
+        loss = sum(further.values(), F.cross_entropy(found.logits, found.labels))
+        return HeadOutput(loss, {"token_accuracy": (found.logits.detach().argmax(-1) == found.labels).float().mean(), **metrics})
 
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
         """Return the predictions of the supervised tokens, with logits in fp32 or wider; on the meta device, those of all tokens.
