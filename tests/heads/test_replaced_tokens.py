@@ -20,7 +20,8 @@ def make(kind="electra", **head):
     config = {"name": "replaced_tokens", "generator": {"name": kind, "context_length": 12, **small, **extra}, **head}
     encoder = {"name": kind, **sizes, "dim": 24, "depth": 2, "num_heads": 3}
     encoder |= {} if kind == "electra" else {"buckets": 4, "max_distance": 12}
-    return zoo.create_system({"encoders": {"text": encoder}, "head": config, "processor": {"text": {"tokenizer": "word_pieces"}}})
+    config = {"encoders": {"text": encoder}, "head": config, "processor": {"text": {"tokenizer": "word_pieces"}}}
+    return zoo.create_system(config).train()
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def test_a_generator_of_another_context_length_is_refused():
     [
         ({"sharing": "half"}, "sharing: there is no 'half'"),
         ({"generator": {"name": "electra", "dim": 16, "num_heads": 2}}, "width 16, but that of the encoder 24"),
-        ({"generator": {"name": "vit"}}, "vit"),
+        ({"generator": {"name": "vit"}}, "generator: 'vit' is no text encoder"),
     ],
 )
 def test_generators_that_do_not_fit_are_refused(head, words):

@@ -77,6 +77,7 @@ def test_the_router_learns_through_weights_and_probabilities():
     experts(x).square().sum().backward()
     through_weights = experts.router.weight.grad.clone()
     experts.router.weight.grad = None
+    experts(x)
     balance_loss(experts.routing.probabilities, experts.routing.chosen).backward()
     assert through_weights.any() and experts.router.weight.grad.any()
     assert experts.fc1.grad is not None and experts.fc2.grad is not None
@@ -118,7 +119,7 @@ def test_balancing_spreads_tokens_over_the_experts():
         optimizer.zero_grad()
         (loss + further["balance"]).backward()
         optimizer.step()
-    assert busiest[0] > 0.6 and busiest[-1] < 0.4
+    assert busiest[0] > 0.5 and busiest[-1] < 0.35, busiest[::10]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Perplexity is the exponential of the mean negative log-probability of the supervised tokens, each given all tokens before it. Supervised
 are the answers of conversations, and every token but the first of plain text. A plain text longer than the model's context is cut into
-pieces without overlap. Source: Jelinek et al. 1977; transformers' documentation, "Perplexity of fixed-length models".
+pieces without overlap. Source: Jelinek et al. 1977; transformers' documentation, "Perplexity of fixed-length models". On request, the figure
+of an n-gram model of the training split stands beside it, as the baseline of a model that counts.
 """
 
 import math
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
+from zoo.evaluation.measures.ngram import NGram
 from zoo.evaluation.measures.requirements import checked_limits
 from zoo.evaluation.measures.split_reader import Reading, Row
 from zoo.evaluation.results.answers import check_source
@@ -52,13 +54,17 @@ class PerplexityResult(Result):
     @property
     def tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
         """Tables for the terminal, each with a title, column names and rows of strings."""
-        if not self.by_kind:
-            return []
-        rows = [
-            [kind, f"{row['perplexity']:.4g}", f"{100 * row['token_accuracy']:.2f} %", f"{row['tokens']:.0f}"]
-            for kind, row in self.by_kind.items()
-        ]
-        return [("by kind", ["kind", "perplexity", "token accuracy", "tokens"], rows)]
+        tables = []
+        if "ngram_perplexity" in self.details:
+            named = {"model": self.metrics["perplexity"], f"{self.details['ngram_order']}-gram": self.details["ngram_perplexity"]}
+            tables.append(("baseline", ["model", "perplexity"], [[name, f"{value:.4g}"] for name, value in named.items()]))
+        if self.by_kind:
+            rows = [
+                [kind, f"{row['perplexity']:.4g}", f"{100 * row['token_accuracy']:.2f} %", f"{row['tokens']:.0f}"]
+                for kind, row in self.by_kind.items()
+            ]
+            tables.append(("by kind", ["kind", "perplexity", "token accuracy", "tokens"], rows))
+        return tables
 
     def draw(self, folder: Path) -> str:
         """Draw nothing and return an empty file name; the metrics need no picture."""
@@ -73,6 +79,9 @@ class Perplexity(Evaluation):
         kinds: evaluate only questions of these kinds; null evaluates all.
         batch_size: number of items processed together.
         limit: maximum number of items, spread over the split; null uses all.
+        ngram: order of an n-gram model (Kneser-Ney) of the first split, whose perplexity on the same tokens is reported as
+            ``ngram_perplexity``: 3 counts each token given the two before it. null leaves it out.
+        train_limit: maximum number of items of the first split that it counts, spread over the split; null uses all.
 
     Raises:
         ConfigError: a number that is not positive.
@@ -80,11 +89,11 @@ class Perplexity(Evaluation):
 
     monitor = "token_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
-    def __init__(self, *, kinds: Sequence[str] | None = None, batch_size: int = 16, limit: int | None = None) -> None:
+    def __init__(self, *, kinds: Sequence[str] | None = None, batch_size: int = 16, limit: int | None = None, ngram: int | None = None, train_limit: int | None = 2000) -> None:  # fmt: skip
         if isinstance(kinds, str):
             raise ConfigError(f"kinds: {kinds!r} is one string; give a list, [{kinds}]")
-        checked_limits({"batch_size": batch_size, "limit": limit})
-        self.kinds, self.batch_size, self.limit = kinds, batch_size, limit
+        checked_limits({"batch_size": batch_size, "limit": limit, "ngram": ngram, "train_limit": train_limit})
+        self.kinds, self.batch_size, self.limit, self.ngram, self.train_limit = kinds, batch_size, limit, ngram, train_limit
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError if the model does not predict tokens, or if the source has neither conversations nor texts."""
@@ -108,8 +117,9 @@ class Perplexity(Evaluation):
         """
         self.check(model, source)
         sums: dict[str, Tensor] = {}
+        baseline = None if self.ngram is None else _Baseline(model, source, self)
         reading = Reading(source.split(split), limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
-        for found in reading(lambda rows: self._sums(model, rows)):
+        for found in reading(lambda rows: self._sums(model, rows, baseline)):
             for sample, row in found:
                 sums[sample.kind] = sums.get(sample.kind, torch.zeros(3, dtype=torch.float64)) + row
         total = torch.stack(list(sums.values())).sum(0)
@@ -119,15 +129,55 @@ class Perplexity(Evaluation):
             )
         figures = _figures(total)
         by_kind = {kind: _figures(row) for kind, row in sorted(sums.items()) if row[2]} if len(sums) > 1 else {}
-        details = {"tokens": int(total[2])} | reading.details
+        details = {"tokens": int(total[2])} | reading.details | ({} if baseline is None else baseline.details())
         return PerplexityResult({k: figures[k] for k in ("perplexity", "token_accuracy")}, reading.items, details, by_kind)
 
-    def _sums(self, model: Any, rows: Sequence[Row]) -> list[tuple[Sample, Tensor]]:
+    def _sums(self, model: Any, rows: Sequence[Row], baseline: "_Baseline | None") -> list[tuple[Sample, Tensor]]:
         """Return the ``token_sums`` of each conversation, and of each piece of a plain text."""
         found: list[tuple[Sample, Tensor]] = []
         for samples, batch in _batches(model.processor, [sample for _, sample in rows], self.batch_size):
             found += zip(samples, token_sums(model, batch.to(model.device)), strict=True)
+            if baseline is not None:
+                baseline.read(batch)
         return found
+
+
+class _Baseline:
+    """n-gram model of the first split of a source, and its surprise at the supervised tokens of other batches."""
+
+    def __init__(self, model: Any, source: Any, settings: Perplexity) -> None:
+        assert settings.ngram is not None
+        size = model.processor["conversation"].tokenizer.get_vocab_size()
+        self.model, self.surprise, self.tokens = NGram(order=settings.ngram, vocab_size=size), 0.0, 0
+        kinds, first = settings.kinds, source.split(source.splits[0])
+        reading = Reading(first, limit=settings.train_limit, kinds=kinds, batch_size=settings.batch_size, advance=lambda items: None)
+
+        def tokens_of(rows: Sequence[Row]) -> list[list[int]]:
+            return [row for _, b in _batches(model.processor, [s for _, s in rows], settings.batch_size) for row in _rows(b)]
+
+        for found in reading(tokens_of):
+            self.model.fit(found)
+
+    def read(self, batch: Batch) -> None:
+        """Add the surprise at the supervised tokens of a batch."""
+        for ids, supervised in zip(_rows(batch), _rows(batch, batch.targets[SUPERVISED]), strict=True):
+            for place in range(1, len(ids)):
+                if supervised[place] and ids[place] >= 0:
+                    self.surprise += self.model.surprise(ids[place], ids[:place])
+                    self.tokens += 1
+
+    def details(self) -> dict[str, Any]:
+        """Return the order and the perplexity."""
+        return {"ngram_order": self.model.order, "ngram_perplexity": math.exp(min(self.surprise / max(self.tokens, 1), 700.0))}
+
+
+def _rows(batch: Batch, values: Tensor | None = None) -> list[list[int]]:
+    """Return the values of the real tokens of each row, by default their ids; placeholders of other modalities stand as one id each."""
+    ids, mask = batch.inputs["text"] if values is None else values, batch.masks.get("text")
+    rows = ids.tolist()
+    if mask is None:
+        return rows
+    return [[value for value, real in zip(row, seen, strict=True) if real] for row, seen in zip(rows, mask.tolist(), strict=True)]
 
 
 def token_sums(model: Any, batch: Batch) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.mlp import find_activation
-from zoo.registry import register
+from zoo.registry import find_part, register
 from zoo.registry.construct import build_part
 from zoo.types import IGNORED, MASKED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike, Wiring, need_encoded
 
@@ -88,10 +88,13 @@ class ReplacedTokens(Head):
     def _build_generator(self, config: Mapping[str, Any], spec: EncoderSpec, eps: float) -> None:
         if spec.vocab_size is None or spec.word_dim is None:
             raise ConfigError("generator: the text encoder has no word table to share; choose encoder electra, deberta or bert")
+        part: Any = find_part("encoder", str(config.get("name")), "generator.name")
+        if part.modality != "text":
+            raise ConfigError(f"generator: {config.get('name')!r} is no text encoder; choose electra, deberta or bert")
         self.generator = build_part("encoder", {**config, "vocab_size": spec.vocab_size}, "generator")
         theirs = self.generator.word_dim
-        if self.generator.modality != "text" or theirs is None:
-            raise ConfigError(f"generator: {config.get('name')!r} is no text encoder with a word table; choose electra, deberta or bert")
+        if theirs is None:
+            raise ConfigError(f"generator: {config.get('name')!r} has no word table that a head may read; choose electra, deberta or bert")
         if self.sharing != "none" and theirs != spec.word_dim:
             raise ConfigError(
                 f"generator: its word table has width {theirs}, but that of the encoder {spec.word_dim}; make them equal (electra: "
