@@ -19,12 +19,12 @@ def test_parameter_counts_are_those_of_the_reference(name, expected):
     assert summarize(name).parameters == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "whole"), [("electra_small", 4_620_026), ("electra_base", 33_740_602), ("electra_large", 51_295_290)]
-)
+@pytest.mark.parametrize(("name", "whole"), [("electra_small", 4_620_026), ("electra_base", 33_740_602), ("electra_large", 51_295_290)])
 def test_generators_have_the_size_of_the_references_with_their_head(name, whole):
     generator = summarize(f"{name}_generator")
-    encoder = Electra(**{"vocab_size": 30522, "embedding_dim": {"s": 128, "b": 768, "l": 1024}[name[8]], "dim": 64, "depth": 0, "num_heads": 1})
+    encoder = Electra(
+        **{"vocab_size": 30522, "embedding_dim": {"s": 128, "b": 768, "l": 1024}[name[8]], "dim": 64, "depth": 0, "num_heads": 1}
+    )
     width, dim = encoder.word_dim, 64 if "small" in name else 256
     assert generator.parameters + dim * width + width + 2 * width + 30522 == whole
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zoo.commands.fit_scaling_options import add_fit_scaling_options
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
 from zoo.commands.transcribe_options import add_transcribe_options
 
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("train", _train, "Train a model from a Hydra config (-m runs a sweep, --cfg job prints the config).", overrides=True)
     add("evaluate", _evaluate, "Evaluate a checkpoint or a training run: checkpoint=PATH.", overrides=True)
+    add_fit_scaling_options(add("fit-scaling", _fit_scaling, "Fit scaling laws to finished runs, and find the best size for a budget."))
     command = add("classify", _classify, "Classify images, zero-shot with your own labels or with a trained classifier.")
     command.add_argument("paths", nargs="+", metavar="PATH", help="image files, or folders that are searched recursively")
     labels = command.add_mutually_exclusive_group()
@@ -185,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--format",
         default="transformers",
-        help="transformers (default), open_clip, timm, vig, torchaudio, openai-whisper, onnx, gguf or zoo",
+        help="transformers (default), open_clip, timm, vig, torchaudio, openai-whisper, rwkv, onnx, gguf or zoo",
     )
     command = add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch.")
     command.add_argument("image", metavar="IMAGE", help="image file")
@@ -286,6 +288,12 @@ def _evaluate(options: argparse.Namespace, rest: list[str]) -> int:
         for result, output in evaluate_each(config, advance=advance):
             show_evaluation(result, output, as_json=options.json)
     return 0
+
+
+def _fit_scaling(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.fit_scaling import fit_scaling_command
+
+    return fit_scaling_command(options)
 
 
 def _classify(options: argparse.Namespace, rest: list[str]) -> int:

@@ -121,7 +121,7 @@ class Perplexity(Evaluation):
         reading = Reading(source.split(split), limit=self.limit, kinds=self.kinds, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._sums(model, rows, baseline)):
             for sample, row in found:
-                sums[sample.kind] = sums.get(sample.kind, torch.zeros(3, dtype=torch.float64)) + row
+                sums[sample.kind] = sums.get(sample.kind, torch.zeros_like(row)) + row
         total = torch.stack(list(sums.values())).sum(0)
         if not total[2]:
             raise DataError(
@@ -129,26 +129,29 @@ class Perplexity(Evaluation):
             )
         figures = _figures(total)
         by_kind = {kind: _figures(row) for kind, row in sorted(sums.items()) if row[2]} if len(sums) > 1 else {}
-        details = {"tokens": int(total[2])} | reading.details | ({} if baseline is None else baseline.details())
+        details = {"tokens": int(total[2])} | reading.details
+        if self.ngram is not None:
+            details |= {"ngram_order": self.ngram, "ngram_perplexity": math.exp(min(float(total[3] / total[2]), 700.0))}
         return PerplexityResult({k: figures[k] for k in ("perplexity", "token_accuracy")}, reading.items, details, by_kind)
 
     def _sums(self, model: Any, rows: Sequence[Row], baseline: "_Baseline | None") -> list[tuple[Sample, Tensor]]:
-        """Return the ``token_sums`` of each conversation, and of each piece of a plain text."""
+        """Return the ``token_sums`` of each conversation, and of each piece of a plain text; with a baseline, its surprise as a fourth."""
         found: list[tuple[Sample, Tensor]] = []
         for samples, batch in _batches(model.processor, [sample for _, sample in rows], self.batch_size):
-            found += zip(samples, token_sums(model, batch.to(model.device)), strict=True)
+            columns = token_sums(model, batch.to(model.device))
             if baseline is not None:
-                baseline.read(batch)
+                columns = torch.cat([columns, baseline.surprises(batch)[:, None]], dim=1)
+            found += zip(samples, columns, strict=True)
         return found
 
 
 class _Baseline:
-    """n-gram model of the first split of a source, and its surprise at the supervised tokens of other batches."""
+    """n-gram model of the first split of a source."""
 
     def __init__(self, model: Any, source: Any, settings: Perplexity) -> None:
         assert settings.ngram is not None
         size = model.processor["conversation"].tokenizer.get_vocab_size()
-        self.model, self.surprise, self.tokens = NGram(order=settings.ngram, vocab_size=size), 0.0, 0
+        self.model = NGram(order=settings.ngram, vocab_size=size)
         kinds, first = settings.kinds, source.split(source.splits[0])
         reading = Reading(first, limit=settings.train_limit, kinds=kinds, batch_size=settings.batch_size, advance=lambda items: None)
 
@@ -158,17 +161,13 @@ class _Baseline:
         for found in reading(tokens_of):
             self.model.fit(found)
 
-    def read(self, batch: Batch) -> None:
-        """Add the surprise at the supervised tokens of a batch."""
+    def surprises(self, batch: Batch) -> Tensor:
+        """Return the sum of the surprises at the supervised tokens of each row, in nats."""
+        found, reach = [], self.model.order - 1
         for ids, supervised in zip(_rows(batch), _rows(batch, batch.targets[SUPERVISED]), strict=True):
-            for place in range(1, len(ids)):
-                if supervised[place] and ids[place] >= 0:
-                    self.surprise += self.model.surprise(ids[place], ids[:place])
-                    self.tokens += 1
-
-    def details(self) -> dict[str, Any]:
-        """Return the order and the perplexity."""
-        return {"ngram_order": self.model.order, "ngram_perplexity": math.exp(min(self.surprise / max(self.tokens, 1), 700.0))}
+            places = [place for place in range(1, len(ids)) if supervised[place] and ids[place] >= 0]
+            found.append(math.fsum(self.model.surprise(ids[place], ids[max(place - reach, 0) : place]) for place in places))
+        return torch.tensor(found, dtype=torch.float64)
 
 
 def _rows(batch: Batch, values: Tensor | None = None) -> list[list[int]]:
@@ -193,7 +192,7 @@ def token_sums(model: Any, batch: Batch) -> Tensor:
 
 
 def _figures(sums: Tensor) -> dict[str, float]:
-    surprise, right, tokens = sums.tolist()
+    surprise, right, tokens = sums[:3].tolist()
     # exp overflows above 709
     return {"perplexity": math.exp(min(surprise / tokens, 700.0)), "token_accuracy": right / tokens, "tokens": tokens}
 

@@ -111,7 +111,12 @@ class Rwkv7Files(Format):
         language = {"name": "rwkv7", **arguments(source.shapes)}
         conversation = {"tokenizer": "given", "template": "none"}
         name = source.name
-        system = {"name": name, "encoders": {}, "head": {"name": "llava", "language": language}, "processor": {"conversation": conversation}}
+        system = {
+            "name": name,
+            "encoders": {},
+            "head": {"name": "llava", "language": language},
+            "processor": {"conversation": conversation},
+        }
         return Description({"system": system}, left_out=("the tokenizer 'World', which no file of the weights holds",))
 
     def read(self, source: Source, part: str = "", into: nn.Module | None = None) -> Mapping[str, Tensor]:
@@ -127,4 +132,6 @@ class Rwkv7Files(Format):
             return None
         if is_system(model) and config.get("encoders"):
             raise ConfigError("export: files of RWKV hold a language model alone; export head.language, or use zoo.save")
-        return Export({}, lambda: from_zoo(inner.state_dict()), weights="model.pth", save=lambda tensors, path: torch.save(dict(tensors), path))
+        return Export(
+            {}, lambda: from_zoo(inner.state_dict()), weights="model.pth", save=lambda tensors, path: torch.save(dict(tensors), path)
+        )

@@ -170,6 +170,8 @@ def expert_losses(blocks: nn.ModuleList, *, balance_weight: float, z_weight: flo
     z_loss = torch.stack([router_z_loss(r.logits) for r in routings]).mean()
     busiest = torch.stack([expert_shares(r.probabilities, r.chosen).max() for r in routings]).mean()
     per_token = routings[0].chosen.shape[1]
-    losses = {name: weight * loss for name, weight, loss in (("balance", balance_weight, balance), ("router_z", z_weight, z_loss)) if weight}
+    losses = {
+        name: weight * loss for name, weight, loss in (("balance", balance_weight, balance), ("router_z", z_weight, z_loss)) if weight
+    }
     metrics = {"balance_loss": balance, "router_z_loss": z_loss, "busiest_expert": busiest / per_token}
     return losses, {name: value.detach() for name, value in metrics.items()}

@@ -27,9 +27,7 @@ class NGram:
         ConfigError: a value is out of range or unknown.
     """
 
-    def __init__(
-        self, *, order: int = 3, smoothing: str = "kneser_ney", discount: float = 0.75, vocab_size: int | None = None
-    ) -> None:
+    def __init__(self, *, order: int = 3, smoothing: str = "kneser_ney", discount: float = 0.75, vocab_size: int | None = None) -> None:
         if order < 1:
             raise ConfigError(f"order: got {order}; allowed is a whole number above 0")
         if smoothing not in SMOOTHINGS:

@@ -80,7 +80,7 @@ class MultimodalLM(LanguageHead):
         self.language = language
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Return the mean cross entropy of this process's supervised tokens, and their top-1 accuracy ``token_accuracy``.
+        """Return the mean cross entropy of this process's supervised tokens, their top-1 accuracy and their number.
 
         Raises:
             DataError: the numbers of placeholders and features differ, or the batch has no conversations.
@@ -91,7 +91,9 @@ class MultimodalLM(LanguageHead):
         if not len(found.labels):
             return HeadOutput(sum(further.values(), found.logits.sum()))
         loss = sum(further.values(), F.cross_entropy(found.logits, found.labels))
-        return HeadOutput(loss, {"token_accuracy": (found.logits.detach().argmax(-1) == found.labels).float().mean(), **metrics})
+        accuracy = (found.logits.detach().argmax(-1) == found.labels).float().mean()
+        tokens = accuracy.new_tensor(float(len(found.labels)))  # the log of a run thereby tells the amount of its training data
+        return HeadOutput(loss, {"token_accuracy": accuracy, "predicted_tokens": tokens, **metrics})
 
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
         """Return the predictions of the supervised tokens, with logits in fp32 or wider; on the meta device, those of all tokens.

@@ -93,7 +93,9 @@ EXPERTS_IN_MEMORY = named(
 )
 
 
-def llama_model(num_heads: int = 1, num_kv_heads: int = 1, *, four_norms: bool = False, fused: bool = False, num_experts: int = 0) -> list[Rule]:
+def llama_model(
+    num_heads: int = 1, num_kv_heads: int = 1, *, four_norms: bool = False, fused: bool = False, num_experts: int = 0
+) -> list[Rule]:
     """Return the rules of a ``LlamaModel`` or a relative.
 
     Args:

@@ -29,9 +29,7 @@ MODEL = [
     *[rule for rule in transformers_bert.MODEL if not rule.theirs[0].startswith("pooler.")],
     *named({"embeddings_project.{w}": "widen.{w}"}),
 ]
-DISCRIMINATOR = named(
-    {"discriminator_predictions.dense.{w}": "dense.{w}", "discriminator_predictions.dense_prediction.{w}": "score.{w}"}
-)
+DISCRIMINATOR = named({"discriminator_predictions.dense.{w}": "dense.{w}", "discriminator_predictions.dense_prediction.{w}": "score.{w}"})
 GENERATOR = named(
     {
         "generator_predictions.dense.{w}": "dense.{w}",
