@@ -19,7 +19,8 @@ FLAVOURS = {
 
 
 def make(**words):
-    return AutoModelForCausalLM.from_config(MixtralConfig(**{**SIZES, "num_attention_heads": 6, "num_key_value_heads": 3, **words}), attn_implementation="eager")  # fmt: skip
+    config = MixtralConfig(**{**SIZES, "num_attention_heads": 6, "num_key_value_heads": 3, **words})
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

@@ -1,4 +1,4 @@
-"""transformers' BERT, RoBERTa, ALBERT, ELECTRA, DeBERTa v2, ModernBERT and T5, with and without their heads, against ours: directories in, directories out."""
+"""Text encoders of transformers, with and without their heads, against ours: directories in, directories out."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""DeBERTa: parameter counts, rows of distances, attention by loops; equality with its reference: tests/convert/test_transformers_text.py."""
+"""DeBERTa: parameter counts, rows of distances, attention by loops; equality with transformers: tests/convert."""
 
 import pytest
 import torch

@@ -143,8 +143,8 @@ class Deberta(Encoder):
 
     Args:
         context_length: maximum number of tokens of one text; the weights do not depend on it if ``buckets`` are given.
-        buckets: distances in either direction that have a row of the position table; distances beyond half of it share rows on a logarithmic
-            scale. None: every distance below ``max_distance`` has a row.
+        buckets: distances in either direction that have a row of the position table; distances beyond half of it share rows on a
+            logarithmic scale. None: every distance below ``max_distance`` has a row.
         max_distance: distance in tokens from which on all distances share one row.
         share_positions: project positions with the matrices of the content.
         norm_positions: normalise the position table before it is projected.
@@ -164,7 +164,10 @@ class Deberta(Encoder):
     modality = "text"
     context_length: int
     no_weight_decay = ("distances",)
-    silent_keywords = ("num_heads", "activation", "max_distance", "content_to_position", "position_to_content", "conv_activation", "eps", "pool", "normalise")  # fmt: skip
+    silent_keywords = (
+        *("num_heads", "activation", "max_distance", "content_to_position", "position_to_content", "conv_activation"),
+        *("eps", "pool", "normalise"),
+    )
 
     def __init__(
         self,

@@ -48,8 +48,18 @@ class Block(nn.Module):
     """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x)); the first block has no norm before its attention."""
 
     def __init__(
-        self, *, dim: int, num_heads: int, hidden_dim: int, activation: str, eps: float, bias: bool, norm_bias: bool, first: bool, dropout: float
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        activation: str,
+        eps: float,
+        bias: bool,
+        norm_bias: bool,
+        first: bool,
+        dropout: float,
+    ) -> None:
         super().__init__()
         # The embeddings are normalised already, so that a norm before the first attention would only repeat it.
         self.norm1 = nn.Identity() if first else nn.LayerNorm(dim, eps=eps, bias=norm_bias)

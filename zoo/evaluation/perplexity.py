@@ -2,8 +2,8 @@
 
 Perplexity is the exponential of the mean negative log-probability of the supervised tokens, each given all tokens before it. Supervised
 are the answers of conversations, and every token but the first of plain text. A plain text longer than the model's context is cut into
-pieces without overlap. Source: Jelinek et al. 1977; transformers' documentation, "Perplexity of fixed-length models". On request, the figure
-of an n-gram model of the training split stands beside it, as the baseline of a model that counts.
+pieces without overlap. Source: Jelinek et al. 1977; transformers' documentation, "Perplexity of fixed-length models". On request, the
+figure of an n-gram model of the training split stands beside it, as the baseline of a model that counts.
 """
 
 import math
@@ -89,7 +89,15 @@ class Perplexity(Evaluation):
 
     monitor = "token_accuracy"  # the metric that selects the best checkpoint if training.monitor is not set
 
-    def __init__(self, *, kinds: Sequence[str] | None = None, batch_size: int = 16, limit: int | None = None, ngram: int | None = None, train_limit: int | None = 2000) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        kinds: Sequence[str] | None = None,
+        batch_size: int = 16,
+        limit: int | None = None,
+        ngram: int | None = None,
+        train_limit: int | None = 2000,
+    ) -> None:
         if isinstance(kinds, str):
             raise ConfigError(f"kinds: {kinds!r} is one string; give a list, [{kinds}]")
         checked_limits({"batch_size": batch_size, "limit": limit, "ngram": ngram, "train_limit": train_limit})

@@ -1,8 +1,9 @@
 """Pre-training head of the BERT family: masked language modelling, and classification of pairs of texts.
 
 Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), only masked language modelling;
-Lan et al. 2019 (ALBERT, arXiv 1909.11942), section 3.1, sentence-order prediction; Warner et al. 2024 (ModernBERT, arXiv 2412.13663), without biases. References:
-transformers 5.17, ``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``, ``ModernBertForMaskedLM``.
+Lan et al. 2019 (ALBERT, arXiv 1909.11942), section 3.1, sentence-order prediction; Warner et al. 2024 (ModernBERT, arXiv 2412.13663),
+without biases. References: transformers 5.17, ``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``,
+``ModernBertForMaskedLM``.
 
 Differences: logits are computed only at masked positions; there is no dropout before ALBERT's classifier. The data pipeline chooses the
 masked positions (``zoo.data.masking``).

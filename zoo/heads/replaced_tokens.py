@@ -33,15 +33,15 @@ WORDS = TABLES[0]
 class ReplacedTokens(Head):
     """Binary classification of every token as original or replaced, and masked language modelling of the generator that replaces them.
 
-    ``prepare`` runs the generator on the masked text and puts its samples into the batch; the encoder then reads the corrupted text. A sample
-    that equals the original token counts as original. No gradient flows through the sampling.
+    ``prepare`` runs the generator on the masked text and puts its samples into the batch; the encoder then reads the corrupted text. A
+    sample that equals the original token counts as original. No gradient flows through the sampling.
 
     Args:
         inputs: output spec of the text encoder, under the key "text".
-        generator: config of a smaller text encoder, ``{name: electra, dim: 64, ...}``; its ``vocab_size`` is the encoder's. None: there is no
-            generator, and the batch must say which tokens are replaced.
-        sharing: "tied": the generator uses the encoder's tables of words, positions and types (ELECTRA). "disentangled": the generator has a
-            word table, and the encoder's is that table plus a difference; the generator's loss moves both, that of the encoder only the
+        generator: config of a smaller text encoder, ``{name: electra, dim: 64, ...}``; its ``vocab_size`` is the encoder's. None: there is
+            no generator, and the batch must say which tokens are replaced.
+        sharing: "tied": the generator uses the encoder's tables of words, positions and types (ELECTRA). "disentangled": the generator has
+            a word table, and the encoder's is that table plus a difference; the generator's loss moves both, that of the encoder only the
             difference (DeBERTa v3). "none": separate tables.
         weight: factor on the loss of the detection; 50 in both papers.
         activation: of the dense layers.
@@ -249,7 +249,9 @@ def _take_tables_out(generator: nn.Module) -> dict[str, torch.Size]:
     return shapes
 
 
-def _shares(said: Bool[Tensor, "batch length"], replaced: Bool[Tensor, "batch length"], real: Bool[Tensor, "batch length"]) -> dict[str, Tensor]:  # fmt: skip
+def _shares(
+    said: Bool[Tensor, "batch length"], replaced: Bool[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
+) -> dict[str, Tensor]:
     """Return the share of real tokens that are classified correctly, and of replaced tokens that are found."""
     correct, wrong = (said == replaced) & real, replaced & real
     found = {"rtd_accuracy": correct.sum() / real.sum().clamp(min=1)}

@@ -28,6 +28,7 @@ CONTEXT_LENGTH = 4096  # of most training; nothing in the file says it, and no w
 BLOCK = "blocks.{i}."
 SHIFTED = [f"{BLOCK}att.x_{word}" for word in "rwkvag"]
 THIN = {"w": "decay", "a": "rate", "v": "mix_value"}  # their letter: our module, each with an offset and two matrices
+PARTS = ("offset", "down", "up")  # numbers 0, 1, 2 in their names
 VECTORS = re.compile(r"blocks\.\d+\.(att\.(x_\w|[wav]0|k_k|k_a)|ffn\.x_k)")
 RULES = [
     *named(
@@ -39,8 +40,8 @@ RULES = [
             f"{BLOCK}ln1.{{w}}": f"{BLOCK}norm1.{{w}}",
             f"{BLOCK}ln2.{{w}}": f"{BLOCK}norm2.{{w}}",
             f"{BLOCK}att.ln_x.{{w}}": f"{BLOCK}time.norm.{{w}}",
-            **{f"{BLOCK}att.{letter}{n}": f"{BLOCK}time.{ours}.{('offset', 'down', 'up')[n]}" for letter, ours in THIN.items() for n in range(3)},
-            **{f"{BLOCK}att.g{n}": f"{BLOCK}time.gate.{('offset', 'down', 'up')[n]}" for n in (1, 2)},
+            **{f"{BLOCK}att.{letter}{n}": f"{BLOCK}time.{ours}.{part}" for letter, ours in THIN.items() for n, part in enumerate(PARTS)},
+            **{f"{BLOCK}att.g{n}": f"{BLOCK}time.gate.{PARTS[n]}" for n in (1, 2)},
             f"{BLOCK}att.k_k": f"{BLOCK}time.key_scale",
             f"{BLOCK}att.k_a": f"{BLOCK}time.key_rate",
             f"{BLOCK}att.r_k": f"{BLOCK}time.bonus",

@@ -135,7 +135,8 @@ class Experts(nn.Module):
 def balance_loss(probabilities: Float[Tensor, "tokens num_experts"], chosen: Int[Tensor, "tokens experts_per_token"]) -> Float[Tensor, ""]:
     """Return the load-balancing loss: number of experts times the sum of share of tokens and mean probability of each expert.
 
-    Its smallest value for even use is the number of experts per token (1 for Switch, 2 for Mixtral). Only the probabilities have a gradient.
+    Its smallest value for even use is the number of experts per token (1 for Switch, 2 for Mixtral). Only the probabilities have a
+    gradient.
     Source: Switch, equation 4, without its factor alpha; with shares [.5, .25, .25, 0] and probabilities [.4, .3, .2, .1] it is 1.3.
     """
     return probabilities.shape[-1] * (expert_shares(probabilities, chosen) * probabilities.mean(0)).sum()

@@ -1,10 +1,11 @@
 """Laws of the loss of a model by its size and the amount of its training data, and their fit to finished runs.
 
-Papers: Kaplan et al. 2020 (arXiv 2001.08361), equation 1.5; Hoffmann et al. 2022 (Chinchilla, arXiv 2203.15556), section 3.3 and appendix D.3
-(approach 3); Besiroglu et al. 2024 (arXiv 2404.10102), who found that Chinchilla's optimiser had stopped early because its loss was an average.
+Papers: Kaplan et al. 2020 (arXiv 2001.08361), equation 1.5; Hoffmann et al. 2022 (Chinchilla, arXiv 2203.15556), section 3.3 and appendix
+D.3 (approach 3); Besiroglu et al. 2024 (arXiv 2404.10102), who found that Chinchilla's optimiser had stopped early because its loss was an
+average.
 
-The fit minimises a sum of Huber losses of log-losses, in float64 and multiplied by a large number: SciPy's tolerances are absolute for small
-losses, and would otherwise end the search far from the minimum.
+The fit minimises a sum of Huber losses of log-losses, in float64 and multiplied by a large number: SciPy's tolerances are absolute for
+small losses, and would otherwise end the search far from the minimum.
 """
 
 from collections.abc import Callable, Sequence
@@ -202,8 +203,8 @@ def fit_law(kind: type[Law], points: Points, *, bootstrap: int = 100, seed: int 
     varied = {"parameters": len(np.unique(points.parameters)), "tokens": len(np.unique(points.tokens))}
     if len(points) < FEWEST or min(varied.values()) < 2:
         raise DataError(
-            f"runs: {len(points)} runs of {varied['parameters']} sizes and {varied['tokens']} numbers of tokens; allowed are {FEWEST} runs or "
-            "more, of at least two sizes and two numbers of tokens: train further models"
+            f"runs: {len(points)} runs of {varied['parameters']} sizes and {varied['tokens']} numbers of tokens; allowed are {FEWEST} runs "
+            "or more, of at least two sizes and two numbers of tokens: train further models"
         )
     grid = np.stack(np.meshgrid(*kind.axes, indexing="ij"), -1).reshape(-1, len(kind.axes)).astype(float)
     sums = np.array([_objective(guess, kind, points)[0] for guess in grid])

@@ -1,9 +1,9 @@
 """transformers' ``DebertaV2Model`` and ``DebertaV2ForMaskedLM`` <-> our ``deberta`` and the head ``bert``.
 
 Reference: transformers 5.17, ``modeling_deberta_v2.py``, which serves versions 2 and 3. Microsoft's files name the head of masked-language
-modelling ``lm_predictions.lm_head`` (``legacy: false`` in the config); transformers' default names it ``cls.predictions``. Both are read. The
-latter is written, because transformers 5.17 cannot load a model with ``legacy: false`` (it looks for a decoder that is not there). The files of
-version 3 hold the head of replaced-token detection as ``mask_predictions``, which is left out.
+modelling ``lm_predictions.lm_head`` (``legacy: false`` in the config); transformers' default names it ``cls.predictions``. Both are read.
+The latter is written, because transformers 5.17 cannot load a model with ``legacy: false`` (it looks for a decoder that is not there). The
+files of version 3 hold the head of replaced-token detection as ``mask_predictions``, which is left out.
 """
 
 from collections.abc import Collection, Iterable, Mapping

@@ -1,7 +1,7 @@
 """transformers' ``ElectraModel`` <-> our ``electra``, with the heads of its two parts.
 
-An ``ElectraForPreTraining`` (the discriminator) is our encoder with the head ``replaced_tokens`` and no generator; an ``ElectraForMaskedLM``
-(the generator) is our encoder with the head ``bert``. Reference: transformers 5.17, ``modeling_electra.py``.
+An ``ElectraForPreTraining`` (the discriminator) is our encoder with the head ``replaced_tokens`` and no generator; an
+``ElectraForMaskedLM`` (the generator) is our encoder with the head ``bert``. Reference: transformers 5.17, ``modeling_electra.py``.
 """
 
 from collections.abc import Collection, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Text encoders of transformers (BERT and its relatives, DeBERTa, ModernBERT, the encoder of T5) and what sentence-transformers puts around them."""
+"""Text encoders of transformers (BERT and relatives, the encoder of T5) and what sentence-transformers puts around them."""
 
 from collections.abc import Mapping
 from pathlib import Path

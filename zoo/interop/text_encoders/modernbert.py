@@ -1,7 +1,8 @@
 """transformers' ``ModernBertModel`` and ``ModernBertForMaskedLM`` <-> our ``modernbert`` and the head ``bert``.
 
-Reference: transformers 5.17, ``modeling_modernbert.py``. The hub's older configs say ``global_attn_every_n_layers``, ``global_rope_theta`` and
-``local_rope_theta``; newer ones list ``layer_types`` and nest the thetas in ``rope_parameters``. Both are read, and the newer form is written.
+Reference: transformers 5.17, ``modeling_modernbert.py``. The hub's older configs say ``global_attn_every_n_layers``, ``global_rope_theta``
+and ``local_rope_theta``; newer ones list ``layer_types`` and nest the thetas in ``rope_parameters``. Both are read, and the newer form is
+written.
 """
 
 from collections.abc import Collection, Iterable, Mapping
