@@ -236,6 +236,7 @@ class Rwkv7(LanguageModel):
         state = self.new_cache(len(x), 0) if cache is None else cache
         first_value = None
         for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
             before, matrices = state.shifted[:, layer].to(x.dtype), state.matrices[layer]
             mixed, time, matrices, value = block.time(block.norm1(x), before[0], matrices, first_value, mask)
             first_value = value if first_value is None else first_value
@@ -275,13 +276,16 @@ class Rwkv7(LanguageModel):
         nn.init.orthogonal_(self.lm_head.weight, gain=0.5 * max(self.vocab_size / dim, 1) ** 0.5)
         powers = torch.tensor([0.2, 0.9, 0.7, 0.7, 0.9, 0.2])  # in the order of SHIFTS
         for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
             later, earlier = layer / max(depth - 1, 1), 1 - layer / depth  # 0 to 1 and 1 to nearly 0 over the layers
             time, mix = block.time, block.channel
             with torch.no_grad():
                 time.shifts.copy_(1 - channel ** (powers[:, None] * earlier))
                 mix.shift.copy_(1 - channel ** (earlier**4))
-                time.decay.offset.copy_(-6.5 + 5 * (torch.arange(dim) / max(dim - 1, 1)) ** (0.85 + later**0.5))
-                if time.mix_value is not None:
+                offset = time.decay.offset
+                assert offset is not None
+                offset.copy_(-6.5 + 5 * (torch.arange(dim) / max(dim - 1, 1)) ** (0.85 + later**0.5))
+                if time.mix_value is not None and time.mix_value.offset is not None:
                     time.mix_value.offset.fill_(1.0)
             for matrix, size in ((time.receptance, 0.5), (time.key, 0.05), (time.value, 0.5), (mix.key, 0.5)):
                 nn.init.uniform_(matrix.weight, -size * dim**-0.5, size * dim**-0.5)

@@ -161,11 +161,11 @@ def expert_losses(blocks: nn.ModuleList, *, balance_weight: float, z_weight: flo
     The losses are means over layers of each layer's loss (transformers pools the tokens of all layers, so that one layer can hide the
     imbalance of another).
     """
-    routings = [block.mlp.routing for block in blocks if isinstance(block.mlp, Experts)]
-    for block in blocks:
-        if isinstance(block.mlp, Experts):
-            block.mlp.routing = None
-    if not routings or any(routing is None or not len(routing.logits) for routing in routings):
+    experts = [module for module in blocks.modules() if isinstance(module, Experts)]
+    routings = [each.routing for each in experts if each.routing is not None and len(each.routing.logits)]
+    for each in experts:
+        each.routing = None
+    if not routings:
         return {}, {}
     balance = torch.stack([balance_loss(r.probabilities, r.chosen) for r in routings]).mean()
     z_loss = torch.stack([router_z_loss(r.logits) for r in routings]).mean()

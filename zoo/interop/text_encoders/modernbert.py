@@ -185,7 +185,7 @@ def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) 
 def _ours(config: Mapping[str, Any], key: str, known: Collection[str]) -> str:
     """Return our name of an activation."""
     name = ACTIVATIONS.get(str(config[key]))
-    if name not in known:
+    if name is None or name not in known:
         theirs = [word for word, ours in ACTIVATIONS.items() if ours in known]
         raise ConfigError(f"{key}: our modernbert has no {config[key]!r}; {name_choices(str(config[key]), theirs)}")
     return name

@@ -63,7 +63,7 @@ def _encoder_config(model: nn.Module) -> dict[str, Any] | None:
     if not is_system(model):
         return config.get("encoder")
     encoder = config["encoders"].get("text") or {}
-    alone = set(model.encoders) == {"text"} and encoder.get("name") in HEADS.get((config.get("head") or {}).get("name"), ())
+    alone = set(model.encoders) == {"text"} and encoder.get("name") in HEADS.get(str((config.get("head") or {}).get("name")), ())
     return encoder if alone else None
 
 
