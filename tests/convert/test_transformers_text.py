@@ -1,4 +1,4 @@
-"""transformers' BERT, RoBERTa, ALBERT and T5, with and without their heads, against ours: directories in, directories out."""
+"""Text encoders of transformers, with and without their heads, against ours: directories in, directories out."""
 
 import json
 
@@ -14,6 +14,16 @@ from transformers import (
     BertForMaskedLM,
     BertForPreTraining,
     BertModel,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    DebertaV2Model,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    ElectraModel,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertModel,
     RobertaConfig,
     RobertaForMaskedLM,
     RobertaModel,
@@ -30,6 +40,17 @@ SIZES = {"vocab_size": 101, "hidden_size": 60, "num_attention_heads": 5, "num_hi
 BERT = {**SIZES, "max_position_embeddings": 19}
 ROBERTA = {**SIZES, "max_position_embeddings": 21, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 ALBERT = {**SIZES, "max_position_embeddings": 19, "embedding_size": 28}
+ELECTRA = {**SIZES, "max_position_embeddings": 19, "embedding_size": 28}
+DEBERTA = {
+    **{**SIZES, "max_position_embeddings": 19, "type_vocab_size": 0, "relative_attention": True, "position_biased_input": False},
+    **{"pos_att_type": ["c2p", "p2c"]},
+}
+V3 = {**DEBERTA, "position_buckets": 8, "max_relative_positions": 19, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
+MODERN = {
+    **{**SIZES, "num_attention_heads": 5, "max_position_embeddings": 19, "local_attention": 8, "num_hidden_layers": 5},
+    **dict.fromkeys(("pad_token_id", "cls_token_id"), 0),
+    **dict.fromkeys(("bos_token_id", "eos_token_id", "sep_token_id"), 1),
+}
 T5 = {"vocab_size": 101, "d_model": 60, "d_kv": 7, "num_heads": 5, "d_ff": 100, "num_layers": 3}
 ENCODERS = {
     "bert": lambda: BertModel(BertConfig(**BERT)),
@@ -38,6 +59,17 @@ ENCODERS = {
     "roberta of two types, padding 0": lambda: RobertaModel(RobertaConfig(**{**ROBERTA, "type_vocab_size": 2, "pad_token_id": 0})),
     "albert": lambda: AlbertModel(AlbertConfig(**ALBERT)),
     "albert without pooler": lambda: AlbertModel(AlbertConfig(**ALBERT, hidden_act="gelu"), add_pooling_layer=False),
+    "electra": lambda: ElectraModel(ElectraConfig(**ELECTRA)),
+    "electra as wide as its table": lambda: ElectraModel(ElectraConfig(**{**ELECTRA, "embedding_size": 60, "hidden_act": "relu"})),
+    "deberta v3": lambda: DebertaV2Model(DebertaV2Config(**V3)),
+    "deberta v2, with a convolution": lambda: DebertaV2Model(DebertaV2Config(**V3, conv_kernel_size=3, conv_act="gelu")),
+    "deberta, convolution with tanh": lambda: DebertaV2Model(DebertaV2Config(**V3, conv_kernel_size=5)),
+    "deberta, a row for each distance": lambda: DebertaV2Model(DebertaV2Config(**DEBERTA)),
+    "deberta, c2p alone": lambda: DebertaV2Model(DebertaV2Config(**{**DEBERTA, "pos_att_type": "c2p", "position_buckets": 4})),
+    "modernbert": lambda: ModernBertModel(ModernBertConfig(**MODERN)),
+    "modernbert with biases": lambda: ModernBertModel(
+        ModernBertConfig(**MODERN, norm_bias=True, attention_bias=True, mlp_bias=True, hidden_activation="silu", classifier_pooling="mean")
+    ),
     "t5": lambda: T5EncoderModel(T5Config(**T5)),
     "t5 1.1": lambda: T5EncoderModel(T5Config(**T5, feed_forward_proj="gated-gelu")),
     "t5 gated silu": lambda: T5EncoderModel(
@@ -50,6 +82,9 @@ HEADS = {
     "RobertaForMaskedLM": lambda: RobertaForMaskedLM(RobertaConfig(**ROBERTA, hidden_act="relu")),
     "AlbertForPreTraining": lambda: AlbertForPreTraining(AlbertConfig(**ALBERT)),
     "AlbertForMaskedLM": lambda: AlbertForMaskedLM(AlbertConfig(**ALBERT)),
+    "ElectraForMaskedLM": lambda: ElectraForMaskedLM(ElectraConfig(**ELECTRA)),
+    "DebertaV2ForMaskedLM": lambda: DebertaV2ForMaskedLM(DebertaV2Config(**V3)),
+    "ModernBertForMaskedLM": lambda: ModernBertForMaskedLM(ModernBertConfig(**MODERN)),
 }
 
 
@@ -82,7 +117,7 @@ def test_an_encoder_comes_in_and_goes_back(kind, scramble, batch, same_state, cl
         close(ours.pooled, theirs.pooler_output)
     zoo.export(model, tmp_path / "back")
     same_state(read_tensors(tmp_path / "back" / "model.safetensors"), read_tensors(tmp_path / "theirs" / "model.safetensors"))
-    words = {} if theirs.get("pooler_output") is not None or "t5" in kind else {"add_pooling_layer": False}
+    words = {"add_pooling_layer": False} if kind.endswith("without pooler") else {}
     again, report = type(reference).from_pretrained(tmp_path / "back", output_loading_info=True, **words)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     close(again.eval()(input_ids=ids, attention_mask=mask.long()).last_hidden_state, theirs.last_hidden_state)
@@ -110,6 +145,40 @@ def test_a_model_with_its_head_comes_in_and_goes_back(kind, scramble, batch, sam
     assert not report["missing_keys"] and not report["unexpected_keys"]
     close(again.eval()(input_ids=ids, attention_mask=mask.long(), labels=labels, **words).loss, theirs.loss)
     assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [kind]
+
+
+@pytest.mark.parametrize("kind", ["electra", "deberta v3", "deberta v2, with a convolution", "modernbert"])
+@torch.no_grad()
+def test_padding_before_a_text_changes_as_little_as_padding_after_it(kind, scramble, close, tmp_path):
+    reference = scramble(ENCODERS[kind]())
+    reference.save_pretrained(tmp_path)
+    model, ids, mask = zoo.load(tmp_path), torch.randint(2, 101, (2, 13)), torch.arange(13) >= torch.tensor([[0], [6]])
+    close(model(ids, mask).tokens[mask], reference(input_ids=padded(ids, mask, reference), attention_mask=mask.long())[0][mask])
+    if kind != "electra":  # its absolute positions count padding, in the reference too
+        close(model(ids, mask).tokens[1, 6:], model(ids[1:, 6:]).tokens[0])
+
+
+@torch.no_grad()
+def test_a_discriminator_comes_in_and_goes_back(scramble, batch, same_state, close, tmp_path):
+    reference, (ids, mask) = scramble(ElectraForPreTraining(ElectraConfig(**ELECTRA))), batch
+    reference.save_pretrained(tmp_path / "theirs")
+    system, labels, ids = zoo.load(tmp_path / "theirs"), torch.rand(mask.shape) < 0.3, padded(ids, mask, reference)
+    theirs = reference(input_ids=ids, attention_mask=mask.long(), labels=labels.long())
+    ours = system(Batch({"text": ids}, {"text": mask}, {"replaced": labels}))
+    close(ours.outputs["logits"][mask], theirs.logits[mask])
+    close(ours.loss, 50 * theirs.loss)
+    zoo.export(system, tmp_path / "back")
+    same_state(read_tensors(tmp_path / "back" / "model.safetensors"), read_tensors(tmp_path / "theirs" / "model.safetensors"))
+    ElectraForPreTraining.from_pretrained(tmp_path / "back")
+
+
+@torch.no_grad()
+def test_a_deberta_with_the_names_of_microsofts_head_is_read(scramble, batch, close, tmp_path):
+    reference, (ids, mask) = scramble(DebertaV2ForMaskedLM(DebertaV2Config(**{**V3, "legacy": False}))), batch
+    reference.save_pretrained(tmp_path)
+    labels = torch.where(mask & (torch.rand(mask.shape) < 0.4), ids, IGNORED)
+    ours = zoo.load(tmp_path)(Batch({"text": ids}, {"text": mask}, {MASKED: labels}))
+    close(ours.loss, reference(input_ids=padded(ids, mask, reference), attention_mask=mask.long(), labels=labels).loss)
 
 
 @torch.no_grad()
@@ -144,6 +213,10 @@ def test_an_untied_decoder_is_refused(scramble, tmp_path):
         ("albert", {"num_hidden_groups": 2}, "num_hidden_groups: got 2"),
         ("albert", {"inner_group_num": 2}, "inner_group_num: got 2"),
         ("roberta", {"pad_token_id": 30}, "pad_token_id: got 30"),
+        ("deberta v3", {"position_biased_input": True}, "position_biased_input: got True"),
+        ("deberta v3", {"pos_att_type": "p2p|c2p"}, "pos_att_type: our deberta has no 'p2p'"),
+        ("modernbert", {"layer_types": ["sliding_attention"] * 5}, "layer_types: got"),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_parameters.full_attention: got"),
         ("t5", {"feed_forward_proj": "gated-mish"}, "feed_forward_proj: our t5 has no 'gated-mish'"),
     ],
 )

@@ -60,6 +60,7 @@ class System(nn.Module):
         Raises:
             DataError: the batch lacks a target that the head reads.
         """
+        batch = self.head.prepare(batch)
         encoded = self.encode_batch(batch)
         return self.head(encoded, batch) if objective is None else objective(self.head, encoded, batch)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zoo.commands.fit_scaling_options import add_fit_scaling_options
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
 from zoo.commands.remote_options import is_elsewhere, run_on_this_disk
 from zoo.commands.transcribe_options import add_transcribe_options
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("train", _train, "Train a model from a Hydra config (-m runs a sweep, --cfg job prints the config).", overrides=True)
     add("evaluate", _evaluate, "Evaluate a checkpoint or a training run: checkpoint=PATH (-m evaluates several).", overrides=True)
+    add_fit_scaling_options(add("fit-scaling", _fit_scaling, "Fit scaling laws to finished runs, and find the best size for a budget."))
     command = add("compare", _compare, "Compare runs: settings that differ, final and best metrics, curves.")
     command.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of sweeps")
     command.add_argument("--output", "-o", metavar="FILE", help="write a .csv, .json, .html or .png file instead of a table")
@@ -201,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--format",
         default="transformers",
-        help="transformers (default), open_clip, timm, vig, torchaudio, openai-whisper, onnx, gguf or zoo",
+        help="transformers (default), open_clip, timm, vig, torchaudio, openai-whisper, rwkv, onnx, gguf or zoo",
     )
     command = add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch.")
     command.add_argument("image", metavar="IMAGE", help="image file")
@@ -286,6 +288,12 @@ def _completion(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.commands.completion import completion_command
 
     return completion_command(options)
+
+
+def _fit_scaling(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.fit_scaling import fit_scaling_command
+
+    return fit_scaling_command(options)
 
 
 def _classify(options: argparse.Namespace, rest: list[str]) -> int:

@@ -1,8 +1,9 @@
 """Pre-training head of the BERT family: masked language modelling, and classification of pairs of texts.
 
 Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), only masked language modelling;
-Lan et al. 2019 (ALBERT, arXiv 1909.11942), section 3.1, sentence-order prediction. References: transformers 5.17,
-``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``.
+Lan et al. 2019 (ALBERT, arXiv 1909.11942), section 3.1, sentence-order prediction; Warner et al. 2024 (ModernBERT, arXiv 2412.13663),
+without biases. References: transformers 5.17, ``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``,
+``ModernBertForMaskedLM``.
 
 Differences: logits are computed only at masked positions; there is no dropout before ALBERT's classifier. The data pipeline chooses the
 masked positions (``zoo.data.masking``).
@@ -56,6 +57,7 @@ class BertHead(Head):
         activation: function between the dense layer and the norm.
         eps: added to the variance in the layer norm.
         tied: False gives the decoder its own weight matrix.
+        bias: False leaves out the biases of the dense layer and the norm (ModernBERT); the decoder keeps its own.
 
     Raises:
         ConfigError: both tasks are off, ``sequence`` is unknown, or the encoder lacks the word embedding, pooled vector or vocabulary
@@ -78,6 +80,7 @@ class BertHead(Head):
         activation: str = "gelu",
         eps: float = 1e-12,
         tied: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         spec = inputs["text"]
@@ -91,9 +94,9 @@ class BertHead(Head):
             # ALBERT's word embedding is narrower than its layers. The dense layer maps to that width, so that the table can be tied.
             width, size = spec.word_dim or spec.dim, vocab_size or spec.vocab_size
             assert size is not None
-            self.dense = nn.Linear(spec.dim, width)
+            self.dense = nn.Linear(spec.dim, width, bias=bias)
             self.activation = find_activation(activation)
-            self.norm = nn.LayerNorm(width, eps=eps)
+            self.norm = nn.LayerNorm(width, eps=eps, bias=bias)
             self.decoder = None if tied else nn.Linear(width, size, bias=False)
             self.bias = nn.Parameter(torch.zeros(size))
         self.sequence = nn.Linear(spec.dim, 2) if sequence is not None else None

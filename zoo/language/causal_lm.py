@@ -1,4 +1,4 @@
-"""Decoder-only language model: LLaMA and its relatives (Mistral, SmolLM2, Qwen 2 and 3, Gemma 1 to 3, Phi-3 and 4) and GPT-2, -3, -Neo.
+"""Decoder-only language model: LLaMA and its relatives (Mistral, Mixtral, SmolLM2, Qwen 2, 3, Gemma 1 to 3, Phi-3, 4) and GPT-2, -3, -Neo.
 
 Papers: Radford et al. 2019 (GPT-2); Brown et al. 2020 (GPT-3, arXiv 2005.14165); Touvron et al. 2023 (LLaMA, arXiv 2302.13971, and LLaMA 2,
 arXiv 2307.09288); Jiang et al. 2023 (Mistral, arXiv 2310.06825); Qwen 2 (arXiv 2407.10671); Qwen 3 (arXiv 2505.09388); Gemma 2 (arXiv
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.decoder import CausalAttention, DecoderBlock
 from zoo.layers.decoder_only import DecoderOnly
+from zoo.layers.experts import Experts, expert_losses
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import feed_forward
 from zoo.layers.norm import build_norm
@@ -57,6 +58,11 @@ class CausalLM(DecoderOnly):
         logit_cap: soft limit of the logits (Gemma 2: 30); None: no limit.
         embed_scale: factor on the embeddings of tokens (Gemma: sqrt(dim)).
         tied: compute logits with the token embedding matrix instead of a separate output matrix.
+        num_experts: number of feed-forward networks in each layer, of which each token uses some (Mixtral: 8); None: one for all tokens.
+        experts_per_token: number of experts that compute each token.
+        expert_capacity: limit on the tokens of one expert in training, see ``zoo.layers.experts``; None: no limit.
+        balance_weight: weight of the loss that balances the use of the experts (Switch: 0.01, Mixtral's files: 0.001).
+        router_z_weight: weight of the loss on large logits of the router (ST-MoE: 0.001).
 
     Raises:
         ConfigError: an unknown option, or widths and numbers of heads that do not fit together.
@@ -66,7 +72,7 @@ class CausalLM(DecoderOnly):
     silent_keywords = (
         *("num_heads", "num_kv_heads", "head_dim", "eps", "rope_theta", "rope_scaling"),
         *("window", "activation", "positions", "norm", "rotary_share", "window_rope_theta"),
-        *("attention_scale", "attention_cap", "logit_cap", "embed_scale"),
+        *("attention_scale", "attention_cap", "logit_cap", "embed_scale", "experts_per_token"),
     )
     no_weight_decay = ("positions",)  # read by zoo.training.optim: position embeddings are 2-D but are not decayed
 
@@ -99,6 +105,11 @@ class CausalLM(DecoderOnly):
         logit_cap: float | None = None,
         embed_scale: float = 1.0,
         tied: bool = False,
+        num_experts: int | None = None,
+        experts_per_token: int = 2,
+        expert_capacity: float | None = None,
+        balance_weight: float = 0.0,
+        router_z_weight: float = 0.0,
     ) -> None:
         super().__init__()
         pattern = window if isinstance(window, Sequence) else [window]
@@ -111,6 +122,7 @@ class CausalLM(DecoderOnly):
         self._windows = tuple(pattern[layer % len(pattern)] for layer in range(depth))
         self.window = min((size for size in self._windows if size is not None), default=None)
         self.logit_cap, self.embed_scale = logit_cap, embed_scale
+        self.balance_weight, self.router_z_weight = balance_weight, router_z_weight
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         # head_dim is a separate setting because some models (Mistral Nemo) do not have num_heads * head_dim == dim.
         self.head_dim = dim // num_heads if head_dim is None else head_dim
@@ -119,6 +131,12 @@ class CausalLM(DecoderOnly):
 
         def head_norms() -> tuple[nn.Module, nn.Module] | None:
             return (build_norm(norm, self.head_dim, eps), build_norm(norm, self.head_dim, eps)) if qk_norm else None
+
+        def new_mlp() -> nn.Module:
+            sizes: dict[str, Any] = {"dim": dim, "hidden_dim": hidden_dim or 4 * dim, "activation": activation}
+            if num_experts is None:
+                return feed_forward(**sizes, bias=bias)
+            return Experts(**sizes, num_experts=num_experts, experts_per_token=experts_per_token, capacity=expert_capacity)
 
         self.embedding = nn.Embedding(vocab_size, dim)
         learned = positions == "learned"
@@ -130,7 +148,7 @@ class CausalLM(DecoderOnly):
             DecoderBlock(
                 dim=dim,
                 attention=CausalAttention(**heads, qk_norms=head_norms()),
-                mlp=feed_forward(dim=dim, hidden_dim=hidden_dim or 4 * dim, activation=activation, bias=bias),
+                mlp=new_mlp(),
                 norm=norm,
                 eps=eps,
                 post_norms=post_norms,
@@ -169,6 +187,10 @@ class CausalLM(DecoderOnly):
         logits = super().logits(hidden)
         return logits if self.logit_cap is None else self.logit_cap * torch.tanh(logits / self.logit_cap)
 
+    def auxiliary_losses(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the losses that balance the experts and limit the logits of their routers, and metrics. See ``LanguageModel``."""
+        return expert_losses(self.blocks, balance_weight=self.balance_weight, z_weight=self.router_z_weight)
+
     def _initialise(self) -> None:
         """Initialise as GPT-2: normal with std 0.02; outputs into the residual stream are divided by sqrt(2 * depth)."""
         # 2 * depth branches add to the residual stream; this factor keeps its variance independent of depth.
@@ -179,6 +201,8 @@ class CausalLM(DecoderOnly):
                 nn.init.normal_(module.weight, std=residual if shrinks else 0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
+            if isinstance(module, Experts):
+                module.initialise(0.02, residual)
         if self.positions is not None:
             nn.init.normal_(self.positions, std=0.02)
 

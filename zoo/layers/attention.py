@@ -190,7 +190,7 @@ def attend_heads(
     *,
     allowed: Bool[Tensor, "batch 1 queries_or_1 keys"] | Bool[Tensor, "queries keys"] | None = None,
     causal: bool = False,
-    bias: Float[Tensor, "1 num_heads queries keys"] | None = None,
+    bias: Float[Tensor, "batch_or_1 num_heads queries keys"] | None = None,
     scale: float | None = None,
     cap: float | None = None,
     dropout: float = 0.0,

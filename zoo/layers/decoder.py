@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.layers.attention import Layout, attend_heads, causal_mask
 from zoo.layers.cache import Cache
+from zoo.layers.experts import Experts
 from zoo.layers.linear import Linear
 from zoo.layers.norm import build_norm
 
@@ -35,6 +36,7 @@ class Call:
         cache: keys and values of earlier tokens; None without a cache.
         layout: attention pattern of a packed list of tokens; None for a padded batch.
         window: maximum number of keys per query in a layout; None: no limit.
+        real: True at the real tokens of this call; None: all are real.
     """
 
     rotation: Rotation | None = None
@@ -43,6 +45,7 @@ class Call:
     cache: Cache | None = None
     layout: Layout | None = None
     window: int | None = None
+    real: Bool[Tensor, "batch length"] | None = None
 
 
 class Prefix(nn.Module):
@@ -163,7 +166,7 @@ class DecoderBlock(nn.Module):
     Args:
         dim: width of the tokens.
         attention: self-attention.
-        mlp: feed-forward part.
+        mlp: feed-forward part, perhaps a mixture of experts.
         norm: name in ``zoo.layers.norm.NORMS``.
         eps: added inside the norms for numerical stability.
         post_norms: True normalises the output of both branches too, before it is added to x (Gemma 2 and 3).
@@ -186,13 +189,14 @@ class DecoderBlock(nn.Module):
         self.attention = attention
         self.norm2 = build_norm(norm, dim, eps)
         self.mlp = mlp
+        self.routes = isinstance(mlp, Experts)
         self.post_norm1, self.post_norm2 = (build_norm(norm, dim, eps) if post_norms else None for _ in range(2))
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "*tokens dim"], call: Call, layer: int) -> Float[Tensor, "*tokens dim"]:
         attended = self.attention(self.norm1(x), call, layer)
         x = x + self.drop(attended if self.post_norm1 is None else self.post_norm1(attended))
-        changed = self.mlp(self.norm2(x))
+        changed = self.mlp(self.norm2(x), call.real) if self.routes else self.mlp(self.norm2(x))
         return x + self.drop(changed if self.post_norm2 is None else self.post_norm2(changed))
 
 

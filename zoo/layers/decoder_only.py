@@ -132,7 +132,7 @@ class DecoderOnly(LanguageModel):
         past, length, device = 0 if cache is None else cache.length, x.shape[1], x.device
         keys = past + length
         side = _padding_side(mask)
-        mask = None if side == "none" else mask  # attention is faster without a mask
+        mask = own = None if side == "none" else mask  # attention is faster without a mask
         if cache is not None:
             cache.extend(length, mask)
         real = mask if past == 0 else cache.mask if cache is not None and cache.padded else None
@@ -147,6 +147,7 @@ class DecoderOnly(LanguageModel):
                 allowed=None if single else seen_keys(real, length, keys, window, device),
                 first_key=max(0, keys - window) if single and window is not None else 0,
                 cache=cache,
+                real=own,
             )
             for window in dict.fromkeys(self.windows)
         }

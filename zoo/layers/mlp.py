@@ -32,6 +32,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "quick_gelu": quick_gelu,
     "relu": F.relu,
     "silu": F.silu,
+    "tanh": torch.tanh,
 }
 
 
@@ -68,14 +69,14 @@ class MLP(nn.Module):
         return self.fc2(hidden if self.norm is None else self.norm(hidden))
 
 
-GATED: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu_tanh": gelu_tanh}  # activation of the gate
+GATED: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": F.gelu, "geglu_tanh": gelu_tanh}  # activation of the gate
 
 
 class SwiGLU(nn.Module):
     """Gated feed-forward block: linear layer to twice ``hidden_dim``, activation of the first half times the second half, linear layer.
 
     Source: Shazeer 2020 (arXiv 2002.05202), equation 6; with biases in DINOv2's giant (timm ``SwiGLUPacked``), without in LLaMA. With
-    "geglu_tanh" the gate's activation is GELU in its tanh approximation (Gemma).
+    "geglu_tanh" the gate's activation is GELU in its tanh approximation (Gemma), with "geglu" GELU itself (ModernBERT).
     """
 
     def __init__(self, *, dim: int, hidden_dim: int, bias: bool = True, activation: str = "swiglu") -> None:

@@ -57,6 +57,7 @@ def check(config: Mapping[str, Any]) -> CheckReport:
     step = meta_step(config, settings, min(settings.batch_size, 4))
     system, batch, modalities = step.system, step.batch, step.modalities
     edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
+    batch = system.head.prepare(batch)
     encoded = {m: _encode(system, m, batch, edges) for m in modalities if m in system.encoders}
     loss = _loss(system, encoded, batch)
     edges += _edges_of_conversations(system, batch, encoded)

@@ -44,14 +44,15 @@ def check_head(
     was_training, given = head.training, {m: _detached(each) for m, each in encoded.items()}
     head.eval()
     with torch.no_grad():
-        output = _checked_output(head, head(given, batch))
-        _check_again(head, given, batch, output, wiring)
-        _check_missing(head, given, batch)
-        _check_state(head, given, batch, output)
-        _check_parts(head, given, batch, output)
+        prepared = head.prepare(batch)
+        output = _checked_output(head, head(given, prepared))
+        _check_again(head, given, prepared, output, wiring)
+        _check_missing(head, given, prepared)
+        _check_state(head, given, prepared, output)
+        _check_parts(head, given, prepared, output)
     if output.loss is not None:
         trained = copy.deepcopy(head).train()
-        check_gradients(trained, trained(given, batch).loss, exempt=without_gradient)
+        check_gradients(trained, trained(given, trained.prepare(batch)).loss, exempt=without_gradient)
         _check_no_items(head, given, batch, without_gradient)
     head.train(was_training)
 

@@ -111,12 +111,16 @@ class Head(Part, nn.Module):
     def connect(self, wiring: Wiring) -> None:
         """Take references to the system's other parts, for example tie a weight; connecting twice is the same as once."""
 
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch that the encoders read; by default unchanged. A head with a generator replaces tokens here."""
+        return batch
+
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Return loss, metrics and outputs of a batch.
 
         Args:
             encoded: the encoders' outputs by modality.
-            batch: the batch that they were made of; a head reads its ``targets``.
+            batch: the batch that they were made of, after ``prepare``; a head reads its ``targets``.
 
         Raises:
             DataError: a target that the head reads is missing.

@@ -56,6 +56,13 @@ class LanguageModel(Part, nn.Module):
         """Return the scores of the next token [..., vocab_size] for hidden states [..., dim]."""
         raise NotImplementedError
 
+    def auxiliary_losses(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return further losses of the last call in training, already weighted, and metrics, by name; by default none.
+
+        A head adds the losses to its own. The model forgets that call.
+        """
+        return {}, {}
+
     def new_cache(self, batch_size: int, length: int) -> Any:
         """Return an empty cache for ``batch_size`` rows of at most ``length`` tokens."""
         raise NotImplementedError

@@ -84,7 +84,7 @@ class MultimodalLM(LanguageHead):
         self.language = language
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
-        """Return the mean cross entropy of the supervised tokens, and the top-1 accuracy ``token_accuracy`` of this process's tokens.
+        """Return the mean cross entropy of the supervised tokens, their top-1 accuracy ``token_accuracy`` and their number on this process.
 
         In training by several processes, the average of their losses is the mean over the tokens of all (``share_of_mean``).
 
@@ -92,11 +92,14 @@ class MultimodalLM(LanguageHead):
             DataError: the numbers of placeholders and features differ, or the batch has no conversations.
         """
         found = self.predictions(encoded, batch)
+        further, metrics = self.language.auxiliary_losses()  # of a mixture of experts
         # Without supervised tokens the loss is 0 and still depends on every parameter: a distributed step needs gradients on every rank.
         if not len(found.labels):
-            return HeadOutput(share_of_mean(found.logits.sum(), 0))
-        loss = share_of_mean(F.cross_entropy(found.logits, found.labels), len(found.labels))
-        return HeadOutput(loss, {"token_accuracy": (found.logits.detach().argmax(-1) == found.labels).float().mean()})
+            return HeadOutput(sum(further.values(), share_of_mean(found.logits.sum(), 0)))
+        loss = sum(further.values(), share_of_mean(F.cross_entropy(found.logits, found.labels), len(found.labels)))
+        accuracy = (found.logits.detach().argmax(-1) == found.labels).float().mean()
+        tokens = accuracy.new_full((), float(len(found.labels)))  # the log of a run thereby tells the amount of its training data
+        return HeadOutput(loss, {"token_accuracy": accuracy, "predicted_tokens": tokens, **metrics})
 
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
         """Return the predictions of the supervised tokens, with logits in fp32 or wider; on the meta device, those of all tokens.

@@ -12,11 +12,11 @@ from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_othe
 from zoo.interop.causal_lm.rotary import context_length, rotary, their_rotary
 
 GPT2, GPT_NEO, LLAMA, MISTRAL, QWEN2, QWEN3 = "gpt2", "gpt_neo", "llama", "mistral", "qwen2", "qwen3"
-GEMMA, GEMMA2, GEMMA3, PHI3 = "gemma", "gemma2", "gemma3_text", "phi3"
+GEMMA, GEMMA2, GEMMA3, PHI3, MIXTRAL = "gemma", "gemma2", "gemma3_text", "phi3", "mixtral"
 CLASSES = {
     GPT2: "GPT2LMHeadModel", GPT_NEO: "GPTNeoForCausalLM", LLAMA: "LlamaForCausalLM", MISTRAL: "MistralForCausalLM",
     QWEN2: "Qwen2ForCausalLM", QWEN3: "Qwen3ForCausalLM", GEMMA: "GemmaForCausalLM", GEMMA2: "Gemma2ForCausalLM",
-    GEMMA3: "Gemma3ForCausalLM", PHI3: "Phi3ForCausalLM",
+    GEMMA3: "Gemma3ForCausalLM", PHI3: "Phi3ForCausalLM", MIXTRAL: "MixtralForCausalLM",
 }  # fmt: skip
 GEMMAS, FOUR_NORMS = (GEMMA, GEMMA2, GEMMA3), (GEMMA2, GEMMA3)
 OTHERS = "other models can be used as they are: transformers/DIRECTORY"
@@ -67,12 +67,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-5,
         "original_max_position_embeddings": 4096,
     },
+    MIXTRAL: {
+        **_LLAMA, "max_position_embeddings": 131072, "num_key_value_heads": 8, "intermediate_size": 14336, "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6, "num_local_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.001,
+    },
 }  # fmt: skip
 # What each model type has in common with all of its sizes, by our keywords. The first type that allows a model is the one it is written as.
 _PLAIN: dict[str, Collection[Any]] = {
     "norm": ("rms",), "post_norms": (False,), "qk_norm": (False,), "positions": ("rotary",), "activation": ("swiglu",), "bias": (False,),
     "qkv_bias": (None, False), "rotary_share": (1.0,), "window_rope_theta": (None,), "attention_scale": (None,), "attention_cap": (None,),
-    "logit_cap": (None,), "embed_scale": (1.0,),
+    "logit_cap": (None,), "embed_scale": (1.0,), "num_experts": (None,),
 }  # fmt: skip
 
 
@@ -83,7 +87,14 @@ class _Anything(tuple):
         return True
 
 
-_ANY = _Anything()
+class _Numbers(tuple):
+    """Collection that contains every value but None."""
+
+    def __contains__(self, value: object) -> bool:
+        return value is not None
+
+
+_ANY, _NUMBERS = _Anything(), _Numbers(("a number",))
 _GPT_HAS: dict[str, Collection[Any]] = {
     **_PLAIN, "norm": ("layer",), "positions": ("learned",), "activation": tuple(ACTIVATIONS.values()), "bias": (True,),
 }  # fmt: skip
@@ -102,6 +113,7 @@ HAS: dict[str, dict[str, Collection[Any]]] = {
         "window_rope_theta": _ANY,
     },
     PHI3: {**_PLAIN, "rotary_share": _ANY},
+    MIXTRAL: {**_PLAIN, "num_experts": _NUMBERS},
 }  # fmt: skip
 
 
@@ -191,6 +203,9 @@ def _llama_arguments(whole: Mapping[str, Any], kind: str) -> dict[str, Any]:
 def _further(whole: Mapping[str, Any], kind: str, head_dim: int, window_theta: float | None) -> dict[str, Any]:
     """Return the keywords that only some model types set."""
     further: dict[str, Any] = {QWEN2: {"qkv_bias": True}, QWEN3: {"qk_norm": True}}.get(kind, {})
+    if kind == MIXTRAL:
+        numbers = {"num_experts": count(whole, "num_local_experts"), "experts_per_token": count(whole, "num_experts_per_tok")}
+        further = {**numbers, "balance_weight": float(whole["router_aux_loss_coef"])}
     if kind in GEMMAS:
         further = {"embed_scale": count(whole, "hidden_size") ** 0.5}
     if kind in FOUR_NORMS:
@@ -261,7 +276,7 @@ def _fits(arguments: Mapping[str, Any], kind: str) -> bool:
         shared = (None, arguments["num_heads"]), (None, arguments["dim"] / arguments["num_heads"])
         plain = arguments["num_kv_heads"] in shared[0] and arguments["head_dim"] in shared[1] and arguments["rope_scaling"] is None
         return plain and (kind == GPT_NEO or arguments["window"] is None)
-    if kind in (MISTRAL, PHI3):
+    if kind in (MISTRAL, PHI3, MIXTRAL):
         return isinstance(arguments["window"], int | None)
     return kind != GEMMA or arguments["window"] is None
 
@@ -319,6 +334,9 @@ def _their_llama(arguments: Mapping[str, Any], kind: str) -> dict[str, Any]:
         return found | {"attention_bias": arguments["bias"], "mlp_bias": arguments["bias"]}
     if kind in (MISTRAL, PHI3):
         return found | {"sliding_window": size}
+    if kind == MIXTRAL:
+        numbers = {"num_local_experts": arguments["num_experts"], "num_experts_per_tok": arguments["experts_per_token"]}
+        return found | {"sliding_window": size, **numbers, "router_aux_loss_coef": arguments["balance_weight"]}
     if kind in (QWEN2, QWEN3):
         found |= {"use_sliding_window": size is not None, "sliding_window": size}
     if kind in FOUR_NORMS:

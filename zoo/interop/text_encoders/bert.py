@@ -143,19 +143,19 @@ def _new_name(name: str) -> str:
 
 
 def family_head(
-    tensors: Mapping[str, Tensor], table: Sequence[Rule], *, words: str, tied: tuple[str, str], parts: Collection[str]
+    tensors: Mapping[str, Tensor], table: Sequence[Rule], *, words: str, tied: Sequence[str], parts: Collection[str]
 ) -> dict[str, Tensor]:
     """Convert the heads of a model of BERT's family to our head ``bert``.
 
     Args:
         words: key of the word table.
-        tied: weight and bias of the decoder, which a file may repeat.
+        tied: weight of the decoder, which a file may repeat, and a second name of its bias, if there is one.
         parts: first words of the keys of heads.
 
     Raises:
         WeightsError: the decoder is not tied to the word table, or the head is another one.
     """
-    _refuse_untied(tensors, words, *tied)
+    _refuse_untied(tensors, words, tied)
     head = {name: tensor for name, tensor in new_names(tensors).items() if name.split(".")[0] in parts}
     return rules.to_zoo(head, table, origin=ORIGIN, drop=tied)
 
@@ -167,9 +167,9 @@ def refuse_kind(config: Mapping[str, Any], kind: str) -> None:
         raise ConfigError(f"model_type: got {given!r}; {name_choices(given, [kind])}")
 
 
-def _refuse_untied(tensors: Mapping[str, Tensor], words: str, weight: str, bias: str) -> None:
+def _refuse_untied(tensors: Mapping[str, Tensor], words: str, tied: Sequence[str]) -> None:
     """Raise WeightsError for a decoder in a file that is not the table of words, or has another bias than the head."""
-    for copy, original in ((weight, words), (bias, bias.replace(".decoder", ""))):
+    for copy, original in zip(tied, (words, *(bias.replace(".decoder", "") for bias in tied[1:])), strict=True):
         if copy in tensors and original in tensors and not torch.equal(tensors[copy], tensors[original]):
             raise WeightsError(f"{copy}: is not {original}, to which the decoder of our head bert is tied; untied decoders are not read")
 
@@ -274,6 +274,7 @@ def family_config(arguments: Mapping[str, Any], target: str) -> dict[str, Any]:
 
 def refuse_head(arguments: Mapping[str, Any], head: Mapping[str, Any], target: str) -> None:
     """Raise ConfigError for a head that is not tied, or of another activation or eps than its encoder."""
-    refuse_others(head, {"tied": (True,), "activation": (arguments["activation"],), "eps": (arguments["eps"],)}, target)
+    same = {"activation": (arguments["activation"],), "eps": (arguments["eps"],)}
+    refuse_others(head, {"tied": (True,), "bias": (True,), **same}, target)
     if head["sequence"] is not None:
         refuse_others(arguments, {"pool": ("cls_tanh",)}, target)

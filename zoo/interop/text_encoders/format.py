@@ -1,4 +1,4 @@
-"""Text encoders of transformers (BERT, RoBERTa, ALBERT, the encoder of T5) and what sentence-transformers puts around them."""
+"""Text encoders of transformers (BERT and relatives, the encoder of T5) and what sentence-transformers puts around them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +17,9 @@ from zoo.interop.base.recognise import library_config
 from zoo.interop.base.source import Source
 from zoo.interop.text_encoders import albert as transformers_albert
 from zoo.interop.text_encoders import bert as transformers_bert
+from zoo.interop.text_encoders import deberta as transformers_deberta
+from zoo.interop.text_encoders import electra as transformers_electra
+from zoo.interop.text_encoders import modernbert as transformers_modernbert
 from zoo.interop.text_encoders import roberta as transformers_roberta
 from zoo.interop.text_encoders import t5 as transformers_t5
 from zoo.interop.text_encoders.write import text_export
@@ -26,10 +29,13 @@ from zoo.storage.checked import check
 from zoo.storage.outside import read_json
 
 TEXT: dict[str, ModuleType] = {  # by model_type
+    "electra": transformers_electra,  # before BERT, because without its projection the keys are the same
     "bert": transformers_bert,
     "roberta": transformers_roberta,
     "albert": transformers_albert,
     "t5": transformers_t5,
+    "deberta-v2": transformers_deberta,
+    "modernbert": transformers_modernbert,
 }
 GIVEN = {"tokenizer": "given"}
 SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")  # of sentence-transformers; Dropout is for training only
@@ -40,10 +46,10 @@ NO_LIMIT = 1_000_000  # transformers writes a number near 1e30 as model_max_leng
 
 @register("format")
 class TextEncoders(Format):
-    """Encoders ``bert``, ``albert`` and ``t5``, alone or with the head ``bert``."""
+    """Encoders ``bert``, ``albert``, ``electra``, ``deberta``, ``modernbert`` and ``t5``, alone or with the head of their pre-training."""
 
     targets = ("transformers",)
-    takes = "text encoders 'bert', 'albert' and 't5', alone or with the head 'bert'"
+    takes = "text encoders 'bert', 'albert', 'electra', 'deberta', 'modernbert' and 't5', alone or with the head 'bert'"
     model_types = tuple(TEXT)
     files = {
         **TRANSFORMERS,

@@ -11,6 +11,9 @@ from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
 from zoo.interop.text_encoders import albert as transformers_albert
 from zoo.interop.text_encoders import bert as transformers_bert
+from zoo.interop.text_encoders import deberta as transformers_deberta
+from zoo.interop.text_encoders import electra as transformers_electra
+from zoo.interop.text_encoders import modernbert as transformers_modernbert
 from zoo.interop.text_encoders import roberta as transformers_roberta
 from zoo.interop.text_encoders import t5 as transformers_t5
 from zoo.processors.tokenizers.library_tokenizers import find_mask, tokenizer_files
@@ -18,7 +21,15 @@ from zoo.registry import find_part
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.types import config_of, is_system, part_of
 
-FAMILIES = ("bert", "albert", "t5")
+FAMILIES = {  # by the name of our encoder
+    "bert": transformers_bert,
+    "albert": transformers_albert,
+    "electra": transformers_electra,
+    "deberta": transformers_deberta,
+    "modernbert": transformers_modernbert,
+    "t5": transformers_t5,
+}
+HEADS = {"bert": tuple(FAMILIES), "replaced_tokens": ("electra",)}  # heads of pre-training, and the encoders with which theirs has them
 POOLINGS = {transformers_bert.OUR_POOLS[theirs]: key for key, theirs in transformers_bert.POOLINGS.items()}  # ours: theirs
 UNKNOWN = ("[UNK]", "<unk>")
 
@@ -51,15 +62,16 @@ def _encoder_config(model: nn.Module) -> dict[str, Any] | None:
     config = config_of(model)
     if not is_system(model):
         return config.get("encoder")
-    alone = set(model.encoders) == {"text"} and (config.get("head") or {}).get("name") == "bert"
-    return config["encoders"]["text"] if alone else None
+    encoder = config["encoders"].get("text") or {}
+    alone = set(model.encoders) == {"text"} and encoder.get("name") in HEADS.get(str((config.get("head") or {}).get("name")), ())
+    return encoder if alone else None
 
 
 def origin_of(arguments: Mapping[str, Any]) -> ModuleType:
     """Return the module of an encoder's model in transformers; RoBERTa differs from BERT in the row of its first position."""
-    if arguments["name"] == "bert":
-        return transformers_bert if arguments["padding_row"] is None else transformers_roberta
-    return {"albert": transformers_albert, "t5": transformers_t5}[arguments["name"]]
+    if arguments["name"] == "bert" and arguments["padding_row"] is not None:
+        return transformers_roberta
+    return FAMILIES[arguments["name"]]
 
 
 def _tensors(model: nn.Module, origin: ModuleType) -> dict[str, Tensor]:

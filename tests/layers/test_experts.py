@@ -1,0 +1,135 @@
+"""Mixture of experts: losses by hand, the dense layer as a special case, limits on tokens, and gradients of the router."""
+
+import pytest
+import torch
+
+import zoo
+from zoo.assembly.summary import summarize
+from zoo.language.causal_lm import CausalLM
+from zoo.layers.experts import Experts, balance_loss, expert_shares, router_z_loss
+from zoo.layers.mlp import SwiGLU
+
+SMALL = {"vocab_size": 60, "context_length": 32, "dim": 16, "depth": 2, "num_heads": 2, "hidden_dim": 24, "num_experts": 4}
+
+
+def make(**words):
+    torch.manual_seed(0)
+    experts = Experts(**{"dim": 8, "hidden_dim": 12, "num_experts": 4, "experts_per_token": 2, "activation": "swiglu", **words})
+    experts.initialise(0.5, 0.5)
+    return experts
+
+
+@pytest.mark.parametrize(("name", "expected"), [("mixtral_8x7b", 46_702_792_704), ("mixtral_8x22b", 140_630_071_296)])
+def test_parameter_counts_are_those_of_the_reference(name, expected):
+    assert summarize(name).parameters == expected
+
+
+def test_the_balance_loss_is_the_sum_of_share_times_probability():
+    """Shares [.5, .25, .25, 0] and mean probabilities [.4, .3, .2, .1] give 1.3 (specification ``decoders_more``)."""
+    probabilities = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).repeat(4, 1)
+    chosen = torch.tensor([[0], [0], [1], [2]])
+    assert expert_shares(probabilities, chosen).tolist() == [0.5, 0.25, 0.25, 0.0]
+    assert balance_loss(probabilities, chosen).item() == pytest.approx(1.3)
+    even = balance_loss(torch.full((4, 4), 0.25), torch.tensor([[0, 1], [1, 2], [2, 3], [3, 0]]))
+    assert even.item() == pytest.approx(2)  # two experts per token
+
+
+def test_the_z_loss_is_the_mean_square_of_the_log_partition():
+    assert router_z_loss(torch.tensor([[1.0, 0.0], [2.0, 2.0]])).item() == pytest.approx(4.488849, abs=1e-6)
+
+
+@torch.no_grad()
+def test_one_expert_is_the_dense_layer():
+    experts, x = make(num_experts=1, experts_per_token=1), torch.randn(3, 5, 8)
+    dense = SwiGLU(dim=8, hidden_dim=12, bias=False)
+    dense.fc1.weight.copy_(experts.fc1[0])
+    dense.fc2.weight.copy_(experts.fc2[0])
+    torch.testing.assert_close(experts(x), dense(x), atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_an_indifferent_router_gives_the_mean_of_its_choices():
+    experts, x = make(), torch.randn(5, 8)
+    experts.router.weight.zero_()
+    _, chosen = experts.router(x).softmax(-1).topk(2)
+    alone = []
+    for expert in range(4):
+        gate, value = (x @ experts.fc1[expert].T).chunk(2, -1)
+        alone.append((torch.nn.functional.silu(gate) * value) @ experts.fc2[expert].T)
+    expected = torch.stack(alone, 1).gather(1, chosen[..., None].expand(-1, -1, 8)).mean(1)
+    torch.testing.assert_close(experts(x), expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_full_expert_skips_later_tokens_in_training_only():
+    experts, x = make(experts_per_token=1, num_experts=2, capacity=0.5).train(), torch.randn(8, 8)
+    experts.router.weight[0], experts.router.weight[1] = 1.0, -1.0  # expert 0 for positive sums
+    x = x.abs()
+    out = experts(x)
+    assert (out.abs().sum(-1) > 0).tolist() == [True, True] + [False] * 6  # ceil(8 / 2 * 0.5) tokens
+    real = torch.tensor([False] * 3 + [True] * 5)
+    assert (experts(x, real).abs().sum(-1) > 0).tolist() == [False] * 3 + [True] * 2 + [False] * 3  # padding takes no place
+    assert (experts.eval()(x).abs().sum(-1) > 0).all()
+
+
+def test_the_router_learns_through_weights_and_probabilities():
+    experts, x = make().train(), torch.randn(6, 8)
+    experts(x).square().sum().backward()
+    through_weights = experts.router.weight.grad.clone()
+    experts.router.weight.grad = None
+    experts(x)
+    balance_loss(experts.routing.probabilities, experts.routing.chosen).backward()
+    assert through_weights.any() and experts.router.weight.grad.any()
+    assert experts.fc1.grad is not None and experts.fc2.grad is not None
+
+
+def test_losses_count_real_tokens_and_are_forgotten_when_read():
+    torch.manual_seed(0)
+    model = CausalLM(**SMALL, balance_weight=1.0, router_z_weight=0.5).train()
+    ids, mask = torch.randint(0, 60, (2, 9)), torch.arange(9) < torch.tensor([[9], [4]])
+    model(ids, mask)
+    losses, metrics = model.auxiliary_losses()
+    assert losses.keys() == {"balance", "router_z"} and model.auxiliary_losses() == ({}, {})
+    torch.testing.assert_close(losses["router_z"], 0.5 * metrics["router_z_loss"])
+    model(ids[:, 4:].flip(0), mask.new_tensor([[False] * 5, [True] * 5]))
+    only = model.auxiliary_losses()[1]
+    model(ids[:1, 4:])
+    for name, value in model.auxiliary_losses()[1].items():
+        torch.testing.assert_close(value, only[name], atol=1e-6, rtol=0)
+
+
+def test_evaluation_keeps_no_losses():
+    model = CausalLM(**SMALL, balance_weight=1.0).eval()
+    model(torch.randint(0, 60, (2, 9)))
+    assert model.auxiliary_losses() == ({}, {})
+
+
+def test_balancing_spreads_tokens_over_the_experts():
+    """A router that sends everything to one expert learns to use all of them."""
+    model = CausalLM(**SMALL, balance_weight=1.0, experts_per_token=1)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.norm2.weight.fill_(1.0)
+            block.mlp.router.weight[1:] = block.mlp.router.weight[:1] * 0.9
+    ids, optimizer, busiest = torch.randint(0, 60, (8, 16)), torch.optim.Adam(model.parameters(), lr=1e-2), []
+    for _ in range(60):
+        loss = torch.nn.functional.cross_entropy(model.logits(model(ids[:, :-1])).flatten(0, 1), ids[:, 1:].flatten())
+        further, metrics = model.auxiliary_losses()
+        busiest.append(float(metrics["busiest_expert"]))
+        optimizer.zero_grad()
+        (loss + further["balance"]).backward()
+        optimizer.step()
+    assert busiest[0] > 0.5 and busiest[-1] < 0.35, busiest[::10]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"experts_per_token": 5}, "experts_per_token: got 5; allowed is 1 to 4"),
+        ({"activation": "gelu"}, "experts have a gated activation, not 'gelu'"),
+        ({"expert_capacity": 0.0}, "expert_capacity: got 0.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(change, words):
+    with pytest.raises(zoo.ConfigError, match=words):
+        CausalLM(**{**SMALL, **change})

@@ -1,0 +1,178 @@
+"""Mixture of experts in place of a feed-forward part: a router sends each token to a few of many feed-forward networks.
+
+Papers: Shazeer et al. 2017 (arXiv 1701.06538); Fedus et al. 2021 (Switch, arXiv 2101.03961), section 2.2, for capacity and the loss that
+balances the experts; Zoph et al. 2022 (ST-MoE, arXiv 2202.08906), equation 5, for the loss on large logits; Jiang et al. 2024 (Mixtral,
+arXiv 2401.04088), section 2, for the weights of the chosen experts. Reference: transformers 5.17, ``modeling_mixtral.py``.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError, name_choices
+from zoo.layers.linear import Linear
+from zoo.layers.mlp import GATED
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Choices of a router for a list of tokens.
+
+    Attributes:
+        logits: of each expert, in float32.
+        probabilities: their softmax.
+        chosen: experts of each token, the best first.
+    """
+
+    logits: Float[Tensor, "tokens num_experts"]
+    probabilities: Float[Tensor, "tokens num_experts"]
+    chosen: Int[Tensor, "tokens experts_per_token"]
+
+
+class Experts(nn.Module):
+    """Gated feed-forward networks, of which a router chooses ``experts_per_token`` for each token.
+
+    The output is the sum of the chosen experts' outputs, weighted by the router's probabilities, which are scaled to sum to one.
+
+    Args:
+        dim: width of the tokens.
+        hidden_dim: width of the hidden layer of each expert.
+        num_experts: number of experts.
+        experts_per_token: number of experts that compute each token.
+        activation: name of a gated activation (``zoo.layers.mlp.GATED``).
+        capacity: limit on the tokens of one expert in training, as a multiple of an even share; an expert skips the tokens beyond it, for
+            which only the residual stream remains (or their other expert). None: no limit. In evaluation there is never one, so that the
+            result of a token does not depend on the rest of the batch.
+
+    Attributes:
+        routing: choices for the real tokens of the last call in training; None otherwise. Whoever reads it sets it to None.
+
+    Raises:
+        ConfigError: there are fewer experts than a token needs, or the activation is not gated.
+    """
+
+    def __init__(
+        self, *, dim: int, hidden_dim: int, num_experts: int, experts_per_token: int, activation: str, capacity: float | None = None
+    ) -> None:
+        super().__init__()
+        if not 1 <= experts_per_token <= num_experts:
+            raise ConfigError(f"experts_per_token: got {experts_per_token}; allowed is 1 to {num_experts} (num_experts)")
+        if activation not in GATED:
+            raise ConfigError(f"activation: experts have a gated activation, not {activation!r}; {name_choices(activation, GATED)}")
+        if capacity is not None and not capacity > 0:
+            raise ConfigError(f"expert_capacity: got {capacity}; allowed is a number above 0 (1.25 in Switch), or null")
+        self.num_experts, self.experts_per_token, self.capacity = num_experts, experts_per_token, capacity
+        self.router = Linear(dim, num_experts, bias=False)
+        # All experts in one tensor: it gets a gradient even if no token chose some of them, which distributed training needs.
+        self.fc1 = nn.Parameter(torch.empty(num_experts, 2 * hidden_dim, dim))  # rows: gate, value
+        self.fc2 = nn.Parameter(torch.empty(num_experts, dim, hidden_dim))
+        self.activation = GATED[activation]
+        self.routing: Routing | None = None
+
+    def initialise(self, std: float, residual_std: float) -> None:
+        """Draw the weights from normal distributions; ``residual_std`` is that of the output layers."""
+        nn.init.normal_(self.fc1, std=std)
+        nn.init.normal_(self.fc2, std=residual_std)
+
+    def forward(self, x: Float[Tensor, "*tokens dim"], real: Bool[Tensor, "*tokens"] | None = None) -> Float[Tensor, "*tokens dim"]:
+        """Return the weighted outputs of each token's experts.
+
+        Args:
+            x: tokens.
+            real: False at padding, which takes no place of an expert and does not count in the losses; None: all are real.
+        """
+        flat = x.flatten(0, -2)  # [tokens, dim]
+        real = None if real is None else real.flatten()
+        routing, weights = self._route(flat)
+        if self.training:
+            kept = slice(None) if real is None else real
+            self.routing = Routing(routing.logits[kept], routing.probabilities[kept], routing.chosen[kept])
+        if x.is_meta:  # meta tensors have no values to select by
+            hidden = flat @ self.fc1[0].T
+            gate, value = hidden.chunk(2, dim=-1)
+            return ((self.activation(gate) * value) @ self.fc2[0].T * weights.sum(-1, keepdim=True)).view_as(x)
+        out = torch.zeros_like(flat)
+        limit = self._limit(len(flat) if real is None else int(real.sum()))
+        for expert in range(self.num_experts):
+            tokens, place = self._tokens_of(expert, routing.chosen, real, limit)
+            # An expert without tokens is computed too: its slice of the stacked weights then has a gradient of zero.
+            gate, value = (flat[tokens] @ self.fc1[expert].T).chunk(2, dim=-1)
+            changed = (self.activation(gate) * value) @ self.fc2[expert].T
+            out = out.index_add(0, tokens, changed * weights[tokens, place, None].to(changed.dtype))
+        return out.view_as(x)
+
+    def _route(self, flat: Float[Tensor, "tokens dim"]) -> tuple[Routing, Float[Tensor, "tokens experts_per_token"]]:
+        logits = self.router(flat).float()  # float32: in half precision, equal logits are common, and choices become arbitrary
+        probabilities = logits.softmax(-1)
+        best, chosen = probabilities.topk(self.experts_per_token, dim=-1)
+        return Routing(logits, probabilities, chosen), best / best.sum(-1, keepdim=True)
+
+    def _limit(self, num_tokens: int) -> int | None:
+        if self.capacity is None or not self.training:
+            return None
+        return math.ceil(num_tokens * self.experts_per_token / self.num_experts * self.capacity)
+
+    def _tokens_of(
+        self, expert: int, chosen: Int[Tensor, "tokens experts_per_token"], real: Tensor | None, limit: int | None
+    ) -> tuple[Int[Tensor, " taken"], Int[Tensor, " taken"]]:
+        """Return the tokens of an expert, and the place of the expert among each token's choices.
+
+        With a limit, tokens that prefer the expert come first, then those for which it is the second choice, each in their order.
+        """
+        is_chosen = chosen == expert
+        if limit is None:
+            tokens, place = is_chosen.nonzero(as_tuple=True)
+            return tokens, place
+        if real is not None:
+            is_chosen = is_chosen & real[:, None]
+        place, tokens = is_chosen.T.nonzero(as_tuple=True)
+        return tokens[:limit], place[:limit]
+
+
+def balance_loss(probabilities: Float[Tensor, "tokens num_experts"], chosen: Int[Tensor, "tokens experts_per_token"]) -> Float[Tensor, ""]:
+    """Return the load-balancing loss: number of experts times the sum of share of tokens and mean probability of each expert.
+
+    Its smallest value for even use is the number of experts per token (1 for Switch, 2 for Mixtral). Only the probabilities have a
+    gradient.
+    Source: Switch, equation 4, without its factor alpha; with shares [.5, .25, .25, 0] and probabilities [.4, .3, .2, .1] it is 1.3.
+    """
+    return probabilities.shape[-1] * (expert_shares(probabilities, chosen) * probabilities.mean(0)).sum()
+
+
+def expert_shares(
+    probabilities: Float[Tensor, "tokens num_experts"], chosen: Int[Tensor, "tokens experts_per_token"]
+) -> Float[Tensor, " num_experts"]:
+    """Return the share of tokens that chose each expert; they sum to the number of experts per token."""
+    counts = torch.zeros_like(probabilities).scatter_(1, chosen, 1.0)
+    return counts.mean(0)
+
+
+def router_z_loss(logits: Float[Tensor, "tokens num_experts"]) -> Float[Tensor, ""]:
+    """Return the mean squared logarithm of the sum of exponentials, which keeps the router's logits small (ST-MoE, equation 5)."""
+    return logits.logsumexp(-1).square().mean()
+
+
+def expert_losses(blocks: nn.ModuleList, *, balance_weight: float, z_weight: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the weighted losses of the routers in the last call in training, and unweighted metrics; the routers forget that call.
+
+    The losses are means over layers of each layer's loss (transformers pools the tokens of all layers, so that one layer can hide the
+    imbalance of another).
+    """
+    experts = [module for module in blocks.modules() if isinstance(module, Experts)]
+    routings = [each.routing for each in experts if each.routing is not None and len(each.routing.logits)]
+    for each in experts:
+        each.routing = None
+    if not routings:
+        return {}, {}
+    balance = torch.stack([balance_loss(r.probabilities, r.chosen) for r in routings]).mean()
+    z_loss = torch.stack([router_z_loss(r.logits) for r in routings]).mean()
+    busiest = torch.stack([expert_shares(r.probabilities, r.chosen).max() for r in routings]).mean()
+    per_token = routings[0].chosen.shape[1]
+    losses = {
+        name: weight * loss for name, weight, loss in (("balance", balance_weight, balance), ("router_z", z_weight, z_loss)) if weight
+    }
+    metrics = {"balance_loss": balance, "router_z_loss": z_loss, "busiest_expert": busiest / per_token}
+    return losses, {name: value.detach() for name, value in metrics.items()}
