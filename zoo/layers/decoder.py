@@ -35,6 +35,7 @@ class Call:
         cache: keys and values of earlier tokens; None without a cache.
         layout: attention pattern of a packed list of tokens; None for a padded batch.
         window: maximum number of keys per query in a layout; None: no limit.
+        bias: added to the scores of a padded batch (T5's relative positions); ``allowed`` must then express causality.
     """
 
     rotation: Rotation | None = None
@@ -43,6 +44,7 @@ class Call:
     cache: Cache | None = None
     layout: Layout | None = None
     window: int | None = None
+    bias: Float[Tensor, "1 num_heads queries keys"] | None = None
 
 
 class Prefix(nn.Module):
@@ -151,7 +153,8 @@ class CausalAttention(nn.Module):
         if self.prefix is not None:
             allowed = self.prefix.seen(allowed, q.shape[2], k.shape[2], q.device)
             k, v = self.prefix.before(k, v)
-        return attend_heads(q, k, v, allowed=allowed, causal=True, scale=self.scale, cap=self.cap, dropout=dropout)
+        options = {"scale": self.scale, "cap": self.cap, "dropout": dropout}
+        return attend_heads(q, k, v, allowed=allowed, causal=True, bias=call.bias, **options)
 
 
 class DecoderBlock(nn.Module):
