@@ -39,6 +39,7 @@ class TargetText(TextProcessor):
         lowercase: see ``TextProcessor``.
         pad_token_id: id of the padding.
         eot_token_id: id of the end symbol.
+        reserved_ids: see ``TextProcessor``.
 
     Raises:
         ConfigError: a name is unknown, or a size is too small.
@@ -63,6 +64,7 @@ class TargetText(TextProcessor):
         lowercase: bool = True,
         pad_token_id: int = 0,
         eot_token_id: int = TRAINED_END_ID,
+        reserved_ids: int = 0,
     ) -> None:
         if reads not in READS:
             raise ConfigError(f"reads: there is no {reads!r}; {name_choices(reads, READS)}")
@@ -74,6 +76,7 @@ class TargetText(TextProcessor):
             lowercase=lowercase,
             pad_token_id=pad_token_id,
             eot_token_id=eot_token_id,
+            reserved_ids=reserved_ids,
         )
         unknown = sorted(set(generation or {}) - set(SETTINGS))
         if unknown:
@@ -86,7 +89,7 @@ class TargetText(TextProcessor):
     @property
     def settings(self) -> dict[str, Any]:
         """The constructor's keywords, for ``processor.json``."""
-        keys = ("vocab_size", "context_length", "cleaning", "lowercase", "pad_token_id", "eot_token_id", "start_token_ids", "generation")
+        keys = ("vocab_size", "context_length", "cleaning", "lowercase", "pad_token_id", "eot_token_id", "start_token_ids", "generation", "reserved_ids")
         return {**{key: getattr(self, key) for key in keys}, "reads": self.modality, "tokenizer": self.source}
 
     def item_of(self, sample: Sample) -> Int[Tensor, " length"]:
