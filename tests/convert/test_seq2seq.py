@@ -290,12 +290,15 @@ GOLDENS = {  # model, parameters (with the fixed tables of positions, which ours
 
 @torch.no_grad()
 def sine_filled(model):
-    trainable = sorted((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-    for j, (name, parameter) in enumerate(trainable):
+    """Fill all trainable parameters; j also counts the names of fixed tables, which stay."""
+    named = sorted(model.named_parameters(), key=lambda pair: pair[0])
+    for j, (name, parameter) in enumerate(named):
+        if not parameter.requires_grad:
+            continue
         values = 0.3 * torch.sin(0.7 * torch.arange(parameter.numel(), dtype=torch.float64) + j)
         values += 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
         parameter.copy_(values.reshape(parameter.shape))
-    return sum(parameter.numel() for _, parameter in trainable)
+    return sum(parameter.numel() for _, parameter in named if parameter.requires_grad)
 
 
 @pytest.mark.parametrize("name", GOLDENS)

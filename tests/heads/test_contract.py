@@ -36,7 +36,7 @@ def batch_of(system):
     if system.head.language is not None:
         return system.processor(conversation=[conversation(system, number) for number in range(3)])
     texts = ["a sentence number" + " and more" * number for number in range(3)]
-    samples = [Sample(str(n), {**raw(n), "text": texts[n]}, group=n, label=n % 2) for n in range(3)]
+    samples = [Sample(str(n), {**raw(n), "text": texts[n], "target": texts[n][:11]}, group=n, label=n % 2) for n in range(3)]
     batch = system.processor.collate(samples, [system.processor.items(sample) for sample in samples])
     if system.head.needs_masking:
         batch.targets[MASKED] = torch.full_like(batch.inputs["text"], IGNORED)

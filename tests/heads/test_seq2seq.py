@@ -121,7 +121,6 @@ def test_saved_and_loaded_it_writes_the_same(trained, tmp_path):
     system, words, answers = trained
     zoo.save(system, tmp_path / "saved")
     assert zoo.load(tmp_path / "saved").generate(words) == answers
-    zoo.export(system, tmp_path / "theirs") if system.config["encoders"]["text"].get("positions") == "halves" else None
 
 
 @pytest.mark.parametrize(
