@@ -192,8 +192,17 @@ def test_each_half_loads_alone(pair):
 def test_special_tokens_and_settings_of_generation_are_taken(pair, tmp_path):
     model, _, _ = pair("bart")
     model.generation_config = GenerationConfig(
-        decoder_start_token_id=2, eos_token_id=2, pad_token_id=1, forced_bos_token_id=0, num_beams=4, length_penalty=2.0, early_stopping=True,
-        no_repeat_ngram_size=3, min_length=6, max_length=20, bad_words_ids=[[1], [3, 4]],
+        decoder_start_token_id=2,
+        eos_token_id=2,
+        pad_token_id=1,
+        forced_bos_token_id=0,
+        num_beams=4,
+        length_penalty=2.0,
+        early_stopping=True,
+        no_repeat_ngram_size=3,
+        min_length=6,
+        max_length=20,
+        bad_words_ids=[[1], [3, 4]],
     )
     model.save_pretrained(tmp_path)
     part = zoo.load(tmp_path).processor["target_text"]
@@ -209,8 +218,17 @@ def test_special_tokens_and_settings_of_generation_are_taken(pair, tmp_path):
 def test_trocr_equals_theirs_and_goes_back(tied, tmp_path):
     vit = ViTConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=20, patch_size=5)
     text = TrOCRConfig(
-        vocab_size=61, d_model=16, decoder_layers=2, decoder_attention_heads=2, decoder_ffn_dim=20, max_position_embeddings=30,
-        cross_attention_hidden_size=24, is_decoder=True, add_cross_attention=True, tie_word_embeddings=tied, scale_embedding=tied,
+        vocab_size=61,
+        d_model=16,
+        decoder_layers=2,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=20,
+        max_position_embeddings=30,
+        cross_attention_hidden_size=24,
+        is_decoder=True,
+        add_cross_attention=True,
+        tie_word_embeddings=tied,
+        scale_embedding=tied,
     )
     model = VisionEncoderDecoderModel(encoder=ViTModel(vit, add_pooling_layer=tied), decoder=TrOCRForCausalLM(text)).eval()
     for parameter in model.parameters():
@@ -229,7 +247,14 @@ def test_trocr_equals_theirs_and_goes_back(tied, tmp_path):
 
 # Golden figures of the specification: every trainable parameter is 0.3 sin(0.7 i + j), plus 1 for gains.
 TINY = {
-    **{"vocab_size": 13, "d_model": 8, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2},
+    **{
+        "vocab_size": 13,
+        "d_model": 8,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    },
     **{"encoder_ffn_dim": 12, "decoder_ffn_dim": 12, "max_position_embeddings": 16},
 }
 TINY_T5 = {"vocab_size": 13, "d_model": 8, "d_kv": 3, "num_heads": 2, "d_ff": 12, "num_layers": 2, "decoder_start_token_id": 0}

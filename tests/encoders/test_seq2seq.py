@@ -16,11 +16,21 @@ def test_the_paper_equals_torch_without_a_final_norm(scramble):
     ours = scramble(Seq2SeqEncoder(**SMALL))
     layer = torch.nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True, norm_first=False)
     theirs = torch.nn.TransformerEncoder(layer, 2, norm=None, enable_nested_tensor=False).eval()
-    names = {"self_attn.in_proj_": "attention.qkv.", "self_attn.out_proj.": "attention.out.", "linear1.": "mlp.fc1.", "linear2.": "mlp.fc2."}
+    names = {
+        "self_attn.in_proj_": "attention.qkv.",
+        "self_attn.out_proj.": "attention.out.",
+        "linear1.": "mlp.fc1.",
+        "linear2.": "mlp.fc2.",
+    }
     names |= {"norm1.": "residual1.norm.", "norm2.": "residual2.norm."}
     own = ours.state_dict()
     theirs.load_state_dict(
-        {f"layers.{i}.{their}{w}": own[f"blocks.{i}.{our}{w}"] for i in range(2) for their, our in names.items() for w in ("weight", "bias")}
+        {
+            f"layers.{i}.{their}{w}": own[f"blocks.{i}.{our}{w}"]
+            for i in range(2)
+            for their, our in names.items()
+            for w in ("weight", "bias")
+        }
     )
     ids, mask = torch.randint(0, 13, (2, 7)), torch.arange(7) < torch.tensor([[7], [4]])
     x = own["embedding.weight"][ids] * 8**0.5 + sinusoids_2017(torch.arange(7), 8, interleaved=True)

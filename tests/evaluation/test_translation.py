@@ -33,7 +33,7 @@ def saved(tmp_path_factory):
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     torch.manual_seed(0)
     system = zoo.create_system("transformer_nano")
-    source = Parallel(path=folder, split_fractions=[1, 0, 0])
+    source = Parallel(path=folder, split_fractions=[1.0, 0.0, 0.0])
     system.processor.fit(source.captions())
     batch = system.processor(text=[a for a, _ in pairs], target_text=[b for _, b in pairs])
     optimizer = torch.optim.Adam(system.train().parameters(), lr=3e-3)
@@ -49,7 +49,7 @@ def saved(tmp_path_factory):
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_a_perfect_translator_scores_one(saved, num_beams, tmp_path):
     folder, pairs = saved
-    source = Parallel(path=folder, split_fractions=[1, 0, 0])
+    source = Parallel(path=folder, split_fractions=[1.0, 0.0, 0.0])
     result = Translation(num_beams=num_beams)(zoo.load(folder / "model"), source, "train")
     assert result.metrics["bleu"] == pytest.approx(1.0) and result.num_items == len(pairs)
     assert result.details["copied_source_bleu"] < 0.1 and "13a" in result.details["signatures"]["bleu"]
@@ -59,11 +59,11 @@ def test_a_perfect_translator_scores_one(saved, num_beams, tmp_path):
 
 def test_models_and_sources_that_do_not_fit_are_refused(saved):
     folder, _ = saved
-    source, system = Parallel(path=folder, split_fractions=[1, 0, 0]), zoo.load(folder / "model")
+    source, system = Parallel(path=folder, split_fractions=[1.0, 0.0, 0.0]), zoo.load(folder / "model")
     with pytest.raises(ConfigError, match="'translation' needs a head with the verbs generate"):
         Translation().check(zoo.load("clip_vit_nano"), source)
     with pytest.raises(ConfigError, match="compares with the target of each item, but the source gives text"):
-        Translation().check(system, Parallel(path=folder, split_fractions=[1, 0, 0], joined=True))
+        Translation().check(system, Parallel(path=folder, split_fractions=[1.0, 0.0, 0.0], joined=True))
     with pytest.raises(ConfigError, match="tokenize: there is no 'moses'"):
         Translation(tokenize="moses").check(system, source)
     with pytest.raises(ConfigError, match="word_order 1"):

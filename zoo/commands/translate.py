@@ -53,9 +53,10 @@ def translate_command(options: Namespace) -> int:
 
 
 def _num_tokens(part: Any, text: str) -> int:
-    if part.tokenizer is None:
-        part.item(text)  # raises the error that explains how to get a tokenizer
-    return len(part.tokenizer.encode(part.clean(text)).ids)
+    tokenizer = part.tokenizer
+    if tokenizer is None:
+        return len(part.item(text))  # raises the error that explains how to get a tokenizer
+    return len(tokenizer.encode(part.clean(text)).ids)
 
 
 def _settings(options: Namespace, system: Any) -> dict[str, Any]:

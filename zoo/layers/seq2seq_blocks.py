@@ -112,9 +112,7 @@ class Seq2SeqDecoderBlock(nn.Module):
         )
         self.residual1 = Residual(settings)
         key_value = Linear(memory_dim, 2 * num_heads * head_dim, bias=bias)
-        self.cross = MemoryAttention(
-            dim=dim, num_heads=num_heads, key_value=key_value, head_dim=head_dim, bias=bias, scale=settings.scale
-        )
+        self.cross = MemoryAttention(dim=dim, num_heads=num_heads, key_value=key_value, head_dim=head_dim, bias=bias, scale=settings.scale)
         self.residual2 = Residual(settings)
         self.mlp = _mlp(settings)
         self.residual3 = Residual(settings)
@@ -126,5 +124,4 @@ class Seq2SeqDecoderBlock(nn.Module):
 
 
 def _mlp(settings: BlockSettings) -> nn.Module:
-    sizes = {"dim": settings.dim, "hidden_dim": settings.hidden_dim}
-    return feed_forward(**sizes, activation=settings.activation, bias=settings.bias)
+    return feed_forward(dim=settings.dim, hidden_dim=settings.hidden_dim, activation=settings.activation, bias=settings.bias)

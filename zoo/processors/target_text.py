@@ -89,7 +89,17 @@ class TargetText(TextProcessor):
     @property
     def settings(self) -> dict[str, Any]:
         """The constructor's keywords, for ``processor.json``."""
-        keys = ("vocab_size", "context_length", "cleaning", "lowercase", "pad_token_id", "eot_token_id", "start_token_ids", "generation", "reserved_ids")
+        keys = (
+            "vocab_size",
+            "context_length",
+            "cleaning",
+            "lowercase",
+            "pad_token_id",
+            "eot_token_id",
+            "start_token_ids",
+            "generation",
+            "reserved_ids",
+        )
         return {**{key: getattr(self, key) for key in keys}, "reads": self.modality, "tokenizer": self.source}
 
     def item_of(self, sample: Sample) -> Int[Tensor, " length"]:

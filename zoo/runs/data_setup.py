@@ -148,7 +148,9 @@ def facts_of_denoising(system: System) -> dict[str, Any]:
     source: Any = system.processor.get("text")  # type: ignore[union-attr]
     target: Any = system.processor.get("target_text")  # type: ignore[union-attr]
     if source is None or target is None:
-        raise ConfigError("data.denoising: makes targets of texts, which needs a text encoder and the head 'seq2seq'; set data.denoising=null")
+        raise ConfigError(
+            "data.denoising: makes targets of texts, which needs a text encoder and the head 'seq2seq'; set data.denoising=null"
+        )
     return {
         "tokenizer": source.tokenizer,
         "vocab_size": source.vocab_size,

@@ -175,14 +175,14 @@ def _read_json_lines(path: Path, languages: tuple[str, str], page_key: str) -> I
                 row = json.loads(line)
             except ValueError as error:
                 raise DataError(f"data.path: {path}, line {number}: no JSON ({error}); correct or remove the line") from error
-            texts = [row.get(key) if isinstance(row, dict) else None for key in languages]
-            if not all(isinstance(text, str) for text in texts):
+            ours, theirs = (row.get(key) if isinstance(row, dict) else None for key in languages)
+            if not isinstance(ours, str) or not isinstance(theirs, str):
                 held = ", ".join(row) if isinstance(row, dict) else type(row).__name__
                 raise DataError(
                     f"data.path: {path}, line {number}: no texts under {languages[0]!r} and {languages[1]!r} (it holds {held}); set "
                     "data.source.source_language and target_language to two of its keys"
                 )
-            yield Pair(f"line {number}", texts[0].strip(), texts[1].strip(), str(row.get(page_key, texts[0])))
+            yield Pair(f"line {number}", ours.strip(), theirs.strip(), str(row.get(page_key, ours)))
 
     return pairs()
 
@@ -221,9 +221,7 @@ def _find(texts: Mapping[str, str], language: str) -> str | None:
     return next((text for code, text in texts.items() if code == wanted or code.startswith(f"{wanted}-")), None)
 
 
-def _divided(
-    pairs: Sequence[Pair], words: tuple[int, int], shares: tuple[float, ...]
-) -> tuple[dict[str, list[Pair]], dict[str, int]]:
+def _divided(pairs: Sequence[Pair], words: tuple[int, int], shares: tuple[float, ...]) -> tuple[dict[str, list[Pair]], dict[str, int]]:
     """Return the pairs of each split, and numbers of those read and left out."""
     found: dict[str, list[Pair]] = {name: [] for name in SPLITS}
     report = {"read": len(pairs), "empty or equal": 0, "repeated": 0, "too short or long": 0, "also in training": 0}

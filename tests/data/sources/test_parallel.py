@@ -55,7 +55,7 @@ def test_source_texts_of_training_are_no_test(many):
 def test_each_reason_to_leave_a_pair_out_is_counted(tmp_path):
     rows = [("a b", "c d"), ("a b", "c d"), ("same", "same"), ("", "x"), ("one two three four", "x"), ("ok now", "gut so")]
     path = json_lines(tmp_path / "x.jsonl", [{"en": a, "de": b} for a, b in rows])
-    report = Parallel(path=path, max_words=3, split_fractions=[1, 0, 0]).report()
+    report = Parallel(path=path, max_words=3, split_fractions=[1.0, 0.0, 0.0]).report()
     assert report == {
         **{"read": 6, "empty or equal": 2, "repeated": 1, "too short or long": 1, "also in training": 0},
         **{"train": 2, "validation": 0, "test": 0},
@@ -65,7 +65,7 @@ def test_each_reason_to_leave_a_pair_out_is_counted(tmp_path):
 def test_two_files_belong_together_line_by_line(tmp_path):
     (tmp_path / "a.en").write_text("one\ntwo\n", encoding="utf-8")
     (tmp_path / "a.de").write_text("eins\nzwei\n", encoding="utf-8")
-    source = Parallel(path=tmp_path / "a.en", target_path=tmp_path / "a.de", split_fractions=[1, 0, 0], prefix="translate: ")
+    source = Parallel(path=tmp_path / "a.en", target_path=tmp_path / "a.de", split_fractions=[1.0, 0.0, 0.0], prefix="translate: ")
     samples = everything(source)["train"]
     assert [(s.inputs["text"], s.inputs["target"]) for s in samples] == [("translate: one", "eins"), ("translate: two", "zwei")]
     assert source.captions() == ["translate: one", "eins", "translate: two", "zwei"]
@@ -77,7 +77,7 @@ def test_two_files_belong_together_line_by_line(tmp_path):
 def test_tmx_with_regions_and_markup(tmp_path):
     path = tmp_path / "memory.tmx"
     path.write_text(TMX, encoding="utf-8")
-    samples = everything(Parallel(path=path, split_fractions=[1, 0, 0]))["train"]
+    samples = everything(Parallel(path=path, split_fractions=[1.0, 0.0, 0.0]))["train"]
     assert [(s.inputs["text"], s.inputs["target"]) for s in samples] == [("Open the file.", "Datei öffnen."), ("A word", "Ein Wort")]
 
 
@@ -120,7 +120,7 @@ def test_other_files_and_wrong_numbers_are_refused(tmp_path):
 
 def test_batches_hold_texts_of_similar_length(tmp_path):
     rows = [{"en": "word " * (1 + n % 50), "de": "Wort " * (1 + n % 50) + str(n)} for n in range(640)]
-    split = Parallel(path=json_lines(tmp_path / "x.jsonl", rows), split_fractions=[1, 0, 0], batch_size=16).split("train")
+    split = Parallel(path=json_lines(tmp_path / "x.jsonl", rows), split_fractions=[1.0, 0.0, 0.0], batch_size=16).split("train")
     order = split.order(0, 0)
     lengths = [len(split.sample(int(i)).inputs["text"]) for i in order[: len(order) // 16 * 16]]
     spreads = [max(lengths[i : i + 16]) - min(lengths[i : i + 16]) for i in range(0, len(lengths), 16)]

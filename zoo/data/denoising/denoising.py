@@ -62,7 +62,13 @@ class Denoising:
         self.kind, self.share, self.mean_span = kind, SHARES.get(kind) if share is None else share, 3.0 if mean_span is None else mean_span
         if (self.share is not None and not 0 < self.share <= 1) or self.mean_span <= 0:
             raise ConfigError(f"share {self.share}, mean_span {self.mean_span}; allowed are a share from above 0 to 1, and a span above 0")
-        self.start, self.end, self.pad, self.target_length, self.permute = start_token_id, eot_token_id, pad_token_id, target_length, permute
+        self.start, self.end, self.pad, self.target_length, self.permute = (
+            start_token_id,
+            eot_token_id,
+            pad_token_id,
+            target_length,
+            permute,
+        )
         self.first_sentinel = vocab_size - 1 if first_sentinel is None else first_sentinel
         vocabulary = tokenizer.get_vocab()
         special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}

@@ -121,7 +121,9 @@ def _to_zoo(source: Source) -> dict[str, Tensor]:
     if not bart.recognises(source.keys):
         raise WeightsError(f"{source.origin}: lacks tensors that every encoder-decoder model has; fetch the directory again")
     kind = source.model_type
-    learned = bart.FORMS[kind]["positions"] == "learned" if kind in bart.FORMS else "model.encoder.layernorm_embedding.weight" in source.keys
+    learned = (
+        bart.FORMS[kind]["positions"] == "learned" if kind in bart.FORMS else "model.encoder.layernorm_embedding.weight" in source.keys
+    )
     return bart.to_zoo(source.tensors, learned=learned)
 
 

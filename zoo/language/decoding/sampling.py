@@ -85,7 +85,9 @@ class Sampling:
         for key in ("no_repeat_ngram_size", "min_new_tokens"):
             _refuse(key, getattr(self, key), _is_whole(getattr(self, key), 0), "0 (no such rule) or more")
         for key in ("first_token_id", "last_token_id"):
-            _refuse(key, getattr(self, key), getattr(self, key) is None or _is_whole(getattr(self, key), 0), "a token id, 0 or more, or None")
+            _refuse(
+                key, getattr(self, key), getattr(self, key) is None or _is_whole(getattr(self, key), 0), "a token id, 0 or more, or None"
+            )
         if self.length_form not in LENGTH_FORMS:
             raise ConfigError(f"length_form: there is no {self.length_form!r}; {name_choices(str(self.length_form), LENGTH_FORMS)}")
         if self.padding_side not in PADDING_SIDES:
@@ -103,8 +105,9 @@ class Sampling:
             raise ConfigError(
                 f"num_beams: {self.num_beams} beams do not go with temperature {self.temperature}; set temperature=0 or num_beams=1"
             )
-        if self.num_beams == 1 and self.length_penalty != 1:
-            raise ConfigError(f"length_penalty: {self.length_penalty} has no effect without beams; set num_beams above 1, or leave it out")
+        for key, usual in (("length_penalty", 1), ("length_form", "power")):
+            if self.num_beams == 1 and getattr(self, key) != usual:
+                raise ConfigError(f"{key}: {getattr(self, key)!r} has no effect without beams; set num_beams above 1, or leave it out")
 
     def length_divisor(self, length: int) -> float:
         """Return the divisor of the log-probability of a sequence of ``length`` tokens in beam search."""

@@ -109,18 +109,19 @@ def generate_texts(
     """
     if system.processor is None:
         raise ConfigError("generate: this system has no processor, which inputs need; load the system from a saved directory")
-    part, modality = system.processor["target_text"], system.head.modality
-    items = inputs if isinstance(inputs, Tensor) else [_raw(each, modality) for each in _checked(inputs)]
-    sampling, length = _sampling(part, settings, max_new_tokens, system.head.context_length)
+    head: Any = system.head
+    part, modality = system.processor["target_text"], str(head.modality)
+    items = [_raw(each, modality) for each in _checked(inputs)]
+    sampling, length = _sampling(part, settings, max_new_tokens, head.context_length)
     texts = [""] * len(items)
     # Texts of similar length share a batch; seeds follow the numbers of the inputs, so that the order does not matter.
     order = sorted(range(len(items)), key=lambda row: -len(items[row])) if modality == "text" else range(len(items))
     for start in range(0, len(items), batch_size):
         rows = list(order[start : start + batch_size])
-        x, mask = system.processor[modality](items[rows] if isinstance(items, Tensor) else [items[row] for row in rows])
+        x, mask = system.processor[modality]([items[row] for row in rows])
         encoded = system.encode_ready(modality, x, mask)
         most = _most(encoded.mask) if modality == "text" and length is None else None
-        answers = generate_answers(system.head.decoder, encoded, part.start_token_ids[:1], sampling, most_tokens=most, rows=rows)
+        answers = generate_answers(head.decoder, encoded, part.start_token_ids[:1], sampling, most_tokens=most, rows=rows)
         for row, answer in zip(rows, answers, strict=True):
             texts[row] = part.decode(answer.ids)
     return texts
