@@ -28,7 +28,7 @@ def saved(tmp_path_factory):
     """Pairs, and a directory of a model that has learnt them."""
     folder = tmp_path_factory.mktemp("translator")
     numbers = ["one", "two", "three", "four"]
-    pairs = [(f"{a} {b}", f"{b}-{a}") for a in numbers for b in numbers if a != b]
+    pairs = [(f"{a} {b}", f"{b} und dann noch {a}") for a in numbers for b in numbers if a != b]
     rows = [{"en": a, "de": b} for a, b in pairs]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     torch.manual_seed(0)

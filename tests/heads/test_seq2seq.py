@@ -1,4 +1,4 @@
-"""Head seq2seq: losses, counts of published sizes, generation, and any encoder; transformers is the oracle in tests/convert/test_seq2seq.py."""
+"""Head seq2seq: losses, counts of published sizes, generation, any encoder; tests/convert/test_seq2seq.py compares with transformers."""
 
 import pytest
 import torch

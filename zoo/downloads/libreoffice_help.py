@@ -1,7 +1,7 @@
 """Converter of LibreOffice's help in two languages to aligned texts: paragraphs with equal ids on pages with equal paths.
 
-Source: wiki.documentfoundation.org/Documentation, pages of the package ``libreoffice-help-*``. Blocks of BASIC code, texts that are equal in
-both languages, single words and repeated pairs are left out.
+Source: wiki.documentfoundation.org/Documentation, pages of the package ``libreoffice-help-*``. Blocks of BASIC code, texts that are equal
+in both languages, single words and repeated pairs are left out.
 """
 
 import json

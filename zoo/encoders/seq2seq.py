@@ -138,7 +138,7 @@ class Seq2SeqEncoder(Encoder):
     def _initialise(self) -> None:
         """Initialise matrices from N(0, 1 / fan_in), word embeddings from N(0, 1 / dim) and positions from N(0, 0.02^2).
 
-        The paper does not state its initialisation. Scaled embeddings have unit variance, as have logits of a decoder that shares the table.
+        The paper does not state its initialisation. Scaled embeddings then have unit variance, and so have logits of a tied decoder.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):

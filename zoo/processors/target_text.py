@@ -24,7 +24,7 @@ SETTINGS = (  # of ``zoo.language.decoding.sampling.Sampling``
 class TargetText(TextProcessor):
     """Conversion of texts to target ids: start symbols, the text's tokens, end symbol. All but the first start symbol are supervised.
 
-    The tokenizer is saved with the weights as ``target_tokenizer.json``. Trained with the same settings as the processor ``text`` on the same
+    The tokenizer is saved with the weights as ``target_tokenizer.json``. Trained with the settings of the processor ``text`` on the same
     captions, it is the same tokenizer, so that source and target may share a word table.
 
     Args:

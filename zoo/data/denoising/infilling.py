@@ -74,6 +74,6 @@ def delete_tokens(ids: Sequence[int], generator: np.random.Generator, *, share: 
 
 
 def rotate(ids: Sequence[int], generator: np.random.Generator) -> list[int]:
-    """Let a text begin at a random token; what stood before it follows at the end."""
+    """Let a text begin at a random token; the tokens before it move to the end."""
     cut = int(generator.integers(len(ids))) if len(ids) else 0
     return [*ids[cut:], *ids[:cut]]

@@ -86,12 +86,14 @@ def split_prefix(ids: Sequence[int], generator: np.random.Generator, *, suffix_s
 def text_length(input_length: int, *, share: float = 0.15, mean_span: float = 3.0) -> tuple[int, int]:
     """Return the longest text whose corrupted input, with its end symbol, fits ``input_length``, and the length of its target.
 
-    512 gives 568 and 114. Source: ``random_spans_helper`` of the reference.
+    512 gives 568 and 114. Source: ``random_spans_helper`` of the reference, which at a share of a half keeps targets as short
+    as inputs.
     """
     length = input_length
     while _lengths(length + 1, share, mean_span)[0] <= input_length:
         length += 1
-    return length, _lengths(length, share, mean_span)[1]
+    target_length = _lengths(length, share, mean_span)[1]
+    return (length - 1, target_length - 1) if share == 0.5 and target_length > input_length else (length, target_length)
 
 
 def _lengths(length: int, share: float, mean_span: float) -> tuple[int, int]:

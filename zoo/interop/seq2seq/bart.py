@@ -1,7 +1,7 @@
 """transformers' MarianMT, BART, mBART and Pegasus <-> our encoder and head ``seq2seq``.
 
-Reference: transformers 5.17, ``modeling_marian.py``, ``modeling_bart.py``, ``modeling_mbart.py``, ``modeling_pegasus.py``. The four differ in
-norms, positions and activation only. The tables of fixed positions in files are not read: ours are computed.
+Reference: transformers 5.17, ``modeling_marian.py``, ``modeling_bart.py``, ``modeling_mbart.py``, ``modeling_pegasus.py``. The four differ
+in norms, positions and activation only. The tables of fixed positions in files are not read: ours are computed.
 """
 
 from collections.abc import Collection, Iterable, Mapping

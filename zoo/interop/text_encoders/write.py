@@ -110,6 +110,7 @@ def _sentence_files(arguments: Mapping[str, Any], words: Any) -> dict[str, Any]:
 
 
 def word_files(words: Any) -> dict[str, Any]:
+    """Return the files of the tokenizer of a text processor."""
     files = tokenizer_files(
         words.tokenizer,
         cleaning=words.cleaning,

@@ -3,7 +3,8 @@
 Each step extends the ``num_beams`` most probable unfinished sequences of each prompt. A candidate that ends and is among the best
 ``num_beams`` candidates joins the finished sequences, of which the best ``num_beams`` are kept by log-probability / length **
 length_penalty, or by GNMT's divisor. A prompt is done when the score of its best unfinished sequence, at its current length, is below
-that of its worst finished sequence. Where we differ: prompts are run once, not once per beam; a prompt that is done is removed from the batch.
+that of its worst finished sequence. Where we differ: prompts are run once, not once per beam; a prompt that is done is removed from the
+batch.
 """
 
 from collections.abc import Callable, Sequence
