@@ -98,7 +98,7 @@ def trained():
     return system.eval(), words, answers
 
 
-@pytest.mark.card("transformer_nano", "generate")
+@pytest.mark.card("transformer_nano", "batch-invariant")
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 4, "length_form": "gnmt", "length_penalty": 0.6}])
 def test_it_writes_what_it_learnt_in_any_batch(trained, settings):
     system, words, answers = trained
