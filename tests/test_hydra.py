@@ -69,7 +69,9 @@ def test_parts_settings_and_entry_configs_may_be_ones_own(own):
     assert compose("train", ["experiment=variable"], config_dir=own)["system"]["encoders"]["image"]["dim"] == 48
 
 
-@pytest.mark.parametrize(("override", "told"), [("training=lacking", "training.batch_size: has no value"), ("experiment=typo", "'training'")])
+@pytest.mark.parametrize(
+    ("override", "told"), [("training=lacking", "training.batch_size: has no value"), ("experiment=typo", "'training'")]
+)
 def test_a_mistake_in_ones_own_file_is_told(own, override, told):
     with pytest.raises(zoo.ConfigError, match=told):
         compose("train", [override], config_dir=own)
@@ -179,7 +181,9 @@ def test_help_lists_groups_options_and_examples(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     text = capsys.readouterr().out
-    assert all(word in text for word in ("--config-dir", "evaluation=\n", "zero_shot", "experiment=\n", "quickstart", "examples:", "--json"))
+    assert all(
+        word in text for word in ("--config-dir", "evaluation=\n", "zero_shot", "experiment=\n", "quickstart", "examples:", "--json")
+    )
     assert ("--multirun" in text) == (command in ("train", "evaluate"))
 
 

@@ -85,7 +85,11 @@ def test_another_sweep_in_the_same_directory_is_refused(tmp_path, capsys):
 def test_without_a_directory_the_same_command_finds_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     places = []
-    for words in (["seed=0,1"], ["seed=0,1", "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"], ["seed=2,3"]):
+    for words in (
+        ["seed=0,1"],
+        ["seed=0,1", "hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"],
+        ["seed=2,3"],
+    ):
         run_with_hydra(["-m", *words], lambda config: Path(config["run_dir"]).mkdir(parents=True) or places.append(config["run_dir"]))
     assert len(set(places)) == len(places) == 4 and len({place.rpartition("/")[0] for place in places}) == 2
 
@@ -119,7 +123,9 @@ def test_a_training_job_goes_on_by_itself_and_its_score_is_the_best_of_its_state
     assert train_job({"run_dir": str(tmp_path / "other")}, seen.append) is None
 
 
-@pytest.mark.parametrize("override", ["seed=", "seed=[1", "data=nope", "training.lr=1,2", "hydra/launcher=nope", "system=glob(nothing*)", "="])
+@pytest.mark.parametrize(
+    "override", ["seed=", "seed=[1", "data=nope", "training.lr=1,2", "hydra/launcher=nope", "system=glob(nothing*)", "="]
+)
 def test_a_wrong_override_of_a_sweep_is_one_line(override, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "-m", override, "seed=0,1"]) == 2

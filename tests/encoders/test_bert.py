@@ -1,13 +1,20 @@
 """Invariants of BERT's encoder; equality with its reference: tests/convert/test_transformers_bert.py."""
 
+import json
+
 import pytest
 import torch
 
+import zoo
+from zoo.assembly.compose import compose
 from zoo.assembly.create import create_model
 from zoo.assembly.summary import summarize
+from zoo.data.loader import Draw
 from zoo.encoders.bert import Bert
 from zoo.errors import ConfigError, DataError
 from zoo.layers.post_norm import POOLS
+from zoo.runs.check import check
+from zoo.runs.data_setup import make_items, make_source
 
 SIZES = {"vocab_size": 50, "context_length": 12, "dim": 24, "depth": 2, "num_heads": 3}
 
@@ -119,3 +126,40 @@ def test_robertas_positions_begin_behind_the_paddings_row_and_skip_padding():
         make(padding_row=-1)
     with pytest.raises(ConfigError, match="separator_id: 50; allowed is 0 to 49"):
         make(separator_id=50)
+
+
+def test_positions_restart_in_the_second_text(scramble):
+    """Translation language modelling: each sentence has its own positions, and its type is its language."""
+    sizes = {"vocab_size": 50, "context_length": 12, "dim": 16, "depth": 1, "num_heads": 2, "separator_id": 2, "pool": "none"}
+    model = scramble(Bert(**sizes, restart_positions=True))
+    ids = torch.tensor([[1, 5, 6, 2, 7, 8, 9, 2]])
+    types = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1]])
+    assert model.places(torch.ones_like(ids, dtype=torch.bool), types).tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]]
+    swapped = model.embed(ids, torch.nn.functional.embedding(torch.tensor([[0, 1, 2, 3] * 2]), model.positions), model.types[types])
+    expected = model.blocks[0](swapped)
+    torch.testing.assert_close(model(ids).tokens, expected)
+    plain = Bert(**sizes)
+    plain.load_state_dict(model.state_dict())
+    assert not torch.allclose(plain.eval()(ids).tokens, expected)
+    with pytest.raises(ConfigError, match="restart_positions: true needs a separator_id"):
+        Bert(**{**sizes, "separator_id": None}, restart_positions=True)
+
+
+def test_pairs_of_translations_are_masked_on_both_sides(tmp_path):
+    """XLM's objective needs no code of its own: source parallel with joined texts, masking, and types as languages."""
+    rows = [{"en": f"the number {n} and more words", "de": f"die Zahl {n} und mehr Woerter"} for n in range(40)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = ["system=bert_pretraining_nano", "system.head.sequence=null", "data=parallel", f"data.source.path={path}"]
+    overrides += ["data.source.joined=true", "data.masking={}", "training.batch_size=8", "evaluation=masked_lm"]
+    overrides += ["system.encoders.text.restart_positions=true", "system.encoders.text.num_types=2"]
+    config = compose("train", overrides)
+    assert check(config).trainable > 0
+    system, source = zoo.create_system(config["system"]), make_source(config["data"])
+    system.processor.fit(source.captions())
+    items = make_items(config, system, source, None)
+    batch = items.collate([items[Draw(i, (0, 0, i))] for i in range(8)])
+    assert torch.isfinite(system(batch).loss)
+    types = system.encoders["text"]._types(batch.inputs["text"], None)
+    masked = batch.targets["masked"] != -100
+    assert masked[types == 0].any() and masked[types == 1].any()

@@ -6,7 +6,8 @@ from transformers import T5Config, T5EncoderModel
 
 import zoo
 from zoo.assembly.summary import summarize
-from zoo.encoders.t5 import T5, relative_buckets
+from zoo.encoders.t5 import T5
+from zoo.layers.relative_bias import relative_buckets
 from zoo.registry import rows
 
 # Computed from the reference's _relative_position_bucket with 32 buckets and distances up to 128.

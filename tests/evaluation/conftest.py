@@ -141,7 +141,7 @@ TEXTS = ["forty two and more words", "seven is a number here", "one hundred and 
 class Clips(Source):
     """Noise and what is said in it."""
 
-    modalities, splits = ("audio", "text"), ("train", "test")
+    modalities, splits = ("audio", "text", "target"), ("train", "test")
 
     def split(self, name):
         return ClipsSplit()
@@ -153,7 +153,7 @@ class ClipsSplit(Split):
 
     def sample(self, index, generator=None):
         sound = np.random.default_rng(index).normal(size=6000).astype(np.float32) * 0.1
-        return Sample(str(index), {"audio": (sound, 16000), "text": TEXTS[index]})
+        return Sample(str(index), {"audio": (sound, 16000), "text": TEXTS[index], "target": TEXTS[-1 - index]})
 
 
 @pytest.fixture(scope="session")
@@ -183,6 +183,7 @@ def parts(classifier):
         "raven": lambda: (system("kosmos_nano"), source("raven", size=16, layouts=["2x2"]), {"limit": 2}),
         "masked_lm": lambda: (system("bert_pretraining_nano", ["system.head.sequence=null"]), Clips(), {"limit": 3}),
         "asr": lambda: (system("whisper_nano"), Clips(), {"limit": 2, "temperatures": [0.0]}),
+        "translation": lambda: (system("transformer_nano"), Clips(), {"limit": 2, "max_new_tokens": 3}),
         "tts": lambda: (system("tacotron2_nano"), Clips(), {"limit": 2, "max_seconds": 0.3}),
         "classification": lambda: (classifier.eval(), source("digits"), {"limit": 20}),
     }

@@ -24,7 +24,8 @@ def batch_of(system, numbers=range(3), *, texts_alone=()):
     system.processor.fit(WORDS)
     if system.head.language is not None:
         return system.processor(conversation=[conversation(system, number, shows=number not in texts_alone) for number in numbers])
-    samples = [Sample(str(n), {**raw(n), "text": "a sentence number" + " and more" * (n % 3)}, group=n, label=n % 2) for n in numbers]
+    texts = {n: "a sentence number" + " and more" * (n % 3) for n in numbers}
+    samples = [Sample(str(n), {**raw(n), "text": texts[n], "target": texts[n][:11]}, group=n, label=n % 2) for n in numbers]
     batch = system.processor.collate(samples, [system.processor.items(sample) for sample in samples])
     if system.head.needs_masking:
         batch.targets[MASKED] = torch.full_like(batch.inputs["text"], IGNORED)

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("compare", _compare, "Compare runs: settings that differ, final and best metrics, curves.")
     command.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of sweeps")
     command.add_argument("--output", "-o", metavar="FILE", help="write a .csv, .json, .html or .png file instead of a table")
-    command = add("completion", _completion, "Print the tab completion of a shell: eval \"$(zoo completion bash)\" in ~/.bashrc.")
+    command = add("completion", _completion, 'Print the tab completion of a shell: eval "$(zoo completion bash)" in ~/.bashrc.')
     command.add_argument("shell", nargs="?", choices=("bash", "zsh", "fish"), default="bash", help="bash (default), zsh or fish")
     command.add_argument("--line", help=argparse.SUPPRESS)  # the scripts ask with it: complete this line
     command = add("classify", _classify, "Classify images, zero-shot with your own labels or with a trained classifier.")
@@ -197,6 +197,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch-size", type=int, default=16, metavar="N", help="sentences per batch (default: 16)")
     command = add("transcribe", _transcribe, "Transcribe recordings of any length with Whisper.")
     add_transcribe_options(command)
+    command = add("translate", _translate, "Translate a text, or a file with one text per line.")
+    command.add_argument("text", metavar="TEXT|FILE", help="a text, or a UTF-8 file with one text per line")
+    command.add_argument(
+        "--model", metavar="M", required=True, help="run directory, saved model, transformers directory or hf://OWNER/NAME"
+    )
+    command.add_argument("--output", "-o", metavar="FILE", help="write the translations to a file, one per line, instead of the terminal")
+    command.add_argument(
+        "--prefix", default="", metavar="T", help='put before every text, for example "translate English to German: " for T5'
+    )
+    command.add_argument("--num-beams", type=int, metavar="N", help="width of the beam search (default: the model's, or 4)")
+    command.add_argument("--length-penalty", type=float, metavar="A", help="exponent of GNMT's length penalty (default: 0.6)")
+    command.add_argument("--batch-size", type=int, default=32, metavar="N", help="texts per batch (default: 32)")
     command = add("export", _export, "Export a model to the file format of another library.")
     command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory, bundled name or hf://OWNER/NAME")
     command.add_argument("directory", metavar="DIR", help="output directory; an existing one is replaced")
@@ -337,6 +349,12 @@ def _transcribe(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.commands.transcribe import transcribe_command
 
     return transcribe_command(options)
+
+
+def _translate(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.translate import translate_command
+
+    return translate_command(options)
 
 
 def _export(options: argparse.Namespace, rest: list[str]) -> int:

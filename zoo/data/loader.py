@@ -14,6 +14,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from zoo.data.augmentation import Augmentation
+from zoo.data.denoising.denoising import Denoising
 from zoo.data.masking import Masking
 from zoo.data.mixup import Mix
 from zoo.data.order import Order
@@ -148,7 +149,7 @@ class ProcessedSplit(Dataset):
         processor: Processor,
         augmentation: Augmentation | None = None,
         mix: Mix | None = None,
-        masking: Masking | None = None,
+        masking: Masking | Denoising | None = None,
     ) -> None:
         self.split, self.processor, self.augmentation, self.mix, self.masking = split, processor, augmentation, mix, masking
         share = split.max_bad_share
@@ -186,7 +187,7 @@ class ProcessedSplit(Dataset):
     def collate(self, items: Sequence[Item]) -> Batch:
         """Collate one batch; passed to ``DataLoader``.
 
-        In training, each item's seed seeds the masking of its tokens, and the first item's seed seeds the mixing of the batch.
+        In training, each item's seed seeds the masking or denoising of its tokens, and the first item's seed seeds the mixing of the batch.
         """
         batch = self.processor.collate([item.sample for item in items], [item.tensors for item in items])
         if self.masking is not None and items[0].seed is not None:

@@ -24,7 +24,7 @@ from zoo.types import SUPERVISED, Batch, Sample
 FILE = "processor.json"
 CONVERSATION = "conversation"  # name of the part that owns tokenizer and chat template
 # The files of the parts; ``hash_files`` reads them in this order.
-FILES = (FILE, "tokenizer.json", "conversation_tokenizer.json", "transcript_tokenizer.json", "chat_template.jinja")
+FILES = (FILE, "tokenizer.json", "conversation_tokenizer.json", "transcript_tokenizer.json", "target_tokenizer.json", "chat_template.jinja")
 
 
 class Processor:

@@ -131,4 +131,37 @@ DATA = (
         converter="gimp_help",
         made=("pages",),
     ),
+    Asset(
+        name="libreoffice_help_de",
+        kind="data",
+        text="LibreOffice's help in English and German: 35,000 aligned texts, for translation",
+        usage="zoo train experiment=translate_en_de data.source.path=PATH",
+        packages=(
+            Package(
+                registry="debian",
+                name="libreoffice-help-en-us",
+                version="4:7.4.7-1+deb12u14",
+                sha256="8faa840285734d6cfe1ed25537b48f07e74bd6412e3917bf8e5f8a653f7b3712",
+                size_bytes=1_753_504,
+                licence="MPL-2.0",
+                credit="The Document Foundation and the authors of LibreOffice's help",
+                files=(
+                    PackagedFile("usr/share/libreoffice/help/en-US/text/", None, "help/en-US", keep=False),
+                    PackagedFile("usr/share/doc/libreoffice-help-en-us/copyright", None, "LICENSE"),
+                ),
+            ),
+            Package(
+                registry="debian",
+                name="libreoffice-help-de",
+                version="4:7.4.7-1+deb12u14",
+                sha256="00490b63c509ac96f7f212d6a6e40452d3e0d1f97ccf4b824dd5ec4c01e8277f",
+                size_bytes=3_293_908,
+                licence="MPL-2.0",
+                credit="The Document Foundation and the translators of LibreOffice's help",
+                files=(PackagedFile("usr/share/libreoffice/help/de/text/", None, "help/de", keep=False),),
+            ),
+        ),
+        converter="libreoffice_help",
+        made=("pairs.jsonl",),
+    ),
 )

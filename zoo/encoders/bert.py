@@ -37,6 +37,8 @@ class Bert(PostNormText):
         padding_row: row of the position table that padding uses. Real tokens then use the rows after it, counted without padding
             (RoBERTa: 1, so the first token has row 2 and 512 tokens need 514 rows). None numbers all positions from 0 (BERT).
         separator_id: id of the symbol that ends each text of a row; token types follow from it (``zoo.layers.post_norm``).
+        restart_positions: count positions from 0 again in each text of a row. With pairs of translations, whose types are then their
+            languages, this is translation language modelling (Conneau and Lample 2019, arXiv 1901.07291, section 3.3).
         pool: "cls_tanh" is BERT's pooler (a linear layer and tanh of the first token), "cls" the first token, "mean", "max",
             "weighted_mean", "root_mean" and "last" go over real tokens (Sentence-BERT; ``zoo.layers.pool``), "none" gives no pooled vector.
         normalise: scale pooled vectors to length 1 (sentence-transformers' Normalize).
@@ -47,7 +49,7 @@ class Bert(PostNormText):
         DataError: (forward) a row is longer than ``context_length``, or a token type is ``num_types`` or more.
     """
 
-    silent_keywords = ("num_heads", "activation", "eps", "pool", "normalise")
+    silent_keywords = ("num_heads", "activation", "eps", "pool", "normalise", "restart_positions")
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Bert(PostNormText):
         num_types: int = 2,
         padding_row: int | None = None,
         separator_id: int | None = None,
+        restart_positions: bool = False,
         activation: str = "gelu",
         eps: float = 1e-12,
         pool: str = "cls_tanh",
@@ -80,7 +83,12 @@ class Bert(PostNormText):
         )
         if padding_row is not None and padding_row < 0:
             raise ConfigError(f"padding_row: {padding_row}; allowed is 0 or more (RoBERTa: 1), or null")
-        self.padding_row = padding_row
+        if restart_positions and (separator_id is None or num_types < 2 or padding_row is not None):
+            raise ConfigError(
+                f"restart_positions: true needs a separator_id, num_types of 2 or more and no padding_row; got {separator_id}, {num_types} "
+                f"and {padding_row}"
+            )
+        self.padding_row, self.restart_positions = padding_row, restart_positions
         self.embedding = nn.Embedding(vocab_size, word_dim)
         self.widen = nn.Linear(word_dim, dim, bias=False) if word_dim != dim else nn.Identity()
         # With a padding row, real tokens begin after it, so the table has padding_row + 1 additional rows (RoBERTa: 514 for 512).
@@ -101,11 +109,18 @@ class Bert(PostNormText):
         """The transformer blocks, in execution order."""
         return list(self.blocks)
 
-    def places(self, real: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"] | None:
+    def places(
+        self, real: Bool[Tensor, "batch length"], types: Int[Tensor, "batch length"] | None = None
+    ) -> Int[Tensor, "batch length"] | None:
         """Return the row of the position table for each token; None means 0, 1, 2, ... (BERT).
 
-        With ``padding_row`` 1, the mask ``[1 1 1 0]`` gives the rows 2 3 4 1.
+        With ``padding_row`` 1, the mask ``[1 1 1 0]`` gives the rows 2 3 4 1. With ``restart_positions``, the types ``0 0 0 1 1`` give the
+        rows 0 1 2 0 1.
         """
+        if self.restart_positions and types is not None:
+            index = torch.arange(types.shape[1], device=types.device).expand_as(types)
+            begins = torch.cat([torch.ones_like(types[:, :1], dtype=torch.bool), types[:, 1:] != types[:, :-1]], dim=1)
+            return index - torch.where(begins, index, 0).cummax(1).values
         # cumsum counts real tokens only, so padding on the left does not shift positions; ``* real`` puts padding at padding_row.
         return None if self.padding_row is None else real.cumsum(1) * real + self.padding_row
 

@@ -9,7 +9,6 @@ mean over real tokens (Sentence-T5, Ni et al. 2021, arXiv 2108.08877). The weigh
 in training.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -24,33 +23,11 @@ from zoo.layers.linear import Linear
 from zoo.layers.mlp import find_activation
 from zoo.layers.norm import RMSNorm
 from zoo.layers.pool import masked_mean
+from zoo.layers.relative_bias import refuse_buckets, relative_bias
 from zoo.registry import register
 from zoo.types import Encoded, Encoder, all_real
 
 POOLS = ("mean", "none")
-
-
-def relative_buckets(
-    relative: Int[Tensor, "queries keys"], *, num_buckets: int, max_distance: int, both_ways: bool = True
-) -> Int[Tensor, "queries keys"]:
-    """Return the row of the bias table for each distance; small distances have a row each, large ones share rows logarithmically.
-
-    With 32 buckets, max_distance 128 and both ways: 0 -> 0, -1 -> 1, -7 -> 7, -8 -> 8, -16 -> 10, -127 and beyond -> 15; +1 -> 17.
-
-    Args:
-        relative: position of the key minus position of the query.
-        num_buckets: number of rows of the bias table.
-        max_distance: distances from this one on share the last row.
-        both_ways: if True, keys after the query use the upper half of the rows; if False, they all use row 0.
-    """
-    rows = num_buckets // 2 if both_ways else num_buckets
-    offset = (relative > 0).long() * rows if both_ways else torch.zeros_like(relative)
-    distance = relative.abs() if both_ways else (-relative).clamp(min=0)
-    exact = rows // 2  # each smaller distance has a separate row
-    # clamp(min=1) keeps log finite at distance 0, where torch.where below takes the exact row anyway.
-    grown = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (rows - exact)
-    shared = (exact + grown.long()).clamp(max=rows - 1)
-    return offset + torch.where(distance < exact, distance, shared)
 
 
 class RelativeAttention(nn.Module):
@@ -170,12 +147,8 @@ class T5(Encoder):
         super().__init__()
         if pool not in POOLS:
             raise ConfigError(f"pool: there is no {pool!r}; {name_choices(pool, POOLS)}")
-        if num_buckets < 4 or num_buckets % 4 or max_distance <= num_buckets // 4:
-            raise ConfigError(
-                f"num_buckets: {num_buckets} with max_distance {max_distance}; allowed are a num_buckets that is a multiple of 4, and a "
-                "max_distance above num_buckets / 4"
-            )
-        self.dim, self.vocab_size, self.context_length = dim, vocab_size, context_length
+        refuse_buckets(num_buckets, max_distance)
+        self.dim, self.vocab_size, self.context_length, self.word_dim = dim, vocab_size, context_length, dim
         self.num_heads, self.head_dim, self.num_buckets, self.max_distance = num_heads, head_dim, num_buckets, max_distance
         self.pool, self.gives_pooled, self.normalise = pool, pool != "none", normalise
         self.embedding = nn.Embedding(vocab_size, dim)
@@ -229,12 +202,14 @@ class T5(Encoder):
         found = block_outputs(self, list(self.blocks), x, mask, layers)
         return [self.norm(each) if normalise else each for each in found]
 
+    def word_logits(self, vectors: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
+        """Return the products with the word embedding, for a head that shares it."""
+        return F.linear(vectors, self.embedding.weight)
+
     def bias(self, length: int) -> Float[Tensor, "1 num_heads {length} {length}"]:
         """Return the relative position bias that each head adds to the attention scores of a row of ``length`` tokens."""
         places = torch.arange(length, device=self.distances.device)
-        rows = relative_buckets(places[None] - places[:, None], num_buckets=self.num_buckets, max_distance=self.max_distance)
-        # contiguous: every block reads this bias, and fast attention kernels want the last dimension dense.
-        return F.embedding(rows, self.distances).permute(2, 0, 1)[None].contiguous()  # [1, heads, L, L]
+        return relative_bias(self.distances, places, places, max_distance=self.max_distance)
 
     def _initialise(self) -> None:
         """Initialise as Mesh TensorFlow does: the queries contain the 1 / sqrt(head_dim) that the unscaled scores lack.

@@ -37,6 +37,7 @@ class Call:
         layout: attention pattern of a packed list of tokens; None for a padded batch.
         window: maximum number of keys per query in a layout; None: no limit.
         real: True at the real tokens of this call; None: all are real.
+        bias: added to the scores of a padded batch (T5's relative positions); ``allowed`` must then express causality.
     """
 
     rotation: Rotation | None = None
@@ -46,6 +47,7 @@ class Call:
     layout: Layout | None = None
     window: int | None = None
     real: Bool[Tensor, "batch length"] | None = None
+    bias: Float[Tensor, "1 num_heads queries keys"] | None = None
 
 
 class Prefix(nn.Module):
@@ -154,7 +156,8 @@ class CausalAttention(nn.Module):
         if self.prefix is not None:
             allowed = self.prefix.seen(allowed, q.shape[2], k.shape[2], q.device)
             k, v = self.prefix.before(k, v)
-        return attend_heads(q, k, v, allowed=allowed, causal=True, scale=self.scale, cap=self.cap, dropout=dropout)
+        options = {"scale": self.scale, "cap": self.cap, "dropout": dropout}
+        return attend_heads(q, k, v, allowed=allowed, causal=True, bias=call.bias, **options)
 
 
 class DecoderBlock(nn.Module):

@@ -115,8 +115,15 @@ class PostNormText(Encoder):
         """
         raise NotImplementedError
 
-    def places(self, real: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"] | None:
-        """Return the row of ``positions`` for each token, or None if it is the token's index in its row of the batch."""
+    def places(
+        self, real: Bool[Tensor, "batch length"], types: Int[Tensor, "batch length"] | None = None
+    ) -> Int[Tensor, "batch length"] | None:
+        """Return the row of ``positions`` for each token, or None if it is the token's index in its row of the batch.
+
+        Args:
+            real: True at real tokens.
+            types: type of each token; None if all have type 0.
+        """
         return None
 
     def forward(
@@ -189,7 +196,7 @@ class PostNormText(Encoder):
         self, token_ids: Int[Tensor, "batch length"], real: Tensor, types: Tensor | None, index: Int[Tensor, " total"] | None = None
     ) -> Float[Tensor, "*tokens dim"]:
         """Return the input of the first block, for the whole batch or for the positions ``index`` of the flat batch."""
-        length, places = token_ids.shape[1], self.places(real)
+        length, places = token_ids.shape[1], self.places(real, types)
         if index is not None:
             token_ids, places = token_ids.flatten()[index], index % length if places is None else places.flatten()[index]
             types = None if types is None else types.flatten()[index]

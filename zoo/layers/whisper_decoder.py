@@ -8,76 +8,18 @@ held in a ``Memory``, separate from the cache. Consecutive rows (beams) may shar
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import DataError
-from zoo.layers.attention import KeysWithoutBias, attend_heads, refuse_uneven_heads
+from zoo.layers.attention import KeysWithoutBias, refuse_uneven_heads
 from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, CausalAttention, seen_keys
-from zoo.layers.linear import Linear, fast_linear, lay_out, pack, unpack
+from zoo.layers.linear import fast_linear, lay_out, pack, unpack
+from zoo.layers.memory import Memory, MemoryAttention, refuse_rows
 from zoo.layers.mlp import MLP, hidden_width
-from zoo.types import on_host
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Keys and values of recordings, for the cross-attention of every layer.
-
-    Attributes:
-        keys: [depth, batch, num_heads, num_tokens, head_dim]; ``values`` has the same shape.
-        mask: True at real tokens of a recording; None: all are real.
-    """
-
-    keys: Float[Tensor, "depth batch num_heads num_tokens head_dim"]
-    values: Float[Tensor, "depth batch num_heads num_tokens head_dim"]
-    mask: Bool[Tensor, "batch num_tokens"] | None = None
-
-    @property
-    def batch_size(self) -> int:
-        """Number of recordings."""
-        return self.keys.shape[1]
-
-    def select(self, rows: Int[Tensor, " rows"]) -> "Memory":
-        """Return a copy with the given recordings in the given order; one may occur several times or not at all.
-
-        Beams need no copies, see ``WhisperDecoder``.
-        """
-        mask = None if self.mask is None else self.mask.index_select(0, rows)
-        return Memory(self.keys.index_select(1, rows), self.values.index_select(1, rows), mask)
-
-
-class MemoryAttention(nn.Module):
-    """Cross-attention to a recording with precomputed keys and values; keys have no bias."""
-
-    def __init__(self, *, dim: int, memory_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.query = Linear(dim, dim)
-        self.key_value = KeysWithoutBias(dim, queries=False, in_dim=memory_dim)
-        self.out = Linear(dim, dim)
-
-    def forward(self, x: Float[Tensor, "rows length dim"], memory: Memory, layer: int) -> Float[Tensor, "rows length dim"]:
-        """Return the output of attention; all recordings have equally many rows, and the rows of one recording are consecutive."""
-        # The rows of a recording are passed as further queries of one row, so that its keys and values are not repeated.
-        allowed = None if memory.mask is None else memory.mask[:, None, None, :]
-        found = attend_heads(self.queries(x, memory), memory.keys[layer], memory.values[layer], allowed=allowed)  # [B, k * L, dim]
-        return self.out(found.reshape(x.shape))
-
-    def queries(self, x: Float[Tensor, "rows length dim"], memory: Memory) -> Float[Tensor, "batch num_heads queries head_dim"]:
-        """Return the queries of all rows of each recording, one row after the other."""
-        q = self.query(x).unflatten(-1, (self.num_heads, -1))  # [B * k, L, heads, head_dim]
-        return q.reshape(memory.batch_size, -1, *q.shape[2:]).transpose(1, 2)  # [B, heads, k * L, head_dim]
-
-    def keys_and_values(
-        self, tokens: Float[Tensor, "batch num_tokens memory_dim"]
-    ) -> list[Float[Tensor, "batch num_heads num_tokens head_dim"]]:
-        """Return keys and values of the tokens of recordings."""
-        found = self.key_value(tokens).unflatten(-1, (2, self.num_heads, -1))  # [B, N, 2, heads, head_dim]
-        return list(found.permute(2, 0, 3, 1, 4))
 
 
 class WhisperBlock(nn.Module):
@@ -89,7 +31,7 @@ class WhisperBlock(nn.Module):
         self.attention = CausalAttention(dim=dim, num_heads=num_heads, num_kv_heads=num_heads, head_dim=dim // num_heads, bias=True)
         self.attention.qkv = KeysWithoutBias(dim)  # CausalAttention knows only all biases or none
         self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.cross = MemoryAttention(dim=dim, memory_dim=memory_dim, num_heads=num_heads)
+        self.cross = MemoryAttention(dim=dim, num_heads=num_heads, key_value=KeysWithoutBias(dim, queries=False, in_dim=memory_dim))
         self.norm3 = nn.LayerNorm(dim, eps=eps)
         self.mlp = MLP(dim=dim, hidden_dim=hidden_dim)
 
@@ -196,9 +138,7 @@ class WhisperDecoder(nn.Module):
             raise DataError(
                 f"the tokens of a recording have shape {list(tokens.shape)}; this decoder reads [batch, num_tokens, {self.memory_dim}]"
             )
-        keys, values = zip(*(block.cross.keys_and_values(tokens) for block in self.blocks), strict=True)  # type: ignore[union-attr, operator]
-        whole = mask is None or (not mask.is_meta and bool(on_host(mask).all()))
-        return Memory(torch.stack(keys), torch.stack(values), None if whole else mask)  # [depth, B, heads, N, head_dim]
+        return Memory.of([block.cross for block in self.blocks], tokens, mask)  # type: ignore[misc]
 
     def new_cache(self, batch_size: int, length: int) -> Cache:
         """Return an empty cache for up to ``length`` tokens per row; in evaluation mode, also ``prepare`` the weights."""
@@ -250,10 +190,7 @@ class WhisperDecoder(nn.Module):
         end = past + length
         if end > self.context_length:
             raise DataError(f"texts have {end} tokens; context_length allows {self.context_length}: shorten them")
-        if memory.batch_size and rows % memory.batch_size or not memory.batch_size and rows:
-            raise DataError(
-                f"token ids have {rows} rows for {memory.batch_size} recordings; the number of rows must be a multiple of the recordings"
-            )
+        refuse_rows(rows, memory, "recordings")
         if cache is not None:
             cache.extend(length)
         x = self.embedding(token_ids) + self.positions[past:end]

@@ -52,6 +52,8 @@ class TextProcessor(ModalityProcessor):
         pad_to: "longest" pads to the longest text of the batch, "context_length" to the full length.
         pad_token_id: id of the padding.
         eot_token_id: id of the end symbol.
+        reserved_ids: last ids of the vocabulary that a trained tokenizer leaves unused, for sentinels and mask symbols
+            (``zoo.data.denoising``).
         mask_padding: False gives no mask, so a bidirectional encoder also attends to the padding, as SigLIP does; this requires
             ``pad_to`` "context_length".
 
@@ -78,11 +80,15 @@ class TextProcessor(ModalityProcessor):
         pad_token_id: int = 0,
         eot_token_id: int = TRAINED_END_ID,
         mask_padding: bool = True,
+        reserved_ids: int = 0,
     ) -> None:
         for key, value, legal in (("tokenizer", tokenizer, TOKENIZERS), ("cleaning", cleaning, CLEANINGS), ("pad_to", pad_to, PADDINGS)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
-        _refuse_sizes(tokenizer, vocab_size, context_length, eot_token_id)
+        if reserved_ids < 0:
+            raise ConfigError(f"reserved_ids: {reserved_ids}; allowed is 0 or more")
+        _refuse_sizes(tokenizer, vocab_size - reserved_ids, context_length, eot_token_id)
+        self.reserved_ids = reserved_ids
         if not mask_padding and pad_to != "context_length":
             raise ConfigError(
                 "mask_padding: false makes the encoder attend to padding, so the result depends on the padded length; it is allowed only "
@@ -109,7 +115,8 @@ class TextProcessor(ModalityProcessor):
         """The constructor's keywords, for ``processor.json``."""
         keys = ("vocab_size", "context_length", "cleaning", "lowercase", "max_length", "pad_to", "pad_token_id", "eot_token_id")
         found = {**{key: getattr(self, key) for key in (*keys, "mask_padding")}, "tokenizer": self.source}
-        return {**found, "prompt": self.prompt} if self.prompt else found  # hashes of processors from before stay as they are
+        later = {"prompt": self.prompt, "reserved_ids": self.reserved_ids}  # hashes of processors from before these stay as they are
+        return found | {key: value for key, value in later.items() if value}
 
     @property
     def is_fitted(self) -> bool:
@@ -133,7 +140,8 @@ class TextProcessor(ModalityProcessor):
                 f"system.processor.text.eot_token_id: {self.eot_token_id}, but a tokenizer that is trained on captions ends texts with "
                 f"{TRAINED_END_ID}; set {TRAINED_END_ID} here and in system.encoders.text.eot_token_id"
             )
-        self.use(trainings[self.source](sorted({self.clean(caption) for caption in captions}), self.vocab_size, self.lowercase))
+        size = self.vocab_size - self.reserved_ids
+        self.use(trainings[self.source](sorted({self.clean(caption) for caption in captions}), size, self.lowercase))
 
     def use(self, tokenizer: Tokenizer) -> None:
         """Use an existing tokenizer.

@@ -10,13 +10,14 @@ from torch import Tensor
 from zoo.assembly.build import add_adapters, build_system
 from zoo.assembly.summary import count, reads_of_system
 from zoo.assembly.system import System
+from zoo.data.denoising.denoising import Denoising
 from zoo.data.masking import Masking
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, ZooError
 from zoo.layers.meta import meta_device
 from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
-from zoo.runs.data_setup import complete_config, source_modalities
+from zoo.runs.data_setup import complete_config, facts_of_denoising, source_modalities
 from zoo.runs.objective_setup import make_objective
 from zoo.runs.weight_sources import weight_sources
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
@@ -126,6 +127,7 @@ def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[
     make_objective(config, system, batch_size)
     _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
     _add_masked(system, batch, config["data"].get("masking"))
+    _add_denoised(system, batch, config["data"])
     if config["data"].get("packing"):
         check_keywords(Packs, config["data"]["packing"], "data.packing", dict.fromkeys(("data", "seed", "tell")))
     return batch
@@ -200,6 +202,20 @@ def _add_masked(system: System, batch: Batch, settings: Any) -> None:
         )
     check_keywords(Masking, settings, "data.masking", {"tokenizer": None, "mask_token_id": None})
     batch.targets[MASKED] = torch.empty_like(batch.inputs["text"])
+
+
+def _add_denoised(system: System, batch: Batch, data: Mapping[str, Any]) -> None:
+    """Add the targets of denoising to the batch if the config has it.
+
+    Raises:
+        ConfigError: the system cannot use it, or the config also masks tokens.
+    """
+    if data.get("denoising") is None:
+        return
+    if data.get("masking") is not None:
+        raise ConfigError("data.denoising: is given beside data.masking; set one of the two to null")
+    check_keywords(Denoising, data["denoising"], "data.denoising", dict.fromkeys(facts_of_denoising(system)))
+    batch.targets.update(system.processor["target_text"].meta(len(batch)))  # type: ignore[index]
 
 
 def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> Encoded:

@@ -9,6 +9,7 @@ from typing import Any
 from zoo.assembly.compatibility import refuse_source
 from zoo.assembly.system import System
 from zoo.data.augmentation import Augmentation
+from zoo.data.denoising.denoising import Denoising
 from zoo.data.loader import ProcessedSplit
 from zoo.data.masking import Masking
 from zoo.data.mixup import Mix, refuse_mix
@@ -94,7 +95,7 @@ def make_source(data: Mapping[str, Any]) -> Any:
 
 
 def make_items(config: Mapping[str, Any], system: System, source: Any, progress: Progress | None) -> ProcessedSplit | Packs:
-    """Return the processed training items of a run: augmented, mixed, masked and packed if the config says so."""
+    """Return the processed training items of a run: augmented, mixed, masked or denoised, and packed if the config says so."""
     data = config["data"]
     settings = data.get("augmentation")
     items = ProcessedSplit(
@@ -102,7 +103,7 @@ def make_items(config: Mapping[str, Any], system: System, source: Any, progress:
         system.processor,  # type: ignore[arg-type]
         construct(Augmentation, settings, "data.augmentation") if settings else None,
         make_mixup(data.get("mix"), system, source),
-        make_masking(data.get("masking"), system),
+        make_masking(data.get("masking"), system) or make_denoising(data.get("denoising"), system),
     )
     return pack(items, data.get("packing"), int(config["seed"]), progress)
 
@@ -129,3 +130,32 @@ def make_masking(settings: Mapping[str, Any] | None, system: System) -> Masking 
         return None
     part: Any = system.processor["text"]  # type: ignore[index]
     return construct(Masking, settings, "data.masking", tokenizer=part.tokenizer, mask_token_id=part.mask_token_id)
+
+
+def make_denoising(settings: Mapping[str, Any] | None, system: System) -> Denoising | None:
+    """Build the noise of texts from its settings; None without settings.
+
+    Raises:
+        ConfigError: the system has no processor of targets, or the settings do not fit it.
+    """
+    if settings is None:
+        return None
+    return construct(Denoising, settings, "data.denoising", **facts_of_denoising(system))
+
+
+def facts_of_denoising(system: System) -> dict[str, Any]:
+    """Return the keywords of ``Denoising`` that come from a system's processors."""
+    source: Any = system.processor.get("text")  # type: ignore[union-attr]
+    target: Any = system.processor.get("target_text")  # type: ignore[union-attr]
+    if source is None or target is None:
+        raise ConfigError(
+            "data.denoising: makes targets of texts, which needs a text encoder and the head 'seq2seq'; set data.denoising=null"
+        )
+    return {
+        "tokenizer": source.tokenizer,
+        "vocab_size": source.vocab_size,
+        "start_token_id": target.start_token_ids[0],
+        "eot_token_id": source.eot_token_id,
+        "pad_token_id": source.pad_token_id,
+        "target_length": target.context_length,
+    }

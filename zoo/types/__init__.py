@@ -16,6 +16,8 @@ from zoo.types.batch import (
     MELS,
     PLACEHOLDER_IDS,
     SUPERVISED,
+    TARGET_IDS,
+    TARGET_POSITIONS,
     TEACHER,
     Batch,
     Encoded,

@@ -29,7 +29,7 @@ class Encoder(Part, nn.Module):
         preprocessing: keywords of the modality's processor that the weights were trained with.
         context_length: longest text in tokens, or longest clip in encoder positions.
         vocab_size: rows of the word table of a text encoder.
-        word_dim: width of that table, if a head may share it (``word_logits``).
+        word_dim: width of that table, the module ``embedding``, if a head may share it (``word_logits``).
         eot_token_id: token id at which a text encoder pools; None if it pools otherwise.
         separator_id: token id that ends a segment of a text encoder.
         num_prefix_tokens: tokens before those of patches (class token, registers).

@@ -66,7 +66,9 @@ class Description:
             return self.saved
         parts = {modality: find_part("processor", modality)(**settings) for modality, settings in self.processors().items()}
         if self.tokenizer is not None:
-            parts["transcript" if "transcript" in parts else "text"].use(self.tokenizer)
+            for name in ("transcript",) if "transcript" in parts else ("text", "target_text"):
+                if name in parts:
+                    parts[name].use(self.tokenizer)
         if self.conversation is not None:
             parts["conversation"].use(self.conversation)
         return Processor(parts)
@@ -85,10 +87,16 @@ class Description:
         if "conversation" in given:
             language, facts = self.config["system"]["head"]["language"], ("vocab_size", "context_length")
             found["conversation"] = {**{key: language[key] for key in facts if key in language}, **given["conversation"]}
-        if "transcript" in given:
-            head = self.config["system"]["head"]
-            found["transcript"] = {**{key: head[key] for key in ("vocab_size", "context_length")}, **given["transcript"]}
+        for name in ("transcript", "target_text"):
+            if name in given:
+                found[name] = {**self._sizes_of_head(), **given[name]}
         return found
+
+    def _sizes_of_head(self) -> dict[str, int]:
+        """Return the sizes that a processor of targets takes from the head, whose vocabulary may be that of the text encoder."""
+        system = self.config["system"]
+        vocab_size = system["head"].get("vocab_size") or system["encoders"]["text"]["vocab_size"]
+        return {"vocab_size": vocab_size, "context_length": system["head"]["context_length"]}
 
 
 @dataclass(frozen=True)

@@ -258,6 +258,8 @@ def family_config(arguments: Mapping[str, Any], target: str) -> dict[str, Any]:
     Raises:
         ConfigError: theirs does not have something that the source has.
     """
+    if arguments.get("restart_positions"):
+        raise ConfigError(f"restart_positions: true, which {target} does not have; allowed is false")
     refuse_others(arguments, {"embedding_dim": (None, arguments["dim"])}, target)
     return {
         "vocab_size": arguments["vocab_size"],

@@ -63,6 +63,8 @@ class TextEncoders(Format):
 
     def recognises(self, source: Source) -> float:
         """Go by the model type, else by the names of the tensors."""
+        if any(key.startswith("decoder.block.") for key in source.keys):  # a whole T5: ``zoo.interop.seq2seq``
+            return NO
         if source.model_type in self.model_types:
             return CONFIG_SAYS
         return KEYS_SAY if _origin_of_keys(source) is not None else NO
@@ -102,10 +104,9 @@ def describe_text(source: Source, directory: Path, config: Mapping[str, Any]) ->
     if tokenizer is not None and not pooling and _has_types(tokenizer):  # a sentence encoder takes one text, without segments
         encoder["separator_id"] = text["eot_token_id"]
     text |= _limits(directory, encoder["context_length"], is_sentence_encoder=bool(pooling))
-    decoder = ("its decoder; only the encoder is read",) if any(key.startswith("decoder.") for key in keys) else ()
     prompt, others = _prompts(directory, pooling)
     text |= {"prompt": prompt} if prompt else {}
-    left_out = (*decoder, *others)
+    left_out = tuple(others)
     if not origin.has_head(keys):
         return Description({"encoder": encoder, "processor": {"text": text}}, tokenizer, left_out=left_out)
     head = {"name": "bert", **origin.head_arguments(config, keys)}

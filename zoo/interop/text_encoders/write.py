@@ -50,7 +50,7 @@ def text_export(model: nn.Module) -> Export | None:
     head = _whole("head", model.config["head"]) if is_system(model) else None
     theirs = origin.config(arguments, head)
     words: Any = part_of(model, "text")
-    files = {FOREIGN_CONFIG: theirs, **(_tokenizer_files(words) if words is not None and words.is_fitted else {})}
+    files = {FOREIGN_CONFIG: theirs, **(word_files(words) if words is not None and words.is_fitted else {})}
     if words is not None and words.is_fitted:
         theirs["pad_token_id"] = _padding(theirs, words)
     if head is None and (arguments["name"] != "t5" or arguments["normalise"]):  # T5 has one pool, so that nothing needs to say it
@@ -121,7 +121,8 @@ def _sentence_files(arguments: Mapping[str, Any], words: Any) -> dict[str, Any]:
     }
 
 
-def _tokenizer_files(words: Any) -> dict[str, Any]:
+def word_files(words: Any) -> dict[str, Any]:
+    """Return the files of the tokenizer of a text processor."""
     files = tokenizer_files(
         words.tokenizer,
         cleaning=words.cleaning,

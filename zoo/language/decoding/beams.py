@@ -2,8 +2,9 @@
 
 Each step extends the ``num_beams`` most probable unfinished sequences of each prompt. A candidate that ends and is among the best
 ``num_beams`` candidates joins the finished sequences, of which the best ``num_beams`` are kept by log-probability / length **
-length_penalty. A prompt is done when the score of its best unfinished sequence, at its current length, is below that of its worst
-finished sequence. Where we differ: prompts are run once, not once per beam; a prompt that is done is removed from the batch.
+length_penalty, or by GNMT's divisor. A prompt is done when the score of its best unfinished sequence, at its current length, is below
+that of its worst finished sequence. Where we differ: prompts are run once, not once per beam; a prompt that is done is removed from the
+batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from zoo.language.decoding.constraints import Constraints
 from zoo.language.decoding.sampling import Sampling, mark_seen, penalise_repetition
 from zoo.types import LanguageModel
 
@@ -63,10 +65,16 @@ def beam_search(
     hidden = hidden[each]
     seen = mark_seen(ids, language.vocab_size, device)[each] if sampling.repetition_penalty != 1 else None
     ending = _Ending(sampling.eos_token_ids, stop, device)
+    constraints = Constraints(sampling, language.vocab_size, device)
+    before = [tokens.tolist() for tokens in ids] if constraints.are_active else []
     while True:
         scores = language.logits(hidden).float().log_softmax(-1)  # [prompts * beams, vocab]
         if seen is not None:
             scores = penalise_repetition(scores, seen, sampling.repetition_penalty)
+        if constraints.are_active:
+            owners = [prompt for prompt in prompts for _ in range(beams)]
+            most = state.limits.repeat_interleave(beams).tolist()
+            scores = constraints(scores, [before[owner] for owner in owners], state.running.flatten(0, 1).tolist(), most)
         state, origin, going = _step(state, scores.unflatten(0, (-1, beams)), sampling, ending)
         on = going.tolist()
         for place in (place for place, goes in enumerate(on) if not goes):
@@ -107,7 +115,7 @@ def _step(
     kept = (scores + ends * NEVER).topk(beams).indices
     ended, ended_scores, has_ended = _merge_ended(state, sequences, scores, ends, sampling)
     running_scores = (scores + ends * NEVER).gather(1, kept)
-    best = running_scores[:, 0] / sequences.shape[-1] ** sampling.length_penalty
+    best = running_scores[:, 0] / sampling.length_divisor(sequences.shape[-1])
     # A prompt with fewer than num_beams finished sequences accepts another one regardless of its score.
     worst = torch.where(has_ended, ended_scores.min(1, keepdim=True).values, NEVER)
     going = (best[:, None] > worst).any(1) & ~ends.all(1)
@@ -125,7 +133,7 @@ def _merge_ended(
     """
     beams = state.scores.shape[1]
     ends = ends & (torch.arange(ends.shape[1], device=ends.device) < beams)
-    new_scores = scores / sequences.shape[-1] ** sampling.length_penalty + ~ends * NEVER
+    new_scores = scores / sampling.length_divisor(sequences.shape[-1]) + ~ends * NEVER
     longer = torch.nn.functional.pad(state.ended, (0, 1), value=-1)
     best = torch.cat([state.ended_scores, new_scores], dim=1).topk(beams)
     ended = _pick(torch.cat([longer, sequences], dim=1), best.indices)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
 from zoo.language.decoding.beams import beam_search
+from zoo.language.decoding.constraints import Constraints
 from zoo.language.decoding.prefill import prefill
 from zoo.language.decoding.sampling import Sampling, draw, fresh_seed, mark_seen, penalise_repetition, uniforms, warp
 from zoo.types import LanguageModel
@@ -48,6 +49,7 @@ def generate(
     on_token: OnToken | None = None,
     cache: Any = None,
     rows: Sequence[int] | None = None,
+    most_tokens: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Generate an answer to each prompt; the answers do not depend on how prompts are batched.
 
@@ -59,6 +61,7 @@ def generate(
         cache: key-value cache from ``language.new_cache`` that already holds the first ``cache.length`` tokens of every prompt; these
             are not computed again. It is updated in place and then holds prompt and answer, except the last chosen token.
         rows: row numbers that seed the sampling of each prompt; by default 0, 1, 2, ...
+        most_tokens: maximum length of the answer to each prompt, if it is below ``sampling.max_new_tokens``.
 
     Raises:
         ConfigError: an end token is outside the vocabulary, or a cache is combined with beam search.
@@ -68,13 +71,15 @@ def generate(
     if not prompts:
         return []
     # An answer has max_new_tokens tokens at most, and fewer if the context is full before.
-    limits = [min(sampling.max_new_tokens, language.context_length - len(prompt)) for prompt in prompts]
+    own = [sampling.max_new_tokens] * len(prompts) if most_tokens is None else [min(n, sampling.max_new_tokens) for n in most_tokens]
+    limits = [min(most, language.context_length - len(prompt)) for most, prompt in zip(own, prompts, strict=True)]
     hidden, cache = prefill(language, prompts, new_tokens=max(limits), padding_side=sampling.padding_side, cache=cache)
-    ends = _Ends(sampling, limits, stop)
+    ends = _Ends(sampling, limits, own, stop)
     if sampling.num_beams > 1:
         found = beam_search(language, hidden, cache, ids, sampling, limits=limits, stop=stop)
     else:
-        choice = _Choice(sampling, ids, list(range(len(prompts))) if rows is None else rows, language.vocab_size, hidden.device)
+        numbers = list(range(len(prompts))) if rows is None else rows
+        choice = _Choice(sampling, ids, numbers, limits, language.vocab_size, hidden.device)
         found = _follow(language, hidden, cache, choice, ends, on_token)
     answers = [ends.of(row, answer) for row, answer in enumerate(found)]
     # Until beam search ends, any sequence may still be discarded, so that tokens are reported only now.
@@ -92,7 +97,7 @@ def _follow(
     answers: list[list[int]] = [[] for _ in range(len(hidden))]
     rows = list(range(len(hidden)))  # unfinished rows; finished ones are removed from the batch
     while True:
-        tokens = choice(language.logits(hidden))
+        tokens = choice(language.logits(hidden), [answers[row] for row in rows])
         going = []
         # tolist() is the only synchronisation with the device in a step.
         for place, (row, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
@@ -114,9 +119,8 @@ def _follow(
 class _Ends:
     """Stopping criteria: end tokens, a stop callback and length limits."""
 
-    def __init__(self, sampling: Sampling, limits: Sequence[int], stop: Stop | None) -> None:
-        self.eos, self.limits, self.stop = frozenset(sampling.eos_token_ids), limits, stop
-        self.most = sampling.max_new_tokens
+    def __init__(self, sampling: Sampling, limits: Sequence[int], most: Sequence[int], stop: Stop | None) -> None:
+        self.eos, self.limits, self.most, self.stop = frozenset(sampling.eos_token_ids), limits, most, stop
 
     def reason(self, row: int, answer: list[int]) -> str | None:
         """Return the reason why the answer ends with its last token, or None if it continues."""
@@ -125,7 +129,7 @@ class _Ends:
         if self.stop is not None and self.stop(answer):
             return "stop"
         if len(answer) >= self.limits[row]:
-            return "length" if self.limits[row] == self.most else "context"
+            return "length" if self.limits[row] == self.most[row] else "context"
         return None
 
     def of(self, row: int, answer: list[int]) -> Generated:
@@ -136,12 +140,20 @@ class _Ends:
 
 
 class _Choice:
-    """Token selection for the unfinished rows: repetition penalty, then argmax or sampling."""
+    """Token selection for the unfinished rows: repetition penalty, constraints, then argmax or sampling."""
 
     def __init__(
-        self, sampling: Sampling, ids: Sequence[Int[Tensor, " _"]], rows: Sequence[int], vocab_size: int, device: torch.device
+        self,
+        sampling: Sampling,
+        ids: Sequence[Int[Tensor, " _"]],
+        rows: Sequence[int],
+        limits: Sequence[int],
+        vocab_size: int,
+        device: torch.device,
     ) -> None:
         self.sampling, self.step = sampling, 0
+        self.constraints = Constraints(sampling, vocab_size, device)
+        self.prompts, self.limits = [tokens.tolist() for tokens in ids] if self.constraints.are_active else [], list(limits)
         self.seen = mark_seen(ids, vocab_size, device) if sampling.repetition_penalty != 1 else None
         self.uniforms: Tensor | None = None
         if sampling.temperature > 0:
@@ -149,9 +161,11 @@ class _Choice:
             seed = fresh_seed() if sampling.seed is None else sampling.seed
             self.uniforms = uniforms(seed, rows, sampling.max_new_tokens).to(device)
 
-    def __call__(self, scores: Float[Tensor, "rows vocab"]) -> Int[Tensor, " rows"]:
+    def __call__(self, scores: Float[Tensor, "rows vocab"], answers: Sequence[Sequence[int]]) -> Int[Tensor, " rows"]:
         if self.seen is not None:
             scores = penalise_repetition(scores.float(), self.seen, self.sampling.repetition_penalty)
+        if self.constraints.are_active:
+            scores = self.constraints(scores, self.prompts, answers, self.limits)
         if self.uniforms is None:
             tokens = scores.argmax(-1)
         else:
@@ -165,6 +179,9 @@ class _Choice:
         """Keep only these rows."""
         self.seen = None if self.seen is None else self.seen[rows]
         self.uniforms = None if self.uniforms is None else self.uniforms[rows]
+        if self.constraints.are_active:
+            kept = rows.tolist()
+            self.prompts, self.limits = [self.prompts[row] for row in kept], [self.limits[row] for row in kept]
 
 
 def _refuse(language: LanguageModel, sampling: Sampling, prompts: Sequence[Tensor], ids: Sequence[Tensor], cache: Any) -> None:

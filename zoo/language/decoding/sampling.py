@@ -19,6 +19,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, name_choices
 
 PADDING_SIDES = ("left", "right")
+LENGTH_FORMS = ("power", "gnmt")
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,16 @@ class Sampling:
         top_p: sample only among the smallest set of most probable tokens whose probabilities sum to ``top_p``; None keeps all.
         min_p: sample only among tokens at least ``min_p`` times as probable as the most probable token; None keeps all.
         num_beams: number of beams; 1 means no beam search.
-        length_penalty: exponent of beam search; a sequence's score is its log-probability / length ** ``length_penalty``.
+        length_penalty: exponent of beam search; see ``length_form``.
+        length_form: divisor of a sequence's log-probability in beam search: "power" is length ** ``length_penalty`` (transformers), "gnmt"
+            is ((5 + length) / 6) ** ``length_penalty`` (Wu et al. 2016, arXiv 1609.08144, equation 14; the paper of 2017).
         repetition_penalty: divisor of the positive logits of tokens that already occur in prompt or answer (negative logits are
             multiplied by it); 1 changes nothing.
+        no_repeat_ngram_size: no sequence of so many tokens may occur twice in prompt and answer; 0 allows repetition.
+        min_new_tokens: no end token before so many tokens.
+        first_token_id: every answer begins with this token; None leaves it free.
+        last_token_id: an answer that reaches its maximum length ends with this token; None leaves it free.
+        suppress_tokens: tokens that are never chosen.
         seed: random seed of the sampling; None draws a seed from torch's global generator.
         eos_token_ids: end tokens; an answer ends at the first of them.
         padding_side: "left" or "right", the side on which shorter prompts of a batch are padded. The answers do not depend on it.
@@ -50,7 +58,13 @@ class Sampling:
     min_p: float | None = None
     num_beams: int = 1
     length_penalty: float = 1.0
+    length_form: str = "power"
     repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0
+    first_token_id: int | None = None
+    last_token_id: int | None = None
+    suppress_tokens: tuple[int, ...] = ()
     seed: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     padding_side: str = "left"
@@ -65,8 +79,17 @@ class Sampling:
         penalty = self.repetition_penalty
         _refuse("repetition_penalty", penalty, _is_number(penalty) and penalty > 0, "above 0 (1 leaves the scores as they are)")
         _refuse("seed", self.seed, self.seed is None or _is_whole(self.seed, 0), "0 or more")
-        ids = self.eos_token_ids
-        _refuse("eos_token_ids", ids, isinstance(ids, tuple) and all(_is_whole(i, 0) for i in ids), "a tuple of token ids, 0 or more")
+        for key in ("eos_token_ids", "suppress_tokens"):
+            ids = getattr(self, key)
+            _refuse(key, ids, isinstance(ids, tuple) and all(_is_whole(i, 0) for i in ids), "a tuple of token ids, 0 or more")
+        for key in ("no_repeat_ngram_size", "min_new_tokens"):
+            _refuse(key, getattr(self, key), _is_whole(getattr(self, key), 0), "0 (no such rule) or more")
+        for key in ("first_token_id", "last_token_id"):
+            _refuse(
+                key, getattr(self, key), getattr(self, key) is None or _is_whole(getattr(self, key), 0), "a token id, 0 or more, or None"
+            )
+        if self.length_form not in LENGTH_FORMS:
+            raise ConfigError(f"length_form: there is no {self.length_form!r}; {name_choices(str(self.length_form), LENGTH_FORMS)}")
         if self.padding_side not in PADDING_SIDES:
             raise ConfigError(f"padding_side: there is no {self.padding_side!r}; {name_choices(str(self.padding_side), PADDING_SIDES)}")
         self._refuse_without_effect()
@@ -82,8 +105,13 @@ class Sampling:
             raise ConfigError(
                 f"num_beams: {self.num_beams} beams do not go with temperature {self.temperature}; set temperature=0 or num_beams=1"
             )
-        if self.num_beams == 1 and self.length_penalty != 1:
-            raise ConfigError(f"length_penalty: {self.length_penalty} has no effect without beams; set num_beams above 1, or leave it out")
+        for key, usual in (("length_penalty", 1), ("length_form", "power")):
+            if self.num_beams == 1 and getattr(self, key) != usual:
+                raise ConfigError(f"{key}: {getattr(self, key)!r} has no effect without beams; set num_beams above 1, or leave it out")
+
+    def length_divisor(self, length: int) -> float:
+        """Return the divisor of the log-probability of a sequence of ``length`` tokens in beam search."""
+        return ((5 + length) / 6 if self.length_form == "gnmt" else length) ** self.length_penalty
 
 
 def _is_number(value: Any) -> bool:

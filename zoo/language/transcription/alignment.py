@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.language.transcription.decoding import Recogniser
 from zoo.language.transcription.rules import TOKENS_PER_SECOND
-from zoo.layers.whisper_decoder import Memory
+from zoo.layers.memory import Memory
 
 FILTER_WIDTH = 7  # encoder tokens of 20 ms: 140 ms
 DIAGONAL, DOWN, RIGHT = 0, 1, 2  # steps to the next token and frame, the next token, the next frame

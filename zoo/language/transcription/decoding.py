@@ -16,7 +16,8 @@ from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.rules import LATEST_START, Rules, Symbols
 from zoo.language.transcription.search import Text, beams, begin, choose, likeliest, room
 from zoo.language.transcription.settings import Settings
-from zoo.layers.whisper_decoder import Memory, WhisperDecoder
+from zoo.layers.memory import Memory
+from zoo.layers.whisper_decoder import WhisperDecoder
 from zoo.processors.media.voice_activity import Detector
 
 MOST_TRIES = 32  # temperatures per window; spaces the numbers that seed the sampling so that no two tries share one

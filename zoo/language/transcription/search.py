@@ -15,7 +15,8 @@ from torch import Tensor
 from zoo.language.decoding.sampling import draw, uniforms
 from zoo.language.transcription.rules import Rules
 from zoo.layers.cache import Cache
-from zoo.layers.whisper_decoder import Memory, WhisperDecoder
+from zoo.layers.memory import Memory
+from zoo.layers.whisper_decoder import WhisperDecoder
 
 
 @dataclass(frozen=True)
