@@ -196,4 +196,4 @@ def test_a_config_larger_than_its_weights_is_refused_with_both_sizes(model):
 
 def test_a_config_larger_than_the_machine_is_refused_with_both_sizes():
     with pytest.raises(zoo.ConfigError, match=r"describes a model of .* TB, this machine has .* of memory"):
-        zoo.create_model("vit_nano", depth=9_000, dim=64_000)
+        zoo.create_model("vit_nano", depth=9, dim=640_000)

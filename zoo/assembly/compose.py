@@ -33,8 +33,8 @@ from zoo.storage.outside import shown
 
 OPTIONAL = {"data": ("packing",)}  # keys that any option of a group may be given
 EXTRAS = {  # groups whose options come from plug-ins of Hydra
-    "hydra/launcher": "joblib, submitit_local and submitit_slurm come with: pip install 'multimodal-zoo[sweep]'; ray with hydra-ray-launcher",
-    "hydra/sweeper": "optuna comes with: pip install 'multimodal-zoo[sweep]'",
+    "hydra/launcher": "joblib, submitit_local and submitit_slurm come with: zoo install sweep; ray with hydra-ray-launcher",
+    "hydra/sweeper": "optuna comes with: zoo install sweep",
 }
 PLACES_OF_TABLES = {
     "encoder": "encoder@system.encoders.image",

@@ -45,6 +45,7 @@ def _run(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zoo", description="Build, train and run multimodal models.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(
@@ -237,6 +238,12 @@ def _parser() -> argparse.ArgumentParser:
     command = add("fetch", _fetch, "Download pretrained weights and datasets into a cache; without a name, list them.")
     command.add_argument("name", nargs="?", metavar="NAME", help="weights or dataset to download")
     command.add_argument("--directory", metavar="DIR", help="cache directory, holds DIR/NAME; default: $ZOO_CACHE or ~/.cache/zoo")
+    command = add("guide", _guide, "Read a page of the documentation; without a topic, list the pages.")
+    command.add_argument("topic", nargs="?", metavar="TOPIC", help="name of a page")
+    add("doctor", _doctor, "Show versions, devices and caches, and which commands miss a package.")
+    command = add("install", _install, "Install optional packages in the tested versions; without a name, list them.")
+    command.add_argument("extras", nargs="*", metavar="EXTRA", help="set of packages, for example audio or transformers")
+    command.add_argument("--dry-run", action="store_true", help="print the command instead of running it")
     parser.set_defaults(commands=commands.choices)  # for the tab completion
     return parser
 
@@ -252,6 +259,16 @@ class ConfigHelp(argparse.Action):
         from zoo.commands.config_help import help_of
 
         print(parser.format_help() + help_of(parser.prog.split()[-1]))
+        parser.exit()
+
+
+class _Version(argparse.Action):
+    """Print the version and end; read from the installed package, not at every start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from zoo.storage.distribution import version
+
+        print(version())
         parser.exit()
 
 
@@ -377,6 +394,24 @@ def _fetch(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.commands.fetch import fetch_command
 
     return fetch_command(options)
+
+
+def _guide(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.guide import guide_command
+
+    return guide_command(options)
+
+
+def _doctor(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.doctor import doctor_command
+
+    return doctor_command(options)
+
+
+def _install(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.install import install_command
+
+    return install_command(options)
 
 
 if __name__ == "__main__":

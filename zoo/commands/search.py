@@ -185,6 +185,6 @@ def _faiss() -> Any:
             import faiss
     except ImportError as error:
         raise ConfigError(
-            f"--backend: faiss is not installed ({error}); install it with: pip install 'multimodal-zoo[search]', or leave --backend exact"
+            f"--backend: faiss is not installed ({error}); install it with: zoo install search, or leave --backend exact"
         ) from error
     return faiss

@@ -119,7 +119,7 @@ def _write(speeches: Sequence[Speech], output: Path) -> None:
     try:
         import soundfile
     except ImportError as error:
-        raise ConfigError("--output: soundfile is not installed; install it with: pip install 'multimodal-zoo[audio]'") from error
+        raise ConfigError("--output: soundfile is not installed; install it with: zoo install audio") from error
     rate = speeches[0].sample_rate_hz
     pause = torch.zeros(round(PAUSE_SECONDS * rate))
     pieces = [piece for speech in speeches for piece in (speech.waveform, pause)][:-1]

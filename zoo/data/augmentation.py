@@ -179,7 +179,7 @@ def vision_transforms(key: str) -> Any:
     try:
         from torchvision.transforms import v2
     except ImportError as error:
-        raise ConfigError(f"{key}: needs torchvision ({error}); install it with: pip install 'multimodal-zoo[vision]'") from error
+        raise ConfigError(f"{key}: needs torchvision ({error}); install it with: zoo install vision") from error
     return v2
 
 

@@ -140,4 +140,4 @@ def _refuse_missing(asset: Asset) -> None:
     """Raise DataError if the library for the conversion is not installed, before anything is downloaded."""
     if asset.needs is not None and find_spec(asset.needs[0]) is None:
         module, extra = asset.needs
-        raise DataError(f"needs {module} to convert the download; install it with: pip install 'multimodal-zoo[{extra}]'")
+        raise DataError(f"needs {module} to convert the download; install it with: zoo install {extra}")

@@ -243,7 +243,7 @@ def _import_timm() -> ModuleType:
     try:
         import timm
     except ImportError as error:
-        raise ConfigError("model: needs timm; install it with: pip install 'multimodal-zoo[vision]'") from error
+        raise ConfigError("model: needs timm; install it with: zoo install vision") from error
     return timm
 
 

@@ -172,7 +172,5 @@ def _scorers() -> tuple[Any, Any, Any]:
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
     except ImportError as error:
-        raise ConfigError(
-            "evaluation: 'captioning' needs pycocoevalcap; install it with: pip install 'multimodal-zoo[language]'"
-        ) from error
+        raise ConfigError("evaluation: 'captioning' needs pycocoevalcap; install it with: zoo install language") from error
     return Bleu, Rouge, Cider

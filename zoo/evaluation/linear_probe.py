@@ -154,7 +154,5 @@ def _logistic_regression() -> Any:
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
-        raise ConfigError(
-            f"evaluation: 'linear_probe' needs scikit-learn ({error}); install it with: pip install 'multimodal-zoo[probe]'"
-        ) from error
+        raise ConfigError(f"evaluation: 'linear_probe' needs scikit-learn ({error}); install it with: zoo install probe") from error
     return LogisticRegression

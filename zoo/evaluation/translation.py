@@ -140,7 +140,7 @@ def _scorers(tokenize: str, word_order: int) -> dict[str, Any]:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
     except ImportError as error:
-        raise ConfigError("evaluation: 'translation' needs sacrebleu; install it with: pip install 'multimodal-zoo[language]'") from error
+        raise ConfigError("evaluation: 'translation' needs sacrebleu; install it with: zoo install language") from error
     if tokenize not in BLEU.TOKENIZERS:
         raise ConfigError(f"tokenize: there is no {tokenize!r}; allowed are {', '.join(sorted(BLEU.TOKENIZERS))}")
     return {"bleu": BLEU(tokenize=tokenize), "chrf": CHRF(word_order=word_order)}

@@ -153,7 +153,7 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise ConfigError("adapters: PEFT is not installed; install it with: pip install 'multimodal-zoo[peft]'") from error
+        raise ConfigError("adapters: PEFT is not installed; install it with: zoo install peft") from error
     return peft
 
 

@@ -27,7 +27,7 @@ def import_transformers() -> ModuleType:
     try:
         import transformers
     except ImportError as error:
-        raise ConfigError("config: transformers is not installed; install it with: pip install 'multimodal-zoo[transformers]'") from error
+        raise ConfigError("config: transformers is not installed; install it with: zoo install transformers") from error
     return transformers
 
 

@@ -61,7 +61,7 @@ def _layer() -> type:
     try:
         library: Any = importlib.import_module("bitsandbytes")
     except ImportError as error:
-        raise ConfigError("quantise: needs bitsandbytes; install it with: pip install 'multimodal-zoo[qlora]'") from error
+        raise ConfigError("quantise: needs bitsandbytes; install it with: zoo install qlora") from error
 
     class Quantised(QuantisedLinear, library.nn.Linear4bit):
         """A frozen linear layer in four bits."""

@@ -170,8 +170,8 @@ class SpeechProcessor(ModalityProcessor):
         return self.collate([self.item(each) for each in raw])
 
     def meta(self, batch_size: int) -> dict[str, Tensor]:
-        """Return targets of one second without data, for checks on the meta device."""
-        frames = 1 + self.sample_rate_hz // self.hop_samples
+        """Return targets of a tenth of a second without data, for checks on the meta device; a decoder runs once for each frame."""
+        frames = 1 + self.sample_rate_hz // 10 // self.hop_samples
         sizes = {MELS: self.num_mels} | ({MAGNITUDES: self.framing.num_bins} if self.linear else {})
         found = {name: torch.empty(batch_size, rows, frames, device="meta") for name, rows in sizes.items()}
         return {**found, FRAMES: torch.empty(batch_size, frames, dtype=torch.bool, device="meta")}

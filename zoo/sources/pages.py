@@ -183,7 +183,7 @@ def _of_markdown(text: str) -> str:
     try:
         from markdown_it import MarkdownIt
     except ImportError as error:
-        raise ConfigError(f"path: Markdown needs markdown-it-py ({error}); pip install 'multimodal-zoo[documents]'") from error
+        raise ConfigError(f"path: Markdown needs markdown-it-py ({error}); zoo install documents") from error
     return MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
 
 

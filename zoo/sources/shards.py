@@ -280,7 +280,7 @@ def _expanded(pattern: str, key: str) -> list[str]:
     try:
         import braceexpand  # a dependency of webdataset, which introduced these patterns
     except ImportError as error:
-        raise ConfigError(f"{key}: braces need webdataset ({error}); pip install 'multimodal-zoo[webdataset]', or use *") from error
+        raise ConfigError(f"{key}: braces need webdataset ({error}); zoo install webdataset, or use *") from error
     try:
         return list(braceexpand.braceexpand(pattern))
     except ValueError as error:

@@ -129,5 +129,5 @@ def _import_gguf() -> ModuleType:
     try:
         import gguf
     except ImportError as error:
-        raise WeightsError("weights: GGUF files need gguf; install it with: pip install 'multimodal-zoo[gguf]'") from error
+        raise WeightsError("weights: GGUF files need gguf; install it with: zoo install gguf") from error
     return gguf

@@ -16,7 +16,7 @@ log = logging.getLogger("zoo")
 
 CONFIG = "config.json"
 OWNED = r"[\w-][\w.-]*/[\w-][\w.-]*"  # OWNER/NAME
-INSTALL = "pip install 'multimodal-zoo[transformers]'"
+INSTALL = "zoo install transformers"
 
 
 def is_hub_id(text: str) -> bool:

@@ -49,12 +49,12 @@ def open_url(url: str) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
         from fsspec.registry import known_implementations
     except ImportError as error:
-        raise ConfigError(f"{url}: remote files need fsspec; install it with: pip install 'multimodal-zoo[remote]'") from error
+        raise ConfigError(f"{url}: remote files need fsspec; install it with: zoo install remote") from error
     try:
         return url_to_fs(url)
     except ImportError as error:
         package = EXTRAS.get(scheme, "its package of fsspec")
-        raise ConfigError(f"{url}: {scheme}:// needs {package} ({first_line(error)}); pip install 'multimodal-zoo[remote]'") from error
+        raise ConfigError(f"{url}: {scheme}:// needs {package} ({first_line(error)}); zoo install remote") from error
     except ValueError as error:
         raise ConfigError(f"{url}: there is no scheme {scheme!r}; {name_choices(scheme, known_implementations)}") from error
 

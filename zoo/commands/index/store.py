@@ -245,7 +245,7 @@ def parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ConfigError(f"--format: parquet needs pyarrow ({error}); install it with: pip install 'multimodal-zoo[search]'") from error
+        raise ConfigError(f"--format: parquet needs pyarrow ({error}); install it with: zoo install search") from error
     return pyarrow.parquet
 
 

@@ -202,9 +202,7 @@ class _Similar:
         try:
             from datasketch import MinHash, MinHashLSH
         except ImportError as error:
-            raise ConfigError(
-                f"deduplicate: near needs datasketch ({error}); pip install 'multimodal-zoo[documents]', or choose exact"
-            ) from error
+            raise ConfigError(f"deduplicate: near needs datasketch ({error}); zoo install documents, or choose exact") from error
         self._hash: Any = MinHash
         self.similarity, self.index, self.hashes = similarity, MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS), {}
 

@@ -231,7 +231,7 @@ def _minimise(start: np.ndarray, kind: type[Law], points: Points) -> tuple[float
     try:
         from scipy.optimize import minimize
     except ImportError as error:
-        raise ConfigError(f"fit-scaling: scipy is not installed ({error}); install it with: pip install 'multimodal-zoo[probe]'") from error
+        raise ConfigError(f"fit-scaling: scipy is not installed ({error}); install it with: zoo install probe") from error
     options = {"ftol": 1e-15, "gtol": 1e-12, "maxiter": 10_000, "maxfun": 100_000}
     found = minimize(_objective, start, args=(kind, points), jac=True, method="L-BFGS-B", options=options)
     return float(found.fun), np.asarray(found.x)

@@ -143,4 +143,4 @@ def _library(module: str) -> Any:
         return __import__(module, fromlist=["_"])
     except ImportError as error:
         package = {"jiwer": "jiwer"}.get(module, "whisper-normalizer")
-        raise ConfigError(f"evaluation: word errors need {package}; install it with: pip install 'multimodal-zoo[metrics]'") from error
+        raise ConfigError(f"evaluation: word errors need {package}; install it with: zoo install metrics") from error

@@ -143,7 +143,7 @@ def list_timm(pattern: str) -> list[str]:
     try:
         import timm
     except ImportError as error:
-        raise ConfigError(f"{pattern}: needs timm; install it with: pip install 'multimodal-zoo[vision]'") from error
+        raise ConfigError(f"{pattern}: needs timm; install it with: zoo install vision") from error
     names = timm.list_models(include_tags=True) if "." in pattern else timm.list_models()
     return [name for name in (f"timm/{name}" for name in names) if fnmatch.fnmatchcase(name, pattern)]
 

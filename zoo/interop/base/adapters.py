@@ -180,7 +180,7 @@ def _merge(model: nn.Module, adapter: Path) -> nn.Module:
     try:
         from peft import PeftConfig, PeftModel
     except ImportError as error:
-        raise ConfigError(f"{adapter}: an adapter needs PEFT; install it with: pip install 'multimodal-zoo[peft]'") from error
+        raise ConfigError(f"{adapter}: an adapter needs PEFT; install it with: zoo install peft") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # missing tensors, of which PEFT warns, are refused below
         config: Any = PeftConfig.from_pretrained(str(adapter))

@@ -298,5 +298,5 @@ def _timm_tensors(name: str) -> dict[str, Tensor]:
     try:
         import timm
     except ImportError as error:
-        raise WeightsError("weights: timm:// needs timm; install it with: pip install 'multimodal-zoo[vision]'") from error
+        raise WeightsError("weights: timm:// needs timm; install it with: zoo install vision") from error
     return timm.create_model(name, pretrained=True).state_dict()

@@ -28,7 +28,7 @@ TARGET, OPSET = "onnx", 18
 DESCRIPTION = "preprocessing.json"
 TOLERANCE = 1e-4  # between onnxruntime and torch, of the largest value
 LARGEST = 1_500_000_000  # bytes in one file; protobuf ends at 2 GB
-INSTALL = "pip install 'multimodal-zoo[onnx]'"
+INSTALL = "zoo install onnx"
 
 
 @register("format")

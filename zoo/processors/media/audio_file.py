@@ -186,7 +186,7 @@ def _need(module: str) -> ModuleType:
     try:
         return __import__(module)
     except (ImportError, OSError) as error:  # OSError: the wheel's libsndfile does not fit the system
-        raise ConfigError(f"audio: needs {module} ({error}); install it with: pip install 'multimodal-zoo[audio]'") from error
+        raise ConfigError(f"audio: needs {module} ({error}); install it with: zoo install audio") from error
 
 
 def _checked(waveform: Float32[np.ndarray, " samples"], name: str) -> Float32[np.ndarray, " samples"]:

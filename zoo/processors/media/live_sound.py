@@ -53,9 +53,7 @@ def microphone_sound(device: str | int | None = None) -> Iterator[np.ndarray]:
     try:
         import sounddevice  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError) as error:  # OSError: the system has no PortAudio
-        raise ConfigError(
-            f"--microphone: needs sounddevice and PortAudio ({error}); install it with: pip install 'multimodal-zoo[microphone]'"
-        ) from error
+        raise ConfigError(f"--microphone: needs sounddevice and PortAudio ({error}); install it with: zoo install microphone") from error
     pieces: queue.Queue[np.ndarray] = queue.Queue()
     try:
         with sounddevice.InputStream(

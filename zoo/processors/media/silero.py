@@ -71,7 +71,7 @@ def silero_model() -> SileroModel:
     """
     path = silero_file()
     if path is None:
-        raise ConfigError("vad_filter: 'silero' needs the package silero-vad; install it with: pip install 'multimodal-zoo[vad]'")
+        raise ConfigError("vad_filter: 'silero' needs the package silero-vad; install it with: zoo install vad")
     model = SileroModel().eval().requires_grad_(False)
     tensors = read_torchscript(path)
     try:

@@ -57,7 +57,7 @@ def _wavernn(framing: Framing) -> Vocoder:
     try:
         from torchaudio.pipelines import TACOTRON2_WAVERNN_CHAR_LJSPEECH as BUNDLE
     except ImportError as error:
-        raise ConfigError("vocoder: wavernn needs torchaudio; install it with: pip install 'multimodal-zoo[audio]'") from error
+        raise ConfigError("vocoder: wavernn needs torchaudio; install it with: zoo install audio") from error
     try:
         vocoder = BUNDLE.get_vocoder().eval()
     except (OSError, RuntimeError) as error:
@@ -78,7 +78,7 @@ def _vocos(place: str, framing: Framing) -> Vocoder:
     try:
         from vocos import Vocos  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ConfigError("vocoder: vocos is not installed; install it with: pip install 'multimodal-zoo[vocoder]'") from error
+        raise ConfigError("vocoder: vocos is not installed; install it with: zoo install vocoder") from error
     try:
         vocoder = Vocos.from_pretrained(place).eval()
     except (OSError, RuntimeError, ValueError) as error:

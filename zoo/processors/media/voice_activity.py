@@ -89,8 +89,7 @@ def chosen_detector(name: str) -> str:
 @cache  # once per process
 def _tell_fallback() -> None:
     log.warning(
-        "silence is found by loudness, which takes music and noises for speech, because silero-vad is not installed; "
-        "pip install 'multimodal-zoo[vad]'"
+        "silence is found by loudness, which takes music and noises for speech, because silero-vad is not installed; zoo install vad"
     )
 
 

@@ -93,9 +93,7 @@ def _espeak() -> tuple[ctypes.CDLL, int]:
     except ImportError as error:
         path = ctypes.util.find_library("espeak-ng")
         if path is None:
-            raise ConfigError(
-                "espeak-ng is not installed: pip install 'multimodal-zoo[speech]', or apt install libespeak-ng1 espeak-ng-data"
-            ) from error
+            raise ConfigError("espeak-ng is not installed: zoo install speech, or apt install libespeak-ng1 espeak-ng-data") from error
     else:
         path, data = str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path()).encode()
     library = ctypes.CDLL(path)

@@ -38,9 +38,7 @@ def number_words(value: int | str, to: str = "cardinal") -> str:
     try:
         from num2words import num2words
     except ImportError as error:
-        raise DataError(
-            f"reading the number {value} aloud needs num2words: pip install 'multimodal-zoo[speech]', or write the number in words"
-        ) from error
+        raise DataError(f"reading the number {value} aloud needs num2words: zoo install speech, or write the number in words") from error
     return num2words(int(value), to=to).replace(",", "").replace("-", " ")
 
 

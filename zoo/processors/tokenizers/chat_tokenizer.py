@@ -133,7 +133,7 @@ def _read_with_transformers(directory: Path, pieces: Path) -> Tokenizer:
         return AutoTokenizer.from_pretrained(str(directory)).backend_tokenizer
     except ImportError as error:
         raise WeightsError(
-            f"{directory}: a SentencePiece model, which needs transformers and sentencepiece: pip install 'multimodal-zoo[transformers]' "
+            f"{directory}: a SentencePiece model, which needs transformers and sentencepiece: zoo install transformers "
             f"sentencepiece; or put the tokenizer's {TOKENIZER_FILE} beside it"
         ) from error
 

@@ -220,9 +220,7 @@ def make_launcher(name: str, options: Mapping[str, Any], workers: int) -> Launch
         return LAUNCHERS[name](options, workers)
     except ImportError as error:
         extra = LAUNCHERS[name].extra
-        raise ConfigError(
-            f"--launcher: {name} is not installed ({first_line(error)}); install it with: pip install 'multimodal-zoo[{extra}]'"
-        ) from error
+        raise ConfigError(f"--launcher: {name} is not installed ({first_line(error)}); install it with: zoo install {extra}") from error
 
 
 def worker_command(arguments: Sequence[str], number: int, workers: int) -> list[str]:

@@ -1,0 +1,100 @@
+"""zoo install, doctor, guide and --version: the installation itself, and the hints of missing packages."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from zoo.commands.cli import main
+from zoo.commands.doctor import NEEDS
+from zoo.storage import distribution
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == distribution.version()
+
+
+def test_every_hint_names_an_extra():
+    hints = {
+        hint: path.name
+        for path in [*(ROOT / "zoo").rglob("*.py"), *(ROOT / "assets" / "guide").glob("*.md"), ROOT / "README.md"]
+        for hint in re.findall(r"zoo install (\w+)", path.read_text(encoding="utf-8"))
+    }
+    assert len(hints) > 10
+    assert not set(hints) - set(distribution.extras()), hints
+    for path in (ROOT / "zoo").rglob("*.py"):  # such a command takes today's newest torch
+        assert "pip install 'multimodal-zoo[" not in path.read_text(encoding="utf-8"), path
+
+
+def test_an_extra_is_installed_in_the_tested_versions(capsys):
+    assert main(["install", "all", "--dry-run"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    assert words[1:5] == ["-m", "pip", "install", "-c"]
+    assert "timm" in words and not any("multimodal-zoo" in word or "extra ==" in word for word in words[6:])
+    assert distribution.tested_versions()["torch"] == "2.11.0"
+
+
+def test_installing_keeps_torch(monkeypatch, capsys):
+    """pip gets the text of constraints.txt, which pins torch."""
+    seen = {}
+
+    class Done:
+        returncode = 0
+
+    def run(command, check):
+        seen["pins"] = Path(command[5]).read_text(encoding="utf-8")
+        return Done()
+
+    monkeypatch.setattr("subprocess.run", run)
+    assert main(["install", "audio"]) == 0
+    assert "torch==2.11.0" in seen["pins"].splitlines()
+
+
+@pytest.mark.parametrize(("words", "said"), [(["install", "vison"], "'vision'"), (["guide", "transcrib"], "'transcribe'")])
+def test_a_wrong_name_gets_a_near_match(words, said, capsys):
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_wheel_carries_the_pins(monkeypatch, tmp_path):
+    """Without a checkout the text comes from the installed package's metadata."""
+    monkeypatch.setattr("zoo.__file__", str(tmp_path / "site-packages" / "zoo" / "__init__.py"))
+    assert "torch==2.11.0" in distribution.constraints()
+
+
+def test_the_list_of_extras(capsys):
+    assert main(["install", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {row["extra"] for row in rows} == set(distribution.extras())
+    assert not next(row for row in rows if row["extra"] == "vision")["missing"]
+
+
+def test_doctor(capsys):
+    status = main(["doctor", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["torch"].startswith("2.")
+    assert {extra for extras in NEEDS.values() for extra in extras} <= set(distribution.extras())
+    assert status == int(bool(report["different"]))
+
+
+def test_doctor_names_what_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(distribution, "installed_version", lambda name: None if name == "peft" else "1.0")
+    assert main(["doctor"]) == 1  # 1.0 is not what is tested
+    out = capsys.readouterr().out
+    assert re.search(r"train with adapters \(LoRA\) +needs: zoo install peft", out)
+    assert "torch 1.0 is installed, 2.11.0 is tested" in out
+
+
+def test_guides_are_listed_and_read(capsys):
+    assert main(["guide"]) == 0
+    topics = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert topics == sorted(path.stem for path in (ROOT / "assets" / "guide").glob("*.md"))
+    assert main(["guide", "export"]) == 0
+    assert capsys.readouterr().out == (ROOT / "assets" / "guide" / "export.md").read_text(encoding="utf-8")
