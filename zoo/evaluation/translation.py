@@ -39,6 +39,7 @@ class Translation(Evaluation):
         ConfigError: a number out of its range.
     """
 
+    shares_items = True
     monitor = "chrf"  # the metric that selects the best checkpoint if training.monitor is not set
 
     def __init__(
@@ -87,10 +88,10 @@ class Translation(Evaluation):
         self.check(model, source)
         samples, answers = source.split(split), []
         (modality, *_), reads = encoders_of(model), part_of(model, "target_text").modality
-        page = Shown(self.examples, len(samples), self.limit)
+        page = Shown(self.examples, len(samples), self.limit, lambda index: _shown(samples.sample(index), modality))
         reading = Reading(samples, limit=self.limit, batch_size=self.batch_size, advance=advance)
         for found in reading(lambda rows: self._texts(model, rows, modality, reads)):
-            answers += [page(answer, shown) for answer, shown in found]
+            answers += [page(answer, index) for answer, index in found]
         written, references = [answer.answer for answer in answers], [answer.references[0] for answer in answers]
         scores, signatures = translation_scores(written, references, tokenize=self.tokenize, word_order=self.word_order)
         details = {"signatures": signatures, "num_beams": self.num_beams}
@@ -101,17 +102,16 @@ class Translation(Evaluation):
             details |= {f"copied_source_{name}": value for name, value in copied.items()}
         return AnswersResult(scores, answers, details | reading.details)
 
-    def _texts(self, model: Any, rows: Sequence[Row], modality: str, reads: str) -> list[tuple[Answer, Conversation]]:
-        """Return the written texts with what is shown of their sources."""
+    def _texts(self, model: Any, rows: Sequence[Row], modality: str, reads: str) -> list[tuple[Answer, int]]:
+        """Return the written texts with the indices of their items."""
         options: dict[str, Any] = {"num_beams": self.num_beams, "max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
         if self.num_beams > 1:
             options |= {"length_penalty": self.length_penalty, "length_form": self.length_form}
         written = model.generate([sample.inputs[modality] for _, sample in rows], **options)
         found = []
-        for (_, sample), text in zip(rows, written, strict=True):
-            question = str(sample.inputs[modality]) if modality == "text" else ""
-            answer = Answer(sample.id, sample.kind, question, text, [sample.inputs[reads]])
-            found.append((answer, _shown(sample, modality, question)))
+        for (index, sample), text in zip(rows, written, strict=True):
+            answer = Answer(sample.id, sample.kind, _question(sample, modality), text, [sample.inputs[reads]])
+            found.append((answer, index))
         return found
 
 
@@ -130,9 +130,13 @@ def translation_scores(
     return scores, signatures
 
 
-def _shown(sample: Sample, modality: str, question: str) -> Conversation:
+def _question(sample: Sample, modality: str) -> str:
+    return str(sample.inputs[modality]) if modality == "text" else ""
+
+
+def _shown(sample: Sample, modality: str) -> Conversation:
     media = {"image": {"images": (sample.inputs[modality],)}, "audio": {"audio": (sample.inputs[modality],)}}.get(modality, {})
-    return Conversation((Message("user", MARKERS.get(modality, question)),), **media, id=sample.id)
+    return Conversation((Message("user", MARKERS.get(modality, _question(sample, modality))),), **media, id=sample.id)
 
 
 def _scorers(tokenize: str, word_order: int) -> dict[str, Any]:

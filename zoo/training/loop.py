@@ -90,10 +90,9 @@ class Trainer:
         self.parallel = ParallelModel(model, settings, self.accelerator, is_reference=shares)
         self.plain_model, self.model, self.optimizer = self.parallel.plain, self.parallel.wrapped, self.parallel.optimizer
         self.frozen, self.average = self.parallel.frozen, self.parallel.average
-        self.log = RunLog(run_dir)
         self.trace = fingerprint.Trace(run_dir, self.accelerator.process_index, settings.trace)
         self.step, self.best, self.cursor = 0, BestModel(run_dir), Cursor()
-        self.finite = FiniteLosses(self.accelerator.device)
+        self.log, self.finite = RunLog(run_dir), FiniteLosses(self.accelerator.device)
         self.meter = Meter(self.plain_model, settings, self.accelerator.device)
         self.stops = StopRequests(None if settings.max_time is None else seconds_of(settings.max_time))
         self.patience = Patience(settings.patience, settings.min_delta)
