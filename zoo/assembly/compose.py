@@ -33,7 +33,7 @@ from zoo.storage.outside import shown
 
 OPTIONAL = {"data": ("packing",)}  # keys that any option of a group may be given
 EXTRAS = {  # groups whose options come from plug-ins of Hydra
-    "hydra/launcher": "joblib, submitit_local and submitit_slurm come with: pip install 'multimodal-zoo[sweep]'; ray with hydra-ray-launcher",
+    "hydra/launcher": "joblib and submitit_local or _slurm come with: pip install 'multimodal-zoo[sweep]'; ray with hydra-ray-launcher",
     "hydra/sweeper": "optuna comes with: pip install 'multimodal-zoo[sweep]'",
 }
 PLACES_OF_TABLES = {
@@ -157,8 +157,8 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
     _refuse_mistaken(found)
     for group in SETTINGS:
         if isinstance(given := found.get(group), Mapping):
-            found[group] = complete_settings(group, given)
-            if lacking := [key for key, value in found[group].items() if value == MISSING]:
+            complete = found[group] = complete_settings(group, given)
+            if lacking := [key for key, value in complete.items() if value == MISSING]:
                 raise ConfigError(f"{group}.{lacking[0]}: has no value; give it, or begin {group}/NAME.yaml with: defaults: [default]")
     return found
 
@@ -226,7 +226,9 @@ def _mended(config_name: str, overrides: list[str], position: int, key: str) -> 
         warn_renamed(key, new)
         return new + text.removeprefix(key)
     if not parent and key in TABLES:
-        raise ConfigError(f"{key}: say of which place, {PLACES_OF_TABLES.get(key, key)}={text.partition('=')[2]}; see the options with: zoo list --kind {key}")
+        raise ConfigError(
+            f"{key}: say of which place, {PLACES_OF_TABLES.get(key, key)}={text.partition('=')[2]}; see the options with: zoo list --kind {key}"
+        )
     _refuse_unknown_keyword(node, key)
     return f"+{text}"
 

@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("compare", _compare, "Compare runs: settings that differ, final and best metrics, curves.")
     command.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of sweeps")
     command.add_argument("--output", "-o", metavar="FILE", help="write a .csv, .json, .html or .png file instead of a table")
-    command = add("completion", _completion, "Print the tab completion of a shell: eval \"$(zoo completion bash)\" in ~/.bashrc.")
+    command = add("completion", _completion, 'Print the tab completion of a shell: eval "$(zoo completion bash)" in ~/.bashrc.')
     command.add_argument("shell", nargs="?", choices=("bash", "zsh", "fish"), default="bash", help="bash (default), zsh or fish")
     command.add_argument("--line", help=argparse.SUPPRESS)  # the scripts ask with it: complete this line
     command = add("classify", _classify, "Classify images, zero-shot with your own labels or with a trained classifier.")

@@ -33,7 +33,21 @@ SHORT_NAMES = {  # last word of the wrong key, in lower case and without _ and -
     **dict.fromkeys(("randomseed", "rngseed", "manualseed"), "seed"),
 }
 EPOCHS = " It counts steps: one epoch has (items / training.batch_size) steps"
-HOLDERS = ("", "trainer", "train", "training", "optimizer", "optim", "args", "hparams", "config", "cfg", "hyperparameters", "data", "datamodule")
+HOLDERS = (
+    "",
+    "trainer",
+    "train",
+    "training",
+    "optimizer",
+    "optim",
+    "args",
+    "hparams",
+    "config",
+    "cfg",
+    "hyperparameters",
+    "data",
+    "datamodule",
+)
 
 
 def usual_key(key: str) -> str | None:
