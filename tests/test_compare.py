@@ -63,7 +63,7 @@ def test_the_table_fits_a_terminal(sweep, monkeypatch, capsys):
 
 def test_csv_and_json_hold_everything(sweep, tmp_path, capsys):
     assert main(["compare", str(sweep / "0"), str(sweep / "1"), "--output", str(tmp_path / "x.csv")]) == 0
-    rows = list(csv.DictReader((tmp_path / "x.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
     assert [(row["training.learning_rate"], row["best top1"], row["train/loss"]) for row in rows] == [
         ("0.01", "0.5", "1.0"),
         ("0.1", "0.75", "1.0"),

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -99,21 +100,21 @@ def test_a_sweep_may_choose_null_and_everything_that_a_glob_matches(own, tmp_pat
 SHORT = {
     **{key: "training.learning_rate" for key in ("lr", "training.lr", "+lr", "optimizer.lr")},
     **{key: "training.batch_size" for key in ("bs", "batch_size", "training.bs")},
-    **{key: "training.max_steps'. It counts steps" for key in ("epochs", "max_epochs", "trainer.max_epochs")},
+    **{key: "training.max_steps'? It counts steps" for key in ("epochs", "max_epochs", "trainer.max_epochs")},
     **{key: "training.max_steps" for key in ("trainer.max_steps", "max_steps")},
     "wd": "training.weight_decay",
     "model": "system",
     "dataset": "data",
     "output_dir": "run_dir",
-    "encoder": "encoder@system.encoders.image=1",
+    "encoder=vit_nano": "encoder@system.encoders.image=vit_nano",
 }
 
 
 @pytest.mark.parametrize("key", SHORT)
 def test_usual_short_names_get_the_right_key(key):
     with pytest.raises(zoo.ConfigError) as error:
-        compose("train", [f"{key}=1"])
-    assert SHORT[key].replace("'.", "'?") in str(error.value)
+        compose("train", [key if "=" in key else f"{key}=1"])
+    assert SHORT[key] in str(error.value)
 
 
 def test_usual_short_names_get_the_right_key_at_a_resume():
@@ -187,10 +188,14 @@ def test_help_lists_groups_options_and_examples(command, capsys):
     assert ("--multirun" in text) == (command in ("train", "evaluate"))
 
 
-@pytest.mark.parametrize("about", ["defaults", "searchpath", ""])
-def test_info_is_printed(about, capsys):
-    assert main(["train", "--info", *([about] if about else []), "seed=1"]) == 0
-    assert "zoo://" in (text := capsys.readouterr().out) or "system/clip_vit_nano" in text
+def test_info_is_printed(tmp_path):
+    """In a process of its own: Hydra prints through loggers, which a sweep before would have turned off."""
+    code = (
+        "from zoo.commands.cli import main; assert not any(main(['train', *words]) for words in (['--info', 'defaults'], ['-i', 'seed=1']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "zoo://" in done.stdout and "system/clip_vit_nano" in done.stdout, done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 LINES = {
@@ -204,7 +209,6 @@ LINES = {
     "zoo evaluate evaluation=knn": ["evaluation=knn_probe"],
     "zoo evaluate --dev": ["--device"],
     "zoo info vit_tiny_patch16_3": ["vit_tiny_patch16_384"],
-    "zoo train wrong=override ": [],
     "zoo nonsense ": [],
 }
 
@@ -237,5 +241,5 @@ def test_the_script_of_bash_answers_what_stands_behind_the_equals_sign(capfd):
 def test_the_scripts_of_other_shells_are_valid(shell):
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
-    done = subprocess.run([shell, "--no-execute", "-c", SCRIPTS[shell]], capture_output=True, text=True)
+    done = subprocess.run([shell, "-n", "-c", SCRIPTS[shell]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

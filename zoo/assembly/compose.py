@@ -157,8 +157,8 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
     _refuse_mistaken(found)
     for group in SETTINGS:
         if isinstance(given := found.get(group), Mapping):
-            found[group] = complete_settings(group, given)
-            if lacking := [key for key, value in found[group].items() if value == MISSING]:
+            complete = found[group] = complete_settings(group, given)
+            if lacking := [key for key, value in complete.items() if value == MISSING]:
                 raise ConfigError(f"{group}.{lacking[0]}: has no value; give it, or begin {group}/NAME.yaml with: defaults: [default]")
     return found
 

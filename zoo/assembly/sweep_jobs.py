@@ -120,9 +120,10 @@ class SweepJob:
             return {}
         record = read_json_object(path, ConfigError)
         if record.get("overrides") != overrides and record.get("status") != FAILED:
+            before = printable(" ".join(map(str, record.get("overrides") or [])))
             raise ConfigError(
-                f"{self.base / str(number)}: belongs to a job with {printable(' '.join(map(str, record.get('overrides') or [])))}, but this "
-                f"one has {' '.join(overrides)}; choose another {PLACES[self.config_name]} for this sweep"
+                f"{self.base / str(number)}: belongs to a job with {before}, but this one has {' '.join(overrides)}; choose another "
+                f"{PLACES[self.config_name]} for this sweep"
             )
         return record
 
