@@ -97,7 +97,7 @@ class EmbedJob(SharedJob):
         queue = self._queue()
         if queue is None:
             return 0
-        before = self.num_items - queue["items"] if share.index == 0 else 0
+        before = len(self.items) - queue["items"] if share.index == 0 else 0
         return before + sum(len(self._span(queue, number)) for number in self._shards(queue, share) if self._has(number))
 
     def is_done(self) -> bool:
@@ -137,7 +137,7 @@ class EmbedJob(SharedJob):
                 plan = read_plan(self.folder / PLAN, SAME)
                 writer = IndexWriter(self.directory, {word: plan[word] for word in SAME}, queue["rows"])
                 writer.recall()
-                if writer.num_known < self.num_items:
+                if writer.num_known < len(self.items):
                     raise DataError(f"{self.folder}: finished shards do not hold all items; {REMEDY}")
                 origin = str(self.origin.absolute())
                 manifest = writer.finish(model=queue["model"], origin=origin, storage=self.options.format, dim=queue["dim"])
@@ -149,7 +149,7 @@ class EmbedJob(SharedJob):
     def _begin(self, model: Any) -> Queue | None:
         """Return the queue of these items; the first worker writes it. None if the finished index holds all items already."""
         queue, facts = self._queue(), facts_of(model, self.options.modality, self.options.dtype)
-        rows = part_length(self.num_items, self.count, self.options.batch_size)
+        rows = part_length(len(self.items), self.count, self.options.batch_size)
         writer = IndexWriter(self.directory, facts, rows)  # refuses an index or shards of another model
         if queue is not None:
             return queue
