@@ -1,7 +1,7 @@
 """Settings of a training run; the keys of ``training`` in a config."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from zoo.errors import ConfigError, name_choices
@@ -93,7 +93,7 @@ class TrainingSettings:
     accumulation: str = "independent"
     precision: str = "fp32"
     parallel: str | None = None
-    sharding: dict[str, Any] = field(default_factory=dict)
+    sharding: dict[str, Any] = field(default_factory=lambda: asdict(Sharding()))
     checkpoint_activations: str | int = "none"
     compile: bool = False
     ema_decay: float | None = None
