@@ -72,15 +72,16 @@ class ParallelModel:
         """Model to evaluate and save, unless it is divided: the moving average of the weights if there is one, otherwise the model."""
         return self.plain if self.average is None or self.sharded is not None else self.average.module
 
-    def whole(self, device: torch.device | None = None) -> AbstractContextManager[nn.Module]:
-        """Return a context of the model to evaluate and save, which is whole on the main process. Every process has to enter it.
+    def whole(self, device: torch.device | None = None, *, everywhere: bool = False) -> AbstractContextManager[nn.Module]:
+        """Return a context of the model to evaluate and save. Every process has to enter it.
 
         Args:
             device: where the weights of a divided model are gathered; None is the device of the run.
+            everywhere: gather the weights on every process; otherwise the model of all processes but the main one has no weights.
         """
         if self.sharded is None:
             return nullcontext(self.final)
-        return self.sharded.whole(device=device or self.accelerator.device, keep=self.accelerator.is_main_process)
+        return self.sharded.whole(device=device or self.accelerator.device, keep=everywhere or self.accelerator.is_main_process)
 
     def finish_backward(self) -> None:
         """Finish what the backward passes of a step left to do on a divided model."""
