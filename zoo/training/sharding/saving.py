@@ -1,6 +1,7 @@
 """Sharded training states: torch's distributed checkpoint writes the part of each process, and reads them for any number of processes."""
 
 import pickle
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,7 +145,9 @@ class TrainedState:
 def _first_failure() -> Iterator[None]:
     """Raise the error of the first process that failed in place of torch's collection, which is no ``Exception``."""
     try:
-        yield
+        with warnings.catch_warnings():  # a single process may read the state of several; torch warns about it
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+            yield
     except CheckpointException as failed:
         error, _ = next(iter(failed.failures.values()))
         raise error from None
