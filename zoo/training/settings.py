@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from zoo.errors import ConfigError, name_choices
@@ -103,7 +103,7 @@ class TrainingSettings:
     accumulation: str = "independent"
     precision: str = "fp32"
     parallel: str | None = None
-    sharding: dict[str, Any] = field(default_factory=dict)
+    sharding: dict[str, Any] = field(default_factory=lambda: asdict(Sharding()))
     checkpoint_activations: str | int = "none"
     compile: bool = False
     ema_decay: float | None = None

@@ -143,11 +143,12 @@ def _position_of(path: Path, accelerator: Accelerator, *, same_kind: bool) -> di
         position = positions[rank]
         kept = position["hashes"] if same_kind else {k: v for k, v in position["hashes"].items() if k in ("random state", "batch")}
         return {**position, "hashes": kept}
-    log.warning(
-        "%s was saved by %s processes, this run has %s: it continues with the same items in the same order; dropout and other random "
-        "numbers of the model are drawn afresh, and numbers agree up to rounding (zoo guide scale)",
-        *(path, ranks, accelerator.num_processes),
-    )
+    if accelerator.is_main_process:
+        log.warning(
+            "%s was saved by %s processes, this run has %s: it continues with the same items in the same order; dropout and other random "
+            "numbers of the model are drawn again, and results agree up to rounding (assets/guide/scale.md)",
+            *(path, ranks, accelerator.num_processes),
+        )
     # Every rank of an unsharded run holds the same weights, but draws other numbers and reads other items.
     whole = ("parameters", "optimizer state") if same_kind and not (path / SHARDED).is_dir() else ()
     skips = [position.get("skips") for position in positions]

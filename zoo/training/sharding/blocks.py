@@ -1,7 +1,6 @@
 """Blocks of a model (transformer blocks, graph blocks): the units of activation checkpointing, compilation and sharding."""
 
 import re
-from collections.abc import Sequence
 from functools import partial
 
 from torch import nn
@@ -11,6 +10,7 @@ from zoo.errors import ConfigError
 
 # "encoders.image.blocks.3", "head.language.layers.0", "encoders.text.model.encoder.layer.11"
 BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers|layer|block|h)\.\d+$")
+COMPILER = "inductor"  # of torch.compile
 Blocks = dict[str, nn.Module]
 
 
@@ -58,16 +58,14 @@ def prepare_blocks(model: nn.Module, *, checkpointing: str | int, compiled: bool
         compile_blocks(model)
 
 
-def compile_blocks(model: nn.Module, backend: str = "inductor") -> Sequence[str]:
+def compile_blocks(model: nn.Module) -> None:
     """Compile each block by ``torch.compile``; blocks of one kind share their compiled code, and names stay as they are.
 
     Raises:
         ConfigError: the model has no blocks.
     """
-    blocks = _needed(blocks_of(model), "compile")
-    for block in blocks.values():
-        block.compile(backend=backend)
-    return list(blocks)
+    for block in _needed(blocks_of(model), "compile").values():
+        block.compile(backend=COMPILER)
 
 
 def _needed(blocks: Blocks, key: str) -> Blocks:
