@@ -173,6 +173,8 @@ def _sharded(system: nn.Module, settings: TrainingSettings, in_backward: set[str
         trained = sum(count for count, p in zip(padded, own, strict=True) if p.requires_grad)
         scattered += trained * DTYPES[sharding.reduce_dtype].itemsize
         local_gradients += trained // size * DTYPES[sharding.reduce_dtype].itemsize
+    if size == 1:  # torch gathers and scatters nothing in groups of one process
+        gathered, scattered = 0, 0
     memory = state_bytes(system, averaged=settings.ema_decay is not None, whole_average=False)
     replicated = bytes_of(p for p in sharded.replicated if p.requires_grad)
     copies = dist.get_world_size() // size
