@@ -19,6 +19,8 @@ TOGETHER = {  # parts of test ids: tests that share a costly run, and so a worke
     "test_readme.py": "quickstart",
     "test_recipes.py::test_the_quickstart": "quickstart",
     "test_distributed.py": "distributed",
+    "test_sharded.py": "sharded",
+    "test_sharded_resume.py": "sharded resume",
     "test_wheel.py": "wheel",
     "test_resume_shards.py": "shards",
     "::test_a_killed_pretraining_of_bert": "bert",

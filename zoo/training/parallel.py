@@ -73,11 +73,11 @@ class ParallelModel:
         return self.plain if self.average is None or self.sharded is not None else self.average.module
 
     def whole(self, device: torch.device | None = None, *, everywhere: bool = False) -> AbstractContextManager[nn.Module]:
-        """Return a context of the model to evaluate and save, which is whole on the main process. Every process has to enter it.
+        """Return a context of the model to evaluate and save. Every process has to enter it.
 
         Args:
             device: where the weights of a divided model are gathered; None is the device of the run.
-            everywhere: the model is whole on every process.
+            everywhere: gather the weights on every process; otherwise the model of all processes but the main one has no weights.
         """
         if self.sharded is None:
             return nullcontext(self.final)

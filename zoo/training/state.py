@@ -151,11 +151,11 @@ def _position_of(path: Path, accelerator: Accelerator, *, same_kind: bool) -> di
         )
     # Every rank of an unsharded run holds the same weights, but draws other numbers and reads other items.
     whole = ("parameters", "optimizer state") if same_kind and not (path / SHARDED).is_dir() else ()
-    skips = [position.get("skips") for position in positions]
+    skips = [position["skips"] for position in positions if position.get("skips") is not None]
     return {
         **positions[0],
         "hashes": {key: value for key, value in positions[0]["hashes"].items() if key in whole},
-        "skips": None if None in skips else Skips().restore(*(skips if rank == 0 else [])).state(),
+        "skips": Skips().restore(*(skips if rank == 0 else [])).state() if skips else None,
         "ranks": ranks,
     }
 

@@ -1,16 +1,20 @@
 """Sharded training states: torch's distributed checkpoint writes the part of each process, and reads them for any number of processes."""
 
 import pickle
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -52,7 +56,8 @@ class TrainedState:
 
     def save(self, state: Path) -> None:
         """Write the parts of all processes to the folder of a state."""
-        dcp.save(self._tensors(), storage_writer=FileSystemWriter(state / FOLDER), no_dist=not dist.is_initialized())
+        with _first_failure():
+            save(self._tensors(), storage_writer=FileSystemWriter(state / FOLDER), no_dist=not dist.is_initialized())
 
     def load(self, state: Path) -> None:
         """Restore what ``save`` wrote, with this number of processes or another.
@@ -68,7 +73,8 @@ class TrainedState:
         tensors = self._tensors()
         if missing := sorted(set(tensors) - names):
             raise KeyError(f"the state has no {missing[0]}")
-        dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+        with _first_failure():
+            load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
 
     def load_whole(self, state: Path) -> None:
         """Restore a state that was saved without sharding.
@@ -133,6 +139,18 @@ class TrainedState:
             if self.names[id(p)] not in unused:
                 step = torch.zeros((), dtype=torch.float32, device=p.device)
                 self.optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+
+
+@contextmanager
+def _first_failure() -> Iterator[None]:
+    """Raise the error of the first process that failed in place of torch's collection, which is no ``Exception``."""
+    try:
+        with warnings.catch_warnings():  # a single process may read the state of several; torch warns about it
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+            yield
+    except CheckpointException as failed:
+        error, _ = next(iter(failed.failures.values()))
+        raise error from None
 
 
 def _put(target: Tensor, full: Tensor) -> None:

@@ -100,7 +100,7 @@ class ShardedAverage:
         now = dict(model.named_parameters())
         ours = [local_part(tensor) for tensor in self.tensors.values()]
         theirs = [local_part(now[name].detach()) for name in self.tensors]
-        torch._foreach_lerp_(ours, theirs, 1 - self.decay if int(self.count) else 1.0)
+        torch._foreach_lerp_(ours, theirs, 1 - self.decay if int(self.count) else 1.0)  # type: ignore[attr-defined]
         self.count += 1
 
 
@@ -170,7 +170,7 @@ def _options(sharding: Sharding, device: torch.device, ignored: set[nn.Parameter
 
 
 def _cast(word: str) -> torch.dtype | None:
-    return None if word == "fp32" else DTYPES[word]  # None: as the weights are
+    return None if word == "fp32" else getattr(torch, DTYPES[word])  # None: as the weights are
 
 
 def _mesh(shard_size: int | None, device: str) -> DeviceMesh:
