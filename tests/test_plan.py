@@ -35,6 +35,9 @@ CASES = {
     "hybrid": [*FSDP, "training.sharding.shard_size=1"],
 }
 
+BOUNDS = {"classifier_vit_nano": 1.01, "classifier_vig_nano": 1.01, "clip_vit_nano": 1.3, "llava_nano": 1.3, "whisper_nano": 1.3}
+BOUNDS["bert_pretraining_nano"] = 1.5  # its head computes logits at masked positions only, here at all of them
+
 
 def measured(words, folder):
     """Bytes of this process's state after a step, and those of its collectives in that step."""
@@ -122,9 +125,13 @@ class Live(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "full"])
-@pytest.mark.parametrize("name", ["clip_vit_nano", "classifier_vig_nano", "llava_nano", "bert_pretraining_nano", "whisper_nano"])
+@pytest.mark.parametrize("name", BOUNDS)
 def test_activations_are_those_of_a_real_forward_pass(name, checkpointing, tell):
-    """Within 10 %: the plan does not know masks and metrics that live a little longer than the graph."""
+    """The plan is never below what is alive after the forward pass.
+
+    Above it may be, because a plan has no values: texts keep their padding, and every position is masked or has a label. With
+    checkpointing it adds the largest block, which runs again in the backward pass.
+    """
     if (name, checkpointing) == ("classifier_vig_nano", "full"):
         pytest.skip("it has BatchNorm, with which training refuses checkpointing")
     system = zoo.create_system(name).train()
@@ -151,12 +158,17 @@ def test_activations_are_those_of_a_real_forward_pass(name, checkpointing, tell)
     )
     tell(f"activations of {name}, checkpointing {checkpointing}: planned {again.activation_bytes:,}, measured {kept:,} bytes")
     assert loss.requires_grad and found.flops == again.flops > 0
-    assert 0.9 < again.activation_bytes / kept < 1.1 if not chosen else kept <= again.activation_bytes < found.activation_bytes
+    kept -= loss.nbytes  # which the graph does not keep
+    if chosen:
+        assert kept <= again.activation_bytes < found.activation_bytes
+    else:
+        assert kept <= again.activation_bytes <= BOUNDS[name] * kept
 
 
 def test_bf16_halves_most_activations_and_no_flops():
-    plain, low = (plan(compose("train", [*FSDP, f"training.precision={precision}"]), 8) for precision in ("fp32", "bf16"))
-    assert 0.4 < low.memory["activations"] / plain.memory["activations"] < 0.9 and low.flops == plain.flops
+    words = ["training.batch_size=512", "training.parallel=fsdp"]  # small batches would show the bf16 copies of the weights most
+    plain, low = (plan(compose("train", [*words, f"training.precision={precision}"]), 8) for precision in ("fp32", "bf16"))
+    assert 0.5 < low.memory["activations"] / plain.memory["activations"] < 0.9 and low.flops == plain.flops
 
 
 def test_sixty_four_processes_hold_a_64th_and_compute_together_what_one_computes():

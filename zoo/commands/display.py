@@ -84,12 +84,15 @@ def show_check(report: Any, planned: Any = None, *, as_json: bool) -> None:
 
 
 def _show_plan(planned: Any) -> None:
-    rows = [[f"memory, {name}", readable(count, "B")] for name, count in planned.memory.items() if count]
-    rows += [["memory, sum", readable(planned.total_bytes, "B")]]
+    rows = [[f"memory, {name}", readable(float(count), "B")] for name, count in planned.memory.items() if count]
+    rows += [["memory, sum", readable(float(planned.total_bytes), "B")]]
     rows += [["items per batch of a process", f"{planned.items:,}"]]
     rows += [[f"tokens per step, {name}", f"{count:,}"] for name, count in planned.tokens.items()]
-    rows += [["FLOPs per step", readable(planned.flops)], ["FLOPs per step and process", readable(planned.flops / planned.world_size)]]
-    rows += [[f"communication per step, {name}", readable(count, "B")] for name, count in planned.communication.items()]
+    rows += [
+        ["FLOPs per step", readable(float(planned.flops))],
+        ["FLOPs per step and process", readable(planned.flops / planned.world_size)],
+    ]
+    rows += [[f"communication per step, {name}", readable(float(count), "B")] for name, count in planned.communication.items()]
     table(f"Each of {planned.world_size} processes, parallel={planned.parallel}", ["", ""], rows)
 
 

@@ -9,8 +9,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.registry.construct import construct
 from zoo.training.durations import seconds_of
 from zoo.training.schedule import SCHEDULES
-from zoo.training.sharding.blocks import check_checkpointing
-from zoo.training.sharding.settings import PARALLELS, Sharding
+from zoo.training.sharding.settings import PARALLELS, Sharding, check_checkpointing
 
 MONITOR_MODES = {"max": 1, "min": -1}  # to the factor that makes higher values better
 ACCUMULATIONS = ("independent", "grad_cache")

@@ -22,8 +22,9 @@ from zoo.runs.check import meta_step
 from zoo.runs.planning.activations import bytes_of, count_pass
 from zoo.training.settings import TrainingSettings
 from zoo.training.sharding.blocks import blocks_of
-from zoo.training.sharding.settings import DTYPES, Sharding, is_sharded
+from zoo.training.sharding.settings import Sharding, is_sharded
 
+WIDTHS = {"fp32": 4, "bf16": 2}  # bytes
 STEP_BYTES = 4  # AdamW counts its steps in one number per tensor
 
 
@@ -138,7 +139,7 @@ def _contrastive(system: System, items: int, batch_size: int) -> _Costs:
     head = system.head
     if not isinstance(head, CLIPHead):
         return _Costs({"activations": 0}, {})
-    vectors = batch_size * head.embed_dim * torch.float32.itemsize
+    vectors = batch_size * (head.embed_dim or 0) * torch.float32.itemsize
     return _Costs(
         {"activations": vectors + min(KEPT_BYTES, items * batch_size * torch.float32.itemsize)}, {"contrastive_loss": 2 * vectors}
     )
@@ -165,14 +166,16 @@ def _sharded(system: nn.Module, settings: TrainingSettings, in_backward: set[str
     for module, own in _units(system):
         name = names.get(id(module), "")
         padded = [local_part(p.detach())[:1].numel() * -(-p.shape[0] // size) * size for p in own]
-        weight = DTYPES[sharding.param_dtype].itemsize
+        weight = WIDTHS[sharding.param_dtype]
         unit = sum(padded) * weight
         times = 1 + any(name == block or name.startswith(f"{block}.") for block in in_backward if block)  # adapters: inside a block
         gathered += unit * times
         held.append((name, unit))
         trained = sum(count for count, p in zip(padded, own, strict=True) if p.requires_grad)
-        scattered += trained * DTYPES[sharding.reduce_dtype].itemsize
-        local_gradients += trained // size * DTYPES[sharding.reduce_dtype].itemsize
+        scattered += trained * WIDTHS[sharding.reduce_dtype]
+        local_gradients += trained // size * WIDTHS[sharding.reduce_dtype]
+    if size == 1:  # torch gathers and scatters nothing in groups of one process
+        gathered, scattered = 0, 0
     memory = state_bytes(system, averaged=settings.ema_decay is not None, whole_average=False)
     replicated = bytes_of(p for p in sharded.replicated if p.requires_grad)
     copies = dist.get_world_size() // size

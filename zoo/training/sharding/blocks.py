@@ -22,12 +22,6 @@ def blocks_of(model: nn.Module) -> Blocks:
     return {name: block for name, block in blocks.items() if not any(other.startswith(f"{name}.") for other in blocks)}
 
 
-def check_checkpointing(value: str | int) -> None:
-    """Raise ConfigError unless the value is "none", "full" or a number of blocks."""
-    if value not in ("none", "full") and not (isinstance(value, int) and value >= 1):
-        raise ConfigError(f"checkpoint_activations: {value!r}; allowed is none, full, or a number n of 1 or more for every n-th block")
-
-
 def checkpoint_activations(model: nn.Module, value: str | int) -> None:
     """Compute the activations of blocks again in the backward pass instead of keeping them; parameters keep their names.
 

@@ -3,13 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from zoo.errors import ConfigError, name_choices
 
 PARALLELS = ("none", "ddp", "fsdp")
 POLICIES = ("root", "per_layer", "replicated")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # ours -> torch's; a config is checked without torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +45,12 @@ class Sharding:
         for part, policy in self.parts.items():
             if policy not in POLICIES:
                 raise ConfigError(f"parts.{part}: there is no {policy!r}; {name_choices(policy, POLICIES)}")
+
+
+def check_checkpointing(value: str | int) -> None:
+    """Raise ConfigError unless the value is "none", "full" or a number of blocks."""
+    if value not in ("none", "full") and not (isinstance(value, int) and value >= 1):
+        raise ConfigError(f"checkpoint_activations: {value!r}; allowed is none, full, or a number n of 1 or more for every n-th block")
 
 
 def is_sharded(settings: Any, processes: int) -> bool:

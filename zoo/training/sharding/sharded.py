@@ -170,7 +170,7 @@ def _options(sharding: Sharding, device: torch.device, ignored: set[nn.Parameter
 
 
 def _cast(word: str) -> torch.dtype | None:
-    return None if word == "fp32" else DTYPES[word]  # None: as the weights are
+    return None if word == "fp32" else getattr(torch, DTYPES[word])  # None: as the weights are
 
 
 def _mesh(shard_size: int | None, device: str) -> DeviceMesh:
