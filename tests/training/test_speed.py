@@ -44,7 +44,7 @@ def test_utilisation_is_operations_per_second_and_peak(monkeypatch):
     clock = itertools.count(0.0, 0.5)  # half a second from each reading of the clock to the next
     monkeypatch.setattr("zoo.training.meter.time.monotonic", lambda: next(clock))
     model, batch = nn.Linear(8, 4), Batch({"image": torch.zeros(3, 8)})
-    meter = Meter(model, TrainingSettings(**SETTINGS, peak_flops=1000), torch.device("cpu"))
+    meter = Meter(model, TrainingSettings(**SETTINGS, peak_flops=1000.0), torch.device("cpu"))
     (loaded,) = meter.loaded([batch])
     with meter.counting():
         model(loaded.inputs["image"]).sum().backward()
