@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from emulated_cuda import emulated_cuda
 
 from zoo.registry import find_part, part_names
 from zoo.testing import ContractError, check_evaluation
@@ -21,6 +22,16 @@ def test_each_evaluation_keeps_the_contract(name, parts):
 def test_each_evaluation_runs_in_half_precision(name, parts):
     model, source, keywords = parts[name]()
     found = find_part("evaluation", name)(**keywords)(copy.deepcopy(model).to(torch.bfloat16), source, source.splits[-1])
+    assert found.metrics and all(math.isfinite(value) for value in found.metrics.values())
+
+
+@pytest.mark.parametrize("name", part_names("evaluation"))
+def test_each_evaluation_runs_on_an_emulated_gpu(name, parts):
+    """Generation, transcription, synthesis and embedding too: the evaluations call them. No tensor is on another device."""
+    model, source, keywords = parts[name]()
+    evaluation = find_part("evaluation", name)(**keywords)
+    with emulated_cuda():
+        found = evaluation(copy.deepcopy(model).to("cuda"), source, source.splits[-1])
     assert found.metrics and all(math.isfinite(value) for value in found.metrics.values())
 
 

@@ -214,6 +214,7 @@ def _place():
 @contextmanager
 def emulated_cuda():
     """Make torch believe in a CUDA device; yields the mode with its list of synchronisations."""
+    torch._C._ensureCUDADeviceGuardSet()  # without a driver: a guard that does nothing, as FakeTensorMode sets
     before, swap = torch._C._only_lift_cpu_tensors(), torch.__future__.get_swap_module_params_on_conversion()
     torch._C._set_only_lift_cpu_tensors(True)
     torch.__future__.set_swap_module_params_on_conversion(True)  # parameters become emulated tensors, and keep their identity

@@ -2,9 +2,9 @@
 
 import torch
 
-from zoo.types import FRAMES, MASKED, PLACEHOLDER_IDS, SUPERVISED
+from zoo.types import FRAMES, MAGNITUDES, MASKED, MELS, PLACEHOLDER_IDS, SUPERVISED
 
-AUDIO_FRAMES = 100  # 30 s of audio would only take longer
+AUDIO_FRAMES, SPEECH_FRAMES = 100, 40  # 30 s of audio would only take longer
 
 
 def random_batch(system, items, *, padded=False):
@@ -29,6 +29,7 @@ def random_batch(system, items, *, padded=False):
     if system.head.needs_masking:
         batch.targets[MASKED] = torch.where(torch.rand(batch.inputs["text"].shape, generator=generator) < 0.3, batch.inputs["text"], -100)
     if padded:
+        batch.targets |= {name: batch.targets[name][..., :SPEECH_FRAMES] for name in (MELS, MAGNITUDES, FRAMES) if name in batch.targets}
         for name, mask in (*batch.masks.items(), *((n, batch.targets[n]) for n in (FRAMES, SUPERVISED) if n in batch.targets)):
             if name != SUPERVISED or system.head.language is None:
                 mask &= lengths_to_mask(mask.shape[1] - 3 * torch.arange(items), mask.shape[1])

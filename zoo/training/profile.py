@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import ProfilerActivity, profile
 
 from zoo.training.state import saving
 
@@ -13,7 +13,7 @@ WARM_UP = 2  # steps before the profiled ones: the first steps allocate memory a
 
 
 @contextmanager
-def profiled(steps: int, run_dir: Path, rank: int, device: torch.device) -> Iterator[Callable[[], object]]:
+def profiled(steps: int, run_dir: Path, rank: int, device: torch.device) -> Iterator[Callable[[], None]]:
     """Context of a run; yields a function to call after each step.
 
     Writes ``profile/trace_RANK.json`` to the run directory after ``WARM_UP`` and ``steps`` further steps, or at the end of a shorter run.
@@ -21,19 +21,33 @@ def profiled(steps: int, run_dir: Path, rank: int, device: torch.device) -> Iter
     Args:
         steps: number of steps to profile; 0 profiles nothing.
     """
-    if not steps:
-        yield lambda: None
-        return
-
-    def write(found: profile) -> None:
-        with saving(run_dir):
-            path = run_dir / "profile" / f"trace_{rank}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".json.tmp")
-            found.export_chrome_trace(str(unfinished))
-            unfinished.replace(path)
-
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    plan = schedule(wait=WARM_UP - 1, warmup=1, active=steps, repeat=1)
-    with profile(activities=activities, schedule=plan, on_trace_ready=write, record_shapes=True) as running:
-        yield running.step
+    # Not torch's schedule: a run that fails while the profiler warms up would crash the process.
+    running = profile(activities=activities, record_shapes=True, acc_events=True) if steps else None  # acc_events: else it warns
+    done, active = 0, False
+
+    def step_done() -> None:
+        nonlocal done, active
+        done += 1
+        if running is not None and done == WARM_UP:
+            running.start()
+            active = True
+        elif running is not None and active and done == WARM_UP + steps:
+            active = False
+            _write(running, run_dir, rank)
+
+    try:
+        yield step_done
+    finally:
+        if running is not None and active:
+            _write(running, run_dir, rank)
+
+
+def _write(running: profile, run_dir: Path, rank: int) -> None:
+    running.stop()
+    with saving(run_dir):
+        path = run_dir / "profile" / f"trace_{rank}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".json.tmp")
+        running.export_chrome_trace(str(unfinished))
+        unfinished.replace(path)

@@ -73,8 +73,8 @@ def update(tensor: Tensor, change: Callable[[Tensor], Tensor]) -> None:
 
 
 def _know(tensor: Tensor, values: Tensor) -> None:
-    # Inference tensors count no versions, so that a change in place would go unnoticed.
-    if tensor.device.type not in HERE and not (tensor.is_inference() or values.is_inference()):
+    # Inference tensors count no versions, so that a change in place would go unnoticed; compiled code keeps no tables.
+    if tensor.device.type not in HERE and not torch.compiler.is_compiling() and not (tensor.is_inference() or values.is_inference()):
         _copies[tensor] = (tensor._version, values, values._version)
 
 
