@@ -42,6 +42,7 @@ def make_run(folder, **overrides):
     """The files of a run of a small language model, as far as they are read."""
     config = compose("train", ["system=llava_nano", "data=emoji_conversations", "data.source.path=x", "training.batch_size=4"])
     config["system"]["encoders"], config["training"]["accumulate"] = {}, 2
+    del config["system"]["processor"]["image"]
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     lines = [{"step": step, "kind": "train", "loss": 5 - step / 10, "predicted_tokens": 50.0 + step % 20} for step in (10, 20, 30)]

@@ -77,7 +77,7 @@ def _figures(kind: str, fit: Fit, budget: float | None) -> dict[str, Any]:
 
 
 def _show_runs(runs: Sequence[RunPoint]) -> None:
-    rows = [[run.name, readable(run.parameters), readable(run.tokens), f"{run.loss:.4f}"] for run in runs]
+    rows = [[run.name, readable(float(run.parameters)), readable(run.tokens), f"{run.loss:.4f}"] for run in runs]
     table(f"{len(runs)} runs", ["run", "parameters", runs[0].unit, "loss"], rows)
 
 
@@ -107,9 +107,9 @@ def _draw(runs: Sequence[RunPoint], fits: dict[str, Fit], budget: float | None, 
     for place, size in enumerate(sizes):
         color = colormaps["viridis"](place / max(len(sizes) - 1, 1))
         of_size = [run for run in runs if run.parameters == size]
-        axes[0].plot([run.tokens for run in of_size], [run.loss for run in of_size], "o", color=color, label=readable(size))
+        axes[0].plot([run.tokens for run in of_size], [run.loss for run in of_size], "o", color=color, label=readable(float(size)))
         for kind, fit in fits.items():
-            counted = of_size[0].without_tables if isinstance(fit.law, Kaplan) else size
+            counted = float(of_size[0].without_tables if isinstance(fit.law, Kaplan) else size)
             style = "--" if kind == Kaplan.name and len(fits) > 1 else "-"
             axes[0].plot(tokens, [fit.law.loss(counted, each) for each in tokens], style, color=color, linewidth=1)
     axes[0].set(xscale="log", xlabel=runs[0].unit, ylabel="loss (nats per token)")
