@@ -57,6 +57,7 @@ def test_a_run_tells_its_size_its_tokens_and_its_loss(tmp_path):
     assert point.parameters == sum(p.numel() for p in language.parameters())
     assert point.without_tables == point.parameters - language.embedding.weight.numel()
     assert point.tokens == pytest.approx(30 * 2 * (60 + 50 + 60) / 3) and point.loss == pytest.approx(2.0, abs=1e-6)
+    assert read_points([str(tmp_path / "run")], loss="training")[0].loss == pytest.approx(2.0)  # the last of three logged steps
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def test_a_run_tells_its_size_its_tokens_and_its_loss(tmp_path):
     [
         (["missing"], "missing holds no run"),
         (["TABLE", "--law", "chinchila"], "--law: there is no 'chinchila'; did you mean 'chinchilla'"),
+        (["TABLE", "--loss", "last"], "--loss: there is no 'last'"),
         (["TABLE", "--budget", "-1"], "--budget: got -1.0"),
         (["TABLE", "-o", "law.txt"], "--output: law.txt ends in none of"),
     ],

@@ -100,7 +100,7 @@ class Experts(nn.Module):
             # An expert without tokens is computed too: its slice of the stacked weights then has a gradient of zero.
             gate, value = (flat[tokens] @ self.fc1[expert].T).chunk(2, dim=-1)
             changed = (self.activation(gate) * value) @ self.fc2[expert].T
-            out = out.index_add(0, tokens, changed * weights[tokens, place, None].to(changed.dtype))
+            out = out.index_add(0, tokens, (changed * weights[tokens, place, None]).to(out.dtype))
         return out.view_as(x)
 
     def _route(self, flat: Float[Tensor, "tokens dim"]) -> tuple[Routing, Float[Tensor, "tokens experts_per_token"]]:
