@@ -42,6 +42,7 @@ def make_run(folder, **overrides):
     """The files of a run of a small language model, as far as they are read."""
     config = compose("train", ["system=llava_nano", "data=emoji_conversations", "data.source.path=x", "training.batch_size=4"])
     config["system"]["encoders"], config["training"]["accumulate"] = {}, 2
+    del config["system"]["processor"]["image"]
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     lines = [{"step": step, "kind": "train", "loss": 5 - step / 10, "predicted_tokens": 50.0 + step % 20} for step in (10, 20, 30)]
@@ -56,6 +57,7 @@ def test_a_run_tells_its_size_its_tokens_and_its_loss(tmp_path):
     assert point.parameters == sum(p.numel() for p in language.parameters())
     assert point.without_tables == point.parameters - language.embedding.weight.numel()
     assert point.tokens == pytest.approx(30 * 2 * (60 + 50 + 60) / 3) and point.loss == pytest.approx(2.0, abs=1e-6)
+    assert read_points([str(tmp_path / "run")], loss="training")[0].loss == pytest.approx(2.0)  # the last of three logged steps
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,7 @@ def test_a_run_tells_its_size_its_tokens_and_its_loss(tmp_path):
     [
         (["missing"], "missing holds no run"),
         (["TABLE", "--law", "chinchila"], "--law: there is no 'chinchila'; did you mean 'chinchilla'"),
+        (["TABLE", "--loss", "last"], "--loss: there is no 'last'"),
         (["TABLE", "--budget", "-1"], "--budget: got -1.0"),
         (["TABLE", "-o", "law.txt"], "--output: law.txt ends in none of"),
     ],

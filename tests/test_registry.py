@@ -75,6 +75,7 @@ def test_nano_heads_run_forward_and_backward(name):
     encoded = {m: Encoded(torch.randn(3, 5, s.dim), torch.randn(3, s.dim), mask) for m, s in inputs.items()}
     targets = {"groups": torch.arange(3), "labels": torch.arange(3), TEACHER: torch.randn(3, getattr(head, "teacher_dim", 1))}
     targets |= {MASKED: torch.arange(15).view(3, 5), SUPERVISED: torch.ones(3, 5, dtype=torch.bool)}
+    targets["replaced"] = torch.arange(15).view(3, 5) % 3 == 0
     for target, size in ((MELS, "num_mels"), (MAGNITUDES, "num_bins")):
         if hasattr(head, size):
             targets[target] = torch.rand(3, getattr(head, size), 6)

@@ -13,7 +13,7 @@ from zoo.commands.display import print_json, readable, table
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, name_choices
 from zoo.evaluation.measures.scaling_laws import LAWS, Fit, Kaplan, Law, fit_law
-from zoo.runs.scaling_points import RunPoint, as_points, read_points
+from zoo.runs.scaling_points import LOSSES, RunPoint, as_points, read_points
 from zoo.storage.files import write_whole
 
 SUFFIXES = (".png", ".pdf", ".svg")
@@ -28,7 +28,7 @@ def fit_scaling_command(options: Namespace) -> int:
         DataError: the runs cannot tell a law.
     """
     _refuse(options)
-    runs = read_points(options.runs)
+    runs = read_points(options.runs, loss=options.loss)
     kinds = list(LAWS) if options.law == BOTH else [options.law]
     fits = {
         kind: fit_law(LAWS[kind], as_points(runs, without_tables=LAWS[kind] is Kaplan), bootstrap=options.bootstrap, seed=options.seed)
@@ -52,6 +52,8 @@ def fit_scaling_command(options: Namespace) -> int:
 def _refuse(options: Namespace) -> None:
     if options.law not in (*LAWS, BOTH):
         raise ConfigError(f"--law: there is no {options.law!r}; {name_choices(options.law, (*LAWS, BOTH))}")
+    if options.loss not in LOSSES:
+        raise ConfigError(f"--loss: there is no {options.loss!r}; {name_choices(options.loss, LOSSES)}")
     if options.budget is not None and not 0 < options.budget < math.inf:
         raise ConfigError(f"--budget: got {options.budget}; allowed is a number of operations above 0, for example 1e18")
     if options.bootstrap < 0:
@@ -77,7 +79,7 @@ def _figures(kind: str, fit: Fit, budget: float | None) -> dict[str, Any]:
 
 
 def _show_runs(runs: Sequence[RunPoint]) -> None:
-    rows = [[run.name, readable(run.parameters), readable(run.tokens), f"{run.loss:.4f}"] for run in runs]
+    rows = [[run.name, readable(float(run.parameters)), readable(run.tokens), f"{run.loss:.4f}"] for run in runs]
     table(f"{len(runs)} runs", ["run", "parameters", runs[0].unit, "loss"], rows)
 
 
@@ -107,9 +109,9 @@ def _draw(runs: Sequence[RunPoint], fits: dict[str, Fit], budget: float | None, 
     for place, size in enumerate(sizes):
         color = colormaps["viridis"](place / max(len(sizes) - 1, 1))
         of_size = [run for run in runs if run.parameters == size]
-        axes[0].plot([run.tokens for run in of_size], [run.loss for run in of_size], "o", color=color, label=readable(size))
+        axes[0].plot([run.tokens for run in of_size], [run.loss for run in of_size], "o", color=color, label=readable(float(size)))
         for kind, fit in fits.items():
-            counted = of_size[0].without_tables if isinstance(fit.law, Kaplan) else size
+            counted = float(of_size[0].without_tables if isinstance(fit.law, Kaplan) else size)
             style = "--" if kind == Kaplan.name and len(fits) > 1 else "-"
             axes[0].plot(tokens, [fit.law.loss(counted, each) for each in tokens], style, color=color, linewidth=1)
     axes[0].set(xscale="log", xlabel=runs[0].unit, ylabel="loss (nats per token)")

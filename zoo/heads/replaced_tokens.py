@@ -79,15 +79,15 @@ class ReplacedTokens(Head):
         # A tuple hides the encoder from nn.Module. As a submodule, its weights would be saved and optimised twice.
         self._encoder: tuple[Any, ...] = ()
         self._before: Tensor | None = None
-        self._shared: dict[str, torch.Size] = {}  # tables of the encoder that the generator uses, with the shapes that fit
+        self._shared: dict[str, torch.Size] = {}  # tables of the encoder that the generator shares, with the shapes that fit
         if generator is not None:
             self._build_generator(generator, spec, eps)
         for module in (self.dense, self.score):
             _initialise(module)
 
     def _build_generator(self, config: Mapping[str, Any], spec: EncoderSpec, eps: float) -> None:
-        if spec.vocab_size is None or spec.word_dim is None:
-            raise ConfigError("generator: the text encoder has no word table to share; choose encoder electra, deberta or bert")
+        if spec.vocab_size is None:
+            raise ConfigError("generator: the text encoder has no word table; choose encoder electra, deberta or bert")
         part: Any = find_part("encoder", str(config.get("name")), "generator.name")
         if part.modality != "text":
             raise ConfigError(f"generator: {config.get('name')!r} is no text encoder; choose electra, deberta or bert")
@@ -95,13 +95,10 @@ class ReplacedTokens(Head):
         theirs = self.generator.word_dim
         if theirs is None:
             raise ConfigError(f"generator: {config.get('name')!r} has no word table that a head may read; choose electra, deberta or bert")
-        if self.sharing != "none" and theirs != spec.word_dim:
-            raise ConfigError(
-                f"generator: its word table has width {theirs}, but that of the encoder {spec.word_dim}; make them equal (electra: "
-                f"generator.embedding_dim={spec.word_dim}), or set sharing=none"
-            )
         if self.sharing == "tied":
             self._shared = _take_tables_out(self.generator)
+        elif self.sharing == "disentangled":
+            self._shared = {WORDS: self.generator.get_parameter(WORDS).shape}
         self.generator_dense = nn.Linear(self.generator.dim, theirs)
         self.generator_norm = nn.LayerNorm(theirs, eps=eps)
         self.generator_bias = nn.Parameter(torch.zeros(spec.vocab_size))
@@ -122,8 +119,8 @@ class ReplacedTokens(Head):
             if ours is None or ours.shape != shape:
                 has = "none" if ours is None else list(ours.shape)
                 raise ConfigError(
-                    f"generator: its table {name} has shape {list(shape)}, but that of the encoder {has}; give both the same "
-                    "context_length and num_types, or set sharing=none"
+                    f"generator: its table {name} has shape {list(shape)}, but that of the encoder {has}; give both the same width of "
+                    "words (embedding_dim of electra), context_length and num_types, or set sharing=none"
                 )
         if self.sharing == "disentangled" and first:  # the difference between the tables starts at zero
             self._encoder[0].get_parameter(WORDS).copy_(self.generator.get_parameter(WORDS))

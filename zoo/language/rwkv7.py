@@ -119,7 +119,8 @@ class TimeMix(nn.Module):
         if real is not None:  # padding keeps the state: nothing decays, is removed or is added
             kept = real[..., None, None]
             decay, k, removed = decay.masked_fill(~kept, 1.0), k * kept, removed * kept
-        y, state = recur(state, *(t.float() for t in (r, decay, k, v, removed, rate)))
+        with torch.autocast(x.device.type, enabled=False):  # errors of half precision would grow with each token
+            y, state = recur(state, *(t.float() for t in (r, decay, k, v, removed, rate)))
         y = self.norm(y.to(x.dtype).flatten(0, 1).flatten(1)).view_as(x) + bonus.flatten(2)
         return self.out(y * gate), last, state, value
 

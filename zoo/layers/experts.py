@@ -87,13 +87,12 @@ class Experts(nn.Module):
         flat = x.flatten(0, -2)  # [tokens, dim]
         real = None if real is None else real.flatten()
         routing, weights = self._route(flat)
+        if x.is_meta:  # meta tensors have no values to select by
+            gate, value = (flat @ self.fc1[0].T).chunk(2, dim=-1)
+            return ((self.activation(gate) * value) @ self.fc2[0].T * weights.sum(-1, keepdim=True)).view_as(x)
         if self.training:
             kept = slice(None) if real is None else real
             self.routing = Routing(routing.logits[kept], routing.probabilities[kept], routing.chosen[kept])
-        if x.is_meta:  # meta tensors have no values to select by
-            hidden = flat @ self.fc1[0].T
-            gate, value = hidden.chunk(2, dim=-1)
-            return ((self.activation(gate) * value) @ self.fc2[0].T * weights.sum(-1, keepdim=True)).view_as(x)
         out = torch.zeros_like(flat)
         limit = self._limit(len(flat) if real is None else int(real.sum()))
         for expert in range(self.num_experts):
@@ -101,7 +100,7 @@ class Experts(nn.Module):
             # An expert without tokens is computed too: its slice of the stacked weights then has a gradient of zero.
             gate, value = (flat[tokens] @ self.fc1[expert].T).chunk(2, dim=-1)
             changed = (self.activation(gate) * value) @ self.fc2[expert].T
-            out = out.index_add(0, tokens, changed * weights[tokens, place, None].to(changed.dtype))
+            out = out.index_add(0, tokens, (changed * weights[tokens, place, None]).to(out.dtype))
         return out.view_as(x)
 
     def _route(self, flat: Float[Tensor, "tokens dim"]) -> tuple[Routing, Float[Tensor, "tokens experts_per_token"]]:

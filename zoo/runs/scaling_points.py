@@ -20,6 +20,7 @@ from zoo.training.log import read_lines
 
 METRICS = "metrics.jsonl"
 COLUMNS = ("parameters", "tokens", "loss")
+LOSSES = ("auto", "evaluation", "training")
 LAST_SHARE = 0.1  # of the logged steps, over which the training loss of a run without perplexity is averaged
 TABLES = ("embedding.weight", "positions")  # ends of the names of parameters that Kaplan's law does not count
 
@@ -45,8 +46,13 @@ class RunPoint:
     unit: str = "tokens"
 
 
-def read_points(sources: Sequence[str]) -> list[RunPoint]:
+def read_points(sources: Sequence[str], *, loss: str = "auto") -> list[RunPoint]:
     """Read runs and tables of runs.
+
+    Args:
+        sources: directories of runs, and tables.
+        loss: "evaluation" is the logarithm of a run's last perplexity, "training" the mean of its last training losses, "auto" the first if
+            there is one. Training losses serve if no item was seen twice.
 
     Raises:
         ConfigError: a source is neither a run nor a table, or runs count different things.
@@ -55,7 +61,7 @@ def read_points(sources: Sequence[str]) -> list[RunPoint]:
     found: list[RunPoint] = []
     for source in sources:
         path = Path(source)
-        found += _read_rows(path) if path.suffix.lower() in SUFFIXES and path.is_file() else [_read_run(path)]
+        found += _read_rows(path) if path.suffix.lower() in SUFFIXES and path.is_file() else [_read_run(path, loss)]
     units = {point.unit: point.name for point in found}
     if len(units) > 1:
         raise ConfigError(f"runs: {units['tokens']} counts tokens, but {units['items']} items; give runs of one kind")
@@ -90,7 +96,7 @@ def _read_rows(path: Path) -> list[RunPoint]:
     return found
 
 
-def _read_run(path: Path) -> RunPoint:
+def _read_run(path: Path, loss: str) -> RunPoint:
     config = read_run_config(path)
     metrics = path / METRICS
     lines = read_lines(metrics) if metrics.is_file() else []
@@ -103,7 +109,7 @@ def _read_run(path: Path) -> RunPoint:
     per_batch = [line["predicted_tokens"] for line in steps if "predicted_tokens" in line]
     # The log holds some steps only; their mean stands for the others.
     tokens = batches * (sum(per_batch) / len(per_batch) if per_batch else training["batch_size"])
-    return RunPoint(path.name, *sizes, tokens, _loss(path, lines, steps), "tokens" if per_batch else "items")
+    return RunPoint(path.name, *sizes, tokens, _loss(path, lines, steps, loss), "tokens" if per_batch else "items")
 
 
 def _sizes(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -113,11 +119,13 @@ def _sizes(config: Mapping[str, Any]) -> tuple[int, int]:
     return count(system), count(system) - tables
 
 
-def _loss(path: Path, lines: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]]) -> float:
-    """Return the logarithm of the last perplexity on held-out data, or else the mean training loss of the last steps."""
+def _loss(path: Path, lines: Sequence[Mapping[str, Any]], steps: Sequence[Mapping[str, Any]], loss: str) -> float:
+    """Return the logarithm of the last perplexity on held-out data, or the mean training loss of the last steps. See ``read_points``."""
     evaluated = [line["perplexity"] for line in lines if line.get("kind") == "evaluation" and "perplexity" in line]
-    if evaluated:
+    if evaluated and loss != "training":
         return math.log(evaluated[-1])
+    if loss == "evaluation":
+        raise DataError(f"{path}: {METRICS} holds no perplexity; set evaluation=perplexity and training.evaluate_every in its training")
     losses = [line["loss"] for line in steps if "loss" in line]
     some = losses[-max(1, round(LAST_SHARE * len(losses))) :]
     if not some:

@@ -20,6 +20,7 @@ from zoo.errors import ConfigError, DataError
 FLOPS_PER_TOKEN = 6  # and per parameter, for forward and backward: C = 6 N D
 DELTA = 1e-3  # of the Huber loss, of Chinchilla
 STARTS = 24  # best points of the grid from which the search starts
+LEAST_EXPONENT = 1e-3  # lower bound in the fit
 FEWEST = 6  # points: both laws have four or five numbers
 
 Array = Float[np.ndarray, " points"]
@@ -55,10 +56,14 @@ class Points:
 
 @dataclass(frozen=True)
 class Law:
-    """A law with its numbers; ``vector`` holds them as the fit searches for them."""
+    """A law with its numbers; ``vector`` holds them as the fit searches for them.
+
+    ``exponents`` are the places of the numbers that must be positive: with a negative one, more data or a larger model would be worse.
+    """
 
     vector: tuple[float, ...]
     name: ClassVar[str]
+    exponents: ClassVar[tuple[int, int]]
     axes: ClassVar[tuple[tuple[float, ...], ...]]  # grid of the first guesses, one axis for each number
 
     @staticmethod
@@ -95,6 +100,7 @@ class Chinchilla(Law):
     """L(N, D) = E + A / N^alpha + B / D^beta; ``vector`` is (log A, log B, log E, alpha, beta). N counts all parameters."""
 
     name = "chinchilla"
+    exponents = (3, 4)
     axes = ((0, 5, 10, 15, 20, 25), (0, 5, 10, 15, 20, 25), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2), (0, 0.5, 1, 1.5, 2))
 
     @staticmethod
@@ -133,6 +139,7 @@ class Kaplan(Law):
     """
 
     name = "kaplan"
+    exponents = (2, 3)
     axes = ((0, 5, 10, 15, 20, 25, 30), (10, 15, 20, 25, 30, 35), (0.25, 0.5, 0.75, 1, 1.5), (0.02, 0.05, 0.1, 0.2, 0.4))
 
     @staticmethod
@@ -147,7 +154,8 @@ class Kaplan(Law):
     def numbers(self) -> dict[str, float]:
         """Numbers of equation 1.5 of the paper."""
         p, q, ratio, alpha_d = self.vector
-        return {"N_c": float(np.exp(p / ratio)), "D_c": float(np.exp(q)), "alpha_N": ratio * alpha_d, "alpha_D": alpha_d}
+        with np.errstate(over="ignore"):  # of runs that do not determine the law, the scales may be infinite
+            return {"N_c": float(np.exp(p / ratio)), "D_c": float(np.exp(q)), "alpha_N": ratio * alpha_d, "alpha_D": alpha_d}
 
     @classmethod
     def of(cls, N_c: float, D_c: float, alpha_N: float, alpha_D: float) -> "Kaplan":  # noqa: N803  # the paper's names
@@ -232,8 +240,9 @@ def _minimise(start: np.ndarray, kind: type[Law], points: Points) -> tuple[float
         from scipy.optimize import minimize
     except ImportError as error:
         raise ConfigError(f"fit-scaling: scipy is not installed ({error}); install it with: zoo install probe") from error
+    bounds = [(LEAST_EXPONENT, None) if place in kind.exponents else (None, None) for place in range(len(start))]
     options = {"ftol": 1e-15, "gtol": 1e-12, "maxiter": 10_000, "maxfun": 100_000}
-    found = minimize(_objective, start, args=(kind, points), jac=True, method="L-BFGS-B", options=options)
+    found = minimize(_objective, start, args=(kind, points), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     return float(found.fun), np.asarray(found.x)
 
 
