@@ -10,7 +10,7 @@ import zoo
 from zoo.assembly.create import example_inputs
 from zoo.assembly.summary import nominal_input
 from zoo.registry import find_row, rows
-from zoo.types import MAGNITUDES, MASKED, MELS, SUPERVISED, TEACHER, Batch, Encoded
+from zoo.types import MAGNITUDES, MASKED, MELS, SUPERVISED, TARGET_IDS, TEACHER, Batch, Encoded, Wiring
 
 NANO_ENCODERS = [name for name in rows("encoder") if "nano" in name]
 NANO_HEADS = [name for name in rows("head") if "nano" in name]
@@ -74,11 +74,17 @@ def test_nano_heads_run_forward_and_backward(name):
     mask = torch.ones(3, 5, dtype=torch.bool)
     encoded = {m: Encoded(torch.randn(3, 5, s.dim), torch.randn(3, s.dim), mask) for m, s in inputs.items()}
     targets = {"groups": torch.arange(3), "labels": torch.arange(3), TEACHER: torch.randn(3, getattr(head, "teacher_dim", 1))}
-    targets |= {MASKED: torch.arange(15).view(3, 5), SUPERVISED: torch.ones(3, 5, dtype=torch.bool)}
-    targets["replaced"] = torch.arange(15).view(3, 5) % 3 == 0
+    targets |= {
+        MASKED: torch.arange(15).view(3, 5),
+        TARGET_IDS: torch.arange(15).view(3, 5),
+        SUPERVISED: torch.ones(3, 5, dtype=torch.bool),
+        "replaced": torch.arange(15).view(3, 5) % 3 == 0,
+    }
     for target, size in ((MELS, "num_mels"), (MAGNITUDES, "num_bins")):
         if hasattr(head, size):
             targets[target] = torch.rand(3, getattr(head, size), 6)
+    if "text" in inputs:  # a head may share the word table of its encoder
+        head.connect(Wiring({"text": zoo.create_model("bert_nano")}))
     head(encoded, Batch(inputs={"text": torch.arange(15).view(3, 5)}, targets=targets)).loss.backward()
     assert all(p.grad is not None for p in head.parameters() if p.requires_grad)
 

@@ -7,6 +7,7 @@ from zoo.processors.audio import AudioProcessor
 from zoo.processors.conversation import ConversationProcessor
 from zoo.processors.image import ImageProcessor
 from zoo.processors.speech import SpeechProcessor
+from zoo.processors.target_text import TargetText
 from zoo.processors.text import TextProcessor
 from zoo.processors.transcript import TranscriptProcessor
 from zoo.registry import part_names
@@ -27,6 +28,7 @@ PARTS = {
     "text": (lambda: TextProcessor(vocab_size=300, context_length=32), TEXTS),
     "speech": (lambda: SpeechProcessor(sample_rate_hz=16000, linear=True), NOISE),
     "transcript": (lambda: TranscriptProcessor(vocab_size=400, context_length=64), TEXTS),
+    "target_text": (lambda: TargetText(vocab_size=300, context_length=32, generation={"num_beams": 2}), TEXTS),
     "conversation": (lambda: ConversationProcessor(vocab_size=400, context_length=128), list(map(answered, TEXTS))),
 }
 

@@ -139,7 +139,7 @@ def system():
     return found
 
 
-TEXTS = ["a sentence. and another! is it one?", "words of a text", "a"]
+TEXTS = ["a sentence. and another! is it one? " * 4, "words of a text", "a"]
 
 
 def noise(system, **settings):

@@ -132,7 +132,10 @@ def test_a_generator_of_another_context_length_is_refused():
     ("head", "words"),
     [
         ({"sharing": "half"}, "sharing: there is no 'half'"),
-        ({"generator": {"name": "electra", "dim": 16, "num_heads": 2}}, r"embedding.weight has shape \[240, 16\], but that of the encoder \[240, 24\]"),
+        (
+            {"generator": {"name": "electra", "dim": 16, "num_heads": 2}},
+            r"embedding.weight has shape \[240, 16\], but that of the encoder \[240, 24\]",
+        ),
         ({"generator": {"name": "vit"}}, "generator: 'vit' is no text encoder"),
     ],
 )

@@ -118,7 +118,7 @@ def _told(encoder: Encoder) -> set[str]:
 def example_inputs(config: Mapping[str, Any]) -> dict[str, EncoderSpec]:
     """Return example encoders for a head that is created alone: the fewest that it accepts, with its ``embed_dim`` or ``dim`` as width."""
     accepts = find_part("head", config["name"]).accepts
-    order = [m for m in ("image", "text", "audio") if m in accepts.modalities]
+    order = sorted(accepts.modalities, key=lambda m: (m != accepts.modalities[0], m == "audio"))  # the first one, then image and text
     words: dict[str, dict[str, Any]] = {"text": EXAMPLE_WORDS}
     width = config.get("embed_dim", config.get("dim", EXAMPLE_DIM))
     projections = config.get("projections")

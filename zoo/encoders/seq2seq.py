@@ -110,7 +110,8 @@ class Seq2SeqEncoder(Encoder):
         if token_ids.shape[1] > self.context_length:
             raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
         real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
-        x = self.embedding(token_ids) * self.embed_scale + self.positions(counted_positions(mask, token_ids.shape[1], token_ids.device))
+        places = counted_positions(mask, token_ids.shape[1], token_ids.device)
+        x = self.positions(self.embedding(token_ids) * self.embed_scale, places)
         x = self.dropout(x if self.embedding_norm is None else self.embedding_norm(x))
         for block in self.blocks:
             x = block(x, mask)

@@ -88,13 +88,14 @@ class PositionEmbedding(nn.Module):
         self.kind, self.context_length, self.dim, self.offset = kind, context_length, dim, offset
         self.table = nn.Parameter(torch.empty(context_length + offset, dim)) if kind == "learned" else None
 
-    def forward(self, places: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length dim"] | float:
-        """Return the embeddings of positions, counted from 0; the number 0 if there are none."""
-        if self.table is not None:
-            return F.embedding(places + self.offset, self.table)
+    def forward(self, x: Float[Tensor, "batch length dim"], places: Int[Tensor, "rows length"]) -> Float[Tensor, "batch length dim"]:
+        """Add the embeddings of positions, counted from 0, to the tokens; ``places`` has one row for each row of tokens, or one for all."""
         if self.kind == "none":
-            return 0.0
-        return sinusoids(places, self.dim) if self.kind == "tensor2tensor" else self._of_2017(places)
+            return x
+        if self.table is not None:
+            return x + F.embedding(places + self.offset, self.table)
+        fixed = sinusoids(places, self.dim) if self.kind == "tensor2tensor" else self._of_2017(places)
+        return x + fixed.to(x.dtype)
 
     def _of_2017(self, places: Int[Tensor, "rows length"]) -> Float[Tensor, "rows length dim"]:
         return sinusoids_2017(places, self.dim, interleaved=self.kind == "interleaved")

@@ -154,7 +154,7 @@ class Seq2SeqDecoder(nn.Module):
         """
         vectors = x if x.is_floating_point() else self.embed(x)
         places, call = self._begin(vectors, memory, mask, positions, cache)
-        vectors = vectors + self.positions(places)
+        vectors = self.positions(vectors, places)
         vectors = self.dropout(vectors if self.embedding_norm is None else self.embedding_norm(vectors))
         for layer, block in enumerate(self.blocks):
             vectors = block(vectors, memory, call, layer)

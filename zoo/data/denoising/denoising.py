@@ -84,7 +84,7 @@ class Denoising:
         lowest = self.first_sentinel - count + 1
         self.modes = [lowest + place for place in range(len(MODES))]
         self.most_sentinels = SENTINELS
-        used = [number for number in range(max(lowest, 0), self.first_sentinel + 1) if number in set(self.plain.tolist())]
+        used = sorted(set(range(max(lowest, 0), self.first_sentinel + 1)) & set(self.plain.tolist()))
         if lowest < 0 or used:
             word = f"{used[0]} is {tokenizer.id_to_token(used[0])!r}" if used else "the vocabulary is smaller"
             raise ConfigError(

@@ -90,7 +90,7 @@ class Seq2Seqs(Format):
         files: dict[str, Any] = {CONFIG: theirs}
         words = part_of(model, "target_text")
         if words is not None:
-            tokens, generation = their_settings(words, words.vocab_size)
+            tokens, generation = their_settings(words)
             theirs |= tokens
             if family is trocr:
                 theirs["decoder"] |= tokens

@@ -30,13 +30,14 @@ def target_settings(config: Mapping[str, Any], directory: Path) -> tuple[dict[st
     Raises:
         WeightsError: the file cannot be read.
     """
-    told = {**{key: value for key, value in config.items() if value is not None}, **read_told(directory)}
+    own = read_told(directory)
+    told = {**{key: value for key, value in config.items() if value is not None}, **own}
     found = {ours: told[theirs] for theirs, ours in NAMES.items() if told.get(theirs) is not None}
     if not told.get("do_sample"):
         found = {key: value for key, value in found.items() if key not in SAMPLED}
     # Their lengths count the decoder's start symbol.
     for theirs, ours in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
-        if isinstance(told.get(theirs), int) and told[theirs] > 1 and theirs in read_told(directory):
+        if isinstance(told.get(theirs), int) and told[theirs] > 1 and theirs in own:
             found.setdefault(ours, told[theirs] - 1)
     bad = [ids[0] for ids in told.get("bad_words_ids") or [] if len(ids) == 1]
     suppressed = sorted({*bad, *(told.get("suppress_tokens") or [])})
@@ -59,7 +60,7 @@ def read_told(directory: Path) -> dict[str, Any]:
     return {key: value for key, value in read_generation_config(directory / FILE).items() if value is not None}
 
 
-def their_settings(part: Any, vocab_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def their_settings(part: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the special tokens for ``config.json``, and ``generation_config.json``, of a processor ``target_text``."""
     tokens: dict[str, Any] = {
         "pad_token_id": part.pad_token_id,
