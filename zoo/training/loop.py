@@ -29,7 +29,7 @@ from zoo.training.optim import make_optimizer, moving_average, set_learning_rate
 from zoo.training.progress import Progress
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import TrainingSettings
-from zoo.training.state import load_state, remove_older, save_state, saving
+from zoo.training.state import known_best, load_state, remove_older, save_state, saving
 from zoo.training.stop_signals import stop_signals
 from zoo.types import Batch, HeadOutput, Objective, Part
 
@@ -333,8 +333,8 @@ class Trainer:
             self.log.write_skipped(gather_object([self.data.skips.state()]), main=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
             self.save_model(self.final_model, self.run_dir / "last")
-            self.best.settle()
             remove_older(self.run_dir, keep=self.settings.keep_states)
+            self.best.settle(known_best(self.run_dir))
 
     def _share_buffers(self) -> None:
         """Broadcast the main process's buffers (BatchNorm statistics) to all ranks, as DDP does before its next forward.
