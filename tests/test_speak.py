@@ -65,7 +65,7 @@ def test_sentences_that_cannot_be_spoken_are_told_on_the_terminal(voice, tmp_pat
     words = ["speak", "one two\n\u56db\u5343\nthree", "-o", str(tmp_path / "out.wav"), "--model", voice, "--max-seconds", "0.2"]
     assert main(words) == 1
     out, err = capsys.readouterr()
-    assert "line 2: '\u56db\u5343' cannot be spoken" in err and "2 sentences" in out and "1 not spoken" in out
+    assert "line 2: '\u56db\u5343' cannot be spoken\n" in err and "2 sentences" in out and "1 not spoken" in out
 
 
 @pytest.mark.parametrize(

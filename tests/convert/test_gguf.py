@@ -1,6 +1,7 @@
 """GGUF files, written by the gguf library, against the model and the tokenizer that they were made from."""
 
 import json
+import struct
 
 import gguf
 import pytest
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 import zoo
 from zoo.interop.causal_lm import gguf_names as names
 from zoo.layers.rope import Rotary
+from zoo.storage import gguf as storage
 
 SIZES = {"vocab_size": 300, "hidden_size": 96, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": 64}
 CONFIGS = {
@@ -168,3 +170,25 @@ def test_files_that_cannot_be_read_are_told(tmp_path):
     (tmp_path / "second.gguf").write_bytes(b"GGUF")
     with pytest.raises(zoo.WeightsError, match="holds 2 GGUF files"):
         zoo.load(tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["uint8", "text", "lists of text"])
+def test_a_false_number_of_entries_ends_at_the_end_of_the_file(tmp_path, inner):
+    kinds = gguf.GGUFValueType
+    types = {"uint8": [kinds.UINT8], "text": [kinds.STRING], "lists of text": [kinds.ARRAY, kinds.STRING]}[inner]
+    count = struct.pack("<Q", 2**60)
+    array = b"".join(struct.pack("<I", kind) + count for kind in types)
+    entry = struct.pack("<Q", 4) + b"some" + struct.pack("<I", kinds.ARRAY) + array + bytes(64)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + entry)
+    with pytest.raises(zoo.WeightsError, match=r"model.gguf: .*beyond the end of the file"):
+        zoo.load(tmp_path / "model.gguf")
+
+
+def test_metadata_without_end_is_refused(tmp_path, monkeypatch):
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_token_list([str(number) for number in range(200)])
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.close):
+        write()
+    monkeypatch.setattr(storage, "MOST_VALUES", 200)
+    with pytest.raises(zoo.WeightsError, match="more than 200 values"):
+        zoo.load(tmp_path / "model.gguf")

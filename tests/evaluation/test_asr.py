@@ -117,7 +117,7 @@ def test_language_and_task_are_those_of_a_row_unless_told():
         return [(each["language"], each["task"], each["count"]) for each in model.options]
 
     assert asked() == [("de", "transcribe", 2), (None, "transcribe", 1), ("fr", "translate", 1)]
-    assert asked(language="found") == [(None, "transcribe", 3), (None, "translate", 1)]
+    assert asked(language="found") == [("auto", "transcribe", 3), ("auto", "translate", 1)]
     assert asked(language="fr", task="transcribe") == [("fr", "transcribe", 4)]
 
     with pytest.raises(zoo.DataError, match="clip 0: its row says language 'de', .* English alone; correct the row, or set eval"):

@@ -105,6 +105,22 @@ def test_a_best_model_of_a_step_that_the_resumed_run_does_not_reach_goes(tmp_pat
     assert not (tmp_path / "run" / "best").exists()
 
 
+def test_the_best_model_is_that_of_the_older_state_if_the_newest_is_damaged(tmp_path, monkeypatch):
+    offer = BestModel.offer
+    monkeypatch.setattr(BestModel, "offer", lambda self, score, step, save: offer(self, float(step), step, save))
+    words = [word for word in TRAIN if word != "training.evaluate_every=0"]
+    words += ["training.evaluate_every=2", "training.keep_states=2", f"run_dir={tmp_path / 'run'}"]
+    assert main([*words, "training.max_steps=4"]) == 0
+    run = tmp_path / "run"
+    older, newest = (json.loads((state / "0.position.json").read_text())["best_step"] for state in states(run))
+    assert [path.name for path in run.glob(".*")] == [f".best_of_step_{older:09d}"] and older != newest
+    kept = (run / f".best_of_step_{older:09d}" / "model.safetensors").read_bytes()
+    assert kept != (run / "best" / "model.safetensors").read_bytes()
+    (states(run)[-1] / "model.safetensors").write_bytes(b"")
+    assert resume(run, "training.evaluate_every=0") == 0
+    assert (run / "best" / "model.safetensors").read_bytes() == kept
+
+
 def test_a_folder_that_another_writer_is_filling_is_kept(tmp_path):
     with atomic_directory(tmp_path / "a") as ours:
         with atomic_directory(tmp_path / "a"):

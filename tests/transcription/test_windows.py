@@ -8,8 +8,8 @@ import whisper
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription import mels
 from zoo.language.transcription import windows as windows_module
-from zoo.language.transcription.clips import Clip, cut_at_pauses, spoken_clips
-from zoo.language.transcription.windows import split_spans, transcribe_each
+from zoo.language.transcription.clips import Clip, Section, cut_at_pauses, sections_of, spoken_clips
+from zoo.language.transcription.windows import even_prompt, split_spans, transcribe_each
 from zoo.processors.media.voice_activity import EnergyDetector, speech_spans
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")  # of numpy 2, at openai-whisper's beams
@@ -138,39 +138,70 @@ def test_long_pauses_are_left_out_as_by_clip_timestamps(pair, spoken):
     same(whisper.transcribe(made.reference, spoken, clip_timestamps=clips, **THEIRS), ours)
 
 
-def test_fixed_windows_are_pieces_between_pauses_each_sought_through(pair, spoken):
+def test_fixed_windows_are_sections_each_sought_through(pair, spoken, monkeypatch):
+    monkeypatch.setattr(windows_module, "SECTION_FRAMES", 1500)
     made = pair(seed=1)
-    (ours,) = transcribed(made, spoken, new_detector=EnergyDetector, windows="fixed", batch_size=3)
-    clips = clips_of(40, speech_spans_of(spoken), 3000)
+    settings = {"new_detector": EnergyDetector, "windows": "fixed", "condition_on_previous_text": False}
+    (ours,) = transcribed(made, spoken, batch_size=3, **settings)
+    pieces = cut_at_pauses(spoken_clips(speech_spans_of(spoken), 4000), speech_spans_of(spoken), longest=3000)
+    sections = sections_of(pieces, longest=1500)
+    assert len(sections) > 1
     whole = {"segments": [], "language": "en"}
-    for start, end in zip(clips[::2], clips[1::2], strict=True):
-        theirs = whisper.transcribe(made.reference, spoken, clip_timestamps=[start, end], condition_on_previous_text=False, **THEIRS)
+    for section in sections:
+        times = [frame / 100 for clip in section.clips for frame in (clip.start, clip.end)]
+        theirs = whisper.transcribe(made.reference, spoken, clip_timestamps=times, condition_on_previous_text=False, **THEIRS)
         whole["segments"] += theirs["segments"]
     for number, segment in enumerate(whole["segments"]):
         segment["id"] = number
     same(whole, ours)
 
 
-def test_pieces_follow_each_others_text_in_chains_whatever_the_batch_size(pair, bursts, monkeypatch):
-    monkeypatch.setattr(windows_module, "CONTEXT_TOKENS", 1)
-    monkeypatch.setattr(windows_module, "CHAIN", 3)
+def test_a_recording_of_one_section_is_sought_through(pair, spoken):
+    made = pair(seed=1)
+    fixed, seek = (transcribed(made, spoken, new_detector=EnergyDetector, windows=windows)[0] for windows in ("fixed", "seek"))
+    assert fixed == seek and len(fixed.segments) > 1
+
+
+def test_sections_know_the_piece_before_them():
+    pieces = [Clip(0, 20), Clip(20, 50), Clip(60, 90), Clip(90, 100), Clip(100, 300), Clip(300, 310)]
+    assert sections_of(pieces, longest=100) == [
+        Section([], [Clip(0, 50), Clip(60, 100)]),
+        Section([Clip(90, 100)], [Clip(100, 300)]),
+        Section([Clip(100, 300)], [Clip(300, 310)]),
+    ]
+    assert sections_of([], longest=100) == []
+
+
+def test_prompts_beside_other_sections_have_few_lengths():
+    assert [len(even_prompt(list(range(length)))) for length in (0, 40, 56, 100, 112, 150)] == [0, 40, 56, 56, 112, 112]
+    assert even_prompt(list(range(150)))[-1] == 149
+
+
+def test_the_piece_before_a_section_is_its_prompt_whatever_the_batch_size(pair, bursts, monkeypatch):
+    monkeypatch.setattr(windows_module, "SECTION_FRAMES", 3000)
     made, waveform = pair(seed=1), bursts(*[7, 0.4] * 14)
+    spans = speech_spans_of(waveform)
+    sections = sections_of(cut_at_pauses([Clip(0, 10360)], spans, longest=3000), longest=3000)
     for batch_size in (1, 3):
         recogniser = made.recogniser(EnergyDetector, temperatures=(0.0,), windows="fixed", **OPEN)
-        asked, decode = {}, recogniser.decode
+        asked, decode = [], recogniser.decode
 
         def note(windows, asked=asked, decode=decode):
-            asked.update({window.start: window.previous for window in windows})
+            asked += [(window.start, len(window.previous)) for window in windows]
             return decode(windows)
 
         recogniser.decode = note
-        list(transcribe_each(recogniser, [waveform], batch_size=batch_size))
-        firsts = [asked[clip.start] for clip in cut_at_pauses([Clip(0, 10360)], speech_spans_of(waveform), longest=3000)]
-        assert [len(previous) for previous in firsts] == [0, 1, 1, 0]
+        (_, transcript), *_ = transcribe_each(recogniser, [waveform], batch_size=batch_size)
+        starts = [section.clips[0].start for section in sections]
+        # Without a prompt only the first section, and each section as the piece before the next one.
+        assert [asked.count((start, 0)) for start in starts] == [2, 1, 1, 0]
+        assert all([tokens for place, tokens in asked if place == start and tokens] for start in starts[1:])
+        assert [s.start for s in transcript.segments] == sorted(s.start for s in transcript.segments)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_fixed_windows_are_equal_for_any_batch_size(pair, bursts, batch_size):
+def test_fixed_windows_are_equal_for_any_batch_size(pair, bursts, batch_size, monkeypatch):
+    monkeypatch.setattr(windows_module, "SECTION_FRAMES", 1500)
     made, waveform = pair(seed=1), bursts(*[7, 0.4] * 9)
     (ours,) = transcribed(made, waveform, new_detector=EnergyDetector, windows="fixed", batch_size=batch_size, word_timestamps=True)
     assert all(segment.words for segment in ours.segments if segment.text)

@@ -226,9 +226,8 @@ def _mended(config_name: str, overrides: list[str], position: int, key: str) -> 
         warn_renamed(key, new)
         return new + text.removeprefix(key)
     if not parent and key in TABLES:
-        raise ConfigError(
-            f"{key}: say of which place, {PLACES_OF_TABLES.get(key, key)}={text.partition('=')[2]}; see the options with: zoo list --kind {key}"
-        )
+        whole = f"{PLACES_OF_TABLES.get(key, key)}={text.partition('=')[2]}"
+        raise ConfigError(f"{key}: say of which place, {whole}; see the options with: zoo list --kind {key}")
     _refuse_unknown_keyword(node, key)
     return f"+{text}"
 

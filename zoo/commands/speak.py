@@ -34,7 +34,7 @@ class Plan:
 
     Attributes:
         pieces: (number of the line, text) of each piece.
-        left_out: (number of the line, sentence, its symbols that cannot be spoken); the rest of the sentence may be spoken.
+        left_out: (number of the line, sentence, its symbols that cannot be spoken); without symbols, nothing of the sentence is spoken.
         unspoken: number of sentences of which nothing can be spoken.
     """
 
@@ -77,7 +77,7 @@ def _plan(text: str, processor: Any) -> Plan:
             plan.pieces += [(number, piece) for piece in pieces]
             plan.unspoken += not pieces
             if missing or not pieces:
-                plan.left_out.append((number, sentence, missing))
+                plan.left_out.append((number, sentence, missing if pieces else ""))
     return plan
 
 
@@ -145,7 +145,8 @@ def _show_left_out(plan: Plan, *, as_json: bool) -> None:
             print_json({"line": line, "sentence": sentence, "left_out": missing or sentence})
         return
     for line, sentence, missing in plan.left_out[:FAILURES_SHOWN]:
-        say(f"zoo: line {line}: {missing or sentence!r} cannot be spoken and is left out of {sentence[:60]!r}", file=sys.stderr)
+        what = f"{missing!r} cannot be spoken and is left out of {sentence[:60]!r}" if missing else f"{sentence[:60]!r} cannot be spoken"
+        say(f"zoo: line {line}: {what}", file=sys.stderr)
     if len(plan.left_out) > FAILURES_SHOWN:
         say(f"zoo: and {len(plan.left_out) - FAILURES_SHOWN} more sentences with symbols that are left out", file=sys.stderr)
 

@@ -55,7 +55,7 @@ def add_transcribe_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--windows",
         default="seek",
-        help="seek (default): one after another, with the text before as context; fixed: cut at pauses, decoded in batches",
+        help="seek (default): one after another, with the text before as context; fixed: sections of 2 minutes side by side",
     )
     command.add_argument(
         "--vad",

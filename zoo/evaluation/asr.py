@@ -22,6 +22,7 @@ from zoo.types import Evaluation, Sample
 
 MODES = {"strict": (False,), "short": (True,), "both": (False, True)}  # the keyword ``short`` of ``transcribe``
 FOUND = "found"  # value of ``language`` that lets the model detect the language
+DETECT = "auto"  # the word of ``transcribe`` for it; its None would take the language that came with the weights
 Times = dict[bool | None, float]  # seconds of computation by the value of ``short``
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -36,7 +37,7 @@ class Asr(Evaluation):
         mode: "strict": windows of 30 s, as Whisper was trained. "short": windows as short as the clip, which are faster. "both": evaluate
             both, to compare their errors (metrics with the prefix ``short_``). None: as configured in the system's processor.
         language: code of the spoken language; "found" lets a multilingual model detect it for every recording. None: the language in the
-            recording's data row; "found" for rows without one.
+            recording's data row; for rows without one, the language that came with the weights, or else "found".
         task: "transcribe", or "translate" if the reference texts are English translations. None: the task in the recording's data row;
             "transcribe" for rows without one.
         temperatures: sampling temperatures, tried in order until a transcript looks right; 0 is without sampling, one value decodes once.
@@ -167,9 +168,9 @@ class Asr(Evaluation):
         return [found[position] for position in range(len(chunk))]
 
     def _language_and_task(self, sample: Sample) -> tuple[str | None, str]:
-        """Return language and task of a recording; None as language lets the model detect it."""
+        """Return language and task of a recording; None as language takes that of the weights or detects it."""
         language = self.language or sample.inputs.get("language")
-        return None if language == FOUND else language, self.task or sample.inputs.get("task") or "transcribe"
+        return DETECT if language == FOUND else language, self.task or sample.inputs.get("task") or "transcribe"
 
     def _result(self, found: list[Recognition], left_out: dict[str, Any], times: Times, rate: int) -> AsrResult:
         if not sum(row.compared.words.units for row in found):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from zoo.errors import WeightsError
 
 MAGIC = b"GGUF"
 Q8_BLOCK = 32  # numbers that share a scale
+MOST_VALUES = 2**23  # of the metadata; a vocabulary of 262,144 words with its merges has about 2 million
 
 
 def is_gguf(path: Path) -> bool:
@@ -122,7 +124,21 @@ def _reader(path: Path) -> Any:
 @lru_cache(maxsize=1)
 def _parsed(library: ModuleType, path: Path, changed: int) -> Any:
     """Parse a file; ``changed`` is its time of change, so that a new file of the same name is parsed again."""
-    return library.GGUFReader(path)
+
+    class Bounded(library.GGUFReader):
+        """Reader that stops at the end of the file: the library's own reads a false number of entries there, for hours if it is large."""
+
+        num_values = 0
+
+        def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+            self.num_values += 1
+            if self.num_values > MOST_VALUES:
+                raise ValueError(f"the metadata has more than {MOST_VALUES:,} values")
+            if int(offset) + np.dtype(dtype).itemsize * int(count) > len(self.data):
+                raise ValueError(f"an entry at byte {int(offset)} is beyond the end of the file of {len(self.data)} bytes")
+            return super()._get(offset, dtype, count, override_order)
+
+    return Bounded(path)
 
 
 def _import_gguf() -> ModuleType:

@@ -27,7 +27,7 @@ class _Observed:
 class FiniteLosses:
     """Check of the losses of every step, on all processes together.
 
-    On a CPU, a loss that is not finite ends the run before the weights change. On a GPU the host learns of it one step later, because it would
+    On a CPU, a loss that is not finite ends the run before the weights change. On a GPU the run ends one step later, because it would
     have to wait for the device otherwise; ``refuse`` waits, and must be called before a state is saved.
 
     Args:

@@ -35,7 +35,7 @@ from zoo.training.progress import Progress
 from zoo.training.reference import Reference
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import MONITOR_MODES, TrainingSettings
-from zoo.training.state import load_state, remove_older, save_state, saving
+from zoo.training.state import known_best, load_state, remove_older, save_state, saving
 from zoo.training.step_values import StepValues
 from zoo.training.stops import Patience, StopRequests
 from zoo.types import Batch, HeadOutput, Objective, Part
@@ -345,8 +345,8 @@ class Trainer:
             if self.accelerator.is_main_process:
                 self.save_model(model, self.run_dir / "last")
         if self.accelerator.is_main_process:
-            self.best.settle()
             remove_older(self.run_dir, keep=self.settings.keep_states)
+            self.best.settle(known_best(self.run_dir))
 
     def _restore(self) -> None:
         """Load the newest state, if there is one, and verify it.

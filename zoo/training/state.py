@@ -76,6 +76,12 @@ def remove_older(run_dir: Path, *, keep: int) -> None:
         _remove(old)
 
 
+def known_best(run_dir: Path) -> set[int | None]:
+    """Return the steps of the best models that the states of a run know; a damaged state knows none."""
+    places = [state / f"0.{POSITION_FILE}" for state in states(run_dir) if fault_of(state) is None]
+    return {read_position(place).get("best_step") for place in places}
+
+
 def _publish(fresh: Path, target: Path) -> None:
     """Note the sizes of a state's files, flush them to disk and give the folder its final name."""
     sizes = {path.relative_to(fresh).as_posix(): path.stat().st_size for path in sorted(fresh.rglob("*")) if path.is_file()}

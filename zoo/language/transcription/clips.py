@@ -1,4 +1,4 @@
-"""Clips of a recording to transcribe: where speech is, and where to cut it into windows that are independent of each other.
+"""Clips of a recording to transcribe: where speech is, and where to cut it into sections that are transcribed side by side.
 
 A clip is what openai-whisper's option ``clip_timestamps`` names: transcription begins at its start and stops at its end.
 """
@@ -24,6 +24,19 @@ class Clip:
     def frames(self) -> int:
         """Number of frames."""
         return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Section:
+    """Part of a recording that is transcribed independently of the other parts.
+
+    Attributes:
+        before: the clips before the section; they are decoded for their text, which is the first prompt of the section, and then dropped.
+        clips: the clips of the section.
+    """
+
+    before: list[Clip]
+    clips: list[Clip]
 
 
 def spoken_clips(spans: Sequence[Span], num_frames: int) -> list[Clip]:
@@ -72,4 +85,29 @@ def cut_at_pauses(clips: Sequence[Clip], spans: Sequence[Span], *, longest: int)
             found.append(Clip(start, cut))
             start = cut
         found.append(Clip(start, clip.end))
+    return found
+
+
+def sections_of(pieces: Sequence[Clip], *, longest: int) -> list[Section]:
+    """Group pieces into sections of at most ``longest`` frames; adjacent pieces are joined again. A longer piece is a section.
+
+    The piece before a section is decoded for it a second time. Without it, the first window of each section would have no prompt, and
+    more word errors.
+    """
+    groups: list[list[Clip]] = []
+    for piece in pieces:
+        if not groups or sum(clip.frames for clip in groups[-1]) + piece.frames > longest:
+            groups.append([])
+        groups[-1].append(piece)
+    before: list[list[Clip]] = [[], *(group[-1:] for group in groups)]
+    return [Section(last, _joined(group)) for last, group in zip(before, groups, strict=False)]
+
+
+def _joined(pieces: Sequence[Clip]) -> list[Clip]:
+    found: list[Clip] = []
+    for piece in pieces:
+        if found and found[-1].end == piece.start:
+            found[-1] = Clip(found[-1].start, piece.end)
+        else:
+            found.append(piece)
     return found

@@ -42,8 +42,8 @@ class Settings:
             else a space and the end symbol.
         initial_prompt: text used as previous text of the first window, for example to give names or spelling.
         condition_on_previous_text: use the text of previous windows as prompt of the next one.
-        windows: "seek" begins each window at the end of the last complete segment; "fixed" first cuts the recording at pauses into pieces
-            of at most 30 s, so that windows of one recording form a batch; it is faster on long recordings but uses less context.
+        windows: "seek" begins each window at the end of the last complete segment; "fixed" first cuts the recording at pauses into
+            sections of at most 2 minutes, so that windows of one recording form a batch; it is faster on long recordings.
         vad_filter: detector of speech (voice activity): pauses of 2 s and more are left out. "silero" is the model of the package
             silero-vad, "energy" a rule by loudness, "none" (or False) transcribes everything; "auto" (or True) is "silero" if it is
             installed, else "energy".

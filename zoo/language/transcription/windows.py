@@ -2,9 +2,9 @@
 
 Reference: openai-whisper ``transcribe.py``. Each window begins where the last complete segment of the previous window ends, and gets
 the previous text as prompt. Where we differ: pauses of 2 s and more are not transcribed (see ``clips.py``); with fixed windows a
-recording is cut at pauses, and the pieces are sought through side by side; windows of several recordings form one batch; a long
-recording is never in memory as a whole; special tokens, which an untrained model may write, are removed from the text; no time is
-beyond the end of its window.
+recording is cut at pauses into sections of 2 minutes, which are transcribed side by side; windows of several recordings form one batch;
+a long recording is never in memory as a whole; special tokens, which an untrained model may write, are removed from the text; no time
+is beyond the end of its window.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.alignment import align
-from zoo.language.transcription.clips import Clip, cut_at_pauses, spoken_clips
+from zoo.language.transcription.clips import Clip, Section, cut_at_pauses, sections_of, spoken_clips
 from zoo.language.transcription.decoding import Decoded, Recogniser, Window
 from zoo.language.transcription.mels import FRAMES_PER_SECOND, RecordingMels
 from zoo.language.transcription.rules import TOKENS_PER_SECOND
@@ -31,8 +31,10 @@ Work = Generator[list[Window], list[Decoded], Transcript]
 FRAMES_PER_TOKEN = FRAMES_PER_SECOND // TOKENS_PER_SECOND
 ReadMels = Callable[[int, int], Float[Tensor, "num_mels frames"]]  # first frame and number of frames
 SENTENCE_FRAMES = (600, 300)  # longest sentences of a text that repeats itself, 6 s, and 3 s where those repeat themselves as well
-CHAIN = 4  # clips that follow each other's text with fixed windows; chains are decoded side by side
-CONTEXT_TOKENS = 40  # about 30 words
+# Tokens of a prompt beside windows of other sections: at most the first, or else a multiple of the second, because windows whose prompts
+# have equal length are decoded together. 56 are about 40 words.
+PROMPT_TOKENS, PROMPT_STEP = 112, 56
+SECTION_FRAMES = 12000  # 2 minutes; with 1 minute, 1604 words of telephone prompts have more errors than without sections
 WARM = 0.5  # text decoded at a higher temperature is unreliable and not used as prompt of the next window
 
 
@@ -74,6 +76,15 @@ def split_spans(ids: Sequence[int], first_time: int, *, frames: int) -> tuple[li
     return spans, frames if single else (ids[borders[-1] - 1] - first_time) * FRAMES_PER_TOKEN
 
 
+def even_prompt(ids: list[int]) -> list[int]:
+    """Return the end of a prompt, cut to one of a few lengths; a short prompt stays whole.
+
+    150 tokens are cut to 112, 100 to 56, and 40 stay 40.
+    """
+    kept = ids[-PROMPT_TOKENS:]
+    return kept[len(kept) % PROMPT_STEP :] if len(kept) >= PROMPT_STEP else kept
+
+
 class Passage:
     """Transcription of one clip of a recording, window by window.
 
@@ -83,7 +94,7 @@ class Passage:
         mels: function from a first frame and a number of frames of the recording to its log-mel spectrogram.
         speech: stretches of speech of the recording, in seconds; empty if they are not known.
         previous: token ids of the text before the clip.
-        follows: True if later windows of the clip have its text as prompt; otherwise all have ``previous``.
+        beside: True if windows of other sections are decoded in the same batch.
 
     Attributes:
         seek: first frame of the next window.
@@ -99,15 +110,14 @@ class Passage:
         *,
         speech: Sequence[Speech],
         previous: Sequence[int],
-        follows: bool,
+        beside: bool,
     ) -> None:
-        self.recogniser, self.mels, self.clip, self.language, self.follows = recogniser, mels, clip, language, follows
+        self.recogniser, self.mels, self.clip, self.language, self.beside = recogniser, mels, clip, language, beside
         self.settings, self.symbols = recogniser.settings, recogniser.symbols
         self.speech, self.seek, self.previous, self.prompt_from = speech, clip.start, list(previous), 0
         self.ends: list[int] = []  # ends of the sentences that are decoded one by one, because their text together repeats itself
         self.segments: list[Segment] = []
         self.last_end_s = 0.0  # end of the last word of the previous window
-        self.before: Passage | None = None  # of another passage, whose text is context of this one
 
     @property
     def is_done(self) -> bool:
@@ -117,30 +127,14 @@ class Passage:
     @property
     def prompt(self) -> list[int]:
         """Token ids of the text that the next window gets as prompt."""
-        if self.ends:
-            return []
-        return self.previous[self.prompt_from :] + ([] if self.before is None else self.before.context)
-
-    @property
-    def context(self) -> list[int]:
-        """Token ids of the end of the text; empty if the text is short or unreliable.
-
-        Their number is always the same, because windows whose prompts have equal length are decoded together.
-        """
-        text_ids = [token for segment in self.segments for token in segment.token_ids if token < self.symbols.eot]
-        is_sure = self.segments and self.segments[-1].temperature <= WARM and self.settings.condition_on_previous_text
-        return text_ids[-CONTEXT_TOKENS:] if is_sure and len(text_ids) >= CONTEXT_TOKENS else []
-
-    @property
-    def is_ready(self) -> bool:
-        """True if the passage whose text is the context is done."""
-        return self.before is None or self.before.is_done
+        return [] if self.ends else self.previous[self.prompt_from :]
 
     def window(self) -> Window:
         """Return the next window."""
         frames = min(self.recogniser.window_frames, self._end - self.seek)
         mels = self.mels(self.seek, frames)
-        return Window(mels, self.seek, self.language, tuple(self.prompt), can_split=bool(self._sentences(frames)))
+        prompt = even_prompt(self.prompt) if self.beside else self.prompt
+        return Window(mels, self.seek, self.language, tuple(prompt), can_split=bool(self._sentences(frames)))
 
     @property
     def _end(self) -> int:
@@ -164,10 +158,9 @@ class Passage:
             return
         segments, step = self._segments(window, decoded)
         self.segments += segments
-        if self.follows:
-            self.previous += [token for segment in segments for token in segment.token_ids]
-            if segments and (not self.settings.condition_on_previous_text or decoded.temperature > WARM):
-                self.prompt_from = len(self.previous)
+        self.previous += [token for segment in segments for token in segment.token_ids]
+        if segments and (not self.settings.condition_on_previous_text or decoded.temperature > WARM):
+            self.prompt_from = len(self.previous)
         self.seek += step
         self.ends = [end for end in self.ends if end > self.seek]
 
@@ -242,59 +235,70 @@ class Listening:
         self._tell(0)
         if self.settings.language is None and self.symbols.languages and self.clips:
             self.language = self.recogniser.identify(self.mels.window(self.clips[0].start, self.recogniser.window_frames))
-        segments = yield from self._fixed(at_once) if self.settings.windows == "fixed" else self._seek()
+        segments = yield from self._fixed(at_once) if self.settings.windows == "fixed" else self._seek(Section([], self.clips))
         self._tell(self.mels.num_frames)
         text_ids = [token for segment in segments for token in segment.token_ids]
         numbered = [replace(segment, id=number) for number, segment in enumerate(segments)]
         return Transcript(self.symbols.decode(text_ids), numbered, self.language, self.mels.duration_s)
 
-    def _seek(self) -> Generator[list[Window], list[Decoded], list[Segment]]:
-        """Yield windows one by one, each with the text before it as prompt."""
+    def _seek(self, section: Section, read: ReadMels | None = None) -> Generator[list[Window], list[Decoded], list[Segment]]:
+        """Yield the windows of a section one by one, each with the text before it as prompt, and return its segments.
+
+        Args:
+            read: function that returns the section's mels; None reads them from the recording, for its only section.
+        """
         segments, previous = [], self.prompt
-        for clip in self.clips:
-            passage = self._passage(self.mels.window, clip, previous, follows=True)
+        for number, clip in enumerate([*section.before, *section.clips]):
+            passage = self._passage(self.mels.window if read is None else read, clip, previous, beside=read is not None)
             while not passage.is_done:
                 window = passage.window()
                 passage.take(window, (yield [window])[0])
-                self._tell(passage.seek)
-            segments += passage.segments
+                if read is None:
+                    self._tell(passage.seek)
+            if number >= len(section.before):
+                segments += passage.segments
             previous = passage.prompt
         return segments
 
     def _fixed(self, at_once: int) -> Generator[list[Window], list[Decoded], list[Segment]]:
-        """Yield windows of several clips side by side; in chains of ``CHAIN``, each has the end of the text before it as prompt."""
-        clips = iter(cut_at_pauses(self.clips, self.speech, longest=self.recogniser.window_frames))
-        found: list[list[Segment]] = []  # of each passage, in order of time
-        opened: list[Passage] = []  # in order of time
-        last: Passage | None = None
+        """Yield the next windows of up to ``at_once`` sections, and return the segments of all sections in order of time."""
+        todo = enumerate(self._sections())
+        going: list[tuple[int, Any, Window]] = []  # the section's number, its generator and its next window
+        found: dict[int, list[Segment]] = {}
         while True:
-            for clip in islice(clips, CHAIN * at_once - len(opened)):
-                last = self._alone(clip, last if len(found) % CHAIN else None)
-                found.append(last.segments)
-                opened.append(last)
-            if not opened:
-                return [segment for segments in found for segment in segments]
-            active = [passage for passage in opened if passage.is_ready][:at_once]
-            windows = [passage.window() for passage in active]
-            for passage, window, decoded in zip(active, windows, (yield windows), strict=True):
-                passage.take(window, decoded)
-            self._tell(min(passage.seek for passage in opened))
-            opened = [passage for passage in opened if not passage.is_done]
+            for number, section in islice(todo, at_once - len(going)):
+                work = self._seek(section, self._held(section))
+                going.append((number, work, next(work)[0]))
+            if not going:
+                return [segment for number in sorted(found) for segment in found[number]]
+            self._tell(min(window.start for _, _, window in going))
+            texts = yield [window for _, _, window in going]
+            before, going = going, []
+            for (number, work, _), text in zip(before, texts, strict=True):
+                try:
+                    going.append((number, work, work.send([text])[0]))
+                except StopIteration as end:
+                    found[number] = end.value
 
-    def _alone(self, clip: Clip, before: Passage | None) -> Passage:
-        """Return the passage of a clip, with its mels, because those of the recording can only be read forwards."""
-        mels = self.mels.window(clip.start, clip.frames)
+    def _sections(self) -> list[Section]:
+        """Return the sections of the recording; without text as prompt, no clips before them are decoded."""
+        pieces = cut_at_pauses(self.clips, self.speech, longest=self.recogniser.window_frames)
+        found = sections_of(pieces, longest=SECTION_FRAMES)
+        return found if self.settings.condition_on_previous_text else [Section([], section.clips) for section in found]
 
-        def read(start: int, count: int) -> Float[Tensor, "num_mels frames"]:
-            return mels[:, start - clip.start :][:, :count]
+    def _held(self, section: Section) -> ReadMels:
+        """Read the mels of a section, because those of the recording can only be read forwards."""
+        start = [*section.before, *section.clips][0].start
+        mels = self.mels.window(start, section.clips[-1].end - start)
 
-        passage = self._passage(read, clip, self.prompt, follows=False)
-        passage.before = before
-        return passage
+        def read(first: int, count: int) -> Float[Tensor, "num_mels frames"]:
+            return mels[:, first - start :][:, :count]
 
-    def _passage(self, mels: ReadMels, clip: Clip, previous: Sequence[int], *, follows: bool) -> Passage:
+        return read
+
+    def _passage(self, mels: ReadMels, clip: Clip, previous: Sequence[int], *, beside: bool) -> Passage:
         speech = self.speech if self.recogniser.leaves_out_silence else ()
-        return Passage(self.recogniser, mels, clip, self.language, speech=speech, previous=previous, follows=follows)
+        return Passage(self.recogniser, mels, clip, self.language, speech=speech, previous=previous, beside=beside)
 
     def _tell(self, frame: int) -> None:
         if self.on_progress is not None:
