@@ -14,6 +14,7 @@ from zoo.errors import DataError, ItemError
 from zoo.registry import register
 from zoo.sources.shards import find_shards
 from zoo.sources.wording.splits import refuse_split
+from zoo.storage.copies import localised
 from zoo.types import Source
 
 Patterns = str | Path | Sequence[str | Path]
@@ -137,8 +138,12 @@ class Interleaved(Source):
 
 
 def _files(patterns: Any, key: str) -> list[Path]:
-    """Return the files of patterns: names that end in ``.tar`` are tar shards, all others are JSON-lines files without patterns."""
+    """Return the files of patterns: names that end in ``.tar`` are tar shards, all others are JSON-lines files without patterns.
+
+    Remote files are copied into the cache.
+    """
     listed = [patterns] if isinstance(patterns, str | Path) else list(patterns)
     shards = [str(pattern) for pattern in listed if str(pattern).endswith(".tar")]
-    others = [Path(pattern) for pattern in listed if not str(pattern).endswith(".tar")]
-    return [*others, *(find_shards(shards, f"data.source.{key}") if shards else [])]
+    others = [str(pattern) for pattern in listed if not str(pattern).endswith(".tar")]
+    found = find_shards(shards, f"data.source.{key}") if shards else []
+    return [Path(localised(str(name))) for name in (*others, *found)]
