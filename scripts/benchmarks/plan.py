@@ -190,9 +190,8 @@ def main() -> None:
             continue
         memory = f"{found.memory_gb:.0f}" + ("" if found.fits else " (too much)")
         times = f"{found.compute_s:.3f} | {found.communication_s:.3f} | {found.step_s:.3f}"
-        print(
-            f"| {found.job} | {found.gpus} | {found.mesh} | {'yes' if found.recomputed else 'no'} | {memory} | {times} | {100 * found.mfu:.0f} % |"
-        )
+        again = "yes" if found.recomputed else "no"
+        print(f"| {found.job} | {found.gpus} | {found.mesh} | {again} | {memory} | {times} | {100 * found.mfu:.0f} % |")
 
 
 if __name__ == "__main__":

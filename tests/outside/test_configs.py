@@ -84,7 +84,13 @@ FOREIGN = {
 
 @pytest.mark.parametrize(
     ("choice", "told"),
-    [("fine,evil", "'zoo.load' names code"), ("odd", "Level not an integer"), ("glob(nothing*)", "matches no option"), ("'", "override"), ("nope", "nope")],
+    [
+        ("fine,evil", "'zoo.load' names code"),
+        ("odd", "Level not an integer"),
+        ("glob(nothing*)", "matches no option"),
+        ("'", "override"),
+        ("nope", "nope"),
+    ],
 )
 def test_a_sweep_tells_in_one_line_what_any_of_its_jobs_would_do_wrong(tmp_path, monkeypatch, capsys, choice, told):
     monkeypatch.chdir(tmp_path)

@@ -227,7 +227,8 @@ def _mended(config_name: str, overrides: list[str], position: int, key: str) -> 
         return new + text.removeprefix(key)
     if not parent and key in TABLES:
         raise ConfigError(
-            f"{key}: say of which place, {PLACES_OF_TABLES.get(key, key)}={text.partition('=')[2]}; see the options with: zoo list --kind {key}"
+            f"{key}: say of which place, {PLACES_OF_TABLES.get(key, key)}={text.partition('=')[2]}; "
+            f"see the options with: zoo list --kind {key}"
         )
     _refuse_unknown_keyword(node, key)
     return f"+{text}"
