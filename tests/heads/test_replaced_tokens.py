@@ -132,7 +132,10 @@ def test_a_generator_of_another_context_length_is_refused():
     ("head", "words"),
     [
         ({"sharing": "half"}, "sharing: there is no 'half'"),
-        ({"generator": {"name": "electra", "dim": 16, "num_heads": 2}}, r"embedding.weight has shape \[240, 16\], but that of the encoder \[240, 24\]"),
+        (
+            {"generator": {"name": "electra", "dim": 16, "num_heads": 2, "context_length": 12}},
+            r"its table positions has shape \[12, 16\], but that of the encoder \[12, 24\]",
+        ),
         ({"generator": {"name": "vit"}}, "generator: 'vit' is no text encoder"),
     ],
 )
@@ -160,11 +163,12 @@ def test_the_discriminator_of_the_small_model_has_the_references_size():
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["electra_pretraining_nano", "deberta_pretraining_nano"])
 def test_a_resumed_run_draws_the_same_samples(name, tmp_path):
-    words = "the cat sat on a mat while rain fell over seven quiet hills and nobody came to see it".split()
-    lines = [" ".join(words[(3 * i + j * (i % 5 + 1)) % len(words)] for j in range(9)) for i in range(120)]
-    (tmp_path / "text.txt").write_text(". ".join(lines) + ".")
+    (tmp_path / "texts").mkdir()
+    for number in range(40):
+        text = " ".join(f"Thing {number} has part {(number * i) % 11} in it." for i in range(8))
+        (tmp_path / "texts" / f"{number}.txt").write_text(text)
     settings = ["training.batch_size=8", "training.evaluate_every=0", "training.schedule=constant", "training.checkpoint_every=2"]
-    data = ["data=documents", f"data.source.path={tmp_path}/text.txt", "data.masking={mask_share: 1.0, random_share: 0.0}"]
+    data = ["data=documents", f"data.source.path={tmp_path}/texts", "data.masking={mask_share: 1.0, random_share: 0.0}"]
     config = [f"system={name}", *data, *settings, "training.warmup_steps=0", "training.log_every=1"]
     whole = train(compose("train", [*config, "training.max_steps=4", f"run_dir={tmp_path / 'whole'}"]))
     train(compose("train", [*config, "training.max_steps=2", f"run_dir={tmp_path / 'part'}"]))
