@@ -5,9 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import zoo
-from zoo.assembly.compose import compose
 from zoo.assembly.summary import summarize
-from zoo.runs.train import train
 from zoo.storage.tensors import read_tensors
 from zoo.types import IGNORED, MASKED, Batch
 
@@ -158,21 +156,3 @@ def test_probabilities_of_replacement_stand_beside_the_tokens():
 
 def test_the_discriminator_of_the_small_model_has_the_references_size():
     assert summarize("electra_small").parameters + 256 * 256 + 256 + 256 + 1 == 13_549_057
-
-
-@pytest.mark.heavy
-@pytest.mark.parametrize("name", ["electra_pretraining_nano", "deberta_pretraining_nano"])
-def test_a_resumed_run_draws_the_same_samples(name, tmp_path):
-    (tmp_path / "texts").mkdir()
-    for number in range(40):
-        text = " ".join(f"Thing {number} has part {(number * i) % 11} in it." for i in range(8))
-        (tmp_path / "texts" / f"{number}.txt").write_text(text)
-    settings = ["training.batch_size=8", "training.evaluate_every=0", "training.schedule=constant", "training.checkpoint_every=2"]
-    data = ["data=documents", f"data.source.path={tmp_path}/texts", "data.masking={mask_share: 1.0, random_share: 0.0}"]
-    config = [f"system={name}", *data, *settings, "training.warmup_steps=0", "training.log_every=1"]
-    whole = train(compose("train", [*config, "training.max_steps=4", f"run_dir={tmp_path / 'whole'}"]))
-    train(compose("train", [*config, "training.max_steps=2", f"run_dir={tmp_path / 'part'}"]))
-    again = {**compose("train", [*config, "training.max_steps=4"]), "resume": str(tmp_path / "part")}
-    assert train(again).metrics == whole.metrics and whole.metrics["rtd_loss"] > 0
-    states = [read_tensors(tmp_path / run / "last" / "model.safetensors") for run in ("whole", "part")]
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
