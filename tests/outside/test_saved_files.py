@@ -116,6 +116,15 @@ def test_a_processor_file_that_is_a_folder_or_a_pipe_is_told_at_once(model):
         path.touch()
 
 
+@pytest.mark.parametrize("name", ["processor.json", "tokenizer.json"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_a_saved_model_with_a_folder_or_a_pipe_for_a_processor_file_is_told(model, name, make):
+    (model.folder / name).unlink(missing_ok=True)  # an untrained model has no tokenizer.json
+    make(model.folder / name)
+    with pytest.raises(zoo.ZooError, match=f"{name}: .*only ordinary files"):
+        zoo.load(model.folder)
+
+
 @pytest.mark.parametrize("content", ['{"image": 3}', "[]", '{"image": {"image_size": "x"}}', '{"nose": {}}', '{"image": {"size": 3}}'])
 def test_processor_settings_of_wrong_types_are_told(model, content):
     from zoo.data.system_processor import Processor

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from zoo.data.groups import stable_group
-from zoo.errors import DataError, ItemError, name_choices
+from zoo.errors import DataError, ItemError, WeightsError, name_choices
 from zoo.processors.chat.messages import MARKERS, PLURALS, Conversation, as_conversation
 from zoo.registry.construct import build_part
 from zoo.registry.schemas import read_processor_settings
-from zoo.storage.outside import understanding
+from zoo.storage.outside import refuse_special, understanding
 from zoo.types import SUPERVISED, Batch, Sample
 
 FILE = "processor.json"
@@ -210,11 +210,16 @@ def _put(batch: Batch, name: str, found: Any) -> None:
 
 
 def hash_files(directory: Path) -> str:
-    """Return the SHA-256 of the processor's files; loading compares it, to find preprocessing that changed after saving."""
+    """Return the SHA-256 of the processor's files; loading compares it, to find preprocessing that changed after saving.
+
+    Raises:
+        WeightsError: one of them is a folder, a pipe or a device.
+    """
     digest = hashlib.sha256()
     for name in FILES:
         path = directory / name
         if path.exists():
+            refuse_special(path, WeightsError)  # a pipe would block
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
