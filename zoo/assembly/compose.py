@@ -128,8 +128,11 @@ def quoted_pattern(text: str) -> str:
     return f"{key}{equals}'{value}'" if is_pattern else text
 
 
-def to_plain(config: DictConfig) -> dict[str, Any]:
+def to_plain(config: DictConfig, *, composed: bool = True) -> dict[str, Any]:
     """Resolve interpolations and replace old names of keys.
+
+    Args:
+        composed: False for a saved config, in which nothing is unset or left out.
 
     Raises:
         ConfigError: a key without a value, an interpolation that cannot be resolved, or a key that names code.
@@ -146,7 +149,7 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ConfigError(f"config: is {shown(plain)}; it must be a mapping of keys to values")
     refuse_code(plain)
-    return with_current_names(_completed(plain))  # type: ignore[arg-type]
+    return with_current_names(_completed(plain) if composed else plain)  # type: ignore[arg-type]
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
@@ -335,7 +338,7 @@ def apply_overrides(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
         raise
     except ODD_VALUES as error:
         raise ConfigError(_explain_odd_value(error, overrides)) from error
-    return check_composed(to_plain(tree), "train")
+    return check_composed(to_plain(tree, composed=False), "train")
 
 
 def _saved_key(tree: DictConfig, key: str) -> str:

@@ -106,7 +106,7 @@ class SweepJob:
         if os.getpid() == self.parent:
             if isinstance(error, Interrupted):
                 self.interrupted = Interrupted(f"sweep stopped in job {self.base / str(number)}: {error}; {GOES_ON}", error.status)
-                raise KeyboardInterrupt from error  # after any other exception, Hydra starts the next job
+                raise KeyboardInterrupt from error  # Hydra starts the next job after any other exception
             self._tell(number, str(error))
 
     def _record_before(self, number: int, overrides: list[str]) -> dict[str, Any]:
