@@ -8,7 +8,7 @@ Not emulated: kernels and their numbers, streams, autocast, memory.
 """
 
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -218,7 +218,9 @@ def emulated_cuda():
     before, swap = torch._C._only_lift_cpu_tensors(), torch.__future__.get_swap_module_params_on_conversion()
     torch._C._set_only_lift_cpu_tensors(True)
     torch.__future__.set_swap_module_params_on_conversion(True)  # parameters become emulated tensors, and keep their identity
-    with mock.patch.multiple(torch.cuda, **DRIVER), EmulatedCuda() as mode:
+    # Inference mode refuses views of wrapped tensors; without it, only the speed differs.
+    no_inference = mock.patch.object(torch._C, "_InferenceMode", lambda mode: torch.no_grad() if mode else nullcontext())
+    with mock.patch.multiple(torch.cuda, **DRIVER), no_inference, EmulatedCuda() as mode:
         try:
             yield mode
         finally:
