@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from zoo.assembly.finite import refuse_not_finite
-from zoo.commands.index.checks import REMEDY, read_plan
+from zoo.commands.index.checks import REMEDY, check_item, read_plan
 from zoo.commands.index.embedding import (
     EmbedResult,
     check_counts,
@@ -199,7 +199,12 @@ class EmbedJob(SharedJob):
         return (self.folder / f"{number:06d}.jsonl").exists()
 
     def _items_of(self, span: range) -> list[Item]:
-        return list(islice(read_json_lines(self.folder / QUEUED), span.start, span.stop))
+        path = self.folder / QUEUED
+        with path.open("rb") as file:  # lines before the span are skipped without being parsed
+            return [
+                check_item(line, f"{path}, line {number}")
+                for number, line in enumerate(islice(file, span.start, span.stop), span.start + 1)
+            ]
 
 
 def listing_of(items: list[Item]) -> str:
