@@ -33,7 +33,7 @@ MODELS = {  # family: class, keywords of its config, our format
     "bert": ("BertForMaskedLM", READ, "text_encoders"),
     "roberta": ("RobertaModel", READ, "text_encoders"),
     "albert": ("AlbertModel", {**READ, "embedding_size": 8}, "text_encoders"),
-    "t5": ("T5ForConditionalGeneration", T5, "text_encoders"),
+    "t5": ("T5ForConditionalGeneration", T5, "seq2seq"),
     "llama": ("LlamaForCausalLM", LLAMA, "causal_lm"),
     "mistral": ("MistralForCausalLM", LLAMA, "causal_lm"),
     "gpt2": ("GPT2LMHeadModel", {"vocab_size": 50, "n_positions": 20, "n_embd": 24, "n_layer": 1, "n_head": 3}, "causal_lm"),
