@@ -37,8 +37,8 @@ class BestModel:
         return {"best": self.score, "best_step": self.step}
 
     def offer(self, score: float, step: int, save: Callable[[Path], Any]) -> None:
-        """Save a model whose score is at least as high as that of the best before; the later of equal ones is kept."""
-        if score < self.score:
+        """Save a model whose score is at least as high as that of the best before; the later of equal ones is kept, one of NaN never."""
+        if math.isnan(score) or score < self.score:
             return
         # Only the model that the newest state knows is kept: later ones are not in any state.
         if self.step is not None and self.step == self.saved and self._folder.exists():

@@ -163,14 +163,12 @@ def _divide(model: nn.Module, sharding: Sharding, device: torch.device) -> list[
 
 def _options(sharding: Sharding, device: torch.device, ignored: set[nn.Parameter]) -> dict:
     """Return the keywords of ``fully_shard``."""
-    policy = MixedPrecisionPolicy(param_dtype=_cast(sharding.param_dtype), reduce_dtype=_cast(sharding.reduce_dtype))
+    plain = sharding.param_dtype == sharding.reduce_dtype == "fp32"  # then everything stays as the weights are
+    param_dtype, reduce_dtype = (None if plain else getattr(torch, DTYPES[each]) for each in (sharding.param_dtype, sharding.reduce_dtype))
+    policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=reduce_dtype)
     offload = CPUOffloadPolicy(pin_memory=device.type != "cpu") if sharding.cpu_offload else OffloadPolicy()
     mesh = _mesh(sharding.shard_size, device.type)
     return {"mesh": mesh, "mp_policy": policy, "offload_policy": offload, "ignored_params": ignored}
-
-
-def _cast(word: str) -> torch.dtype | None:
-    return None if word == "fp32" else getattr(torch, DTYPES[word])  # None: as the weights are
 
 
 def _mesh(shard_size: int | None, device: str) -> DeviceMesh:
