@@ -29,7 +29,9 @@ def test_each_evaluation_runs_in_half_precision(name, parts):
 def test_each_evaluation_runs_on_an_emulated_gpu(name, parts):
     """Generation, transcription, synthesis and embedding too: the evaluations call them. No tensor is on another device."""
     model, source, keywords = parts[name]()
-    evaluation = find_part("evaluation", name)(**keywords)
+    # The detector of speech runs on the CPU; its weights, once loaded, would have to be swapped while the emulation is on.
+    silent = {"vad_filter": "energy"} if name == "asr" else {}
+    evaluation = find_part("evaluation", name)(**keywords, **silent)
     with emulated_cuda():
         found = evaluation(copy.deepcopy(model).to("cuda"), source, source.splits[-1])
     assert found.metrics and all(math.isfinite(value) for value in found.metrics.values())

@@ -27,8 +27,8 @@ class _Observed:
 class FiniteLosses:
     """Check of the losses of every step, on all processes together.
 
-    On a CPU, a loss that is not finite ends the run before the weights change. On a GPU, the run ends one step later, because the host
-    would otherwise have to wait for the device. ``refuse`` waits, and must be called before a state is saved.
+    On a CPU, a loss that is not finite ends the run before the weights change. On a GPU, the run ends one step later, because the
+    host would otherwise have to wait for the device. ``refuse`` waits, and must be called before a state is saved.
 
     Args:
         device: of the run.
