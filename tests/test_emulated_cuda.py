@@ -12,6 +12,7 @@ from zoo.training.loop import Trainer
 from zoo.training.settings import TrainingSettings
 from zoo.types import Sample, Split
 
+DRAWING = ("tacotron", "electra", "deberta")  # dropout in evaluation too, or tokens that a generator samples
 SYSTEMS = zoo.list_models("*nano*", kind="system")
 ITEMS, STEPS = 6, 3
 SETTINGS = {"batch_size": ITEMS, "learning_rate": 1e-3, "log_every": 100, "checkpoint_every": 100, "max_steps": 100}
@@ -68,5 +69,5 @@ def test_a_step_that_does_not_log_never_waits_for_the_device(name, tmp_path, mon
             trainer.run()
         assert trainer.step == STEPS and device.waits == []
         assert torch.isfinite(losses[-1]) and losses[-1] != losses[0]
-        if "tacotron" not in name:  # their dropout draws other numbers
+        if not name.startswith(DRAWING):  # these draw other numbers
             assert torch.allclose(losses[0].cpu(), expected, atol=1e-5)  # packed rows are rounded up to multiples of 8 on a GPU

@@ -16,12 +16,14 @@ from torch import nn
 import zoo
 from zoo.assembly.build import add_adapters
 from zoo.errors import ConfigError
+from zoo.heads.replaced_tokens import ReplacedTokens
 from zoo.losses.distributed import full_tensor, mean_over_ranks
 from zoo.training.accelerator import make_accelerator
 from zoo.training.freeze import train_mode
 from zoo.training.parallel import ParallelModel
 from zoo.training.settings import TrainingSettings
 from zoo.training.sharding import blocks
+from zoo.types import Part
 
 STEPS, ITEMS = 5, 4
 # The first gradients of this system have a norm of 100: weights that differ by rounding (1e-7) change the loss by 1e-5.
@@ -57,7 +59,9 @@ CASES = (
 
 
 def still(system: nn.Module) -> list[nn.Module]:
-    """Turn dropout off, and return the BatchNorms: each process would draw other numbers, and normalise by its own items."""
+    """Turn dropout and sampling off, and return the BatchNorms: each process would draw other numbers, and normalise by its own items."""
+    if isinstance(system.head, ReplacedTokens):
+        system.head._sample = lambda logits: logits.argmax(-1)
     for module in system.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -101,6 +105,8 @@ def train(case: str, rank: int, processes: int, folder: Path) -> dict[str, torch
         norm = full_tensor(accelerator.clip_grad_norm_(system.parameters(), limit))
         parallel.optimizer.step()
         parallel.optimizer.zero_grad()
+        for part in (module for module in system.modules() if isinstance(module, Part)):
+            part.after_step()
         if parallel.average is not None:
             parallel.average.update_parameters(system)
         found.append(torch.stack([mean_over_ranks(loss), norm.float()]))

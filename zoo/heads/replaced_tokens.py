@@ -18,9 +18,24 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.mlp import find_activation
+from zoo.losses.distributed import divided_like, full_tensor, share_of_mean
 from zoo.registry import find_part, register
 from zoo.registry.construct import build_part
-from zoo.types import IGNORED, MASKED, Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike, Wiring, need_encoded
+from zoo.types import (
+    IGNORED,
+    MASKED,
+    Accepts,
+    Batch,
+    Encoded,
+    EncoderSpec,
+    Head,
+    HeadOutput,
+    SystemLike,
+    Wiring,
+    need_encoded,
+    on_host,
+    send,
+)
 
 REPLACED = "replaced"  # in ``Batch.targets``: True at tokens that differ from the original ones [B, L] bool
 GENERATOR_LOSS, GENERATOR_ACCURACY = "generator_loss", "generator_accuracy"  # in ``Batch.targets``: scalars of the generator
@@ -140,10 +155,11 @@ class ReplacedTokens(Head):
         if labels.is_meta:  # meta tensors have no values to select by
             places = torch.arange(labels.numel(), device="meta")
         else:
-            places = (labels != IGNORED).flatten().nonzero()[:, 0]
+            places = send((on_host(labels) != IGNORED).flatten().nonzero()[:, 0], labels.device)
         wanted = labels.flatten()[places]
         logits = self.generator_logits(token_ids, mask, places)
         loss = F.cross_entropy(logits, wanted, reduction="sum") / max(len(wanted), 1)  # not the mean: NaN without masked tokens
+        loss = share_of_mean(loss, len(wanted))
         sampled = self._sample(logits.detach())
         corrupted = token_ids.flatten().scatter(0, places, sampled).view_as(token_ids)
         replaced = torch.zeros_like(token_ids, dtype=torch.bool).flatten().scatter(0, places, sampled != wanted).view_as(token_ids)
@@ -187,7 +203,7 @@ class ReplacedTokens(Head):
         logits = self.logits(text.tokens)
         real = text.mask.to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits, replaced.to(logits.dtype), reduction="none")
-        loss = (losses * real).sum() / real.sum().clamp(min=1)
+        loss = share_of_mean((losses * real).sum() / real.sum().clamp(min=1), real.sum())
         metrics = {"rtd_loss": loss.detach(), **_shares(logits.detach() > 0, replaced, text.mask)}
         total = self.weight * loss
         if self.generator is not None:
@@ -206,7 +222,8 @@ class ReplacedTokens(Head):
     def after_step(self) -> None:
         """Move the encoder's word table along with the generator's, whose sum with a difference it is ("disentangled")."""
         if self._before is not None:
-            self._encoder[0].get_parameter(WORDS).add_(self.generator.get_parameter(WORDS) - self._before)
+            table = self._encoder[0].get_parameter(WORDS)
+            table.add_(divided_like(full_tensor(self.generator.get_parameter(WORDS)) - self._before, table))
             self._before = None
 
     @torch.inference_mode()

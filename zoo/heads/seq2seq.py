@@ -16,6 +16,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.language.decoding.seq2seq import generate_texts
 from zoo.layers.seq2seq_blocks import BlockSettings
 from zoo.layers.seq2seq_decoder import Seq2SeqDecoder
+from zoo.losses.distributed import share_of_mean
 from zoo.losses.smoothing import FORMS, smoothed_cross_entropy
 from zoo.registry import register
 from zoo.types import (
@@ -30,6 +31,8 @@ from zoo.types import (
     HeadOutput,
     Wiring,
     need_encoded,
+    on_host,
+    send,
 )
 
 REMEDY = "the processor 'target_text' makes them of a source with a text to write, or data.denoising makes them of plain texts"
@@ -77,6 +80,7 @@ class Seq2Seq(Head):
     accepts = Accepts(modalities=("text", "image", "audio"), reads="tokens")
     verbs = ("generate",)
     evaluation = "translation"
+    called_apart = ("decoder.blocks.*.cross.key_value",)  # once for all blocks, by ``remember``
     no_weight_decay = ("positions", "distances")
     silent_keywords = (
         *("num_heads", "activation", "norm_place", "scaled", "positions", "position_offset", "max_distance"),
@@ -194,12 +198,13 @@ class Seq2Seq(Head):
         if supervised.is_meta:  # meta tensors have no values to select by: shape checks treat every position as supervised
             hidden, labels = hidden.flatten(0, 1), labels.flatten()
         else:
-            hidden, labels = hidden[supervised[:, 1:]], labels[supervised[:, 1:]]
+            chosen = send(on_host(supervised)[:, 1:].flatten().nonzero()[:, 0], hidden.device)
+            hidden, labels = hidden.flatten(0, 1)[chosen], labels.flatten()[chosen]
         logits = self.decoder.logits(hidden)
         # A mean would give NaN for a batch without supervised tokens; this gives 0.
         count = max(len(labels), 1)
         loss = smoothed_cross_entropy(logits, labels, smoothing=self.label_smoothing, over=self.smoothing_over) / count
-        return HeadOutput(loss, self._metrics(logits.detach(), labels), {"logits": logits, "labels": labels})
+        return HeadOutput(share_of_mean(loss, len(labels)), self._metrics(logits.detach(), labels), {"logits": logits, "labels": labels})
 
     def generate(self, system: Any, inputs: Sequence[Any], **options: Any) -> list[str]:
         """Write a text for each input; see ``zoo.language.decoding.seq2seq.generate_texts`` for the options."""
@@ -209,7 +214,7 @@ class Seq2Seq(Head):
         found = batch.targets.get(TARGET_POSITIONS)
         if found is None:
             return None
-        if found.shape != target_ids.shape or (not found.is_meta and found.numel() and int(found.max()) >= self.context_length):
+        if found.shape != target_ids.shape or (not found.is_meta and found.numel() and int(on_host(found).max()) >= self.context_length):
             raise DataError(
                 f"targets['{TARGET_POSITIONS}'] has shape {list(found.shape)}; allowed is {list(target_ids.shape)}, with positions below "
                 f"context_length {self.context_length}"

@@ -119,6 +119,16 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor if local_part(tensor) is tensor else tensor.full_tensor()  # type: ignore[attr-defined]
 
 
+def divided_like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """Return a tensor, equal on every rank, in parts as another one is (DTensor); as it is if the other one is whole."""
+    if local_part(pattern) is pattern:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = pattern.device_mesh, pattern.placements  # type: ignore[attr-defined]
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its mean over ranks, for a backward pass outside of ``DistributedDataParallel``.
 
