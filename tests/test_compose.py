@@ -116,6 +116,8 @@ def data_of(name: str, path) -> list[str]:
     if row.family == "bert":
         pairs = "none" if name.startswith("roberta") else "swapped" if name.startswith("albert") else "next"
         return ["data=documents", f"data.source.path={path}", f"data.source.pairs={pairs}"]
+    if row.family == "seq2seq" and row.modalities == ("text",):
+        return ["data=parallel", f"data.source.path={path}"]
     return ["data=speech", f"data.source.path={path}"] if "audio" in row.modalities else []
 
 
@@ -144,6 +146,7 @@ SYSTEMS = {  # that a data option is for, where it is not the default one
     "documents": "system=roberta_pretraining_nano",
     **dict.fromkeys(("digit_documents", "interleaved", "pages", "raven", "rendered_text"), "system=kosmos_nano"),
     "mixture": "system=kosmos_nano data.source.sources={scenes:{name:digit_questions},documents:{name:digit_documents}}",
+    "parallel": "system=transformer_nano",
     "preferences": "system=llava_nano objective=dpo",
     "speech": "system=clap_whisper_nano",
     "spoken_numbers": "system=tacotron2_nano",

@@ -14,11 +14,15 @@ import zoo
 from zoo.assembly.compose import compose
 from zoo.assembly.summary import nominal_input
 from zoo.errors import ConfigError
+from zoo.heads.replaced_tokens import REPLACED, ReplacedTokens
 from zoo.registry import MODALITIES, find_part, rows
-from zoo.types import MAGNITUDES, MASKED, MELS, PLACEHOLDER_IDS, SUPERVISED, TEACHER, Batch
+from zoo.types import MAGNITUDES, MASKED, MELS, PLACEHOLDER_IDS, SUPERVISED, TARGET_IDS, TEACHER, Batch
 
 ENCODERS = [row for row in rows("encoder").values() if "nano" in row.name]
-HEADS = [row for row in rows("head").values() if "nano" in row.name]
+SHARES_WORDS = {"seq2seq": True}  # by head: the default of shared_words
+HEADS = [  # without decoders that share the word table of one encoder: tests/test_compose.py has them in their systems
+    row for row in rows("head").values() if "nano" in row.name and not row.arguments.get("shared_words", SHARES_WORDS.get(row.family))
+]
 PARTNERS = {"image": "vit_nano", "text": "text_nano"}  # for heads that need a second encoder
 
 
@@ -70,6 +74,10 @@ def own_targets(head, inputs):
     found = {TEACHER: torch.randn(4, head.teacher_dim)} if head.needs_teacher else {}
     if getattr(head, "masked_lm", None):
         found[MASKED] = inputs["text"]
+    if "target_text" in head.processors:
+        found |= {TARGET_IDS: torch.randint(0, head.vocab_size, (4, 6)), SUPERVISED: torch.ones(4, 6, dtype=torch.bool)}
+    if isinstance(head, ReplacedTokens):
+        found[REPLACED] = inputs["text"] % 3 == 0
     for name, size in ((MELS, "num_mels"), (MAGNITUDES, "num_bins")):
         if hasattr(head, size):
             found[name] = torch.rand(4, getattr(head, size), 6)
