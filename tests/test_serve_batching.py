@@ -58,6 +58,19 @@ def test_a_batch_of_one_does_not_wait_for_ever():
     assert run_all([5], max_wait_ms=1.0) == ([10], [[5]]) and run_all([5], max_wait_ms=0.0)[0] == [10]
 
 
+def test_a_request_waits_only_if_others_are_open():
+    """The longest wait is an hour, and the test would run into its limit if the job waited."""
+
+    async def main_loop():
+        batcher = Batcher(max_items=4, max_wait_ms=3.6e6, num_open=lambda: 1)
+        batcher.start()
+        found = await asyncio.wait_for(batcher.run("a", doubled([]), 5), 20)
+        await batcher.stop()
+        return found
+
+    assert asyncio.run(main_loop()) == 10
+
+
 def test_one_bad_job_fails_alone():
     found, batches = run_all([1, 13, 3])
     assert found[0] == 2 and found[2] == 6 and isinstance(found[1], DataError)

@@ -113,7 +113,7 @@ class Gate:
     """
 
     def __init__(self, app: Any, service: Service, api_key: str | None) -> None:
-        self.app, self.service, self.key, self.open = app, service, api_key, 0
+        self.app, self.service, self.key = app, service, api_key
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass a request on unless it is refused; write its line when its answer has been sent."""
@@ -133,14 +133,16 @@ class Gate:
 
         fault = self._refused(scope)
         counted = fault is None and scope["path"] not in OPEN
-        self.open += counted
-        self.service.metrics.open.set(self.open)
+        self._count(counted)
         try:
             await (self.app if fault is None else _refusal(fault))(scope, receive, watched)
         finally:
-            self.open -= counted
-            self.service.metrics.open.set(self.open)
+            self._count(-counted)
             self._note(scope, status, time.monotonic() - start, number, facts)
+
+    def _count(self, change: int) -> None:
+        self.service.num_open += change
+        self.service.metrics.open.set(self.service.num_open)
 
     def _refused(self, scope: Any) -> RequestError | None:
         """Return why a request is refused before its body is read, or None."""
@@ -151,7 +153,7 @@ class Gate:
         if self.key is not None and not hmac.compare_digest(given, b"Bearer " + self.key.encode("utf-8")):
             return RequestError("the API key is missing or wrong; send the header Authorization: Bearer KEY", 401, code="invalid_api_key")
         most = self.service.limits.max_requests
-        if self.open >= most:
+        if self.service.num_open >= most:
             return RequestError(f"{most} requests are open, as many as this server allows; try again", 429, code="queue_full")
         size = headers.get(b"content-length", b"")
         if size.isdigit() and int(size) > self.service.limits.max_body_bytes:
@@ -262,7 +264,7 @@ async def _answered(request: Any, service: Service, read: Callable[[], Awaitable
             found = await _while_connected(request, work())
     except ClientDisconnect:
         return Response(status_code=GONE)
-    except ExceptionGroup as group:  # pieces of one request: the first error is told
+    except ExceptionGroup as group:  # pieces of one request: answer with the first error
         return _refusal(fault_of(group.exceptions[0]))
     except Exception as error:
         return _refusal(fault_of(error))

@@ -37,7 +37,7 @@ FRAMES_PER_SECOND = 100
 TEXT_TYPES = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
-class _GivenUp(Exception):  # noqa: N818  # no error: nobody waits for the result
+class _GivenUp(Exception):  # noqa: N818  # no error, but the end of work without a client
     """No client waits for any recording of a batch."""
 
 

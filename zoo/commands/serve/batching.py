@@ -1,6 +1,7 @@
 """Dynamic batching: requests of one kind that wait at the same time are computed together, in the one thread of their model."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -44,17 +45,26 @@ class Job:
 class Batcher:
     """Queue of jobs and the thread that computes them.
 
-    A batch begins when ``max_items`` items of one key wait, or the oldest job has waited ``max_wait_ms``; while a batch is computed, the
+    A batch begins when ``max_items`` items of one key wait, when no other request is open that could join it, or when the oldest job has
+    waited ``max_wait_ms``; while a batch is computed, the
     next one gathers. The oldest job decides the key, so that no kind of request can starve another.
 
     Args:
         max_items: items of a batch; a job with more is a batch for itself.
         max_wait_ms: longest time in milliseconds that an idle model waits for more items.
+        num_open: returns the number of open requests of the server; without others, a request does not wait.
         on_batch: callback ``(items, seconds)`` for each batch: its size, and how long its oldest job waited.
     """
 
-    def __init__(self, *, max_items: int, max_wait_ms: float, on_batch: Callable[[int, float], None] = lambda items, seconds: None) -> None:
-        self.max_items, self.wait_s, self.on_batch = max_items, max_wait_ms / 1000, on_batch
+    def __init__(
+        self,
+        *,
+        max_items: int,
+        max_wait_ms: float,
+        num_open: Callable[[], float] = lambda: math.inf,
+        on_batch: Callable[[int, float], None] = lambda items, seconds: None,
+    ) -> None:
+        self.max_items, self.wait_s, self.num_open, self.on_batch = max_items, max_wait_ms / 1000, num_open, on_batch
         self._waiting: deque[Job] = deque()
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="zoo-model")
@@ -102,7 +112,7 @@ class Batcher:
 
     async def _gather(self, first: Job) -> None:
         """Wait until the batch of the first job is full, or its time is over."""
-        while sum(job.size for job in self._waiting if job.key == first.key) < self.max_items:
+        while sum(job.size for job in self._waiting if job.key == first.key) < self.max_items and self.num_open() > len(self._waiting):
             left = first.arrived + self.wait_s - time.monotonic()
             if left <= 0:
                 return
@@ -141,7 +151,7 @@ class Batcher:
                     if job.is_wanted:
                         await self._compute([job])
                 return
-        except Exception as error:  # of any kind: the request fails, the server goes on with the next one
+        except Exception as error:  # of any kind: the request fails, the server continues with the next one
             results = [error] * len(jobs)
         for job, result in zip(jobs, results, strict=True):
             if job.is_wanted:

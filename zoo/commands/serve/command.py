@@ -68,7 +68,7 @@ def named_models(given: Sequence[str]) -> dict[str, str]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Open the socket of the server.
 
     Raises:
         ConfigError: the port is out of range, in use, or not of this machine.
@@ -77,9 +77,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--port: {port}; allowed is 0 to {HIGHEST_PORT}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        bound = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise ConfigError(f"--host {host} --port {port}: cannot be used ({error.strerror}); --port 0 takes a free port") from error
+    # asyncio sends small packets at once (TCP_NODELAY) if the socket names its protocol, which create_server leaves out; answers would
+    # otherwise wait 40 ms for the client's acknowledgement of their header.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=bound.detach())
 
 
 def run(app: Any, bound: socket.socket, limits: Limits) -> None:

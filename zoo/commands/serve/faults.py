@@ -30,7 +30,7 @@ class RequestError(ZooError):
 
 
 def fault_of(error: BaseException) -> RequestError:
-    """Return what a client is told about an exception: nothing of its text, unless the client can mend it."""
+    """Return the error that a client receives for an exception; it holds the text only of errors that the client can mend."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, TimeoutError | asyncio.TimeoutError):

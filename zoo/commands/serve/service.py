@@ -51,6 +51,7 @@ class ServedModel:
         model: a system, or an encoder that was loaded alone.
         limits: of the server.
         metrics: counters of the server.
+        num_open: returns the number of open requests.
 
     Attributes:
         capabilities: names of ``ROUTES``, each with the modalities that it takes.
@@ -59,7 +60,7 @@ class ServedModel:
         ConfigError: the model has no processor, or no capability that can be served.
     """
 
-    def __init__(self, name: str, model: Any, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, name: str, model: Any, limits: Limits, metrics: Metrics, num_open: Callable[[], int]) -> None:
         if processor_of(model) is None:
             raise ConfigError(f"--model {name}: this model has no processor to read requests; give a directory saved by zoo")
         self.name, self.model, self.created = name, model, int(time.time())
@@ -70,7 +71,9 @@ class ServedModel:
                 f"--model {name}: this model can {can}, none of which is served; served are embed, classify, generate, transcribe "
                 "and synthesize"
             )
-        self.batcher = Batcher(max_items=limits.max_batch, max_wait_ms=limits.max_wait_ms, on_batch=partial(metrics.batch, name))
+        self.batcher = Batcher(
+            max_items=limits.max_batch, max_wait_ms=limits.max_wait_ms, num_open=num_open, on_batch=partial(metrics.batch, name)
+        )
         self.class_vectors: dict[Any, Any] = {}  # of the latest labels of zero-shot classification
 
     def part(self, modality: str) -> Any:
@@ -114,11 +117,14 @@ class Service:
     Args:
         models: loaded models by their names.
         limits: of the server.
+
+    Attributes:
+        num_open: number of requests that wait or run.
     """
 
     def __init__(self, models: Mapping[str, Any], limits: Limits) -> None:
-        self.limits, self.metrics = limits, Metrics()
-        self.models = {name: ServedModel(name, model, limits, self.metrics) for name, model in models.items()}
+        self.limits, self.metrics, self.num_open = limits, Metrics(), 0
+        self.models = {name: ServedModel(name, model, limits, self.metrics, lambda: self.num_open) for name, model in models.items()}
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="zoo-reader")
 
     def find(self, name: str, capability: str) -> ServedModel:
