@@ -124,6 +124,12 @@ def test_wrong_options_are_told(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_missing_package_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("zoo.commands.serve.app.PACKAGES", ("fastapi", "no_such_package"))
+    assert main(["serve", "--model", "clip_vit_nano"]) == 2
+    assert capsys.readouterr().err == "zoo: zoo serve: no_such_package is not installed; install it with: zoo install serve\n"
+
+
 def test_a_port_in_use_is_told(capsys):
     with listen("127.0.0.1", 0) as taken:
         assert main(["serve", "--model", "clip_vit_nano", "--port", str(taken.getsockname()[1])]) == 2

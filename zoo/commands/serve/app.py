@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import importlib.util
 import logging
 import time
 import uuid
@@ -33,6 +34,7 @@ OPEN = ("/healthz", "/metrics")  # need no key
 MODEL = "/v1/models/"
 PATHS = (*ROUTES, *FORMS, *OPEN, "/v1/models")
 MAX_FIELDS = 32
+PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
 def create_app(models: Mapping[str, Any], limits: Limits, api_key: str | None = None) -> Any:
@@ -47,15 +49,14 @@ def create_app(models: Mapping[str, Any], limits: Limits, api_key: str | None = 
         The ``FastAPI`` application; its ``state.service`` is the ``Service``.
 
     Raises:
-        ConfigError: a model can do nothing that is served, or FastAPI is not installed.
+        ConfigError: a model can do nothing that is served, or a package of the extra ``serve`` is not installed.
     """
-    try:
-        from fastapi import FastAPI
-        from starlette.exceptions import HTTPException
-        from starlette.requests import Request
-        from starlette.responses import Response
-    except ImportError as error:
-        raise ConfigError("zoo serve: FastAPI is not installed; install it with: zoo install serve") from error
+    require_packages()
+    from fastapi import FastAPI
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import Response
+
     service = Service(models, limits)
 
     @asynccontextmanager
@@ -99,6 +100,13 @@ def create_app(models: Mapping[str, Any], limits: Limits, api_key: str | None = 
     app.add_exception_handler(HTTPException, unknown)
     app.add_middleware(Gate, service=service, api_key=api_key)
     return app
+
+
+def require_packages() -> None:
+    """Raise ConfigError if a package of the extra ``serve`` is missing."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"zoo serve: {', '.join(missing)} is not installed; install it with: zoo install serve")
 
 
 class Gate:

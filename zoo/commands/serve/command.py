@@ -13,7 +13,7 @@ from typing import Any
 from zoo.commands.display import print_json
 from zoo.commands.model_options import load_chosen
 from zoo.commands.plain import say
-from zoo.commands.serve.app import create_app
+from zoo.commands.serve.app import create_app, require_packages
 from zoo.commands.serve.limits import Limits
 from zoo.commands.serve.options import NUMBERS
 from zoo.errors import ConfigError
@@ -28,6 +28,7 @@ def serve_command(options: Namespace) -> int:
     Raises:
         ConfigError: an option is not allowed, a model can do nothing that is served, or the port cannot be used.
     """
+    require_packages()  # before the models are loaded
     limits = Limits(**{name: getattr(options, name) for name in NUMBERS})
     key = options.api_key if options.api_key is not None else os.environ.get(KEY_VARIABLE)
     if key is not None and (not key.strip() or not key.isascii()):
