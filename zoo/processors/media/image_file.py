@@ -77,11 +77,12 @@ def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image i
     Args:
         source: path, the bytes of a file, or an image opened by Pillow.
         name: name for error messages if the source is not a file.
-        max_pixels: largest image, width times height; a larger one is refused before it is decoded.
+        max_pixels: largest image, width times height; a larger one is refused before it is decoded. None allows ``MAX_PIXELS``.
 
     Raises:
         DataError: the file is missing, empty, cut short, too large, or not a readable image.
     """
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     if isinstance(source, Image.Image):
         return _decoded(source, getattr(source, "filename", "") or name, max_pixels)
     if isinstance(source, bytes):
