@@ -68,7 +68,7 @@ UPRIGHT = {  # EXIF orientation to the operation that undoes it; ImageOps.exif_t
 }
 
 
-def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image in memory", max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image in memory", max_pixels: int | None = None) -> Image.Image:
     """Read an image of any supported format as an upright image in mode RGB.
 
     An animation gives its first frame. Transparent parts become white. 16-bit grey is divided by 257; float grey in [0, 1] is
