@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zoo.commands.draw_graph_options import add_draw_graph_options
 from zoo.commands.fit_scaling_options import add_fit_scaling_options
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
 from zoo.commands.remote_options import is_elsewhere, run_on_this_disk
+from zoo.commands.serve.options import add_serve_options
 from zoo.commands.transcribe_options import add_transcribe_options
 from zoo.commands.worker_options import SHARES_WORK, add_worker_options
 
@@ -218,23 +220,8 @@ def _parser() -> argparse.ArgumentParser:
         default="transformers",
         help="transformers (default), open_clip, timm, vig, torchaudio, openai-whisper, rwkv, onnx, gguf or zoo",
     )
-    command = add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch.")
-    command.add_argument("image", metavar="IMAGE", help="image file")
-    command.add_argument(
-        "--model", help="model name, run directory, saved model or name of a bundled model; default: the bundled clip_vig_nano"
-    )
-    command.add_argument("--weights", help="weights for a model given by name: a published .pth file or a saved model")
-    command.add_argument("--weights-parts", nargs="+", metavar="PART", help="load only these parts of the weights, for example encoder")
-    command.add_argument("--layer", metavar="K,...", help="comma-separated block indices, from 0; default: first, middle and last block")
-    command.add_argument(
-        "--node",
-        action="append",
-        metavar="ROW,COL",
-        help="patch position, counted from 0 at the top left; repeat for several; default: the centre",
-    )
-    command.add_argument(
-        "--output", "-o", metavar="FILE", default="graph.png", help="plot to write: .png, .pdf, .svg or .jpg (default: graph.png)"
-    )
+    add_draw_graph_options(add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch."))
+    add_serve_options(add("serve", _serve, "Serve models over HTTP, with the routes of OpenAI's API."))
     command = add("fetch", _fetch, "Download pretrained weights and datasets into a cache; without a name, list them.")
     command.add_argument("name", nargs="?", metavar="NAME", help="weights or dataset to download")
     command.add_argument("--directory", metavar="DIR", help="cache directory, holds DIR/NAME; default: $ZOO_CACHE or ~/.cache/zoo")
@@ -388,6 +375,12 @@ def _draw_graph(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.commands.draw_graph import draw_graph_command
 
     return draw_graph_command(options)
+
+
+def _serve(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.serve.command import serve_command
+
+    return serve_command(options)
 
 
 def _fetch(options: argparse.Namespace, rest: list[str]) -> int:

@@ -25,6 +25,7 @@ NEEDS = {  # command -> extras beyond the core
     "export --format onnx": ("onnx",),
     "export --format gguf, read GGUF": ("gguf",),
     "fetch": ("fetch",),
+    "serve": ("serve",),
     "embed --format parquet, search --backend faiss": ("search",),
 }
 SHOWN = ("torch", "torchvision", "torchaudio", "timm", "transformers", "peft", "accelerate", "hydra-core")

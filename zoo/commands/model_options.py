@@ -9,7 +9,7 @@ HELP = {
     "device": "torch device: auto (default; the GPU if there is one), cpu, cuda, cuda:1, ...",
     "precision": "data type of the weights: fp32 (default), bf16, fp16 or fp64",
 }
-RUNS_A_MODEL = ("evaluate", "classify", "embed", "search", "chat", "answer", "speak", "transcribe", "translate", "draw-graph")
+RUNS_A_MODEL = ("evaluate", "classify", "embed", "search", "chat", "answer", "speak", "transcribe", "translate", "draw-graph", "serve")
 
 
 def add_model_options(command: ArgumentParser, *, takes_overrides: bool) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from zoo.assembly.bundled import DEFAULT_VOICE, chosen_model
 from zoo.commands.display import counting_progress, print_json
@@ -56,7 +58,7 @@ def speak_command(options: Namespace) -> int:
         raise ConfigError(
             f"--model: {options.model} cannot synthesize speech; it needs a head 'tacotron' or 'tacotron2' (see: zoo list '*tacotron*')"
         )
-    plan = _plan(text, system.processor["text"])
+    plan = plan_speech(text, system.processor["text"])
     _show_left_out(plan, as_json=options.json)
     if not plan.pieces:
         raise DataError("TEXT: contains nothing that can be spoken; give words or numbers in Latin letters")
@@ -68,7 +70,7 @@ def speak_command(options: Namespace) -> int:
     return 1 if plan.unspoken or any(speech.faults for speech in speeches) else 0
 
 
-def _plan(text: str, processor: Any) -> Plan:
+def plan_speech(text: str, processor: Any) -> Plan:
     """Split a text into pieces that the model can speak."""
     plan = Plan()
     for number, line in enumerate(text.splitlines(), start=1):
@@ -120,13 +122,16 @@ def _write(speeches: Sequence[Speech], output: Path) -> None:
         import soundfile
     except ImportError as error:
         raise ConfigError("--output: soundfile is not installed; install it with: zoo install audio") from error
-    rate = speeches[0].sample_rate_hz
-    pause = torch.zeros(round(PAUSE_SECONDS * rate))
-    pieces = [piece for speech in speeches for piece in (speech.waveform, pause)][:-1]
     try:
-        soundfile.write(str(output), torch.cat(pieces).numpy(), rate)
+        soundfile.write(str(output), joined(speeches).numpy(), speeches[0].sample_rate_hz)
     except (OSError, soundfile.SoundFileError) as error:
         raise DataError(f"--output: {output} cannot be written ({error}); give another file") from error
+
+
+def joined(speeches: Sequence[Speech]) -> Float[Tensor, " samples"]:
+    """Return the waveforms of sentences one after the other, with a pause between them."""
+    pause = torch.zeros(round(PAUSE_SECONDS * speeches[0].sample_rate_hz))
+    return torch.cat([piece for speech in speeches for piece in (speech.waveform, pause)][:-1])
 
 
 def _draw(speeches: Sequence[Speech], folder: Path) -> None:

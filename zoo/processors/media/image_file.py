@@ -68,7 +68,7 @@ UPRIGHT = {  # EXIF orientation to the operation that undoes it; ImageOps.exif_t
 }
 
 
-def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image in memory") -> Image.Image:
+def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image in memory", max_pixels: int | None = None) -> Image.Image:
     """Read an image of any supported format as an upright image in mode RGB.
 
     An animation gives its first frame. Transparent parts become white. 16-bit grey is divided by 257; float grey in [0, 1] is
@@ -77,14 +77,16 @@ def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image i
     Args:
         source: path, the bytes of a file, or an image opened by Pillow.
         name: name for error messages if the source is not a file.
+        max_pixels: largest image, width times height; a larger one is refused before it is decoded. None allows ``MAX_PIXELS``.
 
     Raises:
         DataError: the file is missing, empty, cut short, too large, or not a readable image.
     """
+    max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
     if isinstance(source, Image.Image):
-        return _decoded(source, getattr(source, "filename", "") or name)
+        return _decoded(source, getattr(source, "filename", "") or name, max_pixels)
     if isinstance(source, bytes):
-        return _open(io.BytesIO(source), name)
+        return _open(io.BytesIO(source), name, max_pixels)
     if not isinstance(source, str | Path):
         raise DataError(f"an image cannot be opened from {type(source).__name__}; give a path or a PIL image")
     path = Path(source)
@@ -92,7 +94,7 @@ def open_image(source: str | Path | bytes | Image.Image, *, name: str = "image i
     # We open the file, because Pillow would map some formats into memory: a file truncated meanwhile would then crash the process.
     try:
         with path.open("rb") as file:
-            return _open(file, str(path))
+            return _open(file, str(path), max_pixels)
     except PermissionError as error:
         raise DataError(f"{path}: no permission to read it; change the file's mode or owner") from error
     except OSError as error:
@@ -263,11 +265,11 @@ def _check_file(path: Path) -> None:
         raise DataError(f"{path}: the file is empty (0 bytes); copy or download it again")
 
 
-def _open(file: io.BufferedReader | io.BytesIO, name: str) -> Image.Image:
+def _open(file: io.BufferedReader | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     """Decode an open file; turn Pillow's exceptions into DataError."""
     try:
         with _our_settings, Image.open(file, formats=FORMATS) as image:
-            return _decoded(image, name)
+            return _decoded(image, name, max_pixels)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -293,14 +295,14 @@ def _damaged(name: str, error: BaseException) -> str:
     return f"{name}: the image is damaged or cut short ({reason[:200]}); only complete files are allowed; copy or download it again"
 
 
-def _decoded(image: Image.Image, name: str) -> Image.Image:
+def _decoded(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     """Decode, turn upright and convert to RGB; check the size before memory is allocated."""
     width, height = image.size
     if width < 1 or height < 1:
         raise DataError(f"{name}: the image is {width} x {height} pixels; allowed are sides of 1 pixel or more")
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise DataError(
-            f"{name}: the image is {width} x {height} = {width * height:,} pixels; at most {MAX_PIXELS:,} are allowed; scale it down"
+            f"{name}: the image is {width} x {height} = {width * height:,} pixels; at most {max_pixels:,} are allowed; scale it down"
         )
     try:
         with _our_settings:
