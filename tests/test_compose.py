@@ -133,7 +133,7 @@ def test_every_system_composes_and_fits(name, tmp_path):
 def test_every_option_of_a_plain_group_composes(group, tmp_path):
     needed = {  # of experiments
         **dict.fromkeys(("fashion_mnist", "clip_dinov2_minilm", "clap_speech", "bert_nano"), ["data"]),
-        **dict.fromkeys(("kosmos_manual", "tacotron_asterisk"), ["data"]),
+        **dict.fromkeys(("kosmos_manual", "tacotron_asterisk", "translate_en_de"), ["data"]),
         "distil_text": ["data", "teacher"],
     }
     words = {"data": f"data.source.path={tmp_path}", "teacher": f"teacher={tmp_path}"}

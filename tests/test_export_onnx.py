@@ -92,9 +92,7 @@ def test_a_language_model_has_no_tower(tmp_path):
 
 def test_without_its_libraries_the_export_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(
-        zoo.ConfigError, match=r"needs onnx, onnxscript and onnxruntime; install them with: pip install 'multimodal-zoo\[onnx\]'"
-    ):
+    with pytest.raises(zoo.ConfigError, match=r"needs onnx, onnxscript and onnxruntime; install them with: zoo install onnx"):
         zoo.export(zoo.create_model("vit_nano"), tmp_path / "out", "onnx")
     assert not (tmp_path / "out").exists()
 

@@ -220,7 +220,7 @@ def test_a_folder_of_somebody_else_is_never_replaced(toy):
 
 def test_a_missing_library_is_said_before_the_download(toy):
     toy(kind="weights", converter="dinov2_small_focus", needs=("no_such_library", "fetch"))
-    with pytest.raises(WeightsError, match=r"needs no_such_library .* pip install 'multimodal-zoo\[fetch\]'"):
+    with pytest.raises(WeightsError, match=r"needs no_such_library .* zoo install fetch"):
         fetched("toy")
     assert not toy()
 

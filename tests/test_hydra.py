@@ -168,7 +168,7 @@ def test_commands_of_a_launcher_may_be_typed():
 
 
 def test_a_missing_launcher_says_what_to_install():
-    with pytest.raises(zoo.ConfigError, match=r"hydra/launcher=nope: .*multimodal-zoo\[sweep\]"):
+    with pytest.raises(zoo.ConfigError, match=r"hydra/launcher=nope: .*zoo install sweep"):
         compose("train", ["hydra/launcher=nope"])
 
 
@@ -199,7 +199,7 @@ def test_info_is_printed(tmp_path):
 
 
 LINES = {
-    "zoo tr": ["train", "transcribe"],
+    "zoo tr": ["train", "transcribe", "translate"],
     "zoo train data=digit_p": ["data=digit_pairs"],
     "zoo train -m system=clip_vit_n": ["system=clip_vit_nano"],
     "zoo train encoder@system.encoders.image=vig_n": ["encoder@system.encoders.image=vig_nano"],

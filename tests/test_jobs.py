@@ -289,7 +289,7 @@ def test_a_users_mistake_stops_all_workers_with_its_message(tmp_path):
 
 def test_a_missing_engine_is_told_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(zoo.ConfigError, match=r"pip install 'multimodal-zoo\[ray\]'"):
+    with pytest.raises(zoo.ConfigError, match=r"zoo install ray"):
         make_launcher("ray", {}, 1)
     assert set(LAUNCHERS) == {"local", "submitit", "ray"}
 

@@ -8,7 +8,10 @@ from zoo.assembly.placement import PRECISIONS, find_device
 from zoo.commands.cli import _parser, main
 from zoo.commands.model_options import RUNS_A_MODEL
 
-NO_MODEL = {"list", "info", "check", "train", "export", "fetch"}  # train: training.precision, and Accelerate chooses the device
+NO_MODEL = {
+    *("list", "info", "check", "export", "fetch", "compare", "completion", "fit-scaling", "guide", "doctor", "install"),
+    "train",  # has training.precision, and Accelerate chooses the device
+}
 
 
 def test_every_command_that_runs_a_model_has_device_and_precision():

@@ -130,7 +130,7 @@ def test_what_is_missing_is_named(serve, monkeypatch):
     with pytest.raises(zoo.ConfigError, match="there is no scheme 's4'; "):
         local_file("s4://b/k")
     monkeypatch.setitem(os.sys.modules, "fsspec.core", None)
-    with pytest.raises(zoo.ConfigError, match=r"pip install 'multimodal-zoo\[remote\]'"):
+    with pytest.raises(zoo.ConfigError, match=r"zoo install remote"):
         local_file("s3://b/k")
 
 

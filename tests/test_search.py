@@ -171,5 +171,5 @@ def test_an_index_without_rows_says_so(clip, tmp_path, capsys):
 
 def test_without_faiss_the_message_says_how_to_get_it(index, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(zoo.ConfigError, match=r"faiss is not installed.*multimodal-zoo\[search\]"):
+    with pytest.raises(zoo.ConfigError, match=r"faiss is not installed.*zoo install search"):
         Searcher(index, backend="faiss")

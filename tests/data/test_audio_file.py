@@ -135,7 +135,7 @@ def test_a_recording_without_ffmpeg_says_what_to_install(recording, monkeypatch,
 def test_a_missing_library_is_a_config_error_with_its_extra(recording, monkeypatch):
     path, _ = recording("pcm16.wav")
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
-    with pytest.raises(ConfigError, match=r"multimodal-zoo\[audio\]"):
+    with pytest.raises(ConfigError, match=r"zoo install audio"):
         read_audio(path)
 
 

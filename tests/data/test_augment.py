@@ -190,7 +190,7 @@ def test_what_is_out_of_range_is_refused(key, value):
 @pytest.mark.parametrize("key", ["rand_augment", "color_jitter"])
 def test_without_torchvision_the_message_says_how_to_get_it(key, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
-    with pytest.raises(zoo.ConfigError, match=rf"{key}: needs torchvision.*pip install 'multimodal-zoo\[vision\]'"):
+    with pytest.raises(zoo.ConfigError, match=rf"{key}: needs torchvision.*zoo install vision"):
         Augmentation(**{key: {}})
     Augmentation(crop_ratio=(0.75, 1.33), erase=0.5)
 

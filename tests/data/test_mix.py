@@ -161,7 +161,7 @@ def test_what_is_out_of_range_is_refused(settings, message):
 
 def test_without_torchvision_the_message_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision.transforms", None)
-    with pytest.raises(zoo.ConfigError, match=r"needs torchvision.*pip install 'multimodal-zoo\[vision\]'"):
+    with pytest.raises(zoo.ConfigError, match=r"needs torchvision.*zoo install vision"):
         Mix(num_classes=CLASSES, cutmix=1.0)
 
 

@@ -217,7 +217,7 @@ def test_pixels_of_another_size_are_refused_where_the_model_fixes_it():
 def test_without_timm_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for call in (lambda: zoo.create_model("timm/resnet18"), lambda: zoo.list_models("timm/*")):
-        with pytest.raises(zoo.ConfigError, match=r"pip install 'multimodal-zoo\[vision\]'"):
+        with pytest.raises(zoo.ConfigError, match=r"zoo install vision"):
             call()
 
 

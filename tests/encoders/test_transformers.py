@@ -249,7 +249,7 @@ def test_nothing_is_fetched_by_a_constructor():
 
 def test_without_transformers_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(zoo.ConfigError, match=r"pip install 'multimodal-zoo\[transformers\]'"):
+    with pytest.raises(zoo.ConfigError, match=r"zoo install transformers"):
         encoder_of("vit")
 
 

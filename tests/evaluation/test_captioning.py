@@ -63,7 +63,7 @@ def test_examples_and_the_beginning_of_a_caption_stand_before_what_is_said(talki
 
 def test_missing_scorers_are_named_before_the_work(monkeypatch, talking):
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
-    with pytest.raises(zoo.ConfigError, match=r"needs pycocoevalcap; install it with: pip install 'multimodal-zoo\[language\]'"):
+    with pytest.raises(zoo.ConfigError, match=r"needs pycocoevalcap; install it with: zoo install language"):
         Captioning().check(talking.Talker(lambda prompt: ""), talking.Squares())
     with pytest.raises(zoo.ConfigError, match="kinds: 'caption' is one string"):
         Captioning(kinds="caption")

@@ -117,7 +117,7 @@ def test_what_is_out_of_range_is_refused(settings, message):
 
 def test_without_scikit_learn_the_message_says_how_to_get_it(clip, source, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(zoo.ConfigError, match=r"needs scikit-learn.*pip install 'multimodal-zoo\[probe\]'"):
+    with pytest.raises(zoo.ConfigError, match=r"needs scikit-learn.*zoo install probe"):
         LinearProbe().check(clip, source)
 
 

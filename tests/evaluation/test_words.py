@@ -80,7 +80,7 @@ def test_wrong_words_and_missing_libraries_are_named(monkeypatch):
     with pytest.raises(ConfigError, match="did you mean 'english'"):
         WordErrorCounter("englsh")
     monkeypatch.setitem(sys.modules, "whisper_normalizer.english", None)
-    with pytest.raises(ConfigError, match=r"need whisper-normalizer; install it with: pip install 'multimodal-zoo\[metrics\]'"):
+    with pytest.raises(ConfigError, match=r"need whisper-normalizer; install it with: zoo install metrics"):
         WordErrorCounter()
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(ConfigError, match="need jiwer"):

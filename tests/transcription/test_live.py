@@ -145,7 +145,7 @@ def test_a_microphone_needs_its_library(monkeypatch):
     from zoo.processors.media.live_sound import microphone_sound
 
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(zoo.ConfigError, match=r"multimodal-zoo\[microphone\]"):
+    with pytest.raises(zoo.ConfigError, match=r"zoo install microphone"):
         next(microphone_sound())
 
 

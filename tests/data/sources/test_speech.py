@@ -221,7 +221,7 @@ def test_folders_that_hold_nothing_are_refused_with_what_is_looked_for(tmp_path)
 
 def test_without_the_libraries_for_sound_the_source_says_what_to_install(table, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "soxr", None)
-    with pytest.raises(ConfigError, match=r"multimodal-zoo\[audio\]"):
+    with pytest.raises(ConfigError, match=r"zoo install audio"):
         Speech(path=table())
 
 
