@@ -32,7 +32,7 @@ def random_batch(system, items, *, padded=False):
         batch.targets |= {name: batch.targets[name][..., :SPEECH_FRAMES] for name in (MELS, MAGNITUDES, FRAMES) if name in batch.targets}
         for name, mask in (*batch.masks.items(), *((n, batch.targets[n]) for n in (FRAMES, SUPERVISED) if n in batch.targets)):
             if name != SUPERVISED or system.head.language is None:
-                mask &= lengths_to_mask(mask.shape[1] - 3 * torch.arange(items), mask.shape[1])
+                mask &= lengths_to_mask((mask.shape[1] - 3 * torch.arange(items)).clamp(min=1), mask.shape[1])
     if system.head.language is not None:
         _fill_conversations(batch, system, items, padded)
     return batch

@@ -7,6 +7,7 @@ vectors of other modalities enter behind it; matrices that start at zero in the 
 loop over tokens, without the reference's CUDA kernel, so that training is slow for long texts.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -119,7 +120,8 @@ class TimeMix(nn.Module):
         if real is not None:  # padding keeps the state: nothing decays, is removed or is added
             kept = real[..., None, None]
             decay, k, removed = decay.masked_fill(~kept, 1.0), k * kept, removed * kept
-        with torch.autocast(x.device.type, enabled=False):  # errors of half precision would grow with each token
+        # Errors of half precision would grow with each token. The meta device has no autocast.
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             y, state = recur(state, *(t.float() for t in (r, decay, k, v, removed, rate)))
         y = self.norm(y.to(x.dtype).flatten(0, 1).flatten(1)).view_as(x) + bonus.flatten(2)
         return self.out(y * gate), last, state, value

@@ -24,6 +24,7 @@ from zoo.types import Encoder, config_of, is_system, part_of
 
 GIVEN = {"tokenizer": "given", "cleaning": "none", "lowercase": False}
 T5_TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+WHISPERS = "model.encoder.conv1.weight"
 MARIAN_PIECES = named("the pieces of MarianMT's SentencePiece models are not read: give token ids, or convert them to a tokenizer.json")
 
 
@@ -49,6 +50,8 @@ class Seq2Seqs(Format):
             return CONFIG_SAYS if t5.recognises(source.keys) else NO
         if source.model_type in self.model_types:
             return CONFIG_SAYS
+        if WHISPERS in source.keys:  # its blocks have BART's names
+            return NO
         return KEYS_SAY if any(each.recognises(source.keys) for each in (bart, t5, trocr)) else NO
 
     def describe(self, source: Source) -> Description:
