@@ -104,6 +104,6 @@ def memory_bytes(device: torch.device) -> int:
         most = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         return most
-    import psutil  # a dependency of accelerate
+    import psutil
 
     return psutil.Process().memory_info().rss
