@@ -1,13 +1,9 @@
 """Check, before a model is saved, that its config describes it: a model built from the config must take exactly these weights."""
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from torch import nn
 
@@ -16,7 +12,7 @@ from zoo.assembly.create import example_inputs
 from zoo.errors import ConfigError, WeightsError
 from zoo.layers.meta import meta_device
 from zoo.registry.construct import build_part
-from zoo.types import is_system
+from zoo.types import is_system, unchanged_generators
 
 KINDS = ("encoder", "language", "head")  # of models that are saved alone
 REMEDY = "make it a part of an installed package (entry points, see zoo.registry.plugins) and name it in the config, or save its state_dict"
@@ -67,7 +63,7 @@ def _readable(shape: tuple[int, ...] | None) -> str:
 
 @lru_cache(maxsize=4)  # a training run saves the same config again and again
 def _described(text: str) -> tuple[dict[str, type], dict[str, tuple[int, ...]]]:
-    with _unchanged_generators(), meta_device():
+    with unchanged_generators(), meta_device():
         model = build_described(yaml.safe_load(text), "config")
     return _classes(model), {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
@@ -80,15 +76,3 @@ def _classes(model: nn.Module) -> dict[str, type]:
     found |= {"head": type(model.head)}
     found |= {f"head.connectors.{modality}": type(connector) for modality, connector in model.head.connectors.items()}
     return found | ({} if model.head.language is None else {"head.language": type(model.head.language)})
-
-
-@contextmanager
-def _unchanged_generators() -> Iterator[None]:
-    """Restore the random generators of torch, numpy and Python afterwards, because a run that saves must equal one that does not."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])

@@ -122,7 +122,7 @@ class Rotary:
         return 1 - ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity: tensors have no hash by value
 class Turn:
     """Rotation of queries and keys by the same angles: ``Turn(*rotary.tables(positions))(states, num_queries)``."""
 

@@ -38,7 +38,7 @@ from zoo.training.settings import MONITOR_MODES, TrainingSettings
 from zoo.training.state import known_best, load_state, remove_older, save_state, saving
 from zoo.training.step_values import StepValues
 from zoo.training.stops import Patience, StopRequests
-from zoo.types import Batch, HeadOutput, Objective, Part
+from zoo.types import Batch, HeadOutput, Objective, Part, unchanged_generators
 
 log = logging.getLogger("zoo")
 
@@ -293,7 +293,7 @@ class Trainer:
         """
         assert self.evaluate is not None
         self.finite.refuse()
-        with self.parallel.whole(everywhere=True) as model:
+        with self.parallel.whole(everywhere=True) as model, unchanged_generators(self.accelerator.device):
             share_buffers(model)  # all processes must evaluate the model that the main process saves
             model.eval()
             metrics = share_object(self.evaluate(model))

@@ -28,6 +28,7 @@ from zoo.types.connector import Connector
 from zoo.types.contract import check_encoded, check_encoder_words
 from zoo.types.encoder import Encoder, EncoderSpec, encode
 from zoo.types.evaluation import Evaluation, Result
+from zoo.types.generators import unchanged_generators
 from zoo.types.head import Accepts, FeatureHead, Head, LanguageHead, Wiring, need_encoded, patches_of
 from zoo.types.host import all_real, follow, on_host, send, update
 from zoo.types.language import LanguageModel
