@@ -183,7 +183,9 @@ class SweepJob:
 def restore_logging(level: int) -> None:
     """Undo ``job_logging=disabled``, which turns off every existing logger and raises the root level above warnings."""
     logging.root.setLevel(level)
-    logging.getLogger("zoo").disabled = False
+    for name in ("zoo", *logging.root.manager.loggerDict):
+        if name == "zoo" or name.startswith("zoo."):
+            logging.getLogger(name).disabled = False
 
 
 def defaults_of_sweeper(overrides: Sequence[str]) -> list[str]:
