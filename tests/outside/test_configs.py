@@ -38,6 +38,11 @@ def test_an_odd_override_is_told_with_its_key(override, told):
     assert told in str(error.value) and len(str(error.value)) < 900
 
 
+def test_an_override_before_an_unknown_key_is_told_as_alone():
+    with pytest.raises(zoo.ConfigError, match=r"encoder@system\.encoders\.image"):
+        compose("train", ["system=clip_vit_nano", "data=digits", "encoder@system.encoders.image={a: 1}", "hydra=[[[]]]"])
+
+
 @pytest.mark.parametrize("override", ["training.max_steps=[", "seed=${seed}", "data.source=3", "=3", "seed=" + "9" * 5000])
 def test_an_odd_override_of_a_saved_run_is_told(override):
     config = compose("train", ["system=clip_vit_nano", "data=digits"])

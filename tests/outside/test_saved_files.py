@@ -105,6 +105,17 @@ def test_json_that_cannot_be_read_is_told(text):
     assert parse_json("[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1), "row 3")
 
 
+@pytest.mark.parametrize("text", [r'{"eos_token": "\udcff"}', r'{"a": ["\uD800x"]}'])
+def test_half_a_character_in_json_is_told(tmp_path, text):
+    """JSON may write it, but no tokenizer takes it."""
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(text)
+    with pytest.raises(zoo.WeightsError, match=r"tokenizer_config\.json: .* half a character \(\\u"):
+        read_json_object(path)
+    path.write_text(r'{"a": "\ud83d\ude00 \\ud"}')  # a whole character in two halves
+    assert read_json_object(path) == {"a": "\U0001f600 \\ud"}
+
+
 def test_a_processor_file_that_is_a_folder_or_a_pipe_is_told_at_once(model):
     path = model.folder / "processor.json"
     for make in (path.mkdir, lambda: os.mkfifo(path)):
@@ -158,7 +169,11 @@ def test_a_manifest_with_a_wrong_value_is_told(tmp_path, key, value):
 
 
 @pytest.mark.parametrize(
-    "line", ["{}", "[]", "no JSON", '{"path": "\udcb3"}', '{"path": 3}', '{"path": "a"}', '{"path": "a", "size": "x", "mtime_ns": 1}']
+    "line",
+    [
+        *("{}", "[]", "no JSON", '{"path": "\udcb3"}', '{"path": 3}', '{"path": "a"}', '{"path": "a", "size": "x", "mtime_ns": 1}'),
+        '{"path": "a", "size": "\\udcff", "mtime_ns": 1}',
+    ],
 )
 def test_an_item_that_is_none_is_told(tmp_path, line):
     (tmp_path / "items.jsonl").write_bytes(line.encode("utf-8", "surrogateescape") + b"\n")

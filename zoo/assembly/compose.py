@@ -216,7 +216,12 @@ def _mended(config_name: str, overrides: list[str], position: int, key: str) -> 
         ConfigError: the part above ``key`` has no such keyword.
     """
     text = overrides[position]
-    rest = hydra_compose(config_name, overrides=overrides[:position])
+    try:
+        rest = hydra_compose(config_name, overrides=overrides[:position])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, overrides[:position])) from error
+    except ODD_VALUES as error:
+        raise ConfigError(_explain_odd_value(error, overrides[:position])) from error
     if key.startswith("weights.") and "weights" in rest:
         _refuse_twice(rest, key)
         return f"+{text}"  # names of the system's parts, which are checked when it is built

@@ -40,6 +40,8 @@ def check(value: T, schema: Any, origin: object, error: Fault = WeightsError, re
         allowed = reason.replace("Expected ", "allowed is ").partition(", got ")[0] if reason.startswith("Expected") else reason
         allowed = re.sub(r"`([^`]*)`", lambda types: " or ".join(WORDS.get(name, name) for name in types[1].split(" | ")), allowed)
         raise error(f"{origin}:{key} got {shown(got)} ({type(got).__name__}); {allowed}; {remedy}") from fault
+    except UnicodeEncodeError as fault:  # of a text where another type is allowed, which the message would hold
+        raise error(f"{origin}: a text in it has half a character ({ascii(fault.object[fault.start])}); {remedy}") from fault
     return value
 
 

@@ -131,9 +131,18 @@ def read_json(path: Path, error: Fault = WeightsError) -> Any:
     """Read a JSON file from outside.
 
     Raises:
-        ZooError: as ``error`` makes it; see ``read_text`` and ``parse_json``.
+        ZooError: as ``error`` makes it; see ``read_text`` and ``parse_json``; or a text in it has half a character, which other
+            libraries do not take.
     """
-    return parse_json(read_text(path, error), path, error)
+    text = read_text(path, error)
+    found = parse_json(text, path, error)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as fault:
+            half = ascii(fault.object[fault.start]).strip("'")
+            raise error(f"{path}: a text in it has half a character ({half}); write or fetch the file again") from fault
+    return found
 
 
 def read_json_object(path: Path, error: Fault = WeightsError) -> dict[str, Any]:

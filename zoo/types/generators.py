@@ -16,9 +16,11 @@ def unchanged_generators(device: torch.device | None = None) -> Iterator[None]:
         device: whose generator is restored too; None or the CPU: that of the CPU alone.
     """
     kept = np.random.get_state(), random.getstate()
-    there = device is not None and device.type not in ("cpu", "meta") and torch.get_device_module(device).is_available()
+    others, kind = [], "cuda"
+    if device is not None and device.type not in ("cpu", "meta") and torch.get_device_module(device).is_available():
+        others, kind = [device], device.type
     try:
-        with torch.random.fork_rng(devices=[device] if there else [], device_type=device.type if there else "cuda"):
+        with torch.random.fork_rng(devices=others, device_type=kind):
             yield
     finally:
         np.random.set_state(kept[0])
