@@ -4,18 +4,23 @@ import difflib
 import re
 from collections.abc import Iterable
 
-LONGEST_WORD = 500
+LONGEST_WORD, LONGEST_MESSAGE = 500, 3900
 LONG_WORDS = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
 
 class ZooError(ValueError):
     """Error that the user can fix; the message tells what is wrong, the value, the allowed values and a remedy.
 
-    A word of a message that is longer than ``LONGEST_WORD``, for example a value from a damaged file, is cut.
+    A word of a message that is longer than ``LONGEST_WORD``, for example a value from a damaged file, is cut, and so is the middle of a
+    message longer than ``LONGEST_MESSAGE``: it begins with what is wrong and ends with the remedy.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(LONG_WORDS.sub(lambda word: f"{word[0][:LONGEST_WORD]}...({len(word[0])} characters)", str(message)))
+        text = LONG_WORDS.sub(lambda word: f"{word[0][:LONGEST_WORD]}...({len(word[0])} characters)", str(message))
+        if (left_out := len(text) - LONGEST_MESSAGE) > 0:
+            half = LONGEST_MESSAGE // 2
+            text = f"{text[:half]} ...({left_out} characters)... {text[-half:]}"
+        super().__init__(text)
 
 
 class ConfigError(ZooError):

@@ -38,9 +38,21 @@ def test_an_odd_override_is_told_with_its_key(override, told):
     assert told in str(error.value) and len(str(error.value)) < 900
 
 
-def test_an_override_before_an_unknown_key_is_told_as_alone():
-    with pytest.raises(zoo.ConfigError, match=r"encoder@system\.encoders\.image"):
-        compose("train", ["system=clip_vit_nano", "data=digits", "encoder@system.encoders.image={a: 1}", "hydra=[[[]]]"])
+@pytest.mark.parametrize(
+    ("first", "unknown", "told"),
+    [
+        ("encoder@system.encoders.image={a: 1}", "hydra=[[[]]]", r"encoder@system\.encoders\.image"),
+        ("system.head=${x.y}", "system.head.embed_dim=${oc.env:HOME}", r"x\.y"),
+    ],
+)
+def test_an_override_before_an_unknown_key_is_told_as_alone(first, unknown, told):
+    with pytest.raises(zoo.ConfigError, match=told):
+        compose("train", ["system=clip_vit_nano", "data=digits", first, unknown])
+
+
+def test_the_middle_of_a_long_message_is_cut():
+    told = str(zoo.ConfigError(f"mean {[0.0] * 1000}; give three numbers"))
+    assert len(told) < 4000 and told.startswith("mean [0.0, ") and told.endswith("; give three numbers")
 
 
 @pytest.mark.parametrize("override", ["training.max_steps=[", "seed=${seed}", "data.source=3", "=3", "seed=" + "9" * 5000])

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from zoo.assembly.config_source import NULLABLE, PLAIN_GROUPS, UNSET, entry_keys, options, register_configs
-from zoo.errors import ConfigError, first_line, name_choices
+from zoo.errors import ConfigError, ZooError, first_line, name_choices
 from zoo.registry import MODALITIES, TABLES, find_row
 from zoo.registry.config_keys import current_key, keywords_at, warn_renamed, with_current_names
 from zoo.registry.construct import refuse_code
@@ -185,18 +185,30 @@ def compose_leniently(config_name: str, overrides: list[str]) -> tuple[DictConfi
         ConfigError: any other error of Hydra.
     """
     for _ in range(2 * len(overrides) + 1):  # an override may need a new key and then a "+"
-        try:
-            return hydra_compose(config_name, overrides=overrides), overrides
-        except (HydraException, OmegaConfBaseException) as error:
-            key = _unknown_key(error)
-            position = _position(overrides, key) if key else None
-            if key is None or position is None:
-                raise ConfigError(_explain(error, overrides)) from error
+        with _told(overrides):
+            try:
+                return hydra_compose(config_name, overrides=overrides), overrides
+            except ConfigCompositionException as error:
+                key = _unknown_key(error)
+                position = _position(overrides, key) if key else None
+                if key is None or position is None:
+                    raise
             mended = _mended(config_name, overrides, position, key)
             overrides = [*overrides[:position], mended, *overrides[position + 1 :]]
-        except ODD_VALUES as error:
-            raise ConfigError(_explain_odd_value(error, overrides)) from error
     raise AssertionError("each round mends one override")
+
+
+@contextmanager
+def _told(overrides: Sequence[str]) -> Iterator[None]:
+    """Raise ConfigError, with the override that is wrong, for errors of Hydra and OmegaConf."""
+    try:
+        yield
+    except ZooError:
+        raise
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, overrides)) from error
+    except ODD_VALUES as error:
+        raise ConfigError(_explain_odd_value(error, overrides)) from error
 
 
 def _unknown_key(error: Exception) -> str | None:
@@ -216,12 +228,7 @@ def _mended(config_name: str, overrides: list[str], position: int, key: str) -> 
         ConfigError: the part above ``key`` has no such keyword.
     """
     text = overrides[position]
-    try:
-        rest = hydra_compose(config_name, overrides=overrides[:position])
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error, overrides[:position])) from error
-    except ODD_VALUES as error:
-        raise ConfigError(_explain_odd_value(error, overrides[:position])) from error
+    rest = hydra_compose(config_name, overrides=overrides[:position])
     if key.startswith("weights.") and "weights" in rest:
         _refuse_twice(rest, key)
         return f"+{text}"  # names of the system's parts, which are checked when it is built
