@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, name_choices
+from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import attend_heads, attention_mask, refuse_uneven_heads
 from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import feed_forward, find_activation, hidden_width
-from zoo.layers.pool import masked_mean
+from zoo.layers.text_tokens import pooled_text, real_tokens
 from zoo.registry import register
 from zoo.types import Encoded, Encoder
 
@@ -223,10 +223,7 @@ class Deberta(Encoder):
         Args:
             mask: True at real tokens; None if there is no padding.
         """
-        length = token_ids.shape[1]
-        if length > self.context_length:
-            raise DataError(f"texts have {length} tokens; context_length allows {self.context_length}: truncate or split them")
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        length, real = token_ids.shape[1], real_tokens(token_ids, mask, self.context_length)
         # Zeros at padding, which the convolution would otherwise carry into the last real tokens.
         x = embedded = self.dropout(self.embedding_norm(self.embedding(token_ids)) * real[..., None])
         table, rows = self._positions(length)
@@ -235,7 +232,7 @@ class Deberta(Encoder):
             x = block(x, table, rows, allowed)
             if layer == 0 and self.conv is not None:
                 x = self.conv(embedded, x)
-        return Encoded(x, self._pooled(x, real), real)
+        return Encoded(x, pooled_text(x, real, self.pool, normalise=self.normalise), real)
 
     def intermediates(
         self,
@@ -260,12 +257,6 @@ class Deberta(Encoder):
         exact = self.span if self.max_distance is None else self.span // 2
         first, last = (self.span - length + 1, self.span + length) if 0 < length <= exact else (0, 2 * self.span)
         return self.distances_norm(self.distances[first:last]), rows - first
-
-    def _pooled(self, x: Float[Tensor, "batch length dim"], real: Tensor) -> Float[Tensor, "batch dim"] | None:
-        if not self.gives_pooled:
-            return None
-        pooled = x[:, 0] if self.pool == "cls" else masked_mean(x, real)
-        return F.normalize(pooled, dim=-1) if self.normalise else pooled
 
     def _initialise(self) -> None:
         """Initialise matrices and tables from N(0, 0.02^2) and biases with zeros."""

@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, name_choices
+from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import attend_heads, attention_mask, refuse_uneven_heads
 from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import feed_forward
-from zoo.layers.pool import masked_mean
 from zoo.layers.rope import Rotary, Turn
+from zoo.layers.text_tokens import pooled_text, real_tokens
 from zoo.registry import register
 from zoo.types import Encoded, Encoder
 
@@ -150,10 +150,7 @@ class ModernBert(Encoder):
         Args:
             mask: True at real tokens; None if there is no padding.
         """
-        length = token_ids.shape[1]
-        if length > self.context_length:
-            raise DataError(f"texts have {length} tokens; context_length allows {self.context_length}: truncate or split them")
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        length, real = token_ids.shape[1], real_tokens(token_ids, mask, self.context_length)
         places = torch.arange(length, device=token_ids.device)[None]
         # Local and global layers share one mask and one rotation each.
         far = Turn(*self.rotary.tables(places)), attention_mask(mask, length, causal=False)
@@ -162,7 +159,7 @@ class ModernBert(Encoder):
         for block, is_local in zip(self.blocks, self.is_local, strict=True):
             x = block(x, *(near if is_local else far))
         x = self.norm(x)
-        return Encoded(x, self._pooled(x, real), real)
+        return Encoded(x, pooled_text(x, real, self.pool, normalise=self.normalise), real)
 
     def intermediates(
         self,
@@ -189,12 +186,6 @@ class ModernBert(Encoder):
             return seen
         allowed = mask[:, None, None, :] & seen  # [B, 1, queries, keys]
         return allowed | ~allowed.any(-1, keepdim=True)  # a softmax over nothing is NaN; padding's output is never used
-
-    def _pooled(self, x: Float[Tensor, "batch length dim"], real: Tensor) -> Float[Tensor, "batch dim"] | None:
-        if not self.gives_pooled:
-            return None
-        pooled = x[:, 0] if self.pool == "cls" else masked_mean(x, real)
-        return F.normalize(pooled, dim=-1) if self.normalise else pooled
 
     def _initialise(self) -> None:
         """Draw weights from a normal distribution that is cut at two standard deviations; outputs shrink with depth.

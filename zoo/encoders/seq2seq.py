@@ -10,18 +10,18 @@ no dropout. Positions count real tokens, so that padding on the left changes not
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, name_choices
+from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import refuse_uneven_heads
 from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.norm import build_norm
 from zoo.layers.pool import masked_mean
 from zoo.layers.position import PositionEmbedding, counted_positions
 from zoo.layers.seq2seq_blocks import BlockSettings, Seq2SeqEncoderBlock
+from zoo.layers.text_tokens import real_tokens
 from zoo.registry import register
 from zoo.types import Encoded, Encoder
 
@@ -107,9 +107,7 @@ class Seq2SeqEncoder(Encoder):
         Args:
             mask: True at real tokens; None if there is no padding.
         """
-        if token_ids.shape[1] > self.context_length:
-            raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
-        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        real = real_tokens(token_ids, mask, self.context_length)
         places = counted_positions(mask, token_ids.shape[1], token_ids.device)
         x = self.positions(self.embedding(token_ids) * self.embed_scale, places)
         x = self.dropout(x if self.embedding_norm is None else self.embedding_norm(x))

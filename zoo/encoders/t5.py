@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, name_choices
+from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import attend_heads, attention_mask
 from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.linear import Linear
@@ -24,8 +24,9 @@ from zoo.layers.mlp import find_activation
 from zoo.layers.norm import RMSNorm
 from zoo.layers.pool import masked_mean
 from zoo.layers.relative_bias import refuse_buckets, relative_bias
+from zoo.layers.text_tokens import real_tokens
 from zoo.registry import register
-from zoo.types import Encoded, Encoder, all_real
+from zoo.types import Encoded, Encoder
 
 POOLS = ("mean", "none")
 
@@ -178,9 +179,7 @@ class T5(Encoder):
         Args:
             mask: True at real tokens; None if there is no padding.
         """
-        if token_ids.shape[1] > self.context_length:
-            raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
-        real = all_real(token_ids.shape, token_ids.device) if mask is None else mask
+        real = real_tokens(token_ids, mask, self.context_length)
         x, bias = self.dropout(self.embedding(token_ids)), self.bias(token_ids.shape[1])
         for block in self.blocks:
             x = block(x, bias, mask)

@@ -14,15 +14,16 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError, name_choices
+from zoo.errors import ConfigError, name_choices
 from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.mlp import hidden_width
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.pool import masked_mean, take_tokens
 from zoo.layers.prefix import PrefixTree
+from zoo.layers.text_tokens import real_tokens
 from zoo.layers.transformer import Block
 from zoo.registry import register
-from zoo.types import Encoded, Encoder, all_real, follow, on_host
+from zoo.types import Encoded, Encoder, follow, on_host
 
 POOLS = ("eot", "argmax", "cls", "mean", "last", "none")
 
@@ -100,10 +101,7 @@ class TextTransformer(Encoder):
             reads: "tokens" computes all tokens. "pooled" computes only the pooled vectors, equal up to rounding, and returns them as
                 the only tokens [batch, 1, dim]; padding and positions after the pooled one are then skipped.
         """
-        length = token_ids.shape[1]
-        if length > self.context_length:
-            raise DataError(f"texts have {length} tokens; context_length allows {self.context_length}: truncate or split them")
-        real = all_real(token_ids.shape, token_ids.device) if mask is None else mask
+        length, real = token_ids.shape[1], real_tokens(token_ids, mask, self.context_length)
         place = self._place(token_ids)
         if reads == "pooled" and self._can_pack(token_ids, real, place):
             return Encoded.of_pooled(self._pool_packed(token_ids, real, place))

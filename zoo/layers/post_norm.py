@@ -17,7 +17,8 @@ from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.mlp import feed_forward
 from zoo.layers.packing import Layout, Packing, can_pack
 from zoo.layers.pool import masked_last, masked_max, masked_mean, masked_root_mean, masked_weighted_mean
-from zoo.types import Encoded, Encoder, all_real, on_host
+from zoo.layers.text_tokens import real_tokens
+from zoo.types import Encoded, Encoder, on_host
 
 OVER_TOKENS = {  # pools that need the tokens of the last block
     "mean": masked_mean,
@@ -146,9 +147,7 @@ class PostNormText(Encoder):
         Raises:
             DataError: a row is longer than ``context_length``, or a type has no row in the table.
         """
-        if token_ids.shape[1] > self.context_length:
-            raise DataError(f"texts have {token_ids.shape[1]} tokens; context_length allows {self.context_length}: truncate or split them")
-        real = all_real(token_ids.shape, token_ids.device) if mask is None else mask
+        real = real_tokens(token_ids, mask, self.context_length)
         types = self._types(token_ids, types)
         if reads == "pooled" and self._can_pack(token_ids, real):
             return Encoded.of_pooled(self._pool_packed(token_ids, real, types))
