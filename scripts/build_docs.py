@@ -2,8 +2,8 @@
 
     python scripts/build_docs.py [FOLDER]        # default: build/docs; needs: zoo install docs
 
-Strict: a broken link, a missing page or a docstring that cannot be read fails the build. Nothing is downloaded, neither by the build nor by the
-pages, which also work without a server (all but the search, which needs one: python -m http.server -d build/docs).
+Strict: a broken link, a missing page or a docstring that cannot be read fails the build. Nothing is downloaded, neither by the build nor by
+the pages. They also work without a server, all but the search: python -m http.server -d build/docs
 """
 
 import ast
