@@ -10,6 +10,7 @@ from zoo.commands.cli import _parser, main
 from zoo.commands.guide import CONTENTS, guide_directory, pages
 
 NOT_RUN = "# not run"  # first words of a block that needs a server, a hub or hours
+TRAINS = ("kosmos", "llava", "speech", "train")  # pages with runs of a few steps
 SHELL = re.compile(r"[$|;&<>`*]")
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(guide_directory().glob("*.md"))}
 
@@ -62,7 +63,10 @@ def run_page(topic, folder, monkeypatch, capsys):
         run_bash(text, folder) if language == "bash" else run_python(text, known, capsys)
 
 
-@pytest.mark.parametrize("topic", [topic for topic in TEXTS if topic != "start" and blocks_of(topic)])
+TOPICS = [topic for topic in TEXTS if topic != "start" and blocks_of(topic)]
+
+
+@pytest.mark.parametrize("topic", [pytest.param(topic, marks=[pytest.mark.heavy] * (topic in TRAINS)) for topic in TOPICS])
 def test_the_commands_of_a_page_run(topic, tmp_path, monkeypatch, capsys):
     run_page(topic, tmp_path, monkeypatch, capsys)
 
