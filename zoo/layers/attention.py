@@ -75,8 +75,8 @@ class Attention(nn.Module):
 
     def _project(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries of the layout's query tokens, and the keys and values of all tokens."""
-        # Slicing qkv.weight saves work, but would bypass an adapter or quantised layer in its place, and forward hooks.
-        if layout.asked is None or type(self.qkv) is not Linear or self.qkv._forward_hooks:
+        # Slicing qkv.weight saves work, but would bypass an adapter, a quantised layer or its packed copy, and forward hooks.
+        if layout.asked is None or type(self.qkv) is not Linear or self.qkv._forward_hooks or self.qkv.precision is not None:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
             return layout.asking(q), k, v
         dim, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
@@ -135,7 +135,7 @@ class KeysWithoutBias(Linear):
 
     def forward(self, input: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
         *query, value = self.bias.split(self.dim)
-        return fast_linear(input, self.weight, torch.cat([*query, torch.zeros_like(value), value]))
+        return fast_linear(input, self.weight, torch.cat([*query, torch.zeros_like(value), value]), precision=self.precision)
 
 
 def refuse_uneven_heads(dim: int, num_heads: int) -> None:
