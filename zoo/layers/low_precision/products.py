@@ -57,18 +57,25 @@ class _InferenceOnly(torch.autograd.Function):
         raise ConfigError("precision: int8 and int4 are for inference, and have no gradient; load the model in fp32 to train it")
 
 
-def _int8(x: Float[Tensor, "*batch in_dim"], weight: Tensor, bias: Tensor | None, activation: str | None) -> Float[Tensor, "*batch out_dim"]:
+def _int8(
+    x: Float[Tensor, "*batch in_dim"], weight: Tensor, bias: Tensor | None, activation: str | None
+) -> Float[Tensor, "*batch out_dim"]:
     """Return a product with a scale for each row of activations and for each row of the matrix.
 
     A row's result depends on no other row, so that an item gives the same alone and in a batch. The integer sums are exact.
     """
     matrix, scales, zeros = packing(weight, "int8", pack_int8)
     rows = x.reshape(-1, x.shape[-1]).float()  # [rows, in]
-    steps = rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny * ACTIVATION_STEPS) / ACTIVATION_STEPS  # [rows, 1]
+    steps = row_steps(rows)
     stored = torch.quantize_per_tensor(rows / steps, 1.0, 128, torch.quint8).int_repr()
     out = torch.ops.onednn.qlinear_pointwise(stored, 1.0, 128, matrix, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
     out = out.mul_(steps) if bias is None else torch.addcmul(bias.float(), out, steps, out=out)
     return activate(out, activation).to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def row_steps(rows: Float[Tensor, "rows in_dim"]) -> Float[Tensor, "rows 1"]:
+    """Return the step of each row's integers: the largest absolute value becomes ``ACTIVATION_STEPS``; a row of zeros has a tiny step."""
+    return rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny * ACTIVATION_STEPS) / ACTIVATION_STEPS
 
 
 def pack_int8(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Tensor, Tensor]:
