@@ -37,7 +37,8 @@ def low_product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str 
             raise ConfigError(f"precision: {precision!r} runs on a CPU, the model is on {weight.device}; use bf16 there")
         if not x.numel():
             return None
-        found = (_int8 if precision == "int8" else _int4)(x, weight, bias, activation)
+        with torch.no_grad():
+            found = (_int8 if precision == "int8" else _int4)(x, weight, bias, activation)
         differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
         return _InferenceOnly.apply(found, x, weight) if differentiable else found
     if x.dtype == weight.dtype == torch.bfloat16 and _is_plain(x, weight):
