@@ -147,6 +147,14 @@ def test_int8_is_refused_where_it_is_not_offered():
         set_precision(zoo.create_model("vit_nano"), "int9")
 
 
+def test_towers_that_stay_in_fp32_are_named(caplog):
+    model = set_precision(zoo.create_model("clip_vig_nano"), "int8")
+    assert model.encoders["text"].precision == "int8" and "'int8' is not offered for encoders.image" in caplog.text
+    caplog.clear()
+    set_precision(zoo.load("clip_vit_nano"), "int8")
+    assert not caplog.records
+
+
 def test_cached_class_vectors_of_fp32_are_not_taken_for_int8():
     model = zoo.load("clip_vit_nano")
     before = classifier_key(model, [["three"]])
