@@ -14,6 +14,7 @@ from zoo.layers.low_precision.packings import packing
 FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}  # oneDNN's names of fused activations
 SUMS_IN_16_BITS = 63  # largest weight without VNNI: 2 * 255 * 63 fits 16 bits; with 127, the sum of two products would saturate
 ACTIVATION_STEPS = 127  # a row of activations is stored in -127 to 127, by its own scale
+ROWS_OF_A_BLOCK = 256  # rows that int8 computes together, so that their sums stay in the cache
 ROWS_OF_WIDE_PRODUCT = 16  # from here on, a bfloat16 product without bfloat16 instructions is faster through float32
 
 
@@ -67,11 +68,22 @@ def _int8(
     """
     matrix, scales, zeros = packing(weight, "int8", pack_int8)
     rows = x.reshape(-1, x.shape[-1]).float()  # [rows, in]
-    steps = row_steps(rows)
-    stored = torch.quantize_per_tensor(rows / steps, 1.0, 128, torch.quint8).int_repr()
-    out = torch.ops.onednn.qlinear_pointwise(stored, 1.0, 128, matrix, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
-    out = out.mul_(steps) if bias is None else torch.addcmul(bias.float(), out, steps, out=out)
-    return activate(out, activation).to(x.dtype).unflatten(0, x.shape[:-1])
+    out = rows.new_empty(len(rows), len(weight))
+    offset = rows.new_zeros(()) if bias is None else bias.float()
+    for block, found in zip(rows.split(ROWS_OF_A_BLOCK), out.split(ROWS_OF_A_BLOCK), strict=True):
+        steps = row_steps(block)
+        stored = torch.quantize_per_tensor(block / steps, 1.0, 128, torch.quint8).int_repr()
+        sums = torch.ops.onednn.qlinear_pointwise(stored, 1.0, 128, matrix, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        torch.addcmul(offset, sums, steps, out=found)
+        _activate_in_place(found, activation)
+    return out.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def _activate_in_place(out: Tensor, activation: str | None) -> None:
+    if activation == "relu":
+        out.relu_()
+    elif activation is not None:
+        torch.ops.aten.gelu_(out, approximate=FUSED[activation][1])
 
 
 def row_steps(rows: Float[Tensor, "rows in_dim"]) -> Float[Tensor, "rows 1"]:
