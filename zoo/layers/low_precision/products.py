@@ -76,7 +76,7 @@ def _int8(
         sums = torch.ops.onednn.qlinear_pointwise(stored, 1.0, 128, matrix, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
         torch.addcmul(offset, sums, steps, out=found)
         _activate_in_place(found, activation)
-    return out.to(x.dtype).unflatten(0, x.shape[:-1])
+    return out.to(x.dtype).reshape(*x.shape[:-1], len(weight))
 
 
 def _activate_in_place(out: Tensor, activation: str | None) -> None:
@@ -108,6 +108,8 @@ def _int4(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None
 def _bf16(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor | None:
     """Return a bfloat16 product from packed weights, or through float32 if the CPU has no bfloat16 instructions."""
     if has_bf16():
+        if type(weight) is not torch.nn.Parameter:  # a slice or a folded matrix is new in every call, so that packing would not pay
+            return None
         (matrix,) = packing(weight, "bf16", pack_bf16)
         name, algorithm = FUSED[activation] if activation is not None else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, matrix, bias, name, [], algorithm)
