@@ -12,7 +12,7 @@ from zoo.layers.low_precision.packings import forget, packed_bytes
 from zoo.types import Part
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-MARKED = {"int8": torch.float32, "int4": torch.bfloat16}  # precision of marked layers -> type of all other weights
+MARKED = {"int8": torch.float32, "int4": torch.float32}  # precision of marked layers -> type of all other weights
 PRECISIONS = (*DTYPES, *MARKED)
 
 
@@ -44,6 +44,9 @@ def set_precision(model: nn.Module, precision: str, *, keep: Collection[str] = (
     model.to(MARKED[precision])
     for layer in chosen.values():
         layer.precision = precision
+    for part in model.modules():
+        if isinstance(part, Part) and precision in part.low_precision:
+            part.after_precision(precision)
     return model
 
 
@@ -82,6 +85,8 @@ def _unmark(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, Linear):
             layer.precision = None
+        if isinstance(layer, Part):
+            layer.after_precision(None)
 
 
 def _name(model: nn.Module) -> str:

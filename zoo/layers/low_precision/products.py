@@ -9,6 +9,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.layers.low_precision.cpu import has_bf16, has_vnni
+from zoo.layers.low_precision.int4 import int4_product, pack_int4
 from zoo.layers.low_precision.packings import packing
 
 FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}  # oneDNN's names of fused activations
@@ -57,7 +58,9 @@ class _InferenceOnly(torch.autograd.Function):
         raise ConfigError("precision: int8 and int4 are for inference, and have no gradient; load the model in fp32 to train it")
 
 
-def _int8(x: Float[Tensor, "*batch in_dim"], weight: Tensor, bias: Tensor | None, activation: str | None) -> Float[Tensor, "*batch out_dim"]:
+def _int8(
+    x: Float[Tensor, "*batch in_dim"], weight: Tensor, bias: Tensor | None, activation: str | None
+) -> Float[Tensor, "*batch out_dim"]:
     """Return a product with a scale for each row of activations and for each row of the matrix.
 
     A row's result depends on no other row, so that an item gives the same alone and in a batch. The integer sums are exact.
@@ -80,9 +83,14 @@ def pack_int8(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Tensor, 
     return torch.ops.onednn.qlinear_prepack(stored, None), scales, torch.zeros(len(weight), dtype=torch.int32)
 
 
-def _int4(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
-    """Return a product with weights in four bits; language models will define it."""
-    raise ConfigError("precision: int4 is not available yet; use int8 or bf16")
+def _int4(
+    x: Float[Tensor, "*batch in_dim"], weight: Tensor, bias: Tensor | None, activation: str | None
+) -> Float[Tensor, "*batch out_dim"]:
+    """Return a product with weights in four bits and activations rounded to bfloat16; each row's result depends on no other row."""
+    matrix, scales = packing(weight, "int4", pack_int4)
+    out = int4_product(x.reshape(-1, x.shape[-1]), matrix, scales, len(weight)).to(x.dtype)
+    out = out if bias is None else out + bias
+    return activate(out, activation).reshape(*x.shape[:-1], len(weight))
 
 
 def _bf16(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor | None:
