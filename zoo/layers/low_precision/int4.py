@@ -1,8 +1,8 @@
 """Weights in four bits, in groups that share a scale and an offset; activations stay as they are.
 
-Each row of a matrix is cut into groups of 32 weights: ``weight = (step - 8) * scale + offset`` with steps from 0 to 15. Scale and offset are
-stored in bfloat16, so that a weight takes five bits. This grid contains that of GGUF's Q4_0 and Q4_1: weights that come from such a file
-keep their steps.
+Each row of a matrix is cut into groups of 32 weights: ``weight = (step - 8) * scale + offset`` with steps from 0 to 15. Scale and offset
+are stored in bfloat16, so that a weight takes five bits. This grid contains that of GGUF's Q4_0 and Q4_1, up to that rounding: weights
+that come from such a file keep their steps.
 """
 
 import torch
@@ -18,7 +18,7 @@ LARGEST_CHUNK = 2**22  # weights that are quantised together, which bounds the m
 
 
 def pack_int4(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Tensor]:
-    """Return a matrix in four bits, as torch's kernel reads it, and its scales and offsets [groups, out, 2]; padded with zeros to blocks."""
+    """Return a matrix in four bits, as torch's kernel reads it, and scales and offsets [groups, out, 2]; zeros pad it to whole blocks."""
     out_dim, in_dim = weight.shape
     padded = F.pad(weight.float(), (0, -in_dim % GROUP, 0, -out_dim % OUT_BLOCK))
     rows = max(1, LARGEST_CHUNK // padded.shape[1])
@@ -34,6 +34,17 @@ def int4_product(x: Float[Tensor, "rows in_dim"], weight: Tensor, scales: Tensor
         x = F.pad(x, (0, in_dim - x.shape[1]))
     out = torch.ops.aten._weight_int4pack_mm_for_cpu(x.contiguous(), weight, GROUP, scales)
     return out if out.shape[1] == out_dim else out[:, :out_dim]
+
+
+def from_four_bits(weight: Float[Tensor, "out_dim in_dim"], scales: Tensor) -> Float[Tensor, "out_dim in_dim"]:
+    """Return the matrix that ``pack_int4`` stores, in float32, given the original matrix and the scales.
+
+    With many rows, torch's kernel takes twice as long as a float32 product (Zen 3, 320 rows), and this takes a fifth of such a product.
+    """
+    out_dim, in_dim = weight.shape
+    groups = F.pad(weight.float(), (0, -in_dim % GROUP)).unflatten(1, (-1, GROUP))  # [out, groups, 32]
+    scale, offset = (table[:, :out_dim].t()[..., None] for table in scales.float().unbind(-1))  # [out, groups, 1]
+    return _steps(groups, scale, offset).mul_(scale).add_(offset).flatten(1)[:, :in_dim]
 
 
 def quantise(
@@ -58,9 +69,14 @@ def _rounded(groups: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Ten
     """Return squared error, steps, scale and offset, where scale and offset are rounded to bfloat16 before the steps are chosen."""
     scale, offset = scale.to(torch.bfloat16), offset.to(torch.bfloat16)
     wide, middle = scale.float()[..., None], offset.float()[..., None]
-    steps = ((groups - middle) / wide.where(wide > 0, 1.0)).round_().clamp_(-MIDDLE, MOST - MIDDLE)  # a constant group has scale 0
+    steps = _steps(groups, wide, middle)
     error = (steps * wide + middle - groups).square_().sum(-1)
     return error, steps.add_(MIDDLE).int(), scale, offset
+
+
+def _steps(groups: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Return the steps of weights, from -8 to 7; a constant group has scale 0."""
+    return (groups - offset).div_(scale.where(scale != 0, 1.0)).round_().clamp_(-MIDDLE, MOST - MIDDLE)
 
 
 def _fitted(groups: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
