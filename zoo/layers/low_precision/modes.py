@@ -42,27 +42,41 @@ def set_precision(model: nn.Module, precision: str, *, keep: Collection[str] = (
     if any(part.training for part in chosen.values()):
         raise ConfigError(f"precision: {precision!r} is for inference, the model is in training mode; call eval() first")
     model.to(MARKED[precision])
-    for layer in chosen.values():
+    for name, layer in chosen.items():
         layer.precision = precision
+        owner = _owner(model, name)
+        assert owner is not None
+        owner[1].precision = " without ".join([precision, *keep])
     for part in model.modules():
-        if isinstance(part, Part) and precision in part.low_precision:
+        if isinstance(part, Part) and part.precision is not None:
             part.after_precision(precision)
     return model
 
 
 def markable(model: nn.Module, precision: str) -> Iterator[tuple[str, Linear]]:
     """Yield name and layer of all linear layers that a precision may mark: those of parts that offer it, less those that the parts keep."""
-    inside = [(name, part) for name, part in model.named_modules() if isinstance(part, Part)]
     for name, layer in model.named_modules():
-        if not isinstance(layer, Linear):
-            continue
-        owners = [(prefix, part) for prefix, part in inside if not prefix or name.startswith(f"{prefix}.")]
-        if not owners:
-            continue
-        prefix, part = max(owners, key=lambda owner: len(owner[0]))  # the innermost part: a language model within a head
-        kept = part.low_precision.get(precision)
-        if kept is not None and not any(fnmatchcase(name[len(prefix) :].lstrip("."), each) for each in kept):
-            yield name, layer
+        owner = _owner(model, name) if isinstance(layer, Linear) else None
+        if owner is not None:
+            prefix, part = owner
+            kept = part.low_precision.get(precision)
+            if kept is not None and not any(fnmatchcase(name[len(prefix) :].lstrip("."), each) for each in kept):
+                yield name, layer
+
+
+def _owner(model: nn.Module, name: str) -> tuple[str, Part] | None:
+    """Return name and object of the innermost part that holds a module (a language model within a head), or None if no part does."""
+    words = name.split(".")
+    for end in range(len(words) - 1, -1, -1):
+        prefix = ".".join(words[:end])
+        if isinstance(part := model.get_submodule(prefix), Part):
+            return prefix, part
+    return None
+
+
+def precisions_of(model: nn.Module) -> list[str]:
+    """Return the precisions that a model offers."""
+    return [*DTYPES, *(each for each in MARKED if next(markable(model, each), None) is not None)]
 
 
 def precision_of(model: nn.Module) -> str:
@@ -85,7 +99,8 @@ def _unmark(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, Linear):
             layer.precision = None
-        if isinstance(layer, Part):
+        elif isinstance(layer, Part):
+            layer.precision = None
             layer.after_precision(None)
 
 

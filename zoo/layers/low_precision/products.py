@@ -39,7 +39,8 @@ def low_product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str 
             raise ConfigError(f"precision: {precision!r} runs on a CPU, the model is on {weight.device}; use bf16 there")
         if not x.numel():
             return None
-        found = (_int8 if precision == "int8" else _int4)(x, weight, bias, activation)
+        with torch.no_grad():
+            found = (_int8 if precision == "int8" else _int4)(x, weight, bias, activation)
         differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
         return _InferenceOnly.apply(found, x, weight) if differentiable else found
     if x.dtype == weight.dtype == torch.bfloat16 and _is_plain(x, weight):
@@ -67,7 +68,7 @@ def _int8(
     A row's result depends on no other row, so that an item gives the same alone and in a batch. The integer sums are exact.
     """
     rows = x.reshape(-1, x.shape[-1]).float()  # [rows, in]
-    steps = rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny * ACTIVATION_STEPS) / ACTIVATION_STEPS  # [rows, 1]
+    steps = row_steps(rows)
     out = (_int8_few if len(rows) < MANY_ROWS and has_fbgemm() else _int8_many)(rows / steps, weight)
     out = out.mul_(steps) if bias is None else torch.addcmul(bias.float(), out, steps, out=out)
     return activate(out, activation).to(x.dtype).reshape(*x.shape[:-1], len(weight))
@@ -84,6 +85,11 @@ def _int8_many(rows: Float[Tensor, "rows in_dim"], weight: Tensor) -> Float[Tens
     matrix, scales, zeros = packing(weight, "int8", pack_int8)
     stored = torch.quantize_per_tensor(rows, 1.0, 128, torch.quint8).int_repr()
     return torch.ops.onednn.qlinear_pointwise(stored, 1.0, 128, matrix, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+
+
+def row_steps(rows: Float[Tensor, "rows in_dim"]) -> Float[Tensor, "rows 1"]:
+    """Return the step of each row's integers: the largest absolute value becomes ``ACTIVATION_STEPS``; a row of zeros has a tiny step."""
+    return rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny * ACTIVATION_STEPS) / ACTIVATION_STEPS
 
 
 def pack_int8(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Tensor, Tensor]:
