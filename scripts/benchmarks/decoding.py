@@ -12,6 +12,7 @@ import argparse
 import copy
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +26,7 @@ from torch import Tensor
 import zoo
 from zoo.errors import ConfigError
 from zoo.layers.low_precision.modes import packed_memory, set_precision
-from zoo.types import LanguageModel
+from zoo.types import CONVERSATION, LanguageModel
 
 WINDOW, PROMPT, STEPS = 256, 320, 8  # tokens
 EVERY = 97  # lines of the text between two that are read: a sample of all of it
@@ -46,14 +47,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model: Any = zoo.load(options.model).eval()
-    windows = read_windows(options.text, model.head.conversation.tokenizer, options.tokens)
+    windows = read_windows(options.text, model.processor[CONVERSATION].tokenizer, options.tokens)
     models = {word: prepared(model.head.language, word, options.keep) for word in options.precisions}
-    rows: dict[str, dict[str, float]] = {word: {"perplexity": perplexity(language, windows)} for word, language in models.items()}
+    rows: dict[str, dict[str, float]] = {}
+    for word, language in models.items():
+        rows[word] = {"perplexity": perplexity(language, windows)}
+        print(f"{word}: perplexity {rows[word]['perplexity']:.3f}", file=sys.stderr, flush=True)
     for number in range(0 if options.only_quality else options.rounds):
         for word, language in models.items():
             for name, value in speeds(language, windows).items():
                 rows[word][name] = min(value, rows[word].get(name, math.inf))
-        print(f"round {number + 1} of {options.rounds}", flush=True)
+        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
     for word, language in models.items():
         rows[word]["packed_mb"] = packed_memory(language) / 1e6
     if options.json:

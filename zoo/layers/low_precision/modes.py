@@ -81,7 +81,8 @@ def precisions_of(model: nn.Module) -> list[str]:
 
 def precision_of(model: nn.Module) -> str:
     """Return the precision in which a model computes: that of its marked layers, or the type of its weights; "mixed" if these differ."""
-    marked = {layer.precision for layer in model.modules() if isinstance(layer, Linear) and layer.precision is not None}
+    parts = [part for part in model.modules() if isinstance(part, Part)]
+    marked = {part.precision.split()[0] for part in parts if part.precision is not None}  # a part may compute its logits in another
     if marked:
         return marked.pop() if len(marked) == 1 else "mixed"
     words = {dtype: word for word, dtype in DTYPES.items()}
