@@ -24,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import zoo
+from zoo.data.system_processor import CONVERSATION
 from zoo.errors import ConfigError
 from zoo.layers.low_precision.modes import packed_memory, set_precision
-from zoo.types import CONVERSATION, LanguageModel
+from zoo.types import LanguageModel
 
 WINDOW, PROMPT, STEPS = 256, 320, 8  # tokens
 EVERY = 97  # lines of the text between two that are read: a sample of all of it

@@ -34,7 +34,7 @@ class DecoderOnly(LanguageModel):
     norm: nn.Module
     lm_head: Linear | None
     # SmolLM2-135M, perplexity of 300 glosses of WordNet (scripts/benchmarks/decoding.py): see assets/guide/speed.md
-    low_precision = {"int8": (), "int4": ()}
+    low_precision = {"int8": ("*.router",), "int4": ("*.router",)}
     table_precision: str | None = None  # of the product with a tied token table, see ``after_precision``
 
     @classmethod
