@@ -16,6 +16,7 @@ FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu
 SUMS_IN_16_BITS = 63  # largest weight without VNNI: 2 * 255 * 63 fits 16 bits; with 127, the sum of two products would saturate
 ACTIVATION_STEPS = 127  # a row of activations is stored in -127 to 127, by its own scale
 MANY_ROWS = 64  # below, fbgemm's int8 product takes a third of the time of oneDNN's, and torch's int4 product less than one in float32
+ROWS_OF_A_BLOCK = 256  # rows that int8 computes together, so that their sums stay in the cache
 ROWS_OF_WIDE_PRODUCT = 16  # from here on, a bfloat16 product without bfloat16 instructions is faster through float32
 
 
@@ -68,10 +69,14 @@ def _int8(
     A row's result depends on no other row, so that an item gives the same alone and in a batch. The integer sums are exact.
     """
     rows = x.reshape(-1, x.shape[-1]).float()  # [rows, in]
-    steps = row_steps(rows)
-    out = (_int8_few if len(rows) < MANY_ROWS and has_fbgemm() else _int8_many)(rows / steps, weight)
-    out = out.mul_(steps) if bias is None else torch.addcmul(bias.float(), out, steps, out=out)
-    return activate(out, activation).to(x.dtype).reshape(*x.shape[:-1], len(weight))
+    product = _int8_few if len(rows) < MANY_ROWS and has_fbgemm() else _int8_many
+    out = rows.new_empty(len(rows), len(weight))
+    offset = rows.new_zeros(()) if bias is None else bias.float()
+    for block, found in zip(rows.split(ROWS_OF_A_BLOCK), out.split(ROWS_OF_A_BLOCK), strict=True):
+        steps = row_steps(block)
+        torch.addcmul(offset, product(block / steps, weight), steps, out=found)
+        _activate_in_place(found, activation)
+    return out.to(x.dtype).reshape(*x.shape[:-1], len(weight))
 
 
 def _int8_few(rows: Float[Tensor, "rows in_dim"], weight: Tensor) -> Float[Tensor, "rows out_dim"]:
@@ -85,6 +90,13 @@ def _int8_many(rows: Float[Tensor, "rows in_dim"], weight: Tensor) -> Float[Tens
     matrix, scales, zeros = packing(weight, "int8", pack_int8)
     stored = torch.quantize_per_tensor(rows, 1.0, 128, torch.quint8).int_repr()
     return torch.ops.onednn.qlinear_pointwise(stored, 1.0, 128, matrix, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+
+
+def _activate_in_place(out: Tensor, activation: str | None) -> None:
+    if activation == "relu":
+        out.relu_()
+    elif activation is not None:
+        torch.ops.aten.gelu_(out, approximate=FUSED[activation][1])
 
 
 def row_steps(rows: Float[Tensor, "rows in_dim"]) -> Float[Tensor, "rows 1"]:
@@ -135,6 +147,8 @@ def _int4(
 def _bf16(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor | None:
     """Return a bfloat16 product from packed weights, or through float32 if the CPU has no bfloat16 instructions."""
     if has_bf16():
+        if type(weight) is not torch.nn.Parameter:  # a slice or a folded matrix is new in every call, so that packing would not pay
+            return None
         (matrix,) = packing(weight, "bf16", pack_bf16)
         name, algorithm = FUSED[activation] if activation is not None else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, matrix, bias, name, [], algorithm)
