@@ -13,8 +13,8 @@ from zoo.layers.low_precision.packings import kept
 
 NAMES = ("llama_nano", "qwen3_nano", "gemma3_nano", "gpt2_nano", "magneto_nano")
 NEAR = {"int8": 0.04, "int4": 0.15, "bf16": 0.04}  # relative error of logits; random weights average nothing out
-# Rounding of activations to bfloat16 (int4), and kernels by number of rows; the integer sums of int8 are exact.
-TOGETHER = {"int8": 1e-5, "int4": 0.02}
+# Attention differs in the last bit between batches, which can move an activation to the next integer (int8) or bfloat16 (int4).
+TOGETHER = {"int8": 0.01, "int4": 0.02}
 EACH = pytest.mark.parametrize("precision", TOGETHER)
 
 
@@ -67,7 +67,7 @@ def test_a_copy_a_saved_model_and_more_threads_give_the_same(precision, model, t
     before = torch.get_num_threads()
     torch.set_num_threads(3 - before if before < 3 else 1)
     try:
-        torch.testing.assert_close(logits(low, ids), expected, atol=1e-5, rtol=1e-5)
+        assert error(logits(low, ids), expected) < TOGETHER[precision]
     finally:
         torch.set_num_threads(before)
 
