@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from zoo.layers.low_precision.int4 import GROUP, int4_product, pack_int4, quantise
-from zoo.layers.low_precision.products import low_product
+from zoo.layers.low_precision.int4 import GROUP, from_four_bits, int4_product, pack_int4, quantise
+from zoo.layers.low_precision.products import MANY_ROWS, low_product
 
 
 def rounded(weight):
@@ -52,3 +52,13 @@ def test_a_row_depends_on_no_other_row():
         alone = torch.stack([low_product(row[None], weight, bias, "gelu", "int4")[0] for row in x])
     # The order of a sum may depend on the number of rows, before it is rounded to bfloat16.
     torch.testing.assert_close(together, alone, rtol=2**-7, atol=2**-6)
+
+
+@pytest.mark.parametrize(("out_dim", "in_dim"), [(48, 64), (33, 70)])
+def test_many_rows_are_multiplied_with_the_same_rounded_matrix(out_dim, in_dim):
+    weight, x = torch.nn.Parameter(torch.randn(out_dim, in_dim)), torch.randn(MANY_ROWS, in_dim)
+    padded = torch.nn.functional.pad(weight.detach(), (0, -in_dim % GROUP))
+    assert torch.equal(from_four_bits(weight.detach(), pack_int4(weight.detach())[1]), rounded(padded)[:, :in_dim])
+    with torch.inference_mode():
+        many, few = low_product(x, weight, None, None, "int4"), low_product(x[:5], weight, None, None, "int4")
+    torch.testing.assert_close(many[:5], few, rtol=2**-8, atol=2**-8 * in_dim**0.5)
