@@ -2,6 +2,7 @@
 
 from itertools import cycle, islice
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from benchmarks.job import Entry, Job, need
@@ -17,6 +18,7 @@ from zoo.types import IGNORED, PLACEHOLDER_IDS, SUPERVISED, Batch
 
 MODEL = "smollm2_135m"
 IMAGE_TOKENS, QUESTION_TOKENS, NEW_TOKENS = 256, 64, 64
+CONTEXT, STEPS = 320, 16  # tokens in the cache, and tokens that are timed
 PLACEHOLDER = PLACEHOLDER_IDS["image"]
 LENGTHS = (512, 180, 300, 420, 96, 260, 350, 236)  # tokens per document; padding to the longest multiplies the tokens by 1.74
 LATENTS, EVERY = 16, 96  # tokens per image, and tokens between two images
@@ -29,6 +31,67 @@ def generation(size: int) -> Job:
     The reference is ``LlamaForCausalLM.generate`` with ``use_cache``, from ``inputs_embeds``. The difference is the fraction of unequal
     tokens.
     """
+    ours, theirs = _pair()
+    question = torch.randint(ours.vocab_size, (size, QUESTION_TOKENS))
+    with torch.no_grad():
+        vectors = torch.cat([torch.randn(size, IMAGE_TOKENS, ours.dim) * 0.02, ours.embed(question)], dim=1)
+    ids = torch.cat([torch.full((size, IMAGE_TOKENS), PLACEHOLDER), question], dim=1)
+    mask, sampling = torch.ones_like(ids), Sampling(max_new_tokens=NEW_TOKENS)
+    words = {"do_sample": False, "use_cache": True, "max_new_tokens": NEW_TOKENS, "eos_token_id": None, "pad_token_id": 0}
+
+    @torch.inference_mode()
+    def peer() -> torch.Tensor:
+        return theirs.generate(inputs_embeds=vectors, attention_mask=mask, **words)
+
+    def answers() -> torch.Tensor:
+        return torch.tensor([answer.ids for answer in generate(ours, list(vectors), list(ids), sampling)])
+
+    return Job(peer, answers, lambda: (peer() != answers()).float().mean().item())
+
+
+def decoding(size: int) -> Job:
+    """Compute the logits of 16 given tokens, one after the other, of ``size`` rows with 320 tokens in the cache.
+
+    The reference is ``LlamaForCausalLM`` with its cache. The difference is that of the logits.
+    """
+    ours, theirs = _pair()
+    prompt, tokens = torch.randint(ours.vocab_size, (size, CONTEXT)), torch.randint(ours.vocab_size, (STEPS, size, 1))
+    cache, past = ours.new_cache(size, CONTEXT + STEPS), need("transformers", "transformers").DynamicCache()
+    with torch.inference_mode():
+        ours(prompt, cache=cache)
+        theirs(input_ids=prompt, past_key_values=past)
+
+    @torch.inference_mode()
+    def peer() -> torch.Tensor:
+        past.crop(CONTEXT)
+        return torch.stack([theirs(input_ids=token, past_key_values=past).logits[:, -1] for token in tokens])
+
+    @torch.inference_mode()
+    def steps() -> torch.Tensor:
+        cache.crop(CONTEXT)
+        return torch.stack([ours.logits(ours(token, cache=cache)[:, -1]) for token in tokens])
+
+    return Job(peer, steps, lambda: (peer() - steps()).abs().max().item())
+
+
+def prefill(size: int) -> Job:
+    """Compute a prompt of ``size`` tokens and the logits of the next token; the difference is that of the logits."""
+    ours, theirs = _pair()
+    prompt = torch.randint(ours.vocab_size, (1, size))
+
+    @torch.inference_mode()
+    def peer() -> torch.Tensor:
+        return theirs(input_ids=prompt, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+    @torch.inference_mode()
+    def first() -> torch.Tensor:
+        return ours.logits(ours(prompt, cache=ours.new_cache(1, size))[:, -1])
+
+    return Job(peer, first, lambda: (peer() - first()).abs().max().item())
+
+
+def _pair() -> tuple[Any, Any]:
+    """Return SmolLM2-135M with random weights, and transformers' model with the same weights."""
     transformers = need("transformers", "transformers")
     ours = create_model(MODEL)
     theirs = transformers.LlamaForCausalLM(
@@ -46,21 +109,7 @@ def generation(size: int) -> Job:
         )
     ).eval()
     load_strictly(ours, transformers_causal_lm.to_zoo(theirs.state_dict(), tied=True), origin="transformers")
-    question = torch.randint(ours.vocab_size, (size, QUESTION_TOKENS))
-    with torch.no_grad():
-        vectors = torch.cat([torch.randn(size, IMAGE_TOKENS, ours.dim) * 0.02, ours.embed(question)], dim=1)
-    ids = torch.cat([torch.full((size, IMAGE_TOKENS), PLACEHOLDER), question], dim=1)
-    mask, sampling = torch.ones_like(ids), Sampling(max_new_tokens=NEW_TOKENS)
-    words = {"do_sample": False, "use_cache": True, "max_new_tokens": NEW_TOKENS, "eos_token_id": None, "pad_token_id": 0}
-
-    @torch.inference_mode()
-    def peer() -> torch.Tensor:
-        return theirs.generate(inputs_embeds=vectors, attention_mask=mask, **words)
-
-    def answers() -> torch.Tensor:
-        return torch.tensor([answer.ids for answer in generate(ours, list(vectors), list(ids), sampling)])
-
-    return Job(peer, answers, lambda: (peer() != answers()).float().mean().item())
+    return ours.eval(), theirs
 
 
 def kosmos(size: int) -> Job:
@@ -119,5 +168,8 @@ def _document(length: int, vocab_size: int) -> torch.Tensor:
 ENTRIES = {
     "generation": Entry(generation, 1, "transformers generate, SmolLM2-135M", 0.0, "llava_smollm2"),
     "generation_batch8": Entry(generation, 8, "transformers generate, SmolLM2-135M", 0.0),
+    "decode": Entry(decoding, 1, "transformers, SmolLM2-135M", 1e-3),
+    "decode_batch8": Entry(decoding, 8, "transformers, SmolLM2-135M", 1e-3),
+    "prefill": Entry(prefill, 320, "transformers, SmolLM2-135M", 1e-3),
     "kosmos": Entry(kosmos, 8, "transformers Kosmos2ForConditionalGeneration, padded", 1e-5),
 }

@@ -198,9 +198,12 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "*tokens dim"], call: Call, layer: int) -> Float[Tensor, "*tokens dim"]:
         attended = self.attention(self.norm1(x), call, layer)
-        x = x + self.drop(attended if self.post_norm1 is None else self.post_norm1(attended))
+        x = x + self._dropped(attended if self.post_norm1 is None else self.post_norm1(attended))
         changed = self.mlp(self.norm2(x), call.real) if self.routes else self.mlp(self.norm2(x))
-        return x + self.drop(changed if self.post_norm2 is None else self.post_norm2(changed))
+        return x + self._dropped(changed if self.post_norm2 is None else self.post_norm2(changed))
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        return self.drop(branch) if self.training else branch  # two calls a layer less while a text is generated
 
 
 def seen_keys(

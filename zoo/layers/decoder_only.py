@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.errors import DataError
 from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, Rotation, seen_keys
-from zoo.layers.linear import Linear, fast_linear, lay_out, pack, unpack
+from zoo.layers.linear import Linear, fast_linear, is_marked, lay_out, pack, unpack
 from zoo.layers.packing import Packing
 from zoo.types import LanguageModel, on_host
 
@@ -33,6 +33,9 @@ class DecoderOnly(LanguageModel):
     blocks: nn.ModuleList
     norm: nn.Module
     lm_head: Linear | None
+    # SmolLM2-135M, perplexity of 300 glosses of WordNet (scripts/benchmarks/decoding.py): see assets/guide/speed.md
+    low_precision = {"int8": ("*.router",), "int4": ("*.router",)}
+    table_precision: str | None = None  # of the product with a tied token table, see ``after_precision``
 
     @classmethod
     def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +99,13 @@ class DecoderOnly(LanguageModel):
         """Return the logits of the next token over the vocabulary."""
         if self.lm_head is not None:
             return self.lm_head(hidden)
-        return fast_linear(hidden, self.embedding.weight, None)
+        return fast_linear(hidden, self.embedding.weight, None, precision=self.table_precision)
+
+    def after_precision(self, precision: str | None) -> None:
+        """Compute logits in int8 also if the other layers are in int4, which gives bfloat16: too coarse to tell close tokens apart."""
+        self.table_precision = None if precision is None else "int8"
+        if self.lm_head is not None and self.lm_head.precision is not None:
+            self.lm_head.precision = self.table_precision
 
     def new_cache(self, batch_size: int, length: int) -> Cache:
         """Return an empty key-value cache.
@@ -122,9 +131,9 @@ class DecoderOnly(LanguageModel):
         return super().train(mode)
 
     def _matrices(self) -> Iterator[Tensor]:
-        """Yield the weights of all matrix products, including a tied embedding matrix."""
-        yield from (module.weight for module in self.modules() if isinstance(module, nn.Linear))
-        if self.lm_head is None:
+        """Yield the weights of all matrix products in the type of the weights, including a tied embedding matrix."""
+        yield from (layer.weight for layer in self.modules() if isinstance(layer, nn.Linear) and not is_marked(layer))
+        if self.lm_head is None and self.table_precision is None:
             yield self.embedding.weight
 
     def _batch_calls(self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None) -> tuple[Tensor, Calls]:

@@ -42,6 +42,11 @@ class Linear(nn.Linear):
         return super().train(mode)
 
 
+def is_marked(layer: nn.Module) -> bool:
+    """True if a layer computes in int8 or int4, from a packed copy of its weight."""
+    return isinstance(layer, Linear) and layer.precision is not None
+
+
 def fast_linear(
     x: Float[Tensor, "*batch in_dim"],
     weight: Float[Tensor, "out_dim in_dim"],

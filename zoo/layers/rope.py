@@ -7,6 +7,7 @@ as in transformers. Meta's original files pair neighbouring channels; converting
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -129,11 +130,17 @@ class Turn:
     cos: Float[Tensor, "*tokens half"]
     sin: Float[Tensor, "*tokens half"]
 
+    @cached_property
+    def _factors(self) -> dict[torch.dtype, tuple[Tensor, Tensor]]:
+        return {}  # by type of the states: all layers of a call share them
+
     def __call__(
         self, states: Float[Tensor, "*tokens num_heads head_dim"], num_queries: int
     ) -> tuple[Float[Tensor, "*tokens queries head_dim"], Float[Tensor, "*tokens keys head_dim"]]:
         """Return rotated queries, which are the first ``num_queries`` heads of ``states``, and rotated keys."""
-        turned = rotate(states, self.cos, self.sin)
+        if states.dtype not in self._factors:
+            self._factors[states.dtype] = rotation_factors(self.cos, self.sin, states.dtype)
+        turned = turn(states, *self._factors[states.dtype])
         return turned[..., :num_queries, :], turned[..., num_queries:, :]
 
 
@@ -141,11 +148,26 @@ def rotate(
     x: Float[Tensor, "*tokens num_heads head_dim"], cos: Float[Tensor, "*#tokens half"], sin: Float[Tensor, "*#tokens half"]
 ) -> Float[Tensor, "*tokens num_heads head_dim"]:
     """Rotate each pair of channels (j, j + half) of every head by its position's angle; channels beyond 2 * half stay."""
-    cos, sin = (table[..., None, :].to(x.dtype) for table in (cos, sin))  # [..., 1, half]
-    width = 2 * cos.shape[-1]
-    first, second = x[..., :width].chunk(2, dim=-1)
-    rest = [x[..., width:]] if width < x.shape[-1] else []
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, *rest], dim=-1)
+    return turn(x, *rotation_factors(cos, sin, x.dtype))
+
+
+def rotation_factors(
+    cos: Float[Tensor, "*tokens half"], sin: Float[Tensor, "*tokens half"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "*tokens 1 width"], Float[Tensor, "*tokens 1 width"]]:
+    """Return the factors of ``turn``, for all heads: (cos, cos) of each channel itself, and (-sin, sin) of its partner."""
+    cos, sin = (table[..., None, :].to(dtype) for table in (cos, sin))  # [..., 1, half]
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+
+
+def turn(
+    x: Float[Tensor, "*tokens num_heads head_dim"], own: Float[Tensor, "*#tokens 1 width"], partner: Float[Tensor, "*#tokens 1 width"]
+) -> Float[Tensor, "*tokens num_heads head_dim"]:
+    """Rotate pairs of channels by ``rotation_factors``: each channel times its own factor, plus its partner times the other."""
+    width = own.shape[-1]
+    if width < x.shape[-1]:
+        return torch.cat([turn(x[..., :width], own, partner), x[..., width:]], dim=-1)
+    first, second = x.chunk(2, dim=-1)
+    return (x * own).add_(torch.cat([second, first], dim=-1).mul_(partner))
 
 
 def refuse_scaling(scaling: Mapping[str, Any] | None, half: int) -> None:

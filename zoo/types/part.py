@@ -50,6 +50,9 @@ class Part:
         """
         return dict(keywords)
 
+    def after_precision(self, precision: str | None) -> None:
+        """Take note of a precision below bf16 that was set, None for no such precision; called after the linear layers are marked."""
+
     def after_step(self) -> None:
         """Do work after each optimizer step, for example clamp a scale; nothing by default."""
 

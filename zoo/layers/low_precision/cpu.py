@@ -30,3 +30,9 @@ def has_amx() -> bool:
 def has_vnni() -> bool:
     """True if the CPU adds four products of int8 in 32 bits. Without, two products are added in 16 bits, which may saturate."""
     return torch.cpu._is_vnni_supported()
+
+
+@cache
+def has_fbgemm() -> bool:
+    """True if torch was built with fbgemm, whose int8 product is the fastest with few rows (x86 only)."""
+    return "fbgemm" in torch.backends.quantized.supported_engines

@@ -15,7 +15,7 @@ from zoo.types import Encoder, LanguageModel, Part
 log = logging.getLogger("zoo")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
-MARKED = {"int8": torch.float32, "int4": torch.bfloat16}  # precision of marked layers -> type of all other weights
+MARKED = {"int8": torch.float32, "int4": torch.float32}  # precision of marked layers -> type of all other weights
 PRECISIONS = (*DTYPES, *MARKED)
 
 
@@ -50,6 +50,9 @@ def set_precision(model: nn.Module, precision: str, *, keep: Collection[str] = (
         owner = _owner(model, name)
         assert owner is not None
         owner[1].precision = " without ".join([precision, *keep])
+    for part in model.modules():
+        if isinstance(part, Part) and part.precision is not None:
+            part.after_precision(precision)
     if left := _left_out(model):
         log.warning("precision: %r is not offered for %s, computed in the type of the weights", precision, ", ".join(left))
     return model
@@ -83,7 +86,8 @@ def precisions_of(model: nn.Module) -> list[str]:
 
 def precision_of(model: nn.Module) -> str:
     """Return the precision in which a model computes: that of its marked layers, or the type of its weights; "mixed" if these differ."""
-    marked = {layer.precision for layer in model.modules() if isinstance(layer, Linear) and layer.precision is not None}
+    parts = [part for part in model.modules() if isinstance(part, Part)]
+    marked = {part.precision.split()[0] for part in parts if part.precision is not None}  # a part may compute its logits in another
     if marked:
         return marked.pop() if len(marked) == 1 else "mixed"
     words = {dtype: word for word, dtype in DTYPES.items()}
@@ -109,6 +113,7 @@ def _unmark(model: nn.Module) -> None:
             layer.precision = None
         elif isinstance(layer, Part):
             layer.precision = None
+            layer.after_precision(None)
 
 
 def _name(model: nn.Module) -> str:

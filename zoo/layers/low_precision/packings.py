@@ -24,7 +24,7 @@ class _Copy:
     num_bytes: int
 
 
-def packing(weight: Tensor, kind: str, make: Callable[[Tensor], tuple[Tensor, ...]]) -> Any:
+def packing(weight: Tensor, kind: str, make: Callable[[Tensor], tuple[Any, ...]]) -> Any:
     """Return the copy of a matrix in a format, made at the first use.
 
     Args:
@@ -37,7 +37,7 @@ def packing(weight: Tensor, kind: str, make: Callable[[Tensor], tuple[Tensor, ..
         return found
     with torch.inference_mode(False), torch.no_grad():
         made = make(weight.detach())
-    _packed.setdefault(weight, {})[kind] = _Copy(state_of(weight), made, sum(bytes_of(part) for part in made))
+    _packed.setdefault(weight, {})[kind] = _Copy(state_of(weight), made, sum(bytes_of(part, weight) for part in made))
     return made
 
 
@@ -64,6 +64,10 @@ def state_of(weight: Tensor) -> tuple[int, int]:
     return (0 if weight.is_inference() else weight._version), weight.data_ptr()
 
 
-def bytes_of(tensor: Tensor) -> int:
-    """Return the memory of a tensor in bytes; one in oneDNN's blocked format has no strides, but a size all the same."""
-    return tensor.numel() * tensor.element_size()
+def bytes_of(part: Any, weight: Tensor) -> int:
+    """Return the memory of a part of a copy in bytes.
+
+    A tensor in oneDNN's blocked format has no strides, but a size all the same. fbgemm's packed int8 matrix is no tensor; a weight takes a
+    byte there.
+    """
+    return part.numel() * part.element_size() if isinstance(part, Tensor) else weight.numel()
