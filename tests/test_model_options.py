@@ -1,12 +1,15 @@
 """Options --device and --precision: on every command that runs a model, with one meaning everywhere."""
 
+import json
+
 import pytest
 import torch
 
 import zoo
-from zoo.assembly.placement import PRECISIONS, find_device
+from zoo.assembly.placement import find_device, find_precision
 from zoo.commands.cli import _parser, main
 from zoo.commands.model_options import RUNS_A_MODEL
+from zoo.layers.low_precision.modes import DTYPES, precision_of
 
 NO_MODEL = {
     *("list", "info", "check", "export", "fetch", "compare", "completion", "fit-scaling", "guide", "doctor", "install"),
@@ -52,12 +55,33 @@ def test_auto_is_the_accelerator_where_there_is_one(monkeypatch):
     assert find_device("auto") == torch.device("cuda", 0) and find_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("word", PRECISIONS)
+@pytest.mark.parametrize("word", DTYPES)
 def test_models_are_made_and_loaded_in_a_precision(word):
     for model in (zoo.create_model("vit_nano", precision=word), zoo.load("clip_vit_nano", precision=word, device="auto")):
-        assert next(model.parameters()).dtype == PRECISIONS[word]
+        assert next(model.parameters()).dtype == DTYPES[word]
     with pytest.raises(zoo.ConfigError, match="contradicts dtype=torch.int8"):
         zoo.create_model("vit_nano", precision=word, dtype=torch.int8)
+
+
+def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    assert find_precision("auto", device=torch.device("cuda")) == "bf16"
+    assert find_precision("auto", device=torch.device("cpu")) == find_precision("auto") == "fp32" and find_precision(None) is None
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: False)
+    assert find_precision("auto", device=torch.device("cuda")) == "fp32"
+
+
+def test_the_precision_of_an_evaluation_stands_in_its_metrics(tmp_path):
+    words = ["checkpoint=clip_vit_nano", "data=digits", "evaluation.limit=20", f"output={tmp_path / 'out'}", "--precision", "int8"]
+    assert main(["evaluate", *words]) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["precision"] == "int8"
+
+
+def test_an_index_in_int8_is_neither_continued_nor_confused_with_fp32(pictures, capsys):
+    assert main(["embed", "pictures", "-o", "index", "--model", "clip_vit_nano", "--precision", "int8"]) == 0
+    assert main(["search", "three", "--index", "index", "--precision", "int8", "--json"]) == 0
+    assert main(["embed", "pictures", "-o", "index", "--model", "clip_vit_nano"]) == 2
+    assert precision_of(zoo.load("clip_vit_nano", precision="int8")) == "int8"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import nn
 from zoo.assembly.build import build_head, build_processor, build_system
 from zoo.assembly.loading import finish
 from zoo.assembly.memory import refuse_too_large
-from zoo.assembly.placement import find_device, find_dtype
+from zoo.assembly.placement import find_device, find_precision
 from zoo.assembly.system import System
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError
@@ -51,17 +51,20 @@ def create_model(
         pretrained: tag of published weights; "openai" with the name "clip_vit_b32" is the same as the name "clip_vit_b32:openai".
         device: "auto" is the GPU if there is one; None is the CPU.
         dtype: of the weights; None is float32.
-        precision: the same in a word: "fp32", "bf16", "fp16" or "fp64".
+        precision: "fp32", "bf16", "fp16" or "fp64", which are types of the weights; "int8" or "int4" for inference on a CPU
+            (``zoo.layers.low_precision``); "auto" for bf16 on a GPU that has it, else fp32.
         overrides: constructor keywords that replace the row's (for a system: a nested dict per key).
 
     Raises:
         ConfigError: an unknown name (the message lists near matches), keyword or value.
         WeightsError: the weights cannot be read or do not fit; no weight has been loaded then.
     """
+    device = find_device(device)
+    precision = find_precision(precision, dtype, device=device)
     if pretrained is not None or is_tagged(name):
         others = {"weights": weights, "weights_parts": weights_parts, **overrides}
-        return _pretrained(name, pretrained, others, find_device(device), find_dtype(precision, dtype))
-    row, device, dtype = find_row(name), find_device(device), find_dtype(precision, dtype)
+        return _pretrained(name, pretrained, others, device, precision)
+    row = find_row(name)
     with meta_device() if device is not None and torch.device(device).type == "meta" else torch.device(device or "cpu"):
         if row.kind == "system":
             model: nn.Module = build_system(_merge(plain_system(row), overrides))
@@ -75,11 +78,11 @@ def create_model(
                 refuse_too_large(config, partial(build_part, row.kind, config, name), name)
                 model = build_part(row.kind, config, name)
             cast(Part, model).remember({row.kind: config}, encoder_processor(model, row.name))
-    return finish(model, weights, name, device, dtype, weights_parts)
+    return finish(model, weights, name, device, precision, weights_parts)
 
 
 def _pretrained(
-    name: str, tag: str | None, others: Mapping[str, Any], device: torch.device | str | None, dtype: torch.dtype | None
+    name: str, tag: str | None, others: Mapping[str, Any], device: torch.device | str | None, precision: str | None
 ) -> nn.Module:
     """Return the model of a name and tag; what it is made of is read from its weights, so that nothing else can be chosen."""
     from zoo.assembly.pretrained import load_pretrained  # it imports this module
@@ -91,7 +94,7 @@ def _pretrained(
             f"{given[0]}: cannot be chosen together with pretrained weights ({full}), whose source says what the model is; take "
             f"create_model({name.partition(':')[0]!r}, weights={find_pretrained(full).address!r}, ...) instead"
         )
-    return load_pretrained(name if tag is None else f"{name}:{tag}", device=device, dtype=dtype)
+    return load_pretrained(name if tag is None else f"{name}:{tag}", device=device, precision=precision)
 
 
 def encoder_processor(model: nn.Module, name: str) -> Processor | None:

@@ -22,6 +22,7 @@ from zoo.interop.base.format import Description, NotDescribedError
 from zoo.interop.base.placing import LANGUAGE
 from zoo.interop.base.recognise import describe, find_format, refuse_changes
 from zoo.interop.base.source import Source, read_source
+from zoo.layers.low_precision.modes import DTYPES, MARKED, set_precision
 from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer
 from zoo.storage.tensors import LoadReport, compare, load_strictly
 from zoo.types import Part
@@ -137,11 +138,18 @@ def finish(
     weights: str | Path | Source | None,
     name: str,
     device: torch.device | str | None,
-    dtype: torch.dtype | None,
+    precision: str | None,
     parts: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Load weights if there are any, set dtype and device, and leave training mode."""
+    """Load weights if there are any, set device and precision, and leave training mode.
+
+    Raises:
+        ConfigError: the model does not offer the precision, or not on this device.
+    """
+    if precision in MARKED and device is not None and torch.device(device).type not in ("cpu", "meta"):
+        raise ConfigError(f"precision: {precision!r} runs on a CPU, got device {device}; use bf16 there, or device='cpu'")
     if weights is not None:
         load_parts(model, find_weights("bundled", name) if weights == "bundled" else weights, parts)
         warn_not_finite(model, str(weights.origin if isinstance(weights, Source) else weights))
-    return model.to(device=device, dtype=dtype).eval()
+    model = model.to(device=device, dtype=DTYPES.get(str(precision))).eval()
+    return set_precision(model, str(precision)) if precision in MARKED else model

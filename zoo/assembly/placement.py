@@ -3,9 +3,9 @@
 import torch
 
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.low_precision.modes import DTYPES, PRECISIONS
 
 AUTO = "auto"
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
 def find_device(name: str | torch.device | None, key: str = "device") -> torch.device | None:
@@ -31,21 +31,29 @@ def find_device(name: str | torch.device | None, key: str = "device") -> torch.d
     return device
 
 
-def find_dtype(precision: str | None, dtype: torch.dtype | None = None, key: str = "precision") -> torch.dtype | None:
-    """Return the data type of the weights for a precision; None for both keeps the weights as they are built, in float32.
+def find_precision(
+    precision: str | None, dtype: torch.dtype | None = None, *, device: torch.device | None = None, key: str = "precision"
+) -> str | None:
+    """Return the word of a precision; None for both keeps the weights as they are built, in float32.
 
     Args:
-        precision: one of ``PRECISIONS``.
-        dtype: the data type itself, instead of ``precision``.
+        precision: one of ``PRECISIONS``, or "auto": bf16 on a GPU that computes in it, else fp32.
+        dtype: data type of the weights, instead of ``precision``.
+        device: device of the model, on which "auto" depends; None is the CPU.
         key: option or config key, for messages.
 
     Raises:
-        ConfigError: there is no such precision, or it contradicts ``dtype``.
+        ConfigError: there is no such precision or type, or the two contradict each other.
     """
-    if precision is None:
-        return dtype
-    if precision not in PRECISIONS:
-        raise ConfigError(f"{key}: there is no {precision!r}; {name_choices(str(precision), PRECISIONS)}")
-    if dtype not in (None, PRECISIONS[precision]):
+    if precision == AUTO and dtype is None:
+        return "bf16" if device is not None and device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if precision is not None and precision not in PRECISIONS:
+        raise ConfigError(f"{key}: there is no {precision!r}; {name_choices(str(precision), (*PRECISIONS, AUTO))}")
+    if dtype is None or DTYPES.get(str(precision)) == dtype:
+        return precision
+    if precision is not None:
         raise ConfigError(f"{key}: {precision!r} contradicts dtype={dtype}; give one of the two")
-    return PRECISIONS[precision]
+    words = {each: word for word, each in DTYPES.items()}
+    if dtype not in words:
+        raise ConfigError(f"dtype: {dtype}; allowed is {', '.join(map(str, words))}; for fewer bits give precision='int8'")
+    return words[dtype]

@@ -13,7 +13,7 @@ from zoo.types import Encoder, Part
 
 
 def load_pretrained(
-    name: str, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None, revision: str | None = None
+    name: str, *, device: torch.device | str | None = None, precision: str | None = None, revision: str | None = None
 ) -> nn.Module:
     """Return the model of ``NAME:TAG`` with its weights, in eval mode.
 
@@ -23,7 +23,7 @@ def load_pretrained(
     Args:
         name: of a model, and the tag of its weights.
         device: None is the CPU.
-        dtype: None is float32.
+        precision: as for ``zoo.load``; None is float32.
         revision: branch, tag or commit of the hub; None takes that of the row, or the newest.
 
     Raises:
@@ -33,8 +33,8 @@ def load_pretrained(
     row = find_pretrained(name)
     if row.source.startswith(TIMM):  # timm's weights do not say what they are of
         parts = ["encoder"] if row.kind == "encoder" else None
-        return create_model(row.name, weights=row.source, weights_parts=parts, device=device, dtype=dtype)
-    model: nn.Module = load(row.source, device=device, dtype=dtype, revision=revision or row.revision or None)
+        return create_model(row.name, weights=row.source, weights_parts=parts, device=device, precision=precision)
+    model: nn.Module = load(row.source, device=device, precision=precision, revision=revision or row.revision or None)
     return _encoder_of(model) if row.kind == "encoder" and isinstance(model, System) else model
 
 

@@ -12,7 +12,7 @@ from zoo.assembly.build import build_processor
 from zoo.assembly.described import build_described, refuse_undescribed
 from zoo.assembly.loading import finish
 from zoo.assembly.memory import refuse_larger_than_weights
-from zoo.assembly.placement import find_device, find_dtype
+from zoo.assembly.placement import find_device, find_precision
 from zoo.assembly.system import System
 from zoo.data.system_processor import hash_files
 from zoo.errors import ConfigError
@@ -83,7 +83,8 @@ def load(
             such directory.
         device: "auto" is the GPU if there is one; None is the CPU.
         dtype: of the weights; None is float32.
-        precision: the same in a word: "fp32", "bf16", "fp16" or "fp64".
+        precision: "fp32", "bf16", "fp16" or "fp64", which are types of the weights; "int8" or "int4" for inference on a CPU
+            (``zoo.layers.low_precision``); "auto" for bf16 on a GPU that has it, else fp32.
         revision: branch, tag or commit of a model of the hub; "hf://OWNER/NAME@REVISION" says the same.
         base: source of the weights that an adapter of PEFT changes; None takes the base that the adapter names.
 
@@ -91,11 +92,12 @@ def load(
         ConfigError: our parts do not make this architecture.
         WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
-    device, dtype = find_device(device), find_dtype(precision, dtype)
+    device = find_device(device)
+    precision = find_precision(precision, dtype, device=device)
     if is_tagged(source) and base is None:
         from zoo.assembly.pretrained import load_pretrained  # it imports this module
 
-        return load_pretrained(str(source), device=device, dtype=dtype, revision=revision)  # type: ignore[return-value]
+        return load_pretrained(str(source), device=device, precision=precision, revision=revision)  # type: ignore[return-value]
     found = read_source(source, base, revision=revision)
     if found.own_config is not None:
         refuse_missing(found.own_config, found.directory)
@@ -114,4 +116,4 @@ def load(
             part.remember(part.config or {}, processor)
         elif isinstance(model, Encoder) and model.modality == "audio":
             part.remember(part.config or {}, build_processor({}, {"audio": model}, "encoder"))
-    return finish(model, found, str(source), device, dtype)  # type: ignore[return-value]
+    return finish(model, found, str(source), device, precision)  # type: ignore[return-value]

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from zoo.assembly.system import System
 from zoo.assembly.token_counts import nominal_input
+from zoo.layers.low_precision.modes import precisions_of
 from zoo.types import Encoded, Encoder, LanguageModel, encode, head_of, patches_of
 
 
@@ -25,6 +26,7 @@ class Summary:
         tokens: number of tokens of each encoder at the nominal input size, by modality, and after the connector.
         memory_bytes: memory of parameters and buffers.
         parts: number of parameters by part.
+        precisions: precisions in which the model can be loaded; int8 and int4 are for inference on a CPU.
     """
 
     parameters: int
@@ -33,6 +35,7 @@ class Summary:
     tokens: dict[str, int]
     memory_bytes: int
     parts: dict[str, int] = field(default_factory=dict)
+    precisions: list[str] = field(default_factory=list)
 
 
 def count(module: nn.Module) -> int:
@@ -76,6 +79,7 @@ def summarize(name_or_model: str | nn.Module) -> Summary:
         tokens=tokens,
         memory_bytes=sum(t.numel() * t.element_size() for t in tensors),
         parts=parts,
+        precisions=precisions_of(model),
     )
 
 

@@ -65,7 +65,7 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
     model = _load_generator(config)
     split = build_part("source", config["data"]["source"], "data.source").split(options.split)
     job = _job_of(options, config)
-    if precision not in (None, "fp32"):  # the answers differ, so that it is another job
+    if precision not in (None, "fp32", "auto"):  # the answers differ, so that it is another job
         job["precision"] = precision
     sampling = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
     with counting_progress("answer", len(split), as_json=options.json) as advance:

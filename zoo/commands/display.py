@@ -61,6 +61,7 @@ def show_info(name: str, summary: Any, *, as_json: bool) -> None:
     rows += [["weight memory", readable(summary.memory_bytes, "B")]]
     rows += [[f"tokens, {m}", f"{n}"] for m, n in summary.tokens.items()]
     rows += [[f"GMAC, {part}", f"{flops / 2e9:.4g}"] for part, flops in summary.flops.items()]
+    rows += [["precisions", ", ".join(summary.precisions)]]
     table(name, ["", ""], rows)
     if card is not None:
         rows = [[c, entry["status"], entry.get("figure") or "", entry.get("command") or ""] for c, entry in card["capabilities"].items()]

@@ -4,10 +4,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-DEFAULTS = {"device": "auto", "precision": "fp32"}
+DEFAULTS = {"device": "auto", "precision": "auto"}
 HELP = {
     "device": "torch device: auto (default; the GPU if there is one), cpu, cuda, cuda:1, ...",
-    "precision": "data type of the weights: fp32 (default), bf16, fp16 or fp64",
+    "precision": "auto (default; bf16 on a GPU that has it, else fp32), fp32, bf16, fp16, fp64, or int8 and int4 on a CPU",
 }
 RUNS_A_MODEL = ("evaluate", "classify", "embed", "search", "chat", "answer", "speak", "transcribe", "translate", "draw-graph", "serve")
 
@@ -24,14 +24,15 @@ def as_overrides(options: Namespace) -> list[str]:
 
 
 def placement(options: Namespace) -> dict[str, Any]:
-    """Return the keywords ``device`` and ``dtype`` of ``zoo.load`` and ``zoo.create_model``.
+    """Return the keywords ``device`` and ``precision`` of ``zoo.load`` and ``zoo.create_model``.
 
     Raises:
         ConfigError: torch cannot use the device here, or there is no such precision.
     """
-    from zoo.assembly.placement import find_device, find_dtype  # torch, which ``zoo --help`` does not need
+    from zoo.assembly.placement import find_device, find_precision  # torch, which ``zoo --help`` does not need
 
-    return {"device": find_device(options.device, "--device"), "dtype": find_dtype(options.precision, key="--precision")}
+    device = find_device(options.device, "--device")
+    return {"device": device, "precision": find_precision(options.precision, device=device, key="--precision")}
 
 
 def load_chosen(source: str | Path, options: Namespace) -> Any:

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from zoo.assembly.placement import PRECISIONS
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json, table
-from zoo.commands.index.embedding import find_embedder, hash_processor
+from zoo.commands.index.embedding import find_embedder, hash_precision, hash_processor
 from zoo.commands.index.search_report import Hit, check_output, write_hits
 from zoo.commands.index.store import Index, Matrix
 from zoo.commands.index.writer import name_of
 from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.low_precision.modes import PRECISIONS, set_precision
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import verbs_of
 
@@ -64,7 +64,7 @@ class Searcher:
         model: path of the model, if it has moved; None uses the path in the index.
         backend: "exact", or "faiss" for its flat index, which holds all vectors in memory.
         device: of the model; None is the CPU.
-        dtype: of the model's weights; None is float32. The index may have been made in another one.
+        precision: of the model, as for ``zoo.load``; None is float32. The index may have been made in another one.
 
     Raises:
         ConfigError: weights or preprocessing of the model differ from those of the index, or faiss is not installed.
@@ -79,7 +79,7 @@ class Searcher:
         model: str | None = None,
         backend: str = "exact",
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        precision: str | None = None,
     ) -> None:
         if backend not in BACKENDS:
             raise ConfigError(f"--backend: there is no {backend!r}; {name_choices(backend, BACKENDS)}")
@@ -90,7 +90,9 @@ class Searcher:
             raise DataError(f"{directory}: the index holds no vectors ({self.index.manifest.failed} items could not be read)")
         self.model: Any = load(model or self.index.manifest.model)
         self._refuse_other(model or self.index.manifest.model)
-        self.model.to(device=device, dtype=dtype)
+        self.model.to(device=device)
+        if precision is not None:
+            set_precision(self.model, precision)
 
     def search(self, query: Any, *, modality: str = "text", top_k: int = 10) -> list[Hit]:
         """Return the items of highest cosine similarity, best first; ties are in the order of the index.
@@ -122,7 +124,7 @@ class Searcher:
 
     def _refuse_other(self, name: str) -> None:
         known = self.index.manifest
-        hashes = (hash_parameters(self.model, dtype) for dtype in PRECISIONS.values())  # zoo embed --precision
+        hashes = (hash_precision(self.model, word) for word in PRECISIONS)  # zoo embed --precision
         weights = next((found for found in hashes if found == known.weights), None) or hash_parameters(self.model)
         for fact, found, expected in (
             ("weights", weights, known.weights),

@@ -50,6 +50,7 @@ class Bert(PostNormText):
     """
 
     silent_keywords = ("num_heads", "activation", "eps", "pool", "normalise", "restart_positions")
+    low_precision = {"int8": ()}
 
     def __init__(
         self,

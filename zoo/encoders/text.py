@@ -50,6 +50,7 @@ class TextTransformer(Encoder):
     context_length: int
     no_weight_decay = ("positions",)
     silent_keywords = ("num_heads", "activation", "causal", "eps", "pool", "eot_token_id")
+    low_precision = {"int8": ()}
 
     @classmethod
     def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:

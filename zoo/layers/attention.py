@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.layers.linear import Linear, fast_linear
+from zoo.layers.low_precision.attention import attend_low, fits_low_attention
 
 
 @runtime_checkable
@@ -71,12 +72,19 @@ class Attention(nn.Module):
         if layout is not None:
             return self.out(layout.attend(*self._project(x, layout), num_heads=self.num_heads))
         q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if mask is None and not causal and fits_low_attention(q, k, self.out_precision):
+            return self.out(attend_low(q, k, v, num_heads=self.num_heads).to(q.dtype))
         return self.out(attend(q, k, v, num_heads=self.num_heads, mask=mask, causal=causal))
+
+    @property
+    def out_precision(self) -> str | None:
+        """Precision of the output layer, "int8" or "int4" if it is marked."""
+        return self.out.precision if isinstance(self.out, Linear) else None
 
     def _project(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
         """Return the queries of the layout's query tokens, and the keys and values of all tokens."""
-        # Slicing qkv.weight saves work, but would bypass an adapter or quantised layer in its place, and forward hooks.
-        if layout.asked is None or type(self.qkv) is not Linear or self.qkv._forward_hooks:
+        # Slicing qkv.weight saves work, but would bypass an adapter, a quantised layer or its packed copy, and forward hooks.
+        if layout.asked is None or type(self.qkv) is not Linear or self.qkv._forward_hooks or self.qkv.precision is not None:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
             return layout.asking(q), k, v
         dim, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
@@ -135,7 +143,7 @@ class KeysWithoutBias(Linear):
 
     def forward(self, input: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
         *query, value = self.bias.split(self.dim)
-        return fast_linear(input, self.weight, torch.cat([*query, torch.zeros_like(value), value]))
+        return fast_linear(input, self.weight, torch.cat([*query, torch.zeros_like(value), value]), precision=self.precision)
 
 
 def refuse_uneven_heads(dim: int, num_heads: int) -> None:

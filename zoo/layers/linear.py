@@ -6,23 +6,40 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
-FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}  # oneDNN's names of fused ones
+from zoo.errors import ConfigError
+from zoo.layers.low_precision.packings import forget, kept, packing
+from zoo.layers.low_precision.products import FUSED, activate, low_product
+
 FEW_ROWS = 64  # products of 2 to 64 rows take 0.55 to 0.65 of the time with the matrix in oneDNN's blocked format
 MOST_PACKED_BYTES = 2**31  # limit on the blocked copies of one model's matrices
 
-_packed = WeakTensorKeyDictionary()  # matrix -> (its state when it was copied, its copy in blocked format)
+IN_BLOCKS = "fp32"  # kind of these copies in ``packings``
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear`` that multiplies with oneDNN in float32 inference on a CPU.
+    """``torch.nn.Linear`` that multiplies with oneDNN in inference on a CPU.
 
-    torch uses MKL there, which is 1.1 to 1.3 times slower on AMD. Outputs agree up to rounding.
+    torch uses MKL for float32, which is 1.1 to 1.3 times slower on AMD. Outputs agree up to rounding.
+
+    Attributes:
+        precision: "int8" or "int4" if ``set_precision`` has marked the layer; None computes in the type of the weight.
     """
 
+    precision: str | None = None
+
     def forward(self, input: Float[Tensor, "*batch in_dim"]) -> Float[Tensor, "*batch out_dim"]:
-        return fast_linear(input, self.weight, self.bias)
+        return fast_linear(input, self.weight, self.bias, precision=self.precision)
+
+    def train(self, mode: bool = True) -> "Linear":
+        """Set training or evaluation mode as ``torch.nn.Module.train``.
+
+        Raises:
+            ConfigError: the layer computes in int8 or int4, which have no gradient.
+        """
+        if mode and self.precision is not None:
+            raise ConfigError(f"precision: {self.precision!r} is for inference; call set_precision(model, 'fp32') before training")
+        return super().train(mode)
 
 
 def fast_linear(
@@ -30,16 +47,25 @@ def fast_linear(
     weight: Float[Tensor, "out_dim in_dim"],
     bias: Float[Tensor, " out_dim"] | None,
     activation: str | None = None,
+    precision: str | None = None,
 ) -> Float[Tensor, "*batch out_dim"]:
-    """Compute x W^T + b, followed by an activation of ``FUSED`` unless None, with oneDNN if ``fits_onednn``."""
+    """Compute x W^T + b, followed by an activation of ``FUSED`` unless None, by the fastest kernel.
+
+    Args:
+        x: rows of activations.
+        weight: matrix; a parameter, if ``precision`` is given, because its packed copy is kept under it.
+        bias: bias.
+        activation: name in ``FUSED``.
+        precision: "int8" or "int4"; None computes in the type of the weight.
+    """
+    low = low_product(x, weight, bias, activation, precision)
+    if low is not None:
+        return low
     if fits_onednn(x, weight) and (activation is not None or x.numel() > x.shape[-1]):  # for a single row MKL is faster
         name, algorithm = FUSED[activation] if activation is not None else ("none", "")
         few = x.shape[-1] < x.numel() <= FEW_ROWS * x.shape[-1]
         return torch.ops.mkldnn._linear_pointwise(x, _in_blocks(weight) if few else weight, bias, name, [], algorithm)
-    out = F.linear(x, weight, bias)
-    if activation is None:
-        return out
-    return F.relu(out) if activation == "relu" else F.gelu(out, approximate=FUSED[activation][1])
+    return activate(F.linear(x, weight, bias), activation)
 
 
 def fits_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -80,22 +106,19 @@ def pack(weights: Iterable[Tensor]) -> None:
         if not all(fits_onednn(weight, weight) for weight in weights) or sum(weight.nbytes for weight in weights) > MOST_PACKED_BYTES:
             return
         for weight in weights:
-            if _in_blocks(weight) is weight:
-                _packed[weight] = _state(weight), torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), 2 * FEW_ROWS)
+            packing(weight, IN_BLOCKS, _blocked)
 
 
 def unpack(weights: Iterable[Tensor]) -> None:
     """Delete the cached copies of matrices."""
-    for weight in weights:
-        _packed.pop(weight, None)
+    forget(weights)
 
 
 def _in_blocks(weight: Tensor) -> Tensor:
     """Return the cached copy of a matrix in blocked format, or the matrix itself if there is no copy or it has changed since."""
-    found = _packed.get(weight)
-    return weight if found is None or found[0] != _state(weight) else found[1]
+    found = kept(weight, IN_BLOCKS)
+    return weight if found is None else found[0]
 
 
-def _state(weight: Tensor) -> tuple[int, int]:
-    """Return a key that changes with every write to a tensor and with its memory address."""
-    return weight._version, weight.data_ptr()
+def _blocked(weight: Tensor) -> tuple[Tensor]:
+    return (torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 2 * FEW_ROWS),)

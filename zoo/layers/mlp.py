@@ -61,7 +61,7 @@ class MLP(nn.Module):
     def forward(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         # The fused product reads fc1.weight, which would bypass an adapter or quantised layer in its place, and forward hooks.
         if self.fused is not None and type(self.fc1) is Linear and not self.fc1._forward_hooks:
-            hidden = fast_linear(x, self.fc1.weight, self.fc1.bias, self.fused)
+            hidden = fast_linear(x, self.fc1.weight, self.fc1.bias, self.fused, self.fc1.precision)
         else:
             hidden = self.fc1(x)
             in_place = self.activation is quick_gelu and not torch.is_grad_enabled() and not self.fc1._forward_hooks

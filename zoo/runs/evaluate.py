@@ -9,6 +9,7 @@ from zoo.assembly.save_load import load
 from zoo.errors import ConfigError
 from zoo.interop.base.checkpoint_directory import bundled_names, find_checkpoint, find_weights
 from zoo.interop.base.source import is_foreign, weights_on_disk
+from zoo.layers.low_precision.modes import precision_of
 from zoo.losses.distributed import rank
 from zoo.registry import name_of, part_names
 from zoo.registry.construct import build_part
@@ -54,7 +55,17 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None, ru
     result, _ = run(evaluation, model, source, data["test_split"], advance=advance)
     output = Path(config.get("output") or place / "evaluation" / name)
     if rank() == 0:
-        write_result(result, output, {"evaluation": name, "model": str(directory), "split": data["test_split"], "data": dict(data)})
+        write_result(
+            result,
+            output,
+            {
+                "evaluation": name,
+                "model": str(directory),
+                "split": data["test_split"],
+                "data": dict(data),
+                "precision": precision_of(model),
+            },
+        )
     return result, output
 
 

@@ -20,11 +20,17 @@ class Part:
             cannot detect a wrong value of these.
         called_apart: names of submodules (``*`` matches any text) that the part calls outside of the block that contains them. Sharded
             training gathers their weights at each such call.
+        low_precision: precisions below bf16 in which the part is offered ("int8", "int4") -> names of its linear layers that keep the type
+            of the weights there (``*`` matches any text). Each entry stands with the measured loss on a real task.
+        precision: description of the low precision in which the part computes, with the layers that a caller kept out of it; set by
+            ``zoo.layers.low_precision.modes.set_precision``. None: it computes in the type of its weights.
     """
 
     no_weight_decay: ClassVar[Sequence[str]] = ()
     silent_keywords: ClassVar[Sequence[str]] = ()
     called_apart: ClassVar[Sequence[str]] = ()
+    low_precision: ClassVar[Mapping[str, Sequence[str]]] = {}
+    precision: str | None = None
     config: dict[str, Any] | None = None
     processor: Processor | None = None
 

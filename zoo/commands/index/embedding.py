@@ -18,6 +18,7 @@ from zoo.commands.read_ahead import READERS, read_ahead
 from zoo.data.system_processor import hash_files
 from zoo.data.zero_shot_prompts import read_lines
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.low_precision.modes import DTYPES, MARKED, precision_of
 from zoo.processors.media.image_file import IMAGE_SUFFIXES, walk_images, warn_of_others
 from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 from zoo.training.fingerprint import hash_parameters
@@ -117,7 +118,15 @@ def check_counts(batch_size: int, readers: int) -> None:
 
 def facts_of(model: Any, modality: str, dtype: str) -> dict[str, str]:
     """Return the properties that all vectors of an index share."""
-    return {"weights": hash_parameters(model), "preprocessing": hash_processor(model), "modality": modality, "dtype": dtype}
+    weights = hash_precision(model, precision_of(model))
+    return {"weights": weights, "preprocessing": hash_processor(model), "modality": modality, "dtype": dtype}
+
+
+def hash_precision(model: Any, precision: str) -> str:
+    """Return a hash of the model's weights in a precision; those of int8 and int4 are stored in another type."""
+    if precision in MARKED:
+        return f"{hash_parameters(model, MARKED[precision])} {precision}"
+    return hash_parameters(model, DTYPES.get(precision))
 
 
 def place_of(name: str) -> str:

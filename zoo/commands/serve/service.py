@@ -14,6 +14,7 @@ from zoo.commands.serve.faults import RequestError
 from zoo.commands.serve.limits import Limits
 from zoo.commands.serve.metrics import Metrics
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.low_precision.modes import precision_of
 from zoo.types import encoders_of, is_system, processor_of, verbs_of
 
 T = TypeVar("T")
@@ -83,7 +84,14 @@ class ServedModel:
     def as_json(self) -> dict[str, Any]:
         """Return the entry of ``/v1/models``."""
         able = {name: list(modalities) for name, modalities in self.capabilities.items()}
-        return {"id": self.name, "object": "model", "created": self.created, "owned_by": "zoo", "capabilities": able}
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "zoo",
+            "precision": precision_of(self.model),
+            "capabilities": able,
+        }
 
 
 def capabilities_of(model: Any) -> dict[str, Sequence[str]]:

@@ -71,6 +71,8 @@ def classifier_key(system: Any, prompts: Sequence[Sequence[str]]) -> str | None:
         "projection": hash_weights(system.head.projections["text"]),
         "prompts": [list(own) for own in prompts],
     }
+    precision = system.encoders["text"].precision
+    facts |= {} if precision is None else {"precision": precision}  # the weights are stored as in fp32
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -1,0 +1,109 @@
+"""Precision of a model: the words that users write, and the layers that they mark."""
+
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from zoo.errors import ConfigError, name_choices
+from zoo.layers.linear import Linear
+from zoo.layers.low_precision.packings import forget, packed_bytes
+from zoo.types import Part
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+MARKED = {"int8": torch.float32, "int4": torch.bfloat16}  # precision of marked layers -> type of all other weights
+PRECISIONS = (*DTYPES, *MARKED)
+
+
+def set_precision(model: nn.Module, precision: str, *, keep: Collection[str] = ()) -> nn.Module:
+    """Set the precision in which a model computes, in place, and return it.
+
+    fp32, bf16, fp16 and fp64 convert the weights. int8 and int4 are for inference on a CPU: they convert the weights to ``MARKED`` and mark
+    the linear layers of every part that offers the precision (``Part.low_precision``); parts that do not offer it stay in that type. Marked
+    layers pack their weights at the first use; what is stored, saved and exported stays as it was.
+
+    Args:
+        model: a part or a system.
+        precision: a word of ``PRECISIONS``.
+        keep: further layers that are not marked, as patterns of their names in ``model`` ("*.fc2").
+
+    Raises:
+        ConfigError: there is no such precision, no part offers it, or the model is in training mode.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision: there is no {precision!r}; {name_choices(str(precision), PRECISIONS)}")
+    _unmark(model)
+    if precision in DTYPES:
+        return model.to(DTYPES[precision])
+    chosen = {name: layer for name, layer in markable(model, precision) if not any(fnmatchcase(name, each) for each in keep)}
+    if not chosen:
+        raise ConfigError(f"precision: {_name(model)} does not offer {precision!r}: {_reason(model, precision)}; use fp32 or bf16")
+    if any(part.training for part in chosen.values()):
+        raise ConfigError(f"precision: {precision!r} is for inference, the model is in training mode; call eval() first")
+    model.to(MARKED[precision])
+    for name, layer in chosen.items():
+        layer.precision = precision
+        owner = _owner(model, name)
+        assert owner is not None
+        owner[1].precision = " without ".join([precision, *keep])
+    return model
+
+
+def markable(model: nn.Module, precision: str) -> Iterator[tuple[str, Linear]]:
+    """Yield name and layer of all linear layers that a precision may mark: those of parts that offer it, less those that the parts keep."""
+    for name, layer in model.named_modules():
+        owner = _owner(model, name) if isinstance(layer, Linear) else None
+        if owner is not None:
+            prefix, part = owner
+            kept = part.low_precision.get(precision)
+            if kept is not None and not any(fnmatchcase(name[len(prefix) :].lstrip("."), each) for each in kept):
+                yield name, layer
+
+
+def _owner(model: nn.Module, name: str) -> tuple[str, Part] | None:
+    """Return name and object of the innermost part that holds a module (a language model within a head), or None if no part does."""
+    words = name.split(".")
+    for end in range(len(words) - 1, -1, -1):
+        prefix = ".".join(words[:end])
+        if isinstance(part := model.get_submodule(prefix), Part):
+            return prefix, part
+    return None
+
+
+def precisions_of(model: nn.Module) -> list[str]:
+    """Return the precisions that a model offers."""
+    return [*DTYPES, *(each for each in MARKED if next(markable(model, each), None) is not None)]
+
+
+def precision_of(model: nn.Module) -> str:
+    """Return the precision in which a model computes: that of its marked layers, or the type of its weights; "mixed" if these differ."""
+    marked = {layer.precision for layer in model.modules() if isinstance(layer, Linear) and layer.precision is not None}
+    if marked:
+        return marked.pop() if len(marked) == 1 else "mixed"
+    words = {dtype: word for word, dtype in DTYPES.items()}
+    found = {words.get(weight.dtype, str(weight.dtype)) for weight in model.parameters() if weight.is_floating_point()}
+    return found.pop() if len(found) == 1 else "mixed" if found else "fp32"
+
+
+def packed_memory(model: nn.Module) -> int:
+    """Return the memory in bytes of all packed copies of a model's weights, beside the weights themselves."""
+    return packed_bytes(model.parameters())
+
+
+def _unmark(model: nn.Module) -> None:
+    forget(model.parameters())
+    for layer in model.modules():
+        if isinstance(layer, Linear):
+            layer.precision = None
+        elif isinstance(layer, Part):
+            layer.precision = None
+
+
+def _name(model: nn.Module) -> str:
+    return type(model).__name__
+
+
+def _reason(model: nn.Module, precision: str) -> str:
+    parts = sorted({type(part).__name__ for part in model.modules() if isinstance(part, Part)})
+    return f"no linear layer of its parts ({', '.join(parts)}) is offered in it" if parts else "it has no parts of zoo"

@@ -1,0 +1,128 @@
+"""Products x W^T + b in bf16, int8 and int4 on a CPU: the choice of a kernel, by rows and by instructions of the CPU."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from zoo.errors import ConfigError
+from zoo.layers.low_precision.cpu import has_bf16, has_vnni
+from zoo.layers.low_precision.packings import packing
+
+FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}  # oneDNN's names of fused activations
+SUMS_IN_16_BITS = 63  # largest weight without VNNI: 2 * 255 * 63 fits 16 bits; with 127, the sum of two products would saturate
+ACTIVATION_STEPS = 127  # a row of activations is stored in -127 to 127, by its own scale
+ROWS_OF_WIDE_PRODUCT = 16  # from here on, a bfloat16 product without bfloat16 instructions is faster through float32
+
+
+def low_product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, precision: str | None) -> Tensor | None:
+    """Return the product in fewer bits, with its activation, or None if a plain product is to be taken.
+
+    Args:
+        x: activations.
+        weight: matrix, which stays as it is.
+        bias: bias.
+        activation: name in ``FUSED``, or None.
+        precision: "int8" or "int4" of a marked layer; None goes by the types of ``x`` and ``weight``.
+
+    Raises:
+        ConfigError: a marked layer is not on the CPU.
+    """
+    if precision is not None:
+        if weight.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return None  # counts, graphs and exported files describe the weights as they are stored
+        if weight.device.type != "cpu":
+            raise ConfigError(f"precision: {precision!r} runs on a CPU, the model is on {weight.device}; use bf16 there")
+        if not x.numel():
+            return None
+        found = (_int8 if precision == "int8" else _int4)(x, weight, bias, activation)
+        differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+        return _InferenceOnly.apply(found, x, weight) if differentiable else found
+    if x.dtype == weight.dtype == torch.bfloat16 and _is_plain(x, weight):
+        return _bf16(x, weight, bias, activation)
+    return None
+
+
+class _InferenceOnly(torch.autograd.Function):
+    """Identity whose gradient is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, found: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        return found.view_as(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise ConfigError("precision: int8 and int4 are for inference, and have no gradient; load the model in fp32 to train it")
+
+
+def _int8(
+    x: Float[Tensor, "*batch in_dim"], weight: Tensor, bias: Tensor | None, activation: str | None
+) -> Float[Tensor, "*batch out_dim"]:
+    """Return a product with a scale for each row of activations and for each row of the matrix.
+
+    A row's result depends on no other row, so that an item gives the same alone and in a batch. The integer sums are exact.
+    """
+    matrix, scales, zeros = packing(weight, "int8", pack_int8)
+    rows = x.reshape(-1, x.shape[-1]).float()  # [rows, in]
+    steps = row_steps(rows)
+    stored = torch.quantize_per_tensor(rows / steps, 1.0, 128, torch.quint8).int_repr()
+    out = torch.ops.onednn.qlinear_pointwise(stored, 1.0, 128, matrix, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+    out = out.mul_(steps) if bias is None else torch.addcmul(bias.float(), out, steps, out=out)
+    return activate(out, activation).to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def row_steps(rows: Float[Tensor, "rows in_dim"]) -> Float[Tensor, "rows 1"]:
+    """Return the step of each row's integers: the largest absolute value becomes ``ACTIVATION_STEPS``; a row of zeros has a tiny step."""
+    return rows.abs().amax(1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny * ACTIVATION_STEPS) / ACTIVATION_STEPS
+
+
+def pack_int8(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a matrix as int8 in oneDNN's blocked format, the scale of each of its rows, and their zero points."""
+    most = 127 if has_vnni() else SUMS_IN_16_BITS
+    weight = weight.float()
+    scales = weight.abs().amax(1).clamp_(min=torch.finfo(torch.float32).tiny * most) / most  # [out]
+    stored = (weight / scales[:, None]).round_().to(torch.int8).contiguous()
+    return torch.ops.onednn.qlinear_prepack(stored, None), scales, torch.zeros(len(weight), dtype=torch.int32)
+
+
+def _int4(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+    """Return a product with weights in four bits; language models will define it."""
+    raise ConfigError("precision: int4 is not available yet; use int8 or bf16")
+
+
+def _bf16(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor | None:
+    """Return a bfloat16 product from packed weights, or through float32 if the CPU has no bfloat16 instructions."""
+    if has_bf16():
+        (matrix,) = packing(weight, "bf16", pack_bf16)
+        name, algorithm = FUSED[activation] if activation is not None else ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(x, matrix, bias, name, [], algorithm)
+    if x.numel() < ROWS_OF_WIDE_PRODUCT * x.shape[-1]:
+        return None
+    wide = F.linear(x.float(), weight.float(), None if bias is None else bias.float())
+    return activate(wide, activation).to(x.dtype)
+
+
+def pack_bf16(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor]:
+    """Return a matrix in oneDNN's blocked format."""
+    return (torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64),)
+
+
+def activate(out: Tensor, activation: str | None) -> Tensor:
+    """Apply an activation of ``FUSED``; None gives the input."""
+    if activation is None:
+        return out
+    return F.relu(out) if activation == "relu" else F.gelu(out, approximate=FUSED[activation][1])
+
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """True if a product may leave torch's ``linear``: on a CPU, without gradients, autocast, tracing or compilation."""
+    return (
+        x.device.type == "cpu"
+        and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+        and type(weight) in (torch.nn.Parameter, Tensor)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+    )
