@@ -1,4 +1,4 @@
-"""Settings of a process that runs a command: the allocator, deferred modules of torch, and files that are read ahead."""
+"""The process of a command: modules of torch that are deferred, and files that are read ahead."""
 
 import subprocess
 import sys
@@ -6,34 +6,8 @@ import threading
 
 import pytest
 
-from zoo.commands.allocator import SWITCH, keep_pages
 from zoo.commands.read_ahead import read_ahead
 from zoo.errors import DataError
-
-KEPT = """
-import os, numpy
-from zoo.commands.allocator import keep_pages
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-accepted = keep_pages()
-before = resident()
-numpy.ones(25_000_000)  # 200 MB, freed at once
-print(accepted, resident() - before > 150_000_000)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="settings of glibc")
-@pytest.mark.parametrize("switch, printed", [("", "True True"), ("0", "False False")])
-def test_freed_memory_stays_with_the_process_unless_switched_off(switch, printed, monkeypatch):
-    monkeypatch.setenv(SWITCH, switch)
-    assert subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True).stdout.strip() == printed
-
-
-def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
-    assert keep_pages() is False
 
 
 def test_a_deferred_module_of_torch_is_loaded_at_its_first_use():

@@ -40,11 +40,9 @@ def _run(arguments: list[str]) -> int:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     known.arguments = arguments  # what the workers of a job are started with
     if known.command in RUNS_A_MODEL:
-        from zoo.commands.allocator import keep_pages
         from zoo.commands.deferred_imports import defer_imports
 
         defer_imports()
-        keep_pages()
     if any("://" in word for word in arguments):  # the import of the module takes a third of the time of ``zoo list``
         from zoo.commands.remote_options import is_elsewhere, run_on_this_disk
 

@@ -48,6 +48,7 @@ class Whisper(Head):
     called_apart = ("decoder.blocks.*.cross.key_value",)  # once for all blocks, by ``remember``
     no_weight_decay = ("positions",)
     silent_keywords = ("num_heads", "eps")
+    low_precision = {"int8": ()}
     processors = ("transcript",)  # in addition to those of the encoders
     transcribe = staticmethod(transcribe)
 

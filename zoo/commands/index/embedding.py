@@ -251,4 +251,3 @@ def embed_items(
             rows.append(vectors[fine].numpy())
         advance(len(batch))
     return np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32), errors
-
