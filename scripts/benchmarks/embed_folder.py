@@ -4,10 +4,10 @@
     python scripts/benchmarks/embed_folder.py --images 2000 --threads 2 --precision bf16
 
 The files are photos of scikit-image, enlarged, turned and shifted so that no two are equal. All runs use CLIP ViT-B/32 with equal random
-weights, except transformers, whose weights are random ones of its own. Peers: a loop over open_clip's transform and ``encode_image``; a loop
-over transformers' image processor and vision tower, which is what ``encode`` of sentence-transformers runs for images. zoo runs what
-``zoo embed`` runs: threads read and decode while the model computes, and vectors are written to an index. The first batch of each is a
-warm-up. ``difference`` is 1 minus the smallest cosine to open_clip's vectors.
+weights, except transformers, whose weights are random ones of its own. Peers: a loop over open_clip's transform and ``encode_image``;
+a loop over transformers' image processor and vision tower, which is what ``encode`` of sentence-transformers runs for images. zoo runs
+what ``zoo embed`` runs: threads read and decode while the model computes, and vectors are written to an index. The first batch of each
+is a warm-up. ``difference`` is 1 minus the smallest cosine to open_clip's vectors.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Modules of torch that ``import torch`` loads and no command uses at its start: loaded at their first use instead.
 
-``torch.export`` takes a tenth of the time of ``import torch``. Python's own ``importlib.util.LazyLoader`` does not help: it loads a module when
-``inspect`` reads the ``__file__`` of all modules, which torch does while it is imported.
+``torch.export`` takes a tenth of the time of ``import torch``. Python's own ``importlib.util.LazyLoader`` does not help: it loads a module
+when ``inspect`` reads the ``__file__`` of all modules, which happens during ``import torch``.
 """
 
 import sys
