@@ -24,9 +24,11 @@ class _Unloaded(ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         with _lock:
             if type(self) is _Unloaded:
+                spec = self.__spec__
+                assert spec is not None and isinstance(spec.loader, _Deferring)
                 self.__class__ = ModuleType
-                assert self.__spec__ is not None and isinstance(self.__spec__.loader, _Deferring)
-                self.__spec__.loader.loader.exec_module(self)
+                spec.loader = self.__loader__ = spec.loader.loader
+                spec.loader.exec_module(self)
         return getattr(self, name)
 
 

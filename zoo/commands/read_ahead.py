@@ -29,5 +29,6 @@ def read_ahead(
                 if len(ahead) > 1:
                     yield ahead.popleft()
             yield from ahead
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # the caller stopped early
+        except GeneratorExit:  # the caller stopped early
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -62,10 +62,10 @@ class Attended:
     """
 
     def __init__(self, memory: Float[Tensor, "batch length memory_dim"], *columns: Float[Tensor, "_ memory_dim"]) -> None:
-        self.folds = memory.shape[0] * memory.shape[1] <= memory.shape[2]
+        folds = memory.shape[0] * memory.shape[1] <= memory.shape[2]
         # Folded, the products are joined and not the parts, because joined parts are a copy of the weights (17 MB for the full size).
-        self.values = torch.cat([F.linear(memory, part) for part in columns], -1) if self.folds else memory  # [B, length, width]
-        self.columns = None if self.folds else columns[0] if len(columns) == 1 else torch.cat(columns)
+        self.values = torch.cat([F.linear(memory, part) for part in columns], -1) if folds else memory  # [B, length, width]
+        self.columns = None if folds else columns[0] if len(columns) == 1 else torch.cat(columns)
 
     def __call__(self, weights: Float[Tensor, "batch length"]) -> Float[Tensor, "batch out_dim"]:
         sums = torch.bmm(weights[:, None], self.values)[:, 0]
