@@ -2,7 +2,7 @@
 
     python scripts/benchmarks/recordings.py                      # 3 minutes of telephone prompts, greedy, without temperature fallback
     python scripts/benchmarks/recordings.py --seconds 75 --fallback --rounds 3
-    python scripts/benchmarks/recordings.py --precisions fp32,int8 --rounds 3
+    python scripts/benchmarks/recordings.py --precisions fp32,bf16 --rounds 3
 
 The weights are Whisper tiny.en (``zoo fetch whisper_tiny_en``), the recording joins prompts of four words and more of Asterisk's test and
 validation splits (``zoo fetch asterisk_sounds``) with pauses. Peers: openai-whisper, and faster-whisper where installed (``zoo install

@@ -12,7 +12,6 @@ from zoo.heads.whisper import Whisper
 from zoo.interop.base import rules
 from zoo.interop.whisper import system as whisper_system
 from zoo.interop.whisper.names import OPENAI
-from zoo.layers.low_precision.modes import precision_of, set_precision
 from zoo.layers.whisper_decoder import WhisperDecoder
 from zoo.storage.tensors import load_strictly
 from zoo.types import SUPERVISED, Batch, Encoded, EncoderSpec
@@ -257,22 +256,3 @@ def test_memory_is_equal_with_and_without_gradients(decoder, heard):
         found = decoder.remember(heard)
     close(found.keys, with_gradients.keys.detach())
     close(found.values, with_gradients.values.detach())
-
-
-def test_int8_reaches_encoder_decoder_and_logits_and_items_do_not_depend_on_their_batch():
-    system = zoo.create_system("whisper_nano").eval()
-    mels, ids = torch.randn(3, system.encoders["audio"].num_mels, 30), torch.randint(1, 50, (3, 5))
-
-    @torch.inference_mode()
-    def logits(rows):
-        decoder = system.head.decoder
-        memory = decoder.remember(system.encoders["audio"](mels[rows]).tokens)
-        return decoder(ids[rows], memory, cache=decoder.new_cache(len(mels[rows]), 5))
-
-    expected = logits(slice(0, 3))
-    set_precision(system, "int8")
-    assert precision_of(system) == system.head.decoder.precision == "int8"
-    found = logits(slice(0, 3))
-    assert 0 < (found - expected).norm() < 0.1 * expected.norm()  # random weights average nothing out
-    for row in range(3):
-        assert (logits(slice(row, row + 1))[0] - found[row]).norm() < 0.01 * found.norm()

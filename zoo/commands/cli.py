@@ -39,11 +39,7 @@ def _run(arguments: list[str]) -> int:
     if rest and not known.takes_overrides:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     known.arguments = arguments  # what the workers of a job are started with
-    if known.command in RUNS_A_MODEL:
-        from zoo.commands.deferred_imports import defer_imports
-
-        defer_imports()
-    if any("://" in word for word in arguments):  # the import of the module takes a third of the time of ``zoo list``
+    if any("://" in word for word in arguments):  # not for every command, because the module imports YAML, sockets and logging
         from zoo.commands.remote_options import is_elsewhere, run_on_this_disk
 
         if is_elsewhere(known):

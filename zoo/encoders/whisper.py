@@ -50,7 +50,6 @@ class WhisperEncoder(Encoder):
 
     modality = "audio"
     silent_keywords = ("num_heads", "eps", "pool")
-    low_precision = {"int8": ()}  # word errors of tiny.en: see the head ``whisper``
     context_length: int
 
     def __init__(

@@ -17,7 +17,7 @@ from zoo.errors import DataError
 from zoo.layers.attention import KeysWithoutBias, refuse_uneven_heads
 from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, CausalAttention, seen_keys
-from zoo.layers.linear import Linear, fast_linear, lay_out, pack, unpack
+from zoo.layers.linear import fast_linear, lay_out, pack, unpack
 from zoo.layers.memory import Memory, MemoryAttention, refuse_rows
 from zoo.layers.mlp import MLP, hidden_width
 
@@ -119,14 +119,8 @@ class WhisperDecoder(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
         """Return the logits of the next token, in fp32 or wider; the weight is tied to the token embedding."""
-        logits = fast_linear(hidden, self.embedding.weight, None, precision=self.precision)
+        logits = fast_linear(hidden, self.embedding.weight, None)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    @property
-    def precision(self) -> str | None:
-        """Precision of the logits: that of the last block's MLP, "int8" if it is marked (``zoo.layers.low_precision.modes``)."""
-        last = self.blocks[-1].mlp.fc2 if len(self.blocks) else None  # type: ignore[union-attr]
-        return last.precision if isinstance(last, Linear) else None
 
     def remember(
         self, tokens: Float[Tensor, "batch num_tokens memory_dim"], mask: Bool[Tensor, "batch num_tokens"] | None = None
@@ -156,9 +150,9 @@ class WhisperDecoder(nn.Module):
     def prepare(self, rows: int) -> None:
         """Store the weights in the memory format that is fastest for decoding steps of ``rows`` rows; outputs do not change.
 
-        Call it for beam search, which has more rows than the cache was created for. Nothing is stored in int8, which has its own format.
+        Call it for beam search, which has more rows than the cache was created for.
         """
-        if not self.training and self.precision is None:
+        if not self.training:
             lay_out(self._matrices(), by_columns=True)
             if rows > 1:
                 pack(self._matrices())

@@ -1,23 +1,11 @@
-"""The process of a command: modules of torch that are deferred, and files that are read ahead."""
+"""Files that a command reads ahead."""
 
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from zoo.commands.read_ahead import read_ahead
 from zoo.errors import DataError
-
-
-def test_a_deferred_module_of_torch_is_loaded_at_its_first_use():
-    code = (
-        "import sys; from zoo.commands.deferred_imports import defer_imports; defer_imports(); defer_imports()\n"
-        "import torch; before = 'torch.export.decomp_utils' in sys.modules\n"
-        "print(before, torch.export.Dim('batch', max=4).__name__, 'torch.export.decomp_utils' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert found == ["False", "batch", "True"]
 
 
 def test_the_next_batch_is_read_while_the_caller_uses_one():
