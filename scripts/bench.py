@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import audio, clip, data, determinism, images, language, speech
+from benchmarks import audio, clip, data, determinism, images, language, low_precision, speech
 from benchmarks.job import Entry
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +29,16 @@ from zoo.errors import ConfigError, ZooError, name_choices
 from zoo.evaluation.results.cards import write_lines
 from zoo.storage.files import write_text_atomically
 
-ENTRIES = clip.ENTRIES | images.ENTRIES | language.ENTRIES | data.ENTRIES | audio.ENTRIES | speech.ENTRIES | determinism.ENTRIES
+ENTRIES = (
+    clip.ENTRIES
+    | images.ENTRIES
+    | language.ENTRIES
+    | data.ENTRIES
+    | audio.ENTRIES
+    | speech.ENTRIES
+    | determinism.ENTRIES
+    | low_precision.ENTRIES
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +60,17 @@ class Result:
     our_megabytes: float | None
 
 
-def measure(name: str, entry: Entry, size: int, rounds: int, console: Console) -> Result:
-    """Measure one benchmark: warm up, then alternate calls of the reference and of zoo; the order switches every round."""
+def measure(name: str, entry: Entry, size: int, rounds: int, console: Console, clock: Callable[[], float] = time.perf_counter) -> Result:
+    """Measure one benchmark: warm up, then alternate calls of the reference and of zoo; the order switches every round.
+
+    Args:
+        name: of the benchmark.
+        entry: the benchmark.
+        size: its size.
+        rounds: number of rounds.
+        console: where progress is printed.
+        clock: ``time.perf_counter`` or ``time.process_time``; the latter hardly depends on what else the machine does.
+    """
     torch.manual_seed(0)
     job = entry.make(size)
     difference = job.difference()
@@ -61,7 +79,7 @@ def measure(name: str, entry: Entry, size: int, rounds: int, console: Console) -
     for number in range(rounds):
         console.print(f"{name}: round {number + 1} of {rounds}", style="dim")
         order = (job.peer, job.ours) if number % 2 == 0 else (job.ours, job.peer)
-        first, second = (timed(call) for call in order)
+        first, second = (timed(call, clock) for call in order)
         seconds.append((first, second) if number % 2 == 0 else (second, first))
     peer, ours = zip(*seconds, strict=True)
     ratios = [p / o for p, o in seconds]
@@ -69,11 +87,11 @@ def measure(name: str, entry: Entry, size: int, rounds: int, console: Console) -
     return Result(name, size, entry.peer, rounds, torch.get_num_threads(), *times, difference, *memory)
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Return the seconds of one call."""
-    start = time.perf_counter()
+def timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds of one call by a clock."""
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def peak_megabytes(call: Callable[[], object]) -> float | None:
@@ -124,6 +142,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run (default: all): {', '.join(ENTRIES)}")
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each library, at least 1 (default: 7)")
+    parser.add_argument("--cpu-seconds", action="store_true", help="time the process on all cores instead of the wall clock")
     parser.add_argument("--threads", type=int, help="number of threads of torch (default: that of torch)")
     parser.add_argument("--size", type=int, help="batch size or number of pairs (default: that of the benchmark)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results as JSON")
@@ -148,7 +167,8 @@ def main(arguments: list[str]) -> int:
         results = []
         for name in options.names or ENTRIES:
             entry = ENTRIES[name]
-            results.append(measure(name, entry, options.size or entry.size, options.rounds, Console(stderr=True)))
+            clock = time.process_time if options.cpu_seconds else time.perf_counter
+            results.append(measure(name, entry, options.size or entry.size, options.rounds, Console(stderr=True), clock))
             if options.card and entry.system:
                 write_card(results[-1], entry.system, entry.tolerance)
     except ZooError as error:

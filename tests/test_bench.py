@@ -36,7 +36,7 @@ def test_peer_and_ours_take_turns_and_the_ratio_is_peer_over_ours(bench, monkeyp
     calls, seconds = [], {"peer": 6.0, "ours": 2.0}
     job = bench.images.Job(lambda: "peer", lambda: "ours", lambda: 0.25)
     monkeypatch.setattr(bench, "peak_megabytes", lambda call: None)
-    monkeypatch.setattr(bench, "timed", lambda call: calls.append(call()) or seconds[call()])
+    monkeypatch.setattr(bench, "timed", lambda call, clock: calls.append(call()) or seconds[call()])
     result = bench.measure("x", bench.Entry(lambda size: job, 1, "p", 1.0), 1, 3, bench.Console(quiet=True))
     assert calls == ["peer", "ours", "ours", "peer", "peer", "ours"]
     assert (result.ratio, result.peer_seconds, result.our_seconds, result.difference) == (3.0, 6.0, 2.0, 0.25)

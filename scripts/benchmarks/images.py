@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.assembly.create import create_model
 from zoo.interop import vig
 from zoo.interop.vit import timm_vit
+from zoo.layers.low_precision.modes import DTYPES, set_precision
 from zoo.storage.tensors import load_strictly
 from zoo.training.optim import make_optimizer
 from zoo.training.settings import TrainingSettings
@@ -147,12 +148,48 @@ def vig_training_step(name: str) -> Callable[[int], Job]:
     return make
 
 
+def vit_precision(name: str, precision: str, *, peer: str) -> Callable[[int], Job]:
+    """Return the benchmark of a forward pass of ``size`` images in a precision.
+
+    Args:
+        name: model.
+        precision: of zoo.
+        peer: "timm fp32", "timm bf16" or "zoo fp32".
+    """
+
+    def make(size: int) -> Job:
+        reference, plain = vit_pair(name)
+        model = set_precision(copy.deepcopy(plain), precision)
+        library, word = peer.split()
+        reference = (reference if library == "timm" else plain).to(DTYPES[word])
+        pixels = torch.randn(size, 3, 224, 224)
+
+        @torch.inference_mode()
+        def run(chosen: nn.Module) -> Tensor:
+            found = chosen(pixels.to(next(chosen.parameters()).dtype))
+            return (found if isinstance(found, Tensor) else found.pooled).float()
+
+        return Job(lambda: run(reference), lambda: run(model), lambda: relative(run(model), run(reference)))
+
+    return make
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """Return the norm of the difference by that of the expected tensor."""
+    return float((found - expected).norm() / expected.norm())
+
+
 BF16 = 0.1  # bf16 has 8 significant bits, and outputs of the final norm have magnitude one
+LOW = 0.05  # relative difference of the pooled vectors in bf16 and int8; the models have random weights
 ENTRIES = {
     "vit_base_forward": Entry(vit_forward("vit_base_patch16_224"), 8, "timm ViT-B/16", 1e-4),
     "vit_small_forward": Entry(vit_forward("vit_small_patch16_224"), 8, "timm ViT-S/16", 1e-4),
     "vit_base_forward_bf16": Entry(vit_forward("vit_base_patch16_224", torch.bfloat16), 8, "timm ViT-B/16 fp32", BF16),
     "vit_small_forward_bf16": Entry(vit_forward("vit_small_patch16_224", torch.bfloat16), 8, "timm ViT-S/16 fp32", BF16),
+    "vit_base_int8": Entry(vit_precision("vit_base_patch16_224", "int8", peer="timm fp32"), 8, "timm ViT-B/16 fp32", LOW),
+    "vit_small_int8": Entry(vit_precision("vit_small_patch16_224", "int8", peer="zoo fp32"), 8, "zoo ViT-S/16 fp32", LOW),
+    "vit_base_bf16": Entry(vit_precision("vit_base_patch16_224", "bf16", peer="timm bf16"), 8, "timm ViT-B/16 bf16", LOW),
+    "vit_small_bf16": Entry(vit_precision("vit_small_patch16_224", "bf16", peer="timm bf16"), 8, "timm ViT-S/16 bf16", LOW),
     "vit_training_step": Entry(vit_training_step, 8, "timm ViT-S/16 fp32", BF16, "classifier_vit_small_patch16_224"),
     "vig_forward": Entry(vig_forward("vig_tiny"), 32, "published ViG-Ti", 1e-9),
     "vig_training_step": Entry(vig_training_step("vig_tiny"), 8, "published ViG-Ti", 1e-9, "classifier_vig_tiny"),

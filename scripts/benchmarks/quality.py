@@ -91,7 +91,7 @@ def _loaded(source: str | Path, precision: str) -> Any:
 
 def _accuracy(evaluation: Any, model: Any, source: Any) -> float:
     result = evaluation(model, source, "test")
-    return 100 * result.metrics[result.monitor]
+    return 100 * result.metrics["top1"]
 
 
 @torch.inference_mode()

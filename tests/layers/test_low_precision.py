@@ -45,7 +45,7 @@ def error(found, expected):
 
 
 @pytest.mark.parametrize("activation", [None, "gelu", "relu"])
-@pytest.mark.parametrize("rows", [1, 2, 7, 65])
+@pytest.mark.parametrize("rows", [1, 2, 7, 300])
 def test_int8_products_are_exact_sums_of_rounded_numbers(rows, activation):
     layer, x = Linear(33, 48).requires_grad_(False), torch.randn(rows, 33)
     most = 127 if products.has_vnni() else products.SUMS_IN_16_BITS
@@ -145,6 +145,14 @@ def test_int8_is_refused_where_it_is_not_offered():
         finish(zoo.create_model("vit_nano"), None, "vit_nano", torch.device("cuda"), "int8")
     with pytest.raises(zoo.ConfigError, match="there is no 'int9'"):
         set_precision(zoo.create_model("vit_nano"), "int9")
+
+
+def test_towers_that_stay_in_fp32_are_named(caplog):
+    model = set_precision(zoo.create_model("clip_vig_nano"), "int8")
+    assert model.encoders["text"].precision == "int8" and "'int8' is not offered for encoders.image" in caplog.text
+    caplog.clear()
+    set_precision(zoo.load("clip_vit_nano"), "int8")
+    assert not caplog.records
 
 
 def test_cached_class_vectors_of_fp32_are_not_taken_for_int8():

@@ -1,5 +1,6 @@
 """Precision of a model: the words that users write, and the layers that they mark."""
 
+import logging
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
@@ -9,7 +10,9 @@ from torch import nn
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.linear import Linear
 from zoo.layers.low_precision.packings import forget, packed_bytes
-from zoo.types import Part
+from zoo.types import Encoder, LanguageModel, Part
+
+log = logging.getLogger("zoo")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 MARKED = {"int8": torch.float32, "int4": torch.bfloat16}  # precision of marked layers -> type of all other weights
@@ -47,6 +50,8 @@ def set_precision(model: nn.Module, precision: str, *, keep: Collection[str] = (
         owner = _owner(model, name)
         assert owner is not None
         owner[1].precision = " without ".join([precision, *keep])
+    if left := _left_out(model):
+        log.warning("precision: %r is not offered for %s, computed in the type of the weights", precision, ", ".join(left))
     return model
 
 
@@ -89,6 +94,12 @@ def precision_of(model: nn.Module) -> str:
 def packed_memory(model: nn.Module) -> int:
     """Return the memory in bytes of all packed copies of a model's weights, beside the weights themselves."""
     return packed_bytes(model.parameters())
+
+
+def _left_out(model: nn.Module) -> list[str]:
+    """Return the names of encoders and language models of which no layer is marked; heads are small beside them."""
+    parts = [(name, part) for name, part in model.named_modules() if isinstance(part, Encoder | LanguageModel)]
+    return [name or type(part).__name__ for name, part in parts if part.precision is None]
 
 
 def _unmark(model: nn.Module) -> None:

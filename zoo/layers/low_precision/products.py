@@ -14,6 +14,7 @@ from zoo.layers.low_precision.packings import packing
 FUSED = {"gelu": ("gelu", "none"), "gelu_tanh": ("gelu", "tanh"), "relu": ("relu", "")}  # oneDNN's names of fused activations
 SUMS_IN_16_BITS = 63  # largest weight without VNNI: 2 * 255 * 63 fits 16 bits; with 127, the sum of two products would saturate
 ACTIVATION_STEPS = 127  # a row of activations is stored in -127 to 127, by its own scale
+ROWS_OF_A_BLOCK = 256  # rows that int8 computes together, so that their sums stay in the cache
 ROWS_OF_WIDE_PRODUCT = 16  # from here on, a bfloat16 product without bfloat16 instructions is faster through float32
 
 
@@ -37,7 +38,8 @@ def low_product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str 
             raise ConfigError(f"precision: {precision!r} runs on a CPU, the model is on {weight.device}; use bf16 there")
         if not x.numel():
             return None
-        found = (_int8 if precision == "int8" else _int4)(x, weight, bias, activation)
+        with torch.no_grad():
+            found = (_int8 if precision == "int8" else _int4)(x, weight, bias, activation)
         differentiable = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
         return _InferenceOnly.apply(found, x, weight) if differentiable else found
     if x.dtype == weight.dtype == torch.bfloat16 and _is_plain(x, weight):
@@ -66,11 +68,22 @@ def _int8(
     """
     matrix, scales, zeros = packing(weight, "int8", pack_int8)
     rows = x.reshape(-1, x.shape[-1]).float()  # [rows, in]
-    steps = row_steps(rows)
-    stored = torch.quantize_per_tensor(rows / steps, 1.0, 128, torch.quint8).int_repr()
-    out = torch.ops.onednn.qlinear_pointwise(stored, 1.0, 128, matrix, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
-    out = out.mul_(steps) if bias is None else torch.addcmul(bias.float(), out, steps, out=out)
-    return activate(out, activation).to(x.dtype).unflatten(0, x.shape[:-1])
+    out = rows.new_empty(len(rows), len(weight))
+    offset = rows.new_zeros(()) if bias is None else bias.float()
+    for block, found in zip(rows.split(ROWS_OF_A_BLOCK), out.split(ROWS_OF_A_BLOCK), strict=True):
+        steps = row_steps(block)
+        stored = torch.quantize_per_tensor(block / steps, 1.0, 128, torch.quint8).int_repr()
+        sums = torch.ops.onednn.qlinear_pointwise(stored, 1.0, 128, matrix, scales, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        torch.addcmul(offset, sums, steps, out=found)
+        _activate_in_place(found, activation)
+    return out.to(x.dtype).reshape(*x.shape[:-1], len(weight))
+
+
+def _activate_in_place(out: Tensor, activation: str | None) -> None:
+    if activation == "relu":
+        out.relu_()
+    elif activation is not None:
+        torch.ops.aten.gelu_(out, approximate=FUSED[activation][1])
 
 
 def row_steps(rows: Float[Tensor, "rows in_dim"]) -> Float[Tensor, "rows 1"]:
@@ -95,6 +108,8 @@ def _int4(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None
 def _bf16(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor | None:
     """Return a bfloat16 product from packed weights, or through float32 if the CPU has no bfloat16 instructions."""
     if has_bf16():
+        if type(weight) is not torch.nn.Parameter:  # a slice or a folded matrix is new in every call, so that packing would not pay
+            return None
         (matrix,) = packing(weight, "bf16", pack_bf16)
         name, algorithm = FUSED[activation] if activation is not None else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, matrix, bias, name, [], algorithm)
