@@ -48,8 +48,8 @@ class Whisper(Head):
     called_apart = ("decoder.blocks.*.cross.key_value",)  # once for all blocks, by ``remember``
     no_weight_decay = ("positions",)
     silent_keywords = ("num_heads", "eps")
-    # No int8 in encoder, decoder and table of logits: of 400 words of telephone prompts tiny.en has 18 wrong instead of 6 with windows="seek"
-    # (scripts/benchmarks/recordings.py, on a CPU without VNNI, where weights have 7 bits).
+    # Not in int8: with ``low_precision = {"int8": ()}`` here and in the encoder, and the logits in int8 too, tiny.en had 18 of 400 words wrong
+    # instead of 6 (recordings.py of the benchmarks, windows="seek", on a CPU without VNNI, where weights have 7 bits).
     processors = ("transcript",)  # in addition to those of the encoders
     transcribe = staticmethod(transcribe)
 
