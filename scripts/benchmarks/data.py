@@ -72,10 +72,12 @@ def training_image_path(size: int) -> Job:
     def peer() -> Tensor:
         return torch.stack([transform(Image.open(io.BytesIO(file))) for file in files])
 
+    def item(number: int, file: bytes, augment: Augmentation) -> Tensor:
+        varied = augment(Sample(str(number), {"image": read_pixels(file)}), np.random.default_rng(number), processor)
+        return processor.item(varied.inputs["image"])
+
     def ours(augment: Augmentation = augmentation) -> Tensor:
-        samples = [Sample(str(i), {"image": read_pixels(file)}) for i, file in enumerate(files)]
-        varied = [augment(sample, np.random.default_rng(i), processor) for i, sample in enumerate(samples)]
-        return processor.collate([processor.item(sample.inputs["image"]) for sample in varied])[0]
+        return processor.collate([item(number, file, augment) for number, file in enumerate(files)])[0]
 
     def difference() -> float:
         squashed = steps(transforms.Resize((IMAGE_SIZE, IMAGE_SIZE), interpolation=bicubic))

@@ -2,11 +2,13 @@
 
     python scripts/benchmarks/recordings.py                      # 3 minutes of telephone prompts, greedy, without temperature fallback
     python scripts/benchmarks/recordings.py --seconds 75 --fallback --rounds 3
+    python scripts/benchmarks/recordings.py --precisions fp32,bf16 --rounds 3
 
 The weights are Whisper tiny.en (``zoo fetch whisper_tiny_en``), the recording joins prompts of four words and more of Asterisk's test and
-validation splits (``zoo fetch asterisk_sounds``) with pauses. Peers: openai-whisper, and faster-whisper where installed. Rounds alternate
-between all of them; the seconds are medians of CPU time on one thread. A step is one call of the decoder for the next token of all windows
-of a batch; faster-whisper does not tell its steps.
+validation splits (``zoo fetch asterisk_sounds``) with pauses. Peers: openai-whisper, and faster-whisper where installed (``zoo install
+bench``). All decode greedily with the text before as prompt, and look for speech first only with fixed windows and in faster-whisper's
+batched pipeline, which writes no timestamps. Rounds alternate between all of them; the seconds are medians of CPU time on one thread.
+A step is one call of the decoder for the next token of all windows of a batch; faster-whisper does not tell its steps.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from zoo.interop.whisper.names import OPENAI
 from zoo.layers.whisper_decoder import WhisperDecoder
 from zoo.processors.media.audio_file import read_audio
 
-SPLITS, FEWEST_WORDS, RATE_HZ = ("test", "validation"), 4, 16000
+SPLITS, FEWEST_WORDS, RATE_HZ, BATCH = ("test", "validation"), 4, 16000, 8
 FALLBACK = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
@@ -81,14 +83,14 @@ def counted(owner: type, name: str) -> list[int]:
     return calls
 
 
-def zoo_runner(system: Any, temperatures: Any, calls: list[int], **options: Any) -> Runner:
+def zoo_runner(system: Any, precision: str, temperatures: Any, calls: list[int], **options: Any) -> Runner:
     """Return the runner of ``system.transcribe`` with options."""
 
     def run(waveform: np.ndarray) -> tuple[str, int]:
         calls[0] = 0
-        return system.transcribe(waveform, temperatures=temperatures, batch_size=8, **options).text, calls[0]
+        return system.transcribe(waveform, temperatures=temperatures, batch_size=BATCH, **options).text, calls[0]
 
-    return Runner("zoo " + " ".join(f"{key}={value}" for key, value in options.items()), run)
+    return Runner(f"zoo {precision} " + " ".join(f"{key}={value}" for key, value in options.items()), run)
 
 
 def openai_runner(system: Any, temperatures: Any) -> Runner:
@@ -108,33 +110,35 @@ def openai_runner(system: Any, temperatures: Any) -> Runner:
     return Runner("openai-whisper", run)
 
 
-def faster_runner(kind: str, temperatures: Any) -> Runner:
-    """Return the runner of faster-whisper with the fetched weights."""
-    from faster_whisper import WhisperModel
+def faster_runner(kind: str, temperatures: Any, *, batched: bool = False) -> Runner:
+    """Return the runner of faster-whisper with the fetched weights; batched, it finds speech by Silero's model and cuts there."""
+    from faster_whisper import BatchedInferencePipeline, WhisperModel
 
     model = WhisperModel(str(fetched("whisper_tiny_en")), device="cpu", compute_type=kind, cpu_threads=1)
+    pipeline = BatchedInferencePipeline(model) if batched else model
+    options: dict[str, Any] = {"batch_size": BATCH} if batched else {}
 
     def run(waveform: np.ndarray) -> tuple[str, None]:
-        segments, _ = model.transcribe(waveform, beam_size=1, temperature=temperatures, language="en")
+        segments, _ = pipeline.transcribe(waveform, beam_size=1, temperature=temperatures, language="en", **options)
         return "".join(segment.text for segment in segments), None
 
-    return Runner(f"faster-whisper {kind}", run)
+    return Runner(f"faster-whisper {kind}{', batched' if batched else ''}", run)
 
 
-def runners(temperatures: Any) -> list[Runner]:
+def runners(temperatures: Any, precisions: Sequence[str]) -> list[Runner]:
     """Return all ways to transcribe that are installed."""
-    system: Any = load(str(fetched("whisper_tiny_en")))
     calls = counted(WhisperDecoder, "logits")
-    found = [
-        zoo_runner(system, temperatures, calls, windows="seek", vad_filter="none"),
-        zoo_runner(system, temperatures, calls, windows="seek", vad_filter="auto"),
-        zoo_runner(system, temperatures, calls, windows="fixed", vad_filter="auto"),
-        openai_runner(system, temperatures),
-    ]
+    systems: dict[str, Any] = {precision: load(str(fetched("whisper_tiny_en")), precision=precision) for precision in precisions}
+    found = []
+    for precision, system in systems.items():
+        for windows, vad in (("seek", "none"), ("fixed", "auto")):
+            found.append(zoo_runner(system, precision, temperatures, calls, windows=windows, vad_filter=vad))
+    if "fp32" in systems:
+        found.append(openai_runner(systems["fp32"], temperatures))
     try:
-        return [*found, faster_runner("float32", temperatures), faster_runner("int8", temperatures)]
+        return found + [faster_runner(kind, temperatures, batched=batched) for kind in ("float32", "int8") for batched in (False, True)]
     except ImportError as error:
-        print(f"recordings: without faster-whisper ({error})", file=sys.stderr)
+        print(f"recordings: without faster-whisper ({error}); install it with: zoo install bench", file=sys.stderr)
         return found
 
 
@@ -145,11 +149,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--pause", type=float, default=0.5, help="seconds of silence after each prompt (default: 0.5)")
     parser.add_argument("--rounds", type=int, default=1, help="timed rounds (default: 1)")
     parser.add_argument("--fallback", action="store_true", help="try higher temperatures, as all of them do by default")
+    parser.add_argument("--precisions", default="fp32", help="precisions of zoo, comma-separated (default: fp32)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
         waveform, text = recording(options.seconds, options.pause)
-        every = runners(FALLBACK if options.fallback else 0.0)
+        every = runners(FALLBACK if options.fallback else 0.0, options.precisions.split(","))
     except ZooError as error:
         print(f"recordings: {error}", file=sys.stderr)
         return 2

@@ -247,3 +247,12 @@ def test_alignment_heads_are_those_given_or_the_upper_half():
 def test_a_width_that_heads_do_not_share_evenly_is_refused():
     with pytest.raises(ConfigError, match="num_heads: 5 does not divide"):
         head_of(num_heads=5)
+
+
+def test_memory_is_equal_with_and_without_gradients(decoder, heard):
+    with_gradients = decoder.remember(heard.requires_grad_())
+    assert with_gradients.keys.requires_grad and with_gradients.values.requires_grad
+    with torch.no_grad():
+        found = decoder.remember(heard)
+    close(found.keys, with_gradients.keys.detach())
+    close(found.values, with_gradients.values.detach())

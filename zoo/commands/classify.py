@@ -16,6 +16,7 @@ from zoo.commands.classify_report import Prediction, check_output, write_predict
 from zoo.commands.display import counting_progress, print_json, readable_share, table
 from zoo.commands.model_options import load_chosen
 from zoo.commands.plain import say
+from zoo.commands.read_ahead import read_ahead
 from zoo.commands.worker_options import shares_work
 from zoo.commands.workers import Advance, ListJob, has_parts, parts_folder, run_shared
 from zoo.data.zero_shot_prompts import DEFAULT_TEMPLATES, Label, fill_templates, plain_labels, read_labels, read_templates
@@ -177,7 +178,7 @@ def predict(
     batch_size: int,
     advance: Advance,
 ) -> Iterator[Prediction]:
-    """Yield a prediction per image, in the order of the paths; images are classified in batches.
+    """Yield a prediction per image, in the order of the paths; the next batch is read while one is classified.
 
     Args:
         score: maps pixels [B, 3, H, W] to probabilities [B, labels].
@@ -185,21 +186,22 @@ def predict(
     """
     assert system.processor is not None
     part = system.processor["image"]
-    for start in range(0, len(paths), batch_size):
+    for first, readings in read_ahead(paths, part.item, batch_size):
+        batch = paths[first : first + batch_size]
         items: dict[Path, torch.Tensor] = {}
         errors: dict[Path, str] = {}
-        for path in paths[start : start + batch_size]:
+        for path, reading in zip(batch, readings, strict=True):
             try:
-                items[path] = part.item(path)
+                items[path] = reading.result()
             except DataError as error:
                 errors[path] = str(error)
         scores = {}
         if items:
             found = score(part.collate(list(items.values()))[0])
             scores = dict(zip(items, found, strict=True))
-        for path in paths[start : start + batch_size]:
+        for path in batch:
             yield _prediction(path, labels, scores.get(path), errors.get(path), top_k)
-        advance(len(paths[start : start + batch_size]))
+        advance(len(batch))
 
 
 def _prediction(path: Path, labels: Sequence[str], scores: torch.Tensor | None, error: str | None, top_k: int) -> Prediction:

@@ -12,7 +12,6 @@ from typing import Any
 from zoo.commands.draw_graph_options import add_draw_graph_options
 from zoo.commands.fit_scaling_options import add_fit_scaling_options
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
-from zoo.commands.remote_options import is_elsewhere, run_on_this_disk
 from zoo.commands.serve.options import add_serve_options
 from zoo.commands.transcribe_options import add_transcribe_options
 from zoo.commands.worker_options import SHARES_WORK, add_worker_options
@@ -40,8 +39,11 @@ def _run(arguments: list[str]) -> int:
     if rest and not known.takes_overrides:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     known.arguments = arguments  # what the workers of a job are started with
-    if is_elsewhere(known):
-        return run_on_this_disk(lambda options: options.run(options, rest), known)
+    if any("://" in word for word in arguments):  # not for every command, because the module imports YAML, sockets and logging
+        from zoo.commands.remote_options import is_elsewhere, run_on_this_disk
+
+        if is_elsewhere(known):
+            return run_on_this_disk(lambda options: options.run(options, rest), known)
     return known.run(known, rest)
 
 

@@ -46,9 +46,9 @@ class Memory:
             tokens: of the encoder.
             mask: True at real tokens; a mask that is True everywhere is dropped, so it costs nothing.
         """
-        keys, values = zip(*(layer.keys_and_values(tokens) for layer in layers), strict=True)
         whole = mask is None or (not mask.is_meta and bool(on_host(mask).all()))
-        return cls(torch.stack(keys), torch.stack(values), None if whole else mask)  # [depth, B, heads, N, head_dim]
+        keys, values = _stacked(layers, tokens)
+        return cls(keys, values, None if whole else mask)
 
     @property
     def batch_size(self) -> int:
@@ -144,6 +144,20 @@ class MemoryCache(Cache):
             self.memory = self.memory.select(kept)
         self.sources = torch.arange(len(kept), device=kept.device).repeat_interleave(counts)
         return self
+
+
+def _stacked(layers: "Sequence[MemoryAttention]", tokens: Tensor) -> list[Float[Tensor, "depth batch num_heads num_tokens head_dim"]]:
+    """Return the keys and the values of all layers."""
+    if torch.is_grad_enabled():  # writing into a tensor would record one copy of it per layer
+        return [torch.stack(parts) for parts in zip(*(layer.keys_and_values(tokens) for layer in layers), strict=True)]
+    found: list[Tensor] = []
+    # One layer after another: to stack all at the end takes twice the memory, 75 instead of 38 MB for Whisper base.
+    for number, layer in enumerate(layers):
+        parts = layer.keys_and_values(tokens)
+        found = found or [part.new_empty(len(layers), *part.shape) for part in parts]
+        for whole, part in zip(found, parts, strict=True):
+            whole[number] = part
+    return found
 
 
 def refuse_rows(rows: int, memory: Memory, sources: str = "sources") -> None:

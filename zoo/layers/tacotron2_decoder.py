@@ -58,17 +58,18 @@ class Attended:
 
     Args:
         memory: the encoder's tokens.
-        columns: the matrix [out_dim, memory_dim].
+        columns: parts of the matrix, each [part_dim, memory_dim], which follow one another along ``out_dim``.
     """
 
-    def __init__(self, memory: Float[Tensor, "batch length memory_dim"], columns: Float[Tensor, "out_dim memory_dim"]) -> None:
-        self.folds = memory.shape[0] * memory.shape[1] <= memory.shape[2]
-        self.values = F.linear(memory, columns) if self.folds else memory  # [B, length, out_dim or memory_dim]
-        self.columns = columns
+    def __init__(self, memory: Float[Tensor, "batch length memory_dim"], *columns: Float[Tensor, "_ memory_dim"]) -> None:
+        folds = memory.shape[0] * memory.shape[1] <= memory.shape[2]
+        # Folded, the products are joined and not the parts, because joined parts are a copy of the weights (17 MB for the full size).
+        self.values = torch.cat([F.linear(memory, part) for part in columns], -1) if folds else memory  # [B, length, width]
+        self.columns = None if folds else columns[0] if len(columns) == 1 else torch.cat(columns)
 
     def __call__(self, weights: Float[Tensor, "batch length"]) -> Float[Tensor, "batch out_dim"]:
         sums = torch.bmm(weights[:, None], self.values)[:, 0]
-        return sums if self.folds else F.linear(sums, self.columns)
+        return sums if self.columns is None else F.linear(sums, self.columns)
 
 
 class Tacotron2Decoder(nn.Module):
@@ -210,9 +211,8 @@ class Stepper:
         self.prepared: Prepared = decoder.attention.prepare(memory, mask)
         split, width = decoder.prenet_dim, decoder.rnn_dim
         out = torch.cat([decoder.projection.weight, decoder.gate.weight])  # [out_dim, rnn_dim + memory_dim]
-        # The columns that are multiplied with the attended tokens, stacked: one product serves both LSTMs and the projections.
-        columns = torch.cat([rnn.weight_ih_l0[:, split:], second.weight_ih_l0[:, width:], out[:, width:]])
-        self.context_of = Attended(memory, columns)
+        # The columns that are multiplied with the attended tokens: one product serves both LSTMs and the projections.
+        self.context_of = Attended(memory, rnn.weight_ih_l0[:, split:], second.weight_ih_l0[:, width:], out[:, width:])
         self.sizes = (4 * width, 4 * width, len(out))
         self.first, self.second = decoder.standing_weights()
         self.out = out[:, :width].t().contiguous()

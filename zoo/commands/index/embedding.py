@@ -1,9 +1,7 @@
 """Embed the files of a folder, or the lines of a file, into an index."""
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from zoo.commands.index.store import FAILED, Matrix, alone_in, checked_words, read_json_lines, told
 from zoo.commands.index.writer import IndexWriter, Item, clear, refuse_strange
+from zoo.commands.read_ahead import READERS, read_ahead
 from zoo.data.system_processor import hash_files
 from zoo.data.zero_shot_prompts import read_lines
 from zoo.errors import ConfigError, DataError, name_choices
@@ -59,7 +58,7 @@ def embed_folder(
     storage: str = "npy",
     dtype: str = "float32",
     batch_size: int = 64,
-    readers: int = 2,
+    readers: int = READERS,
     update: bool = False,
     restart: bool = False,
     advance: Callable[[int], None] = lambda items: None,
@@ -238,7 +237,7 @@ def embed_items(
     """
     rows: list[Matrix] = []
     errors: dict[int, str] = {}
-    for first, batch in _read_ahead(items, read, batch_size, readers):
+    for first, batch in read_ahead(items, read, batch_size, readers):
         good = []
         for number, reading in enumerate(batch, first):
             try:
@@ -252,16 +251,3 @@ def embed_items(
             rows.append(vectors[fine].numpy())
         advance(len(batch))
     return np.concatenate(rows) if rows else np.empty((0, 0), dtype=np.float32), errors
-
-
-def _read_ahead(
-    items: Sequence[Item], read: Callable[[Item], Any], batch_size: int, readers: int
-) -> Iterator[tuple[int, list[Future[Any]]]]:
-    """Yield batches of pending reads with the position of their first item; the next batch is read while the model computes this one."""
-    with ThreadPoolExecutor(readers) as pool:
-        ahead: deque[tuple[int, list[Future[Any]]]] = deque()
-        for first in range(0, len(items), batch_size):
-            ahead.append((first, [pool.submit(read, item) for item in items[first : first + batch_size]]))
-            if len(ahead) > 1:
-                yield ahead.popleft()
-        yield from ahead

@@ -3,6 +3,9 @@
 Both libraries call libjpeg-turbo with the same settings (slow integer DCT, smooth upsampling of colour), so the values are equal; tests
 check this. Pillow still reads the header, and decodes every file that is not a plain JPEG or that torchvision refuses. If a damaged
 file decodes without an error, the pixels after the damage are noise, and this noise may differ from Pillow's.
+
+Files are decoded at full size. At half of it, libjpeg is faster, but the resized image is up to 6 grey levels off
+(``scripts/benchmarks/decode_jpeg.py``).
 """
 
 import functools
