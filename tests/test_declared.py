@@ -1,6 +1,7 @@
 """pyproject.toml declares what the code imports, and constraints.txt pins all of it."""
 
 import re
+from functools import cache
 
 import pytest
 from declared import ROOT, foreign_imports, modules_of, project, quickstart_extras, requirements_of
@@ -32,6 +33,7 @@ BY_NAME = {  # packages that no import statement names
 TESTED = [extra for extra in EXTRAS if extra not in NOT_TESTED | {"all", "test"}]
 
 
+@cache
 def imports() -> set[str]:
     return {name for path in (ROOT / "zoo").rglob("*.py") for name in foreign_imports(path)}
 
