@@ -14,10 +14,8 @@ EXTRAS = sorted(project()["optional-dependencies"])
 NOT_TESTED = {"demo", "gcs", "microphone", "ray", "vocoder"}  # not in the extra test; demo only until `zoo demo` is tested
 BY_NAME = {  # packages that no import statement names
     "bitsandbytes": "import_module in zoo.layers.quantised",
-    "soundfile": "audio_file imports what its table names",
-    "soxr": "the same",
-    "av": "the same",
-    "jiwer": "measures.wer imports what its table names",
+    "soxr": "audio_file imports it by name",
+    "jiwer": "measures.wer imports it by name",
     "whisper-normalizer": "the same",
     "open_clip_torch": "its file of merges is read",
     "silero-vad": "its file of weights is read",
@@ -45,8 +43,8 @@ def test_every_import_is_declared():
 
 def test_every_package_of_an_extra_is_used():
     used = imports()
-    idle = {each.name for extra in TESTED for each in requirements_of(extra) if each.name not in BY_NAME and not modules_of([each]) & used}
-    assert not idle, "no module of zoo imports these packages"
+    idle = {each.name for extra in TESTED for each in requirements_of(extra) if not modules_of([each]) & used}
+    assert idle == set(BY_NAME), "no module of zoo imports these packages"
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
