@@ -96,7 +96,11 @@ def test_doctor_names_what_is_missing(monkeypatch, capsys):
 
 def test_guides_are_listed_and_read(capsys):
     assert main(["guide"]) == 0
-    topics = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert topics == sorted(path.stem for path in (ROOT / "assets" / "guide").glob("*.md"))
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [topic for topic, _ in lines][:2] == ["start", "concepts"]  # in reading order
+    assert {topic for topic, _ in lines} == {path.stem for path in (ROOT / "assets" / "guide").glob("*.md")} - {"index"}
+    assert main(["guide", "--json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [[each["topic"], each["description"]] for each in told] == lines and told[0]["section"] == "Begin"
     assert main(["guide", "export"]) == 0
     assert capsys.readouterr().out == (ROOT / "assets" / "guide" / "export.md").read_text(encoding="utf-8")

@@ -1,0 +1,79 @@
+"""Write ``assets/guide/models.md``: size and work of every model, and the published weights. Takes about five minutes on one core."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import zoo
+from zoo.commands.listing import facts
+from zoo.registry import Row, rows
+from zoo.registry.pretrained import find_pretrained, list_pretrained
+from zoo.storage.files import write_text_atomically
+
+PAGE = Path(__file__).parents[1] / "assets" / "guide" / "models.md"
+TITLES = {"system": "Systems", "encoder": "Encoders", "language": "Language models"}
+SMALL = "_nano"
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+INTRODUCTION = """# Models
+
+All models of `zoo list` but {left_out} `*_nano` forms, which exist for tests and first tries, and heads, which compute nothing without a system. This
+page is written by `python scripts/update_models.py`; `zoo info NAME` shows one model in detail, with its parts, its memory and the tests that
+verify it.
+
+* **Parameters** are those of the whole model. Rows of `transformers/...` and `timm/...` are not listed: they are whatever those libraries have.
+* **FLOPs** are those of one forward pass of the encoders for one item of the nominal size (2 per multiply-add), without the head; of a language
+  model, those of one token.
+* **Tokens** are those that the encoders give for this item, and behind the connector those that the language model reads.
+* **Licences** are those of weights, in the last table. The code of zoo is Apache-2.0; models without weights have no other licence.
+"""
+PUBLISHED = """## Published weights
+
+Sources, licences and published figures were written down from memory and not measured by zoo; check them before you rely on them
+([pretrained](pretrained.md)). Parameters are counted.
+
+| name | parameters | licence | source | published figure |
+|---|---|---|---|---|
+"""
+
+
+def with_unit(number: float) -> str:
+    """Return a number in three digits with a unit: 151277313 -> 151 M."""
+    unit, letter = next(((unit, letter) for unit, letter in UNITS if number >= unit), (1, ""))
+    digits = f"{number / unit:.3g}" if number / unit < 999.5 else f"{number / unit:.0f}"
+    return f"{digits} {letter}".strip()
+
+
+def listed(kind: str) -> list[Row]:
+    """Return the rows of a kind that the page lists."""
+    return [row for _, row in sorted(rows(kind).items()) if not row.name.endswith(SMALL)]
+
+
+def line(row: Row, summarize: Callable[[str], zoo.Summary] = zoo.summarize) -> str:
+    """Return the line of a model, from its costs on the meta device."""
+    summary = summarize(row.name)
+    flops = {name: value for name, value in summary.flops.items() if name != "total" and value}
+    work = ", ".join(f"{name} {with_unit(value)}" if len(flops) > 1 else with_unit(value) for name, value in flops.items())
+    tokens = ", ".join(f"{name} {number:,}" if len(summary.tokens) > 1 else f"{number:,}" for name, number in summary.tokens.items())
+    return f"| `{row.name}` | {', '.join(row.modalities) or '-'} | {summary.parameters:,} | {work or '-'} | {tokens or '-'} |"
+
+
+def published() -> str:
+    """Return the table of published weights."""
+    lines = []
+    for told in (facts(find_pretrained(name)) for name in list_pretrained()):
+        cells = (f"`{told['name']}`", f"{told['parameters']:,}", told["licence"], f"`{told['source']}`", told.get("figure", "-"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return PUBLISHED + "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """Return the whole page."""
+    left_out = sum(row.name.endswith(SMALL) for kind in TITLES for row in rows(kind).values())
+    sections = [INTRODUCTION.format(left_out=left_out)]
+    for kind, title in TITLES.items():
+        table = "\n".join(line(row) for row in listed(kind))
+        sections.append(f"## {title}\n\n| name | modalities | parameters | FLOPs | tokens |\n|---|---|---|---|---|\n{table}\n")
+    return "\n".join([*sections, published()])
+
+
+if __name__ == "__main__":
+    write_text_atomically(PAGE, page())
