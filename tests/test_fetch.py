@@ -230,7 +230,7 @@ def test_a_missing_library_is_said_before_the_download(toy, capsys):
 @pytest.mark.parametrize("asset", [asset for asset in ASSETS.values() if asset.converter], ids=lambda asset: asset.name)
 def test_every_row_declares_the_extra_that_its_converter_imports(asset):
     """The row and the imports of the converter agree; an import may stand inside a function."""
-    core = modules_of(requirements_of(""))
+    core = modules_of(requirements_of())
     optional = foreign_imports(ROOT / "zoo" / "downloads" / f"{asset.converter}.py", follow="zoo.downloads") - core
     assert optional == ({asset.needs[0]} - core if asset.needs else set())
     assert not asset.needs or asset.needs[0] in modules_of(requirements_of(asset.needs[1]))
