@@ -2,8 +2,8 @@
 
     python scripts/build_docs.py [FOLDER]        # default: build/docs; needs: zoo install docs
 
-Strict: a broken link, a missing page or a docstring that cannot be read fails the build. Nothing is downloaded, neither by the build nor by the
-pages, which also work without a server (all but the search, which needs one: python -m http.server -d build/docs).
+Strict: a broken link, a missing page or a docstring that cannot be read fails the build. Nothing is downloaded, neither by the build nor by
+the pages. They also work without a server, all but the search: python -m http.server -d build/docs
 """
 
 import ast
@@ -48,7 +48,7 @@ HANDLER = {
     },
 }
 STYLE = """
-.flow { overflow-x: auto; margin: 1em 0 }
+.flow { overflow: auto hidden; margin: 1em 0; padding-bottom: 0.5em }
 .flow svg { display: block; font: 13px ui-monospace, monospace; color: var(--md-typeset-color) }
 .flow rect { fill: var(--md-code-bg-color); stroke: var(--md-accent-fg-color) }
 .flow text { fill: currentColor; text-anchor: middle; dominant-baseline: central }
@@ -94,8 +94,9 @@ def draw_flow(source: str, *_: object, **__: object) -> str:
                 middle = min((start, end), key=lambda box: box.last - box.first).middle
                 shapes.append(f'<path d="M{x - GAP + 4:.1f} {middle}h{GAP - 9}m-6 -4l6 4l-6 4"/>')
         x, before = x + width + GAP, column
-    size = f'width="{x - GAP + 1:.0f}" height="{len(rows) * LINE}"'
-    return f'<div class="flow"><svg role="img" aria-label="{escape(source.strip())}" {size}>{"".join(shapes)}</svg></div>'
+    width, height = round(x - GAP + 1), len(rows) * LINE
+    style = f"width: {width}px; height: {height}px; max-width: none"  # a narrow screen scrolls it sideways
+    return f'<div class="flow"><svg role="img" aria-label="{escape(source.strip())}" style="{style}">{"".join(shapes)}</svg></div>'
 
 
 def _shape(box: Box, x: float, width: float) -> str:

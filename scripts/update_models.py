@@ -15,15 +15,15 @@ SMALL = "_nano"
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 INTRODUCTION = """# Models
 
-All models of `zoo list` but {left_out} `*_nano` forms, which exist for tests and first tries, and heads, which compute nothing without a system. This
-page is written by `python scripts/update_models.py`; `zoo info NAME` shows one model in detail, with its parts, its memory and the tests that
-verify it.
+All models of `zoo list`, without {left_out} `*_nano` forms, which exist for tests and first tries, and without heads, which compute nothing
+alone. `python scripts/update_models.py` writes this page; `zoo info NAME` shows one model in detail, with its parts, its memory and the
+tests that verify it.
 
-* **Parameters** are those of the whole model. Rows of `transformers/...` and `timm/...` are not listed: they are whatever those libraries have.
-* **FLOPs** are those of one forward pass of the encoders for one item of the nominal size (2 per multiply-add), without the head; of a language
-  model, those of one token.
+* **Parameters** are those of the whole model. Models of `transformers/...` and `timm/...` are not listed: those libraries have them.
+* **FLOPs** are those of one forward pass of the encoders for one item of the nominal size (2 per multiply-add), without the head; of a
+  language model, those of one token.
 * **Tokens** are those that the encoders give for this item, and behind the connector those that the language model reads.
-* **Licences** are those of weights, in the last table. The code of zoo is Apache-2.0; models without weights have no other licence.
+* **Licences** of weights are in the last table. The code of zoo is Apache-2.0.
 """
 PUBLISHED = """## Published weights
 
