@@ -1,6 +1,5 @@
-"""Write ``assets/guide/models.md``: size and work of every model, and the published weights. Takes about five minutes on one core."""
+"""Write ``assets/guide/models.md``: size and work of encoders and language models, and the published weights. Takes some minutes."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import zoo
@@ -10,20 +9,20 @@ from zoo.registry.pretrained import find_pretrained, list_pretrained
 from zoo.storage.files import write_text_atomically
 
 PAGE = Path(__file__).parents[1] / "assets" / "guide" / "models.md"
-TITLES = {"system": "Systems", "encoder": "Encoders", "language": "Language models"}
+TITLES = {"encoder": "Encoders", "language": "Language models"}
 SMALL = "_nano"
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 INTRODUCTION = """# Models
 
-All models of `zoo list`, without {left_out} `*_nano` forms, which exist for tests and first tries, and without heads, which compute nothing
-alone. `python scripts/update_models.py` writes this page; `zoo info NAME` shows one model in detail, with its parts, its memory and the
-tests that verify it.
+All encoders and language models of `zoo list`, without {left_out} `*_nano` forms, which exist for tests and first tries. Systems are made
+of them: `zoo list --kind system` lists them, and `zoo info NAME` shows one with its parts, its memory and the tests that verify it.
+`python scripts/update_models.py` writes this page.
 
-* **Parameters** are those of the whole model. Models of `transformers/...` and `timm/...` are not listed: those libraries have them.
-* **FLOPs** are those of one forward pass of the encoders for one item of the nominal size (2 per multiply-add), without the head; of a
-  language model, those of one token.
-* **Tokens** are those that the encoders give for this item, and behind the connector those that the language model reads.
+* **FLOPs** of an encoder are those of one forward pass for one item of the nominal size (2 per multiply-add), of a language model those of
+  one token.
+* **Tokens** are those that the encoder gives for this item.
 * **Licences** of weights are in the last table. The code of zoo is Apache-2.0.
+* Models of `transformers/...` and `timm/...` are not listed: those libraries have them.
 """
 PUBLISHED = """## Published weights
 
@@ -47,13 +46,12 @@ def listed(kind: str) -> list[Row]:
     return [row for _, row in sorted(rows(kind).items()) if not row.name.endswith(SMALL)]
 
 
-def line(row: Row, summarize: Callable[[str], zoo.Summary] = zoo.summarize) -> str:
+def line(row: Row) -> str:
     """Return the line of a model, from its costs on the meta device."""
-    summary = summarize(row.name)
-    flops = {name: value for name, value in summary.flops.items() if name != "total" and value}
-    work = ", ".join(f"{name} {with_unit(value)}" if len(flops) > 1 else with_unit(value) for name, value in flops.items())
-    tokens = ", ".join(f"{name} {number:,}" if len(summary.tokens) > 1 else f"{number:,}" for name, number in summary.tokens.items())
-    return f"| `{row.name}` | {', '.join(row.modalities) or '-'} | {summary.parameters:,} | {work or '-'} | {tokens or '-'} |"
+    summary = zoo.summarize(row.name)
+    (flops,) = (value for name, value in summary.flops.items() if name != "total")
+    tokens = ", ".join(f"{number:,}" for number in summary.tokens.values()) or "-"  # a language model makes as many as it reads
+    return f"| `{row.name}` | {row.modality} | {summary.parameters:,} | {with_unit(flops)} | {tokens} |"
 
 
 def published() -> str:
@@ -71,7 +69,7 @@ def page() -> str:
     sections = [INTRODUCTION.format(left_out=left_out)]
     for kind, title in TITLES.items():
         table = "\n".join(line(row) for row in listed(kind))
-        sections.append(f"## {title}\n\n| name | modalities | parameters | FLOPs | tokens |\n|---|---|---|---|---|\n{table}\n")
+        sections.append(f"## {title}\n\n| name | modality | parameters | FLOPs | tokens |\n|---|---|---|---|---|\n{table}\n")
     return "\n".join([*sections, published()])
 
 
