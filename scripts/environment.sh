@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # Sourced by quickstart.sh and test.sh, to create their Python environment. Not meant to be run directly.
 #
-#   prepare_environment             packages for training and classification
-#   prepare_environment test        also the packages of the checks, in the same environment
+#   prepare_environment audio,serve   the core and the packages of these extras (pyproject.toml)
+#   prepare_environment test          the packages of the checks; in the same environment if it exists
 #
 # ZOO_VENV    directory of the environment (default: .venv in the repository). About 6 GB; the first installation takes 2-5 minutes.
+# Modules are compiled when they are first imported (--no-compile): most are never used.
 # A stamp file in it records the installed pyproject.toml and constraints.txt, so a second run installs nothing.
 
 ZOO_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -82,7 +83,7 @@ make_venv() {
 }
 
 prepare_environment() { # [EXTRAS]
-    local extras=${1:-} stamp installed
+    local extras=$1 stamp installed
     unset PYTHONHOME PYTHONPATH # they would override the packages of the environment
     ZOO_VENV="${ZOO_VENV:-$ZOO_ROOT/.venv}"
     case "$ZOO_VENV" in /*) ;; *) ZOO_VENV="$PWD/$ZOO_VENV" ;; esac
@@ -97,13 +98,12 @@ prepare_environment() { # [EXTRAS]
     # The path is part of the stamp, because an environment does not work after it is moved.
     stamp="$ZOO_ROOT $ZOO_VENV $(digest "$ZOO_ROOT/pyproject.toml" "$ZOO_ROOT/constraints.txt")"
     installed="$ZOO_VENV/zoo-installed"
-    if [ "$(cat "$installed-${extras:-core}" 2>/dev/null)" != "$stamp" ]; then
+    if [ "$(cat "$installed-$extras" 2>/dev/null)" != "$stamp" ]; then
         touch "$ZOO_VENV/zoo-unfinished" # this file remains if pip fails or is killed
-        with_clock "Installing zoo${extras:+ with: $extras}" "$ZOO_VENV/install.log" \
-            "$ZOO_VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off \
-            -c "$ZOO_ROOT/constraints.txt" -e "$ZOO_ROOT${extras:+[$extras]}"
-        printf '%s' "$stamp" >"$installed-${extras:-core}"
-        printf '%s' "$stamp" >"$installed-core" # every set of extras includes the core
+        with_clock "Installing zoo with: $extras" "$ZOO_VENV/install.log" \
+            "$ZOO_VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
+            -c "$ZOO_ROOT/constraints.txt" -e "$ZOO_ROOT[$extras]"
+        printf '%s' "$stamp" >"$installed-$extras"
         rm -f "$ZOO_VENV/zoo-unfinished"
     fi
 

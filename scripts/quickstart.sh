@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Install zoo, then train, evaluate and use a small zero-shot image classifier on a CPU; offline after the installation.
+# Install zoo with the packages that README uses, then train, evaluate and use a small zero-shot image classifier on a CPU; offline after the installation.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 heading "Environment"
-prepare_environment ""
+prepare_environment vision,audio,speech,transformers,peft,gguf,fetch,metrics,demo,serve # what README uses
 cd "$ZOO_ROOT"
 
 # A model of this size is fastest with one thread; on a shared machine by a factor of ten.

@@ -1,4 +1,4 @@
-"""Update the table of test results in README.md from the cards in ``assets/cards/``, and the tables of ``assets/guide/files.md``."""
+"""Update the tables of ``assets/guide/cards.md``, from the cards in ``assets/cards/``, and of ``assets/guide/files.md``."""
 
 from pathlib import Path
 
@@ -16,6 +16,6 @@ def with_table(text: str) -> str:
 
 
 if __name__ == "__main__":
-    root = Path(__file__).parents[1]
-    for page, update in ((root / "README.md", with_table), (root / "assets" / "guide" / "files.md", with_tables)):
+    guide = Path(__file__).parents[1] / "assets" / "guide"
+    for page, update in ((guide / "cards.md", with_table), (guide / "files.md", with_tables)):
         write_text_atomically(page, update(page.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Verification cards are written by the test run and read by ``zoo info`` and the README."""
+"""Verification cards are written by the test run and read by ``zoo info`` and the guide."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import zoo
 from zoo.evaluation.results.cards import CAPABILITIES, STATUSES, cards_directory, cards_table, lines_of, read_card, write_lines
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "assets" / "guide" / "cards.md"
 
 
-def test_the_readmes_table_is_made_from_the_cards():
-    assert cards_table() in README.read_text(encoding="utf-8"), "run: python scripts/update_readme.py"
+def test_the_table_is_made_from_the_cards():
+    assert cards_table() in PAGE.read_text(encoding="utf-8"), "run: python scripts/update_readme.py"
 
 
 def test_every_card_is_of_a_system_and_has_every_capability():

@@ -15,6 +15,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from declared import ROOT, foreign_imports, modules_of, requirements_of
 from PIL import Image
 from transformers import Dinov2Config, Dinov2Model
 
@@ -218,11 +219,21 @@ def test_a_folder_of_somebody_else_is_never_replaced(toy):
     assert [path.name for path in (toy.cache / "toy").iterdir()] == ["mine.txt"] and not toy()
 
 
-def test_a_missing_library_is_said_before_the_download(toy):
+def test_a_missing_library_is_said_before_the_download(toy, capsys):
     toy(kind="weights", converter="dinov2_small_focus", needs=("no_such_library", "fetch"))
-    with pytest.raises(WeightsError, match=r"needs no_such_library .* zoo install fetch"):
+    with pytest.raises(WeightsError, match=r"fetch toy: needs no_such_library .* zoo install fetch"):
         fetched("toy")
-    assert not toy()
+    assert main(["fetch", "toy"]) == 2
+    assert "downloading" not in capsys.readouterr().err and not toy()
+
+
+@pytest.mark.parametrize("asset", [asset for asset in ASSETS.values() if asset.converter], ids=lambda asset: asset.name)
+def test_every_row_declares_the_extra_that_its_converter_imports(asset):
+    """The row and the imports of the converter agree; an import may stand inside a function."""
+    core = modules_of(requirements_of())
+    optional = foreign_imports(ROOT / "zoo" / "downloads" / f"{asset.converter}.py", follow="zoo.downloads") - core
+    assert optional == ({asset.needs[0]} - core if asset.needs else set())
+    assert not asset.needs or asset.needs[0] in modules_of(requirements_of(asset.needs[1]))
 
 
 def test_unknown_names_are_refused_with_near_matches():

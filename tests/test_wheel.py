@@ -60,6 +60,12 @@ def test_wheel_carries_package_configs_and_assets(built: Path) -> None:
     assert {path.split("/")[0] for path in carried} == {"zoo", "multimodal_zoo-0.1.0.dist-info"}
 
 
+def test_what_is_built_can_be_uploaded(built: Path) -> None:
+    """The metadata are valid, and README is rendered."""
+    said = run(sys.executable, "-m", "twine", "check", "--strict", *sorted(built.iterdir()), folder=built)
+    assert said.count("PASSED") == 2
+
+
 def test_sdist_carries_tests_and_scripts(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     carried = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}

@@ -128,7 +128,7 @@ def test_samples_that_are_not_finite_or_far_too_loud_are_refused(tmp_path, value
 def test_a_recording_without_ffmpeg_says_what_to_install(recording, monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     (tmp_path / "prompt.g722").write_bytes(b"\0" * 100)
-    with pytest.raises(DataError, match="pip install av"):
+    with pytest.raises(DataError, match="zoo install audio"):
         read_audio(tmp_path / "prompt.g722")
 
 

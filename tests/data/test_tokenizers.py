@@ -106,7 +106,7 @@ def test_without_merges_ready_ids_are_taken_and_a_string_says_how_to_get_them(mo
     monkeypatch.setattr("zoo.processors.text.find_merges", lambda: None)
     text = TextProcessor(vocab_size=49408, context_length=77, tokenizer="clip", eot_token_id=49407)
     assert text(torch.tensor([[49406, 320, 49407, 0]]))[1].tolist() == [[True, True, True, False]]
-    with pytest.raises(zoo.DataError, match="CLIP's merges were not found; pip install open_clip_torch, or set ZOO_CLIP_MERGES"):
+    with pytest.raises(zoo.DataError, match="CLIP's merges were not found; zoo install clip, or set ZOO_CLIP_MERGES"):
         text(["a cat"])
     with pytest.raises(zoo.ConfigError, match="tokenizer: 'clip', but there is no tokenizer and it cannot be trained"):
         text.fit(["a cat"])

@@ -14,11 +14,17 @@ from zoo.storage.places import cache_directory
 NEEDS = {  # command -> extras beyond the core
     "train, evaluate, classify, embed, search": (),
     "chat, evaluate: models of transformers": ("transformers",),
+    "chat, embed: CLIP's own tokenizer": ("clip",),
     "train with adapters (LoRA)": ("peft",),
+    "train on 4-bit weights (QLoRA)": ("qlora",),
+    "train: near duplicates, Markdown": ("documents",),
+    "train: TensorBoard": ("tensorboard",),
+    "train -m: Optuna, launchers": ("sweep",),
     "transcribe": ("audio",),
     "transcribe: voice activity (Silero)": ("vad",),
     "transcribe --microphone": ("microphone",),
     "speak": ("speech", "audio"),
+    "speak with the vocoder Vocos": ("vocoder",),
     "evaluate: word errors": ("metrics",),
     "evaluate: captions": ("language",),
     "evaluate: linear probe": ("probe",),
@@ -27,6 +33,10 @@ NEEDS = {  # command -> extras beyond the core
     "fetch": ("fetch",),
     "serve": ("serve",),
     "embed --format parquet, search --backend faiss": ("search",),
+    "files on s3:// and https://": ("remote",),
+    "files on gs://": ("gcs",),
+    "--launcher submitit": ("submitit",),
+    "--launcher ray": ("ray",),
 }
 SHOWN = ("torch", "torchvision", "torchaudio", "timm", "transformers", "peft", "accelerate", "hydra-core")
 

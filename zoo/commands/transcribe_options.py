@@ -28,7 +28,7 @@ def add_transcribe_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--track", type=int, metavar="N", help="sound track of files that have several, from 1 on; default: the first")
     command.add_argument("--live", action="store_true", help="print text while standard input (-) comes in: 16 kHz s16le, or a container")
-    command.add_argument("--microphone", action="store_true", help="print text while you speak, until Ctrl-C (pip install sounddevice)")
+    command.add_argument("--microphone", action="store_true", help="print text while you speak, until Ctrl-C (zoo install microphone)")
     command.add_argument("--word-timestamps", action="store_true", help="add the start and end time of each word (json, srt, vtt)")
     command.add_argument("--no-timestamps", action="store_true", help="do not predict timestamps; one segment per 30 s window")
     command.add_argument("--num-beams", type=int, metavar="N", help="beam search with N beams")

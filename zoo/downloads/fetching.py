@@ -39,8 +39,8 @@ def fetched(name: str, *, directory: str | Path | None = None) -> Path:
     if is_cached(asset, target):
         verify(target, ERRORS[asset.kind], {file.name: file.sha256 for file in asset.files if file.keep and file.sha256})
         return target
+    refuse_missing(asset)
     try:
-        _refuse_missing(asset)
         _refuse_strange(target)
         _fetch(asset, target)
     except ZooError as error:
@@ -136,8 +136,13 @@ def _read_note(target: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "format" in found else None
 
 
-def _refuse_missing(asset: Asset) -> None:
-    """Raise DataError if the library for the conversion is not installed, before anything is downloaded."""
+def refuse_missing(asset: Asset) -> None:
+    """Check that the library for the conversion is installed, before anything is downloaded.
+
+    Raises:
+        WeightsError: it is not; the asset holds weights.
+        DataError: the same for a data set.
+    """
     if asset.needs is not None and find_spec(asset.needs[0]) is None:
         module, extra = asset.needs
-        raise DataError(f"needs {module} to convert the download; install it with: zoo install {extra}")
+        raise ERRORS[asset.kind](f"fetch {asset.name}: needs {module} to convert the download; install it with: zoo install {extra}")

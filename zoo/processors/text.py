@@ -234,9 +234,7 @@ class TextProcessor(ModalityProcessor):
 
     def _how_to_get_one(self) -> str:
         if self.source == "clip":
-            return (
-                "CLIP's merges were not found; pip install open_clip_torch, or set ZOO_CLIP_MERGES to a file bpe_simple_vocab_16e6.txt.gz"
-            )
+            return "CLIP's merges were not found; zoo install clip, or set ZOO_CLIP_MERGES to a file bpe_simple_vocab_16e6.txt.gz"
         if self.source == "given":
             return "the weights came without one; put tokenizer.json beside them"
         return "train the system, or load trained weights"

@@ -51,7 +51,7 @@ class Shards(Source):
         index_directory: folder of the cached indexes (12 bytes per sample); None takes the cache of ``zoo fetch``.
 
     Raises:
-        ConfigError: a value is not allowed, or a pattern has braces and the package webdataset is not installed.
+        ConfigError: a value is not allowed.
         DataError: there are no shards, or some cannot be used.
     """
 
@@ -250,7 +250,6 @@ def find_shards(patterns: Patterns, key: str) -> list[tar.Place]:
         key: config key that gave the patterns, for messages.
 
     Raises:
-        ConfigError: a pattern has braces, and the package webdataset is not installed.
         DataError: a pattern matches no file, or a file is not an uncompressed tar file.
     """
     found: list[tar.Place] = []
@@ -277,10 +276,8 @@ def _expanded(pattern: str, key: str) -> list[str]:
     """Expand the braces of a pattern: ``{000..002}.tar`` gives three names."""
     if "{" not in pattern:
         return [pattern]
-    try:
-        import braceexpand  # a dependency of webdataset, which introduced these patterns
-    except ImportError as error:
-        raise ConfigError(f"{key}: braces need webdataset ({error}); zoo install webdataset, or use *") from error
+    import braceexpand  # what webdataset, which introduced these patterns, expands them with
+
     try:
         return list(braceexpand.braceexpand(pattern))
     except ValueError as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from zoo.errors import ConfigError, ItemError, WeightsError
+from zoo.errors import ItemError, WeightsError
 from zoo.processors.chat.messages import Message
 from zoo.processors.chat.template_pieces import Piece, Symbols, with_system
 
@@ -126,14 +126,11 @@ def _render(source: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, 
 @functools.lru_cache(maxsize=16)
 def _compiled(source: str) -> Any:
     """Compile a Jinja template in a sandbox set up as in transformers; it cannot reach Python's objects."""
-    try:
-        from jinja2 import nodes
-        from jinja2.exceptions import TemplateError
-        from jinja2.ext import Extension, loopcontrols
+    from jinja2 import nodes
+    from jinja2.exceptions import TemplateError
+    from jinja2.ext import Extension, loopcontrols
 
-        from zoo.processors.chat.template_limits import LimitedEnvironment
-    except ImportError as error:
-        raise ConfigError(f"template: tokenizer needs jinja2 ({error}); install it with: pip install jinja2") from error
+    from zoo.processors.chat.template_limits import LimitedEnvironment
 
     class Generation(Extension):
         """Tag ``{% generation %}...{% endgeneration %}`` that marks the assistant's text; its content is rendered unchanged."""

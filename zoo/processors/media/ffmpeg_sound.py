@@ -35,7 +35,9 @@ def open_with_ffmpeg(
         import av
     except ImportError as error:
         reason = otherwise or f"the format {format} needs FFmpeg"
-        raise audio_error(f"{name}: not a recording that libsndfile can read ({reason}); to read more formats, pip install av") from error
+        raise audio_error(
+            f"{name}: not a recording that libsndfile can read ({reason}); to read more formats: zoo install audio"
+        ) from error
     unreadable: tuple[type[Exception], ...] = (av.FFmpegError, *DECODE_ERRORS)  # type: ignore[attr-defined]
 
     def opened() -> Any:

@@ -138,7 +138,9 @@ def _container(stream: _Rewound, name: str) -> Iterator[np.ndarray]:
     try:
         import av
     except ImportError as error:
-        raise audio_error(f"{name}: a container needs FFmpeg; pip install av, or give raw samples (16 kHz, s16le, one channel)") from error
+        raise audio_error(
+            f"{name}: a container needs FFmpeg; zoo install audio, or give raw samples (16 kHz, s16le, one channel)"
+        ) from error
     unreadable: type[Exception] = av.FFmpegError  # type: ignore[attr-defined]
     try:
         with av.open(stream, mode="r", options={**NO_NETWORK, **AT_ONCE}) as container:

@@ -77,7 +77,7 @@ def silero_model() -> SileroModel:
     try:
         model.load_state_dict({ours: tensors[f"_model.{theirs}"] for theirs, ours in NAMES.items()})
     except (KeyError, RuntimeError) as error:
-        raise WeightsError(f"{path}: not the weights of silero-vad 6 ({error}); pip install 'silero-vad>=6.2,<7'") from error
+        raise WeightsError(f"{path}: not the weights of silero-vad 6 ({error}); zoo install vad") from error
     return model
 
 

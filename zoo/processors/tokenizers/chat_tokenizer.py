@@ -133,8 +133,8 @@ def _read_with_transformers(directory: Path, pieces: Path) -> Tokenizer:
         return AutoTokenizer.from_pretrained(str(directory)).backend_tokenizer
     except ImportError as error:
         raise WeightsError(
-            f"{directory}: a SentencePiece model, which needs transformers and sentencepiece: zoo install transformers "
-            f"sentencepiece; or put the tokenizer's {TOKENIZER_FILE} beside it"
+            f"{directory}: a SentencePiece model, which needs transformers and sentencepiece: zoo install transformers; "
+            f"or put the tokenizer's {TOKENIZER_FILE} beside it"
         ) from error
 
 

@@ -43,7 +43,7 @@ def _mend(text: str) -> str:
     try:
         import ftfy
     except ImportError as error:
-        raise DataError(f"cleaning the text {text[:60]!r} as CLIP does needs ftfy; install it with: pip install ftfy") from error
+        raise DataError(f"cleaning the text {text[:60]!r} as CLIP does needs ftfy; install it with: zoo install transformers") from error
     return ftfy.fix_text(text)
 
 

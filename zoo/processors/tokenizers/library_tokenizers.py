@@ -258,8 +258,8 @@ def _read_sentence_pieces(path: Path, config: Mapping[str, Any]) -> Tokenizer:
         converter = SpmConverter(SimpleNamespace(vocab_file=str(path), add_prefix_space=True, legacy=True))
     except ImportError as error:
         raise WeightsError(
-            f"{path}: is a SentencePiece model, which needs transformers and protobuf: zoo install transformers "
-            f"protobuf; or put the tokenizer's {TOKENIZER_FILE} beside it"
+            f"{path}: is a SentencePiece model, which needs transformers and protobuf: zoo install transformers; "
+            f"or put the tokenizer's {TOKENIZER_FILE} beside it"
         ) from error
     tokenizer = converter.converted()
     end = word_of(config.get("eos_token")) or "</s>"
