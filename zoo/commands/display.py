@@ -17,14 +17,29 @@ from zoo.evaluation.results.cards import read_card
 from zoo.storage.outside import printable
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table of plain texts; the first column is left-aligned, the others are right-aligned."""
-    made = Table(title=_plain(title), title_justify="left", header_style="bold")
+def table(title: str, columns: list[str], rows: list[list[str]], *, num_texts: int = 1, cut: bool = False) -> None:
+    """Print a table of plain texts under its title, at most as wide as the terminal.
+
+    Args:
+        title: one line above the table; it is as long as the terminal is wide, however narrow the table is.
+        num_texts: number of first columns that are left-aligned; the others are right-aligned.
+        cut: long cells of the last column end in an ellipsis; otherwise they are folded.
+    """
+    made = Table(header_style="bold")
     for i, column in enumerate(columns):
-        made.add_column(_plain(column), justify="left" if i == 0 else "right", overflow="fold")
+        is_cut = cut and i == len(columns) - 1
+        made.add_column(
+            _plain(column),
+            justify="left" if i < num_texts else "right",
+            overflow="ellipsis" if is_cut else "fold",
+            no_wrap=is_cut,
+            ratio=1 if is_cut else None,
+        )
     for row in rows:
         made.add_row(*map(_plain, row))
-    Console().print(made)
+    console = Console()
+    console.print(_plain(title), style="italic")
+    console.print(made)
 
 
 def _plain(text: str) -> Text:
@@ -50,8 +65,12 @@ def readable_share(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def show_info(name: str, summary: Any, *, as_json: bool) -> None:
-    """Print the parameters, memory, tokens and multiply-adds (GMAC) of a model, and the test results of its card."""
+def show_info(name: str, summary: Any, *, as_json: bool, verbose: bool = False) -> None:
+    """Print the parameters, memory, tokens and multiply-adds (GMAC) of a model, and the test results of its family's card.
+
+    Args:
+        verbose: show the whole figures, and the commands that verify them.
+    """
     card = read_card(name)
     if as_json:
         print_json({"name": name, **vars(summary), "card": card})
@@ -63,8 +82,23 @@ def show_info(name: str, summary: Any, *, as_json: bool) -> None:
     rows += [[f"GMAC, {part}", f"{flops / 2e9:.4g}"] for part, flops in summary.flops.items()]
     table(name, ["", ""], rows)
     if card is not None:
-        rows = [[c, entry["status"], entry.get("figure") or "", entry.get("command") or ""] for c, entry in card["capabilities"].items()]
-        table(f"Verified at {card['commit'][:12]} on {card['date']}", ["capability", "status", "figure", "command"], rows)
+        (_show_whole_card if verbose else _show_card)(card)
+
+
+def _show_card(card: Mapping[str, Any]) -> None:
+    rows = [[word, line["status"], line.get("figure") or line.get("reason") or ""] for word, line in card["capabilities"].items()]
+    title = f"Verification card of the family {card['name']} ({card['date'] or 'not written yet'}); all of it with --verbose"
+    table(title, ["capability", "status", "figure or reason"], rows, num_texts=3, cut=True)
+
+
+def _show_whole_card(card: Mapping[str, Any]) -> None:
+    say(f"Verification card of the family {card['name']}")
+    for word, line in card["capabilities"].items():
+        say(f"\n{word}: {line['status']}")
+        for text in (line.get("figure") or line.get("reason") or "").split("; "):
+            say(f"    {text}")
+        if line.get("command"):
+            say(f"    {line['command']}\n    {line['date']}, commit {line['commit'][:12]}")
 
 
 def show_check(report: Any, planned: Any = None, *, as_json: bool) -> None:
@@ -168,7 +202,8 @@ def counting_progress(label: str, total: int | None, *, as_json: bool) -> Iterat
     if as_json or not sys.stderr.isatty():
         yield lambda items: None
         return
-    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total)
         yield lambda items: bar.advance(task, items)
 
