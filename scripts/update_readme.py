@@ -1,4 +1,4 @@
-"""Update tables: test results in README.md and ``assets/guide/cards.md`` (from ``assets/cards/``), and those of ``assets/guide/files.md``."""
+"""Update tables: test results in README.md and ``assets/guide/cards.md`` (of ``assets/cards/``), and those of ``assets/guide/files.md``."""
 
 from collections.abc import Callable
 from pathlib import Path

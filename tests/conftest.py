@@ -101,14 +101,14 @@ def once(shared):
 
 @pytest.fixture(scope="session")
 def real(shared):
-    """Fetch an asset, once for all workers; skip where its registry does not answer."""
+    """Fetch an asset, once for all workers, or into a folder of the test; skip where its registry does not answer."""
     from zoo.downloads.fetching import fetched
     from zoo.downloads.packages import NoAnswerError
     from zoo.errors import ZooError
 
-    directory = os.environ.get("ZOO_CACHE") or shared / "assets"
+    everyones = os.environ.get("ZOO_CACHE") or shared / "assets"
 
-    def fetch(name):
+    def fetch(name, directory=everyones):
         try:
             with FileLock(shared / f"asset-{name}.lock"):
                 return fetched(name, directory=directory)

@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -196,16 +196,42 @@ def training_progress(config: Mapping[str, Any], *, as_json: bool) -> Iterator[T
         yield TrainingProgress(total, bar, False)
 
 
+class Count:
+    """Progress callback: call it with the number of newly completed items.
+
+    Args:
+        bar: the progress bar; None shows nothing.
+        task: of the bar.
+    """
+
+    def __init__(self, bar: Progress | None = None, task: TaskID | None = None) -> None:
+        self.bar, self.task, self.total = bar, task, 0
+
+    def __call__(self, items: int) -> None:
+        if self.bar is not None and self.task is not None:
+            self.bar.advance(self.task, items)
+
+    def expect(self, items: int) -> None:
+        """Add items to the total, from which the remaining time is estimated."""
+        self.total += items
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, total=self.total)
+
+
 @contextmanager
-def counting_progress(label: str, total: int | None, *, as_json: bool) -> Iterator[Callable[[int], None]]:
-    """Show the number of completed items on standard error; yields a callback that takes the number of newly completed items."""
+def counting_progress(label: str, total: int | None, *, as_json: bool) -> Iterator[Count]:
+    """Show the number of completed items and the remaining time on standard error; yields the callback.
+
+    Args:
+        total: number of items; None if the callback's ``expect`` tells it later, or nothing does.
+    """
     if as_json or not sys.stderr.isatty():
-        yield lambda items: None
+        yield Count()
         return
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total)
-        yield lambda items: bar.advance(task, items)
+        yield Count(bar, task)
 
 
 def show_trained(result: Any, *, as_json: bool) -> None:

@@ -22,12 +22,16 @@ from zoo.storage.files import atomic_directory
 Runner = Callable[..., tuple[Any, Mapping[str, float] | None]]  # as ``evaluate_on_ranks``
 
 
-def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None, run: Runner = evaluate_on_ranks) -> tuple[Any, Path]:
+def evaluate(
+    config: Mapping[str, Any], *, advance: Any = lambda items: None, expect: Any = lambda items: None, run: Runner = evaluate_on_ranks
+) -> tuple[Any, Path]:
     """Evaluate a checkpoint; data and evaluation that the config does not give are those of its run.
 
     Under ``torchrun`` the processes divide the items, and the first one writes the result.
 
     Args:
+        advance: progress callback; receives the number of items just finished.
+        expect: receives the number of items before the first one, if the evaluation reads one split.
         run: calls the evaluation.
 
     Returns:
@@ -52,6 +56,9 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None, ru
         known = ", ".join(part_names("evaluation"))
         raise ConfigError(f"evaluation: {directory} has no default evaluation; choose one with evaluation=NAME, known: {known}")
     name = name_of("evaluation", type(evaluation))
+    if not evaluation.reads_other_splits:
+        length = len(source.split(data["test_split"]))
+        expect(length if evaluation.limit is None else min(length, evaluation.limit))
     result, _ = run(evaluation, model, source, data["test_split"], advance=advance)
     fingerprint = fingerprint_of(data, settings or {"name": name}, config.get("precision"))
     output = Path(config.get("output") or result_folder(place, name, data, fingerprint))
@@ -61,10 +68,12 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None, ru
     return result, output
 
 
-def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> Iterator[tuple[Any, Path]]:
+def evaluate_each(
+    config: Mapping[str, Any], *, advance: Any = lambda items: None, expect: Any = lambda items: None
+) -> Iterator[tuple[Any, Path]]:
     """Run ``evaluate`` for each config of ``each_evaluation``."""
     for one in each_evaluation(config):
-        yield evaluate(one, advance=advance)
+        yield evaluate(one, advance=advance, expect=expect)
 
 
 def each_evaluation(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -126,10 +126,9 @@ def _verified(model: nn.Module) -> list[str]:
     if card is None:
         return []
     about = (
-        f"Tests of the architecture (family `{card['name']}`), the newest at commit `{card['commit'][:12]}` on {card['date']}; they say nothing "
-        "about how well these weights do their task."
+        f"Tests of the architecture (family `{card['name']}`), the last at commit `{card['commit'][:12]}` on {card['date']}; they say "
+        "nothing about how well these weights do their task."
     )
-    rows = [
-        f"| {word} | {line['status']} | {line.get('figure') or line.get('reason') or ''} |" for word, line in card["capabilities"].items()
-    ]
+    lines = card["capabilities"].items()
+    rows = [f"| {word} | {line['status']} | {line.get('figure') or line.get('reason') or ''} |" for word, line in lines]
     return ["## Verification", about, "\n".join(["| capability | status | figure |", "|---|---|---|", *rows])]

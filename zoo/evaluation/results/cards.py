@@ -1,6 +1,6 @@
 """Verification cards: test results per family of models, written by the test run and never by hand.
 
-The tests that decide a line have the mark ``card(name, capability)``, in their file or by ``tests/support/card_tests.py``. This writes all::
+The tests that decide a line have the mark ``card(name, capability)``, in their file or by ``tests/support/card_tests.py``. This writes all:
 
     python -m pytest -m card --write-cards && python scripts/update_readme.py
 """
