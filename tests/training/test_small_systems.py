@@ -80,7 +80,7 @@ class Run:
         return {name: tensor.detach().clone() for name, tensor in self.system.state_dict().items()}
 
 
-@pytest.mark.parametrize("arguments", cases())
+@pytest.mark.parametrize("arguments", list(cases()))
 def test_a_small_system_learns_a_batch_and_its_state_continues_bit_for_bit(arguments, tmp_path, card_figure):
     """Dropout and sampling draw from the random state, which is part of the saved state."""
     run = Run(arguments, tmp_path, seed=0)

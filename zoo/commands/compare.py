@@ -222,7 +222,7 @@ def _summary(found: Comparison) -> list[tuple[str, str]]:
     """Return the main figures: runs, finished runs, and the best value of the watched metric with its run."""
     best = [(run.best(), run) for run in found.runs]
     known = [(score[0], run) for score, run in best if score is not None]
-    told = [("runs", str(len(found.runs))), ("finished", str(sum(run.step == run.max_steps for run in found.runs)))]
+    told = [("runs", str(len(found.runs))), ("finished", str(sum(0 < run.max_steps <= run.step for run in found.runs)))]
     if known:
         score, run = max(known, key=lambda pair: pair[0])
         told.append((f"best {run.watched}", f"{score:.4g} ({os.path.relpath(run.name, common_folder(found) or '.')})"))

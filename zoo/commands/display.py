@@ -16,6 +16,9 @@ from zoo.commands.plain import KEEP, json_line, say
 from zoo.evaluation.results.cards import read_card
 from zoo.storage.outside import printable
 
+BORDER = 3  # characters of a table's lines and spaces for each column
+SHORTEST_CELL = 10  # characters
+
 
 def table(title: str, columns: list[str], rows: list[list[str]], *, num_texts: int = 1, cut: bool = False) -> None:
     """Print a table of plain texts under its title, at most as wide as the terminal.
@@ -25,21 +28,22 @@ def table(title: str, columns: list[str], rows: list[list[str]], *, num_texts: i
         num_texts: number of first columns that are left-aligned; the others are right-aligned.
         cut: long cells of the last column end in an ellipsis; otherwise they are folded.
     """
-    made = Table(header_style="bold")
+    console = Console()
+    rows = _with_short_ends(columns, rows, console.width) if cut else rows
+    made = Table(header_style="bold", show_header=any(columns))
     for i, column in enumerate(columns):
-        is_cut = cut and i == len(columns) - 1
-        made.add_column(
-            _plain(column),
-            justify="left" if i < num_texts else "right",
-            overflow="ellipsis" if is_cut else "fold",
-            no_wrap=is_cut,
-            ratio=1 if is_cut else None,
-        )
+        made.add_column(_plain(column), justify="left" if i < num_texts else "right", overflow="fold")
     for row in rows:
         made.add_row(*map(_plain, row))
-    console = Console()
     console.print(_plain(title), style="italic")
     console.print(made)
+
+
+def _with_short_ends(columns: list[str], rows: list[list[str]], width: int) -> list[list[str]]:
+    """Return the rows with their last cells cut, so that no line is folded; rich would narrow the other columns."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    room = max(SHORTEST_CELL, width - sum(widths[:-1]) - BORDER * len(columns) - 1)
+    return [[*row[:-1], row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "\u2026"] for row in rows]
 
 
 def _plain(text: str) -> Text:

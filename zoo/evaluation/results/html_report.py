@@ -218,9 +218,9 @@ main { display: grid; gap: 1rem; margin-top: 1.5rem; grid-template-columns: repe
 .picture img { max-width: 100%; max-height: 100%; }
 .pictures { display: flex; flex-direction: column; gap: .4rem; }
 .wide { grid-column: 1 / -1; overflow-x: auto; }
-.wide img { max-width: 100%; background: #fff; }
+.wide img { width: 100%; min-width: 40rem; background: #fff; }
 table { border-collapse: collapse; font-size: .85rem; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; overflow-wrap: anywhere; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; min-width: 4.5rem; overflow-wrap: break-word; }
 .right { border-left: 4px solid var(--right); }
 .wrong { border-left: 4px solid var(--bad); }
 .text p { margin: 0 0 .35rem; overflow-wrap: anywhere; white-space: pre-wrap; }
