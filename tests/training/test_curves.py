@@ -8,12 +8,12 @@ from zoo.training.curves import _panels, draw_curves, smoothed
 
 
 def test_the_average_of_a_constant_is_the_constant_and_a_window_of_one_changes_nothing():
-    assert smoothed([3.0] * 5, 10) == pytest.approx([3.0] * 5)
-    assert smoothed([1.0, 5.0, 2.0], 1) == [1.0, 5.0, 2.0]
+    assert smoothed([3.0] * 5, 10.0) == pytest.approx([3.0] * 5)
+    assert smoothed([1.0, 5.0, 2.0], 1.0) == [1.0, 5.0, 2.0]
 
 
 def test_the_average_weighs_what_is_past_by_the_window():
-    assert smoothed([1.0, 0.0, 0.0], 2) == pytest.approx([1.0, 0.25 / 0.75, 0.125 / 0.875])
+    assert smoothed([1.0, 0.0, 0.0], 2.0) == pytest.approx([1.0, 0.25 / 0.75, 0.125 / 0.875])
 
 
 def test_loss_and_learning_rate_come_first_then_throughput_then_evaluation(tmp_path):

@@ -48,7 +48,8 @@ def facts(found: Comparison, run: RunRecord) -> dict[str, Any]:
             if kind == "evaluation" and (best := run.best(name)) is not None:
                 metrics[f"{kind}/{name}"] |= {"best": best[0], "best_step": best[1]}
     settings = found.settings_of(run)
-    kept = {result.label: {**result.metrics, "items": result.items, "folder": result.folder} for result in run.kept}
+    titles = found.kept()
+    kept = {titles[each.key]: {**each.metrics, "items": each.items, "folder": str(each.folder)} for each in run.kept}
     told = {"run": run.name, "step": run.step, "max_steps": run.max_steps, "watched": run.watched, "differs": settings, "metrics": metrics}
     return {**told, "evaluations": kept}
 
@@ -85,10 +86,10 @@ def rows(found: Comparison) -> list[list[Any]]:
             titles += [f"best {name}", f"step of best {name}"]
             for run, line in zip(found.runs, lines, strict=True):
                 line.extend(run.best(name) or ("", ""))
-    for label in found.kept():
-        kept = [next((result.metrics for result in run.kept if result.label == label), {}) for run in found.runs]
+    for key, title in found.kept().items():
+        kept = [next((result.metrics for result in run.kept if result.key == key), {}) for run in found.runs]
         for name in dict.fromkeys(name for metrics in kept for name in metrics):
-            titles.append(f"{label}: {name}")
+            titles.append(f"{title}: {name}")
             for metrics, line in zip(kept, lines, strict=True):
                 line.append(_empty(metrics.get(name)))
     return [titles, *lines]
@@ -124,10 +125,11 @@ def show(found: Comparison) -> None:
     watched = " or ".join(dict.fromkeys(run.watched for run in found.runs if run.watched)) or "metric"
     title = f"{len(found.runs)} runs" + (f" in {folder}" if folder else "")
     table(title, ["run", "differs in", "step", "loss", watched, f"best {watched}"], lines)
+    titles = found.kept()
     kept = [
-        [os.path.relpath(run.name, folder or "."), result.label, f"{result.items:,}", ", ".join(_shown_metrics(result.metrics))]
+        [os.path.relpath(run.name, folder or "."), titles[each.key], f"{each.items:,}", ", ".join(_shown_metrics(each.metrics))]
         for run in found.runs
-        for result in run.kept
+        for each in run.kept
     ]
     if kept:
         table("results of zoo evaluate", ["run", "evaluation", "items", "metrics"], kept, num_texts=2)

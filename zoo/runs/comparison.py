@@ -67,9 +67,11 @@ class Comparison:
         """Return the settings of a run that differ from those of another one."""
         return {key: run.settings[key] for key in self.differing if key in run.settings}
 
-    def kept(self) -> list[str]:
-        """Return the labels of all kept evaluations."""
-        return list(dict.fromkeys(result.label for run in self.runs for result in run.kept))
+    def kept(self) -> dict[tuple[str, str], str]:
+        """Return the title of each kept evaluation by its key: the label, with the folder's name if several have this label."""
+        keys = list(dict.fromkeys(result.key for run in self.runs for result in run.kept))
+        labels = [label for label, _ in keys]
+        return {(label, name): f"{label}, {name}" if labels.count(label) > 1 else label for label, name in keys}
 
     def metrics(self) -> list[tuple[str, str]]:
         """Return kind and name of each metric that a run has, training first."""

@@ -20,16 +20,21 @@ class KeptResult:
     """Result of one evaluation.
 
     Attributes:
-        label: evaluation, data source and split, for example "zero_shot on digits (test)"; of equal labels also the folder's name.
+        label: evaluation, data source and split, for example "zero_shot on digits (test)".
+        folder: where ``metrics.json`` and the plots are; its name is equal for equal settings of evaluation and data.
         metrics: every number that was measured, by name.
         items: number of evaluated items.
-        folder: where ``metrics.json`` and the plots are.
     """
 
     label: str
+    folder: Path
     metrics: dict[str, float]
     items: int
-    folder: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Label and name of the folder, by which results of several models are compared."""
+        return self.label, self.folder.name
 
 
 def fingerprint_of(data: Mapping[str, Any], evaluation: Mapping[str, Any], precision: str | None) -> str:
@@ -52,18 +57,12 @@ def kept_results(place: Path) -> list[KeptResult]:
         DataError: a ``metrics.json`` cannot be read.
     """
     folders = sorted(path.parent for path in (place / FOLDER).glob(f"*/{METRICS}") if not path.parent.name.startswith("."))
-    written = {folder: read_json_object(folder / METRICS, DataError) for folder in folders}
-    labels = {folder: _label(content, folder) for folder, content in written.items()}
-    repeated = {label for label in labels.values() if list(labels.values()).count(label) > 1}
-    return [
-        KeptResult(
-            f"{labels[folder]}, {folder.name}" if labels[folder] in repeated else labels[folder],
-            {key: float(value) for key, value in content.items() if _is_number(value) and key != "items"},
-            int(content.get("items", 0)),
-            str(folder),
-        )
-        for folder, content in written.items()
-    ]
+    return [_read(folder, read_json_object(folder / METRICS, DataError)) for folder in folders]
+
+
+def _read(folder: Path, content: Mapping[str, Any]) -> KeptResult:
+    metrics = {key: float(value) for key, value in content.items() if _is_number(value) and key != "items"}
+    return KeptResult(_label(content, folder), folder, metrics, int(content.get("items", 0)))
 
 
 def _label(content: Mapping[str, Any], folder: Path) -> str:
