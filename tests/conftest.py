@@ -141,8 +141,12 @@ def quickstart(once):
 
 @pytest.fixture
 def card_figure(request):
-    """Record a figure for the card, for example ``card_figure("max difference 2e-7")``."""
-    return lambda text: request.node.stash.__setitem__(FIGURES, text)
+    """Record a figure for the card: ``card_figure("max difference 2e-7")``; a capability as second argument gives it to that line alone."""
+
+    def record(text, capability=None):
+        request.node.stash.setdefault(FIGURES, {})[capability] = text
+
+    return record
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -150,7 +154,8 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if call.when == "call" or (call.when == "setup" and report.outcome != "passed"):
         for mark in item.iter_markers("card"):  # properties travel with the report from a worker to the controller
-            report.user_properties.append((CARD, [*mark.args, item.stash.get(FIGURES, "")]))
+            figures = item.stash.get(FIGURES, {})
+            report.user_properties.append((CARD, [*mark.args, figures.get(mark.args[1], figures.get(None, ""))]))
 
 
 @pytest.fixture

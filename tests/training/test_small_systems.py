@@ -97,7 +97,8 @@ def test_a_small_system_learns_a_batch_and_its_state_continues_bit_for_bit(argum
     again.steps(STEPS - HALF)
     assert again.losses == run.losses[HALF:]
     assert all(torch.equal(tensor, whole[key]) for key, tensor in again.weights().items())
-    card_figure(f"one batch, {STEPS} steps: loss {first:.2f} to {last:.2f}")
+    card_figure(f"one batch, {STEPS} steps: loss {first:.2f} to {last:.2f}", "trains")
+    card_figure(f"state of step {HALF}, restored: steps {HALF + 1} to {STEPS} bit-equal", "resumes exactly")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.card(n, "batch-invariant")) for n, sizes in LANGUAGES.items() if sizes])
