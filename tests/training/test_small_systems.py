@@ -81,7 +81,7 @@ class Run:
 
 
 @pytest.mark.parametrize("arguments", list(cases()))
-def test_a_small_system_learns_a_batch_and_its_state_continues_bit_for_bit(arguments, tmp_path, card_figure):
+def test_a_small_system_learns_a_batch_and_its_state_continues_bit_for_bit(arguments, tmp_path, card_figure, request):
     """Dropout and sampling draw from the random state, which is part of the saved state."""
     run = Run(arguments, tmp_path, seed=0)
     before = run.weights()
@@ -97,8 +97,9 @@ def test_a_small_system_learns_a_batch_and_its_state_continues_bit_for_bit(argum
     again.steps(STEPS - HALF)
     assert again.losses == run.losses[HALF:]
     assert all(torch.equal(tensor, whole[key]) for key, tensor in again.weights().items())
-    card_figure(f"one batch, {STEPS} steps: loss {first:.2f} to {last:.2f}", "trains")
-    card_figure(f"state of step {HALF}, restored: steps {HALF + 1} to {STEPS} bit-equal", "resumes exactly")
+    name = request.node.callspec.id
+    card_figure(f"{name} on one batch, {STEPS} steps: loss {first:.2f} to {last:.2f}", "trains")
+    card_figure(f"{name} from a state of step {HALF}: steps {HALF + 1} to {STEPS} bit-equal", "resumes exactly")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.card(n, "batch-invariant")) for n, sizes in LANGUAGES.items() if sizes])

@@ -81,7 +81,7 @@ def show_info(name: str, summary: Any, *, as_json: bool, verbose: bool = False) 
         return
     rows = [[part, f"{count:,}"] for part, count in summary.parts.items()]
     rows += [["parameters", f"{summary.parameters:,}"], ["trainable", f"{summary.trainable:,}"]]
-    rows += [["weight memory", readable(summary.memory_bytes, "B")]]
+    rows += [["weight memory", readable(float(summary.memory_bytes), "B")]]
     rows += [[f"tokens, {m}", f"{n}"] for m, n in summary.tokens.items()]
     rows += [[f"GMAC, {part}", f"{flops / 2e9:.4g}"] for part, flops in summary.flops.items()]
     table(name, ["", ""], rows)
