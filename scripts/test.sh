@@ -36,11 +36,6 @@ step() { # NAME COMMAND...
     fi
 }
 
-cards=()
-if grep -qs -e '--write-cards' tests/conftest.py; then
-    cards=(--write-cards)
-fi
-
 finish_types() {
     local status=0
     wait "$types" || status=$?
@@ -49,7 +44,7 @@ finish_types() {
 }
 
 run_tests() { # NAME DISTRIBUTION MARKERS
-    python -m pytest "${cards[@]+"${cards[@]}"}" -n "${WORKERS:-2}" --dist "$2" -m "$3" --junitxml="$reports/$1.xml"
+    python -m pytest -n "${WORKERS:-2}" --dist "$2" -m "$3" --junitxml="$reports/$1.xml"
 }
 
 python -m pyright >"$reports/types.log" 2>&1 &

@@ -1,5 +1,6 @@
-"""Update the tables of ``assets/guide/cards.md``, from the cards in ``assets/cards/``, and of ``assets/guide/files.md``."""
+"""Update tables: test results in README.md and ``assets/guide/cards.md`` (of ``assets/cards/``), and those of ``assets/guide/files.md``."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from zoo.evaluation.results.cards import cards_table
@@ -10,12 +11,28 @@ START, END = "<!-- cards: written by scripts/update_readme.py -->", "<!-- end of
 
 
 def with_table(text: str) -> str:
-    """Replace the text between the two marker comments by the current table."""
-    before, _, rest = text.partition(START)
-    return f"{before}{START}\n{cards_table()}\n{END}{rest.partition(END)[2]}"
+    """Replace the text between the two marker comments by the current short table."""
+    return _between_markers(text, cards_table(short=True))
 
+
+def with_cards(text: str) -> str:
+    """Replace the text between the two marker comments by all cards."""
+    return _between_markers(text, cards_table(short=False))
+
+
+def _between_markers(text: str, table: str) -> str:
+    before, _, rest = text.partition(START)
+    return f"{before}{START}\n{table}\n{END}{rest.partition(END)[2]}"
+
+
+PAGES: dict[str, Callable[[str], str]] = {
+    "README.md": with_table,
+    "assets/guide/cards.md": with_cards,
+    "assets/guide/files.md": with_tables,
+}
 
 if __name__ == "__main__":
-    guide = Path(__file__).parents[1] / "assets" / "guide"
-    for page, update in ((guide / "cards.md", with_table), (guide / "files.md", with_tables)):
+    root = Path(__file__).parents[1]
+    for name, update in PAGES.items():
+        page = root / name
         write_text_atomically(page, update(page.read_text(encoding="utf-8")))

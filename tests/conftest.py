@@ -1,19 +1,20 @@
-"""Fixtures of all tests, and verification cards: tests with ``@pytest.mark.card(system, capability)`` write their results to cards."""
+"""Fixtures of all tests, and verification cards: tests with the mark ``card(name, capability)`` write their results to cards."""
 
 import os
 import shutil
 
 import pytest
 import torch
+from card_tests import cards_of
 from filelock import FileLock
 from processes import Processes
 from quickstart import lay_out, run
 
-from zoo.evaluation.results.cards import lines_of, write_lines
-from zoo.registry import rows
+from zoo.evaluation.results.card_families import FAMILIES, family_of
+from zoo.evaluation.results.cards import CAPABILITIES, lines_of, write_lines
 
 FIGURES = pytest.StashKey()
-CARD = "card"  # the name of a report's property: system, capability, figure
+CARD = "card"  # the name of a report's property: model, capability, figure
 TOLD = "told"  # of another: a line for people
 TOGETHER = {  # parts of test ids: tests that share a costly run, and so a worker; the others go wherever one is free
     "test_readme.py": "quickstart",
@@ -30,13 +31,21 @@ TOGETHER = {  # parts of test ids: tests that share a costly run, and so a worke
 
 
 def pytest_addoption(parser):
-    parser.addoption("--write-cards", action="store_true", help="write assets/cards/*.json from the tests that ran")
+    parser.addoption("--write-cards", action="store_true", help="write assets/cards/*.json from the tests that ran (all: -m card)")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "card(system, capability): the test decides this line of the system's verification card")
+    config.addinivalue_line("markers", "card(name, capability): the test decides this line of the verification card of a row's family")
     if config.getoption("--write-cards") and not hasattr(config, "workerinput"):  # workers' reports come to the controller
-        config.pluginmanager.register(CardWriter(), "card writer")
+        is_whole = config.getoption("markexpr") == "card" and config.args_source is not config.ArgsSource.ARGS
+        config.pluginmanager.register(CardWriter(is_whole), "card writer")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for name, capability in cards_of(item.nodeid):
+            item.add_marker(pytest.mark.card(name, capability))
 
 
 @pytest.fixture(autouse=True)
@@ -92,14 +101,14 @@ def once(shared):
 
 @pytest.fixture(scope="session")
 def real(shared):
-    """Fetch an asset, once for all workers; skip where its registry does not answer."""
+    """Fetch an asset, once for all workers, or into a folder of the test; skip where its registry does not answer."""
     from zoo.downloads.fetching import fetched
     from zoo.downloads.packages import NoAnswerError
     from zoo.errors import ZooError
 
-    directory = os.environ.get("ZOO_CACHE") or shared / "assets"
+    everyones = os.environ.get("ZOO_CACHE") or shared / "assets"
 
-    def fetch(name):
+    def fetch(name, directory=everyones):
         try:
             with FileLock(shared / f"asset-{name}.lock"):
                 return fetched(name, directory=directory)
@@ -132,8 +141,12 @@ def quickstart(once):
 
 @pytest.fixture
 def card_figure(request):
-    """Record a figure for the card, for example ``card_figure("max difference 2e-7")``."""
-    return lambda text: request.node.stash.__setitem__(FIGURES, text)
+    """Record a figure for the card: ``card_figure("max difference 2e-7")``; a capability as second argument gives it to that line alone."""
+
+    def record(text, capability=None):
+        request.node.stash.setdefault(FIGURES, {})[capability] = text
+
+    return record
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -141,7 +154,8 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if call.when == "call" or (call.when == "setup" and report.outcome != "passed"):
         for mark in item.iter_markers("card"):  # properties travel with the report from a worker to the controller
-            report.user_properties.append((CARD, [*mark.args, item.stash.get(FIGURES, "")]))
+            figures = item.stash.get(FIGURES, {})
+            report.user_properties.append((CARD, [*mark.args, figures.get(mark.args[1], figures.get(None, ""))]))
 
 
 @pytest.fixture
@@ -173,18 +187,25 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 class CardWriter:
-    """Gather what tests found out about systems, and write it when all have run."""
+    """Gather what tests found out about families, and write it when all have run.
 
-    def __init__(self):
-        self.outcomes = {}
+    Args:
+        is_whole: every marked test runs, so that a line without a test goes. The line "speed" is that of ``scripts/bench.py``.
+    """
+
+    def __init__(self, is_whole):
+        self.is_whole, self.outcomes = is_whole, {}
 
     def pytest_runtest_logreport(self, report):
         for name, value in report.user_properties:
             if name == CARD:
-                system, capability, figure = value
-                self.outcomes.setdefault(system, []).append((capability, report.outcome, figure, report.nodeid))
+                model, capability, figure = value
+                family = family_of(model)
+                assert family is not None, f"a test marks a card of {model!r}, which has no family"
+                self.outcomes.setdefault(family, []).append((model, capability, report.outcome, figure, report.nodeid))
 
     def pytest_sessionfinish(self):
-        for system, outcomes in self.outcomes.items():
-            assert system in rows("system"), f"a test marks a card of {system!r}, which is no system"
-            write_lines(system, lines_of(sorted(outcomes, key=lambda outcome: outcome[3])))  # whichever worker was first
+        replaced = [word for word in CAPABILITIES if word != "speed"] if self.is_whole else []
+        for family in FAMILIES if self.is_whole else self.outcomes:
+            outcomes = sorted(self.outcomes.get(family, []), key=lambda outcome: outcome[4])  # whichever worker was first
+            write_lines(family, lines_of(outcomes), replace=replaced)

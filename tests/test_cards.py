@@ -1,38 +1,104 @@
-"""Verification cards are written by the test run and read by ``zoo info`` and the guide."""
+"""Verification cards are written by the test run, and read by ``zoo info``, the README and the guide."""
 
+import importlib.util
 import json
 from pathlib import Path
 
-import zoo
+import pytest
+from card_tests import CARD_TESTS, cards_of
+
+from zoo.evaluation.results.card_families import FAMILIES, KINDS, family_of, members, reason_for
 from zoo.evaluation.results.cards import CAPABILITIES, STATUSES, cards_directory, cards_table, lines_of, read_card, write_lines
+from zoo.registry.rows import own_rows
 
-PAGE = Path(__file__).parents[1] / "assets" / "guide" / "cards.md"
-
-
-def test_the_table_is_made_from_the_cards():
-    assert cards_table() in PAGE.read_text(encoding="utf-8"), "run: python scripts/update_readme.py"
+ROOT = Path(__file__).parents[1]
 
 
-def test_every_card_is_of_a_system_and_has_every_capability():
-    for path in cards_directory().glob("*.json"):
-        card = json.loads(path.read_text(encoding="utf-8"))
-        assert card["name"] == path.stem and path.stem in zoo.list_models(kind="system")
-        assert list(card["capabilities"]) == list(CAPABILITIES)
-        assert all(line["status"] in STATUSES for line in card["capabilities"].values())
+def written():
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in cards_directory().glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("update_readme", ROOT / "scripts" / "update_readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["README.md", "assets/guide/cards.md"])
+def test_the_tables_of_pages_are_made_from_the_cards(script, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert script.PAGES[page](text) == text, "run: python scripts/update_readme.py"
+
+
+def test_every_model_has_a_family_and_every_family_a_model():
+    alone = [name for kind in KINDS for name in own_rows(kind) if family_of(name) is None]
+    assert not alone, f"add a pattern to FAMILIES in zoo/evaluation/results/card_families.py for: {alone}"
+    assert not [family for family in FAMILIES if not members(family)]
+
+
+def test_every_line_of_every_family_is_verified_or_says_why_not():
+    lines = {(family, word): line for family in FAMILIES for word, line in read_card(family)["capabilities"].items()}
+    assert all(line["status"] in STATUSES and line["status"] != "failed" for line in lines.values())
+    without = [place for place, line in lines.items() if line["status"] != "verified" and not line["reason"]]
+    assert not without, "mark a test (tests/support/card_tests.py), or give the reason in zoo/evaluation/results/card_families.py"
+
+
+def test_every_card_is_of_a_family_and_its_tests_exist():
+    for name, card in written().items():
+        assert card["name"] == name and name in FAMILIES
+        for line in card["capabilities"].values():
+            for test in line["command"].removeprefix("pytest ").split() if line["command"].startswith("pytest ") else []:
+                file, _, function = test.partition("::")
+                assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), f"{test}: write the cards again (zoo/.../cards.py)"
+
+
+def test_each_test_of_the_table_exists_and_names_families():
+    for test, (capabilities, families) in CARD_TESTS.items():
+        file, _, function = test.partition("::")
+        assert f"def {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test
+        assert set(capabilities) <= set(CAPABILITIES) and set(families) - {""} <= set(FAMILIES)
+
+
+def test_a_case_decides_the_cards_of_its_family_or_row():
+    assert list(cards_of("tests/convert/test_seq2seq.py::test_written_tokens_equal_theirs[beams-t5 1.1]")) == [
+        ("t5", "equals its reference")
+    ]
+    assert list(cards_of("tests/language/test_contract.py::test_each_language_model_keeps_the_contract[gpt2_nano]")) == [
+        ("gpt2_nano", "batch-invariant")
+    ]
+    assert not list(cards_of("tests/test_cards.py::test_a_case"))
 
 
 def test_one_failure_among_several_tests_fails_the_line():
-    outcomes = [["trains", "passed", "99 %", "tests/a.py::one[x]"], ["trains", "failed", "", "tests/a.py::two"]]
-    assert lines_of(outcomes) == {"trains": {"status": "failed", "figure": "99 %", "command": "pytest tests/a.py::one tests/a.py::two"}}
+    outcomes = [["m", "trains", "passed", "99 %", "tests/a.py::one[x]"], ["m", "trains", "failed", "", "tests/a.py::two"]]
+    assert lines_of(outcomes) == {"trains": {"status": "failed", "figure": "m: 99 %", "command": "pytest tests/a.py::one tests/a.py::two"}}
 
 
-def test_lines_are_added_and_the_others_stay(tmp_path, monkeypatch):
+def test_a_skipped_test_decides_nothing_beside_one_that_passed():
+    skipped, passed = (["m", "trains", outcome, "", f"tests/a.py::{outcome}"] for outcome in ("skipped", "passed"))
+    assert lines_of([skipped])["trains"]["status"] == "not verified"
+    found = lines_of([skipped, passed])["trains"]
+    assert (found["status"], found["figure"], found["command"]) == ("verified", "1 case", "pytest tests/a.py::passed")
+
+
+def test_lines_are_added_and_the_others_stay_unless_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.evaluation.results.cards.cards_directory", lambda: tmp_path / "cards")
     for capability in ("trains", "speed"):
         write_lines("clip_vit_nano", {capability: {"status": "verified", "figure": "x", "command": "y"}})
-    found = {word: line["status"] for word, line in read_card("clip_vit_nano")["capabilities"].items()}
-    assert found == {**dict.fromkeys(CAPABILITIES, "not verified"), "trains": "verified", "speed": "verified"}
+    assert [word for word, line in read_card("clip")["capabilities"].items() if line["status"] == "verified"] == ["trains", "speed"]
+    write_lines("clip", {}, replace=["trains"])
+    assert [word for word, line in read_card("clip_vit_b32")["capabilities"].items() if line["status"] == "verified"] == ["speed"]
 
 
-def test_a_system_without_a_card_has_none():
+def test_an_open_line_says_why_and_a_name_without_family_has_no_card(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.evaluation.results.cards.cards_directory", lambda: tmp_path / "cards")
+    line = read_card("tacotron_nano")["capabilities"]["goes back"]
+    assert (line["status"], line["reason"]) == reason_for("tacotron", "goes back")
     assert read_card("no_such_system") is None
+
+
+def test_the_short_table_names_every_family_once():
+    table = cards_table(short=True)
+    assert all(table.count(f"`{family}`") == 1 for family in FAMILIES)

@@ -62,12 +62,14 @@ def test_json_reads_back_whole(tmp_path: Path) -> None:
 
 
 def test_html_escapes_everything_and_needs_nothing_else(tmp_path: Path) -> None:
-    page = Page(written(tmp_path, "out.html"))
+    raw = written(tmp_path, "out.html")
+    page = Page(raw)
     assert "script" not in page.tags and "link" not in page.tags
     assert page.text.count("<script>alert(1)</script>&amp;") >= 5  # title, heading, labels, bar and the bad file
     sources = [value or "" for name, value in page.attributes if name in ("src", "href")]
     assert len(sources) == 1 and sources[0].startswith("data:image/jpeg;base64,") and len(sources[0]) < 20_000
-    assert "75.0 %" in page.text and "2 images, 1 not readable" in page.text
+    assert "75.0 %" in page.text and all(f"<dt>{name}</dt><dd>{n}</dd>" in raw for name, n in (("images", 2), ("not readable", 1)))
+    assert raw.count('type="radio"') == 3 and 'class="card label_0"' in raw  # all, not readable, and one label
 
 
 def test_a_picture_gone_since_leaves_its_bars(tmp_path: Path) -> None:

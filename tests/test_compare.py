@@ -14,6 +14,11 @@ from zoo.runs.comparison import compare_runs
 HOSTILE = "<script>alert(1)</script>[red]"
 
 
+def write_result(folder, **content):
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(content))
+
+
 def write_run(folder, *, rate, tops, name="vit", seed=0, dim=64):
     folder.mkdir(parents=True)
     config = {
@@ -119,3 +124,34 @@ def test_a_damaged_line_is_told(tmp_path):
     (tmp_path / "bad" / "metrics.jsonl").write_text('{"loss": 1}\n')
     with pytest.raises(zoo.DataError, match="a line has no step"):
         compare_runs([tmp_path / "bad"])
+
+
+def test_kept_evaluations_of_every_layout_are_compared(tmp_path, capsys):
+    run = tmp_path / "run"
+    write_run(run, rate=0.1, tops=[0.5])
+    digits = {"evaluation": "zero_shot", "split": "test", "data": {"source": {"name": "digits"}}, "items": 30}
+    write_result(run / "evaluation" / "zero_shot", top1=0.25, **{**digits, "data": {"source": {"name": "emoji"}}})  # of an older version
+    write_result(run / "evaluation" / "zero_shot_digits_test_0123abcd", top1=0.5, top5=0.75, details={"x": 1}, **digits)
+    write_result(run / "evaluation" / "zero_shot_digits_test_ffffffff", top1=0.625, **digits)  # another limit
+    write_result(tmp_path / "bundled" / "evaluation" / "zero_shot_digits_test_0123abcd", top1=0.875, **digits)
+    first, second = compare_runs([run, tmp_path / "bundled"]).runs
+    assert {result.key: result.metrics for result in first.kept} == {
+        ("zero_shot on emoji (test)", "zero_shot"): {"top1": 0.25},
+        ("zero_shot on digits (test)", "zero_shot_digits_test_0123abcd"): {"top1": 0.5, "top5": 0.75},
+        ("zero_shot on digits (test)", "zero_shot_digits_test_ffffffff"): {"top1": 0.625},
+    }
+    assert [(result.label, result.items) for result in second.kept] == [("zero_shot on digits (test)", 30)] and second.settings == {}
+    assert main(["compare", str(run), str(tmp_path / "bundled")]) == 0
+    assert "0.875" in capsys.readouterr().out
+    assert main(["compare", str(run), str(tmp_path / "bundled"), "--output", str(tmp_path / "x.csv")]) == 0
+    titles, *lines = csv.reader((tmp_path / "x.csv").read_text().splitlines())
+    digits = "zero_shot on digits (test), zero_shot_digits_test_0123abcd"
+    assert [[line[titles.index(f"{digits}: {name}")] for line in lines] for name in ("top1", "top5")] == [["0.5", "0.875"], ["0.75", ""]]
+    assert "zero_shot on emoji (test): top1" in titles
+
+
+def test_the_page_filters_its_columns_and_names_the_best_run(sweep, tmp_path):
+    assert main(["compare", str(sweep), "--output", str(tmp_path / "x.html")]) == 0
+    page = (tmp_path / "x.html").read_text()
+    assert page.count('type="radio"') == 4 and "<dt>best top1</dt><dd>0.75 (1)</dd>" in page  # all, settings, training, evaluation
+    assert page.count('class="part settings"') == 4 * 3  # a title and three runs, for each of three settings

@@ -56,13 +56,6 @@ MODELS = {
 }
 
 
-CARDS = {"bart": "bart_nano", "t5": "t5_seq2seq_nano", "t5 1.1": "t5_seq2seq_gated_nano"}  # small systems of the same forms
-
-
-def carded(name):
-    return pytest.param(name, marks=pytest.mark.card(CARDS[name], "equals its reference")) if name in CARDS else name
-
-
 def untied(model):
     model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.3)
     return model
@@ -105,7 +98,7 @@ def outputs(system, ids, mask, target):
     return system(batch).outputs["logits"].unflatten(0, (len(ids), -1))
 
 
-@pytest.mark.parametrize("name", [carded(name) for name in MODELS])
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_outputs_equal_theirs_and_go_back(name, pair, tmp_path):
     model, system, directory = pair(name)

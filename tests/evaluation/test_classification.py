@@ -1,6 +1,7 @@
 """Accuracy of a classifier head, and how a run finds its evaluation."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from zoo.assembly.compose import compose
 from zoo.commands.cli import main
 from zoo.evaluation.classification import Classification, columns_of
 from zoo.runs.evaluate import evaluate
+from zoo.runs.evaluation_results import kept_results
 from zoo.runs.train import train
 from zoo.training.log import read_lines
 
@@ -70,9 +72,10 @@ def test_a_run_takes_the_heads_own_evaluation_and_mixes_only_in_training(tmp_pat
         result, output = evaluate({"checkpoint": str(tmp_path / "run"), **evaluation})
         name = evaluation.get("evaluation", {"name": "classification"})["name"]
         written = json.loads((output / "metrics.json").read_text())
-        assert output == tmp_path / "run" / "evaluation" / name and written["evaluation"] == name
+        assert output.name == f"{name}_digits_test_{written['fingerprint'][:8]}" and written["evaluation"] == name
         assert written["top1"] == result.metrics["top1"] and written["split"] == "test" and written["details"] == result.details
-    assert (tmp_path / "run" / "evaluation" / "classification" / "confusion.png").is_file()  # the second left the first alone
+    (kept,) = (tmp_path / "run" / "evaluation").glob("classification_*/confusion.png")  # the second left the first alone
+    assert kept.is_file()
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,22 @@ def test_what_does_not_fit_is_found_before_training(tmp_path, words, message):
     with pytest.raises(zoo.ConfigError, match=message):
         train(compose("train", [*words, *SMALL, f"run_dir={tmp_path / 'run'}"]))
     assert not (tmp_path / "run").exists()
+
+
+def test_results_are_kept_for_each_data_and_evaluation(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # results of bundled models go to runs/NAME
+    data = {"source": {"name": "digits"}, "test_split": "test"}
+    cases = [(data, 20), (data, 30), ({**data, "test_split": "validation"}, 20), ({**data, "num_workers": 2}, 20)]
+    folders = [
+        evaluate({"checkpoint": "clip_vit_nano", "data": each, "evaluation": {"name": "zero_shot", "limit": limit}})[1]
+        for each, limit in cases
+    ]
+    assert len(set(folders)) == 3 and folders[3] == folders[0]  # the number of workers changes no figure
+    assert all(folder.is_relative_to("runs/clip_vit_nano/evaluation") for folder in folders)
+    assert json.loads((folders[1] / "environment.json").read_text())["command"] == sys.argv
+    assert [result.items for result in kept_results(folders[0].parents[1])] == [
+        json.loads((f / "metrics.json").read_text())["items"] for f in sorted(set(folders))
+    ]
 
 
 def test_several_evaluations_of_one_model_are_one_command(tmp_path, capsys):

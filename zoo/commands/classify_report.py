@@ -1,12 +1,13 @@
 """Reports of ``zoo classify``: CSV, JSON, or an HTML page with the images."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from zoo.evaluation.results.html_report import bar, card, check_output, write_page
+from zoo.evaluation.results.html_report import MOST_FILTERS, bar, card, check_output, write_page
 from zoo.processors.media.cells import write_rows
 from zoo.storage.files import write_whole
 
@@ -58,13 +59,19 @@ def _write_json(file: TextIO, predictions: Collection[Prediction], model: str, a
 def _write_html(file: TextIO, predictions: Collection[Prediction], model: str, all_labels: Sequence[str]) -> None:
     """Write a self-contained HTML page."""
     bad = sum(found.error is not None for found in predictions)
-    count = f"{len(predictions)} image{'' if len(predictions) == 1 else 's'}" + (f", {bad} not readable" if bad else "")
+    counts = Counter(found.labels[0] for found in predictions if found.labels and found.error is None)
+    kinds = {label: f"label_{number}" for number, (label, _) in enumerate(counts.most_common(MOST_FILTERS))}
     more = f" and {len(all_labels) - LABELS_SHOWN} more" if len(all_labels) > LABELS_SHOWN else ""
+    readable = [found.probabilities[0] for found in predictions if found.probabilities and found.error is None]
+    mean = f"{100 * sum(readable) / len(readable):.1f} %" if readable else "-"
+    filters = [(f"{label} ({counts[label]})", kind) for label, kind in kinds.items()]
     write_page(
         file,
         model,
-        [count, f"Labels: {', '.join(all_labels[:LABELS_SHOWN])}{more}"],
-        (card(p.path, _bars(p), error=p.error) for p in predictions),
+        [f"Labels: {', '.join(all_labels[:LABELS_SHOWN])}{more}"],
+        (card(p.path, _bars(p), error=p.error, kind=kinds.get(p.labels[0], "") if p.labels else "") for p in predictions),
+        summary=[("images", str(len(predictions))), ("not readable", str(bad)), ("mean probability of the best label", mean)],
+        filters=[*([("not readable", "bad")] if bad else []), *filters],
     )
 
 

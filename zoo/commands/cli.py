@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--pretrained", action="store_true", help="list published weights (NAME:TAG) with size, licence and figure")
     command = add("info", _info, "Show a model's parts, parameter counts, FLOPs, number of tokens, memory and test results.")
     command.add_argument("name", metavar="NAME", help="name of a model, as zoo list prints it; also NAME:TAG")
+    command.add_argument("--verbose", "-v", action="store_true", help="show the whole verification card, with the commands of its tests")
     command = add(
         "check", _check, "Validate a training config with one training step on the meta device, without allocating weights.", overrides=True
     )

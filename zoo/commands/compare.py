@@ -17,6 +17,7 @@ from zoo.storage.files import write_whole
 
 SUFFIXES = (".csv", ".json", ".html", ".png")
 MOST_SHOWN = 6  # settings of a run in the table of the terminal
+MOST_METRICS = 3  # of a kept result in the table of the terminal
 MOST_NAMED = 12  # runs in the legend of a picture
 
 
@@ -47,7 +48,10 @@ def facts(found: Comparison, run: RunRecord) -> dict[str, Any]:
             if kind == "evaluation" and (best := run.best(name)) is not None:
                 metrics[f"{kind}/{name}"] |= {"best": best[0], "best_step": best[1]}
     settings = found.settings_of(run)
-    return {"run": run.name, "step": run.step, "max_steps": run.max_steps, "watched": run.watched, "differs": settings, "metrics": metrics}
+    titles = found.kept()
+    kept = {titles[each.key]: {**each.metrics, "items": each.items, "folder": str(each.folder)} for each in run.kept}
+    told = {"run": run.name, "step": run.step, "max_steps": run.max_steps, "watched": run.watched, "differs": settings, "metrics": metrics}
+    return {**told, "evaluations": kept}
 
 
 def write_comparison(found: Comparison, output: Path) -> None:
@@ -82,6 +86,12 @@ def rows(found: Comparison) -> list[list[Any]]:
             titles += [f"best {name}", f"step of best {name}"]
             for run, line in zip(found.runs, lines, strict=True):
                 line.extend(run.best(name) or ("", ""))
+    for key, title in found.kept().items():
+        kept = [next((result.metrics for result in run.kept if result.key == key), {}) for run in found.runs]
+        for name in dict.fromkeys(name for metrics in kept for name in metrics):
+            titles.append(f"{title}: {name}")
+            for metrics, line in zip(kept, lines, strict=True):
+                line.append(_empty(metrics.get(name)))
     return [titles, *lines]
 
 
@@ -115,6 +125,20 @@ def show(found: Comparison) -> None:
     watched = " or ".join(dict.fromkeys(run.watched for run in found.runs if run.watched)) or "metric"
     title = f"{len(found.runs)} runs" + (f" in {folder}" if folder else "")
     table(title, ["run", "differs in", "step", "loss", watched, f"best {watched}"], lines)
+    titles = found.kept()
+    kept = [
+        [os.path.relpath(run.name, folder or "."), titles[each.key], f"{each.items:,}", ", ".join(_shown_metrics(each.metrics))]
+        for run in found.runs
+        for each in run.kept
+    ]
+    if kept:
+        table("results of zoo evaluate", ["run", "evaluation", "items", "metrics"], kept, num_texts=2)
+
+
+def _shown_metrics(metrics: dict[str, float]) -> list[str]:
+    """Return the first metrics as text; all of them are in the written files."""
+    shown = [f"{name} {_number(value)}" for name, value in metrics.items()]
+    return [*shown[:MOST_METRICS], *(["..."] if len(shown) > MOST_METRICS else [])]
 
 
 def common_folder(found: Comparison) -> str:
@@ -178,6 +202,30 @@ def _label(found: Comparison, run: RunRecord) -> str:
 
 
 def _write_html(file: TextIO, found: Comparison) -> None:
-    """Write a self-contained page: the curves, and the whole table."""
+    """Write a self-contained page: the best run, the curves, and the whole table with filters by the kind of its columns."""
     lines = [f"{len(found.runs)} runs; settings that are equal in all of them are left out"]
-    write_page(file, "Comparison of runs", lines, [picture_of(draw(found), "curves of the runs"), table_of(rows(found))])
+    table, groups = rows(found), _column_kinds(found)
+    filters = [(kind, kind) for kind in dict.fromkeys(groups) if kind]
+    parts = [picture_of(draw(found), "curves of the runs"), table_of(table, groups)]
+    write_page(file, "Comparison of runs", lines, parts, summary=_summary(found), filters=filters)
+
+
+def _column_kinds(found: Comparison) -> list[str]:
+    """Return what each column of ``rows`` is: settings, training, evaluation (during training) or results (of ``zoo evaluate``)."""
+    titles, curves = rows(found)[0], {f"{kind}/{name}": kind for kind, name in found.metrics()}
+    kinds = ["", "", "", *["settings"] * len(found.differing)]
+    for title in titles[len(kinds) :]:
+        own = {"train": "training"}.get(curves.get(title, ""), curves.get(title))
+        kinds.append(own or ("evaluation" if title.startswith(("best ", "step of best ")) else "results"))
+    return kinds
+
+
+def _summary(found: Comparison) -> list[tuple[str, str]]:
+    """Return the main figures: runs, finished runs, and the best value of the watched metric with its run."""
+    best = [(run.best(), run) for run in found.runs]
+    known = [(score[0], run) for score, run in best if score is not None]
+    told = [("runs", str(len(found.runs))), ("finished", str(sum(0 < run.max_steps <= run.step for run in found.runs)))]
+    if known:
+        score, run = max(known, key=lambda pair: pair[0])
+        told.append((f"best {run.watched}", f"{score:.4g} ({os.path.relpath(run.name, common_folder(found) or '.')})"))
+    return told

@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -16,15 +16,34 @@ from zoo.commands.plain import KEEP, json_line, say
 from zoo.evaluation.results.cards import read_card
 from zoo.storage.outside import printable
 
+BORDER = 3  # characters of a table's lines and spaces for each column
+SHORTEST_CELL = 10  # characters
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table of plain texts; the first column is left-aligned, the others are right-aligned."""
-    made = Table(title=_plain(title), title_justify="left", header_style="bold")
+
+def table(title: str, columns: list[str], rows: list[list[str]], *, num_texts: int = 1, cut: bool = False) -> None:
+    """Print a table of plain texts under its title, at most as wide as the terminal.
+
+    Args:
+        title: one line above the table; it is as long as the terminal is wide, however narrow the table is.
+        num_texts: number of first columns that are left-aligned; the others are right-aligned.
+        cut: long cells of the last column end in an ellipsis; otherwise they are folded.
+    """
+    console = Console()
+    rows = _with_short_ends(columns, rows, console.width) if cut else rows
+    made = Table(header_style="bold", show_header=any(columns))
     for i, column in enumerate(columns):
-        made.add_column(_plain(column), justify="left" if i == 0 else "right", overflow="fold")
+        made.add_column(_plain(column), justify="left" if i < num_texts else "right", overflow="fold")
     for row in rows:
         made.add_row(*map(_plain, row))
-    Console().print(made)
+    console.print(_plain(title), style="italic")
+    console.print(made)
+
+
+def _with_short_ends(columns: list[str], rows: list[list[str]], width: int) -> list[list[str]]:
+    """Return the rows with their last cells cut, so that no line is folded; rich would narrow the other columns."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    room = max(SHORTEST_CELL, width - sum(widths[:-1]) - BORDER * len(columns) - 1)
+    return [[*row[:-1], row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "\u2026"] for row in rows]
 
 
 def _plain(text: str) -> Text:
@@ -50,22 +69,41 @@ def readable_share(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def show_info(name: str, summary: Any, *, as_json: bool) -> None:
-    """Print the parameters, memory, tokens and multiply-adds (GMAC) of a model, and the test results of its card."""
+def show_info(name: str, summary: Any, *, as_json: bool, verbose: bool = False) -> None:
+    """Print the parameters, memory, tokens and multiply-adds (GMAC) of a model, and the test results of its family's card.
+
+    Args:
+        verbose: show the whole figures, and the commands that verify them.
+    """
     card = read_card(name)
     if as_json:
         print_json({"name": name, **vars(summary), "card": card})
         return
     rows = [[part, f"{count:,}"] for part, count in summary.parts.items()]
     rows += [["parameters", f"{summary.parameters:,}"], ["trainable", f"{summary.trainable:,}"]]
-    rows += [["weight memory", readable(summary.memory_bytes, "B")]]
+    rows += [["weight memory", readable(float(summary.memory_bytes), "B")]]
     rows += [[f"tokens, {m}", f"{n}"] for m, n in summary.tokens.items()]
     rows += [[f"GMAC, {part}", f"{flops / 2e9:.4g}"] for part, flops in summary.flops.items()]
     rows += [["precisions", ", ".join(summary.precisions)]]
     table(name, ["", ""], rows)
     if card is not None:
-        rows = [[c, entry["status"], entry.get("figure") or "", entry.get("command") or ""] for c, entry in card["capabilities"].items()]
-        table(f"Verified at {card['commit'][:12]} on {card['date']}", ["capability", "status", "figure", "command"], rows)
+        (_show_whole_card if verbose else _show_card)(card)
+
+
+def _show_card(card: Mapping[str, Any]) -> None:
+    rows = [[word, line["status"], line.get("figure") or line.get("reason") or ""] for word, line in card["capabilities"].items()]
+    title = f"Verification card of the family {card['name']} ({card['date'] or 'not written yet'}); all of it with --verbose"
+    table(title, ["capability", "status", "figure or reason"], rows, num_texts=3, cut=True)
+
+
+def _show_whole_card(card: Mapping[str, Any]) -> None:
+    say(f"Verification card of the family {card['name']}")
+    for word, line in card["capabilities"].items():
+        say(f"\n{word}: {line['status']}")
+        for text in (line.get("figure") or line.get("reason") or "").split("; "):
+            say(f"    {text}")
+        if line.get("command"):
+            say(f"    {line['command']}\n    {line['date']}, commit {line['commit'][:12]}")
 
 
 def show_check(report: Any, planned: Any = None, *, as_json: bool) -> None:
@@ -163,15 +201,42 @@ def training_progress(config: Mapping[str, Any], *, as_json: bool) -> Iterator[T
         yield TrainingProgress(total, bar, False)
 
 
+class Count:
+    """Progress callback: call it with the number of newly completed items.
+
+    Args:
+        bar: the progress bar; None shows nothing.
+        task: of the bar.
+    """
+
+    def __init__(self, bar: Progress | None = None, task: TaskID | None = None) -> None:
+        self.bar, self.task, self.total = bar, task, 0
+
+    def __call__(self, items: int) -> None:
+        if self.bar is not None and self.task is not None:
+            self.bar.advance(self.task, items)
+
+    def expect(self, items: int) -> None:
+        """Add items to the total, from which the remaining time is estimated."""
+        self.total += items
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, total=self.total)
+
+
 @contextmanager
-def counting_progress(label: str, total: int | None, *, as_json: bool) -> Iterator[Callable[[int], None]]:
-    """Show the number of completed items on standard error; yields a callback that takes the number of newly completed items."""
+def counting_progress(label: str, total: int | None, *, as_json: bool) -> Iterator[Count]:
+    """Show the number of completed items and the remaining time on standard error; yields the callback.
+
+    Args:
+        total: number of items; None if the callback's ``expect`` tells it later, or nothing does.
+    """
     if as_json or not sys.stderr.isatty():
-        yield lambda items: None
+        yield Count()
         return
-    with Progress(TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(label, total=total)
-        yield lambda items: bar.advance(task, items)
+        yield Count(bar, task)
 
 
 def show_trained(result: Any, *, as_json: bool) -> None:

@@ -34,7 +34,7 @@ def evaluate_once(config: Mapping[str, Any], as_json: bool) -> float | None:
     """Run the evaluations of a config and print them; returns the first metric of the first evaluation, by which a sweep chooses."""
     score = None
     with counting_progress("evaluate", None, as_json=as_json) as advance:
-        for result, output in evaluate_each(config, advance=advance):
+        for result, output in evaluate_each(config, advance=advance, expect=advance.expect):
             if rank() == 0:
                 show_evaluation(result, output, as_json=as_json)
             score = next(iter(result.metrics.values()), None) if score is None else score

@@ -38,7 +38,7 @@ def info_command(options: Namespace) -> int:
     from zoo.assembly.summary import summarize  # torch, which a list and a row do not need
     from zoo.commands.display import show_info
 
-    show_info(options.name, summarize(options.name), as_json=options.json)
+    show_info(options.name, summarize(options.name), as_json=options.json, verbose=options.verbose)
     return 0
 
 

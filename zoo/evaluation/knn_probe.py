@@ -43,6 +43,7 @@ class KnnProbe(Evaluation):
     """
 
     shares_items = True
+    reads_other_splits = True
 
     def __init__(
         self,

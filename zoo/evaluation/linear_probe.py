@@ -50,6 +50,7 @@ class LinearProbe(Evaluation):
     """
 
     shares_items = True
+    reads_other_splits = True
 
     def __init__(
         self,

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+SHORT = 2  # steps of a recurrence that ``ShortRecurrences`` runs: the first, and one with a state
 FILLS = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "orthogonal_")
 
 
@@ -34,3 +37,24 @@ def _filling_only_real_tensors(fill: Callable[..., Tensor]) -> Callable[..., Ten
         return tensor if tensor.is_meta else fill(tensor, *arguments, **keywords)
 
     return fill_or_leave
+
+
+class ShortRecurrences(TorchFunctionMode):
+    """Mode in which ``torch.lstm`` and ``torch.gru`` of meta tensors run two steps and repeat the second one.
+
+    Shapes, dtypes and which parameters get a gradient are those of the whole recurrence. On the meta device torch unrolls it in Python,
+    which takes 45 seconds for a Tacotron. Do not count FLOPs in this mode.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        is_unpacked = func in (torch.lstm, torch.gru) and isinstance(args[3], bool)  # of packed rows, args[3] are the weights
+        if not is_unpacked or not args[0].is_meta:
+            return func(*args, **(kwargs or {}))
+        x, time = args[0], int(args[-1])  # the last argument is batch_first
+        steps = x.shape[time]
+        if steps <= SHORT:
+            return func(*args, **(kwargs or {}))
+        output, *states = func(x.narrow(time, 0, SHORT), *args[1:], **(kwargs or {}))
+        last = output.narrow(time, SHORT - 1, 1)
+        rest = last.expand(*(steps - SHORT if axis == time else -1 for axis in range(output.ndim)))
+        return torch.cat([output, rest], dim=time), *states

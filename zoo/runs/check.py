@@ -14,7 +14,7 @@ from zoo.data.denoising.denoising import Denoising
 from zoo.data.masking import Masking
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, ZooError
-from zoo.layers.meta import meta_device
+from zoo.layers.meta import ShortRecurrences, meta_device
 from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
 from zoo.runs.data_setup import complete_config, facts_of_denoising, source_modalities
@@ -55,7 +55,12 @@ def check(config: Mapping[str, Any]) -> CheckReport:
         ConfigError: parts that do not fit; the message names the config key, both sides and the allowed values.
     """
     settings = construct(TrainingSettings, config["training"], "training")
-    step = meta_step(config, settings, min(settings.batch_size, 4))
+    with ShortRecurrences():
+        return _check(config, meta_step(config, settings, min(settings.batch_size, 4)))
+
+
+def _check(config: Mapping[str, Any], step: "MetaStep") -> CheckReport:
+    """Run the step, and note what passes from part to part."""
     system, batch, modalities = step.system, step.batch, step.modalities
     edges = [Edge("data.source", f"system.processor.{m}", "raw") for m in modalities]
     batch = system.head.prepare(batch)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import DataError, WeightsError
+from zoo.runs.evaluation_results import FOLDER, KeptResult, kept_results
 from zoo.runs.run_directory import RUN_CONFIG, flat_settings, read_run_config
 from zoo.runs.sweep_training import best_score
 from zoo.training.log import read_lines
@@ -27,6 +28,7 @@ class RunRecord:
         max_steps: length of the run.
         curves: points (step, value) by kind and name, for example ("train", "loss").
         watched: metric of the evaluations that selects the best model; None if nothing was evaluated.
+        kept: results of ``zoo evaluate``.
     """
 
     name: str
@@ -35,6 +37,7 @@ class RunRecord:
     max_steps: int
     curves: dict[tuple[str, str], Points]
     watched: str | None
+    kept: list[KeptResult] = field(default_factory=list)
 
     def final(self, kind: str, metric: str) -> float | None:
         """Return the last logged value of a metric."""
@@ -64,6 +67,12 @@ class Comparison:
         """Return the settings of a run that differ from those of another one."""
         return {key: run.settings[key] for key in self.differing if key in run.settings}
 
+    def kept(self) -> dict[tuple[str, str], str]:
+        """Return the title of each kept evaluation by its key: the label, with the folder's name if several have this label."""
+        keys = list(dict.fromkeys(result.key for run in self.runs for result in run.kept))
+        labels = [label for label, _ in keys]
+        return {(label, name): f"{label}, {name}" if labels.count(label) > 1 else label for label, name in keys}
+
     def metrics(self) -> list[tuple[str, str]]:
         """Return kind and name of each metric that a run has, training first."""
         found = dict.fromkeys(key for run in self.runs for key in run.curves)
@@ -79,18 +88,21 @@ def compare_runs(paths: Sequence[str | Path]) -> Comparison:
     """
     folders = [run for path in paths for run in runs_in(Path(path))]
     runs = [_read(folder) for folder in dict.fromkeys(folders)]
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    differing = [key for key in keys if not _same(run.settings.get(key) for run in runs)]
+    trained = [run for run in runs if run.settings]  # of the others only evaluations are known
+    keys = dict.fromkeys(key for run in trained for key in run.settings)
+    differing = [key for key in keys if not _same(run.settings.get(key) for run in trained)]
     return Comparison(runs, _without_keywords_of_replaced_parts(differing))
 
 
 def runs_in(folder: Path) -> list[Path]:
     """Return the run of a directory, or those of a sweep in the order of their numbers.
 
+    A directory with kept evaluations alone is a run too: ``zoo evaluate`` writes those of bundled and foreign models to ``runs/NAME``.
+
     Raises:
         DataError: it holds neither.
     """
-    if (folder / RUN_CONFIG).is_file():
+    if (folder / RUN_CONFIG).is_file() or (folder / FOLDER).is_dir():
         return [folder]
     jobs = [path.parent for path in folder.glob(f"*/{RUN_CONFIG}")] if folder.is_dir() else []
     if not jobs:
@@ -99,6 +111,8 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> RunRecord:
+    if not (folder / RUN_CONFIG).is_file():
+        return RunRecord(str(folder), {}, 0, 0, {}, None, kept_results(folder))
     config = read_run_config(folder)
     path = folder / METRICS
     curves: dict[tuple[str, str], Points] = {}
@@ -111,7 +125,8 @@ def _read(folder: Path) -> RunRecord:
                 curves.setdefault((kind, name), []).append((step, float(value)))
     settings = {key: value for key, value in flat_settings(config) if key not in NOT_COMPARED}
     step = max((points[-1][0] for points in curves.values()), default=0)
-    return RunRecord(str(folder), settings, step, int(config["training"].get("max_steps", 0)), curves, _watched(folder, config, curves))
+    max_steps, watched = int(config["training"].get("max_steps", 0)), _watched(folder, config, curves)
+    return RunRecord(str(folder), settings, step, max_steps, curves, watched, kept_results(folder))
 
 
 def _watched(folder: Path, config: dict[str, Any], curves: dict[tuple[str, str], Points]) -> str | None:

@@ -14,20 +14,25 @@ from zoo.losses.distributed import rank
 from zoo.registry import name_of, part_names
 from zoo.registry.construct import build_part
 from zoo.runs.data_setup import make_source
+from zoo.runs.evaluation_results import FOLDER, METRICS, fingerprint_of, result_folder
 from zoo.runs.evaluation_setup import make_evaluation
 from zoo.runs.ranked_evaluation import evaluate_on_ranks, join_ranks
-from zoo.runs.run_directory import read_run_config
+from zoo.runs.run_directory import ENVIRONMENT, describe_environment, read_run_config
 from zoo.storage.files import atomic_directory
 
 Runner = Callable[..., tuple[Any, Mapping[str, float] | None]]  # as ``evaluate_on_ranks``
 
 
-def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None, run: Runner = evaluate_on_ranks) -> tuple[Any, Path]:
+def evaluate(
+    config: Mapping[str, Any], *, advance: Any = lambda items: None, expect: Any = lambda items: None, run: Runner = evaluate_on_ranks
+) -> tuple[Any, Path]:
     """Evaluate a checkpoint; data and evaluation that the config does not give are those of its run.
 
     Under ``torchrun`` the processes divide the items, and the first one writes the result.
 
     Args:
+        advance: progress callback; receives the number of items just finished.
+        expect: receives the number of items before the first one, if the evaluation reads one split.
         run: calls the evaluation.
 
     Returns:
@@ -52,27 +57,31 @@ def evaluate(config: Mapping[str, Any], *, advance: Any = lambda items: None, ru
         known = ", ".join(part_names("evaluation"))
         raise ConfigError(f"evaluation: {directory} has no default evaluation; choose one with evaluation=NAME, known: {known}")
     name = name_of("evaluation", type(evaluation))
+    if not evaluation.reads_other_splits:
+        length = len(source.split(data["test_split"]))
+        expect(length if evaluation.limit is None else min(length, evaluation.limit))
     result, _ = run(evaluation, model, source, data["test_split"], advance=advance)
-    output = Path(config.get("output") or place / "evaluation" / name)
+    fingerprint = fingerprint_of(data, settings or {"name": name}, config.get("precision"))
+    output = Path(config.get("output") or result_folder(place, name, data, fingerprint))
     if rank() == 0:
-        write_result(
-            result,
-            output,
-            {
-                "evaluation": name,
-                "model": str(directory),
-                "split": data["test_split"],
-                "data": dict(data),
-                "precision": precision_of(model),
-            },
-        )
+        facts = {
+            "evaluation": name,
+            "model": str(directory),
+            "split": data["test_split"],
+            "data": dict(data),
+            "precision": precision_of(model),
+            "fingerprint": fingerprint,
+        }
+        write_result(result, output, facts)
     return result, output
 
 
-def evaluate_each(config: Mapping[str, Any], *, advance: Any = lambda items: None) -> Iterator[tuple[Any, Path]]:
+def evaluate_each(
+    config: Mapping[str, Any], *, advance: Any = lambda items: None, expect: Any = lambda items: None
+) -> Iterator[tuple[Any, Path]]:
     """Run ``evaluate`` for each config of ``each_evaluation``."""
     for one in each_evaluation(config):
-        yield evaluate(one, advance=advance)
+        yield evaluate(one, advance=advance, expect=expect)
 
 
 def each_evaluation(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -98,7 +107,7 @@ def each_evaluation(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def output_of(config: Mapping[str, Any]) -> Path:
     """Return the folder of all results of a config."""
-    return Path(config.get("output") or _find_model(str(config["checkpoint"]))[1] / "evaluation")
+    return Path(config.get("output") or _find_model(str(config["checkpoint"]))[1] / FOLDER)
 
 
 def _find_model(checkpoint: str) -> tuple[Path, Path]:
@@ -112,8 +121,9 @@ def _find_model(checkpoint: str) -> tuple[Path, Path]:
 
 
 def write_result(result: Any, output: Path, facts: Mapping[str, Any]) -> None:
-    """Write the plot and ``metrics.json`` of a result."""
+    """Write the plot, ``metrics.json`` and ``environment.json`` (command, commit, versions) of a result."""
     with atomic_directory(output) as folder:
         result.draw(folder)
         content = {**result.metrics, "items": result.num_items, **facts, "details": result.details, **result.facts}
-        (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / METRICS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / ENVIRONMENT).write_text(json.dumps(describe_environment(), indent=2) + "\n", encoding="utf-8")

@@ -122,12 +122,13 @@ def _facts(summary: Summary, model: nn.Module) -> str:
 
 def _verified(model: nn.Module) -> list[str]:
     """Return the section of the verification card; empty if no test run has written one for a system of this name."""
-    card = read_card(model.name) if isinstance(model, System) else None
+    card = read_card(model.name) if isinstance(model, System) and model.name else None
     if card is None:
         return []
     about = (
-        f"Tests of the architecture `{model.name}` at commit `{card['commit'][:12]}` on {card['date']}; they say nothing about how well "
-        "these weights do their task."
+        f"Tests of the architecture (family `{card['name']}`), the last at commit `{card['commit'][:12]}` on {card['date']}; they say "
+        "nothing about how well these weights do their task."
     )
-    rows = [f"| {word} | {line['status']} | {line.get('figure') or ''} |" for word, line in card["capabilities"].items()]
+    lines = card["capabilities"].items()
+    rows = [f"| {word} | {line['status']} | {line.get('figure') or line.get('reason') or ''} |" for word, line in lines]
     return ["## Verification", about, "\n".join(["| capability | status | figure |", "|---|---|---|", *rows])]

@@ -129,7 +129,7 @@ class Trainer:
                 values = self._after_step(made) or values
         if self.accelerator.is_main_process:
             with saving(self.run_dir):
-                draw_curves(self.log.metrics, self.run_dir / "curves.png")
+                draw_curves(self.log.metrics, self.run_dir / "curves.png", self.log.timing)
         for tracker in self.accelerator.trackers:
             tracker.finish()  # not end_training: it destroys the process group, which the next job of a sweep needs
         self.accelerator.wait_for_everyone()  # other ranks may read the files of the main process afterwards

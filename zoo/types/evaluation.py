@@ -43,11 +43,16 @@ class Evaluation:
         shares_items: True if it reads its items only by ``Reading``, ``FeatureReader``, ``over_split`` or ``over_batches``
             (``zoo.evaluation.measures``), which divide them among the processes of a run. If False, the first process evaluates while
             the others wait.
+        reads_other_splits: True if it also counts items of other splits than the one that it is called with (the progress bar then has no
+            estimate).
+        limit: maximum number of items; None for all.
         asr_model: a model that the evaluation also needs, by name; ``connect`` replaces it by the model.
     """
 
     monitor: ClassVar[str | None] = None
     shares_items: ClassVar[bool] = False
+    reads_other_splits: ClassVar[bool] = False
+    limit: int | None = None
     asr_model: Any = None
 
     def check(self, model: Any, source: Any) -> None:

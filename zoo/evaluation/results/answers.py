@@ -99,10 +99,13 @@ class AnswersResult(Result):
         """Write all answers as lines of JSON and the report page into ``folder``; return the file name of the page."""
         lines = [json.dumps(answer.row, ensure_ascii=False) for answer in self.answers]
         (folder / ANSWERS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
-        figures = ", ".join(f"{name} {100 * value:.2f} %" for name, value in self.metrics.items())
         cards = [self._card(answer) for answer in self.answers if answer.conversation is not None]
-        intro = [figures, f"{len(cards)} of {self.title} are shown"]
-        write_whole(folder / REPORT_FILE, lambda file: write_page(file, "Questions and answers", intro, cards))
+        intro = [f"{len(cards)} of {self.title} are shown"]
+        looks = {
+            "summary": [(name, f"{100 * value:.2f} %") for name, value in self.metrics.items()],
+            "filters": [("right", "right"), ("wrong", "wrong")] if self.judged_by is not None else [],
+        }
+        write_whole(folder / REPORT_FILE, lambda file: write_page(file, "Questions and answers", intro, cards, **looks))
         return REPORT_FILE
 
     def _card(self, answer: Answer) -> str:

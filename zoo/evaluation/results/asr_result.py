@@ -115,10 +115,14 @@ class AsrResult(Result):
         """Write all transcripts as lines of JSON and the report page into ``folder``; return the file name of the page."""
         lines = "".join(json.dumps(row.row, ensure_ascii=False) + "\n" for row in self.heard)
         (folder / TEXTS_FILE).write_text(lines, encoding="utf-8", errors="backslashreplace")
-        figures = ", ".join(f"{name} {100 * value:.2f} %" for name, value in self.metrics.items())
         shown = by_badness(self.heard)[: self.shown]
-        intro = [figures, f"{len(shown)} of {self.title} are shown, the worst first"]
-        write_whole(folder / REPORT_FILE, lambda file: write_page(file, "References and transcripts", intro, map(self._card, shown)))
+        intro = [f"{len(shown)} of {self.title} are shown, the worst first"]
+        looks = {
+            "summary": [(name, f"{100 * value:.2f} %") for name, value in self.metrics.items()],
+            "filters": [("with errors", "wrong"), ("without errors", "right")],
+        }
+        cards = map(self._card, shown)
+        write_whole(folder / REPORT_FILE, lambda file: write_page(file, "References and transcripts", intro, cards, **looks))
         return REPORT_FILE
 
     def _card(self, row: Recognition) -> str:

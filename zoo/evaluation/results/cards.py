@@ -1,72 +1,137 @@
-"""Verification cards: test results per system, written by the test run and never by hand."""
+"""Verification cards: test results per family of models, written by the test run and never by hand.
+
+The tests that decide a line have the mark ``card(name, capability)``, in their file or by ``tests/support/card_tests.py``. This writes all:
+
+    python -m pytest -m card --write-cards && python scripts/update_readme.py
+"""
 
 import datetime
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.evaluation.results.card_families import FAMILIES, family_of, members, reason_for
 from zoo.storage.places import packaged_directory
 
 CAPABILITIES = ("equals its reference", "goes back", "resumes exactly", "batch-invariant", "trains", "speed")
-STATUSES = ("verified", "failed", "not verified", "not supported")
+STATUSES = ("verified", "failed", "not verified", "does not apply")
+SHORT = {"verified": "yes", "failed": "failed", "not verified": "open", "does not apply": "n/a"}
+PAGE = "assets/guide/cards.md"
+LEGEND = f"yes: a test verifies it; n/a: does not apply; open: not verified. Figures, commands and reasons: [{PAGE}]({PAGE})."
 
 
 def cards_directory() -> Path:
-    """Return the directory of the cards, which holds one JSON file per system."""
+    """Return the directory of the cards, which holds one JSON file per family."""
     return packaged_directory("assets") / "cards"
 
 
 def read_card(name: str) -> dict[str, Any] | None:
-    """Read the card of a system; returns None if no test run has written one."""
-    path = cards_directory() / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def blank_card(name: str) -> dict[str, Any]:
-    """Return a card on which nothing is verified yet."""
-    return {"name": name, "commit": "", "date": "", "capabilities": {word: {"status": "not verified"} for word in CAPABILITIES}}
-
-
-def lines_of(outcomes: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
-    """Convert test outcomes to lines of a card, by capability.
-
-    A capability with several tests is verified if all of them passed.
+    """Read the card of a row's family, with a reason in each line that no test verified.
 
     Args:
-        outcomes: capability, pytest's outcome, figure and test id of each test.
+        name: of a family, or of an encoder, language model or system.
+
+    Returns:
+        The card: ``name``, the newest ``date`` and ``commit``, and ``capabilities``: by name, ``status`` and either ``figure``,
+        ``command``, ``date`` and ``commit``, or ``reason``. None if the row has no family.
     """
-    lines = {}
-    for capability in {outcome[0] for outcome in outcomes}:
-        mine = [outcome for outcome in outcomes if outcome[0] == capability]
-        worst = next((word for word in ("failed", "skipped") if any(outcome[1] == word for outcome in mine)), "passed")
-        lines[capability] = {
-            "status": {"passed": "verified", "skipped": "not verified", "failed": "failed"}[worst],
-            "figure": "; ".join(outcome[2] for outcome in mine if outcome[2]),
-            "command": "pytest " + " ".join(sorted({outcome[3].partition("[")[0] for outcome in mine})),
-        }
-    return lines
+    family = family_of(name)
+    if family is None:
+        return None
+    path = cards_directory() / f"{family}.json"
+    written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    lines = {word: _with_reason(family, word, written.get("capabilities", {}).get(word)) for word in CAPABILITIES}
+    date, commit = max(((line.get("date", ""), line.get("commit", "")) for line in lines.values()), default=("", ""))
+    return {"name": family, "commit": commit, "date": date, "capabilities": lines}
 
 
-def write_lines(name: str, lines: Mapping[str, Mapping[str, str]]) -> None:
-    """Update lines of a system's card, with today's date and the current git commit; other lines are kept."""
+def _with_reason(family: str, capability: str, line: Mapping[str, str] | None) -> dict[str, str]:
+    if line is not None and line["status"] in ("verified", "failed"):
+        return dict(line)
+    status, reason = reason_for(family, capability) or ("not verified", "")
+    return {"status": status, "reason": reason}
+
+
+def lines_of(outcomes: Iterable[Sequence[str]]) -> dict[str, dict[str, str]]:
+    """Convert test outcomes to lines of a card, by capability.
+
+    A capability with several tests is verified if all of them passed; a skipped test decides nothing if others passed.
+
+    Args:
+        outcomes: model, capability, pytest's outcome, figure and test id of each test.
+    """
+    by_capability: dict[str, list[Sequence[str]]] = {}
+    for outcome in outcomes:
+        by_capability.setdefault(outcome[1], []).append(outcome)
+    return {capability: _line(mine) for capability, mine in by_capability.items()}
+
+
+def _line(outcomes: Sequence[Sequence[str]]) -> dict[str, str]:
+    found = {outcome[2] for outcome in outcomes}
+    status = "failed" if "failed" in found else "verified" if "passed" in found else "not verified"
+    counted = [outcome for outcome in outcomes if outcome[2] != "skipped"] or outcomes
+    figures = list(dict.fromkeys(f"{outcome[0]}: {outcome[3]}" for outcome in counted if outcome[3]))
+    cases = f"{len(counted)} case{'' if len(counted) == 1 else 's'}"
+    return {
+        "status": status,
+        "figure": "; ".join(figures) or cases,
+        "command": "pytest " + " ".join(sorted({outcome[4].partition("[")[0] for outcome in counted})),
+    }
+
+
+def write_lines(name: str, lines: Mapping[str, Mapping[str, str]], *, replace: Sequence[str] = ()) -> None:
+    """Update lines of a family's card, each with today's date and the current git commit; other lines are kept.
+
+    Args:
+        name: of the family, or of a row of it.
+        replace: capabilities whose older lines go even if ``lines`` has no new one.
+    """
     from zoo.storage.files import write_text_atomically  # imports torch, which reading a card does not need
 
+    family = family_of(name)
+    assert family is not None, f"{name!r} is no row with a card; known families: {', '.join(FAMILIES)}"
     assert set(lines) <= set(CAPABILITIES), f"unknown capability: {sorted(set(lines) - set(CAPABILITIES))}"
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    card = read_card(name) or blank_card(name)
-    card = {**card, "commit": commit, "date": datetime.date.today().isoformat(), "capabilities": {**card["capabilities"], **lines}}
+    path = cards_directory() / f"{family}.json"
+    before = json.loads(path.read_text(encoding="utf-8"))["capabilities"] if path.is_file() else {}
+    dated = {word: {**line, "date": datetime.date.today().isoformat(), "commit": commit} for word, line in lines.items()}
+    merged = {**{word: line for word, line in before.items() if word not in replace}, **dated}
+    card = {"name": family, "capabilities": {word: merged[word] for word in CAPABILITIES if word in merged}}
     cards_directory().mkdir(exist_ok=True)
-    write_text_atomically(cards_directory() / f"{name}.json", json.dumps(card, indent=2) + "\n")
+    write_text_atomically(path, json.dumps(card, indent=2) + "\n")
 
 
-def cards_table() -> str:
-    """Return all cards as a Markdown table with one row per system and one column per capability."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(cards_directory().glob("*.json"))]
-    lines = ["| system | " + " | ".join(CAPABILITIES) + " |", "|---" * (len(CAPABILITIES) + 1) + "|"]
-    for card in found:
-        cells = [card["capabilities"][word]["status"] for word in CAPABILITIES]
-        lines.append(f"| `{card['name']}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def cards_table(short: bool = True) -> str:
+    """Return all cards as Markdown: a table with one column per capability.
+
+    Args:
+        short: families with equal cells share a row; otherwise each has a row, and a section with figures, commands and reasons.
+    """
+    cells = {family: tuple(SHORT[line["status"]] for line in _lines(family).values()) for family in FAMILIES}
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for family, row in cells.items():
+        groups.setdefault(row if short else (*row, family), []).append(family)
+    lines = ["| family | " + " | ".join(CAPABILITIES) + " |", "|---" * (len(CAPABILITIES) + 1) + "|"]
+    lines += [f"| {', '.join(f'`{each}`' for each in names)} | {' | '.join(cells[names[0]])} |" for names in groups.values()]
+    table = "\n".join(lines)
+    return f"{table}\n\n{LEGEND}" if short else "\n\n".join([table, *map(_section, FAMILIES)])
+
+
+def _lines(family: str) -> dict[str, dict[str, str]]:
+    card = read_card(family)
+    assert card is not None
+    return card["capabilities"]
+
+
+def _section(family: str) -> str:
+    """Return one family's card: its models, and a list with status, figure or reason, and command of each capability."""
+    told = [f"## {family}", f"Counts for: {', '.join(f'`{name}`' for name in members(family))}."]
+    items = []
+    for word, line in _lines(family).items():
+        command = f" (`{line['command']}`, {line['date']})" if line.get("command") else ""
+        figure = line.get("figure") or line.get("reason") or ""
+        items.append(f"* **{word}**: {line['status']}{f'; {figure}' if figure else ''}{command}")
+    return "\n\n".join([*told, "\n".join(items)])

@@ -20,6 +20,7 @@ from zoo.types import Speech
 THUMBNAIL_PIXELS = 240  # twice the shown size, for dense screens
 SMALL_PIXELS = 120  # smaller pictures are shown by whole factors larger
 SUFFIXES = (".csv", ".json", ".html")
+MOST_FILTERS = 24  # more buttons than one looks through
 AUDIO_FORMS = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}  # by the first bytes of the file
 
 
@@ -42,28 +43,61 @@ def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
         raise DataError(f"output: the folder {output.parent} does not exist; make it first")
 
 
-def write_page(file: TextIO, title: str, lines: Iterable[str], cards: Iterable[str]) -> None:
-    """Write an HTML page with a title, lines of text and cards.
+def write_page(
+    file: TextIO,
+    title: str,
+    lines: Iterable[str],
+    cards: Iterable[str],
+    *,
+    summary: Sequence[tuple[str, str]] = (),
+    filters: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Write an HTML page with a title, a summary, filters, lines of text and cards; without scripts, and dark where the reader prefers it.
 
     Args:
         file: open for writing text.
         title: plain text.
         lines: plain text under the title, one paragraph each.
         cards: HTML, for example from ``card``.
+        summary: name and value of the main figures, plain text; shown large.
+        filters: plain text and CSS class; a button that shows only cards (or table cells with a class) of that class. At most 24 are kept.
     """
+    filters = filters[:MOST_FILTERS]
     header = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
-    file.write(PAGE_START.format(style=STYLE, title=html.escape(title), header=header))
+    tiles = "".join(f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>" for name, value in summary)
+    header += (f"<dl>{tiles}</dl>" if tiles else "") + _filter_buttons(filters)
+    rules = "".join(FILTER_RULE.format(number=number, kind=kind) for number, (_, kind) in enumerate(filters))
+    file.write(PAGE_START.format(style=STYLE + rules, title=html.escape(title), header=header))
     file.writelines(cards)
     file.write(PAGE_END)
 
 
-def card(path: str, body: str, *, error: str | None = None) -> str:
-    """Return the HTML card of an image file: a thumbnail and ``body`` (HTML), or the error message instead of both."""
+def _filter_buttons(filters: Sequence[tuple[str, str]]) -> str:
+    """Return radio buttons, of which the first shows everything; empty without filters."""
+    if not filters:
+        return ""
+    texts = [("all", "show_all"), *((text, f"show_{number}") for number, (text, _) in enumerate(filters))]
+    return "".join(
+        ["<fieldset><legend>show</legend>"]
+        + [
+            f'<label><input type="radio" name="show" id="{name}"{" checked" if name == "show_all" else ""}>{html.escape(text)}</label>'
+            for text, name in texts
+        ]
+        + ["</fieldset>"]
+    )
+
+
+def card(path: str, body: str, *, error: str | None = None, kind: str = "") -> str:
+    """Return the HTML card of an image file: a thumbnail and ``body`` (HTML), or the error message instead of both.
+
+    Args:
+        kind: further CSS class, for a filter of the page.
+    """
     shown = [picture(path)] if error is None else []
     if error is not None:
         body = f'<p class="error">{html.escape(error)}</p>'
     head = f'<h2 title="{html.escape(path)}">{html.escape(Path(path).name)}</h2>'
-    return media_card(shown, head + body, kind="card" if error is None else "card bad")
+    return media_card(shown, head + body, kind=f"card {kind}".strip() if error is None else "card bad")
 
 
 def media_card(shown: Sequence[str], body: str, *, kind: str = "card") -> str:
@@ -94,10 +128,16 @@ def picture_of(png: bytes, text: str) -> str:
     return f'<section class="wide"><img src="data:image/png;base64,{content}" alt="{html.escape(text)}"></section>\n'
 
 
-def table_of(rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table as HTML; the first row holds the titles. Texts are escaped."""
-    head = "".join(f"<th>{html.escape(str(value))}</th>" for value in rows[0])
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(_shown_cell(value))}</td>' for value in row)}</tr>\n" for row in rows[1:])
+def table_of(rows: Sequence[Sequence[Any]], kinds: Sequence[str] = ()) -> str:
+    """Return a table as HTML; the first row holds the titles. Texts are escaped.
+
+    Args:
+        kinds: CSS class of each column for the filters of the page; "" stays always.
+    """
+    classes = [f' class="part {kind}"' if kind else "" for kind in kinds] or [""] * len(rows[0])
+    head = "".join(f"<th{kind}>{html.escape(str(value))}</th>" for value, kind in zip(rows[0], classes, strict=True))
+    cells = ((f"<td{kind}>{html.escape(_shown_cell(value))}</td>" for value, kind in zip(row, classes, strict=True)) for row in rows[1:])
+    body = "".join(f"<tr>{''.join(row)}</tr>\n" for row in cells)
     return f'<section class="wide"><table><tr>{head}</tr>\n{body}</table></section>\n'
 
 
@@ -159,17 +199,28 @@ STYLE = """
 body { margin: 0 auto; max-width: 72rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--ink);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.4rem; font-weight: 600; margin: 0; }
+dl { display: flex; flex-wrap: wrap; gap: .6rem; margin: 1rem 0 0; }
+dl div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .45rem .8rem; max-width: 100%; }
+dt { color: var(--soft); font-size: .78rem; overflow-wrap: anywhere; }
+dd { margin: 0; font-size: 1.15rem; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+fieldset { display: flex; flex-wrap: wrap; gap: .4rem; margin: 1rem 0 0; padding: 0; border: 0; }
+legend { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+fieldset label { border: 1px solid var(--line); border-radius: 999px; padding: .15rem .7rem; background: var(--card); font-size: .85rem;
+  cursor: pointer; overflow-wrap: anywhere; }
+fieldset label:has(:checked) { background: var(--fill); border-color: var(--fill); color: var(--card); }
+fieldset label:has(:focus-visible) { outline: 2px solid var(--ink); outline-offset: 2px; }
+fieldset input { position: absolute; opacity: 0; }
 header p { margin: .2rem 0 0; color: var(--soft); overflow-wrap: anywhere; }
-main { display: grid; gap: 1rem; margin-top: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); }
+main { display: grid; gap: 1rem; margin-top: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); }
 .card { display: flex; gap: 1rem; padding: 1rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 .picture { flex: 0 0 120px; height: 120px; display: flex; align-items: center; justify-content: center; background: var(--track);
   border-radius: 4px; overflow: hidden; font-size: .75rem; }
 .picture img { max-width: 100%; max-height: 100%; }
 .pictures { display: flex; flex-direction: column; gap: .4rem; }
 .wide { grid-column: 1 / -1; overflow-x: auto; }
-.wide img { max-width: 100%; background: #fff; }
+.wide img { width: 100%; min-width: 40rem; background: #fff; }
 table { border-collapse: collapse; font-size: .85rem; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; overflow-wrap: anywhere; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; min-width: 4.5rem; overflow-wrap: break-word; }
 .right { border-left: 4px solid var(--right); }
 .wrong { border-left: 4px solid var(--bad); }
 .text p { margin: 0 0 .35rem; overflow-wrap: anywhere; white-space: pre-wrap; }
@@ -185,6 +236,9 @@ h2 { font-size: .95rem; font-weight: 600; margin: 0 0 .4rem; overflow-wrap: anyw
 .row:not(:first-of-type) .fill { opacity: .55; }
 .error { margin: 0; padding: .25rem; color: var(--bad); font-size: .85rem; overflow-wrap: anywhere; }
 """
+FILTER_RULE = (  # hides the cards and the cells of tables that are not of the chosen class
+    "body:has(#show_{number}:checked) .card:not(.{kind}), body:has(#show_{number}:checked) .part:not(.{kind}) {{ display: none; }}\n"
+)
 PAGE_START = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{style}</style></head>

@@ -1,0 +1,129 @@
+"""Families of models that share one verification card, and why a line of a card may be missing.
+
+A family has every encoder, language model and system whose name matches its patterns; the sizes of a family run the same code, so that one
+card counts for all of them. A test asserts that each row of ``conf/`` has a family.
+"""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from zoo.registry import rows
+
+KINDS = ("encoder", "language", "system")
+SAME_MODEL = "no small model of this family; it is the architecture of the card {}"
+FAR_PARTS = "the towers are batch-invariant alone; see the cards {}"
+OURS = "our own combination of published parts; no reference code exists, and the parts have their own cards"
+NO_FORMAT = "no library has a format for it; zoo.save and zoo.load keep it bit for bit"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that share one card.
+
+    Attributes:
+        names: patterns of row names; a row belongs to the first family that has a pattern for it.
+        absent: capabilities that do not apply, with the reason.
+        open: capabilities that no test verifies, with the reason.
+    """
+
+    names: Sequence[str]
+    absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    open: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def _because(reason: str, *capabilities: str) -> dict[str, str]:
+    return dict.fromkeys(capabilities, reason)
+
+
+TRAINING = ("trains", "resumes exactly")
+BOTH_WAYS = ("equals its reference", "goes back")
+FAMILIES: dict[str, Family] = {
+    "siglip": Family(("siglip_*", "*_siglip_*", "text_siglip_*", "text_bidirectional_nano")),
+    "clap": Family(
+        ("clap_*",),
+        absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),
+        open=_because(FAR_PARTS.format("whisper and clip"), "batch-invariant"),
+    ),
+    "clip": Family(("clip_*", "*_clip_*", "text_*")),
+    "vig": Family(("vig_*", "classifier_vig_*")),
+    "pvig": Family(("pvig_*", "classifier_pvig_*")),
+    "classifier": Family(("classifier_*",)),
+    "dinov2": Family(("*_dinov2*",)),
+    "vit": Family(("vit_*", "deit_*")),
+    "llava": Family(("llava_*",)),
+    "kosmos_2": Family(("kosmos_2", "kosmos_2_*"), open=_because(SAME_MODEL.format("kosmos"), *TRAINING, "batch-invariant")),
+    "kosmos": Family(
+        ("kosmos_*", "magneto_*"),
+        absent=_because("no weights of Kosmos-1 are published; Kosmos-2's are compared, see its card", "equals its reference", "goes back"),
+    ),
+    "whisper": Family(("whisper_*",)),
+    "tacotron2": Family(("tacotron2*",)),
+    "tacotron": Family(
+        ("tacotron*", "cbhg_*"), absent=_because("the authors published neither code nor weights", "equals its reference", "goes back")
+    ),
+    "bert": Family(("bert_*", "minilm_*")),
+    "albert": Family(("albert_*",)),
+    "roberta": Family(("roberta_*",)),
+    "electra": Family(("electra_*",)),
+    "deberta": Family(("deberta_*", "mdeberta_*")),
+    "modernbert": Family(("modernbert_*",)),
+    "transformer": Family(("transformer_*",), absent=_because("no weights of 2017 are published; see the card marian", "goes back")),
+    "marian": Family(("marian*",), open=_because(SAME_MODEL.format("transformer"), *TRAINING, "batch-invariant")),
+    "bart": Family(("bart_*", "mbart_*")),
+    "t5": Family(("t5_*", "mt5_*")),
+    "trocr": Family(("caption_*",), open=_because(FAR_PARTS.format("vit and transformer"), "batch-invariant")),
+    "speech_seq2seq": Family(
+        ("speech_seq2seq_*",),
+        absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),
+        open=_because(FAR_PARTS.format("whisper and transformer"), "batch-invariant"),
+    ),
+    "gpt2": Family(("gpt2*",)),
+    "gpt3": Family(("gpt3_*",)),
+    "llama": Family(("llama_*", "llama2_*", "vicuna_*")),
+    "mistral": Family(("mistral_*",)),
+    "mixtral": Family(("mixtral_*",)),
+    "smollm2": Family(("smollm2_*",), open=_because("its files are those of Llama; see the card llama", *BOTH_WAYS)),
+    "qwen2": Family(("qwen2_*",)),
+    "qwen3": Family(("qwen3_*",)),
+    "gemma": Family(("gemma*",)),
+    "phi": Family(("phi*",)),
+    "rwkv7": Family(("rwkv7_*",)),
+    "conse": Family(
+        ("conse_*",),
+        absent=_because("it makes an embedding of a trained classifier without training", *TRAINING) | _because(NO_FORMAT, "goes back"),
+    ),
+    "fusion": Family(
+        ("fusion_*",),
+        absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),
+        open=_because("its members are trained alone; see the cards vit and conse", *TRAINING),
+    ),
+    "hosted": Family(
+        ("timm_*", "transformers_*"), absent=_because("the module is the library's own, with its names of weights", "goes back")
+    ),
+}
+ANY_OPEN = {"speed": "scripts/bench.py has no comparison for this family"}
+
+
+def family_of(name: str) -> str | None:
+    """Return the family of a row (or of a family's own name); None if no pattern fits, as for rows of plug-ins and heads."""
+    return name if name in FAMILIES else next((f for f, each in FAMILIES.items() if _fits(name, each)), None)
+
+
+def members(family: str) -> list[str]:
+    """Return the names of a family's rows: encoders, language models, systems."""
+    return [name for kind in KINDS for name in rows(kind) if family_of(name) == family]
+
+
+def reason_for(family: str, capability: str) -> tuple[str, str] | None:
+    """Return status and reason of a capability that no test of a family verifies; None if no reason is declared."""
+    found = FAMILIES[family]
+    if capability in found.absent:
+        return "does not apply", found.absent[capability]
+    reason = found.open.get(capability) or ANY_OPEN.get(capability)
+    return ("not verified", reason) if reason else None
+
+
+def _fits(name: str, family: Family) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in family.names)
