@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
 from zoo.registry.construct import build_part
 from zoo.training.freeze import freeze
 from zoo.training.reference import Reference, initial_tensors, read_initial
+from zoo.training.rollouts import Rollouts
 from zoo.training.settings import TrainingSettings
 from zoo.training.teacher import Teacher
-from zoo.types import LanguageHead, Objective, head_of
+from zoo.types import LanguageHead, Objective, SamplingObjective, head_of
 
 
-def make_objective(config: Mapping[str, Any], system: System, batch_size: int) -> Any:
+def make_objective(config: Mapping[str, Any], system: System, training: TrainingSettings) -> Any:
     """Build the objective that a config names; None if it names none, so that the head's own loss is trained.
 
     Raises:
@@ -27,10 +29,51 @@ def make_objective(config: Mapping[str, Any], system: System, batch_size: int) -
     if not settings:
         return None
     objective = build_part("objective", settings, "objective")
-    objective.check(system, batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    objective.check(system, training.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    if isinstance(objective, SamplingObjective):
+        _refuse_for_sampling(str(settings["name"]), training)
     if objective.needs_teacher and not config.get("teacher"):
         raise ConfigError(f"teacher: objective {settings['name']!r} learns from one; name a saved model with teacher=DIR")
     return objective
+
+
+def _refuse_for_sampling(name: str, training: TrainingSettings) -> None:
+    """Raise ConfigError if settings of a run do not go with answers that the model samples."""
+    if training.parallel == "fsdp":
+        raise ConfigError(f"training.parallel: 'fsdp' divides the weights, with which objective {name!r} samples; choose ddp")
+    if training.accumulation == "grad_cache":
+        raise ConfigError(f"training.accumulation: 'grad_cache' does not go with objective {name!r}; choose independent")
+    if training.cache_features:
+        raise ConfigError(f"training.cache_features: {training.cache_features}, but objective {name!r} reads whole inputs; set 0")
+
+
+def make_rollouts(
+    objective: SamplingObjective,
+    config: Mapping[str, Any],
+    system: System,
+    settings: TrainingSettings,
+    run_dir: Path,
+    accelerator: Accelerator,
+) -> Rollouts:
+    """Return the sampling of a run, with the frozen reference model if the objective uses one.
+
+    Raises:
+        ConfigError: the system has no conversations, or the teacher reads other tokens than the system.
+        WeightsError: a resumed run has lost the weights of its beginning.
+    """
+    if system.processor is None or "conversation" not in system.processor.parts:
+        raise ConfigError("objective: sampling needs prompts as conversations; choose a multimodal language model (llava)")
+    reference = None
+    if objective.needs_reference:
+        reference = make_reference(objective, config, system, settings, run_dir, accelerator.device)
+    return Rollouts(
+        system,
+        objective,
+        system.processor.parts["conversation"],
+        reference,
+        seed=int(config["seed"]),
+        autocast=lambda: accelerator.autocast(),
+    )
 
 
 def make_reference(

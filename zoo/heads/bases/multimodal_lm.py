@@ -32,6 +32,7 @@ from zoo.types import (
     LanguageHead,
     LanguageModel,
     Predictions,
+    SampledAnswer,
     SystemLike,
     all_real,
     on_host,
@@ -219,6 +220,39 @@ class MultimodalLM(LanguageHead):
                     on_text(row, rest)
                 texts.append(cut_at_stop(part.decode(answer.ids), ends))
         return texts
+
+    @torch.no_grad()
+    def sample(
+        self,
+        encoded: dict[str, Encoded],
+        prompts: Batch,
+        tokenizer: Any,
+        *,
+        copies: int,
+        rows: Sequence[int],
+        max_new_tokens: int,
+        seed: int,
+    ) -> list[SampledAnswer]:
+        """Sample answers to the prompts of a batch; see ``LanguageHead.sample``.
+
+        Raises:
+            DataError: a prompt leaves no room for an answer.
+        """
+        token_ids, mask = prompts.inputs["text"], prompts.masks["text"]
+        vectors = self.spliced(token_ids, mask, self._connected(encoded), prompts.ids)
+        kept = [(row[real], known[real]) for row, known, real in zip(vectors, token_ids, mask, strict=True) for _ in range(copies)]
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed, eos_token_ids=tuple(tokenizer.eos_token_ids))
+        ends = tuple(tokenizer.stop_strings)
+        stop = StopStrings(tokenizer.decode, ends) if ends else None
+        found = generate(self.language, [row for row, _ in kept], [known for _, known in kept], sampling, stop=stop, rows=rows)
+        return [
+            SampledAnswer(
+                answer.ids if answer.end_id is None else [*answer.ids, answer.end_id],
+                cut_at_stop(tokenizer.decode(answer.ids), ends),
+                answer.stop_reason in ("eos", "stop"),
+            )
+            for answer in found
+        ]
 
     @torch.inference_mode()
     def score(
