@@ -43,7 +43,7 @@ def test_grpo_is_that_of_trl(kind, plain, corrected):
 
 def test_dapo_divides_by_the_tokens_of_all_batches_of_a_step():
     first, second = torch.tensor([1.0, 2.0]), torch.tensor([3.0])
-    keywords = {"kind": "dapo", "num_answers": 1, "max_length": 9, "num_tokens": 3}
+    keywords = {"kind": "dapo", "num_answers": 1, "max_length": 9, "num_tokens": 3.0}
     found = sum(mean_of_tokens(each, torch.zeros(len(each), dtype=torch.int64), **keywords) for each in (first, second))
     assert found.item() == pytest.approx(2.0)
 
@@ -85,8 +85,8 @@ def test_kl_estimates_and_the_adaptive_weight_are_those_of_hand_computed_rows():
     old, reference = torch.tensor(PPO[0]), torch.tensor(PPO[1])
     k1, k2, k3 = (each.mean().item() for each in kl_estimates(reference - old))
     assert [k1, k2, k3] == pytest.approx([-0.0333333, 0.055, 0.0620609], abs=1e-6)
-    assert adapted_beta(0.2, 9.0, target=6.0, horizon=10_000, answers=256) == pytest.approx(0.201024)
-    assert adapted_beta(0.2, 0.0, target=6.0, horizon=10_000, answers=256) == pytest.approx(0.2 * (1 - 0.2 * 0.0256))
+    assert adapted_beta(0.2, 9.0, target=6.0, horizon=10_000.0, answers=256) == pytest.approx(0.201024)
+    assert adapted_beta(0.2, 0.0, target=6.0, horizon=10_000.0, answers=256) == pytest.approx(0.2 * (1 - 0.2 * 0.0256))
 
 
 def test_reward_losses_are_those_of_trl():
