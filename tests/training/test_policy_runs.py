@@ -24,12 +24,16 @@ def data(tmp_path_factory):
     return path
 
 
-def run(data, run_dir, objective, *words, steps=STEPS):
+def words_of(data, run_dir, objective, *words, steps=STEPS):
     given = ["system=llava_nano", "data=instruct", f"data.source.path={data}", "data.num_workers=0", f"objective={objective}"]
     given += [f"training.max_steps={steps}", "training.batch_size=4", "training.warmup_steps=1", "training.checkpoint_every=1"]
     given += ["training.keep_states=20", "training.evaluate_every=0", "training.log_every=1", f"run_dir={run_dir}"]
     given += ["objective.max_new_tokens=4", "objective.rewards={length: {most: 4, margin: 3}}", "objective.answers_per_prompt=4"]
-    return train(compose("train", [*given, *words]))
+    return [*given, *words]
+
+
+def run(data, run_dir, objective, *words, steps=STEPS):
+    return train(compose("train", words_of(data, run_dir, objective, *words, steps=steps)))
 
 
 def resumed(run_dir, copy, step):
@@ -73,6 +77,19 @@ def test_a_policy_learns_what_is_rewarded(data, tmp_path):
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert not (tmp_path / "run" / "reference.safetensors").exists()
     assert lines[-1]["reward"] > lines[0]["reward"] + 0.2 and lines[-1]["answer_length"] < lines[0]["answer_length"]
+
+
+def test_two_processes_sample_the_answers_of_one_and_train_alike(data, tmp_path, launcher):
+    found = []
+    for processes in (1, 2):
+        folder, log = tmp_path / f"run_{processes}", tmp_path / f"{processes}.log"
+        words = words_of(data, folder, "grpo", "training.accumulate=2", "training.learning_rate=0.001", "training.threads=1", steps=3)
+        assert launcher.start(["train", *words], log, processes).wait() == 0, log.read_text()[-3000:]
+        found.append((read_lines(folder / "metrics.jsonl"), load_file(folder / "last" / "model.safetensors")))
+    (one, ours), (two, theirs) = found
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], abs=1e-5)
+    assert [line["gradient_norm"] for line in two] == pytest.approx([line["gradient_norm"] for line in one], rel=1e-4)
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
 
 
 @pytest.mark.parametrize(

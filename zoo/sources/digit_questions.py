@@ -45,7 +45,9 @@ class DigitQuestions(Source):
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
 
-    def __init__(self, *, num_digits: Sequence[int] = (2,), kinds: Sequence[str] | None = None, scenes: int = 19200, test_scenes: int = 100) -> None:
+    def __init__(
+        self, *, num_digits: Sequence[int] = (2,), kinds: Sequence[str] | None = None, scenes: int = 19200, test_scenes: int = 100
+    ) -> None:
         if not num_digits or any(not 1 <= number <= MOST_DIGITS for number in num_digits):
             raise ConfigError(f"num_digits: {list(num_digits)}; allowed is a list of numbers from 1 to {MOST_DIGITS}, for example [2]")
         for key, value in (("scenes", scenes), ("test_scenes", test_scenes)):
