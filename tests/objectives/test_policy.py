@@ -187,3 +187,23 @@ def test_rewards_are_those_of_hand_computed_rows():
 def test_what_cannot_be_is_refused(keywords, message):
     with pytest.raises(zoo.ConfigError, match=message):
         Grpo(**keywords)
+
+
+def test_a_reward_model_reads_the_whole_conversation_of_each_answer(talking, rolled):
+    torch.manual_seed(5)
+    judge = zoo.create_model("reward_nano").eval()
+    judge.use_processor(talking.policy.processor)
+    objective = Grpo(answers_per_prompt=2, beta=0.0, max_new_tokens=5, rewards={"model": {"path": "judge", "weight": 2.0}})
+    objective.rewards["model"][1].use(judge)
+    (batch,) = rolled(objective).next()
+    texts = []
+    for ids, supervised in zip(batch.inputs["text"], batch.targets["supervised"], strict=True):
+        texts.append(talking.policy.processor["conversation"].decode(ids[supervised]))
+    asked = [talking.samples[row].inputs["conversation"].question() for row in ROWS for _ in range(2)]
+    finished = [row for row in range(6) if batch.targets[names.FINISHED][row] and texts[row].strip()]
+    for row in finished:
+        alone = judge.reward([asked[row]], [texts[row]])
+        torch.testing.assert_close(2 * alone[0], batch.targets[names.REWARD][row], atol=1e-4, rtol=1e-4)
+    assert batch.targets[names.REWARD].unique().numel() > 3
+    with pytest.raises(zoo.ConfigError, match="path: judge gives no rewards; name a model with head reward"):
+        objective.rewards["model"][1].use(talking.policy)

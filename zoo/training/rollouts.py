@@ -6,7 +6,7 @@ run that stops between two samplings holds the batches that it has not used yet,
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -99,8 +99,10 @@ class Rollouts:
                 encoded, _padded(batch, prompts), self.tokenizer, copies=copies, rows=rows, max_new_tokens=most, seed=seed
             )
         asked = [references[row // copies] for row in range(len(answers))]
-        scores = {name: torch.tensor(values) for name, values in self.objective.score(answers, asked).items()}
-        made = self._answered(batch, prompts, answers, scores).to(device)
+        made = self._answered(batch, prompts, answers).to(device)
+        scores = self.objective.score(answers, asked, _whole(made))
+        named = {name if name == REWARD else REWARD_PART + name: torch.tensor(values, device=device) for name, values in scores.items()}
+        made = replace(made, targets={**made.targets, **named})
         if self.reference is not None:
             with self.autocast():
                 made = self.reference(made)
@@ -119,7 +121,7 @@ class Rollouts:
             references.append([self.tokenizer.decode(row[answer].tolist()).strip()])
         return prompts, references
 
-    def _answered(self, batch: Batch, prompts: Sequence[Tensor], answers: Sequence[SampledAnswer], scores: Mapping[str, Tensor]) -> Batch:
+    def _answered(self, batch: Batch, prompts: Sequence[Tensor], answers: Sequence[SampledAnswer]) -> Batch:
         """Return the batch of prompts with sampled answers, on the CPU; images and audio stay one per prompt."""
         copies = self.objective.answers_per_prompt
         rows = [torch.cat([prompts[row // copies], torch.tensor(answer.token_ids)]) for row, answer in enumerate(answers)]
@@ -132,7 +134,6 @@ class Rollouts:
             SUPERVISED: mask & (places >= (lengths - own)[:, None]),
             LENGTHS: own,
             FINISHED: torch.tensor([float(answer.is_finished) for answer in answers]),
-            **{name if name == REWARD else REWARD_PART + name: values for name, values in scores.items()},
             **self._items(batch, prompts),
         }
         names = batch.ids or [str(row) for row in range(len(prompts))]
@@ -208,6 +209,13 @@ class Rollouts:
                     tables[table][name] = tensor
             self.kept.append(Batch(**tables, ids=ids).to(device))
         self.used = plain["used"]
+
+
+def _whole(batch: Batch) -> Batch:
+    """Return the answers with the images and audio of each, for models that know nothing of shared prompts."""
+    places = {name.removeprefix(ITEMS): rows for name, rows in batch.targets.items() if name.startswith(ITEMS)}
+    inputs, masks = ({name: x[places[name]] if name in places else x for name, x in table.items()} for table in (batch.inputs, batch.masks))
+    return Batch(inputs, masks, {SUPERVISED: batch.targets[SUPERVISED]}, batch.ids)
 
 
 def _padded(batch: Batch, prompts: Sequence[Tensor]) -> Batch:

@@ -1,12 +1,13 @@
 """Base class of objectives, which replace a head's own loss in a training run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from zoo.types.batch import Batch, Encoded, HeadOutput
 from zoo.types.head import Head, SampledAnswer
+from zoo.types.reward import Reward
 
 
 class Objective:
@@ -46,6 +47,7 @@ class SamplingObjective(Objective):
         num_iterations: number of optimizer steps on each sampled batch.
         steps_per_sampling: number of batches that are sampled at once, with the same weights.
         needs_reference: False if the loss does not use the frozen model.
+        rewards: weight and reward function by name.
     """
 
     answers_per_prompt: int
@@ -53,12 +55,20 @@ class SamplingObjective(Objective):
     num_iterations: int
     steps_per_sampling: int
     needs_reference: bool
+    rewards: Mapping[str, tuple[float, Reward]]
 
     def attach(self, system: Any) -> None:
         """Add modules to the system that only training needs; nothing by default."""
 
-    def score(self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]]) -> dict[str, list[float]]:
-        """Return the scores of each reward function by its name, and their weighted sum under "reward"."""
+    def score(
+        self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]], batch: Batch | None = None
+    ) -> dict[str, list[float]]:
+        """Return the scores of each reward function by its name, and their weighted sum under "reward".
+
+        Args:
+            references: right answers to the question of each answer.
+            batch: the whole conversations, with the images and audio of each.
+        """
         raise NotImplementedError
 
     def policy_targets(self, head: Head, encoded: dict[str, Encoded], batch: Batch) -> dict[str, Tensor]:

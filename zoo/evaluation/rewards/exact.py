@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from zoo.errors import DataError
 from zoo.evaluation.measures.vqa_accuracy import exact_match
 from zoo.registry import register
-from zoo.types import Reward, SampledAnswer
+from zoo.types import Batch, Reward, SampledAnswer
 
 
 @register("reward")
 class Exact(Reward):
     """1 if the answer equals a right answer (case, punctuation, articles and number words aside), else 0."""
 
-    def __call__(self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]]) -> list[float]:
+    def __call__(self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]], batch: Batch | None = None) -> list[float]:
         """Return one score per answer.
 
         Raises:

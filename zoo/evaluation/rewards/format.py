@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from zoo.errors import ConfigError
 from zoo.registry import register
-from zoo.types import Reward, SampledAnswer
+from zoo.types import Batch, Reward, SampledAnswer
 
 
 @register("reward")
@@ -25,6 +25,6 @@ class Format(Reward):
         except re.error as error:
             raise ConfigError(f"pattern: {pattern!r} is no regular expression ({error}); correct it") from error
 
-    def __call__(self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]]) -> list[float]:
+    def __call__(self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]], batch: Batch | None = None) -> list[float]:
         """Return one score per answer."""
         return [float(answer.is_finished and self.pattern.fullmatch(answer.text.strip()) is not None) for answer in answers]

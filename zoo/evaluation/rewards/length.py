@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from zoo.errors import ConfigError
 from zoo.registry import register
-from zoo.types import Reward, SampledAnswer
+from zoo.types import Batch, Reward, SampledAnswer
 
 
 @register("reward")
@@ -29,7 +29,7 @@ class Length(Reward):
             raise ConfigError(f"most: {most}, margin: {margin}; allowed is a margin from 1 to most")
         self.most, self.margin = most, margin
 
-    def __call__(self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]]) -> list[float]:
+    def __call__(self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]], batch: Batch | None = None) -> list[float]:
         """Return one score per answer."""
         over = [len(answer.token_ids) - (self.most - self.margin) for answer in answers]
         return [-min(max(tokens / self.margin, 0.0), 1.0) for tokens in over]

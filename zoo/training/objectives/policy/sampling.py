@@ -66,9 +66,11 @@ class PolicyObjective(SamplingObjective):
         """Raise ConfigError unless the system has a language-model head."""
         refuse_head(system, self.name)
 
-    def score(self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]]) -> dict[str, list[float]]:
+    def score(
+        self, answers: Sequence[SampledAnswer], references: Sequence[Sequence[str]], batch: Batch | None = None
+    ) -> dict[str, list[float]]:
         """Return the scores of each reward function by its name, and their weighted sum under "reward"."""
-        parts = {name: reward(answers, references) for name, (_, reward) in self.rewards.items()}
+        parts = {name: reward(answers, references, batch) for name, (_, reward) in self.rewards.items()}
         weighted = [sum(self.rewards[name][0] * scores[row] for name, scores in parts.items()) for row in range(len(answers))]
         cut = [self.unfinished_penalty * (not answer.is_finished) for answer in answers]
         return {**parts, "reward": [score - penalty for score, penalty in zip(weighted, cut, strict=True)]}
