@@ -1,5 +1,6 @@
 """Best of n against hand-computed rows, and its choice by rewards."""
 
+from argparse import Namespace
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import zoo
 from zoo.commands.best_of import BestOf, best_of_options, report
 from zoo.evaluation.measures.best_of import best_of_estimate, divergence_bound
+from zoo.processors.chat.messages import Conversation, Message
 
 
 def test_the_bound_is_that_of_the_formula():
@@ -22,6 +24,9 @@ def test_the_estimate_is_the_mean_over_all_subsets(k):
     assert best_of_estimate(rewards, 2) == pytest.approx(0.65)
 
 
+QUESTION = Conversation((Message("user", "What is 3 and 4?"),), id="sum")
+
+
 class Policy:
     """Stub that gives each question the same four texts."""
 
@@ -30,7 +35,7 @@ class Policy:
 
 
 def test_the_best_answer_is_kept_and_of_equal_ones_the_first():
-    found = BestOf(4, "exact").choose(Policy(), ["a", "b"], [["7"], ["nothing"]], {})
+    found = BestOf(4, "exact").choose(Policy(), [QUESTION] * 2, [["7"], ["nothing"]], {})
     assert [(each.text, each.rewards) for each in found] == [("seven", [0.0, 0.0, 1.0, 1.0]), ("six", [0.0, 0.0, 0.0, 0.0])]
     means = report([each.rewards for each in found])["mean_reward"]
     assert means == pytest.approx({"1": 0.25, "2": (5 / 6) / 2, "4": 0.5})
@@ -40,7 +45,7 @@ def test_a_reward_model_reads_no_empty_answer():
     chooser = BestOf(4, "exact")
     chooser.function = None
     chooser.model = SimpleNamespace(reward=lambda asked, texts: SimpleNamespace(tolist=lambda: [-float(len(text)) for text in texts]))
-    (found,) = chooser.choose(Policy(), ["a"], [[]], {})
+    (found,) = chooser.choose(Policy(), [QUESTION], [[]], {})
     assert found.text == "7" and found.rewards == [-3.0, -5.0, -5.0, -1.0]
 
 
@@ -54,6 +59,6 @@ def test_a_reward_model_reads_no_empty_answer():
     ],
 )
 def test_what_cannot_be_is_refused(given, message):
-    options = SimpleNamespace(**{"best_of": 4, "reward": "exact", "temperature": 1.0, **given})
+    options = Namespace(**{"best_of": 4, "reward": "exact", "temperature": 1.0, **given})
     with pytest.raises(zoo.ConfigError, match=message):
         best_of_options(options)

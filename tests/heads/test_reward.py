@@ -98,8 +98,8 @@ SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "nu
 def test_transformers_reward_models_load_and_go_back(family, tmp_path):
     torch.manual_seed(1)
     sizes = CLASSES[family] if family == "GPT2" else {**SIZES, **CLASSES[family]}
-    config = vars(transformers)[f"{family}Config"](vocab_size=37, num_labels=1, **{"pad_token_id": 0, **sizes})
-    theirs = vars(transformers)[f"{family}ForSequenceClassification"](config).eval()
+    config = getattr(transformers, f"{family}Config")(vocab_size=37, num_labels=1, **{"pad_token_id": 0, **sizes})
+    theirs = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
     theirs.save_pretrained(tmp_path / "theirs")
     ours = zoo.load(tmp_path / "theirs")
     ids, mask = torch.randint(1, 37, (3, 7)), torch.arange(7) < torch.tensor([[7], [4], [1]])

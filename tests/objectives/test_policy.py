@@ -78,9 +78,9 @@ def test_answers_do_not_depend_on_the_other_prompts_and_follow_the_seed(talking,
 
 
 def test_answers_are_draws_from_the_softmax_of_the_logits(talking):
-    """One token of 1,500 answers: the frequency of each token is its probability, within 5 standard errors."""
+    """One token of 600 answers: the frequency of each token is its probability, within 5 standard errors."""
     policy, batch = talking.policy, talking.batch([0])
-    objective = Grpo(answers_per_prompt=1500, max_new_tokens=1, beta=0.0, rewards={"length": {"most": 2}})
+    objective = Grpo(answers_per_prompt=600, max_new_tokens=1, beta=0.0, rewards={"length": {"most": 2}})
     rollouts = Rollouts(policy, objective, policy.processor["conversation"], None, seed=0)
     rollouts.sample([batch], 0)
     (made,) = rollouts.kept
@@ -89,8 +89,8 @@ def test_answers_are_draws_from_the_softmax_of_the_logits(talking):
     vectors, _ = policy.head.prompt_vectors(policy, [talking.samples[0].inputs["conversation"].question()])
     with torch.no_grad():
         expected = policy.head.language.logits(policy.head.language(vectors[0][None]))[0, -1].softmax(-1)
-    error = (expected * (1 - expected) / 1500).sqrt()
-    assert ((counts / 1500 - expected).abs() < 5 * error + 1e-3).all()
+    error = (expected * (1 - expected) / 600).sqrt()
+    assert ((counts / 600 - expected).abs() < 5 * error + 1e-3).all()
 
 
 def test_the_first_step_of_grpo_is_the_policy_gradient_and_kl_is_that_of_the_reference(talking, rolled):

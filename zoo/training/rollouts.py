@@ -191,10 +191,10 @@ class Rollouts:
         Raises:
             WeightsError: the files are missing.
         """
-        place = folder / f"{min(rank(), len(list(folder.glob('*.rollouts.json'))) - 1)}.rollouts.json"
-        if not place.is_file():
-            raise WeightsError(f"{folder}: holds no sampled answers; start a new run with the weights of this one")
-        plain = json.loads(place.read_text(encoding="utf-8"))
+        first, own = (folder / f"{number}.rollouts.json" for number in (0, rank()))
+        if not first.is_file():
+            raise WeightsError(f"{first}: the file with the answers that are not used yet is missing; start a new run with weights=RUN_DIR")
+        plain = json.loads((own if own.is_file() else first).read_text(encoding="utf-8"))
         self.objective.restore(plain["objective"])
         self.kept, self.used = [], 0
         if plain["ranks"] != world_size():
