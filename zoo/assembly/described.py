@@ -9,6 +9,7 @@ from torch import nn
 
 from zoo.assembly.build import build_system
 from zoo.assembly.create import example_inputs
+from zoo.assembly.system import System
 from zoo.errors import ConfigError, WeightsError
 from zoo.layers.meta import meta_device
 from zoo.registry.construct import build_part
@@ -48,7 +49,8 @@ def refuse_undescribed(model: nn.Module, config: Mapping[str, Any]) -> None:
             name = part or type(model).__name__
             other = "no such part" if told is None else f"a {told.__module__}.{told.__qualname__}"
             raise ConfigError(f"{name} is a {made.__module__}.{made.__qualname__}, but the model's config describes {other}; {REMEDY}")
-    ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = model.saved_tensors() if isinstance(model, System) else model.state_dict()
+    ours = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for name in (*ours, *shapes):
         if ours.get(name) != shapes.get(name):
             raise ConfigError(

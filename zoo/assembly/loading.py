@@ -19,7 +19,7 @@ from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, WeightsError, name_choices
 from zoo.interop.base.checkpoint_directory import find_weights
 from zoo.interop.base.format import Description, NotDescribedError
-from zoo.interop.base.placing import LANGUAGE
+from zoo.interop.base.placing import LANGUAGE, language_in
 from zoo.interop.base.recognise import describe, find_format, refuse_changes
 from zoo.interop.base.source import Source, read_source
 from zoo.layers.low_precision.modes import DTYPES, MARKED, set_precision
@@ -28,6 +28,7 @@ from zoo.storage.tensors import LoadReport, compare, load_strictly
 from zoo.types import Part
 
 TEXT = "encoders.text"
+OUTPUT = ".lm_head.weight"  # of a language model, which a reward model does not have
 
 
 def load_part(module: nn.Module, source: str | Path | Source, *, part: str = "") -> LoadReport:
@@ -66,7 +67,13 @@ def load_part(module: nn.Module, source: str | Path | Source, *, part: str = "")
 def read_for(target: nn.Module, found: Source, part: str) -> Mapping[str, Tensor]:
     """Return the tensors of a source under the names of the part that takes them; a hosted model reads its library's weights itself."""
     native = target.read_native(found) if isinstance(target, Part) and found.own_config is None else None
-    return find_format(found).read(found, part, target) if native is None else native
+    if native is not None:
+        return native
+    tensors = find_format(found).read(found, part, target)
+    language = language_in(target)
+    if language is None or not language.drops_output:
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if f".{name}".removesuffix(OUTPUT) not in ("", ".language", ".head.language")}
 
 
 def _description(found: Source, *, needed: bool) -> Description | None:

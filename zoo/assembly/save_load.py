@@ -43,7 +43,7 @@ def save(model: nn.Module, directory: str | Path, *, storage: str | None = None)
         raise ConfigError(f"{type(model).__name__} has no config: build it with zoo.create_model or zoo.create_system")
     refuse_undescribed(model, config)
     with atomic_directory(Path(directory)) as folder:
-        state = model.state_dict()
+        state = model.saved_tensors() if isinstance(model, System) else model.state_dict()
         write_tensors(state if storage is None else compress(state, storage), folder / WEIGHTS_FILE)
         content = {"format": FORMAT, **config}
         processor: Any = processor_of(model)

@@ -34,6 +34,9 @@ class System(nn.Module):
         config: the plain configuration it was built from, saved with the weights.
         counts: tokens that the head makes of an item, by modality (``zoo.assembly.token_counts``).
         name: for messages.
+
+    Attributes:
+        training_only: module that an objective trains beside the system, for example PPO's value function; never saved with the model.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class System(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)  # type: ignore[arg-type]
         self.head = head
+        self.training_only: nn.Module | None = None
         self.counts = dict(counts or {})
         self.use_processor(processor)
         self.config = dict(config or {})
@@ -81,6 +85,10 @@ class System(nn.Module):
         """Take a processor, give it the number of tokens that the head makes of an item, and connect the head with it."""
         self.processor = processor if processor is None or not self.counts else processor.with_counts(self.counts)
         self.head.connect(Wiring(dict(self.encoders), self.processor, self.counts))  # type: ignore[arg-type]
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return the weights and buffers that belong to the model, by name."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("training_only.")}
 
     @property
     def device(self) -> torch.device:

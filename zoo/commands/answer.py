@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.assembly.save_load import load
+from zoo.commands.best_of import BestOf, Chosen, best_of_options, report
 from zoo.commands.display import counting_progress, print_json
 from zoo.commands.plain import say
 from zoo.commands.worker_options import shares_work
@@ -40,11 +41,12 @@ FAULTS_SHOWN = 3
 
 @dataclass
 class Written:
-    """Result of a job: number of answers written, number of empty answers left out, and errors of unusable items."""
+    """Result of a job: number of answers written, number of empty answers left out, errors of unusable items, rewards by question."""
 
     answers: int = 0
     empty: int = 0
     faults: list[str] = field(default_factory=list)
+    rewards: list[list[float]] = field(default_factory=list)
 
 
 def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> int:
@@ -59,7 +61,7 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
             raise ConfigError(f"--{key.replace('_', '-')}: {getattr(options, key)}; allowed is 1 or more")
     if not config.get("data"):
         raise ConfigError("data: missing; name the source of the questions, for example data=digit_questions")
-    precision = config.get("precision")
+    precision, best_of = config.get("precision"), best_of_options(options)
     if shares_work(options) or has_parts(Path(options.output)):
         return run_shared(AnswerJob(options, config), options)
     model = _load_generator(config)
@@ -69,7 +71,8 @@ def answer_command(options: argparse.Namespace, config: Mapping[str, Any]) -> in
         job["precision"] = precision
     sampling = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature}
     with counting_progress("answer", len(split), as_json=options.json) as advance:
-        writer = AnswerWriter(Path(options.output), {**job, **sampling, "seed": options.seed, "batch_size": options.batch_size})
+        writer = AnswerWriter(Path(options.output), {**job, **sampling, "seed": options.seed, "batch_size": options.batch_size, **best_of})
+        writer.best_of = BestOf(options.best_of, options.reward, config.get("device")) if best_of else None
         found = writer.run(model, split, sampling, options.limit, seed=options.seed, batch_size=options.batch_size, advance=advance)
     return _show(found, options)
 
@@ -97,9 +100,14 @@ def _job_of(options: argparse.Namespace, config: Mapping[str, Any]) -> dict[str,
 def _show(found: Written, options: argparse.Namespace) -> int:
     """Print the result of a job and return the exit status: 0, or 1 if an item could not be used."""
     if options.json:
-        print_json({"output": options.output, **vars(found)})
+        plain = {name: value for name, value in vars(found).items() if name != "rewards"}
+        print_json({"output": options.output, **plain, **({"best_of": report(found.rewards)} if found.rewards else {})})
     else:
         say(f"written: {options.output}, {found.answers} answers" + (f"; {found.empty} were empty and left out" if found.empty else ""))
+        if found.rewards:
+            said = report(found.rewards)
+            means = ", ".join(f"{k}: {mean:.4f}" for k, mean in said["mean_reward"].items())
+            say(f"mean reward of the best of k answers ({means}); KL to one answer at most {said['divergence_bound']:.4f} nats")
         for fault in found.faults[:FAULTS_SHOWN]:
             say(f"left out: {fault}")
     return 1 if found.faults else 0
@@ -118,7 +126,7 @@ class AnswerJob(ListJob):
         self.split = build_part("source", config["data"]["source"], "data.source").split(options.split)
         self.rows = spread(len(self.split), options.limit)
         job = {**_job_of(options, config), **self.sampling, "seed": options.seed, "batch_size": options.batch_size}
-        job["precision"] = config.get("precision")
+        job |= {"precision": config.get("precision"), **best_of_options(options)}
         self.writer = AnswerWriter(Path(options.output), job)
         if self.writer.unfinished.exists():
             raise DataError(
@@ -129,7 +137,9 @@ class AnswerJob(ListJob):
 
     def open(self) -> Callable[[range, Advance], Iterator[dict[str, Any]]]:
         """Load the model; return a function that generates answers."""
-        model = _load_generator(self.config)
+        model, options = _load_generator(self.config), self.options
+        if options.best_of is not None:
+            self.writer.best_of = BestOf(options.best_of, options.reward, self.config.get("device"))
         self.parts.agree("weights", hash_parameters(model))
 
         def run(span: range, advance: Advance) -> Iterator[dict[str, Any]]:
@@ -175,6 +185,7 @@ class AnswerWriter:
         self.unfinished = output.with_name(f".{output.name}.unfinished")
         self.lock = output.with_name(f".{output.name}.lock")
         self.media = output.with_name(f"{output.stem}_media")
+        self.best_of: BestOf | None = None
 
     def run(
         self,
@@ -274,15 +285,23 @@ class AnswerWriter:
     def _answered(self, model: Any, split: Split, rows: Sequence[int], keywords: Mapping[str, Any], rate: int) -> list[dict[str, Any]]:
         """Return one JSON object per row: ``answer`` (the conversation with the model's answer) or ``fault`` (the error; None if empty)."""
         questions: dict[int, Conversation] = {}
+        references: list[list[str]] = []
         lines: dict[int, dict[str, Any]] = {}
         for row in rows:
             try:
-                questions[row] = conversation_of(split.sample(row)).question()
+                sample = split.sample(row)
+                questions[row] = conversation_of(sample).question()
+                references.append(sample.answers or [conversation_of(sample).answer])
             except DataError as fault:
                 lines[row] = {"fault": str(fault)}
-        answers = model.generate(list(questions.values()), **keywords) if questions else []
-        for (row, question), text in zip(questions.items(), answers, strict=True):
-            lines[row] = {"answer": self._line(row, question, text.strip(), rate)} if text.strip() else {"fault": None}
+        asked = list(questions.values())
+        if self.best_of is None or not asked:
+            answers = [Chosen(text.strip(), []) for text in (model.generate(asked, **keywords) if asked else [])]
+        else:
+            answers = self.best_of.choose(model, asked, references, keywords)
+        for (row, question), chosen in zip(questions.items(), answers, strict=True):
+            lines[row] = {"answer": self._line(row, question, chosen.text, rate)} if chosen.text else {"fault": None}
+            lines[row] |= {"rewards": chosen.rewards} if chosen.rewards else {}
         return [lines[row] for row in rows]
 
     def _line(self, row: int, question: Conversation, answer: str, rate: int) -> dict[str, Any]:
@@ -311,6 +330,8 @@ class AnswerWriter:
 def final_lines(lines: Iterable[dict[str, Any]], found: Written) -> Iterator[str]:
     """Yield the lines of the output file and count them in ``found``."""
     for line in lines:
+        if "rewards" in line:
+            found.rewards.append(line["rewards"])
         if "answer" in line:
             found.answers += 1
             yield json.dumps(line["answer"], ensure_ascii=False) + "\n"

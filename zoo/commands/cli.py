@@ -186,6 +186,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
     command.add_argument("--batch-size", type=int, default=16, metavar="N", help="questions per batch (default: 16)")
     command.add_argument("--limit", type=int, metavar="N", help="answer only N questions, spread evenly over the split")
+    command.add_argument("--best-of", type=int, metavar="N", help="sample N answers per question and keep the one with the highest reward")
+    command.add_argument(
+        "--reward", metavar="REWARD", help="reward of --best-of: exact (match with a right answer), or a saved reward model"
+    )
     command = add("speak", _speak, "Synthesize speech from text, sentence by sentence, into one audio file.")
     command.add_argument("text", nargs="?", metavar="TEXT", help="text to speak")
     command.add_argument("--file", metavar="FILE", help="read the text from a file instead; - reads standard input")

@@ -49,6 +49,10 @@ class DecoderOnly(LanguageModel):
         """True if the output projection is the word table."""
         return self.lm_head is None
 
+    def drop_output(self) -> None:
+        """Remove an output projection that is not the word table; see ``LanguageModel``."""
+        self.drops_output, self.lm_head = True, None
+
     def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Return the input of the first block, given embedding vectors and their positions; by default the vectors unchanged."""
         return x

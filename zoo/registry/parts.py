@@ -23,6 +23,7 @@ KINDS = {  # kind -> the room of its parts
     "source": "zoo.sources",
     "evaluation": "zoo.evaluation",
     "objective": "zoo.training.objectives",
+    "reward": "zoo.evaluation.rewards",
     "format": "zoo.interop",
 }
 BASES = {  # kind -> its base class, imported only to hold a class against it
@@ -34,6 +35,7 @@ BASES = {  # kind -> its base class, imported only to hold a class against it
     "source": "zoo.types:Source",
     "evaluation": "zoo.types:Evaluation",
     "objective": "zoo.types:Objective",
+    "reward": "zoo.types:Reward",
     "format": "zoo.interop.base.format:Format",
 }
 BASE = "base"  # folder of a room's base class and of what its parts share

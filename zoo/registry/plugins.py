@@ -36,6 +36,7 @@ GROUPS = {  # kind -> its group of entry points
     "source": "zoo.sources",
     "evaluation": "zoo.evaluations",
     "objective": "zoo.objectives",
+    "reward": "zoo.rewards",
     "format": "zoo.formats",
 }
 ROWS = "zoo.rows"

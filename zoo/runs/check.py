@@ -106,7 +106,7 @@ def meta_step(config: Mapping[str, Any], settings: TrainingSettings, items: int)
     """
     system = _build(config, settings)
     modalities = source_modalities(config, system)
-    return MetaStep(system, _make_batch(config, system, modalities, settings.batch_size, items), modalities)
+    return MetaStep(system, _make_batch(config, system, modalities, settings, items), modalities)
 
 
 def _build(config: Mapping[str, Any], settings: TrainingSettings) -> System:
@@ -126,10 +126,10 @@ def _build(config: Mapping[str, Any], settings: TrainingSettings) -> System:
     return system
 
 
-def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[str], batch_size: int, items: int) -> Batch:
+def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[str], settings: TrainingSettings, items: int) -> Batch:
     """Return a batch on the meta device with the targets of objective, teacher and masking."""
     batch = system.processor.meta(modalities, items)  # type: ignore[union-attr]
-    make_objective(config, system, batch_size)
+    make_objective(config, system, settings)
     _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
     _add_masked(system, batch, config["data"].get("masking"))
     _add_denoised(system, batch, config["data"])

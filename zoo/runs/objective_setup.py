@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
 from zoo.registry.construct import build_part
 from zoo.training.freeze import freeze
 from zoo.training.reference import Reference, initial_tensors, read_initial
+from zoo.training.rollouts import Rollouts
 from zoo.training.settings import TrainingSettings
 from zoo.training.teacher import Teacher
-from zoo.types import LanguageHead, Objective, head_of
+from zoo.types import LanguageHead, Objective, Reward, SamplingObjective, head_of
 
 
-def make_objective(config: Mapping[str, Any], system: System, batch_size: int) -> Any:
+def make_objective(config: Mapping[str, Any], system: System, training: TrainingSettings) -> Any:
     """Build the objective that a config names; None if it names none, so that the head's own loss is trained.
 
     Raises:
@@ -27,10 +29,70 @@ def make_objective(config: Mapping[str, Any], system: System, batch_size: int) -
     if not settings:
         return None
     objective = build_part("objective", settings, "objective")
-    objective.check(system, batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    objective.check(system, training.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    if isinstance(objective, SamplingObjective):
+        _refuse_for_sampling(str(settings["name"]), training)
     if objective.needs_teacher and not config.get("teacher"):
         raise ConfigError(f"teacher: objective {settings['name']!r} learns from one; name a saved model with teacher=DIR")
     return objective
+
+
+def _refuse_for_sampling(name: str, training: TrainingSettings) -> None:
+    """Raise ConfigError if settings of a run do not go with answers that the model samples."""
+    if training.parallel == "fsdp":
+        raise ConfigError(f"training.parallel: 'fsdp' divides the weights, with which objective {name!r} samples; choose ddp")
+    if training.accumulation == "grad_cache":
+        raise ConfigError(f"training.accumulation: 'grad_cache' does not go with objective {name!r}; choose independent")
+    if training.cache_features:
+        raise ConfigError(f"training.cache_features: {training.cache_features}, but objective {name!r} reads whole inputs; set 0")
+
+
+def make_rollouts(
+    objective: SamplingObjective,
+    config: Mapping[str, Any],
+    system: System,
+    settings: TrainingSettings,
+    run_dir: Path,
+    accelerator: Accelerator,
+) -> Rollouts:
+    """Return the sampling of a run, with the frozen reference model if the objective uses one.
+
+    Raises:
+        ConfigError: the system has no conversations, or the teacher reads other tokens than the system.
+        WeightsError: a resumed run has lost the weights of its beginning.
+    """
+    if system.processor is None or "conversation" not in system.processor.parts:
+        raise ConfigError("objective: sampling needs prompts as conversations; choose a multimodal language model (llava)")
+    for name, (_, reward) in objective.rewards.items():
+        if reward.model_source is not None:
+            _give_model(reward, system, accelerator, f"objective.rewards.{name}")
+    reference = None
+    if objective.needs_reference:
+        reference = make_reference(objective, config, system, settings, run_dir, accelerator.device)
+    return Rollouts(
+        system,
+        objective,
+        system.processor.parts["conversation"],
+        reference,
+        seed=int(config["seed"]),
+        autocast=lambda: accelerator.autocast(),
+    )
+
+
+def _give_model(reward: Reward, system: System, accelerator: Accelerator, key: str) -> None:
+    """Load the model that a reward reads.
+
+    Raises:
+        ConfigError: it is no reward model, or reads other tokens than the system.
+    """
+    from zoo.assembly.save_load import load
+
+    model: Any = load(str(reward.model_source), device=accelerator.device)
+    try:
+        reward.use(model)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+    _refuse_other_tokens(model, system, str(reward.model_source), key)
 
 
 def make_reference(
@@ -55,25 +117,25 @@ def make_reference(
     return Reference(system, objective, initial_tensors(system))
 
 
-def _refuse_other_tokens(teacher: Any, system: Any, source: str) -> None:
+def _refuse_other_tokens(teacher: Any, system: Any, source: str, key: str = "teacher") -> None:
     """Raise ConfigError unless both processors make equal tensors of equal inputs, because the teacher reads the system's batches."""
     parts, ours = {} if teacher.processor is None else teacher.processor.parts, system.processor.parts
     if not isinstance(head_of(teacher), LanguageHead) or "conversation" not in parts:
-        raise ConfigError(f"teacher: {source} is no multimodal language model; name a saved model whose head predicts tokens (llava)")
+        raise ConfigError(f"{key}: {source} is no multimodal language model; name a saved model whose head predicts tokens (llava)")
     missing = sorted(set(system.encoders) - set(teacher.encoders))
     if missing:
-        raise ConfigError(f"teacher: {source} has no encoder of {', '.join(missing)}, which the system has; choose another")
+        raise ConfigError(f"{key}: {source} has no encoder of {', '.join(missing)}, which the system has; choose another")
     advice = (
         "; they must be equal, because it reads the system's batches: choose another teacher, or train on answers that it writes "
         "(zoo answer)"
     )
     if parts["conversation"].tokenizer.to_str() != ours["conversation"].tokenizer.to_str():
-        raise ConfigError(f"teacher: {source} has another tokenizer than the system{advice}")
+        raise ConfigError(f"{key}: {source} has another tokenizer than the system{advice}")
     for modality in system.encoders:
         for name, value in ours[modality].settings.items():
             if parts[modality].settings.get(name) != value:
                 theirs = parts[modality].settings.get(name)
-                raise ConfigError(f"teacher: {source} has processor.{modality}.{name} {theirs}, the system has {value}{advice}")
+                raise ConfigError(f"{key}: {source} has processor.{modality}.{name} {theirs}, the system has {value}{advice}")
 
 
 def make_teacher(config: Mapping[str, Any], system: System) -> Teacher | None:

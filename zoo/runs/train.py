@@ -19,7 +19,7 @@ from zoo.runs.check import check
 from zoo.runs.data_setup import complete_config, make_items, make_source, report_data
 from zoo.runs.evaluation_setup import make_training_evaluation
 from zoo.runs.first_weights import prepare
-from zoo.runs.objective_setup import make_objective, make_reference, make_teacher
+from zoo.runs.objective_setup import make_objective, make_reference, make_rollouts, make_teacher
 from zoo.runs.ranked_evaluation import evaluate_on_ranks
 from zoo.runs.run_directory import alone_in_run, default_run_dir, open_run_dir, read_run_config, record_changes, refuse_changes
 from zoo.storage.files import read_yaml
@@ -32,6 +32,7 @@ from zoo.training.reference import Reference
 from zoo.training.settings import TrainingSettings
 from zoo.training.state import saving
 from zoo.training.teacher import Teacher
+from zoo.types import SamplingObjective
 
 
 @dataclass
@@ -112,11 +113,16 @@ def _make_trainer(
     config: Mapping[str, Any], settings: TrainingSettings, system: System, source: Any, run_dir: Path, progress: Progress | None
 ) -> Trainer:
     """Connect the system with its data, its objective and its evaluation in a training loop."""
-    objective = make_objective(config, system, settings.batch_size)
+    objective = make_objective(config, system, settings)
     accelerator = make_accelerator(settings, run_dir)
+    if isinstance(objective, SamplingObjective):
+        objective.attach(system)
     system.to(accelerator.device)
     complete: Reference | Teacher | None = make_teacher(config, system)
-    if objective is not None:
+    rollouts = None
+    if isinstance(objective, SamplingObjective):
+        rollouts = make_rollouts(objective, config, system, settings, run_dir, accelerator)
+    elif objective is not None:
         complete = make_reference(objective, config, system, settings, run_dir, accelerator.device)
     evaluation = make_training_evaluation(config, settings, system, source)
     monitor = settings.monitor or (None if evaluation is None else evaluation.monitor)
@@ -132,6 +138,7 @@ def _make_trainer(
         else lambda model: evaluate_on_ranks(evaluation, model, source, config["data"]["validation_split"])[1],
         progress=progress,
         num_workers=config["data"]["num_workers"],
+        rollouts=rollouts,
         objective=objective,
         accelerator=accelerator,
         **({} if complete is None else {"complete": complete}),
@@ -142,7 +149,7 @@ def _write_beginning(config: Mapping[str, Any], system: System, trainer: Trainer
     """Write the files of a run that are known before its first step."""
     resuming = config.get("resume") is not None
     if not resuming:
-        initial = trainer.complete.initial if isinstance(trainer.complete, Reference) else None
-        open_run_dir(trainer.run_dir, config, system, initial)
+        frozen = trainer.batches.complete if trainer.batches.rollouts is None else trainer.batches.rollouts.reference
+        open_run_dir(trainer.run_dir, config, system, frozen.initial if isinstance(frozen, Reference) else None)
     with saving(trainer.run_dir):
         report_data(source, trainer.data, trainer.run_dir, progress)

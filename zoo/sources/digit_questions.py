@@ -34,6 +34,7 @@ class DigitQuestions(Source):
         num_digits: allowed numbers of digits per scene, each from 1 to 4.
         kinds: kinds of questions, of "identity", "order", "count", "sum" and "larger"; None takes all.
         scenes: scenes per training epoch; each is generated from its index and the epoch.
+        test_scenes: scenes of the other splits per kind of question and number of digits; more scenes continue the same list.
 
     Raises:
         ConfigError: a number is out of range, or a kind is unknown.
@@ -44,13 +45,16 @@ class DigitQuestions(Source):
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
 
-    def __init__(self, *, num_digits: Sequence[int] = (2,), kinds: Sequence[str] | None = None, scenes: int = 19200) -> None:
+    def __init__(
+        self, *, num_digits: Sequence[int] = (2,), kinds: Sequence[str] | None = None, scenes: int = 19200, test_scenes: int = 100
+    ) -> None:
         if not num_digits or any(not 1 <= number <= MOST_DIGITS for number in num_digits):
             raise ConfigError(f"num_digits: {list(num_digits)}; allowed is a list of numbers from 1 to {MOST_DIGITS}, for example [2]")
-        if scenes < 1:
-            raise ConfigError(f"scenes: {scenes}; give at least 1")
+        for key, value in (("scenes", scenes), ("test_scenes", test_scenes)):
+            if value < 1:
+                raise ConfigError(f"{key}: {value}; give at least 1")
         self.kinds = checked_kinds(kinds, KINDS)
-        self.num_digits, self.scenes = sorted(set(num_digits)), scenes
+        self.num_digits, self.scenes, self.test_scenes = sorted(set(num_digits)), scenes, test_scenes
 
     def split(self, name: str) -> "DigitQuestionsSplit":
         """Return the questions of one split.
@@ -71,7 +75,7 @@ class DigitQuestions(Source):
                     "num_digits: [1] makes no pairs, which test_heldout needs; choose test_seen, or add numbers above 1 to num_digits"
                 )
         digits = {"train": "train", "validation": "validation"}.get(name, "test")
-        scenes = self.scenes if name == "train" else 100 * len(self.kinds) * len(num_digits)
+        scenes = self.scenes if name == "train" else self.test_scenes * len(self.kinds) * len(num_digits)
         return DigitQuestionsSplit(name, digits, num_digits, self.kinds, scenes)
 
     def captions(self) -> list[str]:

@@ -1,12 +1,14 @@
-r"""Preference data: pairs of a chosen and a rejected answer to one prompt, or single answers labelled desirable or undesirable.
+r"""Preference data: pairs of a chosen and a rejected answer to one prompt, ranked answers, or single answers with a label.
 
 JSON lines in the formats of TRL's data sets, with images and audio clips named as in LLaVA's rows::
 
     {"prompt": "What is this?", "chosen": "A cat.", "rejected": "No idea.", "image": "cat.png"}
+    {"prompt": "What is this?", "answers": ["A black cat.", "A cat.", "No idea."], "image": "cat.png"}
     {"prompt": [{"role": "user", "content": "<image>\nWhat is this?"}], "completion": "A cat.", "label": true, "image": "cat.png"}
 
-A prompt is a string or a list of messages. An answer is a string, a message, or a list of messages whose last one is the answer. Without a
-prompt, "chosen" and "rejected" are whole conversations that differ in their last message only.
+A prompt is a string or a list of messages. An answer is a string, a message, or a list of messages whose last one is the answer. Ranked
+answers (for head ``reward``) stand from the best to the worst, as many in every row. Without a prompt, the answers are whole conversations
+that differ in their last message only.
 """
 
 import json
@@ -33,7 +35,7 @@ CHOSEN, REJECTED = 1, 0  # labels; single answers use the same numbers for desir
 
 @dataclass(frozen=True)
 class _Judged:
-    """One row: a pair of answers with the chosen one first, or a single answer; each is a conversation that ends with the answer."""
+    """One row: answers from the best to the worst, or a single answer; each is a conversation that ends with the answer."""
 
     answers: tuple[Conversation, ...]
     labels: tuple[int, ...]
@@ -41,10 +43,11 @@ class _Judged:
 
 @register("source")
 class Preferences(Source):
-    """Preference pairs, or single labelled answers; a hash of the prompt assigns a row to train or validation.
+    """Preference pairs, ranked answers, or single labelled answers; a hash of the prompt assigns a row to train or validation.
 
-    An item is one answer. Its label is 1 if it is chosen or desirable, else 0, and the answers of one row share a group. In training the
-    two answers of a pair are adjacent, so that a batch of even size holds whole pairs.
+    An item is one answer. Its label is 1 if it is chosen or desirable, else 0, and the answers of one row share a group. Of n ranked
+    answers, the best has the label n - 1 and the worst 0. In training the answers of a row are adjacent, so that a batch holds whole rows
+    if its size is a multiple of their number.
 
     Args:
         path: a JSON-lines file.
@@ -117,8 +120,10 @@ class Preferences(Source):
         sizes = {len(row.answers) for rows in self._rows.values() for row in rows}
         if not sizes:
             raise DataError(f"{self.path}: holds no row that can be used{f' ({shown})' if shown else ''}")
-        if len(sizes) > 1:
+        if sizes == {1, 2}:
             raise DataError(f"{self.path}: holds pairs (chosen, rejected) and single answers (completion, label); put them into two files")
+        if len(sizes) > 1:
+            raise DataError(f"{self.path}: holds rows of {sorted(sizes)} answers; put those of each number into a file of its own")
 
 
 class PreferencesSplit(Split):
@@ -136,7 +141,8 @@ class PreferencesSplit(Split):
         conversation = row.answers[place]
         group = stable_group(conversation.id.rpartition(" ")[0])
         label = row.labels[place]
-        kind = (("undesirable", "desirable") if self.width == 1 else ("rejected", "chosen"))[label]
+        names = ("undesirable", "desirable") if self.width == 1 else ("rejected", "chosen")  # of ranked answers the best is chosen
+        kind = names[label >= max(self.width - 1, 1)]
         return Sample(conversation.id, {"conversation": conversation}, group, label, [conversation.answer], kind)
 
     def order(self, seed: int, epoch: int) -> Int[np.ndarray, " items"]:
@@ -155,28 +161,38 @@ def _judged(row: Mapping[str, Any], id: str, folder: Path) -> _Judged:
     Raises:
         DataError: the row is not a preference pair or a labelled answer.
     """
+    if "answers" in row:
+        said = row["answers"]
+        if not isinstance(said, list) or len(said) < 2:
+            raise DataError(f"answers: {str(said)[:40]!r}; give a list of at least two answers, from the best to the worst")
+        given = {f"answer {place + 1}": answer for place, answer in enumerate(said)}
+        return _Judged(_conversations(row, given, id, folder), tuple(reversed(range(len(given)))))
     keys = ("completion",) if "completion" in row else ("chosen", "rejected")
     for key in (*keys, *(("label",) if "completion" in row else ())):
         if key not in row:
             raise DataError(f"{missing_key(key, list(row))}; a row has prompt, chosen and rejected, or prompt, completion and label")
     if "completion" in row and not (isinstance(row["label"], bool) or row["label"] in (0, 1)):
         raise DataError(f"label: {row['label']!r}; allowed are true and false")
+    answers = _conversations(row, {key: row[key] for key in keys}, id, folder)
+    return _Judged(answers, (CHOSEN, REJECTED) if len(answers) == 2 else (int(row["label"]),))
+
+
+def _conversations(row: Mapping[str, Any], given: Mapping[str, Any], id: str, folder: Path) -> tuple[Conversation, ...]:
+    """Return a conversation for each answer of a row, which are given by their names."""
     media = {key: row[key] for keys in MEDIA_KEYS.values() for key in keys if row.get(key) is not None}
-    answers = []
-    for key in keys:
-        messages = _messages(row, key)
-        answers.append(Conversation.parse({"messages": messages, **media}, folder, id=f"{id} {key}"))
-    if len(answers) == 2 and answers[0].messages[:-1] != answers[1].messages[:-1]:
-        raise DataError("chosen and rejected answer different prompts")
+    answers = [
+        Conversation.parse({"messages": _messages(row, key, answer), **media}, folder, id=f"{id} {key}") for key, answer in given.items()
+    ]
+    if any(answer.messages[:-1] != answers[0].messages[:-1] for answer in answers):
+        raise DataError(f"{' and '.join(given)} answer different prompts")
     for answer in answers:
         if not answer.answer.strip() or len(answer.messages) < 2:
             raise DataError("an answer is empty, or has no prompt before it")
-    return _Judged(tuple(answers), (CHOSEN, REJECTED) if len(answers) == 2 else (int(row["label"]),))
+    return tuple(answers)
 
 
-def _messages(row: Mapping[str, Any], key: str) -> list[Any]:
-    """Return the messages of the prompt, followed by the answer under ``key``."""
-    answer = row[key]
+def _messages(row: Mapping[str, Any], key: str, answer: Any) -> list[Any]:
+    """Return the messages of the prompt, followed by an answer; ``key`` is its name for messages."""
     said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else [answer] if isinstance(answer, Mapping) else answer
     if not isinstance(said, list) or not said:
         raise DataError(f"{key}: holds {type(answer).__name__}; give a string, a message or messages")

@@ -5,7 +5,7 @@ Accelerate handles devices, processes, precision and saved states; this module d
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
 
-from zoo.data.loader import Cursor, ProcessedSplit, StepSampler, training_loader
+from zoo.data.loader import ProcessedSplit
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, WeightsError, ZooError
 from zoo.losses.distributed import share_buffers, share_object, wait_for_ranks
 from zoo.training import feature_cache, fingerprint, grad_cache
 from zoo.training.accelerator import make_accelerator
+from zoo.training.batches import StepBatches
 from zoo.training.best import BestModel
 from zoo.training.curves import draw_curves
 from zoo.training.durations import seconds_of
@@ -33,6 +34,7 @@ from zoo.training.parallel import ParallelModel
 from zoo.training.profile import profiled
 from zoo.training.progress import Progress
 from zoo.training.reference import Reference
+from zoo.training.rollouts import Rollouts
 from zoo.training.schedule import learning_rate_at
 from zoo.training.settings import MONITOR_MODES, TrainingSettings
 from zoo.training.state import known_best, load_state, remove_older, save_state, saving
@@ -56,6 +58,7 @@ class Trainer:
         progress: display that is updated after every step.
         num_workers: number of processes that load data.
         complete: function that adds further targets to each batch, such as a teacher's embeddings.
+        rollouts: samples answers to the prompts of the data; the batches of the run are then these answers, and ``complete`` is not used.
         objective: loss in place of the head's own; None trains the head's.
         accelerator: of ``make_accelerator``, if something else of the run needs it before the trainer; None makes one.
 
@@ -76,22 +79,26 @@ class Trainer:
         progress: Progress | None = None,
         num_workers: int = 0,
         complete: Callable[[Batch], Batch] = lambda batch: batch,
+        rollouts: Rollouts | None = None,
         objective: Objective | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.complete, self.objective = complete, objective
+        self.objective = objective
         self.settings, self.run_dir, self.seed = settings, run_dir, seed
-        self.data: ProcessedSplit | Packs | feature_cache.FeatureSplit = data
-        self.save_model, self.evaluate, self.progress, self.num_workers = save_model, evaluate, progress, num_workers
+        self.save_model, self.evaluate, self.progress = save_model, evaluate, progress
         self.accelerator = accelerator or make_accelerator(settings, run_dir)
+        self.batches = StepBatches(
+            data, settings, self.accelerator, seed=seed, num_workers=num_workers, complete=complete, rollouts=rollouts
+        )
         if settings.trackers:
             self.accelerator.init_trackers("tracked")
-        shares = isinstance(complete, Reference) and complete.tensors is not None
+        frozen = complete if rollouts is None else rollouts.reference
+        shares = isinstance(frozen, Reference) and frozen.tensors is not None
         self.parallel = ParallelModel(model, settings, self.accelerator, is_reference=shares)
         self.plain_model, self.model, self.optimizer = self.parallel.plain, self.parallel.wrapped, self.parallel.optimizer
         self.frozen, self.average = self.parallel.frozen, self.parallel.average
         self.trace = fingerprint.Trace(run_dir, self.accelerator.process_index, settings.trace)
-        self.step, self.best, self.cursor = 0, BestModel(run_dir), Cursor()
+        self.step, self.best = 0, BestModel(run_dir)
         self.log, self.finite = RunLog(run_dir), FiniteLosses(self.accelerator.device)
         self.meter = Meter(self.plain_model, settings, self.accelerator.device)
         self.stops = StopRequests(None if settings.max_time is None else seconds_of(settings.max_time))
@@ -124,7 +131,7 @@ class Trainer:
         with self.stops.listening(), profiling as step_done:
             for batches in self._steps():
                 made = self._train_step(batches)
-                self.step, self.cursor = self.step + 1, self._cursor_after(len(batches))
+                self.step += 1
                 step_done()
                 values = self._after_step(made) or values
         if self.accelerator.is_main_process:
@@ -134,6 +141,11 @@ class Trainer:
             tracker.finish()  # not end_training: it destroys the process group, which the next job of a sweep needs
         self.accelerator.wait_for_everyone()  # other ranks may read the files of the main process afterwards
         return values
+
+    @property
+    def data(self) -> ProcessedSplit | Packs | feature_cache.FeatureSplit:
+        """Training data of the run."""
+        return self.batches.data
 
     @property
     def stopped_early(self) -> str | None:
@@ -158,40 +170,20 @@ class Trainer:
                     passes=passes,
                     batch_size=self.settings.batch_size,
                     seed=self.seed,
-                    num_workers=self.num_workers,
+                    num_workers=self.batches.num_workers,
                     autocast=lambda: self.accelerator.autocast(),
                     tell=self.progress.prepare if self.progress is not None else None,
                 )
         wait_for_ranks()  # as long as the main process encodes
-        self.data, self.num_workers = feature_cache.FeatureSplit(folder, len(self.data), self.data.order), 0
+        self.batches.replace_data(feature_cache.FeatureSplit(folder, len(self.data), self.data.order))
 
     def _steps(self) -> Iterator[list[Batch]]:
         """Yield the batches of each remaining optimizer step."""
-        accumulate = self.settings.accumulate
-        sampler = self._sampler(batches=(self.settings.max_steps - self.step) * accumulate)
-        pin = self.accelerator.device.type == "cuda"  # copies from pinned memory do not wait for earlier work of the device
-        loader = self.meter.loaded(training_loader(self.data, sampler, num_workers=self.num_workers, pin_memory=pin))
+        steps = self.batches.steps(self.step, self.meter)
         for _ in range(self.step, self.settings.max_steps):
             if self.patience.exhausted:
                 return
-            yield [self.complete(next(loader).to(self.accelerator.device)) for _ in range(accumulate)]
-
-    def _sampler(self, *, batches: int, batch_size: int | None = None) -> StepSampler:
-        """Return the sampler of the next batches; ``batch_size``: that of a restored state, if the run continues with another."""
-        return StepSampler(
-            len(self.data),
-            batch_size=batch_size or self.settings.batch_size,
-            seed=self.seed,
-            start=0,
-            stop=batches,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            order=self.data.order,
-            cursor=self.cursor,
-        )
-
-    def _cursor_after(self, batches: int) -> Cursor:
-        return self.cursor.after(batches, batch_size=self.settings.batch_size, length=len(self.data))
+            yield next(steps)
 
     def _train_step(self, batches: list[Batch]) -> StepValues:
         """Run forward, backward, clipping and optimizer step; returns the values to log, which are still on the device."""
@@ -317,8 +309,15 @@ class Trainer:
         with saving(self.run_dir):
             if self.accelerator.is_main_process:
                 self.log.sync()  # a state must not be on disk before the log lines of its steps
-            save_state(self.accelerator, self.run_dir, position, *(() if self.parallel.sharded is None else (self.parallel.state().save,)))
+            save_state(self.accelerator, self.run_dir, position, self._save_further)
             self._publish()
+
+    def _save_further(self, folder: Path) -> None:
+        """Write into a state what Accelerate does not hold."""
+        if self.parallel.sharded is not None:
+            self.parallel.state().save(folder)
+        if self.batches.rollouts is not None:
+            self.batches.rollouts.save(folder)
 
     def _position(self) -> dict[str, Any]:
         """Return the position of the run and what a resumed run compares itself with."""
@@ -327,7 +326,7 @@ class Trainer:
             "step": self.step,
             **self.best.position(),
             "patience": self.patience.state(),
-            "cursor": list(self.cursor),
+            "cursor": list(self.batches.cursor),
             "batch_size": settings.batch_size,
             "threads": torch.get_num_threads(),
             "hashes": self._hashes(settings.batch_size),
@@ -371,7 +370,9 @@ class Trainer:
             return  # killed before the first state: start again at step 0
         self.step = position["step"]
         self.patience.restore(position.get("patience"))
-        batch_size = self._restore_cursor(position)
+        if self.batches.rollouts is not None:
+            self.batches.rollouts.load(Path(position["folder"]), self.accelerator.device)
+        batch_size = self.batches.restore(position, self.step)
         if self.data.skips is not None and position.get("skips") is not None:
             self.data.skips.restore(position["skips"])
         different = fingerprint.first_difference(position["hashes"], self._hashes(batch_size)) if position["hashes"] else None
@@ -385,19 +386,6 @@ class Trainer:
         with saving(self.run_dir):
             self.best.restore(position, main=self.accelerator.is_main_process)
             self._publish()
-
-    def _restore_cursor(self, position: Mapping[str, Any]) -> int:
-        """Take the position in the data from a state, warn if the run used other threads; returns the batch size of the state."""
-        batch_size, threads = position.get("batch_size", self.settings.batch_size), position.get("threads")
-        before = Cursor().after(self.step * self.settings.accumulate, batch_size=batch_size, length=len(self.data))
-        self.cursor = Cursor(*position.get("cursor", before))  # states of older versions count steps only
-        if threads not in (None, torch.get_num_threads()):
-            log.warning(
-                "training.threads: the state was saved with %s threads, this run has %s; it continues, but not with the same bits as an "
-                "uninterrupted run (use training.threads=%s for that)",
-                *(threads, torch.get_num_threads(), threads),
-            )
-        return batch_size
 
     def _cut_logs(self) -> None:
         """Remove log lines after the step that the run starts from."""
@@ -415,6 +403,5 @@ class Trainer:
             "optimizer state": fingerprint.hash_optimizer(self.optimizer),
         }
         if self.step < self.settings.max_steps:
-            draws = next(iter(self._sampler(batches=1, batch_size=batch_size)))
-            hashes["batch"] = fingerprint.hash_batch(self.data.collate([self.data[draw] for draw in draws]))
+            hashes["batch"] = fingerprint.hash_batch(self.batches.first(batch_size))
         return hashes

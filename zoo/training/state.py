@@ -109,7 +109,7 @@ def sweep(run_dir: Path) -> None:
 
 
 def load_state(accelerator: Accelerator, run_dir: Path, trained: Callable[[], Any], *, is_sharded: bool) -> dict[str, Any] | None:
-    """Restore the newest whole state; returns this rank's position, or None if the run has no state yet.
+    """Restore the newest whole state; returns this rank's position with the ``folder`` of the state, or None if the run has no state yet.
 
     A state with a missing or cut file is set aside with a warning, and the one before it is restored. A state of another number of
     processes, or one that was sharded otherwise, gives every rank the position of the first; its ``hashes`` are those that still hold.
@@ -138,7 +138,7 @@ def load_state(accelerator: Accelerator, run_dir: Path, trained: Callable[[], An
             f"or training. Resume without overrides, delete the folder to go on from an older state, or start a new run with "
             f"weights={run_dir}"
         ) from error
-    return position
+    return {**position, "folder": str(path)}
 
 
 def _position_of(path: Path, accelerator: Accelerator, *, same_kind: bool) -> dict[str, Any]:

@@ -29,10 +29,10 @@ from zoo.types.contract import check_encoded, check_encoder_words
 from zoo.types.encoder import Encoder, EncoderSpec, encode
 from zoo.types.evaluation import Evaluation, Result
 from zoo.types.generators import unchanged_generators
-from zoo.types.head import Accepts, FeatureHead, Head, LanguageHead, Wiring, need_encoded, patches_of
+from zoo.types.head import Accepts, FeatureHead, Head, LanguageHead, SampledAnswer, Wiring, need_encoded, patches_of
 from zoo.types.host import all_real, follow, on_host, send, update
 from zoo.types.language import LanguageModel
-from zoo.types.objective import Objective
+from zoo.types.objective import Objective, SamplingObjective
 from zoo.types.outputs import (
     BAND,
     LARGEST_JUMP,
@@ -54,5 +54,6 @@ from zoo.types.outputs import (
 )
 from zoo.types.part import Part
 from zoo.types.processor import ModalityProcessor, Processor, Tokenizer
+from zoo.types.reward import Reward
 from zoo.types.source import Sample, Source, Split
 from zoo.types.system import SystemLike, config_of, encoders_of, head_of, is_system, part_of, processor_of, verbs_of

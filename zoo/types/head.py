@@ -144,11 +144,47 @@ class FeatureHead(Head):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class SampledAnswer:
+    """An answer that a model sampled.
+
+    Attributes:
+        token_ids: the sampled ids, the end token included.
+        text: the answer without end token and stop string.
+        is_finished: False if the answer was cut at its maximum length.
+    """
+
+    token_ids: Sequence[int]
+    text: str
+    is_finished: bool
+
+
 class LanguageHead(Head):
     """A head that predicts the supervised tokens of conversations; preference losses and perplexity are computed from these predictions."""
 
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
         """Return hidden states, logits and labels of the supervised tokens of a batch."""
+        raise NotImplementedError
+
+    def sample(
+        self,
+        encoded: dict[str, Encoded],
+        prompts: Batch,
+        tokenizer: Any,
+        *,
+        copies: int,
+        rows: Sequence[int],
+        max_new_tokens: int,
+        seed: int,
+    ) -> list[SampledAnswer]:
+        """Sample answers from the model's own distribution: temperature 1, every token of the vocabulary.
+
+        Args:
+            prompts: batch whose texts are prompts.
+            tokenizer: part "conversation" of the system's processor.
+            copies: answers per prompt; those of one prompt are adjacent.
+            rows: number of each answer, which seeds it together with ``seed``.
+        """
         raise NotImplementedError
 
 

@@ -18,6 +18,7 @@ class LanguageModel(Part, nn.Module):
         context_length: most tokens at once.
         head_dim: width of one attention head.
         ties_words: True if the output projection is the word table.
+        drops_output: True if an output projection in the files of weights has no place in the model (``drop_output``).
         window: number of tokens before a position that attention can see; None for all.
     """
 
@@ -26,6 +27,7 @@ class LanguageModel(Part, nn.Module):
     context_length: int
     head_dim: int
     ties_words: bool = False
+    drops_output: bool = False
     window: int | None = None
 
     def forward(
@@ -55,6 +57,9 @@ class LanguageModel(Part, nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the scores of the next token [..., vocab_size] for hidden states [..., dim]."""
         raise NotImplementedError
+
+    def drop_output(self) -> None:
+        """Remove the output projection, for a head that reads hidden states only; by default the model keeps it."""
 
     def auxiliary_losses(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return further losses of the last call in training, already weighted, and metrics, by name; by default none.

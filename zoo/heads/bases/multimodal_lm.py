@@ -32,6 +32,7 @@ from zoo.types import (
     LanguageHead,
     LanguageModel,
     Predictions,
+    SampledAnswer,
     SystemLike,
     all_real,
     on_host,
@@ -110,7 +111,7 @@ class MultimodalLM(LanguageHead):
         return self._predictions(batch, self._connected(encoded))
 
     def _predictions(self, batch: Batch, features: Connected) -> Predictions:
-        token_ids, mask, supervised = _conversations(batch)
+        token_ids, mask, supervised = conversation_tensors(batch)
         states, places = self._states(self.spliced(token_ids, mask, features, batch.ids), mask)
         if token_ids.is_meta:  # meta tensors hold no values to select by
             chosen = places = torch.arange(token_ids.numel(), device="meta")
@@ -186,8 +187,8 @@ class MultimodalLM(LanguageHead):
             ConfigError: a value is not allowed by ``zoo.language.decoding.sampling.Sampling``.
             DataError: a prompt cannot be used, or is too long.
         """
-        part = _conversation_part(system)
-        conversations = _conversations_of(part, prompts)
+        part = conversation_part(system)
+        conversations = conversations_of(part, prompts)
         sampling = Sampling(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -220,6 +221,39 @@ class MultimodalLM(LanguageHead):
                 texts.append(cut_at_stop(part.decode(answer.ids), ends))
         return texts
 
+    @torch.no_grad()
+    def sample(
+        self,
+        encoded: dict[str, Encoded],
+        prompts: Batch,
+        tokenizer: Any,
+        *,
+        copies: int,
+        rows: Sequence[int],
+        max_new_tokens: int,
+        seed: int,
+    ) -> list[SampledAnswer]:
+        """Sample answers to the prompts of a batch; see ``LanguageHead.sample``.
+
+        Raises:
+            DataError: a prompt leaves no room for an answer.
+        """
+        token_ids, mask = prompts.inputs["text"], prompts.masks["text"]
+        vectors = self.spliced(token_ids, mask, self._connected(encoded), prompts.ids)
+        kept = [(row[real], known[real]) for row, known, real in zip(vectors, token_ids, mask, strict=True) for _ in range(copies)]
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed, eos_token_ids=tuple(tokenizer.eos_token_ids))
+        ends = tuple(tokenizer.stop_strings)
+        stop = StopStrings(tokenizer.decode, ends) if ends else None
+        found = generate(self.language, [row for row, _ in kept], [known for _, known in kept], sampling, stop=stop, rows=rows)
+        return [
+            SampledAnswer(
+                answer.ids if answer.end_id is None else [*answer.ids, answer.end_id],
+                cut_at_stop(tokenizer.decode(answer.ids), ends),
+                answer.stop_reason in ("eos", "stop"),
+            )
+            for answer in found
+        ]
+
     @torch.inference_mode()
     def score(
         self, system: SystemLike, prompts: Sequence[Any], answers: Sequence[str], *, batch_size: int = 8, with_end: bool = True
@@ -232,10 +266,10 @@ class MultimodalLM(LanguageHead):
         Raises:
             DataError: the numbers of answers and prompts differ, an answer is empty, or a conversation is too long.
         """
-        part = _conversation_part(system)
+        part = conversation_part(system)
         if isinstance(answers, str) or len(answers) != len(prompts):
             raise DataError(f"answers: got {len(answers)} for {len(prompts)} prompts; give a list with one string for each prompt")
-        pairs, most = _conversations_of(part, prompts, answers), part.max_length or part.context_length
+        pairs, most = conversations_of(part, prompts, answers), part.max_length or part.context_length
         scores, kept = [], {}
         for start in range(0, len(pairs), batch_size):
             batch = system.processor(conversation=pairs[start : start + batch_size])  # type: ignore[misc]
@@ -264,7 +298,7 @@ class MultimodalLM(LanguageHead):
         Raises:
             DataError: a prompt cannot be used.
         """
-        conversations = _conversations_of(_conversation_part(system), prompts)
+        conversations = conversations_of(conversation_part(system), prompts)
         batch = system.processor(conversation=conversations, for_generation=True)  # type: ignore[misc]
         features = self._features_of(system, batch, {} if kept is None else kept)
         token_ids, mask = batch.inputs["text"].to(system.device), batch.masks["text"].to(system.device)
@@ -313,7 +347,7 @@ def _connector(config: str | Mapping[str, Any], spec: EncoderSpec, language: Lan
     return connector
 
 
-def _conversations(batch: Batch) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+def conversation_tensors(batch: Batch) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
     """Return the token ids, their mask (True at real tokens), and the mask of supervised tokens.
 
     Raises:
@@ -351,13 +385,18 @@ def _predicted(
     return chosen, places[chosen], following.flatten()[places[chosen]]
 
 
-def _conversation_part(system: SystemLike) -> Any:
+def conversation_part(system: SystemLike) -> Any:
+    """Return the processor's part of conversations.
+
+    Raises:
+        ConfigError: the system has no processor.
+    """
     if system.processor is None:
         raise ConfigError("this system has no processor, which prompts need; load the system from a saved directory")
     return system.processor["conversation"]
 
 
-def _conversations_of(part: Any, prompts: Sequence[Any], answers: Sequence[str] | None = None) -> list[Any]:
+def conversations_of(part: Any, prompts: Sequence[Any], answers: Sequence[str] | None = None) -> list[Any]:
     """Convert prompts, and answers if given, to conversations, so that errors show up before anything is computed."""
     if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
         raise DataError(

@@ -25,7 +25,8 @@ from zoo.registry import register
 from zoo.storage.gguf import is_gguf, read_metadata
 
 ORIGINS = (transformers_causal_lm, gguf_names, meta_llama)
-HEAD = "llava"
+HEAD, REWARD = "llava", "reward"
+OUTPUT = "score.weight"  # of transformers' classes for sequence classification, which are reward models if they have one label
 
 
 @register("format")
@@ -51,6 +52,8 @@ class CausalLanguageModels(Format):
         assert source.directory is not None
         language = {"name": "causal_lm", **configs.arguments(config, source.keys)}
         found = _system(source.name, language, read_language_tokenizer(source.directory))
+        if OUTPUT in source.keys:
+            found.config["system"]["head"]["name"] = REWARD
         return replace(found, left_out=sampling_settings(source.directory))
 
     def read(self, source: Source, part: str = "", into: nn.Module | None = None) -> Mapping[str, Tensor]:
@@ -66,13 +69,26 @@ class CausalLanguageModels(Format):
             words = describe(source).config["system"]["head"]["language"]
             head_dim, tied = words.get("head_dim") or words["dim"] // words["num_heads"], words["tied"]
         else:
-            head_dim, tied = language.head_dim, language.ties_words
-        converted = origin.to_zoo(source.tensors, head_dim=head_dim, tied=tied)
-        return take_part({f"{LANGUAGE}.{name}": tensor for name, tensor in converted.items()}, source, part, into)
+            head_dim, tied = language.head_dim, language.ties_words and not language.drops_output
+        tensors = dict(source.tensors)
+        output = _reward_output(tensors.pop(OUTPUT), source.origin) if OUTPUT in tensors else {}
+        converted = origin.to_zoo(tensors, head_dim=head_dim, tied=tied)
+        return take_part({**{f"{LANGUAGE}.{name}": tensor for name, tensor in converted.items()}, **output}, source, part, into)
 
     def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:
         """Return transformers' files of a language model, or a GGUF file."""
         return language_export(model, target)
+
+
+def _reward_output(weight: Tensor, origin: str) -> dict[str, Tensor]:
+    """Return the output layer of a reward model under our name.
+
+    Raises:
+        WeightsError: the model has several labels.
+    """
+    if len(weight) != 1:
+        raise WeightsError(f"{origin}: classifies texts into {len(weight)} labels; only reward models, with one label, can be loaded")
+    return {"head.output.weight": weight}
 
 
 def _describe_gguf(source: Source, path: Path) -> Description:

@@ -40,8 +40,23 @@ def language_export(model: nn.Module, target: str = "transformers") -> Export | 
     if target in gguf_write.KINDS:
         name = str(config_of(model).get("name", FAMILY))
         return gguf_write.gguf_export(whole, inner.state_dict(), part_of(model, "conversation"), target, name)
-    files = language_files(configs.config(whole), part_of(model, "conversation"))
-    return Export(files, lambda: language_tensors(inner.state_dict(), config))
+    theirs, output = configs.config(whole), _reward_output(model)
+    if output:
+        theirs |= {"architectures": [_reward_class(theirs["model_type"])], "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
+    files = language_files(theirs, part_of(model, "conversation"))
+    return Export(files, lambda: {**language_tensors(inner.state_dict(), config), **output})
+
+
+def _reward_output(model: nn.Module) -> dict[str, Tensor]:
+    """Return the output layer of a system with the head ``reward`` under transformers' name; nothing of other models."""
+    is_reward = is_system(model) and (config_of(model).get("head") or {}).get("name") == "reward"
+    return {"score.weight": model.get_submodule("head.output").state_dict()["weight"]} if is_reward else {}
+
+
+def _reward_class(kind: str) -> str:
+    """Return the name of transformers' class of reward models: ``LlamaForCausalLM`` becomes ``LlamaForSequenceClassification``."""
+    family = configs.CLASSES[kind].removesuffix("LMHeadModel").removesuffix("ForCausalLM")
+    return f"{family}{'Text' if kind == configs.GEMMA3 else ''}ForSequenceClassification"
 
 
 def _config(model: nn.Module) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ a row do not depend on the other rows.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,10 +32,12 @@ class Generated:
         ids: new token ids, without the end token.
         stop_reason: "eos" (an end token), "stop" (the ``stop`` callback returned True), "length" (``max_new_tokens`` reached) or
             "context" (the model's context length reached).
+        end_id: the end token that ended the answer; None for other reasons.
     """
 
     ids: list[int]
     stop_reason: str
+    end_id: int | None = field(default=None, compare=False)
 
 
 @torch.inference_mode()
@@ -136,7 +138,7 @@ class _Ends:
         """Return a finished answer without its end token, with its stop reason."""
         reason = self.reason(row, answer)
         assert reason is not None
-        return Generated(answer[:-1] if reason == "eos" else answer, reason)
+        return Generated(answer[:-1], reason, answer[-1]) if reason == "eos" else Generated(answer, reason)
 
 
 class _Choice:

@@ -1,0 +1,1 @@
+"""Shared code of the objectives on sampled answers (GRPO, PPO): rewards, log-probabilities of tokens, and their settings."""
