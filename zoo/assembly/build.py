@@ -24,6 +24,7 @@ from zoo.data.system_processor import CONVERSATION, Processor
 from zoo.errors import ConfigError, ContractError
 from zoo.layers import adapters
 from zoo.layers.hosted_backbone import freeze
+from zoo.layers.tiling import build_tiler
 from zoo.registry import find_part, label_of
 from zoo.registry.construct import build_part, construct, refuse_code
 from zoo.types import Encoder, EncoderSpec, Head, check_encoder_words
@@ -50,7 +51,7 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
     accepts = cast(Any, find_part("head", head_name, f"{key}.head.name")).accepts
     refuse_encoders(head_name, accepts, {modality: spec.pooled for modality, spec in specs_of(encoders).items()}, key)
     specs = _specs_for_head(config, encoders, key)
-    head = build_head(config["head"], specs, f"{key}.head")
+    head = build_head(_with_newline(config), specs, f"{key}.head")
     for encoder in encoders.values():  # an unused pooler gets no gradient, for which several processes would wait
         if "pooled" not in head.reads and encoder.pooler is not None:
             encoder.pooler.requires_grad_(False)
@@ -93,6 +94,21 @@ def _specs_for_head(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
         freeze(cast(nn.Module, encoder), shown.unused)
         specs[modality] = spec_of_shown(encoder, shown)
     return specs
+
+
+def _with_newline(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of the head; its connector of images gets the vector for ends of rows if the images' tiler needs one."""
+    head, image = dict(config["head"]), (config.get("processor") or {}).get("image") or {}
+    tiler, connectors = image.get("tiler"), dict(head.get("connectors") or {})
+    if tiler is None or "image" not in config["encoders"]:
+        return head
+    part: Any = find_part("head", head["name"])
+    known = inspect.signature(part).parameters
+    if "connectors" not in known or not build_tiler(tiler, tile_size=1).needs_newline:
+        return head
+    chosen = connectors.get("image", known["connectors"].default.get("image"))
+    options = {"kind": chosen} if isinstance(chosen, str) else dict(chosen)
+    return head | {"connectors": {**connectors, "image": {"newline": True, **options}}}
 
 
 def build_head(config: Mapping[str, Any], inputs: Mapping[str, EncoderSpec], key: str) -> Head:
@@ -140,6 +156,11 @@ def build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
         keywords |= facts_of_owner(part.language_keys, keywords, language, here, f"{key}.head.language")
         keywords |= facts_of_owner(part.head_keys, keywords, head, here, f"{key}.head")
         parts[modality] = build_part("processor", {"name": modality, **keywords}, here)
+        if parts[modality].tiler is not None and (head is None or modality not in head.connectors):
+            raise ConfigError(
+                f"{here}.tiler: cuts a picture into several inputs, which needs a language model with a connector of {modality}s; remove "
+                "it, or choose a head such as llava or kosmos"
+            )
         refuse_other_eot(parts[modality], encoder, modality, key)
     if head is not None and head.needs_symbols:
         refuse_missing_symbols(parts[CONVERSATION], encoders, key)

@@ -17,7 +17,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from zoo.errors import ConfigError, name_choices
-from zoo.processors.image import ImageProcessor, as_pixels, resize_pixels, to_image, to_pixels
+from zoo.processors.image import ImageProcessor, as_pixels
+from zoo.processors.media.resampling import resize_pixels, to_image, to_pixels
 from zoo.types import Sample
 
 ATTEMPTS = 10  # tries to draw a rectangle that fits into the image, as in torchvision and timm
@@ -85,10 +86,11 @@ class Augmentation:
         return replace(sample, inputs=inputs) if {"image", "conversation"} & set(inputs) else sample
 
     def varied(self, image: Any, generator: np.random.Generator, processor: ImageProcessor) -> UInt8[Tensor, "3 height width"]:
-        """Return one raw image, augmented and resized to the processor's size."""
+        """Return one raw image, augmented and resized to the processor's size; if a tiler is to cut it, it keeps its own size."""
         pixels = self._cropped(as_pixels(image), generator)
         mirrored, size = generator.random() < self.flip, processor.image_size
-        pixels = processor.at_size(pixels) if self.crop_ratio is None else resize_pixels(pixels, size, size, processor.interpolation)
+        if processor.tiler is None:
+            pixels = processor.at_size(pixels) if self.crop_ratio is None else resize_pixels(pixels, size, size, processor.interpolation)
         if mirrored:
             pixels = pixels.flip(-1)
         if self.library_steps:

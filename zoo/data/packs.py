@@ -85,7 +85,11 @@ class Packs:
                 "language model's context_length); raise it, or lower max_length"
             )
         self.data, self.tokens, self.seed = data, tokens, seed
-        self.fixed = {m: self.part.count(m, data.processor[m].meta(1)[0][0]) for m in ("image",) if m in data.processor.parts}
+        images = data.processor.get("image")
+        if images is not None and images.tiler is not None and data.augmentation is not None:
+            raise ConfigError("tokens: packing cannot be combined with data.augmentation if a tiler cuts images, whose sizes would change")
+        whole = images is not None and images.tiler is None  # all images have the same number of tokens
+        self.fixed = {"image": self.part.count("image", images.meta(1)[0][0])} if whole else {}
         self.measured = self._measure(tell)
         # A mixture weighted by tokens, whose numbers are known only now
         data.split.weigh([sum(parts) for parts in self.measured.lengths])
@@ -185,14 +189,16 @@ class Packs:
         return sample, {CONVERSATION: tokens, **tensors}
 
     def _parts(self, conversation: Conversation) -> list[Tokens]:
-        """Return the parts of a document; images are not decoded, because all have the same number of tokens."""
-        counts: dict[str, list[int]] = {}
+        """Return the parts of a document; images are not decoded if all have the same number of tokens."""
+        counts: dict[str, list[Any]] = {}
         for modality in MARKERS:
             raw = conversation.media(modality)
             if raw and modality not in self.data.processor.parts:
                 raise DataError(f"{conversation.name} holds {modality}, but this system has no encoder for {modality}")
             own = self.fixed.get(modality)
-            counts[modality] = [self.part.count(modality, self.data.processor[modality].item(each)) if own is None else own for each in raw]
+            counts[modality] = [
+                self.part.written(modality, self.data.processor[modality].item(each)) if own is None else own for each in raw
+            ]
         return self.part.parts(conversation, counts)
 
     def _measure(self, tell: Callable[[int, int], None] | None) -> Measured:

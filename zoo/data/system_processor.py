@@ -54,7 +54,7 @@ class Processor:
         if CONVERSATION not in self.parts:
             return self
         conversation = copy(self.parts[CONVERSATION])
-        conversation.counts = dict(counts)
+        conversation.counts = {m: self.parts[m].counted(count) if m in self.parts else count for m, count in counts.items()}
         return Processor({**self.parts, CONVERSATION: conversation})
 
     def __call__(self, *, for_generation: bool = False, padding_side: str = "right", **raw: Any) -> Batch:
@@ -111,16 +111,17 @@ class Processor:
         batch = Batch(inputs={"text": token_ids}, masks={"text": mask}, targets={SUPERVISED: supervised}, ids=list(ids))
         for modality in MARKERS:
             if modality in self.parts:
-                batch.inputs[modality], found = self._collated(modality, [each for item in items for each in item[modality]])
-                if found is not None:
-                    batch.masks[modality] = found
+                _put(batch, modality, self._collated(modality, [each for item in items for each in item[modality]]))
         return batch
 
-    def _collated(self, modality: str, items: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _collated(self, modality: str, items: Sequence[Any]) -> Any:
         """Collate all items of a modality; without items, return tensors of the right shape with zero rows."""
         if items:
             return self.parts[modality].collate(items)
-        x, mask = self.parts[modality].meta(0)
+        empty = self.parts[modality].meta(0)
+        if isinstance(empty, Batch):
+            return empty.map(lambda tensor: torch.empty_like(tensor, device="cpu"))
+        x, mask = empty
         return torch.empty_like(x, device="cpu"), None if mask is None else torch.empty_like(mask, device="cpu")
 
     def collate(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> Batch:
@@ -200,6 +201,7 @@ def _put(batch: Batch, name: str, found: Any) -> None:
         batch.inputs.update(found.inputs)
         batch.masks.update(found.masks)
         batch.targets.update(found.targets)
+        batch.sizes.update(found.sizes)
         return
     if isinstance(found, Mapping):
         batch.targets.update(found)

@@ -67,7 +67,8 @@ class Kosmos(MultimodalLM):
         self.conversation: Any = None  # the processor of conversations, which knows the symbols' ids
 
     def connect(self, wiring: Wiring) -> None:
-        """Keep the processor of conversations; it learns the symbols' ids when it gets a tokenizer."""
+        """Keep the tiler and the processor of conversations; the latter learns the symbols' ids when it gets a tokenizer."""
+        super().connect(wiring)
         self.conversation = None if wiring.processor is None else wiring.processor.get("conversation")
 
     def spliced(

@@ -5,8 +5,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.registry import find_part, part_names
@@ -18,7 +19,8 @@ def build_connector(kind: str | Mapping[str, Any], *, in_dim: int, out_dim: int,
     """Return a connector, given its name or a mapping with its name and options: ``{kind: resampler, num_latents: 32}``.
 
     Args:
-        kind: a registered connector, or a mapping with the key ``kind``.
+        kind: a registered connector, or a mapping with the key ``kind``. The option ``newline: true``, which every connector takes, adds
+            the learned vector that some tilers put at the end of a row.
         in_dim: width of the encoder's tokens.
         out_dim: width of the language model.
         num_tokens: tokens per item, in a grid (images); None if the number differs between items, ordered in time (audio).
@@ -27,13 +29,16 @@ def build_connector(kind: str | Mapping[str, Any], *, in_dim: int, out_dim: int,
         ConfigError: the name or an option is unknown, or the connector cannot process tokens of this kind.
     """
     options = {"kind": kind} if isinstance(kind, str) else dict(kind)
-    name = options.pop("kind", None)
+    name, newline = options.pop("kind", None), options.pop("newline", False)
     if name not in part_names("connector"):
         raise ConfigError(f"there is no connector {name!r}; {name_choices(str(name), part_names('connector'))}")
     part: type[Connector] = find_part("connector", name)
     options = _checked_options(part, name, options)
     connector = part(in_dim=in_dim, out_dim=out_dim, **options)
     part.refuse(num_tokens, options)
+    if checked_value("newline", newline, bool):
+        connector.newline = nn.Parameter(torch.empty(out_dim))
+        nn.init.normal_(connector.newline, std=out_dim**-0.5)  # as LLaVA-NeXT
     return connector
 
 

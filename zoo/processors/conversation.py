@@ -15,16 +15,18 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, ItemError, WeightsError, name_choices
+from zoo.layers.tiling import TiledCounts
 from zoo.processors.chat.conversation_tokens import Tokens, Written, collate_tokens, supervised
 from zoo.processors.chat.kosmos_template import KOSMOS_WORDS
-from zoo.processors.chat.messages import MARKERS, PLURALS, Conversation, Message, as_conversation
+from zoo.processors.chat.media_runs import Writing, expanded, item_ids
+from zoo.processors.chat.messages import MARKERS, Conversation, Message, as_conversation
 from zoo.processors.chat.template_pieces import ChatTemplate, Piece, Symbols
 from zoo.processors.chat.templates import SPANS, STOPS, TAKE_DOCUMENTS, TEMPLATES, TOKENIZERS_OWN, build_template, checked_spans
 from zoo.processors.tokenizers.chat_tokenizer import SMALLEST_VOCABULARY, TEMPLATE_FILE, GivenTokenizer, train_tokenizer, with_markers
 from zoo.processors.tokenizers.tokenizer_file import read_tokenizer_file
 from zoo.registry import register
 from zoo.storage.outside import read_text
-from zoo.types import PLACEHOLDER_IDS, ModalityProcessor
+from zoo.types import ModalityProcessor
 
 __all__ = ["Conversation", "ConversationProcessor", "Message", "Tokens", "as_conversation"]
 
@@ -79,6 +81,7 @@ class ConversationProcessor(ModalityProcessor):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
         self.span_symbols = checked_spans(SPANS.get(template, {}) if spans is None else spans)
+        self.counts: dict[str, Callable[[Any], int]] = {}
         smallest = SMALLEST_VOCABULARY.get(tokenizer, 1) + (len(self._new_symbols) if tokenizer in SMALLEST_VOCABULARY else 0)
         if vocab_size < smallest:
             raise ConfigError(f"vocab_size: {vocab_size} is too small; tokenizer {tokenizer} needs at least {smallest}")
@@ -92,7 +95,6 @@ class ConversationProcessor(ModalityProcessor):
         self.system, self.max_length, self.max_images = system, max_length, max_images
         self.names, self.further_ends = None if names is None else dict(names), list(eos_token_ids)
         self.given_spans = None if spans is None else {modality: list(words) for modality, words in spans.items()}
-        self.counts: dict[str, Callable[[Tensor], int]] = {}
         self.spans: dict[str, tuple[int, int]] = {}  # ids of ``span_symbols``, by modality, if the tokenizer has both
         self.tokenizer: Tokenizer | None = None
         self.chat_template: str | None = None
@@ -109,8 +111,9 @@ class ConversationProcessor(ModalityProcessor):
 
     @property
     def _new_symbols(self) -> list[str]:
-        """Span symbols to add to a tokenizer that is trained here."""
-        return list(dict.fromkeys(word for words in self.span_symbols.values() for word in words))
+        """Symbols around items and tiles to add to a tokenizer that is trained here."""
+        of_tilers = [word for count in self.counts.values() if isinstance(count, TiledCounts) for word in count.tiler.symbols]
+        return list(dict.fromkeys([*(word for words in self.span_symbols.values() for word in words), *of_tilers]))
 
     @property
     def is_fitted(self) -> bool:
@@ -233,7 +236,7 @@ class ConversationProcessor(ModalityProcessor):
         except ItemError as error:
             raise ItemError(f"{conversation.name}: {error}", error.reason) from error
 
-    def item(self, raw: Any, media: Mapping[str, Sequence[Tensor]] | None = None, *, for_generation: bool = False) -> Tokens:
+    def item(self, raw: Any, media: Mapping[str, Sequence[Any]] | None = None, *, for_generation: bool = False) -> Tokens:
         """Return one conversation as token ids.
 
         Args:
@@ -244,11 +247,11 @@ class ConversationProcessor(ModalityProcessor):
             DataError: a prompt is too long, or the conversation cannot be used.
         """
         conversation, media = as_conversation(raw), media or {}
-        counts = {modality: [self.count(modality, each) for each in listed] for modality, listed in media.items()}
+        counts = {modality: [self.written(modality, each) for each in listed] for modality, listed in media.items()}
         written = self._write(conversation, counts, for_generation)
         return self._cut(written, conversation, for_generation)
 
-    def parts(self, conversation: Conversation, counts: Mapping[str, Sequence[int]]) -> list[Tokens]:
+    def parts(self, conversation: Conversation, counts: Mapping[str, Sequence[Writing]]) -> list[Tokens]:
         """Return token ids as ``item``, but split a document that is too long into parts instead of cutting it.
 
         Args:
@@ -271,13 +274,13 @@ class ConversationProcessor(ModalityProcessor):
         places = [0, *borders, len(written.runs)]
         return [written.tokens(start, stop, first if start else ()) for start, stop in zip(places, places[1:], strict=False)]
 
-    def _write(self, conversation: Conversation, counts: Mapping[str, Sequence[int]], for_generation: bool = False) -> Written:
+    def _write(self, conversation: Conversation, counts: Mapping[str, Sequence[Writing]], for_generation: bool = False) -> Written:
         if self.max_images is not None and len(conversation.images) > self.max_images:
             raise ItemError(f"{conversation.name} holds {len(conversation.images)} images; max_images allows {self.max_images}", "images")
         pieces = self.render(conversation, for_generation=for_generation)
         text = "".join(piece.text for piece in pieces)
         ids, offsets = self._encode(text)
-        runs, places = self._expanded(ids, counts, conversation)
+        runs, places = expanded(ids, self._modalities, counts, self._run, (conversation.name, self.template_name))
         if not any(runs):
             raise ItemError(
                 f"{conversation.name}: template {self.template_name} gives an empty text; add text, an image or a clip", "empty"
@@ -296,51 +299,38 @@ class ConversationProcessor(ModalityProcessor):
         first = [self._id("bos_token")] if start else []
         return first + encoding.ids, [(0, skipped)] * len(first) + [(begin + skipped, end + skipped) for begin, end in encoding.offsets]
 
-    def _expanded(
-        self, ids: Sequence[int], counts: Mapping[str, Sequence[int]], conversation: Conversation
-    ) -> tuple[list[list[int]], list[str | None]]:
-        """Return for each token the ids that replace it, and its modality if it is a marker, else None."""
-        runs, places, seen = [], [], dict.fromkeys(MARKERS, 0)
-        for number in ids:
-            modality = self._modalities.get(number)
-            places.append(modality)
-            if modality is None:
-                runs.append([number])
-                continue
-            if seen[modality] < len(counts.get(modality, ())):
-                runs.append(self._run(modality, counts[modality][seen[modality]]))
-            seen[modality] += 1
-        for modality, count in seen.items():
-            if count != len(counts.get(modality, ())):
-                raise ItemError(
-                    f"{conversation.name} holds {len(counts.get(modality, ()))} {PLURALS[modality]}, but the text of template "
-                    f"{self.template_name} contains {count}; choose another template, or put media and markers into the user's messages",
-                    "markers",
-                )
-        return runs, places
-
-    def _run(self, modality: str, count: int) -> list[int]:
-        """Return the ids of an image or clip: placeholders, between the ids of its span symbols if it has any."""
-        placeholders = [PLACEHOLDER_IDS[modality]] * count
+    def _run(self, modality: str, writing: Writing) -> list[int]:
+        """Return the ids of an image or clip, between the ids of its span symbols if it has any."""
+        count = self.counts.get(modality)
+        ids = item_ids(modality, writing, self._known, count.tiler.symbols if isinstance(count, TiledCounts) else ())
         if modality not in self.span_symbols:
-            return placeholders
+            return ids
         if modality not in self.spans:
             raise WeightsError(
                 f"the tokenizer has no {' and '.join(self.span_symbols[modality])} below vocab_size {self.vocab_size}, which must enclose "
                 f"the tokens of each {modality}; set system.processor.conversation.spans.{modality} to two special tokens that it has"
             )
         start, end = self.spans[modality]
-        return [start, *placeholders, end]
+        return [start, *ids, end]
 
-    def count(self, modality: str, item: Tensor) -> int:
-        """Return the number of tokens that a processed image or clip takes in the language model's input.
+    def written(self, modality: str, item: Any) -> list[str | int]:
+        """Return what stands for a processed image or clip in the text: numbers of placeholders, and texts around its tiles.
 
         Raises:
             DataError: the system has no connector for the modality.
         """
         if modality not in self.counts:
             raise DataError(f"this system has no connector for {modality}; give its language model an encoder of {modality}")
-        return int(self.counts[modality](item))
+        count = self.counts[modality]
+        return count.written(item) if isinstance(count, TiledCounts) else [int(count(item))]
+
+    def count(self, modality: str, item: Any) -> int:
+        """Return the number of features that the language model gets for a processed image or clip.
+
+        Raises:
+            DataError: the system has no connector for the modality.
+        """
+        return sum(part for part in self.written(modality, item) if isinstance(part, int))
 
     def _cut(self, written: Written, conversation: Conversation, for_generation: bool) -> Tokens:
         """Cut to the allowed number of tokens, never inside an image.

@@ -1,32 +1,25 @@
 """Image processor: files, PIL images, arrays or ready tensors to ``pixels``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.tiling import TiledCounts, build_tiler
 from zoo.processors.media.image_file import open_image, read_pixels
+from zoo.processors.media.resampling import INTERPOLATIONS, MOST_ELONGATED, resize_pixels, to_image, to_pixels, torch_resamples
+from zoo.processors.media.tiles import Tiles, cut_tiles
 from zoo.registry import register
-from zoo.types import ModalityProcessor
+from zoo.types import Batch, ModalityProcessor, Tiler
 from zoo.types.processor import CLIP_MEAN, CLIP_STD
 
 RESIZES = ("crop", "squash", "pad", "border")
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-TORCH_FILTERS = ("bilinear", "bicubic")  # filters that torch supports for uint8 with antialiasing
-LEAST_SHRINKING = 1.5  # from here on torch is within one grey level of PIL; below it, two values in a million are two levels off
-MOST_ELONGATED = 3.0  # above this aspect ratio PIL is faster, because it resamples only the part that is kept
 
 
 @register("processor")
@@ -46,9 +39,11 @@ class ImageProcessor(ModalityProcessor):
         fill: grey level, 0 to 255, of what "pad" and "border" add; None is the mean colour. open_clip's "longest" adds black.
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1].
+        tiler: how a picture of any size is cut into tiles of ``image_size``: a file of ``zoo/layers/tilers/`` or a plug-in, or a mapping
+            with its options: ``{kind: canvas, max_tiles: 6}``. None makes one tile of it, by ``resize``.
 
     Raises:
-        ConfigError: an unknown resize or interpolation, or sizes that are not positive.
+        ConfigError: an unknown resize, interpolation or tiler, or sizes that are not positive.
     """
 
     modality = "image"
@@ -64,6 +59,7 @@ class ImageProcessor(ModalityProcessor):
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
         fill: int | None = None,
+        tiler: str | Mapping[str, Any] | None = None,
     ) -> None:
         if resize not in RESIZES:
             raise ConfigError(f"resize: there is no {resize!r}; {name_choices(resize, RESIZES)}")
@@ -79,6 +75,8 @@ class ImageProcessor(ModalityProcessor):
         self.image_size, self.resize, self.crop_fraction, self.fill = image_size, resize, crop_fraction, fill
         self.interpolation = interpolation
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.tiler_config = tiler if tiler is None or isinstance(tiler, str) else dict(tiler)
+        self.tiler = None if tiler is None else build_tiler(tiler, tile_size=image_size)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,16 +89,19 @@ class ImageProcessor(ModalityProcessor):
             "mean": list(self.mean),
             "std": list(self.std),
             **({} if self.fill is None else {"fill": self.fill}),
+            **({} if self.tiler_config is None else {"tiler": self.tiler_config}),
         }
 
-    def item(self, raw: Any) -> UInt8[Tensor, "3 height width"]:
-        """Convert one image (path, PIL image, uint8 array [H, W] or [H, W, 3]) to a uint8 tensor of the final size.
+    def item(self, raw: Any) -> UInt8[Tensor, "3 height width"] | Tiles:
+        """Convert one image (path, PIL image, uint8 array [H, W] or [H, W, 3]) to a uint8 tensor of the final size, or to its tiles.
 
-        A uint8 tensor [3, image_size, image_size] is returned unchanged.
+        A uint8 tensor [3, image_size, image_size] is returned unchanged; one of any size is cut if there is a tiler.
 
         Raises:
             DataError: the input is not a readable image, or a tensor of another type or shape.
         """
+        if self.tiler is not None:
+            return self._cut(raw, self.tiler)
         if isinstance(raw, Tensor):
             expected = [3, self.image_size, self.image_size]
             if raw.dtype != torch.uint8 or list(raw.shape) != expected:
@@ -108,22 +109,54 @@ class ImageProcessor(ModalityProcessor):
             return raw
         return self.at_size(as_pixels(raw))
 
-    def collate(self, items: Sequence[UInt8[Tensor, "3 height width"]]) -> tuple[Float[Tensor, "batch 3 height width"], None]:
-        """Stack uint8 images and normalise them in one pass."""
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
-        return torch.stack(list(items)).to(torch.float32).sub_(mean).div_(std), None
+    def _cut(self, raw: Any, tiler: Tiler) -> Tiles:
+        """Cut one image, of any kind that ``item`` takes, into its tiles."""
+        if isinstance(raw, Tiles):
+            return raw
+        if isinstance(raw, Tensor) and (raw.dtype != torch.uint8 or raw.ndim != 3 or raw.shape[0] != 3 or not raw.numel()):
+            raise DataError(f"an image is {raw.dtype} of shape {list(raw.shape)}; a tensor to be cut is torch.uint8 [3, height, width]")
+        pixels = raw if isinstance(raw, Tensor) else as_pixels(raw)
+        height, width = pixels.shape[1:]
+        return Tiles(cut_tiles(pixels, tiler.plan(height, width), self.interpolation), torch.tensor([height, width]))
 
-    def __call__(self, raw: Any) -> tuple[Float[Tensor, "batch 3 height width"], None]:
-        """Process a list of raw images; return a ready float tensor [B, 3, H, W] unchanged."""
+    def collate(
+        self, items: Sequence[UInt8[Tensor, "3 height width"]] | Sequence[Tiles]
+    ) -> tuple[Float[Tensor, "batch 3 height width"], None] | Batch:
+        """Stack uint8 images and normalise them in one pass; of tiles, return a batch that also holds the sizes of the pictures."""
+        if self.tiler is None:
+            return self._normalised(torch.stack(list(items))), None  # type: ignore[arg-type]
+        tiles = torch.cat([item.pixels for item in items])  # type: ignore[union-attr]
+        return Batch({"image": self._normalised(tiles)}, sizes={"image": torch.stack([item.size for item in items])})  # type: ignore[union-attr]
+
+    def _normalised(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
+        return pixels.to(torch.float32).sub_(mean).div_(std)
+
+    def counted(self, count: Any) -> Any:
+        """Return what counts the tokens of an image: with a tiler, by its plan."""
+        return count if self.tiler is None else TiledCounts(self.tiler, count.fixed)
+
+    def __call__(self, raw: Any) -> tuple[Float[Tensor, "batch 3 height width"], None] | Batch:
+        """Process a list of raw images; return a ready float tensor [B, 3, H, W] unchanged.
+
+        Raises:
+            DataError: an image cannot be used, or a ready tensor is given although there is a tiler, which needs the pictures' sizes.
+        """
         if isinstance(raw, Tensor):
+            if self.tiler is not None:
+                raise DataError(f"pixels of shape {list(raw.shape)} hold no sizes of pictures, which the tiler reads; give images")
             if raw.ndim != 4 or raw.shape[1] != 3 or not raw.is_floating_point():
                 raise DataError(f"pixels are {raw.dtype} of shape {list(raw.shape)}; allowed is a float tensor [batch, 3, H, W]")
             return raw, None
         return self.collate([self.item(image) for image in raw])
 
-    def meta(self, batch_size: int) -> tuple[Tensor, None]:
-        """Return an empty batch on the meta device, for checks of shapes."""
-        return torch.empty(batch_size, 3, self.image_size, self.image_size, device="meta"), None
+    def meta(self, batch_size: int) -> tuple[Tensor, None] | Batch:
+        """Return an empty batch on the meta device, for checks of shapes; with a tiler, of pictures of ``image_size``."""
+        number = batch_size if self.tiler is None else batch_size * self.tiler.plan(self.image_size, self.image_size).num_tiles
+        pixels = torch.empty(number, 3, self.image_size, self.image_size, device="meta")
+        if self.tiler is None:
+            return pixels, None
+        return Batch({"image": pixels}, sizes={"image": torch.empty(batch_size, 2, dtype=torch.int64, device="meta")})
 
     def at_size(self, pixels: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 size size"]:
         """Resize and crop an RGB image to ``image_size`` x ``image_size``; return it unchanged if it has this size already."""
@@ -132,7 +165,7 @@ class ImageProcessor(ModalityProcessor):
             return pixels
         new_width, new_height, left, top = self._placed(width, height)
         shrinking, elongated = min(width / new_width, height / new_height), max(width, height) / min(width, height)
-        if self.interpolation not in TORCH_FILTERS or shrinking < LEAST_SHRINKING or elongated > MOST_ELONGATED:
+        if not torch_resamples(shrinking, elongated, self.interpolation):
             return to_pixels(self.resized(to_image(pixels)))
         if self.resize == "pad":
             return self._squared(pixels)
@@ -206,27 +239,6 @@ class ImageProcessor(ModalityProcessor):
         squash = self.resize == "squash"
         new_width, new_height = (scaled, scaled) if squash else (int(scaled * width / short), int(scaled * height / short))
         return new_width, new_height, round((new_width - size) / 2), round((new_height - size) / 2)
-
-
-def resize_pixels(pixels: UInt8[Tensor, "3 height width"], height: int, width: int, interpolation: str) -> UInt8[Tensor, "3 new_h new_w"]:
-    """Resize with antialiasing; 0.3 % of the values differ from PIL's by one grey level (rarely by two if the image hardly shrinks).
-
-    This is fast if the memory order is channels-last, as in a view of an array [H, W, 3].
-    """
-    if interpolation not in TORCH_FILTERS:
-        return to_pixels(to_image(pixels).resize((width, height), INTERPOLATIONS[interpolation]))
-    batch = pixels.permute(1, 2, 0).unsqueeze(0).permute(0, 3, 1, 2)  # [1, 3, H, W] that torch sees as channels-last
-    return F.interpolate(batch, size=(height, width), mode=interpolation, antialias=True)[0]
-
-
-def to_image(pixels: UInt8[Tensor, "3 height width"]) -> Image.Image:
-    """Convert pixels to a PIL image; the values are copied."""
-    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
-
-
-def to_pixels(image: Image.Image) -> UInt8[Tensor, "3 height width"]:
-    """Convert a PIL image in mode RGB to pixels; the values are copied."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [3, H, W]
 
 
 def as_pixels(raw: Any) -> UInt8[Tensor, "3 height width"]:

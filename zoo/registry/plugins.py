@@ -33,6 +33,7 @@ GROUPS = {  # kind -> its group of entry points
     "head": "zoo.heads",
     "processor": "zoo.processors",
     "connector": "zoo.connectors",
+    "tiler": "zoo.tilers",
     "source": "zoo.sources",
     "evaluation": "zoo.evaluations",
     "objective": "zoo.objectives",

@@ -57,3 +57,4 @@ from zoo.types.processor import ModalityProcessor, Processor, Tokenizer
 from zoo.types.reward import Reward
 from zoo.types.source import Sample, Source, Split
 from zoo.types.system import SystemLike, config_of, encoders_of, head_of, is_system, part_of, processor_of, verbs_of
+from zoo.types.tiler import Plan, Tiler

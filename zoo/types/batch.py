@@ -42,6 +42,8 @@ class Batch:
             a contrastive loss treats them as positives of each other. ``labels`` [B] int64: class numbers.
         ids: one name per item for messages, for example file and row.
         features: cached output of an encoder's frozen part [B, width], by modality; replaces the modality's entry of ``inputs``.
+        sizes: height and width of each item before it was cut into tiles or patches [items, 2] int64, by modality; only where a tiler
+            cut them, so that ``inputs`` holds tiles.
     """
 
     inputs: dict[str, Tensor]
@@ -49,6 +51,7 @@ class Batch:
     targets: dict[str, Tensor] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
     features: dict[str, Tensor] = field(default_factory=dict)
+    sizes: dict[str, Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return a copy with ``change`` applied to every tensor."""

@@ -16,9 +16,15 @@ class Connector(nn.Module, ABC):
 
     Attributes:
         silent_keywords: options that change what the weights compute but no shape of them; see ``Part``.
+        newline: learned vector [out_dim] at the end of a row of an image that was cut into tiles; None without the option ``newline``.
     """
 
     silent_keywords: ClassVar[Sequence[str]] = ()
+    newline: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("newline", None)
 
     @classmethod
     def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:

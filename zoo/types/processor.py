@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from zoo.types.batch import Batch
 from zoo.types.source import Sample
+from zoo.types.tiler import Tiler
 
 # Mean and standard deviation of images if an encoder does not say its own (openai/CLIP clip.py, _transform).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -41,6 +42,7 @@ class ModalityProcessor:
         max_length: longest text that it makes, in tokens; None if there is no limit.
         context_length: longest input of the encoder: text in tokens, or audio in encoder positions.
         is_fitted: False if ``fit`` has to train something first.
+        tiler: cuts pictures of any size; None if all items of an image processor have one size.
     """
 
     modality: ClassVar[str]
@@ -53,6 +55,7 @@ class ModalityProcessor:
     max_length: int | None = None
     context_length: int | None = None
     is_fitted: bool = True
+    tiler: Tiler | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -82,6 +85,10 @@ class ModalityProcessor:
     def meta(self, batch_size: int) -> Any:
         """Return a batch of the nominal size on the meta device, with the types and axes of ``collate``."""
         raise NotImplementedError
+
+    def counted(self, count: Any) -> Any:
+        """Return what counts the language model's tokens of one item, made of the number that encoder and connector make of a plain one."""
+        return count
 
     def fit(self, captions: Iterable[str]) -> None:
         """Train what has to be trained on the captions of a run; nothing by default."""

@@ -4,7 +4,6 @@ Papers: Liu et al. 2023, "Visual Instruction Tuning" (LLaVA, arXiv 2304.08485), 
 2302.14045), section 2.2. Padding on the right is not computed, so that short texts need not be packed into one row.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.heads.bases.media_features import Connected, features_of, laid_out
 from zoo.language.decoding.generate import generate
 from zoo.language.decoding.sampling import Sampling, fresh_seed
 from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop, cut_at_stop
@@ -21,6 +21,7 @@ from zoo.layers.connector import build_connector
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.splice import splice
 from zoo.losses.distributed import share_of_mean
+from zoo.registry import label_of
 from zoo.types import (
     SUPERVISED,
     Accepts,
@@ -34,14 +35,12 @@ from zoo.types import (
     Predictions,
     SampledAnswer,
     SystemLike,
+    Tiler,
+    Wiring,
     all_real,
     on_host,
     send,
 )
-
-ITEMS_AT_ONCE = 32  # images or audio clips per encoder call in generation; bounds the memory of long chats
-
-Connected = Mapping[str, tuple[Float[Tensor, "items num_tokens dim"], Bool[Tensor, "items num_tokens"]]]  # by modality
 
 
 class MultimodalLM(LanguageHead):
@@ -83,6 +82,7 @@ class MultimodalLM(LanguageHead):
         self.feature_layer = feature_layer
         self.connectors = nn.ModuleDict({m: _connector(connectors[m], spec, language) for m, spec in inputs.items()})
         self.language = language
+        self.tiler: Tiler | None = None  # taken from the processor when the system is assembled
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Return the mean cross entropy of the supervised tokens, their top-1 accuracy ``token_accuracy`` and their number on this process.
@@ -108,7 +108,7 @@ class MultimodalLM(LanguageHead):
         Raises:
             DataError: as ``forward``.
         """
-        return self._predictions(batch, self._connected(encoded))
+        return self._predictions(batch, self._connected(encoded, batch))
 
     def _predictions(self, batch: Batch, features: Connected) -> Predictions:
         token_ids, mask, supervised = conversation_tensors(batch)
@@ -151,9 +151,27 @@ class MultimodalLM(LanguageHead):
         packing = Packing(mask, causal=True)
         return self.language(packing.pack(vectors), layout=packing), packing.index
 
-    def _connected(self, encoded: Mapping[str, Encoded]) -> Connected:
-        """Apply the connectors to the encoded items; returns features and masks by modality."""
-        return {m: self.connectors[m](encoded[m].tokens, encoded[m].mask) for m in self.connectors if m in encoded}
+    def connect(self, wiring: Wiring) -> None:
+        """Keep the tiler that cuts the images, whose plans say how their features are laid out.
+
+        Raises:
+            ConfigError: the tiler ends each row with a learned vector, which the connector does not have.
+        """
+        part = None if wiring.processor is None else wiring.processor.get("image")
+        self.tiler = None if part is None else part.tiler
+        if self.tiler is not None and self.tiler.needs_newline and self.connectors["image"].newline is None:
+            raise ConfigError(
+                f"head.connectors.image: has no vector for the end of a row, which {label_of(self.tiler)} needs; set newline: true among "
+                "the connector's options"
+            )
+
+    def _connected(self, encoded: Mapping[str, Encoded], batch: Batch) -> Connected:
+        """Apply the connectors to the encoded items; returns features and masks by modality, those of tiles laid out by picture."""
+        found = {m: self.connectors[m](encoded[m].tokens, encoded[m].mask) for m in self.connectors if m in encoded}
+        for modality, sizes in batch.sizes.items():
+            if modality in found and not sizes.is_meta:  # a meta tensor has no values to plan by
+                found[modality] = laid_out(self, modality, found[modality][0], sizes)
+        return found
 
     @torch.inference_mode()
     def generate(
@@ -280,7 +298,7 @@ class MultimodalLM(LanguageHead):
             batch.targets[SUPERVISED] = _last_run(batch.targets[SUPERVISED])
             if not with_end:
                 batch.targets[SUPERVISED] &= ~torch.isin(batch.inputs["text"], torch.tensor(part.eos_token_ids))
-            found = self._predictions(batch.to(system.device), self._features_of(system, batch, kept))
+            found = self._predictions(batch.to(system.device), features_of(self, system, batch, kept))
             taken = found.logits.log_softmax(-1).gather(1, found.labels[:, None])[:, 0]
             scores.append(taken.new_zeros(len(batch)).index_add_(0, found.rows, taken))
         return torch.cat(scores)
@@ -300,36 +318,10 @@ class MultimodalLM(LanguageHead):
         """
         conversations = conversations_of(conversation_part(system), prompts)
         batch = system.processor(conversation=conversations, for_generation=True)  # type: ignore[misc]
-        features = self._features_of(system, batch, {} if kept is None else kept)
+        features = features_of(self, system, batch, {} if kept is None else kept)
         token_ids, mask = batch.inputs["text"].to(system.device), batch.masks["text"].to(system.device)
         vectors = self.spliced(token_ids, mask, features, batch.ids)
         return [row[real] for row, real in zip(vectors, mask, strict=True)], [row[real] for row, real in zip(token_ids, mask, strict=True)]
-
-    def _features_of(self, system: SystemLike, batch: Batch, kept: MutableMapping[str, Tensor]) -> Connected:
-        """Return the features of a batch's items by modality; equal items and items in ``kept`` are not encoded again.
-
-        Modalities without items are left out and their encoders do not run.
-        """
-        found = {}
-        for modality, connector in self.connectors.items():
-            x, mask = batch.inputs[modality], batch.masks.get(modality)
-            if not len(x):
-                continue
-            # The digest covers the real frames only, so that it does not depend on the padding of the batch.
-            digests = [
-                _digest(modality, item if mask is None else item[..., real])
-                for item, real in zip(x, x if mask is None else mask, strict=True)
-            ]
-            new = list({digest: row for row, digest in enumerate(digests) if digest not in kept}.values())
-            for rows in (new[i : i + ITEMS_AT_ONCE] for i in range(0, len(new), ITEMS_AT_ONCE)):
-                encoded = system.encode_ready(modality, x[rows], None if mask is None else mask[rows])
-                for row, tokens, real in zip(rows, *connector(encoded.tokens, encoded.mask), strict=True):
-                    kept[digests[row]] = tokens[real]
-            tokens = [kept[digest] for digest in digests]
-            counts = torch.tensor([len(each) for each in tokens], device=tokens[0].device)
-            padded = nn.utils.rnn.pad_sequence(tokens, batch_first=True)  # [items, num_tokens, dim]
-            found[modality] = padded, torch.arange(padded.shape[1], device=counts.device) < counts[:, None]
-        return found
 
 
 def _connector(config: str | Mapping[str, Any], spec: EncoderSpec, language: LanguageModel) -> Connector:
@@ -413,7 +405,3 @@ def _last_run(supervised: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch l
     behind = (~supervised).flip(1).cumsum(1).flip(1)  # number of False from here on: 4 3 3 3 2 1 1 1
     least = behind.masked_fill(~supervised, supervised.shape[1]).amin(1, keepdim=True)
     return supervised & (behind == least)
-
-
-def _digest(modality: str, item: Tensor) -> str:
-    return modality + hashlib.sha256(item.contiguous().numpy().tobytes()).hexdigest()

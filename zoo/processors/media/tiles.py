@@ -1,0 +1,40 @@
+"""Tiles of one picture, cut by a plan (``zoo.types.tiler``)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from zoo.processors.media.resampling import resample
+from zoo.types import Plan
+
+
+class Tiles(NamedTuple):
+    """A picture, cut.
+
+    Attributes:
+        pixels: its tiles, in the order in which the encoder gets them.
+        size: height and width of the picture as it came, from which its plan is computed again.
+    """
+
+    pixels: UInt8[Tensor, "num_tiles 3 height width"]
+    size: Int64[Tensor, "2"]
+
+
+def cut_tiles(pixels: UInt8[Tensor, "3 height width"], plan: Plan, interpolation: str) -> UInt8[Tensor, "num_tiles 3 tile_h tile_w"]:
+    """Resize a picture by its plan, put it on a black canvas if that is larger, and cut it into tiles row by row."""
+    whole = pixels
+    for height, width in plan.resized:
+        whole = resample(whole, height, width, interpolation)
+    if plan.canvas != plan.resized[-1]:
+        (top, left), (height, width) = plan.corner, plan.resized[-1]
+        canvas = torch.zeros(3, *plan.canvas, dtype=torch.uint8)
+        canvas[:, top : top + height, left : left + width] = whole
+        whole = canvas
+    rows, columns = plan.grid
+    tiles = whole.unflatten(2, (columns, -1)).unflatten(1, (rows, -1)).permute(1, 3, 0, 2, 4).flatten(0, 1)  # [tiles, 3, tile_h, tile_w]
+    if plan.overview is None:
+        return tiles.contiguous()
+    shown = resample(pixels if plan.overview_of == "picture" else whole, *plan.tile, interpolation)[None]
+    return torch.cat([shown, tiles] if plan.overview == "first" else [tiles, shown])

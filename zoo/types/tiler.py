@@ -1,0 +1,100 @@
+"""Base class of tilers, which cut a picture of any size into tiles or patches, and the plan that everything else reads."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+Size = tuple[int, int]  # height and width, in pixels
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cutting of one picture; every size is (height, width).
+
+    Attributes:
+        picture: pixels of the picture as it came.
+        resized: pixels that the picture is resized to, one step after the other.
+        canvas: pixels of the area that is cut; larger than the last resized size where black borders are added.
+        corner: row and column of the picture's first pixel on the canvas.
+        grid: rows and columns of tiles, or of patches, that the canvas is cut into, row by row.
+        overview: place among the tiles of one more tile, which shows the whole picture; None if there is none.
+        overview_of: "picture" makes the overview of the picture as it came, "canvas" of the area that is cut.
+    """
+
+    picture: Size
+    resized: tuple[Size, ...]
+    canvas: Size
+    corner: Size
+    grid: tuple[int, int]
+    overview: Literal["first", "last"] | None = None
+    overview_of: Literal["picture", "canvas"] = "picture"
+
+    @property
+    def tile(self) -> Size:
+        """Pixels of one tile or patch."""
+        return self.canvas[0] // self.grid[0], self.canvas[1] // self.grid[1]
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of tiles or patches, the overview included."""
+        return self.grid[0] * self.grid[1] + (self.overview is not None)
+
+
+class Tiler(ABC):
+    """Pictures of any size to tiles of one size, or to patches.
+
+    ``plan`` is all that decides: the processor cuts by it, the number of placeholders is counted by it, and the head lays the features
+    out by it. A subclass defines ``plan``; one whose language model sees more than the tiles one behind the other also defines ``count``
+    and ``arrange``, or ``written``.
+
+    Attributes:
+        cuts: "tiles" are whole inputs of an image encoder; "patches" are what its first layer projects, so that pictures of different
+            sizes run as one list through an encoder that takes such lists.
+        needs_newline: True if ``arrange`` puts a learned vector at the end of each row.
+        symbols: texts of ``written`` that have to be special tokens of the tokenizer.
+    """
+
+    cuts: ClassVar[Literal["tiles", "patches"]] = "tiles"
+    needs_newline: bool = False
+    symbols: Sequence[str] = ()
+
+    @abstractmethod
+    def plan(self, height: int, width: int) -> Plan:
+        """Return the cutting of a picture.
+
+        Args:
+            height: of the picture, in pixels.
+            width: of the picture, in pixels.
+
+        Raises:
+            DataError: the tiler takes no such picture.
+        """
+
+    def count(self, plan: Plan, per_tile: int) -> int:
+        """Return the number of features that the language model gets for a picture.
+
+        Args:
+            plan: of the picture.
+            per_tile: features that the connector makes of one tile.
+        """
+        return plan.num_tiles * per_tile
+
+    def arrange(
+        self, features: Float[Tensor, "num_tiles per_tile dim"], plan: Plan, newline: Float[Tensor, " dim"] | None = None
+    ) -> Float[Tensor, "count dim"]:
+        """Return the features of a picture in the order in which the language model reads them; by default tile after tile.
+
+        Args:
+            features: of the tiles, in the order in which they were cut.
+            plan: of the picture.
+            newline: learned vector at the end of a row, where ``needs_newline``.
+        """
+        return features.flatten(0, 1)
+
+    def written(self, plan: Plan, per_tile: int) -> list[str | int]:
+        """Return what stands for the picture in the text: symbols, and numbers of placeholders between them; by default only the number."""
+        return [self.count(plan, per_tile)]
