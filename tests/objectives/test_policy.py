@@ -198,7 +198,7 @@ def test_a_reward_model_reads_the_whole_conversation_of_each_answer(talking, rol
     (batch,) = rolled(objective).next()
     texts = []
     for ids, supervised in zip(batch.inputs["text"], batch.targets["supervised"], strict=True):
-        texts.append(talking.policy.processor["conversation"].decode(ids[supervised]))
+        texts.append(talking.policy.processor["conversation"].decode(ids[supervised].tolist()))
     asked = [talking.samples[row].inputs["conversation"].question() for row in ROWS for _ in range(2)]
     finished = [row for row in range(6) if batch.targets[names.FINISHED][row] and texts[row].strip()]
     for row in finished:
