@@ -5,6 +5,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from zoo.assembly.interpolation import checked_shares, load_models, mix, state_of, with_state
@@ -18,6 +19,7 @@ from zoo.training.settings import MONITOR_MODES
 
 FACTS, PICTURE = "interpolation.json", "interpolation.png"
 FEWEST_POINTS = 2  # of a curve: both ends
+LEGEND_WIDTH = 80  # characters of a line
 
 
 def interpolate_command(options: Namespace) -> int:
@@ -79,7 +81,9 @@ def _checked(options: Namespace) -> list[float]:
     try:
         weights = None if options.weights is None else [float(word) for word in options.weights.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--weights: got {options.weights!r}; allowed are numbers with commas between them, for example 0.5,0.5") from error
+        raise ConfigError(
+            f"--weights: got {options.weights!r}; allowed are numbers with commas between them, for example 0.5,0.5"
+        ) from error
     return checked_shares(weights, len(options.models))
 
 
@@ -114,9 +118,10 @@ def _draw(curve: Sequence[Point], measurements: Sequence[Measurement]) -> bytes:
     axes: Any = figure.subplots()
     shares = [point.shares[1] for point in curve]
     for number, each in enumerate(measurements):
-        axes.plot(shares, [point.metrics[number][str(each.metric)] for point in curve], "o-", markersize=4, label=f"{each.metric}: {each.label}")
+        values = [point.metrics[number][str(each.metric)] for point in curve]
+        axes.plot(shares, values, "o-", markersize=4, label=fill(f"{each.metric}: {each.label}", LEGEND_WIDTH))
     axes.set(xlabel="weight of the second model", ylabel="metric", xlim=(0, 1))
-    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.25))
+    figure.legend(fontsize=7, loc="outside upper center")
     file = io.BytesIO()
     figure.savefig(file, dpi=130, format="png")
     return file.getvalue()
