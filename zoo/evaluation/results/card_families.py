@@ -52,7 +52,7 @@ FAMILIES: dict[str, Family] = {
     "classifier": Family(("classifier_*",)),
     "dinov2": Family(("*_dinov2*",)),
     "vit": Family(("vit_*", "deit_*")),
-    "llava": Family(("llava_*",)),
+    "llava": Family(("llava_*", "smolvlm_*", "idefics3_*")),
     "kosmos_2": Family(("kosmos_2", "kosmos_2_*"), open=_because(SAME_MODEL.format("kosmos"), *TRAINING, "batch-invariant")),
     "kosmos": Family(
         ("kosmos_*", "magneto_*"),

@@ -28,10 +28,10 @@ STEP = 64  # they are lengthened to a multiple of it
 
 
 def llava_export(system: nn.Module) -> Export | None:
-    """Return weights, ``config.json``, ``preprocessor_config.json``, and the tokenizer if there is one; None for another family and for tiles.
+    """Return weights, ``config.json``, ``preprocessor_config.json``, and the tokenizer if there is one; None for another family.
 
-    Theirs needs a row of the word table for the marker of images. If ours has none, the table is lengthened by rows that are the mean
-    of all rows, whose scores never are the highest.
+    A system that cuts pictures into tiles is of another family (``zoo.interop.vlm``). Theirs needs a row of the word table for the marker
+    of images. If ours has none, the table is lengthened by rows that are the mean of all rows, whose scores never are the highest.
 
     Raises:
         ConfigError: their model does not have something that the system has; the message names the key of the system.

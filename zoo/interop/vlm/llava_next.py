@@ -39,8 +39,8 @@ class LlavaNext(Family):
         parts = transformers_llava.system(config, names)
         if Hosted.of(parts) != Hosted():
             raise ConfigError(
-                "model_type: a llava_next whose image tower or language model is no vit and no causal_lm of zoo is not read; parts that run "
-                "in transformers are read of a llava alone"
+                "model_type: llava_next is read with an image tower of CLIP and a language model that zoo's causal_lm is; other parts run "
+                "in transformers, which zoo offers for model type llava only"
             )
         parts["head"]["connectors"]["image"]["newline"] = True
         return parts
