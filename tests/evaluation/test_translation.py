@@ -26,7 +26,12 @@ def test_scores_are_those_of_sacrebleu():
 
 
 # Without repeated target words: nltk divides by the sum over all copies of one.
-PHRASES = [("the house", "das Haus"), ("the book", "das Buch"), ("a book", "ein Buch"), ("a large house , the book", "ein grosses Haus , das Buch")]
+PHRASES = [
+    ("the house", "das Haus"),
+    ("the book", "das Buch"),
+    ("a book", "ein Buch"),
+    ("a large house , the book", "ein grosses Haus , das Buch"),
+]
 
 
 @pytest.mark.parametrize("iterations", [1, 4])

@@ -123,13 +123,13 @@ def take_tokenizer(system: System, found: Source) -> None:
 
 
 def take_words(system: System, found: Source) -> None:
-    """Give the tokenizer of a text encoder's weights to the text processor, if its config says that one is given."""
-    ours: Any = None if system.processor is None else system.processor.get("text")
-    if ours is None or ours.source != "given" or ours.is_fitted:
-        return
-    description = _description(found, needed=False)
-    if description is not None and description.tokenizer is not None:
-        ours.use(description.tokenizer)
+    """Give the tokenizers beside the weights to the processors of texts and target texts whose config says that one is given."""
+    parts: dict[str, Any] = {} if system.processor is None else dict(system.processor.parts)
+    open_parts = [name for name in ("text", "target_text") if name in parts and parts[name].source == "given" and not parts[name].is_fitted]
+    description = _description(found, needed=False) if open_parts else None
+    for name in open_parts:
+        if description is not None and (tokenizer := description.tokenizer_of(name)) is not None:
+            parts[name].use(tokenizer)
 
 
 def finish(

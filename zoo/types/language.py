@@ -19,6 +19,8 @@ class LanguageModel(Part, nn.Module):
         head_dim: width of one attention head.
         ties_words: True if the output projection is the word table.
         window: number of tokens before a position that attention can see; None for all.
+        sees_prefix: True if ``forward`` also takes ``prefix_lengths`` [batch]: how many first real tokens of each row see each other (a
+            prefix language model; the image and the prompt of PaliGemma).
     """
 
     dim: int
@@ -27,6 +29,7 @@ class LanguageModel(Part, nn.Module):
     head_dim: int
     ties_words: bool = False
     window: int | None = None
+    sees_prefix: bool = False
 
     def forward(
         self,
