@@ -122,10 +122,11 @@ def test_raw_texts_are_translated_as_theirs(marian):
     theirs, directory = marian
     model, system = MarianMTModel.from_pretrained(directory).eval(), zoo.load(directory)
     lines = ["Open the file.", "The model gives the tokens of the last block"]
+    beams = 1 if system.head.decoder.embedding is not None else 2  # their beam search fails with two vocabularies
     inputs = theirs(lines, return_tensors="pt", padding=True)
-    expected = theirs.batch_decode(model.generate(**inputs, max_new_tokens=8, num_beams=2), skip_special_tokens=True)
-    assert system.generate(lines, max_new_tokens=8, num_beams=2) == expected
-    assert zoo.create_system(system.config, weights=directory).generate(lines, max_new_tokens=8, num_beams=2) == expected
+    expected = theirs.batch_decode(model.generate(**inputs, max_new_tokens=8, num_beams=beams), skip_special_tokens=True)
+    assert system.generate(lines, max_new_tokens=8, num_beams=beams) == expected
+    assert zoo.create_system(system.config, weights=directory).generate(lines, max_new_tokens=8, num_beams=beams) == expected
 
 
 def test_wrong_files_are_refused(marian, tmp_path):

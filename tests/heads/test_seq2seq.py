@@ -152,11 +152,12 @@ def test_image_and_audio_become_text_and_are_learnt(name, modality):
     batch = system.processor(**{modality: inputs, "target_text": texts})
     optimizer, losses = torch.optim.Adam(system.train().parameters(), lr=3e-3), []
     for _ in range(15):
-        losses.append(system(batch).loss)
+        loss = system(batch).loss
         optimizer.zero_grad()
-        losses[-1].backward()
+        loss.backward()
         optimizer.step()
-    assert float(losses[-1]) < 0.5 * float(losses[0])
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def target_batch(**changes):

@@ -77,13 +77,13 @@ class PieceTokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Join the pieces of ids; an id that the vocabulary does not have is left out."""
-        found = ""
+        found, part = "", ""
         for token in (self.words[number] for number in ids if number in self.words):
             if token not in self._special:
-                found += token
+                part += token
             elif not skip_special_tokens:
-                found += f"{token} "
-        return found.replace(SPACE, " ").strip()
+                found, part = f"{found}{part.removeprefix(SPACE)}{token} ", ""
+        return (found + part.removeprefix(SPACE)).replace(SPACE, " ").strip()
 
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
         """Return ids by piece."""
