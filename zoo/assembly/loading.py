@@ -124,12 +124,12 @@ def take_tokenizer(system: System, found: Source) -> None:
 
 def take_words(system: System, found: Source) -> None:
     """Give the tokenizers beside the weights to the processors of texts and target texts whose config says that one is given."""
-    parts: dict[str, Any] = {} if system.processor is None else dict(system.processor.parts)
-    open_parts = [name for name in ("text", "target_text") if name in parts and parts[name].source == "given" and not parts[name].is_fitted]
-    description = _description(found, needed=False) if open_parts else None
-    for name in open_parts:
+    known: dict[str, Any] = {} if system.processor is None else {name: system.processor.get(name) for name in ("text", "target_text")}
+    parts = {name: part for name, part in known.items() if part is not None and part.source == "given" and not part.is_fitted}
+    description = _description(found, needed=False) if parts else None
+    for name, part in parts.items():
         if description is not None and (tokenizer := description.tokenizer_of(name)) is not None:
-            parts[name].use(tokenizer)
+            part.use(tokenizer)
 
 
 def finish(

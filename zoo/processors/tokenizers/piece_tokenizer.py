@@ -10,7 +10,7 @@ Where we differ: of two vocabularies, each has its own id of the padding; transf
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,9 +186,9 @@ def _model_proto(path: Path) -> Any:
     try:
         from transformers.convert_slow_tokenizer import import_protobuf
 
-        make: Callable[[], Any] = import_protobuf().ModelProto
+        messages: Any = import_protobuf()
     except ImportError as error:
         raise WeightsError(
             f"{path}: is a SentencePiece model, which needs transformers and protobuf: zoo install transformers protobuf"
         ) from error
-    return make()
+    return messages.ModelProto()
