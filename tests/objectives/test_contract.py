@@ -7,7 +7,6 @@ from zoo.registry import find_part, part_names
 from zoo.testing import ContractError, check_objective
 from zoo.types import HeadOutput, Objective, SamplingObjective
 
-
 # Objectives on sampled answers need a sampled batch: tests/objectives/test_policy.py.
 GIVEN = [name for name in part_names("objective") if not issubclass(find_part("objective", name), SamplingObjective)]
 

@@ -23,7 +23,10 @@ def batch_of(system, numbers=range(3), *, texts_alone=()):
     """Return one item for each number; conversations of the numbers ``texts_alone`` have neither image nor audio."""
     system.processor.fit(WORDS)
     if system.head.language is not None:
-        return system.processor(conversation=[conversation(system, number, shows=number not in texts_alone) for number in numbers])
+        batch = system.processor(conversation=[conversation(system, number, shows=number not in texts_alone) for number in numbers])
+        if "reward" in system.head.verbs:  # answers to one prompt, the last one the best
+            batch.targets |= {"labels": torch.arange(len(numbers)), "groups": torch.zeros(len(numbers), dtype=torch.int64)}
+        return batch
     texts = {n: "a sentence number" + " and more" * (n % 3) for n in numbers}
     samples = [Sample(str(n), {**raw(n), "text": texts[n], "target": texts[n][:11]}, group=n, label=n % 2) for n in numbers]
     batch = system.processor.collate(samples, [system.processor.items(sample) for sample in samples])
