@@ -10,7 +10,7 @@ import transformers
 import zoo
 from zoo.assembly.compose import compose
 from zoo.evaluation.ranking import Ranking
-from zoo.heads.reward import ranked_pairs
+from zoo.heads.reward import Reward, ranked_pairs
 from zoo.runs.train import train
 from zoo.sources.preferences import Preferences
 from zoo.training.log import read_lines
@@ -113,9 +113,9 @@ def test_transformers_reward_models_load_and_go_back(family, tmp_path):
 
 
 def test_a_reward_model_without_a_word_table_as_output_predicts_no_tokens():
-    made = zoo.create_system({"encoders": {}, "head": {"name": "reward", "language": "mistral_nano"}})
+    head = Reward(inputs={}, language=zoo.create_model("mistral_nano"))
     with pytest.raises(zoo.ConfigError, match="head 'reward' scores conversations and has no output over the vocabulary"):
-        made.head.predictions({}, Batch({}))
+        head.predictions({}, Batch({}))
 
 
 def test_a_classifier_of_several_labels_is_refused(tmp_path):
