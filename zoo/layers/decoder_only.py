@@ -53,7 +53,7 @@ class DecoderOnly(LanguageModel):
 
     def drop_output(self) -> None:
         """Remove an output projection that is not the word table; see ``LanguageModel``."""
-        self.drops_output, self.lm_head = True, None
+        self.drops_output, self.lm_head = self.lm_head is not None, None
 
     def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Return the input of the first block, given embedding vectors and their positions; by default the vectors unchanged."""
