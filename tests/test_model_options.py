@@ -72,7 +72,15 @@ def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch):
 
 
 def test_the_precision_of_an_evaluation_stands_in_its_metrics(tmp_path):
-    words = ["checkpoint=clip_vit_nano", "data=digits", "evaluation.limit=20", f"output={tmp_path / 'out'}", "--precision", "int8"]
+    words = [
+        "checkpoint=clip_vit_nano",
+        "data=digits",
+        "evaluation=zero_shot",
+        "evaluation.limit=20",
+        f"output={tmp_path / 'out'}",
+        "--precision",
+        "int8",
+    ]
     assert main(["evaluate", *words]) == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["precision"] == "int8"
 

@@ -1,5 +1,7 @@
 """Fusion: each member sees what its own processor would give it, and scores are the weighted sums of the members' cosines."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ import torch.nn.functional as F
 import zoo
 from zoo.assembly.joined import fused_encoder
 from zoo.errors import ConfigError
+from zoo.layers.low_precision.modes import set_precision
 from zoo.processors.image import ImageProcessor
 from zoo.types import Encoded, EncoderSpec
 
@@ -36,6 +39,15 @@ def test_cosines_are_the_weighted_sums_of_the_members_cosines(members, weights):
         torch.testing.assert_close(part.norm(), torch.tensor(weight), atol=1e-5, rtol=1e-5)
         # 0.999: torch resizes the tensor here, PIL the image there, which rounds to whole grey levels
         assert F.cosine_similarity(part / weight, expected).item() > 0.999
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+def test_a_fusion_resizes_in_every_precision(members, precision):
+    fusion, x = copy.deepcopy(fused_encoder(members)), torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = fusion(x).pooled
+        found = set_precision(fusion, precision)(x.to(next(fusion.parameters()).dtype)).pooled.float()
+    assert F.cosine_similarity(found, expected).min() > 0.999
 
 
 def test_the_gate_of_an_item_reads_the_members_confidence():

@@ -1,4 +1,4 @@
-"""Language models in int8 and int4: closeness to float32, batches and caches, one packing, stored weights unchanged."""
+"""Language models in int4: closeness to float32, batches and caches, one packing, stored weights unchanged."""
 
 import copy
 
@@ -6,15 +6,19 @@ import pytest
 import torch
 
 import zoo
+from zoo.errors import ConfigError
+from zoo.language.causal_lm import CausalLM
 from zoo.language.decoding.generate import generate
 from zoo.language.decoding.sampling import Sampling
 from zoo.layers.low_precision.modes import packed_memory, precision_of, set_precision
 from zoo.layers.low_precision.packings import kept
 
 NAMES = ("llama_nano", "qwen3_nano", "gemma3_nano", "gpt2_nano", "magneto_nano")
-NEAR = {"int8": 0.04, "int4": 0.15, "bf16": 0.04}  # relative error of logits; random weights average nothing out
-# Attention differs in the last bit between batches, which can move an activation to the next integer (int8) or bfloat16 (int4).
-TOGETHER = {"int8": 0.01, "int4": 0.02}
+# Relative error of one product of random numbers (int4 .08). A layer has four products in a row, whose
+# errors are independent with random weights: they add as squares.
+PRODUCT = {"int4": 0.085, "bf16": 0.015}
+# Attention differs in the last bit between batches, which can move an activation to the next bfloat16.
+TOGETHER = {"int4": 0.02}
 EACH = pytest.mark.parametrize("precision", TOGETHER)
 
 
@@ -37,12 +41,16 @@ def error(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("precision", NEAR)
+def bound(model, precision):
+    return PRODUCT[precision] * (4 * len(model.blocks) + 1) ** 0.5
+
+
+@pytest.mark.parametrize("precision", PRODUCT)
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_close_to_those_of_float32(name, precision, model):
     exact, ids = model(name, "fp32"), torch.randint(0, 512, (3, 30))
     expected = logits(exact, ids)
-    assert 0 < error(logits(set_precision(copy.deepcopy(exact), precision), ids), expected) < NEAR[precision]
+    assert 0 < error(logits(set_precision(copy.deepcopy(exact), precision), ids), expected) < bound(exact, precision)
 
 
 @EACH
@@ -78,8 +86,7 @@ def test_generating_makes_no_float32_copies_and_logits_are_in_int8(precision, mo
     with torch.inference_mode():
         answers = generate(low, list(low.embed(ids)), list(ids), Sampling(max_new_tokens=4))
     assert [len(answer.ids) for answer in answers] == [4, 4]
-    kind = {"int8": "int8 few", "int4": "int4"}[precision]
-    assert kept(low.blocks[0].attention.qkv.weight, kind) is not None
+    assert kept(low.blocks[0].attention.qkv.weight, precision) is not None
     assert kept(low.embedding.weight, "int8 few") is not None
     numbers = sum(weight.numel() for weight in low.parameters() if weight.ndim == 2)
     assert 0 < packed_memory(low) <= 2 * numbers  # a float32 copy would take four bytes a number
@@ -87,10 +94,15 @@ def test_generating_makes_no_float32_copies_and_logits_are_in_int8(precision, mo
 
 
 def test_an_output_layer_is_in_int8_beside_int4_and_plain_again_in_fp32(scramble):
-    low = scramble(zoo.create_model("llama_nano", ["language.tied=false"]), std=0.05)
+    low = scramble(CausalLM(vocab_size=512, context_length=64, dim=64, depth=2, num_heads=4, hidden_dim=176), std=0.05)
     ids = torch.randint(0, 512, (2, 9))
     expected = logits(low, ids)
     set_precision(low, "int4")
     assert low.lm_head.precision == "int8" and low.blocks[0].mlp.fc2.precision == "int4" and precision_of(low) == "int4"
-    assert 0 < error(logits(low, ids), expected) < NEAR["int4"]
+    assert 0 < error(logits(low, ids), expected) < bound(low, "int4")
     assert torch.equal(logits(set_precision(low, "fp32"), ids), expected)
+
+
+def test_int8_costs_too_much_perplexity_and_is_refused():
+    with pytest.raises(ConfigError, match="does not offer 'int8'"):
+        set_precision(zoo.create_model("llama_nano"), "int8")

@@ -16,19 +16,31 @@ pytestmark = pytest.mark.heavy
 STEPS = 6
 
 
+def rows(path, answers):
+    said = [
+        {"messages": [{"role": "user", "content": f"is it {i}?"}, {"role": "assistant", "content": a}]} for i in range(24) for a in answers
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in said))
+    return path
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("asked") / "rows.jsonl"
-    rows = [{"messages": [{"role": "user", "content": f"what is {i}?"}, {"role": "assistant", "content": "yes"}]} for i in range(24)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    """Questions to which yes is right, beside a policy that was trained to say yes and no alike."""
+    folder = tmp_path_factory.mktemp("asked")
+    path = rows(folder / "both.jsonl", ("yes", "no"))
+    words = ["training.max_steps=30", "training.batch_size=16", "training.learning_rate=0.01", "training.warmup_steps=3"]
+    given = ["system=llava_nano", "data=instruct", f"data.source.path={path}", "data.num_workers=0", "training.evaluate_every=0"]
+    train(compose("train", [*given, *words, f"run_dir={folder / 'policy'}"]))
+    return rows(folder / "rows.jsonl", ("yes",))
 
 
 def words_of(data, run_dir, objective, *words, steps=STEPS):
     given = ["system=llava_nano", "data=instruct", f"data.source.path={data}", "data.num_workers=0", f"objective={objective}"]
+    given += [f"weights={data.parent / 'policy'}", f"run_dir={run_dir}"]
     given += [f"training.max_steps={steps}", "training.batch_size=4", "training.warmup_steps=1", "training.checkpoint_every=1"]
-    given += ["training.keep_states=20", "training.evaluate_every=0", "training.log_every=1", f"run_dir={run_dir}"]
-    given += ["objective.max_new_tokens=4", "objective.rewards={length: {most: 4, margin: 3}}", "objective.answers_per_prompt=4"]
+    given += ["training.keep_states=20", "training.evaluate_every=0", "training.log_every=1"]
+    given += ["objective.max_new_tokens=4", "objective.answers_per_prompt=4"]
     return [*given, *words]
 
 
@@ -48,7 +60,7 @@ def resumed(run_dir, copy, step):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_grpo_raises_the_reward_and_resumes_between_two_samplings_with_the_same_bits(data, tmp_path):
+def test_grpo_resumes_between_two_samplings_with_the_same_bits(data, tmp_path):
     words = ["objective.num_iterations=2", "objective.steps_per_sampling=2", "training.learning_rate=0.003", "training.accumulate=2"]
     run(data, tmp_path / "run", "grpo", *words)
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
@@ -73,10 +85,11 @@ def test_ppo_with_adapters_resumes_with_the_same_bits_and_saves_no_value_functio
 
 
 def test_a_policy_learns_what_is_rewarded(data, tmp_path):
-    run(data, tmp_path / "run", "grpo", "training.learning_rate=0.003", "objective.beta=0.0", "training.batch_size=8", steps=30)
+    words = ["training.learning_rate=0.001", "objective.beta=0.0", "training.batch_size=8", "training.checkpoint_every=20"]
+    run(data, tmp_path / "run", "grpo", *words, steps=20)
     lines = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert not (tmp_path / "run" / "reference.safetensors").exists()
-    assert lines[-1]["reward"] > lines[0]["reward"] + 0.2 and lines[-1]["answer_length"] < lines[0]["answer_length"]
+    assert lines[0]["reward"] < 0.75 and sum(line["reward"] for line in lines[-4:]) / 4 > 0.9
 
 
 def test_two_processes_sample_the_answers_of_one_and_train_alike(data, tmp_path, launcher):

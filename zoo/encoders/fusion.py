@@ -135,6 +135,7 @@ class _View:
         top, left = (x.shape[-2] - side) // 2, (width - side) // 2
         x = x[..., top : top + side, left : left + side]
         if side != self.size:
-            x = F.interpolate(x, size=self.size, mode="bicubic", antialias=True)
+            wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x  # torch resizes neither of the two on a CPU
+            x = F.interpolate(wide, size=self.size, mode="bicubic", antialias=True).to(x.dtype)
         mean, std = (torch.tensor(values, dtype=x.dtype, device=x.device).view(3, 1, 1) for values in (self.mean, self.std))
         return (x - mean) / std

@@ -75,8 +75,10 @@ class Rollouts:
             made = [self._sampled(batch, seed_of(self.seed, step, place)) for place, batch in enumerate(batches)]
             self.kept = self._with_step_tokens(self.objective.finish(made))
         finally:
+            # Decoding stores matrices by columns; ``train`` stores them by rows again, as a resumed run has them. Outer modules come first.
+            self.model.train()
             for module, training in modes.items():
-                module.training = training
+                module.train(training)
         self.used = 0
 
     def next(self) -> list[Batch]:
@@ -108,7 +110,8 @@ class Rollouts:
                 made = self.reference(made)
         with self.autocast():
             targets = self.objective.policy_targets(self.model.head, encoded, made)
-        return replace(made, targets={**made.targets, **targets})
+        # Contiguous, as a resumed run reads them: kernels may round differently with another layout.
+        return replace(made, targets={**made.targets, **targets}).map(Tensor.contiguous)
 
     def _prompts(self, batch: Batch) -> tuple[list[Tensor], list[list[str]]]:
         """Return the token ids before the last answer of each conversation, and the text of that answer as the right one."""
@@ -206,7 +209,7 @@ class Rollouts:
             for key, tensor in tensors.items():
                 where, table, name = key.split("/", 2)
                 if where == str(number):
-                    tables[table][name] = tensor
+                    tables[table][name] = tensor.clone()  # tensors of a file are not aligned, which changes the rounding of matrix products
             self.kept.append(Batch(**tables, ids=ids).to(device))
         self.used = plain["used"]
 
