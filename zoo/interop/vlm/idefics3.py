@@ -29,9 +29,8 @@ VISION = {
     **{"hidden_size": 1152, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 16, "image_size": 224},
     **{"patch_size": 32, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
 }
-DEFAULTS: dict[str, dict[str, Any]] = dict.fromkeys(
-    ("idefics3_vision", "smolvlm_vision", "idefics3", "smolvlm"), VISION
-)  # published files name the whole model
+# Published files may name the whole model in the tower's config.
+DEFAULTS: dict[str, dict[str, Any]] = dict.fromkeys(("idefics3_vision", "smolvlm_vision", "idefics3", "smolvlm"), VISION)
 NAMES = [
     *under("model.vision_model.", "encoders.image.", transformers_clip.VISION),
     *named({"model.connector.modality_projection.proj.weight": "head.connectors.image.linear.weight"}),
