@@ -23,7 +23,12 @@ def batch_of(system, numbers=range(3), *, texts_alone=()):
     """Return one item for each number; conversations of the numbers ``texts_alone`` have neither image nor audio."""
     system.processor.fit(WORDS)
     if system.head.language is not None:
-        return system.processor(conversation=[conversation(system, number, shows=number not in texts_alone) for number in numbers])
+        batch = system.processor(conversation=[conversation(system, number, shows=number not in texts_alone) for number in numbers])
+        if "reward" in system.head.verbs:  # two answers to each prompt, or three if one would be left over
+            places = range(len(numbers))
+            groups = [min(place // 2, max(len(numbers) // 2 - 1, 0)) for place in places]
+            batch.targets |= {"labels": torch.tensor(list(numbers)), "groups": torch.tensor(groups)}
+        return batch
     texts = {n: "a sentence number" + " and more" * (n % 3) for n in numbers}
     samples = [Sample(str(n), {**raw(n), "text": texts[n], "target": texts[n][:11]}, group=n, label=n % 2) for n in numbers]
     batch = system.processor.collate(samples, [system.processor.items(sample) for sample in samples])
