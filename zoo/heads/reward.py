@@ -92,7 +92,7 @@ class Reward(MultimodalLM):
         Raises:
             DataError: the batch has no conversations, or an empty one.
         """
-        return self._scores(self._connected(encoded), batch)
+        return self._scores(self._connected(encoded, batch), batch)
 
     def _scores(self, features: Connected, batch: Batch) -> Float[Tensor, " batch"]:
         token_ids, mask, _ = conversation_tensors(batch)

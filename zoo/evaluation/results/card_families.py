@@ -36,7 +36,6 @@ def _because(reason: str, *capabilities: str) -> dict[str, str]:
 
 
 TRAINING = ("trains", "resumes exactly")
-BOTH_WAYS = ("equals its reference", "goes back")
 FAMILIES: dict[str, Family] = {
     "siglip": Family(("siglip_*", "*_siglip_*", "text_siglip_*", "text_bidirectional_nano")),
     "clap": Family(
