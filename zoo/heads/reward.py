@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
-from zoo.heads.bases.multimodal_lm import Connected, MultimodalLM, conversation_part, conversation_tensors, conversations_of
+from zoo.heads.bases.media_features import Connected, features_of
+from zoo.heads.bases.multimodal_lm import MultimodalLM, conversation_part, conversation_tensors, conversations_of
 from zoo.losses.distributed import share_of_mean
 from zoo.losses.reward import centring_losses, ranking_losses
 from zoo.registry import register
@@ -94,7 +95,7 @@ class Reward(MultimodalLM):
         Raises:
             DataError: the batch has no conversations, or an empty one.
         """
-        return self._scores(self._connected(encoded), batch)
+        return self._scores(self._connected(encoded, batch), batch)
 
     def _scores(self, features: Connected, batch: Batch) -> Float[Tensor, " batch"]:
         token_ids, mask, _ = conversation_tensors(batch)
@@ -130,7 +131,7 @@ class Reward(MultimodalLM):
         scores, kept = [], {}
         for start in range(0, len(pairs), batch_size):
             batch: Batch = system.processor(conversation=pairs[start : start + batch_size])  # type: ignore[misc]
-            features = self._features_of(system, batch, kept)
+            features = features_of(self, system, batch, kept)
             scores.append(self._scores(features, batch.to(system.device)))
         return torch.cat(scores)
 
