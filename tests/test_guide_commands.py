@@ -10,7 +10,7 @@ from zoo.commands.cli import _parser, main
 from zoo.commands.guide import CONTENTS, guide_directory, pages
 
 NOT_RUN = "# not run"  # first words of a block that needs a server, a hub or hours
-TRAINS = ("kosmos", "llava", "speech", "train")  # pages with runs of a few steps
+TRAINS = ("interpolate", "kosmos", "llava", "speech", "train")  # pages with runs of a few steps
 SHELL = re.compile(r"[$|;&<>`*]")
 TEXTS = {path.stem: path.read_text(encoding="utf-8") for path in sorted(guide_directory().glob("*.md"))}
 

@@ -12,7 +12,7 @@ from zoo.commands.model_options import RUNS_A_MODEL
 from zoo.layers.low_precision.modes import DTYPES, precision_of
 
 NO_MODEL = {
-    *("list", "info", "check", "export", "fetch", "compare", "completion", "fit-scaling", "guide", "doctor", "install"),
+    *("list", "info", "check", "export", "fetch", "compare", "completion", "fit-scaling", "interpolate", "guide", "doctor", "install"),
     "train",  # has training.precision, and Accelerate chooses the device
 }
 

@@ -11,6 +11,7 @@ from zoo.errors import ConfigError, ContractError, DataError, WeightsError, ZooE
 if TYPE_CHECKING:
     from zoo.assembly.create import create_model, create_system
     from zoo.assembly.export import export
+    from zoo.assembly.interpolation import interpolate
     from zoo.assembly.save_load import load, save
     from zoo.assembly.summary import Summary, summarize
     from zoo.assembly.system import System
@@ -28,6 +29,7 @@ _HOMES = {
     "load": "zoo.assembly.save_load",
     "save": "zoo.assembly.save_load",
     "export": "zoo.assembly.export",
+    "interpolate": "zoo.assembly.interpolation",
     "summarize": "zoo.assembly.summary",
     "check": "zoo.runs.check",
     "push": "zoo.runs.push",
@@ -54,6 +56,7 @@ __all__ = [
     "create_model",
     "create_system",
     "export",
+    "interpolate",
     "list_models",
     "load",
     "push",

@@ -119,16 +119,32 @@ def _options(connectors: Any, modality: str) -> dict[str, Any]:
     return {"kind": words} if isinstance(words, str) else dict(words or {})
 
 
+def differing_keywords(module: nn.Module, theirs: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield config key, our value and theirs of each keyword that differs between a model and the config of another one.
+
+    Only keywords that the shapes of the weights do not show are compared. One that a config does not name has its default.
+    """
+    for pair in _pairs(module, "", theirs):
+        for word, mine, other in _differences(pair, pair.words, told_only=False):
+            yield f"{pair.key}.{word}", mine, other
+
+
 def _refuse_differences(pair: Pair, words: Sequence[str], origin: str) -> None:
+    for word, ours, theirs in _differences(pair, words, told_only=True):
+        raise ConfigError(
+            f"{pair.key}.{word}: {ours!r}, but {origin} was trained with {theirs!r}, which no shape shows; set "
+            f"{pair.key}.{word} to it, or let zoo.load build the model. Nothing was loaded."
+        )
+
+
+def _differences(pair: Pair, words: Sequence[str], *, told_only: bool) -> Iterator[tuple[str, Any, Any]]:
+    """Yield keyword, our value and theirs; ``told_only`` leaves out keywords that their config neither names nor implies."""
     defaults = {word: p.default for word, p in inspect.signature(type(pair.part)).parameters.items()}
     ours, theirs = (pair.part.resolved({**defaults, **config}) for config in (pair.ours, pair.theirs))
     for word in words:
-        told = word in pair.theirs or (bool(pair.theirs) and word in IMPLIED)
+        told = not told_only or word in pair.theirs or (bool(pair.theirs) and word in IMPLIED)
         if told and not _same(word, ours[word], theirs[word]):
-            raise ConfigError(
-                f"{pair.key}.{word}: {ours[word]!r}, but {origin} was trained with {theirs[word]!r}, which no shape shows; set "
-                f"{pair.key}.{word} to it, or let zoo.load build the model. Nothing was loaded."
-            )
+            yield word, ours[word], theirs[word]
 
 
 def _same(word: str, ours: Any, theirs: Any) -> bool:

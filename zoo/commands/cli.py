@@ -11,9 +11,11 @@ from typing import Any
 
 from zoo.commands.draw_graph_options import add_draw_graph_options
 from zoo.commands.fit_scaling_options import add_fit_scaling_options
+from zoo.commands.interpolate_options import add_interpolate_options
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
 from zoo.commands.serve.options import add_serve_options
 from zoo.commands.transcribe_options import add_transcribe_options
+from zoo.commands.translate_options import add_translate_options
 from zoo.commands.worker_options import SHARES_WORK, add_worker_options
 
 
@@ -86,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add("train", _train, "Train a model from a Hydra config (-m runs a sweep, --cfg job prints the config).", overrides=True)
     add("evaluate", _evaluate, "Evaluate a checkpoint or a training run: checkpoint=PATH (-m evaluates several).", overrides=True)
     add_fit_scaling_options(add("fit-scaling", _fit_scaling, "Fit scaling laws to finished runs, and find the best size for a budget."))
+    add_interpolate_options(add("interpolate", _interpolate, "Average the weights of models: WiSE-FT, uniform and greedy soups."))
     command = add("compare", _compare, "Compare runs: settings that differ, final and best metrics, curves.")
     command.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or directories of sweeps")
     command.add_argument("--output", "-o", metavar="FILE", help="write a .csv, .json, .html or .png file instead of a table")
@@ -207,18 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch-size", type=int, default=16, metavar="N", help="sentences per batch (default: 16)")
     command = add("transcribe", _transcribe, "Transcribe recordings of any length with Whisper.")
     add_transcribe_options(command)
-    command = add("translate", _translate, "Translate a text, or a file with one text per line.")
-    command.add_argument("text", metavar="TEXT|FILE", help="a text, or a UTF-8 file with one text per line")
-    command.add_argument(
-        "--model", metavar="M", required=True, help="run directory, saved model, transformers directory or hf://OWNER/NAME"
-    )
-    command.add_argument("--output", "-o", metavar="FILE", help="write the translations to a file, one per line, instead of the terminal")
-    command.add_argument(
-        "--prefix", default="", metavar="T", help='put before every text, for example "translate English to German: " for T5'
-    )
-    command.add_argument("--num-beams", type=int, metavar="N", help="width of the beam search (default: the model's, or 4)")
-    command.add_argument("--length-penalty", type=float, metavar="A", help="exponent of GNMT's length penalty (default: 0.6)")
-    command.add_argument("--batch-size", type=int, default=32, metavar="N", help="texts per batch (default: 32)")
+    add_translate_options(add("translate", _translate, "Translate a text, or a file with one text per line."))
     command = add("export", _export, "Export a model to the file format of another library.")
     command.add_argument("model", metavar="M", help="run directory, saved model, transformers directory, bundled name or hf://OWNER/NAME")
     command.add_argument("directory", metavar="DIR", help="output directory; an existing one is replaced")
@@ -317,6 +309,12 @@ def _fit_scaling(options: argparse.Namespace, rest: list[str]) -> int:
     from zoo.commands.fit_scaling import fit_scaling_command
 
     return fit_scaling_command(options)
+
+
+def _interpolate(options: argparse.Namespace, rest: list[str]) -> int:
+    from zoo.commands.interpolate import interpolate_command
+
+    return interpolate_command(options)
 
 
 def _classify(options: argparse.Namespace, rest: list[str]) -> int:

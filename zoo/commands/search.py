@@ -12,13 +12,14 @@ from jaxtyping import Float, Int
 
 from zoo.assembly.save_load import load
 from zoo.commands.display import print_json, table
-from zoo.commands.index.embedding import find_embedder, hash_precision, hash_processor
+from zoo.commands.index.embedding import hash_precision, hash_processor
 from zoo.commands.index.search_report import Hit, check_output, write_hits
 from zoo.commands.index.store import Index, Matrix
 from zoo.commands.index.writer import name_of
 from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.evaluation.adapters.embedder import find_embedder
 from zoo.layers.low_precision.modes import PRECISIONS, set_precision
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import verbs_of

@@ -14,5 +14,6 @@ Under ``torchrun`` the processes divide the items of an evaluation with ``shares
 process evaluates alone.
 
 May import: ``types``, ``storage``, ``registry``, ``losses``, ``processors``, ``data``. To add an evaluation, write one file
-``zoo/evaluation/NAME.py`` and ``tests/evaluation/test_NAME.py``. ``measures/`` holds metrics, ``results/`` result classes and reports.
+``zoo/evaluation/NAME.py`` and ``tests/evaluation/test_NAME.py``. ``measures/`` holds metrics, ``results/`` result classes and reports,
+``adapters/`` the interfaces of other benchmark suites.
 """

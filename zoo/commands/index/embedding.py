@@ -8,9 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from zoo.commands.index.store import FAILED, Matrix, alone_in, checked_words, read_json_lines, told
 from zoo.commands.index.writer import IndexWriter, Item, clear, refuse_strange
@@ -18,17 +15,17 @@ from zoo.commands.read_ahead import READERS, read_ahead
 from zoo.data.system_processor import hash_files
 from zoo.data.zero_shot_prompts import read_lines
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.evaluation.adapters.embedder import Embedder, find_embedder
 from zoo.layers.low_precision.modes import DTYPES, MARKED, precision_of
 from zoo.processors.media.image_file import IMAGE_SUFFIXES, walk_images, warn_of_others
 from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 from zoo.training.fingerprint import hash_parameters
-from zoo.types import encode, encoders_of, head_of, is_system, processor_of, verbs_of
+from zoo.types import encoders_of, head_of
 
 SHARD_ROWS = 1024  # work lost if the job is killed: minutes for a large model on a CPU
 SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES}
 NAMES = {"image": "images", "audio": "recordings"}
 MODALITIES = (*SUFFIXES, "text")
-Embedder = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -165,39 +162,6 @@ def _described(path: Path, folder: Path) -> Item:
     except OSError:  # a broken symbolic link: reading the file reports it later
         return {"path": path.relative_to(folder).as_posix(), "size": 0, "mtime_ns": 0}
     return {"path": path.relative_to(folder).as_posix(), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-
-
-def find_embedder(model: Any, modality: str) -> Embedder:
-    """Return a function from raw inputs or a processed tensor to unit vectors [batch, dim].
-
-    It uses the head's ``embed`` if there is one, else the pooled vector of the encoder.
-
-    Raises:
-        ConfigError: the model has no encoder of the modality, the encoder has no pooled vector, or the model has no processor.
-    """
-    encoders = encoders_of(model)
-    if modality not in encoders:
-        raise ConfigError(f"--model: {_named(model)} has no {modality!r} encoder; {name_choices(modality, encoders)}")
-    if processor_of(model) is None:
-        raise ConfigError(f"--model: {_named(model)} has no processor to read {modality} inputs; give a directory saved by zoo")
-    if "embed" in verbs_of(model):
-        return lambda raw: model.embed(modality, raw, batch_size=len(raw))
-    encoder = encoders[modality]
-    if not encoder.gives_pooled:
-        raise ConfigError(f"--model: the {modality} encoder of {_named(model)} has no pooled output to embed a whole {modality}")
-
-    @torch.inference_mode()
-    def pooled(raw: Any) -> Tensor:
-        x, mask = model.processor[modality](raw)
-        device = next(encoder.parameters()).device
-        encoded: Any = encode(encoder, x.to(device), None if mask is None else mask.to(device), reads="pooled")
-        return F.normalize(encoded.pooled.float(), dim=-1)
-
-    return pooled
-
-
-def _named(model: Any) -> str:
-    return model.name if is_system(model) else type(model).__name__
 
 
 def width_of(model: Any, modality: str) -> int:

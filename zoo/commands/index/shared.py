@@ -20,7 +20,6 @@ from zoo.commands.index.embedding import (
     check_counts,
     embed_items,
     facts_of,
-    find_embedder,
     list_items,
     place_of,
     reader_of,
@@ -31,6 +30,7 @@ from zoo.commands.index.writer import PLAN, QUEUE, SAME, IndexWriter, Item, clea
 from zoo.commands.worker_options import share_of
 from zoo.commands.workers import Advance, SharedJob
 from zoo.errors import ConfigError, DataError
+from zoo.evaluation.adapters.embedder import find_embedder
 from zoo.runs.jobs.parts import PATIENCE_S, part_length
 from zoo.runs.jobs.shares import WHOLE, Share
 from zoo.runs.jobs.supervise import leave_if_orphan

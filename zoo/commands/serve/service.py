@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
-from zoo.commands.index.embedding import find_embedder
 from zoo.commands.serve.batching import Batcher
 from zoo.commands.serve.faults import RequestError
 from zoo.commands.serve.limits import Limits
 from zoo.commands.serve.metrics import Metrics
 from zoo.errors import ConfigError, name_choices
+from zoo.evaluation.adapters.embedder import find_embedder
 from zoo.layers.low_precision.modes import precision_of
 from zoo.types import encoders_of, is_system, processor_of, verbs_of
 

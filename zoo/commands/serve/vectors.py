@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
-from zoo.commands.index.embedding import find_embedder
 from zoo.commands.serve.batching import Job
 from zoo.commands.serve.faults import RequestError
 from zoo.commands.serve.inputs import from_data_url, modality_of, read_item
 from zoo.commands.serve.schemas import ClassificationRequest, EmbeddingRequest
 from zoo.commands.serve.service import Reply, ServedModel, Service
+from zoo.evaluation.adapters.embedder import find_embedder
 from zoo.heads.clip import refuse_labels
 from zoo.types import verbs_of
 
