@@ -29,7 +29,7 @@ def add_chat(tab: Tab) -> None:
         if len(text) > tab.limits.max_characters:
             raise DataError(f"the question has {len(text)} characters; at most {tab.limits.max_characters} are allowed")
         image = None if path is None else tab.read_picture(path)
-        shown = [{"role": "user", "content": gradio.Image(path)}] if path is not None else []
+        shown = [{"role": "user", "content": {"path": path}}] if path is not None else []
         messages = [*messages, *shown, {"role": "user", "content": text}]
         with tab.model.held() as model:
             session = session or ChatSession(model, Sampling(max_new_tokens=int(length)))
@@ -50,7 +50,7 @@ def add_chat(tab: Tab) -> None:
         with gradio.Column():
             text = gradio.Textbox(label="Question", lines=2, placeholder="What is in the picture?")
             length = gradio.Slider(
-                1, tab.limits.max_new_tokens, value=min(256, tab.limits.max_new_tokens), step=1, label="Longest answer in tokens"
+                1, tab.limits.max_new_tokens, value=min(256, tab.limits.max_new_tokens), step=1, label="Longest answer in tokens", info="A change begins a new conversation."
             )
             button = gradio.Button("Ask", variant="primary")
             clear = gradio.Button("New conversation")

@@ -61,9 +61,9 @@ def add_graph(tab: Tab) -> None:
             picture = tab.picture("Picture", value=str(packaged_directory("assets") / EXAMPLE))
             layer = gradio.Slider(0, 1, value=0, step=1, label="Layer")
             sentence = gradio.Markdown("Click on a patch of the drawing to see its neighbours.")
-        drawing = gradio.Image(label="Graph: click on a patch", interactive=False, buttons=[], elem_classes="drawing", elem_id="drawing")
+        drawing = gradio.Image(show_label=False, interactive=False, buttons=[], elem_classes="drawing", elem_id="drawing")
     table = gradio.Dataframe(
-        headers=["row", "column", "distance", "share of channels"], datatype="number", label="Neighbours, nearest first", interactive=False
+        headers=["row", "column", "distance", "share"], datatype="number", label="Neighbours, nearest first", interactive=False
     )
     chosen = gradio.State(None)
     shown = [drawing, table, sentence, layer, chosen]
@@ -79,5 +79,5 @@ def _rows(found: Neighbourhood) -> list[list[Any]]:
 def _sentence(found: Neighbourhood, depth: int) -> str:
     return (
         f"Layer {found.layer} of {depth}, patch in row {found.node[0]}, column {found.node[1]} of {found.grid[0]} x {found.grid[1]}: "
-        f"{len(found.edges)} neighbours. A neighbour's colour is the share of channels that are taken from it."
+        f"{len(found.edges)} neighbours. A neighbour's colour is its share: the part of the channels that is taken from it. Click on another patch."
     )

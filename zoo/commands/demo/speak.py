@@ -50,9 +50,10 @@ def add_speak(tab: Tab) -> None:
             speaker = gradio.Number(None, label="Speaker", info="For a model with several voices.", precision=0, minimum=0, visible=tab.is_given)
             button = gradio.Button("Speak", variant="primary")
         with gradio.Column():
-            sound = gradio.Audio(label="Speech", interactive=False)
+            sound = gradio.Audio(label="Speech", interactive=False, buttons=["download"])
             summary = gradio.Markdown()
-    alignment = gradio.Image(label="Alignment: which character each step attends to", interactive=False)
+    gradio.Markdown("Alignment: the character that each step attends to. A line from corner to corner is right.")
+    alignment = gradio.Image(show_label=False, interactive=False, buttons=["fullscreen"], elem_id="alignment")
     gradio.on([button.click], speak, [text, speaker], [sound, alignment, summary])
 
 
