@@ -78,7 +78,7 @@ def test_a_model_that_could_not_be_loaded_is_tried_again():
             raise one
         return one
 
-    model = LazyModel("clip", load, timeout=1)
+    model = LazyModel("clip", load, timeout=1.0)
     with pytest.raises(WeightsError), model.held():
         pass
     with model.held() as loaded:

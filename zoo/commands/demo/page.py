@@ -22,7 +22,7 @@ KEPT_SESSIONS = 32  # pages whose state (conversations, live transcripts) is kep
 UPLOADS_LIVE_S = 3600  # uploads and results are deleted after this time
 FORM_BYTES = 2**16  # of a form around an uploaded file
 CSS = """
-.gradio-container {max-width: 1000px !important; margin: 0 auto !important}
+.gradio-container {max-width: 1000px !important; width: 100%; margin: 0 auto !important}
 footer {display: none !important}
 .drawing img {image-rendering: pixelated; cursor: crosshair}
 """

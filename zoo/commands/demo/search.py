@@ -41,7 +41,7 @@ def add_search(tab: Tab) -> None:
             button = gradio.Button("Search", variant="primary")
         picture = tab.picture("Or a picture")
     shown = gradio.Markdown()
-    gallery = gradio.Gallery(label="Pictures", visible=False, columns=3, object_fit="contain", buttons=[])
+    gallery = gradio.Gallery(label="Pictures", visible=False, columns=3, height="auto", object_fit="contain", buttons=[])
     table = gradio.Dataframe(headers=["item", "similarity"], datatype=["str", "number"], label="Items", visible=False, interactive=False)
     gradio.on([button.click, text.submit], search, [text, picture, top_k], [gallery, table, shown])
 

@@ -2,14 +2,16 @@
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zoo.commands.demo.faults import on_page
+from zoo.commands.demo.live import LiveSession
 from zoo.commands.demo.tab import Tab
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.decoding import Recogniser
-from zoo.language.transcription.live import RATE_HZ, LiveTranscription
+from zoo.language.transcription.live import RATE_HZ
 from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.subtitles import Layout
 from zoo.language.transcription.transcribe import recogniser_of
@@ -20,6 +22,7 @@ from zoo.types import Segment, Transcript, verbs_of
 
 SILENCE = "(no speech)"
 EVERY_S = 1.0  # sound of the microphone per request
+LISTENERS = 8  # pages that may use their microphone at once
 
 
 def add_transcribe(tab: Tab) -> None:
@@ -43,25 +46,20 @@ def add_transcribe(tab: Tab) -> None:
             raise found
         return _lines(found.segments) or SILENCE, _download(tab, found)
 
-    def hear(path: str | None, live: LiveTranscription | None) -> tuple[LiveTranscription | None, str]:
-        if path is None:
-            return live, ""
-        samples, rate = read_audio(Path(path).read_bytes(), max_seconds=tab.limits.max_audio_seconds)
-        with tab.model.held() as model:
-            live = live or LiveTranscription(_recogniser(tab, model))
-            if live.start_s + len(live.waiting) / RATE_HZ > tab.limits.max_audio_seconds:
-                raise DataError(f"live: {tab.limits.max_audio_seconds:g} s are reached; stop, and start again")
-            text = live.take(resample(samples, rate, RATE_HZ))
-        if text is None:
-            return live, gradio.skip()
-        return live, "\n".join(filter(None, [_lines(live.segments), f"{text.stable} {text.open}".strip()]))
+    def start() -> tuple[LiveSession, str, Any]:
+        session = LiveSession(tab.model, partial(_recogniser, tab), tab.limits.max_audio_seconds)
+        return session, "", gradio.DownloadButton(visible=False)
 
-    def end(live: LiveTranscription | None) -> tuple[None, str, Any]:
-        if live is None:
-            raise DataError("live: no sound came; allow the page to use the microphone, or connect one")
-        with tab.model.held():
-            live.finish()
-        return None, _lines(live.segments) or SILENCE, _download(tab, live.transcript())
+    def hear(path: str | None, session: LiveSession | None) -> tuple[LiveSession, str]:
+        session = session or start()[0]
+        if path is not None:
+            samples, rate = read_audio(Path(path).read_bytes(), max_seconds=tab.limits.max_audio_seconds)
+            session.take(resample(samples, rate, RATE_HZ))
+        return session, "\n".join(filter(None, [_lines(session.segments), session.open_text]))
+
+    def end(session: LiveSession | None) -> tuple[None, str, Any]:
+        found = (session or start()[0]).finish()
+        return None, _lines(found.segments) or SILENCE, _download(tab, found)
 
     tab.show_title()
     live = gradio.State(None, time_to_live=3600)
@@ -74,10 +72,9 @@ def add_transcribe(tab: Tab) -> None:
             text = gradio.Textbox(label="Text", lines=10, max_lines=20, interactive=False)
             subtitles = gradio.DownloadButton("Subtitles (SRT)", visible=False)
     button.click(on_page(transcribe), recording, [text, subtitles])
-    microphone.start_recording(lambda: (None, ""), None, [live, text])
-    microphone.stream(
-        on_page(hear), [microphone, live], [live, text], stream_every=EVERY_S, time_limit=tab.limits.timeout, concurrency_limit=4
-    )
+    microphone.start_recording(on_page(start), None, [live, text, subtitles], queue=False)
+    longest = tab.limits.max_audio_seconds
+    microphone.stream(on_page(hear), [microphone, live], [live, text], stream_every=EVERY_S, time_limit=longest, concurrency_limit=LISTENERS)
     microphone.stop_recording(on_page(end), live, [live, text, subtitles])
 
 
