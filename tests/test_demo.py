@@ -34,7 +34,7 @@ MAX_PIXELS = 1_000_000
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--model", "clasify=clip_vit_nano"], "did you mean 'classify'"),
+        (["--model", "classifier=clip_vit_nano"], "did you mean 'classify'"),
         (["--model", "clip_vit_nano"], "write TAB=MODEL"),
         (["--model", "classify=clip_vit_nanno"], "clip_vit_nanno: no such directory or file"),
         (["--model", "classify=clip_vit_b99:openai"], "clip_vit_b99"),
@@ -139,7 +139,9 @@ def browser():
         if os.getuid() != 0 or shutil.which("apt-get") is None:
             pytest.skip("chromium is not installed, and only root on Debian can install it here")
         for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"]):
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            )
             if done.returncode != 0:
                 pytest.skip(f"chromium is not installed, and apt-get does not give it: {done.stderr[-200:]}")
     with sync_api.sync_playwright() as playwright:
@@ -178,6 +180,7 @@ def address(tmp_path_factory):
         finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0, log.read_text()
+            process.stdout.close()
     assert "Traceback" not in log.read_text(encoding="utf-8")
 
 

@@ -50,7 +50,12 @@ def add_chat(tab: Tab) -> None:
         with gradio.Column():
             text = gradio.Textbox(label="Question", lines=2, placeholder="What is in the picture?")
             length = gradio.Slider(
-                1, tab.limits.max_new_tokens, value=min(256, tab.limits.max_new_tokens), step=1, label="Longest answer in tokens", info="A change begins a new conversation."
+                1,
+                tab.limits.max_new_tokens,
+                value=min(256, tab.limits.max_new_tokens),
+                step=1,
+                label="Longest answer in tokens",
+                info="A change begins a new conversation.",
             )
             button = gradio.Button("Ask", variant="primary")
             clear = gradio.Button("New conversation")

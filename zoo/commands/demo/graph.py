@@ -79,5 +79,6 @@ def _rows(found: Neighbourhood) -> list[list[Any]]:
 def _sentence(found: Neighbourhood, depth: int) -> str:
     return (
         f"Layer {found.layer} of {depth}, patch in row {found.node[0]}, column {found.node[1]} of {found.grid[0]} x {found.grid[1]}: "
-        f"{len(found.edges)} neighbours. A neighbour's colour is its share: the part of the channels that is taken from it. Click on another patch."
+        f"{len(found.edges)} neighbours. A neighbour's colour is its share: the part of the channels that is taken from it. "
+        "Click on another patch."
     )

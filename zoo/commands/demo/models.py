@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zoo.assembly.bundled import DEFAULT_VOICE, PHOTO_MODEL, caption_of, in_hub_cache
 from zoo.assembly.bundled import DEFAULT_MODEL as DEFAULT_CLASSIFIER
+from zoo.assembly.bundled import DEFAULT_VOICE, PHOTO_MODEL, caption_of, in_hub_cache
 from zoo.commands.draw_graph import DEFAULT_MODEL as DEFAULT_GRAPH
 from zoo.commands.model_options import load_chosen, placement
 from zoo.commands.search import Searcher
@@ -103,7 +103,7 @@ def _defaults() -> dict[str, str | None]:
 
 
 def check_source(source: str) -> None:
-    """Raise WeightsError or ConfigError if there is no such model; sources outside this machine are not looked at before they are loaded."""
+    """Raise WeightsError or ConfigError if there is no such model; sources on other machines are checked when they are loaded."""
     if is_tagged(source):
         find_pretrained(source)
     elif "://" not in source:

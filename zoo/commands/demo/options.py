@@ -17,7 +17,7 @@ def add_demo_options(command: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TAB=M",
-        help="model of a tab (classify, search, chat, transcribe, speak, graph): run directory, saved model or name; repeat for several tabs",
+        help="model of a tab (classify, search, chat, transcribe, speak, graph): directory or name; repeat for several tabs",
     )
     command.add_argument("--index", metavar="DIR", help="index written by zoo embed, for the tab search")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")

@@ -15,7 +15,6 @@ from zoo.commands.demo.speak import add_speak
 from zoo.commands.demo.tab import Tab
 from zoo.commands.demo.transcribe import add_transcribe
 from zoo.commands.serve.limits import Limits
-from zoo.errors import DataError
 
 FONTS = ["system-ui", "sans-serif"]  # those of the machine: a named font of Gradio would be loaded from the network
 KEPT_SESSIONS = 32  # pages whose state (conversations, live transcripts) is kept; the oldest is dropped
@@ -45,8 +44,16 @@ class Row:
 
 TABS = {
     "classify": Row("Classify", add_classify),
-    "search": Row("Search", add_search, "There is no index. Make one and start again:\n\n```\nzoo embed PICTURES -o INDEX\nzoo demo --index INDEX\n```"),
-    "chat": Row("Chat", add_chat, "There is no bundled language model. Start again with one, for example:\n\n```\nzoo demo --model chat=runs/llava\n```"),
+    "search": Row(
+        "Search",
+        add_search,
+        "There is no index. Make one and start again:\n\n```\nzoo embed PICTURES -o INDEX\nzoo demo --index INDEX\n```",
+    ),
+    "chat": Row(
+        "Chat",
+        add_chat,
+        "There is no bundled language model. Start again with one, for example:\n\n```\nzoo demo --model chat=runs/llava\n```",
+    ),
     "transcribe": Row(
         "Transcribe",
         add_transcribe,
@@ -108,10 +115,10 @@ def _page(gradio: Any, models: Models, limits: Limits, folder: Path) -> Any:
 
 def _refuse_addresses() -> None:
     """Replace Gradio's only function that fetches an address which a request names in place of an upload."""
-    from gradio import processing_utils
+    from gradio import Error, processing_utils
 
     async def refuse(url: str) -> Any:
-        raise DataError("addresses are not fetched; upload the file")
+        raise Error("addresses are not fetched; upload the file", print_exception=False)
 
     processing_utils.async_ssrf_protected_get = refuse
 

@@ -26,7 +26,9 @@ def add_search(tab: Tab) -> None:
         with tab.model.held() as searcher:
             hits = searcher.search(query, modality="text" if path is None else "image", top_k=int(top_k))
             manifest, count = searcher.index.manifest, len(searcher.index)
-        pictures = [(found, f"{each.score:.3f}  {_name(each, manifest.origin)}") for each in hits if (found := _thumbnail(each)) is not None]
+        pictures = [
+            (found, f"{each.score:.3f}  {_name(each, manifest.origin)}") for each in hits if (found := _thumbnail(each)) is not None
+        ]
         rows = [[_name(each, manifest.origin), round(each.score, 4)] for each in hits]
         shown = f"{len(hits)} of {count} items, the most similar first."
         if manifest.modality == "image" and len(pictures) < len(hits):

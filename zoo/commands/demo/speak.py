@@ -47,7 +47,9 @@ def add_speak(tab: Tab) -> None:
     with gradio.Row():
         with gradio.Column():
             text = gradio.Textbox("" if tab.is_given else EXAMPLE, label="Text", lines=3)
-            speaker = gradio.Number(None, label="Speaker", info="For a model with several voices.", precision=0, minimum=0, visible=tab.is_given)
+            speaker = gradio.Number(
+                None, label="Speaker", info="For a model with several voices.", precision=0, minimum=0, visible=tab.is_given
+            )
             button = gradio.Button("Speak", variant="primary")
         with gradio.Column():
             sound = gradio.Audio(label="Speech", interactive=False, buttons=["download"])

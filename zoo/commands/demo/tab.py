@@ -39,7 +39,9 @@ class Tab:
 
     def picture(self, label: str, **options: Any) -> Any:
         """Add a field for a picture; events receive the path of the upload, which ``read_picture`` reads."""
-        return _as_path(self.gradio.Image(label=label, type="filepath", buttons=[], sources=["upload", "webcam", "clipboard"], height=300, **options))
+        return _as_path(
+            self.gradio.Image(label=label, type="filepath", buttons=[], sources=["upload", "webcam", "clipboard"], height=300, **options)
+        )
 
     def recording(self, label: str, **options: Any) -> Any:
         """Add a field for a recording; events receive the path of the upload."""

@@ -22,6 +22,10 @@ from zoo.types import Segment, Transcript, verbs_of
 
 SILENCE = "(no speech)"
 EVERY_S = 1.0  # sound of the microphone per request
+# Gradio's page sends no sound before its event has begun, drops the last second, and replaces pieces that the server has not taken.
+LOSSES = (
+    "Live text is a preview: the page drops sound at the beginning, the end, and while the machine is busy. For a whole text, record above."
+)
 LISTENERS = 8  # pages that may use their microphone at once
 
 
@@ -68,13 +72,16 @@ def add_transcribe(tab: Tab) -> None:
             recording = tab.recording("File or microphone", sources=["upload", "microphone"])
             button = gradio.Button("Transcribe", variant="primary")
             microphone = tab.recording("Live: text while you speak", sources=["microphone"], streaming=True)
+            gradio.Markdown(LOSSES)
         with gradio.Column():
             text = gradio.Textbox(label="Text", lines=10, max_lines=20, interactive=False)
             subtitles = gradio.DownloadButton("Subtitles (SRT)", visible=False)
     button.click(on_page(transcribe), recording, [text, subtitles])
     microphone.start_recording(on_page(start), None, [live, text, subtitles], queue=False)
     longest = tab.limits.max_audio_seconds
-    microphone.stream(on_page(hear), [microphone, live], [live, text], stream_every=EVERY_S, time_limit=longest, concurrency_limit=LISTENERS)
+    microphone.stream(
+        on_page(hear), [microphone, live], [live, text], stream_every=EVERY_S, time_limit=longest, concurrency_limit=LISTENERS
+    )
     microphone.stop_recording(on_page(end), live, [live, text, subtitles])
 
 
@@ -90,7 +97,9 @@ def _recogniser(tab: Tab, model: Any) -> Recogniser:
 
 
 def _lines(segments: list[Segment]) -> str:
-    return "\n".join(f"[{format_time(each.start)} --> {format_time(each.end)}] {each.text.strip()}" for each in segments if each.text.strip())
+    return "\n".join(
+        f"[{format_time(each.start)} --> {format_time(each.end)}] {each.text.strip()}" for each in segments if each.text.strip()
+    )
 
 
 def _download(tab: Tab, transcript: Transcript) -> Any:
