@@ -77,7 +77,7 @@ def draw_graph_command(options: Namespace) -> int:
     return 0
 
 
-def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
+def find_encoder(options: Namespace) -> tuple[Any, Any]:
     """Load the Vision GNN in eval mode, and the image processor that it needs.
 
     Raises:
@@ -96,7 +96,7 @@ def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
     return graph_encoder(model, name)
 
 
-def graph_encoder(model: Any, name: str) -> tuple[Any, ImageProcessor]:
+def graph_encoder(model: Any, name: str) -> tuple[Any, Any]:
     """Return the Vision GNN of a model, and the image processor that it needs.
 
     Raises:

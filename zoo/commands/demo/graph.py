@@ -50,7 +50,7 @@ def add_graph(tab: Tab) -> None:
     def draw_centre(path: str | None, layer: float) -> tuple[Image.Image | None, list[list[Any]], str, Any, Chosen | None]:
         return draw(path, layer, None) if path is not None else (None, [], "", gradio.skip(), None)
 
-    def draw_clicked(path: str | None, layer: float, chosen: Chosen, event: gradio.SelectData) -> Any:
+    def draw_clicked(path: str | None, layer: float, chosen: Chosen, event: gradio.SelectData) -> Any:  # pyright: ignore[reportInvalidTypeForm]  # Gradio reads it
         (x, y), (width, height), (rows, columns) = event.index, chosen.size, chosen.grid
         node = (min(int(y * rows / height), rows - 1), min(int(x * columns / width), columns - 1))
         return draw(path, layer, replace(chosen, node=node))

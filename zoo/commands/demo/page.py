@@ -76,6 +76,7 @@ def create_app(models: Models, limits: Limits, folder: Path) -> Any:
         warnings.simplefilter("ignore")  # of Gradio's own imports
         import gradio
         from fastapi import FastAPI
+        from gradio import themes
 
         _refuse_addresses()
         page = _page(gradio, models, limits, folder)
@@ -95,7 +96,7 @@ def create_app(models: Models, limits: Limits, folder: Path) -> Any:
             enable_monitoring=False,
             mcp_server=False,
             pwa=False,
-            theme=gradio.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
+            theme=themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
             css=CSS,
         )
 
