@@ -2,7 +2,6 @@
 
     python scripts/bench.py                                   # all benchmarks
     python scripts/bench.py contrastive_loss --rounds 9       # one benchmark, with more rounds
-    python scripts/bench.py clip_training_step --card         # also write the ratio to the system's card
 
 The result is the median over rounds of (seconds of the reference / seconds of zoo): above 1, zoo is faster. On a shared machine the ratio
 of two consecutive runs is more reliable than the seconds; the table also shows its minimum and maximum.
@@ -114,17 +113,6 @@ def table(results: list[Result]) -> Table:
     return shown
 
 
-def write_card(result: Result, system: str, tolerance: float) -> None:
-    """Write the result to the "speed" line of a system's card; the status is "failed" if zoo is slower or the outputs differ."""
-    spread = f"{result.smallest_ratio:.2f} to {result.largest_ratio:.2f} in {result.rounds} rounds"
-    line = {
-        "status": "verified" if result.ratio > 1 and result.difference <= tolerance else "failed",
-        "figure": f"{result.name} x{result.ratio:.2f} of {result.peer} ({spread}), difference {result.difference:.0e}",
-        "command": f"python scripts/bench.py {result.name} --rounds {result.rounds} --threads {result.threads} --size {result.size}",
-    }
-    write_lines(system, {"speed": line})
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line.
 
@@ -139,7 +127,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="number of threads of torch (default: that of torch)")
     parser.add_argument("--size", type=int, help="batch size or number of pairs (default: that of the benchmark)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results as JSON")
-    parser.add_argument("--card", action="store_true", help="write the ratio to the cards of the benchmarked systems")
     parser.add_argument("--peers", action="store_true", help="compare with outside libraries, by CPU and wall seconds and by quality")
     parser.add_argument(
         "--allocator", choices=[*peers.ALLOCATORS, "both"], default="both", help="with --peers: malloc's pages (default: both)"
@@ -200,8 +187,6 @@ def main(arguments: list[str]) -> int:
             entry = ENTRIES[name]
             clock = time.process_time if options.cpu_seconds else time.perf_counter
             results.append(measure(name, entry, options.size or entry.size, options.rounds, Console(stderr=True), clock))
-            if options.card and entry.system:
-                write_card(results[-1], entry.system, entry.tolerance)
     except ZooError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

@@ -57,7 +57,7 @@ class Row:
         measure: name of the quality column, for example "cosine to fp32".
         shown: format of a quality figure.
         tolerance: largest difference between the quality of the reference and that of zoo in the same precision.
-        card: family whose card records zoo beside the reference in equal precision.
+        card: family, or a row of it, whose card records zoo beside the reference in equal precision.
         rounds: largest number of timed rounds; slow jobs have few.
     """
 

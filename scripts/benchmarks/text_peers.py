@@ -24,7 +24,7 @@ from zoo.downloads.fetching import fetched
 from zoo.interop.clip import open_clip as open_clip_weights
 from zoo.storage.tensors import load_strictly
 
-CONTEXT, NEW, QUALITY_TOKENS = 320, 16, 1024
+CONTEXT, NEW, QUALITY_TOKENS = 320, 16, 512
 GGUF = {"F16": "gguf_f16", "Q8_0": "gguf_q8_0"}  # type of the matrices -> our export
 
 
