@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -79,6 +80,7 @@ def openvino_candidate(exported: Exported, quality: Quality, precision: str = "f
     """Return the maker of OpenVINO, which reads the module itself; precision is "fp32" or "bf16"."""
 
     def make() -> Candidate:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # not importable: it would report each use over the network
         library = need("openvino", "openvino")
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # tracing warns about constants
