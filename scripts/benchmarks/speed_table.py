@@ -12,7 +12,7 @@ HEADER = ("job", "library", "precision", "CPU s", "wall s", "ratio (range)", "pa
 LEGEND = """\
 Ratio: CPU seconds of the first line of a job by those of this line, median of the rounds; above 1 is faster than the first line. Pages
 kept: the same ratio in a second process whose allocator returns no memory to the system. Quality: the figure that the job names. Extra MB:
-peak that one call adds to the memory in use. A dash is a figure that was not measured."""
+peak that one call adds to the memory in use (none if a library reserves it beforehand). A dash is a figure that was not measured."""
 
 
 def speed_file() -> Path:
