@@ -110,7 +110,14 @@ def fake_row(name, ratio=1.5, quality=1.0):
         return {"library": library, "precision": precision, "optimizer": "", **figures, **ratios}
 
     results = [result("timm", "fp32", 1.0, 1.0), result("zoo", "int8", 3.0, 0.9991), result("zoo", "fp32", ratio, quality)]
-    about = {"date": "2026-12-01", "commit": "abc", "machine": "a CPU", "versions": {"timm": "1"}, "left_out": ["no openvino"]}
+    about = {
+        "date": "2026-12-01",
+        "commit": "abc",
+        "machine": "a CPU",
+        "versions": {"timm": "1"},
+        "left_out": ["no openvino"],
+        "command": "c",
+    }
     return {"name": name, "title": name, "measure": "cosine", "shown": "{:.4f}", "rounds": 3, "threads": 1, "results": results, **about}
 
 

@@ -145,13 +145,12 @@ def _card_line(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     for row in rows:
         reference, *others = row["results"]
         ours = next(each for each in others if each["library"].startswith("zoo") and each["precision"] == reference["precision"])
-        texts.append(f"{row['title']}: {ours['precision']} x{ours['ratio']:.2f} of {reference['library']}")
+        ratio = f"x{ours['ratio']:.2f} ({ours['smallest_ratio']:.2f} to {ours['largest_ratio']:.2f})"
+        texts.append(f"{row['title']}: {ours['precision']} {ratio} of {reference['library']}")
         difference = abs((ours["quality"] or 0.0) - (reference["quality"] or 0.0))
         good &= ours["largest_ratio"] > 1 and difference <= ROWS[row["name"]].tolerance
-    names = " ".join(row["name"] for row in rows)
-    command = f"python scripts/bench.py {names} --peers --threads {rows[0]['threads']}"
     return {
         "status": "verified" if good else "failed",
         "figure": "; ".join(texts) + f" (CPU seconds, {rows[0]['machine']})",
-        "command": command,
+        "command": "; ".join(row["command"] for row in rows),
     }
