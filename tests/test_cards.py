@@ -22,12 +22,14 @@ def written():
 def script():
     spec = importlib.util.spec_from_file_location("update_readme", ROOT / "scripts" / "update_readme.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "assets/guide/cards.md"])
-def test_the_tables_of_pages_are_made_from_the_cards(script, page):
+@pytest.mark.parametrize("page", ["README.md", "assets/guide/cards.md", "assets/guide/speed.md"])
+def test_the_tables_of_pages_are_made_from_the_cards_and_the_figures_of_speed(script, page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert script.PAGES[page](text) == text, "run: python scripts/update_readme.py"
 
