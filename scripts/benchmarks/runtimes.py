@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import shutil
 import sys
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ Quality = Callable[[Any], float]
 
 
 class Exported:
-    """A module written as ONNX in a temporary folder, once, at the first use.
+    """A module written as ONNX in a temporary folder, once, at the first use; the folder is deleted with the object.
 
     Args:
         module: maps the inputs to one tensor.
@@ -31,18 +33,18 @@ class Exported:
     def __init__(self, module: nn.Module, *inputs: Tensor) -> None:
         self.module, self.inputs = module.eval(), inputs
         self.names = [f"x{number}" for number in range(len(inputs))]
-        self.folder: tempfile.TemporaryDirectory[str] | None = None
+        self.folder = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def path(self) -> Path:
         """Return the file of the graph."""
-        if self.folder is None:
+        path = self.folder / "model.onnx"
+        if not path.is_file():
             need("onnx", "onnx")
-            self.folder = tempfile.TemporaryDirectory()
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
                 warnings.simplefilter("ignore")  # the exporter by tracing is deprecated; it takes a tenth of the other one's time
-                file = f"{self.folder.name}/model.onnx"
-                torch.onnx.export(self.module, self.inputs, file, input_names=self.names, opset_version=OPSET, dynamo=False)
-        return Path(self.folder.name) / "model.onnx"
+                torch.onnx.export(self.module, self.inputs, str(path), input_names=self.names, opset_version=OPSET, dynamo=False)
+        return path
 
     def int8(self) -> Path:
         """Return the file of the graph with int8 weights and activations that are quantised at run time, one scale per tensor."""
