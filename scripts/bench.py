@@ -2,14 +2,18 @@
 
     python scripts/bench.py                                   # all benchmarks
     python scripts/bench.py contrastive_loss --rounds 9       # one benchmark, with more rounds
-    python scripts/bench.py clip_training_step --card         # also write the ratio to the system's card
 
 The result is the median over rounds of (seconds of the reference / seconds of zoo): above 1, zoo is faster. On a shared machine the ratio
 of two consecutive runs is more reliable than the seconds; the table also shows its minimum and maximum.
+
+Beside the libraries that people would pick instead (OpenVINO, onnxruntime, faster-whisper, llama.cpp, ...; ``zoo install bench``):
+
+    python scripts/bench.py --peers                           # all rows, each in processes of its own
+    python scripts/bench.py --peers vit_small jpeg --rounds 3
+    python scripts/bench.py --peers --write                   # also write assets/speed.json, the tables of the guide, and the cards
 """
 
 import argparse
-import ctypes
 import json
 import statistics
 import sys
@@ -20,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import audio, clip, data, determinism, images, language, low_precision, speech
+import update_readme
+from benchmarks import audio, clip, data, determinism, images, language, low_precision, peers, speech, speed_table
+from benchmarks.comparison import peak_megabytes
 from benchmarks.job import Entry
 from rich.console import Console
 from rich.table import Table
@@ -74,7 +80,10 @@ def measure(name: str, entry: Entry, size: int, rounds: int, console: Console, c
     torch.manual_seed(0)
     job = entry.make(size)
     difference = job.difference()
-    memory = [peak_megabytes(call) for call in (job.peer, job.ours)]  # also the warm-up
+    memory = []
+    for call in (job.peer, job.ours):
+        call()  # fills caches
+        memory.append(peak_megabytes(call))
     seconds: list[tuple[float, float]] = []
     for number in range(rounds):
         console.print(f"{name}: round {number + 1} of {rounds}", style="dim")
@@ -94,24 +103,6 @@ def timed(call: Callable[[], object], clock: Callable[[], float] = time.perf_cou
     return clock() - start
 
 
-def peak_megabytes(call: Callable[[], object]) -> float | None:
-    """Return the peak resident memory in MB that a call adds, after a first call that fills caches; None if unavailable."""
-    call()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # glibc: release free memory, which would hide allocations of the call
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: reset the peak
-        before = resident("VmRSS")
-        call()
-        return (resident("VmHWM") - before) / 1024
-    except (OSError, AttributeError):
-        return None
-
-
-def resident(field: str) -> int:
-    """Return a field of ``/proc/self/status`` in kB."""
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-
-
 def table(results: list[Result]) -> Table:
     """Return the table of results; pairs of values are reference / zoo."""
     shown = Table("job", "seconds", "ratio", "min - max", "difference", "extra MB")
@@ -122,17 +113,6 @@ def table(results: list[Result]) -> Table:
     return shown
 
 
-def write_card(result: Result, system: str, tolerance: float) -> None:
-    """Write the result to the "speed" line of a system's card; the status is "failed" if zoo is slower or the outputs differ."""
-    spread = f"{result.smallest_ratio:.2f} to {result.largest_ratio:.2f} in {result.rounds} rounds"
-    line = {
-        "status": "verified" if result.ratio > 1 and result.difference <= tolerance else "failed",
-        "figure": f"{result.name} x{result.ratio:.2f} of {result.peer} ({spread}), difference {result.difference:.0e}",
-        "command": f"python scripts/bench.py {result.name} --rounds {result.rounds} --threads {result.threads} --size {result.size}",
-    }
-    write_lines(system, {"speed": line})
-
-
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line.
 
@@ -140,22 +120,58 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         ConfigError: a benchmark is unknown, or a number is below 1.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run (default: all): {', '.join(ENTRIES)}")
+    words = f"{', '.join(ENTRIES)}; with --peers: {', '.join(peers.ROWS)}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run (default: all): {words}")
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each library, at least 1 (default: 7)")
     parser.add_argument("--cpu-seconds", action="store_true", help="time the process on all cores instead of the wall clock")
     parser.add_argument("--threads", type=int, help="number of threads of torch (default: that of torch)")
     parser.add_argument("--size", type=int, help="batch size or number of pairs (default: that of the benchmark)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results as JSON")
-    parser.add_argument("--card", action="store_true", help="write the ratio to the cards of the benchmarked systems")
+    parser.add_argument("--peers", action="store_true", help="compare with outside libraries, by CPU and wall seconds and by quality")
+    parser.add_argument(
+        "--allocator", choices=[*peers.ALLOCATORS, "both"], default="both", help="with --peers: malloc's pages (default: both)"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="with --peers: write assets/speed.json, the tables made from it, and the cards"
+    )
+    parser.add_argument("--here", action="store_true", help="with --peers: measure one row in this process and print JSON")
     options = parser.parse_args(arguments)
+    known = peers.ROWS if options.peers else ENTRIES
     for name in options.names:
-        if name not in ENTRIES:
-            raise ConfigError(f"there is no benchmark {name!r}; {name_choices(name, ENTRIES)}")
+        if name not in known:
+            raise ConfigError(f"there is no benchmark {name!r}; {name_choices(name, known)}")
+    if options.here and len(options.names) != 1:
+        raise ConfigError(f"--here measures one row; got {len(options.names)} names")
     for key in ("rounds", "threads", "size"):
         value: Any = getattr(options, key)
         if value is not None and value < 1:
             raise ConfigError(f"--{key}: {value}; allowed is 1 or more")
     return options
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Measure rows beside outside libraries, print their table, and return the exit status; ``--write`` stores each row once it is done.
+
+    Raises:
+        ZooError: a row cannot be measured.
+    """
+    if options.here:
+        print(json.dumps(peers.run_here(options.names[0], options.size, options.rounds)))
+        return 0
+    allocators = list(peers.ALLOCATORS) if options.allocator == "both" else [options.allocator]
+    rows = []
+    for name in options.names or peers.ROWS:
+        rows.append(peers.run_row(name, options.size, options.rounds, options.threads or 1, allocators))
+        if options.write:
+            stored = speed_table.merged(speed_table.stored_rows(), rows, list(peers.ROWS))
+            write_text_atomically(speed_table.speed_file(), json.dumps(stored, indent=1) + "\n")
+            for family, line in peers.card_lines(stored).items():
+                write_lines(family, {"speed": line})
+            update_readme.update()
+    print(speed_table.speed_table(rows))
+    if options.json:
+        write_text_atomically(options.json, json.dumps(rows, indent=1) + "\n")
+    return 0
 
 
 def main(arguments: list[str]) -> int:
@@ -164,13 +180,13 @@ def main(arguments: list[str]) -> int:
         options = parse(arguments)
         if options.threads:
             torch.set_num_threads(options.threads)
+        if options.peers:
+            return compare(options)
         results = []
         for name in options.names or ENTRIES:
             entry = ENTRIES[name]
             clock = time.process_time if options.cpu_seconds else time.perf_counter
             results.append(measure(name, entry, options.size or entry.size, options.rounds, Console(stderr=True), clock))
-            if options.card and entry.system:
-                write_card(results[-1], entry.system, entry.tolerance)
     except ZooError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,9 @@
-"""Update tables: test results in README.md and ``assets/guide/cards.md`` (of ``assets/cards/``), and those of ``assets/guide/files.md``."""
+"""Update the tables of README.md and the guide: cards (of ``assets/cards/``), speed (of ``assets/speed.json``) and formats of files."""
 
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.speed_table import with_speed
 
 from zoo.evaluation.results.cards import cards_table
 from zoo.interop.base.guide import with_tables
@@ -29,10 +31,17 @@ PAGES: dict[str, Callable[[str], str]] = {
     "README.md": with_table,
     "assets/guide/cards.md": with_cards,
     "assets/guide/files.md": with_tables,
+    "assets/guide/speed.md": with_speed,
 }
 
-if __name__ == "__main__":
+
+def update() -> None:
+    """Write the tables of all pages again."""
     root = Path(__file__).parents[1]
-    for name, update in PAGES.items():
+    for name, rewritten in PAGES.items():
         page = root / name
-        write_text_atomically(page, update(page.read_text(encoding="utf-8")))
+        write_text_atomically(page, rewritten(page.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    update()

@@ -22,12 +22,14 @@ def written():
 def script():
     spec = importlib.util.spec_from_file_location("update_readme", ROOT / "scripts" / "update_readme.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "assets/guide/cards.md"])
-def test_the_tables_of_pages_are_made_from_the_cards(script, page):
+@pytest.mark.parametrize("page", ["README.md", "assets/guide/cards.md", "assets/guide/speed.md"])
+def test_the_tables_of_pages_are_made_from_the_cards_and_the_figures_of_speed(script, page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert script.PAGES[page](text) == text, "run: python scripts/update_readme.py"
 
@@ -73,7 +75,8 @@ def test_a_case_decides_the_cards_of_its_family_or_row():
 
 def test_one_failure_among_several_tests_fails_the_line():
     outcomes = [["m", "trains", "passed", "99 %", "tests/a.py::one[x]"], ["m", "trains", "failed", "", "tests/a.py::two"]]
-    assert lines_of(outcomes) == {"trains": {"status": "failed", "figure": "m: 99 %", "command": "pytest tests/a.py::one tests/a.py::two"}}
+    line = {"status": "failed", "figure": "m: 99 %", "cases": 2, "command": "pytest tests/a.py::one tests/a.py::two"}
+    assert lines_of(outcomes) == {"trains": line}
 
 
 def test_a_skipped_test_decides_nothing_beside_one_that_passed():
@@ -92,6 +95,21 @@ def test_lines_are_added_and_the_others_stay_unless_replaced(tmp_path, monkeypat
     assert [word for word, line in read_card("clip_vit_b32")["capabilities"].items() if line["status"] == "verified"] == ["speed"]
 
 
+def test_a_run_of_fewer_tests_keeps_a_verified_line_and_a_failure_replaces_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("zoo.evaluation.results.cards.cards_directory", lambda: tmp_path / "cards")
+    line = {"status": "verified", "command": "y"}
+    for status, cases, replace, expected in (
+        ("verified", 3, [], 3),
+        ("verified", 2, [], 3),
+        ("verified", 4, [], 4),
+        ("verified", 1, ["trains"], 1),
+        ("failed", 1, [], 1),
+    ):
+        write_lines("clip", {"trains": {**line, "status": status, "figure": f"{cases} cases", "cases": cases}}, replace=replace)
+        found = read_card("clip")["capabilities"]["trains"]
+        assert (found["status"], found["cases"]) == (status if cases == expected else "verified", expected)
+
+
 def test_an_open_line_says_why_and_a_name_without_family_has_no_card(tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.evaluation.results.cards.cards_directory", lambda: tmp_path / "cards")
     line = read_card("tacotron_nano")["capabilities"]["goes back"]
@@ -102,3 +120,4 @@ def test_an_open_line_says_why_and_a_name_without_family_has_no_card(tmp_path, m
 def test_the_short_table_names_every_family_once():
     table = cards_table(short=True)
     assert all(table.count(f"`{family}`") == 1 for family in FAMILIES)
+    assert "| open |" not in table, "mark a test in tests/support/card_tests.py"

@@ -11,7 +11,14 @@ import zoo
 from zoo.storage import distribution
 
 EXTRAS = sorted(project()["optional-dependencies"])
-NOT_TESTED = {"demo", "gcs", "microphone", "ray", "vocoder"}  # not in the extra test; demo only until `zoo demo` is tested
+NOT_TESTED = {
+    "bench",
+    "demo",
+    "gcs",
+    "microphone",
+    "ray",
+    "vocoder",
+}  # not in the extra test; demo only until it is tested
 BY_NAME = {  # packages that no import statement names
     "bitsandbytes": "import_module in zoo.layers.quantised",
     "soxr": "audio_file imports it by name",

@@ -80,6 +80,24 @@ def test_evaluation_lays_weights_out_for_decoding_and_training_lays_them_back():
     model(torch.zeros(1, 3, dtype=torch.int64)).sum().backward()  # no weight became one of inference alone
 
 
+@pytest.mark.card("smollm2", "equals its reference")
+@pytest.mark.card("smollm2", "goes back")
+@torch.no_grad()
+def test_a_small_smollm2_has_the_logits_of_transformers_and_comes_back(tmp_path, card_figure):
+    sizes = {"vocab_size": 97, "context_length": 64, "dim": 48, "depth": 2, "num_heads": 6, "num_kv_heads": 2, "hidden_dim": 80}
+    model = zoo.create_model("smollm2_135m", **sizes).eval()
+    for parameter in model.parameters():
+        parameter.mul_(2)  # so that positions matter
+    zoo.export(model, tmp_path)
+    ids = torch.randint(97, (2, 33), generator=torch.Generator().manual_seed(0))
+    found, expected = model.logits(model(ids)), AutoModelForCausalLM.from_pretrained(tmp_path).eval()(ids).logits
+    difference = ((found - expected).abs().max() / expected.abs().max()).item()
+    assert difference < 1e-5
+    again = zoo.create_model("smollm2_135m", **sizes, weights=tmp_path).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in model.state_dict().items())
+    card_figure(f"max difference {difference:.1e} of the largest logit", "equals its reference")
+
+
 @pytest.mark.heavy
 @torch.inference_mode()
 def test_real_smollm2_answers_as_transformers_token_for_token(real):

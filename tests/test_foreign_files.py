@@ -14,6 +14,7 @@ from zoo.interop.base.guide import with_tables
 from zoo.interop.base.recognise import describe, find_format, formats, unknown_files
 from zoo.interop.base.source import read_source
 from zoo.storage.places import packaged_directory
+from zoo.storage.verified import write_list
 from zoo.types import Batch
 
 WIDE = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 40}
@@ -77,6 +78,9 @@ def save_model(family, directory):
 @pytest.mark.parametrize("family", MODELS)
 def test_a_directory_that_transformers_saved_holds_no_unexplained_file(family, tmp_path):
     save_model(family, tmp_path)
+    write_list(tmp_path)
+    for name in ("SOURCE.json", "METADATA"):  # beside the hashes, ``zoo fetch`` writes these
+        (tmp_path / name).touch()
     source = read_source(tmp_path)
     assert find_format(source).name == MODELS[family][2]
     assert unknown_files(source) == []

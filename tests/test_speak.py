@@ -74,7 +74,7 @@ def test_sentences_that_cannot_be_spoken_are_told_on_the_terminal(voice, tmp_pat
         ([], "TEXT: give a text"),
         (["a", "--file", "b"], "but not both"),
         (["a", "-o", "out.doc"], "--output: out.doc is not an audio file"),
-        (["a", "-o", "nowhere/out.wav"], "does not exist; create it first"),
+        (["a", "-o", "a_file/out.wav"], "a_file cannot be created"),
         (["--file", "missing.txt"], "--file: missing.txt: no such file"),
         (["?!"], "contains nothing that can be spoken"),
         (["a", "--vocoder", "hifi"], "vocoder: there is no 'hifi'"),
@@ -85,6 +85,7 @@ def test_sentences_that_cannot_be_spoken_are_told_on_the_terminal(voice, tmp_pat
 )
 def test_mistakes_get_one_clear_line(voice, tmp_path, capsys, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").touch()
     assert main(["speak", *words, "--model", voice]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -106,7 +107,7 @@ def test_a_voice_comes_back_from_its_files_and_says_the_same(voice):
 
 
 def test_the_bundled_voice_says_numbers_and_stops_by_itself(tmp_path, capsys):
-    output = tmp_path / "number.wav"
+    output = tmp_path / "new" / "folder" / "number.wav"
     assert main(["speak", "4307", "-o", str(output), "--json"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)

@@ -34,12 +34,12 @@ def vit_pair(name: str) -> tuple[nn.Module, nn.Module]:
     return reference, model
 
 
-def vit_forward(name: str, dtype: torch.dtype = torch.float32) -> Callable[[int], Job]:
-    """Return the benchmark of a forward pass of ``size`` images; timm uses float32, zoo ``dtype``."""
+def vit_forward(name: str) -> Callable[[int], Job]:
+    """Return the benchmark of a forward pass of ``size`` images in float32."""
 
     def make(size: int) -> Job:
         reference, model = vit_pair(name)
-        model, pixels = model.to(dtype), torch.randn(size, 3, 224, 224)
+        pixels = torch.randn(size, 3, 224, 224)
 
         @torch.inference_mode()
         def peer() -> Tensor:
@@ -47,9 +47,9 @@ def vit_forward(name: str, dtype: torch.dtype = torch.float32) -> Callable[[int]
 
         @torch.inference_mode()
         def ours() -> Tensor:
-            return model(pixels.to(dtype)).pooled
+            return model(pixels).pooled
 
-        return Job(peer, ours, lambda: (peer() - ours().float()).abs().max().item())
+        return Job(peer, ours, lambda: (peer() - ours()).abs().max().item())
 
     return make
 
@@ -59,34 +59,6 @@ def classifier_step(model: nn.Module, logits: Callable[[], Tensor], labels: Tens
     optimizer.zero_grad()
     F.cross_entropy(logits(), labels).backward()
     optimizer.step()
-
-
-def vit_training_step(size: int) -> Job:
-    """Run a training step of ViT S/16 with 1000 classes: timm in float32 with default AdamW, zoo in bf16 autocast with fused AdamW."""
-    reference = need("timm", "timm").create_model("vit_small_patch16_224", num_classes=1000).train()
-    system = create_model("classifier_vit_small_patch16_224").train()
-    state = reference.state_dict()
-    load_strictly(system.encoders["image"], timm_vit.to_zoo(state, drop=timm_vit.CLASSIFIER), origin="timm")
-    load_strictly(system.head, timm_vit.classifier_to_zoo(state), origin="timm")
-    pixels, labels = torch.randn(size, 3, 224, 224), torch.randint(1000, (size,))
-    batch = Batch({"image": pixels}, targets={"labels": labels})
-    theirs = torch.optim.AdamW(reference.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
-    optimizer = make_optimizer(system, SETTINGS)
-
-    def ours() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = system(batch).loss
-        loss.backward()
-        optimizer.step()
-
-    @torch.no_grad()
-    def difference() -> float:
-        with torch.autocast("cpu", torch.bfloat16):
-            found = system(batch).outputs["logits"]
-        return (reference(pixels) - found.float()).abs().max().item()
-
-    return Job(lambda: classifier_step(reference, lambda: reference(pixels), labels, theirs), ours, difference)
 
 
 def vig_pair(name: str) -> tuple[naive_vig.NaiveViG, nn.Module]:
@@ -179,18 +151,14 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-BF16 = 0.1  # bf16 has 8 significant bits, and outputs of the final norm have magnitude one
 LOW = 0.05  # relative difference of the pooled vectors in bf16 and int8; the models have random weights
 ENTRIES = {
     "vit_base_forward": Entry(vit_forward("vit_base_patch16_224"), 8, "timm ViT-B/16", 1e-4),
     "vit_small_forward": Entry(vit_forward("vit_small_patch16_224"), 8, "timm ViT-S/16", 1e-4),
-    "vit_base_forward_bf16": Entry(vit_forward("vit_base_patch16_224", torch.bfloat16), 8, "timm ViT-B/16 fp32", BF16),
-    "vit_small_forward_bf16": Entry(vit_forward("vit_small_patch16_224", torch.bfloat16), 8, "timm ViT-S/16 fp32", BF16),
     "vit_base_int8": Entry(vit_precision("vit_base_patch16_224", "int8", peer="timm fp32"), 8, "timm ViT-B/16 fp32", LOW),
     "vit_small_int8": Entry(vit_precision("vit_small_patch16_224", "int8", peer="zoo fp32"), 8, "zoo ViT-S/16 fp32", LOW),
     "vit_base_bf16": Entry(vit_precision("vit_base_patch16_224", "bf16", peer="timm bf16"), 8, "timm ViT-B/16 bf16", LOW),
     "vit_small_bf16": Entry(vit_precision("vit_small_patch16_224", "bf16", peer="timm bf16"), 8, "timm ViT-S/16 bf16", LOW),
-    "vit_training_step": Entry(vit_training_step, 8, "timm ViT-S/16 fp32", BF16, "classifier_vit_small_patch16_224"),
     "vig_forward": Entry(vig_forward("vig_tiny"), 32, "published ViG-Ti", 1e-9),
     "vig_training_step": Entry(vig_training_step("vig_tiny"), 8, "published ViG-Ti", 1e-9, "classifier_vig_tiny"),
     "pvig_forward": Entry(vig_forward("pvig_tiny"), 32, "published Pyramid ViG-Ti", 1e-9),

@@ -1,17 +1,20 @@
 """transformers' encoder-decoder models against ours: directories in, directories out, outputs, greedy and beam tokens, golden figures."""
 
 import functools
+import json
 
 import pytest
 import torch
 import transformers
 from transformers import (
     BartConfig,
+    BartForCausalLM,
     BartForConditionalGeneration,
     GenerationConfig,
     MarianConfig,
     MarianMTModel,
     MBartConfig,
+    MBartForCausalLM,
     MBartForConditionalGeneration,
     MT5Config,
     MT5ForConditionalGeneration,
@@ -216,24 +219,22 @@ def test_special_tokens_and_settings_of_generation_are_taken(pair, tmp_path):
     }
 
 
-@pytest.mark.parametrize("tied", [True, False])
+VIT = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "image_size": 20, "patch_size": 5}
+DECODER = {"vocab_size": 61, "decoder_layers": 2, "decoder_ffn_dim": 20, "max_position_embeddings": 30, "is_decoder": True}
+DECODER |= {"decoder_attention_heads": 2, "add_cross_attention": True}
+DECODERS = {
+    "trocr": lambda tied: TrOCRForCausalLM(
+        TrOCRConfig(**DECODER, d_model=16, cross_attention_hidden_size=24, tie_word_embeddings=tied, scale_embedding=tied)
+    ),
+    "bart": lambda tied: BartForCausalLM(BartConfig(**DECODER, d_model=24, tie_word_embeddings=tied, scale_embedding=tied)),
+    "mbart": lambda tied: MBartForCausalLM(MBartConfig(**DECODER, d_model=24, tie_word_embeddings=tied, scale_embedding=tied)),
+}
+
+
+@pytest.mark.parametrize(("kind", "tied"), [("trocr", True), ("trocr", False), ("bart", True), ("mbart", True), ("mbart", False)])
 @torch.no_grad()
-def test_trocr_equals_theirs_and_goes_back(tied, tmp_path):
-    vit = ViTConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=20, patch_size=5)
-    text = TrOCRConfig(
-        vocab_size=61,
-        d_model=16,
-        decoder_layers=2,
-        decoder_attention_heads=2,
-        decoder_ffn_dim=20,
-        max_position_embeddings=30,
-        cross_attention_hidden_size=24,
-        is_decoder=True,
-        add_cross_attention=True,
-        tie_word_embeddings=tied,
-        scale_embedding=tied,
-    )
-    model = VisionEncoderDecoderModel(encoder=ViTModel(vit, add_pooling_layer=tied), decoder=TrOCRForCausalLM(text)).eval()
+def test_an_image_encoder_with_a_text_decoder_equals_theirs_and_goes_back(kind, tied, tmp_path):
+    model = VisionEncoderDecoderModel(encoder=ViTModel(ViTConfig(**VIT), add_pooling_layer=tied), decoder=DECODERS[kind](tied)).eval()
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter) * 0.2)
     model.config.decoder_start_token_id, model.config.pad_token_id = 2, 1
@@ -246,6 +247,26 @@ def test_trocr_equals_theirs_and_goes_back(tied, tmp_path):
     zoo.export(system, tmp_path / "back")
     again = VisionEncoderDecoderModel.from_pretrained(tmp_path / "back").eval()
     torch.testing.assert_close(again(pixel_values=pixels, decoder_input_ids=target[:, :-1]).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoder": {"model_type": "gpt2"}}, "decoder.model_type: 'gpt2' cannot be converted here"),
+        ({"decoder": {"model_type": "bert"}}, "decoder.model_type: 'bert' cannot be converted here"),
+        ({"encoder": {"model_type": "deit"}}, "encoder.model_type: 'deit' cannot be converted here"),
+        ({"model_type": "speech-encoder-decoder"}, "speech-encoder-decoder"),
+    ],
+)
+def test_other_encoders_and_decoders_are_refused_by_name(change, message, tmp_path):
+    model = VisionEncoderDecoderModel(encoder=ViTModel(ViTConfig(**VIT)), decoder=DECODERS["trocr"](True))
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key, value in change.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(zoo.ZooError, match=message):
+        zoo.load(tmp_path)
 
 
 # Golden figures of the specification: every trainable parameter is 0.3 sin(0.7 i + j), plus 1 for gains.

@@ -13,6 +13,7 @@ from zoo.commands.cli import main
 from zoo.evaluation.classification import Classification, columns_of
 from zoo.runs.evaluate import evaluate
 from zoo.runs.evaluation_results import kept_results
+from zoo.runs.evaluation_setup import make_evaluation
 from zoo.runs.train import train
 from zoo.training.log import read_lines
 
@@ -64,7 +65,7 @@ def test_items_without_label_or_that_cannot_be_read_end_it_loudly(classifier, un
 
 
 def test_a_run_takes_the_heads_own_evaluation_and_mixes_only_in_training(tmp_path):
-    words = ["system=classifier_vit_nano", "data.mix={mixup: 0.8, cutmix: 1.0}", *SMALL]
+    words = ["system=classifier_vit_nano", "data.mix={mixup: 0.8, cutmix: 1.0}", "evaluation.limit=40", *SMALL]
     train(compose("train", [*words, f"run_dir={tmp_path / 'run'}"]))
     lines = [line for line in read_lines(tmp_path / "run" / "metrics.jsonl") if line["kind"] == "evaluation"]
     assert [line["step"] for line in lines] == [2, 4] and {"top1", "top5", "mean_per_class"} <= set(lines[0])
@@ -75,7 +76,9 @@ def test_a_run_takes_the_heads_own_evaluation_and_mixes_only_in_training(tmp_pat
         assert output.name == f"{name}_digits_test_{written['fingerprint'][:8]}" and written["evaluation"] == name
         assert written["top1"] == result.metrics["top1"] and written["split"] == "test" and written["details"] == result.details
     (kept,) = (tmp_path / "run" / "evaluation").glob("classification_*/confusion.png")  # the second left the first alone
-    assert kept.is_file()
+    assert kept.is_file() and json.loads((kept.parent / "metrics.json").read_text())["items"] == 40
+    fewer, _ = evaluate(compose("evaluate", [f"checkpoint={tmp_path / 'run'}", "evaluation.limit=30"]))
+    assert fewer.num_items == 30, "a keyword without a name changes the run's evaluation"
 
 
 @pytest.mark.parametrize(
@@ -85,13 +88,19 @@ def test_a_run_takes_the_heads_own_evaluation_and_mixes_only_in_training(tmp_pat
         (["data.mix={mixup: 0.8}"], "data.mix: .* reads image, text"),
         (["system=classifier_vit_nano", "data.mix={mixup: -1}"], "data.mix.mixup: -1.0; allowed"),
         (["system=classifier_vit_nano", "evaluation=zero_shot"], "choose evaluation=classification"),
-        (["evaluation.limit=3"], "evaluation.limit: no evaluation is chosen; say which with evaluation=NAME"),
+        (["system=classifier_vit_nano", "evaluation.limits=3"], "evaluation.limits: .*did you mean 'limit'"),
+        (["objective.scale=3"], "objective.scale: no objective is chosen; say which with objective=NAME"),
     ],
 )
 def test_what_does_not_fit_is_found_before_training(tmp_path, words, message):
     with pytest.raises(zoo.ConfigError, match=message):
         train(compose("train", [*words, *SMALL, f"run_dir={tmp_path / 'run'}"]))
     assert not (tmp_path / "run").exists()
+
+
+def test_keywords_without_a_name_need_a_head_with_an_evaluation():
+    with pytest.raises(zoo.ConfigError, match="evaluation.limit: the model has no default evaluation; add evaluation=NAME"):
+        make_evaluation({"limit": 3}, zoo.create_model("vit_nano"))
 
 
 def test_results_are_kept_for_each_data_and_evaluation(tmp_path, monkeypatch):

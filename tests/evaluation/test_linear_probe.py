@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -38,11 +39,15 @@ def raw(source, split):
     return features, np.array([sample.label for sample in samples])
 
 
-def test_accuracy_equals_scikit_learns_on_the_raw_features(source):
+def test_accuracy_equals_scikit_learns_on_standardised_features(source):
     (features, labels), (test_features, test_labels) = raw(source, "train"), raw(source, "test")
-    reference = LogisticRegression(C=0.1, max_iter=1000).fit(features, labels)
+    mean, std = features.mean(0), features.std(0)
+    std[std == 0] = 1  # a pixel that is the same in all training items
+    reference = LogisticRegression(C=0.1, max_iter=1000).fit((features - mean) / std, labels)
     result = LinearProbe(C=0.1)(Pixels(), source, "test")
-    assert result.metrics["top1"] == pytest.approx(reference.score(test_features, test_labels)) and result.metrics["top1"] > 0.9
+    assert (
+        result.metrics["top1"] == pytest.approx(reference.score((test_features - mean) / std, test_labels)) and result.metrics["top1"] > 0.9
+    )
     assert result.details["C"] == 0.1 and result.details["converged"] and result.details["train_items"] == 1258
 
 
@@ -55,12 +60,22 @@ def overlapping(count, seed):
     return torch.from_numpy(features), torch.from_numpy(labels)
 
 
+def test_features_of_unequal_scales_converge_and_their_scales_change_nothing():
+    features, labels = overlapping(200, 0)
+    scales = torch.logspace(-3, 3, features.shape[1])
+    plain, scaled = fit((features, labels), 1.0, 100), fit((features * scales + 7 * scales, labels), 1.0, 100)
+    assert plain[-1].n_iter_.max() < 100 and scaled[-1].n_iter_.max() < 100
+    with pytest.warns(ConvergenceWarning):  # without standardisation
+        LogisticRegression(C=1.0, max_iter=100).fit(features * scales, labels)
+    np.testing.assert_allclose(scaled[-1].coef_, plain[-1].coef_, rtol=0, atol=1e-2)
+
+
 def test_the_sweep_finds_a_c_no_worse_than_any_of_the_coarse_ones():
     train, validation = overlapping(80, 0), overlapping(400, 1)
     C = sweep(train, validation, 300)
 
     def accuracy(C):
-        return LogisticRegression(C=C, max_iter=300).fit(*train).score(*validation)
+        return fit(train, C, 300).score(*validation)
 
     assert all(accuracy(C) >= accuracy(10.0**power) for power in (-4, -2, 0, 2))
     assert -4 < np.log10(C) < 2 and np.log10(C) * 8 == pytest.approx(round(np.log10(C) * 8))  # 8 values per decade

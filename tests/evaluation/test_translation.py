@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from nltk.translate import AlignedSent, IBMModel1
 
 import zoo
 from zoo.commands.cli import main
 from zoo.errors import ConfigError
+from zoo.evaluation.measures.word_lexicon import WordLexicon
 from zoo.evaluation.translation import Translation, translation_scores
 from zoo.sources.parallel import Parallel
 
@@ -21,6 +23,33 @@ def test_scores_are_those_of_sacrebleu():
     assert signatures["bleu"] == "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
     plus, _ = translation_scores(WRITTEN, REFERENCES, word_order=2)
     assert plus["chrf"] == pytest.approx(0.6721, abs=5e-5)
+
+
+# Without repeated target words: nltk divides by the sum over all copies of one.
+PHRASES = [
+    ("the house", "das Haus"),
+    ("the book", "das Buch"),
+    ("a book", "ein Buch"),
+    ("a large house , the book", "ein grosses Haus , das Buch"),
+]
+
+
+@pytest.mark.parametrize("iterations", [1, 4])
+def test_the_dictionary_is_model_one(iterations):
+    lexicon = WordLexicon(PHRASES, iterations=iterations)
+    texts = [AlignedSent(target.split(), source.split()) for source, target in PHRASES]
+    theirs = IBMModel1(texts, iterations).translation_table
+    for target in ("das", "Haus", "ein", ","):
+        assert lexicon.probability(target, "") == pytest.approx(theirs[target][None], abs=1e-9)
+        for word in ("the", "house", "book", "a", "large"):
+            assert lexicon.probability(target, word) == pytest.approx(theirs[target].get(word, 0.0), abs=1e-9)
+    assert lexicon.probability("das", "unknown") == lexicon.probability("unknown", "the") == 0
+
+
+def test_word_by_word_keeps_the_order_and_unknown_words():
+    lexicon = WordLexicon(PHRASES)
+    assert lexicon.translate("A book, the (house) Zebra.") == "ein Buch, das (Haus) Zebra."
+    assert WordLexicon([]).translate("a b") == "a b"
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +79,14 @@ def saved(tmp_path_factory):
 def test_a_perfect_translator_scores_one(saved, num_beams, tmp_path):
     folder, pairs = saved
     source = Parallel(path=folder, split_fractions=[1.0, 0.0, 0.0])
-    result = Translation(num_beams=num_beams)(zoo.load(folder / "model"), source, "train")
+    result = Translation(num_beams=num_beams, baselines=num_beams == 3)(zoo.load(folder / "model"), source, "train")
     assert result.metrics["bleu"] == pytest.approx(1.0) and result.num_items == len(pairs)
     assert result.details["copied_source_bleu"] < 0.1 and "13a" in result.details["signatures"]["bleu"]
+    if num_beams == 3:  # with the baselines
+        lexicon = WordLexicon([(a, b) for a, b in pairs])
+        scores, _ = translation_scores([lexicon.translate(a) for a, _ in pairs], [b for _, b in pairs])
+        assert {name: result.details[f"word_by_word_{name}"] for name in scores} == pytest.approx(scores)
+    assert ("word_by_word_bleu" in result.details) == (num_beams == 3)
     result.draw(tmp_path)
     assert len((tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()) == len(pairs)
 
@@ -68,6 +102,9 @@ def test_models_and_sources_that_do_not_fit_are_refused(saved):
         Translation(tokenize="moses").check(system, source)
     with pytest.raises(ConfigError, match="word_order 1"):
         Translation(word_order=1)
+    captions = zoo.create_system("caption_nano", ["system.processor.target_text.reads=target"])
+    with pytest.raises(ConfigError, match="baselines: true, but word by word translates texts and the model reads image"):
+        Translation(baselines=True).check(captions, source)
 
 
 def test_the_command_translates_a_text_and_a_file(saved, tmp_path, capsys):

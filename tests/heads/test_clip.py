@@ -18,12 +18,18 @@ def system():
     return system
 
 
-@pytest.mark.card("clip_vit_nano", "batch-invariant")
-def test_a_batch_gives_what_single_items_give_whatever_the_padding(system, card_figure):
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.card(n, "batch-invariant")) for n in ("clip_vit_nano", "clap_whisper_nano")]
+)
+def test_a_batch_gives_what_single_items_give_whatever_the_padding(name, card_figure):
+    system = zoo.create_model(name)
+    system.processor.fit(CAPTIONS)
     images = [np.random.default_rng(i).integers(0, 256, (20 + i, 40, 3), dtype=np.uint8) for i in range(5)]
     texts = ["cat", "a much longer caption about a dog and a house", "x"]
-    largest = 0.0
-    for modality, inputs in (("image", images), ("text", texts)):
+    clips = [np.random.default_rng(i).normal(size=3000 + 900 * i).astype(np.float32) * 0.1 for i in range(3)]
+    shown, largest = {"image": images, "audio": clips, "text": texts}, 0.0
+    for modality in system.encoders:
+        inputs = shown[modality]
         together = system.embed(modality, inputs)
         alone = torch.cat([system.embed(modality, [item]) for item in inputs])
         largest = max(largest, (together - alone).abs().max().item())

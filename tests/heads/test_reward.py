@@ -10,7 +10,7 @@ import transformers
 import zoo
 from zoo.assembly.compose import compose
 from zoo.evaluation.ranking import Ranking
-from zoo.heads.reward import ranked_pairs
+from zoo.heads.reward import Reward, ranked_pairs
 from zoo.runs.train import train
 from zoo.sources.preferences import Preferences
 from zoo.training.log import read_lines
@@ -75,8 +75,6 @@ def test_the_loss_is_the_mean_over_prompts_of_the_mean_over_pairs(system):
     )
     assert system(batch).loss.item() == pytest.approx(expected.mean().item(), abs=1e-6)
     system.head.margin, system.head.centring = 0.0, 0.0
-    with pytest.raises(zoo.ConfigError, match="head 'reward' scores conversations and predicts no tokens"):
-        system.head.predictions({}, batch)
 
 
 CLASSES = {
@@ -112,6 +110,12 @@ def test_transformers_reward_models_load_and_go_back(family, tmp_path):
     assert not report["missing_keys"] and not report["unexpected_keys"] and again.config.num_labels == 1
     again.config.pad_token_id = 0
     torch.testing.assert_close(again(padded, attention_mask=mask.long()).logits[:, 0], expected, atol=1e-6, rtol=1e-6)
+
+
+def test_a_reward_model_without_a_word_table_as_output_predicts_no_tokens():
+    head = Reward(inputs={}, language=zoo.create_model("mistral_nano"))
+    with pytest.raises(zoo.ConfigError, match="head 'reward' scores conversations and has no output over the vocabulary"):
+        head.predictions({}, Batch({}))
 
 
 def test_a_classifier_of_several_labels_is_refused(tmp_path):

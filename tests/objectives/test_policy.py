@@ -5,14 +5,14 @@ import torch
 
 import zoo
 from zoo.evaluation.rewards.length import Length
-from zoo.registry import find_part
+from zoo.registry import find_part, part_names
 from zoo.testing import check_objective
 from zoo.training.objectives.grpo import Grpo
 from zoo.training.objectives.policy import token_log_probabilities as names
 from zoo.training.objectives.ppo import Ppo
 from zoo.training.reference import Reference
 from zoo.training.rollouts import Rollouts
-from zoo.types import SampledAnswer
+from zoo.types import SampledAnswer, SamplingObjective
 
 SMALL = {"max_new_tokens": 5, "rewards": {"length": {"most": 5, "margin": 5}}}
 ROWS = [0, 2, 4]  # one answer of each of the three prompts
@@ -41,6 +41,11 @@ def attached(objective, talking):
     objective.attach(talking.policy)
     talking.policy.training_only = None
     return objective
+
+
+def test_every_objective_on_sampled_answers_is_tested_here():
+    names_of = [name for name in part_names("objective") if issubclass(find_part("objective", name), SamplingObjective)]
+    assert names_of == ["grpo", "ppo"]
 
 
 @pytest.mark.parametrize("name", ["grpo", "ppo"])

@@ -55,6 +55,8 @@ CARD_TESTS: dict[str, tuple[Sequence[str], Mapping[str, Sequence[str]]]] = {
     "convert/test_transformers_kosmos2.py::test_their_directory_gives_their_logits_here": ([EQUALS], {"kosmos_2": ("*",)}),
     "convert/test_transformers_kosmos2.py::test_their_greedy_tokens_are_ours": ([EQUALS], {"kosmos_2": ("*",)}),
     "convert/test_transformers_kosmos2.py::test_what_came_from_there_goes_back_bit_for_bit": ([BACK], {"kosmos_2": ("*",)}),
+    "heads/test_reward.py::test_transformers_reward_models_load_and_go_back": ([EQUALS, BACK], {"reward": ("*",)}),
+    "heads/test_reward.py::test_a_score_does_not_depend_on_padding": ([BATCH], {"reward": ("*",)}),
     "heads/test_kosmos.py::test_a_batch_of_prompts_gives_what_single_prompts_give": ([BATCH], {"kosmos": ("*",)}),
     "encoders/test_whisper.py::test_outputs_equal_those_of_openai_whisper": ([EQUALS], {"whisper": ("*",)}),
     "heads/test_whisper.py::test_logits_equal_those_of_openai_whisper": ([EQUALS], {"whisper": ("*",)}),

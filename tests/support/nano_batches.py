@@ -1,6 +1,7 @@
 """Random batches that fit any nano system."""
 
 import torch
+from system_batches import ranked
 
 from zoo.types import FRAMES, MAGNITUDES, MASKED, MELS, PLACEHOLDER_IDS, SUPERVISED
 
@@ -26,6 +27,8 @@ def random_batch(system, items, *, padded=False):
 
     batch = batch.map(fill)
     batch.targets |= {"groups": torch.arange(items), "labels": torch.arange(items) % 2}
+    if "reward" in system.head.verbs:
+        batch.targets |= ranked(items)
     if system.head.needs_masking:
         batch.targets[MASKED] = torch.where(torch.rand(batch.inputs["text"].shape, generator=generator) < 0.3, batch.inputs["text"], -100)
     if padded:

@@ -19,11 +19,20 @@ def conversation(system, number, *, shows=True):
     return [{"role": "user", "content": [*shown, "what is it?"]}, {"role": "assistant", "content": f"number {number}"}]
 
 
+def ranked(items):
+    """Targets of a reward head: pairs of answers to one prompt, the second one the better; of an odd number, the last prompt has three."""
+    groups = (torch.arange(items) // 2).clamp(max=items // 2 - 1)
+    return {"groups": groups, "labels": torch.arange(items) - 2 * groups}
+
+
 def batch_of(system, numbers=range(3), *, texts_alone=()):
     """Return one item for each number; conversations of the numbers ``texts_alone`` have neither image nor audio."""
     system.processor.fit(WORDS)
     if system.head.language is not None:
-        return system.processor(conversation=[conversation(system, number, shows=number not in texts_alone) for number in numbers])
+        batch = system.processor(conversation=[conversation(system, number, shows=number not in texts_alone) for number in numbers])
+        if "reward" in system.head.verbs:
+            batch.targets |= ranked(len(numbers))
+        return batch
     texts = {n: "a sentence number" + " and more" * (n % 3) for n in numbers}
     samples = [Sample(str(n), {**raw(n), "text": texts[n], "target": texts[n][:11]}, group=n, label=n % 2) for n in numbers]
     batch = system.processor.collate(samples, [system.processor.items(sample) for sample in samples])

@@ -27,6 +27,22 @@ IMAGES = {  # encoders of a classifier
     "pvig_nano": {},
     "timm_nano": {},
     "vit_small_patch14_dinov2": {"image_size": 28, "dim": 64, "depth": 2, "num_heads": 2},
+    "fusion_nano": {},
+}
+TRAINED = {"tokenizer": "trained", "pad_token_id": 0, "eot_token_id": 2}  # in place of the tokenizer that comes with published weights
+SYSTEMS = {  # published systems, with the overrides that make them small
+    "kosmos_2": [
+        *("system.processor.conversation.tokenizer=trained", "system.head.connectors.image.num_latents=4"),
+        *(f"system.head.language.{key}={value}" for key, value in SIZES.items()),
+        *(f"system.encoders.image.{key}={value}" for key, value in IMAGES["vit_small_patch14_dinov2"].items()),
+        "system.encoders.image.patch_size=7",
+    ],
+    "marian": [
+        *(f"system.processor.{part}.{key}={value}" for part in ("text", "target_text") for key, value in TRAINED.items()),
+        *("system.processor.target_text.start_token_ids=[0]", "system.processor.target_text.generation.suppress_tokens=[0]"),
+        *(f"system.encoders.text.{key}={value}" for key, value in {**SIZES, "hidden_dim": 128}.items()),
+        *(f"system.head.{key}={value}" for key, value in {"depth": 2, "num_heads": 4, "head_dim": 16, "hidden_dim": 128}.items()),
+    ],
 }
 
 
@@ -44,6 +60,8 @@ def cases():
         for part, sizes in parts.items():
             words = [f"{group}@{place}={part}", *(f"{place}.{key}={value}" for key, value in sizes.items())]
             yield case(part, [system, words], [part])
+    for name, words in SYSTEMS.items():
+        yield case(name, [name, words], [name])
 
 
 def case(name, arguments, cards):
@@ -110,3 +128,29 @@ def test_a_published_row_made_small_keeps_the_contract(name):
 @pytest.mark.card("dinov2", "batch-invariant")
 def test_a_small_dinov2_keeps_the_contract():
     zoo.testing.check_encoder(zoo.create_model("vit_small_patch14_dinov2", **IMAGES["vit_small_patch14_dinov2"]))
+
+
+def together_and_alone(system, compute):
+    """Return what a system computes for a batch, and for its items one by one."""
+    numbers = range(3)
+    together = compute(batch_of(system, numbers))  # also fits the tokenizers, which the items alone share
+    return together, torch.cat([compute(batch_of(system, [number])) for number in numbers])
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.card(n, "batch-invariant")) for n in ("caption_nano", "speech_seq2seq_nano", *SYSTEMS)]
+)
+@torch.no_grad()
+def test_an_item_in_a_batch_has_the_logits_of_the_item_alone(name, card_figure):
+    torch.manual_seed(0)
+    system = zoo.create_system(name, SYSTEMS.get(name, [])).eval()
+
+    def logits(batch):
+        encoded = system.encode_batch(batch)
+        return system.head.predictions(encoded, batch).logits if system.head.language else system.head(encoded, batch).outputs["logits"]
+
+    together, alone = together_and_alone(system, logits)
+    largest, scale = (together - alone).abs().max().item(), together.abs().max().item()
+    card_figure(f"max difference {largest / scale:.1e} of the largest logit")
+    assert together.std(0).max() > 0.01 * scale, "the logits depend on the item"
+    assert largest < 1e-5 * scale

@@ -234,6 +234,8 @@ def _mended(config_name: str, overrides: list[str], position: int, key: str) -> 
         return f"+{text}"  # names of the system's parts, which are checked when it is built
     parent = key.rpartition(".")[0]
     node = OmegaConf.select(rest, parent) if parent else rest
+    if parent == "evaluation" and node is None:
+        return f"+{text}"  # a keyword of the head's evaluation, which is checked when it is built
     if not isinstance(node, DictConfig):
         raise ConfigError(_explain_parent(rest, key))
     new = current_key(key, node.get("name"))

@@ -131,13 +131,13 @@ def take_tokenizer(system: System, found: Source) -> None:
 
 
 def take_words(system: System, found: Source) -> None:
-    """Give the tokenizer of a text encoder's weights to the text processor, if its config says that one is given."""
-    ours: Any = None if system.processor is None else system.processor.get("text")
-    if ours is None or ours.source != "given" or ours.is_fitted:
-        return
-    description = _description(found, needed=False)
-    if description is not None and description.tokenizer is not None:
-        ours.use(description.tokenizer)
+    """Give the tokenizers beside the weights to the processors of texts and target texts whose config says that one is given."""
+    known: dict[str, Any] = {} if system.processor is None else {name: system.processor.get(name) for name in ("text", "target_text")}
+    parts = {name: part for name, part in known.items() if part is not None and part.source == "given" and not part.is_fitted}
+    description = _description(found, needed=False) if parts else None
+    for name, part in parts.items():
+        if description is not None and (tokenizer := description.tokenizer_of(name)) is not None:
+            part.use(tokenizer)
 
 
 def finish(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zoo.commands.demo.options import add_demo_options, run_demo
 from zoo.commands.draw_graph_options import add_draw_graph_options
 from zoo.commands.fit_scaling_options import add_fit_scaling_options
 from zoo.commands.interpolate_options import add_interpolate_options
@@ -221,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_draw_graph_options(add("draw-graph", _draw_graph, "Plot the graph neighbours that a Vision GNN assigns to an image patch."))
     add_serve_options(add("serve", _serve, "Serve models over HTTP, with the routes of OpenAI's API."))
+    add_demo_options(add("demo", run_demo, "Open a web page on this machine: classify, search, chat, transcribe, speak, and see graphs."))
     command = add("fetch", _fetch, "Download pretrained weights and datasets into a cache; without a name, list them.")
     command.add_argument("name", nargs="?", metavar="NAME", help="weights or dataset to download")
     command.add_argument("--directory", metavar="DIR", help="cache directory, holds DIR/NAME; default: $ZOO_CACHE or ~/.cache/zoo")

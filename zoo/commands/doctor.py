@@ -32,6 +32,7 @@ NEEDS = {  # command -> extras beyond the core
     "export --format gguf, read GGUF": ("gguf",),
     "fetch": ("fetch",),
     "serve": ("serve",),
+    "demo": ("demo", "audio"),
     "embed --format parquet, search --backend faiss": ("search",),
     "files on s3:// and https://": ("remote",),
     "files on gs://": ("gcs",),

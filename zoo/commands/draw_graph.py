@@ -3,6 +3,7 @@
 Source: Han et al. 2022 (arXiv 2206.00272), figure 5.
 """
 
+import io
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor, nn
 
 from zoo.assembly.create import create_model
@@ -75,7 +77,7 @@ def draw_graph_command(options: Namespace) -> int:
     return 0
 
 
-def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
+def find_encoder(options: Namespace) -> tuple[Any, Any]:
     """Load the Vision GNN in eval mode, and the image processor that it needs.
 
     Raises:
@@ -91,6 +93,15 @@ def find_encoder(options: Namespace) -> tuple[Any, ImageProcessor]:
         model = create_model(name, weights=options.weights, weights_parts=options.weights_parts, **place)
         if options.weights is None:
             say(f"zoo: {name} has random weights, so its graph is not meaningful; give --weights", file=sys.stderr)
+    return graph_encoder(model, name)
+
+
+def graph_encoder(model: Any, name: str) -> tuple[Any, Any]:
+    """Return the Vision GNN of a model, and the image processor that it needs.
+
+    Raises:
+        ConfigError: the model has no Vision GNN.
+    """
     encoder: Any = model.encoders["image"] if isinstance(model, System) and "image" in model.encoders else model
     if not isinstance(encoder, ViG) or encoder.image_size is None:
         raise ConfigError(f"--model: {name} has no graph; choose a model with a Vision GNN: {', '.join(list_models('*vig*'))}")
@@ -186,6 +197,24 @@ def draw(image: UInt8[Tensor, "3 height width"], rows: Sequence[Sequence[Neighbo
     figure.colorbar(colours, ax=panels, label="share of the channels taken from this neighbour", shrink=0.8)
     figure.suptitle(title)
     figure.savefig(output, dpi=130)
+
+
+def draw_node(image: UInt8[Tensor, "3 height width"], found: Neighbourhood, *, width: int) -> Image.Image:
+    """Draw one node and its neighbours onto the image, without a margin: a position on the drawing is the same position on the image."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    array = image.permute(1, 2, 0).numpy()  # [height, width, 3]
+    colours = ScalarMappable(Normalize(0, max(edge.share for edge in found.edges)), colormaps["plasma"])
+    figure = Figure(figsize=(width / 100, width / 100 * array.shape[0] / array.shape[1]), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    _draw_panel(axes, array, found, colours)
+    axes.set_axis_off()
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return Image.open(file)
 
 
 def _draw_panel(axes: Any, image: UInt8[np.ndarray, "height width 3"], found: Neighbourhood, colours: Any) -> None:

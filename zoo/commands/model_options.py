@@ -9,7 +9,10 @@ HELP = {
     "device": "torch device: auto (default; the GPU if there is one), cpu, cuda, cuda:1, ...",
     "precision": "auto (default; bf16 on a GPU that has it, else fp32), fp32, bf16, fp16, fp64, or int8 and int4 on a CPU",
 }
-RUNS_A_MODEL = ("evaluate", "classify", "embed", "search", "chat", "answer", "speak", "transcribe", "translate", "draw-graph", "serve")
+RUNS_A_MODEL = (
+    *("evaluate", "classify", "embed", "search", "chat", "answer", "speak", "transcribe", "translate", "draw-graph"),
+    *("serve", "demo"),
+)
 
 
 def add_model_options(command: ArgumentParser, *, takes_overrides: bool) -> None:

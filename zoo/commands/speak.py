@@ -51,8 +51,6 @@ def speak_command(options: Namespace) -> int:
     output = Path(options.output)
     if output.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output: {output} is not an audio file; allowed suffixes are {', '.join(SUFFIXES)}")
-    if not output.absolute().parent.is_dir():
-        raise ConfigError(f"--output: the folder {output.absolute().parent} does not exist; create it first")
     system: Any = load_chosen(chosen_model(options.model, DEFAULT_VOICE), options)
     if "synthesize" not in verbs_of(system):
         raise ConfigError(
@@ -62,6 +60,7 @@ def speak_command(options: Namespace) -> int:
     _show_left_out(plan, as_json=options.json)
     if not plan.pieces:
         raise DataError("TEXT: contains nothing that can be spoken; give words or numbers in Latin letters")
+    _create_folder(output.absolute().parent)
     speeches = _synthesize(system, [text for _, text in plan.pieces], options)
     _write(speeches, output)
     if options.plots is not None:
@@ -100,6 +99,13 @@ def _text(options: Namespace) -> str:
         return sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--file: {options.file} cannot be read ({error}); give a UTF-8 text file, or - for standard input") from error
+
+
+def _create_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--output: the folder {folder} cannot be created ({error}); give another file") from error
 
 
 def _synthesize(system: Any, sentences: Sequence[str], options: Namespace) -> list[Speech]:

@@ -320,14 +320,20 @@ def _chosen_model(given: str | None) -> str:
     """
     if given is not None:
         return given
-    folder = cache_directory() / DEFAULT_MODEL
-    if not is_cached(find_asset(DEFAULT_MODEL), folder):
+    default = cached_default()
+    if default is None:
         raise ConfigError(
             f"--model: missing, and the default {DEFAULT_MODEL} (English, 71 MB) is not in {cache_directory()}; get it with: zoo fetch "
             f"{DEFAULT_MODEL}"
         )
     say(f"zoo: no --model given; using {DEFAULT_MODEL}, which supports only English", file=sys.stderr)
-    return str(folder)
+    return default
+
+
+def cached_default() -> str | None:
+    """Return the path of the default model if ``zoo fetch`` has downloaded it."""
+    folder = cache_directory() / DEFAULT_MODEL
+    return str(folder) if is_cached(find_asset(DEFAULT_MODEL), folder) else None
 
 
 def _prepare(directory: Path, facts: dict[str, Any], items: Sequence[Item], formats: Sequence[str], *, overwrite: bool) -> None:

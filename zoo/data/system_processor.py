@@ -4,7 +4,6 @@ A conversation can contain any number of images and clips. Those of a whole batc
 ``inputs["audio"]``. A batch without any has tensors with zero rows there, so that every distributed process uses the same parameters.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -14,11 +13,12 @@ from typing import Any
 import torch
 
 from zoo.data.groups import stable_group
-from zoo.errors import DataError, ItemError, WeightsError, name_choices
+from zoo.errors import DataError, ItemError, name_choices
 from zoo.processors.chat.messages import MARKERS, PLURALS, Conversation, as_conversation
 from zoo.registry.construct import build_part
 from zoo.registry.schemas import read_processor_settings
-from zoo.storage.outside import refuse_special, understanding
+from zoo.storage.files import hash_of_files
+from zoo.storage.outside import understanding
 from zoo.types import SUPERVISED, Batch, Sample
 
 FILE = "processor.json"
@@ -217,13 +217,7 @@ def hash_files(directory: Path) -> str:
     Raises:
         WeightsError: one of them is a folder, a pipe or a device.
     """
-    digest = hashlib.sha256()
-    for name in FILES:
-        path = directory / name
-        if path.exists():
-            refuse_special(path, WeightsError)  # a pipe would block
-            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    return hash_of_files(directory, FILES)
 
 
 def conversation_of(sample: Sample) -> Conversation:

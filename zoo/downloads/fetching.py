@@ -18,7 +18,7 @@ from zoo.storage.verified import verify, write_list
 
 SOURCE_FILE = "SOURCE.json"
 CREDITS_FILE = "CREDITS.md"
-FORMAT = 2  # of the converters' output; raise it to make caches of older versions be downloaded again
+FORMAT = 3  # of the converters' output; raise it to make caches of older versions be downloaded again
 ERRORS: dict[str, type[ZooError]] = {"weights": WeightsError, "data": DataError}  # by kind of asset
 
 

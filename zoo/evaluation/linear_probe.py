@@ -1,9 +1,10 @@
-"""Linear probe: logistic regression on frozen features.
+"""Linear probe: logistic regression on frozen features, standardised by mean and deviation of the training items.
 
 Paper: Radford et al. 2021 (arXiv 2103.00020), section 3.2 and appendix A.3: L-BFGS, at most 1000 iterations, the strength of the
 L2 penalty chosen on validation items by a search with halving steps. Reference: scikit-learn's ``LogisticRegression``.
 
-Difference from the paper: the final fit uses the training split only, not training and validation together.
+Differences from the paper: the final fit uses the training split only, not training and validation together; and features are standardised,
+so that L-BFGS converges on features whose scales differ (those of DINOv2 do) and one C means the same for all encoders.
 """
 
 import math
@@ -34,8 +35,8 @@ class LinearProbe(Evaluation):
     """Accuracy of logistic regression that is fitted on features of the training split.
 
     Args:
-        C: inverse strength of the L2 penalty (scikit-learn's name); None chooses it on the validation split, or on a held-out fifth of
-            the training split if the report is on the validation split.
+        C: inverse strength of the L2 penalty on standardised features (scikit-learn's name); None chooses it on the validation split, or
+            on a held-out fifth of the training split if the report is on the validation split.
         max_iterations: maximum number of L-BFGS iterations.
         modality: modality of the encoder to probe.
         features: "pooled", "mean" (of the tokens) or "cls_mean" (class token and mean).
@@ -75,7 +76,7 @@ class LinearProbe(Evaluation):
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError if the model has no such features or scikit-learn is missing, DataError if the source has no classes."""
-        _logistic_regression()
+        _pipeline(1.0, self.max_iterations)
         refuse_source(source)
         self.reader.check(model, source)
 
@@ -95,7 +96,7 @@ class LinearProbe(Evaluation):
         C = self.C if self.C is not None else self._chosen(model, source, split, train, advance)
         features, labels = self.reader(model, source.split(split), limit=self.limit, advance=advance)
         fitted = fit(train, C, self.max_iterations)
-        iterations = int(fitted.n_iter_.max())
+        iterations = int(fitted[-1].n_iter_.max())
         details = {"C": C, "train_items": len(train[1]), "iterations": iterations, "converged": iterations < self.max_iterations}
         return measure(class_scores(fitted, features, len(source.class_names)), labels, source.class_names, details)
 
@@ -128,7 +129,7 @@ def sweep(train: Features, validation: tuple[Float[Tensor, "held dim"], Int[Tens
 
 
 def fit(train: Features, C: float, max_iterations: int) -> Any:
-    """Return a fitted ``LogisticRegression``, without a warning if it did not converge; the result's details report convergence.
+    """Return a fitted pipeline of ``StandardScaler`` and ``LogisticRegression``; the result's details report convergence, no warning does.
 
     Raises:
         DataError: all items are of one class.
@@ -138,7 +139,7 @@ def fit(train: Features, C: float, max_iterations: int) -> Any:
         raise DataError("evaluation: all training items are of one class; raise train_limit, or choose another source")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="lbfgs failed to converge")
-        return _logistic_regression()(C=C, max_iter=max_iterations).fit(features.numpy(), labels.numpy())
+        return _pipeline(C, max_iterations).fit(features.numpy(), labels.numpy())
 
 
 def class_scores(fitted: Any, features: Float[Tensor, "n dim"], num_classes: int) -> Float[Tensor, "n classes"]:
@@ -151,9 +152,16 @@ def class_scores(fitted: Any, features: Float[Tensor, "n dim"], num_classes: int
     return scores
 
 
-def _logistic_regression() -> Any:
+def _pipeline(C: float, max_iterations: int) -> Any:
+    """Return scikit-learn's pipeline, not fitted; a feature that is constant in the training items is centred only.
+
+    Raises:
+        ConfigError: scikit-learn is missing.
+    """
     try:
         from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
     except ImportError as error:
         raise ConfigError(f"evaluation: 'linear_probe' needs scikit-learn ({error}); install it with: zoo install probe") from error
-    return LogisticRegression
+    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=max_iterations))

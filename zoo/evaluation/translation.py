@@ -1,7 +1,8 @@
 """Translation: BLEU and chrF of generated texts against references, beside those of copying the source.
 
 Papers: Papineni et al. 2002 (BLEU); Post 2018 (sacrebleu, arXiv 1804.08771); Popovic 2015 (chrF). The scores are those of the library
-``sacrebleu``, whose signature is stored with them. Of small models chrF tells more.
+``sacrebleu``, whose signature is stored with them. Of small models chrF tells more. Two baselines need no model: the source itself, and a
+dictionary of the training split that translates word by word.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch
 from zoo.errors import ConfigError
 from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.evaluation.measures.split_reader import Reading, Row
+from zoo.evaluation.measures.word_lexicon import WordLexicon
 from zoo.evaluation.results.answers import Answer, AnswersResult, Shown
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.registry import register
@@ -22,7 +24,8 @@ from zoo.types import Evaluation, Sample, encoders_of, part_of
 class Translation(Evaluation):
     """BLEU and chrF of a whole split, as shares from 0 to 1: 0.284 is the BLEU of 28.4.
 
-    Details hold the signatures of sacrebleu and, for texts, the scores of the source itself in place of its translation.
+    Details hold the signatures of sacrebleu and, for texts, the scores of the source itself in place of its translation
+    ("copied_source_...").
 
     Args:
         num_beams: width of the beam search; 1 decodes greedily.
@@ -31,6 +34,7 @@ class Translation(Evaluation):
         max_new_tokens: maximum number of tokens of a text; null allows 50 more than the source has.
         tokenize: tokenizer of BLEU in sacrebleu: 13a, intl, zh, ja-mecab, char, ...
         word_order: 0 computes chrF, 2 computes chrF++.
+        baselines: also score a dictionary that is learnt from the training split and translates word by word ("word_by_word_...").
         examples: number of texts that the report shows, evenly spread.
         batch_size: number of items processed together.
         limit: maximum number of items, spread over the split; null uses all.
@@ -51,6 +55,7 @@ class Translation(Evaluation):
         max_new_tokens: int | None = None,
         tokenize: str = "13a",
         word_order: int = 0,
+        baselines: bool = False,
         examples: int = 60,
         batch_size: int = 32,
         limit: int | None = None,
@@ -59,7 +64,8 @@ class Translation(Evaluation):
             raise ConfigError(f"word_order {word_order}, examples {examples}; allowed are 0 (chrF) or 2 (chrF++), and 0 or more")
         checked_limits({"num_beams": num_beams, "max_new_tokens": max_new_tokens, "batch_size": batch_size, "limit": limit})
         self.num_beams, self.length_penalty, self.length_form, self.max_new_tokens = num_beams, length_penalty, length_form, max_new_tokens
-        self.tokenize, self.word_order, self.examples, self.batch_size, self.limit = tokenize, word_order, examples, batch_size, limit
+        self.tokenize, self.word_order, self.baselines = tokenize, word_order, baselines
+        self.examples, self.batch_size, self.limit = examples, batch_size, limit
 
     def check(self, model: Any, source: Any) -> None:
         """Raise ConfigError if the model cannot write texts, the source has no texts to compare with, or sacrebleu is missing."""
@@ -71,6 +77,10 @@ class Translation(Evaluation):
             raise ConfigError(
                 f"evaluation: 'translation' compares with the {reads} of each item, but the source gives {', '.join(source.modalities)}; "
                 "choose data=parallel, or set system.processor.target_text.reads"
+            )
+        if self.baselines and set(encoders_of(model)) != {"text"}:
+            raise ConfigError(
+                f"baselines: true, but word by word translates texts and the model reads {', '.join(encoders_of(model))}; set false"
             )
         _scorers(self.tokenize, self.word_order)
 
@@ -96,11 +106,22 @@ class Translation(Evaluation):
         scores, signatures = translation_scores(written, references, tokenize=self.tokenize, word_order=self.word_order)
         details = {"signatures": signatures, "num_beams": self.num_beams}
         if modality == "text":
-            copied, _ = translation_scores(
-                [answer.question for answer in answers], references, tokenize=self.tokenize, word_order=self.word_order
-            )
-            details |= {f"copied_source_{name}": value for name, value in copied.items()}
+            details |= self._baseline_scores([answer.question for answer in answers], references, source, reads)
         return AnswersResult(scores, answers, details | reading.details)
+
+    def _baseline_scores(self, texts: Sequence[str], references: Sequence[str], source: Any, reads: str) -> dict[str, float]:
+        """Return the scores of the source texts themselves, and of a dictionary of the training split if ``baselines``."""
+        baselines = {"copied_source": list(texts)}
+        if self.baselines:
+            training = source.split("train")
+            samples = (training.sample(index) for index in range(len(training)))
+            lexicon = WordLexicon((sample.inputs["text"], sample.inputs[reads]) for sample in samples)
+            baselines["word_by_word"] = [lexicon.translate(text) for text in texts]
+        found = {}
+        for name, written in baselines.items():
+            scores, _ = translation_scores(written, references, tokenize=self.tokenize, word_order=self.word_order)
+            found |= {f"{name}_{score}": value for score, value in scores.items()}
+        return found
 
     def _texts(self, model: Any, rows: Sequence[Row], modality: str, reads: str) -> list[tuple[Answer, int]]:
         """Return the written texts with the indices of their items."""

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
-from zoo.heads.bases.multimodal_lm import Connected, MultimodalLM, conversation_part, conversation_tensors, conversations_of
+from zoo.heads.bases.media_features import Connected, features_of
+from zoo.heads.bases.multimodal_lm import MultimodalLM, conversation_part, conversation_tensors, conversations_of
 from zoo.losses.distributed import share_of_mean
 from zoo.losses.reward import centring_losses, ranking_losses
 from zoo.registry import register
@@ -76,12 +77,14 @@ class Reward(MultimodalLM):
         scores = self.scores(encoded, batch)
         if scores.is_meta:  # meta tensors hold no labels to compare
             return HeadOutput(scores.mean(), {}, {"scores": scores})
-        better, worse, prompts = ranked_pairs(batch)
+        better, worse, prompts = ranked_pairs(batch)  # on the CPU, where counting them waits for no device
+        counts = prompts.bincount()  # pairs of each prompt
+        weights = 1 / (counts[prompts] * len(counts))
+        better, worse, weights = (send(each, scores.device) for each in (better, worse, weights))
         losses = ranking_losses(scores[better], scores[worse], margin=self.margin)
         if self.centring:
             losses = losses + self.centring * centring_losses(scores[better], scores[worse])
-        counts = prompts.bincount()  # pairs of each prompt
-        loss = (losses / counts[prompts]).sum() / len(counts)
+        loss = (losses * weights).sum()
         difference = (scores[better] - scores[worse]).detach()
         metrics = {"pair_accuracy": (difference > 0).float().mean(), "reward_margin": difference.mean()}
         return HeadOutput(share_of_mean(loss, len(counts)), metrics, {"scores": scores.detach()})
@@ -92,7 +95,7 @@ class Reward(MultimodalLM):
         Raises:
             DataError: the batch has no conversations, or an empty one.
         """
-        return self._scores(self._connected(encoded), batch)
+        return self._scores(self._connected(encoded, batch), batch)
 
     def _scores(self, features: Connected, batch: Batch) -> Float[Tensor, " batch"]:
         token_ids, mask, _ = conversation_tensors(batch)
@@ -103,8 +106,14 @@ class Reward(MultimodalLM):
         return self.output(states[send(last, states.device)])[:, 0].float()
 
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
-        """Raise ConfigError: the head has no output over the vocabulary."""
-        raise ConfigError("head 'reward' scores conversations and predicts no tokens; choose a system with head llava")
+        """Return next-token predictions, if the output projection of the language model is its word table.
+
+        Raises:
+            ConfigError: it was another matrix, which this head removed.
+        """
+        if self.language.drops_output:
+            raise ConfigError("head 'reward' scores conversations and has no output over the vocabulary; choose a system with head llava")
+        return super().predictions(encoded, batch)
 
     @torch.inference_mode()
     def reward(self, system: SystemLike, prompts: Sequence[Any], answers: Sequence[str], *, batch_size: int = 8) -> Float[Tensor, " n"]:
@@ -122,22 +131,21 @@ class Reward(MultimodalLM):
         scores, kept = [], {}
         for start in range(0, len(pairs), batch_size):
             batch: Batch = system.processor(conversation=pairs[start : start + batch_size])  # type: ignore[misc]
-            features = self._features_of(system, batch, kept)
+            features = features_of(self, system, batch, kept)
             scores.append(self._scores(features, batch.to(system.device)))
         return torch.cat(scores)
 
 
 def ranked_pairs(batch: Batch) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    """Return the rows of the better and of the worse answer of each pair, and the number of its prompt.
+    """Return the rows of the better and of the worse answer of each pair, and the number of its prompt, on the CPU.
 
     Labels ``2 1 0`` of one group give the pairs ``01 02 12``.
 
     Raises:
         DataError: the batch has no labels or groups, or an answer without another one to compare it with.
     """
-    labels = batch.need("labels", "head 'reward' (order of the answers)", REMEDY)
+    ranks = on_host(batch.need("labels", "head 'reward' (order of the answers)", REMEDY))
     groups = on_host(batch.need("groups", "head 'reward' (answers to the same prompt)", REMEDY))
-    ranks = on_host(labels)
     is_better = (groups[:, None] == groups) & (ranks[:, None] > ranks)  # [batch, batch]
     alone = ~(is_better.any(0) | is_better.any(1))
     if bool(alone.any()):
@@ -149,7 +157,7 @@ def ranked_pairs(batch: Batch) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pai
         )
     better, worse = is_better.nonzero(as_tuple=True)
     _, prompts = groups[better].unique(return_inverse=True)
-    return tuple(send(each, labels.device) for each in (better, worse, prompts))  # type: ignore[return-value]
+    return better, worse, prompts
 
 
 def _places_of_last(mask: Bool[Tensor, "batch length"], places: Int[Tensor, " total"]) -> Int[Tensor, " batch"]:

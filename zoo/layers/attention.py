@@ -162,6 +162,7 @@ def attend(
     mask: Bool[Tensor, "batch keys"] | None = None,
     causal: bool = False,
     window: int | None = None,
+    prefix: Int[Tensor, " batch"] | None = None,
     scale: float | None = None,
     cap: float | None = None,
     dropout: float = 0.0,
@@ -177,6 +178,7 @@ def attend(
         mask: True at keys that may be attended to.
         causal: True if each query attends only to keys up to its own position; the queries are the last positions of the keys.
         window: maximum number of keys that a causal query attends to, its own included; None: no limit.
+        prefix: number of first keys of each row that causal queries before them see, too; None: of no row.
         scale: factor on the scores; None takes head_dim ** -0.5.
         cap: soft limit of the scores, see ``attend_heads``.
         dropout: share of the attention weights that are set to zero.
@@ -188,6 +190,9 @@ def attend(
     allowed = attention_mask(mask, queries, causal, window)
     if causal and mask is None and (queries < keys or narrow):
         allowed = causal_mask(queries, keys, q.device, window)
+    if causal and prefix is not None:
+        seen = causal_mask(queries, keys, q.device, window) if allowed is None else allowed
+        allowed = seen | (torch.arange(keys, device=q.device) < prefix[:, None])[:, None, None, :]  # [B, 1, queries, keys]
     return attend_heads(q, k, v, allowed=allowed, causal=causal, scale=scale, cap=cap, dropout=dropout)
 
 

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
@@ -204,6 +204,29 @@ class DecoderBlock(nn.Module):
 
     def _dropped(self, branch: Tensor) -> Tensor:
         return self.drop(branch) if self.training else branch  # two calls a layer less while a text is generated
+
+
+def prefix_keys(lengths: Int[Tensor, " batch"], real: Bool[Tensor, "batch length"] | None, length: int) -> Bool[Tensor, "batch length"]:
+    """Return the mask that is True at the first ``lengths`` real tokens of each row; padding may be on either side."""
+    places = torch.arange(length, device=lengths.device)[None] if real is None else real.cumsum(1) - 1
+    inside = places < lengths[:, None]
+    return inside if real is None else inside & real
+
+
+def with_prefix(allowed: Tensor | None, prefix: Bool[Tensor, "batch keys"] | None) -> Tensor | None:
+    """Return a causal mask in which every query also sees the keys of the prefix; without one, the mask unchanged.
+
+    2 tokens of prefix and 3 others give the rows ``11000 11000 11100 11110 11111``.
+
+    Args:
+        allowed: of ``seen_keys``; None is the plain causal rule.
+        prefix: of ``prefix_keys``; None: there is none.
+    """
+    if prefix is None:
+        return allowed
+    keys = prefix.shape[1]
+    causal = causal_mask(keys, keys, prefix.device) if allowed is None else allowed
+    return causal | prefix[:, None, None, :]  # [batch, 1, queries, keys]
 
 
 def seen_keys(

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
 from zoo.layers.cache import Cache
-from zoo.layers.decoder import Call, Rotation, seen_keys
+from zoo.layers.decoder import Call, Rotation, prefix_keys, seen_keys, with_prefix
 from zoo.layers.linear import Linear, fast_linear, is_marked, lay_out, pack, unpack
 from zoo.layers.packing import Packing
 from zoo.types import LanguageModel, on_host
@@ -28,6 +28,7 @@ class DecoderOnly(LanguageModel):
             this is the smallest window, and ``windows`` has one for each layer.
     """
 
+    sees_prefix = True
     num_kv_heads: int
     embedding: nn.Embedding
     blocks: nn.ModuleList
@@ -52,7 +53,7 @@ class DecoderOnly(LanguageModel):
 
     def drop_output(self) -> None:
         """Remove an output projection that is not the word table; see ``LanguageModel``."""
-        self.drops_output, self.lm_head = True, None
+        self.drops_output, self.lm_head = self.lm_head is not None, None
 
     def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Return the input of the first block, given embedding vectors and their positions; by default the vectors unchanged."""
@@ -75,6 +76,7 @@ class DecoderOnly(LanguageModel):
         positions: Int[Tensor, "*tokens"] | None = None,
         cache: Cache | None = None,
         layout: Packing | None = None,
+        prefix_lengths: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "*tokens dim"]:
         """Return the hidden states after the last norm.
 
@@ -83,13 +85,20 @@ class DecoderOnly(LanguageModel):
             mask: True at real tokens of this call; padding may be on either side.
             positions: positions of the tokens; None counts real tokens, starting after those in the cache.
             cache: key-value cache of the previous tokens; the tokens of this call are added to it.
-            layout: boundaries of the sequences in a packed list.
+            layout: boundaries of the sequences in a packed list, and their prefixes.
+            prefix_lengths: number of first real tokens of each row that see each other; all later ones see them anyway. With a cache, the
+                prefixes must lie in its first call.
 
         Raises:
-            DataError: a text is longer than ``context_length``.
+            DataError: a text is longer than ``context_length``, or the prefix of a cache is not in its first call.
+            ConfigError: the model has a window, which leaves open what a prefix sees.
         """
+        if prefix_lengths is not None:
+            self._refuse_prefix(layout, cache)
         x = x if x.is_floating_point() else self.embed(x)
-        places, calls = self._list_calls(layout, positions) if layout is not None else self._batch_calls(x, mask, positions, cache)
+        places, calls = (
+            self._list_calls(layout, positions) if layout is not None else self._batch_calls(x, mask, positions, cache, prefix_lengths)
+        )
         x = self.place(x, places)
         for layer, (block, window) in enumerate(zip(self.blocks, self.windows, strict=True)):
             x = block(x, calls[window], layer)
@@ -141,12 +150,15 @@ class DecoderOnly(LanguageModel):
         if self.lm_head is None and self.table_precision is None:
             yield self.embedding.weight
 
-    def _batch_calls(self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None) -> tuple[Tensor, Calls]:
+    def _batch_calls(
+        self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, prefix_lengths: Tensor | None
+    ) -> tuple[Tensor, Calls]:
         """Return the positions of a padded batch, and the arguments shared by all blocks of each window; extends the cache."""
         past, length, device = 0 if cache is None else cache.length, x.shape[1], x.device
         keys = past + length
         side = _padding_side(mask)
         mask = own = None if side == "none" else mask  # attention is faster without a mask
+        prefix = None if prefix_lengths is None else prefix_keys(prefix_lengths, mask, length)
         if cache is not None:
             cache.extend(length, mask)
         real = mask if past == 0 else cache.mask if cache is not None and cache.padded else None
@@ -158,7 +170,7 @@ class DecoderOnly(LanguageModel):
         calls = {
             window: Call(
                 rotation=self.rotation(places, window),
-                allowed=None if single else seen_keys(real, length, keys, window, device),
+                allowed=with_prefix(None if single else seen_keys(real, length, keys, window, device), prefix),
                 first_key=max(0, keys - window) if single and window is not None else 0,
                 cache=cache,
                 real=own,
@@ -173,6 +185,16 @@ class DecoderOnly(LanguageModel):
         self._refuse_long(positions, layout.shape[1])
         windows = dict.fromkeys(self.windows)
         return positions, {window: Call(rotation=self.rotation(positions, window), layout=layout, window=window) for window in windows}
+
+    def _refuse_prefix(self, layout: Packing | None, cache: Cache | None) -> None:
+        if self.window is not None:
+            raise ConfigError(f"prefix_lengths: not possible with an attention window of {self.window} tokens; set window=null")
+        if layout is not None:
+            raise ConfigError(
+                "prefix_lengths: with a packed list they belong to its layout: Packing(mask, causal=True, prefix_lengths=...)"
+            )
+        if cache is not None and cache.length:
+            raise DataError(f"prefix_lengths: the cache holds {cache.length} tokens; give the whole prefix in its first call")
 
     def _refuse_long(self, positions: Tensor, keys: int) -> None:
         if keys <= self.context_length or positions.is_meta or not positions.numel():

@@ -49,6 +49,7 @@ class Group:
         keys: key tokens per row.
         where: positions of the keys in the list, row after row; None if the keys of all groups are the whole list, in order.
         mask: True at keys that may be attended to; None allows all.
+        prefix: number of first keys of each row that every query sees, also the causal ones before them; None: of no row.
     """
 
     rows: int
@@ -56,6 +57,7 @@ class Group:
     keys: int
     where: Int[Tensor, " rows_times_keys"] | None = None
     mask: Bool[Tensor, "rows keys"] | None = None
+    prefix: Int[Tensor, " rows"] | None = None
 
 
 class Layout:
@@ -117,7 +119,10 @@ class Layout:
                 rows[1:] = [torch.cat([x.to(y.dtype).expand(len(y), -1, -1), y], dim=1) for x, y in zip(before, rows[1:], strict=True)]
             causal = self.causal and (group.queries > 1 or window is not None)  # a single query is its row's last token and sees all
             settings = {"window": window, "scale": scale, "cap": cap, "dropout": dropout}
-            answers = attend(*rows, num_heads=num_heads, mask=group.mask, causal=causal, **settings)
+            seen = group.prefix if causal else None
+            if seen is not None and before is not None:
+                seen = seen + before[0].shape[0]
+            answers = attend(*rows, num_heads=num_heads, mask=group.mask, causal=causal, prefix=seen, **settings)
             found.append(answers.flatten(0, 1))
         return torch.cat(found) if found else q
 
@@ -146,13 +151,22 @@ class Packing(Layout):
         real: True at real tokens; a causal layout needs rows of the form ``1 .. 1 0 .. 0``.
         causal: as in ``Layout``.
         rounding: lengths are rounded up to multiples of this number, by padding to which no real token attends; None chooses it by device.
+        prefix_lengths: of a causal layout, the number of first tokens of each row that see each other (a prefix language model).
 
     Attributes:
         index: positions of the list's tokens in the flat batch [batch * length].
         by_length: rows of the batch, ordered by (rounded) length, on the CPU.
     """
 
-    def __init__(self, real: Bool[Tensor, "batch length"], *, causal: bool = False, rounding: int | None = None) -> None:
+    def __init__(
+        self,
+        real: Bool[Tensor, "batch length"],
+        *,
+        causal: bool = False,
+        rounding: int | None = None,
+        prefix_lengths: Int[Tensor, " batch"] | None = None,
+    ) -> None:
+        assert causal or prefix_lengths is None
         (batch, length), self.device = real.shape, real.device
         step = ROUNDING.get(self.device.type, 1) if rounding is None else rounding
         # Indices are computed on the CPU and sent to the device, because the number of tokens must be known to the host.
@@ -170,7 +184,9 @@ class Packing(Layout):
         for keys, same in groupby(rounded[self.by_length].tolist()):
             rows = len(list(same))
             if keys:  # rows without a real token are not in the list
-                groups.append(Group(rows, keys, keys, mask=None if causal else self._mask(start, rows, keys)))
+                chosen = self.by_length[start : start + rows]
+                prefix = None if prefix_lengths is None else send(on_host(prefix_lengths)[chosen], self.device)
+                groups.append(Group(rows, keys, keys, mask=None if causal else self._mask(start, rows, keys), prefix=prefix))
             start += rows
         super().__init__(groups, causal=causal)
 

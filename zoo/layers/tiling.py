@@ -56,7 +56,7 @@ class TiledCounts:
         return self.tiler.count(self.plan(item), self.per_tile)
 
     def written(self, item: Any) -> list[str | int]:
-        """Return what stands for the picture in the text: symbols and numbers of placeholders."""
+        """Return the symbols and numbers of placeholders that stand for the picture in the text."""
         return self.tiler.written(self.plan(item), self.per_tile)
 
 

@@ -314,7 +314,7 @@ class ConversationProcessor(ModalityProcessor):
         return [start, *ids, end]
 
     def written(self, modality: str, item: Any) -> list[str | int]:
-        """Return what stands for a processed image or clip in the text: numbers of placeholders, and texts around its tiles.
+        """Return the numbers of placeholders that stand for a processed image or clip in the text, and the texts around its tiles.
 
         Raises:
             DataError: the system has no connector for the modality.

@@ -15,7 +15,8 @@ from zoo.errors import ConfigError, DataError, WeightsError, name_choices
 from zoo.processors.media.read_aloud import SYMBOLS, fitting_pieces, symbol_tokenizer
 from zoo.processors.tokenizers.cleaning import CLEANINGS
 from zoo.processors.tokenizers.library_tokenizers import CLIP_END_ID, CLIP_VOCABULARY, bert_template, clip_tokenizer, find_mask, find_merges
-from zoo.processors.tokenizers.tokenizer_file import read_tokenizer_file
+from zoo.processors.tokenizers.piece_tokenizer import AnyTokenizer
+from zoo.processors.tokenizers.tokenizer_file import read_own_file
 from zoo.registry import register
 from zoo.types import ModalityProcessor
 
@@ -97,11 +98,11 @@ class TextProcessor(ModalityProcessor):
         self.vocab_size, self.context_length, self.max_length = vocab_size, context_length, max_length
         self.source, self.cleaning, self.lowercase, self.prompt = tokenizer, cleaning, lowercase, prompt
         self.pad_to, self.pad_token_id, self.eot_token_id, self.mask_padding = pad_to, pad_token_id, eot_token_id, mask_padding
-        self._tokenizer: Tokenizer | None = symbol_tokenizer(tokenizer) if tokenizer in SYMBOLS else None
+        self._tokenizer: AnyTokenizer | None = symbol_tokenizer(tokenizer) if tokenizer in SYMBOLS else None
         self._has_searched = tokenizer != "clip"
 
     @property
-    def tokenizer(self) -> Tokenizer | None:
+    def tokenizer(self) -> AnyTokenizer | None:
         """The tokenizer, or None; CLIP's is built at the first access, because that takes a quarter of a second."""
         if self._tokenizer is None and not self._has_searched:
             self._has_searched = True
@@ -143,7 +144,7 @@ class TextProcessor(ModalityProcessor):
         size = self.vocab_size - self.reserved_ids
         self.use(trainings[self.source](sorted({self.clean(caption) for caption in captions}), size, self.lowercase))
 
-    def use(self, tokenizer: Tokenizer) -> None:
+    def use(self, tokenizer: AnyTokenizer) -> None:
         """Use an existing tokenizer.
 
         Raises:
@@ -223,7 +224,8 @@ class TextProcessor(ModalityProcessor):
 
     def _pair(self, first: str, second: str, longest: int) -> list[int]:
         """Join two texts in one row; the longer one is truncated first, as in transformers."""
-        assert self.tokenizer is not None
+        if not isinstance(self.tokenizer, Tokenizer):
+            raise DataError("a pair of texts: MarianMT's tokenizer takes single texts; give one text per item")
         one, other = (self.tokenizer.encode(text, add_special_tokens=False) for text in (first, second))
         room = longest - self.tokenizer.num_special_tokens_to_add(is_pair=True)
         if room < 2:
@@ -282,7 +284,7 @@ class TextProcessor(ModalityProcessor):
         """Read ``tokenizer.json`` if it exists."""
         path = directory / self.tokenizer_file
         if path.exists():
-            self.use(read_tokenizer_file(path))
+            self.use(read_own_file(path))
 
 
 def _refuse_sizes(tokenizer: str, vocab_size: int, context_length: int, eot_token_id: int) -> None:

@@ -17,6 +17,7 @@ from zoo.data.packs import Packs
 from zoo.data.skips import MAX_SHARE, Tolerant
 from zoo.data.system_processor import is_target
 from zoo.errors import ConfigError
+from zoo.processors.tokenizers.piece_tokenizer import PieceTokenizer
 from zoo.registry import find_part
 from zoo.registry.construct import build_part, check_keywords, construct
 from zoo.storage.files import write_text_atomically
@@ -151,6 +152,8 @@ def facts_of_denoising(system: System) -> dict[str, Any]:
         raise ConfigError(
             "data.denoising: makes targets of texts, which needs a text encoder and the head 'seq2seq'; set data.denoising=null"
         )
+    if isinstance(source.tokenizer, PieceTokenizer):
+        raise ConfigError("data.denoising: MarianMT's vocabulary has no free ids for sentinels and masks; choose another tokenizer")
     return {
         "tokenizer": source.tokenizer,
         "vocab_size": source.vocab_size,

@@ -45,7 +45,7 @@ def evaluate(
     directory, place = _find_model(str(config["checkpoint"]))
     run_dir = next((folder for folder in (place, directory.parent) if (folder / "state").is_dir()), None)
     own = read_run_config(run_dir) if run_dir is not None else {}
-    data, settings = config.get("data") or own.get("data"), config.get("evaluation") or own.get("evaluation")
+    data, settings = config.get("data") or own.get("data"), _settings(config.get("evaluation") or {}, own.get("evaluation") or {})
     if not data:
         raise ConfigError(
             f"data: {config['checkpoint']} is not a run directory, so that its data is unknown; choose one, for example data=digits"
@@ -61,7 +61,7 @@ def evaluate(
         length = len(source.split(data["test_split"]))
         expect(length if evaluation.limit is None else min(length, evaluation.limit))
     result, _ = run(evaluation, model, source, data["test_split"], advance=advance)
-    fingerprint = fingerprint_of(data, settings or {"name": name}, config.get("precision"))
+    fingerprint = fingerprint_of(data, {"name": name, **settings}, config.get("precision"))
     output = Path(config.get("output") or result_folder(place, name, data, fingerprint))
     if rank() == 0:
         facts = {
@@ -74,6 +74,11 @@ def evaluate(
         }
         write_result(result, output, facts)
     return result, output
+
+
+def _settings(given: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of an evaluation: keywords without a name change those of the run."""
+    return given if "name" in given else {**own, **given}
 
 
 def evaluate_each(

@@ -167,7 +167,7 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
 
 def _plugins_of(config: Mapping[str, Any], system: System) -> list[dict[str, str]]:
     """Return the plug-ins of a run; empty if it uses none."""
-    own = () if config.get("evaluation") or system.head.evaluation is None else (("evaluation", system.head.evaluation),)
+    own = () if "name" in (config.get("evaluation") or {}) or system.head.evaluation is None else (("evaluation", system.head.evaluation),)
     processors = (("processor", name) for name in system.processor.parts)  # type: ignore[union-attr]
     return requirements(dict.fromkeys([*parts_named(config), *own, *processors]))
 

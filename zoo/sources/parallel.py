@@ -1,7 +1,8 @@
 """Pairs of texts in two languages, or of any text and the text that is to be written from it.
 
 Formats: two files with one text per line, JSON lines, and TMX (Translation Memory eXchange 1.4b, LISA 2005). Pairs of one page go into one
-split, because phrases repeat within a page; a pair of validation or test whose source text also stands in training is left out.
+split, because phrases repeat within a page. A pair of validation or test is left out if training has its source or target text, apart from
+case, spaces and punctuation.
 """
 
 import json
@@ -236,12 +237,17 @@ def _divided(pairs: Sequence[Pair], words: tuple[int, int], shares: tuple[float,
         else:
             seen.add((pair.text, pair.target))
             found[_split_of(pair.page, shares)].append(pair)
-    known = {pair.text for pair in found["train"]}
+    known = {_letters(text) for pair in found["train"] for text in (pair.text, pair.target)}
     for name in SPLITS[1:]:
-        own = [pair for pair in found[name] if pair.text not in known]
+        own = [pair for pair in found[name] if known.isdisjoint((_letters(pair.text), _letters(pair.target)))]
         report["also in training"] += len(found[name]) - len(own)
         found[name] = own
     return found, report | {name: len(each) for name, each in found.items()}
+
+
+def _letters(text: str) -> str:
+    """Return the letters and digits of a text in lower case, by which two texts count as equal; all of it if it has none."""
+    return "".join(filter(str.isalnum, text.casefold())) or text
 
 
 def _split_of(page: str, shares: tuple[float, ...]) -> str:

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and the names of the files of a checkpoint."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -12,8 +13,9 @@ from typing import Any, BinaryIO, TextIO
 
 import yaml
 
-from zoo.errors import DataError
+from zoo.errors import DataError, WeightsError
 from zoo.storage.lock import held, is_held, is_running
+from zoo.storage.outside import refuse_special
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.yaml"
@@ -111,6 +113,21 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def hash_of_files(directory: Path, names: Iterable[str]) -> str:
+    """Return the SHA-256 of the names and contents of those files of a directory that exist, in the given order.
+
+    Raises:
+        WeightsError: one of them is a folder, a pipe or a device.
+    """
+    digest = hashlib.sha256()
+    for name in names:
+        path = directory / name
+        if path.exists():
+            refuse_special(path, WeightsError)  # a pipe would block
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def write_text_atomically(path: Path, text: str) -> None:

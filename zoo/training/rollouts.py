@@ -75,8 +75,10 @@ class Rollouts:
             made = [self._sampled(batch, seed_of(self.seed, step, place)) for place, batch in enumerate(batches)]
             self.kept = self._with_step_tokens(self.objective.finish(made))
         finally:
+            # Decoding stores matrices by columns; ``train`` stores them by rows again, as a resumed run has them. Outer modules come first.
+            self.model.train()
             for module, training in modes.items():
-                module.training = training
+                module.train(training)
         self.used = 0
 
     def next(self) -> list[Batch]:

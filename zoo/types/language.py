@@ -20,6 +20,8 @@ class LanguageModel(Part, nn.Module):
         ties_words: True if the output projection is the word table.
         drops_output: True if an output projection in the files of weights has no place in the model (``drop_output``).
         window: number of tokens before a position that attention can see; None for all.
+        sees_prefix: True if ``forward`` also takes ``prefix_lengths`` [batch]: how many first real tokens of each row see each other (a
+            prefix language model; the image and the prompt of PaliGemma).
     """
 
     dim: int
@@ -29,6 +31,7 @@ class LanguageModel(Part, nn.Module):
     ties_words: bool = False
     drops_output: bool = False
     window: int | None = None
+    sees_prefix: bool = False
 
     def forward(
         self,

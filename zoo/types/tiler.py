@@ -96,5 +96,5 @@ class Tiler(ABC):
         return features.flatten(0, 1)
 
     def written(self, plan: Plan, per_tile: int) -> list[str | int]:
-        """Return what stands for the picture in the text: symbols, and numbers of placeholders between them; by default only the number."""
+        """Return symbols that stand for the picture in the text, and numbers of placeholders between them; by default the number alone."""
         return [self.count(plan, per_tile)]

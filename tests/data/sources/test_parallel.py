@@ -51,6 +51,13 @@ def test_source_texts_of_training_are_no_test(many):
     assert report["read"] == 200 and report["also in training"] + report["train"] == 200
 
 
+def test_pairs_that_differ_in_punctuation_or_share_a_translation_are_no_test(tmp_path):
+    same = [{"en": f"Open{'.' * (n % 50)}", "de": f"auf {n}", "page": str(n)} for n in range(100)]
+    translated = [{"en": f"go {n}", "de": f"WEITER{'!' * (n % 50)}", "page": str(n)} for n in range(100)]
+    source = Parallel(path=json_lines(tmp_path / "near.jsonl", same + translated), split_fractions=[0.5, 0.25, 0.25])
+    assert len(source.split("train")) > 80 and not len(source.split("validation")) + len(source.split("test"))
+
+
 def test_each_reason_to_leave_a_pair_out_is_counted(tmp_path):
     rows = [("a b", "c d"), ("a b", "c d"), ("same", "same"), ("", "x"), ("one two three four", "x"), ("ok now", "gut so")]
     path = json_lines(tmp_path / "x.jsonl", [{"en": a, "de": b} for a, b in rows])
@@ -136,6 +143,15 @@ def test_blocks_of_a_page_of_the_help():
     <div class="bascode"><p id="par_id3">Print 1</p></div><p id="par_id4" class="bascode">x = 2</p>
     <p id="other">no</p><p id="par_id5">last"""
     assert blocks_of(page) == {"hd_id1": "Open files", "par_id2": "A line and more & more", "par_id5": "last"}
+
+
+SWITCHED = """<p id="par_id1">Choose <span class="switchinline"><span hidden="true" id="MACa"><b>Preferences</b></span>
+<span hidden="true" id="defaulta"><span class="emph">Tools - Options</span></span></span><span class="emph"> - Writer</span>.</p>
+<p id="par_id2">Press <span class="switchinline"><span hidden="1" id="UNIXb">Ctrl</span><span hidden="1" id="WINb">Alt</span></span>."""
+
+
+def test_of_the_words_of_each_system_the_default_is_kept_or_the_first():
+    assert blocks_of(SWITCHED) == {"par_id1": "Choose Tools - Options - Writer.", "par_id2": "Press Ctrl."}
 
 
 def test_the_help_is_aligned_by_id(tmp_path):

@@ -37,7 +37,7 @@ def serve_command(options: Namespace) -> int:
     bound = listen(options.host, options.port)
     with bound:
         app = create_app({name: load_chosen(source, options) for name, source in named.items()}, limits, key)
-        _log_to_stderr()
+        log_to_stderr("zoo.serve")
         host, port = bound.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
         print_json({"serving": list(named), "address": address}) if options.json else say(
@@ -102,9 +102,9 @@ def run(app: Any, bound: socket.socket, limits: Limits) -> None:
             signal.signal(number, handler)
 
 
-def _log_to_stderr() -> None:
-    """Write the lines of requests to standard error as they are, without a prefix."""
-    log, handler = logging.getLogger("zoo.serve"), logging.StreamHandler(sys.stderr)
+def log_to_stderr(name: str) -> None:
+    """Write the lines of a log to standard error as they are, without a prefix."""
+    log, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers, log.propagate = [handler], False
     log.setLevel(logging.INFO)

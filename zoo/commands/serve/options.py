@@ -1,6 +1,7 @@
 """Options of ``zoo serve``."""
 
 from argparse import ArgumentParser
+from collections.abc import Iterable
 
 from zoo.commands.serve.limits import Limits
 
@@ -34,7 +35,13 @@ def add_serve_options(command: ArgumentParser) -> None:
     command.add_argument(
         "--api-key", metavar="KEY", help="key that requests must send; default: the environment variable ZOO_API_KEY, or none"
     )
-    for name, (metavar, text) in NUMBERS.items():
+    add_limits(command, NUMBERS)
+
+
+def add_limits(command: ArgumentParser, names: Iterable[str]) -> None:
+    """Add an option for each of these fields of ``Limits``, with its default."""
+    for name in names:
+        metavar, text = NUMBERS[name]
         default = Limits.__dataclass_fields__[name].default
         kind = float if isinstance(default, float) else int
         command.add_argument(

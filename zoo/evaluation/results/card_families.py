@@ -12,8 +12,6 @@ from types import MappingProxyType
 from zoo.registry import rows
 
 KINDS = ("encoder", "language", "system")
-SAME_MODEL = "no small model of this family; it is the architecture of the card {}"
-FAR_PARTS = "the towers are batch-invariant alone; see the cards {}"
 OURS = "our own combination of published parts; no reference code exists, and the parts have their own cards"
 NO_FORMAT = "no library has a format for it; zoo.save and zoo.load keep it bit for bit"
 
@@ -38,13 +36,11 @@ def _because(reason: str, *capabilities: str) -> dict[str, str]:
 
 
 TRAINING = ("trains", "resumes exactly")
-BOTH_WAYS = ("equals its reference", "goes back")
 FAMILIES: dict[str, Family] = {
     "siglip": Family(("siglip_*", "*_siglip_*", "text_siglip_*", "text_bidirectional_nano")),
     "clap": Family(
         ("clap_*",),
         absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),
-        open=_because(FAR_PARTS.format("whisper and clip"), "batch-invariant"),
     ),
     "clip": Family(("clip_*", "*_clip_*", "text_*")),
     "vig": Family(("vig_*", "classifier_vig_*")),
@@ -52,8 +48,9 @@ FAMILIES: dict[str, Family] = {
     "classifier": Family(("classifier_*",)),
     "dinov2": Family(("*_dinov2*",)),
     "vit": Family(("vit_*", "deit_*")),
-    "llava": Family(("llava_*",)),
-    "kosmos_2": Family(("kosmos_2", "kosmos_2_*"), open=_because(SAME_MODEL.format("kosmos"), *TRAINING, "batch-invariant")),
+    "llava": Family(("llava_*", "smolvlm_*", "idefics3_*")),
+    "reward": Family(("reward_*",)),
+    "kosmos_2": Family(("kosmos_2", "kosmos_2_*")),
     "kosmos": Family(
         ("kosmos_*", "magneto_*"),
         absent=_because("no weights of Kosmos-1 are published; Kosmos-2's are compared, see its card", "equals its reference", "goes back"),
@@ -70,21 +67,20 @@ FAMILIES: dict[str, Family] = {
     "deberta": Family(("deberta_*", "mdeberta_*")),
     "modernbert": Family(("modernbert_*",)),
     "transformer": Family(("transformer_*",), absent=_because("no weights of 2017 are published; see the card marian", "goes back")),
-    "marian": Family(("marian*",), open=_because(SAME_MODEL.format("transformer"), *TRAINING, "batch-invariant")),
+    "marian": Family(("marian*",)),
     "bart": Family(("bart_*", "mbart_*")),
     "t5": Family(("t5_*", "mt5_*")),
-    "trocr": Family(("caption_*",), open=_because(FAR_PARTS.format("vit and transformer"), "batch-invariant")),
+    "trocr": Family(("caption_*",)),
     "speech_seq2seq": Family(
         ("speech_seq2seq_*",),
         absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),
-        open=_because(FAR_PARTS.format("whisper and transformer"), "batch-invariant"),
     ),
     "gpt2": Family(("gpt2*",)),
     "gpt3": Family(("gpt3_*",)),
     "llama": Family(("llama_*", "llama2_*", "vicuna_*")),
     "mistral": Family(("mistral_*",)),
     "mixtral": Family(("mixtral_*",)),
-    "smollm2": Family(("smollm2_*",), open=_because("its files are those of Llama; see the card llama", *BOTH_WAYS)),
+    "smollm2": Family(("smollm2_*",)),
     "qwen2": Family(("qwen2_*",)),
     "qwen3": Family(("qwen3_*",)),
     "gemma": Family(("gemma*",)),
@@ -97,7 +93,6 @@ FAMILIES: dict[str, Family] = {
     "fusion": Family(
         ("fusion_*",),
         absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),
-        open=_because("its members are trained alone; see the cards vit and conse", *TRAINING),
     ),
     "hosted": Family(
         ("timm_*", "transformers_*"), absent=_because("the module is the library's own, with its names of weights", "goes back")

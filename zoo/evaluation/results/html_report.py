@@ -6,7 +6,7 @@ import io
 import wave
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 from PIL import Image
@@ -248,8 +248,8 @@ PAGE_END = "</main></body></html>\n"
 
 
 @text_as_written()
-def draw_speech(speeches: list[Speech], path: Path) -> None:
-    """Draw alignment and mel spectrogram of each utterance, side by side, into a PNG file."""
+def draw_speech(speeches: list[Speech], file: Path | BinaryIO) -> None:
+    """Draw alignment and mel spectrogram of each utterance, side by side, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 2.6 * len(speeches)), layout="constrained")
@@ -259,4 +259,4 @@ def draw_speech(speeches: list[Speech], path: Path) -> None:
         left.set(xlabel="step", ylabel="character", title=f"{speech.text[:50]} ({speech.stop_reason})")
         right.imshow(speech.mels.numpy(), aspect="auto", origin="lower", interpolation="nearest")
         right.set(xlabel="frame", ylabel="mel", title="; ".join(speech.faults) or f"diagonality {speech.diagonality:.2f}")
-    figure.savefig(path, dpi=100)
+    figure.savefig(file, dpi=100)

@@ -257,7 +257,7 @@ class MultimodalLM(LanguageHead):
             DataError: a prompt leaves no room for an answer.
         """
         token_ids, mask = prompts.inputs["text"], prompts.masks["text"]
-        vectors = self.spliced(token_ids, mask, self._connected(encoded), prompts.ids)
+        vectors = self.spliced(token_ids, mask, self._connected(encoded, prompts), prompts.ids)
         kept = [(row[real], known[real]) for row, known, real in zip(vectors, token_ids, mask, strict=True) for _ in range(copies)]
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed, eos_token_ids=tuple(tokenizer.eos_token_ids))
         ends = tuple(tokenizer.stop_strings)

@@ -45,6 +45,7 @@ SHARED: Mapping[str, Use] = {
     **dict.fromkeys(("onnx/*", "openvino/*", "coreml/*", "original/*", "gguf/*", "tf/*", "flax/*"), HARMLESS),
     **dict.fromkeys(("pytorch_model*.bin", "pytorch_model.bin.index.json", "model*.safetensors", "model.safetensors.index.json"), USED),
     "consolidated*": HARMLESS,  # Mistral's and Meta's own form of the same weights
+    **dict.fromkeys(("FILES.json", "SOURCE.json", "METADATA"), HARMLESS),  # hashes, origin and licence of files of ``zoo fetch``
     # State and history of the training.
     **dict.fromkeys(("training_args.*", "trainer_state.json", "optimizer*", "scheduler*", "scaler*", "rng_state*", "*.log"), HARMLESS),
     **dict.fromkeys(("runs/*", "logs/*", "checkpoint-*", "global_step*", "events.out.*", "all_results.json", "*_results.json"), HARMLESS),

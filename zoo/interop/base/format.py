@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, WeightsError
 from zoo.interop.base.files import Use
 from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer
+from zoo.processors.tokenizers.piece_tokenizer import AnyTokenizer
 from zoo.registry import find_part
 from zoo.storage.files import WEIGHTS_FILE
 from zoo.storage.tensors import write_tensors
@@ -45,6 +45,7 @@ class Description:
     Attributes:
         config: the content of the ``config.yaml`` that the same model has here: an encoder, or a system.
         tokenizer: the tokenizer beside the weights.
+        target_tokenizer: of the texts that the model writes; None if it is the same.
         certain: False if the source does not tell the activation it was trained with, as bare weights do not.
         left_out: parts and files of the source that are not used, in words.
         conversation: the tokenizer of a language model.
@@ -53,25 +54,29 @@ class Description:
     """
 
     config: dict[str, Any]
-    tokenizer: Tokenizer | None = None
+    tokenizer: AnyTokenizer | None = None
     certain: bool = True
     left_out: tuple[str, ...] = ()
     conversation: GivenTokenizer | None = None
     tells_processing: bool = True
     saved: Processor | None = None
+    target_tokenizer: AnyTokenizer | None = None
 
     def processor(self) -> Processor | None:
         """Build the processor that goes with the weights; None if the source does not describe one."""
         if self.saved is not None or not self.tells_processing:
             return self.saved
         parts = {modality: find_part("processor", modality)(**settings) for modality, settings in self.processors().items()}
-        if self.tokenizer is not None:
-            for name in ("transcript",) if "transcript" in parts else ("text", "target_text"):
-                if name in parts:
-                    parts[name].use(self.tokenizer)
+        for name in ("transcript",) if "transcript" in parts else ("text", "target_text"):
+            if name in parts and (tokenizer := self.tokenizer_of(name)) is not None:
+                parts[name].use(tokenizer)
         if self.conversation is not None:
             parts["conversation"].use(self.conversation)
         return Processor(parts)
+
+    def tokenizer_of(self, part: str) -> AnyTokenizer | None:
+        """Return the tokenizer of the processor ``part``; None if the source has none."""
+        return self.target_tokenizer if part == "target_text" and self.target_tokenizer is not None else self.tokenizer
 
     def processors(self) -> dict[str, dict[str, Any]]:
         """Return all settings of the processor of each modality that the source describes."""
@@ -104,7 +109,7 @@ class Export:
     """Contents of a directory of another library.
 
     Attributes:
-        files: by name: text as it is, anything else as JSON.
+        files: by name: text and bytes as they are, anything else as JSON.
         tensors: returns the weights under the library's names; called when they are written.
         weights: name of their file.
         save: writes the weights, if their file is not safetensors.
@@ -121,6 +126,9 @@ class Export:
         for name, content in self.files.items():
             path = folder / name
             path.parent.mkdir(exist_ok=True)
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+                continue
             text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             path.write_text(text, encoding="utf-8", newline="")
 

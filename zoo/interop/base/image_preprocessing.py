@@ -26,12 +26,18 @@ PROCESSORS = {
 
 def read_preprocessing(source: str) -> tuple[int, dict[str, Any]] | None:
     """Return image size and preprocessing of a source; None if it does not describe them."""
+    found = read_image_settings(source)
+    return None if found is None else image_keywords(*found)
+
+
+def read_image_settings(source: str) -> tuple[dict[str, Any], str] | None:
+    """Return the settings of the image processor of a source, and the path of their file; None if there are none."""
     path = find_file(source, "preprocessor_config.json")
     settings = read_json_object(path) if path else None
     if settings is None:  # a whole processor (CLIP: of images and text) is one file
         path = find_file(source, "processor_config.json")
         settings = read_json_object(path).get("image_processor") if path else None
-    return None if settings is None else image_keywords(settings, str(path))
+    return None if settings is None else (settings, str(path))
 
 
 def image_keywords(settings: Mapping[str, Any], origin: str = "preprocessor_config.json") -> tuple[int, dict[str, Any]]:
@@ -48,10 +54,10 @@ def image_keywords(settings: Mapping[str, Any], origin: str = "preprocessor_conf
         ConfigError: our processor cannot do something, or the file lacks a setting.
     """
     checked_image_settings(settings, origin)
-    kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", _kind_of(settings))
+    kind, full = kind_of(settings)
     if kind not in PROCESSORS:
         raise ConfigError(
-            f"{origin}: image_processor_type {_kind_of(settings)!r} cannot be done by zoo's image processor; "
+            f"{origin}: image_processor_type {full!r} cannot be done by zoo's image processor; "
             f"{name_choices(kind, PROCESSORS, most=20)} (with ImageProcessor behind it). Leave the file out, and set the preprocessing "
             "yourself"
         )
@@ -59,16 +65,23 @@ def image_keywords(settings: Mapping[str, Any], origin: str = "preprocessor_conf
     for key, wanted in (("do_resize", True), ("do_pad", pads), ("do_flip_channel_order", False)):
         if bool(settings.get(key, wanted)) != wanted and settings.get(key) is not None:
             raise ConfigError(f"{origin}: {key}: {settings[key]} cannot be done by zoo's image processor; allowed is {str(wanted).lower()}")
-    if settings.get("resample") not in RESAMPLINGS:
-        raise ConfigError(f"{origin}: resample: got {settings.get('resample')!r}; allowed are {RESAMPLINGS} (PIL's numbers)")
     mode, size, scaled = _sizes(kind, settings, origin)
     mode = "pad" if pads else mode
-    keywords = {"resize": mode, "interpolation": RESAMPLINGS[settings["resample"]], "crop_fraction": _fraction(size, scaled)}
-    return size, keywords | _normalisation(settings, origin)
+    keywords = {"resize": mode, "interpolation": interpolation_of(settings, origin), "crop_fraction": _fraction(size, scaled)}
+    return size, keywords | normalisation_of(settings, origin)
 
 
-def _kind_of(settings: Mapping[str, Any]) -> str:
-    return str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
+def kind_of(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the family of an image processor ("CLIP"), and its class as the settings name it ("CLIPImageProcessorFast")."""
+    full = str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
+    return re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", full), full
+
+
+def interpolation_of(settings: Mapping[str, Any], origin: str) -> str:
+    """Return our name of the filter; raise ConfigError if there is none."""
+    if settings.get("resample") not in RESAMPLINGS:
+        raise ConfigError(f"{origin}: resample: got {settings.get('resample')!r}; allowed are {RESAMPLINGS} (PIL's numbers)")
+    return RESAMPLINGS[settings["resample"]]
 
 
 def _sizes(kind: str, settings: Mapping[str, Any], origin: str) -> tuple[str, int, int]:
@@ -107,7 +120,7 @@ def _fraction(size: int, scaled: int) -> float:
     return fraction if int(size / fraction) == scaled else math.nextafter(fraction, 0.0)
 
 
-def _normalisation(settings: Mapping[str, Any], origin: str) -> dict[str, list[float]]:
+def normalisation_of(settings: Mapping[str, Any], origin: str) -> dict[str, list[float]]:
     """Return mean and std of values in [0, 1]; a ``rescale_factor`` other than 1/255 is multiplied into them."""
     normalises = settings.get("do_normalize", True)
     mean, std = (settings.get("image_mean"), settings.get("image_std")) if normalises else ([0.0] * 3, [1.0] * 3)
@@ -125,12 +138,7 @@ def preprocessor(processor: "ImageProcessor") -> dict[str, Any]:
     Raises:
         ConfigError: the centre is cut of images that are squashed or padded, which no processor does.
     """
-    size = processor.image_size
-    shared = {
-        "resample": next(number for number, name in RESAMPLINGS.items() if name == processor.interpolation),
-        **{"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255},
-        **{"image_mean": list(processor.mean), "image_std": list(processor.std)},
-    }
+    size, shared = processor.image_size, shared_settings(processor)
     if processor.resize == "squash" and processor.crop_fraction == 1:
         return {**shared, "image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}}
     if processor.resize == "pad" and processor.crop_fraction == 1:
@@ -143,3 +151,12 @@ def preprocessor(processor: "ImageProcessor") -> dict[str, Any]:
         )
     scaled, square = {"shortest_edge": int(size / processor.crop_fraction)}, {"height": size, "width": size}
     return {**shared, "image_processor_type": "CLIPImageProcessor", "size": scaled, "crop_size": square, "do_center_crop": True}
+
+
+def shared_settings(processor: "ImageProcessor") -> dict[str, Any]:
+    """Return filter and normalisation, which every image processor of transformers has under the same keys."""
+    return {
+        "resample": next(number for number, name in RESAMPLINGS.items() if name == processor.interpolation),
+        **{"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255},
+        **{"image_mean": list(processor.mean), "image_std": list(processor.std)},
+    }

@@ -1,5 +1,6 @@
 """Language models with images, as directories of transformers (``LlavaForConditionalGeneration``)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,21 +30,23 @@ STEP = 64  # they are lengthened to a multiple of it
 def llava_export(system: nn.Module) -> Export | None:
     """Return weights, ``config.json``, ``preprocessor_config.json``, and the tokenizer if there is one; None for another family.
 
-    Theirs needs a row of the word table for the marker of images. If ours has none, the table is lengthened by rows that are the mean
-    of all rows, whose scores never are the highest.
+    A system that cuts pictures into tiles is of another family (``zoo.interop.vlm``). Theirs needs a row of the word table for the marker
+    of images. If ours has none, the table is lengthened by rows that are the mean of all rows, whose scores never are the highest.
 
     Raises:
         ConfigError: their model does not have something that the system has; the message names the key of the system.
     """
     if not is_system(system) or not system.encoders or (system.config.get("head") or {}).get("name") != "llava":
         return None
+    images: Any = part_of(system, "image")
+    if images is not None and images.tiler is not None:  # of the families of zoo.interop.vlm
+        return None
     image, head, language = _keywords(system)
     hosted, encoder, inner = Hosted.of(system.config), system.encoders["image"], system.head.language
     assert inner is not None
     conversation: Any = part_of(system, "conversation")
     known = conversation is not None and conversation.is_fitted
-    marker = conversation.tokenizer.token_to_id(MARKER) if conversation is not None and known else inner.vocab_size
-    rows = inner.vocab_size if marker < inner.vocab_size else -(-(marker + 1) // STEP) * STEP
+    marker, rows = rows_of_words(conversation if known else None, inner.vocab_size)
     words = {**language, "config": {**language["config"], "vocab_size": rows}} if hosted.language else {**language, "vocab_size": rows}
     prefix = encoder.num_prefix_tokens
     config = transformers_llava.config(image, head, words, image_token_id=marker, prefix=prefix, hosted=hosted)
@@ -52,7 +55,7 @@ def llava_export(system: nn.Module) -> Export | None:
     ids = {key: value for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
     config["text_config"] |= ids
     if known:
-        _keep_marker(files["tokenizer.json"], marker)
+        keep_marker(files["tokenizer.json"], marker)
         files["tokenizer_config.json"] |= {"image_token": MARKER, "extra_special_tokens": {"image_token": MARKER}}
         files["processor_config.json"] = {
             "processor_class": "LlavaProcessor",
@@ -64,15 +67,26 @@ def llava_export(system: nn.Module) -> Export | None:
     files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": preprocessor(system.processor["image"])}
 
     def tensors() -> dict[str, Tensor]:
-        state = {name: _lengthened(t, rows) if _is_table(name) else t for name, t in system.state_dict().items()}
-        return transformers_llava.from_zoo(state, words, hosted)
+        return transformers_llava.from_zoo(lengthened(system.state_dict(), rows), words, hosted)
 
     return Export(files, tensors)
 
 
-def _is_table(name: str) -> bool:
-    """Return True for a tensor with a row for each word."""
-    return name.startswith("head.language.") and name.endswith(TABLES)
+def rows_of_words(conversation: Any, vocab_size: int) -> tuple[int, int]:
+    """Return the id of the marker of images, and the number of rows of the word table with one for the marker.
+
+    Args:
+        conversation: the processor's part that owns the tokenizer; None if there is no tokenizer, so that the marker is behind all words.
+        vocab_size: rows of our table.
+    """
+    marker = vocab_size if conversation is None else conversation.tokenizer.token_to_id(MARKER)
+    return marker, vocab_size if marker < vocab_size else -(-(marker + 1) // STEP) * STEP
+
+
+def lengthened(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """Return the weights of a system whose tables of words have ``rows`` rows; new ones are the mean of all others."""
+    tables = {name for name in state if name.startswith("head.language.") and name.endswith(TABLES)}
+    return {name: _lengthened(tensor, rows) if name in tables else tensor for name, tensor in state.items()}
 
 
 def _keywords(system: SystemLike) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -99,7 +113,7 @@ def _lengthened(table: Tensor, rows: int) -> Tensor:
     return torch.cat([table, table.mean(0, keepdim=True).expand(more, -1)]) if more else table
 
 
-def _keep_marker(content: dict[str, Any], marker: int) -> None:
+def keep_marker(content: dict[str, Any], marker: int) -> None:
     """Put the marker of images among a tokenizer's added tokens, if it was left out."""
     if all(token["content"] != MARKER for token in content["added_tokens"]):
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)

@@ -7,17 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.errors import WeightsError
-from zoo.interop.base.files import HARMLESS, IMAGES, TOKENIZERS, TRANSFORMERS, USED, named
+from zoo.errors import ConfigError, WeightsError
+from zoo.interop.base.files import HARMLESS, IMAGES, TOKENIZERS, TRANSFORMERS, USED
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import image_keywords_of
 from zoo.interop.base.placing import below, take_part
 from zoo.interop.base.recognise import library_config
 from zoo.interop.base.source import Source
-from zoo.interop.seq2seq import bart, t5, trocr
+from zoo.interop.seq2seq import bart, marian_words, t5, trocr
 from zoo.interop.seq2seq.generation import target_settings, their_settings
 from zoo.interop.text_encoders.write import word_files
 from zoo.processors.tokenizers.library_tokenizers import read_tokenizer
+from zoo.processors.tokenizers.piece_tokenizer import AnyTokenizer, PieceTokenizer
 from zoo.registry import find_part, register
 from zoo.storage.hub import CONFIG
 from zoo.types import Encoder, config_of, is_system, part_of
@@ -25,7 +26,6 @@ from zoo.types import Encoder, config_of, is_system, part_of
 GIVEN = {"tokenizer": "given", "cleaning": "none", "lowercase": False}
 T5_TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 WHISPERS = "model.encoder.conv1.weight"
-MARIAN_PIECES = named("the pieces of MarianMT's SentencePiece models are not read: give token ids, or convert them to a tokenizer.json")
 
 
 @register("format")
@@ -40,7 +40,7 @@ class Seq2Seqs(Format):
         **TOKENIZERS,
         "generation_config.json": USED,
         **IMAGES,
-        **dict.fromkeys(("source.spm", "target.spm"), MARIAN_PIECES),
+        **dict.fromkeys(("source.spm", "target.spm", "target_vocab.json"), USED),
         **dict.fromkeys(("metadata.json", "benchmark_*"), HARMLESS),
     }
 
@@ -62,7 +62,7 @@ class Seq2Seqs(Format):
         given: Any = source.tensors if family is t5 else source.keys
         encoder, head = family.arguments(config, given)
         target, left = target_settings(_told(config), source.directory)
-        found = read_tokenizer(source.directory, model_type=str(config["model_type"]))
+        words, target_words = _tokenizers(source.directory, str(config["model_type"]))
         tokens = {**GIVEN, **{key: target[key] for key in ("pad_token_id", "eot_token_id")}}
         if family is trocr:
             encoder["preprocessing"] = image_keywords_of(source.directory)
@@ -70,7 +70,7 @@ class Seq2Seqs(Format):
         else:
             encoders, processor = {"text": encoder}, {"text": tokens, "target_text": {**GIVEN, **target}}
         system = {"name": source.name, "encoders": encoders, "head": head, "processor": processor}
-        return Description({"system": system}, None if found is None else found.tokenizer, left_out=left)
+        return Description({"system": system}, words, left_out=left, target_tokenizer=target_words)
 
     def read(self, source: Source, part: str = "", into: nn.Module | None = None) -> Mapping[str, Tensor]:
         """Convert the whole system and take the part; an encoder alone takes its own half."""
@@ -99,12 +99,28 @@ class Seq2Seqs(Format):
                 theirs["decoder"] |= tokens
             files["generation_config.json"] = generation
             if words.is_fitted:
-                files |= word_files(words if modality != "text" else part_of(model, "text"))
+                files |= _tokenizer_files(words if modality != "text" else part_of(model, "text"), words, str(theirs["model_type"]))
         return Export(files, lambda: family.from_zoo(model.state_dict()))
 
 
 def _family(model_type: str) -> Any:
     return trocr if model_type == trocr.MODEL_TYPE else t5 if model_type in t5.MODEL_TYPES else bart
+
+
+def _tokenizers(directory: Path, model_type: str) -> tuple[AnyTokenizer | None, AnyTokenizer | None]:
+    """Return the tokenizers of source and target; None for the second if they are the same."""
+    if model_type == marian_words.MODEL_TYPE and marian_words.recognises(directory):
+        return marian_words.read(directory)
+    found = read_tokenizer(directory, model_type=model_type)
+    return (None if found is None else found.tokenizer), None
+
+
+def _tokenizer_files(words: Any, target: Any, model_type: str) -> dict[str, Any]:
+    if not isinstance(words.tokenizer, PieceTokenizer):
+        return word_files(words)
+    if model_type != marian_words.MODEL_TYPE:
+        raise ConfigError(f"processor.text: MarianMT's tokenizer, which transformers' {model_type} does not have; give a tokenizer.json")
+    return marian_words.files(words, target)
 
 
 def _told(config: Mapping[str, Any]) -> dict[str, Any]:

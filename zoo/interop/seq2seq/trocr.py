@@ -1,7 +1,8 @@
-"""transformers' ``VisionEncoderDecoderModel`` of a ViT and the decoder of TrOCR <-> our ``vit`` and head ``seq2seq``.
+"""transformers' ``VisionEncoderDecoderModel`` of a ViT and the decoder of TrOCR, BART or mBART <-> our ``vit`` and head ``seq2seq``.
 
 Paper: Li et al. 2021 (TrOCR, arXiv 2109.10282). Reference: transformers 5.17, ``modeling_vision_encoder_decoder.py``,
-``modeling_trocr.py``. Other decoders (GPT-2, BERT) and other image encoders are refused by name.
+``modeling_trocr.py``. BART's decoder computes what TrOCR's does, and is written as that. Other decoders (GPT-2, BERT) and other image
+encoders are refused by name.
 """
 
 from collections.abc import Collection, Mapping
@@ -13,7 +14,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.interop.base import rules
 from zoo.interop.base.rules import Rule, under
 from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_others, their_activation
-from zoo.interop.seq2seq.bart import DECODER, DECODER_RULES, OFFSET, drop_copies
+from zoo.interop.seq2seq.bart import DECODER, DECODER_RULES, FORMS, OFFSET, drop_copies
 from zoo.interop.vit import transformers_vit
 
 MODEL_TYPE = "vision-encoder-decoder"
@@ -38,10 +39,8 @@ DEFAULTS = {  # of TrOCRConfig
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
 }
-TABLE = [
-    *under(BEFORE, DECODER, DECODER_RULES),
-    Rule(("decoder.output_projection.weight",), (f"{DECODER}output.weight",)),
-]
+KINDS = {"trocr": FORMS["bart"], "bart": FORMS["bart"], "mbart": FORMS["mbart"]}  # model types of decoders, with their form
+OUTPUTS = ("decoder.output_projection.weight", "decoder.lm_head.weight")  # of TrOCR, and of BART and mBART
 
 
 def recognises(keys: Collection[str]) -> bool:
@@ -55,18 +54,24 @@ def to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         WeightsError: a tensor has no place in ours.
     """
-    left = drop_copies(tensors, f"{BEFORE}embed_tokens.weight", ["decoder.output_projection.weight"])
+    left = drop_copies(tensors, f"{BEFORE}embed_tokens.weight", OUTPUTS)
     image = {name.removeprefix("encoder."): tensor for name, tensor in left.items() if name.startswith("encoder.")}
     text = {name: tensor for name, tensor in left.items() if not name.startswith("encoder.")}
     found = {f"{IMAGE}{name}": tensor for name, tensor in transformers_vit.to_zoo(image, drop=["pooler"]).items()}
-    return found | rules.to_zoo(text, TABLE, origin=ORIGIN)
+    return found | rules.to_zoo(text, _table(mbart=OUTPUTS[1] in left), origin=ORIGIN)
 
 
 def from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert the state dict of our system to theirs."""
     image = {name.removeprefix(IMAGE): tensor for name, tensor in tensors.items() if name.startswith(IMAGE)}
     text = {name: tensor for name, tensor in tensors.items() if not name.startswith(IMAGE)}
-    return transformers_vit.from_zoo(image, prefix="encoder.") | rules.from_zoo(text, TABLE, origin=ORIGIN)
+    table = _table(mbart=f"{DECODER}norm.weight" in text)
+    return transformers_vit.from_zoo(image, prefix="encoder.") | rules.from_zoo(text, table, origin=ORIGIN)
+
+
+def _table(*, mbart: bool) -> list[Rule]:
+    """Return the names of a decoder; the output matrix of BART and mBART has another name than TrOCR's."""
+    return [*under(BEFORE, DECODER, DECODER_RULES), Rule((OUTPUTS[mbart],), (f"{DECODER}output.weight",))]
 
 
 def arguments(config: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,9 +81,10 @@ def arguments(config: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[st
         ConfigError: an encoder or decoder that cannot be converted, or a setting that ours does not have.
     """
     image, text = dict(config["encoder"]), {**DEFAULTS, **config["decoder"]}
-    for part, given, legal in (("encoder", image, "vit"), ("decoder", text, "trocr")):
-        if given.get("model_type") != legal:
-            raise ConfigError(f"{part}.model_type: got {given.get('model_type')!r}, which cannot be converted here; allowed is {legal!r}")
+    for part, given, legal in (("encoder", image, ("vit",)), ("decoder", text, tuple(KINDS))):
+        kind = str(given.get("model_type"))
+        if kind not in legal:
+            raise ConfigError(f"{part}.model_type: {kind!r} cannot be converted here; {name_choices(kind, legal)}")
     encoder = {"name": "vit", **transformers_vit.arguments(image, [key.removeprefix("encoder.") for key in keys])}
     encoder["pool"] = "cls"  # without a pooler: the decoder reads tokens alone
     refuse_others(text, {"use_learned_position_embeddings": (True,), "tie_word_embeddings": (True, False)}, "our seq2seq")
@@ -99,8 +105,7 @@ def arguments(config: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[st
         "num_heads": count(text, "decoder_attention_heads"),
         "hidden_dim": count(text, "decoder_ffn_dim"),
         "activation": ACTIVATIONS[text["activation_function"]],
-        "positions": "learned",
-        "position_offset": OFFSET,
+        **KINDS[text["model_type"]],
         "embedding_norm": bool(text["layernorm_embedding"]),
         "scale_embedding": bool(text["scale_embedding"]),
         "shared_words": False,
@@ -115,15 +120,17 @@ def config(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any
     Raises:
         ConfigError: theirs does not have something that the source has.
     """
-    target = "transformers' TrOCR"
-    usual = {"norm": ("layer",), "norm_place": ("after",), "bias": (True,), "scaled": (True,), "positions": ("learned",)}
+    mbart = head["norm_place"] == "before"
+    target = "transformers' mBART" if mbart else "transformers' TrOCR"
+    usual = {"norm": ("layer",), "bias": (True,), "scaled": (True,), "positions": ("learned",)}
+    usual |= {"embedding_norm": (True,)} if mbart else {}
     usual |= {"position_offset": (OFFSET,), "shared_words": (False,), "scale_output": (False,), "output_bias": (False,), "eps": (1e-5,)}
-    refuse_others(head, {**usual, "final_norm": (None, False)}, target)
+    refuse_others(head, {**usual, "final_norm": (None, mbart)}, target)
     dim = encoder["dim"] if head["dim"] is None else head["dim"]
     if head["head_dim"] not in (None, dim // head["num_heads"]):
         raise ConfigError(f"head.head_dim: {head['head_dim']}; {target} has {dim // head['num_heads']} alone")
     text = {
-        "model_type": "trocr",
+        "model_type": "mbart" if mbart else "trocr",
         "is_decoder": True,
         "add_cross_attention": True,
         "vocab_size": head["vocab_size"],

@@ -52,6 +52,7 @@ def generate(
     cache: Any = None,
     rows: Sequence[int] | None = None,
     most_tokens: Sequence[int] | None = None,
+    prefix_lengths: Sequence[int] | None = None,
 ) -> list[Generated]:
     """Generate an answer to each prompt; the answers do not depend on how prompts are batched.
 
@@ -64,9 +65,10 @@ def generate(
             are not computed again. It is updated in place and then holds prompt and answer, except the last chosen token.
         rows: row numbers that seed the sampling of each prompt; by default 0, 1, 2, ...
         most_tokens: maximum length of the answer to each prompt, if it is below ``sampling.max_new_tokens``.
+        prefix_lengths: number of first tokens of each prompt that see each other; the model must have ``sees_prefix``.
 
     Raises:
-        ConfigError: an end token is outside the vocabulary, or a cache is combined with beam search.
+        ConfigError: an end token is outside the vocabulary, a cache is combined with beam search, or the model takes no prefix.
         DataError: a prompt is empty or leaves no room for an answer.
     """
     _refuse(language, sampling, prompts, ids, cache)
@@ -75,7 +77,9 @@ def generate(
     # An answer has max_new_tokens tokens at most, and fewer if the context is full before.
     own = [sampling.max_new_tokens] * len(prompts) if most_tokens is None else [min(n, sampling.max_new_tokens) for n in most_tokens]
     limits = [min(most, language.context_length - len(prompt)) for most, prompt in zip(own, prompts, strict=True)]
-    hidden, cache = prefill(language, prompts, new_tokens=max(limits), padding_side=sampling.padding_side, cache=cache)
+    hidden, cache = prefill(
+        language, prompts, new_tokens=max(limits), padding_side=sampling.padding_side, cache=cache, prefix_lengths=prefix_lengths
+    )
     ends = _Ends(sampling, limits, own, stop)
     if sampling.num_beams > 1:
         found = beam_search(language, hidden, cache, ids, sampling, limits=limits, stop=stop)

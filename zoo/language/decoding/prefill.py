@@ -7,12 +7,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
 from zoo.types import LanguageModel
 
 
 def prefill(
-    language: LanguageModel, prompts: Sequence[Float[Tensor, "_ dim"]], *, new_tokens: int, padding_side: str = "left", cache: Any = None
+    language: LanguageModel,
+    prompts: Sequence[Float[Tensor, "_ dim"]],
+    *,
+    new_tokens: int,
+    padding_side: str = "left",
+    cache: Any = None,
+    prefix_lengths: Sequence[int] | None = None,
 ) -> tuple[Float[Tensor, "rows dim"], Any]:
     """Run the prompts through the model and fill its key-value cache.
 
@@ -20,13 +26,20 @@ def prefill(
         new_tokens: number of tokens to reserve in the cache after the prompts.
         cache: cache without padding that holds the first ``cache.length`` vectors of every prompt, which are not computed again. It
             has one row per prompt, or a single row that all prompts share.
+        prefix_lengths: number of first vectors of each prompt that see each other; the model must have ``sees_prefix``.
 
     Returns:
         The hidden state at each prompt's last token, and the cache.
 
     Raises:
         DataError: a prompt is empty.
+        ConfigError: the model has no prefix.
     """
+    prefix = {} if prefix_lengths is None else {"prefix_lengths": torch.tensor(prefix_lengths, device=prompts[0].device)}
+    if prefix and not language.sees_prefix:
+        raise ConfigError(
+            f"prefix_lengths: the language model {type(language).__name__} has no prefix whose tokens see each other; leave it out"
+        )
     lengths = [len(prompt) for prompt in prompts]
     if 0 in lengths:
         raise DataError(f"prompt {lengths.index(0)} is empty; give a prompt of at least one token")
@@ -39,7 +52,7 @@ def prefill(
             cache.select(torch.zeros(len(prompts), dtype=torch.int64, device=prompts[0].device))
     # Only the vectors after the cached ones are new.
     vectors, mask = pad([prompt[cache.length :] for prompt in prompts], padding_side)
-    hidden = language(vectors, mask, cache=cache)
+    hidden = language(vectors, mask, cache=cache, **prefix)
     if mask is None or padding_side == "left":
         return hidden[:, -1], cache
     return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1], cache

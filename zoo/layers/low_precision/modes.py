@@ -61,8 +61,8 @@ def set_precision(model: nn.Module, precision: str, *, keep: Collection[str] = (
 def markable(model: nn.Module, precision: str) -> Iterator[tuple[str, Linear]]:
     """Yield name and layer of all linear layers that a precision may mark: those of parts that offer it, less those that the parts keep."""
     for name, layer in model.named_modules():
-        owner = _owner(model, name) if isinstance(layer, Linear) else None
-        if owner is not None:
+        owner = _owner(model, name)
+        if isinstance(layer, Linear) and owner is not None:
             prefix, part = owner
             kept = part.low_precision.get(precision)
             if kept is not None and not any(fnmatchcase(name[len(prefix) :].lstrip("."), each) for each in kept):

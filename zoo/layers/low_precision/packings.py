@@ -37,7 +37,8 @@ def packing(weight: Tensor, kind: str, make: Callable[[Tensor], tuple[Any, ...]]
         return found
     with torch.inference_mode(False), torch.no_grad():
         made = make(weight.detach())
-    _packed.setdefault(weight, {})[kind] = _Copy(state_of(weight), made, sum(bytes_of(part, weight) for part in made))
+    copies: dict[str, _Copy] = _packed.setdefault(weight, {})  # type: ignore[assignment]  # torch's stub allows None
+    copies[kind] = _Copy(state_of(weight), made, sum(bytes_of(part, weight) for part in made))
     return made
 
 

@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from zoo.errors import ItemError, WeightsError
-from zoo.processors.chat.messages import Message
+from zoo.processors.chat.messages import MARKERS, Message
 from zoo.processors.chat.template_pieces import Piece, Symbols, with_system
 
 # Template code may apply any operation to its inputs, divide by zero, or nest without end.
 TEMPLATE_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
+IMAGE = MARKERS["image"]
 PROBE = "q0z"  # a string that no template contains, so that a match shows where a message was rendered
 
 
@@ -68,8 +69,10 @@ class Jinja:
         if not messages:
             return self._rendered([], add_generation_prompt)
         rows = [{"role": message.role, "content": message.text} for message in messages]
-        if _takes_parts(self.source, tuple(sorted(self.symbols.names.items()))):
-            rows = [{"role": message.role, "content": [{"type": "text", "text": message.text}]} for message in messages]
+        names = tuple(sorted(self.symbols.names.items()))
+        if _takes_parts(self.source, names):
+            images = _writes_images(self.source, names)
+            rows = [{"role": message.role, "content": _parts(message.text) if images else _one_part(message.text)} for message in messages]
         return self._rendered(rows, add_generation_prompt)
 
     def _rendered(self, rows: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
@@ -92,6 +95,24 @@ class Jinja:
             )
 
 
+def _one_part(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    """Return the content of a message: parts of type "image" for markers of images, and the texts between them.
+
+    A line break between a marker and a text is left out: it is how our conversations separate the two, and the template has its own way.
+    """
+    pieces = text.split(IMAGE)
+    parts = []
+    for number, piece in enumerate(pieces):
+        inner = piece.removeprefix("\n") if number else piece
+        inner = inner if number == len(pieces) - 1 else inner.removesuffix("\n")
+        parts += [*([{"type": "image"}] if number else []), *(_one_part(inner) if inner else [])]
+    return parts or _one_part(text)
+
+
 def _through(text: str, word: str) -> str:
     """Return a text up to and including the first occurrence of a word; the whole text if the word is missing."""
     place = text.find(word)
@@ -109,6 +130,16 @@ def _takes_parts(source: str, names: tuple[tuple[str, str], ...]) -> bool:
             return False
 
     return not shows(PROBE) and shows([{"type": "text", "text": PROBE}])
+
+
+@functools.cache
+def _writes_images(source: str, names: tuple[tuple[str, str], ...]) -> bool:
+    """Return True if a template that takes parts writes our marker for a part of type "image"."""
+    try:
+        rows = [{"role": "user", "content": [{"type": "image"}, *_one_part(PROBE)]}]
+        return _render(source, rows, dict(names), True).count(IMAGE) == 1
+    except ItemError:
+        return False
 
 
 def _render(source: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], add_generation_prompt: bool) -> str:

@@ -50,7 +50,7 @@ def expanded(
     Args:
         ids: token ids, with a marker for each image and clip.
         modalities: modality of each marker's id.
-        writings: what stands for each image and clip, by modality and in order.
+        writings: numbers of placeholders and texts for each image and clip, by modality and in order.
         run: ids of one item.
         source: names of the conversation and of its template, for messages.
 

@@ -22,6 +22,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from zoo.errors import WeightsError
+from zoo.processors.tokenizers.piece_tokenizer import AnyTokenizer
 from zoo.processors.tokenizers.tokenizer_file import read_safely, read_tokenizer_file, refuse_no_sentence_pieces
 from zoo.storage.outside import read_json_object
 from zoo.storage.places import cache_directory
@@ -244,7 +245,7 @@ def bert_template(start: str, start_id: int, end: str, end_id: int) -> processor
     )
 
 
-def find_mask(tokenizer: Tokenizer) -> int | None:
+def find_mask(tokenizer: AnyTokenizer) -> int | None:
     """Return the id of the mask symbol of masked-language modelling; None if the tokenizer has none."""
     return next((number for word in MASKS if (number := tokenizer.token_to_id(word)) is not None), None)
 

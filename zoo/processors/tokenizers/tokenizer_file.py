@@ -11,6 +11,7 @@ from typing import TypeVar
 from tokenizers import Tokenizer
 
 from zoo.errors import WeightsError, ZooError, first_line
+from zoo.processors.tokenizers.piece_tokenizer import MARK, AnyTokenizer, PieceTokenizer
 from zoo.storage.outside import MAX_SHOWN, refuse_special
 
 PROBE = "a \u0378"  # a known letter in most vocabularies, and a character that no vocabulary has
@@ -20,13 +21,27 @@ T = TypeVar("T")
 
 
 def read_tokenizer_file(path: Path) -> Tokenizer:
-    """Read ``tokenizer.json``.
+    """Read ``tokenizer.json`` of the ``tokenizers`` library.
 
     Raises:
         WeightsError: it is no ordinary file, is damaged, or holds a tokenizer that cannot tokenize.
     """
     refuse_special(path, WeightsError)
     return read_safely(lambda: Tokenizer.from_file(str(path)), path)
+
+
+def read_own_file(path: Path) -> AnyTokenizer:
+    """Read a file that a text processor saved: of the ``tokenizers`` library, or of a ``PieceTokenizer``.
+
+    Raises:
+        WeightsError: see ``read_tokenizer_file``.
+    """
+    refuse_special(path, WeightsError)
+    with path.open("rb") as file:
+        is_pieces = f'"{MARK}"'.encode() in file.read(64)
+    if is_pieces:
+        return guarded(lambda: PieceTokenizer.from_str(path.read_text(encoding="utf-8")), path, "cannot be read")
+    return read_tokenizer_file(path)
 
 
 def read_safely(read: Callable[[], Tokenizer], origin: Path) -> Tokenizer:

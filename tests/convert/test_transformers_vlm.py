@@ -1,0 +1,325 @@
+"""transformers' models that cut pictures into tiles (Idefics3, SmolVLM, LLaVA-NeXT) against our systems, in and out."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers as reference
+from PIL import Image
+from sines import fill
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+import zoo
+from zoo.errors import ConfigError, WeightsError
+from zoo.heads.bases.media_features import laid_out
+from zoo.interop.base.recognise import find_format, unknown_files
+from zoo.interop.base.source import read_source
+from zoo.interop.vlm.families import FAMILIES
+from zoo.storage.tensors import read_tensors, write_tensors
+
+SIZES = [(20, 30), (33, 33), (40, 90), (97, 31), (64, 48), (150, 64)]
+SPECIAL = ["<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<pad>", "<row_1_col_1>", "<global-img>"]
+VOCABULARY = 320
+SMOL_CHAT = (
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] == 'image' %}{{':'}}"
+    "{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}"
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)  # of the published SmolVLM
+NEXT_CHAT = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}{% for content in message['content'] | "
+    "selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}{% for content in message['content'] | "
+    "selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)  # of the published LLaVA-1.6 with Vicuna
+WIDE = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3}
+WORDS = {**WIDE, "vocab_size": VOCABULARY, "num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048}
+
+
+def a_tokenizer():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(
+        ["User Assistant what is there in the picture"] * 2,
+        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
+    )
+    names = {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "pad_token": "<pad>"}
+    return reference.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, extra_special_tokens={"image_token": "<image>"})
+
+
+def text_config(**keywords):
+    return reference.LlamaConfig(**WORDS, bos_token_id=0, eos_token_id=1, pad_token_id=4, **keywords)
+
+
+def a_split(kind):
+    """Return a random model with tiles of 32 pixels, and its processor; the tower sees 4 x 4 patches."""
+    classes = {"idefics3": reference.Idefics3Config, "smolvlm": reference.SmolVLMConfig}
+    vision = {**WIDE, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8}
+    tied = kind == "smolvlm"
+    config = classes[kind](
+        text_config=text_config().to_dict(),
+        vision_config=vision,
+        scale_factor=2,
+        image_token_id=2,
+        tie_word_embeddings=tied,
+        pad_token_id=4,
+    )
+    model = {"idefics3": reference.Idefics3ForConditionalGeneration, "smolvlm": reference.SmolVLMForConditionalGeneration}[kind](config)
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    images = Idefics3ImageProcessorPil(size={"longest_edge": 96}, max_image_size={"longest_edge": 32})
+    return model, reference.Idefics3Processor(images, a_tokenizer(), image_seq_len=4, chat_template=SMOL_CHAT)
+
+
+def a_next(kind):
+    """Return a random LLaVA-NeXT with tiles of 32 pixels, and its processor."""
+    vision = reference.CLIPVisionConfig(**WIDE, num_hidden_layers=3, image_size=32, patch_size=8)
+    pinpoints = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
+    config = reference.LlavaNextConfig(
+        vision_config=vision, text_config=text_config(), image_token_index=2, image_grid_pinpoints=pinpoints, image_seq_length=16
+    )
+    from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+    square = {"height": 32, "width": 32}
+    images = LlavaNextImageProcessorPil(size={"shortest_edge": 32}, crop_size=square, image_grid_pinpoints=pinpoints)
+    processor = reference.LlavaNextProcessor(
+        images,
+        a_tokenizer(),
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=NEXT_CHAT,
+    )
+    return reference.LlavaNextForConditionalGeneration(config), processor
+
+
+MAKERS = {"idefics3": a_split, "smolvlm": a_split, "llava_next": a_next}
+KINDS = pytest.mark.parametrize("kind", MAKERS)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Return a function that saves a family's random model once; it gives model, processor and directory."""
+    made = {}
+
+    def save(kind):
+        if kind not in made:
+            torch.manual_seed(0)
+            (model, processor), directory = MAKERS[kind](kind), tmp_path_factory.mktemp(kind)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter) * 0.15)
+            model.eval().save_pretrained(directory)
+            processor.save_pretrained(directory)
+            made[kind] = model, processor, directory
+        return made[kind]
+
+    return save
+
+
+def picture(height, width):
+    rows, columns = np.mgrid[:height, :width]
+    colours = [127.5 + 100 * np.sin(0.2 * rows + 0.3 * columns + channel + height) for channel in range(3)]
+    return Image.fromarray(np.stack(colours, axis=2).round().astype(np.uint8))
+
+
+def their_inputs(processor, pictures, text):
+    content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": text}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return processor(images=[pictures], text=[prompt], return_tensors="pt", add_special_tokens=False)
+
+
+def our_inputs(system, pictures, text):
+    return system.processor(conversation=[[*pictures, text]], for_generation=True)
+
+
+@torch.no_grad()
+def our_logits(system, batch):
+    head, ids = system.head, batch.inputs["text"]
+    vectors = head.spliced(ids, batch.masks["text"], head._connected(system.encode_batch(batch), batch), batch.ids)
+    return head.language.logits(head.language(vectors))
+
+
+@KINDS
+def test_six_pictures_give_the_ids_pixels_and_greedy_text_of_theirs(kind, saved):
+    model, processor, directory = saved(kind)
+    system, texts = zoo.load(directory), set()
+    # Lanczos is PIL's in both; bicubic filters of torch and PIL differ by two grey levels at most.
+    atol = 2.1 / 255 / 0.26 if kind == "llava_next" else 1e-5
+    for size in SIZES:
+        given = [picture(*size)]
+        theirs, ours = their_inputs(processor, given, "what is there?"), our_inputs(system, given, "what is there?")
+        assert torch.equal(ours.inputs["text"].masked_fill(ours.inputs["text"] < 0, 2), theirs["input_ids"])
+        pixels = theirs["pixel_values"][0]
+        torch.testing.assert_close(ours.inputs["image"], pixels, rtol=0, atol=atol)
+        found = model.generate(**theirs, max_new_tokens=6, do_sample=False)[0, theirs["input_ids"].shape[1] :]
+        said = system.processor["conversation"].decode(found.tolist())
+        texts.add(said)
+        assert system.generate([[*given, "what is there?"]], max_new_tokens=6) == [said]
+        ours.inputs["image"] = pixels  # the same values, so that the models alone are compared
+        with torch.no_grad():
+            torch.testing.assert_close(our_logits(system, ours), model(**theirs).logits, rtol=0, atol=1e-5)
+    assert len(texts) > 1 or kind == "smolvlm"  # its tied table repeats the last word
+
+
+@KINDS
+def test_two_pictures_in_a_prompt_are_theirs(kind, saved):
+    model, processor, directory = saved(kind)
+    system, given = zoo.load(directory), [picture(20, 30), picture(97, 31)]
+    theirs, ours = their_inputs(processor, given, "which?"), our_inputs(system, given, "which?")
+    assert torch.equal(ours.inputs["text"].masked_fill(ours.inputs["text"] < 0, 2), theirs["input_ids"])
+    with torch.no_grad():
+        found = model(**theirs).logits[0, -1]
+    torch.testing.assert_close(our_logits(system, ours)[0, -1], found, rtol=0, atol=2e-2)  # grey levels differ by two at most
+
+
+@KINDS
+def test_what_came_from_there_goes_back(kind, saved, tmp_path):
+    model, processor, directory = saved(kind)
+    zoo.export(zoo.load(directory), tmp_path / "out")
+    again = reference.AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
+    processed = reference.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    inputs, others = (their_inputs(each, [picture(40, 90)], "what?") for each in (processor, processed))
+    assert torch.equal(inputs["input_ids"], others["input_ids"]) and torch.equal(inputs["pixel_values"], others["pixel_values"])
+    with torch.no_grad():
+        torch.testing.assert_close(again(**others).logits, model(**inputs).logits, rtol=0, atol=1e-5)
+    first, second = (zoo.load(path) for path in (directory, tmp_path / "out"))
+    assert first.processor["image"].settings == second.processor["image"].settings
+    assert first.processor["conversation"].settings == second.processor["conversation"].settings
+
+
+@KINDS
+def test_every_file_is_explained_and_names_in_memory_are_read(kind, saved, tmp_path):
+    model, _, directory = saved(kind)
+    source = read_source(directory)
+    assert find_format(source).name == "vlm" and unknown_files(source) == []
+    expected = zoo.load(directory).state_dict()
+    for path in directory.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_tensors({key: tensor.clone() for key, tensor in model.state_dict().items()}, tmp_path / "model.safetensors")
+    found = zoo.load(tmp_path).state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+    tensors = read_tensors(directory / "model.safetensors")
+    write_tensors({**tensors, "more": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"1 unknown \(more\)"):
+        zoo.load(tmp_path)
+
+
+def changed(directory, tmp_path, name, change):
+    """Copy a directory and change one of its JSON files; what is None is left out."""
+    for path in directory.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    found = json.loads((tmp_path / name).read_text())
+    inner = found.get("image_processor", found)
+    inner.update(change)
+    (tmp_path / name).write_text(json.dumps(found))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("idefics3", {"do_image_splitting": False}, "do_image_splitting: false .*kind: split, side_tiles: 1"),
+        ("idefics3", {"size": {"longest_edge": 100}}, "longest_edge 100 .* allowed is a multiple of 32 up to 4096"),
+        ("idefics3", {"max_image_size": {"longest_edge": 48}}, "tiles have 48 pixels, but the image tower takes 32"),
+        ("idefics3", {"max_image_size": 48}, "max_image_size: got 48"),
+        ("llava_next", {"image_grid_pinpoints": [[32, 65]]}, r"image_grid_pinpoints: got \[\[32, 65\]\]; allowed are pairs of multiples"),
+        ("llava_next", {"size": {"shortest_edge": 40}}, "size: got .* the same number of pixels in both"),
+        ("llava_next", {"resample": 9}, "resample: got 9; allowed are"),
+    ],
+)
+def test_settings_that_ours_does_not_have_are_refused(kind, change, message, saved, tmp_path):
+    directory = saved(kind)[2]
+    name = "preprocessor_config.json" if (directory / "preprocessor_config.json").is_file() else "processor_config.json"
+    with pytest.raises(ConfigError, match=message):
+        zoo.load(changed(directory, tmp_path, name, change))
+
+
+@pytest.mark.parametrize(
+    ("tiler", "message"),
+    [
+        ("canvas", "cuts pictures by 'canvas'"),
+        ("split", r"head.connectors.image.kind: got 'linear'"),
+        ("{kind: anyres, most_tiles: 2}", "kind: got 'linear'"),
+    ],
+)
+def test_systems_that_theirs_is_not_are_refused(tiler, message, tmp_path):
+    more = ["+system.processor.image.tiler=" + tiler, "system.head.connectors.image={kind: linear}"]
+    if "anyres" in tiler:
+        more[1] = "system.head.connectors.image={kind: linear, newline: true}"
+    system = zoo.create_system("llava_nano", more)
+    with pytest.raises(ConfigError, match=message):
+        zoo.export(system, tmp_path / "out")
+
+
+SMALL = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_hidden_layers": 2}
+SMALL_WORDS = {**SMALL, "vocab_size": 16, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "model_type": "llama", "pad_token_id": 0}
+SPLIT_VISION = {**SMALL, "image_size": 16, "patch_size": 4}
+NEXT_VISION = {**SMALL, "num_hidden_layers": 3, "image_size": 56, "patch_size": 14, "model_type": "clip_vision_model"}
+GOLDENS = {  # kind: config, tokens of the text, pictures, number of parameters, features[0], logits of the last token, their absolute sum
+    **dict.fromkeys(
+        ("Idefics3", "SmolVLM"),
+        (
+            {"vision_config": SPLIT_VISION, "text_config": SMALL_WORDS, "scale_factor": 2, "image_token_id": 14},
+            ([1, 5, *[-200] * 4, 6, *[-200] * 4, 7, 3], (2, 3, 16, 16), None),
+            (3112, [2.793934, -2.956925, 2.632484, -1.874095], [1.523447, 1.299930, 0.492916, -0.535353], 127.60795),
+        ),
+    ),
+    "LlavaNext": (
+        {
+            "vision_config": NEXT_VISION,
+            "text_config": SMALL_WORDS,
+            "image_token_index": 14,
+            "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]],
+        },
+        ([1, 5, *[-200] * 44, 7, 3], (3, 3, 56, 56), (50, 80)),
+        (7884, [-0.320912, -0.806672, -0.927644, -0.633925], [1.217729, 1.398309, 0.951233, 0.077178], 768.18589),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GOLDENS)
+@torch.no_grad()
+def test_weights_of_sines_give_the_recorded_outputs(kind):
+    """Outputs of transformers 5.17 in float64; images are sin(0.1 i) at place i."""
+    config, (ids, shape, size), (number, first, last, total) = GOLDENS[kind]
+    model = getattr(reference, f"{kind}ForConditionalGeneration")(getattr(reference, f"{kind}Config")(**config)).double()
+    tensors = fill({name: parameter.detach() for name, parameter in model.named_parameters()})
+    assert sum(tensor.numel() for tensor in tensors.values()) == number
+    family = next(each for each in FAMILIES if model.config.model_type in each.model_types)
+    parts = family.system({**config, "model_type": model.config.model_type}, tensors.keys())
+    settings = {"image": {"tiler": "split" if size is None else "anyres"}, "conversation": {"tokenizer": "given"}}
+    system = zoo.create_system({**parts, "processor": settings}).double().eval()
+    system.load_state_dict(family.to_zoo(tensors, tied=False))
+    pixels = torch.sin(0.1 * torch.arange(int(np.prod(shape)), dtype=torch.float64)).view(shape)
+    encoded = system.encode_ready("image", pixels)
+    features = system.head.connectors["image"](encoded.tokens, encoded.mask)[0]
+    sizes = torch.tensor([size or (16, 32)])
+    laid = features.flatten(0, 1) if size is None else laid_out(system.head, "image", features, sizes)[0][0]
+    assert laid[0, :4].tolist() == pytest.approx(first, abs=2e-6)
+    token_ids = torch.tensor([ids])
+    vectors = system.head.language.embed(token_ids.clamp(min=0))
+    vectors[token_ids < 0] = laid
+    logits = system.head.language.logits(system.head.language(vectors))
+    assert logits[0, -1, :4].tolist() == pytest.approx(last, abs=2e-6)
+    assert float(logits.abs().sum()) == pytest.approx(total, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "tower", "connector"),
+    [
+        ("smolvlm_256m", 256_484_928, 86_433_024, 7_077_888),
+        ("smolvlm_500m", 507_482_304, 86_433_024, 11_796_480),
+        ("smolvlm_2_2b", 2_246_272_880, 412_987_248, 21_233_664),
+        ("idefics3_8b", 8_462_086_384, 412_926_192, 18_874_368),
+        ("llava_next_7b", 7_063_431_168 - 2 * 64 * 4096, 303_507_456, 20_983_808),  # transformers' files have 64 words more
+    ],
+)
+def test_rows_have_the_published_sizes(name, number, tower, connector):
+    model = zoo.create_model(name, device="meta")
+    assert sum(each.numel() for each in model.parameters()) == number
+    assert sum(each.numel() for each in model.encoders.parameters()) == tower
+    assert sum(each.numel() for each in model.head.connectors.parameters()) == connector

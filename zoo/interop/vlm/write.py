@@ -1,0 +1,77 @@
+"""Directories of transformers for systems that cut pictures into tiles."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.interop.base.format import Export
+from zoo.interop.causal_lm import configs
+from zoo.interop.causal_lm.write import language_files, whole_keywords
+from zoo.interop.llava.write import MARKER, keep_marker, lengthened, rows_of_words
+from zoo.interop.vlm.families import FAMILIES
+from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
+from zoo.types import SystemLike, is_system, part_of
+
+
+def vlm_export(system: nn.Module) -> Export | None:
+    """Return weights, configs, and the tokenizer if there is one; None for a system without a tiler, or of another head.
+
+    Raises:
+        ConfigError: no family has the tiler, or the family lacks something that the system has; the message names the key.
+    """
+    if not is_system(system) or (system.config.get("head") or {}).get("name") != "llava":
+        return None
+    processor: Any = part_of(system, "image")
+    if processor is None or processor.tiler is None:
+        return None
+    family = next((each for each in FAMILIES if type(processor.tiler) is each.tiler), None)
+    if family is None:
+        raise ConfigError(
+            f"export: no model of transformers that zoo writes cuts pictures by {processor.tiler_config!r} (processor.image.tiler); "
+            f"allowed are {' and '.join(each.tiler.__name__.lower() for each in FAMILIES)}. Save the system with zoo.save"
+        )
+    _refuse_other_parts(system, family.architecture)
+    image, head, language = (
+        whole_keywords(kind, words)
+        for kind, words in (
+            ("encoder", system.config["encoders"]["image"]),
+            ("head", system.config["head"]),
+            ("language", system.config["head"]["language"]),
+        )
+    )
+    conversation: Any = part_of(system, "conversation")
+    known = conversation is not None and conversation.is_fitted
+    marker, rows = rows_of_words(conversation if known else None, language["vocab_size"])
+    words = {**language, "vocab_size": rows}
+    config = family.config(image, head, words, processor, marker)
+    config |= {"model_type": family.model_types[0], "architectures": [family.architecture]}
+    per_tile, prefix = system.counts["image"].fixed, system.encoders["image"].num_prefix_tokens
+    files = language_files(configs.config(words), conversation)
+    ids = {key: value for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
+    config["text_config"] |= ids
+    config["pad_token_id"] = ids["pad_token_id"]
+    if known:
+        keep_marker(files["tokenizer.json"], marker)
+        files["tokenizer_config.json"] |= {"image_token": MARKER, "extra_special_tokens": {"image_token": MARKER}}
+        files["processor_config.json"] = {
+            "processor_class": family.processor_class,
+            **family.processor_config(config, per_tile, prefix),
+        }
+    files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": family.preprocessor(processor)}
+
+    def tensors() -> dict[str, Tensor]:
+        return family.from_zoo(lengthened(system.state_dict(), rows), words)
+
+    return Export(files, tensors)
+
+
+def _refuse_other_parts(system: SystemLike, architecture: str) -> None:
+    """Raise ConfigError if the system has other parts than a ``vit`` and a ``causal_lm``."""
+    config = system.config
+    families = {m: part["name"] for m, part in config["encoders"].items()} | {"language": config["head"]["language"]["name"]}
+    if families != {"image": "vit", "language": "causal_lm"}:
+        raise ConfigError(
+            f"export: transformers' {architecture} has one image encoder 'vit' and a language model 'causal_lm'; this system has "
+            f"{', '.join(f'{part}: {name}' for part, name in families.items())}. Save it with zoo.save"
+        )
