@@ -21,7 +21,9 @@ import zoo
 from zoo.commands.cli import main
 from zoo.commands.demo.faults import on_page, on_page_in_pieces
 from zoo.commands.demo.models import LazyModel
+from zoo.commands.demo.tab import Tab
 from zoo.commands.demo.transcribe import _download, _lines
+from zoo.commands.serve.limits import Limits
 from zoo.errors import DataError, WeightsError
 from zoo.types import Segment, Transcript
 
@@ -120,7 +122,8 @@ def test_subtitles_are_offered_if_there_is_text(tmp_path):
         return Segment(id=0, start=0.0, end=1.5, text=text, token_ids=[], temperature=0.0, average_log_probability=0.0,
                        compression_ratio=1.0, no_speech_probability=0.0)  # fmt: skip
 
-    tab = SimpleNamespace(folder=tmp_path, gradio=SimpleNamespace(DownloadButton=lambda **options: options))
+    gradio = SimpleNamespace(DownloadButton=lambda **options: options)
+    tab = Tab(gradio, None, LazyModel("whisper", object, timeout=1.0), Limits(), tmp_path, is_given=False)
     spoken = Transcript(" Hello.", [segment(" Hello."), segment(" ")], "en", 2.0)
     assert _lines(spoken.segments) == "[00:00.000 --> 00:01.500] Hello."
     shown = _download(tab, spoken)
