@@ -130,7 +130,8 @@ def test_the_table_names_precision_quality_machine_and_what_was_left_out(bench):
 @pytest.mark.parametrize(("ratio", "quality", "status"), [(1.5, 1.0, "verified"), (0.9, 1.0, "failed"), (1.5, 0.99, "failed")])
 def test_a_cards_line_compares_equal_precision_only(tiny_rows, ratio, quality, status):
     line = tiny_rows.card_lines([fake_row("vit", ratio, quality)])["vit"]
-    assert line["status"] == status and f"vit: fp32 x{ratio:.2f} of timm" in line["figure"] and "int8" not in line["figure"]
+    assert line["status"] == status and "int8" not in line["figure"]
+    assert f"vit: fp32 x{ratio:.2f} ({ratio:.2f} to {ratio:.2f}) of timm" in line["figure"]
 
 
 def test_a_later_row_replaces_the_stored_one(bench):
