@@ -12,8 +12,8 @@ from zoo.assembly.compose import compose
 from zoo.commands.cli import main
 from zoo.evaluation.classification import Classification, columns_of
 from zoo.runs.evaluate import evaluate
-from zoo.runs.evaluation_setup import make_evaluation
 from zoo.runs.evaluation_results import kept_results
+from zoo.runs.evaluation_setup import make_evaluation
 from zoo.runs.train import train
 from zoo.training.log import read_lines
 

@@ -18,7 +18,9 @@ def system():
     return system
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.card(n, "batch-invariant")) for n in ("clip_vit_nano", "clap_whisper_nano")])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.card(n, "batch-invariant")) for n in ("clip_vit_nano", "clap_whisper_nano")]
+)
 def test_a_batch_gives_what_single_items_give_whatever_the_padding(name, card_figure):
     system = zoo.create_model(name)
     system.processor.fit(CAPTIONS)
