@@ -69,7 +69,7 @@ CARD_TESTS: dict[str, tuple[Sequence[str], Mapping[str, Sequence[str]]]] = {
     "encoders/test_seq2seq.py::test_the_paper_equals_torch_without_a_final_norm": ([EQUALS], {"transformer": ("*",)}),
     "convert/test_seq2seq.py::test_outputs_equal_theirs_and_go_back": ([EQUALS, BACK], SEQ2SEQ),
     "convert/test_seq2seq.py::test_written_tokens_equal_theirs": ([EQUALS], {name: (f"*-{name}*",) for name in SEQ2SEQ}),
-    "convert/test_seq2seq.py::test_trocr_equals_theirs_and_goes_back": ([EQUALS, BACK], {"trocr": ("*",)}),
+    "convert/test_seq2seq.py::test_an_image_encoder_with_a_text_decoder_equals_theirs_and_goes_back": ([EQUALS, BACK], {"trocr": ("*",)}),
     "encoders/test_conse.py::test_the_vector_is_the_papers_convex_combination_of_class_names": ([EQUALS], {"conse": ("*",)}),
     "encoders/test_timm.py::test_sequences_are_timms_own": ([EQUALS], {"hosted": ("*",)}),
     "encoders/test_transformers.py::test_outputs_are_transformers_own": ([EQUALS], {"hosted": ("*",)}),
