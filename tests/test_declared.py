@@ -22,6 +22,7 @@ NOT_TESTED = {
 BY_NAME = {  # packages that no import statement names
     "bitsandbytes": "import_module in zoo.layers.quantised",
     "soxr": "audio_file imports it by name",
+    "simplejpeg": "need in scripts/benchmarks/decode_jpeg",
     "jiwer": "measures.wer imports it by name",
     "whisper-normalizer": "the same",
     "open_clip_torch": "its file of merges is read",
