@@ -63,7 +63,8 @@ def run_page(topic, folder, monkeypatch, capsys):
         run_bash(text, folder) if language == "bash" else run_python(text, known, capsys)
 
 
-TOPICS = [topic for topic in TEXTS if topic != "start" and blocks_of(topic)]
+APART = ("start", "preferences")  # a test of its own runs these pages
+TOPICS = [topic for topic in TEXTS if topic not in APART and blocks_of(topic)]
 
 
 @pytest.mark.parametrize("topic", [pytest.param(topic, marks=[pytest.mark.heavy] * (topic in TRAINS)) for topic in TOPICS])

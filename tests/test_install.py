@@ -81,7 +81,7 @@ def test_doctor(capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["torch"].startswith("2.")
     named = {extra for extras in NEEDS.values() for extra in extras}
-    assert set(distribution.extras()) - named <= {"all", "test", "vision", "demo", "docs"}  # vision is part of the core
+    assert set(distribution.extras()) - named <= {"all", "test", "vision", "demo", "docs", "bench"}  # vision is part of the core
     assert named <= set(distribution.extras())
     assert status == int(bool(report["different"]))
 

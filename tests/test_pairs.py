@@ -72,6 +72,8 @@ def one_step(system):
 def own_targets(head, inputs):
     """Return targets of heads other than groups and labels: teacher vectors, masked tokens, mels."""
     found = {TEACHER: torch.randn(4, head.teacher_dim)} if head.needs_teacher else {}
+    if "reward" in head.verbs:
+        found["groups"] = torch.zeros(4, dtype=torch.int64)  # four answers to one prompt
     if getattr(head, "masked_lm", None):
         found[MASKED] = inputs["text"]
     if "target_text" in head.processors:

@@ -74,6 +74,8 @@ def test_nano_heads_run_forward_and_backward(name):
     mask = torch.ones(3, 5, dtype=torch.bool)
     encoded = {m: Encoded(torch.randn(3, 5, s.dim), torch.randn(3, s.dim), mask) for m, s in inputs.items()}
     targets = {"groups": torch.arange(3), "labels": torch.arange(3), TEACHER: torch.randn(3, getattr(head, "teacher_dim", 1))}
+    if "reward" in head.verbs:
+        targets["groups"] = torch.zeros(3, dtype=torch.int64)  # three answers to one prompt
     targets |= {
         MASKED: torch.arange(15).view(3, 5),
         TARGET_IDS: torch.arange(15).view(3, 5),

@@ -156,6 +156,25 @@ class ClipsSplit(Split):
         return Sample(str(index), {"audio": (sound, 16000), "text": TEXTS[index], "target": TEXTS[-1 - index]})
 
 
+class Judged(Source):
+    """A better and a worse answer to each of three questions."""
+
+    modalities, splits = ("conversation",), ("train", "test")
+
+    def split(self, name):
+        return JudgedSplit()
+
+
+class JudgedSplit(Split):
+    def __len__(self):
+        return 6
+
+    def sample(self, index, generator=None):
+        said = (Message("user", f"What is number {index // 2}?"), Message("assistant", "a good answer" if index % 2 else "bad"))
+        conversation = Conversation(said, id=str(index))
+        return Sample(conversation.id, {"conversation": conversation}, label=index % 2, group=index // 2)
+
+
 @pytest.fixture(scope="session")
 def parts(classifier):
     """System and source of each evaluation, and keywords that keep it short."""
@@ -185,5 +204,6 @@ def parts(classifier):
         "asr": lambda: (system("whisper_nano"), Clips(), {"limit": 2, "temperatures": [0.0]}),
         "translation": lambda: (system("transformer_nano"), Clips(), {"limit": 2, "max_new_tokens": 3}),
         "tts": lambda: (system("tacotron2_nano"), Clips(), {"limit": 2, "max_seconds": 0.3}),
+        "ranking": lambda: (system("reward_nano"), Judged(), {"limit": 4}),
         "classification": lambda: (classifier.eval(), source("digits"), {"limit": 20}),
     }

@@ -80,7 +80,7 @@ def test_a_bundled_name_is_probed_and_its_figures_lie_under_runs(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     data = {"source": {"name": "digits"}, "test_split": "test"}
     result, output = evaluate({"checkpoint": "clip_vit_nano", "data": data, "evaluation": {"name": "knn_probe", "train_limit": 600}})
-    assert str(output) == "runs/clip_vit_nano/evaluation/knn_probe" and result.metrics["top1"] > 0.9
+    assert str(output).startswith("runs/clip_vit_nano/evaluation/knn_probe_digits_test_") and result.metrics["top1"] > 0.9
     assert json.loads((output / "metrics.json").read_text())["details"] == {"k": 20, "train_items": 600}
 
 

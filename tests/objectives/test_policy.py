@@ -65,7 +65,7 @@ def test_sampled_tokens_have_the_log_probabilities_of_single_conversations(talki
         answer = batch.targets["supervised"][row].nonzero()[:, 0]
         encoded = policy.encode_batch(one)
         with torch.no_grad():
-            vectors = policy.head.spliced(ids[None], torch.ones(1, len(ids), dtype=torch.bool), policy.head._connected(encoded), [])
+            vectors = policy.head.spliced(ids[None], torch.ones(1, len(ids), dtype=torch.bool), policy.head._connected(encoded, one), [])
             logs = policy.head.language.logits(policy.head.language(vectors))[0].log_softmax(-1)
         expected = logs[answer - 1, ids[answer]]
         torch.testing.assert_close(batch.targets[names.SAMPLED][place : place + len(answer)], expected, atol=1e-5, rtol=1e-5)

@@ -92,10 +92,10 @@ def test_the_best_model_after_a_kill_is_that_of_the_steps_that_the_state_knows(k
 def test_a_best_model_of_a_step_that_the_resumed_run_does_not_reach_goes(tmp_path, monkeypatch):
     words = [*TRAIN, "training.max_steps=4", "training.evaluate_every=3", f"run_dir={tmp_path / 'run'}"]
 
-    def killed(accelerator, run_dir, position):
+    def killed(accelerator, run_dir, position, *further):
         if position["step"] == 4:
             raise SystemExit
-        save_state(accelerator, run_dir, position)
+        save_state(accelerator, run_dir, position, *further)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
         patched.setattr(loop, "save_state", killed)

@@ -19,7 +19,7 @@ from zoo.heads.bases.multimodal_lm import MultimodalLM, conversation_part, conve
 from zoo.losses.distributed import share_of_mean
 from zoo.losses.reward import centring_losses, ranking_losses
 from zoo.registry import register
-from zoo.types import Batch, Encoded, EncoderSpec, HeadOutput, LanguageModel, Predictions, SystemLike, on_host, send
+from zoo.types import IGNORED, Batch, Encoded, EncoderSpec, HeadOutput, LanguageModel, Predictions, SystemLike, on_host, send
 
 CONNECTORS: dict[str, str | Mapping[str, Any]] = {"image": "mlp", "audio": "downsampler"}
 REMEDY = "choose data=preferences"
@@ -78,6 +78,8 @@ class Reward(MultimodalLM):
         if scores.is_meta:  # meta tensors hold no labels to compare
             return HeadOutput(scores.mean(), {}, {"scores": scores})
         better, worse, prompts = ranked_pairs(batch)  # on the CPU, where counting them waits for no device
+        if not len(better):  # nothing is ranked: the loss is 0 and still depends on every parameter
+            return HeadOutput(share_of_mean(scores.sum(), 0), {}, {"scores": scores.detach()})
         counts = prompts.bincount()  # pairs of each prompt
         weights = 1 / (counts[prompts] * len(counts))
         better, worse, weights = (send(each, scores.device) for each in (better, worse, weights))
@@ -139,15 +141,16 @@ class Reward(MultimodalLM):
 def ranked_pairs(batch: Batch) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
     """Return the rows of the better and of the worse answer of each pair, and the number of its prompt, on the CPU.
 
-    Labels ``2 1 0`` of one group give the pairs ``01 02 12``.
+    Labels ``2 1 0`` of one group give the pairs ``01 02 12``; an answer whose label is ``IGNORED`` is in no pair.
 
     Raises:
         DataError: the batch has no labels or groups, or an answer without another one to compare it with.
     """
     ranks = on_host(batch.need("labels", "head 'reward' (order of the answers)", REMEDY))
     groups = on_host(batch.need("groups", "head 'reward' (answers to the same prompt)", REMEDY))
-    is_better = (groups[:, None] == groups) & (ranks[:, None] > ranks)  # [batch, batch]
-    alone = ~(is_better.any(0) | is_better.any(1))
+    ranked = ranks != IGNORED
+    is_better = (groups[:, None] == groups) & (ranks[:, None] > ranks) & ranked & ranked[:, None]  # [batch, batch]
+    alone = ranked & ~(is_better.any(0) | is_better.any(1))
     if bool(alone.any()):
         row = int(alone.int().argmax())
         name = batch.ids[row] if batch.ids else row

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from zoo.assembly.system import System
 from zoo.errors import ConfigError
 from zoo.registry.construct import build_part
 from zoo.training.freeze import freeze
 from zoo.training.reference import Reference, initial_tensors, read_initial
-from zoo.training.rollouts import Rollouts
 from zoo.training.settings import TrainingSettings
 from zoo.training.teacher import Teacher
-from zoo.types import LanguageHead, Objective, Reward, SamplingObjective, head_of
+from zoo.types import LanguageHead, Objective, SamplingObjective, head_of
 
 
 def make_objective(config: Mapping[str, Any], system: System, training: TrainingSettings) -> Any:
@@ -47,54 +45,6 @@ def _refuse_for_sampling(name: str, training: TrainingSettings) -> None:
         raise ConfigError(f"training.cache_features: {training.cache_features}, but objective {name!r} reads whole inputs; set 0")
 
 
-def make_rollouts(
-    objective: SamplingObjective,
-    config: Mapping[str, Any],
-    system: System,
-    settings: TrainingSettings,
-    run_dir: Path,
-    accelerator: Accelerator,
-) -> Rollouts:
-    """Return the sampling of a run, with the frozen reference model if the objective uses one.
-
-    Raises:
-        ConfigError: the system has no conversations, or the teacher reads other tokens than the system.
-        WeightsError: a resumed run has lost the weights of its beginning.
-    """
-    if system.processor is None or "conversation" not in system.processor.parts:
-        raise ConfigError("objective: sampling needs prompts as conversations; choose a multimodal language model (llava)")
-    for name, (_, reward) in objective.rewards.items():
-        if reward.model_source is not None:
-            _give_model(reward, system, accelerator, f"objective.rewards.{name}")
-    reference = None
-    if objective.needs_reference:
-        reference = make_reference(objective, config, system, settings, run_dir, accelerator.device)
-    return Rollouts(
-        system,
-        objective,
-        system.processor.parts["conversation"],
-        reference,
-        seed=int(config["seed"]),
-        autocast=lambda: accelerator.autocast(),
-    )
-
-
-def _give_model(reward: Reward, system: System, accelerator: Accelerator, key: str) -> None:
-    """Load the model that a reward reads.
-
-    Raises:
-        ConfigError: it is no reward model, or reads other tokens than the system.
-    """
-    from zoo.assembly.save_load import load
-
-    model: Any = load(str(reward.model_source), device=accelerator.device)
-    try:
-        reward.use(model)
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error}") from error
-    _refuse_other_tokens(model, system, str(reward.model_source), key)
-
-
 def make_reference(
     objective: Objective, config: Mapping[str, Any], system: System, settings: TrainingSettings, run_dir: Path, device: torch.device
 ) -> Reference:
@@ -108,7 +58,7 @@ def make_reference(
 
     if config.get("teacher"):
         teacher: Any = load(config["teacher"], device=device)
-        _refuse_other_tokens(teacher, system, str(config["teacher"]))
+        refuse_other_tokens(teacher, system, str(config["teacher"]))
         objective.check_teacher(system, teacher)
         return Reference(teacher, objective)
     if config.get("resume") is not None:
@@ -117,7 +67,7 @@ def make_reference(
     return Reference(system, objective, initial_tensors(system))
 
 
-def _refuse_other_tokens(teacher: Any, system: Any, source: str, key: str = "teacher") -> None:
+def refuse_other_tokens(teacher: Any, system: Any, source: str, key: str = "teacher") -> None:
     """Raise ConfigError unless both processors make equal tensors of equal inputs, because the teacher reads the system's batches."""
     parts, ours = {} if teacher.processor is None else teacher.processor.parts, system.processor.parts
     if not isinstance(head_of(teacher), LanguageHead) or "conversation" not in parts:

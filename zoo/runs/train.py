@@ -19,9 +19,10 @@ from zoo.runs.check import check
 from zoo.runs.data_setup import complete_config, make_items, make_source, report_data
 from zoo.runs.evaluation_setup import make_training_evaluation
 from zoo.runs.first_weights import prepare
-from zoo.runs.objective_setup import make_objective, make_reference, make_rollouts, make_teacher
+from zoo.runs.objective_setup import make_objective, make_reference, make_teacher
 from zoo.runs.ranked_evaluation import evaluate_on_ranks
 from zoo.runs.run_directory import alone_in_run, default_run_dir, open_run_dir, read_run_config, record_changes, refuse_changes
+from zoo.runs.sampling_setup import make_rollouts
 from zoo.storage.files import read_yaml
 from zoo.training.accelerator import make_accelerator
 from zoo.training.determinism import deterministic_algorithms
