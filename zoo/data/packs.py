@@ -88,8 +88,9 @@ class Packs:
         images = data.processor.get("image")
         if images is not None and images.tiler is not None and data.augmentation is not None:
             raise ConfigError("tokens: packing cannot be combined with data.augmentation if a tiler cuts images, whose sizes would change")
-        whole = images is not None and images.tiler is None  # all images have the same number of tokens
-        self.fixed = {"image": self.part.count("image", images.meta(1)[0][0])} if whole else {}
+        self.fixed: dict[str, int] = {}
+        if images is not None and images.tiler is None:  # all images have the same number of tokens
+            self.fixed["image"] = self.part.count("image", images.meta(1)[0][0])
         self.measured = self._measure(tell)
         # A mixture weighted by tokens, whose numbers are known only now
         data.split.weigh([sum(parts) for parts in self.measured.lengths])

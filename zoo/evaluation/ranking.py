@@ -62,7 +62,7 @@ class Ranking(Evaluation):
         if "conversation" not in source.modalities:
             raise ConfigError(f"evaluation: 'ranking' needs answers with labels; {type(source).__name__} has none; choose data=preferences")
 
-    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], object] = lambda items: None) -> RankingResult:
+    def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> RankingResult:
         """Evaluate a reward model on one split.
 
         Raises:

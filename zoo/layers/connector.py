@@ -32,7 +32,7 @@ def build_connector(kind: str | Mapping[str, Any], *, in_dim: int, out_dim: int,
     name, newline = options.pop("kind", None), options.pop("newline", False)
     if name not in part_names("connector"):
         raise ConfigError(f"there is no connector {name!r}; {name_choices(str(name), part_names('connector'))}")
-    part: type[Connector] = find_part("connector", name)
+    part: Any = find_part("connector", name)
     options = _checked_options(part, name, options)
     connector = part(in_dim=in_dim, out_dim=out_dim, **options)
     part.refuse(num_tokens, options)

@@ -148,7 +148,8 @@ class ImageProcessor(ModalityProcessor):
             if raw.ndim != 4 or raw.shape[1] != 3 or not raw.is_floating_point():
                 raise DataError(f"pixels are {raw.dtype} of shape {list(raw.shape)}; allowed is a float tensor [batch, 3, H, W]")
             return raw, None
-        return self.collate([self.item(image) for image in raw])
+        items: list[Any] = [self.item(image) for image in raw]
+        return self.collate(items)
 
     def meta(self, batch_size: int) -> tuple[Tensor, None] | Batch:
         """Return an empty batch on the meta device, for checks of shapes; with a tiler, of pictures of ``image_size``."""

@@ -28,7 +28,8 @@ def make_rollouts(
         ConfigError: the system has no conversations, or the teacher reads other tokens than the system.
         WeightsError: a resumed run has lost the weights of its beginning.
     """
-    if system.processor is None or "conversation" not in system.processor.parts:
+    conversation: Any = None if system.processor is None else system.processor.get("conversation")
+    if conversation is None:
         raise ConfigError("objective: sampling needs prompts as conversations; choose a multimodal language model (llava)")
     for name, (_, reward) in objective.rewards.items():
         if reward.model_source is not None:
@@ -39,7 +40,7 @@ def make_rollouts(
     return Rollouts(
         system,
         objective,
-        system.processor.parts["conversation"],
+        conversation,
         reference,
         seed=int(config["seed"]),
         autocast=lambda: accelerator.autocast(),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
@@ -114,12 +115,23 @@ def _with_a_late_end(pair: ClipParts) -> tuple[ClipParts, dict[str, Any]]:
     return ClipParts(pair.image, {**pair.text, "eot_token_id": new}, pair.head, tensors, pair.pixels, pair.words), files
 
 
+def _library_tokenizer(words: TextProcessor) -> Tokenizer:
+    """Return the tokenizer of texts.
+
+    Raises:
+        ConfigError: it is MarianMT's, which their model does not have.
+    """
+    if not isinstance(words.tokenizer, Tokenizer):
+        raise ConfigError("processor.text: the tokenizer is MarianMT's, which the target's CLIP has not; train the system with another")
+    return words.tokenizer
+
+
 def _tokenizer_files(words: TextProcessor) -> dict[str, Any]:
     if words.tokenizer is None:
         return {}
     length = min(words.context_length, words.max_length or words.context_length)
     return tokenizer_files(
-        words.tokenizer,
+        _library_tokenizer(words),
         cleaning=words.cleaning,
         lowercase=words.lowercase,
         pad_token_id=words.pad_token_id,
@@ -157,7 +169,7 @@ def to_open_clip(pair: ClipParts, directory: Path) -> Export:
         )
     files: dict[str, Any] = {}
     flat = dict(model["text_cfg"])
-    if not is_clips(pair.words.tokenizer):
+    if not is_clips(None if pair.words.tokenizer is None else _library_tokenizer(pair.words)):
         files = _tokenizer_files(pair.words)
         clean = {"tokenizer_kwargs": {"clean": CLEANINGS.get(pair.words.cleaning, "whitespace")}}
         here = str(directory.absolute())

@@ -113,7 +113,9 @@ def pack_int8(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Tensor, 
 def pack_int8_few(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[torch.ScriptObject]:
     """Return a matrix as int8 in fbgemm's format."""
     stored, scales = _int8_rows(weight)
-    matrix = torch._make_per_channel_quantized_tensor(stored, scales, torch.zeros(len(weight), dtype=torch.int64), 0)
+    matrix = torch._make_per_channel_quantized_tensor(  # type: ignore[attr-defined]
+        stored, scales, torch.zeros(len(weight), dtype=torch.int64), 0
+    )
     before = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"  # type: ignore[assignment]
     try:
