@@ -164,7 +164,10 @@ def test_two_sharded_processes_train_as_one(case, found):
     """Sums in fp32 differ in order only."""
     expected, actual = of_case(found[0], EQUAL[case]), of_case(found[1], case)
     assert expected.keys() == actual.keys() and len(expected) > 2
-    torch.testing.assert_close(actual["losses"], expected["losses"], rtol=1e-6, atol=LOSS_TOLERANCES.get(case, 1e-6))
+    torch.testing.assert_close(actual["losses"][:1], expected["losses"][:1], rtol=1e-6, atol=1e-6)
+    # Adam divides a gradient by its size, so that rounding of a gradient near 0 becomes a whole step: on a CPU without AVX-512 the third
+    # loss of clip_vit_nano differs by 4e-6.
+    torch.testing.assert_close(actual["losses"], expected["losses"], rtol=1e-5, atol=LOSS_TOLERANCES.get(case, 1e-6))
     torch.testing.assert_close(actual["norms"], expected["norms"], rtol=1e-4, atol=1e-5)
     for key in expected.keys() - {"losses", "norms"}:
         torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
