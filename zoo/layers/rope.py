@@ -6,8 +6,7 @@ as in transformers. Meta's original files pair neighbouring channels; converting
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -130,9 +129,8 @@ class Turn:
     cos: Float[Tensor, "*tokens half"]
     sin: Float[Tensor, "*tokens half"]
 
-    @cached_property
-    def _factors(self) -> dict[torch.dtype, tuple[Tensor, Tensor]]:
-        return {}  # by type of the states: all layers of a call share them
+    # by type of the states: all layers of a call share them
+    _factors: dict[torch.dtype, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
     def __call__(
         self, states: Float[Tensor, "*tokens num_heads head_dim"], num_queries: int

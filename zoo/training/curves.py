@@ -8,7 +8,7 @@ from typing import Any
 from zoo.storage.files import write_whole
 from zoo.training.log import read_lines
 
-Points = list[tuple[int, float]]
+Points = list[tuple[int, float | int]]
 Panels = dict[tuple[str, str], Points]
 SPEEDS = ("tokens_per_second", "items_per_second")  # the first that a run has is drawn
 FIRST = ("loss", "learning_rate")  # the order of the panels of training; the others follow as they were logged
