@@ -23,7 +23,7 @@ from PIL import Image
 from processes import Processes
 
 KILLED = Path(__file__).parent / "killed.py"
-UNLIKE = ("timing.jsonl", "events.jsonl", "environment.json")  # hold times; transcripts and indices hold none
+UNLIKE = ("timing.jsonl", "curves.png", "events.jsonl", "environment.json")  # hold times; transcripts and indices hold none
 SHORT = "training.max_steps=4 training.checkpoint_every=2 training.batch_size=8 training.warmup_steps=1 training.log_every=1"
 SHORT += " training.threads=1 training.trace=true training.evaluate_every="
 EVALUATED, PLAIN = SHORT + "3", SHORT + "0"
