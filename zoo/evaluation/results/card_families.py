@@ -23,12 +23,10 @@ class Family:
     Attributes:
         names: patterns of row names; a row belongs to the first family that has a pattern for it.
         absent: capabilities that do not apply, with the reason.
-        open: capabilities that no test verifies, with the reason.
     """
 
     names: Sequence[str]
     absent: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    open: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def _because(reason: str, *capabilities: str) -> dict[str, str]:
@@ -113,10 +111,10 @@ def members(family: str) -> list[str]:
 
 def reason_for(family: str, capability: str) -> tuple[str, str] | None:
     """Return status and reason of a capability that no test of a family verifies; None if no reason is declared."""
-    found = FAMILIES[family]
-    if capability in found.absent:
-        return "does not apply", found.absent[capability]
-    reason = found.open.get(capability) or ANY_OPEN.get(capability)
+    absent = FAMILIES[family].absent
+    if capability in absent:
+        return "does not apply", absent[capability]
+    reason = ANY_OPEN.get(capability)
     return ("not verified", reason) if reason else None
 
 
