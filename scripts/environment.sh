@@ -5,7 +5,8 @@
 #   prepare_environment test          the packages of the checks; in the same environment if it exists
 #
 # ZOO_VENV    directory of the environment (default: .venv in the repository). About 6 GB; the first installation takes 2-5 minutes.
-# Modules are compiled when they are first imported (--no-compile): most are never used.
+# Modules are compiled when they are first imported (--no-compile), because most are never used; but at installation where
+# PYTHONDONTWRITEBYTECODE is set, as in many container images, because there every command would compile torch again.
 # A stamp file in it records the installed pyproject.toml and constraints.txt, so a second run installs nothing.
 
 ZOO_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -83,7 +84,8 @@ make_venv() {
 }
 
 prepare_environment() { # [EXTRAS]
-    local extras=$1 stamp installed
+    local extras=$1 stamp installed compile=--no-compile
+    [ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile
     unset PYTHONHOME PYTHONPATH # they would override the packages of the environment
     ZOO_VENV="${ZOO_VENV:-$ZOO_ROOT/.venv}"
     case "$ZOO_VENV" in /*) ;; *) ZOO_VENV="$PWD/$ZOO_VENV" ;; esac
@@ -101,7 +103,7 @@ prepare_environment() { # [EXTRAS]
     if [ "$(cat "$installed-$extras" 2>/dev/null)" != "$stamp" ]; then
         touch "$ZOO_VENV/zoo-unfinished" # this file remains if pip fails or is killed
         with_clock "Installing zoo with: $extras" "$ZOO_VENV/install.log" \
-            "$ZOO_VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile \
+            "$ZOO_VENV/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$compile" \
             -c "$ZOO_ROOT/constraints.txt" -e "$ZOO_ROOT[$extras]"
         printf '%s' "$stamp" >"$installed-$extras"
         rm -f "$ZOO_VENV/zoo-unfinished"

@@ -8,6 +8,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
+unset PYTHONDONTWRITEBYTECODE # hundreds of processes import the same packages: the first one compiles them
 prepare_environment test
 cd "$ZOO_ROOT"
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
