@@ -8,21 +8,18 @@ the table of positions have no dropout. Only rows of the table that the length o
 arbitrary. There is no enhanced mask decoder: the released weights of version 3 have none. Version 1 is not here.
 """
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import attend_heads, attention_mask, refuse_uneven_heads
-from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import feed_forward, find_activation, hidden_width
+from zoo.layers.text_encoder import WordEncoder
 from zoo.layers.text_tokens import pooled_text, real_tokens
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded
 
 POOLS = ("cls", "mean", "none")
 
@@ -138,7 +135,7 @@ class EmbeddingConvolution(nn.Module):
 
 
 @register("encoder")
-class Deberta(Encoder):
+class Deberta(WordEncoder):
     """Text encoder that gives the tokens of the last block and one pooled vector; it has no absolute positions.
 
     Args:
@@ -161,7 +158,6 @@ class Deberta(Encoder):
         DataError: (forward) a row is longer than ``context_length``.
     """
 
-    modality = "text"
     context_length: int
     no_weight_decay = ("distances",)
     silent_keywords = (
@@ -215,6 +211,11 @@ class Deberta(Encoder):
         self.dropout = nn.Dropout(dropout)
         self._initialise()
 
+    @property
+    def final_norm(self) -> None:
+        """No norm: each block ends with one."""
+        return None
+
     def forward(
         self, token_ids: Int[Tensor, "batch length"], mask: Bool[Tensor, "batch length"] | None = None, *, reads: str = "tokens"
     ) -> Encoded:
@@ -233,23 +234,6 @@ class Deberta(Encoder):
             if layer == 0 and self.conv is not None:
                 x = self.conv(embedded, x)
         return Encoded(x, pooled_text(x, real, self.pool, normalise=self.normalise), real)
-
-    def intermediates(
-        self,
-        x: Int[Tensor, "batch length"],
-        layers: Sequence[int] | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-        normalise: bool = False,
-        output: str = "tokens",
-    ) -> list[Tensor]:
-        """Return the outputs of the chosen blocks, which are normalised already. See ``Encoder``."""
-        refuse_map(output, "text")
-        return block_outputs(self, list(self.blocks), x, mask, layers)
-
-    def word_logits(self, vectors: Float[Tensor, "*tokens word_dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Return the products with the word embedding: the tied decoder of masked language modelling, without its bias."""
-        return F.linear(vectors, self.embedding.weight)
 
     def _positions(self, length: int) -> tuple[Float[Tensor, "rows dim"], Int[Tensor, "length length"]]:
         """Return the normalised rows of the table that a text of this length can reach, and the row of each pair of tokens among them."""

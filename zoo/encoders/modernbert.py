@@ -6,22 +6,19 @@ Where we differ: there is one dropout rate, 0 by default as in the paper, and it
 computed, not removed. The window counts places in the row, as in the reference, so padding has to lie at one end.
 """
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import attend_heads, attention_mask, refuse_uneven_heads
-from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import feed_forward
 from zoo.layers.rope import Rotary, Turn
+from zoo.layers.text_encoder import WordEncoder
 from zoo.layers.text_tokens import pooled_text, real_tokens
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded
 
 POOLS = ("cls", "mean", "none")
 Mask = Bool[Tensor, "batch 1 queries_or_1 keys"] | Bool[Tensor, "queries keys"] | None
@@ -74,7 +71,7 @@ class Block(nn.Module):
 
 
 @register("encoder")
-class ModernBert(Encoder):
+class ModernBert(WordEncoder):
     """Text encoder that gives the normalised tokens of the last block and one pooled vector.
 
     Args:
@@ -96,7 +93,6 @@ class ModernBert(Encoder):
         DataError: (forward) a row is longer than ``context_length``.
     """
 
-    modality = "text"
     context_length: int
     silent_keywords = ("num_heads", "activation", "window", "global_every", "rope_theta", "window_rope_theta", "eps", "pool", "normalise")
 
@@ -160,24 +156,6 @@ class ModernBert(Encoder):
             x = block(x, *(near if is_local else far))
         x = self.norm(x)
         return Encoded(x, pooled_text(x, real, self.pool, normalise=self.normalise), real)
-
-    def intermediates(
-        self,
-        x: Int[Tensor, "batch length"],
-        layers: Sequence[int] | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-        normalise: bool = False,
-        output: str = "tokens",
-    ) -> list[Tensor]:
-        """Return the outputs of the chosen blocks. See ``Encoder``."""
-        refuse_map(output, "text")
-        found = block_outputs(self, list(self.blocks), x, mask, layers)
-        return [self.norm(each) if normalise else each for each in found]
-
-    def word_logits(self, vectors: Float[Tensor, "*tokens word_dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Return the products with the word embedding: the tied decoder of masked language modelling, without its bias."""
-        return F.linear(vectors, self.embedding.weight)
 
     def _seen_nearby(self, mask: Tensor | None, length: int, device: torch.device) -> Mask:
         """Return the mask of the local layers: with a window of 2, token 1 of ``[1 1 1 0]`` sees ``[1 1 1 0]``, token 2 ``[0 1 1 0]``."""

@@ -8,28 +8,25 @@ Where we differ: one matrix projects to queries, keys and values; attention prob
 no dropout. Positions count real tokens, so that padding on the left changes nothing either. There may be a pooled vector, the mean.
 """
 
-from collections.abc import Sequence
-
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import refuse_uneven_heads
-from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.norm import build_norm
 from zoo.layers.pool import masked_mean
 from zoo.layers.position import PositionEmbedding, counted_positions
 from zoo.layers.seq2seq_blocks import BlockSettings, Seq2SeqEncoderBlock
+from zoo.layers.text_encoder import WordEncoder
 from zoo.layers.text_tokens import real_tokens
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded
 
 POOLS = ("mean", "none")
 
 
 @register("encoder")
-class Seq2SeqEncoder(Encoder):
+class Seq2SeqEncoder(WordEncoder):
     """Text encoder that gives the tokens of the last block.
 
     Args:
@@ -49,7 +46,6 @@ class Seq2SeqEncoder(Encoder):
         DataError: (forward) a row is longer than ``context_length``.
     """
 
-    modality = "text"
     context_length: int
     no_weight_decay = ("positions",)
     silent_keywords = ("num_heads", "activation", "norm_place", "positions", "position_offset", "scale_embedding", "eps", "pool")
@@ -115,24 +111,6 @@ class Seq2SeqEncoder(Encoder):
             x = block(x, mask)
         x = x if self.norm is None else self.norm(x)
         return Encoded(x, masked_mean(x, real) if self.gives_pooled else None, real)
-
-    def intermediates(
-        self,
-        x: Int[Tensor, "batch length"],
-        layers: Sequence[int] | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-        normalise: bool = False,
-        output: str = "tokens",
-    ) -> list[Tensor]:
-        """Return the outputs of the chosen blocks. See ``Encoder``."""
-        refuse_map(output, "text")
-        found = block_outputs(self, list(self.blocks), x, mask, layers)
-        return [self.norm(each) if normalise and self.norm is not None else each for each in found]
-
-    def word_logits(self, vectors: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Return the products with the word embedding, for a head that shares it."""
-        return F.linear(vectors, self.embedding.weight)
 
     def _initialise(self) -> None:
         """Initialise matrices from N(0, 1 / fan_in), word embeddings from N(0, 1 / dim) and positions from N(0, 0.02^2).

@@ -9,8 +9,6 @@ mean over real tokens (Sentence-T5, Ni et al. 2021, arXiv 2108.08877). The weigh
 in training.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -18,15 +16,15 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import attend_heads, attention_mask
-from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import find_activation
 from zoo.layers.norm import RMSNorm
 from zoo.layers.pool import masked_mean
 from zoo.layers.relative_bias import refuse_buckets, relative_bias
+from zoo.layers.text_encoder import WordEncoder
 from zoo.layers.text_tokens import real_tokens
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded
 
 POOLS = ("mean", "none")
 
@@ -100,7 +98,7 @@ class Block(nn.Module):
 
 
 @register("encoder")
-class T5(Encoder):
+class T5(WordEncoder):
     """Text encoder that gives the normalised tokens of the last block and their mean.
 
     Args:
@@ -121,7 +119,6 @@ class T5(Encoder):
         DataError: (forward) a row is longer than ``context_length``.
     """
 
-    modality = "text"
     context_length: int
     no_weight_decay = ("distances",)
     silent_keywords = ("num_heads", "activation", "max_distance", "eps", "pool", "normalise")
@@ -186,24 +183,6 @@ class T5(Encoder):
         x = self.dropout(self.norm(x))
         pooled = masked_mean(x, real) if self.gives_pooled else None
         return Encoded(x, F.normalize(pooled, dim=-1) if self.normalise and pooled is not None else pooled, real)
-
-    def intermediates(
-        self,
-        x: Int[Tensor, "batch length"],
-        layers: Sequence[int] | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-        normalise: bool = False,
-        output: str = "tokens",
-    ) -> list[Tensor]:
-        """Return the outputs of the chosen blocks. See ``Encoder``."""
-        refuse_map(output, "text")
-        found = block_outputs(self, list(self.blocks), x, mask, layers)
-        return [self.norm(each) if normalise else each for each in found]
-
-    def word_logits(self, vectors: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Return the products with the word embedding, for a head that shares it."""
-        return F.linear(vectors, self.embedding.weight)
 
     def bias(self, length: int) -> Float[Tensor, "1 num_heads {length} {length}"]:
         """Return the relative position bias that each head adds to the attention scores of a row of ``length`` tokens."""

@@ -6,7 +6,7 @@ Papers: Radford et al. 2021 (arXiv 2103.00020), section 2.4; Zhai et al. 2023 (a
 Where we differ: the projection to the shared space belongs to the head, not to the tower.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,21 +15,21 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
-from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.mlp import hidden_width
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.pool import masked_mean, take_tokens
 from zoo.layers.prefix import PrefixTree
+from zoo.layers.text_encoder import TextEncoder
 from zoo.layers.text_tokens import real_tokens
 from zoo.layers.transformer import Block
 from zoo.registry import register
-from zoo.types import Encoded, Encoder, follow, on_host
+from zoo.types import Encoded, follow, on_host
 
 POOLS = ("eot", "argmax", "cls", "mean", "last", "none")
 
 
 @register("encoder")
-class TextTransformer(Encoder):
+class TextTransformer(TextEncoder):
     """Text encoder that gives normalised tokens and one pooled vector.
 
     Args:
@@ -46,7 +46,6 @@ class TextTransformer(Encoder):
         DataError: (forward) a row is longer than ``context_length``.
     """
 
-    modality = "text"
     context_length: int
     no_weight_decay = ("positions",)
     silent_keywords = ("num_heads", "activation", "causal", "eps", "pool", "eot_token_id")
@@ -115,20 +114,6 @@ class TextTransformer(Encoder):
         x = self.norm(x)
         pooled = masked_mean(x, real) if self.pool == "mean" else None if place is None else take_tokens(x, place)
         return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
-
-    def intermediates(
-        self,
-        x: Int[Tensor, "batch length"],
-        layers: Sequence[int] | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-        normalise: bool = False,
-        output: str = "tokens",
-    ) -> list[Tensor]:
-        """Return the outputs of the chosen blocks. See ``Encoder``."""
-        refuse_map(output, "text")
-        found = block_outputs(self, list(self.blocks), x, mask, layers)
-        return [self.norm(each) if normalise else each for each in found]
 
     def _place(self, token_ids: Tensor) -> Int[Tensor, " batch"] | None:
         """Return the position of the pooled token in each row; None if the pool does not read a single token."""

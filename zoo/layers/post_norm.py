@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.attention import Attention
-from zoo.layers.intermediates import block_outputs, refuse_map
 from zoo.layers.mlp import feed_forward
 from zoo.layers.packing import Layout, Packing, can_pack
 from zoo.layers.pool import masked_last, masked_max, masked_mean, masked_root_mean, masked_weighted_mean
+from zoo.layers.text_encoder import WordEncoder
 from zoo.layers.text_tokens import real_tokens
-from zoo.types import Encoded, Encoder, on_host
+from zoo.types import Encoded, on_host
 
 OVER_TOKENS = {  # pools that need the tokens of the last block
     "mean": masked_mean,
@@ -50,7 +50,7 @@ class PostNormBlock(nn.Module):
         return self.norm2(x + self.dropout(self.mlp(x)))
 
 
-class PostNormText(Encoder):
+class PostNormText(WordEncoder):
     """Base class of post-norm text encoders: token ids to the tokens of the last block and one pooled vector.
 
     A subclass implements ``layers`` and ``embed``. Its constructor creates the tables ``embedding``, ``positions`` and ``types``, and
@@ -76,7 +76,6 @@ class PostNormText(Encoder):
         DataError: (forward) a row is longer than ``context_length``, or a type has no row in the table.
     """
 
-    modality = "text"
     context_length: int
     no_weight_decay = ("positions", "types")
     embedding: nn.Embedding
@@ -100,6 +99,11 @@ class PostNormText(Encoder):
     def layers(self) -> Sequence[nn.Module]:
         """Blocks in the order in which they run."""
         raise NotImplementedError
+
+    @property
+    def final_norm(self) -> None:
+        """No norm: each block ends with one."""
+        return None
 
     def embed(
         self,
@@ -159,24 +163,6 @@ class PostNormText(Encoder):
         else:
             pooled = self._finished(x[:, 0]) if self.gives_pooled else None
         return Encoded(x, pooled, real) if reads != "pooled" or pooled is None else Encoded.of_pooled(pooled)
-
-    def intermediates(
-        self,
-        x: Int[Tensor, "batch length"],
-        layers: Sequence[int] | None = None,
-        *,
-        mask: Bool[Tensor, "batch length"] | None = None,
-        normalise: bool = False,
-        output: str = "tokens",
-    ) -> list[Tensor]:
-        """Return the outputs of the chosen blocks, which are normalised already. See ``Encoder``."""
-        refuse_map(output, "text")
-        found = block_outputs(self, list(self.layers), x, mask, layers)
-        return found
-
-    def word_logits(self, vectors: Float[Tensor, "*tokens word_dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Return the products with the word embedding: the tied decoder of masked language modelling, without its bias."""
-        return F.linear(vectors, self.embedding.weight)
 
     def _types(self, token_ids: Tensor, types: Tensor | None) -> Int[Tensor, "batch length"] | None:
         """Return the type of each token, or None if all have type 0."""
