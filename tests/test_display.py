@@ -57,6 +57,7 @@ def terminal(capsys, monkeypatch):
     """Standard error is a terminal, whose output capsys reads."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
 
 
 @pytest.mark.parametrize(("patience", "quiet", "shown"), [(-1.0, False, True), (60.0, False, False), (-1.0, True, False)])

@@ -245,6 +245,6 @@ def _show(rows: Sequence[Sequence[Neighbourhood]], output: Path, *, as_json: boo
             print_json({**vars(found), "edges": [vars(edge) for edge in found.edges], "output": str(output)})
         return
     for found in flat:
-        lines = [[f"{e.row},{e.column}", f"{e.distance:.3f}", f"{100 * e.share:.1f} %"] for e in found.edges]
+        lines = [[f"{e.row},{e.column}", f"{max(0.0, e.distance):.3f}", f"{100 * e.share:.1f} %"] for e in found.edges]
         table(f"layer {found.layer}, node {found.node[0]},{found.node[1]}", ["neighbour", "distance", "share of channels"], lines)
     say(f"written: {output}")

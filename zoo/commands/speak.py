@@ -181,4 +181,9 @@ def _show(speeches: Sequence[Speech], plan: Plan, output: Path, *, as_json: bool
     mean = sum(speech.diagonality for speech in speeches) / len(speeches)
     reasons = ", ".join(sorted({speech.stop_reason for speech in speeches}))
     ends = f"{len(failed)} failed" + (f", {plan.unspoken} not spoken" if plan.unspoken else "")
-    say(f"{output}: {seconds:.1f} s, {len(speeches)} sentences, diagonality {mean:.2f}, stopped by {reasons}, {ends}")
+    say(f"{output}: {seconds:.1f} s, {num_sentences(len(speeches))}, diagonality {mean:.2f}, stopped by {reasons}, {ends}")
+
+
+def num_sentences(count: int) -> str:
+    """Return a number of sentences in words: "1 sentence", "2 sentences"."""
+    return f"{count} sentence{'' if count == 1 else 's'}"
