@@ -37,7 +37,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "card(name, capability): the test decides this line of the verification card of a row's family")
     if config.getoption("--write-cards") and not hasattr(config, "workerinput"):  # workers' reports come to the controller
-        fewer = any(config.getoption(name) for name in ("keyword", "deselect", "ignore", "ignore_glob", "lf", "maxfail"))
+        fewer = any(config.getoption(name, None) for name in ("keyword", "deselect", "ignore", "ignore_glob", "lf", "maxfail"))
         is_whole = config.getoption("markexpr") == "card" and config.args_source is not config.ArgsSource.ARGS and not fewer
         config.pluginmanager.register(CardWriter(is_whole), "card writer")
 

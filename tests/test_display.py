@@ -1,8 +1,8 @@
 """Tables on the terminal: they fit it, and titles and cards are read without a wide one."""
 
 import json
-import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,9 +53,9 @@ def test_a_count_without_a_terminal_takes_every_call(capsys):
 
 
 @pytest.fixture
-def terminal(capsys, monkeypatch):
-    """Standard error is a terminal, whose output capsys reads."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+def terminal(monkeypatch):
+    """Standard error looks like a terminal."""
+    monkeypatch.setattr(late_bar, "sys", SimpleNamespace(stderr=SimpleNamespace(isatty=lambda: True)))
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
 
