@@ -32,7 +32,6 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo.errors import ConfigError, ZooError, name_choices
-from zoo.evaluation.results.cards import write_lines
 from zoo.storage.files import write_text_atomically
 
 ENTRIES = (
@@ -165,8 +164,6 @@ def compare(options: argparse.Namespace) -> int:
         if options.write:
             stored = speed_table.merged(speed_table.stored_rows(), rows, list(peers.ROWS))
             write_text_atomically(speed_table.speed_file(), json.dumps(stored, indent=1) + "\n")
-            for family, line in peers.card_lines(stored).items():
-                write_lines(family, {"speed": line})
             update_readme.update()
     print(speed_table.speed_table(rows))
     if options.json:

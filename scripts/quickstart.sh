@@ -4,7 +4,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 heading "Environment"
-prepare_environment vision,audio,speech,transformers,peft,gguf,fetch,metrics,demo,serve # what README uses
+prepare_environment vision,audio,speech,transformers,peft,gguf,fetch,metrics,demo,serve,docs # what README uses
 cd "$ZOO_ROOT"
 
 # A model of this size is fastest with one thread; on a shared machine by a factor of ten.

@@ -1,11 +1,14 @@
-"""Update the tables of README.md and the guide: cards (of ``assets/cards/``), speed (of ``assets/speed.json``) and formats of files."""
+"""Update the tables of README.md and the guide: cards (of ``assets/cards/``), speed (of ``assets/speed.json``) and formats of files.
+
+The lines "speed" of the cards are written first, from the same figures.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.speed_table import with_speed
+from benchmarks.speed_table import stored_rows, with_speed
 
-from zoo.evaluation.results.cards import cards_table
+from zoo.evaluation.results.cards import cards_table, write_lines
 from zoo.interop.base.guide import with_tables
 from zoo.storage.files import write_text_atomically
 
@@ -36,7 +39,11 @@ PAGES: dict[str, Callable[[str], str]] = {
 
 
 def update() -> None:
-    """Write the tables of all pages again."""
+    """Write the lines "speed" of the cards and the tables of all pages again."""
+    from benchmarks.peers import card_lines  # torch, which the tables do not need
+
+    for family, line in card_lines(stored_rows()).items():
+        write_lines(family, {"speed": line})
     root = Path(__file__).parents[1]
     for name, rewritten in PAGES.items():
         page = root / name

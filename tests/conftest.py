@@ -11,7 +11,7 @@ from processes import Processes
 from quickstart import lay_out, run
 
 from zoo.evaluation.results.card_families import FAMILIES, family_of
-from zoo.evaluation.results.cards import CAPABILITIES, lines_of, write_lines
+from zoo.evaluation.results.cards import write_results
 
 FIGURES = pytest.StashKey()
 CARD = "card"  # the name of a report's property: model, capability, figure
@@ -37,7 +37,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "card(name, capability): the test decides this line of the verification card of a row's family")
     if config.getoption("--write-cards") and not hasattr(config, "workerinput"):  # workers' reports come to the controller
-        is_whole = config.getoption("markexpr") == "card" and config.args_source is not config.ArgsSource.ARGS
+        fewer = any(config.getoption(name, None) for name in ("keyword", "deselect", "ignore", "ignore_glob", "lf", "maxfail"))
+        is_whole = config.getoption("markexpr") == "card" and config.args_source is not config.ArgsSource.ARGS and not fewer
         config.pluginmanager.register(CardWriter(is_whole), "card writer")
 
 
@@ -187,10 +188,10 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 class CardWriter:
-    """Gather what tests found out about families, and write it when all have run.
+    """Gather the results of marked tests by family, and write them to the cards at the end of the run.
 
     Args:
-        is_whole: every marked test runs, so that a line without a test goes. The line "speed" is that of ``scripts/bench.py``.
+        is_whole: every marked test runs, so results of tests that did not are removed; unless the run is interrupted.
     """
 
     def __init__(self, is_whole):
@@ -204,8 +205,8 @@ class CardWriter:
                 assert family is not None, f"a test marks a card of {model!r}, which has no family"
                 self.outcomes.setdefault(family, []).append((model, capability, report.outcome, figure, report.nodeid))
 
-    def pytest_sessionfinish(self):
-        replaced = [word for word in CAPABILITIES if word != "speed"] if self.is_whole else []
-        for family in FAMILIES if self.is_whole else self.outcomes:
-            outcomes = sorted(self.outcomes.get(family, []), key=lambda outcome: outcome[4])  # whichever worker was first
-            write_lines(family, lines_of(outcomes), replace=replaced)
+    def pytest_sessionfinish(self, exitstatus):
+        is_whole = self.is_whole and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        seen = {outcome[4].partition("[")[0] for outcomes in self.outcomes.values() for outcome in outcomes}
+        for family in FAMILIES if is_whole else self.outcomes:
+            write_results(family, self.outcomes.get(family, []), collected=seen if is_whole else None)

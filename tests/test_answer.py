@@ -84,7 +84,7 @@ def test_an_unfinished_file_of_another_job_is_refused(tmp_path):
         run(tmp_path / "out.jsonl", Teacher(calls=1))
     with pytest.raises(zoo.DataError, match="belongs to another job, which was interrupted"):
         run(tmp_path / "out.jsonl", Teacher(), split="test")
-    with pytest.raises(zoo.DataError, match="name a file that ends in .jsonl"):
+    with pytest.raises(zoo.DataError, match="give a file that ends in .jsonl"):
         AnswerWriter(tmp_path / "out.json", {})
 
 

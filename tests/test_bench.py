@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from zoo.errors import ConfigError
+from zoo.evaluation.results.card_families import FAMILIES, SAME_CODE, SPEED_ROWS, family_of
 
 
 @pytest.fixture
@@ -127,11 +128,12 @@ def test_the_table_names_precision_quality_machine_and_what_was_left_out(bench):
     assert all(word in text for word in ("2026-12-01, commit abc, a CPU, 1 thread: `vit`", "Left out of `vit`: no openvino", "timm 1"))
 
 
-@pytest.mark.parametrize(("ratio", "quality", "status"), [(1.5, 1.0, "verified"), (0.9, 1.0, "failed"), (1.5, 0.99, "failed")])
+@pytest.mark.parametrize(("ratio", "quality", "status"), [(1.5, 1.0, "verified"), (0.9, 1.0, "not verified"), (1.5, 0.99, "failed")])
 def test_a_cards_line_compares_equal_precision_only(tiny_rows, ratio, quality, status):
     line = tiny_rows.card_lines([fake_row("vit", ratio, quality)])["vit"]
-    assert line["status"] == status and "int8" not in line["figure"]
-    assert f"vit: fp32 x{ratio:.2f} ({ratio:.2f} to {ratio:.2f}) of timm" in line["figure"]
+    text = line.get("figure") or line["reason"]
+    assert line["status"] == status and "int8" not in text and (line["date"], line["commit"]) == ("2026-12-01", "abc")
+    assert f"vit: fp32 x{ratio:.2f} ({ratio:.2f} to {ratio:.2f}) of timm" in text
 
 
 def test_a_later_row_replaces_the_stored_one(bench):
@@ -157,3 +159,12 @@ def test_rows_run_in_processes_of_their_own_with_each_allocator(bench, monkeypat
 def test_the_stored_figures_are_of_known_rows(bench):
     stored = bench.speed_table.stored_rows()
     assert stored and [row["name"] for row in stored] == [name for name in bench.peers.ROWS if name in {row["name"] for row in stored}]
+
+
+def test_the_cards_name_the_rows_that_measure_their_families(bench):
+    found = {}
+    for name, row in bench.peers.ROWS.items():
+        if row.card:
+            found.setdefault(family_of(row.card), []).append(name)
+    assert {family: set(names.split()) for family, names in SPEED_ROWS.items()} == {family: set(names) for family, names in found.items()}
+    assert set(SAME_CODE) <= set(FAMILIES) - set(SPEED_ROWS) and set(SAME_CODE.values()) <= set(SPEED_ROWS)

@@ -8,7 +8,7 @@ import pytest
 from card_tests import CARD_TESTS, cards_of
 
 from zoo.evaluation.results.card_families import FAMILIES, KINDS, family_of, members, reason_for
-from zoo.evaluation.results.cards import CAPABILITIES, STATUSES, cards_directory, cards_table, lines_of, read_card, write_lines
+from zoo.evaluation.results.cards import CAPABILITIES, STATUSES, cards_directory, cards_table, read_card, write_lines, write_results
 from zoo.registry.rows import own_rows
 
 ROOT = Path(__file__).parents[1]
@@ -73,47 +73,70 @@ def test_a_case_decides_the_cards_of_its_family_or_row():
     assert not list(cards_of("tests/test_cards.py::test_a_case"))
 
 
-def test_one_failure_among_several_tests_fails_the_line():
-    outcomes = [["m", "trains", "passed", "99 %", "tests/a.py::one[x]"], ["m", "trains", "failed", "", "tests/a.py::two"]]
-    line = {"status": "failed", "figure": "m: 99 %", "cases": 2, "command": "pytest tests/a.py::one tests/a.py::two"}
-    assert lines_of(outcomes) == {"trains": line}
-
-
-def test_a_skipped_test_decides_nothing_beside_one_that_passed():
-    skipped, passed = (["m", "trains", outcome, "", f"tests/a.py::{outcome}"] for outcome in ("skipped", "passed"))
-    assert lines_of([skipped])["trains"]["status"] == "not verified"
-    found = lines_of([skipped, passed])["trains"]
-    assert (found["status"], found["figure"], found["command"]) == ("verified", "1 case", "pytest tests/a.py::passed")
-
-
-def test_lines_are_added_and_the_others_stay_unless_replaced(tmp_path, monkeypatch):
+@pytest.fixture
+def cards(tmp_path, monkeypatch):
+    """The cards lie in a folder of the test."""
     monkeypatch.setattr("zoo.evaluation.results.cards.cards_directory", lambda: tmp_path / "cards")
-    for capability in ("trains", "speed"):
-        write_lines("clip_vit_nano", {capability: {"status": "verified", "figure": "x", "command": "y"}})
-    assert [word for word, line in read_card("clip")["capabilities"].items() if line["status"] == "verified"] == ["trains", "speed"]
-    write_lines("clip", {}, replace=["trains"])
-    assert [word for word, line in read_card("clip_vit_b32")["capabilities"].items() if line["status"] == "verified"] == ["speed"]
+    return tmp_path / "cards"
 
 
-def test_a_run_of_fewer_tests_keeps_a_verified_line_and_a_failure_replaces_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.evaluation.results.cards.cards_directory", lambda: tmp_path / "cards")
-    line = {"status": "verified", "command": "y"}
-    for status, cases, replace, expected in (
-        ("verified", 3, [], 3),
-        ("verified", 2, [], 3),
-        ("verified", 4, [], 4),
-        ("verified", 1, ["trains"], 1),
-        ("failed", 1, [], 1),
-    ):
-        write_lines("clip", {"trains": {**line, "status": status, "figure": f"{cases} cases", "cases": cases}}, replace=replace)
-        found = read_card("clip")["capabilities"]["trains"]
-        assert (found["status"], found["cases"]) == (status if cases == expected else "verified", expected)
+def outcome(test, status="passed", capability="trains", figure=""):
+    return ["m", capability, status, figure, f"tests/a.py::{test}"]
 
 
-def test_an_open_line_says_why_and_a_name_without_family_has_no_card(tmp_path, monkeypatch):
-    monkeypatch.setattr("zoo.evaluation.results.cards.cards_directory", lambda: tmp_path / "cards")
-    line = read_card("tacotron_nano")["capabilities"]["goes back"]
-    assert (line["status"], line["reason"]) == reason_for("tacotron", "goes back")
+def line(capability="trains"):
+    return read_card("clip")["capabilities"][capability]
+
+
+def test_one_failure_among_several_tests_fails_the_line(cards):
+    write_results("clip", [outcome("one[x]", figure="99 %"), outcome("two", "failed")])
+    found = line()
+    assert (found["status"], found["figure"], found["cases"]) == ("failed", "m: 99 %", 2)
+    assert found["command"] == "pytest tests/a.py::one tests/a.py::two"
+
+
+def test_a_skipped_test_decides_nothing(cards):
+    write_results("clip", [outcome("one", "skipped")])
+    assert line()["status"] == "not verified"
+    write_results("clip", [outcome("one", "skipped"), outcome("two")])
+    assert (line()["status"], line()["figure"], line()["command"]) == ("verified", "1 case", "pytest tests/a.py::two")
+    write_results("clip", [outcome("two", "skipped")], collected={"tests/a.py::two"})
+    assert line()["status"] == "verified"
+
+
+def test_lines_are_added_and_the_others_stay(cards):
+    write_lines("clip_vit_nano", {"speed": {"status": "verified", "figure": "x", "command": "y", "date": "2026-01-02"}})
+    write_results("clip_vit_nano", [outcome("one")])
+    assert [word for word, each in read_card("clip_vit_b32")["capabilities"].items() if each["status"] == "verified"] == ["trains", "speed"]
+    assert line("speed")["date"] == "2026-01-02" and not list(cards.glob("*.lock"))
+
+
+def test_two_runs_of_some_tests_give_the_card_of_one_run(cards):
+    write_results("clip", [outcome("one[a]"), outcome("one[b]"), outcome("two", figure="1e-7")])
+    together = line()
+    (cards / "clip.json").unlink()
+    write_results("clip", [outcome("two", figure="1e-7")])
+    write_results("clip", [outcome("one[b]"), outcome("one[a]")])
+    assert line() == together and together["cases"] == 3
+
+
+def test_a_run_of_fewer_cases_keeps_a_verified_test_and_a_failure_replaces_it(cards):
+    write_results("clip", [outcome("one[a]"), outcome("one[b]"), outcome("two")])
+    write_results("clip", [outcome("one[a]")])
+    assert (line()["status"], line()["cases"]) == ("verified", 3)
+    write_results("clip", [outcome("one[a]", "failed")])
+    assert (line()["status"], line()["cases"]) == ("failed", 2)
+
+
+def test_a_run_of_all_tests_removes_results_of_tests_that_are_gone(cards):
+    write_results("clip", [outcome("one"), outcome("two", capability="goes back")])
+    write_results("clip", [outcome("three")], collected={"tests/a.py::three"})
+    assert line()["command"] == "pytest tests/a.py::three" and line("goes back")["status"] == "not verified"
+
+
+def test_an_open_line_says_why_and_a_name_without_family_has_no_card(cards):
+    found = read_card("tacotron_nano")["capabilities"]["goes back"]
+    assert (found["status"], found["reason"]) == reason_for("tacotron", "goes back")
     assert read_card("no_such_system") is None
 
 

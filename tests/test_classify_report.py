@@ -98,8 +98,8 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "folder.csv").mkdir()
-    cases = {"out.txt": r"\.csv, \.json, \.html", "out": "no suffix", "folder.csv": "is a folder", "absent/out.csv": "does not exist"}
+    (tmp_path / "folder.csv").mkdir(), (tmp_path / "file").touch()
+    cases = {"out.txt": r"\.csv, \.json, \.html", "out": "no suffix", "folder.csv": "is a folder", "file/out.csv": "cannot be created"}
     for name, expected in cases.items():
         with pytest.raises(DataError, match=expected):
             check_output(tmp_path / name)

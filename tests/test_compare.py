@@ -105,7 +105,7 @@ def test_short_keys_tell_the_settings_apart():
     [
         (["nowhere"], "nowhere: holds no run and no sweep"),
         (["RUN", "--output", "x.pdf"], "ends in .pdf; allowed are .csv, .json, .html, .png"),
-        (["RUN", "--output", "no/folder/x.csv"], "does not exist"),
+        (["RUN", "--output", "/dev/null/x.csv"], "the folder /dev/null cannot be created"),
     ],
 )
 def test_mistakes_are_told(sweep, words, told, capsys):

@@ -1,5 +1,6 @@
 """``zoo demo``: wrong options, one event per model, and the page in Debian's chromium."""
 
+import base64
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -20,6 +22,8 @@ from quickstart import ROOT
 import zoo
 from zoo.commands.cli import main
 from zoo.commands.demo.faults import on_page, on_page_in_pieces
+from zoo.commands.demo.live import LiveSession
+from zoo.commands.demo.microphone import MOST, Microphones
 from zoo.commands.demo.models import LazyModel
 from zoo.commands.demo.tab import Tab
 from zoo.commands.demo.transcribe import _download, _lines
@@ -29,7 +33,8 @@ from zoo.types import Segment, Transcript
 
 PICTURES = ROOT / "assets" / "pictures"
 LETTERS = "abcdefghijklmnopqrstuvwxyz ?."
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]  # a container's root has no sandbox
+SWITCHES = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps, and leave to use it
+SWITCHES += ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]  # a container's root has no sandbox
 MAX_PIXELS = 1_000_000
 
 
@@ -132,6 +137,61 @@ def test_subtitles_are_offered_if_there_is_text(tmp_path):
     assert str(file) == shown["value"]
     assert "00:00:00,000 --> 00:00:01,500\nHello." in file.read_text(encoding="utf-8")
     assert _download(tab, Transcript("", [segment(" ")], "en", 2.0)) == {"visible": False}
+
+
+class Session(LiveSession):
+    """Stub of a live transcription that only keeps the sound."""
+
+    def __init__(self):
+        self.sound = []
+
+    def take(self, samples):
+        self.sound += [round(float(32768 * value)) for value in samples]
+
+    def finish(self):
+        return self.sound
+
+
+@pytest.fixture
+def microphones():
+    return Microphones(Session, lambda session: str(len(session.sound)), lambda sound: {"text": str(sound)})
+
+
+def piece(number, *samples, session="a", rate=16000):
+    return {"session": session, "number": number, "rate": rate, "sound": base64.b64encode(np.array(samples, "<i2").tobytes()).decode()}
+
+
+def test_every_piece_of_a_microphone_is_taken_once_and_in_order(microphones):
+    assert microphones.hear(piece(0, 1, -2)) == {"text": "2"}
+    assert microphones.hear(piece(0, 1, -2)) == {"text": "2"}  # its answer was lost
+    assert microphones.hear(piece(0, 7, session="b")) == {"text": "1"}
+    assert microphones.hear(piece(1, 3)) == {"text": "3"}
+    assert microphones.end({"session": "a"}) == {"text": "[1, -2, 3]"}
+    assert microphones.hear(piece(0, 5)) == {"text": "1"}  # the next recording of this page
+    assert len(microphones.hear(piece(0, *[0] * 480, session="c", rate=48000))["text"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"number": 2}, "piece 0 is missing"),
+        ({"number": "x"}, "number: got"),
+        ({"rate": 1}, "sample rate 1; allowed is 8000"),
+        ({"sound": "!"}, "not base64"),
+        ({"session": ""}, "1 to 64 characters, got 0"),
+    ],
+)
+def test_a_wrong_piece_gets_a_message(microphones, changes, said):
+    assert said in microphones.hear({**piece(0, 1), **changes})["error"]
+    assert "microphone" in microphones.hear(["x"])["error"]
+
+
+def test_only_some_pages_record_at_once_and_those_that_have_gone_are_dropped(microphones, monkeypatch):
+    for number in range(MOST):
+        assert "text" in microphones.hear(piece(0, 1, session=str(number)))
+    assert "8 pages record already" in microphones.hear(piece(0, 1))["error"]
+    monkeypatch.setattr("zoo.commands.demo.microphone.IDLE_S", -1.0)
+    assert "text" in microphones.hear(piece(0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -279,11 +339,18 @@ def test_search_chat_speech_and_graph(page, tmp_path):
     text = page.locator("[role=tabpanel]:visible textarea").first
     wait_for(lambda: text.input_value() == "(no speech)")
 
+    live = page.locator("#live")
+    live.get_by_role("button", name="Record").click()
+    live.get_by_role("button", name="Stop").wait_for()
+    page.wait_for_timeout(1500)
+    live.get_by_role("button", name="Stop").click()
+    wait_for(lambda: live.locator("textarea").input_value() and not live.locator(".state").inner_text())
+
     open_tab(page, "Speak")
     page.locator("[role=tabpanel]:visible textarea").first.fill("12")
     press(page, "Speak")
     page.locator("#alignment img").wait_for()
-    assert "1 sentences" in page.locator("[role=tabpanel]:visible").first.inner_text()
+    assert "1 sentence" in page.locator("[role=tabpanel]:visible").first.inner_text()
 
     open_tab(page, "Graph")
     page.locator("#drawing img").wait_for()

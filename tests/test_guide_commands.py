@@ -108,8 +108,9 @@ def test_every_page_begins_with_its_only_title():
         assert text.startswith("# ") and len(re.findall(r"^# ", outside, re.MULTILINE)) == 1, topic
 
 
-def test_every_fence_is_closed():
+def test_every_fence_is_closed_and_no_conflict_of_a_merge_is_left():
     for topic, text in TEXTS.items():
+        assert not re.search(r"^(<{7}|={7}$|>{7})", text, re.MULTILINE), topic
         assert len(re.findall(r"^ *```", text, re.MULTILINE)) % 2 == 0, topic
 
 

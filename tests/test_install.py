@@ -1,14 +1,18 @@
 """zoo install, doctor, guide and --version: the installation itself, and the hints of missing packages."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from zoo.commands.cli import main
 from zoo.commands.doctor import NEEDS
+from zoo.layers.low_precision.cpu import reason_to_avoid
 from zoo.storage import distribution
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +94,7 @@ def test_doctor_names_what_is_missing(monkeypatch, capsys):
     monkeypatch.setattr(distribution, "installed_version", lambda name: None if name == "peft" else "1.0")
     assert main(["doctor"]) == 1  # 1.0 is not what is tested
     out = capsys.readouterr().out
+    assert ("\nbf16  " in out) == (reason_to_avoid("bf16") is not None) and re.search(r"^cpu has +\w", out, re.MULTILINE)
     assert re.search(r"train with adapters \(LoRA\) +needs: zoo install peft", out)
     assert "torch 1.0 is installed, 2.11.0 is tested" in out
 
@@ -104,3 +109,40 @@ def test_guides_are_listed_and_read(capsys):
     assert [[each["topic"], each["description"]] for each in told] == lines and told[0]["section"] == "Begin"
     assert main(["guide", "export"]) == 0
     assert capsys.readouterr().out == (ROOT / "assets" / "guide" / "export.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def installer(tmp_path):
+    """Run install_packages of scripts/environment.sh; returns the commands, with stubs in place of pip and uv."""
+    bin_folder, log = tmp_path / "venv" / "bin", tmp_path / "log"
+    bin_folder.mkdir(parents=True)
+    uv = f'#!/bin/sh\necho "uv $UV_DEFAULT_INDEX $@" >>{log}; exit "$UV_STATUS"\n'
+    (bin_folder / "python").write_text(
+        f'#!/bin/sh\n[ "$1" = - ] && exec {sys.executable} -\necho "$@" >>{log}\n'
+        f"case \"$*\" in *--target*) mkdir -p {bin_folder}/../uv/bin && cat >{bin_folder}/../uv/bin/uv <<'END' && "
+        f"chmod +x {bin_folder}/../uv/bin/uv\n{uv}END\nexit $FETCH_STATUS;; esac\n"
+    )
+    (bin_folder / "python").chmod(0o755)
+    script = f"set -euo pipefail; source {ROOT / 'scripts' / 'environment.sh'}; ZOO_VENV={tmp_path / 'venv'}; install_packages -e 'a[b]'"
+
+    def run(**settings):
+        log.write_text("")
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
+        environment = {**clean, "PIP_CONFIG_FILE": os.devnull, "FETCH_STATUS": "0", "UV_STATUS": "0", **settings}
+        subprocess.run(["bash", "-c", script], env=environment, check=True, capture_output=True)
+        return [re.sub(r"--progress-bar off |--\S+ |\S*/venv\S* ", "", line) for line in log.read_text().splitlines()]
+
+    return run
+
+
+def test_packages_are_installed_by_uv_with_the_index_of_pip(installer):
+    fetch, install = installer(PIP_INDEX_URL="https://example.org/simple")
+    assert fetch.startswith("-m pip install") and "uv==" in fetch
+    assert install == "uv https://example.org/simple pip install -e a[b]"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"FETCH_STATUS": "1"}, {"UV_STATUS": "2"}, {"ZOO_INSTALLER": "pip"}, {"PIP_TRUSTED_HOST": "example.org"}]
+)
+def test_pip_installs_where_uv_cannot_be_used(installer, settings):
+    assert installer(**settings)[-1] == "-m pip install -e a[b]"

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import zoo
+from zoo.assembly import placement
 from zoo.assembly.placement import find_device, find_precision
 from zoo.commands.cli import _parser, main
 from zoo.commands.model_options import RUNS_A_MODEL
@@ -69,6 +70,20 @@ def test_auto_is_bf16_on_a_gpu_that_has_it(monkeypatch):
     assert find_precision("auto", device=torch.device("cpu")) == find_precision("auto") == "fp32" and find_precision(None) is None
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: False)
     assert find_precision("auto", device=torch.device("cuda")) == "fp32"
+
+
+def test_bf16_on_a_cpu_without_its_instructions_is_warned_of_once(monkeypatch, caplog):
+    for name in ("has_bf16", "has_amx"):
+        monkeypatch.setattr(f"zoo.layers.low_precision.cpu.{name}", lambda: False)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    placement._warn_once.cache_clear()
+    for _ in range(2):
+        find_precision("bf16", device=torch.device("cpu"), key="--precision")
+        find_precision("bf16", device=torch.device("cuda"))
+        find_precision("fp32")
+    (message,) = caplog.messages
+    assert message.startswith("--precision: bf16: this CPU has no bfloat16 instructions")
+    placement._warn_once.cache_clear()
 
 
 def test_the_precision_of_an_evaluation_stands_in_its_metrics(tmp_path):

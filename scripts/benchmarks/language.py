@@ -166,10 +166,10 @@ def _document(length: int, vocab_size: int) -> torch.Tensor:
 
 
 ENTRIES = {
-    "generation": Entry(generation, 1, "transformers generate, SmolLM2-135M", 0.0, "llava_smollm2"),
+    "generation": Entry(generation, 1, "transformers generate, SmolLM2-135M", 0.0, "smollm2_135m"),
     "generation_batch8": Entry(generation, 8, "transformers generate, SmolLM2-135M", 0.0),
     "decode": Entry(decoding, 1, "transformers, SmolLM2-135M", 1e-3),
     "decode_batch8": Entry(decoding, 8, "transformers, SmolLM2-135M", 1e-3),
     "prefill": Entry(prefill, 320, "transformers, SmolLM2-135M", 1e-3),
-    "kosmos": Entry(kosmos, 8, "transformers Kosmos2ForConditionalGeneration, padded", 1e-5),
+    "kosmos": Entry(kosmos, 8, "transformers Kosmos2ForConditionalGeneration, padded", 1e-5, "kosmos_2"),
 }

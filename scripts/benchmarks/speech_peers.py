@@ -74,6 +74,6 @@ def start_up(size: int) -> list[Make]:
 
 
 ROWS = {
-    "whisper": Row("Whisper tiny.en, {size} s of speech", whisper, 180, "word errors in %", "{:.1f}", 0.3, rounds=3),
+    "whisper": Row("Whisper tiny.en, {size} s of speech", whisper, 180, "word errors in %", "{:.1f}", 0.3, card="whisper", rounds=3),
     "start_up": Row("process: start and classify {size} picture", start_up, 1, "", rounds=3),
 }

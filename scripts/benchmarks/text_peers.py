@@ -166,6 +166,6 @@ JOBS: dict[str, Callable[[Any, Tensor], Callable[[], Tensor]]] = {"decode": deco
 ROWS = {
     "clip_text": Row("CLIP B/32, {size} prompts", clip_text, 80, COSINE, card="clip"),
     "minilm": Row("MiniLM, {size} sentences", minilm, 32, COSINE, card="bert"),
-    "decode": Row(f"SmolLM2-135M, {NEW} tokens after {{size}}", language("decode"), CONTEXT, "perplexity", "{:.2f}"),
-    "prefill": Row("SmolLM2-135M, prefill of {size} tokens", language("prefill"), CONTEXT, "perplexity", "{:.2f}"),
+    "decode": Row(f"SmolLM2-135M, {NEW} tokens after {{size}}", language("decode"), CONTEXT, "perplexity", "{:.2f}", card="smollm2"),
+    "prefill": Row("SmolLM2-135M, prefill of {size} tokens", language("prefill"), CONTEXT, "perplexity", "{:.2f}", card="smollm2"),
 }

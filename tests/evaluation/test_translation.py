@@ -114,8 +114,8 @@ def test_the_command_translates_a_text_and_a_file(saved, tmp_path, capsys):
     assert capsys.readouterr().out == pairs[0][1] + "\n"
     lines = tmp_path / "lines.txt"
     lines.write_text(f"{pairs[3][0]}\n\n{'one ' * 100}\n{pairs[5][0]}\n", encoding="utf-8")
-    assert main(["translate", str(lines), "-o", str(tmp_path / "out.txt"), *model, "--num-beams", "1"]) == 1
-    assert (tmp_path / "out.txt").read_text(encoding="utf-8").splitlines() == [pairs[3][1], "", "", pairs[5][1]]
+    assert main(["translate", str(lines), "-o", str(tmp_path / "new" / "out.txt"), *model, "--num-beams", "1"]) == 1
+    assert (tmp_path / "new" / "out.txt").read_text(encoding="utf-8").splitlines() == [pairs[3][1], "", "", pairs[5][1]]
     assert "line 3: " in capsys.readouterr().err
     assert main(["translate", str(lines), "--json", *model]) == 1
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -127,7 +127,7 @@ def test_the_command_translates_a_text_and_a_file(saved, tmp_path, capsys):
     [
         (["translate", "a", "--model", "clip_vit_nano"], "does not write texts from texts"),
         (["translate", "  ", "--model", "x"], "TEXT: is empty"),
-        (["translate", "a", "--model", "x", "-o", "/nowhere/x"], "the folder /nowhere does not exist"),
+        (["translate", "a", "--model", "x", "-o", "/dev/null/x"], "the folder /dev/null cannot be created"),
     ],
 )
 def test_mistakes_end_with_status_two(words, message, capsys):

@@ -111,11 +111,11 @@ def test_kosmos_takes_tiles_too(systems):
 
 
 def test_misuse_is_named(systems):
-    with pytest.raises(ConfigError, match="tiler: there is no 'anyress'.*anyres"):
+    with pytest.raises(ConfigError, match=r"^system.processor.image.tiler: there is no 'anyress'.*anyres"):
         zoo.create_system("llava_nano", ["+system.processor.image.tiler=anyress"])
     with pytest.raises(ConfigError, match="needs a language model with a connector"):
         zoo.create_system("clip_vit_nano", ["+system.processor.image.tiler=canvas"])
-    with pytest.raises(ConfigError, match="max_tiles"):
+    with pytest.raises(ConfigError, match=r"^system.processor.image.tiler.max_tiles: 0"):
         zoo.create_system("llava_nano", ["+system.processor.image.tiler={kind: canvas, max_tiles: 0}"])
     system = systems("canvas")
     with pytest.raises(DataError, match="hold no sizes"):

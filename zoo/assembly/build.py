@@ -51,7 +51,7 @@ def build_system(config: Mapping[str, Any], key: str = "system") -> System:
     accepts = cast(Any, find_part("head", head_name, f"{key}.head.name")).accepts
     refuse_encoders(head_name, accepts, {modality: spec.pooled for modality, spec in specs_of(encoders).items()}, key)
     specs = _specs_for_head(config, encoders, key)
-    head = build_head(_with_newline(config), specs, f"{key}.head")
+    head = build_head(_with_newline(config, key), specs, f"{key}.head")
     for encoder in encoders.values():  # an unused pooler gets no gradient, for which several processes would wait
         if "pooled" not in head.reads and encoder.pooler is not None:
             encoder.pooler.requires_grad_(False)
@@ -96,7 +96,7 @@ def _specs_for_head(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
     return specs
 
 
-def _with_newline(config: Mapping[str, Any]) -> dict[str, Any]:
+def _with_newline(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Return the config of the head; its connector of images gets the vector for ends of rows if the images' tiler needs one."""
     head, image = dict(config["head"]), (config.get("processor") or {}).get("image") or {}
     tiler, connectors = image.get("tiler"), dict(head.get("connectors") or {})
@@ -104,7 +104,7 @@ def _with_newline(config: Mapping[str, Any]) -> dict[str, Any]:
         return head
     part: Any = find_part("head", head["name"])
     known = inspect.signature(part).parameters
-    if "connectors" not in known or not build_tiler(tiler, tile_size=1).needs_newline:
+    if "connectors" not in known or not build_tiler(tiler, tile_size=1, key=f"{key}.processor.image.tiler").needs_newline:
         return head
     chosen = connectors.get("image", known["connectors"].default.get("image"))
     options = {"kind": chosen} if isinstance(chosen, str) else dict(chosen)

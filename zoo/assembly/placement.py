@@ -1,10 +1,15 @@
 """Device and precision of a model that is used: the words that users write, and what they mean to torch."""
 
+import logging
+from functools import cache
+
 import torch
 
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.low_precision.cpu import reason_to_avoid
 from zoo.layers.low_precision.modes import DTYPES, PRECISIONS
 
+log = logging.getLogger("zoo")
 AUTO = "auto"
 
 
@@ -49,6 +54,8 @@ def find_precision(
         return "bf16" if device is not None and device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if precision is not None and precision not in PRECISIONS:
         raise ConfigError(f"{key}: there is no {precision!r}; {name_choices(str(precision), (*PRECISIONS, AUTO))}")
+    if precision == "bf16" and (device is None or device.type == "cpu"):
+        _warn_once(precision, key)
     if dtype is None or DTYPES.get(str(precision)) == dtype:
         return precision
     if precision is not None:
@@ -57,3 +64,10 @@ def find_precision(
     if dtype not in words:
         raise ConfigError(f"dtype: {dtype}; allowed is {', '.join(map(str, words))}; for fewer bits give precision='int8'")
     return words[dtype]
+
+
+@cache
+def _warn_once(precision: str, key: str) -> None:
+    """Log once if a chosen precision is slow on this CPU."""
+    if (reason := reason_to_avoid(precision)) is not None:
+        log.warning("%s: %s: %s", key, precision, reason)

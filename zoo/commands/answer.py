@@ -30,7 +30,7 @@ from zoo.interop.base.source import weights_on_disk
 from zoo.processors.chat.messages import Conversation
 from zoo.processors.media.image_file import open_image
 from zoo.registry.construct import build_part
-from zoo.storage.files import write_text_atomically, write_whole
+from zoo.storage.files import create_folder_of, write_text_atomically, write_whole
 from zoo.storage.lock import alone
 from zoo.training.fingerprint import hash_parameters
 from zoo.types import Split, part_of, verbs_of
@@ -117,7 +117,7 @@ class AnswerJob(ListJob):
     """Generation of answers shared among workers; a part holds whole batches, so that each batch is sampled as by one worker.
 
     Raises:
-        DataError: the output does not end in ``.jsonl``, or its folder does not exist.
+        DataError: the output does not end in ``.jsonl``, or its folder cannot be created.
         ConfigError: finished parts belong to another job.
     """
 
@@ -175,12 +175,13 @@ class AnswerWriter:
         job: plain values that identify the job. An unfinished file of a job with other values is refused.
 
     Raises:
-        DataError: the output does not end in ``.jsonl``, or its folder does not exist.
+        DataError: the output does not end in ``.jsonl``, or its folder cannot be created.
     """
 
     def __init__(self, output: Path, job: Mapping[str, Any]) -> None:
-        if not output.parent.is_dir() or output.suffix != ".jsonl":
-            raise DataError(f"output: {output}; name a file that ends in .jsonl, in a folder that exists")
+        if output.suffix != ".jsonl":
+            raise DataError(f"--output: {output} ends in {output.suffix or 'no suffix'}; give a file that ends in .jsonl")
+        create_folder_of(output)
         self.output, self.job = output, json.loads(json.dumps(job, default=str))
         self.unfinished = output.with_name(f".{output.name}.unfinished")
         self.lock = output.with_name(f".{output.name}.lock")

@@ -7,7 +7,7 @@ from typing import Any
 from zoo.errors import ConfigError, DataError
 from zoo.processors.chat.grounding import GROUNDING, Phrase, draw_boxes, read_boxes
 from zoo.processors.media.image_file import open_image
-from zoo.storage.files import write_whole
+from zoo.storage.files import create_folder_of, write_whole
 
 
 class Boxes:
@@ -19,15 +19,16 @@ class Boxes:
 
     Raises:
         ConfigError: the model has no location tokens.
-        DataError: the output is not a ``.png`` or ``.jpg`` file, or its folder does not exist.
+        DataError: the output is not a ``.png`` or ``.jpg`` file, or its folder cannot be created.
     """
 
     def __init__(self, system: Any, output: Path) -> None:
         tokenizer = system.processor["conversation"].tokenizer
         if tokenizer is None or tokenizer.token_to_id(GROUNDING) is None:
             raise ConfigError(f"--boxes: this model has no token {GROUNDING}, so it predicts no boxes; omit --boxes, or use a Kosmos-2")
-        if output.suffix.lower() not in (".png", ".jpg", ".jpeg") or not output.parent.is_dir():
-            raise DataError(f"--boxes: {output}; name an image file that ends in .png or .jpg, in a folder that exists")
+        if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise DataError(f"--boxes: {output} ends in {output.suffix or 'no suffix'}; give an image file that ends in .png or .jpg")
+        create_folder_of(output, "--boxes")
         self.output = output
 
     def ask_for(self, text: str) -> str:

@@ -19,7 +19,7 @@ from zoo.language.decoding.generate import generate
 from zoo.language.decoding.sampling import Sampling, fresh_seed
 from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop
 from zoo.processors.chat.messages import Conversation, Message
-from zoo.storage.files import write_text_atomically
+from zoo.storage.files import create_folder_of, write_text_atomically
 from zoo.types import verbs_of
 
 
@@ -144,10 +144,11 @@ class ChatSession:
         """
         rows = [{"role": message.role, "content": message.text} for message in self.messages]
         listed = {modality: [each.name for each in shown] for modality, shown in self.shown.items() if shown}
+        create_folder_of(path, "/save")
         try:
             write_text_atomically(path, json.dumps({"messages": rows, **listed}, ensure_ascii=False, indent=2) + "\n")
         except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror}); name a file in a folder that exists") from error
+            raise DataError(f"{path}: cannot be written ({error.strerror}); give another file") from error
 
     def _with(self, text: str) -> Conversation:
         """Return the conversation with a question appended."""

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from zoo.commands.faults import guarded
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    return guarded(lambda: _run(arguments))
+    return guarded(lambda: _run(arguments), quiet="--json" in arguments)
 
 
 def _run(arguments: list[str]) -> int:

@@ -48,7 +48,7 @@ def doctor_command(options: Namespace) -> int:
     Returns:
         0, or 1 if installed packages differ from the tested versions.
     """
-    facts = dict(_facts())
+    facts, slow = dict(_facts()), dict(_slow_precisions())
     tested = distribution.tested_versions()
     different = {
         name: (installed, wanted)
@@ -59,10 +59,12 @@ def doctor_command(options: Namespace) -> int:
         use: names for use, extras in NEEDS.items() if (names := [e for e in extras if distribution.missing(distribution.requirements(e))])
     }
     if options.json:
-        print(json_line({**facts, "different": different, "missing": lacking}))
+        print(json_line({**facts, "slow": slow, "different": different, "missing": lacking}))
         return int(bool(different))
     for key, value in facts.items():
         print(f"{key:<14}{value}")
+    for precision, reason in slow.items():
+        print(f"{precision:<14}{reason}")
     print("commands")
     for use in NEEDS:
         print(f"  {use:<48}{'needs: zoo install ' + ' '.join(lacking[use]) if use in lacking else 'ready'}")
@@ -83,6 +85,7 @@ def _facts() -> Iterator[tuple[str, Any]]:
         yield "torch fails", str(error)
         return
     yield "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')})"
+    yield "cpu has", _instructions()
     yield "cuda", ", ".join(_gpus()) or "no device"
     yield "mps", "yes" if torch.backends.mps.is_available() else "no device"
     cache = cache_directory()
@@ -96,3 +99,25 @@ def _gpus() -> Iterator[str]:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         yield f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB)"
+
+
+def _instructions() -> str:
+    """Return the CPU's widest vectors, and its instructions for low precisions."""
+    import torch
+
+    from zoo.layers.low_precision.cpu import instructions
+
+    names = [torch.backends.cpu.get_cpu_capability(), *(name for name, there in instructions().items() if there)]
+    return ", ".join(names)
+
+
+def _slow_precisions() -> Iterator[tuple[str, str]]:
+    """Yield the precisions that gain little on this CPU, and why."""
+    try:
+        from zoo.layers.low_precision.cpu import reason_to_avoid
+        from zoo.layers.low_precision.modes import PRECISIONS
+    except (ImportError, OSError):  # torch fails, which the facts say
+        return
+    for precision in PRECISIONS:
+        if (reason := reason_to_avoid(precision)) is not None:
+            yield precision, reason

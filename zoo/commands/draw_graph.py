@@ -29,6 +29,7 @@ from zoo.evaluation.results.plots import text_as_written
 from zoo.interop.base.checkpoint_directory import bundled_names
 from zoo.processors.image import ImageProcessor
 from zoo.registry import list_models
+from zoo.storage.files import create_folder_of
 
 DEFAULT_MODEL = "clip_vig_nano"  # bundled; trained only on handwritten digits
 SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
@@ -67,11 +68,11 @@ def draw_graph_command(options: Namespace) -> int:
     output = Path(options.output)
     if output.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output: {output} ends in {output.suffix or 'nothing'!r}; allowed are {' '.join(SUFFIXES)}")
+    create_folder_of(output)
     encoder, processor = find_encoder(options)
     image = processor.item(options.image)
     pixels, _ = processor.collate([image])
     found = neighbourhoods(encoder, pixels, read_layers(options.layer, len(encoder.blocks)), read_nodes(options.node))
-    output.parent.mkdir(parents=True, exist_ok=True)
     draw(image, found, output, title=f"{Path(options.image).name}, {options.model or DEFAULT_MODEL}")
     _show(found, output, as_json=options.json)
     return 0
@@ -244,6 +245,6 @@ def _show(rows: Sequence[Sequence[Neighbourhood]], output: Path, *, as_json: boo
             print_json({**vars(found), "edges": [vars(edge) for edge in found.edges], "output": str(output)})
         return
     for found in flat:
-        lines = [[f"{e.row},{e.column}", f"{e.distance:.3f}", f"{100 * e.share:.1f} %"] for e in found.edges]
+        lines = [[f"{e.row},{e.column}", f"{max(0.0, e.distance):.3f}", f"{100 * e.share:.1f} %"] for e in found.edges]
         table(f"layer {found.layer}, node {found.node[0]},{found.node[1]}", ["neighbour", "distance", "share of channels"], lines)
     say(f"written: {output}")

@@ -30,6 +30,7 @@ def embed_command(options: Namespace) -> int:
     """Run the command and return the exit status: 0, 1 if items failed, or 130 if the user interrupted it."""
     checked_words(options.format, options.dtype)
     place = placement(options)
+    options.model = chosen_model(options.model)
     if shares_work(options):
         if options.workers is not None and options.launcher is None:
             say("zoo: --workers counts processes; --readers sets the threads that read files in each of them", file=sys.stderr)
@@ -39,7 +40,7 @@ def embed_command(options: Namespace) -> int:
     items = list_items(Path(options.folder), options.modality)
     if not options.restart:
         refuse_strange(Path(options.output))
-    name = chosen_model(options.model)
+    name = options.model
     model = load(name, **place)
     if not options.allow_nan:
         refuse_not_finite(model, name)
@@ -67,7 +68,7 @@ def embed_command(options: Namespace) -> int:
 
 def _shared(make: Callable[..., Any], options: Namespace, place: Mapping[str, Any]) -> Any:
     """Make the job of several workers: of a class, or of a function that may give None."""
-    name = chosen_model(options.model)
+    name = options.model
     return make(options, name, lambda: load(name, **place), partial(_show, as_json=options.json))
 
 

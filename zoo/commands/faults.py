@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from zoo.commands.late_bar import late_bars
 from zoo.errors import Interrupted, ZooError, first_line
 from zoo.storage.outside import MAX_SHOWN, printable
 
@@ -55,8 +56,11 @@ LIBRARIES = {  # exceptions of libraries by module and name, which need no impor
 }
 
 
-def guarded(run: Callable[[], int]) -> int:
+def guarded(run: Callable[[], int], *, quiet: bool = False) -> int:
     """Run a command and write all of its output; every fault ends here as one line and a status, with ``ZOO_DEBUG=1`` as a traceback.
+
+    Args:
+        quiet: show no progress of downloads and of loading.
 
     Returns:
         The status of the command, 130 if the user stopped it, 75 if a signal or a time limit ended a training run that should be queued
@@ -64,7 +68,8 @@ def guarded(run: Callable[[], int]) -> int:
     """
     try:
         try:
-            status = run()
+            with late_bars(quiet=quiet):
+                status = run()
         except SystemExit:  # argparse, after --help or a wrong option
             flush_output()
             raise

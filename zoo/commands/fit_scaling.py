@@ -3,18 +3,18 @@
 import io
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zoo.commands.display import print_json, readable, table
+from zoo.commands.display import counting_progress, print_json, readable, table
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, name_choices
-from zoo.evaluation.measures.scaling_laws import LAWS, Fit, Kaplan, Law, fit_law
+from zoo.evaluation.measures.scaling_laws import LAWS, Fit, Kaplan, Law, fit_law, num_fits
 from zoo.runs.scaling_points import LOSSES, RunPoint, as_points, read_points
-from zoo.storage.files import write_whole
+from zoo.storage.files import create_folder_of, write_whole
 
 SUFFIXES = (".png", ".pdf", ".svg")
 BOTH = "both"
@@ -30,10 +30,8 @@ def fit_scaling_command(options: Namespace) -> int:
     _refuse(options)
     runs = read_points(options.runs, loss=options.loss)
     kinds = list(LAWS) if options.law == BOTH else [options.law]
-    fits = {
-        kind: fit_law(LAWS[kind], as_points(runs, without_tables=LAWS[kind] is Kaplan), bootstrap=options.bootstrap, seed=options.seed)
-        for kind in kinds
-    }
+    with counting_progress("fit", len(kinds) * num_fits(options.bootstrap), as_json=options.json) as advance:
+        fits = {kind: _fit(LAWS[kind], runs, options, advance) for kind in kinds}
     found = [_figures(kind, fit, options.budget) for kind, fit in fits.items()]
     if options.output:
         _draw(runs, fits, options.budget, Path(options.output))
@@ -60,6 +58,13 @@ def _refuse(options: Namespace) -> None:
         raise ConfigError(f"--bootstrap: got {options.bootstrap}; allowed is 0 or more")
     if options.output and Path(options.output).suffix not in SUFFIXES:
         raise ConfigError(f"--output: {options.output} ends in none of {' '.join(SUFFIXES)}")
+    if options.output:
+        create_folder_of(Path(options.output))
+
+
+def _fit(law: type[Law], runs: Sequence[RunPoint], options: Namespace, advance: Callable[[int], None]) -> Fit:
+    points = as_points(runs, without_tables=law is Kaplan)
+    return fit_law(law, points, bootstrap=options.bootstrap, seed=options.seed, advance=advance)
 
 
 def _figures(kind: str, fit: Fit, budget: float | None) -> dict[str, Any]:

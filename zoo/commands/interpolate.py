@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.assembly.interpolation import checked_shares, load_models, mix, state_of, with_state
 from zoo.assembly.save_load import save
-from zoo.commands.display import print_json, table
+from zoo.commands.display import counting_progress, print_json, table
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, name_choices
 from zoo.runs.interpolation import Measurement, Point, greedy_soup, measure
@@ -34,15 +34,23 @@ def interpolate_command(options: Namespace) -> int:
     states, model = [state_of(each) for each in models], models[0]
     measurements = [Measurement(words, model) for words in options.evaluate]
     tried: list[Point] = []
+    grid = _grid(options.curve)
+    num_means = (2 * len(models) - 1 if options.greedy else 0) + len(grid) + 1
+    with counting_progress("measure means", num_means, as_json=options.json) as advance:
 
-    def score(shares: Sequence[float]) -> float:
-        tried.append(measure(model, states, shares, measurements[:1]))
-        return MONITOR_MODES[options.monitor_mode] * tried[-1].metrics[0][str(measurements[0].metric)]
+        def measured(shares: Sequence[float], by: Sequence[Measurement]) -> Point:
+            point = measure(model, states, shares, by)
+            advance(1)
+            return point
 
-    if options.greedy:
-        shares = greedy_soup(score, len(models))
-    curve = [measure(model, states, [1 - share, share], measurements) for share in _grid(options.curve)]
-    chosen = measure(model, states, shares, measurements)
+        def score(shares: Sequence[float]) -> float:
+            tried.append(measured(shares, measurements[:1]))
+            return MONITOR_MODES[options.monitor_mode] * tried[-1].metrics[0][str(measurements[0].metric)]
+
+        if options.greedy:
+            shares = greedy_soup(score, len(models))
+        curve = [measured([1 - share, share], measurements) for share in grid]
+        chosen = measured(shares, measurements)
     save(with_state(model, mix(states, shares)), output)
     facts = {
         "models": options.models,

@@ -22,6 +22,7 @@ from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import draw_speech
 from zoo.processors.media.read_aloud import split_sentences
+from zoo.storage.files import create_folder_of
 from zoo.storage.outside import refuse_special
 from zoo.types import Speech, verbs_of
 
@@ -60,7 +61,7 @@ def speak_command(options: Namespace) -> int:
     _show_left_out(plan, as_json=options.json)
     if not plan.pieces:
         raise DataError("TEXT: contains nothing that can be spoken; give words or numbers in Latin letters")
-    _create_folder(output.absolute().parent)
+    create_folder_of(output)
     speeches = _synthesize(system, [text for _, text in plan.pieces], options)
     _write(speeches, output)
     if options.plots is not None:
@@ -99,13 +100,6 @@ def _text(options: Namespace) -> str:
         return sys.stdin.read() if options.file == "-" else Path(options.file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--file: {options.file} cannot be read ({error}); give a UTF-8 text file, or - for standard input") from error
-
-
-def _create_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"--output: the folder {folder} cannot be created ({error}); give another file") from error
 
 
 def _synthesize(system: Any, sentences: Sequence[str], options: Namespace) -> list[Speech]:
@@ -187,4 +181,9 @@ def _show(speeches: Sequence[Speech], plan: Plan, output: Path, *, as_json: bool
     mean = sum(speech.diagonality for speech in speeches) / len(speeches)
     reasons = ", ".join(sorted({speech.stop_reason for speech in speeches}))
     ends = f"{len(failed)} failed" + (f", {plan.unspoken} not spoken" if plan.unspoken else "")
-    say(f"{output}: {seconds:.1f} s, {len(speeches)} sentences, diagonality {mean:.2f}, stopped by {reasons}, {ends}")
+    say(f"{output}: {seconds:.1f} s, {num_sentences(len(speeches))}, diagonality {mean:.2f}, stopped by {reasons}, {ends}")
+
+
+def num_sentences(count: int) -> str:
+    """Return a number of sentences in words: "1 sentence", "2 sentences"."""
+    return f"{count} sentence{'' if count == 1 else 's'}"

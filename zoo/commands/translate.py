@@ -13,7 +13,7 @@ from zoo.commands.display import counting_progress, print_json
 from zoo.commands.model_options import load_chosen
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, DataError
-from zoo.storage.files import write_text_atomically
+from zoo.storage.files import create_folder_of, write_text_atomically
 from zoo.storage.outside import refuse_special
 from zoo.types import verbs_of
 
@@ -25,8 +25,8 @@ def translate_command(options: Namespace) -> int:
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size: {options.batch_size}; allowed is 1 or more")
     lines = _lines(options.text)
-    if options.output is not None and not Path(options.output).absolute().parent.is_dir():
-        raise ConfigError(f"--output: the folder {Path(options.output).absolute().parent} does not exist; create it first")
+    if options.output is not None:
+        create_folder_of(Path(options.output))
     system: Any = load_chosen(options.model, options)
     if "generate" not in verbs_of(system) or set(system.encoders) != {"text"}:
         raise ConfigError(

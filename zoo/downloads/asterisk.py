@@ -14,6 +14,8 @@ import wave
 from collections.abc import Mapping
 from pathlib import Path
 
+from zoo.storage.progress import counted
+
 TABLE = "table.jsonl"
 RATE_HZ = 16000  # sample rate of G.722
 FEWEST_WORDS = 4  # minimum length of a text in the test and validation splits
@@ -29,7 +31,7 @@ def convert(source: Path, target: Path) -> None:
     lines = gzip.decompress((source / "texts.txt.gz").read_bytes()).decode("utf-8").splitlines()
     texts, rows = read_texts(lines), []
     splits = splits_of(set(texts.values()))
-    for key, text in sorted(texts.items()):
+    for key, text in counted(sorted(texts.items()), "decode recordings"):
         sound, path = source / "sounds" / f"{key}.g722", f"clips/{key}.wav"
         if sound.is_file():
             samples = _decode(sound, target / path)

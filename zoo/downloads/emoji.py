@@ -17,6 +17,7 @@ from typing import Any
 
 from zoo.downloads.drawings import draw, write_table
 from zoo.downloads.iconify import read_icons
+from zoo.storage.progress import counted
 
 SIDE = 128  # pixels
 NAMED_STYLES = ("noto", "twemoji", "fluent-emoji-flat")  # styles whose chars.json has the code points of their icons
@@ -49,7 +50,7 @@ def draw_styles(
     names = concept_names(source, concepts, named)
     held_out = held_out_concepts(concepts)
     for style in styles:
-        for code, svg in style_drawings(source / style, concepts, names):
+        for code, svg in counted(list(style_drawings(source / style, concepts, names)), f"draw {style}"):
             draw(svg, target / drawing_path(style, code), side=SIDE)
             yield drawing_row(style, code, concepts, held_out)
 

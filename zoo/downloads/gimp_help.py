@@ -7,6 +7,8 @@ so are SVG drawings, because few image libraries decode them.
 import shutil
 from pathlib import Path
 
+from zoo.storage.progress import counted
+
 FOLDER = "pages"
 KEPT = (".html", ".png", ".jpg", ".jpeg")
 
@@ -18,7 +20,7 @@ def convert(source: Path, target: Path) -> None:
         source: folder that contains ``help``.
     """
     folder = source / "help"
-    for file in sorted(path for path in folder.rglob("*") if path.suffix.lower() in KEPT):
+    for file in counted(sorted(path for path in folder.rglob("*") if path.suffix.lower() in KEPT), "copy pages"):
         place = target / FOLDER / file.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)

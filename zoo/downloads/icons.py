@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoo.downloads.drawings import draw, write_table
 from zoo.downloads.iconify import read_icons
+from zoo.storage.progress import counted
 
 SIDE = 128  # pixels
 COLLECTIONS = {  # pattern of the icon names to use, by collection; the first group of the pattern becomes the label
@@ -30,7 +31,7 @@ def convert(source: Path, target: Path) -> None:
     """
     rows = []
     for collection, pattern in COLLECTIONS.items():
-        for name, svg in labelled_icons(source / collection, pattern).values():
+        for name, svg in counted(labelled_icons(source / collection, pattern).values(), f"draw {collection}"):
             path = f"{collection}/{name}.png"
             draw(svg, target / path, side=SIDE)
             rows.append({"path": path, "style": collection, "label": label_of(name, pattern), "tags": []})

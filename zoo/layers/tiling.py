@@ -14,12 +14,13 @@ from zoo.registry.construct import construct
 from zoo.types import Plan, Tiler, on_host, send
 
 
-def build_tiler(kind: str | Mapping[str, Any], *, tile_size: int) -> Tiler:
+def build_tiler(kind: str | Mapping[str, Any], *, tile_size: int, key: str = "tiler") -> Tiler:
     """Return a tiler, given its name or a mapping with its name and options: ``{kind: canvas, max_tiles: 6}``.
 
     Args:
         kind: a registered tiler, or a mapping with the key ``kind``.
         tile_size: side of the encoder's pictures, in pixels.
+        key: config key, for messages.
 
     Raises:
         ConfigError: the name or an option is unknown, or a value is not allowed.
@@ -27,10 +28,10 @@ def build_tiler(kind: str | Mapping[str, Any], *, tile_size: int) -> Tiler:
     options = {"kind": kind} if isinstance(kind, str) else dict(kind)
     name = options.pop("kind", None)
     if name not in part_names("tiler"):
-        raise ConfigError(f"tiler: there is no {name!r}; {name_choices(str(name), part_names('tiler'))}")
+        raise ConfigError(f"{key}: there is no {name!r}; {name_choices(str(name), part_names('tiler'))}")
     part: type[Tiler] = find_part("tiler", name)
     given = {"tile_size": tile_size} if part.cuts == "tiles" else {}
-    return construct(part, options, f"tiler {name!r}", **given)
+    return construct(part, options, key, **given)
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,23 @@ def hash_of_files(directory: Path, names: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def create_folder_of(output: Path, option: str = "--output") -> None:
+    """Create the missing folders of a file that a command will write; call this before the work starts, so that no result is lost.
+
+    Args:
+        output: the file.
+        option: name of the option that gave it, for the message.
+
+    Raises:
+        DataError: the folder cannot be created, or is a file.
+    """
+    folder = real_path(output).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{option}: the folder {folder} cannot be created ({error.strerror}); give a file in another folder") from error
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a small file so that readers see the old or the new one, never half; a symbolic link is kept."""
     path = real_path(path)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import WeightsError
+from zoo.storage.progress import counted
 
 MAGIC = b"GGUF"
 Q8_BLOCK = 32  # numbers that share a scale
@@ -48,7 +49,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     library, reader = _import_gguf(), _reader(path)
     found = {}
-    for tensor in reader.tensors:
+    for tensor in counted(reader.tensors, f"read {path.name}"):
         try:
             numbers = library.quants.dequantize(tensor.data, tensor.tensor_type)
         except NotImplementedError as error:

@@ -6,8 +6,8 @@ import datetime
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError, first_line, name_choices
 from zoo.storage.envelope import plain_names, table_of, tensors_below
+from zoo.storage.progress import is_displayed, progress
 
 STORAGES = ("fp16", "int8")
 SCALE = "::scale"  # suffix of the tensor that holds the factor of each row of an int8 tensor
@@ -147,8 +148,25 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, origin: st
     report = compare(model, tensors)
     if not report.fits:
         raise WeightsError(f"{origin}: the weights do not fit {type(model).__name__}: {report}. Nothing was loaded.")
-    model.load_state_dict(dict(tensors), strict=True)
+    with _counted_loading(model, origin):
+        model.load_state_dict(dict(tensors), strict=True)
     return report
+
+
+@contextmanager
+def _counted_loading(model: nn.Module, origin: str) -> Iterator[None]:
+    """Report the bytes of each module that is loaded inside the block; a file of safetensors is read only then, page by page."""
+    if not is_displayed():
+        yield
+        return
+    sizes = {part: sum(t.nbytes for t in (*part.parameters(recurse=False), *part.buffers(recurse=False))) for part in model.modules()}
+    with progress(f"load {PurePath(origin).name}", sum(sizes.values())) as advance:
+        handles = [part.register_load_state_dict_post_hook(lambda part, keys: advance(sizes[part])) for part in sizes]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def compress(tensors: Mapping[str, Tensor], storage: str) -> dict[str, Tensor]:

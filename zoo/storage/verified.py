@@ -12,14 +12,16 @@ from pathlib import Path
 from zoo.errors import WeightsError
 from zoo.storage.checked import check
 from zoo.storage.outside import Fault, read_json_object, shown
+from zoo.storage.progress import Advance, progress
 
 LIST = "FILES.json"
+BLOCK = 1 << 20  # bytes that are read at once
 _seen: dict[Path, tuple[tuple[str, int, int], ...]] = {}  # folder -> name, size and time of each file when its hashes were compared
 
 
 def write_list(folder: Path) -> None:
     """Write the SHA-256 of each file of a folder into ``FILES.json`` in it."""
-    hashes = {name: _hash(folder / name) for name in _names(folder)}
+    hashes = {name: file_hash(folder / name) for name in _names(folder)}
     (folder / LIST).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
 
 
@@ -38,13 +40,14 @@ def verify(folder: Path, error: Fault = WeightsError, pins: Mapping[str, str] | 
     now = _stamps(folder, expected, error)
     if _seen.get(folder) == now:
         return
-    for name, wanted in expected.items():
-        found = _hash(folder / name)
-        if found != wanted:
-            raise error(
-                f"{folder / name}: was changed after it was fetched (SHA-256 {found[:12]}, expected {shown(wanted[:12])}); remove the "
-                f"folder {folder} and run: zoo fetch {folder.name}"
-            )
+    with progress(f"verify {folder.name}", sum(size for _, size, _ in now)) as advance:
+        for name, wanted in expected.items():
+            found = file_hash(folder / name, advance)
+            if found != wanted:
+                raise error(
+                    f"{folder / name}: was changed after it was fetched (SHA-256 {found[:12]}, expected {shown(wanted[:12])}); remove the "
+                    f"folder {folder} and run: zoo fetch {folder.name}"
+                )
     _seen[folder] = now
 
 
@@ -76,6 +79,12 @@ def _stamps(folder: Path, names: dict[str, str], error: Fault) -> tuple[tuple[st
     return tuple(found)
 
 
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_hash(path: Path, advance: Advance = lambda num_bytes: None) -> str:
+    """Return the SHA-256 of a file; ``advance`` receives the number of bytes of each block."""
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(BLOCK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            advance(count)
+    return digest.hexdigest()

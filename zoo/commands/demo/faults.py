@@ -44,10 +44,15 @@ def message_of(error: Exception) -> Exception:
     """Return Gradio's error with the text for the page, which stays until the user closes it."""
     import gradio
 
+    return gradio.Error(html.escape(text_of(error), quote=False), duration=None, print_exception=False)
+
+
+def text_of(error: Exception) -> str:
+    """Return the text of an error for the page; the log names the place of a fault of zoo."""
     text = explain(error)
     if text is None:
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
         log.error(json_line({"event": "fault", "error": type(error).__name__, "at": place}))
         text = "zoo failed to compute this; the log of zoo demo names the place"
-    return gradio.Error(html.escape(text, quote=False), duration=None, print_exception=False)
+    return text

@@ -1,7 +1,4 @@
-"""Live text of one page: sound is taken at once, and transcribed in a thread of its own.
-
-Gradio replaces a piece of sound that no event has taken by the next one, so that an event must never wait for the model.
-"""
+"""Live text of one recording: sound is taken at once, and transcribed in a separate thread, so that no request waits for the model."""
 
 import threading
 from collections.abc import Callable

@@ -8,7 +8,7 @@ from PIL import Image
 
 from zoo.commands.demo.faults import on_page
 from zoo.commands.demo.tab import Tab
-from zoo.commands.speak import joined, plan_speech
+from zoo.commands.speak import joined, num_sentences, plan_speech
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.results.html_report import draw_speech, wav_of
 from zoo.types import Speech, verbs_of
@@ -61,7 +61,9 @@ def add_speak(tab: Tab) -> None:
 
 def _summary(speeches: list[Speech], left_out: list[Any]) -> str:
     seconds = sum(speech.seconds for speech in speeches)
-    lines = [f"{seconds:.1f} s, {len(speeches)} sentences" + (f"; the alignment of the first {DRAWN}" if len(speeches) > DRAWN else "")]
+    lines = [
+        f"{seconds:.1f} s, {num_sentences(len(speeches))}" + (f"; the alignment of the first {DRAWN}" if len(speeches) > DRAWN else "")
+    ]
     failed = sum(bool(speech.faults) for speech in speeches)
     if failed:
         lines.append(f"{failed} with a failed alignment: words may be missing or repeated.")

@@ -8,25 +8,19 @@ from typing import Any
 
 from zoo.commands.demo.faults import on_page
 from zoo.commands.demo.live import LiveSession
+from zoo.commands.demo.microphone import Microphones, add_microphone
 from zoo.commands.demo.tab import Tab
 from zoo.errors import ConfigError, DataError
 from zoo.language.transcription.decoding import Recogniser
-from zoo.language.transcription.live import RATE_HZ
 from zoo.language.transcription.settings import Settings
 from zoo.language.transcription.subtitles import Layout
 from zoo.language.transcription.transcribe import recogniser_of
 from zoo.language.transcription.windows import transcribe_each
 from zoo.language.transcription.writers import format_time, written
-from zoo.processors.media.audio_file import read_audio, resample
+from zoo.processors.media.audio_file import read_audio
 from zoo.types import Segment, Transcript, verbs_of
 
 SILENCE = "(no speech)"
-EVERY_S = 1.0  # sound of the microphone per request
-# Gradio's page sends no sound before its event has begun, drops the last second, and replaces pieces that the server has not taken.
-LOSSES = (
-    "Live text is a preview: the page drops sound at the beginning, the end, and while the machine is busy. For a whole text, record above."
-)
-LISTENERS = 8  # pages that may use their microphone at once
 
 
 def add_transcribe(tab: Tab) -> None:
@@ -50,39 +44,27 @@ def add_transcribe(tab: Tab) -> None:
             raise found
         return _lines(found.segments) or SILENCE, _download(tab, found)
 
-    def start() -> tuple[LiveSession, str, Any]:
-        session = LiveSession(tab.model, partial(_recogniser, tab), tab.limits.max_audio_seconds)
-        return session, "", gradio.DownloadButton(visible=False)
-
-    def hear(path: str | None, session: LiveSession | None) -> tuple[LiveSession, str]:
-        session = session or start()[0]
-        if path is not None:
-            samples, rate = read_audio(Path(path).read_bytes(), max_seconds=tab.limits.max_audio_seconds)
-            session.take(resample(samples, rate, RATE_HZ))
-        return session, "\n".join(filter(None, [_lines(session.segments), session.open_text]))
-
-    def end(session: LiveSession | None) -> tuple[None, str, Any]:
-        found = (session or start()[0]).finish()
-        return None, _lines(found.segments) or SILENCE, _download(tab, found)
-
     tab.show_title()
-    live = gradio.State(None, time_to_live=3600)
     with gradio.Row():
         with gradio.Column():
             recording = tab.recording("File or microphone", sources=["upload", "microphone"])
             button = gradio.Button("Transcribe", variant="primary")
-            microphone = tab.recording("Live: text while you speak", sources=["microphone"], streaming=True)
-            gradio.Markdown(LOSSES)
         with gradio.Column():
             text = gradio.Textbox(label="Text", lines=10, max_lines=20, interactive=False)
             subtitles = gradio.DownloadButton("Subtitles (SRT)", visible=False)
     button.click(on_page(transcribe), recording, [text, subtitles])
-    microphone.start_recording(on_page(start), None, [live, text, subtitles], queue=False)
-    longest = tab.limits.max_audio_seconds
-    microphone.stream(
-        on_page(hear), [microphone, live], [live, text], stream_every=EVERY_S, time_limit=longest, concurrency_limit=LISTENERS
-    )
-    microphone.stop_recording(on_page(end), live, [live, text, subtitles])
+    start = partial(LiveSession, tab.model, partial(_recogniser, tab), tab.limits.max_audio_seconds)
+    add_microphone(gradio, Microphones(start, _text_so_far, _finished))
+
+
+def _text_so_far(session: LiveSession) -> str:
+    return "\n".join(filter(None, [_lines(session.segments), session.open_text]))
+
+
+def _finished(transcript: Transcript) -> dict[str, str]:
+    """Return the text of a live recording for the page, and its subtitles; empty if there was no speech."""
+    text = _lines(transcript.segments)
+    return {"text": text or SILENCE, "subtitles": written("srt", transcript, Layout()) if text else ""}
 
 
 def _recogniser(tab: Tab, model: Any) -> Recogniser:

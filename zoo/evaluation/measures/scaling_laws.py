@@ -195,7 +195,9 @@ class Fit:
         return float(low), float(high)
 
 
-def fit_law(kind: type[Law], points: Points, *, bootstrap: int = 100, seed: int = 0) -> Fit:
+def fit_law(
+    kind: type[Law], points: Points, *, bootstrap: int = 100, seed: int = 0, advance: Callable[[int], None] = lambda fits: None
+) -> Fit:
     """Fit a law to finished runs.
 
     Args:
@@ -203,6 +205,7 @@ def fit_law(kind: type[Law], points: Points, *, bootstrap: int = 100, seed: int 
         points: the runs.
         bootstrap: number of samples for the intervals; 0 for none.
         seed: of the samples.
+        advance: receives 1 after each of the ``num_fits`` minimisations.
 
     Raises:
         DataError: there are too few runs, or all have one size or one number of tokens.
@@ -217,13 +220,23 @@ def fit_law(kind: type[Law], points: Points, *, bootstrap: int = 100, seed: int 
     grid = np.stack(np.meshgrid(*kind.axes, indexing="ij"), -1).reshape(-1, len(kind.axes)).astype(float)
     sums = np.array([_objective(guess, kind, points)[0] for guess in grid])
     starts = grid[np.argsort(sums, kind="stable")[:STARTS]]
-    best = min((_minimise(start, kind, points) for start in starts), key=lambda found: found[0])[1]
+    found = []
+    for start in starts:
+        found.append(_minimise(start, kind, points))
+        advance(1)
+    best = min(found, key=lambda each: each[0])[1]
     generator, samples = np.random.default_rng(seed), []
     for _ in range(bootstrap):
         some = points.take(generator.integers(len(points), size=len(points)))
         samples.append(kind(tuple(_minimise(best, kind, some)[1])))
+        advance(1)
     errors = kind.log_loss(best, points)[0] - np.log(points.losses)
     return Fit(kind(tuple(best.tolist())), float(np.sqrt(np.mean(errors**2))), samples)
+
+
+def num_fits(bootstrap: int) -> int:
+    """Return the number of minimisations in ``fit_law``."""
+    return STARTS + bootstrap
 
 
 def _objective(vector: np.ndarray, kind: type[Law], points: Points) -> tuple[float, np.ndarray]:

@@ -56,7 +56,8 @@ FAMILIES: dict[str, Family] = {
     "whisper": Family(("whisper_*",)),
     "tacotron2": Family(("tacotron2*",)),
     "tacotron": Family(
-        ("tacotron*", "cbhg_*"), absent=_because("the authors published neither code nor weights", "equals its reference", "goes back")
+        ("tacotron*", "cbhg_*"),
+        absent=_because("the authors published neither code nor weights", "equals its reference", "goes back", "speed"),
     ),
     "bert": Family(("bert_*", "minilm_*")),
     "albert": Family(("albert_*",)),
@@ -71,7 +72,7 @@ FAMILIES: dict[str, Family] = {
     "trocr": Family(("caption_*",)),
     "speech_seq2seq": Family(
         ("speech_seq2seq_*",),
-        absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),
+        absent=_because(OURS, "equals its reference", "speed") | _because(NO_FORMAT, "goes back"),
     ),
     "gpt2": Family(("gpt2*",)),
     "gpt3": Family(("gpt3_*",)),
@@ -90,13 +91,30 @@ FAMILIES: dict[str, Family] = {
     ),
     "fusion": Family(
         ("fusion_*",),
-        absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),
+        absent=_because(OURS, "equals its reference", "speed") | _because(NO_FORMAT, "goes back"),
     ),
     "hosted": Family(
-        ("timm_*", "transformers_*"), absent=_because("the module is the library's own, with its names of weights", "goes back")
+        ("timm_*", "transformers_*"), absent=_because("the module is the library's own, with its names of weights", "goes back", "speed")
     ),
 }
-ANY_OPEN = {"speed": "scripts/bench.py has no comparison for this family"}
+BENCH = "python scripts/bench.py {rows} --peers --write"
+SPEED_ROWS = {  # by family: rows of scripts/bench.py that compare it with another library; a test compares them with its table
+    "bert": "minilm",
+    "classifier": "training_step training_step_bf16",
+    "clip": "clip_image clip_text clip_training_step",
+    "kosmos_2": "kosmos",
+    "pvig": "pvig_training_step",
+    "smollm2": "decode prefill generation",
+    "tacotron2": "tacotron2_inference",
+    "vig": "vig_training_step",
+    "vit": "vit_base vit_small",
+    "whisper": "whisper whisper_decode",
+}
+SAME_CODE = {  # by family: the measured family whose layers do its work
+    **dict.fromkeys(("gpt2", "gpt3", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi", "reward", "llava"), "smollm2"),
+    **dict.fromkeys(("albert", "roberta", "electra"), "bert"),
+    **{"siglip": "clip", "dinov2": "vit", "conse": "classifier", "kosmos": "kosmos_2"},
+}
 
 
 def family_of(name: str) -> str | None:
@@ -114,8 +132,17 @@ def reason_for(family: str, capability: str) -> tuple[str, str] | None:
     absent = FAMILIES[family].absent
     if capability in absent:
         return "does not apply", absent[capability]
-    reason = ANY_OPEN.get(capability)
-    return ("not verified", reason) if reason else None
+    return ("not verified", _no_speed(family)) if capability == "speed" else None
+
+
+def _no_speed(family: str) -> str:
+    """Say why a family has no figure of speed, and which command gives one."""
+    if family in SPEED_ROWS:
+        return f"not measured yet; this command does: {BENCH.format(rows=SPEED_ROWS[family])}"
+    if family in SAME_CODE:
+        other = SAME_CODE[family]
+        return f"no row of its own; its layers are those of {other}, which this command measures: {BENCH.format(rows=SPEED_ROWS[other])}"
+    return "no row compares it with another library; to have one, add it to ROWS in scripts/benchmarks/text_peers.py or a neighbour of it"
 
 
 def _fits(name: str, family: Family) -> bool:

@@ -15,6 +15,7 @@ from zoo.errors import DataError, name_choices
 from zoo.evaluation.results.plots import text_as_written
 from zoo.processors.media.audio_file import checked_rate, to_mono
 from zoo.processors.media.image_file import open_image
+from zoo.storage.files import create_folder_of
 from zoo.types import Speech
 
 THUMBNAIL_PIXELS = 240  # twice the shown size, for dense screens
@@ -25,22 +26,21 @@ AUDIO_FORMS = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"
 
 
 def check_output(output: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
-    """Check the path of a report; call this before the work starts, so that no result is lost.
+    """Check the path of a report and create its folder; call this before the work starts, so that no result is lost.
 
     Args:
         output: the file to write.
         suffixes: ends of its name that say which kinds of files can be written.
 
     Raises:
-        DataError: the suffix is unknown, the path is a folder, or its folder does not exist.
+        DataError: the suffix is unknown, the path is a folder, or its folder cannot be created.
     """
     if output.suffix.lower() not in suffixes:
         hint = name_choices(output.suffix, suffixes)
         raise DataError(f"output: {output} ends in {output.suffix or 'no suffix'}; allowed are {', '.join(suffixes)} ({hint})")
     if output.is_dir():
         raise DataError(f"output: {output} is a folder; name a file")
-    if not output.parent.is_dir():
-        raise DataError(f"output: the folder {output.parent} does not exist; make it first")
+    create_folder_of(output)
 
 
 def write_page(

@@ -1,8 +1,11 @@
 """Instructions of this CPU that decide which kernel is the fastest, or is right at all."""
 
+import platform
 from functools import cache
 
 import torch
+
+X86 = ("x86_64", "AMD64", "i686", "x86")
 
 
 @cache
@@ -36,3 +39,19 @@ def has_vnni() -> bool:
 def has_fbgemm() -> bool:
     """True if torch was built with fbgemm, whose int8 product is the fastest with few rows (x86 only)."""
     return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def instructions() -> dict[str, bool]:
+    """Return which of the instructions that decide the speed of low precisions this CPU has, by name."""
+    return {"bf16": has_bf16(), "AMX": has_amx(), "VNNI": has_vnni()}
+
+
+def reason_to_avoid(precision: str) -> str | None:
+    """Say why a precision gains little on this CPU; None if it has the instructions, or is no x86, of which torch tells nothing."""
+    if platform.machine() not in X86:
+        return None
+    if precision == "bf16" and not (has_bf16() or has_amx()):
+        return "this CPU has no bfloat16 instructions (AVX-512 BF16 or AMX): bf16 halves the memory but is slower than fp32; take int8"
+    if precision == "int8" and not has_vnni():
+        return "this CPU has no int8 instructions (VNNI), so int8 gains less speed and accuracy than on one that has them"
+    return None
