@@ -62,7 +62,9 @@ class _InferenceOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        raise ConfigError("precision: fp16, int8 and int4 on a CPU are for inference, and have no gradient; load the model in fp32 to train it")
+        raise ConfigError(
+            "precision: fp16, int8 and int4 on a CPU are for inference, and have no gradient; load the model in fp32 to train it"
+        )
 
 
 def _int8(
