@@ -31,7 +31,7 @@ from zoo.types import LanguageModel
 
 WINDOW, PROMPT, STEPS = 256, 320, 8  # tokens
 EVERY = 97  # lines of the text between two that are read: a sample of all of it
-PRECISIONS = ("fp32", "bf16", "int4")
+PRECISIONS = ("fp32", "bf16", "fp16", "int4")
 
 
 def main() -> None:

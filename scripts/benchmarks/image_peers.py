@@ -79,7 +79,7 @@ def encoder_candidates(
     runtimes += [openvino_candidate(exported, quality, "bf16")] if has_bf16() else []  # other CPUs compute it in float32
     runtimes += [onnxruntime_candidate(exported, "int8", quality)]
     given = inputs if our_inputs is None else our_inputs
-    zoo = [partial(ours, model, given, precision, vectors, quality) for precision in ("fp32", "bf16", "int8")]
+    zoo = [partial(ours, model, given, precision, vectors, quality) for precision in ("fp32", "bf16", "fp16", "int8")]
     return [*(partial(theirs, precision) for precision in own), *runtimes, *zoo]
 
 

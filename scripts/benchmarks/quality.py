@@ -34,7 +34,7 @@ from zoo.sources.fashion_mnist import FashionMnist
 from zoo.storage.files import write_text_atomically
 
 PER_TENSOR = "int8 per tensor"  # one scale for all rows of a batch; measured, never offered: an item would depend on the others
-PRECISIONS = ("fp32", "bf16", "int8", PER_TENSOR)
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", PER_TENSOR)
 POINTS, SHARE = 0.3, 0.02  # largest loss: of a figure in percent, or relative
 
 

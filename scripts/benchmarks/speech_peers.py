@@ -13,6 +13,7 @@ from benchmarks.recordings import Runner, counted, faster_runner, openai_runner,
 from zoo.assembly.save_load import load
 from zoo.downloads.fetching import fetched
 from zoo.evaluation.measures.wer import WordErrorCounter
+from zoo.layers.low_precision.cpu import has_bf16
 from zoo.layers.whisper_decoder import WhisperDecoder
 from zoo.storage.places import packaged_directory
 
@@ -54,7 +55,7 @@ def whisper(size: int) -> list[Make]:
     own = [
         (f"zoo, {windows} windows", precision, partial(ours, precision, windows))
         for windows in ("seek", "fixed")
-        for precision in ("fp32", "bf16")
+        for precision in ("fp32", "bf16" if has_bf16() else "fp16")
     ]
     return [partial(candidate, *each) for each in (*peers, ("openai-whisper", "fp32", openai), *own)]
 

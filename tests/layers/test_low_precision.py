@@ -1,4 +1,4 @@
-"""Matrix products in int8 and bf16: exact sums, closeness to float32, batches equal to single items, stored weights unchanged."""
+"""Matrix products in int8, fp16 and bf16: exact sums, closeness to float32, batches equal to single items, stored weights unchanged."""
 
 import copy
 import pickle
@@ -16,7 +16,7 @@ from zoo.layers.low_precision.modes import packed_memory, precision_of, set_prec
 from zoo.layers.low_precision.packings import kept
 
 NAMES = ("vit_nano", "bert_nano", "roberta_nano", "clip_text_nano")
-NEAR = {"int8": 0.05, "bf16": 0.05}  # relative error of pooled vectors; models with random weights average nothing out
+NEAR = {"int8": 0.05, "bf16": 0.05, "fp16": 0.001}  # relative error of pooled vectors; models with random weights average nothing out
 
 
 @pytest.fixture(autouse=True)
@@ -86,34 +86,37 @@ def test_an_encoder_is_close_to_fp32_and_a_batch_to_single_items(name, precision
         torch.set_num_threads(many)
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
 @pytest.mark.parametrize("name", NAMES)
-def test_copies_of_an_int8_model_give_the_same(name):
+def test_copies_of_a_marked_model_give_the_same(name, precision):
     model, x = encoder(name)
-    found = pooled(set_precision(model, "int8"), x)
+    found = pooled(set_precision(model, precision), x)
     for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.testing.assert_close(pooled(same, x), found, atol=0, rtol=0)
 
 
-def test_an_int8_model_is_saved_as_it_was(tmp_path):
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_marked_model_is_saved_as_it_was(precision, tmp_path):
     model, x = encoder("vit_nano")
     expected = pooled(model, x)
-    zoo.save(set_precision(model, "int8"), tmp_path / "model")
+    zoo.save(set_precision(model, precision), tmp_path / "model")
     assert packed_memory(model) == 0
     found = pooled(model, x)
     assert packed_memory(model) > 0
     assert torch.equal(pooled(zoo.load(tmp_path / "model"), x), expected)
-    assert torch.equal(pooled(zoo.load(tmp_path / "model", precision="int8"), x), found)
+    assert torch.equal(pooled(zoo.load(tmp_path / "model", precision=precision), x), found)
     assert torch.equal(pooled(set_precision(model, "fp32"), x), expected) and packed_memory(model) == 0
 
 
-def test_a_changed_weight_is_packed_again():
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_changed_weight_is_packed_again(precision):
     layer, x = Linear(33, 48).requires_grad_(False), torch.randn(4, 33)
-    layer.precision = "int8"
+    layer.precision = precision
     before = layer(x)
     layer.weight.mul_(2.0)
     torch.testing.assert_close(layer(x) - layer.bias, 2 * (before - layer.bias), atol=1e-5, rtol=1e-5)
     layer.weight.data = torch.zeros(48, 33)
-    assert kept(layer.weight, "int8") is None
+    assert kept(layer.weight, "int8 few") is kept(layer.weight, "fp16") is None
     torch.testing.assert_close(layer(x), layer.bias.expand(4, 48))
 
 
@@ -172,6 +175,42 @@ def test_bf16_products_round_only_the_result(rows, activation):
     found = fast_linear(x, layer.weight, layer.bias, activation)
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.double(), expected, atol=1e-2, rtol=2**-7)  # a bf16 number has 8 bits
+
+
+@pytest.mark.parametrize("rows", [1, 2, 70])
+@pytest.mark.parametrize("activation", [None, "gelu", "relu"])
+def test_fp16_products_round_only_the_weights(rows, activation):
+    layer, x = Linear(33, 48).requires_grad_(False), torch.randn(rows, 33)
+    expected = products.activate(x.double() @ layer.weight.half().double().T + layer.bias.double(), activation)
+    for given in (x, x.double()):
+        found = fast_linear(given, layer.weight, layer.bias, activation, "fp16")
+        assert found.dtype == given.dtype
+        torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_beyond_the_range_of_fp16_stay_finite():
+    layer = Linear(8, 8, bias=False).requires_grad_(False)
+    layer.weight.fill_(1e6)
+    assert torch.equal(fast_linear(torch.ones(2, 8), layer.weight, None, None, "fp16"), torch.full((2, 8), 8 * 65504.0))
+
+
+def test_fp16_marks_layers_on_a_cpu_and_converts_weights_elsewhere(monkeypatch):
+    marked = zoo.create_model("vit_nano", precision="fp16")
+    assert marked.precision == precision_of(marked) == "fp16" and next(marked.parameters()).dtype == torch.float32
+    kept_types = [zoo.create_model("vit_nano", dtype=torch.float16), zoo.create_model("vit_nano", precision="fp16", device="meta")]
+    kept_types.append(set_precision(zoo.create_model("vit_nano").train(), "fp16"))
+    monkeypatch.setattr("zoo.layers.low_precision.modes.has_fbgemm", lambda: False)
+    kept_types.append(zoo.create_model("vit_nano", precision="fp16"))
+    for model in kept_types:
+        assert model.precision is None and precision_of(model) == "fp16" and next(model.parameters()).dtype == torch.float16
+    assert next(set_precision(marked, torch.float16).parameters()).dtype == torch.float16 and marked.precision is None
+
+
+def test_attention_beside_fp16_layers_stays_in_float32(monkeypatch):
+    for name, value in (("has_bf16", True), ("has_amx", False)):
+        monkeypatch.setattr(attention, name, lambda value=value: value)
+    q = torch.randn(1, 200, 24)
+    assert not attention.fits_low_attention(q, q, "fp16") and attention.fits_low_attention(q, q, "int8")
 
 
 @pytest.mark.parametrize("tokens", [5, 257])

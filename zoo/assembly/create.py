@@ -51,8 +51,8 @@ def create_model(
         pretrained: tag of published weights; "openai" with the name "clip_vit_b32" is the same as the name "clip_vit_b32:openai".
         device: "auto" is the GPU if there is one; None is the CPU.
         dtype: of the weights; None is float32.
-        precision: "fp32", "bf16", "fp16" or "fp64", which are types of the weights; "int8" or "int4" for inference on a CPU
-            (``zoo.layers.low_precision``); "auto" for bf16 on a GPU that has it, else fp32.
+        precision: "fp32", "bf16", "fp16" or "fp64", which are types of the weights (fp16 not on a CPU, see ``set_precision``); "int8"
+            or "int4" for inference on a CPU (``zoo.layers.low_precision``); "auto" for bf16 on a GPU that has it, else fp32.
         overrides: constructor keywords that replace the row's (for a system: a nested dict per key).
 
     Raises:
@@ -82,7 +82,7 @@ def create_model(
 
 
 def _pretrained(
-    name: str, tag: str | None, others: Mapping[str, Any], device: torch.device | str | None, precision: str | None
+    name: str, tag: str | None, others: Mapping[str, Any], device: torch.device | str | None, precision: str | torch.dtype | None
 ) -> nn.Module:
     """Return the model of a name and tag; what it is made of is read from its weights, so that nothing else can be chosen."""
     from zoo.assembly.pretrained import load_pretrained  # it imports this module

@@ -22,7 +22,7 @@ from zoo.interop.base.format import Description, NotDescribedError
 from zoo.interop.base.placing import LANGUAGE, language_in
 from zoo.interop.base.recognise import describe, find_format, refuse_changes
 from zoo.interop.base.source import Source, read_source
-from zoo.layers.low_precision.modes import DTYPES, MARKED, set_precision
+from zoo.layers.low_precision.modes import MARKED, set_precision
 from zoo.processors.tokenizers.chat_tokenizer import GivenTokenizer
 from zoo.storage.tensors import LoadReport, compare, load_strictly
 from zoo.types import Part
@@ -145,10 +145,10 @@ def finish(
     weights: str | Path | Source | None,
     name: str,
     device: torch.device | str | None,
-    precision: str | None,
+    precision: str | torch.dtype | None,
     parts: Sequence[str] | None = None,
 ) -> nn.Module:
-    """Load weights if there are any, set device and precision, and leave training mode.
+    """Load weights if there are any, set device and precision (a word, or the type of the weights), and leave training mode.
 
     Raises:
         ConfigError: the model does not offer the precision, or not on this device.
@@ -158,5 +158,5 @@ def finish(
     if weights is not None:
         load_parts(model, find_weights("bundled", name) if weights == "bundled" else weights, parts)
         warn_not_finite(model, str(weights.origin if isinstance(weights, Source) else weights))
-    model = model.to(device=device, dtype=DTYPES.get(str(precision))).eval()
-    return set_precision(model, str(precision)) if precision in MARKED else model
+    model = model.to(device=device).eval()
+    return model if precision is None else set_precision(model, precision)

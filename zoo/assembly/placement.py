@@ -38,8 +38,8 @@ def find_device(name: str | torch.device | None, key: str = "device") -> torch.d
 
 def find_precision(
     precision: str | None, dtype: torch.dtype | None = None, *, device: torch.device | None = None, key: str = "precision"
-) -> str | None:
-    """Return the word of a precision; None for both keeps the weights as they are built, in float32.
+) -> str | torch.dtype | None:
+    """Return the word of a precision, or the type if one is given; None for both keeps the weights as they are built, in float32.
 
     Args:
         precision: one of ``PRECISIONS``, or "auto": bf16 on a GPU that computes in it, else fp32.
@@ -56,14 +56,15 @@ def find_precision(
         raise ConfigError(f"{key}: there is no {precision!r}; {name_choices(str(precision), (*PRECISIONS, AUTO))}")
     if precision == "bf16" and (device is None or device.type == "cpu"):
         _warn_once(precision, key)
-    if dtype is None or DTYPES.get(str(precision)) == dtype:
+    if dtype is None:
         return precision
+    if DTYPES.get(str(precision)) == dtype:
+        return dtype
     if precision is not None:
         raise ConfigError(f"{key}: {precision!r} contradicts dtype={dtype}; give one of the two")
-    words = {each: word for word, each in DTYPES.items()}
-    if dtype not in words:
-        raise ConfigError(f"dtype: {dtype}; allowed is {', '.join(map(str, words))}; for fewer bits give precision='int8'")
-    return words[dtype]
+    if dtype not in DTYPES.values():
+        raise ConfigError(f"dtype: {dtype}; allowed is {', '.join(map(str, DTYPES.values()))}; for fewer bits give precision='int8'")
+    return dtype
 
 
 @cache

@@ -1,5 +1,7 @@
 """Models with published weights, by name and tag."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -13,7 +15,7 @@ from zoo.types import Encoder, Part
 
 
 def load_pretrained(
-    name: str, *, device: torch.device | str | None = None, precision: str | None = None, revision: str | None = None
+    name: str, *, device: torch.device | str | None = None, precision: str | torch.dtype | None = None, revision: str | None = None
 ) -> nn.Module:
     """Return the model of ``NAME:TAG`` with its weights, in eval mode.
 
@@ -23,7 +25,7 @@ def load_pretrained(
     Args:
         name: of a model, and the tag of its weights.
         device: None is the CPU.
-        precision: as for ``zoo.load``; None is float32.
+        precision: as for ``zoo.load``, or the type of the weights; None is float32.
         revision: branch, tag or commit of the hub; None takes that of the row, or the newest.
 
     Raises:
@@ -31,10 +33,11 @@ def load_pretrained(
         WeightsError: the weights cannot be fetched, or do not fit.
     """
     row = find_pretrained(name)
+    typed: dict[str, Any] = {"dtype" if isinstance(precision, torch.dtype) else "precision": precision}
     if row.source.startswith(TIMM):  # timm's weights do not say what they are of
         parts = ["encoder"] if row.kind == "encoder" else None
-        return create_model(row.name, weights=row.source, weights_parts=parts, device=device, precision=precision)
-    model: nn.Module = load(row.source, device=device, precision=precision, revision=revision or row.revision or None)
+        return create_model(row.name, weights=row.source, weights_parts=parts, device=device, **typed)
+    model: nn.Module = load(row.source, device=device, **typed, revision=revision or row.revision or None)
     return _encoder_of(model) if row.kind == "encoder" and isinstance(model, System) else model
 
 

@@ -83,8 +83,8 @@ def load(
             such directory.
         device: "auto" is the GPU if there is one; None is the CPU.
         dtype: of the weights; None is float32.
-        precision: "fp32", "bf16", "fp16" or "fp64", which are types of the weights; "int8" or "int4" for inference on a CPU
-            (``zoo.layers.low_precision``); "auto" for bf16 on a GPU that has it, else fp32.
+        precision: "fp32", "bf16", "fp16" or "fp64", which are types of the weights (fp16 not on a CPU, see ``set_precision``); "int8"
+            or "int4" for inference on a CPU (``zoo.layers.low_precision``); "auto" for bf16 on a GPU that has it, else fp32.
         revision: branch, tag or commit of a model of the hub; "hf://OWNER/NAME@REVISION" says the same.
         base: source of the weights that an adapter of PEFT changes; None takes the base that the adapter names.
 

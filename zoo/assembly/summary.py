@@ -26,7 +26,7 @@ class Summary:
         tokens: number of tokens of each encoder at the nominal input size, by modality, and after the connector.
         memory_bytes: memory of parameters and buffers.
         parts: number of parameters by part.
-        precisions: precisions in which the model can be loaded; int8 and int4 are for inference on a CPU.
+        precisions: precisions in which the model can be loaded; int8 and int4 are for inference on a CPU, and so is fp16 there.
     """
 
     parameters: int

@@ -181,6 +181,10 @@ class Seq2Seq(Head):
             words: Any = wiring.encoders["text"]
             self.decoder.share(words.embedding)
 
+    def after_precision(self, precision: str | None) -> None:
+        """Compute logits from a tied word table, too, in a precision that the linear layers have."""
+        self.decoder.table_precision = precision
+
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Return the loss of a batch with the targets "target_ids" and "supervised", padded on the right.
 

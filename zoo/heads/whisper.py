@@ -80,6 +80,10 @@ class Whisper(Head):
         )
         self.alignment_heads = _checked_heads(alignment_heads, depth, num_heads)
 
+    def after_precision(self, precision: str | None) -> None:
+        """Compute the logits, too, in a precision that the linear layers have."""
+        self.decoder.table_precision = precision
+
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Return the loss of a batch with ``inputs["text"]`` and ``targets["supervised"]``, padded on the right.
 

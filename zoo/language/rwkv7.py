@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
-from zoo.layers.linear import Linear, fast_linear
+from zoo.layers.linear import Linear
 from zoo.layers.packing import Packing
 from zoo.layers.recurrent_state import RecurrentState, previous_real
 from zoo.registry import register
@@ -259,7 +259,7 @@ class Rwkv7(LanguageModel):
 
     def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
         """Return the logits of the next token over the vocabulary."""
-        return fast_linear(hidden, self.lm_head.weight, None) if type(self.lm_head) is Linear else self.lm_head(hidden)
+        return self.lm_head(hidden)
 
     def new_cache(self, batch_size: int, length: int) -> RecurrentState:
         """Return the state before any token.

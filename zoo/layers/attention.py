@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
     @property
     def out_precision(self) -> str | None:
-        """Precision of the output layer, "int8" or "int4" if it is marked."""
+        """Precision of the output layer, "fp16", "int8" or "int4" if it is marked."""
         return self.out.precision if isinstance(self.out, Linear) else None
 
     def _project(self, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:

@@ -152,7 +152,9 @@ class CausalAttention(nn.Module):
         q, k, v = (states.transpose(1, 2) for states in (q, k, v))  # [B, heads, L, head_dim]
         if call.cache is not None:
             k, v = call.cache.append(layer, k, v)  # keys are cached after rotation: positions are absolute and never change
-        k, v, allowed = k[:, :, call.first_key :], v[:, :, call.first_key :], call.allowed
+        allowed = call.allowed
+        if call.first_key:
+            k, v = k[:, :, call.first_key :], v[:, :, call.first_key :]
         if self.prefix is not None:
             allowed = self.prefix.seen(allowed, q.shape[2], k.shape[2], q.device)
             k, v = self.prefix.before(k, v)

@@ -36,7 +36,7 @@ class DecoderOnly(LanguageModel):
     lm_head: Linear | None
     # Perplexity of SmolLM2-135M (a GGUF file in Q4_1, whose grid int4 contains) on 1,536 tokens of WordNet, by
     # scripts/benchmarks/decoding.py on a CPU without VNNI: fp32 61.28, int4 62.50 (+2.0 %), int8 65.24 (+6.5 %: not offered).
-    low_precision = {"int4": ("*.router",)}
+    low_precision = {"fp16": ("*.router",), "int4": ("*.router",)}
     table_precision: str | None = None  # of the product with a tied token table, see ``after_precision``
 
     @classmethod
@@ -116,8 +116,8 @@ class DecoderOnly(LanguageModel):
         return fast_linear(hidden, self.embedding.weight, None, precision=self.table_precision)
 
     def after_precision(self, precision: str | None) -> None:
-        """Compute logits in int8 also if the other layers are in int4, which gives bfloat16: too coarse to tell close tokens apart."""
-        self.table_precision = None if precision is None else "int8"
+        """Compute logits in int8 if the other layers are in int4, which gives bfloat16: too coarse to tell close tokens apart."""
+        self.table_precision = "int8" if precision == "int4" else precision
         if self.lm_head is not None and self.lm_head.precision is not None:
             self.lm_head.precision = self.table_precision
 

@@ -23,7 +23,7 @@ class Linear(nn.Linear):
     torch uses MKL for float32, which is 1.1 to 1.3 times slower on AMD. Outputs agree up to rounding.
 
     Attributes:
-        precision: "int8" or "int4" if ``set_precision`` has marked the layer; None computes in the type of the weight.
+        precision: "fp16", "int8" or "int4" if ``set_precision`` has marked the layer; None computes in the type of the weight.
     """
 
     precision: str | None = None
@@ -35,7 +35,7 @@ class Linear(nn.Linear):
         """Set training or evaluation mode as ``torch.nn.Module.train``.
 
         Raises:
-            ConfigError: the layer computes in int8 or int4, which have no gradient.
+            ConfigError: the layer is marked, and so has no gradient.
         """
         if mode and self.precision is not None:
             raise ConfigError(f"precision: {self.precision!r} is for inference; call set_precision(model, 'fp32') before training")
@@ -43,7 +43,7 @@ class Linear(nn.Linear):
 
 
 def is_marked(layer: nn.Module) -> bool:
-    """True if a layer computes in int8 or int4, from a packed copy of its weight."""
+    """True if a layer computes in fp16, int8 or int4 from a packed copy of its weight."""
     return isinstance(layer, Linear) and layer.precision is not None
 
 
@@ -61,12 +61,12 @@ def fast_linear(
         weight: matrix; a parameter, if ``precision`` is given, because its packed copy is kept under it.
         bias: bias.
         activation: name in ``FUSED``.
-        precision: "int8" or "int4"; None computes in the type of the weight.
+        precision: "fp16", "int8" or "int4"; None computes in the type of the weight.
     """
     low = low_product(x, weight, bias, activation, precision)
     if low is not None:
         return low
-    if fits_onednn(x, weight) and (activation is not None or x.numel() > x.shape[-1]):  # for a single row MKL is faster
+    if (activation is not None or x.numel() > x.shape[-1]) and fits_onednn(x, weight):  # for a single row MKL is faster
         name, algorithm = FUSED[activation] if activation is not None else ("none", "")
         few = x.shape[-1] < x.numel() <= FEW_ROWS * x.shape[-1]
         return torch.ops.mkldnn._linear_pointwise(x, _in_blocks(weight) if few else weight, bias, name, [], algorithm)

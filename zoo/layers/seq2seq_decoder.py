@@ -18,7 +18,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.layers.attention import causal_mask, refuse_uneven_heads
 from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, seen_keys
-from zoo.layers.linear import Linear, fast_linear, lay_out, pack, unpack
+from zoo.layers.linear import Linear, fast_linear, is_marked, lay_out, pack, unpack
 from zoo.layers.memory import Memory, MemoryCache, refuse_rows
 from zoo.layers.norm import build_norm
 from zoo.layers.position import PositionEmbedding, counted_positions
@@ -63,6 +63,8 @@ class Seq2SeqDecoder(nn.Module):
         ConfigError: sizes that do not fit each other.
         DataError: (states) a row is too long, or the number of rows is not a multiple of the number of sources.
     """
+
+    table_precision: str | None = None  # of the product with a tied word table, which is no linear layer that could be marked
 
     def __init__(
         self,
@@ -164,7 +166,7 @@ class Seq2SeqDecoder(nn.Module):
         """Return the logits of the next token, in fp32 or wider."""
         weight = self.words if self.output is None else self.output.weight
         hidden = hidden * self.output_scale if self.output_scale != 1 else hidden
-        logits = fast_linear(hidden, weight, None) if self.output is None else self.output(hidden)
+        logits = fast_linear(hidden, weight, None, precision=self.table_precision) if self.output is None else self.output(hidden)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits if self.output_bias is None else logits + self.output_bias
 
@@ -224,9 +226,9 @@ class Seq2SeqDecoder(nn.Module):
         return counted[:, past:] if positions is None else positions, Call(allowed=allowed, cache=cache, bias=bias)
 
     def _matrices(self) -> Iterator[Tensor]:
-        """Yield all matrices that are multiplied with tokens, but the encoder's word table."""
-        yield from (module.weight for module in self.modules() if isinstance(module, nn.Linear))
-        if self.embedding is not None:
+        """Yield all matrices that are multiplied with tokens in the type of the weights, but the encoder's word table."""
+        yield from (layer.weight for layer in self.modules() if isinstance(layer, nn.Linear) and not is_marked(layer))
+        if self.embedding is not None and self.table_precision is None:
             yield self.embedding.weight
 
     def _initialise(self, settings: BlockSettings) -> None:

@@ -17,7 +17,7 @@ from zoo.errors import DataError
 from zoo.layers.attention import KeysWithoutBias, refuse_uneven_heads
 from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, CausalAttention, seen_keys
-from zoo.layers.linear import fast_linear, lay_out, pack, unpack
+from zoo.layers.linear import fast_linear, is_marked, lay_out, pack, unpack
 from zoo.layers.memory import Memory, MemoryAttention, refuse_rows
 from zoo.layers.mlp import MLP, hidden_width
 
@@ -73,6 +73,8 @@ class WhisperDecoder(nn.Module):
         DataError: (forward) a row is longer than ``context_length``, or the number of rows is not a multiple of the recordings'.
     """
 
+    table_precision: str | None = None  # of the product with the token table, which is no linear layer that could be marked
+
     def __init__(
         self,
         *,
@@ -119,7 +121,7 @@ class WhisperDecoder(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
         """Return the logits of the next token, in fp32 or wider; the weight is tied to the token embedding."""
-        logits = fast_linear(hidden, self.embedding.weight, None)
+        logits = fast_linear(hidden, self.embedding.weight, None, precision=self.table_precision)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def remember(
@@ -197,9 +199,10 @@ class WhisperDecoder(nn.Module):
         return x, Call(allowed=seen_keys(None, length, end, None, token_ids.device), cache=cache)
 
     def _matrices(self) -> Iterator[Tensor]:
-        """Yield all matrices that are multiplied with tokens."""
-        yield from (module.weight for module in self.modules() if isinstance(module, nn.Linear))
-        yield self.embedding.weight
+        """Yield all matrices that are multiplied with tokens in the type of the weights."""
+        yield from (layer.weight for layer in self.modules() if isinstance(layer, nn.Linear) and not is_marked(layer))
+        if self.table_precision is None:
+            yield self.embedding.weight
 
     def _initialise(self) -> None:
         """Initialise matrices from N(0, 1 / fan_in), as in the paper, biases with zeros, and tables from N(0, 0.02^2), our choice."""

@@ -21,7 +21,8 @@ class Part:
         called_apart: names of submodules (``*`` matches any text) that the part calls outside of the block that contains them. Sharded
             training gathers their weights at each such call.
         low_precision: precisions below bf16 in which the part is offered ("int8", "int4") -> names of its linear layers that keep the type
-            of the weights there (``*`` matches any text). Each entry stands with the measured loss on a real task.
+            of the weights there (``*`` matches any text). Each entry has the measured loss on a real task beside it. Every part is offered
+            in fp16, which needs no entry, except to keep layers out.
         precision: description of the low precision in which the part computes, with the layers that a caller kept out of it; set by
             ``zoo.layers.low_precision.modes.set_precision``. None: it computes in the type of its weights.
     """

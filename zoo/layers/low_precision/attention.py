@@ -16,12 +16,12 @@ def fits_low_attention(q: Tensor, k: Tensor, precision: str | None) -> bool:
     Args:
         q: queries [batch, queries, dim], in bfloat16, or in float32 beside layers in int8.
         k: keys [batch, keys, dim].
-        precision: "int8" or "int4" of the layers around, or None.
+        precision: "fp16", "int8" or "int4" of the layers around, or None.
     """
     return (
         k.shape[1] >= FEWEST_KEYS
         and q.device.type == "cpu"
-        and (q.dtype == torch.bfloat16 or (precision is not None and q.dtype == torch.float32))
+        and (q.dtype == torch.bfloat16 or (precision in ("int8", "int4") and q.dtype == torch.float32))
         and not (torch.is_grad_enabled() and q.requires_grad)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

@@ -37,7 +37,7 @@ def has_vnni() -> bool:
 
 @cache
 def has_fbgemm() -> bool:
-    """True if torch was built with fbgemm, whose int8 product is the fastest with few rows (x86 only)."""
+    """True if torch was built with fbgemm (x86 only), whose int8 and fp16 products are the fastest with few rows."""
     return "fbgemm" in torch.backends.quantized.supported_engines
 
 

@@ -24,13 +24,14 @@ class _Copy:
     num_bytes: int
 
 
-def packing(weight: Tensor, kind: str, make: Callable[[Tensor], tuple[Any, ...]]) -> Any:
+def packing(weight: Tensor, kind: str, make: Callable[[Tensor], tuple[Any, ...]], *, width: int = 1) -> Any:
     """Return the copy of a matrix in a format, made at the first use.
 
     Args:
         weight: matrix [out, in].
         kind: name of the format; a matrix may have copies of several kinds.
         make: function that repacks the matrix, called without gradients.
+        width: bytes of a weight in a packed part that is no tensor.
     """
     found = kept(weight, kind)
     if found is not None:
@@ -38,7 +39,7 @@ def packing(weight: Tensor, kind: str, make: Callable[[Tensor], tuple[Any, ...]]
     with torch.inference_mode(False), torch.no_grad():
         made = make(weight.detach())
     copies: dict[str, _Copy] = _packed.setdefault(weight, {})  # type: ignore[assignment]  # torch's stub allows None
-    copies[kind] = _Copy(state_of(weight), made, sum(bytes_of(part, weight) for part in made))
+    copies[kind] = _Copy(state_of(weight), made, sum(bytes_of(part, weight, width) for part in made))
     return made
 
 
@@ -65,10 +66,10 @@ def state_of(weight: Tensor) -> tuple[int, int]:
     return (0 if weight.is_inference() else weight._version), weight.data_ptr()
 
 
-def bytes_of(part: Any, weight: Tensor) -> int:
+def bytes_of(part: Any, weight: Tensor, width: int = 1) -> int:
     """Return the memory of a part of a copy in bytes.
 
-    A tensor in oneDNN's blocked format has no strides, but a size all the same. fbgemm's packed int8 matrix is no tensor; a weight takes a
-    byte there.
+    A tensor in oneDNN's blocked format has no strides, but a size all the same. fbgemm's packed matrices are no tensors; a weight takes
+    ``width`` bytes there.
     """
-    return part.numel() * part.element_size() if isinstance(part, Tensor) else weight.numel()
+    return part.numel() * part.element_size() if isinstance(part, Tensor) else width * weight.numel()
