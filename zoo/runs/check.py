@@ -17,7 +17,7 @@ from zoo.errors import ConfigError, ZooError
 from zoo.layers.meta import ShortRecurrences, meta_device
 from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
-from zoo.runs.data_setup import complete_config, facts_of_denoising, source_modalities
+from zoo.runs.data_setup import complete_config, facts_of_denoising, refuse_tiler, source_modalities
 from zoo.runs.objective_setup import make_objective
 from zoo.runs.weight_sources import weight_sources
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
@@ -163,6 +163,7 @@ def _refuse_feature_cache(config: Mapping[str, Any], system: System, settings: T
             f"training.cache_features: keeps the pooled vectors of encoders, but head {type(head).__name__} reads their "
             f"{' and '.join(head.reads)}; set training.cache_features=0"
         )
+    refuse_tiler(system, "training.cache_features", "keeps features of pictures of one size")
     refuse_unfrozen(dict(system.encoders))
     passes_of(list(system.encoders), settings.cache_features)
     for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher")), ("objective", config.get("objective"))):
@@ -228,12 +229,14 @@ def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> E
     x, key = batch.inputs[modality], f"system.encoders.{modality}"
     reads = "patches" if system.head.accepts.reads == "patches" else "tokens"
     try:
-        encoded = encode(cast(Encoder, system.encoders[modality]), x, batch.masks.get(modality), **reads_of_system(system.head))
+        given = {"grids": batch.grids.get(modality), **reads_of_system(system.head)}
+        encoded = encode(cast(Encoder, system.encoders[modality]), x, batch.masks.get(modality), **given)
     except ZooError as error:
         raise ConfigError(f"{key}: {error}") from error
     except RuntimeError as error:
         raise ConfigError(f"{key}: cannot use {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
-    check_encoded(encoded, cast(Encoder, system.encoders[modality]), x, f"{key}: {label_of(system.encoders[modality])}", reads=reads)
+    name, items = f"{key}: {label_of(system.encoders[modality])}", batch.count(modality)
+    check_encoded(encoded, cast(Encoder, system.encoders[modality]), x, name, reads=reads, items=items)
     edges.append(Edge(f"system.processor.{modality}", key, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"))
     pooled = "none" if encoded.pooled is None else list(encoded.pooled.shape)
     target = f"system.head.connectors.{modality}" if modality in system.head.connectors else "system.head"

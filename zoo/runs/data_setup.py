@@ -122,7 +122,15 @@ def make_mixup(settings: Mapping[str, Any] | None, system: System, source: Any) 
     if not settings:
         return None
     refuse_mix(source.class_names, list(system.processor.parts))  # type: ignore[union-attr]
+    refuse_tiler(system, "data.mix", "mixes pictures of one size")
     return construct(Mix, settings, "data.mix", num_classes=len(source.class_names))
+
+
+def refuse_tiler(system: System, key: str, does: str) -> None:
+    """Raise ConfigError if the pictures of a system are cut by a tiler, with which something at ``key`` does not work."""
+    part = None if system.processor is None else system.processor.get("image")
+    if part is not None and part.tiler is not None:
+        raise ConfigError(f"{key}: {does}, but system.processor.image.tiler cuts them by their own sizes; take one of the two away")
 
 
 def make_masking(settings: Mapping[str, Any] | None, system: System) -> Masking | None:
