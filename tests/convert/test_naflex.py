@@ -66,7 +66,9 @@ def pictures():
 def test_goldens():
     reference = fill(Siglip2Model(Siglip2Config(text_config=TEXT, vision_config=VISION)).double())
     assert sum(parameter.numel() for parameter in reference.parameters()) == 3142
-    ours = zoo.create_system({"name": "golden", **transformers_clip.system(config_of(reference)), "processor": {"image": {}, "text": {**READY}}})
+    ours = zoo.create_system(
+        {"name": "golden", **transformers_clip.system(config_of(reference)), "processor": {"image": {}, "text": {**READY}}}
+    )
     ours = ours.double().eval()
     ours.load_state_dict(transformers_clip.to_zoo(reference.state_dict()))
     image = ours.encoders["image"].encode_patches(as_list(*padded_patches()), GRIDS)
@@ -135,7 +137,15 @@ def test_timms_model_of_any_size_has_the_same_weights_and_outputs():
     for parameter in reference.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model = ViT(
-        image_size=16, patch_size=4, dim=16, depth=2, num_heads=2, activation="gelu_tanh", class_token=False, pool="attention", resampling="bilinear"
+        image_size=16,
+        patch_size=4,
+        dim=16,
+        depth=2,
+        num_heads=2,
+        activation="gelu_tanh",
+        class_token=False,
+        pool="attention",
+        resampling="bilinear",
     ).eval()
     model.load_state_dict(timm_vit.to_zoo(reference.state_dict()))
     values, mask = torch.randn(2, 12, 48), torch.arange(12)[None] < GRIDS.prod(1)[:, None]

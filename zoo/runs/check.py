@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo.assembly.build import add_adapters, build_system
 from zoo.assembly.summary import count, reads_of_system
 from zoo.assembly.system import System
+from zoo.data.budget_batches import BudgetBatches
 from zoo.data.denoising.denoising import Denoising
 from zoo.data.masking import Masking
 from zoo.data.packs import Packs
@@ -17,7 +18,7 @@ from zoo.errors import ConfigError, ZooError
 from zoo.layers.meta import ShortRecurrences, meta_device
 from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
-from zoo.runs.data_setup import complete_config, facts_of_denoising, refuse_tiler, source_modalities
+from zoo.runs.data_setup import complete_config, facts_of_denoising, packs_pictures, refuse_tiler, source_modalities
 from zoo.runs.objective_setup import make_objective
 from zoo.runs.weight_sources import weight_sources
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
@@ -134,7 +135,9 @@ def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[
     _add_masked(system, batch, config["data"].get("masking"))
     _add_denoised(system, batch, config["data"])
     if config["data"].get("packing"):
-        check_keywords(Packs, config["data"]["packing"], "data.packing", dict.fromkeys(("data", "seed", "tell")))
+        pictures = packs_pictures(system.processor)
+        given = dict.fromkeys(("data", "seed", "per_step") if pictures else ("data", "seed", "tell"))
+        check_keywords(BudgetBatches if pictures else Packs, config["data"]["packing"], "data.packing", given)
     return batch
 
 
