@@ -278,7 +278,10 @@ class ViT(Encoder):
     def _embed_list(self, patches: Tensor, grids: Tensor) -> tuple[Float[Tensor, "total dim"], Float[Tensor, "prefix dim"] | None]:
         """Return the embedded patches of a list, with positions, and the prefix tokens of each picture."""
         project, prefix = self.patch.project, int(self.class_token is not None)
-        x = F.linear(patches, project.weight.flatten(1), project.bias)  # [total, dim]
+        if type(project) is nn.Conv2d:  # the same sum as a linear layer, which is faster
+            x = F.linear(patches, project.weight.flatten(1), project.bias)  # [total, dim]
+        else:  # with an adapter
+            x = project(patches.unflatten(1, (3, self.patch.patch_size, -1))).flatten(1)
         x = x + grid_positions(self.positions[:, prefix:], (self.patch.grid, self.patch.grid), grids, **self.resizing)
         first = [] if self.class_token is None else [(self.class_token + self.positions[:, :1])[0]]
         first += [] if self.registers is None else [self.registers[0]]
