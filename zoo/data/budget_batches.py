@@ -126,8 +126,8 @@ class BudgetBatches:
 
 
 def _refuse(data: ProcessedSplit, images: ImageProcessor | None) -> None:
-    tiler: Any = None if images is None else images.tiler
-    if CONVERSATION in data.processor.parts or tiler is None or not hasattr(tiler, "max_patches"):
+    tiler = None if images is None else images.tiler
+    if CONVERSATION in data.processor.parts or tiler is None or tiler.max_patches is None:
         raise ConfigError(
             "data.packing: batches by a budget of patches need a system whose images are cut by one, and no language model; set "
             "system.processor.image.tiler={kind: budget}, or data.packing=null"

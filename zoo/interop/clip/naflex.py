@@ -1,4 +1,4 @@
-"""What SigLIP 2 NaFlex (``Siglip2Model``) has of its own beside SigLIP: patch vectors, sizes and the cutting of pictures.
+"""SigLIP 2 NaFlex (``Siglip2Model``) where it differs from SigLIP: patch vectors, sizes and the cutting of pictures.
 
 Paper: Tschannen et al. 2025, "SigLIP 2" (arXiv 2502.14786), section 2.4. References: transformers 5.17, ``modeling_siglip2.py`` and
 ``image_processing_siglip2.py``. Its patch vectors are ordered row, column, channel; ours as the weight of a convolution.
@@ -66,7 +66,7 @@ def preprocessor(processor: "ImageProcessor") -> dict[str, Any]:
         ConfigError: pictures are not cut by the tiler budget.
     """
     tiler: Any = processor.tiler
-    if tiler is None or set(vars(tiler)) != {"patch_size", "max_patches"}:
+    if tiler is None or tiler.max_patches is None:
         raise ConfigError(
             "processor.image.tiler: transformers' Siglip2ImageProcessor cuts pictures into patches by a budget; allowed is "
             f"{DEFAULT_TILER}, got {processor.tiler_config}"
