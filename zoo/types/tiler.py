@@ -55,11 +55,13 @@ class Tiler(ABC):
         cuts: "tiles" are whole inputs of an image encoder; "patches" are what its first layer projects, so that pictures of different
             sizes run as one list through an encoder that takes such lists.
         needs_newline: True if ``arrange`` puts a learned vector at the end of each row.
+        merge: number that divides the rows and columns of each grid of patches.
         symbols: texts of ``written`` that have to be special tokens of the tokenizer.
     """
 
     cuts: ClassVar[Literal["tiles", "patches"]] = "tiles"
     needs_newline: bool = False
+    merge: int = 1
     symbols: Sequence[str] = ()
 
     @abstractmethod
