@@ -147,7 +147,7 @@ class QwenVision(Encoder):
             )
         cut = pixels.unflatten(3, (sides[1], -1)).unflatten(2, (sides[0], -1))  # [B, 3, rows, patch, columns, patch]
         cut = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)  # [B * rows * columns, 3 * patch * patch]
-        return self.encode_patches(cut, torch.tensor([sides] * len(pixels)), layer=layer)
+        return self.encode_patches(cut, torch.tensor([sides] * len(pixels), device="cpu"), layer=layer)
 
     def encode_patches(
         self,
@@ -161,7 +161,8 @@ class QwenVision(Encoder):
         """Encode pictures of different sizes; each attends to itself only, and no padding is computed.
 
         Args:
-            patches: of all pictures, row by row; 3 * patch_size ** 2 values each, in the order channel, row, column.
+            patches: of all pictures, row by row; 3 * patch_size ** 2 values each, in the order channel, row, column. If they have
+                ``frames`` times as many values, in the order channel, frame, row, column, nothing is repeated.
             grids: rows and columns of patches of each picture.
             reads: all outputs are the same tokens.
             layer: see ``patches``.
@@ -171,12 +172,15 @@ class QwenVision(Encoder):
             ConfigError: ``layer`` does not exist, or is not None although tokens hold several layers.
             DataError: patches and grids do not fit one another.
         """
-        refuse_patches(patches, grids, self.patch_size)
+        width = 3 * self.patch_size**2
+        several = self.frames > 1 and patches.shape[-1] == width * self.frames
+        refuse_patches(patches[:, :width] if several else patches, grids, self.patch_size)
         if layer is not None and self.read_layers:
             raise ConfigError("feature_layer: the tokens of an encoder with deepstack hold several layers already; set feature_layer: null")
         places = PictureList(grids, window=self.window, device=patches.device)
-        still = patches.unflatten(1, (3, 1, -1)).expand(-1, -1, self.frames, -1).flatten(1)
-        x = self.patch(places.pack(still))
+        if not several:
+            patches = patches.unflatten(1, (3, 1, -1)).expand(-1, -1, self.frames, -1).flatten(1)
+        x = self.patch(places.pack(patches))
         if self.positions is not None and self.position_grid is not None:
             table = (self.position_grid, self.position_grid)
             learned = grid_positions(self.positions, table, grids, mode="bilinear", antialias=False, align_corners=True)

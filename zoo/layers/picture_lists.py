@@ -16,6 +16,8 @@ from torch import Tensor
 from zoo.layers.packing import Group, Layout
 from zoo.types import on_host, send
 
+HOST = torch.device("cpu")  # named, because the default device may be meta
+
 
 class PictureList:
     """Order of the patches of several pictures, and the attention patterns over it.
@@ -50,7 +52,7 @@ class PictureList:
         self._to = send(_joined([each + item * most for each, item in zip(places, order, strict=True)]), device)
         self.rows, self.columns = send(within // width, device), send(within % width, device)
         self._shape = (len(sizes), most)
-        self.mask: Bool[Tensor, "items most"] = send(torch.arange(most)[None] < torch.tensor(sizes)[:, None], device)
+        self.mask: Bool[Tensor, "items most"] = send(torch.arange(most, device=HOST)[None] < torch.tensor(sizes, device=HOST)[:, None], device)
 
     def pack(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
         """Return patches in the order of the list, given picture by picture and row by row."""
@@ -63,12 +65,12 @@ class PictureList:
 
 
 def _joined(parts: Sequence[Int64[Tensor, " _"]]) -> Int64[Tensor, " total"]:
-    return torch.cat([torch.zeros(0, dtype=torch.int64), *parts])
+    return torch.cat([torch.zeros(0, dtype=torch.int64, device=HOST), *parts])
 
 
 def _windows(rows: int, columns: int, side: int | None) -> Iterator[Int64[Tensor, " _"]]:
     """Yield the places of each window; those at the right and lower edge may be smaller. Windows of equal size follow one another."""
-    places = torch.arange(rows * columns).unflatten(0, (rows, columns))
+    places = torch.arange(rows * columns, device=HOST).unflatten(0, (rows, columns))
     side = max(rows, columns) if side is None else side
     found = [part.flatten() for band in places.split(side) for part in band.split(side, dim=1)]
     yield from sorted(found, key=len, reverse=True)

@@ -36,7 +36,7 @@ def picture_marks(grids: Int[Tensor, "items 2"], device: torch.device) -> list[I
     """
     found = []
     for rows, columns in on_host(grids).tolist():
-        marks = torch.full((rows, columns), NEXT)
+        marks = torch.full((rows, columns), NEXT, device="cpu")
         marks[:, 0] = ROW
         marks[0, 0] = FIRST
         found.append(send(marks.flatten(), device))

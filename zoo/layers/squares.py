@@ -35,8 +35,8 @@ def joined_squares(
     sizes = on_host(grids).tolist()
     refuse_grids(sizes, factor)
     found = [_squares(item[None, : rows * columns], columns, factor)[0] for item, (rows, columns) in zip(tokens, sizes, strict=True)]
-    lengths = torch.tensor([len(each) for each in found])
-    real = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    lengths = torch.tensor([len(each) for each in found], device="cpu")
+    real = torch.arange(int(lengths.max()), device="cpu")[None] < lengths[:, None]
     return nn.utils.rnn.pad_sequence(found, batch_first=True), send(real, tokens.device)
 
 

@@ -26,7 +26,7 @@ from zoo.types.processor import CLIP_MEAN, CLIP_STD
 
 ORIGIN = "transformers"
 FRAMES = 2  # pictures that a patch projects; a still is doubled
-NOMINAL = 8  # merged patches along a side of the nominal picture
+NOMINAL = 4  # merged patches along a side of the nominal picture
 IMAGE, TOWER, OURS = "head.connectors.image.", "encoders.image.", "head.language."
 SYMBOLS = {"video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
 _TEXT: dict[str, Any] = {
