@@ -24,8 +24,8 @@ from zoo.data.system_processor import CONVERSATION, Processor
 from zoo.errors import ConfigError, ContractError
 from zoo.layers import adapters
 from zoo.layers.hosted_backbone import freeze
-from zoo.layers.tiling import build_tiler
-from zoo.registry import find_part, label_of
+from zoo.layers.tiling import tiler_class
+from zoo.registry import find_part, label_of, part_names
 from zoo.registry.construct import build_part, construct, refuse_code
 from zoo.types import Encoder, EncoderSpec, Head, check_encoder_words
 
@@ -104,7 +104,7 @@ def _with_newline(config: Mapping[str, Any]) -> dict[str, Any]:
         return head
     part: Any = find_part("head", head["name"])
     known = inspect.signature(part).parameters
-    if "connectors" not in known or not build_tiler(tiler, tile_size=1).needs_newline:
+    if "connectors" not in known or not tiler_class(tiler).needs_newline:
         return head
     chosen = connectors.get("image", known["connectors"].default.get("image"))
     options = {"kind": chosen} if isinstance(chosen, str) else dict(chosen)
@@ -146,6 +146,8 @@ def build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
         if modality == CONVERSATION and head is not None:
             trained = head.processor_defaults
         keywords = {**trained, **(config.get(modality) or {})}
+        if encoder is not None and keywords.get("tiler") is not None:
+            keywords["tiler"] = _tiler_of_encoder(keywords["tiler"], encoder, here, key)
         for name in part.encoder_keys if encoder is not None else ():
             theirs = trained.get(name, getattr(encoder, name))
             ours = keywords.setdefault(name, theirs) if theirs is not None else keywords.get(name)
@@ -156,12 +158,43 @@ def build_processor(config: Mapping[str, Any], encoders: Mapping[str, Encoder], 
         keywords |= facts_of_owner(part.language_keys, keywords, language, here, f"{key}.head.language")
         keywords |= facts_of_owner(part.head_keys, keywords, head, here, f"{key}.head")
         parts[modality] = build_part("processor", {"name": modality, **keywords}, here)
-        if parts[modality].tiler is not None and (head is None or modality not in head.connectors):
-            raise ConfigError(
-                f"{here}.tiler: cuts a picture into several inputs, which needs a language model with a connector of {modality}s; remove "
-                "it, or choose a head such as llava or kosmos"
-            )
+        _refuse_tiler(parts[modality], head, modality, here)
         refuse_other_eot(parts[modality], encoder, modality, key)
     if head is not None and head.needs_symbols:
         refuse_missing_symbols(parts[CONVERSATION], encoders, key)
     return Processor(parts)
+
+
+def _tiler_of_encoder(tiler: str | Mapping[str, Any], encoder: Encoder, here: str, key: str) -> str | Mapping[str, Any]:
+    """Return the config of a tiler; one that cuts patches gets their size from the encoder.
+
+    Raises:
+        ConfigError: the encoder takes no lists of patches, or patches of another size.
+    """
+    options = {"kind": tiler} if isinstance(tiler, str) else dict(tiler)
+    if options.get("kind") not in part_names("tiler"):
+        return tiler  # the processor's constructor says so
+    part: Any = find_part("tiler", options["kind"])
+    if part.cuts == "tiles":
+        return tiler
+    owner = f"{key}.encoders.{encoder.modality}"
+    if not encoder.takes_patches:
+        raise ConfigError(
+            f"{here}.tiler: {options['kind']!r} cuts pictures into patches, and {owner}: {label_of(encoder)} takes no lists of patches; "
+            "choose an encoder that does, such as vit, or a tiler of tiles: anyres, canvas, split"
+        )
+    if options.setdefault("patch_size", encoder.patch_size) != encoder.patch_size:
+        raise ConfigError(
+            f"{here}.tiler.patch_size: {options['patch_size']}, but {owner}.patch_size is {encoder.patch_size}; leave it out here"
+        )
+    return options
+
+
+def _refuse_tiler(part: Any, head: Head | None, modality: str, here: str) -> None:
+    """Raise ConfigError if a tiler makes several inputs of a picture and nothing puts their features together again."""
+    if part.tiler is None or part.tiler.cuts == "patches" or (head is not None and modality in head.connectors):
+        return
+    raise ConfigError(
+        f"{here}.tiler: cuts a picture into several inputs, which needs a language model with a connector of {modality}s; remove it, "
+        "choose one that cuts patches (fit, budget), or choose a head such as llava or kosmos"
+    )

@@ -73,13 +73,14 @@ class System(nn.Module):
         wanted = [m for m in self.encoders if modalities is None or m in modalities]
         encoders: Mapping[str, Any] = self.encoders  # type: ignore[assignment]
         before = {m: encoders[m].from_features(batch.features[m]) for m in wanted if m in batch.features}
-        return before | {m: self.encode_ready(m, batch.inputs[m], batch.masks.get(m)) for m in wanted if m in batch.inputs}
+        held = [m for m in wanted if m in batch.inputs]
+        return before | {m: self.encode_ready(m, batch.inputs[m], batch.masks.get(m), batch.grids.get(m)) for m in held}
 
-    def encode_ready(self, modality: str, x: Tensor, mask: Tensor | None = None) -> Encoded:
-        """Encode processed tensors of one modality; the batch may be empty."""
+    def encode_ready(self, modality: str, x: Tensor, mask: Tensor | None = None, grids: Tensor | None = None) -> Encoded:
+        """Encode processed tensors of one modality, or a list of patches with its grids; the batch may be empty."""
         encoder: Any = self.encoders[modality]
         ask = partial(encode, encoder, reads=self.head.accepts.reads, **patches_of(self.head))
-        return ask(x, mask) if len(x) else encode_nothing(encoder, x, mask, ask)
+        return ask(x, mask, grids=grids) if len(x) else encode_nothing(encoder, x, mask, ask, grids)
 
     def use_processor(self, processor: Processor | None) -> None:
         """Take a processor, give it the number of tokens that the head makes of an item, and connect the head with it."""
@@ -100,7 +101,7 @@ class System(nn.Module):
 
         Args:
             modality: one of ``self.encoders``.
-            raw: inputs that the modality's processor takes.
+            raw: inputs that the modality's processor takes, or a batch that holds them processed.
             reads: "pooled" if only the pooled vectors are used, so that an encoder may compute these alone.
 
         Raises:
@@ -111,8 +112,11 @@ class System(nn.Module):
             raise ConfigError(f"modality: {self.name} has no {modality!r} encoder; {name_choices(modality, self.encoders)}")
         if self.processor is None:
             raise ConfigError(f"{self.name} has no processor: give a Batch to system(batch), or load it from a saved directory")
-        x, mask = self.processor[modality](raw)
-        return encode(self.encoders[modality], x, mask, reads=reads)  # type: ignore[arg-type]
+        found = raw if isinstance(raw, Batch) else self.processor[modality](raw)
+        if not isinstance(found, Batch):
+            return encode(self.encoders[modality], *found, reads=reads)  # type: ignore[arg-type]
+        x, mask, grids = found.inputs[modality], found.masks.get(modality), found.grids.get(modality)
+        return encode(self.encoders[modality], x, mask, reads=reads, grids=grids)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -125,7 +129,7 @@ class System(nn.Module):
         raise VerbError(f"{self.name} (head {type(self.head).__name__}) cannot {name!r}; it can: {', '.join(self.head.verbs) or 'nothing'}")
 
 
-def encode_nothing(encoder: nn.Module, x: Tensor, mask: Tensor | None, ask: Callable[[Tensor, Tensor | None], Encoded]) -> Encoded:
+def encode_nothing(encoder: Encoder, x: Tensor, mask: Tensor | None, ask: Callable[..., Encoded], grids: Tensor | None = None) -> Encoded:
     """Encode an empty batch: no tokens, of the right width, through which every parameter gets a gradient of zero.
 
     One item of zeros is encoded and dropped again, because many models cannot reshape an empty tensor and every rank of a distributed
@@ -134,7 +138,11 @@ def encode_nothing(encoder: nn.Module, x: Tensor, mask: Tensor | None, ask: Call
     norms = [m for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     for norm in norms:
         norm.eval()
-    encoded = ask(x.new_zeros(1, *x.shape[1:]), None if mask is None else all_real((1, *mask.shape[1:]), mask.device))
+    if grids is not None:  # the smallest picture
+        smallest = torch.full((1, 2), encoder.grid_multiple)
+        encoded = ask(x.new_zeros(encoder.grid_multiple**2, *x.shape[1:]), grids=smallest)
+    else:
+        encoded = ask(x.new_zeros(1, *x.shape[1:]), None if mask is None else all_real((1, *mask.shape[1:]), mask.device))
     for norm in norms:
         norm.train()
     pooled = None if encoded.pooled is None else encoded.pooled[:0]

@@ -27,7 +27,8 @@ def nominal_input(modality: str, encoder: Any, batch_size: int = 1) -> tuple[Ten
     """Return inputs and mask on the meta device, of the nominal size of the encoder."""
     part: Any = find_part("processor", modality)
     own = {key: value for key in part.encoder_keys if (value := getattr(encoder, key)) is not None}
-    keywords = {**own, **encoder.preprocessing}  # preprocessing overrides the attributes
+    # Preprocessing overrides the attributes; a picture of the nominal size needs no tiler.
+    keywords = {**own, **{key: value for key, value in encoder.preprocessing.items() if key != "tiler"}}
     refuse_missing_keys(encoder, part, keywords, label_of(encoder), f"processor.{modality}")
     return part(**keywords).meta(batch_size)
 

@@ -77,7 +77,7 @@ class Processor:
         batch = Batch(inputs={})
         for modality, values in raw.items():
             _put(batch, modality, self[modality](values))
-        lengths = {modality: len(tensor) for modality, tensor in batch.inputs.items()}
+        lengths = {modality: batch.count(modality) for modality in batch.inputs}
         if len(set(lengths.values())) > 1:
             raise DataError(f"inputs differ in number: {lengths}; give the same number for each modality")
         return batch
@@ -202,6 +202,7 @@ def _put(batch: Batch, name: str, found: Any) -> None:
         batch.masks.update(found.masks)
         batch.targets.update(found.targets)
         batch.sizes.update(found.sizes)
+        batch.grids.update(found.grids)
         return
     if isinstance(found, Mapping):
         batch.targets.update(found)

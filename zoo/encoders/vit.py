@@ -14,19 +14,20 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.intermediates import as_output, block_outputs
 from zoo.layers.mlp import hidden_width
 from zoo.layers.patch import PatchEmbedding
-from zoo.layers.pool import AttentionPool
-from zoo.layers.position import resize_positions
+from zoo.layers.patch_list import Pictures, grid_positions, refuse_patches
+from zoo.layers.pool import AttentionPool, masked_mean
+from zoo.layers.position import RESAMPLINGS, resize_positions
 from zoo.layers.select import find_layers, find_state, select_places
 from zoo.layers.transformer import Block, drop_path_rates
 from zoo.registry import register
-from zoo.types import Encoded, Encoder, all_real
+from zoo.types import Encoded, Encoder, all_real, follow
 
 POOLS = ("cls", "cls_tanh", "mean", "mean_norm", "attention", "concat", "none")
 INITS = ("timm", "clip", "jax")
@@ -81,6 +82,7 @@ class ViT(Encoder):
         drop_path: largest rate of stochastic depth; the rate rises linearly over the blocks.
         drop_remainder: ignore pixels at the right and lower edge that do not fill a patch; if False, such sizes raise an error.
         antialias: resize positions as timm and open_clip do (True) or as transformers does (False; DINOv2 with registers: True).
+        resampling: rule by which positions are resized: "bicubic", "bilinear" (SigLIP 2 NaFlex) or "lookup" (Idefics3).
         init: "timm" (truncated normal 0.02), "clip" (openai/CLIP) or "jax" (Google's: Xavier uniform).
         preprocessing: keywords of the image processor that the weights were trained with; a system's config may override them.
 
@@ -89,6 +91,7 @@ class ViT(Encoder):
     """
 
     modality = "image"
+    takes_patches = True
     no_weight_decay = ("class_token", "registers", "positions", "probe")
     silent_keywords = ("num_heads", "activation", "eps", "pool")
     # digits, zero-shot (clip_vit_nano, both towers): 97.77 % as in fp32 (scripts/benchmarks/quality.py)
@@ -119,17 +122,19 @@ class ViT(Encoder):
         pool_dropout: float = 0.0,
         drop_remainder: bool = False,
         antialias: bool = True,
+        resampling: str = "bicubic",
         init: str = "timm",
         preprocessing: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for key, value, legal in (("pool", pool, POOLS), ("init", init, INITS)):
+        for key, value, legal in (("pool", pool, POOLS), ("init", init, INITS), ("resampling", resampling, RESAMPLINGS)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
         if (pool.startswith("cls") or pool == "concat") and not class_token:
             raise ConfigError(f"pool: {pool!r} needs class_token=true; for class_token=false choose mean, mean_norm, attention or none")
         self.pool_layers = find_layers(pool_layers, depth) if pool == "concat" else []
-        self.dim, self.image_size, self.pool, self.antialias = dim, image_size, pool, antialias
+        self.dim, self.image_size, self.pool, self.patch_size = dim, image_size, pool, patch_size
+        self.resizing = {"mode": resampling, "antialias": antialias}
         self.gives_pooled = pool != "none"
         self.preprocessing = dict(preprocessing or {})
         # patch_bias is False in CLIP: its pre_norm comes directly after the positions, which can already shift each channel.
@@ -236,6 +241,52 @@ class ViT(Encoder):
         x = select_places(x, self.num_prefix_tokens, first=class_token and self.class_token is not None)
         return Encoded(x, None, all_real(x.shape[:2], x.device))
 
+    def encode_patches(
+        self,
+        patches: Float[Tensor, "total values"],
+        grids: Int64[Tensor, "items 2"],
+        *,
+        reads: str = "tokens",
+        layer: int | None = None,
+        class_token: bool = False,
+    ) -> Encoded:
+        """Encode pictures of different sizes, each with positions of its own grid; see ``Encoder``.
+
+        Raises:
+            ConfigError: ``layer`` does not exist.
+            DataError: the number or length of the patches does not fit.
+        """
+        refuse_patches(patches, grids, self.patch.patch_size)
+        drops = self.training and any(cast(Block, block).drop_path.rate > 0 for block in self.blocks)  # by item: needs the padded batch
+        pictures = Pictures(grids, prefix=self.num_prefix_tokens, device=patches.device, packed=not drops)
+        x, read, shown = pictures.with_prefix(*self._embed_list(patches, grids)), {}, reads == "patches"
+        x = self.pre_norm(x)
+        for i, block in enumerate(self.blocks[: find_state(layer if shown else None, len(self.blocks))]):
+            x = pictures.run(block, x)
+            if not shown and i in self.pool_layers:
+                read[i] = pictures.padded(self.norm(x))
+        if not shown or layer is None:
+            x = self.norm(x)
+        x, mask = pictures.padded(x), pictures.mask
+        if shown:
+            with_class = class_token and self.class_token is not None
+            mask = follow(lambda m: select_places(m, self.num_prefix_tokens, first=with_class), mask)
+            return Encoded(select_places(x, self.num_prefix_tokens, first=with_class), None, mask)
+        pooled = self._joined([read[i] for i in self.pool_layers], mask) if read else self._pooled(x, mask)
+        return Encoded(x, self._finished(pooled), mask)
+
+    def _embed_list(self, patches: Tensor, grids: Tensor) -> tuple[Float[Tensor, "total dim"], Float[Tensor, "prefix dim"] | None]:
+        """Return the embedded patches of a list, with positions, and the prefix tokens of each picture."""
+        project, prefix = self.patch.project, int(self.class_token is not None)
+        if type(project) is nn.Conv2d:  # the same sum as a linear layer, which is faster
+            x = F.linear(patches, project.weight.flatten(1), project.bias)  # [total, dim]
+        else:  # with an adapter
+            x = project(patches.unflatten(1, (3, self.patch.patch_size, -1))).flatten(1)
+        x = x + grid_positions(self.positions[:, prefix:], (self.patch.grid, self.patch.grid), grids, **self.resizing)
+        first = [] if self.class_token is None else [(self.class_token + self.positions[:, :1])[0]]
+        first += [] if self.registers is None else [self.registers[0]]
+        return x, torch.cat(first) if first else None
+
     def intermediates(
         self,
         x: Float[Tensor, "batch 3 height width"],
@@ -275,7 +326,7 @@ class ViT(Encoder):
         grid = (self.patch.grid, self.patch.grid)
         new_grid = (patches.shape[2], patches.shape[3])
         # The class token's position is no place in the grid, so it is not resized.
-        positions = resize_positions(self.positions[:, prefix:], grid, new_grid, antialias=self.antialias)
+        positions = resize_positions(self.positions[:, prefix:], grid, new_grid, **self.resizing)
         tokens = [patches.flatten(2).transpose(1, 2) + positions]  # [B, patches, dim]
         if self.registers is not None:
             tokens.insert(0, self.registers.expand(pixels.shape[0], -1, -1))  # registers have no position (DINOv2)
@@ -283,16 +334,22 @@ class ViT(Encoder):
             tokens.insert(0, (self.class_token + self.positions[:, :1]).expand(pixels.shape[0], -1, -1))
         return self.pre_norm(torch.cat(tokens, dim=1))  # [B, prefix + patches, dim]
 
-    def _pooled(self, x: Tensor) -> Float[Tensor, "batch dim"] | None:
+    def _pooled(self, x: Tensor, mask: Tensor | None = None) -> Float[Tensor, "batch dim"] | None:
         if self.pool in ("cls", "cls_tanh"):
             return x[:, 0]
-        patches = x[:, self.num_prefix_tokens :]
         if self.pool in ("mean", "mean_norm"):
-            return self.pool_norm(patches.mean(1))
-        return self.attention_pool(patches) if self.attention_pool is not None else None
+            return self.pool_norm(self._patch_mean(x, mask))
+        if self.attention_pool is None:
+            return None
+        real = None if mask is None else mask[:, self.num_prefix_tokens :]
+        return self.attention_pool(x[:, self.num_prefix_tokens :], real)
 
-    def _joined(self, layers: Sequence[Tensor]) -> Float[Tensor, "batch _"]:
-        parts = [part for x in layers for part in (x[:, 0], x[:, self.num_prefix_tokens :].mean(1))]
+    def _patch_mean(self, x: Tensor, mask: Tensor | None) -> Float[Tensor, "batch dim"]:
+        patches = x[:, self.num_prefix_tokens :]
+        return patches.mean(1) if mask is None else masked_mean(patches, mask[:, self.num_prefix_tokens :])
+
+    def _joined(self, layers: Sequence[Tensor], mask: Tensor | None = None) -> Float[Tensor, "batch _"]:
+        parts = [part for x in layers for part in (x[:, 0], self._patch_mean(x, mask))]
         return torch.cat(parts, dim=-1)  # [B, 2 * layers * dim]
 
     def _initialise(self, init: str) -> None:

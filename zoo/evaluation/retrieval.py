@@ -168,7 +168,7 @@ class Retrieval(Evaluation):
                 if modality == "text" and self.positives == "groups":
                     keys = batch.targets["groups"].tolist()
                 new = seen[modality].first_rows(keys)
-                inputs = batch.inputs[modality][new].to(model.device)
+                inputs = batch.given(modality, new).to(model.device)
                 vectors = model.embed(modality, inputs, batch_size=self.batch_size).cpu() if new else torch.empty(0, 0)
                 bad = (~vectors.isfinite()).any(1).nonzero()
                 if len(bad):

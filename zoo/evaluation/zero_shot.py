@@ -91,7 +91,7 @@ class ZeroShot(Evaluation):
 
         def similarities(batch: Batch) -> Tensor:
             modality = next(name for name in batch.inputs if name != "text")
-            return model.embed(modality, batch.inputs[modality].to(model.device)) @ vectors.T
+            return model.embed(modality, batch.given(modality).to(model.device)) @ vectors.T
 
         data = ProcessedSplit(source.split(split), model.processor)
         scores, labels = over_split(data, similarities, batch_size=self.batch_size, limit=self.limit, advance=advance)

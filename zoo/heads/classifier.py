@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.pool import AttentionPool
 from zoo.registry import register
-from zoo.types import Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike, need_encoded
+from zoo.types import Accepts, Batch, Encoded, EncoderSpec, Head, HeadOutput, SystemLike, in_parts, need_encoded
 
 POOLS = ("encoder", "attention")
 INITS = ("trunc_normal", "zeros", "kaiming")
@@ -167,7 +167,7 @@ class Classifier(Head):
 
         Args:
             system: the system of this head.
-            inputs: one path or text, a list of raw inputs, or a processed tensor.
+            inputs: one path or text, a list of raw inputs, a processed tensor, or a batch (pictures as lists of patches).
             batch_size: items that are encoded at once.
 
         Raises:
@@ -176,7 +176,7 @@ class Classifier(Head):
         inputs = [inputs] if isinstance(inputs, str) else inputs
         if len(inputs) == 0:
             raise DataError(f"nothing to classify: the list of {self.modality} inputs is empty; give at least one")
-        parts = (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
+        parts = in_parts(inputs, self.modality, batch_size)
         return torch.cat([self.project(system.encode(self.modality, part)) for part in parts])
 
     @torch.inference_mode()

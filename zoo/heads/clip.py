@@ -21,7 +21,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.losses import info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
 from zoo.losses.distributed import gather
 from zoo.registry import register
-from zoo.types import Accepts, Batch, Encoded, EncoderSpec, FeatureHead, HeadOutput, SystemLike
+from zoo.types import Accepts, Batch, Encoded, EncoderSpec, FeatureHead, HeadOutput, SystemLike, in_parts
 
 LOSSES = ("info_nce", "sigmoid")
 GATHERS = ("local", "global")
@@ -142,7 +142,7 @@ class CLIPHead(FeatureHead):
         Args:
             system: the system of this head.
             modality: the modality of the inputs.
-            inputs: one path or text, a list of raw inputs, or a processed tensor.
+            inputs: one path or text, a list of raw inputs, a processed tensor, or a batch (pictures as lists of patches).
             batch_size: items that are encoded at once; None chooses it by the length of the texts.
 
         Raises:
@@ -165,7 +165,7 @@ class CLIPHead(FeatureHead):
         return vectors[torch.tensor([place[item] for item in inputs], device=vectors.device)]
 
     def _embed(self, system: SystemLike, modality: str, inputs: Any, batch_size: int) -> Float[Tensor, "n embed_dim"]:
-        parts = (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
+        parts = in_parts(inputs, modality, batch_size)
         return torch.cat([self.project(modality, system.encode(modality, part, reads="pooled")) for part in parts])
 
     @torch.inference_mode()

@@ -9,25 +9,39 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
 
+RESAMPLINGS = ("bicubic", "bilinear", "lookup")
+
 
 def resize_positions(
-    table: Float[Tensor, "1 num_tokens dim"], grid: tuple[int, int], new_grid: tuple[int, int], *, antialias: bool = True
+    table: Float[Tensor, "1 num_tokens dim"],
+    grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    *,
+    mode: str = "bicubic",
+    antialias: bool = True,
+    align_corners: bool = False,
 ) -> Float[Tensor, "1 new_num_tokens dim"]:
-    """Resize a table of patch positions (without prefix tokens) to another grid by bicubic interpolation.
+    """Resize a table of patch positions (without prefix tokens) to another grid.
 
-    The references differ, with different results: timm and open_clip use antialiasing; of transformers' models (5.17), DINOv2 with
-    registers does, CLIP, SigLIP, ViT and DINOv2 without registers do not. All resize to a given size, none by a scale factor.
+    The references differ, with different results: timm and open_clip are bicubic with antialiasing; of transformers' models (5.17),
+    DINOv2 with registers is too, CLIP, SigLIP, ViT and DINOv2 without registers are bicubic without. SigLIP 2 NaFlex is bilinear with
+    antialiasing, Qwen3-VL bilinear with aligned corners, Idefics3 looks positions up. All resize to a given size, none by a scale factor.
 
     Args:
         table: position embeddings of the grid, in row-major order.
         grid: rows and columns of the table.
         new_grid: rows and columns of the result.
-        antialias: True low-passes the table when the grid shrinks.
+        mode: "bicubic", "bilinear", or "lookup": row k of n takes row ``floor(k * rows / n)`` of the table, columns alike.
+        antialias: True low-passes the table when the grid shrinks; without effect on "lookup".
+        align_corners: True keeps the outermost positions in place; needs ``antialias=False``.
     """
     if grid == new_grid:
         return table
+    if mode == "lookup":
+        rows, columns = (torch.arange(new, device=table.device) * old // new for old, new in zip(grid, new_grid, strict=True))
+        return table[:, (rows[:, None] * grid[1] + columns).flatten()]
     image = table.float().unflatten(1, grid).permute(0, 3, 1, 2)  # [1, dim, rows, columns]
-    image = F.interpolate(image, size=new_grid, mode="bicubic", align_corners=False, antialias=antialias)
+    image = F.interpolate(image, size=new_grid, mode=mode, align_corners=align_corners, antialias=antialias)
     return image.flatten(2).transpose(1, 2).to(table.dtype)  # [1, new_num_tokens, dim]
 
 

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
 
 from zoo.errors import ConfigError
 
 
-def select_places(tokens: Float[Tensor, "batch num_tokens dim"], prefix: int, *, first: bool) -> Float[Tensor, "batch shown dim"]:
+def select_places(tokens: Shaped[Tensor, "batch num_tokens *dim"], prefix: int, *, first: bool) -> Shaped[Tensor, "batch shown *dim"]:
     """Return the patch tokens, which come after ``prefix`` other tokens (class token, registers).
 
     Args:
-        tokens: all tokens of a layer.
+        tokens: all tokens of a layer, or their mask.
         prefix: number of tokens before the patches.
         first: True also keeps the very first token (the class token), if there is a prefix.
     """

@@ -19,18 +19,27 @@ def build_tiler(kind: str | Mapping[str, Any], *, tile_size: int) -> Tiler:
 
     Args:
         kind: a registered tiler, or a mapping with the key ``kind``.
-        tile_size: side of the encoder's pictures, in pixels.
+        tile_size: side of the encoder's pictures, in pixels; tilers that cut patches take their own option ``patch_size`` instead.
 
     Raises:
         ConfigError: the name or an option is unknown, or a value is not allowed.
     """
-    options = {"kind": kind} if isinstance(kind, str) else dict(kind)
-    name = options.pop("kind", None)
-    if name not in part_names("tiler"):
-        raise ConfigError(f"tiler: there is no {name!r}; {name_choices(str(name), part_names('tiler'))}")
-    part: type[Tiler] = find_part("tiler", name)
+    part, options = tiler_class(kind), {} if isinstance(kind, str) else {key: kind[key] for key in kind if key != "kind"}
+    name = kind if isinstance(kind, str) else kind["kind"]
     given = {"tile_size": tile_size} if part.cuts == "tiles" else {}
     return construct(part, options, f"tiler {name!r}", **given)
+
+
+def tiler_class(kind: str | Mapping[str, Any]) -> type[Tiler]:
+    """Return the class of a tiler, given its name or a mapping with the key ``kind``.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    name = kind if isinstance(kind, str) else kind.get("kind")
+    if name not in part_names("tiler"):
+        raise ConfigError(f"tiler: there is no {name!r}; {name_choices(str(name), part_names('tiler'))}")
+    return find_part("tiler", str(name))
 
 
 @dataclass(frozen=True)

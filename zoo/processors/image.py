@@ -40,7 +40,8 @@ class ImageProcessor(ModalityProcessor):
         mean: per channel, of values in [0, 1].
         std: per channel, of values in [0, 1].
         tiler: how a picture of any size is cut into tiles of ``image_size``: a file of ``zoo/layers/tilers/`` or a plug-in, or a mapping
-            with its options: ``{kind: canvas, max_tiles: 6}``. None makes one tile of it, by ``resize``.
+            with its options: ``{kind: canvas, max_tiles: 6}``. None makes one tile of it, by ``resize``. One that cuts patches (fit,
+            budget) needs their size: ``{kind: budget, patch_size: 16}``; a system takes it from its encoder.
 
     Raises:
         ConfigError: an unknown resize, interpolation or tiler, or sizes that are not positive.
@@ -117,16 +118,24 @@ class ImageProcessor(ModalityProcessor):
             raise DataError(f"an image is {raw.dtype} of shape {list(raw.shape)}; a tensor to be cut is torch.uint8 [3, height, width]")
         pixels = raw if isinstance(raw, Tensor) else as_pixels(raw)
         height, width = pixels.shape[1:]
-        return Tiles(cut_tiles(pixels, tiler.plan(height, width), self.interpolation), torch.tensor([height, width]))
+        plan = tiler.plan(height, width)
+        return Tiles(cut_tiles(pixels, plan, self.interpolation), torch.tensor([height, width]), torch.tensor(plan.grid))
 
     def collate(
         self, items: Sequence[UInt8[Tensor, "3 height width"]] | Sequence[Tiles]
     ) -> tuple[Float[Tensor, "batch 3 height width"], None] | Batch:
-        """Stack uint8 images and normalise them in one pass; of tiles, return a batch that also holds the sizes of the pictures."""
+        """Stack uint8 images and normalise them in one pass.
+
+        Of tiles, return a batch that also holds the sizes of the pictures, and the grids if a tile is a patch.
+        """
         if self.tiler is None:
             return self._normalised(torch.stack(list(items))), None  # type: ignore[arg-type]
-        tiles = torch.cat([item.pixels for item in items])  # type: ignore[union-attr]
-        return Batch({"image": self._normalised(tiles)}, sizes={"image": torch.stack([item.size for item in items])})  # type: ignore[union-attr]
+        tiles: Any = list(items)
+        pixels = self._normalised(torch.cat([item.pixels for item in tiles]))
+        sizes, grids = torch.stack([item.size for item in tiles]), torch.stack([item.grid for item in tiles])
+        if self.tiler.cuts == "tiles":
+            return Batch({"image": pixels}, sizes={"image": sizes})
+        return Batch({"image": pixels.flatten(1)}, sizes={"image": sizes}, grids={"image": grids})  # [total, 3 * patch * patch]
 
     def _normalised(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
@@ -134,14 +143,18 @@ class ImageProcessor(ModalityProcessor):
 
     def counted(self, count: Any) -> Any:
         """Return what counts the tokens of an image: with a tiler, by its plan."""
-        return count if self.tiler is None else TiledCounts(self.tiler, count.fixed)
+        if self.tiler is None:
+            return count
+        return TiledCounts(self.tiler, count.fixed if self.tiler.cuts == "tiles" else 1)
 
     def __call__(self, raw: Any) -> tuple[Float[Tensor, "batch 3 height width"], None] | Batch:
-        """Process a list of raw images; return a ready float tensor [B, 3, H, W] unchanged.
+        """Process a list of raw images; return a ready float tensor [B, 3, H, W], or a batch, unchanged.
 
         Raises:
             DataError: an image cannot be used, or a ready tensor is given although there is a tiler, which needs the pictures' sizes.
         """
+        if isinstance(raw, Batch):
+            return raw
         if isinstance(raw, Tensor):
             if self.tiler is not None:
                 raise DataError(f"pixels of shape {list(raw.shape)} hold no sizes of pictures, which the tiler reads; give images")
@@ -152,12 +165,20 @@ class ImageProcessor(ModalityProcessor):
         return self.collate(items)
 
     def meta(self, batch_size: int) -> tuple[Tensor, None] | Batch:
-        """Return an empty batch on the meta device, for checks of shapes; with a tiler, of pictures of ``image_size``."""
-        number = batch_size if self.tiler is None else batch_size * self.tiler.plan(self.image_size, self.image_size).num_tiles
-        pixels = torch.empty(number, 3, self.image_size, self.image_size, device="meta")
+        """Return an empty batch on the meta device, for checks of shapes; with a tiler, of pictures of ``image_size``.
+
+        Only the grids of patches have values and are on the CPU, because lists of patches cannot be taken apart without them.
+        """
         if self.tiler is None:
-            return pixels, None
-        return Batch({"image": pixels}, sizes={"image": torch.empty(batch_size, 2, dtype=torch.int64, device="meta")})
+            return torch.empty(batch_size, 3, self.image_size, self.image_size, device="meta"), None
+        plan = self.tiler.plan(self.image_size, self.image_size)
+        pixels = torch.empty(batch_size * plan.num_tiles, 3, *plan.tile, device="meta")
+        sizes = {"image": torch.empty(batch_size, 2, dtype=torch.int64, device="meta")}
+        if self.tiler.cuts == "tiles":
+            return Batch({"image": pixels}, sizes=sizes)
+        return Batch(
+            {"image": pixels.flatten(1)}, sizes=sizes, grids={"image": torch.tensor(plan.grid, device="cpu").expand(batch_size, 2)}
+        )
 
     def at_size(self, pixels: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 size size"]:
         """Resize and crop an RGB image to ``image_size`` x ``image_size``; return it unchanged if it has this size already."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from zoo.assembly.build import add_adapters, build_system
 from zoo.assembly.summary import count, reads_of_system
 from zoo.assembly.system import System
+from zoo.data.budget_batches import BudgetBatches
 from zoo.data.denoising.denoising import Denoising
 from zoo.data.masking import Masking
 from zoo.data.packs import Packs
@@ -17,7 +18,7 @@ from zoo.errors import ConfigError, ZooError
 from zoo.layers.meta import ShortRecurrences, meta_device
 from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
-from zoo.runs.data_setup import complete_config, facts_of_denoising, source_modalities
+from zoo.runs.data_setup import complete_config, facts_of_denoising, packs_pictures, refuse_tiler, source_modalities
 from zoo.runs.objective_setup import make_objective
 from zoo.runs.weight_sources import weight_sources
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
@@ -134,7 +135,9 @@ def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[
     _add_masked(system, batch, config["data"].get("masking"))
     _add_denoised(system, batch, config["data"])
     if config["data"].get("packing"):
-        check_keywords(Packs, config["data"]["packing"], "data.packing", dict.fromkeys(("data", "seed", "tell")))
+        pictures = packs_pictures(system.processor)
+        given = dict.fromkeys(("data", "seed", "per_step") if pictures else ("data", "seed", "tell"))
+        check_keywords(BudgetBatches if pictures else Packs, config["data"]["packing"], "data.packing", given)
     return batch
 
 
@@ -163,6 +166,7 @@ def _refuse_feature_cache(config: Mapping[str, Any], system: System, settings: T
             f"training.cache_features: keeps the pooled vectors of encoders, but head {type(head).__name__} reads their "
             f"{' and '.join(head.reads)}; set training.cache_features=0"
         )
+    refuse_tiler(system, "training.cache_features", "keeps features of pictures of one size")
     refuse_unfrozen(dict(system.encoders))
     passes_of(list(system.encoders), settings.cache_features)
     for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher")), ("objective", config.get("objective"))):
@@ -228,12 +232,14 @@ def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> E
     x, key = batch.inputs[modality], f"system.encoders.{modality}"
     reads = "patches" if system.head.accepts.reads == "patches" else "tokens"
     try:
-        encoded = encode(cast(Encoder, system.encoders[modality]), x, batch.masks.get(modality), **reads_of_system(system.head))
+        given = {"grids": batch.grids.get(modality), **reads_of_system(system.head)}
+        encoded = encode(cast(Encoder, system.encoders[modality]), x, batch.masks.get(modality), **given)
     except ZooError as error:
         raise ConfigError(f"{key}: {error}") from error
     except RuntimeError as error:
         raise ConfigError(f"{key}: cannot use {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
-    check_encoded(encoded, cast(Encoder, system.encoders[modality]), x, f"{key}: {label_of(system.encoders[modality])}", reads=reads)
+    name, items = f"{key}: {label_of(system.encoders[modality])}", batch.count(modality)
+    check_encoded(encoded, cast(Encoder, system.encoders[modality]), x, name, reads=reads, items=items)
     edges.append(Edge(f"system.processor.{modality}", key, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"))
     pooled = "none" if encoded.pooled is None else list(encoded.pooled.shape)
     target = f"system.head.connectors.{modality}" if modality in system.head.connectors else "system.head"

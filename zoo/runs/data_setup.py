@@ -9,13 +9,14 @@ from typing import Any
 from zoo.assembly.compatibility import refuse_source
 from zoo.assembly.system import System
 from zoo.data.augmentation import Augmentation
+from zoo.data.budget_batches import BudgetBatches
 from zoo.data.denoising.denoising import Denoising
 from zoo.data.loader import ProcessedSplit
 from zoo.data.masking import Masking
 from zoo.data.mixup import Mix, refuse_mix
 from zoo.data.packs import Packs
 from zoo.data.skips import MAX_SHARE, Tolerant
-from zoo.data.system_processor import is_target
+from zoo.data.system_processor import CONVERSATION, is_target
 from zoo.errors import ConfigError
 from zoo.processors.tokenizers.piece_tokenizer import PieceTokenizer
 from zoo.registry import find_part
@@ -77,9 +78,9 @@ def report_data(source: Any, data: Any, run_dir: Path, progress: Progress | None
     """Write and display the report of the source (for example documents left out) and of the packs.
 
     Args:
-        data: the items of the trainer; only ``Packs`` have a report.
+        data: the items of the trainer; only packs and batches by budget have a report.
     """
-    reports = {"source": source.report(), "packs": data.report() if isinstance(data, Packs) else {}}
+    reports = {"source": source.report(), "packs": data.report() if isinstance(data, Packs | BudgetBatches) else {}}
     found = {key: report for key, report in reports.items() if report}
     if found:
         write_text_atomically(run_dir / DATA_FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -95,7 +96,7 @@ def make_source(data: Mapping[str, Any]) -> Any:
     return Tolerant(source, policy, MAX_SHARE if data.get("max_bad_share") is None else data["max_bad_share"])
 
 
-def make_items(config: Mapping[str, Any], system: System, source: Any, progress: Progress | None) -> ProcessedSplit | Packs:
+def make_items(config: Mapping[str, Any], system: System, source: Any, progress: Progress | None) -> ProcessedSplit | Packs | BudgetBatches:
     """Return the processed training items of a run: augmented, mixed, masked or denoised, and packed if the config says so."""
     data = config["data"]
     settings = data.get("augmentation")
@@ -106,15 +107,28 @@ def make_items(config: Mapping[str, Any], system: System, source: Any, progress:
         make_mixup(data.get("mix"), system, source),
         make_masking(data.get("masking"), system) or make_denoising(data.get("denoising"), system),
     )
-    return pack(items, data.get("packing"), int(config["seed"]), progress)
+    return pack(items, data.get("packing"), int(config["seed"]), progress, per_step=int(config["training"]["batch_size"]))
 
 
-def pack(items: ProcessedSplit, settings: Mapping[str, Any] | None, seed: int, progress: Progress | None) -> ProcessedSplit | Packs:
-    """Return the items as packs of a fixed number of tokens; without settings, as they are."""
+def pack(
+    items: ProcessedSplit, settings: Mapping[str, Any] | None, seed: int, progress: Progress | None, *, per_step: int = 1
+) -> ProcessedSplit | Packs | BudgetBatches:
+    """Return the items as packs of a fixed number of tokens, pictures without conversations by a budget; without settings, as they are.
+
+    Args:
+        per_step: packs or parts of a step, ``training.batch_size``.
+    """
     if not settings:
         return items
+    if packs_pictures(items.processor):
+        return construct(BudgetBatches, settings, "data.packing", data=items, seed=seed, per_step=per_step)
     tell = None if progress is None else partial(progress.prepare, what="measured documents")
     return construct(Packs, settings, "data.packing", data=items, seed=seed, tell=tell)
+
+
+def packs_pictures(processor: Any) -> bool:
+    """Return True if ``data.packing`` means batches of pictures by a budget of patches, not packs of documents."""
+    return CONVERSATION not in processor.parts and "image" in processor.parts
 
 
 def make_mixup(settings: Mapping[str, Any] | None, system: System, source: Any) -> Mix | None:
@@ -122,7 +136,15 @@ def make_mixup(settings: Mapping[str, Any] | None, system: System, source: Any) 
     if not settings:
         return None
     refuse_mix(source.class_names, list(system.processor.parts))  # type: ignore[union-attr]
+    refuse_tiler(system, "data.mix", "mixes pictures of one size")
     return construct(Mix, settings, "data.mix", num_classes=len(source.class_names))
+
+
+def refuse_tiler(system: System, key: str, does: str) -> None:
+    """Raise ConfigError if the pictures of a system are cut by a tiler, with which something at ``key`` does not work."""
+    part = None if system.processor is None else system.processor.get("image")
+    if part is not None and part.tiler is not None:
+        raise ConfigError(f"{key}: {does}, but system.processor.image.tiler cuts them by their own sizes; take one of the two away")
 
 
 def make_masking(settings: Mapping[str, Any] | None, system: System) -> Masking | None:

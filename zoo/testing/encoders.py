@@ -49,6 +49,8 @@ def check_encoder(encoder: Any, x: Tensor | None = None, mask: Tensor | None = N
         _check_features(encoder, x, mask, encoded)
         _check_state(encoder, x, mask, encoded)
         _check_meta(encoder, x, mask, encoded)
+        if encoder.takes_patches:
+            _check_patch_lists(encoder)
     _check_gradients(encoder, x, mask, without_gradient)
     _check_empty(encoder, x, mask, encoded)
     encoder.train(was_training)
@@ -123,6 +125,21 @@ def _check_padding(encoder: Encoder, x: Tensor, mask: Tensor | None, encoded: En
         pooled = None if encoded.pooled is None else encoded.pooled[rows]
         cut = encode(encoder, x[rows][..., :length], mask[rows, :length])
         _same(cut, Encoded(encoded.tokens[rows], pooled, encoded.mask[rows]), encoder, rule, remedy)
+
+
+def _check_patch_lists(encoder: Encoder) -> None:
+    """Check that pictures of different sizes give in one list of patches what each gives alone."""
+    assert encoder.patch_size is not None  # ``check_encoder_words`` has refused others
+    grids = torch.tensor([[1, 2], [2, 2], [3, 1]]) * encoder.grid_multiple
+    counts = grids.prod(1).tolist()
+    patches = torch.randn(sum(counts), 3 * encoder.patch_size**2, generator=torch.Generator().manual_seed(0))
+    whole = encode(encoder, patches, grids=grids)
+    check_encoded(whole, encoder, patches, label_of(encoder), items=len(grids))
+    rule, remedy = "a picture alone gives what it gives in a list of patches", "let each picture attend to itself alone"
+    for row, part in enumerate(patches.split(counts)):
+        rows = slice(row, row + 1)
+        pooled = None if whole.pooled is None else whole.pooled[rows]
+        _same(encode(encoder, part, grids=grids[rows]), Encoded(whole.tokens[rows], pooled, whole.mask[rows]), encoder, rule, remedy)
 
 
 def _check_counts(encoder: Encoder, x: Tensor, mask: Tensor | None, encoded: Encoded) -> None:

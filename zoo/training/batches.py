@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from zoo.data.budget_batches import BudgetBatches
 from zoo.data.loader import Cursor, ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
 from zoo.training.feature_cache import FeatureSplit
@@ -36,7 +37,7 @@ class StepBatches:
 
     def __init__(
         self,
-        data: ProcessedSplit | Packs,
+        data: ProcessedSplit | Packs | BudgetBatches,
         settings: TrainingSettings,
         accelerator: Accelerator,
         *,
@@ -45,7 +46,7 @@ class StepBatches:
         complete: Callable[[Batch], Batch],
         rollouts: Rollouts | None,
     ) -> None:
-        self.data: ProcessedSplit | Packs | FeatureSplit = data
+        self.data: ProcessedSplit | Packs | BudgetBatches | FeatureSplit = data
         self.settings, self.accelerator, self.seed, self.num_workers = settings, accelerator, seed, num_workers
         self.complete, self.rollouts, self.cursor = complete, rollouts, Cursor()
 

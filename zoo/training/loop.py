@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
 
+from zoo.data.budget_batches import BudgetBatches
 from zoo.data.loader import ProcessedSplit
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, WeightsError, ZooError
@@ -69,7 +70,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        data: ProcessedSplit | Packs,
+        data: ProcessedSplit | Packs | BudgetBatches,
         settings: TrainingSettings,
         *,
         run_dir: Path,
@@ -143,7 +144,7 @@ class Trainer:
         return values
 
     @property
-    def data(self) -> ProcessedSplit | Packs | feature_cache.FeatureSplit:
+    def data(self) -> ProcessedSplit | Packs | BudgetBatches | feature_cache.FeatureSplit:
         """Training data of the run."""
         return self.batches.data
 

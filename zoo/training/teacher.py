@@ -34,8 +34,8 @@ class Teacher:
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch with the teacher's embeddings as ``targets["teacher"]`` [batch, dim]."""
         self.model.to(batch.inputs[self.modality].device)
-        x, mask = batch.inputs[self.modality], batch.masks.get(self.modality)
-        encoded = encode(self.encoders[self.modality], x, mask, reads="pooled")
+        x, mask, grids = batch.inputs[self.modality], batch.masks.get(self.modality), batch.grids.get(self.modality)
+        encoded = encode(self.encoders[self.modality], x, mask, reads="pooled", grids=grids)
         head = head_of(self.model)
         vectors = encoded.pooled if head is None else head.project(self.modality, encoded)
         return replace(batch, targets={**batch.targets, TEACHER: vectors})

@@ -23,6 +23,7 @@ from zoo.types.batch import (
     Encoded,
     HeadOutput,
     Predictions,
+    in_parts,
 )
 from zoo.types.connector import Connector
 from zoo.types.contract import check_encoded, check_encoder_words

@@ -6,7 +6,7 @@ context_length vocab_size``; ``num_`` for counts; a mask is True where attention
 ``logits``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree  # its public door, torch.export.register_dataclass, takes a second to import
 
 from zoo.errors import DataError
-from zoo.types.host import all_real, send
+from zoo.types.host import all_real, follow, on_host, send
 
 TEACHER = "teacher"  # in ``Batch.targets``: embeddings that a teacher computes from the same inputs [B, dim]
 SUPERVISED = "supervised"  # in ``Batch.targets``: True at token ids that contribute to the next-token loss [B, L] bool
@@ -44,6 +44,8 @@ class Batch:
         features: cached output of an encoder's frozen part [B, width], by modality; replaces the modality's entry of ``inputs``.
         sizes: height and width of each item before it was cut into tiles or patches [items, 2] int64, by modality; only where a tiler
             cut them, so that ``inputs`` holds tiles.
+        grids: rows and columns of patches of each item [items, 2] int64, by modality; only where ``inputs`` holds the patches of all
+            items as one list [total, 3 * patch * patch], item after item, each row by row. Their values stay known on the CPU.
     """
 
     inputs: dict[str, Tensor]
@@ -52,6 +54,7 @@ class Batch:
     ids: list[str] = field(default_factory=list)
     features: dict[str, Tensor] = field(default_factory=dict)
     sizes: dict[str, Tensor] = field(default_factory=dict)
+    grids: dict[str, Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return a copy with ``change`` applied to every tensor."""
@@ -82,9 +85,37 @@ class Batch:
             raise DataError(f"the batch{items} has no targets[{name!r}], which {reader} reads; {remedy}")
         return self.targets[name]
 
+    def count(self, modality: str) -> int:
+        """Return the number of items of a modality, however many tiles or patches each has."""
+        return len(self.sizes.get(modality, self.grids.get(modality, self.inputs[modality])))
+
+    def given(self, modality: str, rows: Sequence[int] | None = None) -> "Tensor | Batch":
+        """Return the inputs of one modality as ``System.encode`` and ``embed`` take them: a tensor, or of patches a batch with their grids.
+
+        Args:
+            modality: one of ``inputs``.
+            rows: numbers of the items; None takes all.
+        """
+        x, grids = self.inputs[modality], self.grids.get(modality)
+        if grids is None:
+            return x if rows is None else x[list(rows)]
+        chosen = range(len(grids)) if rows is None else rows
+        parts = x.split(on_host(grids).prod(1).tolist())
+        patches = torch.cat([parts[row] for row in chosen]) if len(chosen) else x[:0]
+        return Batch({modality: patches}, grids={modality: follow(lambda grids: grids[list(chosen)], grids)})
+
     def __len__(self) -> int:
         """Return the number of items. Texts are counted first, because one conversation may hold any number of images."""
-        return len(self.ids) or len(self.inputs.get("text", next(iter((self.inputs or self.features).values()))))
+        if self.ids or not self.inputs:
+            return len(self.ids) or len(next(iter(self.features.values())))
+        return self.count("text" if "text" in self.inputs else next(iter(self.inputs)))
+
+
+def in_parts(inputs: Any, modality: str, size: int) -> Iterator[Any]:
+    """Yield the inputs of a verb in parts of at most ``size`` items: slices of a list or tensor, or parts of a batch (``Batch.given``)."""
+    for start in range(0, len(inputs), size):
+        stop = min(start + size, len(inputs))
+        yield inputs.given(modality, range(start, stop)) if isinstance(inputs, Batch) else inputs[start:stop]
 
 
 @dataclass

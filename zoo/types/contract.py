@@ -36,13 +36,16 @@ def check_encoder_words(encoder: Any, part: str) -> None:
         found = f"it is {encoder.dim!r}" if encoder.dim else "it has none"
         remedy = "set self.dim in the constructor to the width of the tokens"
         raise ContractError(part, "an encoder must say dim, the width of its tokens", found, "an int of 1 or more", remedy)
+    if encoder.takes_patches and not encoder.patch_size:
+        remedy = "set self.patch_size in the constructor to the side of a patch in pixels"
+        raise ContractError(part, "an encoder that takes lists of patches says their size", "it has none", "an int of 1 or more", remedy)
     known = inspect.signature(encoder.forward).parameters
     if not {"mask", "reads"} <= set(known):
         remedy = 'write forward(self, x, mask=None, *, reads="tokens")'
         raise ContractError(part, "forward takes x, mask and reads", f"it takes {', '.join(known) or 'nothing'}", "x, mask, reads", remedy)
 
 
-def check_encoded(encoded: Any, encoder: Encoder, x: Tensor, part: str, *, reads: str = "tokens") -> None:
+def check_encoded(encoded: Any, encoder: Encoder, x: Tensor, part: str, *, reads: str = "tokens", items: int | None = None) -> None:
     """Raise ContractError unless an encoder's output keeps its promises: type, shapes, mask and pooled vector.
 
     Args:
@@ -51,16 +54,18 @@ def check_encoded(encoded: Any, encoder: Encoder, x: Tensor, part: str, *, reads
         x: the input that it was made of.
         part: name of the encoder, for messages.
         reads: see ``zoo.types.encode``; "patches" may have another width than ``dim`` and no pooled vector.
+        items: number of pictures, if ``x`` is a list of patches.
     """
+    number = len(x) if items is None else items
     method = "patches" if reads == "patches" else "forward"
     if not isinstance(encoded, Encoded):
         shape = f" {list(encoded.shape)}" if isinstance(encoded, Tensor) else ""
         remedy = "return Encoded(tokens, pooled, mask) of zoo.types"
         raise ContractError(part, f"{method} returns Encoded", f"it returns a {type(encoded).__name__}{shape}", "Encoded", remedy)
-    _check_tokens(encoded.tokens, encoder.dim if reads != "patches" else None, len(x), part)
+    _check_tokens(encoded.tokens, encoder.dim if reads != "patches" else None, number, part)
     _check_mask(encoded.mask, encoded.tokens, part)
     if reads != "patches":
-        _check_pooled(encoded.pooled, encoder, len(x), part)
+        _check_pooled(encoded.pooled, encoder, number, part)
 
 
 def _check_tokens(tokens: Any, dim: int | None, number: int, part: str) -> None:

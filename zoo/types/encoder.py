@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, DataError
 from zoo.types.batch import Encoded, EncodedTuple, UnpooledTuple
 from zoo.types.host import send
 from zoo.types.part import Part
@@ -36,6 +36,9 @@ class Encoder(Part, nn.Module):
         has_class_token: True if the first token is a class token.
         after_features: names of the submodules that ``from_features`` runs, which may be trained while the rest is frozen.
         pooler: module that makes the pooled vector, if the encoder has one that nothing else needs.
+        takes_patches: True if ``encode_patches`` takes pictures of different sizes as one list of patches.
+        patch_size: side of these patches, in pixels.
+        grid_multiple: number that has to divide the rows and columns of each picture's patches (Qwen2-VL: 2).
     """
 
     modality: str = ""  # an empty word or a width of 0 means that the author forgot it: ``zoo.types.contract`` says so
@@ -53,6 +56,9 @@ class Encoder(Part, nn.Module):
     has_class_token: bool = False
     after_features: ClassVar[Sequence[str]] = ()
     pooler: nn.Module | None
+    takes_patches: bool = False
+    patch_size: int | None = None
+    grid_multiple: int = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,6 +92,31 @@ class Encoder(Part, nn.Module):
             class_token: put the class token first, if there is one.
         """
         return self(x, mask)
+
+    def encode_patches(
+        self, patches: Tensor, grids: Tensor, *, reads: str = "tokens", layer: int | None = None, class_token: bool = False
+    ) -> Encoded:
+        """Encode pictures of different sizes, given as one list of patches; what a picture gives does not depend on the others.
+
+        An encoder that has it says ``takes_patches = True`` and its ``patch_size``.
+
+        Args:
+            patches: of all pictures, picture after picture, each row by row [total, 3 * patch_size ** 2]; a patch holds its values in
+                the order channel, row, column, that of a convolution's weight.
+            grids: rows and columns of each picture [items, 2] int64, with values known on the CPU (``zoo.types.host``).
+            reads: "tokens" or "pooled" as in ``forward``, or "patches": the tokens of places, as in ``patches``.
+            layer: for "patches", see ``patches``.
+            class_token: for "patches", see ``patches``.
+
+        Returns:
+            Tokens padded on the right to the longest picture [items, most, dim], their mask, and pooled vectors [items, dim].
+
+        Raises:
+            DataError: the encoder takes no lists of patches, or the number or length of the patches does not fit.
+        """
+        raise DataError(
+            f"encoder {type(self).__name__} takes no lists of patches; choose one that does, such as vit, or a tiler that cuts tiles"
+        )
 
     def intermediates(
         self, x: Tensor, layers: Sequence[int] | None = None, *, mask: Tensor | None = None, normalise: bool = False, output: str = "tokens"
@@ -169,6 +200,7 @@ def encode(
     reads: str = "tokens",
     layer: int | Sequence[int] | None = None,
     class_token: bool = False,
+    grids: Tensor | None = None,
 ) -> Encoded:
     """Run an encoder for a head that reads "tokens", "pooled" or "patches".
 
@@ -181,14 +213,18 @@ def encode(
         reads: "patches" calls ``Encoder.patches`` with ``layer`` and ``class_token``; the others call the encoder.
         layer: see ``Encoder.patches``; of several layers, the features stand one behind the other in each token.
         class_token: see ``Encoder.patches``.
+        grids: rows and columns of each picture [items, 2], if ``x`` is a list of patches (``Encoder.encode_patches``).
     """
     if (weight := next((p for p in encoder.parameters() if p.is_floating_point()), None)) is not None:
         x = x.to(weight.device, weight.dtype) if x.is_floating_point() else send(x, weight.device)
         mask = None if mask is None else send(mask, weight.device)
     if reads == "patches":
         layers = layer if isinstance(layer, Sequence) else (layer,)
-        found = [encoder.patches(x, mask, layer=each, class_token=class_token) for each in layers]
+        ask = partial(encoder.patches, x, mask) if grids is None else partial(encoder.encode_patches, x, grids, reads=reads)
+        found = [ask(layer=each, class_token=class_token) for each in layers]
         encoded = found[0] if len(found) == 1 else Encoded(torch.cat([each.tokens for each in found], dim=-1), None, found[0].mask)
+    elif grids is not None:
+        encoded = encoder.encode_patches(x, grids, reads=reads)
     else:
         encoded = encoder(x, mask, reads=reads)
     traced = isinstance(encoded, EncodedTuple | UnpooledTuple)  # see ``Encoder.__call__``

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.errors import ConfigError, name_choices
-from zoo.types import encode, encoders_of, is_system, processor_of, verbs_of
+from zoo.types import Batch, encode, encoders_of, is_system, processor_of, verbs_of
 
 Embedder = Callable[[Any], Tensor]
 
@@ -34,9 +34,10 @@ def find_embedder(model: Any, modality: str) -> Embedder:
 
     @torch.inference_mode()
     def pooled(raw: Any) -> Tensor:
-        x, mask = model.processor[modality](raw)
-        device = next(encoder.parameters()).device
-        encoded: Any = encode(encoder, x.to(device), None if mask is None else mask.to(device), reads="pooled")
+        found = model.processor[modality](raw)
+        batch = found if isinstance(found, Batch) else Batch({modality: found[0]}, {} if found[1] is None else {modality: found[1]})
+        x, mask = batch.inputs[modality], batch.masks.get(modality)
+        encoded: Any = encode(encoder, x, mask, reads="pooled", grids=batch.grids.get(modality))
         return F.normalize(encoded.pooled.float(), dim=-1)
 
     return pooled

@@ -69,7 +69,7 @@ class FeatureReader:
 
         def vectors(batch: Batch) -> Tensor:
             batch = batch.to(device)
-            encoded = encode(encoder, batch.inputs[self.modality], batch.masks.get(self.modality))
+            encoded = encode(encoder, batch.inputs[self.modality], batch.masks.get(self.modality), grids=batch.grids.get(self.modality))
             found = self._vectors(encoded, encoder.num_prefix_tokens).float()
             bad = (~found.isfinite()).any(1).nonzero()
             if len(bad):

@@ -35,7 +35,7 @@ def _because(reason: str, *capabilities: str) -> dict[str, str]:
 
 TRAINING = ("trains", "resumes exactly")
 FAMILIES: dict[str, Family] = {
-    "siglip": Family(("siglip_*", "*_siglip_*", "text_siglip_*", "text_bidirectional_nano")),
+    "siglip": Family(("siglip_*", "siglip2_*", "*_siglip_*", "*_siglip2_*", "text_siglip_*", "text_bidirectional_nano")),
     "clap": Family(
         ("clap_*",),
         absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),

@@ -71,6 +71,20 @@ def image_keywords(settings: Mapping[str, Any], origin: str = "preprocessor_conf
     return size, keywords | normalisation_of(settings, origin)
 
 
+def patch_keywords(settings: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Convert the settings of ``Siglip2ImageProcessor``, which cuts pictures into patches, to keywords of our image processor.
+
+    Raises:
+        ConfigError: a setting cannot be done by our processor.
+    """
+    checked_image_settings(settings, origin)
+    budget = settings.get("max_num_patches", 256)
+    sizes = {"max_patches": budget} if settings.get("patch_size") is None else {"patch_size": settings["patch_size"], "max_patches": budget}
+    if not all(isinstance(size, int) and size > 0 for size in sizes.values()) or settings.get("do_resize") is False:
+        raise ConfigError(f"{origin}: patch_size, max_num_patches, do_resize: got {sizes}; allowed are positive whole numbers and true")
+    return {"tiler": {"kind": "budget", **sizes}, "interpolation": interpolation_of(settings, origin), **normalisation_of(settings, origin)}
+
+
 def kind_of(settings: Mapping[str, Any]) -> tuple[str, str]:
     """Return the family of an image processor ("CLIP"), and its class as the settings name it ("CLIPImageProcessorFast")."""
     full = str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
@@ -138,6 +152,11 @@ def preprocessor(processor: "ImageProcessor") -> dict[str, Any]:
     Raises:
         ConfigError: the centre is cut of images that are squashed or padded, which no processor does.
     """
+    if processor.tiler is not None and processor.tiler.cuts == "patches":
+        raise ConfigError(
+            f"processor.image.tiler: {processor.tiler_config} cuts pictures into patches, which the image processor of this model does "
+            "not; allowed is null"
+        )
     size, shared = processor.image_size, shared_settings(processor)
     if processor.resize == "squash" and processor.crop_fraction == 1:
         return {**shared, "image_processor_type": "ViTImageProcessor", "size": {"height": size, "width": size}}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ConfigError, WeightsError
-from zoo.interop.base.image_preprocessing import read_preprocessing
+from zoo.interop.base.image_preprocessing import image_keywords, kind_of, patch_keywords, read_image_settings
 from zoo.interop.base.schemas import checked_model_config
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.storage.outside import read_json_object
@@ -16,7 +16,14 @@ OPEN_CLIP_WEIGHTS = (  # in the order in which open_clip looks for them
     *("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth"),
     *("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth"),
 )
-WHOLE_CLIPS = ("clip", "siglip", "metaclip_2", "chinese_clip")  # model types of transformers that open_clip's directories may hold too
+# Model types of transformers that open_clip's directories may hold too
+WHOLE_CLIPS = (
+    "clip",
+    "siglip",
+    "siglip2",
+    "metaclip_2",
+    "chinese_clip",
+)
 CODE, QUANTISED = "auto_map", ("quantization_config", "compression_config")  # the second: compressed-tensors before 0.6
 
 
@@ -73,8 +80,13 @@ def find_open_clip_weights(directory: Path) -> Path:
 
 def image_keywords_of(directory: Path) -> dict[str, Any]:
     """Return the image size and preprocessing that a directory describes; empty if it does not."""
-    found = read_preprocessing(str(directory))
-    return {} if found is None else {"image_size": found[0], **found[1]}
+    found = read_image_settings(str(directory))
+    if found is None:
+        return {}
+    if kind_of(found[0])[0] == "Siglip2":
+        return patch_keywords(*found)
+    size, keywords = image_keywords(*found)
+    return {"image_size": size, **keywords}
 
 
 def read_optional(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from zoo.interop.base.placing import take_part
 from zoo.interop.base.recognise import library_config, not_described
 from zoo.interop.base.source import OPEN_CLIP, Source
 from zoo.interop.base.source import TRANSFORMERS as DIRECTORY
-from zoo.interop.clip import open_clip, transformers_clip
+from zoo.interop.clip import naflex, open_clip, transformers_clip
 from zoo.interop.clip.write import clip_parts, to_open_clip, to_transformers
 from zoo.interop.text_encoders.format import GIVEN
 from zoo.processors.tokenizers.library_tokenizers import CLIP_VOCABULARY, read_tokenizer
@@ -92,7 +92,9 @@ def describe_transformers(source: Source, directory: Path, config: Mapping[str, 
     """Describe a directory of transformers."""
     kind = config["model_type"]
     system = transformers_clip.system(config, list(source.keys))
-    system["encoders"]["image"]["preprocessing"] = image_keywords_of(directory) or (dict(HALF) if kind == "siglip" else {})
+    image = system["encoders"]["image"]
+    defaults = {"siglip": HALF, naflex.KIND: {**HALF, "interpolation": "bilinear", "tiler": naflex.DEFAULT_TILER}}
+    image["preprocessing"] = image_keywords_of(directory) or dict(defaults.get(kind, {}))
     found = read_tokenizer(directory, model_type=kind)
     text = dict(found.settings) if found is not None else {**GIVEN, **_text_defaults(kind, system["encoders"]["text"])}
     system = {"name": source.name, **system, "processor": {"image": {}, "text": text}}
@@ -101,7 +103,7 @@ def describe_transformers(source: Source, directory: Path, config: Mapping[str, 
 
 def _text_defaults(kind: str, encoder: Mapping[str, Any]) -> dict[str, Any]:
     """Return the padding of ready token ids, for a directory without tokenizer."""
-    if kind == "siglip":
+    if kind in transformers_clip.SIGLIPS:
         return {"eot_token_id": 1, "pad_token_id": 1, **ALL_PADDING}
     if encoder["name"] == "bert":  # its padding is masked
         return {"eot_token_id": encoder["vocab_size"] - 1, "pad_token_id": 0}

@@ -1,6 +1,7 @@
 """transformers' ``CLIPModel`` and its like <-> our system of ``vit``, ``text`` and ``clip``; their image towers <-> ``vit``.
 
-``MetaClip2Model`` and ``SiglipModel`` (also SigLIP 2 of a fixed size) are of this form; in ``ChineseCLIPModel`` a ``bert`` reads the texts.
+``MetaClip2Model``, ``SiglipModel`` (also SigLIP 2 of a fixed size) and ``Siglip2Model`` (NaFlex) are of this form; in ``ChineseCLIPModel``
+a ``bert`` reads the texts.
 
 References: transformers 5.17, ``modeling_clip.py``, ``modeling_siglip.py`` and those of the others. The names in memory and in
 saved files are the same. Files of older releases also hold the buffers ``position_ids``, which are no weights and are left out, and
@@ -27,11 +28,14 @@ from zoo.interop.base.transformers_config import (
     their_sizes,
     their_text_sizes,
 )
+from zoo.interop.clip import naflex
 from zoo.interop.text_encoders import bert
 from zoo.layers.mlp import hidden_width
 
 ORIGIN = "transformers"
 MODELS = {"clip": "CLIPModel", "metaclip_2": "MetaClip2Model", "chinese_clip": "ChineseCLIPModel", "siglip": "SiglipModel"}
+MODELS[naflex.KIND] = "Siglip2Model"
+SIGLIPS = ("siglip", naflex.KIND)
 CLASSIFIER: tuple[str, ...] = ()
 OLD_BUFFERS = tuple(f"{tower}embeddings.position_ids" for tower in ("text_model.", "vision_model.", ""))
 SHARED = {"image_size": 224, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -48,6 +52,7 @@ DEFAULTS = {  # of CLIPVisionConfig, MetaClip2VisionConfig, ChineseCLIPVisionCon
         "vision_use_head": True,
     },
 }
+DEFAULTS["siglip2_vision_model"] = {**DEFAULTS["siglip_vision_model"], "num_patches": 256}
 TEXT_SHARED = {"num_hidden_layers": 12, "eos_token_id": 49407}
 TEXT_DEFAULTS = {  # of CLIPTextConfig, MetaClip2TextConfig and SiglipTextConfig
     **dict.fromkeys(
@@ -64,6 +69,7 @@ TEXT_DEFAULTS = {  # of CLIPTextConfig, MetaClip2TextConfig and SiglipTextConfig
         **{"max_position_embeddings": 64, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6},
     },
 }
+TEXT_DEFAULTS["siglip2_text_model"] = TEXT_DEFAULTS["siglip_text_model"]
 OLD_EOS = 2  # what CLIP's configs of before July 2023 say whatever the tokenizer has; transformers then pools at the largest id
 PROJECTION_DIM = 512  # of CLIPConfig
 CHINESE_WORDS = "text_model.embeddings.word_embeddings.weight"
@@ -130,6 +136,7 @@ SIGLIP = [
     scalar("logit_scale", "head.logit_scale", their_shape=(1,)),
     scalar("logit_bias", "head.logit_bias", their_shape=(1,)),
 ]
+NAFLEX = [*under("vision_model.", "encoders.image.", [naflex.PATCHES]), *SIGLIP]
 
 
 def recognises(keys: Iterable[str]) -> bool:
@@ -160,25 +167,31 @@ def to_zoo(tensors: Mapping[str, Tensor], *, drop: Collection[str] = ()) -> dict
     """
     left = [name for name in tensors if not any(name == d or name.startswith(d + ".") for d in drop)]
     if is_tower(left):
-        table = [*VISION, *under("vision_model.", "", VISION)]
+        table = [naflex.PATCHES, *VISION] if naflex.is_naflex(tensors) else VISION
+        table = [*table, *under("vision_model.", "", table)]
+    elif naflex.is_naflex(tensors):
+        table = NAFLEX
     else:
         table = SIGLIP if "logit_bias" in tensors else CHINESE if CHINESE_WORDS in tensors else CLIP
     return rules.to_zoo(tensors, table, origin=ORIGIN, drop=[*OLD_BUFFERS, *drop])
 
 
-def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "") -> dict[str, Tensor]:
+def from_zoo(tensors: Mapping[str, Tensor], *, prefix: str = "", any_size: bool = False) -> dict[str, Tensor]:
     """Convert the state dict of our system to that of ``SiglipModel`` if the head has a bias for the sigmoid loss, else a ``CLIPModel``.
 
     That of our ``vit`` alone becomes a ``CLIPVisionModel``'s or ``SiglipVisionModel``'s.
 
     Args:
         prefix: before each name of a lone tower: ``vision_model.`` for releases of transformers before 5.
+        any_size: True makes a ``Siglip2Model`` or ``Siglip2VisionModel`` of a SigLIP, which takes lists of patches.
 
     Raises:
         WeightsError: a tensor has no place in their model.
     """
     if not any(name.startswith("encoders.") for name in tensors):
-        return rules.from_zoo(tensors, under(prefix, "", VISION), origin=ORIGIN)
+        return rules.from_zoo(tensors, under(prefix, "", [naflex.PATCHES, *VISION] if any_size else VISION), origin=ORIGIN)
+    if any_size:
+        return rules.from_zoo(tensors, NAFLEX, origin=ORIGIN)
     table = SIGLIP if "head.logit_bias" in tensors else CHINESE if "encoders.text.types" in tensors else CLIP
     return rules.from_zoo(tensors, table, origin=ORIGIN)
 
@@ -195,7 +208,9 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
         ConfigError: our ``vit`` does not have something that the source has.
     """
     whole = filled(config, DEFAULTS)
-    is_clip = whole["model_type"] != "siglip_vision_model"
+    is_clip = whole["model_type"] not in ("siglip_vision_model", "siglip2_vision_model")
+    any_size = whole["model_type"] == "siglip2_vision_model"
+    whole = naflex.with_image_size(whole) if any_size else whole
     head = any("head.probe" in key for key in keys) if keys else whole.get("vision_use_head")
     return {
         **sizes(whole),
@@ -206,15 +221,16 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
         "pre_norm": is_clip,
         "layer_scale": None,
         "pool": "cls" if is_clip else "attention" if head else "none",
-        "antialias": False,
+        "antialias": any_size,
+        **({"resampling": "bilinear"} if any_size else {}),
     }
 
 
 def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Convert all keywords of our ``vit`` to a ``config.json`` of a tower.
 
-    With a class token it is a ``CLIPVisionModel``, without one a ``SiglipVisionModel``. ``antialias`` is not carried over:
-    theirs never does, which changes nothing at the nominal size.
+    With a class token it is a ``CLIPVisionModel``, without one a ``SiglipVisionModel``, or a ``Siglip2VisionModel`` if positions are
+    resized as there (``takes_any_size``). Otherwise ``antialias`` is not carried over, which changes nothing at the nominal size.
 
     Raises:
         ConfigError: their tower does not have something that the source has.
@@ -224,16 +240,23 @@ def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
     else:
         legal = {"patch_bias": (True,), "pre_norm": (False,), "pool": ("attention", "none")}
         kind = ("siglip_vision_model", "SiglipVisionModel")
+        kind = ("siglip2_vision_model", "Siglip2VisionModel") if takes_any_size(arguments) else kind
     target = f"transformers' {kind[1]}"
     refuse_others(arguments, {"num_registers": (0,), "layer_scale": (None,), **legal}, target)
+    their = their_sizes(arguments)
     return {
         "model_type": kind[0],
         "architectures": [kind[1]],
-        **their_sizes(arguments),
+        **(naflex.their_patches(their) if takes_any_size(arguments) else their),
         "intermediate_size": hidden_width(arguments["dim"], arguments["mlp_ratio"]),
         "hidden_act": their_activation(arguments, target),
         **({} if arguments["class_token"] else {"vision_use_head": arguments["pool"] == "attention"}),
     }
+
+
+def takes_any_size(arguments: Mapping[str, Any]) -> bool:
+    """Return True if the keywords of our ``vit`` are those of SigLIP 2 NaFlex, which resizes positions by bilinear interpolation."""
+    return not arguments["class_token"] and arguments.get("resampling") == "bilinear" and bool(arguments["antialias"])
 
 
 def text_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,7 +266,7 @@ def text_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: our ``text`` does not have something that the source has.
     """
     whole = filled(config, TEXT_DEFAULTS)
-    is_clip = whole["model_type"] != "siglip_text_model"
+    is_clip = whole["model_type"] not in ("siglip_text_model", "siglip2_text_model")
     pool = _text_pool(whole) if is_clip else {"pool": "last"}
     return {**text_sizes(whole), **feed_forward(whole), "causal": is_clip, **pool}
 
@@ -271,7 +294,7 @@ def system(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str, A
     vision, text = ({**_tower(config, tower), "model_type": f"{kind}_{tower}_model"} for tower in ("vision", "text"))
     image = arguments(vision, [key for key in keys if key.startswith("vision_model.")])
     head = {"loss": "info_nce", "embed_dim": count({"projection_dim": PROJECTION_DIM, **config}, "projection_dim")}
-    if kind == "siglip":
+    if kind in SIGLIPS:
         head = {
             "loss": "sigmoid",
             "embed_dim": image["dim"],
@@ -297,29 +320,30 @@ def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mappi
     Raises:
         ConfigError: theirs do not have something that the source has; the message names the key of the system.
     """
-    kind = _kind(text, head)
-    words = {"image": "none", "text": "linear_bias"} if kind == "siglip" else {"image": "linear", "text": "linear"}
+    kind = _kind(image, text, head)
+    sigmoid = kind in SIGLIPS
+    words = {"image": "none", "text": "linear_bias"} if sigmoid else {"image": "linear", "text": "linear"}
     given = head["projections"]
     projections = dict.fromkeys(words, given) if isinstance(given, str) else {m: given.get(m, "linear") for m in words}
     target = f"transformers' {MODELS[kind]}"
     _named("head.projections.", lambda: refuse_others(projections, {m: (word,) for m, word in words.items()}, target))
-    pools = {"class_token": (kind != "siglip",), "pool": ("attention" if kind == "siglip" else "cls",)}
+    pools = {"class_token": (not sigmoid,), "pool": ("attention" if sigmoid else "cls",)}
     _named("encoders.image.", lambda: refuse_others(image, pools, target))
     vision = {**_named("encoders.image.", lambda: config(image)), "model_type": f"{kind}_vision_model"}
     texts = _named("encoders.text.", lambda: _their_text(text, kind, target))
-    if kind == "siglip":
+    if sigmoid:
         texts["projection_size"] = head["embed_dim"]
     else:
         vision["projection_dim"] = texts["projection_dim"] = head["embed_dim"]
     whole = {"model_type": kind, "architectures": [MODELS[kind]], "text_config": {**texts, "model_type": f"{kind}_text_model"}}
     vision.pop("architectures")
-    return {**whole, "vision_config": vision, **({} if kind == "siglip" else {"projection_dim": head["embed_dim"]})}
+    return {**whole, "vision_config": vision, **({} if sigmoid else {"projection_dim": head["embed_dim"]})}
 
 
-def _kind(text: Mapping[str, Any], head: Mapping[str, Any]) -> str:
-    """Return the model type of theirs that has such a text tower and loss."""
+def _kind(image: Mapping[str, Any], text: Mapping[str, Any], head: Mapping[str, Any]) -> str:
+    """Return the model type of theirs that has such towers and loss."""
     if head["loss"] == "sigmoid":
-        return "siglip"
+        return naflex.KIND if takes_any_size(image) else "siglip"
     if "num_types" in text:  # a keyword of our encoder 'bert'
         return "chinese_clip"
     return "metaclip_2" if text["pool"] == "eot" and text["eot_token_id"] == OLD_EOS else "clip"
@@ -329,10 +353,10 @@ def _their_text(text: Mapping[str, Any], kind: str, target: str) -> dict[str, An
     if kind == "chinese_clip":
         refuse_others({"padding_row": None, **text}, {"padding_row": (None,), "pool": ("cls",)}, target)
         return bert.family_config(text, target)
-    legal = {"causal": (False,), "pool": ("last",)} if kind == "siglip" else {"causal": (True,), "pool": ("eot", "argmax")}
+    legal = {"causal": (False,), "pool": ("last",)} if kind in SIGLIPS else {"causal": (True,), "pool": ("eot", "argmax")}
     refuse_others(text, legal, target)
     texts = their_text_sizes(text, target)
-    if kind != "siglip":
+    if kind not in SIGLIPS:
         texts["eos_token_id"] = OLD_EOS if text["pool"] == "argmax" else text["eot_token_id"]
     return texts
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
 from zoo.interop.base.image_preprocessing import preprocessor
-from zoo.interop.clip import open_clip, transformers_clip
+from zoo.interop.clip import naflex, open_clip, transformers_clip
 from zoo.processors.image import ImageProcessor
 from zoo.processors.text import TextProcessor
 from zoo.processors.tokenizers.library_tokenizers import is_clips, swap_ids, tokenizer_files
@@ -77,14 +77,17 @@ def to_transformers(pair: ClipParts) -> Export:
         raise ConfigError("encoders.image: 'timm' is in no CLIP of transformers; choose --format open_clip, or save it with zoo.save")
     pair, tokenizer = _with_a_late_end(pair)
     config = transformers_clip.system_config(pair.image, pair.text, pair.head)
-    images = preprocessor(pair.pixels)
+    any_size = config["model_type"] == naflex.KIND
+    images = (naflex.preprocessor if any_size else preprocessor)(pair.pixels)
+    if any_size:
+        _refuse_masks(pair, "transformers' Siglip2Model")
     if config["model_type"] == "siglip":
         _refuse_masks(pair, "transformers' SiglipModel")
         if images["image_processor_type"] == "ViTImageProcessor":
             images["image_processor_type"] = "SiglipImageProcessor"
     config["text_config"] |= _symbols(pair)
     files = {"config.json": config, "preprocessor_config.json": images, **tokenizer}
-    return Export(files, lambda: transformers_clip.from_zoo(pair.tensors))
+    return Export(files, lambda: transformers_clip.from_zoo(pair.tensors, any_size=any_size))
 
 
 def _symbols(pair: ClipParts) -> dict[str, Any]:

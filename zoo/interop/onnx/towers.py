@@ -47,7 +47,8 @@ class Tower:
         generator = torch.Generator().manual_seed(0)
         part: Any = find_part("processor", self.modality)
         sizes = {key: value for key in part.encoder_keys if (value := getattr(self.encoder, key)) is not None}
-        x, _ = part(**{**sizes, **self.encoder.preprocessing}).meta(batch)
+        settings = {key: value for key, value in self.encoder.preprocessing.items() if key != "tiler"}
+        x, _ = part(**{**sizes, **settings}).meta(batch)
         if self.modality != "text":
             return (torch.rand(x.shape, generator=generator),)
         length = min(16, self.encoder.context_length or 16) if length is None else length

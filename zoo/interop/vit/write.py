@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
 from zoo.interop.base.image_preprocessing import preprocessor
-from zoo.interop.clip import transformers_clip
+from zoo.interop.clip import naflex, transformers_clip
 from zoo.interop.vit import timm_vit, transformers_dinov2, transformers_vit
 from zoo.processors.image import ImageProcessor
 from zoo.registry import find_part
@@ -55,7 +56,7 @@ def refuse_family(parts: VisionParts, family: str, format: str) -> None:
 
 
 def to_timm(parts: VisionParts) -> Export:
-    """Return weights with the names of timm's ``VisionTransformer``; timm has no file for the sizes.
+    """Return weights with the names of timm's ``VisionTransformer``, or its ``NaFlexVit``; timm has no file for the sizes.
 
     Raises:
         ConfigError: the head is no plain linear classifier.
@@ -64,7 +65,8 @@ def to_timm(parts: VisionParts) -> Export:
     registers = bool(parts.arguments["num_registers"])  # timm's carry no position, nor does the class token before them
 
     def tensors() -> dict[str, Tensor]:
-        encoder = timm_vit.from_zoo(parts.encoder.state_dict(), no_embed_class=registers)
+        any_size = transformers_clip.takes_any_size(parts.arguments)
+        encoder = timm_vit.from_zoo(parts.encoder.state_dict(), no_embed_class=registers, any_size=any_size)
         return encoder | (timm_vit.classifier_from_zoo(head) if head else {})
 
     return Export({}, tensors)
@@ -76,9 +78,8 @@ def to_transformers(parts: VisionParts) -> Export:
     Raises:
         ConfigError: transformers has no model of this form, or no image processor like ours.
     """
-    files = {"preprocessor_config.json": preprocessor(parts.processor)}
     if parts.head is not None:
-        return _classifier(parts, files)
+        return _classifier(parts, {"preprocessor_config.json": preprocessor(parts.processor)})
     reasons = []
     for origin in (transformers_vit, transformers_dinov2, transformers_clip):
         try:
@@ -86,8 +87,15 @@ def to_transformers(parts: VisionParts) -> Export:
         except ConfigError as error:
             reasons.append(str(error))
         else:
-            return Export({**files, FOREIGN_CONFIG: config}, lambda origin=origin: origin.from_zoo(parts.encoder.state_dict()))
+            any_size = config["model_type"] == f"{naflex.KIND}_vision_model"
+            images = (naflex.preprocessor if any_size else preprocessor)(parts.processor)
+            files = {"preprocessor_config.json": images, FOREIGN_CONFIG: config}
+            return Export(files, partial(_tensors, parts, origin, {"any_size": True} if any_size else {}))
     raise ConfigError("format: 'transformers' has no model of this form: " + "; ".join(reasons))
+
+
+def _tensors(parts: VisionParts, origin: Any, keywords: Mapping[str, Any]) -> dict[str, Tensor]:
+    return origin.from_zoo(parts.encoder.state_dict(), **keywords)
 
 
 def _classifier(parts: VisionParts, files: Mapping[str, Any]) -> Export:

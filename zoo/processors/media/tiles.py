@@ -16,10 +16,12 @@ class Tiles(NamedTuple):
     Attributes:
         pixels: its tiles, in the order in which the encoder gets them.
         size: height and width of the picture as it came, from which its plan is computed again.
+        grid: rows and columns of the tiles, or of the patches.
     """
 
     pixels: UInt8[Tensor, "num_tiles 3 height width"]
     size: Int64[Tensor, "2"]
+    grid: Int64[Tensor, "2"]
 
 
 def cut_tiles(pixels: UInt8[Tensor, "3 height width"], plan: Plan, interpolation: str) -> UInt8[Tensor, "num_tiles 3 tile_h tile_w"]:

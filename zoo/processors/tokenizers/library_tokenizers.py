@@ -136,8 +136,8 @@ def read_tokenizer(directory: Path, *, model_type: str = "") -> ForeignTokenizer
     """Read the tokenizer of a transformers directory and its settings; return None if the directory has no tokenizer.
 
     Args:
-        model_type: ``model_type`` of the directory's ``config.json``; for "siglip", texts are padded to the full length and, unless
-            the tokenizer is Gemma's, punctuation is removed.
+        model_type: ``model_type`` of the directory's ``config.json``; for "siglip" and "siglip2", texts are padded to the full length
+            and, unless the tokenizer is Gemma's, punctuation is removed.
 
     Raises:
         WeightsError: a file cannot be read, or the libraries that convert a SentencePiece model are missing.
@@ -154,16 +154,21 @@ def read_tokenizer(directory: Path, *, model_type: str = "") -> ForeignTokenizer
     settings: dict[str, Any] = {"tokenizer": "given", "cleaning": "none", "lowercase": False}
     settings["pad_token_id"] = pad if pad is not None else 0
     settings["eot_token_id"] = end if end is not None else settings["pad_token_id"]
-    return ForeignTokenizer(tokenizer, settings | (_siglip_settings(config) if model_type == "siglip" else {}))
+    return ForeignTokenizer(tokenizer, settings | (_siglip_settings(config, model_type) if model_type in ("siglip", "siglip2") else {}))
 
 
 def _class_of(config: Mapping[str, Any]) -> str:
     return str(config.get("tokenizer_class") or "").removesuffix("Fast")
 
 
-def _siglip_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of SigLIP; its own tokenizer removes punctuation in Python, SigLIP 2's Gemma tokenizer does not."""
+def _siglip_settings(config: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """Return the settings of SigLIP; its own tokenizer removes punctuation in Python, SigLIP 2's Gemma tokenizer does not.
+
+    Texts are padded on the right without a mask, as both were trained; transformers' ``Siglip2Tokenizer`` pads on the left.
+    """
     padding = {"pad_to": "context_length", "mask_padding": False}
+    if model_type == "siglip2" and _class_of(config) in ("", "GemmaTokenizer"):
+        return {**padding, "lowercase": True}
     if _class_of(config) not in ("", "SiglipTokenizer", "T5Tokenizer"):
         # SigLIP 2 was trained on lower case. Its own class always lowers, and Gemma's class leaves it to the user.
         return {**padding, "lowercase": bool(config.get("do_lower_case")) or _class_of(config) == "Siglip2Tokenizer"}
