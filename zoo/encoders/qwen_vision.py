@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError
 from zoo.layers.attention import refuse_uneven_heads
-from zoo.layers.decoder import Call, CausalAttention, DecoderBlock
+from zoo.layers.decoder import CausalAttention, DecoderBlock
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import feed_forward
-from zoo.layers.patch_list import grid_positions, refuse_patches
-from zoo.layers.picture_lists import PictureList
+from zoo.layers.patch_list import refuse_patches
+from zoo.layers.picture_lists import OneGrid, PictureList
+from zoo.layers.position import resize_positions
 from zoo.layers.rope import Rotary, Turn
 from zoo.layers.select import find_layers, find_state
 from zoo.registry import register
-from zoo.types import Encoded, Encoder
+from zoo.types import Encoded, Encoder, all_real, on_host
 
 
 @register("encoder")
@@ -137,8 +138,6 @@ class QwenVision(Encoder):
             ConfigError: ``layer`` does not exist, or is not None although tokens hold several layers.
             DataError: the image has no whole number of patches.
         """
-        if not len(pixels):
-            return Encoded(pixels.new_zeros(0, 1, self.dim), None, torch.zeros(0, 1, dtype=torch.bool, device=pixels.device))
         sides = [side // self.patch_size for side in pixels.shape[2:]]
         if any(number * self.patch_size != side for number, side in zip(sides, pixels.shape[2:], strict=True)):
             raise DataError(
@@ -146,8 +145,9 @@ class QwenVision(Encoder):
                 "multiples of it, for example with tiler fit"
             )
         cut = pixels.unflatten(3, (sides[1], -1)).unflatten(2, (sides[0], -1))  # [B, 3, rows, patch, columns, patch]
-        cut = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)  # [B * rows * columns, 3 * patch * patch]
-        return self.encode_patches(cut, torch.tensor([sides] * len(pixels), device="cpu"), layer=layer)
+        cut = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, rows * columns, 3 * patch * patch]
+        x = self._run(cut, OneGrid((sides[0], sides[1]), self.window, pixels.device), layer)
+        return Encoded(x, None, all_real(x.shape[:2], x.device))
 
     def encode_patches(
         self,
@@ -175,29 +175,40 @@ class QwenVision(Encoder):
         width = 3 * self.patch_size**2
         several = self.frames > 1 and patches.shape[-1] == width * self.frames
         refuse_patches(patches[:, :width] if several else patches, grids, self.patch_size)
+        places = PictureList([(rows, columns) for rows, columns in on_host(grids).tolist()], window=self.window, device=patches.device)
+        x = self._run(places.pack(patches), places, layer)
+        return Encoded(places.unpack(x), None, places.mask)
+
+    def _run(self, patches: Float[Tensor, "*tokens patch_dim"], places: PictureList | OneGrid, layer: int | None) -> Tensor:
+        """Return the tokens of a list of patches, or of a batch of pictures of one size, in the order in which they came."""
         if layer is not None and self.read_layers:
             raise ConfigError("feature_layer: the tokens of an encoder with deepstack hold several layers already; set feature_layer: null")
-        places = PictureList(grids, window=self.window, device=patches.device)
-        if not several:
-            patches = patches.unflatten(1, (3, 1, -1)).expand(-1, -1, self.frames, -1).flatten(1)
-        x = self.patch(places.pack(patches))
-        if self.positions is not None and self.position_grid is not None:
-            table = (self.position_grid, self.position_grid)
-            learned = grid_positions(self.positions, table, grids, mode="bilinear", antialias=False, align_corners=True)
-            x = x + places.pack(learned)
-        turn = self._turn(places)
-        calls = [Call(rotation=turn, layout=places.whole), Call(rotation=turn, layout=places.windows)]
+        if patches.shape[-1] == 3 * self.patch_size**2:  # a still
+            shape = (*patches.shape[:-1], 3, self.frames, self.patch_size**2)
+            patches = patches.unflatten(-1, (3, 1, -1)).expand(shape).flatten(-3)
+        x = self.patch(patches)
+        if self.positions is not None:
+            x = x + places.pack(self._learned(places.grids))
+        calls = places.calls(self._turn(places))
         read = []
         for number, block in enumerate(self.blocks[: find_state(layer, len(self.blocks))]):
             x = block(x, calls[self.window is not None and number not in self.full_layers], number)
             if number in self.read_layers:
                 read.append(x)
-        return Encoded(places.unpack(torch.cat([x, *read], dim=-1) if read else x), None, places.mask)
+        return torch.cat([x, *read], dim=-1) if read else x
 
-    def _turn(self, places: PictureList) -> Turn:
+    def _turn(self, places: PictureList | OneGrid) -> Turn:
         tables = [self.rotary.tables(axis) for axis in (places.rows, places.columns)]
         cos, sin = (torch.cat(pair, dim=-1) for pair in zip(*tables, strict=True))
         return Turn(cos, sin)
+
+    def _learned(self, grids: Sequence[tuple[int, int]]) -> Float[Tensor, "total dim"]:
+        """Return the learned positions of all patches, resized to each picture."""
+        assert self.positions is not None and self.position_grid is not None
+        side = (self.position_grid, self.position_grid)
+        rule: dict[str, Any] = {"mode": "bilinear", "antialias": False, "align_corners": True}
+        made = {grid: resize_positions(self.positions, side, grid, **rule)[0] for grid in dict.fromkeys(grids)}
+        return torch.cat([made[grid] for grid in grids])
 
     def _initialise(self) -> None:
         if self.positions is not None:

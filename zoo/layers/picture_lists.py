@@ -1,4 +1,4 @@
-"""Pictures of different sizes as one list of patches, for encoders that attend to whole pictures and to windows in them.
+"""Pictures as one list of patches, or as a batch if they have one size, for encoders that attend to whole pictures and to windows in them.
 
 The list is ordered so that the patches of a picture follow one another, and those of a window in it too; pictures and windows of equal size
 are attended to in one call. With 3 x 5 patches and windows of side 2, a picture's places are listed as::
@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from zoo.layers.decoder import Call, Rotation
 from zoo.layers.packing import Group, Layout
-from zoo.types import on_host, send
+from zoo.types import send
 
 HOST = torch.device("cpu")  # named, because the default device may be meta
 
@@ -28,15 +29,15 @@ class PictureList:
         device: device of the patches.
 
     Attributes:
-        grids: the same as pairs of numbers.
+        grids: the same.
         rows: row of each patch of the list; ``columns``: its column.
         mask: True at the real tokens of the padded batch that ``unpack`` returns.
         whole: attention of each patch to its picture.
         windows: attention of each patch to its window; the same as ``whole`` if there are none.
     """
 
-    def __init__(self, grids: Int64[Tensor, "items 2"], *, window: int | None, device: torch.device) -> None:
-        self.grids: list[tuple[int, int]] = [(rows, columns) for rows, columns in on_host(grids).tolist()]
+    def __init__(self, grids: Sequence[tuple[int, int]], *, window: int | None, device: torch.device) -> None:
+        self.grids = list(grids)
         sizes = [rows * columns for rows, columns in self.grids]
         starts = [sum(sizes[:item]) for item in range(len(sizes))]
         most = max(sizes, default=0)
@@ -62,6 +63,40 @@ class PictureList:
         """Return a padded batch of the list, picture by picture and row by row, with zeros at padding."""
         flat = x.new_zeros(self._shape[0] * self._shape[1], x.shape[1])
         return flat.index_copy(0, self._to, x).unflatten(0, self._shape)
+
+
+    def calls(self, turn: Rotation) -> tuple[Call, Call]:
+        """Return the arguments of blocks that attend to whole pictures, and of those that attend to windows."""
+        return Call(rotation=turn, layout=self.whole), Call(rotation=turn, layout=self.windows)
+
+
+class OneGrid:
+    """Pictures of one size, as a batch [items, rows * columns, dim]; has the attributes of ``PictureList`` that blocks need.
+
+    Args:
+        grid: rows and columns of patches of each picture.
+        window: side of the windows, in patches; None: there are none.
+        device: device of the patches.
+    """
+
+    def __init__(self, grid: tuple[int, int], window: int | None, device: torch.device) -> None:
+        (rows, columns), self.grids, self._window = grid, [grid], window
+        places = torch.arange(rows * columns, device=device)
+        self.rows, self.columns = places // columns, places % columns
+
+    def pack(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
+        """Return the rows as they are."""
+        return x
+
+    def calls(self, turn: Rotation) -> tuple[Call, Call]:
+        """Return the arguments of blocks that attend to whole pictures, and of those that attend to windows."""
+        near = torch.ones(len(self.rows), len(self.rows), dtype=torch.bool, device=self.rows.device)
+        whole = Call(rotation=turn, allowed=near)
+        if self._window is None:
+            return whole, whole
+        for axis in (self.rows // self._window, self.columns // self._window):
+            near = near & (axis[:, None] == axis)
+        return whole, Call(rotation=turn, allowed=near)
 
 
 def _joined(parts: Sequence[Int64[Tensor, " _"]]) -> Int64[Tensor, " total"]:
