@@ -6,9 +6,9 @@ import torch
 from zoo.layers.connector import build_connector
 from zoo.testing import ContractError, check_connector
 
-GRIDS = {"pixel_shuffle": 16}  # connectors that take a grid of tokens, and how many
+GRIDS = {"pixel_shuffle": 16, "patch_merger": 16}  # connectors that take a grid of tokens, and how many
 OPTIONS = {"resampler": {"num_latents": 4}, "kosmos2": {"num_latents": 4}, "attention_pool": {"num_queries": 4}}
-NAMES = ("linear", "mlp", "pixel_shuffle", "resampler", "kosmos2", "attention_pool", "downsampler")
+NAMES = ("linear", "mlp", "pixel_shuffle", "patch_merger", "resampler", "kosmos2", "attention_pool", "downsampler")
 
 
 def connector(name):

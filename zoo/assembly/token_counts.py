@@ -74,10 +74,12 @@ class TokenCounts:
     Attributes:
         fixed: number for every item (images); None if it depends on the length.
         by_length: numbers for items of 0, 1, 2, ... frames (audio).
+        merge: side of the squares of patches that become one token, for pictures of different sizes; None if each gives ``fixed`` tokens.
     """
 
     fixed: int | None = None
     by_length: tuple[int, ...] = ()
+    merge: int | None = 1
 
     def __call__(self, item: Tensor) -> int:
         """Return the number for one processed item: ``pixels`` [3, height, width] or ``mels`` [num_mels, frames].
@@ -102,7 +104,7 @@ def token_counts(
         connector: Any = connectors[modality]
         number, encoder = specs[modality].num_tokens, encoders[modality]
         if number is not None:
-            counts[modality] = TokenCounts(fixed=connector.num_tokens(number))
+            counts[modality] = TokenCounts(fixed=connector.num_tokens(number), merge=connector.merge)
         else:
             lengths = range(nominal_input(modality, encoder)[0].shape[-1] + 1)
             counts[modality] = TokenCounts(by_length=tuple(connector.num_tokens(encoder.num_tokens(frames)) for frames in lengths))

@@ -2,8 +2,8 @@
 
 Papers: Radford et al. 2019 (GPT-2); Brown et al. 2020 (GPT-3, arXiv 2005.14165); Touvron et al. 2023 (LLaMA, arXiv 2302.13971, and LLaMA 2,
 arXiv 2307.09288); Jiang et al. 2023 (Mistral, arXiv 2310.06825); Qwen 2 (arXiv 2407.10671); Qwen 3 (arXiv 2505.09388); Gemma 2 (arXiv
-2408.00118); Gemma 3 (arXiv 2503.19786); Phi-3 (arXiv 2404.14219). References: the ``...ForCausalLM`` of transformers 5.17 that
-``zoo.interop.causal_lm`` names.
+2408.00118); Gemma 3 (arXiv 2503.19786); Phi-3 (arXiv 2404.14219); DeepStack: Meng et al. 2024 (arXiv 2406.04334). References: the
+``...ForCausalLM`` of transformers 5.17 that ``zoo.interop.causal_lm`` names.
 
 Where we differ: one matrix projects to queries, keys and values, and one to gate and value of the feed-forward part; there is no
 dropout; all use GPT-2's initialisation, which shrinks residual outputs with depth; the attention window counts real tokens, so that
@@ -46,6 +46,9 @@ class CausalLM(DecoderOnly):
         positions: "rotary" or "learned".
         rope_scaling: see ``zoo.layers.rope.Rotary``.
         rotary_share: part of each head's channels that is rotated.
+        rope_sections: number of pairs of channels that turn by time, row and column (M-RoPE, Qwen2-VL: [16, 24, 24]); None has one axis.
+        rope_interleaved: the sections take turns (Qwen3-VL); see ``zoo.layers.rope.Rotary``.
+        deepstack: number of first layers behind which further vectors of pictures are added (DeepStack, Qwen3-VL: 3).
         window_rope_theta: theta of layers with a window, without scaling (Gemma 3); None: as in the other layers.
         activation: activation of the feed-forward layers; "swiglu" and "geglu_tanh" add a third matrix for the gate.
         bias: use biases in all linear layers except the output layer.
@@ -73,6 +76,7 @@ class CausalLM(DecoderOnly):
         *("num_heads", "num_kv_heads", "head_dim", "eps", "rope_theta", "rope_scaling"),
         *("window", "activation", "positions", "norm", "rotary_share", "window_rope_theta"),
         *("attention_scale", "attention_cap", "logit_cap", "embed_scale", "experts_per_token"),
+        *("rope_sections", "rope_interleaved", "deepstack"),
     )
     no_weight_decay = ("positions",)  # read by zoo.training.optim: position embeddings are 2-D but are not decayed
 
@@ -95,6 +99,9 @@ class CausalLM(DecoderOnly):
         rope_theta: float = 10_000.0,
         rope_scaling: Mapping[str, Any] | None = None,
         rotary_share: float = 1.0,
+        rope_sections: Sequence[int] | None = None,
+        rope_interleaved: bool = False,
+        deepstack: int = 0,
         window_rope_theta: float | None = None,
         activation: str = "swiglu",
         bias: bool = False,
@@ -142,6 +149,9 @@ class CausalLM(DecoderOnly):
         learned = positions == "learned"
         self.positions = nn.Parameter(torch.empty(context_length, dim)) if learned else None
         turns: dict[str, Any] = {"head_dim": self.head_dim, "share": rotary_share}
+        turns |= {"sections": rope_sections, "interleaved": rope_interleaved}
+        _refuse_axes(rope_sections, deepstack, positions, depth)
+        self.has_axes, self.deepstack = rope_sections is not None, deepstack
         self.rotary = None if learned else Rotary(**turns, theta=rope_theta, scaling=rope_scaling)
         self.window_rotary = None if learned or window_rope_theta is None else Rotary(**turns, theta=window_rope_theta)
         self.blocks = nn.ModuleList(
@@ -219,6 +229,13 @@ def _refuse_sizes(dim: int, num_heads: int, head_dim: int | None, positions: str
     if not windows or not all(size is None or (isinstance(size, int) and size > 0) for size in windows):
         shown = windows[0] if len(windows) == 1 else list(windows)
         raise ConfigError(f"window: got {shown}; allowed is a whole number above 0, null for no window, or a list of these")
+
+
+def _refuse_axes(sections: Sequence[int] | None, deepstack: int, positions: str, depth: int) -> None:
+    if sections is not None and positions != "rotary":
+        raise ConfigError(f"rope_sections: not possible with positions {positions!r}; set positions: rotary, or rope_sections: null")
+    if not 0 <= deepstack <= depth:
+        raise ConfigError(f"deepstack: got {deepstack}; allowed is a whole number of layers from 0 to depth {depth}")
 
 
 def _refuse_numbers(**numbers: float | None) -> None:

@@ -1,10 +1,12 @@
 """Key-value cache of a decoder, in memory that is allocated once."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.errors import DataError
+from zoo.layers.picture_positions import WORD, picture_positions
 
 
 class Cache:
@@ -30,6 +32,9 @@ class Cache:
         real: [batch, room], True at real tokens.
         length: number of filled positions of each row.
         padded: True if there is padding among the filled positions.
+        marks: [batch, room], marks of the tokens of pictures (``zoo.layers.picture_positions``); None if there was no picture so far.
+        delta: [batch], what has to be added to the number of real tokens to get the next position, because a picture takes fewer
+            positions than it has tokens; None: nothing.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class Cache:
         self.real = torch.ones(batch_size, length, dtype=torch.bool, device=device)
         self.length = 0
         self.padded = False
+        self.marks: Tensor | None = None
+        self.delta: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
@@ -82,7 +89,23 @@ class Cache:
                 f"the cache has room for {self.room} tokens per row, but needs {end}; create a longer one, or call reserve({end})"
             )
         self.real[:, start:end] = True if mask is None else mask
+        if self.marks is not None:
+            self.marks[:, start:end] = WORD
         self.length, self.padded = end, self.padded or mask is not None
+
+    def mark(self, marks: Int[Tensor, "batch count"]) -> Int[Tensor, "3 batch count"]:
+        """Keep the marks of the positions reserved last, update ``delta``, and return the positions on three axes of their tokens."""
+        if self.marks is None:
+            self.marks = torch.zeros_like(self.real, dtype=torch.int8)
+        start = self.length - marks.shape[1]
+        self.marks[:, start : self.length] = marks
+        return self._located()[..., start:]
+
+    def _located(self) -> Int[Tensor, "3 batch filled"]:
+        assert self.marks is not None
+        positions, ends = picture_positions(self.marks[:, : self.length].long(), self.mask)
+        self.delta = ends - self.mask.sum(1)
+        return positions
 
     def append(
         self, layer: int, keys: Float[Tensor, "batch num_heads count head_dim"], values: Float[Tensor, "batch num_heads count head_dim"]
@@ -102,6 +125,8 @@ class Cache:
             new[..., : self.length, :] = old[..., : self.length, :].index_select(1, rows)
             setattr(self, name, new)
         self.real = self.real.index_select(0, rows)
+        self.marks = None if self.marks is None else self.marks.index_select(0, rows)
+        self.delta = None if self.delta is None else self.delta.index_select(0, rows)
         return self
 
     def crop(self, length: int) -> "Cache":
@@ -114,6 +139,10 @@ class Cache:
             raise DataError(f"the cache holds {self.length} tokens per row and cannot keep the first {length}")
         self.length = length
         self.padded = self.padded and not bool(self.mask.all())
+        if self.marks is not None and length:
+            self._located()
+        elif not length:
+            self.marks = self.delta = None
         return self
 
     def reserve(self, length: int) -> "Cache":
@@ -127,4 +156,6 @@ class Cache:
             real = self.real.new_ones(len(self.real), length)
             real[:, : self.length] = self.mask
             self.real = real
+            if self.marks is not None:
+                self.marks = F.pad(self.marks, (0, length - self.marks.shape[1]))
         return self

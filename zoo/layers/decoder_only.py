@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, Rotation, prefix_keys, seen_keys, with_prefix
 from zoo.layers.linear import Linear, fast_linear, is_marked, lay_out, pack, unpack
 from zoo.layers.packing import Packing
+from zoo.layers.picture_positions import AXES, list_positions, picture_positions
 from zoo.types import LanguageModel, on_host
 
 Calls = Mapping[int | None, Call]  # by the window of a layer
@@ -81,7 +83,8 @@ class DecoderOnly(LanguageModel):
         """Return the hidden states after the last norm.
 
         Args:
-            x: token ids [batch, length] or vectors [batch, length, dim]; with a layout, packed ids [total] or vectors [total, dim].
+            x: token ids [batch, length] or vectors [batch, length, dim]; with a layout, packed ids [total] or vectors [total, dim]. Vectors
+                may also have ``input_dim`` channels.
             mask: True at real tokens of this call; padding may be on either side.
             positions: positions of the tokens; None counts real tokens, starting after those in the cache.
             cache: key-value cache of the previous tokens; the tokens of this call are added to it.
@@ -90,24 +93,41 @@ class DecoderOnly(LanguageModel):
                 prefixes must lie in its first call.
 
         Raises:
-            DataError: a text is longer than ``context_length``, or the prefix of a cache is not in its first call.
+            DataError: a text is longer than ``context_length``, the prefix of a cache is not in its first call, or vectors have another
+                width.
             ConfigError: the model has a window, which leaves open what a prefix sees.
         """
         if prefix_lengths is not None:
             self._refuse_prefix(layout, cache)
-        x = x if x.is_floating_point() else self.embed(x)
+        marks, further = None, ()
+        if not x.is_floating_point():
+            x = self.embed(x)[..., : self.dim]
+        elif x.shape[-1] > self.dim:
+            x, marks, further = self._parted(x)
         places, calls = (
-            self._list_calls(layout, positions) if layout is not None else self._batch_calls(x, mask, positions, cache, prefix_lengths)
+            self._list_calls(layout, positions, marks)
+            if layout is not None
+            else self._batch_calls(x, mask, positions, cache, prefix_lengths, marks)
         )
         x = self.place(x, places)
         for layer, (block, window) in enumerate(zip(self.blocks, self.windows, strict=True)):
             x = block(x, calls[window], layer)
+            x = x + further[layer] if layer < len(further) else x
         return self.norm(x)
+
+    def _parted(self, x: Float[Tensor, "*tokens input_dim"]) -> tuple[Tensor, Tensor | None, Sequence[Tensor]]:
+        """Return the vectors of the first block, the marks, and the vectors that are added behind the first blocks."""
+        if x.shape[-1] != self.input_dim:
+            raise DataError(f"input vectors have {x.shape[-1]} channels; the language model takes {self.dim} or input_dim {self.input_dim}")
+        x, *further = x.split(self.dim, dim=-1)
+        marks = further.pop()[..., 0] if self.has_axes else None
+        return x, marks, further
 
     def embed(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Return the embeddings of token ids; negative ids (placeholders of other modalities) give zeros."""
         vectors = self.embedding(token_ids.clamp(min=0))  # a lookup needs valid ids; the result at negative ids is set to zero below
-        return vectors.masked_fill((token_ids < 0)[..., None], 0.0)
+        vectors = vectors.masked_fill((token_ids < 0)[..., None], 0.0)
+        return vectors if self.input_dim == self.dim else F.pad(vectors, (0, self.input_dim - self.dim))
 
     def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
         """Return the logits of the next token over the vocabulary."""
@@ -151,7 +171,13 @@ class DecoderOnly(LanguageModel):
             yield self.embedding.weight
 
     def _batch_calls(
-        self, x: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Cache | None, prefix_lengths: Tensor | None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: Cache | None,
+        prefix_lengths: Tensor | None,
+        marks: Tensor | None,
     ) -> tuple[Tensor, Calls]:
         """Return the positions of a padded batch, and the arguments shared by all blocks of each window; extends the cache."""
         past, length, device = 0 if cache is None else cache.length, x.shape[1], x.device
@@ -163,6 +189,8 @@ class DecoderOnly(LanguageModel):
             cache.extend(length, mask)
         real = mask if past == 0 else cache.mask if cache is not None and cache.padded else None
         places = _counted(real, past, keys, device) if positions is None else positions
+        if self.has_axes:
+            places = self._on_axes(places, None if positions is not None else marks, cache, mask)
         if past == 0 and side == "right":
             real = None  # causal attention never reaches padding on the right, so that no mask is needed
         self._refuse_long(places, keys)
@@ -179,9 +207,22 @@ class DecoderOnly(LanguageModel):
         }
         return places, calls
 
-    def _list_calls(self, layout: Packing, positions: Tensor | None) -> tuple[Tensor, Calls]:
+    def _on_axes(self, places: Tensor, marks: Tensor | None, cache: Cache | None, mask: Tensor | None) -> Int[Tensor, "3 rows length"]:
+        """Return positions on three axes, given those counted over real tokens, or the marks of pictures."""
+        if marks is None:
+            delta = None if cache is None else cache.delta
+            places = places if delta is None else places + delta[:, None]
+            return places if places.ndim == 3 else places.expand(AXES, *places.shape)
+        marks = marks.long()
+        return picture_positions(marks, mask)[0] if cache is None else cache.mark(marks)
+
+    def _list_calls(self, layout: Packing, positions: Tensor | None, marks: Tensor | None) -> tuple[Tensor, Calls]:
         assert layout.asked is None, "language models compute every token of a packed list"
+        if positions is None and marks is not None:
+            positions = list_positions(marks, layout)
         positions = layout.positions if positions is None else positions
+        if self.has_axes and positions.ndim == 1:
+            positions = positions.expand(AXES, -1)
         self._refuse_long(positions, layout.shape[1])
         windows = dict.fromkeys(self.windows)
         return positions, {window: Call(rotation=self.rotation(positions, window), layout=layout, window=window) for window in windows}

@@ -39,19 +39,33 @@ class Rotary:
             ``high_freq_factor`` turns), and blends in between. ``kind: yarn`` does the same between ``beta_slow`` and ``beta_fast`` turns,
             by the number of the channel, and multiplies queries and keys by ``attention_factor``. ``kind: longrope`` divides each frequency
             by its own number: ``short_factor`` for texts up to ``original_context_length``, otherwise ``long_factor``.
+        sections: number of pairs of channels that turn by the position on each of three axes, time, row and column (M-RoPE, see
+            ``zoo.layers.picture_positions``); None: there is one axis.
+        interleaved: False gives the first pairs to time, the next ones to the row, the last ones to the column (Qwen2-VL). True takes
+            turns, time, row, column, time, ..., as long as each has pairs left (Qwen3-VL).
 
     Sources: bloc97 2023 (NTK-aware scaling) for "dynamic"; Peng et al. 2023 (YaRN, arXiv 2309.00071), section 3.2 and 3.4; Ding et al. 2024
-    (LongRoPE, arXiv 2402.13753), equation 3; transformers 5.17 ``modeling_rope_utils.py``.
+    (LongRoPE, arXiv 2402.13753), equation 3; transformers 5.17 ``modeling_rope_utils.py``. M-RoPE: Wang et al. 2024 (arXiv 2409.12191),
+    section 2.1, and for the interleaved order transformers 5.17 ``modeling_qwen3_vl.py``.
 
     Where we differ: "dynamic" and "longrope" depend on the length of a text. We take the length of each row; transformers takes the
     longest row of the batch (for a packed list both take the longest row). A text that grows beyond ``original_context_length`` while it is
     generated keeps the keys that it has.
 
     Raises:
-        ConfigError: ``head_dim`` is odd, ``theta`` is not positive, or the scaling is unknown or incomplete.
+        ConfigError: ``head_dim`` is odd, ``theta`` is not positive, the scaling is unknown or incomplete, or the sections do not fit.
     """
 
-    def __init__(self, *, head_dim: int, theta: float = 10_000.0, scaling: Mapping[str, Any] | None = None, share: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        head_dim: int,
+        theta: float = 10_000.0,
+        scaling: Mapping[str, Any] | None = None,
+        share: float = 1.0,
+        sections: Sequence[int] | None = None,
+        interleaved: bool = False,
+    ) -> None:
         if not 0 < share <= 1:
             raise ConfigError(f"rotary_share: got {share}; allowed is a number above 0 and up to 1")
         self.dim = int(head_dim * share)
@@ -62,11 +76,20 @@ class Rotary:
             raise ConfigError(f"rope_theta: got {theta}; allowed are numbers above 0")
         refuse_scaling(scaling, self.dim // 2)
         self.head_dim, self.theta, self.scaling = head_dim, theta, dict(scaling or {})
+        self.axes = None if sections is None else axes_of_pairs(sections, self.dim // 2, interleaved=interleaved)
+        if self.axes is not None and self.scaling.get("kind") in ("dynamic", "longrope"):
+            raise ConfigError(f"rope_sections: not possible with rope_scaling.kind {self.scaling['kind']!r}; allowed are linear, llama3, yarn")
 
-    def tables(self, positions: Int[Tensor, "*tokens"]) -> tuple[Float[Tensor, "*tokens half"], Float[Tensor, "*tokens half"]]:
-        """Return cosine and sine of each position's angles, in float32."""
+    def tables(
+        self, positions: Int[Tensor, "*tokens"] | Int[Tensor, "3 *tokens"]
+    ) -> tuple[Float[Tensor, "*tokens half"], Float[Tensor, "*tokens half"]]:
+        """Return cosine and sine of each position's angles, in float32; with sections, positions have the three axes first."""
         # float32 always: bf16 represents integers exactly only up to 256.
-        angles = positions[..., None].float() * self._frequencies_of(positions)
+        if self.axes is None:
+            angles = positions[..., None].float() * self._frequencies_of(positions)
+        else:
+            chosen = positions.float().index_select(0, torch.tensor(self.axes, device=positions.device)).movedim(0, -1)  # [*tokens, half]
+            angles = chosen * self.frequencies(positions.device)
         factor = self.scaling.get("attention_factor", 1.0)
         return (angles.cos(), angles.sin()) if factor == 1.0 else (angles.cos() * factor, angles.sin() * factor)
 
@@ -166,6 +189,29 @@ def turn(
         return torch.cat([turn(x[..., :width], own, partner), x[..., width:]], dim=-1)
     first, second = x.chunk(2, dim=-1)
     return (x * own).add_(torch.cat([second, first], dim=-1).mul_(partner))
+
+
+def axes_of_pairs(sections: Sequence[int], half: int, *, interleaved: bool) -> list[int]:
+    """Return the axis (0 time, 1 row, 2 column) by which each pair of channels turns. See ``Rotary``.
+
+    Sections [2, 1, 1] give 0 0 1 2; sections [3, 2, 2] interleaved 0 1 2 0 1 2 0.
+
+    Args:
+        sections: number of pairs of each axis.
+        half: number of pairs.
+        interleaved: the axes take turns.
+
+    Raises:
+        ConfigError: there are not three sections, or they do not add up to ``half``, or cannot take turns.
+    """
+    if len(sections) != 3 or min(sections) < 0 or sum(sections) != half:
+        raise ConfigError(f"rope_sections: got {list(sections)}; allowed are three numbers that add up to the {half} pairs of channels of a head")
+    if not interleaved:
+        return [axis for axis, count in enumerate(sections) for _ in range(count)]
+    axes = [pair % 3 if pair < 3 * sections[pair % 3] else 0 for pair in range(half)]
+    if any(axes.count(axis) != count for axis, count in enumerate(sections)):
+        raise ConfigError(f"rope_sections: got {list(sections)}, which cannot take turns; allowed is a first number that is not below the others")
+    return axes
 
 
 def refuse_scaling(scaling: Mapping[str, Any] | None, half: int) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.squares import refuse_grids
 from zoo.registry import find_part, part_names
 from zoo.registry.construct import construct
 from zoo.types import Plan, Tiler, on_host, send
@@ -50,10 +51,12 @@ class TiledCounts:
     Attributes:
         tiler: makes the plan.
         per_tile: tokens that the connector makes of one tile.
+        merge: of patches, the side of the squares that become one token; None if each picture gives ``per_tile`` tokens.
     """
 
     tiler: Tiler
     per_tile: int
+    merge: int | None = 1
 
     fixed = None  # pictures of different sizes have different numbers
 
@@ -62,12 +65,22 @@ class TiledCounts:
         return self.tiler.plan(*(int(side) for side in item.size))
 
     def __call__(self, item: Any) -> int:
-        """Return the number of tokens of a picture that was cut."""
-        return self.tiler.count(self.plan(item), self.per_tile)
+        """Return the number of tokens of a picture that was cut.
+
+        Raises:
+            DataError: squares of patches do not fill the picture's grid.
+        """
+        plan = self.plan(item)
+        if self.tiler.cuts == "tiles":
+            return self.tiler.count(plan, self.per_tile)
+        if self.merge is None:
+            return self.per_tile
+        refuse_grids([plan.grid], self.merge)
+        return plan.num_tiles // self.merge**2
 
     def written(self, item: Any) -> list[str | int]:
         """Return the symbols and numbers of placeholders that stand for the picture in the text."""
-        return self.tiler.written(self.plan(item), self.per_tile)
+        return self.tiler.written(self.plan(item), self.per_tile) if self.tiler.cuts == "tiles" else [self(item)]
 
 
 def plans_of(sizes: Int64[Tensor, "items 2"], tiler: Tiler) -> list[Plan]:

@@ -145,7 +145,7 @@ class ImageProcessor(ModalityProcessor):
         """Return what counts the tokens of an image: with a tiler, by its plan."""
         if self.tiler is None:
             return count
-        return TiledCounts(self.tiler, count.fixed if self.tiler.cuts == "tiles" else 1)
+        return TiledCounts(self.tiler, count.fixed, count.merge)
 
     def __call__(self, raw: Any) -> tuple[Float[Tensor, "batch 3 height width"], None] | Batch:
         """Process a list of raw images; return a ready float tensor [B, 3, H, W], or a batch, unchanged.

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 
@@ -17,10 +17,14 @@ class Connector(nn.Module, ABC):
     Attributes:
         silent_keywords: options that change what the weights compute but no shape of them; see ``Part``.
         newline: learned vector [out_dim] at the end of a row of an image that was cut into tiles; None without the option ``newline``.
+        merge: side of the squares of places that become one token; None if the number of tokens does not depend on the input.
+        deepstack: number of further vectors of width ``out_dim`` behind each token, for a language model with ``deepstack``.
     """
 
     silent_keywords: ClassVar[Sequence[str]] = ()
     newline: Tensor | None
+    merge: int | None = 1
+    deepstack: int = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,6 +47,18 @@ class Connector(nn.Module, ABC):
     def forward(
         self, tokens: Float[Tensor, "batch num_tokens in_dim"], mask: Bool[Tensor, "batch num_tokens"]
     ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]: ...
+
+    def on_grids(
+        self, tokens: Float[Tensor, "batch num_tokens in_dim"], mask: Bool[Tensor, "batch num_tokens"], grids: Int64[Tensor, "batch 2"]
+    ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
+        """Return what ``forward`` returns for pictures of different sizes; by default the grid does not matter.
+
+        Args:
+            tokens: of each picture, row by row, with padding behind them.
+            mask: True at real tokens.
+            grids: rows and columns of each picture, multiples of ``merge``; the values are known on the CPU.
+        """
+        return self(tokens, mask)
 
     @classmethod
     def refuse(cls, num_tokens: int | None, options: Mapping[str, Any]) -> None:

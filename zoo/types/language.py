@@ -22,6 +22,9 @@ class LanguageModel(Part, nn.Module):
         window: number of tokens before a position that attention can see; None for all.
         sees_prefix: True if ``forward`` also takes ``prefix_lengths`` [batch]: how many first real tokens of each row see each other (a
             prefix language model; the image and the prompt of PaliGemma).
+        has_axes: True if positions have the axes time, row and column (M-RoPE). The last channel of an input vector is then the mark of
+            its place in a picture (``zoo.layers.picture_positions``).
+        deepstack: number of first blocks behind which further vectors are added to the tokens of pictures (DeepStack).
     """
 
     dim: int
@@ -32,6 +35,13 @@ class LanguageModel(Part, nn.Module):
     drops_output: bool = False
     window: int | None = None
     sees_prefix: bool = False
+    has_axes: bool = False
+    deepstack: int = 0
+
+    @property
+    def input_dim(self) -> int:
+        """Width of the vectors that ``embed`` returns: the vector of a token, those of ``deepstack``, and the mark if ``has_axes``."""
+        return self.dim * (1 + self.deepstack) + self.has_axes
 
     def forward(
         self,
@@ -45,7 +55,7 @@ class LanguageModel(Part, nn.Module):
         """Return the hidden states after the last norm [batch, length, dim].
 
         Args:
-            x: token ids [batch, length], or their vectors [batch, length, dim].
+            x: token ids [batch, length], or their vectors [batch, length, input_dim].
             mask: True at the real tokens of this call [batch, length].
             positions: position of each token; None counts real tokens.
             cache: from ``new_cache``; the call attends to its tokens and appends new ones.
@@ -54,7 +64,7 @@ class LanguageModel(Part, nn.Module):
         raise NotImplementedError
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """Return the embeddings of token ids [..., dim], among which a head splices those of other modalities."""
+        """Return the embeddings of token ids [..., input_dim], among which a head splices those of other modalities."""
         raise NotImplementedError
 
     def logits(self, hidden: Tensor) -> Tensor:

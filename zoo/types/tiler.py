@@ -56,12 +56,14 @@ class Tiler(ABC):
             sizes run as one list through an encoder that takes such lists.
         needs_newline: True if ``arrange`` puts a learned vector at the end of each row.
         max_patches: largest number of patches of a picture, of a tiler that enlarges or shrinks pictures to about this number.
+        merge: number that divides the rows and columns of each grid of patches.
         symbols: texts of ``written`` that have to be special tokens of the tokenizer.
     """
 
     cuts: ClassVar[Literal["tiles", "patches"]] = "tiles"
     needs_newline: bool = False
     max_patches: int | None = None
+    merge: int = 1
     symbols: Sequence[str] = ()
 
     @abstractmethod

@@ -5,16 +5,79 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
+from zoo.layers.picture_positions import picture_marks
 from zoo.layers.tiling import arrange_tiles, padded_features, plans_of
-from zoo.types import Batch, SystemLike
+from zoo.registry import label_of
+from zoo.types import Batch, Connector, Encoded, LanguageModel, SystemLike, Tiler, follow, on_host
 
 ITEMS_AT_ONCE = 32  # images or audio clips per encoder call in generation; bounds the memory of long chats
 
-Connected = Mapping[str, tuple[Float[Tensor, "items num_tokens dim"], Bool[Tensor, "items num_tokens"]]]  # by modality
+Features = tuple[Float[Tensor, "items num_tokens dim"], Bool[Tensor, "items num_tokens"]]  # and the mask of real ones
+Connected = Mapping[str, Features]  # by modality
+
+
+def connected(head: Any, modality: str, encoded: Encoded, batch: Batch) -> Features:
+    """Return the inputs that the connector makes of encoded items, for the language model, and their mask; tiles are laid out by picture.
+
+    Args:
+        head: a ``MultimodalLM``.
+        modality: of the items.
+        encoded: all items of the batch.
+        batch: holds grids of patches, or sizes of pictures that were cut into tiles, if there are any.
+
+    Raises:
+        DataError: the system's processor has no tiler, or squares of patches do not fill a grid.
+    """
+    grids, sizes = batch.grids.get(modality), batch.sizes.get(modality)
+    if grids is not None and len(grids):
+        return on_grids(head, modality, encoded, grids)
+    features, mask = head.connectors[modality](encoded.tokens, encoded.mask)
+    if grids is None and sizes is not None and not sizes.is_meta:  # a meta tensor has no values to plan by
+        features, mask = laid_out(head, modality, features, sizes)
+    return widened(features, head.language), mask
+
+
+def on_grids(head: Any, modality: str, encoded: Encoded, grids: Int64[Tensor, "items 2"]) -> Features:
+    """Return the inputs that the connector makes of encoded pictures of different sizes, with their places in the grid, and their mask."""
+    connector = head.connectors[modality]
+    features, mask = connector.on_grids(encoded.tokens, encoded.mask, grids)
+    shape = None if connector.merge is None else follow(lambda each: each // connector.merge, grids)
+    return widened(features, head.language, shape), mask
+
+
+def widened(
+    features: Float[Tensor, "items num_tokens _"], language: LanguageModel, grids: Int64[Tensor, "items 2"] | None = None
+) -> Float[Tensor, "items num_tokens input_dim"]:
+    """Return features in the form of the language model's input vectors (``LanguageModel.input_dim``).
+
+    Args:
+        features: of a connector.
+        language: the model.
+        grids: rows and columns of the tokens of each picture; None: they have the positions of words.
+    """
+    missing = language.input_dim - features.shape[2]
+    if not missing:
+        return features
+    features = F.pad(features, (0, missing))
+    if grids is None or not language.has_axes:
+        return features
+    marks = nn.utils.rnn.pad_sequence(picture_marks(grids, features.device), batch_first=True)
+    return torch.cat([features[..., :-1], marks[..., None].to(features.dtype)], dim=-1)
+
+
+def refuse_squares(tiler: Tiler, connector: Connector) -> None:
+    """Raise ConfigError unless the squares that a connector joins fill each grid of patches of a tiler."""
+    if connector.merge is not None and tiler.merge % connector.merge:
+        raise ConfigError(
+            f"processor.image.tiler: {label_of(tiler)} makes rows and columns that are multiples of {tiler.merge}, but "
+            f"head.connectors.image: {label_of(connector)} joins squares of {connector.merge} x {connector.merge} patches; choose tiler "
+            f"{{kind: fit, merge: {connector.merge}}}, or a connector that joins none (mlp, linear, resampler)"
+        )
 
 
 def laid_out(
@@ -52,6 +115,9 @@ def features_of(head: Any, system: SystemLike, batch: Batch, kept: MutableMappin
         x, mask = batch.inputs[modality], batch.masks.get(modality)
         if not len(x):
             continue
+        if modality in batch.grids:
+            found[modality] = _features_of_patches(head, system, modality, x, batch.grids[modality], kept)
+            continue
         if modality in batch.sizes:
             found[modality] = _features_of_tiles(head, system, modality, x, batch.sizes[modality], kept)
             continue
@@ -62,8 +128,9 @@ def features_of(head: Any, system: SystemLike, batch: Batch, kept: MutableMappin
         new = list({digest: row for row, digest in enumerate(digests) if digest not in kept}.values())
         for rows in (new[i : i + ITEMS_AT_ONCE] for i in range(0, len(new), ITEMS_AT_ONCE)):
             encoded = system.encode_ready(modality, x[rows], None if mask is None else mask[rows])
-            for row, tokens, real in zip(rows, *connector(encoded.tokens, encoded.mask), strict=True):
-                kept[digests[row]] = tokens[real]
+            tokens, real = connector(encoded.tokens, encoded.mask)
+            for row, each, here in zip(rows, widened(tokens, head.language), real, strict=True):
+                kept[digests[row]] = each[here]
         found[modality] = padded_features([kept[digest] for digest in digests])
     return found
 
@@ -80,7 +147,21 @@ def _features_of_tiles(
             continue
         parts = [system.encode_ready(modality, part) for part in tiles.split(ITEMS_AT_ONCE)]
         features = torch.cat([head.connectors[modality](part.tokens, part.mask)[0] for part in parts])
-        kept[digest] = laid_out(head, modality, features, size[None])[0][0]
+        kept[digest] = widened(laid_out(head, modality, features, size[None])[0], head.language)[0]
+    return padded_features([kept[digest] for digest in digests])
+
+
+def _features_of_patches(
+    head: Any, system: SystemLike, modality: str, x: Tensor, grids: Tensor, kept: MutableMapping[str, Tensor]
+) -> Features:
+    """Return the features of pictures given as one list of patches; equal pictures and those in ``kept`` are not encoded again."""
+    pictures = x.split(on_host(grids).prod(1).tolist())
+    digests = [_digest(modality, torch.cat([each.flatten(), grid.to(each.dtype)])) for each, grid in zip(pictures, grids, strict=True)]
+    for digest, patches, grid in zip(digests, pictures, on_host(grids), strict=True):
+        if digest in kept:
+            continue
+        encoded = system.encode_ready(modality, patches, grids=grid[None])
+        kept[digest] = on_grids(head, modality, encoded, grid[None])[0][0]
     return padded_features([kept[digest] for digest in digests])
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.heads.bases.media_features import Connected, features_of, laid_out
+from zoo.heads.bases.media_features import Connected, connected, features_of, refuse_squares
 from zoo.language.decoding.generate import generate
 from zoo.language.decoding.sampling import Sampling, fresh_seed
 from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop, cut_at_stop
@@ -155,10 +155,13 @@ class MultimodalLM(LanguageHead):
         """Keep the tiler that cuts the images, whose plans say how their features are laid out.
 
         Raises:
-            ConfigError: the tiler ends each row with a learned vector, which the connector does not have.
+            ConfigError: the tiler ends each row with a learned vector, which the connector does not have; or the connector joins squares
+                of patches that do not fill the tiler's grids.
         """
         part = None if wiring.processor is None else wiring.processor.get("image")
         self.tiler = None if part is None else part.tiler
+        if self.tiler is not None and self.tiler.cuts == "patches":
+            refuse_squares(self.tiler, self.connectors["image"])
         if self.tiler is not None and self.tiler.needs_newline and self.connectors["image"].newline is None:
             raise ConfigError(
                 f"head.connectors.image: has no vector for the end of a row, which {label_of(self.tiler)} needs; set newline: true among "
@@ -167,11 +170,7 @@ class MultimodalLM(LanguageHead):
 
     def _connected(self, encoded: Mapping[str, Encoded], batch: Batch) -> Connected:
         """Apply the connectors to the encoded items; returns features and masks by modality, those of tiles laid out by picture."""
-        found = {m: self.connectors[m](encoded[m].tokens, encoded[m].mask) for m in self.connectors if m in encoded}
-        for modality, sizes in batch.sizes.items():
-            if modality in found and not sizes.is_meta:  # a meta tensor has no values to plan by
-                found[modality] = laid_out(self, modality, found[modality][0], sizes)
-        return found
+        return {m: connected(self, m, encoded[m], batch) for m in self.connectors if m in encoded}
 
     @torch.inference_mode()
     def generate(
@@ -330,6 +329,11 @@ def _connector(config: str | Mapping[str, Any], spec: EncoderSpec, language: Lan
         connector = build_connector(config, in_dim=spec.dim, out_dim=language.dim, num_tokens=spec.num_tokens)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
+    if connector.deepstack and connector.deepstack != language.deepstack:
+        raise ConfigError(
+            f"{key}.deepstack: {connector.deepstack}, but the language model has {language.deepstack}; both must be equal: set "
+            f"language.deepstack: {connector.deepstack}, or choose a connector without deepstack"
+        )
     made = 0 if spec.num_tokens is None else connector.num_tokens(spec.num_tokens)
     if made >= language.context_length:
         raise ConfigError(

@@ -76,7 +76,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 _PLAIN: dict[str, Collection[Any]] = {
     "norm": ("rms",), "post_norms": (False,), "qk_norm": (False,), "positions": ("rotary",), "activation": ("swiglu",), "bias": (False,),
     "qkv_bias": (None, False), "rotary_share": (1.0,), "window_rope_theta": (None,), "attention_scale": (None,), "attention_cap": (None,),
-    "logit_cap": (None,), "embed_scale": (1.0,), "num_experts": (None,),
+    "logit_cap": (None,), "embed_scale": (1.0,), "num_experts": (None,), "rope_sections": (None,), "rope_interleaved": (False,),
+    "deepstack": (0,),
 }  # fmt: skip
 
 

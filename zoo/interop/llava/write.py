@@ -72,14 +72,16 @@ def llava_export(system: nn.Module) -> Export | None:
     return Export(files, tensors)
 
 
-def rows_of_words(conversation: Any, vocab_size: int) -> tuple[int, int]:
+def rows_of_words(conversation: Any, vocab_size: int, word: str = MARKER) -> tuple[int, int]:
     """Return the id of the marker of images, and the number of rows of the word table with one for the marker.
 
     Args:
         conversation: the processor's part that owns the tokenizer; None if there is no tokenizer, so that the marker is behind all words.
         vocab_size: rows of our table.
+        word: the marker; a tokenizer without it uses ours.
     """
-    marker = vocab_size if conversation is None else conversation.tokenizer.token_to_id(MARKER)
+    marker = vocab_size if conversation is None else conversation.tokenizer.token_to_id(word)
+    marker = conversation.tokenizer.token_to_id(MARKER) if marker is None else marker
     return marker, vocab_size if marker < vocab_size else -(-(marker + 1) // STEP) * STEP
 
 

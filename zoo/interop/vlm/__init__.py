@@ -1,1 +1,1 @@
-"""Vision-language models of transformers that cut pictures into tiles: Idefics3, SmolVLM and LLaVA-NeXT."""
+"""Vision-language models of transformers that take pictures of any size: Idefics3, SmolVLM, LLaVA-NeXT and Qwen-VL."""

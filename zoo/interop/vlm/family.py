@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from zoo.interop.base.transformers_config import filled
+from zoo.interop.causal_lm import configs
 from zoo.processors.image import ImageProcessor
 from zoo.types import Tiler
 
@@ -20,6 +21,9 @@ class Family(ABC):
         processor_class: class of transformers that puts pictures and texts together.
         tiler: our tiler that cuts the family's pictures.
         template: our chat template if a directory has none.
+        encoder: our image encoder.
+        marker: token that stands for a picture in the family's texts.
+        spans: symbols around a picture by modality, as our processor of conversations takes them; for directories without a template.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -27,6 +31,25 @@ class Family(ABC):
     processor_class: ClassVar[str]
     tiler: ClassVar[type[Tiler]]
     template: ClassVar[str]
+    encoder: ClassVar[str] = "vit"
+    marker: ClassVar[str] = "<image>"
+    spans: ClassVar[Mapping[str, list[str]]] = {}
+
+    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
+        """Return True if a system with this processor and config is of the family, as far as pictures go."""
+        return type(processor.tiler) is self.tiler
+
+    def symbol_ids(self, conversation: Any) -> dict[str, int]:
+        """Return further ids of tokens in the config, given the processor of conversations; by default none."""
+        return {}
+
+    def language(self, words: Mapping[str, Any]) -> dict[str, Any]:
+        """Convert all keywords of the language model to its config.
+
+        Raises:
+            ConfigError: the family has no language model of this form.
+        """
+        return configs.config(words)
 
     @abstractmethod
     def recognises(self, keys: Collection[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Vision-language models of transformers that cut pictures into tiles, as whole directories."""
+"""Vision-language models of transformers that take pictures of any size, as whole directories."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +24,13 @@ from zoo.registry import register
 
 @register("format")
 class VisionLanguageModels(Format):
-    """Systems of a ``vit``, the head ``llava`` and a ``causal_lm`` that cut pictures into tiles: Idefics3, SmolVLM, LLaVA-NeXT."""
+    """Systems with the head ``llava`` and a ``causal_lm`` that take pictures of any size: Idefics3, SmolVLM, LLaVA-NeXT, Qwen-VL."""
 
     targets = ("transformers",)
-    takes = "systems of an encoder 'vit' with the head 'llava', a 'causal_lm', and a tiler of images 'split' or 'anyres'"
+    takes = (
+        "systems with the head 'llava' and a 'causal_lm': of an encoder 'vit' with a tiler of images 'split' or 'anyres', or of "
+        "'qwen_vision' with the tiler 'fit'"
+    )
     model_types = tuple(kind for family in FAMILIES for kind in family.model_types)
     files = {**TRANSFORMERS, **TOKENIZERS, **IMAGES, **CHAT}
 
@@ -46,7 +49,8 @@ class VisionLanguageModels(Format):
         image, settings = parts["encoders"]["image"], _images(family, source.directory, parts)
         given = read_language_tokenizer(source.directory)
         template = "tokenizer" if given is not None and given.chat_template is not None else family.template
-        processor = {"image": settings, "conversation": {"tokenizer": "given", "template": template}}
+        spans = {"spans": dict(family.spans)} if family.spans and template != "tokenizer" else {}
+        processor = {"image": settings, "conversation": {"tokenizer": "given", "template": template, **spans}}
         system = {"name": source.name, **parts, "encoders": {"image": image}, "processor": processor}
         return Description({"system": system}, conversation=given, left_out=sampling_settings(source.directory))
 
@@ -84,11 +88,12 @@ def _images(family: Family, directory: Path, parts: Mapping[str, Any]) -> dict[s
     checked_image_settings(*found)
     preprocessing, settings = family.images(*found)
     image = parts["encoders"]["image"]
-    side = preprocessing.pop("image_size")
-    if side != image["image_size"]:
-        raise ConfigError(
-            f"{found[1]}: tiles have {side} pixels, but the image tower takes {image['image_size']} (vision_config.image_size); allowed is "
-            "the same number in both"
-        )
+    for key, noun in (("image_size", "tiles"), ("patch_size", "patches")):
+        side = preprocessing.pop(key, image[key])
+        if side != image[key]:
+            raise ConfigError(
+                f"{found[1]}: {noun} have {side} pixels, but the image tower takes {image[key]} (vision_config.{key}); allowed is the same "
+                "number in both"
+            )
     image["preprocessing"] = preprocessing
     return settings

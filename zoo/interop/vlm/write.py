@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
-from zoo.interop.causal_lm import configs
 from zoo.interop.causal_lm.write import language_files, whole_keywords
-from zoo.interop.llava.write import MARKER, keep_marker, lengthened, rows_of_words
+from zoo.interop.llava.write import keep_marker, lengthened, rows_of_words
 from zoo.interop.vlm.families import FAMILIES
+from zoo.interop.vlm.family import Family
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.types import SystemLike, is_system, part_of
 
@@ -25,13 +25,14 @@ def vlm_export(system: nn.Module) -> Export | None:
     processor: Any = part_of(system, "image")
     if processor is None or processor.tiler is None:
         return None
-    family = next((each for each in FAMILIES if type(processor.tiler) is each.tiler), None)
+    family = next((each for each in FAMILIES if each.fits(processor, system.config)), None)
     if family is None:
+        names = dict.fromkeys(each.tiler.__name__.lower() for each in FAMILIES)
         raise ConfigError(
-            f"export: no model of transformers that zoo writes cuts pictures by {processor.tiler_config!r} (processor.image.tiler); "
-            f"allowed are {' and '.join(each.tiler.__name__.lower() for each in FAMILIES)}. Save the system with zoo.save"
+            f"export: no model of transformers that zoo writes cuts pictures by {processor.tiler_config!r} (processor.image.tiler) for these "
+            f"parts; allowed are {', '.join(names)}. Save the system with zoo.save"
         )
-    _refuse_other_parts(system, family.architecture)
+    _refuse_other_parts(system, family)
     image, head, language = (
         whole_keywords(kind, words)
         for kind, words in (
@@ -42,18 +43,20 @@ def vlm_export(system: nn.Module) -> Export | None:
     )
     conversation: Any = part_of(system, "conversation")
     known = conversation is not None and conversation.is_fitted
-    marker, rows = rows_of_words(conversation if known else None, language["vocab_size"])
+    marker, rows = rows_of_words(conversation if known else None, language["vocab_size"], family.marker)
     words = {**language, "vocab_size": rows}
     config = family.config(image, head, words, processor, marker)
     config |= {"model_type": family.model_types[0], "architectures": [family.architecture]}
     per_tile, prefix = system.counts["image"].fixed, system.encoders["image"].num_prefix_tokens
-    files = language_files(configs.config(words), conversation)
+    files = language_files(config["text_config"], conversation)
     ids = {key: value for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
     config["text_config"] |= ids
     config["pad_token_id"] = ids["pad_token_id"]
     if known:
+        config |= family.symbol_ids(conversation)
+        word = conversation.tokenizer.id_to_token(marker)
         keep_marker(files["tokenizer.json"], marker)
-        files["tokenizer_config.json"] |= {"image_token": MARKER, "extra_special_tokens": {"image_token": MARKER}}
+        files["tokenizer_config.json"] |= {"image_token": word, "extra_special_tokens": {"image_token": word}}
         files["processor_config.json"] = {
             "processor_class": family.processor_class,
             **family.processor_config(config, per_tile, prefix),
@@ -66,12 +69,13 @@ def vlm_export(system: nn.Module) -> Export | None:
     return Export(files, tensors)
 
 
-def _refuse_other_parts(system: SystemLike, architecture: str) -> None:
-    """Raise ConfigError if the system has other parts than a ``vit`` and a ``causal_lm``."""
+def _refuse_other_parts(system: SystemLike, family: Family) -> None:
+    """Raise ConfigError if the system has other parts than the family's image encoder and a ``causal_lm``."""
     config = system.config
     families = {m: part["name"] for m, part in config["encoders"].items()} | {"language": config["head"]["language"]["name"]}
-    if families != {"image": "vit", "language": "causal_lm"}:
+    if families != {"image": family.encoder, "language": "causal_lm"}:
         raise ConfigError(
-            f"export: transformers' {architecture} has one image encoder 'vit' and a language model 'causal_lm'; this system has "
+            f"export: transformers' {family.architecture} has one image encoder {family.encoder!r} and a language model 'causal_lm'; this "
+            f"system has "
             f"{', '.join(f'{part}: {name}' for part, name in families.items())}. Save it with zoo.save"
         )

@@ -25,6 +25,8 @@ class AttentionPoolConnector(Connector):
         num_heads: attention heads; None takes one per 64 channels.
     """
 
+    merge = None
+
     def __init__(self, *, in_dim: int, out_dim: int, num_queries: int = 32, num_heads: int | None = None) -> None:
         super().__init__()
         refuse_below("num_queries", num_queries, 1)

@@ -33,6 +33,7 @@ class Kosmos2Connector(Connector):
     """
 
     silent_keywords = ("num_heads", "normalise")
+    merge = None
 
     @classmethod
     def resolved(cls, keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,17 @@
 Papers: the inverse of Shi et al. 2016 (arXiv 1609.05158), as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from zoo.errors import DataError
 from zoo.layers.connector import cannot, refuse_below
 from zoo.layers.linear import Linear
+from zoo.layers.squares import joined_squares, misfit, square_tokens
 from zoo.registry import register
-from zoo.types import Connector, follow
+from zoo.types import Connector
 
 
 @register("connector")
@@ -38,7 +37,7 @@ class PixelShuffle(Connector):
     def __init__(self, *, in_dim: int, out_dim: int, factor: int = 2, bias: bool = True) -> None:
         super().__init__()
         refuse_below("factor", factor, 1)
-        self.factor = factor
+        self.merge = factor
         self.linear = Linear(in_dim * factor**2, out_dim, bias=bias)
 
     @classmethod
@@ -50,23 +49,14 @@ class PixelShuffle(Connector):
             raise cannot("pixel_shuffle", f"for the encoder's output, {reason}", ("linear", "mlp", "resampler", "attention_pool"))
 
     def num_tokens(self, n: int) -> int:
-        reason = misfit(n, self.factor)
-        if reason is not None:
-            raise DataError(f"pixel_shuffle: {reason}")
-        return n // self.factor**2
+        return square_tokens("pixel_shuffle", n, self.merge)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
-        number, factor = self.num_tokens(tokens.shape[1]), self.factor
-        side = math.isqrt(tokens.shape[1]) // factor
-        grid = tokens.unflatten(1, (side, factor, side, factor))  # [B, rows, factor, columns, factor, in_dim]
-        x = grid.transpose(2, 3).flatten(3).flatten(1, 2)  # [B, rows * columns, factor * factor * in_dim]
-        return self.linear(x), follow(lambda mask: mask[:, :1].expand(-1, number), mask)  # an item has all tokens or none
+        x, mask = joined_squares(tokens, mask, None, self.merge)
+        return self.linear(x.flatten(2)), mask
 
-
-def misfit(n: int, factor: int) -> str | None:
-    """Return the reason why ``n`` tokens are not a square grid that ``factor`` x ``factor`` squares fill, or None if they are."""
-    side = math.isqrt(n)
-    if side**2 != n:
-        return f"{n} tokens do not form a square grid"
-    legal = [f for f in range(1, side + 1) if side % f == 0]
-    return None if side % factor == 0 else f"factor {factor} does not divide the side of the {side} x {side} grid; allowed are {legal}"
+    def on_grids(
+        self, tokens: Tensor, mask: Tensor, grids: Int64[Tensor, "batch 2"]
+    ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
+        x, mask = joined_squares(tokens, mask, grids, self.merge)
+        return self.linear(x.flatten(2)), mask

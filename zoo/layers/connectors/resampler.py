@@ -88,6 +88,8 @@ class ResamplerConnector(Connector):
         mlp_ratio: hidden width of the feed-forward blocks, as a multiple of ``in_dim``.
     """
 
+    merge = None
+
     def __init__(
         self, *, in_dim: int, out_dim: int, num_latents: int = 64, depth: int = 2, num_heads: int | None = None, mlp_ratio: float = 4.0
     ) -> None:

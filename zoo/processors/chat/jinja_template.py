@@ -13,6 +13,7 @@ from zoo.processors.chat.template_pieces import Piece, Symbols, with_system
 # Template code may apply any operation to its inputs, divide by zero, or nest without end.
 TEMPLATE_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 IMAGE = MARKERS["image"]
+SYMBOLS = (IMAGE, "<|image_pad|>")  # that templates write for a part of type "image"; the second is Qwen-VL's
 PROBE = "q0z"  # a string that no template contains, so that a match shows where a message was rendered
 
 
@@ -68,12 +69,11 @@ class Jinja:
         """Return the text of messages; equal to the result of ``apply_chat_template`` in transformers."""
         if not messages:
             return self._rendered([], add_generation_prompt)
-        rows = [{"role": message.role, "content": message.text} for message in messages]
         names = tuple(sorted(self.symbols.names.items()))
-        if _takes_parts(self.source, names):
-            images = _writes_images(self.source, names)
-            rows = [{"role": message.role, "content": _parts(message.text) if images else _one_part(message.text)} for message in messages]
-        return self._rendered(rows, add_generation_prompt)
+        parts, symbol = _takes_parts(self.source, names), _image_symbol(self.source, names)
+        rows = [{"role": message.role, "content": _content(message.text, parts, symbol)} for message in messages]
+        text = self._rendered(rows, add_generation_prompt)
+        return text if symbol is None else text.replace(symbol, IMAGE)
 
     def _rendered(self, rows: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
         return _render(self.source, rows, self.symbols.names, add_generation_prompt)
@@ -97,6 +97,20 @@ class Jinja:
 
 def _one_part(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
+
+
+def _content(text: str, takes_parts: bool, symbol: str | None) -> str | list[dict[str, str]]:
+    """Return the content of a message in the form that a template takes: a string, or parts.
+
+    Args:
+        text: of the message, with our markers.
+        takes_parts: see ``_takes_parts``.
+        symbol: see ``_image_symbol``; a template that also takes strings gets parts for messages with images, if it writes another symbol
+            than ours.
+    """
+    if takes_parts:
+        return _one_part(text) if symbol is None else _parts(text)
+    return _parts(text) if symbol not in (None, IMAGE) and IMAGE in text else text
 
 
 def _parts(text: str) -> list[dict[str, str]]:
@@ -133,13 +147,14 @@ def _takes_parts(source: str, names: tuple[tuple[str, str], ...]) -> bool:
 
 
 @functools.cache
-def _writes_images(source: str, names: tuple[tuple[str, str], ...]) -> bool:
-    """Return True if a template that takes parts writes our marker for a part of type "image"."""
+def _image_symbol(source: str, names: tuple[tuple[str, str], ...]) -> str | None:
+    """Return the symbol of ``SYMBOLS`` that a template writes for a part of type "image"; None if it writes none of them."""
     try:
         rows = [{"role": "user", "content": [{"type": "image"}, *_one_part(PROBE)]}]
-        return _render(source, rows, dict(names), True).count(IMAGE) == 1
+        text = _render(source, rows, dict(names), True)
     except ItemError:
-        return False
+        return None
+    return next((symbol for symbol in SYMBOLS if text.count(symbol) == 1 and PROBE in text), None)
 
 
 def _render(source: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], add_generation_prompt: bool) -> str:
