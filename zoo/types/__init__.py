@@ -15,6 +15,7 @@ from zoo.types.batch import (
     MASKED,
     MELS,
     PLACEHOLDER_IDS,
+    PRESENT,
     SUPERVISED,
     TARGET_IDS,
     TARGET_POSITIONS,
@@ -23,6 +24,7 @@ from zoo.types.batch import (
     Encoded,
     HeadOutput,
     Predictions,
+    presence_of,
 )
 from zoo.types.connector import Connector
 from zoo.types.contract import check_encoded, check_encoder_words
