@@ -135,6 +135,7 @@ class Processor:
             self._put_present(batch, items)
         elif CONVERSATION not in self.parts:
             for modality in items[0]:
+                _refuse_missing(modality, samples, items)
                 _put(batch, modality, self.parts[modality].collate([item[modality] for item in items]))
         # An item without a group gets its own group, derived from its id so that every rank computes the same number.
         groups = [stable_group(sample.id) if sample.group is None else sample.group for sample in samples]
@@ -202,6 +203,15 @@ class Processor:
             for part in parts.values():
                 part.load(directory)
         return cls(parts)
+
+
+def _refuse_missing(modality: str, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> None:
+    """Raise DataError if an item lacks a modality that the first one has."""
+    for sample, item in zip(samples, items, strict=True):
+        if modality not in item:
+            raise ItemError(
+                f"item {sample.id}: has no {modality}, which other items have; only a system of three encoders takes it", modality
+            )
 
 
 def is_target(part: Any) -> bool:

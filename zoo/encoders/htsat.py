@@ -176,7 +176,7 @@ class HTSAT(Encoder):
         return x.unflatten(3, (self.folds, -1)).transpose(2, 3).flatten(2, 3)
 
     def _initialise(self) -> None:
-        """Initialise as the reference: matrices and bias tables with a normal distribution of standard deviation 0.02, biases with zeros."""
+        """Initialise as HTS-AT's code: matrices and bias tables with a normal distribution of deviation 0.02, biases with zeros."""
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
                 nn.init.trunc_normal_(parameter, std=0.02)

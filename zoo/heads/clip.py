@@ -43,8 +43,8 @@ class CLIPHead(FeatureHead):
         positives: "pairs": item i matches only item i; "groups": items of equal ``batch.targets["groups"]`` match too; without
             such a target each pair is its own group, on all processes.
         projections: by modality "linear" (no bias, CLIP), "linear_bias" (SigLIP's text), "mlp" (LayerNorm, then two linear layers with
-            GELU between), "mlp_relu" (CLAP: two linear layers with ReLU between), "mlp_and_input" (for a fused image encoder: the result of an "mlp" and the input itself, each as a unit vector,
-            side by side) or "none"; a single string holds for all modalities.
+            GELU between), "mlp_relu" (CLAP: two linear layers with ReLU between), "mlp_and_input" (for a fused image encoder: the result
+            of an "mlp" and the input itself, each as a unit vector, side by side) or "none"; a single string holds for all modalities.
         logit_scale: initial factor on the cosine; None takes the default of the loss (CLIP: 1 / 0.07; SigLIP: 10).
         logit_scale_max: the learned factor is clamped to [1, logit_scale_max] after each step; None does not clamp it.
         logit_bias: initial bias; used only by the sigmoid loss.

@@ -1,7 +1,7 @@
 """transformers' ``ClapModel`` <-> our system of the encoders ``htsat`` and ``bert`` and the head ``clip``.
 
-Reference: transformers 5.17, ``modeling_clap.py``, ``configuration_clap.py`` and ``feature_extraction_clap.py``. The buffers with positions and
-offsets that its files hold are no weights and are left out.
+Reference: transformers 5.17, ``modeling_clap.py``, ``configuration_clap.py`` and ``feature_extraction_clap.py``. The buffers with positions
+and offsets that its files hold are no weights and are left out.
 """
 
 import inspect
@@ -257,8 +257,8 @@ def clap_export(model: nn.Module) -> Export | None:
     if words is not None and words.tokenizer is not None:
         if words.pad_token_id != text["padding_row"]:
             raise ConfigError(
-                f"processor.text.pad_token_id: {words.pad_token_id}, but encoders.text.padding_row is {text['padding_row']}; {TARGET} has one "
-                "number for both"
+                f"processor.text.pad_token_id: {words.pad_token_id}, but encoders.text.padding_row is {text['padding_row']}; {TARGET} has "
+                "one number for both"
             )
         files |= word_files(words)
         config["text_config"]["eos_token_id"] = words.eot_token_id
@@ -279,7 +279,7 @@ def _config(audio: Mapping[str, Any], text: Mapping[str, Any], head: Mapping[str
     """
     if text["name"] != "bert" or text["pool"] != "cls_tanh":
         raise ConfigError(
-            f"encoders.text: {text['name']} with pool {text.get('pool')}, which {TARGET} does not have; allowed is 'bert' with pool cls_tanh"
+            f"encoders.text: {text['name']} with pool {text.get('pool')}, which {TARGET} does not have; allowed is 'bert', pool cls_tanh"
         )
     given = head["projections"]
     kinds = dict.fromkeys(("audio", "text"), given) if isinstance(given, str) else given

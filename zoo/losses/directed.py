@@ -1,7 +1,7 @@
 """InfoNCE with a scale for each direction, over rows that may be few on one process and many on another, or none at all.
 
-Papers: Wu et al. 2022 (CLAP, arXiv 2211.06687), section 2.2 (two scales); Girdhar et al. 2023 (ImageBind, arXiv 2305.05665), section 3.2 (one
-loss per pair of modalities, over the items that have both).
+Papers: Wu et al. 2022 (CLAP, arXiv 2211.06687), section 2.2 (two scales); Girdhar et al. 2023 (ImageBind, arXiv 2305.05665), section 3.2
+(one loss per pair of modalities, over the items that have both).
 
 Differences from transformers 5.17: the loss of its ``ClapModel`` is the cross entropy over the texts in both terms, because it transposes
 ``logits_per_audio``; here one term is over the texts and one over the clips, as in the paper.

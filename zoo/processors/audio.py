@@ -1,6 +1,5 @@
 """Audio processor: recordings, waveforms or ready tensors to ``mels`` (Whisper's log-mel, or CLAP's in dB)."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.layers.hosted_features import HostedFeatures
 from zoo.processors.media.audio_file import checked_rate, read_audio, resample, to_mono
+from zoo.processors.media.clap_mel import PADDING as CLAP_PADDING
 from zoo.processors.media.clap_mel import SPECTRA as CLAP_SPECTRA
 from zoo.processors.media.clap_mel import ClapFeatures
-from zoo.processors.media.clap_mel import PADDING as CLAP_PADDING
 from zoo.processors.media.log_mel import WHISPER, whisper_log_mel
 from zoo.registry import register
 from zoo.types import ModalityProcessor
@@ -169,7 +168,7 @@ class AudioProcessor(ModalityProcessor):
         return mels, torch.arange(longest) < frames[:, None] if self.mask else None
 
     def __call__(self, raw: Any) -> tuple[Float[Tensor, "batch num_mels frames"], Bool[Tensor, "batch frames"] | None]:
-        """Process a list of raw clips, or check ready mels [batch, num_mels, frames]; trailing frames of the padding value (-2; CLAP: -200) are padding."""
+        """Process a list of raw clips, or check ready mels [batch, num_mels, frames]; trailing frames of the padding value are padding."""
         if isinstance(raw, Tensor):
             if raw.ndim != 3 or raw.shape[1] != self.num_mels or not raw.is_floating_point():
                 raise DataError(

@@ -38,7 +38,7 @@ class AnchoredPairs(nn.Module):
         for name, factor in self.fixed.items():
             if name not in self.others or factor <= 0:
                 raise ConfigError(
-                    f"fixed_scales.{name}: {factor}; allowed are factors above 0 for {', '.join(self.others)}, each of which is paired with "
+                    f"fixed_scales.{name}: {factor}; allowed are factors above 0 for {', '.join(self.others)}, which are paired with "
                     f"the anchor {anchor}"
                 )
         learned = [name for name in self.others if name not in self.fixed]
