@@ -14,6 +14,7 @@ from zoo.data.groups import stable_group
 from zoo.data.readers.table import Row, read_table
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.registry import register
+from zoo.sources.wording.captions import checked_templates
 from zoo.types import Sample, Source, Split
 
 MODALITIES = ("image", "audio", "text")
@@ -29,36 +30,40 @@ class AlignedItem:
         id: table and row.
         inputs: paths of image and recording, and the text, by modality; those that the row lacks are left out.
         group: name of its meaning; items of equal names are positives of each other.
+        label: name of its class, if it has one.
     """
 
     id: str
     inputs: dict[str, Path | str]
     split: str
     group: str
+    label: str | None = None
 
 
 @register("source")
 class Aligned(Source):
     """Rows of a CSV or JSON-lines table with the columns image, audio and text, of which a row may leave one empty.
 
-    Further columns: ``split`` (train, validation or test; train if it is missing) and ``group``, the meaning of the item, which is the text
-    if the column is missing. Paths are relative to the table.
+    Further columns: ``split`` (train, validation or test; train if it is missing), ``group``, the meaning of the item, which is the text if
+    the column is missing, and ``label``, a class name for zero-shot evaluation. Paths are relative to the table.
 
     Args:
         path: the table, or the folder that holds it as ``table.jsonl`` or ``table.csv``.
         modalities: columns to read.
+        templates: prompts with ``{}`` in place of a label.
 
     Raises:
-        ConfigError: a modality is unknown, or fewer than two are given.
+        ConfigError: a modality is unknown, fewer than two are given, or a template has no ``{}``.
         DataError: there is no table, or a row is faulty.
     """
 
     splits = SPLITS
 
-    def __init__(self, *, path: str | Path, modalities: Sequence[str] = MODALITIES) -> None:
+    def __init__(self, *, path: str | Path, modalities: Sequence[str] = MODALITIES, templates: Sequence[str] = ("{}",)) -> None:
         unknown = [name for name in modalities if name not in MODALITIES]
         if unknown or len(set(modalities)) < 2 or isinstance(modalities, str):
             raise ConfigError(f"modalities: got {modalities!r}; allowed are two or three of {', '.join(MODALITIES)}")
+        self.templates = checked_templates(templates)
         self.modalities, self.path = tuple(modalities), _find_table(Path(path))
         found = [self._item(row) for row in read_table(self.path, ())]
         faults = [item for item in found if isinstance(item, str)]
@@ -66,6 +71,7 @@ class Aligned(Source):
             shown = "".join(f"\n  {fault}" for fault in faults[:FAULTS_SHOWN])
             raise DataError(f"{self.path}: {len(faults)} bad rows of {len(found)}; correct them{shown}")
         self.items = [item for item in found if isinstance(item, AlignedItem)]
+        self.class_names = sorted({item.label for item in self.items if item.label is not None})
 
     def split(self, name: str) -> "AlignedSplit":
         """Return the samples of one split.
@@ -79,7 +85,7 @@ class Aligned(Source):
         items = [item for item in self.items if item.split == name]
         if not items:
             raise DataError(f"{self.path}: the split {name!r} has no rows; add some, with the word {name} in the column split")
-        return AlignedSplit(items)
+        return AlignedSplit(items, self.class_names)
 
     def captions(self) -> list[str]:
         """Return the texts of the training split without duplicates, as text to train a tokenizer on."""
@@ -102,14 +108,15 @@ class Aligned(Source):
         if split not in SPLITS:
             return f"{here}: split is {split!r}; {name_choices(str(split), SPLITS)}"
         group = str(row.values.get("group") or given.get("text") or here)
-        return AlignedItem(here, inputs, split, " ".join(group.lower().split()))
+        label = row.values.get("label")
+        return AlignedItem(here, inputs, split, " ".join(group.lower().split()), str(label) if label else None)
 
 
 class AlignedSplit(Split):
     """One split of the table; a sample holds the paths of its image and recording, which the processor reads."""
 
-    def __init__(self, items: Sequence[AlignedItem]) -> None:
-        self.items = items
+    def __init__(self, items: Sequence[AlignedItem], class_names: Sequence[str] = ()) -> None:
+        self.items, self.labels = items, {name: number for number, name in enumerate(class_names)}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -122,7 +129,7 @@ class AlignedSplit(Split):
     def sample(self, index: int, generator: np.random.Generator | None = None) -> Sample:
         """Return item ``index``, which is always the same."""
         item = self.items[index]
-        return Sample(item.id, dict(item.inputs), group=stable_group(item.group))
+        return Sample(item.id, dict(item.inputs), group=stable_group(item.group), label=self.labels.get(item.label or ""))
 
 
 def _find_table(path: Path) -> Path:
