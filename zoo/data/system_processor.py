@@ -134,7 +134,7 @@ class Processor:
         if len(self.inputs) > MOST_WHOLE:
             self._put_present(batch, items)
         elif CONVERSATION not in self.parts:
-            for modality in items[0]:
+            for modality in dict.fromkeys(name for item in items for name in item):
                 _refuse_missing(modality, samples, items)
                 _put(batch, modality, self.parts[modality].collate([item[modality] for item in items]))
         # An item without a group gets its own group, derived from its id so that every rank computes the same number.
@@ -206,7 +206,7 @@ class Processor:
 
 
 def _refuse_missing(modality: str, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> None:
-    """Raise DataError if an item lacks a modality that the first one has."""
+    """Raise DataError if an item lacks a modality that another one has."""
     for sample, item in zip(samples, items, strict=True):
         if modality not in item:
             raise ItemError(
