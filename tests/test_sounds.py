@@ -87,7 +87,7 @@ def test_zero_shot_and_retrieval_take_recordings(folder, model):
     assert result.metrics["top1"] == pytest.approx((best == torch.tensor([0, 1, 0])).float().mean().item())
     assert "audio_to_text_recall@1" in Retrieval()(system, source, "test").metrics
     with pytest.raises(ConfigError, match="the source has no 'image'"):
-        Retrieval()(zoo.create_model("bind_nano"), source, "test")
+        Retrieval()(zoo.create_model("bind_vit_nano"), source, "test")
 
 
 def test_the_sounds_of_sonic_pi_have_labels_by_their_prefixes(real, model):

@@ -14,6 +14,7 @@ from zoo.interop.base.recognise import find_format, unknown_files
 from zoo.interop.base.source import read_source
 from zoo.registry.construct import build_part
 from zoo.storage.tensors import load_strictly
+from zoo.types import EncoderSpec
 
 AUDIO = {"num_mel_bins": 16, "spec_size": 64, "patch_embeds_hidden_size": 8, "hidden_size": 16, "depths": [1, 2]}
 AUDIO |= {"num_attention_heads": [2, 2], "window_size": 4}
@@ -44,18 +45,12 @@ def sines(model):
 
 
 def ours(model):
-    """Our system with the weights of theirs; a view has 250 frames."""
+    """Our system with the weights of theirs, in double precision; a view has 250 frames."""
     described = clap.system_of(model.config.to_dict())
     described["encoders"]["audio"]["view_frames"] = 250
-    system = zoo.System(
-        {name: build_part("encoder", row, name) for name, row in described["encoders"].items()},
-        build_part(
-            "head",
-            described["head"],
-            "head",
-            inputs={name: zoo.types.EncoderSpec(name, 16 if name == "audio" else 8) for name in ("audio", "text")},
-        ),
-    )
+    inputs = {name: EncoderSpec(name, dim) for name, dim in (("audio", 16), ("text", 8))}
+    encoders = {name: build_part("encoder", row, name) for name, row in described["encoders"].items()}
+    system = zoo.System(encoders, build_part("head", described["head"], "head", inputs=inputs)).double()
     load_strictly(system, clap.to_zoo(model.state_dict()), origin="transformers")
     return system.eval()
 
@@ -73,7 +68,7 @@ def test_vectors_logits_and_loss_equal_transformers_and_the_golden_rows(fusion, 
     model = sines(reference(fusion).double())
     count, pooled, golden = GOLDEN[fusion]
     assert sum(p.numel() for p in model.parameters()) == count
-    system = ours(model).double()
+    system = ours(model)
     theirs, x = mels(4 if fusion else 1)
     longer = torch.tensor([[True], [False]])
     expected = model(input_ids=IDS, attention_mask=(IDS != 1).long(), input_features=theirs, is_longer=longer, return_loss=True)
@@ -124,7 +119,7 @@ def test_other_mels_and_parts_that_ours_has_not_are_refused(tmp_path):
     ClapFeatureExtractor(feature_size=16, truncation="fusion").save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="truncation: got 'fusion'; the mels of our 'clap' front end"):
         zoo.load(tmp_path)
-    for key, value in {"patch_stride": [2, 2], "qkv_bias": False, "hidden_size": 24, "fusion_type": "channel_map"}.items():
+    for key, value in {"patch_stride": [2, 2], "qkv_bias": False, "hidden_size": 24, "fusion_type": "channel_map", "depths": 2}.items():
         with pytest.raises(ConfigError, match=f"{key}: got"):
             clap.audio_arguments({**AUDIO, key: value})
 

@@ -116,7 +116,7 @@ def write_tone(path, pitch):
 
 
 def trained(folder):
-    system = zoo.create_model("bind_nano")
+    system = zoo.create_model("bind_vit_nano")
     system.processor.fit(Aligned(path=folder).captions())
     return system
 
@@ -160,10 +160,10 @@ def test_retrieval_compares_all_pairs_and_counts_the_rows_that_have_both(folder)
 
 
 def test_the_towers_of_a_two_tower_model_load_and_keep_their_vectors():
-    system = zoo.create_system("bind_nano", ["encoder@system.encoders.text=text_nano"])
+    system = zoo.create_system("bind_vit_nano", ["encoder@system.encoders.text=text_nano"])
     two = zoo.load("clip_vit_nano")
     parts = ["encoders.image", "encoders.text", "head.projections.image", "head.projections.text"]
-    bound = zoo.create_system("bind_nano", weights="clip_vit_nano", weights_parts=parts)
+    bound = zoo.create_system("bind_vit_nano", weights="clip_vit_nano", weights_parts=parts)
     pixels = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(bound.embed("image", pixels), two.embed("image", pixels))
     assert not torch.allclose(system.embed("image", pixels), two.embed("image", pixels))

@@ -114,17 +114,18 @@ class CLIPHead(FeatureHead):
             raise DataError(f"the batch holds no {' and no '.join(missing)}; head 'clip' needs {names}")
         return self.loss_of(self.features(encoded), batch.targets)
 
-    def features(self, encoded: dict[str, Encoded]) -> dict[str, Float[Tensor, "batch embed_dim"]]:
+    def features(self, encoded: dict[str, Encoded]) -> dict[str, Float[Tensor, "_ embed_dim"]]:
         """Return the unit vector of each item, by modality; the loss is a function of these and the targets."""
         return {modality: self.project(modality, encoded[modality]) for modality in self.projections if modality in encoded}
 
-    def loss_of(self, features: Mapping[str, Float[Tensor, "batch embed_dim"]], targets: Mapping[str, Tensor]) -> HeadOutput:
+    def loss_of(self, features: Mapping[str, Float[Tensor, "_ embed_dim"]], targets: Mapping[str, Tensor]) -> HeadOutput:
         """Return the loss over the features of all ranks, given those of this rank."""
         groups = targets.get("groups") if self.positives == "groups" else None  # None: pairs alone, also across processes
         if self.pairs is not None:
             loss, metrics = self.pairs(features, targets, groups)
             return HeadOutput(loss, metrics, dict(features))
         first, second = (features[name] for name in sorted(self.projections))  # sorted: all ranks must agree on the order
+        assert self.logit_scale is not None
         scale = self.logit_scale.exp()
         if self.logit_scale_second is not None:
             other = self.logit_scale_second.exp()

@@ -194,8 +194,9 @@ def audio_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     whole = {**AUDIO_DEFAULTS, **config}
     refuse_others(whole, AUDIO_LEGAL, "our htsat")
     patch, stride = side(whole, "patch_size"), side(whole, "patch_stride")
-    dim = count(whole, "patch_embeds_hidden_size") * 2 ** (len(whole["depths"]) - 1)
-    refuse_others(whole, {"hidden_size": (dim,)}, f"our htsat of {len(whole['depths'])} stages")
+    depths, num_heads = (_counts(whole, key) for key in ("depths", "num_attention_heads"))
+    dim = count(whole, "patch_embeds_hidden_size") * 2 ** (len(depths) - 1)
+    refuse_others(whole, {"hidden_size": (dim,)}, f"our htsat of {len(depths)} stages")
     refuse_others({"patch_stride": stride}, {"patch_stride": (patch,)}, "our htsat")
     spec_size, num_mels = count(whole, "spec_size"), count(whole, "num_mel_bins")
     return {
@@ -203,14 +204,26 @@ def audio_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
         "spec_size": spec_size,
         "patch_size": patch,
         "dim": dim,
-        "depths": list(whole["depths"]),
-        "num_heads": list(whole["num_attention_heads"]),
+        "depths": depths,
+        "num_heads": num_heads,
         "window": count(whole, "window_size"),
         "mlp_ratio": float(whole["mlp_ratio"]),
         "fusion": bool(whole["enable_fusion"]),
         "view_frames": min(VIEW_FRAMES, spec_size * (spec_size // num_mels)),
         "eps": float(whole["layer_norm_eps"]),
     }
+
+
+def _counts(config: Mapping[str, Any], key: str) -> list[int]:
+    """Return a number for each stage.
+
+    Raises:
+        ConfigError: the value is no list of whole numbers above 0.
+    """
+    values = config[key]
+    if not isinstance(values, list | tuple) or not values:
+        raise ConfigError(f"{key}: got {values!r}; allowed is a list of whole numbers, one for each stage")
+    return [count({f"{key}[{place}]": value}, f"{key}[{place}]") for place, value in enumerate(values)]
 
 
 def refuse_other_sound(directory: Path, spectrum: str, num_mels: int) -> None:

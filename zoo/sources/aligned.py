@@ -57,8 +57,6 @@ class Aligned(Source):
         DataError: there is no table, or a row is faulty.
     """
 
-    splits = SPLITS
-
     def __init__(self, *, path: str | Path, modalities: Sequence[str] = MODALITIES, templates: Sequence[str] = ("{}",)) -> None:
         unknown = [name for name in modalities if name not in MODALITIES]
         if unknown or len(set(modalities)) < 2 or isinstance(modalities, str):
@@ -71,20 +69,18 @@ class Aligned(Source):
             shown = "".join(f"\n  {fault}" for fault in faults[:FAULTS_SHOWN])
             raise DataError(f"{self.path}: {len(faults)} bad rows of {len(found)}; correct them{shown}")
         self.items = [item for item in found if isinstance(item, AlignedItem)]
+        self.splits = [name for name in SPLITS if any(item.split == name for item in self.items)]
         self.class_names = sorted({item.label for item in self.items if item.label is not None})
 
     def split(self, name: str) -> "AlignedSplit":
         """Return the samples of one split.
 
         Raises:
-            ConfigError: no such split.
-            DataError: the split is empty.
+            ConfigError: the table has no rows of this split.
         """
-        if name not in SPLITS:
-            raise ConfigError(f"split: there is no {name!r}; {name_choices(name, SPLITS)}")
+        if name not in self.splits:
+            raise ConfigError(f"split: {self.path} has no rows of {name!r}; {name_choices(name, self.splits)}")
         items = [item for item in self.items if item.split == name]
-        if not items:
-            raise DataError(f"{self.path}: the split {name!r} has no rows; add some, with the word {name} in the column split")
         return AlignedSplit(items, self.class_names)
 
     def captions(self) -> list[str]:

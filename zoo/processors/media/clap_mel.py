@@ -23,10 +23,10 @@ from torch import Tensor
 from zoo.errors import ItemError
 from zoo.processors.media.log_mel import Spectrum, mel_power
 
-SECONDS = 10  # of one view
+SECONDS = 10.0  # of one view
 PLAIN = Spectrum(sample_rate_hz=48000, num_fft=1024, hop_samples=480, highest_hz=14000.0)  # filters of librosa (Slaney)
 FUSED = Spectrum(sample_rate_hz=48000, num_fft=1024, hop_samples=480, highest_hz=14000.0, htk=True)  # filters of torchaudio
-VIEW_SAMPLES = SECONDS * PLAIN.sample_rate_hz
+VIEW_SAMPLES = int(SECONDS * PLAIN.sample_rate_hz)
 VIEW_FRAMES = VIEW_SAMPLES // PLAIN.hop_samples + 1
 PADDING = -200.0  # value of frames behind a short clip; in dB no frame of a clip is below -100
 PARTS = 3  # of a long clip, beside all of it
@@ -128,7 +128,7 @@ def settings_of(spectrum: str) -> dict[str, Any]:
         "hop_length": found.hop_samples,
         "frequency_min": found.lowest_hz,
         "frequency_max": found.highest_hz,
-        "max_length_s": SECONDS,
+        "max_length_s": int(SECONDS),
         "truncation": "fusion" if found.htk else "rand_trunc",
         "padding": "repeatpad",
         "padding_value": 0.0,
