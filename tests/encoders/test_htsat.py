@@ -51,7 +51,7 @@ def test_a_long_clip_has_four_views_and_the_first_is_the_shrunk_whole_of_transfo
 
 def test_a_short_clip_is_repeated_whole_times():
     assert repeat_padded(torch.tensor([1.0, 2.0, 3.0]), 8).tolist() == [1, 2, 3, 1, 2, 3, 0, 0]
-    with pytest.raises(DataError, match="no samples"):
+    with pytest.raises(DataError, match="at least one sample"):
         AudioProcessor(num_mels=64, spectrum="clap").item(np.zeros(0, dtype=np.float32))
 
 

@@ -29,7 +29,7 @@ def directed_info_nce(
     value, and gradients whose mean over the processes is that of the loss. Without any rows the loss is 0, and its gradients are zeros.
 
     Args:
-        first: unit vectors of one modality, of this process's items; there may be none.
+        first: unit vectors of one modality, of this process's items; zero rows are allowed.
         second: unit vectors of the other modality; row i is the pair of row i of ``first``.
         scale_first: factor on the cosines where ``first`` are the queries.
         scale_second: factor where ``second`` are.

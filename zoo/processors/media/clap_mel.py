@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.errors import ItemError
 from zoo.processors.media.log_mel import Spectrum, mel_power
 
 SECONDS = 10.0  # of one view
@@ -69,13 +68,7 @@ class ClapFeatures:
         return VIEW_FRAMES * (1 + PARTS) if self.fusion and _num_frames(int(seconds * self.sample_rate_hz)) > VIEW_FRAMES else VIEW_FRAMES
 
     def __call__(self, waveform: Float[np.ndarray, " samples"]) -> Float[Tensor, "num_mels frames"]:
-        """Return the mels of one clip.
-
-        Raises:
-            DataError: the clip has no samples.
-        """
-        if not len(waveform):
-            raise ItemError("a clip has no samples; give a recording that lasts longer than nothing", "audio")
+        """Return the mels of one clip of one sample or more."""
         mels = self._decibels(repeat_padded(torch.from_numpy(waveform), VIEW_SAMPLES))
         if mels.shape[1] <= VIEW_FRAMES:  # also a clip that is longer by less than a hop
             return mels
