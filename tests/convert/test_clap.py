@@ -130,7 +130,7 @@ def test_systems_of_another_form_do_not_go_to_transformers(tmp_path):
 
 
 def test_a_sound_is_classified_and_one_in_a_batch_is_as_alone():
-    system = zoo.create_system("clap_htsat_nano", ["encoder@system.encoders.audio=htsat_fused_nano"]).eval()
+    system = zoo.create_system("clap_htsat_nano", ["system.encoders.audio.fusion=true"]).eval()
     system.processor.fit(["the sound of a bell", "the sound of a drum"])
     sounds = [np.random.default_rng(i).normal(size=48000 * (1 + 10 * (i == 1))).astype(np.float32) * 0.1 for i in range(3)]
     found = system.classify(sounds, ["bell", "drum"], templates=["the sound of a {}"])

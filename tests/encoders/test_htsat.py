@@ -11,6 +11,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.layers.swin import seam_mask, window_offsets
 from zoo.processors.audio import AudioProcessor
 from zoo.processors.media.clap_mel import VIEW_FRAMES, part_starts, repeat_padded
+from zoo.testing import check_encoder
 
 RATE = 48000
 PUBLISHED = {"clap_htsat_unfused": 153_492_890, "clap_htsat_fused": 153_507_530, "clap_htsat_larger": 193_913_882}  # resolution.md, 6
@@ -65,6 +66,10 @@ def test_a_batch_of_short_and_long_clips_gives_what_single_clips_give(scramble):
         alone = model(clip[None])
         torch.testing.assert_close(together.pooled[row : row + 1], alone.pooled, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(together.tokens[row : row + 1], alone.tokens, atol=1e-5, rtol=1e-5)
+
+
+def test_the_form_with_fusion_keeps_the_contract():
+    check_encoder(zoo.create_model("htsat_nano", fusion=True))
 
 
 def test_one_long_clip_trains_and_a_batch_without_one_still_reaches_the_fusion():
