@@ -118,6 +118,8 @@ def data_of(name: str, path) -> list[str]:
         return ["data=documents", f"data.source.path={path}", f"data.source.pairs={pairs}"]
     if row.family == "seq2seq" and row.modalities == ("text",):
         return ["data=parallel", f"data.source.path={path}"]
+    if name.startswith("bind_"):
+        return ["data=aligned", f"data.source.path={path}"]
     return ["data=speech", f"data.source.path={path}"] if "audio" in row.modalities else []
 
 
@@ -135,13 +137,15 @@ def test_every_option_of_a_plain_group_composes(group, tmp_path):
         **dict.fromkeys(("fashion_mnist", "clip_dinov2_minilm", "clap_speech", "bert_nano"), ["data"]),
         **dict.fromkeys(("kosmos_manual", "tacotron_asterisk", "translate_en_de"), ["data"]),
         "distil_text": ["data", "teacher"],
+        "spoken_emoji": ["data", "weights"],
     }
-    words = {"data": f"data.source.path={tmp_path}", "teacher": f"teacher={tmp_path}"}
+    words = {"data": f"data.source.path={tmp_path}", "teacher": f"teacher={tmp_path}", "weights": f"weights.encoders.audio={tmp_path}"}
     for path in (packaged_directory("conf") / group).glob("*.yaml"):
         zoo.check(compose("train", [f"{group}={path.stem}", *(words[key] for key in needed.get(path.stem, []))]))
 
 
 SYSTEMS = {  # that a data option is for, where it is not the default one
+    "aligned": "system=bind_vit_nano",
     **dict.fromkeys(("digit_questions", "emoji_conversations", "geography_questions", "instruct"), "system=llava_nano"),
     "documents": "system=roberta_pretraining_nano",
     **dict.fromkeys(("digit_documents", "interleaved", "pages", "raven", "rendered_text"), "system=kosmos_nano"),

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo.losses import blocks, info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
-from zoo.losses.distributed import gather, rank, world_size
+from zoo.losses import blocks, directed_info_nce, info_nce, local_info_nce, local_sigmoid_loss, sigmoid_loss
+from zoo.losses.distributed import gather, gather_uneven, rank, world_size
 from zoo.training.grad_cache import forward_backward_together
 from zoo.types import Batch
 
@@ -23,6 +23,8 @@ STEPS, GATHERS, POSITIVES = ("plain", "cached"), ("local", "global"), ("pairs", 
 SYSTEM_CASES = list(product(("clip_vit_nano", "siglip_vit_nano"), STEPS, GATHERS, POSITIVES))
 LOSS_CASES = list(product(("info_nce", "sigmoid"), GATHERS, POSITIVES, ("random", "opposite")))
 COUNT, SCALE = 60, 100.0
+ROWS = {"uneven": (5, 2), "one without": (4, 0), "all without": (0, 0)}  # rows of each of two processes
+DIRECTED_CASES = list(product(("directed",), ROWS, POSITIVES))
 
 
 def share(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,11 +68,27 @@ def loss_gradients(name: str, gathers: str, positives: str, kind: str) -> dict[s
     return {"loss": loss.detach(), **{f"side{i}": gather(side.grad) / world_size() for i, side in enumerate(mine)}, **found}
 
 
+def directed_gradients(name: str, kind: str, positives: str) -> dict[str, torch.Tensor]:
+    """As ``loss_gradients``, with two scales, of processes that hold different numbers of rows."""
+    generator, total = torch.Generator().manual_seed(3), sum(ROWS[kind])
+    sides = [F.normalize(torch.randn(total, 16, generator=generator), dim=-1) for _ in range(2)]
+    groups = torch.randint(0, 3, (total,), generator=generator) if positives == "groups" else None
+    start = 0 if rank() == 0 else ROWS[kind][0]
+    own = slice(start, total if world_size() == 1 else start + ROWS[kind][rank()])
+    mine = [side[own].clone().requires_grad_() for side in sides]
+    scalars = [torch.tensor(value, requires_grad=True) for value in (5.0, 9.0)]
+    loss = directed_info_nce(*mine, *scalars, None if groups is None else groups[own])
+    loss.backward()
+    found = {f"scalar{i}": gather(scalar.grad[None]).mean() for i, scalar in enumerate(scalars)}
+    return {"loss": loss.detach(), **{f"side{i}": gather_uneven(side.grad)[0] / world_size() for i, side in enumerate(mine)}, **found}
+
+
 def run_cases(output: str) -> None:
     """Run all cases in one process of several; rank 0 writes the results."""
     torch.distributed.init_process_group("gloo")
     torch.set_num_threads(1)
     found = {case: system_gradients(*case) for case in SYSTEM_CASES}
+    found |= {case: directed_gradients(*case) for case in DIRECTED_CASES}
     blocks.TILE, blocks.PLAIN = 16, 0
     found |= {case: loss_gradients(*case) for case in LOSS_CASES}
     if rank() == 0:
@@ -107,7 +125,7 @@ def of_case(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Te
 
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
     assert found.keys() == expected.keys() and found
-    largest = max(tensor.abs().max().item() for tensor in expected.values())
+    largest = max(tensor.abs().max().item() for tensor in expected.values() if tensor.numel())
     for key, one in expected.items():
         limit = tolerance * max(largest, 1.0)
         torch.testing.assert_close(found[key], one, rtol=1e-5, atol=limit, msg=lambda text, key=key: f"{key}: {text}")
@@ -128,6 +146,12 @@ def test_two_processes_give_the_loss_of_one(case, found):
     """At a temperature of 1/100, so that a logit is known to 1e-5."""
     name, _, positives, kind = case
     assert_close(found[1](case), found[0]((name, "global", positives, kind)), 1e-5)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("case", DIRECTED_CASES, ids="-".join)
+def test_processes_may_hold_different_numbers_of_rows(case, found):
+    assert_close(found[1](case), found[0](case), 1e-6)
 
 
 def test_gather_alone_is_the_identity():

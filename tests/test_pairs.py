@@ -52,7 +52,7 @@ def one_step(system):
         x, mask = nominal_input(modality, encoder, 4)
         if modality == "audio" and system.head.language is not None:  # 30 s are more than a nano context takes
             longest = 100 if x.shape[1] > 1 else 2000  # a single row is sound itself
-            x, mask = x[..., :longest], mask[:, :longest]
+            x, mask = x[..., :longest], None if mask is None else mask[:, :longest]
         ids = torch.randint(0, min(250, encoder.vocab_size or 250), x.shape)
         inputs[modality] = torch.rand(x.shape) if x.is_floating_point() else ids
         masks |= {modality: torch.ones(mask.shape, dtype=torch.bool)} if mask is not None else {}

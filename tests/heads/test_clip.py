@@ -18,9 +18,10 @@ def system():
     return system
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.card(n, "batch-invariant")) for n in ("clip_vit_nano", "clap_whisper_nano")]
-)
+INVARIANT = ("clip_vit_nano", "clap_whisper_nano", "clap_htsat_nano")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.card(n, "batch-invariant")) for n in INVARIANT])
 def test_a_batch_gives_what_single_items_give_whatever_the_padding(name, card_figure):
     system = zoo.create_model(name)
     system.processor.fit(CAPTIONS)

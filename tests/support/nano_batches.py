@@ -14,7 +14,8 @@ def random_batch(system, items, *, padded=False):
     parts = system.processor.parts
     batch = system.processor.meta([*system.encoders, *(name for name in parts if name not in system.encoders)], items)
     if "audio" in system.encoders:
-        batch.inputs["audio"], batch.masks["audio"] = batch.inputs["audio"][..., :AUDIO_FRAMES], batch.masks["audio"][:, :AUDIO_FRAMES]
+        batch.inputs["audio"] = batch.inputs["audio"][..., :AUDIO_FRAMES]
+        batch.masks |= {"audio": batch.masks["audio"][:, :AUDIO_FRAMES]} if "audio" in batch.masks else {}
 
     def fill(tensor):
         if tensor.dtype == torch.bool:

@@ -1,4 +1,4 @@
-"""``zoo classify``: predict labels of images; an unreadable image is reported and the others are classified."""
+"""``zoo classify``: predict labels of images or recordings; an unreadable one is reported and the others are classified."""
 
 import sys
 from argparse import Namespace
@@ -23,35 +23,56 @@ from zoo.data.zero_shot_prompts import DEFAULT_TEMPLATES, Label, fill_templates,
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.classifier_weights import classifier_vectors
 from zoo.heads.clip import refuse_equal
-from zoo.processors.media.image_file import find_images
+from zoo.processors.media.image_file import find_images, walk_images
+from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 from zoo.runs.jobs.parts import Parts
 from zoo.training.fingerprint import hash_parameters
 
-Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] -> probabilities [B, labels]
+Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] or mels [B, num_mels, frames] -> probabilities [B, labels]
+NAMES = {"image": "images", "audio": "recordings"}
 
 
 def classify_command(options: Namespace) -> int:
-    """Run the command and return the exit status: 0, or 1 if an image could not be read."""
+    """Run the command and return the exit status: 0, or 1 if an image or recording could not be read."""
     if options.top_k < 1 or options.batch_size < 1:
         raise ConfigError(f"--top-k {options.top_k}, --batch-size {options.batch_size}: allowed is 1 or more")
     given = labels_given(options)
     templates = read_templates(options.templates, "--templates") if options.templates else DEFAULT_TEMPLATES
     if options.output:
         check_output(Path(options.output))
-    paths = find_images(options.paths)
+    paths, modality = find_inputs(options.paths)
     model = chosen_photo_model(options.model)
     if shares_work(options) or (options.output and has_parts(Path(options.output))):
-        return run_shared(ClassifyJob(options, paths, given, templates, model), options)
-    system, labels, score = _open_scorer(options, given, templates, model)
+        return run_shared(ClassifyJob(options, paths, given, templates, model, modality), options)
+    system, labels, score = _open_scorer(options, given, templates, model, modality)
     with (
         counting_progress("classify", len(paths), as_json=options.json)
         if len(paths) > options.batch_size
         else nullcontext(_ignore) as advance
     ):
-        predictions = list(predict(system, paths, labels, score, options.top_k, options.batch_size, advance))
+        predictions = list(predict(system, paths, labels, score, options.top_k, options.batch_size, advance, modality))
     if options.output:
         write_predictions(predictions, Path(options.output), model=model, all_labels=labels)
-    return _show(predictions, options, model)
+    return _show(predictions, options, model, modality)
+
+
+def find_inputs(given: Sequence[str]) -> tuple[list[Path], str]:
+    """Return the files to classify and their modality: recordings if no path is an image or holds one.
+
+    Raises:
+        DataError: no path is given, a path does not exist, or a folder has neither images nor recordings.
+    """
+    places = list(map(Path, given))
+    if not given or any(next(walk_images(place), None) is not None for place in places if place.is_dir()):
+        return find_images(given), "image"
+    sounds = [list(walk_images(place, suffixes=AUDIO_SUFFIXES)) if place.is_dir() else [place] for place in places]
+    found = [path for inside in sounds for path in inside]
+    if all(sounds) and all(path.name.lower().endswith(AUDIO_SUFFIXES) for path in found):
+        missing = next((path for path in found if not path.exists()), None)
+        if missing is not None:
+            raise DataError(f"{missing}: no such file or folder; check the path (the current folder is {Path.cwd()})")
+        return found, "audio"
+    return find_images(given), "image"
 
 
 class ClassifyJob(ListJob):
@@ -62,10 +83,17 @@ class ClassifyJob(ListJob):
     """
 
     def __init__(
-        self, options: Namespace, paths: Sequence[Path], given: Sequence[Label] | None, templates: Sequence[str], model: str
+        self,
+        options: Namespace,
+        paths: Sequence[Path],
+        given: Sequence[Label] | None,
+        templates: Sequence[str],
+        model: str,
+        modality: str = "image",
     ) -> None:
         if not options.output:
             raise ConfigError("--output: missing; several workers need a file to write, for example --output labels.csv")
+        self.modality = modality
         self.paths, self.given, self.templates, self.model, self.output = paths, given, templates, model, Path(options.output)
         labels = None if given is None else [str(label) for label in given]
         job = {"model": model, "labels": labels, "templates": list(templates), "top_k": options.top_k}
@@ -73,14 +101,15 @@ class ClassifyJob(ListJob):
         super().__init__("classify", parts_folder(self.output), job, list(map(str, paths)), options, multiple=options.batch_size)
 
     def open(self) -> Callable[[range, Advance], Iterator[dict[str, Any]]]:
-        """Load the model; return a function that classifies images."""
-        system, labels, score = _open_scorer(self.options, self.given, self.templates, self.model)
+        """Load the model; return a function that classifies images or recordings."""
+        system, labels, score = _open_scorer(self.options, self.given, self.templates, self.model, self.modality)
         self.parts.agree("weights", hash_parameters(system))
         self.parts.agree("labels", labels)
 
         def run(span: range, advance: Advance) -> Iterator[dict[str, Any]]:
             paths = self.paths[span.start : span.stop]
-            return map(vars, predict(system, paths, labels, score, self.options.top_k, self.options.batch_size, advance))
+            top_k, batch_size = self.options.top_k, self.options.batch_size
+            return map(vars, predict(system, paths, labels, score, top_k, batch_size, advance, self.modality))
 
         return run
 
@@ -88,7 +117,7 @@ class ClassifyJob(ListJob):
         """Write the output from all parts."""
         found = JoinedPredictions(self.parts)
         write_predictions(found, self.output, model=self.model, all_labels=self.parts.agreed("labels"))
-        status = _show(found, self.options, self.model)
+        status = _show(found, self.options, self.model, self.modality)
         self.parts.remove()
         return status
 
@@ -110,7 +139,7 @@ class JoinedPredictions(Collection[Prediction]):
 
 
 def _open_scorer(
-    options: Namespace, given: Sequence[Label] | None, templates: Sequence[str], model: str
+    options: Namespace, given: Sequence[Label] | None, templates: Sequence[str], model: str, modality: str = "image"
 ) -> tuple[System, list[str], Scorer]:
     """Load the model; return it with the label names and the function of ``find_scorer``."""
     system = load_chosen(model, options)
@@ -118,7 +147,7 @@ def _open_scorer(
         raise ConfigError(f"--model: {model} is only an encoder; classify needs a system with a contrastive head or a classifier head")
     if not options.allow_nan:
         refuse_not_finite(system, model)
-    return system, *find_scorer(system, given, templates, model, cached=not options.no_cache)
+    return system, *find_scorer(system, given, templates, model, cached=not options.no_cache, modality=modality)
 
 
 def _ignore(items: int) -> None:
@@ -126,9 +155,9 @@ def _ignore(items: int) -> None:
 
 
 def find_scorer(
-    system: System, labels: Sequence[Label] | None, templates: Sequence[str], model: str, *, cached: bool = False
+    system: System, labels: Sequence[Label] | None, templates: Sequence[str], model: str, *, cached: bool = False, modality: str = "image"
 ) -> tuple[list[str], Scorer]:
-    """Return the label names, and a function from a batch of pixels to their probabilities.
+    """Return the label names, and a function from a batch of pixels or mels to their probabilities.
 
     Args:
         system: a system with a contrastive head or a classifier head.
@@ -136,20 +165,25 @@ def find_scorer(
         templates: prompt templates with ``{}`` in place of the label.
         model: name of the model, for messages.
         cached: read and write the on-disk cache of label embeddings.
+        modality: "image" or "audio".
 
     Raises:
         ConfigError: labels were given for a trained classifier, labels are missing for a zero-shot model, or the head supports neither.
     """
     verbs = system.head.verbs
+    if modality not in system.encoders and "classify" in verbs:
+        raise ConfigError(
+            f"--model: {model} has no {modality!r} encoder; it has {', '.join(system.encoders)}: give a model of {NAMES[modality]}"
+        )
     if "class_vectors" in verbs:
         if labels is None:
             raise ConfigError(f"--labels: {model} is a zero-shot model; give --labels a,b,c or --labels-file FILE")
         vectors = classifier_vectors(system, fill_templates(labels, templates), cached=cached)
         refuse_equal([label.label for label in labels], vectors)
-        return [label.label for label in labels], lambda pixels: system.score("image", pixels, vectors)
+        return [label.label for label in labels], lambda x: system.score(modality, x, vectors)
     names = system.head.class_names
-    if "classify" not in verbs or "image" not in system.encoders:
-        raise ConfigError(f"--model: {model} cannot classify images; it can: {', '.join(verbs) or 'nothing'}")
+    if "classify" not in verbs or modality not in system.encoders:
+        raise ConfigError(f"--model: {model} cannot classify {NAMES[modality]}; it can: {', '.join(verbs) or 'nothing'}")
     if labels is not None:
         raise ConfigError(f"--labels: {model} is a classifier with fixed classes; omit --labels and --labels-file")
     numbers = [str(i) for i in range(system.head.num_classes)]
@@ -177,15 +211,16 @@ def predict(
     top_k: int,
     batch_size: int,
     advance: Advance,
+    modality: str = "image",
 ) -> Iterator[Prediction]:
-    """Yield a prediction per image, in the order of the paths; the next batch is read while one is classified.
+    """Yield a prediction per image or recording, in the order of the paths; the next batch is read while one is classified.
 
     Args:
-        score: maps pixels [B, 3, H, W] to probabilities [B, labels].
-        advance: progress callback, called with the number of images that were completed.
+        score: maps pixels [B, 3, H, W] or mels [B, num_mels, frames] to probabilities [B, labels].
+        advance: progress callback, called with the number of files that were completed.
     """
     assert system.processor is not None
-    part = system.processor["image"]
+    part = system.processor[modality]
     for first, readings in read_ahead(paths, part.item, batch_size):
         batch = paths[first : first + batch_size]
         items: dict[Path, torch.Tensor] = {}
@@ -211,7 +246,7 @@ def _prediction(path: Path, labels: Sequence[str], scores: torch.Tensor | None, 
     return Prediction(str(path), [str(labels[int(i)]) for i in best.indices], best.values.tolist())
 
 
-def _show(predictions: Collection[Prediction], options: Namespace, model: str) -> int:
+def _show(predictions: Collection[Prediction], options: Namespace, model: str, modality: str) -> int:
     """Print the predictions and what could not be read; return the exit status."""
     for found in predictions:
         if found.error is not None:
@@ -220,14 +255,14 @@ def _show(predictions: Collection[Prediction], options: Namespace, model: str) -
         for found in predictions:
             print_json(vars(found))
     elif options.output:
-        say(f"written: {options.output} ({len(predictions)} images)")
+        say(f"written: {options.output} ({len(predictions)} {NAMES[modality]})")
     else:
         rows = [[found.path, *_cells(found)] for found in predictions if found.error is None]
         if rows:
-            table(f"by {caption_of(model)}", ["image", "best", "others"], rows)
+            table(f"by {caption_of(model)}", [NAMES[modality][:-1], "best", "others"], rows)
     failed = sum(found.error is not None for found in predictions)
     if failed:
-        say(f"zoo: {failed} of {len(predictions)} images could not be read; the others were classified", file=sys.stderr)
+        say(f"zoo: {failed} of {len(predictions)} {NAMES[modality]} could not be read; the others were classified", file=sys.stderr)
     return 1 if failed else 0
 
 

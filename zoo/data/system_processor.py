@@ -1,5 +1,7 @@
 """Processor of a whole system: one part per modality, saved, hashed and loaded together with the weights.
 
+In a system of three encoders or more, an item may lack modalities (``Batch.targets["present_audio"]``).
+
 A conversation can contain any number of images and clips. Those of a whole batch are concatenated in ``inputs["image"]`` and
 ``inputs["audio"]``. A batch without any has tensors with zero rows there, so that every distributed process uses the same parameters.
 """
@@ -19,9 +21,10 @@ from zoo.registry.construct import build_part
 from zoo.registry.schemas import read_processor_settings
 from zoo.storage.files import hash_of_files
 from zoo.storage.outside import understanding
-from zoo.types import SUPERVISED, Batch, Sample
+from zoo.types import PRESENT, SUPERVISED, Batch, Sample
 
 FILE = "processor.json"
+MOST_WHOLE = 2  # encoders of a system in which every item has every modality; with more, items may lack some
 CONVERSATION = "conversation"  # name of the part that owns tokenizer and chat template
 # The files of the parts; ``hash_files`` reads them in this order.
 FILES = (FILE, "tokenizer.json", "conversation_tokenizer.json", "transcript_tokenizer.json", "target_tokenizer.json", "chat_template.jinja")
@@ -126,16 +129,33 @@ class Processor:
 
     def collate(self, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> Batch:
         """Collate processed items to a batch, with the ids, groups and labels of their samples."""
-        ids, modalities = [sample.id for sample in samples], [] if CONVERSATION in self.parts else list(items[0])
+        ids = [sample.id for sample in samples]
         batch = self._collate_conversations(ids, items) if CONVERSATION in self.parts else Batch(inputs={}, ids=ids)
-        for modality in modalities:
-            _put(batch, modality, self.parts[modality].collate([item[modality] for item in items]))
+        if len(self.inputs) > MOST_WHOLE:
+            self._put_present(batch, items)
+        elif CONVERSATION not in self.parts:
+            for modality in dict.fromkeys(name for item in items for name in item):
+                _refuse_missing(modality, samples, items)
+                _put(batch, modality, self.parts[modality].collate([item[modality] for item in items]))
         # An item without a group gets its own group, derived from its id so that every rank computes the same number.
         groups = [stable_group(sample.id) if sample.group is None else sample.group for sample in samples]
         batch.targets["groups"] = torch.tensor(groups)
         if all(sample.label is not None for sample in samples):
             batch.targets["labels"] = torch.tensor([sample.label for sample in samples])
         return batch
+
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the parts that feed encoders; of conversations, which hold their media, none."""
+        return [] if CONVERSATION in self.parts else [name for name, part in self.parts.items() if not is_target(part)]
+
+    def _put_present(self, batch: Batch, items: Sequence[dict[str, Any]]) -> None:
+        """Collate items that may lack modalities: each tensor holds the rows of the items that have one, and a mask says which do."""
+        for modality in self.parts:
+            held = [item[modality] for item in items if modality in item]
+            _put(batch, modality, self._collated(modality, held))
+            if modality in self.inputs:
+                batch.targets[PRESENT + modality] = torch.tensor([modality in item for item in items])
 
     def meta(self, modalities: Sequence[str], batch_size: int) -> Batch:
         """Return a batch of the right shapes on the meta device; each conversation has one image and one clip."""
@@ -183,6 +203,15 @@ class Processor:
             for part in parts.values():
                 part.load(directory)
         return cls(parts)
+
+
+def _refuse_missing(modality: str, samples: Sequence[Sample], items: Sequence[dict[str, Any]]) -> None:
+    """Raise DataError if an item lacks a modality that another one has."""
+    for sample, item in zip(samples, items, strict=True):
+        if modality not in item:
+            raise ItemError(
+                f"item {sample.id}: has no {modality}, which other items have; only a system of three encoders takes it", modality
+            )
 
 
 def is_target(part: Any) -> bool:

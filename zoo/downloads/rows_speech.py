@@ -1,4 +1,4 @@
-"""Rows of the table of assets for recordings and for weights of speech recognition."""
+"""Rows of the table of assets for recordings, other sounds, and weights of speech recognition."""
 
 from zoo.downloads.asset import Asset, Package, PackagedFile
 
@@ -72,5 +72,28 @@ SPEECH = (
         converter="asterisk",
         made=("table.jsonl", "clips"),
         needs=("av", "fetch"),
+    ),
+    Asset(
+        name="sonic_pi_samples",
+        kind="data",
+        text="165 short sounds (drums, bass, guitar, ambient) with 14 kinds as labels, for zero-shot classification",
+        usage="zoo evaluate checkpoint=MODEL evaluation=zero_shot data=aligned data.source.path=PATH data.source.modalities=[audio,text]",
+        packages=(
+            Package(
+                registry="debian",
+                name="sonic-pi-samples",
+                version="3.2.2~repack-8",
+                sha256="25f2312d2fae005e6ad0f4726b8ed3084e776006a5a132083506e960224ac79d",
+                size_bytes=21_882_696,
+                licence="CC0-1.0",
+                credit="Sonic Pi and the uploaders of freesound.org",
+                files=(
+                    PackagedFile("usr/share/sonic-pi/samples/", None, "samples", keep=False),
+                    PackagedFile("usr/share/doc/sonic-pi-samples/copyright", None, "LICENSE"),
+                ),
+            ),
+        ),
+        converter="sonic_pi",
+        made=("table.jsonl", "clips"),
     ),
 )

@@ -1,4 +1,4 @@
-"""Cross-modal retrieval: recall at k and median rank of each item's partner among all items of the other modality, in both directions.
+"""Cross-modal retrieval: recall at k and median rank of each item's partner among all items of another modality, in both directions.
 
 Source: Radford et al. 2021 (arXiv 2103.00020), section 3.1 and table 13. Protocol: Karpathy and Fei-Fei 2015 (arXiv 1412.2306): a query
 is a hit at k if at least one of its partners is among the k best, so an image with five captions counts once.
@@ -9,6 +9,7 @@ for all items is thus at chance; with ``topk`` its recall would depend on the or
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from zoo.data.system_processor import Processor
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation.measures.requirements import checked_limits, over_batches, refuse_model
 from zoo.registry import register
-from zoo.types import Batch, Evaluation, Result, Split
+from zoo.types import Batch, Evaluation, Result, Split, presence_of
 
 AT = (1, 5, 10)
 CURVE = 100  # largest k of the recall curve in the picture
@@ -70,10 +71,12 @@ class RetrievalResult(Result):
 
 @register("evaluation")
 class Retrieval(Evaluation):
-    """Recall at 1, 5 and 10 and median rank of a system whose head has the verb ``embed``, in both directions.
+    """Recall at 1, 5 and 10 and median rank of a system whose head has the verb ``embed``, in both directions of all pairs of modalities.
+
+    With three modalities a row may lack some; a pair then counts the rows that have both.
 
     Args:
-        modalities: the two modalities to compare; None uses those of the system's encoders.
+        modalities: two modalities or more to compare; None uses those of the system's encoders.
         positives: definition of partners. "pairs": items in the same row are partners; an image in several rows is one image with
             several captions. "groups": texts of equal meaning (``Sample.group``) count as one text, which is the partner of every item of
             that group; for sources whose captions are class names.
@@ -99,16 +102,16 @@ class Retrieval(Evaluation):
     ) -> None:
         if positives not in POSITIVES:
             raise ConfigError(f"positives: there is no {positives!r}; {name_choices(positives, POSITIVES)}")
-        if modalities is not None and len(set(modalities)) != 2:
-            raise ConfigError(f"modalities: got {list(modalities)}; give two different ones, for example [image, text]")
+        if modalities is not None and len(set(modalities)) < 2:
+            raise ConfigError(f"modalities: got {list(modalities)}; give two different ones or more, for example [image, text]")
         checked_limits({"batch_size": batch_size, "chunk": chunk, "limit": limit})
         self.modalities, self.positives = modalities, positives
         self.batch_size, self.chunk, self.limit = batch_size, chunk, limit
 
     def check(self, model: Any, source: Any) -> None:
-        """Raise ConfigError if the model cannot embed the two modalities, or if the source lacks one of them."""
+        """Raise ConfigError if the model cannot embed the modalities, or if the source lacks one of them."""
         refuse_model(model, ("embed",), "retrieval")
-        pair = self._pair(model)
+        pair = self._names(model)
         for where, known in (("the system has no {!r} encoder", model.encoders), ("the source has no {!r}", source.modalities)):
             for modality in pair:
                 if modality not in known:
@@ -127,31 +130,32 @@ class Retrieval(Evaluation):
 
         Raises:
             ConfigError: this evaluation cannot use the model or the source.
-            DataError: an item cannot be used, or a modality has fewer than two distinct items.
+            DataError: an item cannot be used, a modality has fewer than two distinct items, or no item has both of a pair.
         """
         self.check(model, source)
-        first, second = self._pair(model)
-        sides = self._embed(model, source.split(split), (first, second), advance)
-        links = torch.unique(torch.stack([sides[first].index, sides[second].index]), dim=1)  # [2, pairs]
+        sides = self._embed(model, source.split(split), self._names(model), advance)
         curves, medians = {}, {}
-        for query, answer, linked in ((first, second, links), (second, first, links.flip(0))):
-            better, equal, own = ranks(sides[query].vectors, sides[answer].vectors, linked, chunk=self.chunk, device=model.device)
-            curves[f"{query}_to_{answer}"] = recall_curve(better, equal, own, min(CURVE, len(sides[answer].vectors)))
-            medians[f"{query}_to_{answer}"] = float((better + (equal + own + 1) / (own + 1)).quantile(0.5))
+        for first, second in combinations(sides, 2):
+            links = _links(sides, first, second)
+            for query, answer, linked in ((first, second, links), (second, first, links.flip(0))):
+                queries, linked = _with_partner(sides[query].vectors, linked)
+                better, equal, own = ranks(queries, sides[answer].vectors, linked, chunk=self.chunk, device=model.device)
+                curves[f"{query}_to_{answer}"] = recall_curve(better, equal, own, min(CURVE, len(sides[answer].vectors)))
+                medians[f"{query}_to_{answer}"] = float((better + (equal + own + 1) / (own + 1)).quantile(0.5))
         metrics = {f"{way}_recall@{k}": float(curve[min(k, len(curve)) - 1]) for way, curve in curves.items() for k in AT}
         metrics["mean_recall"] = sum(metrics.values()) / len(metrics)
         details = {f"{way}_median_rank": rank for way, rank in medians.items()}
         details |= {f"num_{modality}": len(side.vectors) for modality, side in sides.items()}
-        return RetrievalResult(metrics, curves, len(sides[first].index), {**details, "positives": self.positives})
+        return RetrievalResult(metrics, curves, len(next(iter(sides.values())).rows), {**details, "positives": self.positives})
 
-    def _pair(self, model: Any) -> tuple[str, str]:
-        names = sorted(self.modalities if self.modalities is not None else model.encoders)
-        if len(names) != 2:
-            raise ConfigError(f"evaluation.modalities: the system has {', '.join(names)}; give the two modalities to compare")
-        return names[0], names[1]
+    def _names(self, model: Any) -> list[str]:
+        names = sorted(set(self.modalities if self.modalities is not None else model.encoders))
+        if len(names) < 2:
+            raise ConfigError(f"evaluation.modalities: the system has {', '.join(names)}; give the modalities to compare")
+        return names
 
-    def _embed(self, model: Any, split: Split, pair: tuple[str, str], advance: Callable[[int], None]) -> dict[str, "Side"]:
-        """Embed each distinct item of both modalities once, and record for each row which items it names."""
+    def _embed(self, model: Any, split: Split, pair: Sequence[str], advance: Callable[[int], None]) -> dict[str, "Side"]:
+        """Embed each distinct item of each modality once, and record for each row which items it names."""
         rows = spread(len(split), self.limit)
         identities = {m: split.identities(m) for m in pair}
         names = {m: [found[i] for i in rows] if found is not None else list(rows) for m, found in identities.items()}
@@ -164,11 +168,14 @@ class Retrieval(Evaluation):
             for modality in pair:
                 if modality not in batch.inputs:
                     raise DataError(f"item {batch.ids[0]}: has no {modality}; retrieval needs {' and '.join(pair)} in each item")
+                present = presence_of(batch.targets, modality)
+                held = range(len(batch)) if present is None else present.nonzero()[:, 0].tolist()
                 keys: Sequence[Hashable] = names[modality][before : before + len(batch)]
                 if modality == "text" and self.positives == "groups":
                     keys = batch.targets["groups"].tolist()
+                keys = [key if row in held else None for row, key in enumerate(keys)]
                 new = seen[modality].first_rows(keys)
-                inputs = batch.given(modality, new).to(model.device)
+                inputs = batch.given(modality, [held.index(row) for row in new]).to(model.device)
                 vectors = model.embed(modality, inputs, batch_size=self.batch_size).cpu() if new else torch.empty(0, 0)
                 bad = (~vectors.isfinite()).any(1).nonzero()
                 if len(bad):
@@ -203,9 +210,12 @@ class Side:
         self.parts: list[Tensor] = []
 
     def first_rows(self, keys: Sequence[Hashable]) -> list[int]:
-        """Record the item keys of the next rows; return the positions of those whose item is new."""
+        """Record the item keys of the next rows, None for a row without an item; return the positions of those whose item is new."""
         new = []
         for row, key in enumerate(keys):
+            if key is None:
+                self.rows.append(-1)
+                continue
             if key not in self.numbers:
                 self.numbers[key] = len(self.numbers)
                 new.append(row)
@@ -219,8 +229,29 @@ class Side:
 
     @property
     def index(self) -> Int[Tensor, " rows"]:
-        """The index of each row's item in ``vectors``."""
+        """The index of each row's item in ``vectors``; -1 for a row without an item."""
         return torch.tensor(self.rows)
+
+
+def _links(sides: dict[str, Side], first: str, second: str) -> Int[Tensor, "2 links"]:
+    """Return the indices of the items of two modalities that stand in one row, each pair once.
+
+    Raises:
+        DataError: no row has both.
+    """
+    rows = torch.stack([sides[first].index, sides[second].index])  # [2, rows]
+    rows = rows[:, (rows >= 0).all(0)]
+    if not rows.shape[1]:
+        raise DataError(f"evaluation: no item of the split has both {first} and {second}; set evaluation.modalities to those it has")
+    return torch.unique(rows, dim=1)
+
+
+def _with_partner(
+    vectors: Float[Tensor, "items dim"], links: Int[Tensor, "2 links"]
+) -> tuple[Float[Tensor, "queries dim"], Int[Tensor, "2 links"]]:
+    """Return the vectors of the items that have a partner, and the links by their place among them."""
+    found, places = links[0].unique(return_inverse=True)
+    return vectors[found], torch.stack([places, links[1]])
 
 
 def ranks(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.data.loader import ProcessedSplit
 from zoo.data.zero_shot_prompts import fill_templates, in_order, plain_labels, read_labels, read_templates
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.classifier_weights import classifier_vectors
 from zoo.evaluation.measures.requirements import checked_limits, over_split, refuse_model, refuse_source
 from zoo.evaluation.results.accuracy import AccuracyResult, measure
@@ -89,8 +89,17 @@ class ZeroShot(Evaluation):
         prompts = self.prompts(source)
         vectors = classifier_vectors(model, prompts, cached=self.cache)
 
+        modality = next((name for name in source.modalities if name != "text" and name in model.encoders), None)
+        if modality is None:
+            raise ConfigError(
+                f"evaluation: the source holds {', '.join(source.modalities)}, of which the system encodes no image and no audio"
+            )
+
         def similarities(batch: Batch) -> Tensor:
-            modality = next(name for name in batch.inputs if name != "text")
+            if modality not in batch.inputs or batch.count(modality) != len(batch):
+                raise DataError(
+                    f"item {batch.ids[0]} or one of the {len(batch) - 1} after it has no {modality}; zero_shot needs it in each"
+                )
             return model.embed(modality, batch.given(modality).to(model.device)) @ vectors.T
 
         data = ProcessedSplit(source.split(split), model.processor)

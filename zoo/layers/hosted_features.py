@@ -4,6 +4,7 @@ Reference: transformers 5.17, ``feature_extraction_*.py``. The library's extract
 not depend on the other clips of its batch.
 """
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -88,6 +89,11 @@ class HostedFeatures:
             return USUAL_SECONDS
         samples = self.settings.get("n_samples") or self.settings.get("nb_max_samples")
         return samples / self.sample_rate_hz if samples else self.frames / FRAMES_PER_SECOND
+
+    @property
+    def limit_seconds(self) -> float:
+        """Largest value of ``max_seconds``: any length, or that of the extractor."""
+        return math.inf if self.frames is None else self.longest_seconds
 
     def frames_of(self, seconds: float) -> int:
         """Return the number of frames of a clip of this length."""

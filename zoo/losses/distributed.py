@@ -69,6 +69,24 @@ def gather(local: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "world_batch ..
     return _Gather.apply(local) if is_distributed() else local
 
 
+def gather_uneven(local: Shaped[Tensor, "rows ..."]) -> tuple[Shaped[Tensor, "all_rows ..."], int]:
+    """Concatenate the rows of all ranks in rank order, with gradient; ranks may hold different numbers of rows, also none.
+
+    Returns:
+        The rows, and the index of this rank's first row among them.
+    """
+    if not is_distributed():
+        return local, 0
+    counts = torch.zeros(world_size(), dtype=torch.int64, device=local.device)
+    counts[rank()] = len(local)
+    numbers = sum_over_ranks(counts).tolist()
+    most = max(numbers)
+    padded = torch.cat([local, local.new_zeros(most - len(local), *local.shape[1:])])
+    parts = gather(padded).split(most) if most else [local]
+    found = torch.cat([part[:number] for part, number in zip(parts, numbers, strict=False)])
+    return found, sum(numbers[: rank()])
+
+
 def sum_over_ranks(tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
     """Return the sum of the tensors of all ranks, without gradient; the tensor is overwritten in place."""
     if is_distributed():

@@ -1,6 +1,5 @@
-"""Audio processor: recordings, waveforms or ready tensors to ``mels`` (Whisper's log-mel)."""
+"""Audio processor: recordings, waveforms or ready tensors to ``mels`` (Whisper's log-mel, or CLAP's in dB)."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,16 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError, ItemError, name_choices
 from zoo.layers.hosted_features import HostedFeatures
 from zoo.processors.media.audio_file import checked_rate, read_audio, resample, to_mono
+from zoo.processors.media.clap_mel import PADDING as CLAP_PADDING
+from zoo.processors.media.clap_mel import SPECTRA as CLAP_SPECTRA
+from zoo.processors.media.clap_mel import ClapFeatures
 from zoo.processors.media.log_mel import WHISPER, whisper_log_mel
 from zoo.registry import register
 from zoo.types import ModalityProcessor
 
 PADDINGS = ("longest", "context")
 TOO_LONG = ("error", "cut")
+SPECTRA = ("whisper", *CLAP_SPECTRA)
 FRAMES_PER_TOKEN = 2  # stride of the encoder's convolutions
 PADDING = -2.0  # value of padded frames; Whisper's log-mel of audio, even of silence, is never below (-10 + 4) / 4 = -1.5
 
@@ -44,6 +47,8 @@ class AudioProcessor(ModalityProcessor):
         too_long: "error" refuses a longer clip without decoding the rest of it; "cut" keeps its beginning.
         extractor: settings of a feature extractor of transformers (``preprocessor_config.json``), which then takes the place of Whisper's
             log-mel; it says sample rate, channels and padding. ``mels`` are its features, for example one channel of samples.
+        spectrum: "whisper", "clap" (48 kHz, one view of 10 s) or "clap_fusion" (also four views of a longer clip); the last two say sample
+            rate and padding.
 
     Raises:
         ConfigError: an unknown option, a number out of range, or options that contradict one another.
@@ -65,11 +70,15 @@ class AudioProcessor(ModalityProcessor):
         max_seconds: float | None = None,
         too_long: str = "error",
         extractor: dict[str, Any] | None = None,
+        spectrum: str = "whisper",
     ) -> None:
-        for key, value, legal in (("pad_to", pad_to, PADDINGS), ("too_long", too_long, TOO_LONG)):
+        for key, value, legal in (("pad_to", pad_to, PADDINGS), ("too_long", too_long, TOO_LONG), ("spectrum", spectrum, SPECTRA)):
             if value not in legal:
                 raise ConfigError(f"{key}: there is no {value!r}; {name_choices(value, legal)}")
-        self._features = None if extractor is None else HostedFeatures(extractor)
+        self.spectrum, self._padding = spectrum, PADDING if spectrum == "whisper" else CLAP_PADDING
+        self._features = _find_features(extractor, spectrum, num_mels)
+        if isinstance(self._features, HostedFeatures):
+            self._padding = None  # every value may occur in a clip
         if self._features is not None:
             sample_rate_hz, mask = self._features.sample_rate_hz, self._features.frames is None
             pad_to = pad_to if mask else "context"
@@ -85,7 +94,7 @@ class AudioProcessor(ModalityProcessor):
             raise ConfigError(f"audio processor: num_mels {num_mels}, context_length {context_length}; allowed are 1 to 256, and 1 or more")
         longest = context_length * FRAMES_PER_TOKEN * WHISPER.hop_samples / WHISPER.sample_rate_hz
         if self._features is not None:  # any length, or that of the extractor
-            longest = math.inf if mask else self._features.longest_seconds
+            longest = self._features.limit_seconds
         if max_seconds is not None and not 0 < max_seconds <= longest:
             raise ConfigError(
                 f"max_seconds: got {max_seconds}; with context_length {context_length}, allowed is more than 0 and at most {longest:g} s"
@@ -100,8 +109,9 @@ class AudioProcessor(ModalityProcessor):
     def settings(self) -> dict[str, Any]:
         """Constructor keywords, as written to ``processor.json``."""
         keys = ("num_mels", "context_length", "sample_rate_hz", "pad_to", "mask", "max_seconds", "too_long")
-        own = {} if self._features is None else {"extractor": self._features.settings}
-        return {**{key: getattr(self, key) for key in keys}, **own}
+        own = {"extractor": self._features.settings} if isinstance(self._features, HostedFeatures) else {}
+        other = {} if self.spectrum == "whisper" else {"spectrum": self.spectrum}
+        return {**{key: getattr(self, key) for key in keys}, **own, **other}
 
     @property
     def context_frames(self) -> int:
@@ -152,13 +162,13 @@ class AudioProcessor(ModalityProcessor):
         """Pad clips at the end and stack them; the mask is True at real frames, or None if ``mask`` is off."""
         frames = torch.tensor([item.shape[1] for item in items])
         longest = self.context_frames if self.pad_to == "context" else int(frames.max())
-        mels = torch.full((len(items), self.num_mels, longest), PADDING if self._features is None else 0.0)
+        mels = torch.full((len(items), self.num_mels, longest), 0.0 if self._padding is None else self._padding)
         for row, item in zip(mels, items, strict=True):
             row[:, : item.shape[1]] = item
         return mels, torch.arange(longest) < frames[:, None] if self.mask else None
 
     def __call__(self, raw: Any) -> tuple[Float[Tensor, "batch num_mels frames"], Bool[Tensor, "batch frames"] | None]:
-        """Process a list of raw clips, or check ready mels [batch, num_mels, frames]; trailing frames of -2 in these are padding."""
+        """Process a list of raw clips, or check ready mels [batch, num_mels, frames]; trailing frames of the padding value are padding."""
         if isinstance(raw, Tensor):
             if raw.ndim != 3 or raw.shape[1] != self.num_mels or not raw.is_floating_point():
                 raise DataError(
@@ -185,15 +195,28 @@ class AudioProcessor(ModalityProcessor):
         return mels.float()
 
     def _real(self, mels: Float[Tensor, "batch num_mels frames"]) -> Bool[Tensor, "batch frames"]:
-        """Return a mask of the real frames of ready mels: in each row, all up to the last frame that is not filled with -2.
+        """Return a mask of the real frames of ready mels: in each row, all up to the last frame that is not filled with the padding value.
 
-        Ready features of another extractor are real everywhere, because no value is reserved for padding.
+        Ready features of an extractor of transformers are real everywhere, because no value is reserved for padding.
         """
-        if self._features is not None:
+        if self._padding is None:
             return torch.ones(len(mels), mels.shape[2], dtype=torch.bool, device=mels.device)
-        sound = (mels != PADDING).any(1)  # [B, frames]
+        sound = (mels != self._padding).any(1)  # [B, frames]
         positions = torch.arange(1, mels.shape[2] + 1, device=mels.device)
         return positions <= (sound * positions).amax(1, keepdim=True)
+
+
+def _find_features(extractor: dict[str, Any] | None, spectrum: str, num_mels: int) -> HostedFeatures | ClapFeatures | None:
+    """Return the front end that takes the place of Whisper's log-mel; None if that is used.
+
+    Raises:
+        ConfigError: both an extractor and another spectrum are given.
+    """
+    if spectrum == "whisper":
+        return None if extractor is None else HostedFeatures(extractor)
+    if extractor is not None:
+        raise ConfigError(f"spectrum: {spectrum!r} and an extractor are two front ends; give one of them")
+    return ClapFeatures(spectrum, num_mels)
 
 
 def _refuse_channels(num_mels: int, channels: int) -> None:

@@ -100,15 +100,16 @@ def keep_features(
 ) -> None:
     """Run a model's frozen encoders over the split and write ``features/MODALITY.npy`` (fp16) and ``targets/NAME.npy``.
 
-    Row ``p * len(data) + i`` of a modality is item i of pass p. If the folder exists, nothing is computed: a resumed run uses the
-    features of its beginning.
+    Row ``p * len(data) + i`` of a modality is item i of pass p. A modality that no item has is left out. If the folder
+    exists, nothing is computed: a resumed run uses the features of its beginning.
 
     Args:
         passes: number of passes over the data, or a mapping by modality (texts are cheap, and their captions vary).
         tell: progress callback ``(done, total)`` in items over all passes and modalities.
 
     Raises:
-        ConfigError: an encoder is trained, or ``passes`` has an unknown modality, lacks one, or has a number below 1.
+        ConfigError: an encoder is trained, only some items have a modality, or ``passes`` has an unknown modality, lacks one, or has a
+            number below 1.
     """
     if folder.exists():
         return
@@ -120,12 +121,16 @@ def keep_features(
         for modality, encoder in encoders.items():
             alone = ProcessedSplit(data.split, Processor({modality: data.processor[modality]}), data.augmentation)
             tables: dict[str, np.ndarray] = {}
+            held = 0  # items that have the modality
             for number in range(counts[modality]):
                 for rows, batch in _in_order(alone, number, batch_size=batch_size, seed=seed, num_workers=num_workers):
                     batch = batch.to(device)
-                    with autocast():
-                        features = cast(Encoder, encoder).features(batch.inputs[modality], batch.masks.get(modality))
-                    _write(tables, fresh / f"features/{modality}.npy", rows + number * length, features.half(), counts[modality] * length)
+                    if modality in batch.inputs:
+                        with autocast():
+                            features = cast(Encoder, encoder).features(batch.inputs[modality], batch.masks.get(modality))
+                        place = fresh / f"features/{modality}.npy"
+                        _write(tables, place, rows + number * length, features.half(), counts[modality] * length)
+                        held += len(rows)
                     if number == 0:
                         for name, tensor in batch.targets.items():
                             _write(tables, fresh / f"targets/{name}.npy", rows, tensor, length)
@@ -134,6 +139,11 @@ def keep_features(
                         tell(done, length * sum(counts.values()))
             for table in tables.values():
                 table.flush()  # type: ignore[attr-defined]
+            if held not in (0, length * counts[modality]):
+                raise ConfigError(
+                    f"training.cache_features: {held} of {length * counts[modality]} items have {modality}; features are stored for all "
+                    "items or for none: set training.cache_features=0"
+                )
 
 
 def _write(tables: dict[str, np.ndarray], path: Path, rows: np.ndarray, tensor: Tensor, length: int) -> None:

@@ -15,6 +15,7 @@ from zoo.types.batch import (
     MASKED,
     MELS,
     PLACEHOLDER_IDS,
+    PRESENT,
     SUPERVISED,
     TARGET_IDS,
     TARGET_POSITIONS,
@@ -24,6 +25,7 @@ from zoo.types.batch import (
     HeadOutput,
     Predictions,
     in_parts,
+    presence_of,
 )
 from zoo.types.connector import Connector
 from zoo.types.contract import check_encoded, check_encoder_words

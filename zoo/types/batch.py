@@ -6,7 +6,7 @@ context_length vocab_size``; ``num_`` for counts; a mask is True where attention
 ``logits``.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ MASKED = "masked"  # in ``Batch.targets``: the original token id at positions th
 MELS = "mels"  # in ``Batch.targets``: mels that a speech decoder must produce [B, num_mels, frames]
 FRAMES = "frames"  # in ``Batch.targets``: True at real frames of MELS, False at padding [B, frames] bool
 MAGNITUDES = "magnitudes"  # in ``Batch.targets``: linear magnitude spectra of the same frames [B, bins, frames]
+PRESENT = "present_"  # in ``Batch.targets``, before a modality's name: True at the items that have it [B] bool; see ``presence_of``
 IGNORED = -100  # label of positions without loss; torch and transformers use the same number
 # Ids at the positions of image and audio tokens. They are negative, so that they never equal an id of any vocabulary.
 PLACEHOLDER_IDS = {"image": -200, "audio": -201}
@@ -39,7 +40,8 @@ class Batch:
         inputs: tensor of each modality: ``pixels``, ``mels`` or ``token_ids``.
         masks: True at real positions, by modality; a modality without padding has no entry.
         targets: further tensors that a head reads, by name. ``groups`` [B] int64: items with equal numbers have the same meaning, so
-            a contrastive loss treats them as positives of each other. ``labels`` [B] int64: class numbers.
+            a contrastive loss treats them as positives of each other. ``labels`` [B] int64: class numbers. ``present_image`` and so on
+            [B] bool: the items that have a modality, whose tensor in ``inputs`` has rows for these items only.
         ids: one name per item for messages, for example file and row.
         features: cached output of an encoder's frozen part [B, width], by modality; replaces the modality's entry of ``inputs``.
         sizes: height and width of each item before it was cut into tiles or patches [items, 2] int64, by modality; only where a tiler
@@ -116,6 +118,11 @@ def in_parts(inputs: Any, modality: str, size: int) -> Iterator[Any]:
     for start in range(0, len(inputs), size):
         stop = min(start + size, len(inputs))
         yield inputs.given(modality, range(start, stop)) if isinstance(inputs, Batch) else inputs[start:stop]
+
+
+def presence_of(targets: Mapping[str, Tensor], modality: str) -> Tensor | None:
+    """Return the mask of the items of a batch that have a modality [B]; None if all have it."""
+    return targets.get(PRESENT + modality)
 
 
 @dataclass

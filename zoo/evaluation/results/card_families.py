@@ -36,8 +36,9 @@ def _because(reason: str, *capabilities: str) -> dict[str, str]:
 TRAINING = ("trains", "resumes exactly")
 FAMILIES: dict[str, Family] = {
     "siglip": Family(("siglip_*", "siglip2_*", "*_siglip_*", "*_siglip2_*", "text_siglip_*", "text_bidirectional_nano")),
+    "htsat": Family(("clap_htsat_*", "htsat_*", "roberta_base_clap")),
     "clap": Family(
-        ("clap_*",),
+        ("clap_*", "bind_*"),
         absent=_because(OURS, "equals its reference") | _because(NO_FORMAT, "goes back"),
     ),
     "clip": Family(("clip_*", "*_clip_*", "text_*")),

@@ -1,7 +1,7 @@
 """Key rules: pairs of tensor names of a reference and of ours, with the conversion in both directions.
 
-A rule names tensors by patterns. ``{i}`` stands for a number (the block), ``{w}`` for ``weight`` or ``bias``; the text that they
-match in a rule's first name is used in its other names. So the rule ``layers.{i}.ln.{w} -> blocks.{i}.norm.{w}`` turns
+A rule names tensors by patterns. ``{i}`` and ``{j}`` stand for numbers (the block, or stage and block), ``{w}`` for ``weight`` or ``bias``;
+the text that they match in a rule's first name is used in its other names. So the rule ``layers.{i}.ln.{w} -> blocks.{i}.norm.{w}`` turns
 ``layers.3.ln.bias`` into ``blocks.3.norm.bias``, and back.
 
 A tensor that no rule takes, and one that a rule lacks, is an error that names it. To read a reference's older spelling too, import
@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.errors import WeightsError
 
 Turn = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-PLACES = {"i": r"\d+", "w": "weight|bias"}
+PLACES = {"i": r"\d+", "j": r"\d+", "w": "weight|bias"}
 
 
 def keep(tensors: Sequence[Tensor]) -> Sequence[Tensor]:

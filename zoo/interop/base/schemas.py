@@ -59,6 +59,7 @@ _KEYS: dict[str, Any] = {
     **dict.fromkeys(("rope_scaling", "rope_parameters"), Rope | None),
 }
 ModelConfig: Any = TypedDict("ModelConfig", _KEYS, total=False)  # type: ignore[misc]
+HEADS_OF_STAGES = ("clap_audio_model",)  # model types whose num_attention_heads is a list, one number for each stage
 NESTED = ("vision_config", "text_config", "audio_config", "vision_config_dict", "text_config_dict")
 
 
@@ -124,7 +125,8 @@ def checked_model_config(config: dict[str, Any], origin: object, error: type[Zoo
     Raises:
         ZooError: of the class ``error``, with file, key, value and what is allowed.
     """
-    check(config, ModelConfig, origin, error, REMEDY)
+    left = {"num_attention_heads"} if config.get("model_type") in HEADS_OF_STAGES else set()
+    check({key: value for key, value in config.items() if key not in left}, ModelConfig, origin, error, REMEDY)
     refuse_depth(config, origin, error)
     for name in NESTED:
         inner = config.get(name)

@@ -55,6 +55,9 @@ def clip_parts(model: nn.Module) -> ClipParts | None:
             )
     processor: Any = model.processor
     image, text, head = _whole("encoder", encoders["image"]), _whole("encoder", encoders["text"]), _whole("head", model.config["head"])
+    for key, legal in (("two_scales", False), ("anchor", None)):
+        if head[key] != legal:
+            raise ConfigError(f"head.{key}: got {head[key]!r}, which no CLIP of transformers or open_clip has; save it with zoo.save")
     return ClipParts(image, text, head, model.state_dict(), processor["image"], processor["text"])
 
 

@@ -1,4 +1,4 @@
-"""Whisper's log-mel spectrogram, and mel filters for any spectrogram.
+"""Whisper's log-mel spectrogram, and mel power and mel filters for any spectrogram.
 
 Paper: Radford et al. 2022 (arXiv 2212.04356), section 2.2. Reference: openai-whisper ``audio.py``. The filters equal those of librosa
 ``filters.mel`` (Slaney's scale and norm), bit for bit.
@@ -8,6 +8,7 @@ product with filters in which each weight stands twice gives the mels. It takes 
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +23,18 @@ DYNAMIC_RANGE = 8.0  # in log10 units: values more than 80 dB below the clip's m
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Parameters of a mel spectrogram; the window is a periodic Hann window, and the first frame is centred at the first sample."""
+    """Parameters of a mel spectrogram; the window is a periodic Hann window, and the first frame is centred at the first sample.
+
+    Attributes:
+        htk: filters of HTK with peak 1 (torchaudio's default); False: Slaney's scale and norm.
+    """
 
     sample_rate_hz: int
     num_fft: int
     hop_samples: int
     highest_hz: float
     lowest_hz: float = 0.0
+    htk: bool = False
 
 
 WHISPER = Spectrum(sample_rate_hz=16000, num_fft=400, hop_samples=160, highest_hz=8000.0)
@@ -64,8 +70,9 @@ def whisper_log_mel(
 
 
 def mel_power(waveform: Float[Tensor, " samples"], spectrum: Spectrum, num_mels: int) -> Float[Tensor, "frames num_mels"]:
-    """Return the mel power of each frame: squared magnitudes times mel filters."""
-    frames, window, filters = _frames(waveform, spectrum), _window(spectrum.num_fft), _doubled_filters(spectrum, num_mels)
+    """Return the mel power of each frame: squared magnitudes times mel filters, in the precision of the waveform."""
+    frames, window = _frames(waveform, spectrum), _window(spectrum.num_fft, waveform.dtype)
+    filters = _doubled_filters(spectrum, num_mels).to(waveform.dtype)
     power = waveform.new_empty(len(frames), num_mels)
     for start in range(0, len(frames), FRAMES_AT_ONCE):
         parts = torch.view_as_real(torch.fft.rfft(frames[start : start + FRAMES_AT_ONCE] * window)).flatten(1)  # [frames, 2 * bins]
@@ -80,8 +87,8 @@ def _frames(waveform: Float[Tensor, " samples"], spectrum: Spectrum) -> Float[Te
 
 
 @functools.cache
-def _window(num_fft: int) -> Float[Tensor, " num_fft"]:
-    return torch.hann_window(num_fft, dtype=torch.float32, device="cpu")
+def _window(num_fft: int, dtype: torch.dtype) -> Float[Tensor, " num_fft"]:
+    return torch.hann_window(num_fft, dtype=dtype, device="cpu")
 
 
 @functools.cache
@@ -92,17 +99,19 @@ def _doubled_filters(spectrum: Spectrum, num_mels: int) -> Float[Tensor, "twice_
 
 @functools.cache
 def mel_filters(spectrum: Spectrum, num_mels: int) -> Float[Tensor, "num_mels bins"]:
-    """Return triangular mel filters with corners evenly spaced on Slaney's mel scale and peak 2 / width in Hz.
+    """Return triangular mel filters with corners evenly spaced on Slaney's mel scale and peak 2 / width in Hz; with ``htk`` peak 1.
 
-    The order of operations, and so the rounding, is that of librosa ``filters.mel``.
+    The order of operations, and so the rounding, of Slaney's is that of librosa ``filters.mel``.
     """
     bins = np.fft.rfftfreq(spectrum.num_fft, 1 / spectrum.sample_rate_hz)
-    corners = _hertz(np.linspace(_mel(spectrum.lowest_hz), _mel(spectrum.highest_hz), num_mels + 2))
+    to_mel, to_hertz = (_htk_mel, _htk_hertz) if spectrum.htk else (_mel, _hertz)
+    corners = to_hertz(np.linspace(to_mel(spectrum.lowest_hz), to_mel(spectrum.highest_hz), num_mels + 2))
     widths, slopes = np.diff(corners), corners[:, None] - bins[None]
     weights = np.zeros((num_mels, len(bins)), dtype=np.float32)
     for i in range(num_mels):
         weights[i] = np.maximum(0, np.minimum(-slopes[i] / widths[i], slopes[i + 2] / widths[i + 1]))
-    weights *= (2.0 / (corners[2:] - corners[:-2]))[:, None]
+    if not spectrum.htk:
+        weights *= (2.0 / (corners[2:] - corners[:-2]))[:, None]
     return torch.from_numpy(weights)
 
 
@@ -119,3 +128,12 @@ def _hertz(mels: np.ndarray) -> np.ndarray:
     hertz = _LINEAR * mels
     hertz[above] = _BREAK * np.exp(_STEP * (mels[above] - _BREAK / _LINEAR))
     return hertz
+
+
+# HTK's scale (Young et al., The HTK Book, section 5.4).
+def _htk_mel(hertz: float) -> float:
+    return 2595.0 * math.log10(1.0 + hertz / 700.0)
+
+
+def _htk_hertz(mels: np.ndarray) -> np.ndarray:
+    return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
