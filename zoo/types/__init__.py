@@ -15,6 +15,7 @@ from zoo.types.batch import (
     MASKED,
     MELS,
     PLACEHOLDER_IDS,
+    PREFIXES,
     SUPERVISED,
     TARGET_IDS,
     TARGET_POSITIONS,
