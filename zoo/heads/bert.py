@@ -1,13 +1,12 @@
 """Pre-training head of the BERT family: masked language modelling, and classification of pairs of texts.
 
-Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1; Dong et al. 2019 (UniLM, arXiv 1905.03197), section 2.3, masked tokens that are
-predicted from one or both sides; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), only masked language modelling;
+Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), only masked language modelling;
 Lan et al. 2019 (ALBERT, arXiv 1909.11942), section 3.1, sentence-order prediction; Warner et al. 2024 (ModernBERT, arXiv 2412.13663),
-without biases. References: transformers 5.17, ``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``,
-``ModernBertForMaskedLM``.
+without biases; Dong et al. 2019 (UniLM, arXiv 1905.03197), section 2.3, masked tokens predicted from one side. References: transformers
+5.17, ``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``, ``ModernBertForMaskedLM``.
 
-Differences: UniLM's texts have the same token types in all directions. Logits are computed only at masked positions; there is no dropout before ALBERT's classifier. The data pipeline chooses the
-masked positions (``zoo.data.masking``).
+Differences: logits are computed only at masked positions; there is no dropout before ALBERT's classifier; UniLM's token types do not
+depend on the direction. The data pipeline chooses the masked positions and the directions (``zoo.data.masking``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -127,7 +126,7 @@ class BertHead(Head):
             return batch
         if self._reader and not self._reader[0].takes_query_masks:
             raise ConfigError(
-                f"data.masking.directions: encoder {type(self._reader[0]).__name__} takes no attention mask by query; choose encoder bert or "
+                f"data.masking.directions: encoder {type(self._reader[0]).__name__} takes no mask by query; choose encoder bert or "
                 "albert, or set directions=null"
             )
         ids = batch.inputs["text"]

@@ -42,7 +42,10 @@ class PostNormBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "*tokens dim"], mask: Bool[Tensor, "batch *length"] | None = None, layout: Layout | None = None
+        self,
+        x: Float[Tensor, "*tokens dim"],
+        mask: Bool[Tensor, "batch length"] | Bool[Tensor, "batch length length"] | None = None,
+        layout: Layout | None = None,
     ) -> Float[Tensor, "*asked dim"]:
         """Return the outputs of a batch [batch, length, dim], or of the layout's query tokens in a list [total, dim]."""
         change = self.dropout(self.attention(x, mask, layout=layout))

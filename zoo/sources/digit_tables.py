@@ -34,7 +34,7 @@ class DigitTables(Source):
     Args:
         rows: rows of the table, from 1 to 9.
         columns: digits in a row, from 1 to 4.
-        cell: height and width of a digit's place, in pixels, at least 8; the digit fills a half to five eighths of it, at a random position.
+        cell: height and width of a digit's place, in pixels, at least 8. The digit is half to five eighths as high, at a random position.
         kinds: kinds of questions, of "identity", "order", "count", "sum" and "larger"; None takes all.
         questions: questions about each training table, all in one conversation; the other splits have one question per table.
         scenes: tables per training epoch; each is generated from its index and the epoch.

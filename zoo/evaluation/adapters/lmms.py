@@ -1,7 +1,7 @@
 """Interface of lmms-eval for multimodal language models of ours, such as LLaVA and Kosmos: its image and audio tasks.
 
-Paper: Zhang et al. 2024, "LMMs-Eval" (arXiv 2407.12772). Interface: ``lmms_eval`` 0.7, ``lmms_eval.api.model.lmms``. The package is imported
-only if it is installed.
+Paper: Zhang et al. 2024, "LMMs-Eval" (arXiv 2407.12772). Interface: ``lmms_eval`` 0.7, ``lmms_eval.api.model.lmms``. The package is
+imported only if it is installed.
 """
 
 import importlib.util
@@ -164,9 +164,7 @@ class LmmsModel:
 class _Asked:
     """One request: context, settings or answer, and the document that it belongs to."""
 
-    def __init__(
-        self, owner: LmmsModel, context: str, given: Any, visual: Callable[[Any], Any] | None = None, *place: Any
-    ) -> None:
+    def __init__(self, owner: LmmsModel, context: str, given: Any, visual: Callable[[Any], Any] | None = None, *place: Any) -> None:
         self.owner, self.context, self.given, self.visual = owner, context, given, visual
         self.place = place  # number of the document, task, split; empty in requests without a document
         self.key = (context, *place)
