@@ -8,6 +8,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 import zoo
+from zoo.assembly.compose import compose
 from zoo.data.masking import DIRECTIONS, Masking
 from zoo.errors import ConfigError
 from zoo.layers.decoder import seen_by_query
@@ -139,6 +140,14 @@ def test_only_texts_read_both_ways_learn_whether_they_belong_together():
         output.loss.backward()
         assert np.isfinite(float(output.loss)) and ("nsp_loss" in output.metrics) == (direction == "bidirectional")
     assert all(parameter.grad is not None for parameter in system.parameters())
+
+
+def test_a_config_with_directions_fits(tmp_path):
+    directions = "data.masking={directions: {bidirectional: 2, seq2seq: 1}}"
+    words = ["system=bert_pretraining_nano", "data=documents", f"data.source.path={tmp_path}", "data.source.pairs=next"]
+    zoo.check(compose("train", [*words, directions]))
+    with pytest.raises(ConfigError, match="takes no mask by query"):
+        zoo.check(compose("train", ["system=modernbert_pretraining_nano", *words[1:3], directions]))
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,14 @@ def test_rounds_go_on_until_the_task_ends_them(llava):
     assert found == [llava.generate_until([asked(0, {"max_new_tokens": 2}, f"Round {number}?") for number in range(3)])]
 
 
+def test_settings_of_sampling_count_only_where_a_task_samples(llava):
+    greedy = {"max_new_tokens": 3, "seed": 0, "stop": ()}
+    assert llava._settings({"max_new_tokens": 3, "temperature": 0, "top_p": 0, "num_beams": None}) == greedy
+    assert llava._settings({"max_new_tokens": 3, "temperature": 1.0, "top_p": 0.9, "do_sample": False, "until": ""}) == greedy
+    sampled = {"max_new_tokens": 5, "seed": 0, "stop": ("\n",), "temperature": 0.5, "top_p": 0.9}
+    assert llava._settings({"temperature": 0.5, "top_p": 0.9, "do_sample": True, "until": ["\n"]}) == sampled
+
+
 def test_bad_requests_are_refused(llava):
     with pytest.raises(ConfigError, match="'beams' is unknown"):
         llava.generate_until([asked(0, {"beams": 3})])

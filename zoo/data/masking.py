@@ -58,7 +58,7 @@ class Masking:
         unit: str = "pieces",
         mask_share: float = 0.8,
         random_share: float = 0.1,
-        directions: Mapping[str, float] | None = None,
+        directions: Mapping[str, int | float] | None = None,
     ) -> None:
         if not 0 < probability < 1:
             raise ConfigError(f"probability: {probability}; allowed is between 0 and 1, 0.15 in most recipes")
@@ -132,7 +132,7 @@ class Masking:
         return np.where(draw < self.mask_share, self.mask_token_id, shown)
 
 
-def _checked_directions(weights: Mapping[str, float]) -> Float[np.ndarray, " directions"]:
+def _checked_directions(weights: Mapping[str, int | float]) -> Float[np.ndarray, " directions"]:
     """Return the probability of each direction.
 
     Raises:

@@ -19,7 +19,7 @@ from zoo.processors.chat.messages import IMAGE_SUFFIXES, MARKERS, Conversation, 
 from zoo.types import encoders_of, processor_of
 
 PASSED_ON = ("max_new_tokens", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty", "length_penalty")
-IGNORED = ("do_sample", "image_aspect_ratio", "use_cache")  # do_sample: false is handled as temperature 0
+IGNORED = ("do_sample", "image_aspect_ratio", "use_cache")  # but do_sample: false is greedy at any temperature
 
 
 class LmmsModel:
@@ -139,8 +139,8 @@ class LmmsModel:
         if unknown:
             raise ConfigError(f"generation_kwargs: {unknown[0]!r} is unknown; known are {', '.join(('until', *PASSED_ON, *IGNORED))}")
         kept = {key: given[key] for key in PASSED_ON if given.get(key) is not None}
-        if given.get("do_sample") is False:
-            kept["temperature"] = 0.0
+        if given.get("do_sample") is False or not kept.get("temperature"):
+            kept = {key: value for key, value in kept.items() if key not in ("temperature", "top_p", "top_k")}  # many tasks set top_p: 0
         until = given.get("until") or ()
         stop = tuple(text for text in ([until] if isinstance(until, str) else until) if text)
         return {"max_new_tokens": self.max_new_tokens, "seed": 0, **kept, "stop": stop}
