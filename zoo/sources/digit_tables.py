@@ -34,7 +34,7 @@ class DigitTables(Source):
     Args:
         rows: rows of the table, from 1 to 9.
         columns: digits in a row, from 1 to 4.
-        cell: height and width of a digit's place, in pixels, at least 8. The digit is half to five eighths as high, at a random position.
+        cell: height and width of a digit's place, in pixels, at least 8. The digit is half to five eighths as high, near the middle.
         kinds: kinds of questions, of "identity", "order", "count", "sum" and "larger"; None takes all.
         questions: questions about each training table, all in one conversation; the other splits have one question per table.
         scenes: tables per training epoch; each is generated from its index and the epoch.
@@ -120,13 +120,14 @@ class DigitTablesSplit(Split):
         return question_in_row(kind, digits[row], which, row)
 
     def _drawn(self, digits: Sequence[Sequence[int]], generator: np.random.Generator) -> UInt8[np.ndarray, "height width"]:
-        """Draw the table on black, each digit at a random position in its cell."""
+        """Draw the table on black, each digit near the middle of its cell."""
         cell = self.source.cell
         canvas = np.zeros((self.source.rows * cell, self.source.columns * cell), dtype=np.uint8)
         for row, line in enumerate(digits):
             for column, digit in enumerate(line):
                 size = int(generator.integers(cell // 2, cell * 5 // 8 + 1))
-                left, top = (cell * place + int(generator.integers(cell - size + 1)) for place in (column, row))
+                shifts = generator.integers(-(cell // 16), cell // 16 + 1, size=2)
+                left, top = (int(cell * place + (cell - size) // 2 + shift) for place, shift in zip((column, row), shifts, strict=True))
                 draw_digit(canvas, load_digits()[0][int(generator.choice(self.members[digit]))], left=left, top=top, size=size)
         return canvas
 
