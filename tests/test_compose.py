@@ -146,7 +146,7 @@ def test_every_option_of_a_plain_group_composes(group, tmp_path):
 
 SYSTEMS = {  # that a data option is for, where it is not the default one
     "aligned": "system=bind_vit_nano",
-    **dict.fromkeys(("digit_questions", "emoji_conversations", "geography_questions", "instruct"), "system=llava_nano"),
+    **dict.fromkeys(("digit_questions", "digit_tables", "emoji_conversations", "geography_questions", "instruct"), "system=llava_nano"),
     "documents": "system=roberta_pretraining_nano",
     **dict.fromkeys(("digit_documents", "interleaved", "pages", "raven", "rendered_text"), "system=kosmos_nano"),
     "mixture": "system=kosmos_nano data.source.sources={scenes:{name:digit_questions},documents:{name:digit_documents}}",
@@ -156,7 +156,10 @@ SYSTEMS = {  # that a data option is for, where it is not the default one
     "spoken_numbers": "system=tacotron2_nano",
 }
 
-WITHOUT_PATH = ("digit_documents", "digit_pairs", "digit_questions", "digits", "mixture", "raven", "rendered_text", "spoken_numbers")
+WITHOUT_PATH = (
+    *("digit_documents", "digit_pairs", "digit_questions", "digit_tables", "digits", "mixture"),
+    *("raven", "rendered_text", "spoken_numbers"),
+)
 
 
 @pytest.mark.parametrize("name", options("data"))

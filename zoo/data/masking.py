@@ -2,25 +2,27 @@
 
 Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1: 15 % of the word pieces, of which 80 % become the mask token, 10 % a random
 piece, and 10 % stay; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), section 4.1: drawn again each time; Lan et al. 2019 (ALBERT, arXiv
-1909.11942), section 3.1: runs of up to three words, a run of n words with probability proportional to 1 / n. Reference:
+1909.11942), section 3.1: runs of up to three words, a run of n words with probability proportional to 1 / n; Dong et al. 2019 (UniLM, arXiv
+1905.03197), section 2.3: masked tokens are predicted from both sides, from one side, or from a source text. Reference:
 google-research/bert and google-research/albert, ``create_pretraining_data.py``.
 
 Where we differ: the 15 % are counted among the pieces that may be masked, without special tokens; a random piece is never a special
 token; if no whole word fits into the 15 %, the shortest word is masked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 
 from zoo.errors import ConfigError, name_choices
-from zoo.types import IGNORED, MASKED, Batch
+from zoo.types import IGNORED, MASKED, PREFIXES, Batch
 
 UNITS = ("pieces", "words", "runs")
+DIRECTIONS = ("bidirectional", "left_to_right", "right_to_left", "seq2seq")
 LONGEST_RUN = 3  # words; the paper's
 STREAM = 2  # appended to an item's seed to seed its mask (1 seeds mixing, see ``zoo.data.loader``)
 CONTINUATION = "##"  # prefix of a WordPiece that continues a word
@@ -39,6 +41,9 @@ class Masking:
         unit: unit that is chosen: single "pieces", whole "words", or "runs" of up to three words.
         mask_share: share of the chosen pieces that become the mask token.
         random_share: share of the chosen pieces that become a random piece; the rest stays unchanged.
+        directions: weights of the directions in which a text is read, one of which is drawn for each text: {bidirectional: 2, seq2seq: 2,
+            left_to_right: 1, right_to_left: 1} is UniLM. With seq2seq the first of two texts is the source, or a random part of one text.
+            They go to ``targets["prefixes"]``, in the form of ``zoo.layers.decoder.seen_by_query``. None reads all in both directions.
 
     Raises:
         ConfigError: a value is out of range, or the tokenizer's pieces do not show where words begin.
@@ -53,6 +58,7 @@ class Masking:
         unit: str = "pieces",
         mask_share: float = 0.8,
         random_share: float = 0.1,
+        directions: Mapping[str, int | float] | None = None,
     ) -> None:
         if not 0 < probability < 1:
             raise ConfigError(f"probability: {probability}; allowed is between 0 and 1, 0.15 in most recipes")
@@ -61,6 +67,7 @@ class Masking:
         if mask_share < 0 or random_share < 0 or mask_share + random_share > 1:
             raise ConfigError(f"mask_share: {mask_share}, and random_share {random_share}; allowed are 0 or more, and at most 1 together")
         self.probability, self.unit, self.mask_share, self.random_share = probability, unit, mask_share, random_share
+        self.directions = None if directions is None else _checked_directions(directions)
         self.mask_token_id = mask_token_id
         special = [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
         self.is_special = np.zeros(tokenizer.get_vocab_size(), dtype=bool)
@@ -71,7 +78,7 @@ class Masking:
     def __call__(self, batch: Batch, seeds: Sequence[tuple[int, ...]]) -> Batch:
         """Return the batch with masked tokens; each item has its own seed, so that the other items of the batch do not matter."""
         token_ids, mask = batch.inputs["text"], batch.masks.get("text")
-        hidden, labels = token_ids.clone(), torch.full_like(token_ids, IGNORED)
+        hidden, labels, prefixes = token_ids.clone(), torch.full_like(token_ids, IGNORED), []
         for row, seed in enumerate(seeds):
             ids = token_ids[row].numpy()
             real = np.ones(len(ids), dtype=bool) if mask is None else mask[row].numpy()
@@ -79,7 +86,19 @@ class Masking:
             chosen = np.sort(self.choose(ids, real, generator))
             labels[row, chosen] = token_ids[row, chosen]
             hidden[row, chosen] = torch.from_numpy(self.replaced(ids[chosen], generator))
-        return replace(batch, inputs={**batch.inputs, "text": hidden}, targets={**batch.targets, MASKED: labels})
+            if self.directions is not None:
+                prefixes.append(self._prefix(ids[real], generator))
+        added = {MASKED: labels} if self.directions is None else {MASKED: labels, PREFIXES: torch.tensor(prefixes)}
+        return replace(batch, inputs={**batch.inputs, "text": hidden}, targets={**batch.targets, **added})
+
+    def _prefix(self, ids: Ids, generator: np.random.Generator) -> int:
+        """Draw the direction of a text without padding; see ``zoo.layers.decoder.seen_by_query``."""
+        assert self.directions is not None
+        direction = DIRECTIONS[generator.choice(len(DIRECTIONS), p=self.directions)]
+        if direction != "seq2seq" or len(ids) < 2:
+            return {"left_to_right": 0, "right_to_left": -1}.get(direction, len(ids))
+        ends = np.flatnonzero(self.is_special[np.minimum(ids[1:-1], len(self.is_special) - 1)])  # symbols between two texts
+        return int(ends[0]) + 2 if len(ends) else int(generator.integers(1, len(ids)))
 
     def choose(self, ids: Ids, real: Bool[np.ndarray, " length"], generator: np.random.Generator) -> Int[np.ndarray, " chosen"]:
         """Choose the positions to predict, in no particular order.
@@ -111,6 +130,23 @@ class Masking:
         others = self.plain[generator.integers(len(self.plain), size=len(ids))]
         shown = np.where(draw < self.mask_share + self.random_share, others, ids)
         return np.where(draw < self.mask_share, self.mask_token_id, shown)
+
+
+def _checked_directions(weights: Mapping[str, int | float]) -> Float[np.ndarray, " directions"]:
+    """Return the probability of each direction.
+
+    Raises:
+        ConfigError: a direction is unknown, a weight is negative, or all are zero.
+    """
+    for name, weight in weights.items():
+        if name not in DIRECTIONS:
+            raise ConfigError(f"directions: there is no {name!r}; {name_choices(str(name), DIRECTIONS)}")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise ConfigError(f"directions: {name} has the weight {weight!r}; allowed is a number of 0 or more")
+    total = sum(weights.values())
+    if total == 0:
+        raise ConfigError(f"directions: {dict(weights)} gives no direction a weight above 0; give at least one, or null")
+    return np.array([weights.get(name, 0) / total for name in DIRECTIONS])
 
 
 def _fill(words: Sequence[np.ndarray], budget: int, lengths: np.ndarray, generator: np.random.Generator) -> Int[np.ndarray, " chosen"]:

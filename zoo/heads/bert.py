@@ -2,14 +2,15 @@
 
 Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), only masked language modelling;
 Lan et al. 2019 (ALBERT, arXiv 1909.11942), section 3.1, sentence-order prediction; Warner et al. 2024 (ModernBERT, arXiv 2412.13663),
-without biases. References: transformers 5.17, ``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``,
-``ModernBertForMaskedLM``.
+without biases; Dong et al. 2019 (UniLM, arXiv 1905.03197), section 2.3, masked tokens predicted from one side. References: transformers
+5.17, ``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``, ``ModernBertForMaskedLM``.
 
-Differences: logits are computed only at masked positions; there is no dropout before ALBERT's classifier. The data pipeline chooses the
-masked positions (``zoo.data.masking``).
+Differences: logits are computed only at masked positions; there is no dropout before ALBERT's classifier; UniLM's token types do not
+depend on the direction. The data pipeline chooses the masked positions and the directions (``zoo.data.masking``).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
+from zoo.layers.decoder import seen_by_query
 from zoo.layers.mlp import find_activation
 from zoo.losses.distributed import share_of_mean
 from zoo.registry import register
 from zoo.types import (
     IGNORED,
     MASKED,
+    PREFIXES,
     Accepts,
     Batch,
     Encoded,
@@ -88,8 +91,9 @@ class BertHead(Head):
         self.masked_lm, self.asked, self.tied = masked_lm, sequence, tied
         self.reads = ("tokens",) if sequence is None else ("tokens", "pooled")
         self.needs_masking = masked_lm  # the data must mask tokens; read by ``zoo.runs.check.check``
-        # A tuple hides the encoder from nn.Module. As a submodule, its weights would be saved and optimised twice.
+        # Tuples hide the encoder from nn.Module. As a submodule, its weights would be saved and optimised twice.
         self._words: tuple[Any, ...] = ()
+        self._reader: tuple[Any, ...] = ()
         if masked_lm:
             # ALBERT's word embedding is narrower than its layers. The dense layer maps to that width, so that the table can be tied.
             width, size = spec.word_dim or spec.dim, vocab_size or spec.vocab_size
@@ -107,9 +111,27 @@ class BertHead(Head):
                     nn.init.zeros_(module.bias)
 
     def connect(self, wiring: Wiring) -> None:
-        """Tie the decoder to the word embedding of the text encoder; no effect if ``tied`` or ``masked_lm`` is False."""
+        """Take the text encoder, and tie the decoder to its word embedding, unless ``tied`` or ``masked_lm`` is False."""
+        self._reader = (wiring.encoders["text"],)
         if self.masked_lm and self.tied:
             self._words = (wiring.encoders["text"],)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch with a mask by query, if ``targets["prefixes"]`` says in which direction each text is read.
+
+        Raises:
+            ConfigError: the encoder takes no such mask.
+        """
+        if PREFIXES not in batch.targets:
+            return batch
+        if self._reader and not self._reader[0].takes_query_masks:
+            raise ConfigError(
+                f"data.masking.directions: encoder {type(self._reader[0]).__name__} takes no mask by query; choose encoder bert or "
+                "albert, or set directions=null"
+            )
+        ids = batch.inputs["text"]
+        real = batch.masks["text"] if "text" in batch.masks else torch.ones_like(ids, dtype=torch.bool)
+        return replace(batch, masks={**batch.masks, "text": seen_by_query(batch.targets[PREFIXES], real)})
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Return the loss of this process's items.
@@ -163,10 +185,18 @@ class BertHead(Head):
         assert encoded.pooled is not None and self.sequence is not None and self.asked is not None
         logits, labels = self.sequence(encoded.pooled).float(), _pair_labels(batch, self.asked)
         name = SEQUENCES[self.asked]
-        loss = F.cross_entropy(logits, labels)
+        output.outputs["sequence_logits"] = logits
+        seen = _read_both_ways(batch, encoded)
+        if seen is not None:  # a first token that sees nothing behind it knows nothing of the pair
+            loss = F.cross_entropy(logits[seen], labels[seen], reduction="sum") / max(len(seen), 1)
+            loss = share_of_mean(loss, len(seen))
+            logits, labels = logits[seen], labels[seen]
+        else:
+            loss = F.cross_entropy(logits, labels)
+        if not len(labels):
+            return loss
         hits = (logits.detach().argmax(1) == labels).float().mean()
         output.metrics |= {f"{name}_loss": loss.detach(), f"{name}_accuracy": hits}
-        output.outputs["sequence_logits"] = logits
         return loss
 
     @torch.inference_mode()
@@ -240,6 +270,14 @@ def _masked_labels(batch: Batch, encoded: Encoded) -> Int[Tensor, "batch length"
             f"targets['masked'] has shape {list(labels.shape)}; expected the shape of the texts, {list(encoded.tokens.shape[:2])}"
         )
     return labels
+
+
+def _read_both_ways(batch: Batch, encoded: Encoded) -> Int[Tensor, " chosen"] | None:
+    """Return the rows whose tokens all see each other; None if there is no other row."""
+    if PREFIXES not in batch.targets or encoded.mask.is_meta:
+        return None
+    lengths = on_host(encoded.mask).sum(1)
+    return send((on_host(batch.targets[PREFIXES]) == lengths).nonzero()[:, 0], encoded.mask.device)
 
 
 def _pair_labels(batch: Batch, asked: str) -> Int[Tensor, " batch"]:

@@ -24,6 +24,7 @@ from zoo.registry.construct import build_part
 from zoo.types import (
     IGNORED,
     MASKED,
+    PREFIXES,
     Accepts,
     Batch,
     Encoded,
@@ -144,8 +145,11 @@ class ReplacedTokens(Head):
         """Replace the masked tokens of a batch by samples of the generator.
 
         Raises:
+            ConfigError: the texts are to be read in one direction.
             DataError: the batch has no masked tokens.
         """
+        if PREFIXES in batch.targets:
+            raise ConfigError("data.masking.directions: head 'replaced_tokens' reads in both directions; set directions=null")
         if self.generator is None or REPLACED in batch.targets:
             return batch
         token_ids, mask = batch.inputs["text"], batch.masks.get("text")

@@ -57,7 +57,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "*tokens dim"],
-        mask: Bool[Tensor, "batch num_tokens"] | None = None,
+        mask: Bool[Tensor, "batch num_tokens"] | Bool[Tensor, "batch num_tokens num_tokens"] | None = None,
         causal: bool = False,
         layout: Layout | None = None,
     ) -> Float[Tensor, "*asked dim"]:
@@ -65,7 +65,7 @@ class Attention(nn.Module):
 
         Args:
             x: a batch, or a list of tokens if ``layout`` is given.
-            mask: True at tokens that may be attended to.
+            mask: True at tokens that may be attended to; with an axis of queries before that of keys, by the query.
             causal: True lets each token attend only to itself and the tokens before it.
             layout: attention pattern of a list; ``mask`` and ``causal`` are then ignored.
         """
@@ -159,7 +159,7 @@ def attend(
     v: Float[Tensor, "batch keys kv_dim"],
     *,
     num_heads: int,
-    mask: Bool[Tensor, "batch keys"] | None = None,
+    mask: Bool[Tensor, "batch keys"] | Bool[Tensor, "batch queries keys"] | None = None,
     causal: bool = False,
     window: int | None = None,
     prefix: Int[Tensor, " batch"] | None = None,
@@ -175,7 +175,7 @@ def attend(
         v: values.
         num_heads: heads of the queries. Keys and values may have fewer: each of their heads then serves equally many consecutive heads of
             the queries.
-        mask: True at keys that may be attended to.
+        mask: True at keys that may be attended to, of each row or of each query of each row.
         causal: True if each query attends only to keys up to its own position; the queries are the last positions of the keys.
         window: maximum number of keys that a causal query attends to, its own included; None: no limit.
         prefix: number of first keys of each row that causal queries before them see, too; None: of no row.
@@ -280,18 +280,18 @@ def attention_weights(
 
 
 def attention_mask(
-    mask: Bool[Tensor, "batch keys"] | None, queries: int, causal: bool, window: int | None = None
+    mask: Bool[Tensor, "batch keys"] | Bool[Tensor, "batch queries keys"] | None, queries: int, causal: bool, window: int | None = None
 ) -> Bool[Tensor, "batch 1 queries_or_1 keys"] | None:
-    """Return a key mask combined with causality (True is allowed), or None if ``mask`` is None.
+    """Return a mask of keys, or of queries and keys, combined with causality (True is allowed), or None if ``mask`` is None.
 
     Keys ``[1 1 0]`` with ``causal`` give the rows ``[1 0 0], [1 1 0], [1 1 0]``. A query without any allowed key (an empty item, or causal
     padding on the left) attends to every key, because a softmax over nothing is NaN; its output is never used.
     """
     if mask is None:
         return None
-    allowed = mask[:, None, None, :]  # [B, 1, 1, keys]
+    allowed = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]  # [B, 1, 1 or queries, keys]
     if causal:
-        allowed = allowed & causal_mask(queries, mask.shape[1], mask.device, window)
+        allowed = allowed & causal_mask(queries, mask.shape[-1], mask.device, window)
     return allowed | ~allowed.any(-1, keepdim=True)
 
 

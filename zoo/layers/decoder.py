@@ -231,6 +231,25 @@ def with_prefix(allowed: Tensor | None, prefix: Bool[Tensor, "batch keys"] | Non
     return causal | prefix[:, None, None, :]  # [batch, 1, queries, keys]
 
 
+def seen_by_query(prefixes: Int[Tensor, " batch"], real: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length length"]:
+    """Return the self-attention masks of a text model that is trained to read in several directions; rows are queries.
+
+    Source: Dong et al. 2019, "Unified Language Model Pre-training" (UniLM, arXiv 1905.03197), figure 1. Padding sees nothing.
+
+    Args:
+        prefixes: of each row, the number of first real tokens that all tokens see; every token also sees itself and those before it. The
+            number of real tokens is the bidirectional mask, 0 left to right, and the length of the source text sequence to sequence. -1 is
+            right to left: every token sees itself and those behind it.
+        real: True at real tokens.
+    """
+    length = real.shape[1]
+    forward = with_prefix(None, prefix_keys(prefixes, real, length))
+    assert forward is not None
+    backward = causal_mask(length, length, real.device).T
+    seen = torch.where((prefixes < 0)[:, None, None], backward, forward[:, 0])
+    return seen & real[:, None, :] & real[:, :, None]
+
+
 def seen_keys(
     real: Bool[Tensor, "batch keys"] | None, queries: int, keys: int, window: int | None, device: torch.device
 ) -> Bool[Tensor, "batch 1 queries keys"] | Bool[Tensor, "queries keys"] | None:

@@ -42,7 +42,10 @@ class PostNormBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "*tokens dim"], mask: Bool[Tensor, "batch length"] | None = None, layout: Layout | None = None
+        self,
+        x: Float[Tensor, "*tokens dim"],
+        mask: Bool[Tensor, "batch length"] | Bool[Tensor, "batch length length"] | None = None,
+        layout: Layout | None = None,
     ) -> Float[Tensor, "*asked dim"]:
         """Return the outputs of a batch [batch, length, dim], or of the layout's query tokens in a list [total, dim]."""
         change = self.dropout(self.attention(x, mask, layout=layout))
@@ -76,6 +79,7 @@ class PostNormText(WordEncoder):
         DataError: (forward) a row is longer than ``context_length``, or a type has no row in the table.
     """
 
+    takes_query_masks = True
     context_length: int
     no_weight_decay = ("positions", "types")
     embedding: nn.Embedding
@@ -134,7 +138,7 @@ class PostNormText(WordEncoder):
     def forward(
         self,
         token_ids: Int[Tensor, "batch length"],
-        mask: Bool[Tensor, "batch length"] | None = None,
+        mask: Bool[Tensor, "batch length"] | Bool[Tensor, "batch length length"] | None = None,
         *,
         reads: str = "tokens",
         types: Int[Tensor, "batch length"] | None = None,
@@ -143,7 +147,8 @@ class PostNormText(WordEncoder):
 
         Args:
             token_ids: ids, padded to equal length.
-            mask: True at real tokens; None: all are real.
+            mask: True at real tokens; None: all are real. With two axes of tokens, True where a query (row) may attend to a key
+                (column), and on the diagonal at real tokens.
             reads: "tokens", or "pooled" if the caller needs only the pooled vectors. With "pooled", padding is not computed, and the result
                 holds the pooled vectors (equal up to rounding) in place of tokens, as [batch, 1, dim].
             types: type of each token; None derives the types from the separators.
@@ -151,9 +156,10 @@ class PostNormText(WordEncoder):
         Raises:
             DataError: a row is longer than ``context_length``, or a type has no row in the table.
         """
-        real = real_tokens(token_ids, mask, self.context_length)
+        by_query = mask is not None and mask.ndim == 3
+        real = real_tokens(token_ids, mask.diagonal(dim1=1, dim2=2) if by_query else mask, self.context_length)  # type: ignore[union-attr]
         types = self._types(token_ids, types)
-        if reads == "pooled" and self._can_pack(token_ids, real):
+        if reads == "pooled" and not by_query and self._can_pack(token_ids, real):
             return Encoded.of_pooled(self._pool_packed(token_ids, real, types))
         x = self._enter(token_ids, real, types)
         for block in self.layers:

@@ -25,7 +25,7 @@ from zoo.training.feature_cache import passes_of, refuse_unfrozen
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.optim import parameter_groups
 from zoo.training.settings import TrainingSettings
-from zoo.types import MASKED, TEACHER, Batch, Encoded, Encoder, check_encoded, encode
+from zoo.types import MASKED, PREFIXES, TEACHER, Batch, Encoded, Encoder, check_encoded, encode
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,8 @@ def _add_masked(system: System, batch: Batch, settings: Any) -> None:
         )
     check_keywords(Masking, settings, "data.masking", {"tokenizer": None, "mask_token_id": None})
     batch.targets[MASKED] = torch.empty_like(batch.inputs["text"])
+    if settings.get("directions"):
+        batch.targets[PREFIXES] = batch.targets[MASKED][:, 0]
 
 
 def _add_denoised(system: System, batch: Batch, data: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from zoo.types.batch import (
     MELS,
     PLACEHOLDER_IDS,
     PRESENT,
+    PREFIXES,
     SUPERVISED,
     TARGET_IDS,
     TARGET_POSITIONS,

@@ -1,1 +1,1 @@
-"""Interfaces of other benchmark suites for our models: ``mteb``, and ``embedder``, the vectors of raw inputs."""
+"""Interfaces of other benchmark suites for our models: ``mteb``, ``lmms`` (lmms-eval), and ``embedder``, the vectors of raw inputs."""

@@ -37,16 +37,22 @@ def number_answers(number: int) -> tuple[str, ...]:
     return number_word(number), str(number)
 
 
-def sample_of(id: str, question: Question, images: Sequence[Any], generator: np.random.Generator | None) -> Sample:
+def sample_of(
+    id: str, question: Question, images: Sequence[Any], generator: np.random.Generator | None, earlier: Sequence[Question] = ()
+) -> Sample:
     """Build a sample: the images, then the question, then its first answer.
 
     Args:
         generator: draws the wording; None takes the first wording.
+        earlier: questions about the same images, asked and answered before it in the same conversation.
     """
-    wording = question.wordings[0 if generator is None else int(generator.integers(len(question.wordings)))]
     shown = "".join(MARKERS["image"] + "\n" for _ in images)
-    messages = (Message("user", shown + wording), Message("assistant", question.answers[0]))
-    conversation = Conversation(messages, tuple(images), id=id)
+    messages: list[Message] = []
+    for each in (*earlier, question):
+        wording = each.wordings[0 if generator is None else int(generator.integers(len(each.wordings)))]
+        messages += [Message("user", shown + wording), Message("assistant", each.answers[0])]
+        shown = ""  # the images come before the first question only
+    conversation = Conversation(tuple(messages), tuple(images), id=id)
     return Sample(id, {"conversation": conversation}, answers=list(question.answers), kind=question.kind)
 
 
