@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError
 from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, Rotation, prefix_keys, seen_keys, with_prefix
-from zoo.layers.linear import Linear, fast_linear, is_marked, lay_out, pack, unpack
+from zoo.layers.linear import SIMULATED, Linear, fast_linear, is_marked, lay_out, pack, unpack
 from zoo.layers.packing import Packing
 from zoo.types import LanguageModel, on_host
 
@@ -117,7 +117,7 @@ class DecoderOnly(LanguageModel):
 
     def after_precision(self, precision: str | None) -> None:
         """Compute logits in int8 also if the other layers are in int4, which gives bfloat16: too coarse to tell close tokens apart."""
-        self.table_precision = None if precision is None else "int8"
+        self.table_precision = None if precision is None else "simulated_int8" if precision in SIMULATED else "int8"
         if self.lm_head is not None and self.lm_head.precision is not None:
             self.lm_head.precision = self.table_precision
 

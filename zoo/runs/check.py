@@ -14,6 +14,7 @@ from zoo.data.denoising.denoising import Denoising
 from zoo.data.masking import Masking
 from zoo.data.packs import Packs
 from zoo.errors import ConfigError, ZooError
+from zoo.layers.low_precision.modes import simulate_precision
 from zoo.layers.meta import ShortRecurrences, meta_device
 from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
@@ -114,6 +115,8 @@ def _build(config: Mapping[str, Any], settings: TrainingSettings) -> System:
     with meta_device():
         system = build_system(complete_config(config)["system"])
         add_adapters(system, settings.adapters, "training.adapters")
+    if settings.quantise is not None:
+        simulate_precision(system, settings.quantise, key="training.quantise")
     weight_sources(config, system)
     parameter_groups(system, 0.0, scales=settings.learning_rates)
     if settings.accumulation == "grad_cache":
