@@ -12,13 +12,12 @@ from zoo.assembly.summary import count, reads_of_system
 from zoo.assembly.system import System
 from zoo.data.denoising.denoising import Denoising
 from zoo.data.masking import Masking
-from zoo.data.packs import Packs
 from zoo.errors import ConfigError, ZooError
 from zoo.layers.low_precision.modes import simulate_precision
 from zoo.layers.meta import ShortRecurrences, meta_device
 from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
-from zoo.runs.data_setup import complete_config, facts_of_denoising, source_modalities
+from zoo.runs.data_setup import complete_config, facts_of_denoising, grouping_of, source_modalities
 from zoo.runs.objective_setup import make_objective
 from zoo.runs.weight_sources import weight_sources
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
@@ -136,8 +135,7 @@ def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[
     _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
     _add_masked(system, batch, config["data"].get("masking"))
     _add_denoised(system, batch, config["data"])
-    if config["data"].get("packing"):
-        check_keywords(Packs, config["data"]["packing"], "data.packing", dict.fromkeys(("data", "seed", "tell")))
+    grouping_of(config["data"])
     return batch
 
 
@@ -168,7 +166,8 @@ def _refuse_feature_cache(config: Mapping[str, Any], system: System, settings: T
         )
     refuse_unfrozen(dict(system.encoders))
     passes_of(list(system.encoders), settings.cache_features)
-    for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher")), ("objective", config.get("objective"))):
+    given = {f"data.{key}": config["data"].get(key) for key in ("mix", "token_batches")}
+    for key, value in {**given, "teacher": config.get("teacher"), "objective": config.get("objective")}.items():
         if value:
             raise ConfigError(f"training.cache_features: {key} needs the inputs themselves in every step; take one of the two away")
 

@@ -16,6 +16,7 @@ from zoo.data.mixup import Mix, refuse_mix
 from zoo.data.packs import Packs
 from zoo.data.skips import MAX_SHARE, Tolerant
 from zoo.data.system_processor import is_target
+from zoo.data.token_batches import TokenBatches
 from zoo.errors import ConfigError
 from zoo.processors.tokenizers.piece_tokenizer import PieceTokenizer
 from zoo.registry import find_part
@@ -70,16 +71,17 @@ def source_modalities(config: Mapping[str, Any], system: System) -> Sequence[str
     return [*(m for m in given if m in parts), *targets]
 
 
-DATA_FILE = "data.json"  # in a run directory: what the source and the packs hold and left out, if they report it
+DATA_FILE = "data.json"  # in a run directory: what the source, packs and token batches hold and left out, if they report it
 
 
 def report_data(source: Any, data: Any, run_dir: Path, progress: Progress | None) -> None:
-    """Write and display the report of the source (for example documents left out) and of the packs.
+    """Write and display the report of the source (for example documents left out) and of packs or token batches.
 
     Args:
-        data: the items of the trainer; only ``Packs`` have a report.
+        data: the items of the trainer; only ``Packs`` and ``TokenBatches`` have a report.
     """
-    reports = {"source": source.report(), "packs": data.report() if isinstance(data, Packs) else {}}
+    name = "packs" if isinstance(data, Packs) else "token_batches"
+    reports = {"source": source.report(), name: data.report() if isinstance(data, Packs | TokenBatches) else {}}
     found = {key: report for key, report in reports.items() if report}
     if found:
         write_text_atomically(run_dir / DATA_FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -95,8 +97,8 @@ def make_source(data: Mapping[str, Any]) -> Any:
     return Tolerant(source, policy, MAX_SHARE if data.get("max_bad_share") is None else data["max_bad_share"])
 
 
-def make_items(config: Mapping[str, Any], system: System, source: Any, progress: Progress | None) -> ProcessedSplit | Packs:
-    """Return the processed training items of a run: augmented, mixed, masked or denoised, and packed if the config says so."""
+def make_items(config: Mapping[str, Any], system: System, source: Any, progress: Progress | None) -> ProcessedSplit | Packs | TokenBatches:
+    """Return the processed training items of a run: augmented, mixed, masked or denoised, and grouped by tokens if the config says so."""
     data = config["data"]
     settings = data.get("augmentation")
     items = ProcessedSplit(
@@ -106,15 +108,33 @@ def make_items(config: Mapping[str, Any], system: System, source: Any, progress:
         make_mixup(data.get("mix"), system, source),
         make_masking(data.get("masking"), system) or make_denoising(data.get("denoising"), system),
     )
-    return pack(items, data.get("packing"), int(config["seed"]), progress)
+    return grouped(items, data, int(config["seed"]), progress)
 
 
-def pack(items: ProcessedSplit, settings: Mapping[str, Any] | None, seed: int, progress: Progress | None) -> ProcessedSplit | Packs:
-    """Return the items as packs of a fixed number of tokens; without settings, as they are."""
-    if not settings:
+GROUPINGS = {"packing": Packs, "token_batches": TokenBatches}  # key of ``data`` -> what replaces the items
+
+
+def grouped(items: ProcessedSplit, data: Mapping[str, Any], seed: int, progress: Progress | None) -> ProcessedSplit | Packs | TokenBatches:
+    """Return the items as packs or as batches with a budget of tokens; without settings of either, as they are."""
+    key = grouping_of(data)
+    if key is None:
         return items
-    tell = None if progress is None else partial(progress.prepare, what="measured documents")
-    return construct(Packs, settings, "data.packing", data=items, seed=seed, tell=tell)
+    tell = None if progress is None else partial(progress.prepare, what="measured documents" if key == "packing" else "measured items")
+    return construct(GROUPINGS[key], data[key], f"data.{key}", data=items, seed=seed, tell=tell)
+
+
+def grouping_of(data: Mapping[str, Any]) -> str | None:
+    """Return the key of ``data`` that groups the items, None if there is none, and check its keywords.
+
+    Raises:
+        ConfigError: both are set, or a keyword is unknown.
+    """
+    keys = [key for key in GROUPINGS if data.get(key)]
+    if len(keys) > 1:
+        raise ConfigError("data.packing and data.token_batches are both set; packing is for documents and conversations; set one to null")
+    for key in keys:
+        check_keywords(GROUPINGS[key], data[key], f"data.{key}", dict.fromkeys(("data", "seed", "tell")))
+    return keys[0] if keys else None
 
 
 def make_mixup(settings: Mapping[str, Any] | None, system: System, source: Any) -> Mix | None:

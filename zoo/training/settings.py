@@ -49,9 +49,9 @@ class TrainingSettings:
             items of the same batch. "grad_cache": one loss over all batches, as with one batch of ``accumulate * batch_size`` items, at the
             memory of one batch; trained encoders run twice (GradCache).
         precision: "fp32", "bf16" or "fp16" (autocast).
-        quantise: quantisation-aware training for "int8" or "int4": the layers that this precision rounds in inference round in training too,
-            and the gradient passes the rounding unchanged. The saved weights are ordinary ones; load them with ``precision=int8`` or int4.
-            None trains without rounding.
+        quantise: quantisation-aware training for "int8" or "int4": the layers that this precision rounds in inference round in training
+            too, and the gradient passes the rounding unchanged. The saved weights are ordinary ones; load them with ``precision=int8`` or
+            int4. None trains without rounding.
         parallel: "none": one process. "ddp": every process holds the whole model. "fsdp": weights, gradients and optimizer state are
             divided over the processes (``sharding``). None uses ddp if several processes were started.
         sharding: options of "fsdp"; see ``zoo.training.sharding.settings.Sharding``.
