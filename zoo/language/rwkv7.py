@@ -76,7 +76,7 @@ def recur_in_chunks(
 ) -> tuple[Float[Tensor, "batch length num_heads head_dim"], Float[Tensor, "batch num_heads head_dim head_dim"]]:
     """Compute what ``recur`` does, ``CHUNK`` tokens at a time by matrix products; ``w`` must be ``exp(SLOWEST)`` or more.
 
-    With P_t the product of w_1 to w_t, the state S_t diag(1 / P_t) does not decay between tokens. The vectors u_t that the tokens of a chunk
+    With P_t the product of w_1 to w_t, the state S_t diag(1 / P_t) does not decay. The vectors u_t that the tokens of a chunk
     remove from it solve a triangular system: ``(I + tril(A B^T, -1)) U = A S_0^T + tril(A K^T, -1) V``, where A has the rows
     P_(t-1) removed_t, B has rate_t removed_t / P_t, and K has k_t / P_t.
 

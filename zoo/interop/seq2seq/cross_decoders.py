@@ -127,7 +127,7 @@ TABLES = {
 }
 WORDS = {"gpt2": "decoder.transformer.wte.weight", "bert": "decoder.bert.embeddings.word_embeddings.weight"}
 OUTPUTS = {"gpt2": "decoder.lm_head.weight", "bert": "decoder.cls.predictions.decoder.weight"}
-BIAS, BIAS_COPY = "decoder.cls.predictions.bias", "decoder.cls.predictions.decoder.bias"
+BIAS, BIAS_USED = "decoder.cls.predictions.bias", "decoder.cls.predictions.decoder.bias"
 
 
 def kind_of(keys: Collection[str]) -> str | None:
@@ -149,7 +149,9 @@ def to_zoo(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
         WeightsError: a tensor has no place in ours.
     """
     left = {name: tensor for name, tensor in tensors.items() if not MASKS.fullmatch(name)}
-    left = drop_copies(drop_copies(left, WORDS[kind], [OUTPUTS[kind]]), BIAS, [BIAS_COPY])
+    left = drop_copies(left, WORDS[kind], [OUTPUTS[kind]])
+    if BIAS_USED in left:  # the other one is a copy if words are tied, and without effect if they are not
+        left[BIAS] = left.pop(BIAS_USED)
     weight, bias = left.pop(f"{PROJECTION}.weight", None), left.pop(f"{PROJECTION}.bias", None)
     found = rules.to_zoo(left, TABLES[kind], origin=ORIGIN)
     if weight is not None and bias is not None:
@@ -169,7 +171,8 @@ def from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             width = matrix.shape[1]
             ours[name] = F.pad(matrix, (0, dim - width))
             further = {f"{PROJECTION}.weight": torch.eye(dim, width).to(matrix), f"{PROJECTION}.bias": matrix.new_zeros(dim)}
-    return rules.from_zoo(ours, TABLES[kind], origin=ORIGIN) | further
+    found = rules.from_zoo(ours, TABLES[kind], origin=ORIGIN) | further
+    return found | ({BIAS_USED: found[BIAS].clone()} if BIAS in found else {})
 
 
 def arguments(text: Mapping[str, Any], kind: str) -> dict[str, Any]:
