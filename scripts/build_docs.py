@@ -128,12 +128,14 @@ def reference_page(module: str) -> str:
 
 
 def write_pages(folder: Path) -> None:
-    """Write the sources of the site: the guide with its links to files outside turned into pages, and the reference."""
+    """Write the sources of the site: the guide with its pictures and its links to files outside turned into pages, and the reference."""
     for path in guide_directory().glob("*.md"):
         text = path.read_text(encoding="utf-8")
         for link, page in OUTSIDE.items():
             text = text.replace(f"]({link})", f"]({page})")
         (folder / path.name).write_text(text, encoding="utf-8")
+    for picture in guide_directory().glob("*.png"):
+        (folder / picture.name).write_bytes(picture.read_bytes())
     for link, page in OUTSIDE.items():
         (folder / page).write_text((guide_directory() / link).read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "style.css").write_text(STYLE, encoding="utf-8")

@@ -25,6 +25,13 @@ def test_scores_are_those_of_sacrebleu():
     assert plus["chrf"] == pytest.approx(0.6721, abs=5e-5)
 
 
+def test_the_edit_rate_counts_edits_and_shifts_of_words():
+    scores, signatures = translation_scores(["c a b x", "one"], ["a b c", "one two"], ter=True)
+    assert scores["ter"] == pytest.approx((2 + 1) / 5)  # a shift and a deletion, an insertion; five words of references
+    assert signatures["ter"].startswith("nrefs:1|case:lc|tok:tercom")
+    assert translation_scores(REFERENCES, REFERENCES, ter=True)[0] == pytest.approx({"bleu": 1, "chrf": 1, "ter": 0})
+
+
 # Without repeated target words: nltk divides by the sum over all copies of one.
 PHRASES = [
     ("the house", "das Haus"),

@@ -14,10 +14,11 @@ from zoo.losses.smoothing import smoothed_cross_entropy
 from zoo.training.schedule import learning_rate_at
 from zoo.types import SUPERVISED, TARGET_IDS, TARGET_POSITIONS, Batch
 
-# Computed from transformers 5.17, without the two fixed tables of positions that its MarianMT counts (2 x 262,144).
+# Computed from transformers 5.17, without the two fixed tables of positions that its MarianMT and Pegasus count.
 COUNTS = {
     **{"transformer_base": 63_082_496, "transformer_big": 214_245_376, "marian": 74_410_496 - 2 * 262_144},
     **{"bart_base": 139_420_416, "bart_large": 406_291_456, "mbart_cc25": 610_851_840, "mbart_50": 610_879_488},
+    **{"pegasus_large": 570_797_056 - 2 * 1024 * 1024},
     **{"t5_seq2seq_small": 60_506_624, "t5_seq2seq_base": 222_903_552, "t5_seq2seq_large": 737_668_096},
     **{"t5_seq2seq_3b": 2_851_598_336, "t5_seq2seq_11b": 11_307_321_344},
     **{"t5_v1_1_seq2seq_small": 76_961_152, "t5_v1_1_seq2seq_base": 247_577_856, "t5_v1_1_seq2seq_large": 783_150_080},

@@ -10,7 +10,7 @@ import zoo
 from tests.support.sines import fill
 from zoo.assembly.summary import summarize
 from zoo.interop import rwkv7 as names
-from zoo.language.rwkv7 import Rwkv7, recur
+from zoo.language.rwkv7 import SLOWEST, Rwkv7, recur, recur_in_chunks
 from zoo.layers.recurrent_state import previous_real
 
 SIZES = {"vocab_size": 61, "context_length": 64, "dim": 24, "depth": 3, "head_dim": 8, "decay_rank": 5, "rate_rank": 3, "value_rank": 4}
@@ -97,6 +97,22 @@ def test_the_state_follows_its_recurrence_entry_by_entry():
         state = following
         torch.testing.assert_close(outputs[0, t, 0], state @ r[0, t, 0])
     torch.testing.assert_close(last[0, 0], state)
+
+
+@pytest.mark.parametrize(("length", "decay"), [(1, 0.0), (31, 0.0), (70, 3.0), (96, 50.0)])  # at 50, all decay as fast as they can
+def test_chunks_equal_the_loop_over_tokens_in_values_and_gradients(length, decay, close):
+    torch.manual_seed(0)
+    r, k, v, removed, rate = torch.randn(5, 2, length, 3, 8).unbind(0)
+    w = torch.exp(SLOWEST * torch.sigmoid(torch.randn(2, length, 3, 8) + decay))
+    given = [torch.randn(2, 3, 8, 8), r, w, k, v, torch.nn.functional.normalize(removed, dim=-1), rate.sigmoid()]
+    found = []
+    for run in (recur, recur_in_chunks):
+        inputs = [each.clone().requires_grad_() for each in given]
+        outputs, state = run(*inputs)
+        (outputs.sin().sum() + state.sin().sum()).backward()
+        found.append((outputs, state, *(each.grad for each in inputs)))
+    for expected, ours in zip(*found, strict=True):
+        close(ours, expected)
 
 
 @torch.no_grad()

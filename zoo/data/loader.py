@@ -166,18 +166,19 @@ class ProcessedSplit(Dataset):
     def __getitem__(self, draw: Draw | int) -> Item:
         draw = Draw(draw) if isinstance(draw, int) else draw
         if self.skips is None or draw.seed is None:
-            return self._item(draw)
+            return self.item(draw)
         faults: list[DataError] = []
         for step in range(min(len(self), MOST_REPLACED)):
             try:
-                item = self._item(Draw((draw.index + step) % len(self), draw.seed))
+                item = self.item(Draw((draw.index + step) % len(self), draw.seed))
             except DataError as fault:
                 faults.append(fault)
             else:
                 return replace(item, faults=tuple(faults))
         raise DataError(f"data: {len(faults)} items in a row cannot be used; the first error: {faults[0]}")
 
-    def _item(self, draw: Draw) -> Item:
+    def item(self, draw: Draw) -> Item:
+        """Return one item without replacing it if it is bad."""
         generator = np.random.default_rng(draw.seed) if draw.seed is not None else None
         sample = self.split.sample(draw.index, generator)
         if self.augmentation is not None and generator is not None and "image" in self.processor.parts:

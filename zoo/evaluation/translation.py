@@ -1,8 +1,8 @@
 """Translation: BLEU and chrF of generated texts against references, beside those of copying the source.
 
-Papers: Papineni et al. 2002 (BLEU); Post 2018 (sacrebleu, arXiv 1804.08771); Popovic 2015 (chrF). The scores are those of the library
-``sacrebleu``, whose signature is stored with them. Of small models chrF tells more. Two baselines need no model: the source itself, and a
-dictionary of the training split that translates word by word.
+Papers: Papineni et al. 2002 (BLEU); Post 2018 (sacrebleu, arXiv 1804.08771); Popovic 2015 (chrF); Snover et al. 2006 (TER). The scores are
+those of the library ``sacrebleu``, whose signature is stored with them. Of small models chrF tells more. Two baselines need no model: the
+source itself, and a dictionary of the training split that translates word by word.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from zoo.types import Evaluation, Sample, encoders_of, part_of
 
 @register("evaluation")
 class Translation(Evaluation):
-    """BLEU and chrF of a whole split, as shares from 0 to 1: 0.284 is the BLEU of 28.4.
+    """BLEU, chrF and TER of a whole split, as shares from 0 to 1: 0.284 is the BLEU of 28.4.
 
     Details hold the signatures of sacrebleu and, for texts, the scores of the source itself in place of its translation
     ("copied_source_...").
@@ -34,6 +34,8 @@ class Translation(Evaluation):
         max_new_tokens: maximum number of tokens of a text; null allows 50 more than the source has.
         tokenize: tokenizer of BLEU in sacrebleu: 13a, intl, zh, ja-mecab, char, ...
         word_order: 0 computes chrF, 2 computes chrF++.
+        ter: also compute the translation edit rate: edits and shifts of words for each word of the references, 0 for equal texts and above
+            1 for texts that are much too long. It takes about 10 ms for a pair of 25 words.
         baselines: also score a dictionary that is learnt from the training split and translates word by word ("word_by_word_...").
         examples: number of texts that the report shows, evenly spread.
         batch_size: number of items processed together.
@@ -55,6 +57,7 @@ class Translation(Evaluation):
         max_new_tokens: int | None = None,
         tokenize: str = "13a",
         word_order: int = 0,
+        ter: bool = False,
         baselines: bool = False,
         examples: int = 60,
         batch_size: int = 32,
@@ -64,7 +67,7 @@ class Translation(Evaluation):
             raise ConfigError(f"word_order {word_order}, examples {examples}; allowed are 0 (chrF) or 2 (chrF++), and 0 or more")
         checked_limits({"num_beams": num_beams, "max_new_tokens": max_new_tokens, "batch_size": batch_size, "limit": limit})
         self.num_beams, self.length_penalty, self.length_form, self.max_new_tokens = num_beams, length_penalty, length_form, max_new_tokens
-        self.tokenize, self.word_order, self.baselines = tokenize, word_order, baselines
+        self.tokenize, self.word_order, self.ter, self.baselines = tokenize, word_order, ter, baselines
         self.examples, self.batch_size, self.limit = examples, batch_size, limit
 
     def check(self, model: Any, source: Any) -> None:
@@ -82,7 +85,7 @@ class Translation(Evaluation):
             raise ConfigError(
                 f"baselines: true, but word by word translates texts and the model reads {', '.join(encoders_of(model))}; set false"
             )
-        _scorers(self.tokenize, self.word_order)
+        _scorers(self.tokenize, self.word_order, self.ter)
 
     @torch.inference_mode()
     def __call__(self, model: Any, source: Any, split: str, *, advance: Callable[[int], None] = lambda items: None) -> AnswersResult:
@@ -103,7 +106,7 @@ class Translation(Evaluation):
         for found in reading(lambda rows: self._texts(model, rows, modality, reads)):
             answers += [page(answer, index) for answer, index in found]
         written, references = [answer.answer for answer in answers], [answer.references[0] for answer in answers]
-        scores, signatures = translation_scores(written, references, tokenize=self.tokenize, word_order=self.word_order)
+        scores, signatures = translation_scores(written, references, tokenize=self.tokenize, word_order=self.word_order, ter=self.ter)
         details = {"signatures": signatures, "num_beams": self.num_beams}
         if modality == "text":
             details |= self._baseline_scores([answer.question for answer in answers], references, source, reads)
@@ -119,7 +122,7 @@ class Translation(Evaluation):
             baselines["word_by_word"] = [lexicon.translate(text) for text in texts]
         found = {}
         for name, written in baselines.items():
-            scores, _ = translation_scores(written, references, tokenize=self.tokenize, word_order=self.word_order)
+            scores, _ = translation_scores(written, references, tokenize=self.tokenize, word_order=self.word_order, ter=self.ter)
             found |= {f"{name}_{score}": value for score, value in scores.items()}
         return found
 
@@ -137,15 +140,15 @@ class Translation(Evaluation):
 
 
 def translation_scores(
-    texts: Sequence[str], references: Sequence[str], *, tokenize: str = "13a", word_order: int = 0
+    texts: Sequence[str], references: Sequence[str], *, tokenize: str = "13a", word_order: int = 0, ter: bool = False
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Return BLEU and chrF of all texts as one corpus, as shares from 0 to 1, and the signatures of sacrebleu.
+    """Return BLEU, chrF and, if ``ter``, TER of all texts as one corpus, as shares (0.284 for 28.4), and the signatures of sacrebleu.
 
     Raises:
         ConfigError: sacrebleu is missing, or does not know the tokenizer.
     """
     scores, signatures = {}, {}
-    for name, scorer in _scorers(tokenize, word_order).items():
+    for name, scorer in _scorers(tokenize, word_order, ter).items():
         scores[name] = scorer.corpus_score(list(texts), [list(references)]).score / 100
         signatures[name] = str(scorer.get_signature())
     return scores, signatures
@@ -160,12 +163,14 @@ def _shown(sample: Sample, modality: str) -> Conversation:
     return Conversation((Message("user", MARKERS.get(modality, _question(sample, modality))),), **media, id=sample.id)
 
 
-def _scorers(tokenize: str, word_order: int) -> dict[str, Any]:
+def _scorers(tokenize: str, word_order: int, ter: bool) -> dict[str, Any]:
     try:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
+        from sacrebleu.metrics.ter import TER
     except ImportError as error:
         raise ConfigError("evaluation: 'translation' needs sacrebleu; install it with: zoo install language") from error
     if tokenize not in BLEU.TOKENIZERS:
         raise ConfigError(f"tokenize: there is no {tokenize!r}; allowed are {', '.join(sorted(BLEU.TOKENIZERS))}")
-    return {"bleu": BLEU(tokenize=tokenize), "chrf": CHRF(word_order=word_order)}
+    found: dict[str, Any] = {"bleu": BLEU(tokenize=tokenize), "chrf": CHRF(word_order=word_order)}
+    return found | ({"ter": TER()} if ter else {})

@@ -67,6 +67,7 @@ class Seq2Seq(Head):
         scale_embedding: multiply word embeddings by the root of ``dim``.
         scale_output: divide the hidden states by the root of ``dim`` before the logits (T5 1.0).
         output_bias: add a bias to the logits that training does not change (Marian, BART).
+        output_transform: put a linear layer, the activation and a norm before the logits (BERT as a decoder).
         eps: added inside the norms.
         dropout: rate on the embeddings and on the output of each sublayer, in training; 0.1 in the papers.
         label_smoothing: share of the probability that the loss spreads over other entries; 0.1 in the paper of 2017.
@@ -115,6 +116,7 @@ class Seq2Seq(Head):
         scale_embedding: bool = True,
         scale_output: bool = False,
         output_bias: bool = False,
+        output_transform: bool = False,
         eps: float = 1e-5,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
@@ -163,6 +165,7 @@ class Seq2Seq(Head):
             scale_embedding=scale_embedding,
             scale_output=scale_output,
             output_bias=output_bias,
+            output_transform=output_transform,
         )
 
     @classmethod

@@ -3,8 +3,8 @@
 Paper: Peng et al. 2025 (arXiv 2503.14456), section 4. Reference: BlinkDL's package ``rwkv`` 0.8, class ``RWKV_x070``.
 
 Where we differ: padding may lie on either side and leaves the state as it is; the norm after the word table belongs to ``embed``, so that
-vectors of other modalities enter behind it; matrices that start at zero in the reference start as small random numbers. The recurrence is a
-loop over tokens, without the reference's CUDA kernel, so that training is slow for long texts.
+vectors of other modalities enter behind it; matrices that start at zero in the reference start as small random numbers. In place of the
+reference's CUDA kernel, the recurrence of long texts runs in chunks, whose tokens are computed together.
 """
 
 from contextlib import nullcontext
@@ -25,6 +25,8 @@ from zoo.types import LanguageModel
 SHIFTS = ("r", "w", "k", "v", "a", "g")  # inputs of the time mix: receptance, decay, key, value, learning rate, gate
 SLOWEST = -0.606531  # -exp(-0.5), rounded as in the reference: the decay of each token lies between exp(SLOWEST) and 1
 NORM_EPS = 64e-5
+CHUNK = 32  # tokens computed together; exp(SLOWEST * CHUNK) = 4e-9 and its inverse must lie well within float32
+FEWEST = 4  # tokens from which on a call runs in chunks
 
 Real = Bool[Tensor, "batch length"] | None
 
@@ -61,6 +63,35 @@ def recur(
         state = state * w[:, t, :, None, :] - forgotten + v[:, t, ..., None] * k[:, t, :, None, :]
         outputs.append((state @ r[:, t, :, :, None]).squeeze(-1))
     return torch.stack(outputs, dim=1) if outputs else r, state
+
+
+def recur_in_chunks(
+    state: Float[Tensor, "batch num_heads head_dim head_dim"],
+    r: Float[Tensor, "batch length num_heads head_dim"],
+    w: Float[Tensor, "batch length num_heads head_dim"],
+    k: Float[Tensor, "batch length num_heads head_dim"],
+    v: Float[Tensor, "batch length num_heads head_dim"],
+    removed: Float[Tensor, "batch length num_heads head_dim"],
+    rate: Float[Tensor, "batch length num_heads head_dim"],
+) -> tuple[Float[Tensor, "batch length num_heads head_dim"], Float[Tensor, "batch num_heads head_dim head_dim"]]:
+    """Compute what ``recur`` does, ``CHUNK`` tokens at a time by matrix products; ``w`` must be ``exp(SLOWEST)`` or more.
+
+    With P_t the product of w_1 to w_t, the state S_t diag(1 / P_t) does not decay. The vectors u_t that the tokens of a chunk
+    remove from it solve a triangular system: ``(I + tril(A B^T, -1)) U = A S_0^T + tril(A K^T, -1) V``, where A has the rows
+    P_(t-1) removed_t, B has rate_t removed_t / P_t, and K has k_t / P_t.
+
+    Source: Yang et al. 2024 (arXiv 2406.06484), section 3, where the rule has no decay and removes along the key.
+    """
+    outputs = []
+    for chunk in zip(*(t.transpose(1, 2).split(CHUNK, dim=2) for t in (r, w, k, v, removed, rate * removed)), strict=True):
+        r_, w_, k_, v_, a, b = chunk  # each [B, heads, tokens, head_dim]
+        kept = w_.cumprod(2)
+        r_, a, b, k_ = r_ * kept, a * kept / w_, b / kept, k_ / kept
+        known = a @ state.mT + (a @ k_.mT).tril(-1) @ v_
+        u = torch.linalg.solve_triangular((a @ b.mT).tril(-1), known, upper=False, unitriangular=True)
+        outputs.append(r_ @ state.mT + (r_ @ k_.mT).tril() @ v_ - (r_ @ b.mT).tril() @ u)
+        state = (state + v_.mT @ k_ - u.mT @ b) * kept[:, :, -1:]
+    return torch.cat(outputs, dim=2).transpose(1, 2), state
 
 
 class LowRank(nn.Module):
@@ -122,7 +153,8 @@ class TimeMix(nn.Module):
             decay, k, removed = decay.masked_fill(~kept, 1.0), k * kept, removed * kept
         # Errors of half precision would grow with each token. The meta device has no autocast.
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
-            y, state = recur(state, *(t.float() for t in (r, decay, k, v, removed, rate)))
+            run = recur if x.is_meta or x.shape[1] < FEWEST else recur_in_chunks
+            y, state = run(state, *(t.float() for t in (r, decay, k, v, removed, rate)))
         y = self.norm(y.to(x.dtype).flatten(0, 1).flatten(1)).view_as(x) + bonus.flatten(2)
         return self.out(y * gate), last, state, value
 

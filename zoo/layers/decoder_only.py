@@ -137,7 +137,8 @@ class DecoderOnly(LanguageModel):
 
     def after_precision(self, precision: str | None) -> None:
         """Compute logits in int8 if the other layers are in int4, which gives bfloat16: too coarse to tell close tokens apart."""
-        self.table_precision = "int8" if precision == "int4" else precision
+        finer = {"int4": "int8", "simulated_int4": "simulated_int8"}
+        self.table_precision = None if precision is None else finer.get(precision, precision)
         if self.lm_head is not None and self.lm_head.precision is not None:
             self.lm_head.precision = self.table_precision
 

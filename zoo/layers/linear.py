@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.layers.low_precision.packings import forget, kept, packing
 from zoo.layers.low_precision.products import FUSED, activate, low_product
+from zoo.layers.low_precision.simulated import SIMULATED, simulated_product
 
 FEW_ROWS = 64  # products of 2 to 64 rows take 0.55 to 0.65 of the time with the matrix in oneDNN's blocked format
 MOST_PACKED_BYTES = 2**31  # limit on the blocked copies of one model's matrices
@@ -23,7 +24,8 @@ class Linear(nn.Linear):
     torch uses MKL for float32, which is 1.1 to 1.3 times slower on AMD. Outputs agree up to rounding.
 
     Attributes:
-        precision: "fp16", "int8" or "int4" if ``set_precision`` has marked the layer; None computes in the type of the weight.
+        precision: "fp16", "int8" or "int4" if ``set_precision`` has marked the layer, a key of ``SIMULATED`` if ``simulate_precision`` has;
+            None computes in the type of the weight.
     """
 
     precision: str | None = None
@@ -37,13 +39,13 @@ class Linear(nn.Linear):
         Raises:
             ConfigError: the layer is marked, and so has no gradient.
         """
-        if mode and self.precision is not None:
+        if mode and self.precision is not None and self.precision not in SIMULATED:
             raise ConfigError(f"precision: {self.precision!r} is for inference; call set_precision(model, 'fp32') before training")
         return super().train(mode)
 
 
 def is_marked(layer: nn.Module) -> bool:
-    """True if a layer computes in fp16, int8 or int4 from a packed copy of its weight."""
+    """True if a layer computes in fp16, int8 or int4 from a packed copy of its weight, or simulates int8 or int4."""
     return isinstance(layer, Linear) and layer.precision is not None
 
 
@@ -61,9 +63,12 @@ def fast_linear(
         weight: matrix; a parameter, if ``precision`` is given, because its packed copy is kept under it.
         bias: bias.
         activation: name in ``FUSED``.
-        precision: "fp16", "int8" or "int4"; None computes in the type of the weight.
+        precision: "fp16", "int8" or "int4", or a key of ``SIMULATED``; None computes in the type of the weight.
     """
-    low = low_product(x, weight, bias, activation, precision)
+    if precision in SIMULATED:
+        low = simulated_product(x, weight, bias, activation, precision)
+    else:
+        low = low_product(x, weight, bias, activation, precision)
     if low is not None:
         return low
     if (activation is not None or x.numel() > x.shape[-1]) and fits_onednn(x, weight):  # for a single row MKL is faster

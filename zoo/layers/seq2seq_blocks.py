@@ -15,7 +15,7 @@ from zoo.layers.attention import Attention
 from zoo.layers.decoder import Call, CausalAttention
 from zoo.layers.linear import Linear
 from zoo.layers.memory import Memory, MemoryAttention
-from zoo.layers.mlp import feed_forward
+from zoo.layers.mlp import feed_forward, find_activation
 from zoo.layers.norm import build_norm
 
 NORM_PLACES = ("before", "after")
@@ -121,6 +121,19 @@ class Seq2SeqDecoderBlock(nn.Module):
         x = self.residual1(x, lambda states: self.attention(states, call, layer))
         x = self.residual2(x, lambda states: self.cross(states, memory, layer))
         return self.residual3(x, self.mlp)
+
+
+class OutputTransform(nn.Module):
+    """Linear layer, activation and norm between the last block and the logits (BERT's decoder)."""
+
+    def __init__(self, settings: BlockSettings) -> None:
+        super().__init__()
+        self.dense = Linear(settings.dim, settings.dim, bias=settings.bias)
+        self.activation = find_activation(settings.activation)
+        self.norm = build_norm(settings.norm, settings.dim, settings.eps)
+
+    def forward(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens dim"]:
+        return self.norm(self.activation(self.dense(x)))
 
 
 def _mlp(settings: BlockSettings) -> nn.Module:

@@ -23,7 +23,7 @@ from zoo.layers.memory import Memory, MemoryCache, refuse_rows
 from zoo.layers.norm import build_norm
 from zoo.layers.position import PositionEmbedding, counted_positions
 from zoo.layers.relative_bias import refuse_buckets, relative_bias
-from zoo.layers.seq2seq_blocks import BlockSettings, Seq2SeqDecoderBlock
+from zoo.layers.seq2seq_blocks import BlockSettings, OutputTransform, Seq2SeqDecoderBlock
 
 RELATIVE = "relative"  # kind of positions: T5's biases in place of embeddings
 
@@ -58,6 +58,7 @@ class Seq2SeqDecoder(nn.Module):
         scale_embedding: multiply word embeddings by the root of ``dim``.
         scale_output: divide the hidden states by the root of ``dim`` before the logits (T5 1.0).
         output_bias: add a fixed bias to the logits, which training does not change (Marian, BART).
+        output_transform: put a linear layer, the activation and a norm before the logits (BERT).
 
     Raises:
         ConfigError: sizes that do not fit each other.
@@ -85,6 +86,7 @@ class Seq2SeqDecoder(nn.Module):
         scale_embedding: bool,
         scale_output: bool,
         output_bias: bool,
+        output_transform: bool = False,
     ) -> None:
         super().__init__()
         dim = settings.dim
@@ -104,6 +106,7 @@ class Seq2SeqDecoder(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.blocks = nn.ModuleList(Seq2SeqDecoderBlock(settings, memory_dim=memory_dim) for _ in range(depth))
         self.norm = build_norm(settings.norm, dim, settings.eps) if final_norm else None
+        self.transform = OutputTransform(settings) if output_transform else None
         self.output = None if tied else Linear(dim, vocab_size, bias=False)
         self.embed_scale = dim**0.5 if scale_embedding else 1.0
         self.output_scale = dim**-0.5 if scale_output else 1.0
@@ -166,6 +169,7 @@ class Seq2SeqDecoder(nn.Module):
         """Return the logits of the next token, in fp32 or wider."""
         weight = self.words if self.output is None else self.output.weight
         hidden = hidden * self.output_scale if self.output_scale != 1 else hidden
+        hidden = hidden if self.transform is None else self.transform(hidden)
         logits = fast_linear(hidden, weight, None, precision=self.table_precision) if self.output is None else self.output(hidden)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits if self.output_bias is None else logits + self.output_bias

@@ -10,15 +10,14 @@ from torch import Tensor
 from zoo.assembly.build import add_adapters, build_system
 from zoo.assembly.summary import count, reads_of_system
 from zoo.assembly.system import System
-from zoo.data.budget_batches import BudgetBatches
 from zoo.data.denoising.denoising import Denoising
 from zoo.data.masking import Masking
-from zoo.data.packs import Packs
 from zoo.errors import ConfigError, ZooError
+from zoo.layers.low_precision.modes import simulate_precision
 from zoo.layers.meta import ShortRecurrences, meta_device
 from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
-from zoo.runs.data_setup import complete_config, facts_of_denoising, packs_pictures, refuse_tiler, source_modalities
+from zoo.runs.data_setup import complete_config, facts_of_denoising, grouping_of, refuse_tiler, source_modalities
 from zoo.runs.objective_setup import make_objective
 from zoo.runs.weight_sources import weight_sources
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
@@ -115,6 +114,8 @@ def _build(config: Mapping[str, Any], settings: TrainingSettings) -> System:
     with meta_device():
         system = build_system(complete_config(config)["system"])
         add_adapters(system, settings.adapters, "training.adapters")
+    if settings.quantise is not None:
+        simulate_precision(system, settings.quantise, key="training.quantise")
     weight_sources(config, system)
     parameter_groups(system, 0.0, scales=settings.learning_rates)
     if settings.accumulation == "grad_cache":
@@ -134,10 +135,7 @@ def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[
     _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
     _add_masked(system, batch, config["data"].get("masking"))
     _add_denoised(system, batch, config["data"])
-    if config["data"].get("packing"):
-        pictures = packs_pictures(system.processor)
-        given = dict.fromkeys(("data", "seed", "per_step") if pictures else ("data", "seed", "tell"))
-        check_keywords(BudgetBatches if pictures else Packs, config["data"]["packing"], "data.packing", given)
+    grouping_of(config["data"], system.processor)
     return batch
 
 
@@ -169,7 +167,8 @@ def _refuse_feature_cache(config: Mapping[str, Any], system: System, settings: T
     refuse_tiler(system, "training.cache_features", "keeps features of pictures of one size")
     refuse_unfrozen(dict(system.encoders))
     passes_of(list(system.encoders), settings.cache_features)
-    for key, value in (("data.mix", config["data"].get("mix")), ("teacher", config.get("teacher")), ("objective", config.get("objective"))):
+    given = {f"data.{key}": config["data"].get(key) for key in ("mix", "token_batches")}
+    for key, value in {**given, "teacher": config.get("teacher"), "objective": config.get("objective")}.items():
         if value:
             raise ConfigError(f"training.cache_features: {key} needs the inputs themselves in every step; take one of the two away")
 

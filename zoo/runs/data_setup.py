@@ -17,6 +17,7 @@ from zoo.data.mixup import Mix, refuse_mix
 from zoo.data.packs import Packs
 from zoo.data.skips import MAX_SHARE, Tolerant
 from zoo.data.system_processor import CONVERSATION, is_target
+from zoo.data.token_batches import TokenBatches
 from zoo.errors import ConfigError
 from zoo.processors.tokenizers.piece_tokenizer import PieceTokenizer
 from zoo.registry import find_part
@@ -71,16 +72,17 @@ def source_modalities(config: Mapping[str, Any], system: System) -> Sequence[str
     return [*(m for m in given if m in parts), *targets]
 
 
-DATA_FILE = "data.json"  # in a run directory: what the source and the packs hold and left out, if they report it
+DATA_FILE = "data.json"  # in a run directory: what the source, packs and token batches hold and left out, if they report it
 
 
 def report_data(source: Any, data: Any, run_dir: Path, progress: Progress | None) -> None:
-    """Write and display the report of the source (for example documents left out) and of the packs.
+    """Write and display the report of the source (for example documents left out) and of packs or token batches.
 
     Args:
-        data: the items of the trainer; only packs and batches by budget have a report.
+        data: the items of the trainer; only packs and batches by a budget have a report.
     """
-    reports = {"source": source.report(), "packs": data.report() if isinstance(data, Packs | BudgetBatches) else {}}
+    name = "packs" if isinstance(data, Packs) else "token_batches"
+    reports = {"source": source.report(), name: {} if isinstance(data, ProcessedSplit) else data.report()}
     found = {key: report for key, report in reports.items() if report}
     if found:
         write_text_atomically(run_dir / DATA_FILE, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -96,8 +98,11 @@ def make_source(data: Mapping[str, Any]) -> Any:
     return Tolerant(source, policy, MAX_SHARE if data.get("max_bad_share") is None else data["max_bad_share"])
 
 
-def make_items(config: Mapping[str, Any], system: System, source: Any, progress: Progress | None) -> ProcessedSplit | Packs | BudgetBatches:
-    """Return the processed training items of a run: augmented, mixed, masked or denoised, and packed if the config says so."""
+Items = ProcessedSplit | Packs | TokenBatches | BudgetBatches
+
+
+def make_items(config: Mapping[str, Any], system: System, source: Any, progress: Progress | None) -> Items:
+    """Return the processed training items of a run: augmented, mixed, masked or denoised, and grouped by tokens if the config says so."""
     data = config["data"]
     settings = data.get("augmentation")
     items = ProcessedSplit(
@@ -107,23 +112,40 @@ def make_items(config: Mapping[str, Any], system: System, source: Any, progress:
         make_mixup(data.get("mix"), system, source),
         make_masking(data.get("masking"), system) or make_denoising(data.get("denoising"), system),
     )
-    return pack(items, data.get("packing"), int(config["seed"]), progress, per_step=int(config["training"]["batch_size"]))
+    return grouped(items, data, int(config["seed"]), progress, per_step=int(config["training"]["batch_size"]))
 
 
-def pack(
-    items: ProcessedSplit, settings: Mapping[str, Any] | None, seed: int, progress: Progress | None, *, per_step: int = 1
-) -> ProcessedSplit | Packs | BudgetBatches:
-    """Return the items as packs of a fixed number of tokens, pictures without conversations by a budget; without settings, as they are.
+def grouped(items: ProcessedSplit, data: Mapping[str, Any], seed: int, progress: Progress | None, *, per_step: int = 1) -> Items:
+    """Return the items as packs or as batches with a budget of tokens or patches; without settings of either, as they are.
 
     Args:
-        per_step: packs or parts of a step, ``training.batch_size``.
+        per_step: groups of a step, ``training.batch_size``.
     """
-    if not settings:
+    found = grouping_of(data, items.processor)
+    if found is None:
         return items
-    if packs_pictures(items.processor):
-        return construct(BudgetBatches, settings, "data.packing", data=items, seed=seed, per_step=per_step)
-    tell = None if progress is None else partial(progress.prepare, what="measured documents")
-    return construct(Packs, settings, "data.packing", data=items, seed=seed, tell=tell)
+    key, kind = found
+    if kind is BudgetBatches:
+        return construct(kind, data[key], f"data.{key}", data=items, seed=seed, per_step=per_step)
+    tell = None if progress is None else partial(progress.prepare, what="measured documents" if kind is Packs else "measured items")
+    return construct(kind, data[key], f"data.{key}", data=items, seed=seed, tell=tell)
+
+
+def grouping_of(data: Mapping[str, Any], processor: Any) -> tuple[str, type[Packs | TokenBatches | BudgetBatches]] | None:
+    """Return the key of ``data`` that groups the items, and the class of the groups; None if there is no such key.
+
+    Raises:
+        ConfigError: both keys are set, or a keyword is unknown.
+    """
+    keys = [key for key in ("packing", "token_batches") if data.get(key)]
+    if len(keys) > 1:
+        raise ConfigError("data.packing and data.token_batches are both set; packing is for documents and conversations; set one to null")
+    if not keys:
+        return None
+    kind = TokenBatches if keys == ["token_batches"] else BudgetBatches if packs_pictures(processor) else Packs
+    given = ("data", "seed", "per_step" if kind is BudgetBatches else "tell")
+    check_keywords(kind, data[keys[0]], f"data.{keys[0]}", dict.fromkeys(given))
+    return keys[0], kind
 
 
 def packs_pictures(processor: Any) -> bool:

@@ -13,6 +13,7 @@ from zoo.assembly.build import add_adapters, build_system
 from zoo.assembly.save_load import save
 from zoo.assembly.system import System
 from zoo.interop.base.checkpoint_directory import find_checkpoint
+from zoo.layers.low_precision.modes import simulate_precision
 from zoo.registry.construct import construct
 from zoo.runs.auto_resume import DONE, with_settled_resume
 from zoo.runs.check import check
@@ -107,6 +108,8 @@ def _make_system(config: Mapping[str, Any], settings: TrainingSettings, source: 
     system = build_system(config["system"])
     prepare(system, config, source, run_dir)
     add_adapters(system, settings.adapters, "training.adapters")
+    if settings.quantise is not None:
+        simulate_precision(system, settings.quantise, key="training.quantise")
     return system
 
 

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from zoo.data.budget_batches import BudgetBatches
 from zoo.data.loader import Cursor, ProcessedSplit, StepSampler, training_loader
 from zoo.data.packs import Packs
+from zoo.data.token_batches import TokenBatches
 from zoo.training.feature_cache import FeatureSplit
 from zoo.training.meter import Meter
 from zoo.training.rollouts import Rollouts
@@ -37,7 +38,7 @@ class StepBatches:
 
     def __init__(
         self,
-        data: ProcessedSplit | Packs | BudgetBatches,
+        data: ProcessedSplit | Packs | TokenBatches | BudgetBatches,
         settings: TrainingSettings,
         accelerator: Accelerator,
         *,
@@ -46,7 +47,7 @@ class StepBatches:
         complete: Callable[[Batch], Batch],
         rollouts: Rollouts | None,
     ) -> None:
-        self.data: ProcessedSplit | Packs | BudgetBatches | FeatureSplit = data
+        self.data: ProcessedSplit | Packs | TokenBatches | BudgetBatches | FeatureSplit = data
         self.settings, self.accelerator, self.seed, self.num_workers = settings, accelerator, seed, num_workers
         self.complete, self.rollouts, self.cursor = complete, rollouts, Cursor()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from zoo.data.budget_batches import BudgetBatches
 from zoo.data.loader import ProcessedSplit
 from zoo.data.packs import Packs
+from zoo.data.token_batches import TokenBatches
 from zoo.errors import ConfigError, WeightsError, ZooError
 from zoo.losses.distributed import share_buffers, share_object, wait_for_ranks
 from zoo.training import feature_cache, fingerprint, grad_cache
@@ -70,7 +71,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        data: ProcessedSplit | Packs | BudgetBatches,
+        data: ProcessedSplit | Packs | TokenBatches | BudgetBatches,
         settings: TrainingSettings,
         *,
         run_dir: Path,
@@ -144,7 +145,7 @@ class Trainer:
         return values
 
     @property
-    def data(self) -> ProcessedSplit | Packs | BudgetBatches | feature_cache.FeatureSplit:
+    def data(self) -> ProcessedSplit | Packs | TokenBatches | BudgetBatches | feature_cache.FeatureSplit:
         """Training data of the run."""
         return self.batches.data
 

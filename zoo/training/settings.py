@@ -13,6 +13,7 @@ from zoo.training.sharding.settings import PARALLELS, Sharding, check_checkpoint
 
 MONITOR_MODES = {"max": 1, "min": -1}  # to the factor that makes higher values better
 ACCUMULATIONS = ("independent", "grad_cache")
+QUANTISED = ("int8", "int4")
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours -> Accelerate's
 
 
@@ -48,6 +49,9 @@ class TrainingSettings:
             items of the same batch. "grad_cache": one loss over all batches, as with one batch of ``accumulate * batch_size`` items, at the
             memory of one batch; trained encoders run twice (GradCache).
         precision: "fp32", "bf16" or "fp16" (autocast).
+        quantise: quantisation-aware training for "int8" or "int4": the layers that this precision rounds in inference round in training
+            too, and the gradient passes the rounding unchanged. The saved weights are ordinary ones; load them with ``precision=int8`` or
+            int4. None trains without rounding.
         parallel: "none": one process. "ddp": every process holds the whole model. "fsdp": weights, gradients and optimizer state are
             divided over the processes (``sharding``). None uses ddp if several processes were started.
         sharding: options of "fsdp"; see ``zoo.training.sharding.settings.Sharding``.
@@ -106,6 +110,7 @@ class TrainingSettings:
     accumulate: int = 1
     accumulation: str = "independent"
     precision: str = "fp32"
+    quantise: str | None = None
     parallel: str | None = None
     sharding: dict[str, Any] = field(default_factory=lambda: asdict(Sharding()))
     checkpoint_activations: str | int = "none"
@@ -148,6 +153,10 @@ class TrainingSettings:
             raise ConfigError(f"accumulation: there is no {self.accumulation!r}; {name_choices(self.accumulation, ACCUMULATIONS)}")
         if self.precision not in PRECISIONS:
             raise ConfigError(f"precision: there is no {self.precision!r}; {name_choices(self.precision, PRECISIONS)}")
+        if self.quantise is not None and self.quantise not in QUANTISED:
+            raise ConfigError(f"quantise: there is no {self.quantise!r}; {name_choices(str(self.quantise), QUANTISED)}, or null")
+        if self.quantise is not None and self.adapters:
+            raise ConfigError("quantise: adapters are merged after the rounding that training sees; train without training.adapters")
         if self.parallel is not None and self.parallel not in PARALLELS:
             raise ConfigError(f"parallel: there is no {self.parallel!r}; {name_choices(self.parallel, PARALLELS)}")
         check_checkpointing(self.checkpoint_activations)

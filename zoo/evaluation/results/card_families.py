@@ -68,7 +68,7 @@ FAMILIES: dict[str, Family] = {
     "modernbert": Family(("modernbert_*",)),
     "transformer": Family(("transformer_*",), absent=_because("no weights of 2017 are published; see the card marian", "goes back")),
     "marian": Family(("marian*",)),
-    "bart": Family(("bart_*", "mbart_*")),
+    "bart": Family(("bart_*", "mbart_*", "pegasus_*")),
     "t5": Family(("t5_*", "mt5_*")),
     "trocr": Family(("caption_*",)),
     "speech_seq2seq": Family(

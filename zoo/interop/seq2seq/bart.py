@@ -184,7 +184,11 @@ def config(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any
         if theirs != encoder[key]:
             raise ConfigError(f"head.{key}: {head[key]!r}, but encoders.text.{key} is {encoder[key]!r}; {target} has one value for both")
     usual = {"norm": ("layer",), "bias": (True,), "scaled": (True,), "head_dim": (None, encoder["dim"] // head["num_heads"])}
-    refuse_others(head, {**usual, "tied": (True,), "scale_output": (False,), "output_bias": (True,), "eps": (1e-5,)}, target)
+    refuse_others(
+        head,
+        {**usual, "tied": (True,), "scale_output": (False,), "output_bias": (True,), "output_transform": (False,), "eps": (1e-5,)},
+        target,
+    )
     refuse_others(encoder, {"eps": (1e-5,)}, target)
     if not head["shared_words"] and kind != "marian":
         raise ConfigError(f"head.shared_words: False, which {target} does not have; allowed is True")

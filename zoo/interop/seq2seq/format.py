@@ -128,7 +128,7 @@ def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = str(config["model_type"])
     if kind == trocr.MODEL_TYPE:
         outer = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
-        return {**trocr.DEFAULTS, **config["decoder"], **outer}
+        return {**trocr.completed(config["decoder"]), **outer}
     return {**(T5_TOKENS if kind in t5.MODEL_TYPES else bart.DEFAULTS[kind]), **config}
 
 

@@ -120,7 +120,8 @@ def config(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any
     target = "transformers' T5ForConditionalGeneration"
     theirs = encoder_t5.config(encoder)
     usual = {"norm": ("rms",), "norm_place": ("before",), "bias": (False,), "scaled": (False,), "positions": ("relative",)}
-    usual |= {"scale_embedding": (False,), "output_bias": (False,), "shared_words": (True,), "embedding_norm": (False,)}
+    usual |= {"scale_embedding": (False,), "output_bias": (False,), "output_transform": (False,), "shared_words": (True,)}
+    usual["embedding_norm"] = (False,)
     refuse_others(head, {**usual, "final_norm": (None, True), "scale_output": (True, False) if head["tied"] else (False,)}, target)
     activation = GATED.get(encoder["activation"]) if encoder["gated"] else encoder["activation"]
     same = {key: encoder[key] for key in ("num_heads", "head_dim", "hidden_dim", "num_buckets", "max_distance", "eps")}

@@ -1,8 +1,8 @@
-"""transformers' ``VisionEncoderDecoderModel`` of a ViT and the decoder of TrOCR, BART or mBART <-> our ``vit`` and head ``seq2seq``.
+"""transformers' ``VisionEncoderDecoderModel`` of a ViT and a text decoder <-> our ``vit`` and head ``seq2seq``.
 
 Paper: Li et al. 2021 (TrOCR, arXiv 2109.10282). Reference: transformers 5.17, ``modeling_vision_encoder_decoder.py``,
-``modeling_trocr.py``. BART's decoder computes what TrOCR's does, and is written as that. Other decoders (GPT-2, BERT) and other image
-encoders are refused by name.
+``modeling_trocr.py``. The decoder is that of TrOCR, BART or mBART, or GPT-2 or BERT (``cross_decoders``). BART's decoder computes what
+TrOCR's does, and is written as that. Other decoders and other image encoders are refused by name.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,6 +14,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.interop.base import rules
 from zoo.interop.base.rules import Rule, under
 from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_others, their_activation
+from zoo.interop.seq2seq import cross_decoders
 from zoo.interop.seq2seq.bart import DECODER, DECODER_RULES, FORMS, OFFSET, drop_copies
 from zoo.interop.vit import transformers_vit
 
@@ -44,8 +45,14 @@ OUTPUTS = ("decoder.output_projection.weight", "decoder.lm_head.weight")  # of T
 
 
 def recognises(keys: Collection[str]) -> bool:
-    """Return True for the names of an image encoder with TrOCR's decoder."""
-    return {"encoder.embeddings.cls_token", f"{BEFORE}layers.0.encoder_attn.k_proj.weight"} <= set(keys)
+    """Return True for the names of an image encoder with TrOCR's decoder, GPT-2 or BERT."""
+    trocr = f"{BEFORE}layers.0.encoder_attn.k_proj.weight" in keys
+    return "encoder.embeddings.cls_token" in keys and (trocr or cross_decoders.kind_of(keys) is not None)
+
+
+def completed(decoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the decoder's part of a ``config.json``, completed with the defaults of its model type."""
+    return {**cross_decoders.DEFAULTS.get(str(decoder.get("model_type")), DEFAULTS), **decoder}
 
 
 def to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,19 +61,23 @@ def to_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         WeightsError: a tensor has no place in ours.
     """
-    left = drop_copies(tensors, f"{BEFORE}embed_tokens.weight", OUTPUTS)
-    image = {name.removeprefix("encoder."): tensor for name, tensor in left.items() if name.startswith("encoder.")}
-    text = {name: tensor for name, tensor in left.items() if not name.startswith("encoder.")}
+    image = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+    text = {name: tensor for name, tensor in tensors.items() if not name.startswith("encoder.")}
     found = {f"{IMAGE}{name}": tensor for name, tensor in transformers_vit.to_zoo(image, drop=["pooler"]).items()}
-    return found | rules.to_zoo(text, _table(mbart=OUTPUTS[1] in left), origin=ORIGIN)
+    if (kind := cross_decoders.kind_of(tensors)) is not None:
+        return found | cross_decoders.to_zoo(text, kind)
+    left = drop_copies(text, f"{BEFORE}embed_tokens.weight", OUTPUTS)
+    return found | rules.to_zoo(left, _table(mbart=OUTPUTS[1] in left), origin=ORIGIN)
 
 
 def from_zoo(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert the state dict of our system to theirs."""
     image = {name.removeprefix(IMAGE): tensor for name, tensor in tensors.items() if name.startswith(IMAGE)}
     text = {name: tensor for name, tensor in tensors.items() if not name.startswith(IMAGE)}
-    table = _table(mbart=f"{DECODER}norm.weight" in text)
-    return transformers_vit.from_zoo(image, prefix="encoder.") | rules.from_zoo(text, table, origin=ORIGIN)
+    theirs = transformers_vit.from_zoo(image, prefix="encoder.")
+    if f"{DECODER}embedding_norm.weight" not in text or f"{DECODER}transform.dense.weight" in text:
+        return theirs | cross_decoders.from_zoo(text)
+    return theirs | rules.from_zoo(text, _table(mbart=f"{DECODER}norm.weight" in text), origin=ORIGIN)
 
 
 def _table(*, mbart: bool) -> list[Rule]:
@@ -80,13 +91,15 @@ def arguments(config: Mapping[str, Any], keys: Collection[str]) -> tuple[dict[st
     Raises:
         ConfigError: an encoder or decoder that cannot be converted, or a setting that ours does not have.
     """
-    image, text = dict(config["encoder"]), {**DEFAULTS, **config["decoder"]}
-    for part, given, legal in (("encoder", image, ("vit",)), ("decoder", text, tuple(KINDS))):
+    image, text = dict(config["encoder"]), completed(config["decoder"])
+    for part, given, legal in (("encoder", image, ("vit",)), ("decoder", text, (*KINDS, *cross_decoders.FORMS))):
         kind = str(given.get("model_type"))
         if kind not in legal:
             raise ConfigError(f"{part}.model_type: {kind!r} cannot be converted here; {name_choices(kind, legal)}")
     encoder = {"name": "vit", **transformers_vit.arguments(image, [key.removeprefix("encoder.") for key in keys])}
     encoder["pool"] = "cls"  # without a pooler: the decoder reads tokens alone
+    if (other := str(text["model_type"])) in cross_decoders.FORMS:
+        return encoder, cross_decoders.arguments(text, other)
     refuse_others(text, {"use_learned_position_embeddings": (True,), "tie_word_embeddings": (True, False)}, "our seq2seq")
     if "enc_to_dec_proj.weight" in keys:
         raise ConfigError(
@@ -120,11 +133,16 @@ def config(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any
     Raises:
         ConfigError: theirs does not have something that the source has.
     """
+    both = {"model_type": MODEL_TYPE, "architectures": ["VisionEncoderDecoderModel"], "is_encoder_decoder": True}
+    both |= {"tie_word_embeddings": False, "encoder": transformers_vit.config(encoder)}
+    if (kind := cross_decoders.kind_of_ours(head)) is not None:
+        return {**both, "decoder": cross_decoders.config(head, kind, width=encoder["dim"])}
     mbart = head["norm_place"] == "before"
     target = "transformers' mBART" if mbart else "transformers' TrOCR"
     usual = {"norm": ("layer",), "bias": (True,), "scaled": (True,), "positions": ("learned",)}
     usual |= {"embedding_norm": (True,)} if mbart else {}
     usual |= {"position_offset": (OFFSET,), "shared_words": (False,), "scale_output": (False,), "output_bias": (False,), "eps": (1e-5,)}
+    usual |= {"output_transform": (False,)}
     refuse_others(head, {**usual, "final_norm": (None, mbart)}, target)
     dim = encoder["dim"] if head["dim"] is None else head["dim"]
     if head["head_dim"] not in (None, dim // head["num_heads"]):
@@ -146,5 +164,4 @@ def config(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any
         "use_learned_position_embeddings": True,
         "tie_word_embeddings": head["tied"],
     }
-    both = {"model_type": MODEL_TYPE, "architectures": ["VisionEncoderDecoderModel"], "is_encoder_decoder": True}
-    return {**both, "tie_word_embeddings": False, "encoder": transformers_vit.config(encoder), "decoder": text}
+    return {**both, "decoder": text}

@@ -47,6 +47,18 @@ def from_four_bits(weight: Float[Tensor, "out_dim in_dim"], scales: Tensor) -> F
     return _steps(groups, scale, offset).mul_(scale).add_(offset).flatten(1)[:, :in_dim]
 
 
+def rounded_to_int4(weight: Float[Tensor, "out_dim in_dim"]) -> Float[Tensor, "out_dim in_dim"]:
+    """Return the matrix in float32 that four bits stand for; equal to ``from_four_bits`` with the scales of ``pack_int4``."""
+    in_dim = weight.shape[1]
+    padded = F.pad(weight.float(), (0, -in_dim % GROUP))
+    return torch.cat([_from_steps(*quantise(rows)) for rows in padded.split(max(1, LARGEST_CHUNK // padded.shape[1]))])[:, :in_dim]
+
+
+def _from_steps(steps: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    groups = (steps - MIDDLE).float().unflatten(1, (-1, GROUP))  # [rows, groups, 32]
+    return groups.mul_(scale.float()[..., None]).add_(offset.float()[..., None]).flatten(1)
+
+
 def quantise(
     weight: Float[Tensor, "rows in_dim"],
 ) -> tuple[Int[Tensor, "rows in_dim"], Float[Tensor, "rows groups"], Float[Tensor, "rows groups"]]:

@@ -1,7 +1,7 @@
 """Precision of a model: the words that users write, and the layers that they mark."""
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 
 import torch
@@ -11,6 +11,7 @@ from zoo.errors import ConfigError, name_choices
 from zoo.layers.linear import Linear
 from zoo.layers.low_precision.cpu import has_fbgemm
 from zoo.layers.low_precision.packings import forget, packed_bytes
+from zoo.layers.low_precision.simulated import SIMULATED
 from zoo.types import Encoder, LanguageModel, Part
 
 log = logging.getLogger("zoo")
@@ -43,23 +44,57 @@ def set_precision(model: nn.Module, precision: str | torch.dtype, *, keep: Colle
     _unmark(model)
     if isinstance(precision, torch.dtype) or (precision in DTYPES and not _marks_fp16(model, precision)):
         return model.to(type_of(precision))
-    chosen = {name: layer for name, layer in markable(model, precision) if not any(fnmatchcase(name, each) for each in keep)}
-    if not chosen:
-        raise ConfigError(f"precision: {_name(model)} does not offer {precision!r}: {_reason(model, precision)}; use fp32 or bf16")
+    chosen = _chosen(model, precision, keep)
     if any(part.training for part in chosen.values()):
         raise ConfigError(f"precision: {precision!r} is for inference, the model is in training mode; call eval() first")
     model.to(MARKED.get(precision, torch.float32))
-    for name, layer in chosen.items():
-        layer.precision = precision
-        owner = _owner(model, name)
-        assert owner is not None
-        owner[1].precision = " without ".join([precision, *keep])
-    for part in model.modules():
-        if isinstance(part, Part) and part.precision is not None:
-            part.after_precision(precision)
+    _mark(model, chosen, precision, keep)
     if left := _left_out(model):
         log.warning("precision: %r is not offered for %s, computed in the type of the weights", precision, ", ".join(left))
     return model
+
+
+def simulate_precision(model: nn.Module, precision: str, *, keep: Collection[str] = (), key: str = "precision") -> nn.Module:
+    """Let the layers that ``set_precision`` would mark round as in int8 or int4, in training too; in place, and return the model.
+
+    The gradient passes the rounding unchanged, so that the model learns weights that lose less by it. The weights stay as they are and are
+    saved as usual; ``set_precision(model, "fp32")`` ends the simulation.
+
+    Args:
+        model: a part or a system, on any device, in any mode.
+        precision: "int8" or "int4".
+        keep: further layers that are not rounded, as patterns of their names in ``model``.
+        key: config key, for messages.
+
+    Raises:
+        ConfigError: there is no such precision, or no part offers it.
+    """
+    if precision not in MARKED:
+        raise ConfigError(f"{key}: there is no {precision!r}; {name_choices(str(precision), MARKED)}")
+    _unmark(model)
+    mark = next(mark for mark, meant in SIMULATED.items() if meant == precision)
+    _mark(model, _chosen(model, precision, keep, key), mark, keep)
+    return model
+
+
+def _chosen(model: nn.Module, precision: str, keep: Collection[str], key: str = "precision") -> dict[str, Linear]:
+    """Return the layers that a precision marks, by name."""
+    chosen = {name: layer for name, layer in markable(model, precision) if not any(fnmatchcase(name, each) for each in keep)}
+    if not chosen:
+        instead = f"it offers {', '.join(precisions_of(model))}"
+        raise ConfigError(f"{key}: {_name(model)} does not offer {precision!r}: {_reason(model, precision)}; {instead}")
+    return chosen
+
+
+def _mark(model: nn.Module, chosen: Mapping[str, Linear], mark: str, keep: Collection[str]) -> None:
+    for name, layer in chosen.items():
+        layer.precision = mark
+        owner = _owner(model, name)
+        assert owner is not None
+        owner[1].precision = " without ".join([mark, *keep])
+    for part in model.modules():
+        if isinstance(part, Part) and part.precision is not None:
+            part.after_precision(mark)
 
 
 def markable(model: nn.Module, precision: str) -> Iterator[tuple[str, Linear]]:

@@ -112,13 +112,13 @@ def row_steps(rows: Float[Tensor, "rows in_dim"]) -> Float[Tensor, "rows 1"]:
 
 def pack_int8(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Tensor, Tensor]:
     """Return a matrix as int8 in oneDNN's blocked format, the scale of each of its rows, and their zero points."""
-    stored, scales = _int8_rows(weight)
+    stored, scales = int8_rows(weight)
     return torch.ops.onednn.qlinear_prepack(stored, None), scales, torch.zeros(len(weight), dtype=torch.int32)
 
 
 def pack_int8_few(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Any]:
     """Return a matrix as int8 in fbgemm's format."""
-    stored, scales = _int8_rows(weight)
+    stored, scales = int8_rows(weight)
     matrix = torch._make_per_channel_quantized_tensor(  # type: ignore[attr-defined]
         stored, scales, torch.zeros(len(weight), dtype=torch.int64), 0
     )
@@ -135,8 +135,8 @@ def _by_fbgemm(pack: Callable[..., Any], matrix: Tensor) -> Any:
         torch.backends.quantized.engine = before  # type: ignore[assignment]
 
 
-def _int8_rows(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Float[Tensor, " out_dim"]]:
-    """Return a matrix in int8, and the scale of each row."""
+def int8_rows(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Float[Tensor, " out_dim"]]:
+    """Return a matrix in int8, and the scale of each row; without VNNI with fewer steps (``SUMS_IN_16_BITS``)."""
     most = 127 if has_vnni() else SUMS_IN_16_BITS
     weight = weight.float()
     scales = weight.abs().amax(1).clamp_(min=torch.finfo(torch.float32).tiny * most) / most  # [out]

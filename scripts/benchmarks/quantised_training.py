@@ -1,0 +1,94 @@
+"""What quantisation-aware training gives back: a small language model in int4, and a classifier of digits in int8.
+
+    python scripts/benchmarks/quantised_training.py language    # about a minute on one core
+    python scripts/benchmarks/quantised_training.py digits      # about two minutes
+
+The language model (two layers of 64 channels) reads WordNet's glosses as in `scaling.py`. After 262,144 tokens it goes on for 65,536
+further ones, once as before and once rounding as int4 does; a third model rounds from the first token on. The classifier, a ViT of two
+blocks, trains 200 steps of 64 images on the digits, and a second one with `training.quantise=int8`. Prints one line of JSON for each figure.
+"""
+
+import argparse
+import copy
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from scaling import HELD_OUT, held_out, make, read_tokens, train
+from torch import Tensor, nn
+
+import zoo
+from zoo.assembly.compose import compose
+from zoo.downloads.fetching import fetched
+from zoo.evaluation.classification import Classification
+from zoo.layers.low_precision.modes import set_precision, simulate_precision
+from zoo.runs.train import train as train_run
+from zoo.sources.digits import Digits
+
+WIDTH, RATE, LATER_RATE = 64, 8e-3, 2e-3
+FIRST, LATER = 262_144, 65_536  # tokens
+
+
+def perplexities(model: nn.Module, ids: Tensor) -> dict[str, float]:
+    """Return the perplexity of the held-out tokens in fp32 and in int4."""
+    found = {word: math.exp(held_out(set_precision(model.eval(), word), ids)) for word in ("fp32", "int4")}
+    set_precision(model, "fp32")
+    return {word: round(value, 3) for word, value in found.items()} | {
+        "loss in percent": round(100 * (found["int4"] / found["fp32"] - 1), 2)
+    }
+
+
+def language() -> None:
+    """Train the three language models."""
+    ids = read_tokens(fetched("wordnet") / "lines.txt")
+    first, later = ids[HELD_OUT + 1 :], ids[HELD_OUT + 1 + FIRST :]
+    model = make(WIDTH, 0)
+    train(model, first, FIRST, RATE)
+    show("int4 after training", perplexities(model, ids))
+    for name, rounds in (("went on without rounding", False), ("went on with rounding", True)):
+        other = copy.deepcopy(model)
+        train(simulate_precision(other, "int4") if rounds else other, later, LATER, LATER_RATE)
+        show(name, perplexities(other, ids))
+    other = simulate_precision(make(WIDTH, 0), "int4")
+    train(other, first, FIRST, RATE)
+    show("rounding from the start", perplexities(other, ids))
+
+
+def digits() -> None:
+    """Train the two classifiers."""
+    words = ["system=classifier_vit_nano", "data=digits", "evaluation=classification", "training.threads=1", "training.max_steps=200"]
+    words += [
+        "training.learning_rate=3e-3",
+        "training.batch_size=64",
+        "training.evaluate_every=0",
+        "training.checkpoint_every=200",
+        "data.num_workers=0",
+    ]
+    for quantise in ("null", "int8"):
+        with tempfile.TemporaryDirectory() as folder:
+            run = train_run(compose("train", [*words, f"training.quantise={quantise}", f"run_dir={Path(folder) / 'run'}"]))
+            show(f"digits, quantise={quantise}", {word: accuracy(zoo.load(run.model, precision=word)) for word in ("fp32", "int8")})
+
+
+def accuracy(model: nn.Module) -> float:
+    """Return the accuracy in percent on all test digits."""
+    return round(100 * Classification()(model, Digits(), "test").metrics["top1"], 3)
+
+
+def show(name: str, figures: dict[str, float]) -> None:
+    """Print figures as a line of JSON."""
+    print(json.dumps({"model": name, **figures}), flush=True)
+
+
+def main() -> None:
+    """Run one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=("language", "digits"))
+    torch.set_num_threads(1)
+    {"language": language, "digits": digits}[parser.parse_args().task]()
+
+
+if __name__ == "__main__":
+    main()
