@@ -102,7 +102,7 @@ class ChatSession:
             raise ConfigError(f"{raw}: this model has no encoder of {modality}; it takes {can}")
         raw = Path(raw).expanduser() if isinstance(raw, str) else raw
         name = str(raw.resolve()) if isinstance(raw, Path) else f"{modality} {len(self.waiting) + 1}"
-        self.waiting.append((modality, Shown(name, self.system.processor[modality].item(raw))))
+        self.waiting.append((modality, Shown(name, self.system.processor[modality].kept(raw))))
 
     def ask(self, text: str, on_text: Callable[[str], None] | None = None) -> Answer:
         """Generate the answer to a question and add both to the conversation, unless the answer is empty.
