@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zoo.commands.chat_options import add_answer_options, add_chat_options
 from zoo.commands.demo.options import add_demo_options, run_demo
 from zoo.commands.draw_graph_options import add_draw_graph_options
 from zoo.commands.fit_scaling_options import add_fit_scaling_options
 from zoo.commands.interpolate_options import add_interpolate_options
 from zoo.commands.model_options import RUNS_A_MODEL, add_model_options, as_overrides
+from zoo.commands.search_options import add_classify_options, add_embed_options, add_search_options
 from zoo.commands.serve.options import add_serve_options
 from zoo.commands.transcribe_options import add_transcribe_options
 from zoo.commands.translate_options import add_translate_options
@@ -96,104 +98,13 @@ def _parser() -> argparse.ArgumentParser:
     command = add("completion", _completion, 'Print the tab completion of a shell: eval "$(zoo completion bash)" in ~/.bashrc.')
     command.add_argument("shell", nargs="?", choices=("bash", "zsh", "fish"), default="bash", help="bash (default), zsh or fish")
     command.add_argument("--line", help=argparse.SUPPRESS)  # the scripts ask with it: complete this line
-    command = add("classify", _classify, "Classify images, zero-shot with your own labels or with a trained classifier.")
-    command.add_argument("paths", nargs="+", metavar="PATH", help="image files, or folders that are searched recursively")
-    labels = command.add_mutually_exclusive_group()
-    labels.add_argument("--labels", help="comma-separated labels (zero-shot models only)")
-    labels.add_argument("--labels-file", metavar="FILE", help="file of labels: one per line, or JSON with names or prompts per label")
-    command.add_argument("--model", help="run directory, saved model or name of a bundled model")
-    command.add_argument(
-        "--templates", metavar="T", help="prompt templates: imagenet, imagenet_7, cifar, simple, or a file with {} in place of the label"
-    )
-    command.add_argument("--top-k", type=int, default=3, metavar="K", help="labels reported per image (default: 3)")
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images per batch (default: 64)")
-    command.add_argument(
-        "--output",
-        metavar="FILE",
-        help="write a .csv, .json or .html file instead of a table; CSV texts that begin with = + - @ get a ' in front",
-    )
-    command.add_argument("--no-cache", action="store_true", help="do not read or write the on-disk cache of label embeddings")
-    command = add("embed", _embed, "Embed a folder of images into a search index; an interrupted job resumes.")
-    command.add_argument(
-        "folder",
-        metavar="FOLDER",
-        help="folder of images or recordings, searched recursively; with --modality text a file with one text per line",
-    )
-    command.add_argument(
-        "--output", "-o", metavar="DIR", required=True, help="directory of the index: embeddings.npy, items.jsonl, manifest.json"
-    )
-    command.add_argument("--model", help="run directory, saved model, transformers directory or name of a bundled model")
-    command.add_argument("--modality", default="image", help="modality to embed: image (default), audio or text")
-    command.add_argument("--format", default="npy", help="file format of the embeddings: npy (default) or parquet")
-    command.add_argument("--dtype", default="float32", help="data type of the stored embeddings: float32 (default) or float16")
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="items per batch (default: 64)")
-    command.add_argument("--readers", type=int, default=2, metavar="N", help="threads that load files, per process (default: 2)")
-    change = command.add_mutually_exclusive_group()
-    change.add_argument(
-        "--update", action="store_true", help="apply new, changed and removed files; unchanged files are not embedded again"
-    )
-    change.add_argument("--restart", action="store_true", help="delete the existing index in DIR and start over")
-    command = add("search", _search, "Search an index with a text or an image query.")
-    command.add_argument("text", nargs="?", metavar="TEXT", help="text query")
-    command.add_argument("--index", metavar="DIR", required=True, help="index written by zoo embed")
-    command.add_argument("--image", metavar="FILE", help="image query, instead of TEXT")
-    command.add_argument("--top-k", type=int, default=10, metavar="K", help="results to return (default: 10)")
-    command.add_argument(
-        "--output",
-        metavar="FILE",
-        help="write a .csv, .json or .html file instead of a table; CSV texts that begin with = + - @ get a ' in front",
-    )
-    command.add_argument("--model", help="path of the model that built the index, if it has moved")
-    command.add_argument("--backend", default="exact", help="nearest-neighbour search: exact (default) or faiss (flat index)")
-    command = add(
-        "chat",
-        _chat,
-        "Chat with a multimodal language model about images and audio: one PROMPT, or an interactive session (/help lists its commands).",
-    )
-    command.add_argument(
-        "prompt", nargs="?", metavar="PROMPT", help="question to answer; - reads it from standard input; omit it for an interactive session"
-    )
-    command.add_argument(
-        "--model", required=True, help="run directory, saved model or transformers directory of a multimodal language model"
-    )
-    command.add_argument("--image", action="append", metavar="FILE", help="image for the first question; repeat for several")
-    command.add_argument("--audio", action="append", metavar="FILE", help="audio clip for the first question; repeat for several")
-    command.add_argument("--system", metavar="TEXT", help="system prompt; default: that of the chat template")
-    command.add_argument(
-        "--boxes", metavar="FILE", help="draw the bounding boxes of each answer onto the last image and write it to FILE (Kosmos-2)"
-    )
-    command.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="maximum number of tokens per answer (default: 256)")
-    command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="sampling temperature; 0 (default) decodes greedily")
-    command.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
-    command.add_argument(
-        "--top-p", type=float, metavar="P", help="sample from the smallest set of tokens with total probability P (nucleus sampling)"
-    )
-    command.add_argument("--min-p", type=float, metavar="P", help="sample from tokens at least P times as likely as the most likely token")
-    command.add_argument("--num-beams", type=int, default=1, metavar="N", help="beam search with N beams (default: 1, no beam search)")
-    command.add_argument(
-        "--repetition-penalty", type=float, default=1.0, metavar="R", help="values above 1 penalize repeated tokens (default: 1)"
-    )
-    command.add_argument("--stop", action="append", metavar="TEXT", help="stop string: end the answer before this text; repeat for several")
-    command.add_argument("--seed", type=int, help="random seed for sampling")
-    command = add(
-        "answer",
-        _answer,
-        "Generate answers to the questions of a data source, to train on: checkpoint=M data=NAME, as for zoo evaluate.",
-        overrides=True,
-    )
-    command.add_argument(
-        "--output", "-o", metavar="FILE", required=True, help="JSON-lines file to write, for data=instruct; an interrupted job resumes"
-    )
-    command.add_argument("--split", default="train", help="split of the data source (default: train)")
-    command.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="maximum number of tokens per answer (default: 128)")
-    command.add_argument("--temperature", type=float, default=0.0, metavar="T", help="sampling temperature; 0 (default) decodes greedily")
-    command.add_argument("--seed", type=int, default=0, help="random seed for sampling (default: 0)")
-    command.add_argument("--batch-size", type=int, default=16, metavar="N", help="questions per batch (default: 16)")
-    command.add_argument("--limit", type=int, metavar="N", help="answer only N questions, spread evenly over the split")
-    command.add_argument("--best-of", type=int, metavar="N", help="sample N answers per question and keep the one with the highest reward")
-    command.add_argument(
-        "--reward", metavar="REWARD", help="reward of --best-of: exact (match with a right answer), or a saved reward model"
-    )
+    add_classify_options(add("classify", _classify, "Classify images, zero-shot with your own labels or with a trained classifier."))
+    add_embed_options(add("embed", _embed, "Embed a folder of images into a search index; an interrupted job resumes."))
+    add_search_options(add("search", _search, "Search an index with a text or an image query."))
+    text = "Chat with a multimodal language model about images and audio: one PROMPT, or an interactive session (/help lists its commands)."
+    add_chat_options(add("chat", _chat, text))
+    text = "Generate answers to the questions of a data source, to train on: checkpoint=M data=NAME, as for zoo evaluate."
+    add_answer_options(add("answer", _answer, text, overrides=True))
     command = add("speak", _speak, "Synthesize speech from text, sentence by sentence, into one audio file.")
     command.add_argument("text", nargs="?", metavar="TEXT", help="text to speak")
     command.add_argument("--file", metavar="FILE", help="read the text from a file instead; - reads standard input")
