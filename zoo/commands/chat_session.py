@@ -174,7 +174,8 @@ class ChatSession:
 
         The last token is never reused, because the model must compute its logits.
         """
-        if self._held is None or self.sampling.num_beams > 1:
+        # The tokens of a prefix see later ones, so that a longer conversation changes them all.
+        if self._held is None or self.sampling.num_beams > 1 or self.system.head.prefix:
             self._forget()
             return 0
         shortest = min(len(self._held), len(vectors) - 1)
@@ -193,9 +194,8 @@ class ChatSession:
         halts = StopStrings(self.part.decode, self.stop) if self.stop else None
         done = False
         try:
-            (answer,) = generate(
-                self.language, [vectors], [ids], self.sampling, stop=halts, on_token=push, cache=self._cache, rows=[self._turn]
-            )
+            words = {"cache": self._cache, "rows": [self._turn], "prefix_lengths": self.system.head.prefix_lengths([vectors])}
+            (answer,) = generate(self.language, [vectors], [ids], self.sampling, stop=halts, on_token=push, **words)
             done = True
             return answer.stop_reason
         except KeyboardInterrupt:

@@ -13,7 +13,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.tiling import TiledCounts, build_tiler
 from zoo.processors.media.image_file import open_image, read_pixels
-from zoo.processors.media.resampling import INTERPOLATIONS, MOST_ELONGATED, resize_pixels, to_image, to_pixels, torch_resamples
+from zoo.processors.media.resampling import INTERPOLATIONS, MOST_ELONGATED, resample, resize_pixels, to_image, to_pixels, torch_resamples
 from zoo.processors.media.tiles import Tiles, cut_tiles
 from zoo.processors.media.video_file import Frame, Video, is_video, read_video
 from zoo.registry import register

@@ -1,7 +1,10 @@
-"""All families of vision-language models that cut pictures into tiles."""
+"""All families of vision-language models with tiles or a prefix."""
 
 from zoo.interop.vlm.family import Family
 from zoo.interop.vlm.idefics3 import Idefics3
+from zoo.interop.vlm.internvl import InternVL
 from zoo.interop.vlm.llava_next import LlavaNext
+from zoo.interop.vlm.llava_onevision import LlavaOnevision
+from zoo.interop.vlm.paligemma import PaliGemma
 
-FAMILIES: tuple[Family, ...] = (Idefics3(), LlavaNext())
+FAMILIES: tuple[Family, ...] = (Idefics3(), LlavaNext(), LlavaOnevision(), InternVL(), PaliGemma())

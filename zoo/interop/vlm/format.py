@@ -1,4 +1,4 @@
-"""Vision-language models of transformers that cut pictures into tiles, as whole directories."""
+"""Vision-language models of transformers beside LLaVA, as whole directories."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,10 +24,10 @@ from zoo.registry import register
 
 @register("format")
 class VisionLanguageModels(Format):
-    """Systems of a ``vit``, the head ``llava`` and a ``causal_lm`` that cut pictures into tiles: Idefics3, SmolVLM, LLaVA-NeXT."""
+    """Systems of a ``vit``, the head ``llava`` and a ``causal_lm``: with tiles, or with a prefix (PaliGemma)."""
 
     targets = ("transformers",)
-    takes = "systems of an encoder 'vit' with the head 'llava', a 'causal_lm', and a tiler of images 'split' or 'anyres'"
+    takes = "systems of an encoder 'vit' with the head 'llava', a 'causal_lm', and a tiler 'split', 'anyres' or 'canvas', or a prefix"
     model_types = tuple(kind for family in FAMILIES for kind in family.model_types)
     files = {**TRANSFORMERS, **TOKENIZERS, **IMAGES, **CHAT}
 
@@ -44,9 +44,11 @@ class VisionLanguageModels(Format):
         family = _family(source)
         parts = family.system(config, source.keys)
         image, settings = parts["encoders"]["image"], _images(family, source.directory, parts)
+        if family.tiler is not None:
+            settings["tiler"] |= family.tiler_options(config)
         given = read_language_tokenizer(source.directory)
         template = "tokenizer" if given is not None and given.chat_template is not None else family.template
-        processor = {"image": settings, "conversation": {"tokenizer": "given", "template": template}}
+        processor = {"image": settings, "conversation": {"tokenizer": "given", "template": template, **family.conversation}}
         system = {"name": source.name, **parts, "encoders": {"image": image}, "processor": processor}
         return Description({"system": system}, conversation=given, left_out=sampling_settings(source.directory))
 

@@ -1,14 +1,16 @@
 """Pixel shuffle: squares of neighbouring tokens become one token.
 
-Papers: the inverse of Shi et al. 2016 (arXiv 1609.05158), as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it.
+Papers: the inverse of Shi et al. 2016 (arXiv 1609.05158), as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it; with a norm
+and two linear layers in InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821), section 3.1.
 """
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.errors import DataError
 from zoo.layers.connector import cannot, refuse_below
@@ -32,14 +34,19 @@ class PixelShuffle(Connector):
         in_dim: width of the encoder's tokens.
         out_dim: width of the language model.
         factor: side of the squares, in tokens.
-        bias: True gives the linear layer a bias (Idefics3 and SmolVLM: False).
+        bias: True gives the linear layers a bias (Idefics3 and SmolVLM: False).
+        norm: True normalises the joined tokens first (InternVL).
+        depth: number of linear layers, with GELU between them (InternVL: 2).
     """
 
-    def __init__(self, *, in_dim: int, out_dim: int, factor: int = 2, bias: bool = True) -> None:
+    def __init__(self, *, in_dim: int, out_dim: int, factor: int = 2, bias: bool = True, norm: bool = False, depth: int = 1) -> None:
         super().__init__()
         refuse_below("factor", factor, 1)
-        self.factor = factor
-        self.linear = Linear(in_dim * factor**2, out_dim, bias=bias)
+        refuse_below("depth", depth, 1)
+        self.factor, width = factor, in_dim * factor**2
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.linear = Linear(width, out_dim, bias=bias)
+        self.more = nn.ModuleList(Linear(out_dim, out_dim, bias=bias) for _ in range(depth - 1))
 
     @classmethod
     def refuse(cls, num_tokens: int | None, options: Mapping[str, Any]) -> None:
@@ -60,7 +67,10 @@ class PixelShuffle(Connector):
         side = math.isqrt(tokens.shape[1]) // factor
         grid = tokens.unflatten(1, (side, factor, side, factor))  # [B, rows, factor, columns, factor, in_dim]
         x = grid.transpose(2, 3).flatten(3).flatten(1, 2)  # [B, rows * columns, factor * factor * in_dim]
-        return self.linear(x), follow(lambda mask: mask[:, :1].expand(-1, number), mask)  # an item has all tokens or none
+        x = self.linear(self.norm(x))
+        for layer in self.more:
+            x = layer(F.gelu(x))
+        return x, follow(lambda mask: mask[:, :1].expand(-1, number), mask)  # an item has all tokens or none
 
 
 def misfit(n: int, factor: int) -> str | None:

@@ -68,12 +68,16 @@ class Jinja:
         """Return the text of messages; equal to the result of ``apply_chat_template`` in transformers."""
         if not messages:
             return self._rendered([], add_generation_prompt)
-        rows = [{"role": message.role, "content": message.text} for message in messages]
+        rows: list[dict[str, Any]] = [{"role": message.role, "content": message.text} for message in messages]
         names = tuple(sorted(self.symbols.names.items()))
-        if _takes_parts(self.source, names):
-            images = _writes_images(self.source, names)
-            rows = [{"role": message.role, "content": _parts(message.text) if images else _one_part(message.text)} for message in messages]
-        return self._rendered(rows, add_generation_prompt)
+        word, needs = _image_word(self.source, names, self.symbols.special), _takes_parts(self.source, names)
+        for row, message in zip(rows, messages, strict=True):
+            if word and (needs or IMAGE in message.text):
+                row["content"] = _parts(message.text)
+            elif needs:
+                row["content"] = _one_part(message.text)
+        text = self._rendered(rows, add_generation_prompt)
+        return text if not word else text.replace(word, IMAGE)
 
     def _rendered(self, rows: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
         return _render(self.source, rows, self.symbols.names, add_generation_prompt)
@@ -133,13 +137,25 @@ def _takes_parts(source: str, names: tuple[tuple[str, str], ...]) -> bool:
 
 
 @functools.cache
-def _writes_images(source: str, names: tuple[tuple[str, str], ...]) -> bool:
-    """Return True if a template that takes parts writes our marker for a part of type "image"."""
+def _image_word(source: str, names: tuple[tuple[str, str], ...], special: frozenset[str]) -> str:
+    """Return the special tokens that a template writes for a part of type "image"; empty if it writes none.
+
+    They are our marker, or others, for example ``<IMG_CONTEXT>`` of InternVL, or a pad token between its start and end.
+    """
     try:
-        rows = [{"role": "user", "content": [{"type": "image"}, *_one_part(PROBE)]}]
-        return _render(source, rows, dict(names), True).count(IMAGE) == 1
+        shown = _render(source, [{"role": "user", "content": [{"type": "image"}, *_one_part(PROBE)]}], dict(names), True)
+        plain = _render(source, [{"role": "user", "content": _one_part(PROBE)}], dict(names), True)
     except ItemError:
-        return False
+        return ""
+    if IMAGE in shown:
+        return IMAGE if shown.count(IMAGE) == 1 else ""
+    before = shown.partition(PROBE)[0]
+    common = next((i for i, (a, b) in enumerate(zip(before, plain, strict=False)) if a != b), len(before))
+    word = before[common:].strip()
+    rest = word
+    for token in special:
+        rest = rest.replace(token, "")
+    return word if PROBE in shown and not rest else ""
 
 
 def _render(source: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], add_generation_prompt: bool) -> str:

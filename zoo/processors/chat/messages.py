@@ -282,7 +282,9 @@ def _json_part(part: Any, listed: Mapping[str, Any], folder: str | Path | None, 
     if kind == "text" and isinstance(part.get("text"), str):
         return "text", part["text"]
     if not isinstance(kind, str) or kind not in MARKERS:
-        raise ItemError(f"{_named(id)}: a part of a message is {str(part)[:60]}; allowed types are text, image, video, audio", "conversation")
+        raise ItemError(
+            f"{_named(id)}: a part of a message is {str(part)[:60]}; allowed types are text, image, video, audio", "conversation"
+        )
     value = next((part[key] for key in (kind, "path", "url", f"{kind}_url", *names) if part.get(key) is not None), None)
     value = value.get("url") if isinstance(value, Mapping) else value
     if value is None:
