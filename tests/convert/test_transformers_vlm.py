@@ -1,6 +1,7 @@
-"""transformers' models that cut pictures into tiles (Idefics3, SmolVLM, LLaVA-NeXT) against our systems, in and out."""
+"""transformers' models with tiles (Idefics3, LLaVA-NeXT, OneVision, InternVL, ...) and PaliGemma against our systems, in and out."""
 
 import json
+import warnings
 from types import MappingProxyType
 
 import numpy as np
@@ -17,6 +18,7 @@ from zoo.heads.bases.media_features import laid_out
 from zoo.interop.base.recognise import find_format, unknown_files
 from zoo.interop.base.source import read_source
 from zoo.interop.vlm.families import FAMILIES
+from zoo.processors.media.video_file import Frame, Video
 from zoo.storage.tensors import read_tensors, write_tensors
 
 SIZES = [(20, 30), (33, 33), (40, 90), (97, 31), (64, 48), (150, 64)]
@@ -159,7 +161,7 @@ def an_internvl(kind):
 def a_paligemma(kind):
     """Return a random PaliGemma with pictures of 32 pixels, and its processor."""
     vision = reference.SiglipVisionConfig(**WIDE, num_hidden_layers=2, image_size=32, patch_size=8, vision_use_head=False)
-    text = reference.GemmaConfig(**WORDS, head_dim=8, bos_token_id=0, eos_token_id=1, pad_token_id=4)
+    text = reference.GemmaConfig(**{**WORDS, "vocab_size": 1472}, head_dim=8, bos_token_id=0, eos_token_id=1, pad_token_id=4)
     config = reference.PaliGemmaConfig(vision_config=vision, text_config=text, image_token_index=2, projection_dim=24, hidden_size=24)
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -203,12 +205,14 @@ def picture(height, width):
 
 
 def their_inputs(processor, pictures, text):
-    if processor.chat_template is None:  # PaliGemma
-        found = processor(images=[pictures], text=["<image>" * len(pictures) + text], return_tensors="pt")
-        return {key: value for key, value in found.items() if key != "labels"}
     content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": text}]
-    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return processor(images=[pictures], text=[prompt], return_tensors="pt", add_special_tokens=False)
+    prompt = "<image>" * len(pictures) + text
+    if processor.chat_template is not None:  # PaliGemma has none
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # two of their processors give tensors to numpy
+        found = processor(images=[pictures], text=[prompt], return_tensors="pt", add_special_tokens=False)
+    return {key: value for key, value in found.items() if key != "labels"}
 
 
 def our_inputs(system, pictures, text):
@@ -219,7 +223,7 @@ def our_inputs(system, pictures, text):
 def our_logits(system, batch):
     head, ids = system.head, batch.inputs["text"]
     vectors = head.spliced(ids, batch.masks["text"], head._connected(system.encode_batch(batch), batch), batch.ids)
-    seen = head.prefix_lengths(vectors)
+    seen = head.prefix_lengths(list(vectors))
     return head.language.logits(head.language(vectors, prefix_lengths=None if seen is None else torch.tensor(seen)))
 
 
@@ -260,12 +264,44 @@ def test_two_pictures_in_a_prompt_are_theirs(kind, saved):
     torch.testing.assert_close(our_logits(system, ours)[0, -1], found, rtol=0, atol=2e-2)  # grey levels differ by two at most
 
 
+def test_training_of_paligemma_is_theirs(saved):
+    model, processor, directory = saved("paligemma")
+    system, questions, answers = zoo.load(directory), ["what is there?", "which?"], ["a picture", "the user is"]
+    given = [picture(20, 30), picture(97, 31)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        words = {"images": [[each] for each in given], "text": [f"<image>{each}" for each in questions], "suffix": answers}
+        theirs = processor(**words, padding="longest", return_tensors="pt")
+    content = [[{"type": "image", "image": i}, {"type": "text", "text": text}] for i, text in zip(given, questions, strict=True)]
+    rows = [[{"role": "user", "content": c}, {"role": "assistant", "content": a}] for c, a in zip(content, answers, strict=True)]
+    ours = system.processor(conversation=rows)
+    ours.inputs["image"] = theirs["pixel_values"]
+    with torch.no_grad():
+        torch.testing.assert_close(system(ours).loss, model(**theirs).loss, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_video_of_onevision_is_theirs(saved):
+    model, processor, directory = saved("llava_onevision")
+    system, frames = zoo.load(directory), [np.asarray(picture(34, 34 + number).resize((34, 34))) for number in range(3)]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what?"}]}], add_generation_prompt=True
+    )
+    theirs = processor(videos=[np.stack(frames)], text=[prompt], return_tensors="pt", add_special_tokens=False)
+    video = Video(tuple(Frame(torch.from_numpy(frame.copy()).permute(2, 0, 1)) for frame in frames))
+    ours = our_inputs(system, [video], "what?")
+    assert torch.equal(ours.inputs["text"].masked_fill(ours.inputs["text"] < 0, 6), theirs["input_ids"])
+    torch.testing.assert_close(ours.inputs["image"], theirs["pixel_values_videos"][0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(our_logits(system, ours), model(**theirs).logits, rtol=0, atol=1e-5)
+
+
 @KINDS
 def test_what_came_from_there_goes_back(kind, saved, tmp_path):
     model, processor, directory = saved(kind)
     zoo.export(zoo.load(directory), tmp_path / "out")
     again = reference.AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
-    processed = reference.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    processed = reference.AutoProcessor.from_pretrained(tmp_path / "out")
+    processed.image_processor = reference.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
     inputs, others = (their_inputs(each, [picture(40, 90)], "what?") for each in (processor, processed))
     assert torch.equal(inputs["input_ids"], others["input_ids"]) and torch.equal(inputs["pixel_values"], others["pixel_values"])
     with torch.no_grad():
@@ -312,6 +348,10 @@ def changed(directory, tmp_path, name, change):
         ("idefics3", {"max_image_size": 48}, "max_image_size: got 48"),
         ("llava_next", {"image_grid_pinpoints": [[32, 65]]}, r"image_grid_pinpoints: got \[\[32, 65\]\]; allowed are pairs of multiples"),
         ("llava_next", {"size": {"shortest_edge": 40}}, "size: got .* the same number of pixels in both"),
+        ("llava_onevision", {"size": {"height": 40, "width": 40}}, "image_grid_pinpoints: got"),
+        ("internvl", {"size": {"height": 32, "width": 40}}, "size: got .* allowed are equal height and width"),
+        ("internvl", {"size": {"height": 40, "width": 40}}, "tiles have 40 pixels, but the image tower takes 32"),
+        ("paligemma", {"do_pad": True}, "do_pad: True cannot be done"),
         ("llava_next", {"resample": 9}, "resample: got 9; allowed are"),
     ],
 )
@@ -325,7 +365,8 @@ def test_settings_that_ours_does_not_have_are_refused(kind, change, message, sav
 @pytest.mark.parametrize(
     ("tiler", "message"),
     [
-        ("canvas", "cuts pictures by 'canvas'"),
+        ("square", "cuts pictures by 'square'"),
+        ("canvas", r"spans: got \{\}, .* allowed is .*<img>"),
         ("split", r"head.connectors.image.kind: got 'linear'"),
         ("{kind: anyres, most_tiles: 2}", "kind: got 'linear'"),
     ],
@@ -339,11 +380,29 @@ def test_systems_that_theirs_is_not_are_refused(tiler, message, tmp_path):
         zoo.export(system, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("llava_onevision", {"vision_aspect_ratio": "square"}, "vision_aspect_ratio: got 'square'; allowed is anyres_max_"),
+        ("internvl", {"downsample_ratio": 0.4}, "downsample_ratio: got 0.4; allowed is 1 divided by"),
+        ("internvl", {"vision_feature_layer": -2}, "vision_feature_layer: got -2"),
+        ("internvl", {"vision_config": {"use_qk_norm": True}}, "use_qk_norm: got True"),
+        ("paligemma", {"text_config": {"model_type": "gemma2"}}, "PaliGemma 2 has attention windows"),
+        ("paligemma", {"text_config": {"use_bidirectional_attention": False}}, "use_bidirectional_attention: got False"),
+    ],
+)
+def test_configs_that_ours_does_not_have_are_refused(kind, change, message, saved, tmp_path):
+    directory = saved(kind)[2]
+    config = json.loads((directory / "config.json").read_text())
+    merged = {key: {**config[key], **value} if isinstance(value, dict) else value for key, value in change.items()}
+    with pytest.raises(ConfigError, match=message):
+        zoo.load(changed(directory, tmp_path, "config.json", merged))
+
+
 SMALL = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_hidden_layers": 2}
 SMALL_WORDS = {**SMALL, "vocab_size": 16, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "model_type": "llama", "pad_token_id": 0}
 ONEVISION = {
-    **{"kind": "anyres", "most_tiles": 9, "several": "whole", "frame_pool": 2},
-    "canvases": [[rows, columns] for rows in range(1, 7) for columns in range(1, 7)],
+    **{"kind": "anyres", "canvases": 6, "most_tiles": 9, "several": "whole", "frame_pool": 2},
 }
 SPLIT_VISION = {**SMALL, "image_size": 16, "patch_size": 4}
 NEXT_VISION = {**SMALL, "num_hidden_layers": 3, "image_size": 56, "patch_size": 14, "model_type": "clip_vision_model"}
@@ -427,6 +486,10 @@ def test_weights_of_sines_give_the_recorded_outputs(kind):
         ("smolvlm_500m", 507_482_304, 86_433_024, 11_796_480),
         ("smolvlm_2_2b", 2_246_272_880, 412_987_248, 21_233_664),
         ("idefics3_8b", 8_462_086_384, 412_926_192, 18_874_368),
+        ("llava_onevision_0_5b", 893_675_552, 397_747_744, 1_837_696),
+        ("llava_onevision_7b", 8_030_807_584, 397_747_744, 16_984_576),
+        ("internvl3_1b", 938_193_024, 304_012_288, 4_482_816),
+        ("paligemma_3b_224", 2_923_466_480, 412_442_352, 2_361_344),
         ("llava_next_7b", 7_063_431_168 - 2 * 64 * 4096, 303_507_456, 20_983_808),  # transformers' files have 64 words more
     ],
 )

@@ -46,7 +46,7 @@ FAMILIES: dict[str, Family] = {
     "classifier": Family(("classifier_*",)),
     "dinov2": Family(("*_dinov2*",)),
     "vit": Family(("vit_*", "deit_*")),
-    "llava": Family(("llava_*", "smolvlm_*", "idefics3_*")),
+    "llava": Family(("llava_*", "smolvlm_*", "idefics3_*", "internvl*", "paligemma_*")),
     "reward": Family(("reward_*",)),
     "kosmos_2": Family(("kosmos_2", "kosmos_2_*")),
     "kosmos": Family(

@@ -39,7 +39,7 @@ class Family(ABC):
 
     def fits(self, tiler: Tiler | None) -> bool:
         """Return True if the family cuts pictures as a system does."""
-        return type(tiler) is self.tiler
+        return tiler is None if self.tiler is None else type(tiler) is self.tiler
 
     def tiler_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return options of our tiler that the model's config gives, not its image processor; none by default.

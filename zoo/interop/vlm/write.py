@@ -56,7 +56,8 @@ def vlm_export(system: nn.Module) -> Export | None:
     config |= {"model_type": family.model_types[0], "architectures": [family.architecture]}
     per_tile, prefix = system.counts["image"].fixed, system.encoders["image"].num_prefix_tokens
     files = language_files(configs.config(wide), conversation)
-    ids = {key: value for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
+    ids = {key: _without_spans(value, conversation) for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
+    files |= {name: ids for name in ("generation_config.json",) if name in files}
     config["text_config"] |= ids
     config["pad_token_id"] = ids["pad_token_id"]
     if known:
@@ -73,6 +74,15 @@ def vlm_export(system: nn.Module) -> Export | None:
         return family.from_zoo(lengthened(system.state_dict(), rows), wide)
 
     return Export(files, tensors)
+
+
+def _without_spans(ids: Any, conversation: Any) -> Any:
+    """Return ids that end an answer without the symbols that begin a picture, which end answers in zoo alone."""
+    if not isinstance(ids, list):
+        return ids
+    starts = {start for start, _ in conversation.spans.values()}
+    left = [number for number in ids if number not in starts]
+    return left[0] if len(left) == 1 else left or None
 
 
 def _refuse_prefix(system: SystemLike, family: Family) -> None:

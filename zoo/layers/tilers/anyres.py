@@ -32,7 +32,8 @@ class AnyRes(Tiler):
 
     Args:
         tile_size: side of a tile, in pixels.
-        canvases: rows and columns of tiles of each canvas; of two that fit equally well the first is taken. None is LLaVA-NeXT's list.
+        canvases: rows and columns of tiles of each canvas; of two that fit equally well the first is taken. A number n is all canvases of
+            1 to n rows and columns (LLaVA-OneVision: 6). None is LLaVA-NeXT's list.
         most_tiles: features of more tiles than this are shrunk to as many (LLaVA-OneVision: 9); None keeps all.
         several: pictures of a conversation that holds several: "cut" cuts each of them; "whole" makes one tile of each, with one learned
             vector behind its features (LLaVA-OneVision).
@@ -49,7 +50,7 @@ class AnyRes(Tiler):
         self,
         *,
         tile_size: int,
-        canvases: Sequence[Sequence[int]] | None = None,
+        canvases: int | Sequence[Sequence[int]] | None = None,
         most_tiles: int | None = None,
         several: str = "cut",
         frame_pool: int | None = None,
@@ -58,6 +59,9 @@ class AnyRes(Tiler):
             refuse_below(key, 1 if value is None else value, 1)
         if several not in SEVERAL:
             raise ConfigError(f"several: there is no {several!r}; {name_choices(several, SEVERAL)}")
+        if isinstance(canvases, int):
+            refuse_below("canvases", canvases, 1)
+            canvases = [(rows, columns) for rows in range(1, canvases + 1) for columns in range(1, canvases + 1)]
         grids = NEXT if canvases is None else canvases
         if not grids or any(len(grid) != 2 or min(grid) < 1 for grid in grids):
             raise ConfigError(f"canvases: got {canvases}; give at least one pair of rows and columns, each 1 or more")

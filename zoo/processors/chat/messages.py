@@ -16,7 +16,7 @@ from PIL import Image
 
 from zoo.errors import ItemError
 from zoo.processors.media.tiles import Tiles
-from zoo.processors.media.video_file import Frame, Video
+from zoo.processors.media.video_file import VIDEO_SUFFIXES, Frame, Video
 from zoo.storage.outside import shown
 
 ROLES = ("system", "user", "assistant", "document")  # "document" has no speaker; every token is supervised
@@ -261,7 +261,7 @@ def _part(raw: Any) -> tuple[str, Any]:
     """Return ("text", text) or (modality, raw) for one part of a prompt; raise ItemError for anything else."""
     if isinstance(raw, str):
         suffix = Path(raw[-8:]).suffix.lower()  # the end only, because a long text is not a valid path
-        if suffix in IMAGE_SUFFIXES | AUDIO_SUFFIXES and "\n" not in raw and Path(raw).is_file():
+        if suffix in {*IMAGE_SUFFIXES, *AUDIO_SUFFIXES, *VIDEO_SUFFIXES} and "\n" not in raw and Path(raw).is_file():
             raise ItemError(
                 f"a prompt holds {raw!r} as text, which is the name of a file; give pathlib.Path({raw!r}) to use the file", "path"
             )
