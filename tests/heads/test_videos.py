@@ -1,5 +1,6 @@
 """Videos and several pictures: frames of files, frames as one item or as pictures, prompts and chats that hold them."""
 
+import json
 from pathlib import Path
 
 import av
@@ -11,10 +12,13 @@ from PIL import Image
 import zoo
 from zoo.commands.chat_session import ChatSession
 from zoo.errors import ConfigError, DataError
+from zoo.evaluation.question_answering import QuestionAnswering
 from zoo.heads.bases.media_features import features_of
 from zoo.language.decoding.sampling import Sampling
+from zoo.processors.chat.messages import Conversation
 from zoo.processors.media.video_file import Frame, Video, read_video
 from zoo.registry import find_part
+from zoo.sources.instruct import Instruct
 from zoo.types import PLACEHOLDER_IDS
 
 LONG = ["system.head.language.context_length=1200", "system.processor.conversation.tokenizer=characters"]
@@ -150,8 +154,6 @@ def test_a_chat_shows_pictures_and_a_video_as_one_prompt_does(systems, clip, til
         session.show("image", picture(30, 30))
         told = [*session.messages, *session._with("so").messages[len(session.messages) :]]
         images = (picture(40, 90), clip, picture(30, 30))
-        from zoo.processors.chat.messages import Conversation
-
         assert session.ask("so").text == system.generate([Conversation(tuple(told), images)], max_new_tokens=4)[0].strip()
 
 
@@ -165,3 +167,15 @@ def test_a_video_for_a_model_of_pictures_says_how_to_give_its_frames(systems):
 def test_a_missing_video_in_a_conversation_is_named(systems):
     with pytest.raises(DataError, match="none.mp4: no such file"):
         systems("canvas").generate([[Path("none.mp4"), "so"]], max_new_tokens=2)
+
+
+def test_questions_about_videos_are_evaluated_and_shown(systems, clip, tmp_path):
+    content = [{"type": "video", "video": str(clip)}, {"type": "text", "text": "What is there?"}]
+    row = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "a cat"}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    source = Instruct(path=str(tmp_path / "rows.jsonl"), validation=str(tmp_path / "rows.jsonl"))
+    result = QuestionAnswering(blind="blank", max_new_tokens=2)(systems(TOGETHER), source, "validation")
+    assert set(result.metrics) >= {"exact_match", "blind_exact_match"}
+    result.save(tmp_path)
+    page = next(tmp_path.glob("*.html")).read_text()
+    assert page.count("data:image/jpeg") == 8
