@@ -1,6 +1,8 @@
-"""transformers' models that cut pictures into tiles (Idefics3, SmolVLM, LLaVA-NeXT) against our systems, in and out."""
+"""transformers' models with tiles (Idefics3, LLaVA-NeXT, OneVision, InternVL, ...) and PaliGemma against our systems, in and out."""
 
 import json
+import warnings
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from zoo.heads.bases.media_features import laid_out
 from zoo.interop.base.recognise import find_format, unknown_files
 from zoo.interop.base.source import read_source
 from zoo.interop.vlm.families import FAMILIES
+from zoo.processors.media.video_file import Frame, Video
 from zoo.storage.tensors import read_tensors, write_tensors
 
 SIZES = [(20, 30), (33, 33), (40, 90), (97, 31), (64, 48), (150, 64)]
@@ -33,21 +36,36 @@ NEXT_CHAT = (
     "selectattr('type', 'equalto', 'text') %}{{ content['text'] + ' ' }}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )  # of the published LLaVA-1.6 with Vicuna
+ONEVISION_CHAT = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + ' '}}{% for content in message['content'] | "
+    "selectattr('type', 'equalto', 'image') %}{{ '<image>' }}{% endfor %}{% for content in message['content'] | "
+    "selectattr('type', 'equalto', 'video') %}{{ '<global-img>' }}{% endfor %}{% for content in message['content'] | "
+    "selectattr('type', 'equalto', 'text') %}{{ '\n' + content['text'] }}{% endfor %}{{'<end_of_utterance>'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)  # of the published LLaVA-OneVision, with this tokenizer's symbols
+INTERN_SPECIAL = ["<|im_start|>", "<end_of_utterance>", "<img>", "</img>", "<pad>", "<vid>", "<more>", "<IMG_CONTEXT>"]
+INTERN_CHAT = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n'}}{% if message['content'] is string %}"
+    "{{ message['content'] }}{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' %}"
+    "{{ '<IMG_CONTEXT>\n' }}{% elif content['type'] == 'video' %}{{ '<vid>\n' }}{% elif content['type'] == 'text' %}"
+    "{{ content['text'] }}{% endif %}{% endfor %}{% endif %}{{'<end_of_utterance>\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<|im_start|>assistant\n' }}{% endif %}"
+)  # of the published InternVL3
 WIDE = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3}
 WORDS = {**WIDE, "vocab_size": VOCABULARY, "num_hidden_layers": 2, "num_key_value_heads": 1, "max_position_embeddings": 2048}
 
 
-def a_tokenizer():
+def a_tokenizer(special=SPECIAL, words=MappingProxyType({"image_token": "<image>"})):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(
         ["User Assistant what is there in the picture"] * 2,
-        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False),
     )
     names = {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>", "pad_token": "<pad>"}
-    return reference.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, extra_special_tokens={"image_token": "<image>"})
+    return reference.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, extra_special_tokens=dict(words))
 
 
 def text_config(**keywords):
@@ -96,7 +114,67 @@ def a_next(kind):
     return reference.LlavaNextForConditionalGeneration(config), processor
 
 
-MAKERS = {"idefics3": a_split, "smolvlm": a_split, "llava_next": a_next}
+def qwen_config(**keywords):
+    return reference.Qwen2Config(**WORDS, bos_token_id=0, eos_token_id=1, pad_token_id=4, **keywords)
+
+
+def a_onevision(kind):
+    """Return a random LLaVA-OneVision with tiles of 34 pixels, of which a tower sees 4 x 4 patches, and its processor."""
+    vision = reference.SiglipVisionConfig(**WIDE, num_hidden_layers=2, image_size=34, patch_size=8, vision_use_head=False)
+    pinpoints = [[34 * rows, 34 * columns] for rows in range(1, 4) for columns in range(1, 4)]
+    config = reference.LlavaOnevisionConfig(
+        **{"vision_config": vision, "text_config": qwen_config(), "image_token_index": 2, "video_token_index": 6},
+        **{"image_grid_pinpoints": pinpoints, "vision_aspect_ratio": "anyres_max_2"},
+    )
+    from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+    from transformers.models.llava_onevision.video_processing_llava_onevision import LlavaOnevisionVideoProcessor
+
+    size = {"size": {"height": 34, "width": 34}}
+    images = LlavaOnevisionImageProcessorPil(**size, image_grid_pinpoints=pinpoints)
+    processor = reference.LlavaOnevisionProcessor(
+        **{"image_processor": images, "tokenizer": a_tokenizer(), "video_processor": LlavaOnevisionVideoProcessor(**size)},
+        **{"num_image_tokens": 16, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_2"},
+        **{"chat_template": ONEVISION_CHAT, "video_token": "<global-img>"},
+    )
+    return reference.LlavaOnevisionForConditionalGeneration(config), processor
+
+
+def an_internvl(kind):
+    """Return a random InternVL with tiles of 32 pixels, and its processor."""
+    vision = {**WIDE, "num_hidden_layers": 2, "image_size": [32, 32], "patch_size": [8, 8], "attention_bias": True}
+    text = qwen_config(tie_word_embeddings=False)
+    config = reference.InternVLConfig(
+        vision_config=vision, text_config=text.to_dict(), image_token_id=7, image_seq_length=4, tie_word_embeddings=False
+    )
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+    from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+
+    square = {"height": 32, "width": 32}
+    images = GotOcr2ImageProcessorPil(size=square, crop_to_patches=True, max_patches=6)
+    words = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>", "video_token": "<vid>"}
+    tokenizer = a_tokenizer(INTERN_SPECIAL, words)
+    videos = InternVLVideoProcessor(size=square)
+    processor = reference.InternVLProcessor(images, tokenizer, videos, image_seq_length=4, chat_template=INTERN_CHAT)
+    return reference.InternVLForConditionalGeneration(config), processor
+
+
+def a_paligemma(kind):
+    """Return a random PaliGemma with pictures of 32 pixels, and its processor."""
+    vision = reference.SiglipVisionConfig(**WIDE, num_hidden_layers=2, image_size=32, patch_size=8, vision_use_head=False)
+    text = reference.GemmaConfig(**{**WORDS, "vocab_size": 1472}, head_dim=8, bos_token_id=0, eos_token_id=1, pad_token_id=4)
+    config = reference.PaliGemmaConfig(vision_config=vision, text_config=text, image_token_index=2, projection_dim=24, hidden_size=24)
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    images = SiglipImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    images.image_seq_length = 16
+    return reference.PaliGemmaForConditionalGeneration(config), reference.PaliGemmaProcessor(images, a_tokenizer())
+
+
+MAKERS = {
+    **{"idefics3": a_split, "smolvlm": a_split, "llava_next": a_next, "llava_onevision": a_onevision},
+    **{"internvl": an_internvl, "paligemma": a_paligemma},
+}
+MARKERS = {"internvl": 7}  # ids of theirs that stand for features; of the others it is 2
 KINDS = pytest.mark.parametrize("kind", MAKERS)
 
 
@@ -128,8 +206,13 @@ def picture(height, width):
 
 def their_inputs(processor, pictures, text):
     content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": text}]
-    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return processor(images=[pictures], text=[prompt], return_tensors="pt", add_special_tokens=False)
+    prompt = "<image>" * len(pictures) + text
+    if processor.chat_template is not None:  # PaliGemma has none
+        prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # two of their processors give tensors to numpy
+        found = processor(images=[pictures], text=[prompt], return_tensors="pt", add_special_tokens=False)
+    return {key: value for key, value in found.items() if key != "labels"}
 
 
 def our_inputs(system, pictures, text):
@@ -140,7 +223,12 @@ def our_inputs(system, pictures, text):
 def our_logits(system, batch):
     head, ids = system.head, batch.inputs["text"]
     vectors = head.spliced(ids, batch.masks["text"], head._connected(system.encode_batch(batch), batch), batch.ids)
-    return head.language.logits(head.language(vectors))
+    seen = head.prefix_lengths(list(vectors))
+    return head.language.logits(head.language(vectors, prefix_lengths=None if seen is None else torch.tensor(seen)))
+
+
+def ids_of(batch, kind):
+    return batch.inputs["text"].masked_fill(batch.inputs["text"] < 0, MARKERS.get(kind, 2))
 
 
 @KINDS
@@ -148,13 +236,13 @@ def test_six_pictures_give_the_ids_pixels_and_greedy_text_of_theirs(kind, saved)
     model, processor, directory = saved(kind)
     system, texts = zoo.load(directory), set()
     # Lanczos is PIL's in both; bicubic filters of torch and PIL differ by two grey levels at most.
-    atol = 2.1 / 255 / 0.26 if kind == "llava_next" else 1e-5
+    atol = {"llava_next": 2.1 / 255 / 0.26, "llava_onevision": 2.1 / 255 / 0.26, "internvl": 2.1 / 255 / 0.26, "paligemma": 2.1 / 127.5}
     for size in SIZES:
         given = [picture(*size)]
         theirs, ours = their_inputs(processor, given, "what is there?"), our_inputs(system, given, "what is there?")
-        assert torch.equal(ours.inputs["text"].masked_fill(ours.inputs["text"] < 0, 2), theirs["input_ids"])
-        pixels = theirs["pixel_values"][0]
-        torch.testing.assert_close(ours.inputs["image"], pixels, rtol=0, atol=atol)
+        assert torch.equal(ids_of(ours, kind), theirs["input_ids"])
+        pixels = theirs["pixel_values"].flatten(0, -4)
+        torch.testing.assert_close(ours.inputs["image"], pixels, rtol=0, atol=atol.get(kind, 1e-5))
         found = model.generate(**theirs, max_new_tokens=6, do_sample=False)[0, theirs["input_ids"].shape[1] :]
         said = system.processor["conversation"].decode(found.tolist())
         texts.add(said)
@@ -170,10 +258,41 @@ def test_two_pictures_in_a_prompt_are_theirs(kind, saved):
     model, processor, directory = saved(kind)
     system, given = zoo.load(directory), [picture(20, 30), picture(97, 31)]
     theirs, ours = their_inputs(processor, given, "which?"), our_inputs(system, given, "which?")
-    assert torch.equal(ours.inputs["text"].masked_fill(ours.inputs["text"] < 0, 2), theirs["input_ids"])
+    assert torch.equal(ids_of(ours, kind), theirs["input_ids"])
     with torch.no_grad():
         found = model(**theirs).logits[0, -1]
     torch.testing.assert_close(our_logits(system, ours)[0, -1], found, rtol=0, atol=2e-2)  # grey levels differ by two at most
+
+
+def test_training_of_paligemma_is_theirs(saved):
+    model, processor, directory = saved("paligemma")
+    system, questions, answers = zoo.load(directory), ["what is there?", "which?"], ["a picture", "the user is"]
+    given = [picture(20, 30), picture(97, 31)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        words = {"images": [[each] for each in given], "text": [f"<image>{each}" for each in questions], "suffix": answers}
+        theirs = processor(**words, padding="longest", return_tensors="pt")
+    content = [[{"type": "image", "image": i}, {"type": "text", "text": text}] for i, text in zip(given, questions, strict=True)]
+    rows = [[{"role": "user", "content": c}, {"role": "assistant", "content": a}] for c, a in zip(content, answers, strict=True)]
+    ours = system.processor(conversation=rows)
+    ours.inputs["image"] = theirs["pixel_values"]
+    with torch.no_grad():
+        torch.testing.assert_close(system(ours).loss, model(**theirs).loss, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_video_of_onevision_is_theirs(saved):
+    model, processor, directory = saved("llava_onevision")
+    system, frames = zoo.load(directory), [np.asarray(picture(34, 34 + number).resize((34, 34))) for number in range(3)]
+    prompt = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what?"}]}], add_generation_prompt=True
+    )
+    theirs = processor(videos=[np.stack(frames)], text=[prompt], return_tensors="pt", add_special_tokens=False)
+    video = Video(tuple(Frame(torch.from_numpy(frame.copy()).permute(2, 0, 1)) for frame in frames))
+    ours = our_inputs(system, [video], "what?")
+    assert torch.equal(ours.inputs["text"].masked_fill(ours.inputs["text"] < 0, 6), theirs["input_ids"])
+    torch.testing.assert_close(ours.inputs["image"], theirs["pixel_values_videos"][0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(our_logits(system, ours), model(**theirs).logits, rtol=0, atol=1e-5)
 
 
 @KINDS
@@ -181,7 +300,8 @@ def test_what_came_from_there_goes_back(kind, saved, tmp_path):
     model, processor, directory = saved(kind)
     zoo.export(zoo.load(directory), tmp_path / "out")
     again = reference.AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
-    processed = reference.AutoProcessor.from_pretrained(tmp_path / "out", backend="pil")
+    processed = reference.AutoProcessor.from_pretrained(tmp_path / "out")
+    processed.image_processor = reference.AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
     inputs, others = (their_inputs(each, [picture(40, 90)], "what?") for each in (processor, processed))
     assert torch.equal(inputs["input_ids"], others["input_ids"]) and torch.equal(inputs["pixel_values"], others["pixel_values"])
     with torch.no_grad():
@@ -228,6 +348,10 @@ def changed(directory, tmp_path, name, change):
         ("idefics3", {"max_image_size": 48}, "max_image_size: got 48"),
         ("llava_next", {"image_grid_pinpoints": [[32, 65]]}, r"image_grid_pinpoints: got \[\[32, 65\]\]; allowed are pairs of multiples"),
         ("llava_next", {"size": {"shortest_edge": 40}}, "size: got .* the same number of pixels in both"),
+        ("llava_onevision", {"size": {"height": 40, "width": 40}}, "image_grid_pinpoints: got"),
+        ("internvl", {"size": {"height": 32, "width": 40}}, "size: got .* allowed are equal height and width"),
+        ("internvl", {"size": {"height": 40, "width": 40}}, "tiles have 40 pixels, but the image tower takes 32"),
+        ("paligemma", {"do_pad": True}, "do_pad: True cannot be done"),
         ("llava_next", {"resample": 9}, "resample: got 9; allowed are"),
     ],
 )
@@ -241,7 +365,8 @@ def test_settings_that_ours_does_not_have_are_refused(kind, change, message, sav
 @pytest.mark.parametrize(
     ("tiler", "message"),
     [
-        ("canvas", "cuts pictures by 'canvas'"),
+        ("square", "cuts pictures by 'square'"),
+        ("canvas", r"spans: got \{\}, .* allowed is .*<img>"),
         ("split", r"head.connectors.image.kind: got 'linear'"),
         ("{kind: anyres, most_tiles: 2}", "kind: got 'linear'"),
     ],
@@ -255,16 +380,43 @@ def test_systems_that_theirs_is_not_are_refused(tiler, message, tmp_path):
         zoo.export(system, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("llava_onevision", {"vision_aspect_ratio": "square"}, "vision_aspect_ratio: got 'square'; allowed is anyres_max_"),
+        ("internvl", {"downsample_ratio": 0.4}, "downsample_ratio: got 0.4; allowed is 1 divided by"),
+        ("internvl", {"vision_feature_layer": -2}, "vision_feature_layer: got -2"),
+        ("internvl", {"vision_config": {"use_qk_norm": True}}, "use_qk_norm: got True"),
+        ("paligemma", {"text_config": {"model_type": "gemma2"}}, "PaliGemma 2 has attention windows"),
+        ("paligemma", {"text_config": {"use_bidirectional_attention": False}}, "use_bidirectional_attention: got False"),
+    ],
+)
+def test_configs_that_ours_does_not_have_are_refused(kind, change, message, saved, tmp_path):
+    directory = saved(kind)[2]
+    config = json.loads((directory / "config.json").read_text())
+    merged = {key: {**config[key], **value} if isinstance(value, dict) else value for key, value in change.items()}
+    with pytest.raises(ConfigError, match=message):
+        zoo.load(changed(directory, tmp_path, "config.json", merged))
+
+
 SMALL = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_hidden_layers": 2}
 SMALL_WORDS = {**SMALL, "vocab_size": 16, "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "model_type": "llama", "pad_token_id": 0}
+ONEVISION = {
+    **{"kind": "anyres", "canvases": 6, "most_tiles": 9, "several": "whole", "frame_pool": 2},
+}
 SPLIT_VISION = {**SMALL, "image_size": 16, "patch_size": 4}
 NEXT_VISION = {**SMALL, "num_hidden_layers": 3, "image_size": 56, "patch_size": 14, "model_type": "clip_vision_model"}
-GOLDENS = {  # kind: config, tokens of the text, pictures, number of parameters, features[0], logits of the last token, their absolute sum
+QWEN = {**SMALL_WORDS, "rms_norm_eps": 1e-6, "model_type": "qwen2"}
+VISION_58 = {**SMALL, "image_size": 58, "patch_size": 14, "model_type": "siglip_vision_model", "vision_use_head": False}
+VISION_8 = {**VISION_58, "image_size": 8, "patch_size": 4}
+GEMMA = {**SMALL_WORDS, "rms_norm_eps": 1e-6, "model_type": "gemma", "head_dim": 4}
+# kind: config; ids, pictures, size and tiler; number of parameters, features[0], logits of the last token, their absolute sum
+GOLDENS = {
     **dict.fromkeys(
         ("Idefics3", "SmolVLM"),
         (
             {"vision_config": SPLIT_VISION, "text_config": SMALL_WORDS, "scale_factor": 2, "image_token_id": 14},
-            ([1, 5, *[-200] * 4, 6, *[-200] * 4, 7, 3], (2, 3, 16, 16), None),
+            ([1, 5, *[-200] * 4, 6, *[-200] * 4, 7, 3], (2, 3, 16, 16), None, "split"),
             (3112, [2.793934, -2.956925, 2.632484, -1.874095], [1.523447, 1.299930, 0.492916, -0.535353], 127.60795),
         ),
     ),
@@ -275,8 +427,26 @@ GOLDENS = {  # kind: config, tokens of the text, pictures, number of parameters,
             "image_token_index": 14,
             "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112], [168, 56], [56, 168]],
         },
-        ([1, 5, *[-200] * 44, 7, 3], (3, 3, 56, 56), (50, 80)),
+        ([1, 5, *[-200] * 44, 7, 3], (3, 3, 56, 56), (50, 80), "anyres"),
         (7884, [-0.320912, -0.806672, -0.927644, -0.633925], [1.217729, 1.398309, 0.951233, 0.077178], 768.18589),
+    ),
+    "LlavaOnevision": (
+        {
+            **{"vision_config": VISION_58, "text_config": QWEN, "image_token_index": 14, "video_token_index": 15},
+            "image_grid_pinpoints": [[58 * rows, 58 * columns] for rows in range(1, 7) for columns in range(1, 7)],
+        },
+        ([1, 5, *[-200] * 44, 7, 3], (3, 3, 58, 58), (50, 80), ONEVISION),
+        (7360, [-0.155732, -0.431387, -0.509183, -0.358321], [-0.404715, -1.087434, -1.282039, -0.901177], 504.39614),
+    ),
+    "InternVL": (
+        {"vision_config": SPLIT_VISION, "text_config": QWEN, "image_token_id": 14, "tie_word_embeddings": False},
+        ([1, 5, *[-200] * 8, 7, 3], (2, 3, 16, 16), None, "canvas"),
+        (3272, [0.281780, 1.224101, 1.615158, 1.275864], [-0.287062, 0.211130, 0.614553, 0.742123], 109.07681),
+    ),
+    "PaliGemma": (
+        {"vision_config": VISION_8, "text_config": GEMMA, "image_token_index": 14, "projection_dim": 8, "hidden_size": 8},
+        ([*[-200] * 4, 2, 5, 9, 7, 3], (1, 3, 8, 8), None, None),
+        (2704, None, [1.294311, 0.559998, -0.425680, -1.220284], 81.27130),
     ),
 }
 
@@ -285,25 +455,26 @@ GOLDENS = {  # kind: config, tokens of the text, pictures, number of parameters,
 @torch.no_grad()
 def test_weights_of_sines_give_the_recorded_outputs(kind):
     """Outputs of transformers 5.17 in float64; images are sin(0.1 i) at place i."""
-    config, (ids, shape, size), (number, first, last, total) = GOLDENS[kind]
+    config, (ids, shape, size, tiler), (number, first, last, total) = GOLDENS[kind]
     model = getattr(reference, f"{kind}ForConditionalGeneration")(getattr(reference, f"{kind}Config")(**config)).double()
     tensors = fill({name: parameter.detach() for name, parameter in model.named_parameters()})
     assert sum(tensor.numel() for tensor in tensors.values()) == number
     family = next(each for each in FAMILIES if model.config.model_type in each.model_types)
     parts = family.system({**config, "model_type": model.config.model_type}, tensors.keys())
-    settings = {"image": {"tiler": "split" if size is None else "anyres"}, "conversation": {"tokenizer": "given"}}
+    settings = {"image": {} if tiler is None else {"tiler": tiler}, "conversation": {"tokenizer": "given"}}
     system = zoo.create_system({**parts, "processor": settings}).double().eval()
-    system.load_state_dict(family.to_zoo(tensors, tied=False))
+    system.load_state_dict(family.to_zoo(tensors, tied=kind == "PaliGemma"))
     pixels = torch.sin(0.1 * torch.arange(int(np.prod(shape)), dtype=torch.float64)).view(shape)
     encoded = system.encode_ready("image", pixels)
     features = system.head.connectors["image"](encoded.tokens, encoded.mask)[0]
     sizes = torch.tensor([size or (16, 32)])
     laid = features.flatten(0, 1) if size is None else laid_out(system.head, "image", features, sizes)[0][0]
-    assert laid[0, :4].tolist() == pytest.approx(first, abs=2e-6)
+    assert first is None or laid[0, :4].tolist() == pytest.approx(first, abs=2e-6)
     token_ids = torch.tensor([ids])
     vectors = system.head.language.embed(token_ids.clamp(min=0))
     vectors[token_ids < 0] = laid
-    logits = system.head.language.logits(system.head.language(vectors))
+    words = {"prefix_lengths": torch.tensor([len(ids) - 2])} if system.head.prefix else {}
+    logits = system.head.language.logits(system.head.language(vectors, **words))
     assert logits[0, -1, :4].tolist() == pytest.approx(last, abs=2e-6)
     assert float(logits.abs().sum()) == pytest.approx(total, abs=1e-4)
 
@@ -315,6 +486,10 @@ def test_weights_of_sines_give_the_recorded_outputs(kind):
         ("smolvlm_500m", 507_482_304, 86_433_024, 11_796_480),
         ("smolvlm_2_2b", 2_246_272_880, 412_987_248, 21_233_664),
         ("idefics3_8b", 8_462_086_384, 412_926_192, 18_874_368),
+        ("llava_onevision_0_5b", 893_675_552, 397_747_744, 1_837_696),
+        ("llava_onevision_7b", 8_030_807_584, 397_747_744, 16_984_576),
+        ("internvl3_1b", 938_193_024, 304_012_288, 4_482_816),
+        ("paligemma_3b_224", 2_923_466_480, 412_442_352, 2_361_344),
         ("llava_next_7b", 7_063_431_168 - 2 * 64 * 4096, 303_507_456, 20_983_808),  # transformers' files have 64 words more
     ],
 )

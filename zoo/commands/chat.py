@@ -23,6 +23,7 @@ from zoo.language.decoding.sampling import Sampling
 
 COMMANDS = {  # name: (argument, help text)
     "/image": ("PATH", "attach an image to the next question"),
+    "/video": ("PATH", "attach a video to the next question"),
     "/audio": ("PATH", "attach an audio clip to the next question"),
     "/clear": ("", "start over: forget all messages, images and audio"),
     "/history": ("", "print the conversation"),
@@ -46,7 +47,8 @@ def chat_command(options: Namespace) -> int:
         session = ChatSession(model, sampling, instruction=options.system, stop=options.stop or ())
     except ConfigError as error:
         raise ConfigError(f"--model {options.model}: {error}") from error
-    for modality in ("image", "audio"):
+    session.sampled = {"frames": options.frames, "rate": options.frame_rate}
+    for modality in ("image", "video", "audio"):
         for path in getattr(options, modality) or ():
             session.show(modality, path)
     boxes = None if options.boxes is None else Boxes(model, Path(options.boxes))
@@ -157,7 +159,7 @@ class Chat:
         wants = COMMANDS[command][0]
         if bool(wants) != bool(rest):
             raise ConfigError(f"{command} needs a {wants} after it" if wants else f"{command} takes no argument; got {rest!r}")
-        if command in ("/image", "/audio"):
+        if command in ("/image", "/video", "/audio"):
             self.session.show(command[1:], _path(rest))
             self._tell(f"{_path(rest)} will be sent with the next question")
         elif command == "/clear":

@@ -12,6 +12,9 @@ def add_chat_options(command: argparse.ArgumentParser) -> None:
         "--model", required=True, help="run directory, saved model or transformers directory of a multimodal language model"
     )
     command.add_argument("--image", action="append", metavar="FILE", help="image for the first question; repeat for several")
+    command.add_argument("--video", action="append", metavar="FILE", help="video for the first question; repeat for several")
+    command.add_argument("--frames", type=int, metavar="N", help="number of evenly spread frames of each video (default: 8)")
+    command.add_argument("--frame-rate", type=float, metavar="R", help="frames per second of each video, instead of --frames")
     command.add_argument("--audio", action="append", metavar="FILE", help="audio clip for the first question; repeat for several")
     command.add_argument("--system", metavar="TEXT", help="system prompt; default: that of the chat template")
     command.add_argument(

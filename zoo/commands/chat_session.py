@@ -19,6 +19,7 @@ from zoo.language.decoding.generate import generate
 from zoo.language.decoding.sampling import Sampling, fresh_seed
 from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop
 from zoo.processors.chat.messages import Conversation, Message
+from zoo.processors.media.video_file import read_video
 from zoo.storage.files import create_folder_of, write_text_atomically
 from zoo.types import verbs_of
 
@@ -62,6 +63,7 @@ class ChatSession:
         messages: the conversation so far.
         shown: images and audio clips of the messages, by modality, in order.
         waiting: attachments of the next question.
+        sampled: which frames of a video are shown, as keywords of ``read_video``.
 
     Raises:
         ConfigError: the system cannot generate text, or has no processor.
@@ -79,6 +81,7 @@ class ChatSession:
         self.stop = (*check_stop(stop), *self.part.stop_strings)
         self.instruction = instruction
         self._turn = 0
+        self.sampled: dict[str, Any] = {}
         self.clear()
 
     def clear(self) -> None:
@@ -91,18 +94,20 @@ class ChatSession:
         self._held: Tensor | None = None  # input embeddings of the cached positions [length, dim]
 
     def show(self, modality: str, raw: Any) -> None:
-        """Attach an image ("image") or audio clip ("audio") to the next question.
+        """Attach an image ("image"), video ("video") or audio clip ("audio") to the next question.
 
         Raises:
-            ConfigError: the system has no encoder of this modality.
+            ConfigError: the system has no encoder of this modality; that of images also reads videos.
             DataError: the file cannot be read.
         """
+        is_video, modality = modality == "video", "image" if modality == "video" else modality
         if modality not in self.system.processor.parts:
             can = ", ".join(m for m in self.shown if m in self.system.processor.parts) or "only text"
             raise ConfigError(f"{raw}: this model has no encoder of {modality}; it takes {can}")
         raw = Path(raw).expanduser() if isinstance(raw, str) else raw
         name = str(raw.resolve()) if isinstance(raw, Path) else f"{modality} {len(self.waiting) + 1}"
-        self.waiting.append((modality, Shown(name, self.system.processor[modality].item(raw))))
+        raw = read_video(raw, **self.sampled) if is_video and isinstance(raw, Path) else raw
+        self.waiting.append((modality, Shown(name, self.system.processor[modality].kept(raw))))
 
     def ask(self, text: str, on_text: Callable[[str], None] | None = None) -> Answer:
         """Generate the answer to a question and add both to the conversation, unless the answer is empty.
@@ -175,7 +180,8 @@ class ChatSession:
 
         The last token is never reused, because the model must compute its logits.
         """
-        if self._held is None or self.sampling.num_beams > 1:
+        # The tokens of a prefix see later ones, so that a longer conversation changes them all.
+        if self._held is None or self.sampling.num_beams > 1 or self.system.head.prefix:
             self._forget()
             return 0
         shortest = min(len(self._held), len(vectors) - 1)
@@ -194,9 +200,8 @@ class ChatSession:
         halts = StopStrings(self.part.decode, self.stop) if self.stop else None
         done = False
         try:
-            (answer,) = generate(
-                self.language, [vectors], [ids], self.sampling, stop=halts, on_token=push, cache=self._cache, rows=[self._turn]
-            )
+            words = {"cache": self._cache, "rows": [self._turn], "prefix_lengths": self.system.head.prefix_lengths([vectors])}
+            (answer,) = generate(self.language, [vectors], [ids], self.sampling, stop=halts, on_token=push, **words)
             done = True
             return answer.stop_reason
         except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, name_choices
 from zoo.processors.image import ImageProcessor, as_pixels
 from zoo.processors.media.resampling import resize_pixels, to_image, to_pixels
+from zoo.processors.media.video_file import is_video
 from zoo.types import Sample
 
 ATTEMPTS = 10  # tries to draw a rectangle that fits into the image, as in torchvision and timm
@@ -79,10 +80,9 @@ class Augmentation:
         if "image" in inputs:
             inputs["image"] = self.varied(inputs["image"], generator, processor)
         if "conversation" in inputs:
-            conversation = inputs["conversation"]
-            inputs["conversation"] = replace(
-                conversation, images=tuple(self.varied(image, generator, processor) for image in conversation.images)
-            )
+            given = inputs["conversation"].images  # frames of videos stay as they are
+            images = [image if is_video(image) else self.varied(image, generator, processor) for image in given]
+            inputs["conversation"] = replace(inputs["conversation"], images=tuple(images))
         return replace(sample, inputs=inputs) if {"image", "conversation"} & set(inputs) else sample
 
     def varied(self, image: Any, generator: np.random.Generator, processor: ImageProcessor) -> UInt8[Tensor, "3 height width"]:

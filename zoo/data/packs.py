@@ -185,8 +185,8 @@ class Packs:
         tokens, tensors = parts[place.number], {}
         for modality in MARKERS:
             first, count = tokens.passed[modality], tokens.kept[modality]
-            raw = conversation.media(modality)[first : first + count]
-            tensors[modality] = [data.processor[modality].item(each) for each in raw]
+            raw = conversation.media(modality)
+            tensors[modality] = data.processor[modality].items(raw[first : first + count], len(raw)) if count else []
         return sample, {CONVERSATION: tokens, **tensors}
 
     def _parts(self, conversation: Conversation) -> list[Tokens]:
@@ -197,9 +197,8 @@ class Packs:
             if raw and modality not in self.data.processor.parts:
                 raise DataError(f"{conversation.name} holds {modality}, but this system has no encoder for {modality}")
             own = self.fixed.get(modality)
-            counts[modality] = [
-                self.part.written(modality, self.data.processor[modality].item(each)) if own is None else own for each in raw
-            ]
+            items = self.data.processor[modality].items(raw) if raw and own is None else ()
+            counts[modality] = [self.part.written(modality, each) for each in items] if own is None else [own] * len(raw)
         return self.part.parts(conversation, counts)
 
     def _measure(self, tell: Callable[[int, int], None] | None) -> Measured:

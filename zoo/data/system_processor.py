@@ -17,6 +17,7 @@ import torch
 from zoo.data.groups import stable_group
 from zoo.errors import DataError, ItemError, name_choices
 from zoo.processors.chat.messages import MARKERS, PLURALS, Conversation, as_conversation
+from zoo.processors.chat.videos import with_frames
 from zoo.registry.construct import build_part
 from zoo.registry.schemas import read_processor_settings
 from zoo.storage.files import hash_of_files
@@ -99,15 +100,21 @@ class Processor:
             DataError: the conversation contains a modality for which this system has no encoder, or an unusable input.
         """
         media: dict[str, list[Any]] = {}
+        conversation = with_frames(conversation, as_one=self._takes_frames())
         for modality in MARKERS:
             given = conversation.media(modality)
             if given and modality not in self.parts:
                 noun = PLURALS[modality] if len(given) > 1 else PLURALS[modality][:-1]
                 raise ItemError(f"{conversation.name} holds {len(given)} {noun}, but this system has no encoder of {modality}", modality)
-            media[modality] = [self.parts[modality].item(raw) for raw in given]
+            media[modality] = self.parts[modality].items(given) if given else []
         tokens = self[CONVERSATION].item(conversation, media, for_generation=for_generation)
         # Truncation may have removed markers from the end of the tokens; the media of those are removed too.
         return {CONVERSATION: tokens, **{modality: found[: tokens.kept[modality]] for modality, found in media.items()}}
+
+    def _takes_frames(self) -> bool:
+        """Return True if the frames of a video are one item of the image processor."""
+        tiler = None if "image" not in self.parts else self.parts["image"].tiler
+        return tiler is not None and tiler.takes_frames
 
     def _collate_conversations(self, ids: Sequence[str], items: Sequence[dict[str, Any]], padding_side: str = "right") -> Batch:
         token_ids, mask, supervised = self[CONVERSATION].collate([item[CONVERSATION] for item in items], padding_side=padding_side)

@@ -78,6 +78,7 @@ class ViT(Encoder):
         pool_hidden_dim: for "concat", width between two linear layers; None is a single linear layer.
         pool_dropout: for "concat", the dropout rate in training.
         pre_norm: LayerNorm between the positions and the first block (CLIP).
+        final_norm: LayerNorm behind the last block; InternViT has none.
         layer_scale: initial factor of each residual branch; None disables layer scale.
         drop_path: largest rate of stochastic depth; the rate rises linearly over the blocks.
         drop_remainder: ignore pixels at the right and lower edge that do not fill a patch; if False, such sizes raise an error.
@@ -114,6 +115,7 @@ class ViT(Encoder):
         num_registers: int = 0,
         patch_bias: bool = True,
         pre_norm: bool = False,
+        final_norm: bool = True,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         pool: str = "cls",
@@ -152,7 +154,7 @@ class ViT(Encoder):
             for rate in drop_path_rates(drop_path, depth)
         )
         # "mean_norm" applies the final norm after the mean, so its tokens stay unnormalised (timm's fc_norm).
-        self.norm = nn.Identity() if pool == "mean_norm" else nn.LayerNorm(dim, eps=eps)
+        self.norm = nn.LayerNorm(dim, eps=eps) if final_norm and pool != "mean_norm" else nn.Identity()
         self.pool_norm = nn.LayerNorm(dim, eps=eps) if pool == "mean_norm" else nn.Identity()
         self.pooler = nn.Linear(dim, dim) if pool == "cls_tanh" else None
         if pool == "concat":

@@ -10,6 +10,7 @@ language model. Padding is not computed, so short conversations need not be pack
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo.errors import ConfigError
 from zoo.heads.bases.multimodal_lm import MultimodalLM
 from zoo.registry import register
 from zoo.types import EncoderSpec, LanguageModel
@@ -31,13 +32,14 @@ class Llava(MultimodalLM):
             without the final norm (LLaVA); -1 the last block; None the last block, after the final norm. A list gives the features of
             several layers, one behind the other. See ``zoo.types.encode``.
         class_token: True gives the connectors the class token before the patches, if the encoder has one.
+        prefix: True lets the tokens of a prompt, pictures included, see each other; those of the answer see earlier ones only (PaliGemma).
 
     Raises:
         ConfigError: a connector or modality is unknown, a connector does not fit the encoder's output, or it makes so many tokens of
             one item that they fill the context of the language model.
     """
 
-    silent_keywords = ("feature_layer", "class_token")
+    silent_keywords = ("feature_layer", "class_token", "prefix")
 
     def __init__(
         self,
@@ -47,6 +49,12 @@ class Llava(MultimodalLM):
         connectors: Mapping[str, str | Mapping[str, Any]] = CONNECTORS,
         feature_layer: int | Sequence[int] | None = -2,
         class_token: bool = False,
+        prefix: bool = False,
     ) -> None:
         super().__init__(inputs=inputs, language=language, connectors={**CONNECTORS, **connectors}, feature_layer=feature_layer)
-        self.class_token = class_token
+        self.class_token, self.prefix = class_token, prefix
+        if prefix and (not language.sees_prefix or language.window is not None):
+            raise ConfigError(
+                "prefix: true, but the language model has no prefix whose tokens see each other, or has an attention window; allowed is "
+                "false, or a causal_lm without window"
+            )

@@ -62,7 +62,7 @@ class TiledCounts:
 
     def plan(self, item: Any) -> Plan:
         """Return the plan of a picture that was cut (``zoo.processors.media.tiles.Tiles``)."""
-        return self.tiler.plan(*(int(side) for side in item.size))
+        return self.tiler.plan_of([int(side) for side in item.size])
 
     def __call__(self, item: Any) -> int:
         """Return the number of tokens of a picture that was cut.
@@ -85,7 +85,7 @@ class TiledCounts:
 
 def plans_of(sizes: Int64[Tensor, "items 2"], tiler: Tiler) -> list[Plan]:
     """Return the plans of the pictures of a batch."""
-    return [tiler.plan(height, width) for height, width in on_host(sizes).tolist()]
+    return [tiler.plan_of(size) for size in on_host(sizes).tolist()]
 
 
 def arrange_tiles(

@@ -13,8 +13,9 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.tiling import TiledCounts, build_tiler
 from zoo.processors.media.image_file import open_image, read_pixels
-from zoo.processors.media.resampling import INTERPOLATIONS, MOST_ELONGATED, resize_pixels, to_image, to_pixels, torch_resamples
+from zoo.processors.media.resampling import INTERPOLATIONS, MOST_ELONGATED, resample, resize_pixels, to_image, to_pixels, torch_resamples
 from zoo.processors.media.tiles import Tiles, cut_tiles
+from zoo.processors.media.video_file import Frame, Video, is_video, read_video
 from zoo.registry import register
 from zoo.types import Batch, ModalityProcessor, Tiler
 from zoo.types.processor import CLIP_MEAN, CLIP_STD
@@ -96,11 +97,14 @@ class ImageProcessor(ModalityProcessor):
     def item(self, raw: Any) -> UInt8[Tensor, "3 height width"] | Tiles:
         """Convert one image (path, PIL image, uint8 array [H, W] or [H, W, 3]) to a uint8 tensor of the final size, or to its tiles.
 
-        A uint8 tensor [3, image_size, image_size] is returned unchanged; one of any size is cut if there is a tiler.
+        A uint8 tensor [3, image_size, image_size] is returned unchanged; one of any size is cut if there is a tiler. A frame of a video is
+        squashed, and is one tile.
 
         Raises:
             DataError: the input is not a readable image, or a tensor of another type or shape.
         """
+        if isinstance(raw, Frame | Video):
+            return self._frames(raw)
         if self.tiler is not None:
             return self._cut(raw, self.tiler)
         if isinstance(raw, Tensor):
@@ -109,6 +113,19 @@ class ImageProcessor(ModalityProcessor):
                 raise DataError(f"an image is {raw.dtype} of shape {list(raw.shape)}; a ready one is torch.uint8 {expected}")
             return raw
         return self.at_size(as_pixels(raw))
+
+    def items(self, raws: Sequence[Any], total: int | None = None) -> list[Any]:
+        """Convert images of one conversation; ``tiler.together`` says if several of them are cut."""
+        number = sum(not isinstance(raw, Frame | Video) for raw in raws) if total is None else total
+        if self.tiler is None or not self.tiler.together or number < 2:
+            return super().items(raws)
+        return [self.item(raw) if isinstance(raw, Frame | Video | Tiles) else self._whole(raw) for raw in raws]
+
+    def kept(self, raw: Any) -> Any:
+        raw = read_video(raw) if is_video(raw) and not isinstance(raw, Video) else raw
+        if isinstance(raw, Video) or (self.tiler is not None and self.tiler.together):
+            return raw if isinstance(raw, Frame | Video | Tensor | Tiles) else as_pixels(raw)
+        return self.item(raw)
 
     def _cut(self, raw: Any, tiler: Tiler) -> Tiles:
         """Cut one image, of any kind that ``item`` takes, into its tiles."""
@@ -120,6 +137,26 @@ class ImageProcessor(ModalityProcessor):
         height, width = pixels.shape[1:]
         plan = tiler.plan(height, width)
         return Tiles(cut_tiles(pixels, plan, self.interpolation), torch.tensor([height, width]), torch.tensor(plan.grid))
+
+    def _whole(self, raw: Any) -> Tiles:
+        """Make one tile of a picture, by ``resize``."""
+        pixels = raw if isinstance(raw, Tensor) else as_pixels(raw)
+        return Tiles(self.at_size(pixels)[None], torch.tensor([0, 0]))
+
+    def _frames(self, raw: Frame | Video) -> UInt8[Tensor, "3 height width"] | Tiles:
+        """Squash a frame, or all frames of a video.
+
+        Raises:
+            DataError: a video is given, whose frames this system takes as pictures.
+        """
+        side = self.image_size
+        if isinstance(raw, Frame):
+            pixels = resample(raw.pixels, side, side, self.interpolation)
+            return pixels if self.tiler is None else Tiles(pixels[None], torch.tensor([0, 0]))
+        if self.tiler is None or not self.tiler.takes_frames:
+            raise DataError(f"a video of {len(raw.frames)} frames is given, but this model takes pictures; give its frames: *video.frames")
+        pixels = torch.stack([resample(frame.pixels, side, side, self.interpolation) for frame in raw.frames])
+        return Tiles(pixels, torch.tensor([0, len(raw.frames)]))
 
     def collate(
         self, items: Sequence[UInt8[Tensor, "3 height width"]] | Sequence[Tiles]

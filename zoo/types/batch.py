@@ -46,7 +46,7 @@ class Batch:
         ids: one name per item for messages, for example file and row.
         features: cached output of an encoder's frozen part [B, width], by modality; replaces the modality's entry of ``inputs``.
         sizes: height and width of each item before it was cut into tiles or patches [items, 2] int64, by modality; only where a tiler
-            cut them, so that ``inputs`` holds tiles.
+            cut them, so that ``inputs`` holds tiles. ``Tiler.plan_of`` says which values stand for videos.
         grids: rows and columns of patches of each item [items, 2] int64, by modality; only where ``inputs`` holds the patches of all
             items as one list [total, 3 * patch * patch], item after item, each row by row. Their values stay known on the CPU.
     """

@@ -160,7 +160,17 @@ class SampledAnswer:
 
 
 class LanguageHead(Head):
-    """A head that predicts the supervised tokens of conversations; preference losses and perplexity are computed from these predictions."""
+    """A head that predicts the supervised tokens of conversations; preference losses and perplexity are computed from these predictions.
+
+    Attributes:
+        prefix: True if the tokens of a prompt see each other, those of its answer only earlier ones (PaliGemma).
+    """
+
+    prefix: bool = False
+
+    def prefix_lengths(self, prompts: Sequence[Tensor]) -> list[int] | None:
+        """Return the number of tokens of each prompt that see each other, for ``generate``; None if all are causal."""
+        return [len(prompt) for prompt in prompts] if self.prefix else None
 
     def predictions(self, encoded: dict[str, Encoded], batch: Batch) -> Predictions:
         """Return hidden states, logits and labels of the supervised tokens of a batch."""

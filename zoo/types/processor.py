@@ -70,6 +70,23 @@ class ModalityProcessor:
         """
         raise NotImplementedError
 
+    def items(self, raws: Sequence[Any], total: int | None = None) -> list[Any]:
+        """Return raw inputs of one conversation as tensors; by default each one as ``item``.
+
+        Args:
+            raws: some or all of the conversation's inputs of this modality.
+            total: number of all of them; None if these are all.
+        """
+        return [self.item(raw) for raw in raws]
+
+    def kept(self, raw: Any) -> Any:
+        """Return a raw input decoded, to be put into conversations later; by default as ``item``.
+
+        Raises:
+            DataError: the input cannot be used.
+        """
+        return self.item(raw)
+
     def item_of(self, sample: Sample) -> Any:
         """Return the tensors of a sample; by default of its raw input of this modality."""
         return self.item(sample.inputs[self.modality])

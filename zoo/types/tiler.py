@@ -23,6 +23,8 @@ class Plan:
         grid: rows and columns of tiles, or of patches, that the canvas is cut into, row by row.
         overview: place among the tiles of one more tile, which shows the whole picture; None if there is none.
         overview_of: "picture" makes the overview of the picture as it came, "canvas" of the area that is cut.
+        frames: None for a picture that is cut; 0 for a picture that is one tile as a whole; above 0 the number of frames of a video, each
+            of which is one tile.
     """
 
     picture: Size
@@ -32,6 +34,7 @@ class Plan:
     grid: tuple[int, int]
     overview: Literal["first", "last"] | None = None
     overview_of: Literal["picture", "canvas"] = "picture"
+    frames: int | None = None
 
     @property
     def tile(self) -> Size:
@@ -58,6 +61,9 @@ class Tiler(ABC):
         max_patches: largest number of patches of a picture, of a tiler that enlarges or shrinks pictures to about this number.
         merge: number that divides the rows and columns of each grid of patches.
         symbols: texts of ``written`` that have to be special tokens of the tokenizer.
+        tile_size: side of a tile, in pixels; of tilers that cut tiles.
+        together: True if a picture is cut only if its conversation holds no other; of several pictures, each is one tile as a whole.
+        takes_frames: True if the frames of a video are one item. Of other tilers, each frame is a picture that is one tile as a whole.
     """
 
     cuts: ClassVar[Literal["tiles", "patches"]] = "tiles"
@@ -65,6 +71,9 @@ class Tiler(ABC):
     max_patches: int | None = None
     merge: int = 1
     symbols: Sequence[str] = ()
+    tile_size: int
+    together: bool = False
+    takes_frames: bool = False
 
     @abstractmethod
     def plan(self, height: int, width: int) -> Plan:
@@ -77,6 +86,20 @@ class Tiler(ABC):
         Raises:
             DataError: the tiler takes no such picture.
         """
+
+    def plan_of(self, size: Sequence[int]) -> Plan:
+        """Return the plan of an item from the two numbers that ``Batch.sizes`` holds of it.
+
+        Args:
+            size: height and width of a picture that is cut; ``(0, 0)`` of a picture that is one tile as a whole; ``(0, frames)`` of a
+                video.
+        """
+        height, width = size
+        if height:
+            return self.plan(height, width)
+        number = max(width, 1)
+        canvas = (self.tile_size * number, self.tile_size)
+        return Plan((0, width), (canvas,), canvas, (0, 0), (number, 1), frames=width)
 
     def count(self, plan: Plan, per_tile: int) -> int:
         """Return the number of features that the language model gets for a picture.

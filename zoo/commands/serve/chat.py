@@ -231,7 +231,8 @@ def answer(model: Any, sampling: Sampling, jobs: Sequence[Job]) -> list[Answer]:
     seed = fresh_seed() if sampling.seed is None and sampling.temperature > 0 else sampling.seed
     sampling = replace(sampling, seed=seed, eos_token_ids=tuple(part.eos_token_ids))
     most = [question.most for question in questions]
-    found = generate(model.head.language, vectors, ids, sampling, stop=halt, on_token=push, rows=rows, most_tokens=most)
+    words = {"rows": rows, "most_tokens": most, "prefix_lengths": model.head.prefix_lengths(vectors)}
+    found = generate(model.head.language, vectors, ids, sampling, stop=halt, on_token=push, **words)
     for row, stream in enumerate(streams):
         give(row, stream.close())
     return [

@@ -56,5 +56,5 @@ def read_item(part: Any, modality: str, data: bytes, limits: Limits) -> Any:
         DataError: the file cannot be read, or is larger than the limits allow.
     """
     if modality == "image":
-        return part.item(open_image(data, max_pixels=limits.max_pixels))
-    return part.item(read_audio(data, max_seconds=limits.max_audio_seconds))
+        return part.kept(open_image(data, max_pixels=limits.max_pixels))
+    return part.kept(read_audio(data, max_seconds=limits.max_audio_seconds))

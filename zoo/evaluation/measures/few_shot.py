@@ -14,6 +14,7 @@ from zoo.errors import ConfigError
 from zoo.processors.chat.messages import MARKERS, Conversation, Message, without_markers
 from zoo.processors.chat.template_pieces import markers
 from zoo.processors.media.image_file import open_image
+from zoo.processors.media.video_file import Video, is_video, read_video
 from zoo.types import Split
 
 BLINDS = ("blank", "left_out")
@@ -129,6 +130,9 @@ def blinded(conversation: Conversation, how: str) -> Conversation:
 
 
 def _grey(image: Any) -> Any:
+    if is_video(image):
+        frames = image.frames if isinstance(image, Video) else read_video(image).frames
+        return Video(tuple(replace(frame, pixels=torch.full_like(frame.pixels, GREY)) for frame in frames))
     if isinstance(image, np.ndarray):
         return np.full_like(image, GREY)
     if isinstance(image, torch.Tensor):

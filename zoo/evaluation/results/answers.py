@@ -11,6 +11,7 @@ from zoo.data.system_processor import conversation_of
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.evaluation.results.html_report import media_card, picture, player, write_page
 from zoo.processors.chat.messages import MARKERS, Conversation
+from zoo.processors.chat.videos import with_frames
 from zoo.storage.files import write_whole
 from zoo.types import Result, Sample, part_of
 
@@ -110,7 +111,7 @@ class AnswersResult(Result):
 
     def _card(self, answer: Answer) -> str:
         assert answer.conversation is not None
-        shown = [picture(image) for image in answer.conversation.images]
+        shown = [picture(image) for image in with_frames(answer.conversation, as_one=False).images]
         shown += [player(clip, self.sample_rate_hz) for clip in answer.conversation.audio]
         right = None if self.judged_by is None else answer.scores[self.judged_by]
         kind = "card" if right is None else "card right" if right > 0.5 else "card wrong"

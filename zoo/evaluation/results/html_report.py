@@ -15,6 +15,7 @@ from zoo.errors import DataError, name_choices
 from zoo.evaluation.results.plots import text_as_written
 from zoo.processors.media.audio_file import checked_rate, to_mono
 from zoo.processors.media.image_file import open_image
+from zoo.processors.media.video_file import Frame
 from zoo.storage.files import create_folder_of
 from zoo.types import Speech
 
@@ -181,6 +182,7 @@ def bar(label: str, number: str, share: float) -> str:
 
 
 def _thumbnail(raw: Any) -> str:
+    raw = raw.pixels.permute(1, 2, 0).numpy() if isinstance(raw, Frame) else raw
     image = Image.fromarray(raw).convert("RGB") if isinstance(raw, np.ndarray) else open_image(raw)
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     if (times := SMALL_PIXELS // max(image.size)) > 1:  # images of 32 pixels would be too small to see

@@ -112,7 +112,8 @@ class MultimodalLM(LanguageHead):
 
     def _predictions(self, batch: Batch, features: Connected) -> Predictions:
         token_ids, mask, supervised = conversation_tensors(batch)
-        states, places = self._states(self.spliced(token_ids, mask, features, batch.ids), mask)
+        seen = ((supervised.cumsum(1) == 0) & mask).sum(1) if self.prefix else None  # tokens before the first supervised one
+        states, places = self._states(self.spliced(token_ids, mask, features, batch.ids), mask, seen)
         if token_ids.is_meta:  # meta tensors hold no values to select by
             chosen = places = torch.arange(token_ids.numel(), device="meta")
             labels = token_ids.flatten()
@@ -138,17 +139,21 @@ class MultimodalLM(LanguageHead):
         return splice(token_ids, self.language.embed(token_ids), features, ids)
 
     def _states(
-        self, vectors: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"]
+        self, vectors: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"], prefix: Int[Tensor, " batch"] | None = None
     ) -> tuple[Float[Tensor, "total dim"], Int[Tensor, " total"]]:
         """Return the hidden states of the batch as a list, and the index of each in the flattened batch, known on the CPU.
 
         Padding on the right is not computed and has no entry in the list.
+
+        Args:
+            prefix: number of first real tokens of each row that see each other.
         """
+        words = {} if prefix is None else {"prefix_lengths": prefix}
         # A packed list needs all padding on the right; other batches run padded.
         known = on_host(mask) if can_pack(mask) else None
         if known is None or bool((known[:, 1:] & ~known[:, :-1]).any()) or bool(known.all()):
-            return self.language(vectors, mask).flatten(0, 1), torch.arange(mask.numel())
-        packing = Packing(mask, causal=True)
+            return self.language(vectors, mask, **words).flatten(0, 1), torch.arange(mask.numel())
+        packing = Packing(mask, causal=True, **words)
         return self.language(packing.pack(vectors), layout=packing), packing.index
 
     def connect(self, wiring: Wiring) -> None:
@@ -231,7 +236,8 @@ class MultimodalLM(LanguageHead):
                     on_text(rows[place], piece)
 
             halts = StopStrings(part.decode, ends) if ends else None
-            answers = generate(self.language, vectors, ids, sampling, stop=halts, on_token=push if on_text else None, rows=rows)
+            told, prefix = push if on_text else None, self.prefix_lengths(vectors)
+            answers = generate(self.language, vectors, ids, sampling, stop=halts, on_token=told, rows=rows, prefix_lengths=prefix)
             for row, stream, answer in zip(rows, streams, answers, strict=True):
                 if on_text is not None and (rest := stream.close()):
                     on_text(row, rest)
@@ -261,7 +267,8 @@ class MultimodalLM(LanguageHead):
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=1.0, seed=seed, eos_token_ids=tuple(tokenizer.eos_token_ids))
         ends = tuple(tokenizer.stop_strings)
         stop = StopStrings(tokenizer.decode, ends) if ends else None
-        found = generate(self.language, [row for row, _ in kept], [known for _, known in kept], sampling, stop=stop, rows=rows)
+        given, known = [row for row, _ in kept], [ids for _, ids in kept]
+        found = generate(self.language, given, known, sampling, stop=stop, rows=rows, prefix_lengths=self.prefix_lengths(given))
         return [
             SampledAnswer(
                 answer.ids if answer.end_id is None else [*answer.ids, answer.end_id],

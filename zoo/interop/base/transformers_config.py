@@ -111,7 +111,12 @@ def feed_forward(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def their_sizes(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo ``sizes``."""
+    """Undo ``sizes``.
+
+    Raises:
+        ConfigError: there is no norm behind the last block.
+    """
+    refuse_others({"final_norm": True, **arguments}, {"final_norm": (True,)}, "this image model of transformers")
     return {
         "image_size": arguments["image_size"],
         "patch_size": arguments["patch_size"],

@@ -274,6 +274,7 @@ def system_config(image: Mapping[str, Any], text: Mapping[str, Any], head: Mappi
 
 def _vision_config(image: Mapping[str, Any]) -> dict[str, Any]:
     legal = {"class_token": (True,), "num_registers": (0,), "patch_bias": (False,), "pool": tuple(IMAGE_POOLS.values())}
+    legal |= {"final_norm": (True,)}
     refuse_others({f"encoders.image.{key}": image[key] for key in legal}, {f"encoders.image.{key}": legal[key] for key in legal}, ORIGIN)
     return {
         "image_size": image["image_size"],

@@ -50,7 +50,9 @@ VOCABULARY_STEP = 64  # the word table is lengthened to a multiple of it if the 
 def recognises(keys: Iterable[str]) -> bool:
     """Return True for the keys of the whole model, as it is in memory or in a file."""
     keys = set(keys)
-    return any(CONNECTOR.fullmatch(key) for key in keys) and any(VISION.fullmatch(key) for key in keys)
+    connector = [found["name"] for key in keys if (found := CONNECTOR.fullmatch(key))]
+    mlp = bool(connector) and all(name.startswith(("linear_1.", "linear_2.")) for name in connector)
+    return mlp and any(VISION.fullmatch(key) for key in keys)
 
 
 def to_zoo(tensors: Mapping[str, Tensor], *, tied: bool = False, hosted: Hosted = Hosted()) -> dict[str, Tensor]:  # noqa: B008
@@ -63,6 +65,32 @@ def to_zoo(tensors: Mapping[str, Tensor], *, tied: bool = False, hosted: Hosted 
     Raises:
         WeightsError: a tensor has no place in ours.
     """
+    parts = split_parts(tensors)
+    language = parts["language"]
+    converted = {
+        "vision": hosted.vision_to_zoo(parts["vision"]) if hosted.vision else _tower(parts["vision"]).to_zoo(parts["vision"]),
+        "projector": rules.to_zoo(parts["projector"], PROJECTOR, origin=ORIGIN),
+        "language": hosted.language_to_zoo(language) if hosted.language else transformers_causal_lm.to_zoo(language, tied=tied),
+    }
+    return in_system(converted)
+
+
+def in_system(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the converted tensors of the parts in ``OURS`` under their names in our system."""
+    return {OURS[part] + name: tensor for part, found in parts.items() for name, tensor in found.items()}
+
+
+def of_system(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Undo ``in_system``."""
+    return {part: {name.removeprefix(ours): t for name, t in tensors.items() if name.startswith(ours)} for part, ours in OURS.items()}
+
+
+def split_parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of each part in ``OURS`` under the names that they have in the part.
+
+    Raises:
+        WeightsError: a tensor belongs to no part.
+    """
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in OURS}
     unknown = []
     for name, tensor in tensors.items():
@@ -73,13 +101,7 @@ def to_zoo(tensors: Mapping[str, Tensor], *, tied: bool = False, hosted: Hosted 
             parts[part][inner] = tensor
     if unknown:
         raise WeightsError(f"{ORIGIN} -> zoo: the weights do not fit: {len(unknown)} unknown ({', '.join(sorted(unknown)[:3])})")
-    language = parts["language"]
-    converted = {
-        "vision": hosted.vision_to_zoo(parts["vision"]) if hosted.vision else _tower(parts["vision"]).to_zoo(parts["vision"]),
-        "projector": rules.to_zoo(parts["projector"], PROJECTOR, origin=ORIGIN),
-        "language": hosted.language_to_zoo(language) if hosted.language else transformers_causal_lm.to_zoo(language, tied=tied),
-    }
-    return {OURS[part] + name: tensor for part, found in converted.items() for name, tensor in found.items()}
+    return parts
 
 
 def _tower(keys: Collection[str]) -> ModuleType:
@@ -108,7 +130,7 @@ def from_zoo(tensors: Mapping[str, Tensor], language: Mapping[str, Any], hosted:
     Raises:
         WeightsError: a tensor has no place in their model.
     """
-    parts = {part: {name.removeprefix(ours): t for name, t in tensors.items() if name.startswith(ours)} for part, ours in OURS.items()}
+    parts = of_system(tensors)
     projector = rules.from_zoo(parts["projector"], PROJECTOR, origin=ORIGIN)
     if hosted.vision:
         vision = hosted.vision_from_zoo(parts["vision"], "vision_tower.")

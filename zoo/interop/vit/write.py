@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
 from zoo.interop.base.image_preprocessing import preprocessor
+from zoo.interop.base.transformers_config import refuse_others
 from zoo.interop.clip import naflex, transformers_clip
 from zoo.interop.vit import timm_vit, transformers_dinov2, transformers_vit
 from zoo.processors.image import ImageProcessor
@@ -59,8 +60,9 @@ def to_timm(parts: VisionParts) -> Export:
     """Return weights with the names of timm's ``VisionTransformer``, or its ``NaFlexVit``; timm has no file for the sizes.
 
     Raises:
-        ConfigError: the head is no plain linear classifier.
+        ConfigError: the head is no plain linear classifier, or there is no norm behind the last block.
     """
+    refuse_others(parts.arguments, {"final_norm": (True,)}, "timm's VisionTransformer")
     head = {} if parts.head is None else _linear_only(parts.head, "timm")
     registers = bool(parts.arguments["num_registers"])  # timm's carry no position, nor does the class token before them
 

@@ -1,4 +1,4 @@
-"""Base class of the families of vision-language models that cut pictures into tiles."""
+"""Base class of the families of vision-language models: those that cut pictures into tiles, and PaliGemma."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoo.interop.base.transformers_config import filled
 from zoo.interop.causal_lm import configs
+from zoo.interop.llava.write import MARKER
 from zoo.processors.image import ImageProcessor
 from zoo.types import Tiler
 
@@ -19,29 +20,47 @@ class Family(ABC):
         model_types: values of ``model_type`` in a ``config.json``; the first is written.
         architecture: class of transformers that is written.
         processor_class: class of transformers that puts pictures and texts together.
-        tiler: our tiler that cuts the family's pictures.
+        tiler: our tiler that cuts the family's pictures; None if pictures are not cut.
         template: our chat template if a directory has none.
         encoder: our image encoder.
-        marker: token that stands for a picture in the family's texts.
-        spans: symbols around a picture by modality, as our processor of conversations takes them; for directories without a template.
+        marker: token of theirs that stands for a feature of a picture.
+        conversation: further settings of our processor of conversations.
+        other_markers: keys of their config with the ids of other special tokens, and these tokens.
+        tokenizer_words: further names of special tokens in a ``tokenizer_config.json``.
     """
 
     model_types: ClassVar[tuple[str, ...]]
     architecture: ClassVar[str]
     processor_class: ClassVar[str]
-    tiler: ClassVar[type[Tiler]]
+    tiler: ClassVar[type[Tiler] | None]
     template: ClassVar[str]
     encoder: ClassVar[str] = "vit"
-    marker: ClassVar[str] = "<image>"
-    spans: ClassVar[Mapping[str, list[str]]] = {}
+    marker: ClassVar[str] = MARKER
+    conversation: ClassVar[Mapping[str, Any]] = {}
+    other_markers: ClassVar[Mapping[str, str]] = {}
+    tokenizer_words: ClassVar[Mapping[str, str]] = {"image_token": MARKER}
 
     def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
         """Return True if a system with this processor and config is of the family, as far as pictures go."""
-        return type(processor.tiler) is self.tiler
+        return processor.tiler is None if self.tiler is None else type(processor.tiler) is self.tiler
 
-    def symbol_ids(self, conversation: Any) -> dict[str, int]:
-        """Return further ids of tokens in the config, given the processor of conversations; by default none."""
+    def tiler_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return options of our tiler that the model's config gives, not its image processor; none by default.
+
+        Raises:
+            ConfigError: our tiler does not have a value.
+        """
         return {}
+
+    def marker_ids(self, tokenizer: Any, marker: int) -> dict[str, int]:
+        """Return the ids of ``other_markers``; a token that the tokenizer lacks gets the id behind the marker.
+
+        Args:
+            tokenizer: None if there is none.
+            marker: id of the token that stands for a picture.
+        """
+        found = {key: None if tokenizer is None else tokenizer.token_to_id(word) for key, word in self.other_markers.items()}
+        return {key: marker + 1 if number is None else number for key, number in found.items()}
 
     def language(self, words: Mapping[str, Any]) -> dict[str, Any]:
         """Convert all keywords of the language model to its config.
@@ -97,8 +116,11 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def preprocessor(self, processor: ImageProcessor) -> dict[str, Any]:
+    def preprocessor(self, processor: ImageProcessor, per_tile: int) -> dict[str, Any]:
         """Convert our image processor to a ``preprocessor_config.json``.
+
+        Args:
+            per_tile: features of one tile, or of a picture that is not cut.
 
         Raises:
             ConfigError: the family cuts pictures otherwise.
@@ -118,3 +140,13 @@ class Family(ABC):
 def siglip_tower(vision: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the ``vision_config`` of a SigLIP tower without a head, completed, in the form of a ``SiglipVisionModel``."""
     return {**filled(vision, defaults), "model_type": "siglip_vision_model", "vision_use_head": False}
+
+
+def tied_words(config: Mapping[str, Any], keys: Collection[str], *, default: bool) -> bool:
+    """Return True if the output projection is the word table, which a file then does not hold twice.
+
+    Args:
+        keys: names of the weights; if there are none, the config tells.
+        default: of the class.
+    """
+    return not any(key.endswith("lm_head.weight") for key in keys) if keys else bool(config.get("tie_word_embeddings", default))

@@ -1,4 +1,4 @@
-"""Vision-language models of transformers that take pictures of any size, as whole directories."""
+"""Vision-language models of transformers beside LLaVA, as whole directories."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,12 +24,12 @@ from zoo.registry import register
 
 @register("format")
 class VisionLanguageModels(Format):
-    """Systems with the head ``llava`` and a ``causal_lm`` that take pictures of any size: Idefics3, SmolVLM, LLaVA-NeXT, Qwen-VL."""
+    """Systems with the head ``llava`` and a ``causal_lm``: with a tiler, or with a prefix (PaliGemma)."""
 
     targets = ("transformers",)
     takes = (
-        "systems with the head 'llava' and a 'causal_lm': of an encoder 'vit' with a tiler of images 'split' or 'anyres', or of "
-        "'qwen_vision' with the tiler 'fit'"
+        "systems with the head 'llava' and a 'causal_lm': of an encoder 'vit' with a tiler of images 'split', 'anyres' or 'canvas' or with a "
+        "prefix, or of 'qwen_vision' with the tiler 'fit'"
     )
     model_types = tuple(kind for family in FAMILIES for kind in family.model_types)
     files = {**TRANSFORMERS, **TOKENIZERS, **IMAGES, **CHAT}
@@ -47,10 +47,11 @@ class VisionLanguageModels(Format):
         family = _family(source)
         parts = family.system(config, source.keys)
         image, settings = parts["encoders"]["image"], _images(family, source.directory, parts)
+        if family.tiler is not None:
+            settings["tiler"] |= family.tiler_options(config)
         given = read_language_tokenizer(source.directory)
         template = "tokenizer" if given is not None and given.chat_template is not None else family.template
-        spans = {"spans": dict(family.spans)} if family.spans and template != "tokenizer" else {}
-        processor = {"image": settings, "conversation": {"tokenizer": "given", "template": template, **spans}}
+        processor = {"image": settings, "conversation": {"tokenizer": "given", "template": template, **family.conversation}}
         system = {"name": source.name, **parts, "encoders": {"image": image}, "processor": processor}
         return Description({"system": system}, conversation=given, left_out=sampling_settings(source.directory))
 

@@ -127,7 +127,7 @@ class Idefics3(Family):
             "tie_word_embeddings": language["tied"],
         }
 
-    def preprocessor(self, processor: ImageProcessor) -> dict[str, Any]:
+    def preprocessor(self, processor: ImageProcessor, per_tile: int) -> dict[str, Any]:
         tiler = processor.tiler
         assert isinstance(tiler, Split)
         plain = Split(tile_size=tiler.tile_size)

@@ -4,7 +4,7 @@ Source: Liu et al. 2024, "LLaVA-NeXT" (https://llava-vl.github.io/blog/2024-01-3
 ``modeling_llava_next.py``. Tensors and config are LLaVA's (``zoo/interop/llava``), and one vector and a list of canvases more.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from zoo.interop.vlm.family import Family
 from zoo.layers.tilers.anyres import NEXT, AnyRes
 from zoo.processors.image import ImageProcessor
 from zoo.types.processor import CLIP_MEAN, CLIP_STD
+from zoo.types.tiler import Size
 
 NEWLINE, IN_MEMORY, OURS = "image_newline", "model.image_newline", "head.connectors.image.newline"
 SIDE = 336  # pixels of a tile of the published models
@@ -31,16 +32,24 @@ class LlavaNext(Family):
     tiler = AnyRes
     template = "vicuna_v1"
 
+    side = SIDE
+    grids: Sequence[Size] = NEXT
+
+    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
+        tiler = processor.tiler
+        return isinstance(tiler, AnyRes) and tiler.frame_pool is None and not tiler.together
+
     def recognises(self, keys: Collection[str]) -> bool:
-        return (NEWLINE in keys or IN_MEMORY in keys) and transformers_llava.recognises(keys)
+        class_token = any(key.endswith("embeddings.class_embedding") for key in keys)
+        return class_token and (NEWLINE in keys or IN_MEMORY in keys) and transformers_llava.recognises(keys)
 
     def system(self, config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
         names = [key for key in keys if key not in (NEWLINE, IN_MEMORY)]
         parts = transformers_llava.system(config, names)
         if Hosted.of(parts) != Hosted():
             raise ConfigError(
-                "model_type: llava_next is read with an image tower of CLIP and a language model that zoo's causal_lm is; other parts run "
-                "in transformers, which zoo offers for model type llava only"
+                f"model_type: {self.model_types[0]} is read with an image tower of CLIP or SigLIP and a language model that zoo's "
+                "causal_lm is; other parts run in transformers, which zoo offers for model type llava only"
             )
         parts["head"]["connectors"]["image"]["newline"] = True
         return parts
@@ -52,7 +61,7 @@ class LlavaNext(Family):
         cropped = crop.get("height") if isinstance(crop, Mapping) else crop
         if not isinstance(side, int) or side < 1 or (cropped is not None and cropped != side):
             raise ConfigError(f"{origin}: size: got {size!r} and crop_size {crop!r}; allowed are the same number of pixels in both")
-        pinpoints = settings.get("image_grid_pinpoints") or [(rows * SIDE, columns * SIDE) for rows, columns in NEXT]
+        pinpoints = settings.get("image_grid_pinpoints") or [(rows * self.side, columns * self.side) for rows, columns in self.grids]
         preprocessing = {
             "image_size": side,
             "resize": "squash",
@@ -81,9 +90,9 @@ class LlavaNext(Family):
         plain = {**head, "connectors": {"image": options or "mlp"}}
         prefix = int(image["class_token"]) + image["num_registers"]
         found = transformers_llava.config(image, plain, language, image_token_id=marker, prefix=prefix, hosted=Hosted())
-        return {**found, "image_grid_pinpoints": _pinpoints(processor)}
+        return {**found, "image_grid_pinpoints": pinpoints_of(processor)}
 
-    def preprocessor(self, processor: ImageProcessor) -> dict[str, Any]:
+    def preprocessor(self, processor: ImageProcessor, per_tile: int) -> dict[str, Any]:
         tiler, side = processor.tiler, processor.image_size
         assert isinstance(tiler, AnyRes)
         if tiler.most_tiles is not None:
@@ -96,7 +105,7 @@ class LlavaNext(Family):
             "size": {"shortest_edge": side},
             "crop_size": {"height": side, "width": side},
             **{"do_center_crop": True, "do_pad": True, "do_convert_rgb": True},
-            "image_grid_pinpoints": _pinpoints(processor),
+            "image_grid_pinpoints": pinpoints_of(processor),
         }
 
     def processor_config(self, config: Mapping[str, Any], per_tile: int, prefix: int) -> dict[str, Any]:
@@ -120,6 +129,7 @@ def _grids(pinpoints: Any, side: int, origin: str) -> list[list[int]]:
     return whole
 
 
-def _pinpoints(processor: ImageProcessor) -> list[list[int]]:
+def pinpoints_of(processor: ImageProcessor) -> list[list[int]]:
+    """Return the canvases of a system's tiler, in pixels."""
     assert isinstance(processor.tiler, AnyRes)
     return [list(canvas) for canvas in processor.tiler.canvases]

@@ -28,7 +28,6 @@ ORIGIN = "transformers"
 FRAMES = 2  # pictures that a patch projects; a still is doubled
 NOMINAL = 4  # merged patches along a side of the nominal picture
 IMAGE, TOWER, OURS = "head.connectors.image.", "encoders.image.", "head.language."
-SYMBOLS = {"video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
 _TEXT: dict[str, Any] = {
     **{"vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64},
     **{"num_key_value_heads": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "max_window_layers": 80},
@@ -69,7 +68,9 @@ class Qwen(Family):
     template = "chatml"
     encoder = "qwen_vision"
     marker = "<|image_pad|>"
-    spans: ClassVar[Mapping[str, list[str]]] = {"image": ["<|vision_start|>", "<|vision_end|>"]}
+    conversation: ClassVar[Mapping[str, Any]] = {"spans": {"image": ["<|vision_start|>", "<|vision_end|>"]}}
+    tokenizer_words = {"image_token": "<|image_pad|>"}
+    other_markers = {"video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
     text_type: ClassVar[str]
     text: ClassVar[Mapping[str, Any]] = _TEXT
     vision: ClassVar[Mapping[str, Any]]
@@ -230,11 +231,11 @@ class Qwen(Family):
             "tie_word_embeddings": language["tied"],
         }
 
-    def symbol_ids(self, conversation: Any) -> dict[str, int]:
-        ids = {key: conversation.tokenizer.token_to_id(word) for key, word in SYMBOLS.items()}
-        return {key: number for key, number in ids.items() if number is not None}
+    def marker_ids(self, tokenizer: Any, marker: int) -> dict[str, int]:
+        found = {} if tokenizer is None else {key: tokenizer.token_to_id(word) for key, word in self.other_markers.items()}
+        return {key: number for key, number in found.items() if number is not None}
 
-    def preprocessor(self, processor: ImageProcessor) -> dict[str, Any]:
+    def preprocessor(self, processor: ImageProcessor, per_tile: int) -> dict[str, Any]:
         tiler = processor.tiler
         assert isinstance(tiler, Fit)
         return {

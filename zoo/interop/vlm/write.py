@@ -1,4 +1,4 @@
-"""Directories of transformers for systems that cut pictures into tiles."""
+"""Directories of transformers for systems that cut pictures into tiles, or that have a prefix."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.interop.base.format import Export
+from zoo.interop.base.transformers_config import refuse_others
 from zoo.interop.causal_lm.write import language_files, whole_keywords
 from zoo.interop.llava.write import keep_marker, lengthened, rows_of_words
 from zoo.interop.vlm.families import FAMILIES
@@ -15,7 +16,7 @@ from zoo.types import SystemLike, is_system, part_of
 
 
 def vlm_export(system: nn.Module) -> Export | None:
-    """Return weights, configs, and the tokenizer if there is one; None for a system without a tiler, or of another head.
+    """Return weights, configs, and the tokenizer if there is one; None for a system without tiler and prefix, or of another head.
 
     Raises:
         ConfigError: no family has the tiler, or the family lacks something that the system has; the message names the key.
@@ -23,15 +24,16 @@ def vlm_export(system: nn.Module) -> Export | None:
     if not is_system(system) or (system.config.get("head") or {}).get("name") != "llava":
         return None
     processor: Any = part_of(system, "image")
-    if processor is None or processor.tiler is None:
+    if processor is None or (processor.tiler is None and not system.head.prefix):
         return None
     family = next((each for each in FAMILIES if each.fits(processor, system.config)), None)
     if family is None:
-        names = dict.fromkeys(each.tiler.__name__.lower() for each in FAMILIES)
+        known = dict.fromkeys(each.tiler.__name__.lower() for each in FAMILIES if each.tiler is not None)
         raise ConfigError(
             f"export: no model of transformers that zoo writes cuts pictures by {processor.tiler_config!r} (processor.image.tiler) for these "
-            f"parts; allowed are {', '.join(names)}. Save the system with zoo.save"
+            f"parts; allowed are {', '.join(known)}. Save the system with zoo.save"
         )
+    _refuse_prefix(system, family)
     _refuse_other_parts(system, family)
     image, head, language = (
         whole_keywords(kind, words)
@@ -43,30 +45,57 @@ def vlm_export(system: nn.Module) -> Export | None:
     )
     conversation: Any = part_of(system, "conversation")
     known = conversation is not None and conversation.is_fitted
+    _refuse_conversation(conversation, family)
     marker, rows = rows_of_words(conversation if known else None, language["vocab_size"], family.marker)
-    words = {**language, "vocab_size": rows}
-    config = family.config(image, head, words, processor, marker)
+    wide = {**language, "vocab_size": rows}
+    config = family.config(image, head, wide, processor, marker)
+    config |= family.marker_ids(conversation.tokenizer if known else None, marker)
     config |= {"model_type": family.model_types[0], "architectures": [family.architecture]}
     per_tile, prefix = system.counts["image"].fixed, system.encoders["image"].num_prefix_tokens
-    files = language_files(config["text_config"], conversation)
-    ids = {key: value for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
+    files = language_files(family.language(wide), conversation)
+    ids = {key: _without_spans(value, conversation) for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
+    files |= {name: ids for name in ("generation_config.json",) if name in files}
     config["text_config"] |= ids
     config["pad_token_id"] = ids["pad_token_id"]
     if known:
-        config |= family.symbol_ids(conversation)
-        word = conversation.tokenizer.id_to_token(marker)
-        keep_marker(files["tokenizer.json"], marker)
-        files["tokenizer_config.json"] |= {"image_token": word, "extra_special_tokens": {"image_token": word}}
+        keep_marker(files["tokenizer.json"], marker, family.marker)
+        words = dict(family.tokenizer_words)
+        files["tokenizer_config.json"] |= {**words, "extra_special_tokens": words}
         files["processor_config.json"] = {
             "processor_class": family.processor_class,
             **family.processor_config(config, per_tile, prefix),
         }
-    files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": family.preprocessor(processor)}
+    files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": family.preprocessor(processor, per_tile)}
 
     def tensors() -> dict[str, Tensor]:
-        return family.from_zoo(lengthened(system.state_dict(), rows), words)
+        return family.from_zoo(lengthened(system.state_dict(), rows), wide)
 
     return Export(files, tensors)
+
+
+def _without_spans(ids: Any, conversation: Any) -> Any:
+    """Return ids that end an answer without the symbols that begin a picture, which end answers in zoo alone."""
+    if not isinstance(ids, list):
+        return ids
+    starts = {start for start, _ in conversation.spans.values()}
+    left = [number for number in ids if number not in starts]
+    return left[0] if len(left) == 1 else left or None
+
+
+def _refuse_prefix(system: SystemLike, family: Family) -> None:
+    """Raise ConfigError if the tokens of prompts see each other in the system but not in the family, or the other way round."""
+    given = {"head.prefix": system.head.prefix}
+    refuse_others(given, {"head.prefix": (family.tiler is None,)}, f"transformers' {family.architecture}")
+
+
+def _refuse_conversation(conversation: Any, family: Family) -> None:
+    """Raise ConfigError if symbols stand around a picture that the family does not put there, or are missing."""
+    if conversation is None:
+        return
+    found = {key: list(words) for key, words in conversation.span_symbols.items() if key == "image"}
+    wanted = family.conversation.get("spans") or {}
+    given = {"processor.conversation.spans": found}
+    refuse_others(given, {"processor.conversation.spans": (wanted,)}, f"transformers' {family.processor_class}")
 
 
 def _refuse_other_parts(system: SystemLike, family: Family) -> None:

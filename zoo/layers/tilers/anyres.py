@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.connector import refuse_below
 from zoo.registry import register
 from zoo.types import Plan, Tiler
 from zoo.types.tiler import Size
 
+SEVERAL = ("cut", "whole")
 NEXT = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))  # canvases of LLaVA-NeXT in rows and columns of tiles, in its order
 DIGITS = 7  # decimals to which the reference rounds a side before it cuts it to whole places
 
@@ -31,22 +32,41 @@ class AnyRes(Tiler):
 
     Args:
         tile_size: side of a tile, in pixels.
-        canvases: rows and columns of tiles of each canvas; of two that fit equally well the first is taken. None is LLaVA-NeXT's list.
+        canvases: rows and columns of tiles of each canvas; of two that fit equally well the first is taken. A number n is all canvases of
+            1 to n rows and columns (LLaVA-OneVision: 6). None is LLaVA-NeXT's list.
         most_tiles: features of more tiles than this are shrunk to as many (LLaVA-OneVision: 9); None keeps all.
+        several: pictures of a conversation that holds several: "cut" cuts each of them; "whole" makes one tile of each, with one learned
+            vector behind its features (LLaVA-OneVision).
+        frame_pool: factor by which the features of a video's frames are shrunk along both sides, rounded up (LLaVA-OneVision: 2, so that
+            27 x 27 become 14 x 14); one learned vector follows the last frame. None takes frames as pictures.
 
     Raises:
-        ConfigError: there is no canvas, or a value is not positive.
+        ConfigError: there is no canvas, a value is not positive, or ``several`` is unknown.
     """
 
     needs_newline = True
 
-    def __init__(self, *, tile_size: int, canvases: Sequence[Sequence[int]] | None = None, most_tiles: int | None = None) -> None:
-        refuse_below("tile_size", tile_size, 1)
-        refuse_below("most_tiles", 1 if most_tiles is None else most_tiles, 1)
+    def __init__(
+        self,
+        *,
+        tile_size: int,
+        canvases: int | Sequence[Sequence[int]] | None = None,
+        most_tiles: int | None = None,
+        several: str = "cut",
+        frame_pool: int | None = None,
+    ) -> None:
+        for key, value in (("tile_size", tile_size), ("most_tiles", most_tiles), ("frame_pool", frame_pool)):
+            refuse_below(key, 1 if value is None else value, 1)
+        if several not in SEVERAL:
+            raise ConfigError(f"several: there is no {several!r}; {name_choices(several, SEVERAL)}")
+        if isinstance(canvases, int):
+            refuse_below("canvases", canvases, 1)
+            canvases = [(rows, columns) for rows in range(1, canvases + 1) for columns in range(1, canvases + 1)]
         grids = NEXT if canvases is None else canvases
         if not grids or any(len(grid) != 2 or min(grid) < 1 for grid in grids):
             raise ConfigError(f"canvases: got {canvases}; give at least one pair of rows and columns, each 1 or more")
-        self.tile_size, self.most_tiles = tile_size, most_tiles
+        self.tile_size, self.most_tiles, self.frame_pool = tile_size, most_tiles, frame_pool
+        self.together, self.takes_frames = several == "whole", frame_pool is not None
         self.canvases: list[Size] = [(rows * tile_size, columns * tile_size) for rows, columns in grids]
 
     def plan(self, height: int, width: int) -> Plan:
@@ -57,6 +77,8 @@ class AnyRes(Tiler):
         return Plan((height, width), (resized,), canvas, corner, grid, overview="first")
 
     def count(self, plan: Plan, per_tile: int) -> int:
+        if plan.frames is not None:
+            return plan.num_tiles * (self._pooled_side(per_tile) ** 2 if plan.frames else per_tile) + 1
         rows, columns = self._shrunk(_kept(plan, _side(per_tile)), per_tile)
         return per_tile + rows * (columns + 1)
 
@@ -64,6 +86,9 @@ class AnyRes(Tiler):
         self, features: Float[Tensor, "num_tiles per_tile dim"], plan: Plan, newline: Float[Tensor, " dim"] | None = None
     ) -> Float[Tensor, "count dim"]:
         assert newline is not None
+        if plan.frames is not None:
+            whole = self._pooled(features) if plan.frames else features
+            return torch.cat([whole.flatten(0, 1), newline.to(whole.dtype)[None]])
         side, (rows, columns) = _side(features.shape[1]), plan.grid
         tiles = features[1:].unflatten(1, (side, side)).unflatten(0, (rows, columns))  # [rows, columns, side, side, dim]
         laid = tiles.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # [rows * side, columns * side, dim]
@@ -75,6 +100,15 @@ class AnyRes(Tiler):
             laid = F.interpolate(laid.permute(2, 0, 1)[None], smaller, mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
         ends = newline.to(laid.dtype).expand(len(laid), 1, -1)
         return torch.cat([features[0], torch.cat([laid, ends], dim=1).flatten(0, 1)])
+
+    def _pooled_side(self, per_tile: int) -> int:
+        return math.ceil(_side(per_tile) / (self.frame_pool or 1))
+
+    def _pooled(self, features: Float[Tensor, "frames per_tile dim"]) -> Float[Tensor, "frames fewer dim"]:
+        """Shrink the grid of features of each frame."""
+        side, new = _side(features.shape[1]), self._pooled_side(features.shape[1])
+        grids = features.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # [frames, dim, side, side]
+        return F.interpolate(grids, (new, new), mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
 
     def _shrunk(self, kept: tuple[int, int], per_tile: int) -> tuple[int, int]:
         """Return rows and columns after the features of too many tiles were shrunk."""

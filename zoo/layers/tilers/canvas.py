@@ -26,7 +26,7 @@ class Canvas(Tiler):
         refuse_below("tile_size", tile_size, 1)
         refuse_below("min_tiles", min_tiles, 1)
         refuse_below("max_tiles", max_tiles, min_tiles)
-        self.tile_size = tile_size
+        self.tile_size, self.max_tiles, self.min_tiles = tile_size, max_tiles, min_tiles
         sides = range(1, max_tiles + 1)
         grids = [(rows, columns) for columns in sides for rows in sides if min_tiles <= rows * columns <= max_tiles]
         self.grids = sorted(grids, key=lambda grid: grid[0] * grid[1])

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from zoo.errors import ItemError
+from zoo.processors.media.tiles import Tiles
+from zoo.processors.media.video_file import VIDEO_SUFFIXES, Frame, Video
 from zoo.storage.outside import shown
 
 ROLES = ("system", "user", "assistant", "document")  # "document" has no speaker; every token is supervised
@@ -26,6 +28,7 @@ MEDIA_KEYS = {"image": ("image", "images"), "audio": ("audio", "audios")}  # key
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff".split())
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .opus .mp3 .m4a .aac".split())
 AUDIO_BEGINNINGS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # first bytes of audio files
+KINDS = {"image_url": "image", "video": "image", "video_url": "image", "audio_url": "audio", "input_audio": "audio"}  # types of parts
 EXPECTED = (
     "give a string, a list of strings, images and audio, messages with 'role' and 'content', or LLaVA's 'conversations' with 'from' "
     "and 'value'"
@@ -210,7 +213,7 @@ def media_kind(raw: Any) -> str | None:
         return "audio" if raw.suffix.lower() in AUDIO_SUFFIXES else "image"
     if isinstance(raw, bytes):
         return "audio" if raw.startswith(AUDIO_BEGINNINGS) else "image"
-    if isinstance(raw, Image.Image):
+    if isinstance(raw, Image.Image | Tiles | Frame | Video):
         return "image"
     if isinstance(raw, np.ndarray | torch.Tensor):
         return "image" if raw.dtype in (np.uint8, torch.uint8) else "audio"
@@ -258,7 +261,7 @@ def _part(raw: Any) -> tuple[str, Any]:
     """Return ("text", text) or (modality, raw) for one part of a prompt; raise ItemError for anything else."""
     if isinstance(raw, str):
         suffix = Path(raw[-8:]).suffix.lower()  # the end only, because a long text is not a valid path
-        if suffix in IMAGE_SUFFIXES | AUDIO_SUFFIXES and "\n" not in raw and Path(raw).is_file():
+        if suffix in {*IMAGE_SUFFIXES, *AUDIO_SUFFIXES, *VIDEO_SUFFIXES} and "\n" not in raw and Path(raw).is_file():
             raise ItemError(
                 f"a prompt holds {raw!r} as text, which is the name of a file; give pathlib.Path({raw!r}) to use the file", "path"
             )
@@ -274,12 +277,15 @@ def _json_part(part: Any, listed: Mapping[str, Any], folder: str | Path | None, 
     if isinstance(part, str):
         return "text", part
     kind = part.get("type") if isinstance(part, Mapping) else None
-    kind = {"image_url": "image", "audio_url": "audio", "input_audio": "audio"}.get(str(kind), kind)
+    names = (str(kind), *(("video_url",) if kind == "video" else ()))
+    kind = KINDS.get(str(kind), kind)
     if kind == "text" and isinstance(part.get("text"), str):
         return "text", part["text"]
     if not isinstance(kind, str) or kind not in MARKERS:
-        raise ItemError(f"{_named(id)}: a part of a message is {str(part)[:60]}; allowed types are text, image, audio", "conversation")
-    value = next((part[key] for key in (kind, "path", "url", f"{kind}_url") if part.get(key) is not None), None)
+        raise ItemError(
+            f"{_named(id)}: a part of a message is {str(part)[:60]}; allowed types are text, image, video, audio", "conversation"
+        )
+    value = next((part[key] for key in (kind, "path", "url", f"{kind}_url", *names) if part.get(key) is not None), None)
     value = value.get("url") if isinstance(value, Mapping) else value
     if value is None:
         value = next(listed[str(kind)], None)

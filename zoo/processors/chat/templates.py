@@ -140,7 +140,31 @@ class Nothing:
         return pieces
 
 
-NAMED = {"plain": Plain, "vicuna_v1": Vicuna, "llama2": Llama2, "chatml": Chatml, "none": Nothing, "kosmos": Kosmos}
+class PaliGemma:
+    r"""Template ``<image><bos>question\nanswer<eos>``: images first, one question, one answer (arXiv 2407.07726)."""
+
+    def __init__(self, symbols: Symbols, system: str | None) -> None:
+        if system:
+            raise ConfigError(f"system: {system!r:.60}, but template paligemma has no system prompt; set it to null")
+        self.symbols, self.end = symbols, symbols.eos
+
+    def pieces(self, messages: Sequence[Message], *, for_generation: bool = False) -> list[Piece]:
+        """Return the pieces of at most one question and one answer.
+
+        Raises:
+            ItemError: the messages have other roles.
+        """
+        roles = [message.role for message in messages]
+        if roles not in (["user"], ["user", "assistant"]):
+            raise ItemError(f"template paligemma takes one user message and one answer (assistant); got {', '.join(roles)}", "roles")
+        shown, text = markers(messages[0].text), messages[0].text
+        for marker in MARKERS.values():
+            text = text.replace(marker, "")
+        pieces = [Piece(f"{shown}{self.symbols.bos}{text.strip()}\n")]
+        return pieces + [answer_piece(message.text, self.end, for_generation) for message in messages[1:]]
+
+
+NAMED = {"plain": Plain, "vicuna_v1": Vicuna, "llama2": Llama2, "chatml": Chatml, "none": Nothing, "kosmos": Kosmos, "paligemma": PaliGemma}
 TEMPLATES = (*NAMED, TOKENIZERS_OWN)
 TAKE_DOCUMENTS = ("kosmos", "none")  # the other templates have no place for a text without a speaker
 SPANS = {"kosmos": KOSMOS_SPANS}  # by template: symbols before and after the tokens of an image or clip

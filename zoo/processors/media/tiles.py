@@ -15,7 +15,8 @@ class Tiles(NamedTuple):
 
     Attributes:
         pixels: its tiles, in the order in which the encoder gets them.
-        size: height and width of the picture as it came, from which its plan is computed again.
+        size: height and width of the picture as it came, from which its plan is computed again; ``(0, 0)`` if it is one tile as a whole,
+            ``(0, frames)`` if the tiles are the frames of a video.
         grid: rows and columns of the tiles, or of the patches.
     """
 
