@@ -14,7 +14,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.tiling import TiledCounts, build_tiler
 from zoo.processors.media.image_file import open_image, read_pixels
 from zoo.processors.media.resampling import INTERPOLATIONS, MOST_ELONGATED, resample, resize_pixels, to_image, to_pixels, torch_resamples
-from zoo.processors.media.tiles import Tiles, cut_tiles
+from zoo.processors.media.tiles import Tiles, cut_tiles, one_tile
 from zoo.processors.media.video_file import Frame, Video, is_video, read_video
 from zoo.registry import register
 from zoo.types import Batch, ModalityProcessor, Tiler
@@ -141,22 +141,24 @@ class ImageProcessor(ModalityProcessor):
     def _whole(self, raw: Any) -> Tiles:
         """Make one tile of a picture, by ``resize``."""
         pixels = raw if isinstance(raw, Tensor) else as_pixels(raw)
-        return Tiles(self.at_size(pixels)[None], torch.tensor([0, 0]))
+        return one_tile(self.at_size(pixels))
 
     def _frames(self, raw: Frame | Video) -> UInt8[Tensor, "3 height width"] | Tiles:
-        """Squash a frame, or all frames of a video.
+        """Squash a frame, or all frames of a video; a frame is cut as a picture if its tiler cuts patches.
 
         Raises:
             DataError: a video is given, whose frames this system takes as pictures.
         """
         side = self.image_size
         if isinstance(raw, Frame):
+            if self.tiler is not None and self.tiler.cuts == "patches":
+                return self._cut(raw.pixels, self.tiler)
             pixels = resample(raw.pixels, side, side, self.interpolation)
-            return pixels if self.tiler is None else Tiles(pixels[None], torch.tensor([0, 0]))
+            return pixels if self.tiler is None else one_tile(pixels)
         if self.tiler is None or not self.tiler.takes_frames:
             raise DataError(f"a video of {len(raw.frames)} frames is given, but this model takes pictures; give its frames: *video.frames")
         pixels = torch.stack([resample(frame.pixels, side, side, self.interpolation) for frame in raw.frames])
-        return Tiles(pixels, torch.tensor([0, len(raw.frames)]))
+        return Tiles(pixels, torch.tensor([0, len(raw.frames)]), torch.tensor([1, len(raw.frames)]))
 
     def collate(
         self, items: Sequence[UInt8[Tensor, "3 height width"]] | Sequence[Tiles]

@@ -25,6 +25,11 @@ class Tiles(NamedTuple):
     grid: Int64[Tensor, "2"]
 
 
+def one_tile(pixels: UInt8[Tensor, "3 height width"]) -> Tiles:
+    """Return a picture that is one tile as a whole."""
+    return Tiles(pixels[None], torch.tensor([0, 0]), torch.tensor([1, 1]))
+
+
 def cut_tiles(pixels: UInt8[Tensor, "3 height width"], plan: Plan, interpolation: str) -> UInt8[Tensor, "num_tiles 3 tile_h tile_w"]:
     """Resize a picture by its plan, put it on a black canvas if that is larger, and cut it into tiles row by row."""
     whole = pixels
