@@ -220,7 +220,7 @@ def _show(predictions: Collection[Prediction], options: Namespace, model: str) -
         for found in predictions:
             print_json(vars(found))
     elif options.output:
-        say(f"written: {options.output} ({len(predictions)} images)")
+        say(f"written: {options.output} ({len(predictions)} image{'' if len(predictions) == 1 else 's'})")
     else:
         rows = [[found.path, *_cells(found)] for found in predictions if found.error is None]
         if rows:
