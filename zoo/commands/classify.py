@@ -255,7 +255,8 @@ def _show(predictions: Collection[Prediction], options: Namespace, model: str, m
         for found in predictions:
             print_json(vars(found))
     elif options.output:
-        say(f"written: {options.output} ({len(predictions)} {NAMES[modality]})")
+        noun = NAMES[modality][:-1] if len(predictions) == 1 else NAMES[modality]
+        say(f"written: {options.output} ({len(predictions)} {noun})")
     else:
         rows = [[found.path, *_cells(found)] for found in predictions if found.error is None]
         if rows:

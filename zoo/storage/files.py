@@ -144,7 +144,8 @@ def create_folder_of(output: Path, option: str = "--output") -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{option}: the folder {folder} cannot be created ({error.strerror}); give a file in another folder") from error
+        reason = "a file has this name" if folder.exists() else error.strerror
+        raise DataError(f"{option}: the folder {folder} cannot be created ({reason}); give a file in another folder") from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:

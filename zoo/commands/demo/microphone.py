@@ -184,6 +184,7 @@ async function ask(name, piece) {
 
 async function record() {
   link.hidden = true; text.value = ''; waiting = [];
+  if (!navigator.mediaDevices) throw new Error('browsers allow the microphone only on 127.0.0.1, localhost and https://');
   const stream = await navigator.mediaDevices.getUserMedia({audio: {channelCount: 1}});
   const context = new AudioContext();
   try {
