@@ -2,14 +2,18 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import pytest
 import torch
+from beartype.door import is_bearable
 
 import zoo
 from zoo.assembly.create import example_inputs
 from zoo.assembly.summary import nominal_input
 from zoo.registry import find_row, rows
+from zoo.registry.construct import _is_bearable
 from zoo.types import MAGNITUDES, MASKED, MELS, SUPERVISED, TARGET_IDS, TEACHER, Batch, Encoded, Wiring
 
 NANO_ENCODERS = [name for name in rows("encoder") if "nano" in name]
@@ -136,3 +140,13 @@ def test_a_backbone_is_summarised_without_weights():
 def test_a_name_stands_for_one_row_only():
     names = [name for kind in ("encoder", "language", "head", "system") for name in rows(kind)]
     assert len(names) == len(set(names))
+
+
+HINTS = (int, float, str, bool, int | None, Sequence[int], Sequence[float | None], list[str], Mapping[str, float], dict[str, Any], Any)
+VALUES = (1, 1.5, True, None, "ab", [1], [1.5, None], ["a"], (1, 2), {"a": 1}, {"a": 1.5}, {1: 1.5}, [], {}, [[1]])
+
+
+@pytest.mark.parametrize("hint", [*HINTS, Sequence[Sequence[int]] | str | None, Literal["a", 1], tuple[int, int], Sequence])
+def test_simple_hints_are_checked_as_beartype_does(hint):
+    for value in VALUES:
+        assert _is_bearable(value, hint) == is_bearable(value, hint), value

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,17 @@ from zoo.layers.low_precision.cpu import has_vnni
 
 OPSET = 18
 Quality = Callable[[Any], float]
+
+
+@contextlib.contextmanager
+def plain_attention() -> Iterator[None]:
+    """Keep ``torch.nn.MultiheadAttention`` from its fused operator, which other runtimes do not have."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class Exported:
@@ -41,7 +52,7 @@ class Exported:
         path = self.folder / "model.onnx"
         if not path.is_file():
             need("onnx", "onnx")
-            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), plain_attention():
                 warnings.simplefilter("ignore")  # the exporter by tracing is deprecated; it takes a tenth of the other one's time
                 torch.onnx.export(self.module, self.inputs, str(path), input_names=self.names, opset_version=OPSET, dynamo=False)
         return path
@@ -84,7 +95,7 @@ def openvino_candidate(exported: Exported, quality: Quality, precision: str = "f
     def make() -> Candidate:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # not importable: it would report each use over the network
         library = need("openvino", "openvino")
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), plain_attention():
             warnings.simplefilter("ignore")  # tracing warns about constants
             model = library.convert_model(exported.module, example_input=exported.inputs)
         model.reshape({number: list(x.shape) for number, x in enumerate(exported.inputs)})

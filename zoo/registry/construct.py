@@ -1,8 +1,9 @@
 """Construction of registered parts from plain configs, with checked keywords."""
 
 import inspect
+import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.errors import ConfigError, ZooError, first_line, name_choices
@@ -13,6 +14,7 @@ from zoo.storage.copies import localised
 from zoo.storage.outside import MAX_SHOWN, shown
 from zoo.storage.remote import is_remote_data
 
+PLAIN = (int, float, str, bool, type(None))  # hints that a value has if it is an instance
 MAX_SIZE = 2**31 - 1
 SIZES = (  # keywords that count something of a model, and are 1 or more wherever they stand
     *("dim", "depth", "num_heads", "num_kv_heads", "head_dim", "hidden_dim", "embed_dim", "patch_size", "image_size", "num_mels"),
@@ -110,15 +112,33 @@ def checked_value(key: str, value: Any, hint: Any) -> Any:
 
 def _fits(value: Any, hint: Any) -> bool:
     """Return True if a value has a type; of a list or dict every element is checked, where beartype alone draws one at random."""
-    from beartype.door import is_bearable
-
-    if not is_bearable(value, hint):
+    if not _is_bearable(value, hint):
         return False
     if isinstance(value, list):
-        return all(is_bearable([element], hint) for element in value)
+        return all(_is_bearable([element], hint) for element in value)
     if isinstance(value, dict):
-        return all(is_bearable({name: element}, hint) for name, element in value.items())
+        return all(_is_bearable({name: element}, hint) for name, element in value.items())
     return True
+
+
+def _is_bearable(value: Any, hint: Any) -> bool:
+    """Return what beartype's function of this name does, which is imported only for hints that are not simple: that takes 0.1 s."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if hint in PLAIN:
+        return isinstance(value, hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_bearable(value, each) for each in arguments)
+    if origin in (list, Sequence):
+        return isinstance(value, origin) and all(_is_bearable(element, arguments[0]) for element in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, origin) and all(
+            _is_bearable(each, kind) for pair in value.items() for each, kind in zip(pair, arguments, strict=True)
+        )
+    from beartype.door import is_bearable
+
+    return is_bearable(value, hint)
 
 
 def _refuse_absurd_size(name: str, value: Any, key: str) -> None:
@@ -134,15 +154,13 @@ def _floats_for_whole_numbers(value: Any, hint: Any) -> Any:
 
     YAML reads ``1`` and ``[0, 0.5]`` as whole numbers. Every element of a list is converted, because beartype checks one random element.
     """
-    from beartype.door import is_bearable
-
-    if type(value) is int and not is_bearable(value, hint) and is_bearable(float(value), hint):
+    if type(value) is int and not _is_bearable(value, hint) and _is_bearable(float(value), hint):
         return float(value)
-    if isinstance(value, dict) and is_bearable({"": 1.0}, hint) and not is_bearable({"": 1}, hint):
+    if isinstance(value, dict) and _is_bearable({"": 1.0}, hint) and not _is_bearable({"": 1}, hint):
         return {name: float(element) if type(element) is int else element for name, element in value.items()}
     if not isinstance(value, list) or not all(type(element) in (int, float) for element in value):
         return value
-    if not is_bearable([1], hint) and is_bearable([1.0], hint):
+    if not _is_bearable([1], hint) and _is_bearable([1.0], hint):
         return [float(element) for element in value]
     return value
 
