@@ -32,7 +32,6 @@ WAYS = {  # settings of the image processor; each makes at most 64 patches of a 
 }
 SYSTEM = [
     *(f"system.encoders.image.{key}={value}" for key, value in {"image_size": SIDE, "dim": 96, "depth": 3, "num_heads": 3}.items()),
-    *("system.encoders.text.vocab_size=16", "system.encoders.text.context_length=8", "system.processor.text.vocab_size=16"),
     *("system.encoders.image.pool=attention", "system.encoders.image.class_token=false"),
 ]
 

@@ -38,7 +38,7 @@ DEFAULTS = {
     "tie_word_embeddings": False,
 }
 TOWERS = {  # by model type: the module that knows its names and config; all others are hosted
-    **dict.fromkeys(transformers_clip.DEFAULTS, transformers_clip),
+    **dict.fromkeys((kind for kind in transformers_clip.DEFAULTS if kind != "siglip2_vision_model"), transformers_clip),
     **dict.fromkeys(("dinov2", "dinov2_with_registers"), transformers_dinov2),
     "vit": transformers_vit,
 }
