@@ -93,7 +93,10 @@ class Qwen(Family):
 
     def system(self, config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
         vision = {**self.vision, **(config.get("vision_config") or {})}
-        channels = {"in_channels": vision.get("in_channels", vision.get("in_chans", 3)), "temporal_patch_size": vision["temporal_patch_size"]}
+        channels = {
+            "in_channels": vision.get("in_channels", vision.get("in_chans", 3)),
+            "temporal_patch_size": vision["temporal_patch_size"],
+        }
         refuse_others(channels, {"in_channels": (3,), "temporal_patch_size": (FRAMES,)}, "our qwen_vision")
         rope = vision.get("rope_parameters") or {}
         refuse_others({"rope_type": rope.get("rope_type", "axial")}, {"rope_type": ("axial", "default")}, "our qwen_vision")
@@ -108,8 +111,8 @@ class Qwen(Family):
         }
         if self._out(vision) != words["dim"]:
             raise ConfigError(
-                f"vision_config: vectors of {self._out(vision)} channels come out of the tower, but text_config.hidden_size is {words['dim']}; "
-                "allowed is the same number in both"
+                f"vision_config: vectors of {self._out(vision)} channels come out of the tower, but text_config.hidden_size is "
+                f"{words['dim']}; allowed is the same number in both"
             )
         merger = {"kind": "patch_merger", "factor": merge, "norm": self.tower["norm"], "eps": 1e-6, "deepstack": len(stack)}
         language = {"name": "causal_lm", **words, "deepstack": len(stack)}
@@ -215,7 +218,9 @@ class Qwen(Family):
         axes = {"rope_interleaved": (self.interleaved,), "deepstack": (len(image["deepstack"]),)}
         refuse_others({f"language.{k}": language[k] for k in axes}, {f"language.{k}": v for k, v in axes.items()}, back_end)
         if language["rope_sections"] is None:
-            raise ConfigError(f"language.rope_sections: got None, which {back_end} does not have; set three numbers and train the model with them")
+            raise ConfigError(
+                f"language.rope_sections: got None, which {back_end} does not have; set three numbers and train the model with them"
+            )
         vision = {
             "model_type": f"{self.model_types[0]}_vision",
             **{"depth": image["depth"], "num_heads": image["num_heads"], "in_channels": 3, "patch_size": image["patch_size"]},

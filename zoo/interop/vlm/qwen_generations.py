@@ -85,8 +85,8 @@ class Qwen25VL(Qwen):
     def _their_sizes(self, image: Mapping[str, Any], merge: int, dim: int) -> dict[str, Any]:
         if image["window"] is None or image["window"] % merge or image["activation"] != "swiglu":
             raise ConfigError(
-                f"encoders.image: window {image['window']}, activation {image['activation']!r}; Qwen2.5-VL has a window that is a multiple of "
-                f"{merge} patches, and swiglu"
+                f"encoders.image: window {image['window']}, activation {image['activation']!r}; Qwen2.5-VL has a window that is a multiple "
+                f"of {merge} patches, and swiglu"
             )
         return {
             **{"hidden_size": image["dim"], "intermediate_size": image["hidden_dim"], "hidden_act": "silu", "out_hidden_size": dim},

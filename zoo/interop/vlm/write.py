@@ -29,8 +29,8 @@ def vlm_export(system: nn.Module) -> Export | None:
     if family is None:
         names = dict.fromkeys(each.tiler.__name__.lower() for each in FAMILIES)
         raise ConfigError(
-            f"export: no model of transformers that zoo writes cuts pictures by {processor.tiler_config!r} (processor.image.tiler) for these "
-            f"parts; allowed are {', '.join(names)}. Save the system with zoo.save"
+            f"export: no model of transformers that zoo writes cuts pictures by {processor.tiler_config!r} (processor.image.tiler) for "
+            f"these parts; allowed are {', '.join(names)}. Save the system with zoo.save"
         )
     _refuse_other_parts(system, family)
     image, head, language = (
