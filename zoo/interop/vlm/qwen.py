@@ -19,6 +19,7 @@ from zoo.interop.base.image_preprocessing import interpolation_of, normalisation
 from zoo.interop.base.rules import Rule, named, under
 from zoo.interop.base.transformers_config import count, refuse_others, side
 from zoo.interop.causal_lm import configs, transformers_causal_lm
+from zoo.interop.causal_lm.write import whole_keywords
 from zoo.interop.vlm.family import Family
 from zoo.layers.tilers.fit import Fit
 from zoo.processors.image import ImageProcessor
@@ -88,8 +89,10 @@ class Qwen(Family):
 
     def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
         image = config["encoders"].get("image") or {}
-        same = all(image.get(key, value) == value for key, value in self.tower.items())
-        return isinstance(processor.tiler, Fit) and image.get("name") == self.encoder and same
+        if not isinstance(processor.tiler, Fit) or image.get("name") != self.encoder:
+            return False
+        whole = _with_lists(whole_keywords("encoder", image))
+        return all(whole[key] == value for key, value in self.tower.items())
 
     def system(self, config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
         vision = {**self.vision, **(config.get("vision_config") or {})}
@@ -205,7 +208,7 @@ class Qwen(Family):
     def config(
         self, image: Mapping[str, Any], head: Mapping[str, Any], language: Mapping[str, Any], processor: ImageProcessor, marker: int
     ) -> dict[str, Any]:
-        back_end = f"transformers' {self.architecture}"
+        back_end, image = f"transformers' {self.architecture}", _with_lists(image)
         word = head["connectors"].get("image", "mlp")
         merger = {"kind": "", "factor": 2, "norm": "layer", "eps": 1e-6, "deepstack": 0, "newline": False}
         merger |= {"kind": word} if isinstance(word, str) else word
@@ -256,6 +259,11 @@ class Qwen(Family):
 def _plain(words: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords of the language model without those that only pictures need."""
     return {**words, "rope_sections": None, "rope_interleaved": False, "deepstack": 0}
+
+
+def _with_lists(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords with lists in place of tuples, as configs have them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in keywords.items()}
 
 
 def _flat(name: str) -> str:

@@ -130,7 +130,7 @@ class Qwen3VL(Qwen):
         return "visual.merger.linear_fc1.weight"
 
     def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
-        return super().fits(processor, config) and (config["encoders"].get("image") or {}).get("position_grid") is not None
+        return super().fits(processor, config) and config["encoders"]["image"].get("position_grid") is not None
 
     @property
     def interleaved(self) -> bool:
