@@ -78,10 +78,11 @@ def rows_of_words(conversation: Any, vocab_size: int, word: str = MARKER) -> tup
     Args:
         conversation: the processor's part that owns the tokenizer; None if there is no tokenizer, so that the marker is behind all words.
         vocab_size: rows of our table.
-        word: the marker; a tokenizer without it uses ours.
+        word: marker of theirs; if the tokenizer lacks it, it gets the id of ours.
     """
-    marker = vocab_size if conversation is None else conversation.tokenizer.token_to_id(word)
-    marker = conversation.tokenizer.token_to_id(MARKER) if marker is None else marker
+    tokenizer = None if conversation is None else conversation.tokenizer
+    known = None if tokenizer is None else tokenizer.token_to_id(word)
+    marker = vocab_size if tokenizer is None else tokenizer.token_to_id(MARKER) if known is None else known
     return marker, vocab_size if marker < vocab_size else -(-(marker + 1) // STEP) * STEP
 
 
@@ -115,8 +116,8 @@ def _lengthened(table: Tensor, rows: int) -> Tensor:
     return torch.cat([table, table.mean(0, keepdim=True).expand(more, -1)]) if more else table
 
 
-def keep_marker(content: dict[str, Any], marker: int) -> None:
+def keep_marker(content: dict[str, Any], marker: int, word: str = MARKER) -> None:
     """Put the marker of images among a tokenizer's added tokens, if it was left out."""
-    if all(token["content"] != MARKER for token in content["added_tokens"]):
+    if all(token["content"] != word for token in content["added_tokens"]):
         flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-        content["added_tokens"].append({"id": marker, "content": MARKER, "special": True, **flags})
+        content["added_tokens"].append({"id": marker, "content": word, "special": True, **flags})

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zoo.interop.base.transformers_config import filled
 from zoo.interop.causal_lm import configs
+from zoo.interop.llava.write import MARKER
 from zoo.processors.image import ImageProcessor
 from zoo.types import Tiler
 
@@ -22,8 +23,10 @@ class Family(ABC):
         tiler: our tiler that cuts the family's pictures.
         template: our chat template if a directory has none.
         encoder: our image encoder.
-        marker: token that stands for a picture in the family's texts.
-        spans: symbols around a picture by modality, as our processor of conversations takes them; for directories without a template.
+        marker: token of theirs that stands for a feature of a picture.
+        conversation: further settings of our processor of conversations.
+        other_markers: keys of their config with the ids of other special tokens, and these tokens.
+        tokenizer_words: further names of special tokens in a ``tokenizer_config.json``.
     """
 
     model_types: ClassVar[tuple[str, ...]]
@@ -32,16 +35,14 @@ class Family(ABC):
     tiler: ClassVar[type[Tiler]]
     template: ClassVar[str]
     encoder: ClassVar[str] = "vit"
-    marker: ClassVar[str] = "<image>"
-    spans: ClassVar[Mapping[str, list[str]]] = {}
+    marker: ClassVar[str] = MARKER
+    conversation: ClassVar[Mapping[str, Any]] = {}
+    other_markers: ClassVar[Mapping[str, str]] = {}
+    tokenizer_words: ClassVar[Mapping[str, str]] = {"image_token": MARKER}
 
-    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
-        """Return True if a system with this processor and config is of the family, as far as pictures go."""
-        return type(processor.tiler) is self.tiler
-
-    def symbol_ids(self, conversation: Any) -> dict[str, int]:
-        """Return further ids of tokens in the config, given the processor of conversations; by default none."""
-        return {}
+    def fits(self, tiler: Tiler | None, config: Mapping[str, Any]) -> bool:
+        """Return True if the family cuts pictures as a system with this config does."""
+        return type(tiler) is self.tiler
 
     def language(self, words: Mapping[str, Any]) -> dict[str, Any]:
         """Convert all keywords of the language model to its config.

@@ -49,8 +49,7 @@ class VisionLanguageModels(Format):
         image, settings = parts["encoders"]["image"], _images(family, source.directory, parts)
         given = read_language_tokenizer(source.directory)
         template = "tokenizer" if given is not None and given.chat_template is not None else family.template
-        spans = {"spans": dict(family.spans)} if family.spans and template != "tokenizer" else {}
-        processor = {"image": settings, "conversation": {"tokenizer": "given", "template": template, **spans}}
+        processor = {"image": settings, "conversation": {"tokenizer": "given", "template": template, **family.conversation}}
         system = {"name": source.name, **parts, "encoders": {"image": image}, "processor": processor}
         return Description({"system": system}, conversation=given, left_out=sampling_settings(source.directory))
 

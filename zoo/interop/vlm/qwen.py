@@ -23,6 +23,7 @@ from zoo.interop.causal_lm.write import whole_keywords
 from zoo.interop.vlm.family import Family
 from zoo.layers.tilers.fit import Fit
 from zoo.processors.image import ImageProcessor
+from zoo.types import Tiler
 from zoo.types.processor import CLIP_MEAN, CLIP_STD
 
 ORIGIN = "transformers"
@@ -70,7 +71,9 @@ class Qwen(Family):
     template = "chatml"
     encoder = "qwen_vision"
     marker = "<|image_pad|>"
-    spans: ClassVar[Mapping[str, list[str]]] = {"image": ["<|vision_start|>", "<|vision_end|>"]}
+    conversation: ClassVar[Mapping[str, Any]] = {"spans": {"image": ["<|vision_start|>", "<|vision_end|>"]}}
+    other_markers: ClassVar[Mapping[str, str]] = SYMBOLS
+    tokenizer_words: ClassVar[Mapping[str, str]] = {"image_token": "<|image_pad|>"}
     text_type: ClassVar[str]
     text: ClassVar[Mapping[str, Any]] = _TEXT
     vision: ClassVar[Mapping[str, Any]]
@@ -87,9 +90,9 @@ class Qwen(Family):
         """Return the name of a tensor that no other generation has."""
         raise NotImplementedError
 
-    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
+    def fits(self, tiler: Tiler | None, config: Mapping[str, Any]) -> bool:
         image = config["encoders"].get("image") or {}
-        if not isinstance(processor.tiler, Fit) or image.get("name") != self.encoder:
+        if not isinstance(tiler, Fit) or image.get("name") != self.encoder:
             return False
         whole = _with_lists(whole_keywords("encoder", image))
         return all(whole[key] == value for key, value in self.tower.items())
@@ -169,13 +172,15 @@ class Qwen(Family):
             {"temporal_patch_size": (FRAMES,), "do_resize": (True, None)},
             f"zoo's image processor ({origin})",
         )
+        patch = side({"patch_size": 14, **settings}, "patch_size")
         preprocessing = {
-            "patch_size": side({"patch_size": 14, **settings}, "patch_size"),
+            "patch_size": patch,
             "interpolation": interpolation_of({"resample": 3, **settings}, origin),
             **normalisation_of({"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), **settings}, origin),
         }
         pixels = {key: count({key: value}, key) for key, value in (("min_pixels", least), ("max_pixels", most))}
-        return preprocessing, {"tiler": {"kind": "fit", "merge": count({"merge_size": 2, **settings}, "merge_size"), **pixels}}
+        merge = count({"merge_size": 2, **settings}, "merge_size")
+        return preprocessing, {"tiler": {"kind": "fit", "patch_size": patch, "merge": merge, **pixels}}
 
     def to_zoo(self, tensors: Mapping[str, Tensor], tied: bool) -> dict[str, Tensor]:
         renamed = {_flat(name): tensor for name, tensor in tensors.items()}
@@ -237,10 +242,6 @@ class Qwen(Family):
             "image_token_id": marker,
             "tie_word_embeddings": language["tied"],
         }
-
-    def symbol_ids(self, conversation: Any) -> dict[str, int]:
-        ids = {key: conversation.tokenizer.token_to_id(word) for key, word in SYMBOLS.items()}
-        return {key: number for key, number in ids.items() if number is not None}
 
     def preprocessor(self, processor: ImageProcessor) -> dict[str, Any]:
         tiler = processor.tiler

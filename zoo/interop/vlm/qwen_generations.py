@@ -10,7 +10,7 @@ from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_othe
 from zoo.interop.causal_lm import configs
 from zoo.interop.causal_lm.transformers_causal_lm import stacked
 from zoo.interop.vlm.qwen import IMAGE, TOWER, Qwen, block
-from zoo.processors.image import ImageProcessor
+from zoo.types import Tiler
 
 NEW_MERGER = {"norm.{w}": "norm.{w}", "linear_fc1.{w}": "fc1.{w}", "linear_fc2.{w}": "fc2.{w}"}
 OLD_MERGER = {"ln_q.{w}": "norm.{w}", "mlp.0.{w}": "fc1.{w}", "mlp.2.{w}": "fc2.{w}"}
@@ -129,8 +129,8 @@ class Qwen3VL(Qwen):
     def _sign(self) -> str:
         return "visual.merger.linear_fc1.weight"
 
-    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
-        return super().fits(processor, config) and config["encoders"]["image"].get("position_grid") is not None
+    def fits(self, tiler: Tiler | None, config: Mapping[str, Any]) -> bool:
+        return super().fits(tiler, config) and config["encoders"]["image"].get("position_grid") is not None
 
     @property
     def interleaved(self) -> bool:

@@ -25,7 +25,7 @@ def vlm_export(system: nn.Module) -> Export | None:
     processor: Any = part_of(system, "image")
     if processor is None or processor.tiler is None:
         return None
-    family = next((each for each in FAMILIES if each.fits(processor, system.config)), None)
+    family = next((each for each in FAMILIES if each.fits(processor.tiler, system.config)), None)
     if family is None:
         names = dict.fromkeys(each.tiler.__name__.lower() for each in FAMILIES)
         raise ConfigError(
@@ -44,19 +44,22 @@ def vlm_export(system: nn.Module) -> Export | None:
     conversation: Any = part_of(system, "conversation")
     known = conversation is not None and conversation.is_fitted
     marker, rows = rows_of_words(conversation if known else None, language["vocab_size"], family.marker)
-    words = {**language, "vocab_size": rows}
-    config = family.config(image, head, words, processor, marker)
+    wide = {**language, "vocab_size": rows}
+    config = family.config(image, head, wide, processor, marker)
+    tokenizer = conversation.tokenizer if known else None
+    others = {key: None if tokenizer is None else tokenizer.token_to_id(word) for key, word in family.other_markers.items()}
+    config |= {key: marker + 1 if number is None else number for key, number in others.items()}
     config |= {"model_type": family.model_types[0], "architectures": [family.architecture]}
     per_tile, prefix = system.counts["image"].fixed, system.encoders["image"].num_prefix_tokens
     files = language_files(config["text_config"], conversation)
-    ids = {key: value for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
+    ids = {key: _without_spans(value, conversation) for key, value in files.pop(FOREIGN_CONFIG).items() if key.endswith("token_id")}
+    files |= {name: ids for name in ("generation_config.json",) if name in files}
     config["text_config"] |= ids
     config["pad_token_id"] = ids["pad_token_id"]
     if known:
-        config |= family.symbol_ids(conversation)
-        word = conversation.tokenizer.id_to_token(marker)
-        keep_marker(files["tokenizer.json"], marker)
-        files["tokenizer_config.json"] |= {"image_token": word, "extra_special_tokens": {"image_token": word}}
+        keep_marker(files["tokenizer.json"], marker, family.marker)
+        words = dict(family.tokenizer_words)
+        files["tokenizer_config.json"] |= {**words, "extra_special_tokens": words}
         files["processor_config.json"] = {
             "processor_class": family.processor_class,
             **family.processor_config(config, per_tile, prefix),
@@ -64,9 +67,18 @@ def vlm_export(system: nn.Module) -> Export | None:
     files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": family.preprocessor(processor)}
 
     def tensors() -> dict[str, Tensor]:
-        return family.from_zoo(lengthened(system.state_dict(), rows), words)
+        return family.from_zoo(lengthened(system.state_dict(), rows), wide)
 
     return Export(files, tensors)
+
+
+def _without_spans(ids: Any, conversation: Any) -> Any:
+    """Return ids that end an answer without the symbols that begin a picture, which end answers in zoo alone."""
+    if not isinstance(ids, list):
+        return ids
+    starts = {start for start, _ in conversation.spans.values()}
+    left = [number for number in ids if number not in starts]
+    return left[0] if len(left) == 1 else left or None
 
 
 def _refuse_other_parts(system: SystemLike, family: Family) -> None:

@@ -1,13 +1,15 @@
 """Pixel shuffle: squares of neighbouring tokens become one token.
 
-Papers: the inverse of Shi et al. 2016 (arXiv 1609.05158), as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it.
+Papers: the inverse of Shi et al. 2016 (arXiv 1609.05158), as Idefics3 (arXiv 2408.12637) and SmolVLM (arXiv 2504.05299) use it; with a norm
+and two linear layers in InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821), section 3.1.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.layers.connector import cannot, refuse_below
 from zoo.layers.linear import Linear
@@ -31,14 +33,19 @@ class PixelShuffle(Connector):
         in_dim: width of the encoder's tokens.
         out_dim: width of the language model.
         factor: side of the squares, in tokens.
-        bias: True gives the linear layer a bias (Idefics3 and SmolVLM: False).
+        bias: True gives the linear layers a bias (Idefics3 and SmolVLM: False).
+        norm: True normalises the joined tokens first (InternVL).
+        depth: number of linear layers, with GELU between them (InternVL: 2).
     """
 
-    def __init__(self, *, in_dim: int, out_dim: int, factor: int = 2, bias: bool = True) -> None:
+    def __init__(self, *, in_dim: int, out_dim: int, factor: int = 2, bias: bool = True, norm: bool = False, depth: int = 1) -> None:
         super().__init__()
         refuse_below("factor", factor, 1)
-        self.merge = factor
-        self.linear = Linear(in_dim * factor**2, out_dim, bias=bias)
+        refuse_below("depth", depth, 1)
+        self.merge, width = factor, in_dim * factor**2
+        self.norm = nn.LayerNorm(width) if norm else nn.Identity()
+        self.linear = Linear(width, out_dim, bias=bias)
+        self.more = nn.ModuleList(Linear(out_dim, out_dim, bias=bias) for _ in range(depth - 1))
 
     @classmethod
     def refuse(cls, num_tokens: int | None, options: Mapping[str, Any]) -> None:
@@ -53,10 +60,16 @@ class PixelShuffle(Connector):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
         x, mask = joined_squares(tokens, mask, None, self.merge)
-        return self.linear(x.flatten(2)), mask
+        return self._mapped(x.flatten(2)), mask
 
     def on_grids(
         self, tokens: Tensor, mask: Tensor, grids: Int64[Tensor, "batch 2"]
     ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
         x, mask = joined_squares(tokens, mask, grids, self.merge)
-        return self.linear(x.flatten(2)), mask
+        return self._mapped(x.flatten(2)), mask
+
+    def _mapped(self, x: Float[Tensor, "batch new_tokens width"]) -> Float[Tensor, "batch new_tokens out_dim"]:
+        x = self.linear(self.norm(x))
+        for layer in self.more:
+            x = layer(F.gelu(x))
+        return x

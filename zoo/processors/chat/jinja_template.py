@@ -13,7 +13,6 @@ from zoo.processors.chat.template_pieces import Piece, Symbols, with_system
 # Template code may apply any operation to its inputs, divide by zero, or nest without end.
 TEMPLATE_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 IMAGE = MARKERS["image"]
-SYMBOLS = (IMAGE, "<|image_pad|>")  # that templates write for a part of type "image"; the second is Qwen-VL's
 PROBE = "q0z"  # a string that no template contains, so that a match shows where a message was rendered
 
 
@@ -69,11 +68,16 @@ class Jinja:
         """Return the text of messages; equal to the result of ``apply_chat_template`` in transformers."""
         if not messages:
             return self._rendered([], add_generation_prompt)
+        rows: list[dict[str, Any]] = [{"role": message.role, "content": message.text} for message in messages]
         names = tuple(sorted(self.symbols.names.items()))
-        parts, symbol = _takes_parts(self.source, names), _image_symbol(self.source, names)
-        rows = [{"role": message.role, "content": _content(message.text, parts, symbol)} for message in messages]
+        word, needs = _image_word(self.source, names, self.symbols.special), _takes_parts(self.source, names)
+        for row, message in zip(rows, messages, strict=True):
+            if word and (needs or IMAGE in message.text):
+                row["content"] = _parts(message.text)
+            elif needs:
+                row["content"] = _one_part(message.text)
         text = self._rendered(rows, add_generation_prompt)
-        return text if symbol is None else text.replace(symbol, IMAGE)
+        return text if not word else text.replace(word, IMAGE)
 
     def _rendered(self, rows: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> str:
         return _render(self.source, rows, self.symbols.names, add_generation_prompt)
@@ -97,20 +101,6 @@ class Jinja:
 
 def _one_part(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
-
-
-def _content(text: str, takes_parts: bool, symbol: str | None) -> str | list[dict[str, str]]:
-    """Return the content of a message in the form that a template takes: a string, or parts.
-
-    Args:
-        text: of the message, with our markers.
-        takes_parts: see ``_takes_parts``.
-        symbol: see ``_image_symbol``; a template that also takes strings gets parts for messages with images, if it writes another symbol
-            than ours.
-    """
-    if takes_parts:
-        return _one_part(text) if symbol is None else _parts(text)
-    return _parts(text) if symbol not in (None, IMAGE) and IMAGE in text else text
 
 
 def _parts(text: str) -> list[dict[str, str]]:
@@ -147,14 +137,25 @@ def _takes_parts(source: str, names: tuple[tuple[str, str], ...]) -> bool:
 
 
 @functools.cache
-def _image_symbol(source: str, names: tuple[tuple[str, str], ...]) -> str | None:
-    """Return the symbol of ``SYMBOLS`` that a template writes for a part of type "image"; None if it writes none of them."""
+def _image_word(source: str, names: tuple[tuple[str, str], ...], special: frozenset[str]) -> str:
+    """Return the special tokens that a template writes for a part of type "image"; empty if it writes none.
+
+    They are our marker, or others, for example ``<IMG_CONTEXT>`` of InternVL, or a pad token between its start and end.
+    """
     try:
-        rows = [{"role": "user", "content": [{"type": "image"}, *_one_part(PROBE)]}]
-        text = _render(source, rows, dict(names), True)
+        shown = _render(source, [{"role": "user", "content": [{"type": "image"}, *_one_part(PROBE)]}], dict(names), True)
+        plain = _render(source, [{"role": "user", "content": _one_part(PROBE)}], dict(names), True)
     except ItemError:
-        return None
-    return next((symbol for symbol in SYMBOLS if text.count(symbol) == 1 and PROBE in text), None)
+        return ""
+    if IMAGE in shown:
+        return IMAGE if shown.count(IMAGE) == 1 else ""
+    before = shown.partition(PROBE)[0]
+    common = next((i for i, (a, b) in enumerate(zip(before, plain, strict=False)) if a != b), len(before))
+    word = before[common:].strip()
+    rest = word
+    for token in special:
+        rest = rest.replace(token, "")
+    return word if PROBE in shown and not rest else ""
 
 
 def _render(source: str, rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], add_generation_prompt: bool) -> str:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from zoo.errors import ItemError
+from zoo.processors.media.tiles import Tiles
 from zoo.storage.outside import shown
 
 ROLES = ("system", "user", "assistant", "document")  # "document" has no speaker; every token is supervised
@@ -210,7 +211,7 @@ def media_kind(raw: Any) -> str | None:
         return "audio" if raw.suffix.lower() in AUDIO_SUFFIXES else "image"
     if isinstance(raw, bytes):
         return "audio" if raw.startswith(AUDIO_BEGINNINGS) else "image"
-    if isinstance(raw, Image.Image):
+    if isinstance(raw, Image.Image | Tiles):
         return "image"
     if isinstance(raw, np.ndarray | torch.Tensor):
         return "image" if raw.dtype in (np.uint8, torch.uint8) else "audio"
