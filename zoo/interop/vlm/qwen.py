@@ -60,9 +60,10 @@ class Qwen(Family):
         text_type: ``model_type`` of a language model without pictures that has the same form.
         text: defaults of ``text_config``.
         vision: defaults of ``vision_config``.
+        sections: default of the pairs of channels of each axis.
         theta: default of the rotary positions.
         tower: keywords of our encoder that all sizes of the generation share.
-        rules: names of the tower's blocks and of the mergers, below ``visual.``.
+        tower_rules: names of the tower's blocks and of the mergers, below ``visual.``.
         nested: True if files have the names of models in memory.
     """
 
@@ -80,7 +81,7 @@ class Qwen(Family):
     sections: ClassVar[tuple[int, ...]] = (16, 24, 24)
     theta: ClassVar[float] = 1e6
     tower: ClassVar[Mapping[str, Any]]
-    rules: ClassVar[Sequence[Rule]]
+    tower_rules: ClassVar[Sequence[Rule]]
     nested: ClassVar[bool] = False
 
     def recognises(self, keys: Collection[str]) -> bool:
@@ -197,7 +198,7 @@ class Qwen(Family):
         return {_nested(name): tensor for name, tensor in found.items()} if self.nested else found
 
     def _rules(self) -> list[Rule]:
-        return [_patch(), *under("visual.", "", self.rules)]
+        return [_patch(), *under("visual.", "", self.tower_rules)]
 
     def language(self, words: Mapping[str, Any]) -> dict[str, Any]:
         found = configs.config(_plain(words))

@@ -27,7 +27,7 @@ class Qwen2VL(Qwen):
         **{"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
     }
     tower = {"norm": "layer", "patch_bias": False, "position_grid": None, "window": None, "deepstack": []}
-    rules = (
+    tower_rules = (
         *under("blocks.{i}.", TOWER + "blocks.{i}.", block(named({"mlp.fc1.{w}": "mlp.fc1.{w}", "mlp.fc2.{w}": "mlp.fc2.{w}"}))),
         *under("merger.", IMAGE + "merger.", named(OLD_MERGER)),
     )
@@ -62,7 +62,7 @@ class Qwen25VL(Qwen):
         "fullatt_block_indexes": [7, 15, 23, 31],
     }
     tower = {"norm": "rms", "patch_bias": False, "position_grid": None, "deepstack": [], "activation": "swiglu"}
-    rules = (
+    tower_rules = (
         *under(
             "blocks.{i}.",
             TOWER + "blocks.{i}.",
@@ -114,7 +114,7 @@ class Qwen3VL(Qwen):
     }
     tower = {"norm": "layer", "patch_bias": True, "window": None}
     nested = True
-    rules = (
+    tower_rules = (
         *named({"patch_embed.proj.bias": f"{TOWER}patch.bias"}),
         lifted("pos_embed.weight", f"{TOWER}positions"),
         *under(
