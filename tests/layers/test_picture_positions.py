@@ -32,23 +32,6 @@ def test_a_picture_among_words_has_the_recorded_positions():
     assert ends.tolist() == [9]
 
 
-def test_positions_are_those_of_transformers_with_padding_on_either_side():
-    import transformers as reference
-
-    config = reference.Qwen2VLConfig(vision_config={"spatial_merge_size": 2}, text_config={"num_hidden_layers": 0, "hidden_size": 8})
-    model = reference.Qwen2VLModel.get_rope_index
-    rows = [marks((2, 3)), marks((1, 1), (4, 2)), torch.zeros(5, dtype=torch.int64)]
-    for side in ("left", "right"):
-        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side=side)
-        real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side=side).bool()
-        grids = torch.tensor([[1, 4, 6], [1, 2, 2], [1, 8, 4]])
-        holder = type("Holder", (), {"config": config, "get_vision_position_ids": reference.Qwen2VLModel.get_vision_position_ids})()
-        theirs, delta = model(holder, padded, (padded > 0).int(), image_grid_thw=grids, attention_mask=real)
-        ours, ends = picture_positions(padded, real)
-        assert torch.equal(ours[:, real], theirs[:, real])
-        assert torch.equal(ends - real.sum(1), delta[:, 0])
-
-
 def test_frequencies_turn_by_the_recorded_axes():
     places = torch.tensor([1, 2, 3])[:, None]
     for settings, expected in (
@@ -67,7 +50,10 @@ def test_frequencies_turn_by_the_recorded_axes():
         ({"rope_sections": [1, 2, 3], "rope_interleaved": True}, "cannot take turns"),
         ({"positions": "learned"}, "not possible with positions 'learned'"),
         ({"deepstack": 4}, "deepstack: got 4; allowed is a whole number of layers from 0 to depth 3"),
-        ({"rope_scaling": {"kind": "dynamic", "factor": 2.0, "original_context_length": 8}}, "not possible with rope_scaling.kind 'dynamic'"),
+        (
+            {"rope_scaling": {"kind": "dynamic", "factor": 2.0, "original_context_length": 8}},
+            "not possible with rope_scaling.kind 'dynamic'",
+        ),
     ],
 )
 def test_sections_that_do_not_fit_are_refused(keywords, message):

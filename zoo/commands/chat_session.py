@@ -44,10 +44,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Shown:
-    """Image or audio clip of a conversation: its name and its processed tensor."""
+    """Image or audio clip of a conversation: its name and what the processor makes of it, a tensor or ``Tiles``."""
 
     name: str
-    item: Tensor
+    item: Any
 
 
 class ChatSession:

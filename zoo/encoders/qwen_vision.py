@@ -4,9 +4,9 @@ Papers: Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1; Bai et al.
 team 2025, "Qwen3-VL" (arXiv 2511.21631). References: transformers 5.17, ``modeling_qwen2_vl.py``, ``modeling_qwen2_5_vl.py``,
 ``modeling_qwen3_vl.py``.
 
-Where we differ: one class covers the three towers, which differ in their parts (norm, feed-forward part, windows, learned positions, outputs
-of earlier blocks); patches come row by row, not in the order of merged squares, which changes no output; the squares are merged by the
-connector ``patch_merger``.
+Where we differ: one class covers the three towers, which differ in their parts (norm, feed-forward part, windows, learned positions,
+outputs of earlier blocks); patches come row by row, not in the order of merged squares, which changes no output; the squares are merged by
+the connector ``patch_merger``.
 """
 
 from collections.abc import Mapping, Sequence

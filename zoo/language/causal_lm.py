@@ -170,7 +170,7 @@ class CausalLM(DecoderOnly):
         self.lm_head = None if tied else Linear(dim, vocab_size, bias=False)
         self._initialise()
 
-    def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
+    def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*axes_and_tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Add learned position embeddings if the model has them."""
         return x if self.positions is None else x + F.embedding(places, self.positions)  # not an index: its gradient depends on threads
 
@@ -179,7 +179,7 @@ class CausalLM(DecoderOnly):
         """Attention window of each layer."""
         return self._windows
 
-    def rotation(self, places: Int[Tensor, "*#tokens"], window: int | None) -> Turn | None:
+    def rotation(self, places: Int[Tensor, "*axes_and_tokens"], window: int | None) -> Turn | None:
         """Return the rotary rotation of these positions in layers with this window, or None with learned positions."""
         rotary = self.rotary if window is None or self.window_rotary is None else self.window_rotary
         return None if rotary is None else Turn(*rotary.tables(places))

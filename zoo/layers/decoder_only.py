@@ -57,11 +57,11 @@ class DecoderOnly(LanguageModel):
         """Remove an output projection that is not the word table; see ``LanguageModel``."""
         self.drops_output, self.lm_head = self.lm_head is not None, None
 
-    def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*#tokens"]) -> Float[Tensor, "*tokens dim"]:
+    def place(self, x: Float[Tensor, "*tokens dim"], places: Int[Tensor, "*axes_and_tokens"]) -> Float[Tensor, "*tokens dim"]:
         """Return the input of the first block, given embedding vectors and their positions; by default the vectors unchanged."""
         return x
 
-    def rotation(self, places: Int[Tensor, "*#tokens"], window: int | None) -> Rotation | None:
+    def rotation(self, places: Int[Tensor, "*axes_and_tokens"], window: int | None) -> Rotation | None:
         """Return the rotation of queries and keys in layers with this window; None (the default) applies no rotation."""
         return None
 
@@ -72,7 +72,7 @@ class DecoderOnly(LanguageModel):
 
     def forward(
         self,
-        x: Int[Tensor, "*tokens"] | Float[Tensor, "*tokens dim"],
+        x: Int[Tensor, "*tokens"] | Float[Tensor, "*tokens width"],
         mask: Bool[Tensor, "batch length"] | None = None,
         *,
         positions: Int[Tensor, "*tokens"] | None = None,

@@ -53,7 +53,9 @@ class PictureList:
         self._to = send(_joined([each + item * most for each, item in zip(places, order, strict=True)]), device)
         self.rows, self.columns = send(within // width, device), send(within % width, device)
         self._shape = (len(sizes), most)
-        self.mask: Bool[Tensor, "items most"] = send(torch.arange(most, device=HOST)[None] < torch.tensor(sizes, device=HOST)[:, None], device)
+        self.mask: Bool[Tensor, "items most"] = send(
+            torch.arange(most, device=HOST)[None] < torch.tensor(sizes, device=HOST)[:, None], device
+        )
 
     def pack(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
         """Return patches in the order of the list, given picture by picture and row by row."""
@@ -63,7 +65,6 @@ class PictureList:
         """Return a padded batch of the list, picture by picture and row by row, with zeros at padding."""
         flat = x.new_zeros(self._shape[0] * self._shape[1], x.shape[1])
         return flat.index_copy(0, self._to, x).unflatten(0, self._shape)
-
 
     def calls(self, turn: Rotation) -> tuple[Call, Call]:
         """Return the arguments of blocks that attend to whole pictures, and of those that attend to windows."""
@@ -81,7 +82,7 @@ class OneGrid:
 
     def __init__(self, grid: tuple[int, int], window: int | None, device: torch.device) -> None:
         (rows, columns), self.grids, self._window = grid, [grid], window
-        places = torch.arange(rows * columns, device=device)
+        places = torch.arange(rows * columns, device=device)[None]
         self.rows, self.columns = places // columns, places % columns
 
     def pack(self, x: Float[Tensor, "total dim"]) -> Float[Tensor, "total dim"]:
@@ -90,11 +91,12 @@ class OneGrid:
 
     def calls(self, turn: Rotation) -> tuple[Call, Call]:
         """Return the arguments of blocks that attend to whole pictures, and of those that attend to windows."""
-        near = torch.ones(len(self.rows), len(self.rows), dtype=torch.bool, device=self.rows.device)
+        number = self.rows.shape[1]
+        near = torch.ones(number, number, dtype=torch.bool, device=self.rows.device)
         whole = Call(rotation=turn, allowed=near)
         if self._window is None:
             return whole, whole
-        for axis in (self.rows // self._window, self.columns // self._window):
+        for axis in (self.rows[0] // self._window, self.columns[0] // self._window):
             near = near & (axis[:, None] == axis)
         return whole, Call(rotation=turn, allowed=near)
 

@@ -78,11 +78,11 @@ class Rotary:
         self.head_dim, self.theta, self.scaling = head_dim, theta, dict(scaling or {})
         self.axes = None if sections is None else axes_of_pairs(sections, self.dim // 2, interleaved=interleaved)
         if self.axes is not None and self.scaling.get("kind") in ("dynamic", "longrope"):
-            raise ConfigError(f"rope_sections: not possible with rope_scaling.kind {self.scaling['kind']!r}; allowed are linear, llama3, yarn")
+            raise ConfigError(
+                f"rope_sections: not possible with rope_scaling.kind {self.scaling['kind']!r}; allowed are linear, llama3, yarn"
+            )
 
-    def tables(
-        self, positions: Int[Tensor, "*tokens"] | Int[Tensor, "3 *tokens"]
-    ) -> tuple[Float[Tensor, "*tokens half"], Float[Tensor, "*tokens half"]]:
+    def tables(self, positions: Int[Tensor, "*axes_and_tokens"]) -> tuple[Float[Tensor, "*tokens half"], Float[Tensor, "*tokens half"]]:
         """Return cosine and sine of each position's angles, in float32; with sections, positions have the three axes first."""
         # float32 always: bf16 represents integers exactly only up to 256.
         if self.axes is None:
@@ -205,12 +205,16 @@ def axes_of_pairs(sections: Sequence[int], half: int, *, interleaved: bool) -> l
         ConfigError: there are not three sections, or they do not add up to ``half``, or cannot take turns.
     """
     if len(sections) != 3 or min(sections) < 0 or sum(sections) != half:
-        raise ConfigError(f"rope_sections: got {list(sections)}; allowed are three numbers that add up to the {half} pairs of channels of a head")
+        raise ConfigError(
+            f"rope_sections: got {list(sections)}; allowed are three numbers that add up to the {half} pairs of channels of a head"
+        )
     if not interleaved:
         return [axis for axis, count in enumerate(sections) for _ in range(count)]
     axes = [pair % 3 if pair < 3 * sections[pair % 3] else 0 for pair in range(half)]
     if any(axes.count(axis) != count for axis, count in enumerate(sections)):
-        raise ConfigError(f"rope_sections: got {list(sections)}, which cannot take turns; allowed is a first number that is not below the others")
+        raise ConfigError(
+            f"rope_sections: got {list(sections)}, which cannot take turns; allowed is a first number that is not below the others"
+        )
     return axes
 
 

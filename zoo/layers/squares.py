@@ -48,8 +48,8 @@ def refuse_grids(grids: Sequence[Sequence[int]], factor: int) -> None:
     for rows, columns in grids:
         if rows % factor or columns % factor:
             raise DataError(
-                f"a picture has {rows} x {columns} patches, which squares of {factor} x {factor} do not fill; cut pictures by tiler fit with "
-                f"merge {factor}, or choose a connector that joins no squares (mlp, resampler)"
+                f"a picture has {rows} x {columns} patches, which squares of {factor} x {factor} do not fill; cut pictures by tiler fit "
+                f"with merge {factor}, or choose a connector that joins no squares (mlp, resampler)"
             )
 
 

@@ -57,7 +57,9 @@ def _check_shapes(language: LanguageModel, ids: Tensor) -> Tensor:
     rows, length = ids.shape
     for name, found, width in (("embed", vectors, language.input_dim), ("forward", hidden, language.dim)):
         wanted = [rows, length, width]
-        require(list(found.shape) == wanted, language, f"{name} gives vectors of this width", f"{list(found.shape)}", f"{wanted}", "see dim")
+        require(
+            list(found.shape) == wanted, language, f"{name} gives vectors of this width", f"{list(found.shape)}", f"{wanted}", "see dim"
+        )
     logits, wanted = language.logits(hidden), [rows, length, language.vocab_size]
     require(
         list(logits.shape) == wanted, language, "logits has a score per token id", f"{list(logits.shape)}", f"{wanted}", "see vocab_size"

@@ -139,7 +139,10 @@ class MultimodalLM(LanguageHead):
         return splice(token_ids, self.language.embed(token_ids), features, ids)
 
     def _states(
-        self, vectors: Float[Tensor, "batch length dim"], mask: Bool[Tensor, "batch length"], prefix: Int[Tensor, " batch"] | None = None
+        self,
+        vectors: Float[Tensor, "batch length input_dim"],
+        mask: Bool[Tensor, "batch length"],
+        prefix: Int[Tensor, " batch"] | None = None,
     ) -> tuple[Float[Tensor, "total dim"], Int[Tensor, " total"]]:
         """Return the hidden states of the batch as a list, and the index of each in the flattened batch, known on the CPU.
 

@@ -40,9 +40,9 @@ class Family(ABC):
     other_markers: ClassVar[Mapping[str, str]] = {}
     tokenizer_words: ClassVar[Mapping[str, str]] = {"image_token": MARKER}
 
-    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
-        """Return True if a system with this processor and config is of the family, as far as pictures go."""
-        return processor.tiler is None if self.tiler is None else type(processor.tiler) is self.tiler
+    def fits(self, tiler: Tiler | None, config: Mapping[str, Any]) -> bool:
+        """Return True if the family cuts pictures as a system with this tiler and config does."""
+        return tiler is None if self.tiler is None else type(tiler) is self.tiler
 
     def tiler_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Return options of our tiler that the model's config gives, not its image processor; none by default.

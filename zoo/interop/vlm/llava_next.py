@@ -35,8 +35,7 @@ class LlavaNext(Family):
     side = SIDE
     grids: Sequence[Size] = NEXT
 
-    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
-        tiler = processor.tiler
+    def fits(self, tiler: Tiler | None, config: Mapping[str, Any]) -> bool:
         return isinstance(tiler, AnyRes) and tiler.frame_pool is None and not tiler.together
 
     def recognises(self, keys: Collection[str]) -> bool:

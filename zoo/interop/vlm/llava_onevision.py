@@ -39,8 +39,8 @@ class LlavaOnevision(LlavaNext):
     side = 384
     grids = tuple((rows, columns) for rows in range(1, 7) for columns in range(1, 7))
 
-    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
-        return isinstance(processor.tiler, AnyRes) and not super().fits(processor, config)
+    def fits(self, tiler: Tiler | None, config: Mapping[str, Any]) -> bool:
+        return isinstance(tiler, AnyRes) and not super().fits(tiler, config)
 
     def recognises(self, keys: Collection[str]) -> bool:
         class_token = any(key.endswith("embeddings.class_embedding") for key in keys)

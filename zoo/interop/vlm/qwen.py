@@ -19,9 +19,11 @@ from zoo.interop.base.image_preprocessing import interpolation_of, normalisation
 from zoo.interop.base.rules import Rule, named, under
 from zoo.interop.base.transformers_config import count, refuse_others, side
 from zoo.interop.causal_lm import configs, transformers_causal_lm
+from zoo.interop.causal_lm.write import whole_keywords
 from zoo.interop.vlm.family import Family
 from zoo.layers.tilers.fit import Fit
 from zoo.processors.image import ImageProcessor
+from zoo.types import Tiler
 from zoo.types.processor import CLIP_MEAN, CLIP_STD
 
 ORIGIN = "transformers"
@@ -57,9 +59,10 @@ class Qwen(Family):
         text_type: ``model_type`` of a language model without pictures that has the same form.
         text: defaults of ``text_config``.
         vision: defaults of ``vision_config``.
+        sections: default of the pairs of channels of each axis.
         theta: default of the rotary positions.
         tower: keywords of our encoder that all sizes of the generation share.
-        rules: names of the tower's blocks and of the mergers, below ``visual.``.
+        tower_rules: names of the tower's blocks and of the mergers, below ``visual.``.
         nested: True if files have the names of models in memory.
     """
 
@@ -69,15 +72,19 @@ class Qwen(Family):
     encoder = "qwen_vision"
     marker = "<|image_pad|>"
     conversation: ClassVar[Mapping[str, Any]] = {"spans": {"image": ["<|vision_start|>", "<|vision_end|>"]}}
-    tokenizer_words = {"image_token": "<|image_pad|>"}
-    other_markers = {"video_token_id": "<|video_pad|>", "vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    tokenizer_words: ClassVar[Mapping[str, str]] = {"image_token": "<|image_pad|>"}
+    other_markers: ClassVar[Mapping[str, str]] = {
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+        "vision_end_token_id": "<|vision_end|>",
+    }
     text_type: ClassVar[str]
     text: ClassVar[Mapping[str, Any]] = _TEXT
     vision: ClassVar[Mapping[str, Any]]
     sections: ClassVar[tuple[int, ...]] = (16, 24, 24)
     theta: ClassVar[float] = 1e6
     tower: ClassVar[Mapping[str, Any]]
-    rules: ClassVar[Sequence[Rule]]
+    tower_rules: ClassVar[Sequence[Rule]]
     nested: ClassVar[bool] = False
 
     def recognises(self, keys: Collection[str]) -> bool:
@@ -87,14 +94,19 @@ class Qwen(Family):
         """Return the name of a tensor that no other generation has."""
         raise NotImplementedError
 
-    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
+    def fits(self, tiler: Tiler | None, config: Mapping[str, Any]) -> bool:
         image = config["encoders"].get("image") or {}
-        same = all(image.get(key, value) == value for key, value in self.tower.items())
-        return isinstance(processor.tiler, Fit) and image.get("name") == self.encoder and same
+        if not isinstance(tiler, Fit) or image.get("name") != self.encoder:
+            return False
+        whole = _with_lists(whole_keywords("encoder", image))
+        return all(whole[key] == value for key, value in self.tower.items())
 
     def system(self, config: Mapping[str, Any], keys: Collection[str]) -> dict[str, Any]:
         vision = {**self.vision, **(config.get("vision_config") or {})}
-        channels = {"in_channels": vision.get("in_channels", vision.get("in_chans", 3)), "temporal_patch_size": vision["temporal_patch_size"]}
+        channels = {
+            "in_channels": vision.get("in_channels", vision.get("in_chans", 3)),
+            "temporal_patch_size": vision["temporal_patch_size"],
+        }
         refuse_others(channels, {"in_channels": (3,), "temporal_patch_size": (FRAMES,)}, "our qwen_vision")
         rope = vision.get("rope_parameters") or {}
         refuse_others({"rope_type": rope.get("rope_type", "axial")}, {"rope_type": ("axial", "default")}, "our qwen_vision")
@@ -109,8 +121,8 @@ class Qwen(Family):
         }
         if self._out(vision) != words["dim"]:
             raise ConfigError(
-                f"vision_config: vectors of {self._out(vision)} channels come out of the tower, but text_config.hidden_size is {words['dim']}; "
-                "allowed is the same number in both"
+                f"vision_config: vectors of {self._out(vision)} channels come out of the tower, but text_config.hidden_size is "
+                f"{words['dim']}; allowed is the same number in both"
             )
         merger = {"kind": "patch_merger", "factor": merge, "norm": self.tower["norm"], "eps": 1e-6, "deepstack": len(stack)}
         language = {"name": "causal_lm", **words, "deepstack": len(stack)}
@@ -164,13 +176,15 @@ class Qwen(Family):
             {"temporal_patch_size": (FRAMES,), "do_resize": (True, None)},
             f"zoo's image processor ({origin})",
         )
+        patch = side({"patch_size": 14, **settings}, "patch_size")
         preprocessing = {
-            "patch_size": side({"patch_size": 14, **settings}, "patch_size"),
+            "patch_size": patch,
             "interpolation": interpolation_of({"resample": 3, **settings}, origin),
             **normalisation_of({"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), **settings}, origin),
         }
         pixels = {key: count({key: value}, key) for key, value in (("min_pixels", least), ("max_pixels", most))}
-        return preprocessing, {"tiler": {"kind": "fit", "merge": count({"merge_size": 2, **settings}, "merge_size"), **pixels}}
+        merge = count({"merge_size": 2, **settings}, "merge_size")
+        return preprocessing, {"tiler": {"kind": "fit", "patch_size": patch, "merge": merge, **pixels}}
 
     def to_zoo(self, tensors: Mapping[str, Tensor], tied: bool) -> dict[str, Tensor]:
         renamed = {_flat(name): tensor for name, tensor in tensors.items()}
@@ -187,7 +201,7 @@ class Qwen(Family):
         return {_nested(name): tensor for name, tensor in found.items()} if self.nested else found
 
     def _rules(self) -> list[Rule]:
-        return [_patch(), *under("visual.", "", self.rules)]
+        return [_patch(), *under("visual.", "", self.tower_rules)]
 
     def language(self, words: Mapping[str, Any]) -> dict[str, Any]:
         found = configs.config(_plain(words))
@@ -203,7 +217,7 @@ class Qwen(Family):
     def config(
         self, image: Mapping[str, Any], head: Mapping[str, Any], language: Mapping[str, Any], processor: ImageProcessor, marker: int
     ) -> dict[str, Any]:
-        back_end = f"transformers' {self.architecture}"
+        back_end, image = f"transformers' {self.architecture}", _with_lists(image)
         word = head["connectors"].get("image", "mlp")
         merger = {"kind": "", "factor": 2, "norm": "layer", "eps": 1e-6, "deepstack": 0, "newline": False}
         merger |= {"kind": word} if isinstance(word, str) else word
@@ -216,7 +230,9 @@ class Qwen(Family):
         axes = {"rope_interleaved": (self.interleaved,), "deepstack": (len(image["deepstack"]),)}
         refuse_others({f"language.{k}": language[k] for k in axes}, {f"language.{k}": v for k, v in axes.items()}, back_end)
         if language["rope_sections"] is None:
-            raise ConfigError(f"language.rope_sections: got None, which {back_end} does not have; set three numbers and train the model with them")
+            raise ConfigError(
+                f"language.rope_sections: got None, which {back_end} does not have; set three numbers and train the model with them"
+            )
         vision = {
             "model_type": f"{self.model_types[0]}_vision",
             **{"depth": image["depth"], "num_heads": image["num_heads"], "in_channels": 3, "patch_size": image["patch_size"]},
@@ -252,6 +268,11 @@ class Qwen(Family):
 def _plain(words: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keywords of the language model without those that only pictures need."""
     return {**words, "rope_sections": None, "rope_interleaved": False, "deepstack": 0}
+
+
+def _with_lists(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords with lists in place of tuples, as configs have them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in keywords.items()}
 
 
 def _flat(name: str) -> str:

@@ -10,7 +10,7 @@ from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_othe
 from zoo.interop.causal_lm import configs
 from zoo.interop.causal_lm.transformers_causal_lm import stacked
 from zoo.interop.vlm.qwen import IMAGE, TOWER, Qwen, block
-from zoo.processors.image import ImageProcessor
+from zoo.types import Tiler
 
 NEW_MERGER = {"norm.{w}": "norm.{w}", "linear_fc1.{w}": "fc1.{w}", "linear_fc2.{w}": "fc2.{w}"}
 OLD_MERGER = {"ln_q.{w}": "norm.{w}", "mlp.0.{w}": "fc1.{w}", "mlp.2.{w}": "fc2.{w}"}
@@ -27,7 +27,7 @@ class Qwen2VL(Qwen):
         **{"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2},
     }
     tower = {"norm": "layer", "patch_bias": False, "position_grid": None, "window": None, "deepstack": []}
-    rules = (
+    tower_rules = (
         *under("blocks.{i}.", TOWER + "blocks.{i}.", block(named({"mlp.fc1.{w}": "mlp.fc1.{w}", "mlp.fc2.{w}": "mlp.fc2.{w}"}))),
         *under("merger.", IMAGE + "merger.", named(OLD_MERGER)),
     )
@@ -62,7 +62,7 @@ class Qwen25VL(Qwen):
         "fullatt_block_indexes": [7, 15, 23, 31],
     }
     tower = {"norm": "rms", "patch_bias": False, "position_grid": None, "deepstack": [], "activation": "swiglu"}
-    rules = (
+    tower_rules = (
         *under(
             "blocks.{i}.",
             TOWER + "blocks.{i}.",
@@ -85,8 +85,8 @@ class Qwen25VL(Qwen):
     def _their_sizes(self, image: Mapping[str, Any], merge: int, dim: int) -> dict[str, Any]:
         if image["window"] is None or image["window"] % merge or image["activation"] != "swiglu":
             raise ConfigError(
-                f"encoders.image: window {image['window']}, activation {image['activation']!r}; Qwen2.5-VL has a window that is a multiple of "
-                f"{merge} patches, and swiglu"
+                f"encoders.image: window {image['window']}, activation {image['activation']!r}; Qwen2.5-VL has a window that is a multiple "
+                f"of {merge} patches, and swiglu"
             )
         return {
             **{"hidden_size": image["dim"], "intermediate_size": image["hidden_dim"], "hidden_act": "silu", "out_hidden_size": dim},
@@ -114,7 +114,7 @@ class Qwen3VL(Qwen):
     }
     tower = {"norm": "layer", "patch_bias": True, "window": None}
     nested = True
-    rules = (
+    tower_rules = (
         *named({"patch_embed.proj.bias": f"{TOWER}patch.bias"}),
         lifted("pos_embed.weight", f"{TOWER}positions"),
         *under(
@@ -129,8 +129,8 @@ class Qwen3VL(Qwen):
     def _sign(self) -> str:
         return "visual.merger.linear_fc1.weight"
 
-    def fits(self, processor: ImageProcessor, config: Mapping[str, Any]) -> bool:
-        return super().fits(processor, config) and (config["encoders"].get("image") or {}).get("position_grid") is not None
+    def fits(self, tiler: Tiler | None, config: Mapping[str, Any]) -> bool:
+        return super().fits(tiler, config) and config["encoders"]["image"].get("position_grid") is not None
 
     @property
     def interleaved(self) -> bool:

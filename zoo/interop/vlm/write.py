@@ -26,7 +26,7 @@ def vlm_export(system: nn.Module) -> Export | None:
     processor: Any = part_of(system, "image")
     if processor is None or (processor.tiler is None and not system.head.prefix):
         return None
-    family = next((each for each in FAMILIES if each.fits(processor, system.config)), None)
+    family = next((each for each in FAMILIES if each.fits(processor.tiler, system.config)), None)
     if family is None:
         known = dict.fromkeys(each.tiler.__name__.lower() for each in FAMILIES if each.tiler is not None)
         raise ConfigError(

@@ -13,7 +13,7 @@ from zoo.types import LanguageModel
 
 def prefill(
     language: LanguageModel,
-    prompts: Sequence[Float[Tensor, "_ dim"]],
+    prompts: Sequence[Float[Tensor, "_ input_dim"]],
     *,
     new_tokens: int,
     padding_side: str = "left",

@@ -1,7 +1,7 @@
 """Patch merger: squares of neighbouring tokens become one token through a norm and two linear layers.
 
-Papers: Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1; Bai et al. 2025, "Qwen2.5-VL" (arXiv 2502.13923), section 2.1.1. Further
-mergers of earlier layers: Meng et al. 2024, "DeepStack" (arXiv 2406.04334), as Qwen3-VL has them. Reference: transformers 5.17,
+Papers: Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1; Bai et al. 2025, "Qwen2.5-VL" (arXiv 2502.13923), section 2.1.1.
+Further mergers of earlier layers: Meng et al. 2024, "DeepStack" (arXiv 2406.04334), as Qwen3-VL has them. Reference: transformers 5.17,
 ``modeling_qwen2_vl.py`` (``PatchMerger``), ``modeling_qwen3_vl.py`` (``Qwen3VLVisionPatchMerger``).
 """
 
@@ -66,9 +66,7 @@ class PatchMerger(Connector):
 
     silent_keywords = ("eps",)
 
-    def __init__(
-        self, *, in_dim: int, out_dim: int, factor: int = 2, norm: str = "layer", eps: float = 1e-6, deepstack: int = 0
-    ) -> None:
+    def __init__(self, *, in_dim: int, out_dim: int, factor: int = 2, norm: str = "layer", eps: float = 1e-6, deepstack: int = 0) -> None:
         super().__init__()
         refuse_below("factor", factor, 1)
         refuse_below("deepstack", deepstack, 0)

@@ -13,7 +13,6 @@ from zoo.processors.chat.template_pieces import Piece, Symbols, with_system
 # Template code may apply any operation to its inputs, divide by zero, or nest without end.
 TEMPLATE_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 IMAGE = MARKERS["image"]
-SYMBOLS = (IMAGE, "<|image_pad|>")  # that templates write for a part of type "image"; the second is Qwen-VL's
 PROBE = "q0z"  # a string that no template contains, so that a match shows where a message was rendered
 
 
@@ -102,20 +101,6 @@ class Jinja:
 
 def _one_part(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
-
-
-def _content(text: str, takes_parts: bool, symbol: str | None) -> str | list[dict[str, str]]:
-    """Return the content of a message in the form that a template takes: a string, or parts.
-
-    Args:
-        text: of the message, with our markers.
-        takes_parts: see ``_takes_parts``.
-        symbol: see ``_image_symbol``; a template that also takes strings gets parts for messages with images, if it writes another symbol
-            than ours.
-    """
-    if takes_parts:
-        return _one_part(text) if symbol is None else _parts(text)
-    return _parts(text) if symbol not in (None, IMAGE) and IMAGE in text else text
 
 
 def _parts(text: str) -> list[dict[str, str]]:
