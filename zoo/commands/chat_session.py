@@ -44,10 +44,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Shown:
-    """Image or audio clip of a conversation: its name and its processed tensor."""
+    """Image, video or audio clip of a conversation: its name, and what ``ModalityProcessor.kept`` returned for it."""
 
     name: str
-    item: Tensor
+    item: Any
 
 
 class ChatSession:
