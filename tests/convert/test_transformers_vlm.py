@@ -127,19 +127,55 @@ def test_training_of_paligemma_is_theirs(saved):
         torch.testing.assert_close(system(ours).loss, model(**theirs).loss, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "number"), [("llava_onevision", 6), ("internvl", 7)])
 @torch.no_grad()
-def test_a_video_of_onevision_is_theirs(saved):
-    model, processor, directory = saved("llava_onevision")
-    system, frames = zoo.load(directory), [np.asarray(picture(34, 34 + number).resize((34, 34))) for number in range(3)]
-    prompt = processor.apply_chat_template(
-        [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "what?"}]}], add_generation_prompt=True
-    )
+def test_a_video_is_theirs(kind, number, saved):
+    """``number`` is the id of theirs that stands for the features of a frame."""
+    model, processor, directory = saved(kind)
+    side = model.config.vision_config.image_size
+    side = side if isinstance(side, int) else side[0]
+    system, frames = zoo.load(directory), [np.asarray(picture(34, 34 + each).resize((side, side))) for each in range(3)]
+    content = [{"type": "video"}, {"type": "text", "text": "what?"}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     theirs = processor(videos=[np.stack(frames)], text=[prompt], return_tensors="pt", add_special_tokens=False)
     video = Video(tuple(Frame(torch.from_numpy(frame.copy()).permute(2, 0, 1)) for frame in frames))
     ours = our_inputs(system, [video], "what?")
-    assert torch.equal(ours.inputs["text"].masked_fill(ours.inputs["text"] < 0, 6), theirs["input_ids"])
-    torch.testing.assert_close(ours.inputs["image"], theirs["pixel_values_videos"][0], rtol=0, atol=1e-5)
+    assert torch.equal(ours.inputs["text"].masked_fill(ours.inputs["text"] < 0, number), theirs["input_ids"])
+    pixels = theirs.get("pixel_values_videos", theirs.get("pixel_values"))
+    torch.testing.assert_close(ours.inputs["image"], pixels.flatten(0, -4), rtol=0, atol=1e-5)
     torch.testing.assert_close(our_logits(system, ours), model(**theirs).logits, rtol=0, atol=1e-5)
+
+
+TINY_VIT = {"name": "vit", "image_size": 32, "patch_size": 8, "dim": 16, "depth": 1, "num_heads": 2, "pool": "none"}
+TINY_WORDS = {"name": "causal_lm", "vocab_size": 320, "context_length": 256, "dim": 16, "depth": 1, "num_heads": 2, "hidden_dim": 24}
+TINY_GEMMA = {**TINY_WORDS, "norm": "rms_offset", "activation": "geglu_tanh", "embed_scale": 4.0, "tied": True}
+SHUFFLE = {"kind": "pixel_shuffle", "norm": True, "depth": 2}
+BUILT = {  # encoder, head, processors
+    "internvl": (
+        {"layer_scale": 0.1, "final_norm": False},
+        {"language": TINY_WORDS, "connectors": {"image": SHUFFLE}, "feature_layer": -1},
+        {"image": {"resize": "squash", "tiler": "canvas"}, "conversation": {"spans": {"image": ["<img>", "</img>"]}}},
+    ),
+    "paligemma": (
+        {"class_token": False},
+        {"language": TINY_GEMMA, "connectors": {"image": "linear"}, "feature_layer": None, "prefix": True},
+        {"image": {"resize": "squash"}, "conversation": {"template": "paligemma"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_a_system_built_by_config_is_written_and_read(kind, tmp_path):
+    torch.manual_seed(0)
+    encoder, head, processor = BUILT[kind]
+    config = {"encoders": {"image": {**TINY_VIT, **encoder}}, "head": {"name": "llava", **head}, "processor": processor}
+    system = zoo.create_system({"name": kind, **config}).eval()
+    system.processor.fit(["what is there? a cat"])
+    zoo.export(system, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == kind
+    again, prompt = zoo.load(tmp_path / "out"), [[picture(40, 90), "what is there?"]]
+    torch.testing.assert_close(again.score(prompt, ["a cat"]), system.score(prompt, ["a cat"]), rtol=0, atol=1e-5)
+    reference.AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
 
 
 @KINDS

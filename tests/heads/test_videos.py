@@ -123,7 +123,9 @@ def test_a_video_file_is_read_in_any_system(systems, clip, tiler):
     assert len(found[0]) == (1 if tiler == TOGETHER else 8) + 3
     assert system.generate(asked, max_new_tokens=3) == [system.generate([each], max_new_tokens=3)[0] for each in asked]
     frames = read_video(clip).frames
-    given = [Video(frames)] if tiler == TOGETHER else [part for frame in frames for part in (frame, "\n")][:-1]
+    text = "Frame{}: " if tiler == "canvas" else ""
+    apart = [part for number, frame in enumerate(frames, 1) for part in ("\n" + text.format(number), frame)]
+    given = [Video(frames)] if tiler == TOGETHER else [text.format(1), *apart[1:]]
     alone, others = system.score([asked[0]], ["a cat"]), system.score([[*given, "What is there?"]], ["a cat"])
     torch.testing.assert_close(alone, others)
     system.zero_grad()
