@@ -11,6 +11,7 @@ from PIL import Image
 
 import zoo
 from zoo.commands.chat_session import ChatSession
+from zoo.commands.cli import main
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.question_answering import QuestionAnswering
 from zoo.heads.bases.media_features import features_of
@@ -122,7 +123,9 @@ def test_a_video_file_is_read_in_any_system(systems, clip, tiler):
     assert len(found[0]) == (1 if tiler == TOGETHER else 8) + 3
     assert system.generate(asked, max_new_tokens=3) == [system.generate([each], max_new_tokens=3)[0] for each in asked]
     frames = read_video(clip).frames
-    given = [Video(frames)] if tiler == TOGETHER else [part for frame in frames for part in (frame, "\n")][:-1]
+    text = "Frame{}: " if tiler == "canvas" else ""
+    apart = [part for number, frame in enumerate(frames, 1) for part in ("\n" + text.format(number), frame)]
+    given = [Video(frames)] if tiler == TOGETHER else [text.format(1), *apart[1:]]
     alone, others = system.score([asked[0]], ["a cat"]), system.score([[*given, "What is there?"]], ["a cat"])
     torch.testing.assert_close(alone, others)
     system.zero_grad()
@@ -176,6 +179,19 @@ def test_questions_about_videos_are_evaluated_and_shown(systems, clip, tmp_path)
     source = Instruct(path=str(tmp_path / "rows.jsonl"), validation=str(tmp_path / "rows.jsonl"))
     result = QuestionAnswering(blind="blank", max_new_tokens=2)(systems(TOGETHER), source, "validation")
     assert set(result.metrics) >= {"exact_match", "blind_exact_match"}
-    result.save(tmp_path)
+    result.draw(tmp_path)
     page = next(tmp_path.glob("*.html")).read_text()
     assert page.count("data:image/jpeg") == 8
+
+
+def test_the_command_line_chooses_frames(systems, clip, tmp_path, capsys):
+    zoo.save(systems(TOGETHER), tmp_path / "model")
+    lengths = []
+    for choice in (["--frames", "2"], ["--frame-rate", "1"], []):
+        assert (
+            main(["chat", "--model", str(tmp_path / "model"), "--video", str(clip), *choice, "--max-new-tokens", "1", "--json", "so"]) == 0
+        )
+        lengths.append(json.loads(capsys.readouterr().out)["prompt_tokens"])
+    assert [length - lengths[0] for length in lengths] == [0, 4, 24]  # four tokens for each frame of 4 x 4 patches
+    assert main(["chat", "--model", str(tmp_path / "model"), "--video", "none.mp4", "so"]) == 2
+    assert "none.mp4: no such file" in capsys.readouterr().err

@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Shown:
-    """Image or audio clip of a conversation: its name and what the processor makes of it, a tensor or ``Tiles``."""
+    """Image, video or audio clip of a conversation: its name, and what ``ModalityProcessor.kept`` returned for it."""
 
     name: str
     item: Any

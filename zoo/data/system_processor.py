@@ -100,7 +100,7 @@ class Processor:
             DataError: the conversation contains a modality for which this system has no encoder, or an unusable input.
         """
         media: dict[str, list[Any]] = {}
-        conversation = with_frames(conversation, as_one=self._takes_frames())
+        conversation = with_frames(conversation, self.parts["image"].tiler if "image" in self.parts else None)
         for modality in MARKERS:
             given = conversation.media(modality)
             if given and modality not in self.parts:
@@ -110,11 +110,6 @@ class Processor:
         tokens = self[CONVERSATION].item(conversation, media, for_generation=for_generation)
         # Truncation may have removed markers from the end of the tokens; the media of those are removed too.
         return {CONVERSATION: tokens, **{modality: found[: tokens.kept[modality]] for modality, found in media.items()}}
-
-    def _takes_frames(self) -> bool:
-        """Return True if the frames of a video are one item of the image processor."""
-        tiler = None if "image" not in self.parts else self.parts["image"].tiler
-        return tiler is not None and tiler.takes_frames
 
     def _collate_conversations(self, ids: Sequence[str], items: Sequence[dict[str, Any]], padding_side: str = "right") -> Batch:
         token_ids, mask, supervised = self[CONVERSATION].collate([item[CONVERSATION] for item in items], padding_side=padding_side)

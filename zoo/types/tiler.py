@@ -64,6 +64,7 @@ class Tiler(ABC):
         tile_size: side of a tile, in pixels; of tilers that cut tiles.
         together: True if a picture is cut only if its conversation holds no other; of several pictures, each is one tile as a whole.
         takes_frames: True if the frames of a video are one item. Of other tilers, each frame is a picture that is one tile as a whole.
+        frame_text: text before each such frame; ``{number}`` is counted from 1.
     """
 
     cuts: ClassVar[Literal["tiles", "patches"]] = "tiles"
@@ -74,6 +75,7 @@ class Tiler(ABC):
     tile_size: int
     together: bool = False
     takes_frames: bool = False
+    frame_text: str = ""
 
     @abstractmethod
     def plan(self, height: int, width: int) -> Plan:

@@ -111,7 +111,7 @@ class AnswersResult(Result):
 
     def _card(self, answer: Answer) -> str:
         assert answer.conversation is not None
-        shown = [picture(image) for image in with_frames(answer.conversation, as_one=False).images]
+        shown = [picture(image) for image in with_frames(answer.conversation, None).images]
         shown += [player(clip, self.sample_rate_hz) for clip in answer.conversation.audio]
         right = None if self.judged_by is None else answer.scores[self.judged_by]
         kind = "card" if right is None else "card right" if right > 0.5 else "card wrong"

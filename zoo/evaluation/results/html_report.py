@@ -115,7 +115,7 @@ def media_card(shown: Sequence[str], body: str, *, kind: str = "card") -> str:
     return f'<article class="{kind}">{left}<div class="text">{body}{"".join(players)}</div></article>\n'
 
 
-def picture(raw: str | Path | bytes | Image.Image | np.ndarray) -> str:
+def picture(raw: str | Path | bytes | Image.Image | np.ndarray | Frame) -> str:
     """Return an embedded thumbnail as HTML, or the error message if the image cannot be read."""
     try:
         return f'<img src="{_thumbnail(raw)}" alt="">'

@@ -50,6 +50,7 @@ _KEYS: dict[str, Any] = {
     **dict.fromkeys(("attention_heads", "projection_size", "num_hidden_groups", "inner_group_num"), Size),
     **dict.fromkeys(("image_size", "patch_size"), Side),
     **dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "layerscale_value", "mlp_ratio"), Positive),
+    **dict.fromkeys(("layer_scale_init_value", "downsample_ratio"), Positive),
     **dict.fromkeys(("pad_token_id", "bos_token_id", "decoder_start_token_id", "image_token_id", "image_token_index"), int | None),
     "eos_token_id": Ids,
     "vision_feature_layer": Ids,

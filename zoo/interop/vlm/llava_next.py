@@ -16,6 +16,7 @@ from zoo.interop.llava.hosted import Hosted
 from zoo.interop.vlm.family import Family
 from zoo.layers.tilers.anyres import NEXT, AnyRes
 from zoo.processors.image import ImageProcessor
+from zoo.types import Tiler
 from zoo.types.processor import CLIP_MEAN, CLIP_STD
 from zoo.types.tiler import Size
 

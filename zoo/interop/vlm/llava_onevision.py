@@ -16,6 +16,7 @@ from zoo.interop.llava.write import MARKER
 from zoo.interop.vlm.llava_next import IN_MEMORY, NEWLINE, LlavaNext, pinpoints_of
 from zoo.layers.tilers.anyres import AnyRes
 from zoo.processors.image import ImageProcessor
+from zoo.types import Tiler
 
 TOWER = {  # of the class, if a config has no vision_config
     **{"hidden_size": 1152, "intermediate_size": 4304, "patch_size": 14, "image_size": 384, "num_hidden_layers": 26},

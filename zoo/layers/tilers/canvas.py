@@ -22,6 +22,8 @@ class Canvas(Tiler):
         ConfigError: a value is not positive, or ``max_tiles`` is below ``min_tiles``.
     """
 
+    frame_text = "Frame{number}: "
+
     def __init__(self, *, tile_size: int, max_tiles: int = 12, min_tiles: int = 1) -> None:
         refuse_below("tile_size", tile_size, 1)
         refuse_below("min_tiles", min_tiles, 1)
