@@ -57,6 +57,8 @@ class Aligned(Source):
         DataError: there is no table, or a row is faulty.
     """
 
+    modalities: Sequence[str] = MODALITIES  # type: ignore[misc]  # of the class; an instance has those that it reads
+
     def __init__(self, *, path: str | Path, modalities: Sequence[str] = MODALITIES, templates: Sequence[str] = ("{}",)) -> None:
         unknown = [name for name in modalities if name not in MODALITIES]
         if unknown or len(set(modalities)) < 2 or isinstance(modalities, str):
