@@ -1,4 +1,4 @@
-"""Visual questions about tables of many small handwritten digits: the kinds of ``digit_questions`` about one row, and the most frequent digit.
+"""Visual questions about tables of many small handwritten digits: one row (``digit_questions``), or the most frequent digit.
 
 A picture of 3 x 3 digits has 48 x 48 pixels, and a digit 8 to 10 of them. An encoder of 16 x 16 pixels reads such a digit in a tile of the
 picture; of the whole picture, squashed to 16 x 16 pixels, it sees a digit as 3 x 3 pixels.
