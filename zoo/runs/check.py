@@ -12,12 +12,13 @@ from zoo.assembly.summary import count, reads_of_system
 from zoo.assembly.system import System
 from zoo.data.denoising.denoising import Denoising
 from zoo.data.masking import Masking
+from zoo.data.packs import Packs
 from zoo.errors import ConfigError, ZooError
 from zoo.layers.low_precision.modes import simulate_precision
 from zoo.layers.meta import ShortRecurrences, meta_device
 from zoo.registry import label_of
 from zoo.registry.construct import check_keywords, construct
-from zoo.runs.data_setup import complete_config, facts_of_denoising, grouping_of, source_modalities
+from zoo.runs.data_setup import check_token_batches, complete_config, facts_of_denoising, source_modalities
 from zoo.runs.objective_setup import make_objective
 from zoo.runs.weight_sources import weight_sources
 from zoo.training.feature_cache import passes_of, refuse_unfrozen
@@ -131,11 +132,13 @@ def _build(config: Mapping[str, Any], settings: TrainingSettings) -> System:
 def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[str], settings: TrainingSettings, items: int) -> Batch:
     """Return a batch on the meta device with the targets of objective, teacher and masking."""
     batch = system.processor.meta(modalities, items)  # type: ignore[union-attr]
+    check_token_batches(config["data"])
     make_objective(config, system, settings)
     _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
     _add_masked(system, batch, config["data"].get("masking"))
     _add_denoised(system, batch, config["data"])
-    grouping_of(config["data"])
+    if config["data"].get("packing"):
+        check_keywords(Packs, config["data"]["packing"], "data.packing", dict.fromkeys(("data", "seed", "tell")))
     return batch
 
 

@@ -108,33 +108,32 @@ def make_items(config: Mapping[str, Any], system: System, source: Any, progress:
         make_mixup(data.get("mix"), system, source),
         make_masking(data.get("masking"), system) or make_denoising(data.get("denoising"), system),
     )
-    return grouped(items, data, int(config["seed"]), progress)
+    if check_token_batches(data):
+        tell = None if progress is None else partial(progress.prepare, what="measured items")
+        return construct(TokenBatches, data["token_batches"], "data.token_batches", data=items, seed=int(config["seed"]), tell=tell)
+    return pack(items, data.get("packing"), int(config["seed"]), progress)
 
 
-GROUPINGS = {"packing": Packs, "token_batches": TokenBatches}  # key of ``data`` -> what replaces the items
-
-
-def grouped(items: ProcessedSplit, data: Mapping[str, Any], seed: int, progress: Progress | None) -> ProcessedSplit | Packs | TokenBatches:
-    """Return the items as packs or as batches with a budget of tokens; without settings of either, as they are."""
-    key = grouping_of(data)
-    if key is None:
+def pack(items: ProcessedSplit, settings: Mapping[str, Any] | None, seed: int, progress: Progress | None) -> ProcessedSplit | Packs:
+    """Return the items as packs of a fixed number of tokens; without settings, as they are."""
+    if not settings:
         return items
-    tell = None if progress is None else partial(progress.prepare, what="measured documents" if key == "packing" else "measured items")
-    return construct(GROUPINGS[key], data[key], f"data.{key}", data=items, seed=seed, tell=tell)
+    tell = None if progress is None else partial(progress.prepare, what="measured documents")
+    return construct(Packs, settings, "data.packing", data=items, seed=seed, tell=tell)
 
 
-def grouping_of(data: Mapping[str, Any]) -> str | None:
-    """Return the key of ``data`` that groups the items, None if there is none, and check its keywords.
+def check_token_batches(data: Mapping[str, Any]) -> bool:
+    """Return True if ``data.token_batches`` groups the items of training, and check its keywords.
 
     Raises:
-        ConfigError: both are set, or a keyword is unknown.
+        ConfigError: ``data.packing`` is set too, or a keyword is unknown.
     """
-    keys = [key for key in GROUPINGS if data.get(key)]
-    if len(keys) > 1:
+    if not data.get("token_batches"):
+        return False
+    if data.get("packing"):
         raise ConfigError("data.packing and data.token_batches are both set; packing is for documents and conversations; set one to null")
-    for key in keys:
-        check_keywords(GROUPINGS[key], data[key], f"data.{key}", dict.fromkeys(("data", "seed", "tell")))
-    return keys[0] if keys else None
+    check_keywords(TokenBatches, data["token_batches"], "data.token_batches", dict.fromkeys(("data", "seed", "tell")))
+    return True
 
 
 def make_mixup(settings: Mapping[str, Any] | None, system: System, source: Any) -> Mix | None:

@@ -23,7 +23,8 @@ class Part:
         low_precision: precisions below bf16 in which the part is offered ("int8", "int4") -> names of its linear layers that keep the type
             of the weights there (``*`` matches any text). Each entry stands with the measured loss on a real task.
         precision: description of the low precision in which the part computes, with the layers that a caller kept out of it; set by
-            ``zoo.layers.low_precision.modes.set_precision``. None: it computes in the type of its weights.
+            ``zoo.layers.low_precision.modes.set_precision``, or by ``simulate_precision`` for training that rounds. None: it computes in
+            the type of its weights.
     """
 
     no_weight_decay: ClassVar[Sequence[str]] = ()
