@@ -4,8 +4,8 @@
     python scripts/benchmarks/quantised_training.py digits      # about two minutes
 
 The language model (two layers of 64 channels) reads WordNet's glosses as in `scaling.py`. After 262,144 tokens it goes on for 65,536
-further ones, once as before and once rounding as int4 does; a third model rounds from the first token on. The classifier, a ViT of two
-blocks, trains 200 steps of 64 images on the digits, and a second one with `training.quantise=int8`. Prints one line of JSON for each figure.
+further ones, once as before and once rounding as int4 does; a third model rounds from the first token on. The classifier, a small ViT,
+trains 200 steps of 64 images on the digits, and a second one with `training.quantise=int8`. Prints one line of JSON for each figure.
 """
 
 import argparse

@@ -24,7 +24,8 @@ class Part:
             of the weights there (``*`` matches any text). Each entry has the measured loss on a real task beside it. Every part is offered
             in fp16, which needs no entry, except to keep layers out.
         precision: description of the low precision in which the part computes, with the layers that a caller kept out of it; set by
-            ``zoo.layers.low_precision.modes.set_precision``. None: it computes in the type of its weights.
+            ``zoo.layers.low_precision.modes.set_precision``, or by ``simulate_precision`` for training that rounds. None: it computes in
+            the type of its weights.
     """
 
     no_weight_decay: ClassVar[Sequence[str]] = ()
