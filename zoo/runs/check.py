@@ -131,12 +131,11 @@ def _build(config: Mapping[str, Any], settings: TrainingSettings) -> System:
 def _make_batch(config: Mapping[str, Any], system: System, modalities: Sequence[str], settings: TrainingSettings, items: int) -> Batch:
     """Return a batch on the meta device with the targets of objective, teacher and masking."""
     batch = system.processor.meta(modalities, items)  # type: ignore[union-attr]
-    check_token_batches(config["data"])
+    grouping_of(config["data"], system.processor)
     make_objective(config, system, settings)
     _add_teacher(system, batch, None if config.get("objective") else config.get("teacher"))
     _add_masked(system, batch, config["data"].get("masking"))
     _add_denoised(system, batch, config["data"])
-    grouping_of(config["data"], system.processor)
     return batch
 
 

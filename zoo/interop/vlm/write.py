@@ -30,8 +30,8 @@ def vlm_export(system: nn.Module) -> Export | None:
     if family is None:
         known = dict.fromkeys(each.tiler.__name__.lower() for each in FAMILIES if each.tiler is not None)
         raise ConfigError(
-            f"export: no model of transformers that zoo writes cuts pictures by {processor.tiler_config!r} (processor.image.tiler) for these "
-            f"parts; allowed are {', '.join(known)}. Save the system with zoo.save"
+            f"export: no model of transformers that zoo writes cuts pictures by {processor.tiler_config!r} (processor.image.tiler) for "
+            f"these parts; allowed are {', '.join(known)}. Save the system with zoo.save"
         )
     _refuse_prefix(system, family)
     _refuse_other_parts(system, family)
