@@ -28,7 +28,7 @@ class VisionLanguageModels(Format):
 
     targets = ("transformers",)
     takes = (
-        "systems with the head 'llava' and a 'causal_lm': of an encoder 'vit' with a tiler of images 'split', 'anyres' or 'canvas', or with "
+        "systems with the head 'llava' and a 'causal_lm': of an encoder 'vit' with an image tiler 'split', 'anyres' or 'canvas', or with "
         "a prefix; or of 'qwen_vision' with the tiler 'fit'"
     )
     model_types = tuple(kind for family in FAMILIES for kind in family.model_types)
