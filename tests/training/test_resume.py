@@ -123,7 +123,7 @@ def test_a_run_killed_in_the_middle_of_an_epoch_of_packs_resumes_exactly(tmp_pat
 def test_a_run_on_pictures_of_their_own_sizes_killed_within_an_epoch_resumes_exactly(tmp_path, launcher):
     """Digits at three lengths of patches, in batches by a budget; SigLIP by two processes."""
     words = ["system=siglip_vit_nano", "+system.processor.image.tiler={kind: budget, max_patches: 16}", "training.batch_size=2"]
-    words += ["+data.packing={tokens: 72, lengths: [4, 9, 16], multiple_of: 2}"]
+    words += ["+data.token_batches={tokens: 72, lengths: [4, 9, 16], multiple_of: 2}"]
     overrides = [word for word in OVERRIDES if "batch_size" not in word and "system=" not in word]
     whole = assert_a_killed_run_is_the_whole_one(launcher, [*overrides, *words], tmp_path, killed_at(), processes=2)
     assert json.loads((whole / "data.json").read_text())["packs"]["pictures_by_length"] == {"4": 18, "9": 8, "16": 4}

@@ -48,7 +48,9 @@ class TokenBatches:
         self.lengths = self._measure(tell)  # [items, texts]; a row of zeros cannot be used
         longest = int(self.lengths.sum(1).max())
         if not longest:
-            raise DataError(f"data.token_batches: none of the {len(data)} items has tokens that can be counted")
+            raise DataError(
+                f"data.token_batches: none of the {len(data)} items has tokens that can be counted; pictures have if system.processor.image.tiler={{kind: budget}}"
+            )
         if longest > tokens:
             raise ConfigError(
                 f"tokens: {tokens} is less than the {longest} of the longest item; raise it, or shorten the texts (data.source.max_words, "

@@ -142,15 +142,16 @@ def grouping_of(data: Mapping[str, Any], processor: Any) -> tuple[str, type[Pack
         raise ConfigError("data.packing and data.token_batches are both set; packing is for documents and conversations; set one to null")
     if not keys:
         return None
-    kind = TokenBatches if keys == ["token_batches"] else BudgetBatches if packs_pictures(processor) else Packs
+    kind = Packs if keys == ["packing"] else BudgetBatches if has_budget(processor) else TokenBatches
     given = ("data", "seed", "per_step" if kind is BudgetBatches else "tell")
     check_keywords(kind, data[keys[0]], f"data.{keys[0]}", dict.fromkeys(given))
     return keys[0], kind
 
 
-def packs_pictures(processor: Any) -> bool:
-    """Return True if ``data.packing`` means batches of pictures by a budget of patches, not packs of documents."""
-    return CONVERSATION not in processor.parts and "image" in processor.parts
+def has_budget(processor: Any) -> bool:
+    """Return True if ``data.token_batches`` counts patches of pictures, whose tiler has a budget of them, not tokens of texts."""
+    tiler = processor.parts["image"].tiler if "image" in processor.parts else None
+    return CONVERSATION not in processor.parts and tiler is not None and tiler.max_patches is not None
 
 
 def make_mixup(settings: Mapping[str, Any] | None, system: System, source: Any) -> Mix | None:
