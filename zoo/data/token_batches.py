@@ -49,7 +49,8 @@ class TokenBatches:
         longest = int(self.lengths.sum(1).max())
         if not longest:
             raise DataError(
-                f"data.token_batches: none of the {len(data)} items has tokens that can be counted; pictures have if system.processor.image.tiler={{kind: budget}}"
+                f"data.token_batches: none of the {len(data)} items has tokens that can be counted; those of pictures are counted with "
+                "system.processor.image.tiler={kind: budget}"
             )
         if longest > tokens:
             raise ConfigError(
