@@ -71,9 +71,10 @@ def test_without_a_picture_places_are_told_alone(saying, tmp_path, capsys):
 
 
 def test_a_model_without_location_tokens_and_other_names_are_refused(saying, picture, tmp_path, monkeypatch, capsys):
-    for name in ("boxes.txt", "missing/boxes.png"):
+    (tmp_path / "file").touch()
+    for name, said in (("boxes.txt", "give an image file that ends in .png or .jpg"), ("file/boxes.png", "a file has this name")):
         assert main(["chat", "--model", "scripted", "--boxes", str(tmp_path / name), "where?"]) == 2
-        assert "give an image file that ends in .png or .jpg" in capsys.readouterr().err
+        assert said in capsys.readouterr().err
     plain = zoo.create_system("kosmos_nano", ["system.processor.conversation.tokenizer=characters"])
     plain.processor.fit(["where?"])
     monkeypatch.setattr("zoo.commands.chat.load", lambda model, **place: plain)
