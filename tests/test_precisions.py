@@ -120,10 +120,20 @@ def test_whisper_decodes_from_packed_fp16_and_refuses_fewer_bits():
     for precision in MARKED:
         with pytest.raises(zoo.ConfigError, match=f"does not offer '{precision}'"):
             set_precision(copy.deepcopy(system), precision)
-    sound = np.random.default_rng(0).normal(size=16000).astype(np.float32) * 0.1
-    options = {"temperatures": [0.0], "num_beams": 2, "vad_filter": "none"}
-    expected = system.transcribe((sound, 16000), **options).text
-    table = system.head.decoder.embedding.weight
-    assert set_precision(system, "fp16").transcribe((sound, 16000), **options).text == expected
+    decoder, vectors = system.head.decoder, torch.randn(1, 20, system.head.decoder.memory_dim)
+    ids = torch.randint(0, decoder.vocab_size, (2, 6))  # two beams of one recording
+    expected = logits_of(decoder, vectors, ids)
+    set_precision(system, "fp16")
+    assert 0 < error(logits_of(decoder, vectors, ids), expected) < BOUNDS["fp16"]
+    table = decoder.embedding.weight
     assert kept(table, "fp16") is not None and kept(table, "fp32") is None  # the logits, too, and no float32 copy
-    assert set_precision(system, "fp32").head.decoder.table_precision is None and packed_memory(system) == 0
+    set_precision(system, "fp32")
+    assert torch.equal(logits_of(decoder, vectors, ids), expected)
+
+
+@torch.inference_mode()
+def logits_of(decoder, vectors, ids):
+    """Return the logits of each token, computed with a cache: four tokens together, then one after the other."""
+    memory, cache = decoder.remember(vectors), decoder.new_cache(len(ids), ids.shape[1])
+    steps = [ids[:, :4], *ids[:, 4:].split(1, dim=1)]
+    return torch.cat([decoder(step, memory, cache=cache) for step in steps], dim=1)
