@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
+from timm.models.naflexvit import NaFlexVit, NaFlexVitCfg
 from transformers import Siglip2Config, Siglip2Model, Siglip2VisionConfig, Siglip2VisionModel
 from transformers.models.siglip2.image_processing_siglip2 import Siglip2ImageProcessor
 
@@ -132,8 +132,9 @@ def test_a_lone_tower_is_loaded_and_goes_back(tmp_path):
 
 def test_timms_model_of_any_size_has_the_same_weights_and_outputs():
     torch.manual_seed(0)
-    words = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4, "num_classes": 0, "pos_embed_grid_size": (4, 4)}
-    reference = timm.create_model("naflexvit_base_patch16_siglip", cfg={}, **words).eval()
+    words = {"act_layer": "gelu_tanh", "global_pool": "map", "pos_embed_interp_mode": "bilinear"}  # as naflexvit_base_patch16_siglip
+    small = NaFlexVitCfg(embed_dim=16, depth=2, num_heads=2, patch_size=4, pos_embed_grid_size=(4, 4), **words)
+    reference = NaFlexVit(small, num_classes=0).eval()
     for parameter in reference.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     model = ViT(

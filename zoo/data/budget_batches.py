@@ -129,11 +129,11 @@ def _refuse(data: ProcessedSplit, images: ImageProcessor | None) -> None:
     tiler = None if images is None else images.tiler
     if CONVERSATION in data.processor.parts or tiler is None or tiler.max_patches is None:
         raise ConfigError(
-            "data.token_batches: batches by a budget of patches need a system whose images are cut by one, and no language model; set "
+            "tokens: batches by a budget of patches need a system whose images are cut by one, and no language model; set "
             "system.processor.image.tiler={kind: budget}, or data.token_batches=null"
         )
     if data.mix is not None:
-        raise ConfigError("data.token_batches: cannot be combined with data.mix; set one of the two to null")
+        raise ConfigError("tokens: batches by a budget cannot be combined with data.mix; set one of the two to null")
 
 
 def _with_length(data: ProcessedSplit, images: ImageProcessor, length: int) -> ProcessedSplit:
