@@ -117,6 +117,8 @@ def test_misuse_is_named(systems):
         zoo.create_system("clip_vit_nano", ["+system.processor.image.tiler=canvas"])
     with pytest.raises(ConfigError, match=r"^system.processor.image.tiler.max_tiles: 0"):
         zoo.create_system("llava_nano", ["+system.processor.image.tiler={kind: canvas, max_tiles: 0}"])
+    with pytest.raises(ConfigError, match="class_token: true puts a token before the patches"):
+        zoo.create_system("kosmos_nano", ["system.head.connectors.image=mlp", "+system.processor.image.tiler=budget"])
     system = systems("canvas")
     with pytest.raises(DataError, match="hold no sizes"):
         system.processor["image"](torch.zeros(1, 3, 32, 32))

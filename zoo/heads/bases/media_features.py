@@ -70,9 +70,22 @@ def widened(
     return torch.cat([features[..., :-1], marks[..., None].to(features.dtype)], dim=-1)
 
 
-def refuse_squares(tiler: Tiler, connector: Connector) -> None:
-    """Raise ConfigError unless the squares that a connector joins fill each grid of patches of a tiler."""
-    if connector.merge is not None and tiler.merge % connector.merge:
+def refuse_grids_of(tiler: Tiler, connector: Connector, *, class_token: bool) -> None:
+    """Raise ConfigError unless a connector makes tokens of each grid of patches of a tiler, as many as the grid says.
+
+    Args:
+        tiler: cuts pictures into patches.
+        connector: of images.
+        class_token: True if the connector gets a class token before the patches.
+    """
+    if connector.merge is None:  # the same number of tokens of each picture
+        return
+    if class_token:
+        raise ConfigError(
+            f"head.class_token: true puts a token before the patches of a picture, but {label_of(connector)} makes as many tokens as its "
+            "grid has places; set class_token: false, or choose a connector of a fixed number of tokens (resampler, attention_pool)"
+        )
+    if tiler.merge % connector.merge:
         raise ConfigError(
             f"processor.image.tiler: {label_of(tiler)} makes rows and columns that are multiples of {tiler.merge}, but "
             f"head.connectors.image: {label_of(connector)} joins squares of {connector.merge} x {connector.merge} patches; choose tiler "
