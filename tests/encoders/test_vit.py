@@ -20,9 +20,8 @@ from zoo.registry.construct import build_part
 PUBLISHED = [row.name for row in rows("encoder").values() if row.family == "vit" and row.name.startswith(("vit_", "deit_"))]
 OWN = ("vit_nano", "vit_digits", "vit_small_patch14_dinov2_l8_112")  # not published
 # timm has no towers of language models; tests/convert/test_transformers_vlm.py counts them.
-PUBLISHED = [
-    name for name in PUBLISHED if name not in OWN and "_smolvlm_" not in name and "_idefics3_" not in name and "_naflex" not in name
-]
+OF_LLAVAS = ("_smolvlm_", "_idefics3_", "_onevision_", "_paligemma_", "_internvl_")  # towers that timm does not list
+PUBLISHED = [name for name in PUBLISHED if name not in OWN and not any(word in name for word in (*OF_LLAVAS, "_naflex"))]
 SMALL = {"name": "vit", "image_size": 32, "patch_size": 8, "dim": 192, "depth": 2, "num_heads": 3}
 
 

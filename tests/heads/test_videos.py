@@ -24,7 +24,7 @@ from zoo.types import PLACEHOLDER_IDS
 
 LONG = ["system.head.language.context_length=1200", "system.processor.conversation.tokenizer=characters"]
 TOGETHER = "{kind: anyres, most_tiles: 1, several: whole, frame_pool: 2}"  # as LLaVA-OneVision
-TILERS = ["null", TOGETHER, "anyres", "split", "canvas"]
+TILERS = ["null", TOGETHER, "split", "canvas"]
 
 
 def picture(height, width, seed=0):
@@ -145,7 +145,7 @@ def test_of_several_pictures_each_is_one_tile_and_a_lone_one_is_cut(systems):
     assert [each.size.tolist() for each in with_video] == [[0, 1], [40, 90]]  # a video is no picture
 
 
-@pytest.mark.parametrize("tiler", [*TILERS, "square"])
+@pytest.mark.parametrize("tiler", TILERS)
 def test_a_chat_shows_pictures_and_a_video_as_one_prompt_does(systems, clip, tiler):
     system = systems(tiler)
     session = ChatSession(system, Sampling(max_new_tokens=4))

@@ -131,28 +131,25 @@ class ImageProcessor(ModalityProcessor):
         """Cut one image, of any kind that ``item`` takes, into its tiles."""
         if isinstance(raw, Tiles):
             return raw
-        if isinstance(raw, Tensor) and (raw.dtype != torch.uint8 or raw.ndim != 3 or raw.shape[0] != 3 or not raw.numel()):
-            raise DataError(f"an image is {raw.dtype} of shape {list(raw.shape)}; a tensor to be cut is torch.uint8 [3, height, width]")
-        pixels = raw if isinstance(raw, Tensor) else as_pixels(raw)
+        pixels = _of_any_size(raw)
         height, width = pixels.shape[1:]
         plan = tiler.plan(height, width)
         return Tiles(cut_tiles(pixels, plan, self.interpolation), torch.tensor([height, width]), torch.tensor(plan.grid))
 
     def _whole(self, raw: Any) -> Tiles:
         """Make one tile of a picture, by ``resize``."""
-        pixels = raw if isinstance(raw, Tensor) else as_pixels(raw)
-        return one_tile(self.at_size(pixels))
+        return one_tile(self.at_size(_of_any_size(raw)))
 
     def _frames(self, raw: Frame | Video) -> UInt8[Tensor, "3 height width"] | Tiles:
-        """Squash a frame, or all frames of a video; a frame is cut as a picture if its tiler cuts patches.
+        """Squash a frame, or all frames of a video; a frame that is cut into patches keeps its shape.
 
         Raises:
             DataError: a video is given, whose frames this system takes as pictures.
         """
         side = self.image_size
+        if isinstance(raw, Frame) and self.tiler is not None and self.tiler.cuts == "patches":
+            return self._cut(raw.pixels, self.tiler)
         if isinstance(raw, Frame):
-            if self.tiler is not None and self.tiler.cuts == "patches":
-                return self._cut(raw.pixels, self.tiler)
             pixels = resample(raw.pixels, side, side, self.interpolation)
             return pixels if self.tiler is None else one_tile(pixels)
         if self.tiler is None or not self.tiler.takes_frames:
@@ -300,6 +297,15 @@ class ImageProcessor(ModalityProcessor):
         squash = self.resize == "squash"
         new_width, new_height = (scaled, scaled) if squash else (int(scaled * width / short), int(scaled * height / short))
         return new_width, new_height, round((new_width - size) / 2), round((new_height - size) / 2)
+
+
+def _of_any_size(raw: Any) -> UInt8[Tensor, "3 height width"]:
+    """Convert a raw image, or check a tensor of one."""
+    if not isinstance(raw, Tensor):
+        return as_pixels(raw)
+    if raw.dtype != torch.uint8 or raw.ndim != 3 or raw.shape[0] != 3 or not raw.numel():
+        raise DataError(f"an image is {raw.dtype} of shape {list(raw.shape)}; a tensor to be cut is torch.uint8 [3, height, width]")
+    return raw
 
 
 def as_pixels(raw: Any) -> UInt8[Tensor, "3 height width"]:

@@ -28,7 +28,7 @@ MEDIA_KEYS = {"image": ("image", "images"), "audio": ("audio", "audios")}  # key
 IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff".split())
 AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .opus .mp3 .m4a .aac".split())
 AUDIO_BEGINNINGS = (b"RIFF", b"fLaC", b"OggS", b"ID3")  # first bytes of audio files
-KINDS = {"image_url": "image", "video": "image", "video_url": "image", "audio_url": "audio", "input_audio": "audio"}  # types of parts
+KINDS = {"image_url": "image", "video_url": "video", "audio_url": "audio", "input_audio": "audio"}  # further types of parts
 EXPECTED = (
     "give a string, a list of strings, images and audio, messages with 'role' and 'content', or LLaVA's 'conversations' with 'from' "
     "and 'value'"
@@ -277,23 +277,22 @@ def _json_part(part: Any, listed: Mapping[str, Any], folder: str | Path | None, 
     if isinstance(part, str):
         return "text", part
     kind = part.get("type") if isinstance(part, Mapping) else None
-    names = (str(kind), *(("video_url",) if kind == "video" else ()))
     kind = KINDS.get(str(kind), kind)
     if kind == "text" and isinstance(part.get("text"), str):
         return "text", part["text"]
-    if not isinstance(kind, str) or kind not in MARKERS:
+    if not isinstance(kind, str) or kind not in (*MARKERS, "video"):
         raise ItemError(
             f"{_named(id)}: a part of a message is {str(part)[:60]}; allowed types are text, image, video, audio", "conversation"
         )
-    value = next((part[key] for key in (kind, "path", "url", f"{kind}_url", *names) if part.get(key) is not None), None)
+    value = next((part[key] for key in (kind, "path", "url", f"{kind}_url") if part.get(key) is not None), None)
     value = value.get("url") if isinstance(value, Mapping) else value
-    if value is None:
-        value = next(listed[str(kind)], None)
+    if value is None and kind in MARKERS:
+        value = next(listed[kind], None)
     if value is None:
         raise ItemError(f"{_named(id)}: a part of type {kind!r} names no file; add the key {kind!r} or 'path'", "markers")
     if isinstance(value, Mapping | list | int | float):  # JSON; from Python a path, picture or array is allowed
         raise ItemError(f"{_named(id)}: a part of type {kind!r} has the path {shown(value, 60)}; allowed is a text", "conversation")
-    return str(kind), _located(value, folder, id)
+    return "image" if kind == "video" else kind, _located(value, folder, id)
 
 
 def _joined(parts: Sequence[tuple[str, Any]]) -> tuple[str, dict[str, list[Any]]]:
