@@ -15,7 +15,10 @@ from zoo.runs.run_directory import read_run_config
 from zoo.runs.weight_sources import weight_sources
 
 # Fine-tuning may change these settings: the size and crop of a picture, the silence after a sound. The others must be those of the weights.
-VIEWS = {"image": ("image_size", "resize", "crop_fraction", "interpolation"), "audio": ("pad_to", "mask", "max_seconds", "too_long")}
+VIEWS = {
+    "image": ("image_size", "resize", "crop_fraction", "interpolation", "tiler"),
+    "audio": ("pad_to", "mask", "max_seconds", "too_long"),
+}
 
 
 def prepare(system: System, config: Mapping[str, Any], source: Any, run_dir: Path) -> None:
@@ -45,15 +48,32 @@ def start_from(system: System, sources: Mapping[str, str]) -> None:
         WeightsError: a source that cannot be read, does not fit, or brings no tokenizer for its text encoder.
         ConfigError: the system's preprocessing differs from that of the weights.
     """
+    images = None if system.processor is None else system.processor.get("image")
     for part, source in sources.items():
         key = f"weights.{part}".rstrip(".")
         try:
             load_part(system, source, part=part)
         except WeightsError as error:
             raise WeightsError(f"{key}: {error}") from error
+        if not part:
+            _keep_tiler(system, images)
         for modality in system.encoders:
             if part in ("", "encoders", f"encoders.{modality}"):
                 _keep_preprocessing(system, modality, source, key)
+
+
+def _keep_tiler(system: System, configured: Any) -> None:
+    """Give the tiler of the config to the image processor that came with a whole system, unless the config names none.
+
+    Args:
+        configured: the image processor before the weights were loaded; None: there is none.
+    """
+    theirs = None if system.processor is None else system.processor.get("image")
+    if theirs is None or configured is None or configured.tiler_config in (None, theirs.tiler_config):
+        return
+    assert isinstance(system.processor, Processor)
+    system.processor.parts["image"] = type(theirs)(**{**theirs.settings, "tiler": configured.tiler_config})
+    system.use_processor(system.processor)
 
 
 def _keep_preprocessing(system: System, modality: str, source: str, key: str) -> None:

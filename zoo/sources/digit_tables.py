@@ -129,7 +129,7 @@ class DigitTablesSplit(Split):
                 return digits.reshape(rows, columns).tolist()
 
     def _asked(self, digits: Sequence[Sequence[int]], generator: np.random.Generator, kind: str | None = None) -> Question:
-        """Draw a question about a random row; None draws its kind too."""
+        """Draw a question about the table or a random row of it; None draws its kind too."""
         kinds = self.source.kinds
         kind = kinds[int(generator.integers(len(kinds)))] if kind is None else kind
         if kind == "most":
