@@ -70,6 +70,23 @@ def widened(
     return torch.cat([features[..., :-1], marks[..., None].to(features.dtype)], dim=-1)
 
 
+def refuse_tiler(tiler: Tiler, connector: Connector, *, class_token: bool) -> None:
+    """Raise ConfigError unless a connector fits the tiler that cuts the images.
+
+    Args:
+        tiler: cuts pictures into tiles or patches.
+        connector: of images.
+        class_token: True if the connector gets a class token before the patches.
+    """
+    if tiler.cuts == "patches":
+        refuse_grids_of(tiler, connector, class_token=class_token)
+    if tiler.needs_newline and connector.newline is None:
+        raise ConfigError(
+            f"head.connectors.image: has no vector for the end of a row, which {label_of(tiler)} needs; set newline: true among the "
+            "connector's options"
+        )
+
+
 def refuse_grids_of(tiler: Tiler, connector: Connector, *, class_token: bool) -> None:
     """Raise ConfigError unless a connector makes tokens of each grid of patches of a tiler, as many as the grid says.
 

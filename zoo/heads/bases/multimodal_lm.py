@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
-from zoo.heads.bases.media_features import Connected, connected, features_of, refuse_grids_of
+from zoo.heads.bases.media_features import Connected, connected, features_of, refuse_tiler
 from zoo.language.decoding.generate import generate
 from zoo.language.decoding.sampling import Sampling, fresh_seed
 from zoo.language.decoding.streaming import StopStrings, TextStream, check_stop, cut_at_stop
@@ -21,7 +21,6 @@ from zoo.layers.connector import build_connector
 from zoo.layers.packing import Packing, can_pack
 from zoo.layers.splice import splice
 from zoo.losses.distributed import share_of_mean
-from zoo.registry import label_of
 from zoo.types import (
     SUPERVISED,
     Accepts,
@@ -168,14 +167,9 @@ class MultimodalLM(LanguageHead):
         """
         part = None if wiring.processor is None else wiring.processor.get("image")
         self.tiler = None if part is None else part.tiler
-        if self.tiler is not None and self.tiler.cuts == "patches":
-            has_token = self.class_token and wiring.encoders["image"].has_class_token
-            refuse_grids_of(self.tiler, self.connectors["image"], class_token=has_token)
-        if self.tiler is not None and self.tiler.needs_newline and self.connectors["image"].newline is None:
-            raise ConfigError(
-                f"head.connectors.image: has no vector for the end of a row, which {label_of(self.tiler)} needs; set newline: true among "
-                "the connector's options"
-            )
+        if self.tiler is not None:
+            class_token = self.class_token and wiring.encoders["image"].has_class_token
+            refuse_tiler(self.tiler, self.connectors["image"], class_token=class_token)
 
     def _connected(self, encoded: Mapping[str, Encoded], batch: Batch) -> Connected:
         """Apply the connectors to the encoded items; returns features and masks by modality, those of tiles laid out by picture."""
