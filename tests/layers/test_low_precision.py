@@ -182,10 +182,10 @@ def test_bf16_products_round_only_the_result(rows, activation):
 def test_fp16_products_round_only_the_weights(rows, activation):
     layer, x = Linear(33, 48).requires_grad_(False), torch.randn(rows, 33)
     expected = products.activate(x.double() @ layer.weight.half().double().T + layer.bias.double(), activation)
-    for given in (x, x.double()):
+    for given in (x, x.double(), x[None], x[0]):
         found = fast_linear(given, layer.weight, layer.bias, activation, "fp16")
-        assert found.dtype == given.dtype
-        torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+        assert found.dtype == given.dtype and found.shape == (*given.shape[:-1], 48)
+        torch.testing.assert_close(found.double(), (expected[0] if given.ndim == 1 else expected).view(found.shape), atol=1e-5, rtol=1e-5)
 
 
 def test_weights_beyond_the_range_of_fp16_stay_finite():

@@ -151,6 +151,8 @@ def _fp16(
     With 1 to 16 rows it takes .3 to .6 of the time of a float32 product (Zen 3), because it reads half of the bytes; with 300 and more
     about as long.
     """
+    if x.ndim == 1:
+        return _fp16(x[None], weight, bias, activation)[0]  # fbgemm takes rows only
     (matrix,) = packing(weight, "fp16", pack_fp16, width=2)
     wide = x.dtype == torch.float32  # calls that change nothing take time, too: a token of a text has a hundred small products
     out = torch.ops.quantized.linear_dynamic_fp16.default(x if wide else x.float(), matrix)
