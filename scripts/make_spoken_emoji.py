@@ -20,7 +20,7 @@ from typing import Any
 from zoo.processors.media.voices import find_voice
 
 STYLE = "twemoji"  # held out, as in training the bundled model of images and texts
-VOICES = ("en-us", "en-us+f2", "en-gb-scotland+m3", "en-029")
+VOICES = ("en-us", "en-us+f2", "en-gb-scotland+m3")
 HELD_OUT_VOICE = "en-gb-x-rp+f4"
 
 
