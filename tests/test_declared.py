@@ -48,7 +48,7 @@ def imports() -> set[str]:
 
 def test_every_import_is_declared():
     absent = {"ray", "gradio", "sounddevice", "vocos"}  # of extras that the test environment lacks
-    absent |= {"mteb"}  # calls zoo.evaluation.adapters.mteb, and is therefore installed
+    absent |= {"mteb", "lmms_eval"}  # these call zoo.evaluation.adapters, and are therefore installed
     assert not imports() - modules_of([*requirements_of(), *(each for extra in TESTED for each in requirements_of(extra))]) - absent
 
 

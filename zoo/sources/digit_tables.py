@@ -117,7 +117,7 @@ class DigitTablesSplit(Split):
         return sample_of(f"digit_tables:{self.name}:{index}", question, [self._drawn(digits, generator)], generator, earlier)
 
     def _digits(self, generator: np.random.Generator) -> list[list[int]]:
-        """Draw the digits of a table; if the most frequent is asked for, there is one."""
+        """Draw the digits of a table; with kind "most", one digit is more frequent than all others."""
         rows, columns = self.source.rows, self.source.columns
         while True:
             digits = generator.integers(10, size=rows * columns)

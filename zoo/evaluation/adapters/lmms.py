@@ -104,7 +104,8 @@ class LmmsModel:
         """Return for each request the negative log-probability of its answer, and whether greedy decoding gives this answer.
 
         Despite the method's name, lmms-eval takes the choice with the *smallest* value. The sum over the tokens and the end of the answer
-        is given, where most models of lmms-eval give the mean.
+        is given, where most models of lmms-eval give the mean. Its evaluator of version 0.7.3 turns the pairs of every model into text
+        (``unwrap_generation_output``), so that its multiple-choice tasks fail there.
         """
         asked = [_Asked(self, *request.args) for request in requests]
         prompts, answers = [each.prompt() for each in asked], [each.answer() for each in asked]
