@@ -3,9 +3,9 @@
     python scripts/benchmarks/native_sizes.py
     python scripts/benchmarks/native_sizes.py fit square --steps 300 --seed 1
 
-The pictures are rows of one to five handwritten digits, 16 to 32 pixels high and up to 160 wide; the caption is the row. Each way trains
-the same small model from the same seed on the same pictures. The accuracy is the share of 512 rows of test digits whose own caption is
-the nearest of 512 captions.
+A picture shows one handwritten digit of 16 to 32 pixels somewhere in a wide or tall canvas, up to five times as long; the caption names the
+digit. Each way trains the same small model from the same seed on the same pictures. The accuracy is zero-shot, on 1,000 pictures of test
+digits.
 """
 
 import argparse
@@ -36,40 +36,35 @@ SYSTEM = [
 ]
 
 
-class Rows:
-    """Pictures of rows of digits of a split, with their captions."""
+class Pictures:
+    """Pictures of digits of a split, with the digits."""
 
     def __init__(self, split: str, seed: int) -> None:
         self.images, self.labels = load_digits()
         self.indices, self.generator = split_indices(split), np.random.default_rng(seed)
 
-    def draw(self, number: int) -> tuple[list[np.ndarray], list[tuple[int, ...]]]:
-        """Return pictures [height, width] and the digits in each."""
-        pictures, captions = [], []
+    def draw(self, number: int) -> tuple[list[np.ndarray], list[int]]:
+        """Return pictures [height, width] and the digit in each."""
+        pictures, digits = [], []
         for _ in range(number):
             size, length = int(self.generator.integers(16, 33)), int(self.generator.integers(1, LONGEST + 1))
-            chosen = self.generator.choice(self.indices, length)
-            canvas = np.zeros((size, size * length), dtype=np.uint8)
-            for place, index in enumerate(chosen):
-                draw_digit(canvas, self.images[index], left=place * size, top=0, size=size)
-            pictures.append(canvas)
-            captions.append(tuple(int(self.labels[index]) for index in chosen))
-        return pictures, captions
+            index, place = self.generator.choice(self.indices), int(self.generator.integers(size * (length - 1) + 1))
+            canvas, wide = np.zeros((size * length, size * length), dtype=np.uint8), self.generator.random() < 0.5
+            draw_digit(canvas, self.images[index], left=place * wide, top=place * (not wide), size=size)
+            pictures.append(canvas[:size] if wide else canvas[:, :size])
+            digits.append(int(self.labels[index]))
+        return pictures, digits
 
 
-def token_ids(captions: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and mask of captions: 3 to 12 are digits, 2 ends a caption."""
-    ids = torch.zeros(len(captions), 8, dtype=torch.int64)
-    for row, caption in enumerate(captions):
-        ids[row, : len(caption) + 1] = torch.tensor([*(digit + 3 for digit in caption), 2])
-    return ids, ids > 0
+def token_ids(digits: Sequence[int]) -> torch.Tensor:
+    """Return the ids of captions: 3 to 12 are digits, 2 ends a caption."""
+    return torch.tensor([[digit + 3, 2] for digit in digits])
 
 
-def make_batch(system: Any, pictures: Sequence[np.ndarray], captions: Sequence[tuple[int, ...]]) -> Batch:
-    """Return a batch of a system; rows of equal digits are positives of each other."""
+def make_batch(system: Any, pictures: Sequence[np.ndarray], digits: Sequence[int]) -> Batch:
+    """Return a batch of a system; equal digits are positives of each other."""
     batch = system.processor(image=list(pictures))
-    batch.inputs["text"], batch.masks["text"] = token_ids(captions)
-    batch.targets["groups"] = torch.tensor([int("1" + "".join(map(str, caption))) for caption in captions])
+    batch.inputs["text"], batch.targets["groups"] = token_ids(digits), torch.tensor(digits)
     return batch
 
 
@@ -80,9 +75,9 @@ def run(way: str, *, steps: int, batch_size: int, seed: int) -> dict[str, float]
     system = zoo.create_system("siglip_vit_nano", [*SYSTEM, f"system.processor.image={words}"]).train()
     optimizer = torch.optim.AdamW(system.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
-    rows, patches, seconds = Rows("train", seed), 0, 0.0
+    pictures, patches, seconds = Pictures("train", seed), 0, 0.0
     for _ in range(steps):
-        drawn = rows.draw(batch_size)  # not timed: equal for all ways
+        drawn = pictures.draw(batch_size)  # not timed: equal for all ways
         start = time.process_time()
         batch = make_batch(system, *drawn)
         loss = system(batch).loss
@@ -103,25 +98,18 @@ def run(way: str, *, steps: int, batch_size: int, seed: int) -> dict[str, float]
 
 
 @torch.inference_mode()
-def accuracy(system: Any, number: int = 512) -> float:
-    """Return the share of test rows whose own caption is the nearest of all."""
-    rows, kept = Rows("test", 0), {}
-    while len(kept) < number:
-        pictures, captions = rows.draw(64)
-        kept |= dict(zip(captions, pictures, strict=True))
-    captions, pictures = list(kept)[:number], list(kept.values())[:number]
-    images = system.embed("image", pictures)
-    batch = make_batch(system, pictures[:1], captions)
-    encoded = system.encode_ready("text", batch.inputs["text"], batch.masks["text"])
-    scores = images @ system.head.project("text", encoded).T
-    return float((scores.argmax(1) == torch.arange(number)).float().mean())
+def accuracy(system: Any, number: int = 1000) -> float:
+    """Return the share of test pictures whose own digit is the nearest caption."""
+    pictures, digits = Pictures("test", 0).draw(number)
+    texts = system.head.project("text", system.encode_ready("text", token_ids(range(10))))
+    return float(((system.embed("image", pictures) @ texts.T).argmax(1) == torch.tensor(digits)).float().mean())
 
 
 def main() -> None:
     """Run the ways that are named and print a table."""
     parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ways", nargs="*", default=list(WAYS), help=f"of {', '.join(WAYS)}")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
