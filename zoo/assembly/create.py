@@ -60,10 +60,10 @@ def create_model(
         WeightsError: the weights cannot be read or do not fit; no weight has been loaded then.
     """
     device = find_device(device)
-    precision = find_precision(precision, dtype, device=device)
+    found_precision = find_precision(precision, dtype, device=device)
     if pretrained is not None or is_tagged(name):
         others = {"weights": weights, "weights_parts": weights_parts, **overrides}
-        return _pretrained(name, pretrained, others, device, precision)
+        return _pretrained(name, pretrained, others, device, found_precision)
     row = find_row(name)
     with meta_device() if device is not None and torch.device(device).type == "meta" else torch.device(device or "cpu"):
         if row.kind == "system":
@@ -78,7 +78,7 @@ def create_model(
                 refuse_too_large(config, partial(build_part, row.kind, config, name), name)
                 model = build_part(row.kind, config, name)
             cast(Part, model).remember({row.kind: config}, encoder_processor(model, row.name))
-    return finish(model, weights, name, device, precision, weights_parts)
+    return finish(model, weights, name, device, found_precision, weights_parts)
 
 
 def _pretrained(

@@ -93,11 +93,11 @@ def load(
         WeightsError: the source is no checkpoint, it is damaged, its preprocessing was changed, or its weights do not fit.
     """
     device = find_device(device)
-    precision = find_precision(precision, dtype, device=device)
+    found_precision = find_precision(precision, dtype, device=device)
     if is_tagged(source) and base is None:
         from zoo.assembly.pretrained import load_pretrained  # it imports this module
 
-        return load_pretrained(str(source), device=device, precision=precision, revision=revision)  # type: ignore[return-value]
+        return load_pretrained(str(source), device=device, found_precision=found_precision, revision=revision)  # type: ignore[return-value]
     found = read_source(source, base, revision=revision)
     if found.own_config is not None:
         refuse_missing(found.own_config, found.directory)
@@ -116,4 +116,4 @@ def load(
             part.remember(part.config or {}, processor)
         elif isinstance(model, Encoder) and model.modality == "audio":
             part.remember(part.config or {}, build_processor({}, {"audio": model}, "encoder"))
-    return finish(model, found, str(source), device, precision)  # type: ignore[return-value]
+    return finish(model, found, str(source), device, found_precision)  # type: ignore[return-value]
