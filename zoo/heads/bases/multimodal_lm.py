@@ -5,7 +5,7 @@ Papers: Liu et al. 2023, "Visual Instruction Tuning" (LLaVA, arXiv 2304.08485), 
 """
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +162,7 @@ class MultimodalLM(LanguageHead):
         self.tiler = None if part is None else part.tiler
         if self.tiler is not None and self.tiler.cuts == "patches":
             has_token = self.class_token and wiring.encoders["image"].has_class_token
-            refuse_grids_of(self.tiler, self.connectors["image"], class_token=has_token)
+            refuse_grids_of(self.tiler, cast(Connector, self.connectors["image"]), class_token=has_token)
         if self.tiler is not None and self.tiler.needs_newline and self.connectors["image"].newline is None:
             raise ConfigError(
                 f"head.connectors.image: has no vector for the end of a row, which {label_of(self.tiler)} needs; set newline: true among "

@@ -46,7 +46,7 @@ def vlm_export(system: nn.Module) -> Export | None:
     marker, rows = rows_of_words(conversation if known else None, language["vocab_size"], family.marker)
     wide = {**language, "vocab_size": rows}
     config = family.config(image, head, wide, processor, marker)
-    tokenizer = conversation.tokenizer if known else None
+    tokenizer: Any = conversation.tokenizer if known else None
     others = {key: None if tokenizer is None else tokenizer.token_to_id(word) for key, word in family.other_markers.items()}
     config |= {key: marker + 1 if number is None else number for key, number in others.items()}
     config |= {"model_type": family.model_types[0], "architectures": [family.architecture]}
