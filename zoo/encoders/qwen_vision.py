@@ -23,6 +23,7 @@ from zoo.layers.linear import Linear
 from zoo.layers.mlp import feed_forward
 from zoo.layers.patch_list import refuse_patches
 from zoo.layers.picture_lists import OneGrid, PictureList
+from zoo.layers.pool import masked_mean
 from zoo.layers.position import resize_positions
 from zoo.layers.rope import Rotary, Turn
 from zoo.layers.select import find_layers, find_state
@@ -33,6 +34,8 @@ from zoo.types import Encoded, Encoder, all_real, on_host
 @register("encoder")
 class QwenVision(Encoder):
     """Image encoder of patches; its tokens are the outputs of the last block, in row-major order, without a norm behind them.
+
+    The pooled vector is the mean of the tokens.
 
     Args:
         image_size: nominal height and width in pixels, for checks; pictures may have any whole number of patches.
@@ -56,7 +59,6 @@ class QwenVision(Encoder):
     modality = "image"
     patch_size: int
     takes_patches = True
-    gives_pooled = False
     no_weight_decay = ("positions",)
     silent_keywords = ("num_heads", "activation", "eps", "window", "full_layers", "deepstack", "rope_theta", "frames")
 
@@ -135,7 +137,7 @@ class QwenVision(Encoder):
         """Return the tokens of one layer; see ``Encoder.patches``. There is no class token.
 
         Raises:
-            ConfigError: ``layer`` does not exist, or is not None although tokens hold several layers.
+            ConfigError: ``layer`` does not exist; with ``deepstack`` it is ignored.
             DataError: the image has no whole number of patches.
         """
         sides = [side // self.patch_size for side in pixels.shape[2:]]
@@ -147,7 +149,7 @@ class QwenVision(Encoder):
         cut = pixels.unflatten(3, (sides[1], -1)).unflatten(2, (sides[0], -1))  # [B, 3, rows, patch, columns, patch]
         cut = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, rows * columns, 3 * patch * patch]
         x = self._run(cut, OneGrid((sides[0], sides[1]), self.window, pixels.device), layer)
-        return Encoded(x, None, all_real(x.shape[:2], x.device))
+        return Encoded(x, x.mean(1), all_real(x.shape[:2], x.device))
 
     def encode_patches(
         self,
@@ -169,20 +171,19 @@ class QwenVision(Encoder):
             class_token: ignored; there is none.
 
         Raises:
-            ConfigError: ``layer`` does not exist, or is not None although tokens hold several layers.
+            ConfigError: ``layer`` does not exist; with ``deepstack`` it is ignored.
             DataError: patches and grids do not fit one another.
         """
         width = 3 * self.patch_size**2
         several = self.frames > 1 and patches.shape[-1] == width * self.frames
         refuse_patches(patches[:, :width] if several else patches, grids, self.patch_size)
         places = PictureList([(rows, columns) for rows, columns in on_host(grids).tolist()], window=self.window, device=patches.device)
-        x = self._run(places.pack(patches), places, layer)
-        return Encoded(places.unpack(x), None, places.mask)
+        x = places.unpack(self._run(places.pack(patches), places, layer))
+        return Encoded(x, masked_mean(x, places.mask), places.mask)
 
     def _run(self, patches: Float[Tensor, "*tokens patch_dim"], places: PictureList | OneGrid, layer: int | None) -> Tensor:
         """Return the tokens of a list of patches, or of a batch of pictures of one size, in the order in which they came."""
-        if layer is not None and self.read_layers:
-            raise ConfigError("feature_layer: the tokens of an encoder with deepstack hold several layers already; set feature_layer: null")
+        layer = None if self.read_layers else layer  # tokens hold several layers already
         if patches.shape[-1] == 3 * self.patch_size**2:  # a still
             shape = (*patches.shape[:-1], 3, self.frames, self.patch_size**2)
             patches = patches.unflatten(-1, (3, 1, -1)).expand(shape).flatten(-3)

@@ -5,7 +5,7 @@ Papers: Liu et al. 2023, "Visual Instruction Tuning" (LLaVA, arXiv 2304.08485), 
 """
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -169,7 +169,7 @@ class MultimodalLM(LanguageHead):
         self.tiler = None if part is None else part.tiler
         if self.tiler is not None:
             class_token = self.class_token and wiring.encoders["image"].has_class_token
-            refuse_tiler(self.tiler, self.connectors["image"], class_token=class_token)
+            refuse_tiler(self.tiler, cast(Connector, self.connectors["image"]), class_token=class_token)
 
     def _connected(self, encoded: Mapping[str, Encoded], batch: Batch) -> Connected:
         """Apply the connectors to the encoded items; returns features and masks by modality, those of tiles laid out by picture."""

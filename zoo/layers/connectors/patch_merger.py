@@ -72,7 +72,8 @@ class PatchMerger(Connector):
         refuse_below("deepstack", deepstack, 0)
         if in_dim % (1 + deepstack):
             raise ConfigError(f"deepstack: {deepstack}, but tokens of width {in_dim} do not hold {1 + deepstack} layers of equal width")
-        self.merge, self.deepstack, self.dim = factor, deepstack, in_dim // (1 + deepstack)
+        self.merge = self.factor = factor
+        self.deepstack, self.dim = deepstack, in_dim // (1 + deepstack)
         sizes: dict[str, Any] = {"dim": self.dim, "out_dim": out_dim, "factor": factor, "norm": norm, "eps": eps}
         self.merger = Merger(**sizes, joined=False)
         self.deep = nn.ModuleList(Merger(**sizes, joined=True) for _ in range(deepstack))
@@ -86,16 +87,16 @@ class PatchMerger(Connector):
             raise cannot("patch_merger", f"for the encoder's output, {reason}", ("linear", "mlp", "resampler", "attention_pool"))
 
     def num_tokens(self, n: int) -> int:
-        return square_tokens("patch_merger", n, self.merge)
+        return square_tokens("patch_merger", n, self.factor)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
-        squares, real = joined_squares(tokens, mask, None, self.merge)
+        squares, real = joined_squares(tokens, mask, None, self.factor)
         return self._merged(squares), real
 
     def on_grids(
         self, tokens: Tensor, mask: Tensor, grids: Int64[Tensor, "batch 2"]
     ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
-        squares, real = joined_squares(tokens, mask, grids, self.merge)
+        squares, real = joined_squares(tokens, mask, grids, self.factor)
         return self._merged(squares), real
 
     def _merged(self, squares: Float[Tensor, "batch new_tokens square in_dim"]) -> Float[Tensor, "batch new_tokens _"]:

@@ -42,7 +42,8 @@ class PixelShuffle(Connector):
         super().__init__()
         refuse_below("factor", factor, 1)
         refuse_below("depth", depth, 1)
-        self.merge, width = factor, in_dim * factor**2
+        self.merge = self.factor = factor
+        width = in_dim * factor**2
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.linear = Linear(width, out_dim, bias=bias)
         self.more = nn.ModuleList(Linear(out_dim, out_dim, bias=bias) for _ in range(depth - 1))
@@ -56,7 +57,7 @@ class PixelShuffle(Connector):
             raise cannot("pixel_shuffle", f"for the encoder's output, {reason}", ("linear", "mlp", "resampler", "attention_pool"))
 
     def num_tokens(self, n: int) -> int:
-        return square_tokens("pixel_shuffle", n, self.merge)
+        return square_tokens("pixel_shuffle", n, self.factor)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
         return self._joined(tokens, mask, None)
@@ -69,7 +70,7 @@ class PixelShuffle(Connector):
     def _joined(
         self, tokens: Tensor, mask: Tensor, grids: Int64[Tensor, "batch 2"] | None
     ) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
-        x, mask = joined_squares(tokens, mask, grids, self.merge)
+        x, mask = joined_squares(tokens, mask, grids, self.factor)
         x = self.linear(self.norm(x.flatten(2)))
         for layer in self.more:
             x = layer(F.gelu(x))
