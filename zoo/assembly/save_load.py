@@ -97,7 +97,7 @@ def load(
     if is_tagged(source) and base is None:
         from zoo.assembly.pretrained import load_pretrained  # it imports this module
 
-        return load_pretrained(str(source), device=device, found_precision=found_precision, revision=revision)  # type: ignore[return-value]
+        return load_pretrained(str(source), device=device, precision=found_precision, revision=revision)  # type: ignore[return-value]
     found = read_source(source, base, revision=revision)
     if found.own_config is not None:
         refuse_missing(found.own_config, found.directory)
