@@ -75,6 +75,13 @@ def test_the_list_and_the_padded_batch_give_equal_outputs_and_gradients():
     torch.testing.assert_close(run(0.0)[0], run(1e-12)[0], rtol=1e-5, atol=1e-5)
 
 
+def test_a_model_with_drop_path_drops_nothing_outside_of_training():
+    model, patches = a_vit(drop_path=0.5)
+    plain = ViT(image_size=16, patch_size=4, dim=16, depth=2, num_heads=2).eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.encode_patches(patches, GRIDS).pooled, plain.encode_patches(patches, GRIDS).pooled)
+
+
 def test_no_picture_sees_another_or_the_padding():
     model, patches = a_vit(pool="attention", class_token=False)
     counts = GRIDS.prod(1).tolist()

@@ -67,7 +67,8 @@ class Block(nn.Module):
 
         ``mask`` and ``causal`` are those of ``Attention``.
         """
-        assert layout is None or self.drop_path.rate == 0, "drop_path works per item, and items cannot be told apart in a packed list"
+        drops = self.training and self.drop_path.rate > 0
+        assert layout is None or not drops, "drop_path works per item, and items cannot be told apart in a packed list"
         # A layout may have fewer queries than tokens (the last block before pooling); the residual is then that of the queries.
         change = self.attention(self.norm1(x), mask, causal, layout)
         x = (x if layout is None else layout.asking(x)) + self.drop_path(self.scale1(change))
