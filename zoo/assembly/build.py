@@ -171,7 +171,7 @@ def _tiler_of_encoder(tiler: str | Mapping[str, Any], encoder: Encoder, here: st
     Raises:
         ConfigError: the encoder takes no lists of patches, or patches of another size.
     """
-    options = {"kind": tiler} if isinstance(tiler, str) else dict(tiler)
+    options: dict[str, Any] = {"kind": tiler} if isinstance(tiler, str) else dict(tiler)
     if options.get("kind") not in part_names("tiler"):
         return tiler  # the processor's constructor says so
     part: Any = find_part("tiler", options["kind"])

@@ -43,7 +43,7 @@ def shrink(encoder: Encoder, *, seed: int = 0, **changes: Any) -> Encoder:
         cast(nn.Module, encoder).state_dict(),
         smaller.state_dict(),
         changes,
-        antialias=smaller.antialias if isinstance(smaller, ViT) else True,
+        smaller.resizing if isinstance(smaller, ViT) else {"antialias": True},
     )
     smaller.load_state_dict(kept, strict=False)
     smaller.remember({"encoder": changed}, _processor(encoder, changes))
@@ -60,8 +60,16 @@ def _processor(encoder: Encoder, changes: Mapping[str, Any]) -> Any:
     return processor
 
 
-def _kept(old: Mapping[str, Tensor], new: Mapping[str, Tensor], changes: Mapping[str, Any], *, antialias: bool) -> dict[str, Tensor]:
+def _kept(
+    old: Mapping[str, Tensor], new: Mapping[str, Tensor], changes: Mapping[str, Any], resizing: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """Return the old weights that fit the new encoder, some of them cut, resized or of lower rank.
+
+    Args:
+        old: weights of the encoder.
+        new: weights of the smaller one, for their shapes.
+        changes: keywords that changed.
+        resizing: keywords of ``resize_positions``.
 
     Raises:
         ConfigError: another kept weight would change its shape.
@@ -73,7 +81,7 @@ def _kept(old: Mapping[str, Tensor], new: Mapping[str, Tensor], changes: Mapping
     if "context_length" in changes:
         kept["positions"] = old["positions"][: changes["context_length"]]
     if "image_size" in changes and "positions" in new:
-        kept["positions"] = _resized(old["positions"], new["positions"].shape[1], antialias)
+        kept["positions"] = _resized(old["positions"], new["positions"].shape[1], resizing)
     other = [name for name, tensor in kept.items() if tensor.shape != new[name].shape]
     if other:
         shapes = f"{other[0]} {list(kept[other[0]].shape)} -> {list(new[other[0]].shape)}"
@@ -84,11 +92,11 @@ def _kept(old: Mapping[str, Tensor], new: Mapping[str, Tensor], changes: Mapping
     return kept
 
 
-def _resized(positions: Tensor, count: int, antialias: bool) -> Tensor:
+def _resized(positions: Tensor, count: int, resizing: Mapping[str, Any]) -> Tensor:
     """Resize the position table [1, prefix + grid * grid, dim] of a ViT with at most one prefix token to another grid."""
     prefix = positions.shape[1] - math.isqrt(positions.shape[1]) ** 2
     old, new = math.isqrt(positions.shape[1] - prefix), math.isqrt(count - prefix)
-    return torch.cat([positions[:, :prefix], resize_positions(positions[:, prefix:], (old, old), (new, new), antialias=antialias)], dim=1)
+    return torch.cat([positions[:, :prefix], resize_positions(positions[:, prefix:], (old, old), (new, new), **resizing)], dim=1)
 
 
 def low_rank(table: Tensor, rank: int) -> tuple[Tensor, Tensor]:

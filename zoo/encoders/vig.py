@@ -189,6 +189,7 @@ class ViG(Encoder):
     """
 
     modality = "image"
+    patch_size: int
 
     def __init__(
         self,

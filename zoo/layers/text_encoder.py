@@ -1,6 +1,7 @@
 """Base classes of text encoders: outputs of blocks inside them, and the product with their word embedding."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -15,7 +16,6 @@ class TextEncoder(Encoder):
 
     modality = "text"
     blocks: nn.ModuleList
-    norm: nn.Module | None
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -25,7 +25,7 @@ class TextEncoder(Encoder):
     @property
     def final_norm(self) -> nn.Module | None:
         """Norm after the last block, by default ``self.norm``; None if the outputs of blocks are normalised already."""
-        return self.norm
+        return cast(nn.Module | None, self.norm)
 
     def intermediates(
         self,

@@ -49,7 +49,7 @@ def vlm_export(system: nn.Module) -> Export | None:
     marker, rows = rows_of_words(conversation if known else None, language["vocab_size"], family.marker)
     wide = {**language, "vocab_size": rows}
     config = family.config(image, head, wide, processor, marker)
-    config |= family.marker_ids(conversation.tokenizer if known else None, marker)
+    config |= family.marker_ids(None if conversation is None or not known else conversation.tokenizer, marker)
     config |= {"model_type": family.model_types[0], "architectures": [family.architecture]}
     per_tile, prefix = system.counts["image"].fixed, system.encoders["image"].num_prefix_tokens
     files = language_files(family.language(wide), conversation)

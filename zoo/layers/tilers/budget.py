@@ -27,6 +27,7 @@ class Budget(Tiler):
     """
 
     cuts = "patches"
+    max_patches: int
 
     def __init__(self, *, patch_size: int, max_patches: int = 256) -> None:
         refuse_below("patch_size", patch_size, 1)
