@@ -222,7 +222,7 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
         "layer_scale": None,
         "pool": "cls" if is_clip else "attention" if head else "none",
         "antialias": any_size,
-        **({"resampling": "bilinear"} if any_size else {}),
+        "resampling": "bilinear" if any_size else "bicubic",
     }
 
 

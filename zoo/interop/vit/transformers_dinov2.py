@@ -141,6 +141,7 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
         "layer_scale": float(whole["layerscale_value"]),
         "pool": "cls",
         "antialias": with_registers,
+        "resampling": "bicubic",
     }
 
 

@@ -132,6 +132,7 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
         "layer_scale": None,
         "pool": "cls_tanh" if pooler else "cls",
         "antialias": False,
+        "resampling": "bicubic",
     }
 
 
