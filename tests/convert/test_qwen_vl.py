@@ -360,7 +360,7 @@ def test_systems_that_theirs_is_not_are_refused(change, message, saved, tmp_path
     config["head"] |= change.get("head", {})
     config["head"]["language"] |= change.get("language", {})
     config["encoders"]["image"] |= change.get("image", {})
-    config["processor"]["conversation"] = {"template": "chatml"}
+    config["processor"]["conversation"] = {"template": "chatml", "spans": {"image": ["<|vision_start|>", "<|vision_end|>"]}}
     with pytest.raises(ConfigError, match=message):
         zoo.export(zoo.create_system(config), tmp_path / "out")
 
