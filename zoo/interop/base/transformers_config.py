@@ -83,6 +83,7 @@ def sizes(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_heads": count(config, "num_attention_heads"),
         "eps": float(config["layer_norm_eps"]),
         "drop_remainder": image_size % patch_size != 0,
+        "final_norm": True,
     }
 
 
