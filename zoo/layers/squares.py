@@ -29,7 +29,7 @@ def joined_squares(
         DataError: the factor does not divide the rows and columns of a grid.
     """
     if not len(tokens):  # nothing, through which every parameter still gets a gradient of zero
-        number = 1 if grids is not None else tokens.shape[1] // factor**2
+        number = 1 if grids is not None else max(1, tokens.shape[1] // factor**2)
         nothing = tokens.new_zeros(0, number, factor**2, tokens.shape[2]) + tokens.sum()
         return nothing, torch.zeros(0, number, dtype=torch.bool, device=tokens.device)
     if grids is None:

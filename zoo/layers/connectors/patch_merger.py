@@ -90,7 +90,8 @@ class PatchMerger(Connector):
         return square_tokens("patch_merger", n, self.factor)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
-        self.num_tokens(tokens.shape[1])  # refuses what is no grid of such squares
+        if len(tokens):
+            self.num_tokens(tokens.shape[1])  # refuses what is no grid of such squares
         squares, real = joined_squares(tokens, mask, None, self.factor)
         return self._merged(squares), real
 

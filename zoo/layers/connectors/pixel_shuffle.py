@@ -60,7 +60,8 @@ class PixelShuffle(Connector):
         return square_tokens("pixel_shuffle", n, self.factor)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Float[Tensor, "batch new_tokens out_dim"], Bool[Tensor, "batch new_tokens"]]:
-        self.num_tokens(tokens.shape[1])  # refuses what is no grid of such squares
+        if len(tokens):
+            self.num_tokens(tokens.shape[1])  # refuses what is no grid of such squares
         return self._joined(tokens, mask, None)
 
     def on_grids(
