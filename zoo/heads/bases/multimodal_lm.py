@@ -150,7 +150,7 @@ class MultimodalLM(LanguageHead):
         Args:
             prefix: number of first real tokens of each row that see each other.
         """
-        words = {} if prefix is None else {"prefix_lengths": prefix}
+        words: dict[str, Any] = {} if prefix is None else {"prefix_lengths": prefix}
         # A packed list needs all padding on the right; other batches run padded.
         known = on_host(mask) if can_pack(mask) else None
         if known is None or bool((known[:, 1:] & ~known[:, :-1]).any()) or bool(known.all()):
