@@ -239,7 +239,7 @@ def _encode(system: System, modality: str, batch: Batch, edges: list[Edge]) -> E
         raise ConfigError(f"{key}: {error}") from error
     except RuntimeError as error:
         raise ConfigError(f"{key}: cannot use {list(x.shape)} from system.processor.{modality}: {str(error).splitlines()[0]}") from error
-    name, items = f"{key}: {label_of(system.encoders[modality])}", batch.count(modality)
+    name, items = f"{key}: {label_of(system.encoders[modality])}", len(batch.grids.get(modality, x))  # of tiles, each is an item
     check_encoded(encoded, cast(Encoder, system.encoders[modality]), x, name, reads=reads, items=items)
     edges.append(Edge(f"system.processor.{modality}", key, f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"))
     pooled = "none" if encoded.pooled is None else list(encoded.pooled.shape)
