@@ -41,7 +41,8 @@ class Downsampler(Connector):
     @classmethod
     def refuse(cls, num_tokens: int | None, options: Mapping[str, Any]) -> None:
         if num_tokens is not None:
-            raise cannot("downsampler", "it halves the number of frames in time, and an image has no time", ("pixel_shuffle", "resampler"))
+            reason = "it halves the number of frames in time; sound that is encoded as a grid has no such order, and an image has no time"
+            raise cannot("downsampler", reason, ("pixel_shuffle", "resampler"))
 
     def num_tokens(self, n: int) -> int:
         for _ in self.convolutions:
