@@ -126,7 +126,7 @@ def test_a_run_on_pictures_of_their_own_sizes_killed_within_an_epoch_resumes_exa
     words += ["+data.token_batches={tokens: 72, lengths: [4, 9, 16], multiple_of: 2}"]
     overrides = [word for word in OVERRIDES if "batch_size" not in word and "system=" not in word]
     whole = assert_a_killed_run_is_the_whole_one(launcher, [*overrides, *words], tmp_path, killed_at(), processes=2)
-    assert json.loads((whole / "data.json").read_text())["packs"]["pictures_by_length"] == {"4": 18, "9": 8, "16": 4}
+    assert json.loads((whole / "data.json").read_text())["token_batches"]["pictures_by_length"] == {"4": 18, "9": 8, "16": 4}
 
 
 @pytest.mark.heavy

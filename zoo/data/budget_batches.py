@@ -8,15 +8,14 @@ Source: Dehghani et al. 2023 (NaViT, arXiv 2307.06304), sections 2.2 and 3.4; le
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from zoo.data.loader import Draw, Item, ProcessedSplit
-from zoo.data.order import Order
-from zoo.data.skips import Skips
+from zoo.data.planned import Planned
 from zoo.data.system_processor import CONVERSATION, Processor
 from zoo.errors import ConfigError
 from zoo.processors.image import ImageProcessor
@@ -26,7 +25,7 @@ LENGTHS = (128, 256, 576, 784, 1024)  # timm's
 LENGTH_STREAM, SHUFFLE_STREAM = 3, 4  # parts of the seeds, to keep them apart from those of permutations and items
 
 
-class BudgetBatches:
+class BudgetBatches(Planned[tuple[int, Int[np.ndarray, " pictures"]]]):
     """Dataset of parts of batches for training; it replaces ``ProcessedSplit``.
 
     One step uses ``per_step`` parts of one length, divided over the processes. All epochs have the same lengths, in another order; the
@@ -60,7 +59,8 @@ class BudgetBatches:
             raise ConfigError(
                 f"tokens: {tokens}, lengths {list(lengths)}, multiple_of {multiple_of}; allowed are lengths of 1 to tokens patches"
             )
-        self.data, self.seed, self.per_step = data, seed, per_step
+        super().__init__(data, seed)
+        self.per_step = per_step
         rooms = {length: tokens // length for length in lengths}
         self.counts = {length: max(room // multiple_of * multiple_of, 1) for length, room in rooms.items()}
         self.at_length = {length: _with_length(data, images, length) for length in lengths}
@@ -68,7 +68,6 @@ class BudgetBatches:
         if not self.steps:
             most = min(self.counts.values()) * per_step
             raise ConfigError(f"tokens: {tokens} makes steps of {most} pictures or more, but there are {len(data)}; lower it")
-        self._kept: tuple[int, list[tuple[int, Int[np.ndarray, " pictures"]]]] = (-1, [])
 
     def _draw(self, lengths: list[int]) -> list[int]:
         """Return the length of each step of an epoch: at random, while there are pictures for it."""
@@ -81,16 +80,6 @@ class BudgetBatches:
     def __len__(self) -> int:
         return len(self.steps) * self.per_step
 
-    @property
-    def skips(self) -> Skips | None:
-        """Counts of the pictures that were skipped in training; None if a bad picture is an error."""
-        return self.data.skips
-
-    @property
-    def order(self) -> Callable[[int, int], Order]:
-        """Order of the parts: as planned, because ``plan`` has already shuffled them."""
-        return lambda seed, epoch: np.arange(len(self))
-
     def report(self) -> dict[str, Any]:
         """Return figures for the log: steps of an epoch by length, and pictures of each of their parts."""
         steps = Counter(self.steps)
@@ -99,17 +88,12 @@ class BudgetBatches:
             "pictures_by_length": {str(k): n for k, n in self.counts.items()},
         }
 
-    def plan(self, epoch: int) -> list[tuple[int, Int[np.ndarray, " pictures"]]]:
+    def _planned(self, drawn: Int[np.ndarray, " items"], epoch: int) -> list[tuple[int, Int[np.ndarray, " pictures"]]]:
         """Return the parts of an epoch: the length of each, and the numbers of its pictures."""
-        if self._kept[0] != epoch:
-            order = self.data.order
-            random = np.random.default_rng((self.seed, epoch)).permutation
-            pictures = random(len(self.data)) if order is None else order(self.seed, epoch)[0 : len(self.data)]
-            steps = np.random.default_rng((self.seed, epoch, SHUFFLE_STREAM)).permutation(np.array(self.steps))
-            parts = [int(length) for length in steps for _ in range(self.per_step)]
-            ends = np.cumsum([self.counts[length] for length in parts])
-            self._kept = epoch, [(length, pictures[end - self.counts[length] : end]) for length, end in zip(parts, ends, strict=True)]
-        return self._kept[1]
+        steps = np.random.default_rng((self.seed, epoch, SHUFFLE_STREAM)).permutation(np.array(self.steps))
+        parts = [int(length) for length in steps for _ in range(self.per_step)]
+        ends = np.cumsum([self.counts[length] for length in parts])
+        return [(length, drawn[end - self.counts[length] : end]) for length, end in zip(parts, ends, strict=True)]
 
     def __getitem__(self, draw: Draw) -> Item:
         """Return the processed pictures of a part."""

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from zoo.data.loader import MOST_REPLACED, Draw, Item, ProcessedSplit
-from zoo.data.order import Order
-from zoo.data.skips import Skips
+from zoo.data.loader import Draw, Item, ProcessedSplit
+from zoo.data.planned import Planned
 from zoo.data.system_processor import CONVERSATION, conversation_of
 from zoo.errors import ConfigError, DataError, reason_of
 from zoo.processors.chat.conversation_tokens import Tokens
@@ -54,7 +53,7 @@ class Measured:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-class Packs:
+class Packs(Planned[list[Place]]):
     """Dataset of packs of documents for training; it replaces ``ProcessedSplit``.
 
     All epochs have as many packs as the first one. An epoch that needs fewer packs starts over; an epoch that needs more packs leaves
@@ -84,7 +83,8 @@ class Packs:
                 f"tokens: {tokens} is less than the {limit} that one document may have (system.processor.conversation.max_length, the "
                 "language model's context_length); raise it, or lower max_length"
             )
-        self.data, self.tokens, self.seed = data, tokens, seed
+        super().__init__(data, seed)
+        self.tokens = tokens
         images = data.processor.get("image")
         if images is not None and images.tiler is not None and data.augmentation is not None:
             raise ConfigError("tokens: packing cannot be combined with data.augmentation if a tiler cuts images, whose sizes would change")
@@ -94,23 +94,12 @@ class Packs:
         self.measured = self._measure(tell)
         # A mixture weighted by tokens, whose numbers are known only now
         data.split.weigh([sum(parts) for parts in self.measured.lengths])
-        self._kept: dict[int, list[list[Place]]] = {}
         self._length = len(self.plan(0))
         if not self._length:
             raise DataError(f"data.packing: none of the {len(data)} documents can be used ({self._reasons()})")
 
     def __len__(self) -> int:
         return self._length
-
-    @property
-    def skips(self) -> Skips | None:
-        """Counts of the documents that were skipped in training; None if a bad document is an error."""
-        return self.data.skips
-
-    @property
-    def order(self) -> Callable[[int, int], Order]:
-        """Order of the packs: as planned, because ``plan`` has already shuffled them."""
-        return lambda seed, epoch: np.arange(len(self))
 
     def report(self) -> dict[str, Any]:
         """Return figures for the log: the statistics of the split, and the share of the packs' tokens that is used (``filled``)."""
@@ -120,32 +109,20 @@ class Packs:
         filled = {"packs": len(planned), "tokens_in_packs": shown, "filled": round(shown / (len(planned) * self.tokens), 4)}
         return {**self.measured.counts, **filled, "left_out": dict(self.measured.left_out)}
 
-    def plan(self, epoch: int) -> list[list[Place]]:
-        """Return the packs of an epoch, each a list of document parts."""
-        if epoch not in self._kept:
-            order = self.data.order
-            random = np.random.default_rng((self.seed, epoch)).permutation
-            drawn = random(len(self.data)) if order is None else order(self.seed, epoch)[0 : len(self.data)]
-            places = self._places(drawn)
-            packs: list[list[Place]] = []
-            for start in range(0, len(places), WINDOW):
-                part = places[start : start + WINDOW]
-                filled = fill([self.measured.lengths[place.document][place.number] for place in part], self.tokens)
-                shuffled = np.random.default_rng((self.seed, epoch, PLAN_STREAM, start)).permutation(len(filled))
-                packs += [[part[i] for i in filled[number]] for number in shuffled]
-            self._kept = {epoch: packs}  # keeps one epoch only, to save memory
-        return self._kept[epoch]
+    def _planned(self, drawn: Int[np.ndarray, " items"], epoch: int) -> list[list[Place]]:
+        places = self._places(drawn)
+        packs: list[list[Place]] = []
+        for start in range(0, len(places), WINDOW):
+            part = places[start : start + WINDOW]
+            filled = fill([self.measured.lengths[place.document][place.number] for place in part], self.tokens)
+            shuffled = np.random.default_rng((self.seed, epoch, PLAN_STREAM, start)).permutation(len(filled))
+            packs += [[part[i] for i in filled[number]] for number in shuffled]
+        return packs
 
     def __getitem__(self, draw: Draw) -> Item:
         """Return the pack of a draw, or the next pack in which at least one document can be used."""
-        assert draw.seed is not None
-        epoch, faults = draw.seed[1], []
-        packs = self.plan(epoch)
-        for step in range(min(len(self), MOST_REPLACED)):
-            documents = self._documents(packs[(draw.index + step) % len(packs)], epoch, faults)
-            if documents:
-                return Item(Sample(f"pack {draw.index}", {}), {"documents": documents}, draw.seed, tuple(faults), len(documents))
-        raise DataError(f"data: {len(faults)} documents in a row cannot be used; the first error: {faults[0] if faults else 'empty'}")
+        documents, faults = self.next_usable(draw, self._documents, "documents")
+        return Item(Sample(f"pack {draw.index}", {}), {"documents": documents}, draw.seed, tuple(faults), len(documents))
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Collate the documents of all packs, one row per document."""

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from zoo.data.loader import MOST_REPLACED, Draw, Item, ProcessedSplit
-from zoo.data.order import BUCKETS, Order
-from zoo.data.skips import Skips
+from zoo.data.loader import Draw, Item, ProcessedSplit
+from zoo.data.order import BUCKETS
+from zoo.data.planned import Planned
 from zoo.data.system_processor import CONVERSATION
 from zoo.errors import ConfigError, DataError
 from zoo.types import Batch, Sample
@@ -24,7 +24,7 @@ from zoo.types import Batch, Sample
 GROUP_STREAM = 3  # part of the seed that shuffles groups, to keep it apart from the seeds of permutations and items
 
 
-class TokenBatches:
+class TokenBatches(Planned[Int[np.ndarray, " _"]]):
     """Dataset of groups of items, each with at most a given number of tokens after padding.
 
     A group of 4 items with source texts of up to 10 tokens and target texts of up to 12 takes 4 * (10 + 12) = 88 tokens. All epochs have as
@@ -44,7 +44,8 @@ class TokenBatches:
     def __init__(self, data: ProcessedSplit, *, tokens: int, seed: int, tell: Callable[[int, int], None] | None = None) -> None:
         if CONVERSATION in data.processor.parts:
             raise ConfigError("tokens: documents and conversations are packed; set data.packing={tokens: N} and data.token_batches=null")
-        self.data, self.tokens, self.seed = data, tokens, seed
+        super().__init__(data, seed)
+        self.tokens = tokens
         self.lengths = self._measure(tell)  # [items, texts]; a row of zeros cannot be used
         longest = int(self.lengths.sum(1).max())
         if not longest:
@@ -57,21 +58,10 @@ class TokenBatches:
                 f"tokens: {tokens} is less than the {longest} of the longest item; raise it, or shorten the texts (data.source.max_words, "
                 "context_length of system.processor.text and target_text)"
             )
-        self._kept: dict[int, list[Int[np.ndarray, " _"]]] = {}
         self._length = len(self.plan(0))
 
     def __len__(self) -> int:
         return self._length
-
-    @property
-    def skips(self) -> Skips | None:
-        """Counts of the items that were skipped in training; None if a bad item is an error."""
-        return self.data.skips
-
-    @property
-    def order(self) -> Callable[[int, int], Order]:
-        """Order of the groups: as planned, because ``plan`` has already shuffled them."""
-        return lambda seed, epoch: np.arange(len(self))
 
     def report(self) -> dict[str, Any]:
         """Return the number of groups, the mean number of items of one, and the share of the budget that real tokens take."""
@@ -80,27 +70,15 @@ class TokenBatches:
         filled = round(real / (len(groups) * self.tokens), 4)
         return {"batches": len(groups), "items_per_batch": round(items / len(groups), 2), "tokens": real, "filled": filled}
 
-    def plan(self, epoch: int) -> list[Int[np.ndarray, " _"]]:
-        """Return the groups of an epoch, each as the numbers of its items."""
-        if epoch not in self._kept:
-            order = self.data.order
-            random = np.random.default_rng((self.seed, epoch)).permutation
-            drawn = random(len(self.data)) if order is None else order(self.seed, epoch)[0 : len(self.data)]
-            groups = by_tokens(self.lengths, drawn, self.tokens)
-            shuffled = np.random.default_rng((self.seed, epoch, GROUP_STREAM)).permutation(len(groups))
-            self._kept = {epoch: [groups[number] for number in shuffled]}  # keeps one epoch only, to save memory
-        return self._kept[epoch]
+    def _planned(self, drawn: Int[np.ndarray, " items"], epoch: int) -> list[Int[np.ndarray, " _"]]:
+        groups = by_tokens(self.lengths, drawn, self.tokens)
+        shuffled = np.random.default_rng((self.seed, epoch, GROUP_STREAM)).permutation(len(groups))
+        return [groups[number] for number in shuffled]
 
     def __getitem__(self, draw: Draw) -> Item:
         """Return the group of a draw, or the next group of which at least one item can be used."""
-        assert draw.seed is not None
-        epoch, faults = draw.seed[1], []
-        groups = self.plan(epoch)
-        for step in range(min(len(self), MOST_REPLACED)):
-            items = self._items(groups[(draw.index + step) % len(groups)], epoch, faults)
-            if items:
-                return Item(Sample(f"batch {draw.index}", {}), {"items": items}, draw.seed, tuple(faults), len(items))
-        raise DataError(f"data: {len(faults)} items in a row cannot be used; the first error: {faults[0] if faults else 'empty'}")
+        items, faults = self.next_usable(draw, self._items, "items")
+        return Item(Sample(f"batch {draw.index}", {}), {"items": items}, draw.seed, tuple(faults), len(items))
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Collate the items of all groups to one batch."""

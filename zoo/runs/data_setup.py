@@ -15,6 +15,7 @@ from zoo.data.loader import ProcessedSplit
 from zoo.data.masking import Masking
 from zoo.data.mixup import Mix, refuse_mix
 from zoo.data.packs import Packs
+from zoo.data.planned import Planned
 from zoo.data.skips import MAX_SHARE, Tolerant
 from zoo.data.system_processor import CONVERSATION, is_target
 from zoo.data.token_batches import TokenBatches
@@ -98,7 +99,7 @@ def make_source(data: Mapping[str, Any]) -> Any:
     return Tolerant(source, policy, MAX_SHARE if data.get("max_bad_share") is None else data["max_bad_share"])
 
 
-Items = ProcessedSplit | Packs | TokenBatches | BudgetBatches
+Items = ProcessedSplit | Planned
 
 
 def make_items(config: Mapping[str, Any], system: System, source: Any, progress: Progress | None) -> Items:
@@ -131,7 +132,7 @@ def grouped(items: ProcessedSplit, data: Mapping[str, Any], seed: int, progress:
     return construct(kind, data[key], f"data.{key}", data=items, seed=seed, tell=tell)
 
 
-def grouping_of(data: Mapping[str, Any], processor: Any) -> tuple[str, type[Packs | TokenBatches | BudgetBatches]] | None:
+def grouping_of(data: Mapping[str, Any], processor: Any) -> tuple[str, type[Planned]] | None:
     """Return the key of ``data`` that groups the items, and the class of the groups; None if there is no such key.
 
     Raises:

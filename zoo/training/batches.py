@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from zoo.data.budget_batches import BudgetBatches
 from zoo.data.loader import Cursor, ProcessedSplit, StepSampler, training_loader
-from zoo.data.packs import Packs
-from zoo.data.token_batches import TokenBatches
+from zoo.data.planned import Planned
 from zoo.training.feature_cache import FeatureSplit
 from zoo.training.meter import Meter
 from zoo.training.rollouts import Rollouts
@@ -38,7 +36,7 @@ class StepBatches:
 
     def __init__(
         self,
-        data: ProcessedSplit | Packs | TokenBatches | BudgetBatches,
+        data: ProcessedSplit | Planned,
         settings: TrainingSettings,
         accelerator: Accelerator,
         *,
@@ -47,7 +45,7 @@ class StepBatches:
         complete: Callable[[Batch], Batch],
         rollouts: Rollouts | None,
     ) -> None:
-        self.data: ProcessedSplit | Packs | TokenBatches | BudgetBatches | FeatureSplit = data
+        self.data: ProcessedSplit | Planned | FeatureSplit = data
         self.settings, self.accelerator, self.seed, self.num_workers = settings, accelerator, seed, num_workers
         self.complete, self.rollouts, self.cursor = complete, rollouts, Cursor()
 

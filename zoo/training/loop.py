@@ -15,10 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
 
-from zoo.data.budget_batches import BudgetBatches
 from zoo.data.loader import ProcessedSplit
-from zoo.data.packs import Packs
-from zoo.data.token_batches import TokenBatches
+from zoo.data.planned import Planned
 from zoo.errors import ConfigError, WeightsError, ZooError
 from zoo.losses.distributed import share_buffers, share_object, wait_for_ranks
 from zoo.training import feature_cache, fingerprint, grad_cache
@@ -71,7 +69,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        data: ProcessedSplit | Packs | TokenBatches | BudgetBatches,
+        data: ProcessedSplit | Planned,
         settings: TrainingSettings,
         *,
         run_dir: Path,
@@ -145,7 +143,7 @@ class Trainer:
         return values
 
     @property
-    def data(self) -> ProcessedSplit | Packs | TokenBatches | BudgetBatches | feature_cache.FeatureSplit:
+    def data(self) -> ProcessedSplit | Planned | feature_cache.FeatureSplit:
         """Training data of the run."""
         return self.batches.data
 
