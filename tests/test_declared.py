@@ -4,7 +4,8 @@ import re
 from functools import cache
 
 import pytest
-from declared import ROOT, foreign_imports, modules_of, project, quickstart_extras, requirements_of
+from declared import ROOT, foreign_imports, installed_packages, modules_of, project, quickstart_extras, requirements_of
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import zoo
@@ -97,3 +98,10 @@ def test_types_of_the_package_are_for_others_too():
 
 def test_the_container_holds_what_quickstart_installs():
     assert f"ARG EXTRAS={','.join(quickstart_extras())}\n" in (ROOT / "scripts" / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_every_package_accepts_the_lowest_python_that_we_allow():
+    lowest = project()["requires-python"].removeprefix(">=") + ".0"
+    packages = installed_packages([*requirements_of(), *(each for extra in TESTED for each in requirements_of(extra))])
+    wanted = {name: package.metadata["Requires-Python"] for name, package in packages.items()}
+    assert not {name: text for name, text in wanted.items() if text and not SpecifierSet(text).contains(lowest)}

@@ -193,7 +193,7 @@ class QwenVision(Encoder):
         calls = places.calls(self._turn(places))
         read = []
         for number, block in enumerate(self.blocks[: find_state(layer, len(self.blocks))]):
-            x = block(x, calls[self.window is not None and number not in self.full_layers], number)
+            x = block(x, calls[int(self.window is not None and number not in self.full_layers)], number)
             if number in self.read_layers:
                 read.append(x)
         return torch.cat([x, *read], dim=-1) if read else x
