@@ -44,8 +44,8 @@ finish_types() {
     return "$status"
 }
 
-run_tests() { # NAME DISTRIBUTION MARKERS
-    python -m pytest -n "${WORKERS:-2}" --dist "$2" -m "$3" --junitxml="$reports/$1.xml"
+run_tests() { # NAME DISTRIBUTION MARKERS [FILES...]
+    python -m pytest -n "${WORKERS:-2}" --dist "$2" -m "$3" --junitxml="$reports/$1.xml" "${@:4}"
 }
 
 python -m pyright >"$reports/types.log" 2>&1 &
@@ -55,7 +55,9 @@ step "Format" python -m ruff format --check .
 step "Spelling" python -m codespell_lib .
 step "Tests" run_tests 1 worksteal "not heavy and not wheel"
 step "Types" finish_types
-step "Heavy tests and the wheel" run_tests 2 loadgroup "heavy or wheel" # the longest first, and those that share a run in one worker
+# The longest first, and those that share a run in one worker; to import all other files of tests would take each worker half a minute.
+mapfile -t files < <(grep -rlE 'pytest\.mark\.(heavy|wheel)' tests --include='test_*.py' | LC_ALL=C sort)
+step "Heavy tests and the wheel" run_tests 2 loadgroup "heavy or wheel" "${files[@]}"
 
 python - "$reports" <<'PYTHON'
 import pathlib

@@ -1,7 +1,10 @@
 """Fixtures of all tests, and verification cards: tests with the mark ``card(name, capability)`` write their results to cards."""
 
+import importlib
 import os
 import shutil
+import sys
+from functools import cache
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from zoo.evaluation.results.cards import write_results
 
 FIGURES = pytest.StashKey()
 CARD = "card"  # the name of a report's property: model, capability, figure
+LATER = ("heavy", "wheel")  # marks of the tests that scripts/test.sh runs after the others, from the files that name the mark
 TOLD = "told"  # of another: a line for people
 TOGETHER = {  # parts of test ids: tests that share a costly run, and so a worker; the others go wherever one is free
     "test_readme.py": "quickstart",
@@ -27,7 +31,21 @@ TOGETHER = {  # parts of test ids: tests that share a costly run, and so a worke
     "::test_a_killed_pretraining_of_bert": "bert",
     "::test_what_changed_since_the_state": "changed",
     "transcription/test_real.py": "whisper",
+    "transcription/test_real_sound.py": "sounds",
+    "test_policy_runs.py": "policy",
+    "test_the_commands_of_the_first_page": "quickstart",
+    "::test_commands_of_the_guide_run": "contributing",
+    "test_plugin_wheel.py": "plugin",
+    "test_demo.py": "demo",
+    "tests/kill/": "kills",
 }
+LONGEST = (  # groups and parts of test ids in the order in which they begin; a long test that began last would leave the other workers idle
+    *("test_pairs_that_were_never_seen_together", "quickstart", "kills", "whisper", "sharded", "test_a_vision_gnn_in_its_place"),
+    *("test_siglip_learns_the_digits", "contributing", "policy", "plugin", "wheel", "sharded resume", "test_every_encoder_and_a_system"),
+    *("test_real_smollm2", "test_whisper_learns_names_of_tones", "test_the_nano_learns_to_write", "test_a_classifier_learns"),
+    *("test_fuzz.py", "demo", "sounds", "test_the_site_is_built", "test_every_command_runs", "shards", "bert", "test_guide_commands.py"),
+    *("test_resume.py", "test_alignment.py", "test_real_tiny_en", "changed"),
+)
 
 
 def pytest_addoption(parser):
@@ -47,6 +65,19 @@ def pytest_collection_modifyitems(items):
     for item in items:
         for name, capability in cards_of(item.nodeid):
             item.add_marker(pytest.mark.card(name, capability))
+        for mark in (mark for mark in LATER if item.get_closest_marker(mark)):
+            if f"pytest.mark.{mark}" not in text_of(item.path):
+                raise pytest.UsageError(f"{item.path}: scripts/test.sh finds tests with the mark {mark} by the words pytest.mark.{mark}")
+
+
+@cache
+def text_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def pytest_collection_finish():
+    if "zoo.training.loop" in sys.modules:  # else no test that was chosen trains
+        importlib.import_module("plain_curves").install()
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +214,11 @@ def pytest_xdist_make_scheduler(config, log):
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             return next((group for part, group in TOGETHER.items() if part in nodeid), nodeid)
+
+        def _assign_work_unit(self, node):
+            scope = min(self.workqueue, key=lambda scope: next((n for n, part in enumerate(LONGEST) if part in scope), len(LONGEST)))
+            self.workqueue.move_to_end(scope, last=False)
+            super()._assign_work_unit(node)
 
     return Scheduler(config, log)
 

@@ -107,13 +107,13 @@ def test_real_smollm2_answers_as_transformers_token_for_token(real):
     conversation = system.processor["conversation"]
     item = conversation.item({"messages": [{"role": "user", "content": "What is the capital of France?"}]}, for_generation=True)
     ids = item.token_ids[None]
-    expected = reference.generate(ids, max_new_tokens=64, min_new_tokens=64, do_sample=False, eos_token_id=None, pad_token_id=2)
+    expected = reference.generate(ids, max_new_tokens=24, min_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=2)
     language, found = system.head.language, []
-    cache = language.new_cache(1, ids.shape[1] + 64)
+    cache = language.new_cache(1, ids.shape[1] + 24)
     hidden = language(ids, cache=cache)
-    for _ in range(64):
+    for _ in range(24):  # three times as many as the answer has: what follows its end too
         found.append(int(language.logits(hidden[:, -1]).argmax()))
         hidden = language(torch.tensor([[found[-1]]]), cache=cache)
     assert found == expected[0, ids.shape[1] :].tolist()
     assert conversation.decode(found[: found.index(2)]) == "The capital of France is Paris."
-    assert system.generate(["What is the capital of France?"], max_new_tokens=64) == ["The capital of France is Paris."]
+    assert system.generate(["What is the capital of France?"], max_new_tokens=24) == ["The capital of France is Paris."]

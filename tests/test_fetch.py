@@ -527,11 +527,8 @@ def test_real_emoji_are_the_concepts_of_the_sheet_and_their_split(real):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["emoji_styles", "icons", "openclipart", "stamps"])
-def test_what_more_there_is_to_train_on_keeps_clear_of_the_tests(real, name, tmp_path, monkeypatch):
-    if name == "openclipart":  # 2,400 drawings: all of their names, and small pictures of them
-        monkeypatch.setattr("zoo.downloads.openclipart.SIDE", 32)
-    extra = real(name, tmp_path) if name == "openclipart" else real(name)
-    source, plain = Emoji(path=real("emoji"), extra=[extra]), Emoji(path=real("emoji"))
+def test_what_more_there_is_to_train_on_keeps_clear_of_the_tests(real, name):
+    source, plain = Emoji(path=real("emoji"), extra=[real(name)]), Emoji(path=real("emoji"))
     added = source.split("train").drawings[len(plain.split("train")) :]
     unseen = {label.lower() for label in Emoji(path=real("emoji"), concepts="unseen").class_names}
     assert len(added) > 500 and all(drawing.path.is_file() for drawing in added)

@@ -20,8 +20,8 @@ from pathlib import Path
 # Modules that a training run imports, most of them lazily.
 PRELOADED = """
 zoo.commands.cli zoo.assembly.compose zoo.runs.train zoo.commands.display zoo.evaluation.zero_shot zoo.evaluation.perplexity
-zoo.evaluation.asr zoo.evaluation.classification zoo.evaluation.masked_lm zoo.training.curves zoo.training.loop
-matplotlib.backends.backend_agg torch._dynamo torch._meta_registrations torch.fx.experimental.symbolic_shapes
+zoo.evaluation.asr zoo.evaluation.classification zoo.evaluation.masked_lm zoo.training.loop
+torch._dynamo torch._meta_registrations torch.fx.experimental.symbolic_shapes
 """.split()
 
 
@@ -31,6 +31,7 @@ def serve() -> list[str]:
     os.dup2(2, 1)  # what an import prints is no answer
     for name in PRELOADED:
         import_module(name)
+    import_module("plain_curves").install()
     for line in sys.stdin:
         request = json.loads(line)
         if "words" in request:

@@ -1,8 +1,10 @@
 """Curves of a run: what is drawn, and the moving average."""
 
 import json
+import math
 
 import pytest
+from PIL import Image
 
 from zoo.training.curves import _panels, draw_curves, smoothed
 
@@ -26,6 +28,17 @@ def test_loss_and_learning_rate_come_first_then_throughput_then_evaluation(tmp_p
     assert list(_panels(metrics, timing)) == order
     draw_curves(metrics, tmp_path / "curves.png", timing)
     assert (tmp_path / "curves.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("number", [1, 2, 7])
+def test_any_number_of_panels_and_any_value_is_drawn(number, tmp_path):
+    """One step, values that are not finite, and large and tiny ones; the picture grows by whole panels."""
+    values = [math.nan, math.inf, 0, 12345678, 1e-7, -3.5, 2]
+    line = {"step": 1, "kind": "train", **{f"value_{n}": values[n] for n in range(number)}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (462 * min(number, 3), 319 * math.ceil(number / 3))
 
 
 def test_a_run_without_lines_has_no_picture(tmp_path):

@@ -10,8 +10,10 @@ from zoo.runs.train import train
 from zoo.training.feature_cache import FOLDER, FeatureSplit
 from zoo.training.log import read_lines
 
-TOWERS = ["training.freeze=[encoders]", "system=clip_vit_digits"]
+TOWERS = ["training.freeze=[encoders]", "system=clip_vit_nano"]
 SMALL = [
+    "data=digit_pairs",
+    "data.source.scenes=400",  # one epoch of six steps
     "training.max_steps=6",
     "training.batch_size=64",
     "training.checkpoint_every=3",

@@ -16,6 +16,7 @@ from zoo.runs.run_directory import read_run_config
 from zoo.runs.train import train
 from zoo.storage.places import packaged_directory
 from zoo.storage.tensors import read_tensors
+from zoo.training.curves import draw_curves
 from zoo.training.log import read_lines
 from zoo.training.state import states
 
@@ -31,13 +32,17 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(compose("train", [*SMALL, f"run_dir={folder}"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.training.loop.draw_curves", draw_curves)  # the figure, which other runs of the tests leave out
+        train(compose("train", [*SMALL, f"run_dir={folder}"]))
     return folder
 
 
 def test_a_run_leaves_config_environment_log_curves_state_and_models(run_dir):
     expected = {"config.yaml", "environment.json", "metrics.jsonl", "timing.jsonl", "curves.png", "state", "best", "last", "processor"}
     assert expected <= {path.name for path in run_dir.iterdir()}
+    with Image.open(run_dir / "curves.png") as curves:
+        assert curves.format == "PNG"
     assert not [path for path in run_dir.rglob("*") if path.name.endswith((".tmp", ".old"))]
     assert json.loads((run_dir / "environment.json").read_text())["versions"]["torch"] == version("torch")
 

@@ -36,7 +36,7 @@ def nominal_input(modality: str, encoder: Any, batch_size: int = 1) -> tuple[Ten
 def try_patches(
     build: Callable[[], Encoder], layer: int | Sequence[int] | None, *, class_token: bool = False, part: str = "encoder"
 ) -> Shown:
-    """Build an encoder on the meta device and run two items of nominal size forward and backward with ``encode(reads="patches")``.
+    """Build an encoder on the meta device, encode two items of nominal size as patches, and find the parameters on which these depend.
 
     Args:
         build: makes the encoder.
@@ -53,11 +53,22 @@ def try_patches(
         x, mask = nominal_input(encoder.modality, encoder, 2)
         encoded = encode(encoder.train(), x, mask, reads="patches", layer=layer, class_token=class_token)
         check_encoded(encoded, encoder, x, part, reads="patches")
-        tokens = encoded.tokens
-        if tokens.requires_grad:
-            tokens.sum().backward()
-    unused = tuple(name for name, parameter in encoder.named_parameters() if parameter.requires_grad and parameter.grad is None)
+    tokens, used = encoded.tokens, _leaves(encoded.tokens)
+    unused = tuple(name for name, parameter in encoder.named_parameters() if parameter.requires_grad and id(parameter) not in used)
     return Shown(tokens.shape[1], tokens.shape[2], unused)
+
+
+def _leaves(tensor: Tensor) -> set[int]:
+    """Return the ids of the parameters that would get a gradient from a tensor; a backward pass would take as long as the forward pass."""
+    waiting: list[Any] = [tensor.grad_fn]
+    seen, found = {None}, set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            found.add(id(getattr(node, "variable", None)))
+            waiting += [following for following, _ in node.next_functions]
+    return found
 
 
 def spec_of_shown(encoder: Encoder, shown: Shown) -> EncoderSpec:

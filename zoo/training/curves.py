@@ -15,6 +15,9 @@ FIRST = ("loss", "learning_rate")  # the order of the panels of training; the ot
 COLOURS = {"train": "tab:blue", "speed": "tab:green", "evaluation": "tab:orange"}
 SMOOTHED = ("loss", "gradient_norm")
 WINDOW_SHARE = 0.04  # share of a run over which the moving average of its loss looks back
+# In inches: a panel, and its margins for tick labels and title. Measured labels (layout="constrained") would take as long as the drawing.
+WIDTH, HEIGHT = 4.2, 2.9
+LEFT, RIGHT, BOTTOM, TOP = 0.75, 0.15, 0.55, 0.35
 
 
 def draw_curves(metrics: Path, output: Path, timing: Path | None = None) -> None:
@@ -36,9 +39,12 @@ def draw_curves(metrics: Path, output: Path, timing: Path | None = None) -> None
         return
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
-    for place, ((kind, name), points) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(rows, columns, place)
+    width, height = WIDTH * columns, HEIGHT * rows
+    figure = Figure(figsize=(width, height))
+    for place, ((kind, name), points) in enumerate(panels.items()):
+        left, bottom = WIDTH * (place % columns) + LEFT, height - HEIGHT * (place // columns + 1) + BOTTOM
+        inside = (WIDTH - LEFT - RIGHT, HEIGHT - BOTTOM - TOP)
+        axes = figure.add_axes((left / width, bottom / height, inside[0] / width, inside[1] / height))
         _draw(axes, kind, name, points)
     file = io.BytesIO()
     figure.savefig(file, dpi=110, format=output.suffix[1:] or "png")
