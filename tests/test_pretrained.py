@@ -54,7 +54,10 @@ def test_the_table_has_a_source_a_licence_and_a_published_figure_with_its_source
 
 @pytest.mark.parametrize("row", [built(row) for row in ARCHITECTURES.values()])
 def test_each_architecture_has_the_parameters_that_its_reference_library_counts(row):
-    assert count(on_meta(row)) == row.parameters
+    model = on_meta(row)
+    assert count(model) == row.parameters
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert row.build or not model.training
 
 
 # Use. The sources are local directories of tiny models: the hub's own way is tested with it.

@@ -18,7 +18,7 @@ def test_steps_with_several_threads_give_equal_bits(name):
     system = zoo.create_system(name).train()
     assert head_of(system) is not None
     batch = random_batch(system, ITEMS)
-    for threads in (1, 2, 4):
+    for threads in (2, 4):  # one thread has a single order of sums
         torch.set_num_threads(threads)
         hashes = set()
         with deterministic_algorithms(None):
@@ -30,9 +30,7 @@ def test_steps_with_several_threads_give_equal_bits(name):
         assert len(hashes) == 1
 
 
-@pytest.mark.parametrize(
-    ("system", "threads"), [("clip_vit_nano", 1), ("clip_vit_nano", 2), ("clip_vit_nano", 4), ("classifier_vig_nano", 4)]
-)
+@pytest.mark.parametrize(("system", "threads"), [("clip_vit_nano", 1), ("clip_vit_nano", 4), ("classifier_vig_nano", 4)])
 def test_two_whole_runs_with_the_same_threads_give_equal_bits(system, threads, tmp_path):
     words = f"train system={system} data=digits training.max_steps=2 training.batch_size=128 training.warmup_steps=1 training.log_every=1"
     words += f" training.evaluate_every=0 training.threads={threads}"

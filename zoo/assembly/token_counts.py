@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.assembly.compatibility import refuse_missing_keys
 from zoo.errors import DataError
-from zoo.layers.meta import meta_device
+from zoo.layers.meta import meta_device, unused_parameters
 from zoo.registry import find_part, label_of
 from zoo.types import Connector, Encoder, EncoderSpec, check_encoded, encode
 
@@ -53,22 +53,7 @@ def try_patches(
         x, mask = nominal_input(encoder.modality, encoder, 2)
         encoded = encode(encoder.train(), x, mask, reads="patches", layer=layer, class_token=class_token)
         check_encoded(encoded, encoder, x, part, reads="patches")
-    tokens, used = encoded.tokens, _leaves(encoded.tokens)
-    unused = tuple(name for name, parameter in encoder.named_parameters() if parameter.requires_grad and id(parameter) not in used)
-    return Shown(tokens.shape[1], tokens.shape[2], unused)
-
-
-def _leaves(tensor: Tensor) -> set[int]:
-    """Return the ids of the parameters that would get a gradient from a tensor; a backward pass would take as long as the forward pass."""
-    waiting: list[Any] = [tensor.grad_fn]
-    seen, found = {None}, set()
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            found.add(id(getattr(node, "variable", None)))
-            waiting += [following for following, _ in node.next_functions]
-    return found
+    return Shown(encoded.tokens.shape[1], encoded.tokens.shape[2], unused_parameters(encoder, encoded.tokens))
 
 
 def spec_of_shown(encoder: Encoder, shown: Shown) -> EncoderSpec:

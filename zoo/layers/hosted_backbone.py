@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.layers.meta import meta_device
+from zoo.layers.meta import meta_device, unused_parameters
 
 RESIZES = {"center": "crop", "squash": "squash", "border": "border"}  # from timm's crop_mode to ``resize`` of our image processor
 M = TypeVar("M", bound=nn.Module)
@@ -42,7 +42,7 @@ class Trial:
 
 
 def try_out(build: Callable[[], M], encode: Callable[[M, Tensor], tuple[Tensor, Tensor]], image_size: int, name: str) -> Trial:
-    """Build a model on the meta device and run two square images forward and backward through it.
+    """Build a model on the meta device and run two square images through it.
 
     Args:
         build: returns the model.
@@ -65,14 +65,12 @@ def try_out(build: Callable[[], M], encode: Callable[[M, Tensor], tuple[Tensor, 
                     f"returns tokens {list(tokens.shape)} and pooled vectors {list(pooled.shape)} for two images; an encoder must return "
                     "[2, num_tokens, dim] and [2, dim]"
                 )
-            (tokens.sum() + pooled.sum()).backward()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
     except REFUSALS as error:  # libraries raise many types of exception for unsupported models and sizes
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         raise ConfigError(f"{name}: cannot be used as an encoder of images of {image_size} x {image_size} pixels: {reason}") from error
-    unused = tuple(key for key, parameter in model.named_parameters() if parameter.requires_grad and parameter.grad is None)
-    return Trial(tokens.shape[1], tokens.shape[2], unused)
+    return Trial(tokens.shape[1], tokens.shape[2], unused_parameters(model, tokens, pooled))
 
 
 def freeze(model: nn.Module, names: tuple[str, ...]) -> None:

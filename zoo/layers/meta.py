@@ -39,6 +39,22 @@ def _filling_only_real_tensors(fill: Callable[..., Tensor]) -> Callable[..., Ten
     return fill_or_leave
 
 
+def unused_parameters(model: nn.Module, *outputs: Tensor) -> tuple[str, ...]:
+    """Return the names of the trainable parameters that get no gradient from the outputs, in the order of the model.
+
+    They are read from the graph, because a backward pass takes as long as the forward pass, also without weights.
+    """
+    waiting: list[Any] = [output.grad_fn for output in outputs]
+    seen, used = {None}, set()
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            used.add(id(getattr(node, "variable", None)))
+            waiting += [following for following, _ in node.next_functions]
+    return tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad and id(parameter) not in used)
+
+
 class ShortRecurrences(TorchFunctionMode):
     """Mode in which ``torch.lstm`` and ``torch.gru`` of meta tensors run two steps and repeat the second one.
 
