@@ -204,6 +204,11 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write("\n".join(sorted(lines)) + "\n")
 
 
+def place_in_queue(scope):
+    """Return the place in ``LONGEST`` of a group, or of a test by a part of its id."""
+    return next((n for n, part in enumerate(LONGEST) if part == scope or ("test_" in part and part in scope)), len(LONGEST))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Group tests by the table above with --dist loadgroup, without changing their ids."""
@@ -216,8 +221,7 @@ def pytest_xdist_make_scheduler(config, log):
             return next((group for part, group in TOGETHER.items() if part in nodeid), nodeid)
 
         def _assign_work_unit(self, node):
-            scope = min(self.workqueue, key=lambda scope: next((n for n, part in enumerate(LONGEST) if part in scope), len(LONGEST)))
-            self.workqueue.move_to_end(scope, last=False)
+            self.workqueue.move_to_end(min(self.workqueue, key=place_in_queue), last=False)
             super()._assign_work_unit(node)
 
     return Scheduler(config, log)

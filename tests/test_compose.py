@@ -134,13 +134,21 @@ def first_of_each_shape() -> set[str]:
     return set({shape_of({**plain_system(row), "name": ""}): name for name, row in reversed(rows("system").items())}.values())
 
 
+def shallow(config):
+    """Return a system with at most three blocks per part, unless the part numbers its blocks; further ones are built for other tests."""
+    if not isinstance(config, Mapping):
+        return config
+    deep = isinstance(config.get("depth"), int) and "full_layers" not in config
+    return {key: min(value, 3) if key == "depth" and deep else shallow(value) for key, value in config.items()}
+
+
 @pytest.mark.parametrize("name", rows("system"))
 def test_every_system_composes_as_its_plain_config_and_fits(name, tmp_path):
     config = compose("train", [f"system={name}", *data_of(name, tmp_path)])
     assert json.dumps(plain_system(find_row(name, "system"))) == json.dumps(config["system"])  # also in the order of keys
     quick_check(config)
     if name in first_of_each_shape():
-        assert zoo.check(config).edges[-1].target == "loss"
+        assert zoo.check({**config, "system": shallow(config["system"])}).edges[-1].target == "loss"
 
 
 def test_a_system_alone_composes_as_within_a_run():
