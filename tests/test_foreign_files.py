@@ -10,6 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import zoo
+from zoo.interop.base.files import use_of
 from zoo.interop.base.guide import with_tables
 from zoo.interop.base.recognise import describe, find_format, formats, unknown_files
 from zoo.interop.base.source import read_source
@@ -26,6 +27,15 @@ WHISPER = {"vocab_size": 60, "num_mel_bins": 80, "d_model": 24, "encoder_layers"
 WHISPER |= {"encoder_attention_heads": 3, "decoder_attention_heads": 3, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
 WHISPER |= {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2}
 T5 = {"vocab_size": 50, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 1, "num_heads": 3}
+TROCR = {"model_type": "trocr", "vocab_size": 50, "d_model": 24, "decoder_layers": 1, "decoder_attention_heads": 3, "decoder_ffn_dim": 40}
+TROCR |= {"max_position_embeddings": 20, "is_decoder": True, "add_cross_attention": True}
+WAVES = {
+    "conv_dim": [8, 8],
+    "conv_stride": [5, 2],
+    "conv_kernel": [10, 3],
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+}
 IMAGES = {"size": {"height": 28, "width": 28}}
 CROPPED = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
 MODELS = {  # family: class, keywords of its config, our format
@@ -43,6 +53,26 @@ MODELS = {  # family: class, keywords of its config, our format
     "llava": ("LlavaForConditionalGeneration", {"text_config": LLAMA, "vision_config": SEEN, "image_token_index": 49}, "llava"),
     "kosmos-2": ("Kosmos2ForConditionalGeneration", {"text_config": KOSMOS_TEXT, "vision_config": SEEN, "latent_query_num": 4}, "kosmos2"),
     "whisper": ("WhisperForConditionalGeneration", WHISPER, "whisper"),
+    "electra": ("ElectraModel", {**READ, "embedding_size": 24}, "text_encoders"),
+    "deberta-v2": ("DebertaV2Model", READ, "text_encoders"),
+    "modernbert": ("ModernBertModel", {**READ, **dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id"), 0)}, "text_encoders"),
+    "mixtral": ("MixtralForCausalLM", {**LLAMA, "num_local_experts": 2}, "causal_lm"),
+    "phi3": ("Phi3ForCausalLM", {**LLAMA, "pad_token_id": 0}, "causal_lm"),
+    "gemma": ("GemmaForCausalLM", {**LLAMA, "head_dim": 8}, "causal_lm"),
+    "qwen2": ("Qwen2ForCausalLM", LLAMA, "causal_lm"),
+    "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 8}, "causal_lm"),
+    "siglip2": ("Siglip2Model", {"text_config": {**READ, "projection_size": 24}, "vision_config": {**WIDE, "num_patches": 16}}, "clip"),
+    "trocr": ("VisionEncoderDecoderModel", {"encoder": {**SEEN, "model_type": "vit"}, "decoder": TROCR}, "seq2seq"),
+    "wav2vec2": ("Wav2Vec2Model", {**WAVES, **WIDE, "vocab_size": 6}, "backbones"),
+    "dinov3_vit": ("DINOv3ViTModel", SEEN, "backbones"),
+}
+LISTED = {  # files of repositories of these families that no library writes
+    "causal_lm": ("gemma-2b.gguf", "configuration_phi3.py", "modeling_phi3.py", "params.json", "tekken.json", "checklist.chk"),
+    "seq2seq": ("generation_config_for_summarization.json", "rust_model.ot", "flax_model.msgpack", "dict.txt", "source.spm", "tf_model.h5"),
+    "text_encoders": ("spm.model", "pytorch_model.generator.bin", "onnx/model.onnx", "colbert_linear.pt", "openvino/openvino_model.xml"),
+    "whisper": ("model.safetensors.index.fp32.json", "pytorch_model.bin.index.fp32.json", "normalizer.json", "run_distillation.py"),
+    "vlm": ("conversation.py", "examples/image1.jpg", "chat_template.json", "video_preprocessor_config.json"),
+    "backbones": ("alphabet.json", "language_model/unigrams.txt"),
 }
 
 
@@ -64,11 +94,17 @@ def save_model(family, directory):
     name, keywords, _ = MODELS[family]
     made = getattr(transformers, name)
     made(made.config_class(**keywords)).save_pretrained(directory)
-    if family in ("vit", "dinov2"):
+    if family in ("vit", "dinov2", "dinov3_vit"):
         transformers.ViTImageProcessor(**IMAGES).save_pretrained(directory)
         return
     if family in ("clip", "siglip", "llava", "kosmos-2"):
         transformers.CLIPImageProcessor(**CROPPED).save_pretrained(directory)
+    if family == "siglip2":
+        transformers.Siglip2ImageProcessor().save_pretrained(directory)
+    if family == "trocr":
+        transformers.ViTImageProcessor(**IMAGES).save_pretrained(directory)
+    if family == "wav2vec2":
+        transformers.Wav2Vec2FeatureExtractor().save_pretrained(directory)
     if family == "whisper":
         transformers.WhisperFeatureExtractor().save_pretrained(directory)
     chats = {"chat_template": "{{ messages }}"} if family in ("llama", "llava") else {}
@@ -84,6 +120,11 @@ def test_a_directory_that_transformers_saved_holds_no_unexplained_file(family, t
     source = read_source(tmp_path)
     assert find_format(source).name == MODELS[family][2]
     assert unknown_files(source) == []
+
+
+@pytest.mark.parametrize(("format_name", "name"), [(each, name) for each, names in LISTED.items() for name in names])
+def test_files_that_people_put_beside_models_are_explained(format_name, name):
+    assert use_of(name, formats()[format_name].files) is not None
 
 
 def test_a_directory_of_open_clip_holds_no_unexplained_file(tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from nano_batches import random_batch
 
 import zoo
 
@@ -71,3 +72,13 @@ def test_synthesize(dtype, name):
     model = zoo.create_system(name).eval()
     (speech,) = model.to(dtype).synthesize(["seven"], max_seconds=0.2)
     assert np.isfinite(np.asarray(speech.waveform)).all()
+
+
+@pytest.mark.parametrize("name", ["tacotron2_nano", "tacotron_nano"])
+def test_the_loss_of_speech_with_targets_in_float32(dtype, name):
+    torch.manual_seed(0)
+    model = zoo.create_system(name).eval()
+    batch = random_batch(model, 2)
+    with torch.no_grad():
+        expected = model(batch).loss.double()
+        assert (model.to(dtype)(batch).loss.double() - expected).abs() < DTYPES[dtype] * expected

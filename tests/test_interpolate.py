@@ -116,6 +116,13 @@ def test_a_greedy_soup_is_not_worse_than_the_best_model(models, tmp_path, capsys
     assert facts["metrics"][0]["top1"] >= max(point["metrics"][0]["top1"] for point in facts["greedy"][:2])
 
 
+def test_means_are_measured_in_the_chosen_precision_and_saved_in_float32(models, tmp_path, capsys):
+    assert main(["interpolate", *models, "--precision", "bf16", "-o", str(tmp_path / "mean"), *DIGITS, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["precision"] == "bf16"
+    saved, expected = zoo.load(tmp_path / "mean").state_dict(), zoo.interpolate(models).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in saved.items())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -123,6 +130,7 @@ def test_a_greedy_soup_is_not_worse_than_the_best_model(models, tmp_path, capsys
         (["--weights", "half"], "--weights: got 'half'"),
         (["--curve", "1", *DIGITS], "--curve: got 1 points and 2 models"),
         (["--evaluate", "evaluation=zero_shot"], "--evaluate evaluation=zero_shot: gives no data"),
+        (["--evaluate", "data=digits", "device=cpu"], "--evaluate device=cpu: is not read here"),
         (["--monitor-mode", "least"], "--monitor-mode: there is no 'least'"),
     ],
 )

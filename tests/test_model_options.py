@@ -14,7 +14,7 @@ from zoo.layers.low_precision.cpu import has_fbgemm
 from zoo.layers.low_precision.modes import DTYPES, precision_of
 
 NO_MODEL = {
-    *("list", "info", "check", "export", "fetch", "compare", "completion", "fit-scaling", "interpolate", "guide", "doctor", "install"),
+    *("list", "info", "check", "export", "fetch", "compare", "completion", "fit-scaling", "guide", "doctor", "install"),
     "train",  # has training.precision, and Accelerate chooses the device
 }
 
@@ -35,6 +35,7 @@ def test_every_command_that_runs_a_model_has_device_and_precision():
         ["speak", "seven", "-o", "s.wav"],
         ["draw-graph", "PICTURES/a.png"],
         ["evaluate", "checkpoint=clip_vit_nano", "data=digits"],
+        ["interpolate", "clip_vit_nano", "clip_vit_nano", "-o", "mean"],
     ],
 )
 def test_an_unknown_precision_or_device_is_refused(words, tmp_path, monkeypatch, capsys):

@@ -68,8 +68,8 @@ def section(title: str, words: str, types: Sequence[str], outcome: Callable[[str
         for kind, (status, detail) in found.items()
         if status != "equal"
     ]
-    table = "\n".join(["| type | reason |", "|---|---|", *rows])
-    return f"## {title}\n\n{words}\nOf {len(types)} types: {told}.\n\nEqual: {equal}.\n\nRefused:\n\n{table}\n"
+    table = "\n".join(["\nRefused:\n", "| type | reason |", "|---|---|", *rows]) if rows else ""
+    return f"## {title}\n\n{words}\nOf {len(types)} types: {told}.\n\nEqual: {equal}.\n{table}".rstrip("\n") + "\n"
 
 
 def reason(detail: str) -> str:

@@ -56,6 +56,7 @@ def their_text_model(kind: str) -> Any:
     config = config_of(kind)
     with quiet_and_offline():
         parsed = transformers.AutoConfig.for_model(**config)
+        parsed.architectures = parsed.architectures or []  # the library reads the list where a type has several models
         text = type(parsed) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
         return (transformers.AutoModelForTextEncoding if text else transformers.AutoModel).from_config(parsed).eval()
 

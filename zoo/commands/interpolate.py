@@ -1,5 +1,6 @@
 """``zoo interpolate``: the weighted mean of models, with the curve of their metrics over the share of the fine-tuned one."""
 
+import copy
 import io
 import json
 from argparse import Namespace
@@ -11,8 +12,10 @@ from typing import Any
 from zoo.assembly.interpolation import checked_shares, load_models, mix, state_of, with_state
 from zoo.assembly.save_load import save
 from zoo.commands.display import counting_progress, print_json, table
+from zoo.commands.model_options import placement
 from zoo.commands.plain import say
 from zoo.errors import ConfigError, name_choices
+from zoo.layers.low_precision.modes import precision_of, set_precision
 from zoo.runs.interpolation import Measurement, Point, greedy_soup, measure
 from zoo.storage.files import write_text_atomically, write_whole
 from zoo.training.settings import MONITOR_MODES
@@ -29,17 +32,18 @@ def interpolate_command(options: Namespace) -> int:
         ConfigError: an option is out of range, or an evaluation cannot be built.
         WeightsError: the models differ in architecture or preprocessing.
     """
-    shares, output = _checked(options), Path(options.output)
+    shares, output, place = _checked(options), Path(options.output), placement(options)
     models = load_models(options.models)
     states, model = [state_of(each) for each in models], models[0]
-    measurements = [Measurement(words, model) for words in options.evaluate]
+    used = _placed(model, **place) if options.evaluate else model  # only evaluations run a model; means are taken and saved in float32
+    measurements = [Measurement(words, used) for words in options.evaluate]
     tried: list[Point] = []
     grid = _grid(options.curve)
     num_means = (2 * len(models) - 1 if options.greedy else 0) + len(grid) + 1
     with counting_progress("measure means", num_means, as_json=options.json) as advance:
 
         def measured(shares: Sequence[float], by: Sequence[Measurement]) -> Point:
-            point = measure(model, states, shares, by)
+            point = measure(used, states, shares, by)
             advance(1)
             return point
 
@@ -56,6 +60,7 @@ def interpolate_command(options: Namespace) -> int:
         "models": options.models,
         "weights": shares,
         "metrics": chosen.metrics,
+        "precision": precision_of(used),
         "measurements": [each.describe() for each in measurements],
         "curve": [vars(point) for point in curve],
         "greedy": [vars(point) for point in tried],
@@ -71,6 +76,13 @@ def interpolate_command(options: Namespace) -> int:
     if curve:
         say(f"picture: {output / PICTURE}")
     return 0
+
+
+def _placed(model: Any, *, device: Any, precision: Any) -> Any:
+    """Return a copy of a model on the device and in the precision of its evaluations; the model itself if it has both."""
+    if device.type == "cpu" and precision == precision_of(model):
+        return model
+    return set_precision(copy.deepcopy(model).to(device), precision)
 
 
 def _checked(options: Namespace) -> list[float]:

@@ -11,7 +11,7 @@ HELP = {
 }
 RUNS_A_MODEL = (
     *("evaluate", "classify", "embed", "search", "chat", "answer", "speak", "transcribe", "translate", "draw-graph"),
-    *("serve", "demo"),
+    *("serve", "demo", "interpolate"),
 )
 
 

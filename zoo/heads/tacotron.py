@@ -152,7 +152,9 @@ class Tacotron(Head):
         memory, seen = self.speakers(text.tokens, speakers), all_or_mask(text.mask)
         mask = all_real(mels[:, 0].shape, mels.device) if mask is None else mask
         mels, whole = whole_groups(mels, mask, self.reduction)
-        fed, share = fed_frames(mels, self.reduction), self.forcing.share
+        # Targets are float32; the decoder reads frames in the type of its weights.
+        fed = fed_frames(mels.to(next(self.decoder.parameters()).dtype), self.reduction)
+        share = self.forcing.share
         if share < 1:  # a predicted frame may be fed back, so the steps must run one by one
             stepper = Stepper(self.decoder, memory, seen)
             groups, _, weights = sampled_frames(lambda frame, number: _unstoppable(stepper(frame)), fed, share)

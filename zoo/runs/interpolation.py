@@ -13,6 +13,7 @@ from zoo.registry import name_of, part_names
 from zoo.runs.data_setup import make_source
 from zoo.runs.evaluation_setup import make_evaluation
 
+NOT_READ = ("checkpoint", "output", "device", "precision")  # keys of ``zoo evaluate`` that options of the command replace
 Metrics = dict[str, float]
 Score = Callable[[Sequence[float]], float]
 
@@ -34,6 +35,8 @@ class Measurement:
 
     def __init__(self, words: Sequence[str], model: Any) -> None:
         self.label, self.metric = " ".join(words), None
+        if unused := [word for word in words if word.split("=")[0].lstrip("+~") in NOT_READ]:
+            raise ConfigError(f"--evaluate {unused[0]}: is not read here; give the options --device and --precision, MODEL and --output")
         config = compose("evaluate", ["checkpoint=given", *words])
         if not config.get("data"):
             raise ConfigError(f"--evaluate {self.label}: gives no data; add for example data=digits")

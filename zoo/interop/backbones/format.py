@@ -10,7 +10,7 @@ from zoo.interop.backbones import rows
 from zoo.interop.backbones.sequence_directory import describe_sequence
 from zoo.interop.backbones.timm_classifier import describe_classifier, read_classifier
 from zoo.interop.backbones.timm_directory import TIMM, describe_timm
-from zoo.interop.base.files import CHAT, CLASSES, GENERATION, IMAGES, TOKENIZERS, TRANSFORMERS
+from zoo.interop.base.files import CHAT, CLASSES, GENERATION, HARMLESS, IMAGES, TOKENIZERS, TRANSFORMERS
 from zoo.interop.base.format import MAYBE, NO, Description, Format
 from zoo.interop.base.recognise import library_config
 from zoo.interop.base.source import TRANSFORMERS as DIRECTORY
@@ -32,6 +32,7 @@ class Backbones(Format):
     """
 
     files = {**TRANSFORMERS, **TOKENIZERS, **IMAGES, **CHAT, **GENERATION, **CLASSES}
+    files |= dict.fromkeys(("alphabet.json", "language_model/*"), HARMLESS)  # of wav2vec 2.0's beam search, which an encoder has not
 
     def recognises(self, source: Source) -> float:
         """Return a little certainty for every directory with a ``config.json`` that names a model."""

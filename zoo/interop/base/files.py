@@ -44,7 +44,11 @@ SHARED: Mapping[str, Use] = {
     **dict.fromkeys(("*.msgpack", "*.h5", "rust_model.*", "*.onnx", "*.onnx_data", "*.tflite", "*.mlmodel", "*.llamafile"), HARMLESS),
     **dict.fromkeys(("onnx/*", "openvino/*", "coreml/*", "original/*", "gguf/*", "tf/*", "flax/*"), HARMLESS),
     **dict.fromkeys(("pytorch_model*.bin", "pytorch_model.bin.index.json", "model*.safetensors", "model.safetensors.index.json"), USED),
-    "consolidated*": HARMLESS,  # Mistral's and Meta's own form of the same weights
+    **dict.fromkeys(("*.gguf", "*.index.*.json"), HARMLESS),  # the second: of shards in another precision
+    # Mistral's and Meta's own form of the same model, and fairseq's of its words
+    **dict.fromkeys(("consolidated*", "params.json", "tekken.json", "checklist.chk", "dict.txt"), HARMLESS),
+    **dict.fromkeys(("*.py", "*.sh", "*.ipynb"), HARMLESS),  # code is never run; a config that names some (auto_map) is refused
+    "generation_config_for_*.json": HARMLESS,  # of one task, which transformers reads only if it is named
     **dict.fromkeys(("FILES.json", "SOURCE.json", "METADATA"), HARMLESS),  # hashes, origin and licence of files of ``zoo fetch``
     # State and history of the training.
     **dict.fromkeys(("training_args.*", "trainer_state.json", "optimizer*", "scheduler*", "scaler*", "rng_state*", "*.log"), HARMLESS),
@@ -54,7 +58,7 @@ TRANSFORMERS: Mapping[str, Use] = {"config.json": USED}  # of every directory th
 TOKENIZERS: Mapping[str, Use] = {
     **dict.fromkeys(("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"), USED),
     **dict.fromkeys(("vocab.json", "merges.txt", "vocab.txt", "*.spm", "spiece.model", "sentencepiece.bpe.model"), USED),
-    **dict.fromkeys(("tokenizer.model", "tokenizer.model.v*"), USED),
+    **dict.fromkeys(("spm.model", "tokenizer.model", "tokenizer.model.v*"), USED),
 }
 IMAGES: Mapping[str, Use] = dict.fromkeys(("preprocessor_config.json", "processor_config.json"), USED) | {
     "video_preprocessor_config.json": HARMLESS

@@ -39,7 +39,11 @@ def read_library_config(path: Path) -> dict[str, Any]:
     if not {"architecture", "model_type", "model_cfg"} & set(config):
         raise WeightsError(f"{path}: not a config of {owner} (it has no key model_type); download the directory again")
     if config.get(CODE):
-        raise ConfigError(f"{path}: {CODE}: {config[CODE]!r} names code, which is never run; choose a model that is part of {owner}")
+        raise ConfigError(
+            f"{path}: {CODE}: {config[CODE]!r} names code, which is never run and may compute something else than the model_type "
+            f"{config.get('model_type')!r} of {owner}; choose a model without code, or, if its authors say that both are the same, delete "
+            f"{CODE} from a copy of the file"
+        )
     refuse_quantised(config, path)
     return config if path.name == OPEN_CLIP_CONFIG else checked_model_config(config, path)
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.interop.base.files import GENERATION, HARMLESS, TOKENIZERS, TRANSFORMERS, USED
+from zoo.interop.base.files import GENERATION, HARMLESS, TOKENIZERS, TRANSFORMERS, USED, named
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
 from zoo.interop.base.library_files import read_optional
 from zoo.interop.base.placing import EncoderNames, read_encoder
@@ -56,9 +56,8 @@ class TextEncoders(Format):
         **TOKENIZERS,
         **GENERATION,
         **dict.fromkeys(("modules.json", POOLING_FILE, SENTENCE_FILE, PROMPTS_FILE), USED),
-        **dict.fromkeys(
-            ("[0-9]_Normalize/*", "[0-9]_Dropout/*", "data_config.json", "eval/*", "*_evaluation*.csv", "train_script.py"), HARMLESS
-        ),
+        **dict.fromkeys(("[0-9]_Normalize/*", "[0-9]_Dropout/*", "data_config.json", "eval/*", "*_evaluation*.csv"), HARMLESS),
+        **dict.fromkeys(("colbert_linear.pt", "sparse_linear.pt"), named("further heads of BGE-M3")),
     }
 
     def recognises(self, source: Source) -> float:

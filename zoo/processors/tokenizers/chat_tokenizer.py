@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from zoo.errors import ConfigError, WeightsError
+from zoo.errors import ConfigError
 from zoo.processors.chat.messages import MARKERS
 from zoo.processors.chat.template_pieces import Symbols
 from zoo.processors.chat.templates import CHATML_END, CHATML_START
@@ -23,9 +23,10 @@ from zoo.processors.tokenizers.library_tokenizers import (
     TOKENIZER_CONFIG,
     TOKENIZER_FILE,
     read_json,
+    read_with_transformers,
     word_of,
 )
-from zoo.processors.tokenizers.tokenizer_file import read_safely, read_tokenizer_file, refuse_no_sentence_pieces
+from zoo.processors.tokenizers.tokenizer_file import read_safely, read_tokenizer_file
 from zoo.storage.checked import check
 from zoo.storage.outside import read_text
 
@@ -75,7 +76,7 @@ def read_language_tokenizer(directory: Path) -> GivenTokenizer | None:
     model = read_json(directory / "config.json") or {}
     model_type = str(model.get("model_type", ""))
     name = str(config.get("tokenizer_class") or CLASSES.get(model_type, "")).removesuffix("Fast")
-    tokenizer = _read(directory)
+    tokenizer = _read(directory, name)
     if tokenizer is None:
         return None
     names = {**DEFAULT_NAMES.get(name, {}), **{key: word for key in NAMES if (word := word_of(config.get(key))) is not None}}
@@ -105,13 +106,15 @@ def read_chat_template(directory: Path) -> str | None:
     return None
 
 
-def _read(directory: Path) -> Tokenizer | None:
+def _read(directory: Path, name: str) -> Tokenizer | None:
     if (directory / TOKENIZER_FILE).is_file():
         return read_tokenizer_file(directory / TOKENIZER_FILE)
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        return read_safely(lambda: _read_byte_level(directory), directory)
+        # Other classes split texts by other rules than GPT-2, which transformers knows.
+        read = _read_byte_level if name in ("", "GPT2Tokenizer") else read_with_transformers
+        return read_safely(lambda: read(directory), directory)
     pieces = next((directory / name for name in SENTENCE_PIECE if (directory / name).is_file()), None)
-    return None if pieces is None else read_safely(lambda: _read_with_transformers(directory, pieces), directory)
+    return None if pieces is None else read_safely(lambda: read_with_transformers(directory, pieces), directory)
 
 
 def _read_byte_level(directory: Path) -> Tokenizer:
@@ -122,20 +125,6 @@ def _read_byte_level(directory: Path) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
-
-
-def _read_with_transformers(directory: Path, pieces: Path) -> Tokenizer:
-    """Read a SentencePiece model; transformers converts it."""
-    try:
-        from transformers import AutoTokenizer
-
-        refuse_no_sentence_pieces(pieces)
-        return AutoTokenizer.from_pretrained(str(directory)).backend_tokenizer
-    except ImportError as error:
-        raise WeightsError(
-            f"{directory}: a SentencePiece model, which needs transformers and sentencepiece: zoo install transformers; "
-            f"or put the tokenizer's {TOKENIZER_FILE} beside it"
-        ) from error
 
 
 def _split_as_llama(tokenizer: Tokenizer, config: Mapping[str, Any]) -> None:

@@ -41,7 +41,12 @@ CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]
 # OpenAI's regex ignores case. It therefore treats a long s (U+017F) as s, and a combining iota (U+0345) matches none of its classes.
 OPENAI_WORDS = CLIP_WORDS.replace("|'s|", r"|'s|'\x{17F}|").replace(r"[^\s", r"[^\x{345}\s")
 MASKS = ("[MASK]", "<mask>")  # mask symbols of BERT and ALBERT, and of RoBERTa
-SENTENCE_PIECE = ("spiece.model", "sentencepiece.model", "tokenizer.model")
+SENTENCE_PIECE = ("spiece.model", "sentencepiece.model", "tokenizer.model", "spm.model", "sentencepiece.bpe.model")
+PADDING = ("[PAD]", "<pad>")  # padding symbols, looked for if no config names one
+# Classes (without "Fast") whose old files are read here; transformers converts those of all others. "" is a directory that names none.
+WORD_PIECES = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer", "MobileBertTokenizer")
+PIECES_WITH_END = ("T5Tokenizer", "SiglipTokenizer", "Siglip2Tokenizer", "GemmaTokenizer")
+TYPES_WITH_END = ("", "t5", "mt5", "umt5", "siglip", "siglip2")  # model types of directories that name no class
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def read_tokenizer(directory: Path, *, model_type: str = "") -> ForeignTokenizer
         WeightsError: a file cannot be read, or the libraries that convert a SentencePiece model are missing.
     """
     config = {**(read_json(directory / SPECIAL_TOKENS) or {}), **(read_json(directory / TOKENIZER_CONFIG) or {})}
-    tokenizer = _read_any(directory, config)
+    tokenizer = _read_any(directory, config, model_type)
     if tokenizer is None:
         return None
     tokenizer.no_padding()
@@ -151,6 +156,8 @@ def read_tokenizer(directory: Path, *, model_type: str = "") -> ForeignTokenizer
     symbols = tokenizer.encode("").ids  # the symbols around an empty text; the last one is the end symbol
     end = symbols[-1] if symbols else None
     pad = _id_of(tokenizer, config.get("pad_token") or PADS.get(_class_of(config)))
+    if pad is None:
+        pad = next((found for word in PADDING if (found := tokenizer.token_to_id(word)) is not None), None)
     settings: dict[str, Any] = {"tokenizer": "given", "cleaning": "none", "lowercase": False}
     settings["pad_token_id"] = pad if pad is not None else 0
     settings["eot_token_id"] = end if end is not None else settings["pad_token_id"]
@@ -175,15 +182,66 @@ def _siglip_settings(config: Mapping[str, Any], model_type: str) -> dict[str, An
     return {**padding, "cleaning": "punctuation", "lowercase": bool(config.get("do_lower_case", True))}
 
 
-def _read_any(directory: Path, config: Mapping[str, Any]) -> Tokenizer | None:
+def _read_any(directory: Path, config: Mapping[str, Any], model_type: str) -> Tokenizer | None:
+    kind = _class_of(config)
     if (directory / TOKENIZER_FILE).is_file():
         return read_tokenizer_file(directory / TOKENIZER_FILE)
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        return read_safely(lambda: _read_bpe(directory, config), directory)
+        if kind in ("", "CLIPTokenizer") and model_type in ("", "clip", "metaclip_2", "siglip"):
+            return read_safely(lambda: _read_bpe(directory, config), directory)
+        return read_safely(lambda: read_with_transformers(directory), directory)
     if (directory / "vocab.txt").is_file():
-        return read_safely(lambda: _read_word_pieces(directory, config), directory)
+        if kind in ("", *WORD_PIECES):
+            return read_safely(lambda: _read_word_pieces(directory, config), directory)
+        return read_safely(lambda: read_with_transformers(directory), directory)
     pieces = next((directory / name for name in SENTENCE_PIECE if (directory / name).is_file()), None)
-    return None if pieces is None else read_safely(lambda: _read_sentence_pieces(pieces, config), directory)
+    if pieces is None:
+        return None
+    if kind in PIECES_WITH_END or (not kind and model_type in TYPES_WITH_END):
+        return read_safely(lambda: _read_sentence_pieces(pieces, config), directory)
+    return read_safely(lambda: read_with_transformers(directory, pieces), directory)
+
+
+def read_with_transformers(directory: Path, pieces: Path | None = None) -> Tokenizer:
+    """Read a tokenizer that transformers converts from its old files.
+
+    Args:
+        pieces: a SentencePiece model among the files.
+
+    Raises:
+        WeightsError: a library is missing, or transformers has the tokenizer as Python code only.
+    """
+    try:
+        import transformers
+
+        if pieces is not None:
+            refuse_no_sentence_pieces(pieces)
+        found = _instantiate(transformers, directory)
+    except ImportError as error:
+        what = "a tokenizer without tokenizer.json" if pieces is None else "a SentencePiece model"
+        raise WeightsError(
+            f"{directory}: {what}, which needs transformers and sentencepiece: zoo install transformers; "
+            f"or put the tokenizer's {TOKENIZER_FILE} beside it"
+        ) from error
+    tokenizer = getattr(found, "backend_tokenizer", None)
+    if not isinstance(tokenizer, Tokenizer):
+        raise WeightsError(
+            f"{directory}: its tokenizer, {type(found).__name__} of transformers, is Python code without a {TOKENIZER_FILE}, and is not "
+            "read; choose a model with one, or load a copy of the directory without vocabulary files and give ready token ids"
+        )
+    return tokenizer
+
+
+def _instantiate(library: Any, directory: Path) -> Any:
+    """Return the tokenizer that transformers makes of a directory."""
+    try:
+        return library.AutoTokenizer.from_pretrained(str(directory))
+    except ValueError:  # of two models side by side, as in TrOCR, it does not take the class that the config names
+        kind = _class_of(read_json(directory / TOKENIZER_CONFIG) or {})
+        made = getattr(library, kind, None) if kind else None
+        if not (isinstance(made, type) and issubclass(made, library.PreTrainedTokenizerBase)):
+            raise
+        return made.from_pretrained(str(directory))
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
