@@ -14,6 +14,9 @@ from transformers import (
     BertForMaskedLM,
     BertForPreTraining,
     BertModel,
+    DebertaConfig,
+    DebertaForMaskedLM,
+    DebertaModel,
     DebertaV2Config,
     DebertaV2ForMaskedLM,
     DebertaV2Model,
@@ -61,6 +64,8 @@ ENCODERS = {
     "albert without pooler": lambda: AlbertModel(AlbertConfig(**ALBERT, hidden_act="gelu"), add_pooling_layer=False),
     "electra": lambda: ElectraModel(ElectraConfig(**ELECTRA)),
     "electra as wide as its table": lambda: ElectraModel(ElectraConfig(**{**ELECTRA, "embedding_size": 60, "hidden_act": "relu"})),
+    "deberta v1": lambda: DebertaModel(DebertaConfig(**DEBERTA)),
+    "deberta v1, p2c alone": lambda: DebertaModel(DebertaConfig(**{**DEBERTA, "pos_att_type": "p2c"})),
     "deberta v3": lambda: DebertaV2Model(DebertaV2Config(**V3)),
     "deberta v2, with a convolution": lambda: DebertaV2Model(DebertaV2Config(**V3, conv_kernel_size=3, conv_act="gelu")),
     "deberta, convolution with tanh": lambda: DebertaV2Model(DebertaV2Config(**V3, conv_kernel_size=5)),
@@ -83,6 +88,7 @@ HEADS = {
     "AlbertForPreTraining": lambda: AlbertForPreTraining(AlbertConfig(**ALBERT)),
     "AlbertForMaskedLM": lambda: AlbertForMaskedLM(AlbertConfig(**ALBERT)),
     "ElectraForMaskedLM": lambda: ElectraForMaskedLM(ElectraConfig(**ELECTRA)),
+    "DebertaForMaskedLM": lambda: DebertaForMaskedLM(DebertaConfig(**DEBERTA)),
     "DebertaV2ForMaskedLM": lambda: DebertaV2ForMaskedLM(DebertaV2Config(**V3)),
     "ModernBertForMaskedLM": lambda: ModernBertForMaskedLM(ModernBertConfig(**MODERN)),
 }
@@ -147,7 +153,7 @@ def test_a_model_with_its_head_comes_in_and_goes_back(kind, scramble, batch, sam
     assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [kind]
 
 
-@pytest.mark.parametrize("kind", ["electra", "deberta v3", "deberta v2, with a convolution", "modernbert"])
+@pytest.mark.parametrize("kind", ["electra", "deberta v1", "deberta v3", "deberta v2, with a convolution", "modernbert"])
 @torch.no_grad()
 def test_padding_before_a_text_changes_as_little_as_padding_after_it(kind, scramble, close, tmp_path):
     reference = scramble(ENCODERS[kind]())

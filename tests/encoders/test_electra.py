@@ -19,6 +19,16 @@ def test_parameter_counts_are_those_of_the_reference(name, expected):
     assert summarize(name).parameters == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("electra_small", 13_549_057), ("electra_base", 109_483_009), ("electra_large", 335_142_913)]
+)
+def test_discriminators_have_the_size_of_the_references_with_their_head(name, expected):
+    dim = {"electra_small": 256, "electra_base": 768, "electra_large": 1024}[name]
+    with torch.device("meta"):
+        head = ReplacedTokens(inputs={"text": EncoderSpec("text", dim)})
+    assert summarize(name).parameters + sum(parameter.numel() for parameter in head.parameters()) == expected
+
+
 @pytest.mark.parametrize(("name", "whole"), [("electra_small", 4_620_026), ("electra_base", 33_740_602), ("electra_large", 51_295_290)])
 def test_generators_have_the_size_of_the_references_with_their_head(name, whole):
     generator = summarize(f"{name}_generator")

@@ -85,6 +85,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(("qwen3_*",)),
     "gemma": Family(("gemma*",)),
     "phi": Family(("phi*",)),
+    "rwkv4": Family(("rwkv4_*",)),
     "rwkv7": Family(("rwkv7_*",)),
     "conse": Family(
         ("conse_*",),

@@ -18,6 +18,7 @@ from zoo.interop.base.source import Source
 from zoo.interop.text_encoders import albert as transformers_albert
 from zoo.interop.text_encoders import bert as transformers_bert
 from zoo.interop.text_encoders import deberta as transformers_deberta
+from zoo.interop.text_encoders import deberta_v1 as transformers_deberta_v1
 from zoo.interop.text_encoders import electra as transformers_electra
 from zoo.interop.text_encoders import modernbert as transformers_modernbert
 from zoo.interop.text_encoders import roberta as transformers_roberta
@@ -35,6 +36,7 @@ TEXT: dict[str, ModuleType] = {  # by model_type
     "albert": transformers_albert,
     "t5": transformers_t5,
     "deberta-v2": transformers_deberta,
+    "deberta": transformers_deberta_v1,
     "modernbert": transformers_modernbert,
 }
 GIVEN = {"tokenizer": "given"}
