@@ -33,6 +33,9 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
+    XLMConfig,
+    XLMModel,
+    XLMWithLMHeadModel,
 )
 
 import zoo
@@ -54,6 +57,8 @@ MODERN = {
     **dict.fromkeys(("pad_token_id", "cls_token_id"), 0),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "sep_token_id"), 1),
 }
+XLM = {"vocab_size": 101, "emb_dim": 60, "n_heads": 5, "n_layers": 3, "max_position_embeddings": 19, "pad_token_id": 0, "n_langs": 3}
+XLM |= {"bos_token_id": 1, "eos_token_id": 1}
 T5 = {"vocab_size": 101, "d_model": 60, "d_kv": 7, "num_heads": 5, "d_ff": 100, "num_layers": 3}
 ENCODERS = {
     "bert": lambda: BertModel(BertConfig(**BERT)),
@@ -75,6 +80,8 @@ ENCODERS = {
     "modernbert with biases": lambda: ModernBertModel(
         ModernBertConfig(**MODERN, norm_bias=True, attention_bias=True, mlp_bias=True, hidden_activation="silu", classifier_pooling="mean")
     ),
+    "xlm": lambda: XLMModel(XLMConfig(**XLM)),
+    "xlm, causal, of one language": lambda: XLMModel(XLMConfig(**{**XLM, "n_langs": 1, "causal": True, "gelu_activation": False})),
     "t5": lambda: T5EncoderModel(T5Config(**T5)),
     "t5 1.1": lambda: T5EncoderModel(T5Config(**T5, feed_forward_proj="gated-gelu")),
     "t5 gated silu": lambda: T5EncoderModel(
@@ -90,6 +97,7 @@ HEADS = {
     "ElectraForMaskedLM": lambda: ElectraForMaskedLM(ElectraConfig(**ELECTRA)),
     "DebertaForMaskedLM": lambda: DebertaForMaskedLM(DebertaConfig(**DEBERTA)),
     "DebertaV2ForMaskedLM": lambda: DebertaV2ForMaskedLM(DebertaV2Config(**V3)),
+    "XLMWithLMHeadModel": lambda: XLMWithLMHeadModel(XLMConfig(**XLM)),
     "ModernBertForMaskedLM": lambda: ModernBertForMaskedLM(ModernBertConfig(**MODERN)),
 }
 
@@ -209,6 +217,16 @@ def test_token_types_are_the_references(scramble, batch, close, tmp_path):
         close(zoo.load(tmp_path / kind)(ids, mask, types=types).tokens[mask], theirs.last_hidden_state[mask])
 
 
+@torch.no_grad()
+def test_languages_of_xlm_are_the_types_and_none_is_added_without_them(scramble, batch, close, tmp_path):
+    (ids, mask), reference = batch, scramble(ENCODERS["xlm"]())
+    reference.save_pretrained(tmp_path)
+    model, languages = zoo.load(tmp_path), torch.randint(0, 3, ids.shape)
+    theirs = reference(input_ids=ids, attention_mask=mask.long(), langs=languages)
+    close(model(ids, mask, types=languages).tokens[mask], theirs.last_hidden_state[mask])
+    close(model(ids, mask).tokens[mask], reference(input_ids=ids, attention_mask=mask.long()).last_hidden_state[mask])
+
+
 def test_an_untied_decoder_is_refused(scramble, tmp_path):
     scramble(BertForMaskedLM(BertConfig(**BERT, tie_word_embeddings=False))).save_pretrained(tmp_path)
     with pytest.raises(zoo.WeightsError, match="cls.predictions.decoder.weight: is not .* untied decoders are not read"):
@@ -225,6 +243,7 @@ def test_an_untied_decoder_is_refused(scramble, tmp_path):
         ("deberta v3", {"pos_att_type": "p2p|c2p"}, "pos_att_type: our deberta has no 'p2p'"),
         ("modernbert", {"layer_types": ["sliding_attention"] * 5}, "layer_types: got"),
         ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_parameters.full_attention: got"),
+        ("xlm", {"asm": True}, "asm: got True"),
         ("t5", {"feed_forward_proj": "gated-mish"}, "feed_forward_proj: our t5 has no 'gated-mish'"),
     ],
 )

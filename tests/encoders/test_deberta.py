@@ -46,7 +46,9 @@ def test_distances_share_rows_as_in_the_reference():
 
 
 FIRST = {"share_positions": False, "norm_positions": False, "buckets": None, "key_bias": False}
-GOLDENS = {  # from transformers 5.17, DebertaV2Model and DebertaModel: changes, parameters, first four values of the first token, sum of absolute values
+# From transformers 5.17, DebertaV2Model and DebertaModel: changes, parameters, first four values of the first token, sum of absolute
+# values.
+GOLDENS = {
     "version 3": ({}, 1264, [-1.170199893, 1.37747766, 0.150140243, -0.485284672], 35.2116053),
     "convolution": ({"conv_kernel": 3}, 1480, [0.098446428, 0.806149472, -1.02283289, 2.249280756], 34.4790302),
     "own matrices, no buckets": (

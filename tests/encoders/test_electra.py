@@ -39,6 +39,11 @@ def test_generators_have_the_size_of_the_references_with_their_head(name, whole)
     assert generator.parameters + dim * width + width + 2 * width + 30522 == whole
 
 
+def test_the_published_small_generator_has_the_encoder_of_the_small_discriminator():
+    dim, width = 256, 128
+    assert summarize("electra_small").parameters + dim * width + width + 2 * width + 30522 == 13_546_682
+
+
 @torch.no_grad()
 def test_logits_are_those_that_the_reference_gave_for_weights_of_sines():
     model = Electra(vocab_size=13, context_length=16, embedding_dim=6, dim=8, depth=2, num_heads=2, mlp_ratio=1.5).eval()

@@ -14,10 +14,10 @@ CAUSAL_LM = {  # by family: patterns of the ids
     "phi": ("phi3*",),
     "gpt3": ("gpt neo",),
 }
-TEXT = {name: (f"{name}*",) for name in ("bert", "roberta", "albert", "electra", "deberta", "modernbert", "t5")}
+TEXT = {name: (f"{name}*",) for name in ("bert", "roberta", "albert", "electra", "deberta", "modernbert", "t5", "xlm")}
 TEXT_HEADS = {
     **{"bert": ("BertFor*",), "roberta": ("Roberta*",), "albert": ("Albert*",)},
-    **{"electra": ("Electra*",), "deberta": ("Deberta*",), "modernbert": ("ModernBert*",)},
+    **{"xlm": ("XLM*",), "electra": ("Electra*",), "deberta": ("Deberta*",), "modernbert": ("ModernBert*",)},
 }
 SEQ2SEQ = {"marian": ("marian*",), "bart": ("bart", "mbart"), "t5": ("t5*", "mt5")}
 VIG = {"vig": ("isotropic*",), "pvig": ("pyramid*",)}

@@ -75,9 +75,10 @@ LIBRARY = [
     *rules.under("rwkv.blocks.{i}.", "blocks.{i}.", _block(time="attention", channel="feed_forward", letters=False)),
 ]
 PUBLISHED = [
-    *named({"emb.weight": "embedding.weight", "blocks.0.ln0.{w}": "embedding_norm.{w}", "ln_out.{w}": "norm.{w}", "head.weight": "lm_head.weight"}),
+    *named({"emb.weight": "embedding.weight", "blocks.0.ln0.{w}": "embedding_norm.{w}"}),
+    *named({"ln_out.{w}": "norm.{w}", "head.weight": "lm_head.weight"}),
     *rules.under("blocks.{i}.", "blocks.{i}.", _block(time="att", channel="ffn", letters=True)),
-]  # fmt: skip
+]
 
 
 def recognises(keys: Iterable[str]) -> bool:

@@ -59,7 +59,7 @@ class RecurrentState:
         *,
         time: Float[Tensor, "batch dim"],
         channel: Float[Tensor, "batch dim"],
-        matrices: Float[Tensor, "batch *memory"],
+        matrices: Float[Tensor, "batch ..."],
     ) -> None:
         """Replace the state of a layer."""
         self.shifted[0, layer], self.shifted[1, layer], self.matrices[layer] = time, channel, matrices

@@ -20,8 +20,8 @@ class NGram:
         order: length of the n-grams; 1 ignores the context.
         smoothing: "kneser_ney": counts less a discount, interpolated with the next shorter context, in which a symbol counts once for each
             symbol that was seen before it. "laplace": each symbol of the vocabulary is counted once more after every context.
-            "witten_bell": counts interpolated with the next shorter context, whose weight is the number of different symbols that follow the
-            context, divided by that number plus all counts. "none": shares of the counts (maximum likelihood); 0 for what was never seen.
+            "witten_bell": counts interpolated with the next shorter context, whose weight is the number of symbols that follow the
+            context, divided by that number plus all counts. "none": shares of the counts (maximum likelihood), 0 for what was never seen.
         discount: of Kneser-Ney, between 0 and 1; one for all orders.
         vocab_size: number of symbols that may occur. Kneser-Ney then gives a symbol that was never seen a share of the uniform
             distribution; with None its probability is 0 (as in nltk). Laplace needs it; the others do not use it.

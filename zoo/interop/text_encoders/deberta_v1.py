@@ -1,4 +1,4 @@
-"""transformers' ``DebertaModel`` and ``DebertaForMaskedLM`` (version 1) <-> our ``deberta`` with ``key_bias: false``, and the head ``bert``.
+"""transformers' ``DebertaModel``, ``DebertaForMaskedLM`` (version 1) <-> our ``deberta`` with ``key_bias: false``, and the head ``bert``.
 
 Reference: transformers 5.17, ``modeling_deberta.py``. Everything that the versions share is in ``zoo.interop.text_encoders.deberta``.
 """
@@ -34,7 +34,11 @@ PROJECTIONS = named(
     }
 )
 MODEL = [
-    *(rule for rule in later.MODEL if not any(word in rule.theirs[0] for word in (".attention.self.", "encoder.conv", "encoder.LayerNorm"))),
+    *(
+        rule
+        for rule in later.MODEL
+        if not any(word in rule.theirs[0] for word in (".attention.self.", "encoder.conv", "encoder.LayerNorm"))
+    ),
     *under("encoder.layer.{i}.", "blocks.{i}.", PROJECTIONS),
 ]
 has_head, head_arguments = later.has_head, later.head_arguments

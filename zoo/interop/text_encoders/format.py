@@ -23,6 +23,7 @@ from zoo.interop.text_encoders import electra as transformers_electra
 from zoo.interop.text_encoders import modernbert as transformers_modernbert
 from zoo.interop.text_encoders import roberta as transformers_roberta
 from zoo.interop.text_encoders import t5 as transformers_t5
+from zoo.interop.text_encoders import xlm as transformers_xlm
 from zoo.interop.text_encoders.write import text_export
 from zoo.processors.tokenizers.library_tokenizers import TOKENIZER_CONFIG, read_tokenizer
 from zoo.registry import register
@@ -38,6 +39,7 @@ TEXT: dict[str, ModuleType] = {  # by model_type
     "deberta-v2": transformers_deberta,
     "deberta": transformers_deberta_v1,
     "modernbert": transformers_modernbert,
+    "xlm": transformers_xlm,
 }
 GIVEN = {"tokenizer": "given"}
 SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")  # of sentence-transformers; Dropout is for training only
