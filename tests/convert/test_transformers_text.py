@@ -227,6 +227,17 @@ def test_languages_of_xlm_are_the_types_and_none_is_added_without_them(scramble,
     close(model(ids, mask).tokens[mask], reference(input_ids=ids, attention_mask=mask.long()).last_hidden_state[mask])
 
 
+def test_files_of_xlms_tokenizer_are_not_taken_for_clips(scramble, tmp_path, caplog):
+    ENCODERS["xlm"]().save_pretrained(tmp_path)
+    words = {word: i for i, word in enumerate(["<s>", "</s>", "<pad>", "a</w>", "b", "b</w>"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(words))
+    (tmp_path / "merges.txt").write_text("a b</w>\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    with caplog.at_level("INFO", "zoo"):
+        model = zoo.load(tmp_path)
+    assert not model.processor["text"].is_fitted and "needs Moses" in caplog.text
+
+
 def test_an_untied_decoder_is_refused(scramble, tmp_path):
     scramble(BertForMaskedLM(BertConfig(**BERT, tie_word_embeddings=False))).save_pretrained(tmp_path)
     with pytest.raises(zoo.WeightsError, match="cls.predictions.decoder.weight: is not .* untied decoders are not read"):
