@@ -14,6 +14,9 @@ from transformers import (
     BertForMaskedLM,
     BertForPreTraining,
     BertModel,
+    DebertaConfig,
+    DebertaForMaskedLM,
+    DebertaModel,
     DebertaV2Config,
     DebertaV2ForMaskedLM,
     DebertaV2Model,
@@ -30,6 +33,9 @@ from transformers import (
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
+    XLMConfig,
+    XLMModel,
+    XLMWithLMHeadModel,
 )
 
 import zoo
@@ -51,6 +57,8 @@ MODERN = {
     **dict.fromkeys(("pad_token_id", "cls_token_id"), 0),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "sep_token_id"), 1),
 }
+XLM = {"vocab_size": 101, "emb_dim": 60, "n_heads": 5, "n_layers": 3, "max_position_embeddings": 19, "pad_token_id": 0, "n_langs": 3}
+XLM |= {"bos_token_id": 1, "eos_token_id": 1}
 T5 = {"vocab_size": 101, "d_model": 60, "d_kv": 7, "num_heads": 5, "d_ff": 100, "num_layers": 3}
 ENCODERS = {
     "bert": lambda: BertModel(BertConfig(**BERT)),
@@ -61,6 +69,8 @@ ENCODERS = {
     "albert without pooler": lambda: AlbertModel(AlbertConfig(**ALBERT, hidden_act="gelu"), add_pooling_layer=False),
     "electra": lambda: ElectraModel(ElectraConfig(**ELECTRA)),
     "electra as wide as its table": lambda: ElectraModel(ElectraConfig(**{**ELECTRA, "embedding_size": 60, "hidden_act": "relu"})),
+    "deberta v1": lambda: DebertaModel(DebertaConfig(**DEBERTA)),
+    "deberta v1, p2c alone": lambda: DebertaModel(DebertaConfig(**{**DEBERTA, "pos_att_type": "p2c"})),
     "deberta v3": lambda: DebertaV2Model(DebertaV2Config(**V3)),
     "deberta v2, with a convolution": lambda: DebertaV2Model(DebertaV2Config(**V3, conv_kernel_size=3, conv_act="gelu")),
     "deberta, convolution with tanh": lambda: DebertaV2Model(DebertaV2Config(**V3, conv_kernel_size=5)),
@@ -70,6 +80,8 @@ ENCODERS = {
     "modernbert with biases": lambda: ModernBertModel(
         ModernBertConfig(**MODERN, norm_bias=True, attention_bias=True, mlp_bias=True, hidden_activation="silu", classifier_pooling="mean")
     ),
+    "xlm": lambda: XLMModel(XLMConfig(**XLM)),
+    "xlm, causal, of one language": lambda: XLMModel(XLMConfig(**{**XLM, "n_langs": 1, "causal": True, "gelu_activation": False})),
     "t5": lambda: T5EncoderModel(T5Config(**T5)),
     "t5 1.1": lambda: T5EncoderModel(T5Config(**T5, feed_forward_proj="gated-gelu")),
     "t5 gated silu": lambda: T5EncoderModel(
@@ -83,7 +95,9 @@ HEADS = {
     "AlbertForPreTraining": lambda: AlbertForPreTraining(AlbertConfig(**ALBERT)),
     "AlbertForMaskedLM": lambda: AlbertForMaskedLM(AlbertConfig(**ALBERT)),
     "ElectraForMaskedLM": lambda: ElectraForMaskedLM(ElectraConfig(**ELECTRA)),
+    "DebertaForMaskedLM": lambda: DebertaForMaskedLM(DebertaConfig(**DEBERTA)),
     "DebertaV2ForMaskedLM": lambda: DebertaV2ForMaskedLM(DebertaV2Config(**V3)),
+    "XLMWithLMHeadModel": lambda: XLMWithLMHeadModel(XLMConfig(**XLM)),
     "ModernBertForMaskedLM": lambda: ModernBertForMaskedLM(ModernBertConfig(**MODERN)),
 }
 
@@ -147,7 +161,7 @@ def test_a_model_with_its_head_comes_in_and_goes_back(kind, scramble, batch, sam
     assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [kind]
 
 
-@pytest.mark.parametrize("kind", ["electra", "deberta v3", "deberta v2, with a convolution", "modernbert"])
+@pytest.mark.parametrize("kind", ["electra", "deberta v1", "deberta v3", "deberta v2, with a convolution", "modernbert"])
 @torch.no_grad()
 def test_padding_before_a_text_changes_as_little_as_padding_after_it(kind, scramble, close, tmp_path):
     reference = scramble(ENCODERS[kind]())
@@ -203,6 +217,27 @@ def test_token_types_are_the_references(scramble, batch, close, tmp_path):
         close(zoo.load(tmp_path / kind)(ids, mask, types=types).tokens[mask], theirs.last_hidden_state[mask])
 
 
+@torch.no_grad()
+def test_languages_of_xlm_are_the_types_and_none_is_added_without_them(scramble, batch, close, tmp_path):
+    (ids, mask), reference = batch, scramble(ENCODERS["xlm"]())
+    reference.save_pretrained(tmp_path)
+    model, languages = zoo.load(tmp_path), torch.randint(0, 3, ids.shape)
+    theirs = reference(input_ids=ids, attention_mask=mask.long(), langs=languages)
+    close(model(ids, mask, types=languages).tokens[mask], theirs.last_hidden_state[mask])
+    close(model(ids, mask).tokens[mask], reference(input_ids=ids, attention_mask=mask.long()).last_hidden_state[mask])
+
+
+def test_files_of_xlms_tokenizer_are_not_taken_for_clips(scramble, tmp_path, caplog):
+    ENCODERS["xlm"]().save_pretrained(tmp_path)
+    words = {word: i for i, word in enumerate(["<s>", "</s>", "<pad>", "a</w>", "b", "b</w>"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(words))
+    (tmp_path / "merges.txt").write_text("a b</w>\n")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    with caplog.at_level("INFO", "zoo"):
+        model = zoo.load(tmp_path)
+    assert not model.processor["text"].is_fitted and "needs Moses" in caplog.text
+
+
 def test_an_untied_decoder_is_refused(scramble, tmp_path):
     scramble(BertForMaskedLM(BertConfig(**BERT, tie_word_embeddings=False))).save_pretrained(tmp_path)
     with pytest.raises(zoo.WeightsError, match="cls.predictions.decoder.weight: is not .* untied decoders are not read"):
@@ -219,6 +254,7 @@ def test_an_untied_decoder_is_refused(scramble, tmp_path):
         ("deberta v3", {"pos_att_type": "p2p|c2p"}, "pos_att_type: our deberta has no 'p2p'"),
         ("modernbert", {"layer_types": ["sliding_attention"] * 5}, "layer_types: got"),
         ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_parameters.full_attention: got"),
+        ("xlm", {"asm": True}, "asm: got True"),
         ("t5", {"feed_forward_proj": "gated-mish"}, "feed_forward_proj: our t5 has no 'gated-mish'"),
     ],
 )

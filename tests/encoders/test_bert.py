@@ -6,15 +6,21 @@ import pytest
 import torch
 
 import zoo
+from tests.support.sines import sines_by_their_names
+from tests.support.sizes import num_parameters
 from zoo.assembly.compose import compose
 from zoo.assembly.create import create_model
 from zoo.assembly.summary import summarize
 from zoo.data.loader import Draw
 from zoo.encoders.bert import Bert
 from zoo.errors import ConfigError, DataError
+from zoo.heads.bert import BertHead
+from zoo.interop.text_encoders import xlm
 from zoo.layers.post_norm import POOLS
+from zoo.registry import rows
 from zoo.runs.check import check
 from zoo.runs.data_setup import make_items, make_source
+from zoo.types import EncoderSpec, Wiring
 
 SIZES = {"vocab_size": 50, "context_length": 12, "dim": 24, "depth": 2, "num_heads": 3}
 
@@ -163,3 +169,48 @@ def test_pairs_of_translations_are_masked_on_both_sides(tmp_path):
     types = system.encoders["text"]._types(batch.inputs["text"], None)
     masked = batch.targets["masked"] != -100
     assert masked[types == 0].any() and masked[types == 1].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("xlm_mlm_en_2048", 667_119_041), ("xlm_mlm_tlm_xnli15_1024", 249_071_384), ("xlm_clm_ende_1024", 142_422_203)],
+)
+def test_parameter_counts_of_xlm_are_the_published_ones(name, expected):
+    assert num_parameters(name) + rows("encoder")[name].arguments["vocab_size"] == expected  # with the bias of the head
+
+
+XLM = {"vocab_size": 13, "context_length": 16, "dim": 8, "depth": 2, "num_heads": 2, "default_type": None, "pool": "cls"}
+XLM_GOLDENS = {  # from transformers 5.17, XLMWithLMHeadModel: causal, first four logits of the last token, sum of absolute values
+    False: ([-0.009294124, -0.397364715, -0.611215939, -0.557052334], 17.927374),
+    True: ([0.110529398, -0.330134528, -0.626756583, -0.648388107], 17.851823),
+}
+
+
+@pytest.mark.parametrize("causal", XLM_GOLDENS)
+@torch.no_grad()
+def test_logits_of_xlm_are_those_that_the_reference_gave_for_weights_of_sines(causal):
+    last, total = XLM_GOLDENS[causal]
+    model = Bert(**XLM, causal=causal).eval()
+    head = BertHead(inputs={"text": EncoderSpec.of(model)}, transform=False)
+    head.connect(Wiring({"text": model}))
+    assert sines_by_their_names(xlm, model, head) == 2021
+    logits = head.word_logits(model(torch.tensor([[5, 9, 3, 7, 6]]), types=torch.tensor([[0, 0, 0, 1, 1]])).tokens[0])
+    torch.testing.assert_close(logits[-1, :4], torch.tensor(last), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits.abs().sum(), torch.tensor(total), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_causal_encoder_sees_no_later_token_on_either_side_of_padding():
+    torch.manual_seed(0)
+    model, ids = Bert(**XLM, causal=True).eval(), torch.randint(3, 13, (2, 9))
+    changed = ids.clone()
+    changed[:, 6] = (ids[:, 6] + 1) % 13
+    moved = (model(ids).tokens - model(changed).tokens).abs().amax((0, 2)) > 0
+    assert moved.tolist() == [False] * 6 + [True] * 3
+    mask = torch.arange(9) < 5
+    torch.testing.assert_close(model(ids, mask.expand(2, -1)).tokens[:, :5], model(ids[:, :5]).tokens)
+
+
+def test_a_default_type_without_a_row_is_refused():
+    with pytest.raises(zoo.ConfigError, match="default_type: 0 with num_types 0"):
+        Bert(**{**XLM, "default_type": 0, "num_types": 0})

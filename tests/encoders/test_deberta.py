@@ -5,9 +5,10 @@ import torch
 
 import zoo
 from tests.support.sines import sines_by_their_names
-from zoo.assembly.summary import summarize
+from tests.support.sizes import num_parameters
 from zoo.encoders.deberta import Deberta, distance_rows
 from zoo.interop.text_encoders import deberta as names
+from zoo.interop.text_encoders import deberta_v1 as first_names
 
 SIZES = {"vocab_size": 50, "context_length": 40, "dim": 24, "depth": 2, "num_heads": 3, "buckets": 8, "max_distance": 20}
 TINY = {"vocab_size": 13, "context_length": 32, "dim": 8, "num_heads": 2, "mlp_ratio": 1.5, "buckets": 4, "max_distance": 32}
@@ -21,6 +22,9 @@ def make(**changes):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
+        ("deberta_base", 138_601_728),
+        ("deberta_large", 405_163_008),
+        ("deberta_xlarge", 757_804_032),
         ("deberta_v2_xlarge", 884_593_152),
         ("deberta_v2_xxlarge", 1_564_549_632),
         ("deberta_v3_xsmall", 70_682_112),
@@ -31,7 +35,7 @@ def make(**changes):
     ],
 )
 def test_parameter_counts_are_those_of_the_reference(name, expected):
-    assert summarize(name).parameters == expected
+    assert num_parameters(name) == expected
 
 
 def test_distances_share_rows_as_in_the_reference():
@@ -41,7 +45,10 @@ def test_distances_share_rows_as_in_the_reference():
     assert int(rows[0, 300]) == -207 and int(rows[600, 0]) == 255 and int(rows[0, 600]) == -256
 
 
-GOLDENS = {  # from transformers 5.17, DebertaV2Model: changes, parameters, first four values of the first token, sum of absolute values
+FIRST = {"share_positions": False, "norm_positions": False, "buckets": None, "key_bias": False}
+# From transformers 5.17, DebertaV2Model and DebertaModel: changes, parameters, first four values of the first token, sum of absolute
+# values.
+GOLDENS = {
     "version 3": ({}, 1264, [-1.170199893, 1.37747766, 0.150140243, -0.485284672], 35.2116053),
     "convolution": ({"conv_kernel": 3}, 1480, [0.098446428, 0.806149472, -1.02283289, 2.249280756], 34.4790302),
     "own matrices, no buckets": (
@@ -56,6 +63,7 @@ GOLDENS = {  # from transformers 5.17, DebertaV2Model: changes, parameters, firs
         [0.365472668, 1.509702196, 1.230188258, 1.231712901],
         33.6774792,
     ),
+    "version 1": (FIRST, 1952, [0.21262706, -0.20314093, 0.38585601, -1.98021497], 30.739982),
 }
 
 
@@ -64,7 +72,7 @@ GOLDENS = {  # from transformers 5.17, DebertaV2Model: changes, parameters, firs
 def test_outputs_are_those_that_the_reference_gave_for_weights_of_sines(form):
     changes, parameters, first, total = GOLDENS[form]
     model = make(**{**TINY, **changes})
-    assert sines_by_their_names(names, model) == parameters
+    assert sines_by_their_names(names if form != "version 1" else first_names, model) == parameters
     mask = torch.tensor([[True] * 5 + [False]])
     tokens = model(torch.tensor([[5, 9, 3, 7, 0, 11]]), mask).tokens[0, :5]
     torch.testing.assert_close(tokens[0, :4], torch.tensor(first), atol=1e-5, rtol=0)

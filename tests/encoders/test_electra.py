@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.support.sines import sines_by_their_names
+from tests.support.sizes import num_parameters
 from zoo.assembly.summary import summarize
 from zoo.encoders.electra import Electra
 from zoo.heads.replaced_tokens import ReplacedTokens
@@ -19,6 +20,16 @@ def test_parameter_counts_are_those_of_the_reference(name, expected):
     assert summarize(name).parameters == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("electra_small", 13_549_057), ("electra_base", 109_483_009), ("electra_large", 335_142_913)]
+)
+def test_discriminators_have_the_size_of_the_references_with_their_head(name, expected):
+    dim = {"electra_small": 256, "electra_base": 768, "electra_large": 1024}[name]
+    with torch.device("meta"):
+        head = ReplacedTokens(inputs={"text": EncoderSpec("text", dim)})
+    assert num_parameters(name) + sum(parameter.numel() for parameter in head.parameters()) == expected
+
+
 @pytest.mark.parametrize(("name", "whole"), [("electra_small", 4_620_026), ("electra_base", 33_740_602), ("electra_large", 51_295_290)])
 def test_generators_have_the_size_of_the_references_with_their_head(name, whole):
     generator = summarize(f"{name}_generator")
@@ -27,6 +38,11 @@ def test_generators_have_the_size_of_the_references_with_their_head(name, whole)
     )
     width, dim = encoder.word_dim, 64 if "small" in name else 256
     assert generator.parameters + dim * width + width + 2 * width + 30522 == whole
+
+
+def test_the_published_small_generator_has_the_encoder_of_the_small_discriminator():
+    dim, width = 256, 128
+    assert num_parameters("electra_small") + dim * width + width + 2 * width + 30522 == 13_546_682
 
 
 @torch.no_grad()

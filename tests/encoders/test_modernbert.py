@@ -24,6 +24,13 @@ def test_parameter_counts_are_those_of_the_reference(name, expected):
     assert summarize(name).parameters == expected
 
 
+@pytest.mark.parametrize(("name", "expected"), [("modernbert_base", 149_655_232), ("modernbert_large", 395_881_664)])
+def test_with_the_head_of_masked_tokens_the_counts_are_those_of_the_reference(name, expected):
+    with torch.device("meta"):
+        system = zoo.create_system("modernbert_pretraining_nano", [f"encoder@system.encoders.text={name}"])
+    assert sum(parameter.numel() for parameter in system.parameters()) == expected
+
+
 @torch.no_grad()
 def test_logits_are_those_that_the_reference_gave_for_weights_of_sines():
     model = make(vocab_size=13, context_length=32, dim=8, num_heads=2, hidden_dim=12, pool="none")

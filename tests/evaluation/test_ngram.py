@@ -14,6 +14,8 @@ CORPUS = [["a", "b", "c"], ["a", "c", "d", "c", "e", "f"]]
 WORDS = ["a", "b", "c", "d", "e", "f", "</s>", "<s>"]
 PAIRS = [("c", "a"), ("b", "a"), ("a", "<s>"), ("e", "c"), ("a", "c")]
 ROWS = {  # specification ``decoders_more``, section 6, from nltk 3.10.4: p of PAIRS, perplexity of (<s> a)(a c)(c </s>)
+    "none": ({"smoothing": "none"}, [0.5, 0.5, 1, 1 / 3, 0], 1.817121),
+    "witten_bell": ({"smoothing": "witten_bell"}, [0.36538462, 0.28846154, 0.71794872, 0.20512821, 0.07692308], 2.5013),
     "laplace": ({"smoothing": "laplace", "vocab_size": 9}, [0.18181818, 0.18181818, 0.27272727, 0.16666667, 0.08333333], 4.946087),
     "discount .1": ({"discount": 0.1}, [0.48, 0.46, 0.955, 0.31, 0.01], 1.896132),
     "discount .75": ({"discount": 0.75}, [0.35, 0.2, 0.6625, 0.15833333, 0.075], 2.643969),
@@ -41,7 +43,10 @@ def test_trigrams_are_those_of_the_specification():
 @pytest.mark.parametrize("order", [2, 3])
 def test_every_probability_equals_nltk(order):
     lm, preprocessing = pytest.importorskip("nltk.lm"), pytest.importorskip("nltk.lm.preprocessing")
-    theirs = {"kneser_ney": lm.KneserNeyInterpolated(order, discount=0.6), "laplace": lm.Laplace(order)}
+    theirs = {
+        **{"kneser_ney": lm.KneserNeyInterpolated(order, discount=0.6), "laplace": lm.Laplace(order)},
+        **{"witten_bell": lm.WittenBellInterpolated(order), "none": lm.MLE(order)},
+    }
     for smoothing, reference in theirs.items():
         reference.fit(*preprocessing.padded_everygram_pipeline(order, CORPUS))
         size = len(reference.vocab) if smoothing == "laplace" else None

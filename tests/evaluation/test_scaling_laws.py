@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo.evaluation.measures.scaling_laws import PUBLISHED, Chinchilla, Kaplan, Points, fit_law
+from zoo.evaluation.measures.scaling_laws import PUBLISHED, Chinchilla, Kaplan, Points, critical_batch, fit_law, kaplan_loss
 
 TRUE = PUBLISHED["chinchilla"]
 
@@ -20,6 +20,19 @@ def test_published_laws_give_the_papers_losses():
     assert TRUE.loss(70e9, 1.4e12) == pytest.approx(1.936645, abs=1e-6)
     assert PUBLISHED["chinchilla_refit"].loss(70e9, 1.4e12) == pytest.approx(1.973882, abs=1e-6)
     assert PUBLISHED["kaplan"].loss(1e9, 1e10) == pytest.approx(2.4196518, abs=1e-6)
+
+
+def test_kaplans_laws_of_one_variable_give_the_papers_losses():
+    assert kaplan_loss("parameters", 1e9) == pytest.approx(2.3756403, abs=1e-7)
+    assert kaplan_loss("tokens", 1e9) == pytest.approx(2.8156418, abs=1e-7)
+    assert kaplan_loss("petaflop_days", 3.1e8) == 1
+    assert critical_batch(3.0) == pytest.approx(1_069_114, abs=1)
+    joint = PUBLISHED["kaplan"]  # its own fit, so that the two differ by some per cent where one variable alone limits the loss
+    assert joint.loss(1e9, 1e30) == pytest.approx(kaplan_loss("parameters", 1e9), rel=0.03)
+    with pytest.raises(zoo.ConfigError, match="there is no 'steps'"):
+        kaplan_loss("steps", 1.0)
+    with pytest.raises(zoo.ConfigError, match="tokens: got 0.0"):
+        kaplan_loss("tokens", 0.0)
 
 
 @pytest.mark.parametrize(("law", "size", "tokens"), [("chinchilla", 3.219e10, 2.982e12), ("chinchilla_refit", 7.225e10, 1.329e12)])

@@ -47,6 +47,21 @@ def test_one_expert_is_the_dense_layer():
     torch.testing.assert_close(experts(x), dense(x), atol=1e-6, rtol=0)
 
 
+def test_the_expert_of_switch_is_weighted_by_its_probability_which_trains_the_router():
+    experts, x = make(experts_per_token=1, renormalise=False), torch.randn(6, 8)
+    probabilities = experts.router(x).softmax(-1)
+    best, chosen = probabilities.max(-1)
+    for token, expert in enumerate(chosen.tolist()):
+        gate, value = (x[token] @ experts.fc1[expert].T).chunk(2)
+        expected = best[token] * ((torch.nn.functional.silu(gate) * value) @ experts.fc2[expert].T)
+        torch.testing.assert_close(experts(x)[token], expected, atol=1e-6, rtol=0)
+    experts(x).sum().backward()
+    assert experts.router.weight.grad.abs().max() > 1e-4
+    scaled = make(experts_per_token=1)
+    scaled(x).sum().backward()
+    assert scaled.router.weight.grad.abs().max() < 1e-6  # why Mixtral's scaling is wrong for one expert
+
+
 @torch.no_grad()
 def test_an_indifferent_router_gives_the_mean_of_its_choices():
     experts, x = make(), torch.randn(5, 8)

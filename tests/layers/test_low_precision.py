@@ -55,6 +55,13 @@ def test_int8_products_are_exact_sums_of_rounded_numbers(rows, activation):
     torch.testing.assert_close(fast_linear(x, layer.weight, layer.bias, activation, "int8").double(), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_row_is_rounded_as_in_the_specification(monkeypatch):
+    """Specification ``alignment_more``, section 4: symmetric int8, scale max / 127, halves to even."""
+    monkeypatch.setattr(products, "has_vnni", lambda: True)
+    stored, scale = products.int8_rows(torch.tensor([[-1, -0.26, 0, 0.5, 1.27]]))
+    assert stored.tolist() == [[-100, -26, 0, 50, 127]] and scale.item() == pytest.approx(0.01)
+
+
 def test_the_largest_numbers_do_not_saturate_the_sums():
     layer = Linear(64, 8, bias=False).requires_grad_(False)
     layer.weight.fill_(1.0)

@@ -1,9 +1,14 @@
 """Quantisation-aware training: the forward pass is that of inference in int8 or int4, and the gradient passes the rounding."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 import zoo
+from tests.support import compiling_rounded
 from zoo.assembly.compose import compose
 from zoo.assembly.create import create_model, create_system
 from zoo.layers.linear import Linear
@@ -84,6 +89,12 @@ def test_a_run_learns_with_rounding_and_saves_ordinary_weights(tmp_path):
     assert model.encoders["image"].precision == "int8"
     assert plain.encoders["image"].precision is None
     assert set(plain.state_dict()) == set(create_system("classifier_vit_nano").state_dict())
+
+
+@pytest.mark.heavy
+def test_compiled_blocks_round_as_others_in_outputs_and_gradients():
+    done = subprocess.run([sys.executable, str(Path(compiling_rounded.__file__))], capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.returncode) == (["int8", "int4"], 0), done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(

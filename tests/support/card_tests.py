@@ -14,10 +14,10 @@ CAUSAL_LM = {  # by family: patterns of the ids
     "phi": ("phi3*",),
     "gpt3": ("gpt neo",),
 }
-TEXT = {name: (f"{name}*",) for name in ("bert", "roberta", "albert", "electra", "deberta", "modernbert", "t5")}
+TEXT = {name: (f"{name}*",) for name in ("bert", "roberta", "albert", "electra", "deberta", "modernbert", "t5", "xlm")}
 TEXT_HEADS = {
     **{"bert": ("BertFor*",), "roberta": ("Roberta*",), "albert": ("Albert*",)},
-    **{"electra": ("Electra*",), "deberta": ("Deberta*",), "modernbert": ("ModernBert*",)},
+    **{"xlm": ("XLM*",), "electra": ("Electra*",), "deberta": ("Deberta*",), "modernbert": ("ModernBert*",)},
 }
 SEQ2SEQ = {"marian": ("marian*",), "bart": ("bart", "mbart"), "t5": ("t5*", "mt5")}
 VIG = {"vig": ("isotropic*",), "pvig": ("pyramid*",)}
@@ -30,6 +30,7 @@ CARD_TESTS: dict[str, tuple[Sequence[str], Mapping[str, Sequence[str]]]] = {
     "convert/test_transformers_causal_lm.py::test_it_goes_back_to_transformers": ([BACK], CAUSAL_LM),
     "convert/test_transformers_mixtral.py::test_a_mixtral_comes_in_and_goes_back": ([EQUALS, BACK], {"mixtral": ("*",)}),
     "convert/test_transformers_mixtral.py::test_greedy_tokens_equal_transformers": ([EQUALS], {"mixtral": ("*",)}),
+    "language/test_rwkv4.py::test_logits_and_greedy_tokens_equal_transformers_there_and_back": ([EQUALS, BACK], {"rwkv4": ("*",)}),
     "language/test_rwkv7.py::test_logits_and_states_equal_the_reference": ([EQUALS, BACK], {"rwkv7": ("*",)}),
     "test_export_language.py::test_real_smollm2_answers_as_transformers_token_for_token": ([EQUALS], {"smollm2": ("*",)}),
     "convert/test_transformers_text.py::test_an_encoder_comes_in_and_goes_back": ([EQUALS, BACK], TEXT),

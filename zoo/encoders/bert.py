@@ -1,8 +1,8 @@
-"""Post-norm text transformer with learned positions and token types: BERT, RoBERTa, and sentence encoders based on them (MiniLM).
+"""Post-norm text transformer with learned positions and token types: BERT, RoBERTa, XLM, and sentence encoders based on them (MiniLM).
 
 Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3; Liu et al. 2019 (RoBERTa, arXiv 1907.11692); Reimers and Gurevych 2019
-(Sentence-BERT, arXiv 1908.10084), section 3 (mean pooling). References: transformers 5.17, ``modeling_bert.py``,
-``modeling_roberta.py``.
+(Sentence-BERT, arXiv 1908.10084), section 3 (mean pooling); Conneau and Lample 2019 (XLM, arXiv 1901.07291), whose token types are
+languages. References: transformers 5.17, ``modeling_bert.py``, ``modeling_roberta.py``, ``modeling_xlm.py``.
 
 Where we differ:
 
@@ -33,12 +33,14 @@ class Bert(PostNormText):
     Args:
         context_length: maximum number of tokens of one text.
         embedding_dim: width of the token embedding; None means ``dim``. If it is not ``dim``, a matrix projects it to ``dim``.
-        num_types: number of token types (segments); a row with a single text uses type 0 only.
+        num_types: number of token types (segments; in XLM, languages); 0 for none.
+        default_type: type of the tokens of a row with a single text; null adds none (XLM, unless the caller passes the language).
         padding_row: row of the position table that padding uses. Real tokens then use the rows after it, counted without padding
             (RoBERTa: 1, so the first token has row 2 and 512 tokens need 514 rows). None numbers all positions from 0 (BERT).
         separator_id: id of the symbol that ends each text of a row; token types follow from it (``zoo.layers.post_norm``).
         restart_positions: count positions from 0 again in each text of a row. With pairs of translations, whose types are then their
             languages, this is translation language modelling (Conneau and Lample 2019, arXiv 1901.07291, section 3.3).
+        causal: each token attends only to itself and to those before it (XLM's causal language models).
         pool: "cls_tanh" is BERT's pooler (a linear layer and tanh of the first token), "cls" the first token, "mean", "max",
             "weighted_mean", "root_mean" and "last" go over real tokens (Sentence-BERT; ``zoo.layers.pool``), "none" gives no pooled vector.
         normalise: scale pooled vectors to length 1 (sentence-transformers' Normalize).
@@ -49,7 +51,7 @@ class Bert(PostNormText):
         DataError: (forward) a row is longer than ``context_length``, or a token type is ``num_types`` or more.
     """
 
-    silent_keywords = ("num_heads", "activation", "eps", "pool", "normalise", "restart_positions")
+    silent_keywords = ("num_heads", "activation", "eps", "pool", "normalise", "restart_positions", "default_type", "causal")
     # WordNet glosses (MiniLM): rank correlation of similarities with fp32 99.51 %, one scale per tensor 97.32 % (benchmarks/quality.py)
     low_precision = {"int8": ()}
 
@@ -64,9 +66,11 @@ class Bert(PostNormText):
         mlp_ratio: float = 4.0,
         embedding_dim: int | None = None,
         num_types: int = 2,
+        default_type: int | None = 0,
         padding_row: int | None = None,
         separator_id: int | None = None,
         restart_positions: bool = False,
+        causal: bool = False,
         activation: str = "gelu",
         eps: float = 1e-12,
         pool: str = "cls_tanh",
@@ -90,12 +94,16 @@ class Bert(PostNormText):
                 f"restart_positions: true needs a separator_id, num_types of 2 or more and no padding_row; got {separator_id}, {num_types} "
                 f"and {padding_row}"
             )
+        if default_type is not None and not 0 <= default_type < num_types:
+            raise ConfigError(f"default_type: {default_type} with num_types {num_types}; allowed is 0 to num_types - 1, or null")
         self.padding_row, self.restart_positions = padding_row, restart_positions
+        self.default_type, self.is_causal = default_type, causal
         self.embedding = nn.Embedding(vocab_size, word_dim)
         self.widen = nn.Linear(word_dim, dim, bias=False) if word_dim != dim else nn.Identity()
         # With a padding row, real tokens begin after it, so the table has padding_row + 1 additional rows (RoBERTa: 514 for 512).
         self.positions = nn.Parameter(torch.empty(context_length + (0 if padding_row is None else padding_row + 1), dim))
-        self.types = nn.Parameter(torch.empty(num_types, dim))  # row 0 is also added to single texts, as in the reference
+        # By default, row 0 is also added to single texts, as in the reference.
+        self.types = nn.Parameter(torch.empty(num_types, dim)) if num_types else None
         self.norm = nn.LayerNorm(dim, eps=eps)
         hidden_dim = hidden_width(dim, mlp_ratio)
         self.blocks = nn.ModuleList(

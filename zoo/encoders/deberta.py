@@ -1,11 +1,12 @@
-"""DeBERTa, versions 2 and 3: a post-norm text encoder whose attention scores content and relative position separately.
+"""DeBERTa, versions 1 to 3: a post-norm text encoder whose attention scores content and relative position separately.
 
 Papers: He et al. 2020 (arXiv 2006.03654), section 3.1, equation 4; He et al. 2021 (DeBERTa v3, arXiv 2111.09543), which changes the
-pre-training only (head ``replaced_tokens``). References: transformers 5.17, ``modeling_deberta_v2.py``; microsoft/DeBERTa.
+pre-training only (head ``replaced_tokens``). References: transformers 5.17, ``modeling_deberta.py`` and ``modeling_deberta_v2.py``;
+microsoft/DeBERTa.
 
 Where we differ: one matrix projects to queries, keys and values. There is one dropout rate, 0 by default; the attention probabilities and
 the table of positions have no dropout. Only rows of the table that the length of a text can reach are projected. The tokens of padding are
-arbitrary. There is no enhanced mask decoder: the released weights of version 3 have none. Version 1 is not here.
+arbitrary. There is no enhanced mask decoder: the released weights of version 3 have none, and transformers does not run it.
 """
 
 import torch
@@ -41,6 +42,23 @@ def distance_rows(length: int, *, span: int, max_distance: int | None, device: t
     return (distance + span).clamp(0, 2 * span - 1)
 
 
+class ProjectionByHeads(nn.Module):
+    """Projection of version 1 to queries, keys and values: the rows of its matrix lie head by head, and keys have no bias.
+
+    The rows for two heads of width 1 are ``q0 k0 v0 q1 k1 v1``; the outputs are ``q0 q1 k0 k1 v0 v1``, as those of the other versions.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.heads = Linear(dim, 3 * dim, bias=False)
+        self.query_bias, self.value_bias = (nn.Parameter(torch.zeros(dim)) for _ in range(2))
+
+    def forward(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens three_dim"]:
+        q, k, v = self.heads(x).unflatten(-1, (self.num_heads, 3, -1)).unbind(-2)  # each [..., num_heads, head_dim]
+        return torch.cat([q.flatten(-2) + self.query_bias, k.flatten(-2), v.flatten(-2) + self.value_bias], dim=-1)
+
+
 class DisentangledAttention(nn.Module):
     """Multi-head self-attention with scores between contents, from content to position, and from position to content.
 
@@ -50,16 +68,19 @@ class DisentangledAttention(nn.Module):
         share_positions: project positions with the matrices of the content; otherwise with matrices of their own.
         content_to_position: score a query's content against the relative position of the key.
         position_to_content: score a key's content against the relative position of the query.
+        key_bias: keys, also those of positions, have a bias; see ``Deberta``.
     """
 
-    def __init__(self, *, dim: int, num_heads: int, share_positions: bool, content_to_position: bool, position_to_content: bool) -> None:
+    def __init__(
+        self, *, dim: int, num_heads: int, share_positions: bool, content_to_position: bool, position_to_content: bool, key_bias: bool
+    ) -> None:
         super().__init__()
         self.num_heads, self.share_positions = num_heads, share_positions
         self.content_to_position, self.position_to_content = content_to_position, position_to_content
-        self.qkv = Linear(dim, 3 * dim)
+        self.qkv = Linear(dim, 3 * dim) if key_bias else ProjectionByHeads(dim, num_heads)
         self.out = Linear(dim, dim)
         apart = not share_positions
-        self.position_key = Linear(dim, dim) if apart and content_to_position else None
+        self.position_key = Linear(dim, dim, bias=key_bias) if apart and content_to_position else None
         self.position_query = Linear(dim, dim) if apart and position_to_content else None
         terms = 1 + content_to_position + position_to_content
         self.scale = (dim // num_heads * terms) ** -0.5  # the sum of several scores has a larger variance
@@ -147,6 +168,8 @@ class Deberta(WordEncoder):
         norm_positions: normalise the position table before it is projected.
         content_to_position: score a query's content against the relative position of the key.
         position_to_content: score a key's content against the relative position of the query.
+        key_bias: false is version 1: keys and the keys of positions have no bias, and the matrix of queries, keys and values lies head by
+            head (``ProjectionByHeads``).
         conv_kernel: width of a convolution of the embeddings beside the first block (3 in version 2); 0 for none.
         conv_activation: activation of that convolution.
         pool: "cls" is the first token, "mean" the mean over real tokens, "none" gives no pooled vector.
@@ -180,6 +203,7 @@ class Deberta(WordEncoder):
         norm_positions: bool = True,
         content_to_position: bool = True,
         position_to_content: bool = True,
+        key_bias: bool = True,
         conv_kernel: int = 0,
         conv_activation: str = "gelu",
         activation: str = "gelu",
@@ -199,6 +223,7 @@ class Deberta(WordEncoder):
         self.distances = nn.Parameter(torch.empty(2 * self.span, dim))
         self.distances_norm = nn.LayerNorm(dim, eps=eps) if norm_positions else nn.Identity()
         heads: dict[str, bool] = {"content_to_position": content_to_position, "position_to_content": position_to_content}
+        heads |= {"key_bias": key_bias}
         self.blocks = nn.ModuleList(
             Block(
                 attention=DisentangledAttention(dim=dim, num_heads=num_heads, share_positions=share_positions, **heads),

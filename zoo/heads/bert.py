@@ -61,6 +61,7 @@ class BertHead(Head):
         eps: added to the variance in the layer norm.
         tied: False gives the decoder its own weight matrix.
         bias: False leaves out the biases of the dense layer and the norm (ModernBERT); the decoder keeps its own.
+        transform: False leaves out the dense layer, the activation and the norm: the decoder reads the encoder's tokens (XLM).
 
     Raises:
         ConfigError: both tasks are off, ``sequence`` is unknown, or the encoder lacks the word embedding, pooled vector or vocabulary
@@ -84,6 +85,7 @@ class BertHead(Head):
         eps: float = 1e-12,
         tied: bool = True,
         bias: bool = True,
+        transform: bool = True,
     ) -> None:
         super().__init__()
         spec = inputs["text"]
@@ -98,9 +100,11 @@ class BertHead(Head):
             # ALBERT's word embedding is narrower than its layers. The dense layer maps to that width, so that the table can be tied.
             width, size = spec.word_dim or spec.dim, vocab_size or spec.vocab_size
             assert size is not None
-            self.dense = nn.Linear(spec.dim, width, bias=bias)
-            self.activation = find_activation(activation)
-            self.norm = nn.LayerNorm(width, eps=eps, bias=bias)
+            if not transform and width != spec.dim:
+                raise ConfigError(f"transform: false needs a word embedding as wide as the encoder; got {width} and {spec.dim}")
+            self.dense = nn.Linear(spec.dim, width, bias=bias) if transform else nn.Identity()
+            self.activation = find_activation(activation) if transform else nn.Identity()
+            self.norm = nn.LayerNorm(width, eps=eps, bias=bias) if transform else nn.Identity()
             self.decoder = None if tied else nn.Linear(width, size, bias=False)
             self.bias = nn.Parameter(torch.zeros(size))
         self.sequence = nn.Linear(spec.dim, 2) if sequence is not None else None

@@ -63,6 +63,7 @@ class CausalLM(DecoderOnly):
         tied: compute logits with the token embedding matrix instead of a separate output matrix.
         num_experts: number of feed-forward networks in each layer, of which each token uses some (Mixtral: 8); None: one for all tokens.
         experts_per_token: number of experts that compute each token.
+        renormalise_experts: scale the weights of a token's experts to sum to one; false with one expert per token (Switch).
         expert_capacity: limit on the tokens of one expert in training, see ``zoo.layers.experts``; None: no limit.
         balance_weight: weight of the loss that balances the use of the experts (Switch: 0.01, Mixtral's files: 0.001).
         router_z_weight: weight of the loss on large logits of the router (ST-MoE: 0.001).
@@ -75,7 +76,7 @@ class CausalLM(DecoderOnly):
     silent_keywords = (
         *("num_heads", "num_kv_heads", "head_dim", "eps", "rope_theta", "rope_scaling"),
         *("window", "activation", "positions", "norm", "rotary_share", "window_rope_theta"),
-        *("attention_scale", "attention_cap", "logit_cap", "embed_scale", "experts_per_token"),
+        *("attention_scale", "attention_cap", "logit_cap", "embed_scale", "experts_per_token", "renormalise_experts"),
         *("rope_sections", "rope_interleaved", "deepstack"),
     )
     no_weight_decay = ("positions",)  # read by zoo.training.optim: position embeddings are 2-D but are not decayed
@@ -114,6 +115,7 @@ class CausalLM(DecoderOnly):
         tied: bool = False,
         num_experts: int | None = None,
         experts_per_token: int = 2,
+        renormalise_experts: bool = True,
         expert_capacity: float | None = None,
         balance_weight: float = 0.0,
         router_z_weight: float = 0.0,
@@ -143,7 +145,8 @@ class CausalLM(DecoderOnly):
             sizes: dict[str, Any] = {"dim": dim, "hidden_dim": hidden_dim or 4 * dim, "activation": activation}
             if num_experts is None:
                 return feed_forward(**sizes, bias=bias)
-            return Experts(**sizes, num_experts=num_experts, experts_per_token=experts_per_token, capacity=expert_capacity)
+            chosen: dict[str, Any] = {"num_experts": num_experts, "experts_per_token": experts_per_token, "capacity": expert_capacity}
+            return Experts(**sizes, **chosen, renormalise=renormalise_experts)
 
         self.embedding = nn.Embedding(vocab_size, dim)
         learned = positions == "learned"

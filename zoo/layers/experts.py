@@ -35,7 +35,7 @@ class Routing:
 class Experts(nn.Module):
     """Gated feed-forward networks, of which a router chooses ``experts_per_token`` for each token.
 
-    The output is the sum of the chosen experts' outputs, weighted by the router's probabilities, which are scaled to sum to one.
+    The output is the sum of the chosen experts' outputs, weighted by the router's probabilities.
 
     Args:
         dim: width of the tokens.
@@ -46,6 +46,8 @@ class Experts(nn.Module):
         capacity: limit on the tokens of one expert in training, as a multiple of an even share; an expert skips the tokens beyond it, for
             which only the residual stream remains (or their other expert). None: no limit. In evaluation there is never one, so that the
             result of a token does not depend on the rest of the batch.
+        renormalise: scale the probabilities of the chosen experts to sum to one (Mixtral). With one expert per token, they must stay as
+            are (Switch), because the scaled one is always 1 and gives the router no gradient.
 
     Attributes:
         routing: choices for the real tokens of the last call in training; None otherwise. Whoever reads it sets it to None.
@@ -55,7 +57,15 @@ class Experts(nn.Module):
     """
 
     def __init__(
-        self, *, dim: int, hidden_dim: int, num_experts: int, experts_per_token: int, activation: str, capacity: float | None = None
+        self,
+        *,
+        dim: int,
+        hidden_dim: int,
+        num_experts: int,
+        experts_per_token: int,
+        activation: str,
+        capacity: float | None = None,
+        renormalise: bool = True,
     ) -> None:
         super().__init__()
         if not 1 <= experts_per_token <= num_experts:
@@ -65,6 +75,7 @@ class Experts(nn.Module):
         if capacity is not None and not capacity > 0:
             raise ConfigError(f"expert_capacity: got {capacity}; allowed is a number above 0 (1.25 in Switch), or null")
         self.num_experts, self.experts_per_token, self.capacity = num_experts, experts_per_token, capacity
+        self.renormalise = renormalise
         self.router = Linear(dim, num_experts, bias=False)
         # All experts in one tensor: it gets a gradient even if no token chose some of them, which distributed training needs.
         self.fc1 = nn.Parameter(torch.empty(num_experts, 2 * hidden_dim, dim))  # rows: gate, value
@@ -107,7 +118,7 @@ class Experts(nn.Module):
         logits = self.router(flat).float()  # float32: in half precision, equal logits are common, and choices become arbitrary
         probabilities = logits.softmax(-1)
         best, chosen = probabilities.topk(self.experts_per_token, dim=-1)
-        return Routing(logits, probabilities, chosen), best / best.sum(-1, keepdim=True)
+        return Routing(logits, probabilities, chosen), best / best.sum(-1, keepdim=True) if self.renormalise else best
 
     def _limit(self, num_tokens: int) -> int | None:
         if self.capacity is None or not self.training:

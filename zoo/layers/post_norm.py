@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.attention import Attention
+from zoo.layers.decoder import seen_by_query
 from zoo.layers.mlp import feed_forward
 from zoo.layers.packing import Layout, Packing, can_pack
 from zoo.layers.pool import masked_last, masked_max, masked_mean, masked_root_mean, masked_weighted_mean
@@ -73,6 +74,8 @@ class PostNormText(WordEncoder):
         separator_id: id of the token that ends each text of a row with two texts: ``[CLS] a [SEP] b [SEP]`` has the types 0 0 0 1 1. None:
             every token has type 0 unless the caller passes types.
         word_dim: width of the word embedding, for a head that is tied to it.
+        default_type: type of the tokens of a row whose types neither the separators nor the caller tell; None adds no type to them.
+        is_causal: True if each token attends only to itself and to those before it.
 
     Raises:
         ConfigError: ``pool`` is unknown, or ``separator_id`` is outside the vocabulary.
@@ -84,7 +87,9 @@ class PostNormText(WordEncoder):
     no_weight_decay = ("positions", "types")
     embedding: nn.Embedding
     positions: nn.Parameter
-    types: nn.Parameter
+    types: nn.Parameter | None
+    default_type: int | None = 0
+    is_causal: bool = False
     pooler: nn.Linear | None
 
     def __init__(
@@ -159,6 +164,10 @@ class PostNormText(WordEncoder):
         by_query = mask is not None and mask.ndim == 3
         real = real_tokens(token_ids, mask.diagonal(dim1=1, dim2=2) if by_query else mask, self.context_length)  # type: ignore[union-attr]
         types = self._types(token_ids, types)
+        if self.is_causal:
+            left_to_right = seen_by_query(torch.zeros(len(token_ids), dtype=torch.int64, device=token_ids.device), real)
+            mask = left_to_right if mask is None or not by_query else left_to_right & mask
+            by_query = True  # packed rows have no such mask
         if reads == "pooled" and not by_query and self._can_pack(token_ids, real):
             return Encoded.of_pooled(self._pool_packed(token_ids, real, types))
         x = self._enter(token_ids, real, types)
@@ -172,13 +181,13 @@ class PostNormText(WordEncoder):
 
     def _types(self, token_ids: Tensor, types: Tensor | None) -> Int[Tensor, "batch length"] | None:
         """Return the type of each token, or None if all have type 0."""
-        most = len(self.types) - 1
+        most = -1 if self.types is None else len(self.types) - 1
         if types is not None:
             known = on_host(types)
             if not known.is_meta and known.numel() and not 0 <= int(known.min()) <= int(known.max()) <= most:
                 raise DataError(f"types: {int(known.min())} to {int(known.max())}; allowed is 0 to {most} (num_types {most + 1})")
             return types
-        if self.separator_id is None or most == 0:  # a table with one row has no second type
+        if self.separator_id is None or most <= 0:  # a table with one row has no second type
             return None
         ends = token_ids == self.separator_id
         return (ends.cumsum(1) - ends.long()).clamp(max=most)  # minus itself: a separator still belongs to the text that it ends
@@ -192,7 +201,13 @@ class PostNormText(WordEncoder):
             token_ids, places = token_ids.flatten()[index], index % length if places is None else places.flatten()[index]
             types = None if types is None else types.flatten()[index]
         positions = self.positions[:length] if places is None else F.embedding(places, self.positions)
-        return self.embed(token_ids, positions, self.types[0] if types is None else F.embedding(types, self.types))
+        return self.embed(token_ids, positions, self._kinds(types, positions))
+
+    def _kinds(self, types: Tensor | None, positions: Float[Tensor, "*places width"]) -> Float[Tensor, "*kinds width"]:
+        """Return the type embedding of each token, or one for all."""
+        if self.types is None or (types is None and self.default_type is None):
+            return positions.new_zeros(positions.shape[-1])
+        return self.types[self.default_type or 0] if types is None else F.embedding(types, self.types)
 
     def _can_pack(self, token_ids: Tensor, real: Tensor) -> bool:
         """True if pooled vectors can be computed from packed rows; for pools of the first token, that token must be real in each row."""

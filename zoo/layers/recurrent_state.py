@@ -1,5 +1,7 @@
 """State of a recurrent language model: the interface of a key-value cache, but with a size that does not grow with the text."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -19,18 +21,27 @@ class RecurrentState:
         head_dim: width of each head.
         dtype: of the previous tokens; the matrices are always float32.
         device: of all tensors.
+        memory: shape of the state of a row in one layer, if it is not the matrices of RWKV-7 (RWKV-4: three sums of each channel).
 
     Attributes:
         shifted: [2, depth, batch, dim], the last input of the time mix and of the channel mix of each layer.
-        matrices: [depth, batch, num_heads, head_dim, head_dim], values by keys.
+        matrices: [depth, batch, num_heads, head_dim, head_dim], values by keys; or [depth, batch, *memory].
         length: number of tokens read, padding included.
     """
 
     def __init__(
-        self, *, depth: int, batch_size: int, num_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str | None = None
+        self,
+        *,
+        depth: int,
+        batch_size: int,
+        num_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str | None = None,
+        memory: Sequence[int] | None = None,
     ) -> None:
         self.shifted = torch.zeros(2, depth, batch_size, num_heads * head_dim, dtype=dtype, device=device)
-        self.matrices = torch.zeros(depth, batch_size, num_heads, head_dim, head_dim, device=device)
+        self.matrices = torch.zeros(depth, batch_size, *(memory or (num_heads, head_dim, head_dim)), device=device)
         self.length = 0
 
     @property
@@ -48,7 +59,7 @@ class RecurrentState:
         *,
         time: Float[Tensor, "batch dim"],
         channel: Float[Tensor, "batch dim"],
-        matrices: Float[Tensor, "batch num_heads head_dim head_dim"],
+        matrices: Float[Tensor, "batch ..."],
     ) -> None:
         """Replace the state of a layer."""
         self.shifted[0, layer], self.shifted[1, layer], self.matrices[layer] = time, channel, matrices

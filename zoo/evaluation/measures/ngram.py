@@ -1,6 +1,7 @@
-"""n-gram language models with Laplace's or Kneser and Ney's smoothing: a baseline without a neural network.
+"""n-gram language models with different smoothing, or none: a baseline without a neural network.
 
-Sources: Kneser and Ney 1995; Chen and Goodman 1999, section 2.7 (interpolated form). Reference: nltk 3.10, ``nltk.lm``.
+Sources: Kneser and Ney 1995; Chen and Goodman 1999, section 2.7 (interpolated form) and 2.4 (Witten and Bell 1991). Reference: nltk 3.10,
+``nltk.lm``.
 """
 
 import math
@@ -9,7 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from zoo.errors import ConfigError, DataError, name_choices
 
-SMOOTHINGS = ("kneser_ney", "laplace")
+SMOOTHINGS = ("kneser_ney", "laplace", "witten_bell", "none")
 
 
 class NGram:
@@ -19,9 +20,11 @@ class NGram:
         order: length of the n-grams; 1 ignores the context.
         smoothing: "kneser_ney": counts less a discount, interpolated with the next shorter context, in which a symbol counts once for each
             symbol that was seen before it. "laplace": each symbol of the vocabulary is counted once more after every context.
+            "witten_bell": counts interpolated with the next shorter context, whose weight is the number of symbols that follow the
+            context, divided by that number plus all counts. "none": shares of the counts (maximum likelihood), 0 for what was never seen.
         discount: of Kneser-Ney, between 0 and 1; one for all orders.
         vocab_size: number of symbols that may occur. Kneser-Ney then gives a symbol that was never seen a share of the uniform
-            distribution; with None its probability is 0 (as in nltk). Laplace needs it.
+            distribution; with None its probability is 0 (as in nltk). Laplace needs it; the others do not use it.
 
     Raises:
         ConfigError: a value is out of range or unknown.
@@ -60,7 +63,20 @@ class NGram:
             assert self.vocab_size is not None
             counts = self.counts.get(seen, Counter())
             return (counts[symbol] + 1) / (counts.total() + self.vocab_size)
-        return self._kneser_ney(symbol, seen)
+        return {"kneser_ney": self._kneser_ney, "witten_bell": self._witten_bell, "none": self._share}[self.smoothing](symbol, seen)
+
+    def _share(self, symbol: Hashable, context: tuple[Hashable, ...]) -> float:
+        """Share of the counts after a context; 0 if the context was never seen."""
+        counts = self.counts.get(context)
+        return counts[symbol] / counts.total() if counts else 0.0
+
+    def _witten_bell(self, symbol: Hashable, context: tuple[Hashable, ...]) -> float:
+        """Counts of the context, interpolated with the next shorter one; a context that was never seen has no weight."""
+        counts = self.counts.get(context)
+        if not context:
+            return self._share(symbol, context)
+        below = self._witten_bell(symbol, context[1:])
+        return (counts[symbol] + len(counts) * below) / (counts.total() + len(counts)) if counts else below
 
     def _kneser_ney(self, symbol: Hashable, context: tuple[Hashable, ...]) -> float:
         """Discounted counts of the longest context, and numbers of continuations of the shorter ones."""

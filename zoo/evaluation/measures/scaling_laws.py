@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError, DataError, name_choices
 
 FLOPS_PER_TOKEN = 6  # and per parameter, for forward and backward: C = 6 N D
 DELTA = 1e-3  # of the Huber loss, of Chinchilla
@@ -170,6 +170,41 @@ PUBLISHED: dict[str, Law] = {
     "chinchilla_refit": Chinchilla.of(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658),  # Besiroglu et al. 2024, table 1
     "kaplan": Kaplan.of(N_c=6.4e13, D_c=1.8e13, alpha_N=0.076, alpha_D=0.103),  # Kaplan et al. 2020, equation 1.5 and table 2
 }
+
+
+# Kaplan et al. 2020, table 5 and section 1.2: laws with one variable, each with its scale and exponent: loss = (scale / value) ** exponent.
+KAPLAN_OF_ONE: dict[str, tuple[float, float]] = {
+    "parameters": (8.8e13, 0.076),  # without tables of words and positions, trained to convergence
+    "tokens": (5.4e13, 0.095),  # large models with early stopping
+    "petaflop_days": (3.1e8, 0.050),  # smallest compute that reaches the loss
+}
+CRITICAL_BATCH, CRITICAL_EXPONENT = 2e8, 0.21  # tokens, equation 1.4
+
+
+def kaplan_loss(variable: str, value: float) -> float:
+    """Return the loss in nats per token that Kaplan et al. give for one variable alone, if no other limits it.
+
+    Args:
+        variable: a name in ``KAPLAN_OF_ONE``.
+        value: of it, above 0.
+
+    Raises:
+        ConfigError: the name is unknown, or the value is not above 0.
+    """
+    if variable not in KAPLAN_OF_ONE:
+        raise ConfigError(f"variable: there is no {variable!r}; {name_choices(variable, KAPLAN_OF_ONE)}")
+    if not value > 0:
+        raise ConfigError(f"{variable}: got {value}; allowed is a number above 0")
+    scale, exponent = KAPLAN_OF_ONE[variable]
+    return (scale / value) ** exponent
+
+
+def critical_batch(loss: float) -> float:
+    """Return the batch size in tokens at which time and compute are balanced, for a loss in nats per token.
+
+    Source: Kaplan et al. 2020, equation 1.4: B_crit = 2e8 * L ** (-1 / 0.21).
+    """
+    return CRITICAL_BATCH * loss ** (-1 / CRITICAL_EXPONENT)
 
 
 @dataclass(frozen=True)

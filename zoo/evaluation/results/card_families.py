@@ -63,6 +63,7 @@ FAMILIES: dict[str, Family] = {
     "bert": Family(("bert_*", "minilm_*")),
     "albert": Family(("albert_*",)),
     "roberta": Family(("roberta_*",)),
+    "xlm": Family(("xlm_*",)),
     "electra": Family(("electra_*",)),
     "deberta": Family(("deberta_*", "mdeberta_*")),
     "modernbert": Family(("modernbert_*",)),
@@ -85,6 +86,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(("qwen3_*",)),
     "gemma": Family(("gemma*",)),
     "phi": Family(("phi*",)),
+    "rwkv4": Family(("rwkv4_*",)),
     "rwkv7": Family(("rwkv7_*",)),
     "conse": Family(
         ("conse_*",),
@@ -113,7 +115,7 @@ SPEED_ROWS = {  # by family: rows of scripts/bench.py that compare it with anoth
 }
 SAME_CODE = {  # by family: the measured family whose layers do its work
     **dict.fromkeys(("gpt2", "gpt3", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi", "reward", "llava"), "smollm2"),
-    **dict.fromkeys(("albert", "roberta", "electra"), "bert"),
+    **dict.fromkeys(("albert", "roberta", "electra", "xlm"), "bert"),
     **{"siglip": "clip", "dinov2": "vit", "conse": "classifier", "kosmos": "kosmos_2"},
 }
 

@@ -77,7 +77,7 @@ _PLAIN: dict[str, Collection[Any]] = {
     "norm": ("rms",), "post_norms": (False,), "qk_norm": (False,), "positions": ("rotary",), "activation": ("swiglu",), "bias": (False,),
     "qkv_bias": (None, False), "rotary_share": (1.0,), "window_rope_theta": (None,), "attention_scale": (None,), "attention_cap": (None,),
     "logit_cap": (None,), "embed_scale": (1.0,), "num_experts": (None,), "rope_sections": (None,), "rope_interleaved": (False,),
-    "deepstack": (0,),
+    "deepstack": (0,), "renormalise_experts": (True,),
 }  # fmt: skip
 
 

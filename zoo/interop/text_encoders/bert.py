@@ -260,6 +260,7 @@ def family_config(arguments: Mapping[str, Any], target: str) -> dict[str, Any]:
     """
     if arguments.get("restart_positions"):
         raise ConfigError(f"restart_positions: true, which {target} does not have; allowed is false")
+    refuse_others({"default_type": 0, "causal": False, **arguments}, {"default_type": (0,), "causal": (False,)}, target)
     refuse_others(arguments, {"embedding_dim": (None, arguments["dim"])}, target)
     return {
         "vocab_size": arguments["vocab_size"],
@@ -277,6 +278,6 @@ def family_config(arguments: Mapping[str, Any], target: str) -> dict[str, Any]:
 def refuse_head(arguments: Mapping[str, Any], head: Mapping[str, Any], target: str) -> None:
     """Raise ConfigError for a head that is not tied, or of another activation or eps than its encoder."""
     same = {"activation": (arguments["activation"],), "eps": (arguments["eps"],)}
-    refuse_others(head, {"tied": (True,), "bias": (True,), **same}, target)
+    refuse_others(head, {"tied": (True,), "bias": (True,), "transform": (True,), **same}, target)
     if head["sequence"] is not None:
         refuse_others(arguments, {"pool": ("cls_tanh",)}, target)

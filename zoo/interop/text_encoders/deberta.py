@@ -188,7 +188,8 @@ def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) 
     Raises:
         ConfigError: theirs does not have something that the source has.
     """
-    target = "transformers' DebertaV2Model" if head is None else "transformers' DebertaV2ForMaskedLM"
+    first = not arguments["key_bias"]  # version 1, which ``deberta_v1`` completes
+    target = f"transformers' Deberta{'' if first else 'V2'}{'Model' if head is None else 'ForMaskedLM'}"
     if head is not None:
         refuse_others(head, {"sequence": (None,)}, target)
         refuse_head(arguments, head, target)

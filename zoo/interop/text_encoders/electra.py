@@ -117,7 +117,7 @@ def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) 
     target = f"transformers' {architecture}"
     if head is not None and head["name"] == "bert":
         architecture = "ElectraForMaskedLM"
-        same = {"eps": (arguments["eps"],), "bias": (True,)}
+        same = {"eps": (arguments["eps"],), "bias": (True,), "transform": (True,)}
         refuse_others(head, {"tied": (True,), "sequence": (None,), "activation": ("gelu",), **same}, f"transformers' {architecture}")
     elif head is not None:
         architecture = "ElectraForPreTraining"

@@ -18,12 +18,14 @@ from zoo.interop.base.source import Source
 from zoo.interop.text_encoders import albert as transformers_albert
 from zoo.interop.text_encoders import bert as transformers_bert
 from zoo.interop.text_encoders import deberta as transformers_deberta
+from zoo.interop.text_encoders import deberta_v1 as transformers_deberta_v1
 from zoo.interop.text_encoders import electra as transformers_electra
 from zoo.interop.text_encoders import modernbert as transformers_modernbert
 from zoo.interop.text_encoders import roberta as transformers_roberta
 from zoo.interop.text_encoders import t5 as transformers_t5
+from zoo.interop.text_encoders import xlm as transformers_xlm
 from zoo.interop.text_encoders.write import text_export
-from zoo.processors.tokenizers.library_tokenizers import TOKENIZER_CONFIG, read_tokenizer
+from zoo.processors.tokenizers.library_tokenizers import TOKENIZER_CONFIG, TOKENIZER_FILE, read_tokenizer
 from zoo.registry import register
 from zoo.storage.checked import check
 from zoo.storage.outside import read_json
@@ -35,12 +37,17 @@ TEXT: dict[str, ModuleType] = {  # by model_type
     "albert": transformers_albert,
     "t5": transformers_t5,
     "deberta-v2": transformers_deberta,
+    "deberta": transformers_deberta_v1,
     "modernbert": transformers_modernbert,
+    "xlm": transformers_xlm,
 }
 GIVEN = {"tokenizer": "given"}
 SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")  # of sentence-transformers; Dropout is for training only
 READS = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}  # of SENTENCE_FILE; no other values are read
 POOLING_FILE, SENTENCE_FILE, PROMPTS_FILE = "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+OWN_TOKENIZERS = {  # by model_type: tokenizers whose vocab.json and merges.txt would be taken for CLIP's
+    "xlm": "vocab.json, merges.txt: the tokenizer, which needs Moses; give token ids, or put a tokenizer.json there",
+}
 NO_LIMIT = 1_000_000  # transformers writes a number near 1e30 as model_max_length if there is no limit
 
 
@@ -97,7 +104,8 @@ def describe_text(source: Source, directory: Path, config: Mapping[str, Any]) ->
     encoder = {"name": origin.FAMILY, **origin.arguments(config, keys, pooling or None)}
     if "Normalize" in modules:
         encoder["normalise"] = True
-    found = read_tokenizer(directory, model_type=config["model_type"])
+    unread = origin.MODEL_TYPE in OWN_TOKENIZERS and not (directory / TOKENIZER_FILE).is_file()
+    found = None if unread else read_tokenizer(directory, model_type=config["model_type"])
     text: dict[str, Any] = dict(found.settings if found is not None else GIVEN)
     tokenizer = None if found is None else found.tokenizer
     if tokenizer is not None and not pooling and _has_types(tokenizer):  # a sentence encoder takes one text, without segments
@@ -105,7 +113,7 @@ def describe_text(source: Source, directory: Path, config: Mapping[str, Any]) ->
     text |= _limits(directory, encoder["context_length"], is_sentence_encoder=bool(pooling))
     prompt, others = _prompts(directory, pooling)
     text |= {"prompt": prompt} if prompt else {}
-    left_out = tuple(others)
+    left_out = (*others, *(OWN_TOKENIZERS[origin.MODEL_TYPE],) * unread)
     if not origin.has_head(keys):
         return Description({"encoder": encoder, "processor": {"text": text}}, tokenizer, left_out=left_out)
     head = {"name": "bert", **origin.head_arguments(config, keys)}

@@ -155,7 +155,7 @@ def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) 
     classifier: dict[str, Any] = {}
     if head is not None:
         same = {"eps": (arguments["eps"],), "bias": (arguments["norm_bias"],)}
-        refuse_others(head, {"tied": (True,), "sequence": (None,), "activation": THEIR_ACTIVATIONS, **same}, target)
+        refuse_others(head, {"tied": (True,), "transform": (True,), "sequence": (None,), "activation": THEIR_ACTIVATIONS, **same}, target)
         classifier = {"classifier_activation": THEIR_ACTIVATIONS[head["activation"]], "classifier_bias": head["bias"]}
     thetas = {GLOBAL: arguments["rope_theta"], LOCAL: arguments["window_rope_theta"]}
     return {

@@ -12,10 +12,12 @@ from zoo.interop.base.format import Export
 from zoo.interop.text_encoders import albert as transformers_albert
 from zoo.interop.text_encoders import bert as transformers_bert
 from zoo.interop.text_encoders import deberta as transformers_deberta
+from zoo.interop.text_encoders import deberta_v1 as transformers_deberta_v1
 from zoo.interop.text_encoders import electra as transformers_electra
 from zoo.interop.text_encoders import modernbert as transformers_modernbert
 from zoo.interop.text_encoders import roberta as transformers_roberta
 from zoo.interop.text_encoders import t5 as transformers_t5
+from zoo.interop.text_encoders import xlm as transformers_xlm
 from zoo.processors.tokenizers.library_tokenizers import find_mask, tokenizer_files
 from zoo.registry import find_part
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
@@ -68,9 +70,17 @@ def _encoder_config(model: nn.Module) -> dict[str, Any] | None:
 
 
 def origin_of(arguments: Mapping[str, Any]) -> ModuleType:
-    """Return the module of an encoder's model in transformers; RoBERTa differs from BERT in the row of its first position."""
+    """Return the module of an encoder's model in transformers.
+
+    RoBERTa differs from BERT in the row of its first position, XLM in the type of single texts, and DeBERTa's version 1 from the later ones
+    in the biases.
+    """
     if arguments["name"] == "bert" and arguments["padding_row"] is not None:
         return transformers_roberta
+    if arguments["name"] == "bert" and arguments["default_type"] is None:
+        return transformers_xlm
+    if arguments["name"] == "deberta" and not arguments["key_bias"]:
+        return transformers_deberta_v1
     return FAMILIES[arguments["name"]]
 
 

@@ -35,6 +35,11 @@ def has_vnni() -> bool:
     return torch.cpu._is_vnni_supported()
 
 
+# torch.compile cannot trace the question to the CPU: without this mark, each layer that simulates int8 in training would break the graph.
+# The same as torch.compiler.assume_constant_result, whose import takes a second.
+has_vnni.__wrapped__._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 @cache
 def has_fbgemm() -> bool:
     """True if torch was built with fbgemm (x86 only), whose int8 and fp16 products are the fastest with few rows."""
