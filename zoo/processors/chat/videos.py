@@ -1,12 +1,12 @@
-"""Videos in conversations: frames in place of a video for systems that take pictures only."""
+"""Videos in conversations: pictures in place of a video for systems that take no video as one item."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
-from zoo.processors.media.video_file import Video, is_video, read_video
+from zoo.processors.media.video_file import Frame, Video, is_video, read_video
 from zoo.types import Tiler
 
 MARKER = MARKERS["image"]
@@ -16,7 +16,8 @@ def with_frames(conversation: Conversation, tiler: Tiler | None) -> Conversation
     """Return the conversation with its video files decoded.
 
     Args:
-        tiler: if it takes frames, a video stays one item; otherwise each frame is a picture, with its own marker on its own line.
+        tiler: if it takes frames, a video stays one item; otherwise its pictures, each of one frame or of as many as the tiler joins, have
+            their own markers, with the tiler's text before each.
 
     Raises:
         DataError: a video cannot be read.
@@ -26,21 +27,39 @@ def with_frames(conversation: Conversation, tiler: Tiler | None) -> Conversation
     images = [read_video(raw) if isinstance(raw, Path) and is_video(raw) else raw for raw in conversation.images]
     if tiler is not None and tiler.takes_frames:
         return replace(conversation, images=tuple(images))
-    written = iter([_lines(raw, tiler) for raw in images])
+    pictures = [_pictures(raw, tiler) if isinstance(raw, Video) else [raw] for raw in images]
+    written = iter(
+        [_lines(found, tiler) if isinstance(raw, Video) else MARKER for raw, found in zip(images, pictures, strict=True)]
+    )
     messages = tuple(Message(message.role, _replaced(message.text, written)) for message in conversation.messages)
-    frames = [frame for raw in images for frame in (raw.frames if isinstance(raw, Video) else [raw])]
-    return replace(conversation, messages=messages, images=tuple(frames))
+    return replace(conversation, messages=messages, images=tuple(picture for found in pictures for picture in found))
 
 
-def _lines(raw: Any, tiler: Tiler | None) -> str:
-    """Return the text that stands for a picture, or for the frames of a video."""
-    if not isinstance(raw, Video):
-        return MARKER
-    before = "" if tiler is None else tiler.frame_text
-    return "\n".join(before.format(number=number) + MARKER for number in range(1, len(raw.frames) + 1))
+def _pictures(video: Video, tiler: Tiler | None) -> Sequence[Frame | Video]:
+    """Return the pictures of a video: its frames, or parts of it if the tiler joins frames."""
+    return video.frames if tiler is None or not tiler.takes_videos else video.parts(tiler.frames)
+
+
+def _lines(pictures: Sequence[Frame | Video], tiler: Tiler | None) -> str:
+    """Return the text that stands for the pictures of a video."""
+    before, between = ("", "\n") if tiler is None else (tiler.frame_text, tiler.frame_break)
+    texts = [before.format(number=number, seconds=_seconds(picture)) + MARKER for number, picture in enumerate(pictures, 1)]
+    return between.join(texts)
+
+
+def _seconds(picture: Frame | Video) -> float:
+    """Return the time of a picture in its video: of several frames, the middle of the first and the last."""
+    ends = (picture.frames[0], picture.frames[-1]) if isinstance(picture, Video) else (picture, picture)
+    return (ends[0].seconds + ends[1].seconds) / 2
 
 
 def _replaced(text: str, written: Iterator[str]) -> str:
-    """Replace each marker of a text by the next of ``written``."""
-    first, *rest = text.split(MARKER)
-    return first + "".join(next(written) + piece for piece in rest)
+    """Replace each marker of a text by the next of ``written``.
+
+    A line break before a time is left out: chat templates of tokenizers leave it out before a marker, and the time stands in its place.
+    """
+    found, *rest = text.split(MARKER)
+    for piece in rest:
+        new = next(written)
+        found = (found.removesuffix("\n") if new.startswith("<") and not new.startswith(MARKER) else found) + new + piece
+    return found
