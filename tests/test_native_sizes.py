@@ -62,8 +62,10 @@ def test_classify_gives_each_picture_what_it_gets_alone(name, tiler, folder, mod
         alone = json.loads(capsys.readouterr().out)
         assert alone["labels"] == pytest.approx(line["labels"], abs=1e-5)
     system = zoo.load(model)
-    rows = system.classify([folder / file for file in SIZES]) if not labels else system.classify(
-        [folder / file for file in SIZES], ["cat", "dog", "so"], templates=["a photo of a {}"]
+    rows = (
+        system.classify([folder / file for file in SIZES])
+        if not labels
+        else system.classify([folder / file for file in SIZES], ["cat", "dog", "so"], templates=["a photo of a {}"])
     )
     assert rows.shape == (5, 3) and len({tuple(row.tolist()) for row in rows}) == 5
 
@@ -108,7 +110,9 @@ def test_an_index_of_mixed_sizes_is_embedded_and_searched(tiler, folder, models,
 def test_retrieval_reads_pictures_of_their_own_sizes(tiler, folder, models):
     with (folder / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "caption", "split"), *((name, f"picture {name[0]}", "test") for name in SIZES)])
-    source = build_part("source", {"name": "folder", "path": str(folder), "table": "table.csv", "path_key": "path", "caption_key": "caption"}, "source")
+    source = build_part(
+        "source", {"name": "folder", "path": str(folder), "table": "table.csv", "path_key": "path", "caption_key": "caption"}, "source"
+    )
     found = [Retrieval(batch_size=size)(zoo.load(models("siglip_vit_nano", tiler)), source, "test").metrics for size in (1, 4)]
     assert found[0].keys() == found[1].keys() and found[0]["image_to_text_recall@5"] == pytest.approx(found[1]["image_to_text_recall@5"])
 
@@ -124,10 +128,14 @@ def test_a_naflex_tower_goes_to_timm_and_back(tmp_path):
     assert main(["export", str(tmp_path / "ours"), str(tmp_path / "timm"), "--format", "timm"]) == 0
     (file,) = (tmp_path / "timm").glob("*.safetensors")
     settings = {"act_layer": "gelu_tanh", "global_pool": "map", "pos_embed_interp_mode": "bilinear"}
-    reference = NaFlexVit(NaFlexVitCfg(embed_dim=24, depth=2, num_heads=2, patch_size=8, pos_embed_grid_size=(4, 4), **settings), num_classes=2)
+    reference = NaFlexVit(
+        NaFlexVitCfg(embed_dim=24, depth=2, num_heads=2, patch_size=8, pos_embed_grid_size=(4, 4), **settings), num_classes=2
+    )
     reference.load_state_dict(load_file(file))
     batch = system.processor(image=[np.zeros((48, 64, 3), np.uint8), np.full((20, 90, 3), 200, np.uint8)])
-    for patches, (rows, columns) in zip(batch.inputs["image"].split(batch.grids["image"].prod(1).tolist()), batch.grids["image"].tolist(), strict=True):
+    for patches, (rows, columns) in zip(
+        batch.inputs["image"].split(batch.grids["image"].prod(1).tolist()), batch.grids["image"].tolist(), strict=True
+    ):
         given = {
             "patches": patches.unflatten(1, (3, 8, 8)).permute(0, 2, 3, 1).flatten(1)[None],
             "patch_coord": torch.cartesian_prod(torch.arange(rows), torch.arange(columns))[None],

@@ -135,7 +135,7 @@ def test_long_videos_have_the_positions_of_the_training(kind, saved):
     rows, columns = (ours.grids["image"][0] // 2).tolist()
     place = start = number = 0
     positions = []
-    for token, spot in enumerate(spots):
+    for spot in spots:
         if not spot:
             positions, place, number = [*positions, [place] * 3], place + 1, 0
             continue

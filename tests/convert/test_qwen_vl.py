@@ -203,7 +203,8 @@ def test_placeholders_are_as_many_as_features_for_a_thousand_sizes(saved):
         mask = torch.arange(most)[None] < grids.prod(1)[:, None]
         _, real = connector.on_grids(torch.zeros(100, most, 16), mask, grids)
         assert real.sum(1).tolist() == [
-            count(Tiles(torch.empty(0, 3, 4, 4, dtype=torch.uint8), torch.tensor(size), grid)) for size, grid in zip(part, grids, strict=True)
+            count(Tiles(torch.empty(0, 3, 4, 4, dtype=torch.uint8), torch.tensor(size), grid))
+            for size, grid in zip(part, grids, strict=True)
         ]
 
 

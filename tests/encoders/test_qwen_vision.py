@@ -79,7 +79,7 @@ ROTARY = ["encoder@system.encoders.image=qwen_vision_nano", "system.encoders.ima
     ],
 )
 def test_rotary_rows_and_columns_and_windows_go_with_any_head(name, more, tiler):
-    """Two-dimensional rotary positions and windows by config: each weight gets a gradient, and a picture gives alone what it gives with others."""
+    """Each weight gets a gradient, and a picture gives alone what it gives with others."""
     torch.manual_seed(0)
     options = {"budget": "{kind: budget, max_patches: 36}", "fit": "{kind: fit, min_pixels: 64, max_pixels: 1024}"}[tiler]
     system = zoo.create_system(name, [*ROTARY, *more, f"+system.processor.image.tiler={options}"])

@@ -190,9 +190,7 @@ def _tiler_of_encoder(tiler: str | Mapping[str, Any], encoder: Encoder, here: st
     if isinstance(options.get("video"), Mapping):
         video = options["video"] = {"frames": encoder.frames, **options["video"]}
         if video["frames"] != encoder.frames:
-            raise ConfigError(
-                f"{here}.tiler.video.frames: {video['frames']}, but {owner}.frames is {encoder.frames}; leave it out here"
-            )
+            raise ConfigError(f"{here}.tiler.video.frames: {video['frames']}, but {owner}.frames is {encoder.frames}; leave it out here")
     return options
 
 

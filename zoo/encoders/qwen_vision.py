@@ -23,9 +23,9 @@ from zoo.layers.attention import refuse_uneven_heads
 from zoo.layers.decoder import CausalAttention, DecoderBlock
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import feed_forward
+from zoo.layers.norm import build_norm
 from zoo.layers.patch_list import refuse_patches
 from zoo.layers.picture_lists import OneGrid, PictureList
-from zoo.layers.norm import build_norm
 from zoo.layers.pool import AttentionPool, masked_mean
 from zoo.layers.position import resize_positions
 from zoo.layers.rope import Rotary, Turn

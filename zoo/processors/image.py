@@ -185,7 +185,9 @@ class ImageProcessor(ModalityProcessor):
         if self.tiler.cuts == "tiles":
             return Batch({"image": pixels}, sizes={"image": sizes})
         later = {"image": steps} if len(steps) > len(tiles) else {}
-        return Batch({"image": pixels.flatten(1)}, sizes={"image": sizes}, grids={"image": grids}, steps=later)  # [total, 3 * patch * patch]
+        return Batch(
+            {"image": pixels.flatten(1)}, sizes={"image": sizes}, grids={"image": grids}, steps=later
+        )  # [total, 3 * patch * patch]
 
     def _normalised(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))

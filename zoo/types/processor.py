@@ -96,7 +96,7 @@ class ModalityProcessor:
         raise NotImplementedError
 
     def ready(self, items: Sequence[Any]) -> Any:
-        """Return items as ``embed``, ``score`` and ``classify`` take them: one tensor without its mask, or a batch if they have own sizes."""
+        """Return items as ``embed``, ``score`` and ``classify`` take them: a tensor without its mask; a batch if sizes differ."""
         found = self.collate(items)
         return found if isinstance(found, Batch) else found[0]
 

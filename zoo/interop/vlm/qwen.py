@@ -200,7 +200,9 @@ class Qwen(Family):
         )
         if "image_mean" in settings and "image_std" in settings:
             own = normalisation_of(settings, origin)
-            refuse_others(own, {key: (preprocessing[key],) for key in own}, f"zoo's image processor, which reads pictures and videos ({origin})")
+            refuse_others(
+                own, {key: (preprocessing[key],) for key in own}, f"zoo's image processor, which reads pictures and videos ({origin})"
+            )
         return {"video": {"frames": FRAMES, **self.video, **_pixels(settings, *self.video_size)}}
 
     def video_preprocessor(self, processor: ImageProcessor) -> dict[str, Any] | None:

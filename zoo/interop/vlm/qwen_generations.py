@@ -90,7 +90,9 @@ class Qwen25VL(Qwen):
         if video is None:
             return {}
         if video.per_second != int(video.per_second):
-            raise ConfigError(f"processor.image.tiler.video.per_second: {video.per_second}; Qwen2.5-VL has a whole number of steps a second")
+            raise ConfigError(
+                f"processor.image.tiler.video.per_second: {video.per_second}; Qwen2.5-VL has a whole number of steps a second"
+            )
         return {"tokens_per_second": int(video.per_second)}
 
     def _sizes(self, vision: Mapping[str, Any], merge: int, patch: int) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Fit: a picture near its own size, both sides whole numbers of merged patches (Qwen2-VL and later); videos by pairs of frames.
 
 Papers: Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1; Bai et al. 2025, "Qwen2.5-VL" (arXiv 2502.13923), section 2.1.2; Qwen
-team 2025, "Qwen3-VL" (arXiv 2511.21631). Reference: transformers 5.17 ``image_processing_qwen2_vl.py``, ``video_processing_qwen2_vl.py`` and
-``video_processing_qwen3_vl.py`` (``smart_resize``).
+team 2025, "Qwen3-VL" (arXiv 2511.21631). Reference: transformers 5.17 ``image_processing_qwen2_vl.py``,
+``video_processing_qwen2_vl.py`` and ``video_processing_qwen3_vl.py`` (``smart_resize``).
 """
 
 import math

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.processors.media.video_file import Frame, Video, is_video, read_video
@@ -28,10 +27,10 @@ def with_frames(conversation: Conversation, tiler: Tiler | None) -> Conversation
     if tiler is not None and tiler.takes_frames:
         return replace(conversation, images=tuple(images))
     pictures = [_pictures(raw, tiler) if isinstance(raw, Video) else [raw] for raw in images]
-    written = iter(
-        [_lines(found, tiler) if isinstance(raw, Video) else MARKER for raw, found in zip(images, pictures, strict=True)]
-    )
-    messages = tuple(Message(message.role, _replaced(message.text, written)) for message in conversation.messages)
+    shown = zip(images, pictures, strict=True)
+    written = iter([_lines(found, tiler) if isinstance(raw, Video) else MARKER for raw, found in shown])
+    timed = tiler is not None and not tiler.frame_break
+    messages = tuple(Message(message.role, _replaced(message.text, written, timed)) for message in conversation.messages)
     return replace(conversation, messages=messages, images=tuple(picture for found in pictures for picture in found))
 
 
@@ -53,13 +52,16 @@ def _seconds(picture: Frame | Video) -> float:
     return (ends[0].seconds + ends[1].seconds) / 2
 
 
-def _replaced(text: str, written: Iterator[str]) -> str:
+def _replaced(text: str, written: Iterator[str], timed: bool) -> str:
     """Replace each marker of a text by the next of ``written``.
 
-    A line break before a time is left out: chat templates of tokenizers leave it out before a marker, and the time stands in its place.
+    Args:
+        written: a marker, or the text of a video.
+        timed: leave out a line break before the text of a video; chat templates of tokenizers leave it out before a marker, which that text
+            replaces.
     """
     found, *rest = text.split(MARKER)
     for piece in rest:
         new = next(written)
-        found = (found.removesuffix("\n") if new.startswith("<") and not new.startswith(MARKER) else found) + new + piece
+        found = (found.removesuffix("\n") if timed and new != MARKER else found) + new + piece
     return found
