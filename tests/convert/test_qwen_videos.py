@@ -178,6 +178,23 @@ def test_frames_are_cut_as_theirs_for_many_sizes():
         shared.plan_frames(4, 2, 500)
 
 
+@pytest.mark.parametrize(("kind", "tokens"), [("2", 100), ("2", 1000), ("3", 8)])
+def test_long_videos_are_cut_smaller_as_theirs(kind, tokens, saved):
+    from transformers.image_utils import SizeDict
+
+    processor, limits = saved(kind)[1].video_processor, {"min_pixels": 256, "max_pixels": 8192}
+    processor = type(processor)(patch_size=4, max_video_tokens=tokens)
+    ours = Fit(patch_size=4, video={"frames": 2, "shared": kind == "3", "most_tokens": tokens, **limits})
+    size, sizes = SizeDict(shortest_edge=256, longest_edge=8192), set()
+    for number in (2, 5, 12, 40):
+        given = torch.zeros(1, number, 3, 60, 44, dtype=torch.uint8)
+        words = {"size": size, "resample": 3, "factor": 8, "temporal_factor": 2, "cap_pixels_per_frame": True}
+        canvas = ours.plan_frames(number, 60, 44).canvas
+        assert canvas == tuple(processor.resize(given, **words).shape[-2:])
+        sizes.add(canvas)
+    assert len(sizes) > 1
+
+
 @EACH
 def test_settings_of_videos_go_back(kind, saved, tmp_path):
     _, processor, directory, system = saved(kind)
@@ -222,6 +239,7 @@ def test_wrong_settings_and_inputs_are_named(saved):
         ({"time": "never"}, "video.time: there is no 'never'"),
         ({"speed": 2}, "video.speed: .*no such option"),
         ({"per_second": 0.0}, "video.per_second: got 0.0"),
+        ({"most_tokens": 0}, "video.most_tokens: 0; allowed is 1 or more"),
         ({"min_pixels": 9, "max_pixels": 4}, "video.max_pixels: 4; allowed is 9 or more"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -146,8 +146,9 @@ def a_paligemma(kind):
     """Return a random PaliGemma, or PaliGemma 2 with a window of 6 tokens in one layer of two, of 32 pixels, and its processor."""
     vision = reference.SiglipVisionConfig(**WIDE, num_hidden_layers=2, image_size=32, patch_size=8, vision_use_head=False)
     words: dict[str, Any] = {**WORDS, "vocab_size": 1472, "head_dim": 8, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 4}
-    if kind == "paligemma2":  # without a limit of the scores, which sdpa of transformers leaves out
-        text = reference.Gemma2Config(**words, sliding_window=6, query_pre_attn_scalar=8, attn_logit_softcapping=None)
+    if kind == "paligemma2":  # without the limits of scores and logits: sdpa leaves out the first, transformers' PaliGemma the second
+        caps = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+        text = reference.Gemma2Config(**words, sliding_window=6, query_pre_attn_scalar=8, **caps)
     else:
         text = reference.GemmaConfig(**words)
     config = reference.PaliGemmaConfig(vision_config=vision, text_config=text, image_token_index=2, projection_dim=24, hidden_size=24)

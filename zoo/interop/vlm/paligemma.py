@@ -4,7 +4,8 @@ Papers: Beyer et al. 2024, "PaliGemma" (arXiv 2407.07726), section 3.1 and figur
 whose language model is Gemma 2. Reference: transformers 5.17, ``modeling_paligemma.py``.
 
 Differences: theirs counts positions from 1, ours from 0; rotary positions are relative, so that this changes nothing. Without
-``token_type_ids`` theirs lets an answer's tokens see later ones too.
+``token_type_ids`` theirs lets an answer's tokens see later ones too. Of PaliGemma 2, theirs leaves out the soft limit of the logits
+(``final_logit_softcapping``), with which Gemma 2 was trained; this changes probabilities, but no greedy answer.
 """
 
 from collections.abc import Collection, Mapping

@@ -66,6 +66,7 @@ class Qwen(Family):
         nested: True if files have the names of models in memory.
         video: options of our tiler for videos that all sizes of the generation share.
         video_size: smallest and largest number of pixels of a video processor whose file does not say them.
+        video_tokens: its limit of tokens, which ``cap_pixels_per_frame`` switches on.
         video_processor: class of transformers that is written.
     """
 
@@ -91,6 +92,7 @@ class Qwen(Family):
     nested: ClassVar[bool] = False
     video: ClassVar[Mapping[str, Any]] = {"time": "order", "shared": False}
     video_size: ClassVar[tuple[int, int]] = (128 * 28 * 28, 768 * 28 * 28)
+    video_tokens: ClassVar[int] = 128_000
     video_processor: ClassVar[str] = "Qwen2VLVideoProcessor"
 
     def recognises(self, keys: Collection[str]) -> bool:
@@ -203,7 +205,9 @@ class Qwen(Family):
             refuse_others(
                 own, {key: (preprocessing[key],) for key in own}, f"zoo's image processor, which reads pictures and videos ({origin})"
             )
-        return {"video": {"frames": FRAMES, **self.video, **_pixels(settings, *self.video_size)}}
+        most = count({"max_video_tokens": self.video_tokens, **settings}, "max_video_tokens")
+        limits = _pixels(settings, *self.video_size) | ({"most_tokens": most} if settings.get("cap_pixels_per_frame") else {})
+        return {"video": {"frames": FRAMES, **self.video, **limits}}
 
     def video_preprocessor(self, processor: ImageProcessor) -> dict[str, Any] | None:
         tiler = processor.tiler
@@ -219,6 +223,8 @@ class Qwen(Family):
         return {
             **shared_settings(processor),
             "video_processor_type": self.video_processor,
+            "cap_pixels_per_frame": tiler.video.most_tokens is not None,
+            **({} if tiler.video.most_tokens is None else {"max_video_tokens": tiler.video.most_tokens}),
             "size": {"shortest_edge": tiler.video.min_pixels, "longest_edge": tiler.video.max_pixels},
             **{"patch_size": tiler.patch_size, "merge_size": tiler.merge, "temporal_patch_size": FRAMES, "do_convert_rgb": True},
         }

@@ -137,6 +137,7 @@ class Qwen3VL(Qwen):
     nested = True
     video = {"time": "text", "shared": True}
     video_size = (128 * 32 * 32, 768 * 32 * 32)
+    video_tokens = 768
     video_processor = "Qwen3VLVideoProcessor"
     tower_rules = (
         *named({"patch_embed.proj.bias": f"{TOWER}patch.bias"}),

@@ -34,6 +34,8 @@ class VideoOptions:
         min_pixels: smaller frames are enlarged to at least this.
         max_pixels: larger frames are shrunk to at most this.
         shared: True if the limits hold for all frames of a video together (3-VL), False for each frame.
+        most_tokens: lowers ``max_pixels`` of long videos, but not below 1.05 times ``min_pixels`` a frame. With ``shared``, a frame has at
+            most so many tokens, else all frames together 90 % of so many. None: no such limit.
     """
 
     frames: int = 1
@@ -42,6 +44,7 @@ class VideoOptions:
     min_pixels: int = 100_352
     max_pixels: int = 602_112
     shared: bool = False
+    most_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.time not in TIMES:
@@ -51,6 +54,21 @@ class VideoOptions:
         for key, value, least in (("frames", self.frames, 1), ("min_pixels", self.min_pixels, 1)):
             refuse_below(f"video.{key}", value, least)
         refuse_below("video.max_pixels", self.max_pixels, self.min_pixels)
+        refuse_below("video.most_tokens", 1 if self.most_tokens is None else self.most_tokens, 1)
+
+    def most_pixels(self, number: int, square: int) -> int:
+        """Return the largest number of pixels of a frame, or of all together if the limits are shared.
+
+        Args:
+            number: of frames.
+            square: pixels of one token.
+        """
+        if self.most_tokens is None:
+            return self.max_pixels
+        least = int(self.min_pixels * 1.05)
+        if self.shared:
+            return max(min(self.most_tokens * square, self.max_pixels // number), least) * number
+        return max(min(self.max_pixels, int(self.most_tokens * square * 0.9) * self.frames // number), least)
 
 
 @register("tiler")
@@ -105,13 +123,14 @@ class Fit(Tiler):
         if self.video is None:
             return self.plan(height, width)
         size, video, step = (height, width), self.video, self.patch_size * self.merge
+        most = video.most_pixels(number, step**2)
         if not video.shared:
-            return self._plan(size, size, video.min_pixels, video.max_pixels)
+            return self._plan(size, size, video.min_pixels, most)
         if min(size) < step:
             scale = max(step / height, step / width)
             size = (int(height * scale), int(width * scale))
         whole = max(1, round(number / video.frames)) * video.frames  # half to even, as in the reference
-        return self._plan((height, width), size, video.min_pixels, video.max_pixels, number, whole)
+        return self._plan((height, width), size, video.min_pixels, most, number, whole)
 
     def _plan(self, picture: Size, size: Size, least: int, most: int, frames: int = 1, counted: int = 1) -> Plan:
         """Return the cutting of a picture, or of each of ``frames`` frames whose pixels count ``counted`` times for the limits.
