@@ -3,6 +3,7 @@
 import sys
 from types import ModuleType, SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -71,6 +72,18 @@ def test_pictures_stand_at_the_markers_of_the_context_or_before_it(llava):
     assert llava._conversation("one <image>", [picture(0), picture(9)]).messages[0].text == "<image>\n<image>\none < image>"
 
 
+def test_a_video_is_shown_by_its_frames(llava, tmp_path):
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for number in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), 40 * number, np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    shown = LmmsModel(llava.model, frames=3)._conversation("What happens?", [str(tmp_path / "clip.mp4")])
+    assert [round(frame.seconds, 1) for frame in shown.images[0].frames] == [0.0, 0.2, 0.4]
+    assert len(llava.model.generate([shown], max_new_tokens=2)) == 1
+
+
 @pytest.mark.parametrize("answer", ["three", lambda document: document["answer"]])
 def test_likelihoods_are_negative_as_the_evaluator_takes_the_smallest(llava, answer):
     found = llava.loglikelihood([request(DOCUMENTS[n]["question"], answer, visual, n, TASK, SPLIT) for n in range(3)])
@@ -107,8 +120,12 @@ def test_settings_of_sampling_count_only_where_a_task_samples(llava):
 def test_bad_requests_are_refused(llava):
     with pytest.raises(ConfigError, match="'beams' is unknown"):
         llava.generate_until([asked(0, {"beams": 3})])
-    with pytest.raises(DataError, match=r"shows 'film\.mp4'"):
+    with pytest.raises(DataError, match=r"shows 'film\.txt'"):
+        llava._conversation("?", ["film.txt"])
+    with pytest.raises(DataError, match=r"film\.mp4: no such file"):
         llava._conversation("?", ["film.mp4"])
+    with pytest.raises(ConfigError, match="frames: 0"):
+        LmmsModel(llava.model, frames=0)
     with pytest.raises(ConfigError, match="audio inputs, but the model has image"):
         llava._conversation("?", [{"array": np.zeros(800), "sampling_rate": 16000}])
     with pytest.raises(DataError, match="not empty"):

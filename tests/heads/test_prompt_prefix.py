@@ -116,6 +116,6 @@ def test_the_template_puts_pictures_first_and_refuses_other_roles():
         build_template("paligemma", Symbols(), "Be brief.", None)
 
 
-def test_a_language_model_with_a_window_is_refused():
-    with pytest.raises(ConfigError, match="has an attention window"):
-        zoo.create_system("llava_nano", ["+system.head.prefix=true", "language@system.head.language=mistral_nano"])
+def test_a_language_model_without_a_prefix_is_refused():
+    with pytest.raises(ConfigError, match="has no prefix whose tokens see each other"):
+        zoo.create_system("llava_nano", ["+system.head.prefix=true", "language@system.head.language=rwkv7_nano"])

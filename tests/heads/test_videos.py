@@ -24,7 +24,10 @@ from zoo.types import PLACEHOLDER_IDS
 
 LONG = ["system.head.language.context_length=1200", "system.processor.conversation.tokenizer=characters"]
 TOGETHER = "{kind: anyres, most_tiles: 1, several: whole, frame_pool: 2}"  # as LLaVA-OneVision
-TILERS = ["null", TOGETHER, "split", "canvas"]
+LIMITS = "min_pixels: 256, max_pixels: 1024"
+PATCHES = f"{{kind: fit, merge: 1, {LIMITS}, video: {{time: order, {LIMITS}}}}}"  # as Qwen2-VL, with the patches of any encoder
+ONE_ITEM = (TOGETHER, PATCHES)  # a video is one item
+TILERS = ["null", TOGETHER, "split", "canvas", PATCHES]
 
 
 def picture(height, width, seed=0):
@@ -120,12 +123,12 @@ def test_a_video_file_is_read_in_any_system(systems, clip, tiler):
     batch = system.processor(conversation=asked, for_generation=True)
     found = features_of(system.head, system, batch, {})["image"]
     assert int((batch.inputs["text"] == PLACEHOLDER_IDS["image"]).sum()) == int(found[1].sum())
-    assert len(found[0]) == (1 if tiler == TOGETHER else 8) + 3
+    assert len(found[0]) == (1 if tiler in ONE_ITEM else 8) + 3
     assert system.generate(asked, max_new_tokens=3) == [system.generate([each], max_new_tokens=3)[0] for each in asked]
     frames = read_video(clip).frames
     text = "Frame{}: " if tiler == "canvas" else ""
     apart = [part for number, frame in enumerate(frames, 1) for part in ("\n" + text.format(number), frame)]
-    given = [Video(frames)] if tiler == TOGETHER else [text.format(1), *apart[1:]]
+    given = [Video(frames)] if tiler in ONE_ITEM else [text.format(1), *apart[1:]]
     alone, others = system.score([asked[0]], ["a cat"]), system.score([[*given, "What is there?"]], ["a cat"])
     torch.testing.assert_close(alone, others)
     system.zero_grad()

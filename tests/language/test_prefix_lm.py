@@ -8,6 +8,7 @@ import zoo
 from zoo.errors import ConfigError, DataError
 from zoo.language.decoding.generate import generate
 from zoo.language.decoding.sampling import Sampling
+from zoo.layers.attention import causal_mask
 from zoo.layers.decoder import prefix_keys, with_prefix
 from zoo.layers.packing import Packing
 
@@ -38,6 +39,8 @@ def test_the_mask_of_two_and_three_tokens():
     seen = with_prefix(None, prefix_keys(torch.tensor([2]), None, 5))
     rows = ["".join(str(int(key)) for key in query) for query in seen[0, 0]]
     assert rows == ["11000", "11000", "11100", "11110", "11111"]
+    narrow = with_prefix(causal_mask(5, 5, seen.device, 2), prefix_keys(torch.tensor([3]), None, 5))  # no window inside the prefix
+    assert ["".join(str(int(key)) for key in query) for query in narrow[0, 0]] == ["11100", "11100", "11100", "00110", "00011"]
     left = prefix_keys(torch.tensor([2]), torch.tensor([[False, True, True, True]]), 4)
     assert left.tolist() == [[False, True, True, False]]
 
@@ -56,8 +59,12 @@ def test_hidden_states_equal_theirs_with_the_same_mask(models):
 
 
 @torch.no_grad()
-def test_packing_padding_and_a_cache_change_nothing(models):
+@pytest.mark.parametrize("window", [None, 2, [2, None]])
+def test_packing_padding_and_a_cache_change_nothing(window, models):
     _, ours = models
+    if window is not None:
+        torch.manual_seed(0)
+        ours = zoo.create_model("llama_nano", window=window, vocab_size=512).eval()
     ids, mask = batch()
     expected = ours(ids, mask, prefix_lengths=PREFIXES)
     for rounding in (1, 4):
@@ -115,9 +122,6 @@ def test_impossible_prefixes_are_refused(models):
         ours(ids[:, 2:], cache=cache, prefix_lengths=PREFIXES)
     with pytest.raises(ConfigError, match="they belong to its layout"):
         ours(ids.flatten(), layout=Packing(mask, causal=True), prefix_lengths=PREFIXES)
-    windowed = zoo.create_model("llama_nano", window=4)
-    with pytest.raises(ConfigError, match="window of 4 tokens"):
-        windowed(ids, prefix_lengths=PREFIXES)
     recurrent = zoo.create_model("rwkv7_nano")
     with pytest.raises(ConfigError, match="has no prefix"):
         generate(recurrent, [recurrent.embed(ids[0])], [ids[0]], Sampling(max_new_tokens=2), prefix_lengths=[3])

@@ -1,6 +1,7 @@
 """Tiny random vision-language models of transformers with their processors, by model type."""
 
 from types import MappingProxyType
+from typing import Any
 
 import transformers as reference
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -142,9 +143,14 @@ def an_internvl(kind):
 
 
 def a_paligemma(kind):
-    """Return a random PaliGemma with pictures of 32 pixels, and its processor."""
+    """Return a random PaliGemma, or PaliGemma 2 with a window of 6 tokens in one layer of two, of 32 pixels, and its processor."""
     vision = reference.SiglipVisionConfig(**WIDE, num_hidden_layers=2, image_size=32, patch_size=8, vision_use_head=False)
-    text = reference.GemmaConfig(**{**WORDS, "vocab_size": 1472}, head_dim=8, bos_token_id=0, eos_token_id=1, pad_token_id=4)
+    words: dict[str, Any] = {**WORDS, "vocab_size": 1472, "head_dim": 8, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 4}
+    if kind == "paligemma2":  # without the limits of scores and logits: sdpa leaves out the first, transformers' PaliGemma the second
+        caps = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
+        text = reference.Gemma2Config(**words, sliding_window=6, query_pre_attn_scalar=8, **caps)
+    else:
+        text = reference.GemmaConfig(**words)
     config = reference.PaliGemmaConfig(vision_config=vision, text_config=text, image_token_index=2, projection_dim=24, hidden_size=24)
     from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -155,5 +161,5 @@ def a_paligemma(kind):
 
 MAKERS = {
     **{"idefics3": a_split, "smolvlm": a_split, "llava_next": a_next, "llava_onevision": a_onevision},
-    **{"internvl": an_internvl, "paligemma": a_paligemma},
+    **{"internvl": an_internvl, "paligemma": a_paligemma, "paligemma2": a_paligemma},
 }

@@ -187,6 +187,10 @@ def _tiler_of_encoder(tiler: str | Mapping[str, Any], encoder: Encoder, here: st
         raise ConfigError(
             f"{here}.tiler.patch_size: {options['patch_size']}, but {owner}.patch_size is {encoder.patch_size}; leave it out here"
         )
+    if isinstance(options.get("video"), Mapping):
+        video = options["video"] = {"frames": encoder.frames, **options["video"]}
+        if video["frames"] != encoder.frames:
+            raise ConfigError(f"{here}.tiler.video.frames: {video['frames']}, but {owner}.frames is {encoder.frames}; leave it out here")
     return options
 
 

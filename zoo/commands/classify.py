@@ -28,7 +28,9 @@ from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 from zoo.runs.jobs.parts import Parts
 from zoo.training.fingerprint import hash_parameters
 
-Scorer = Callable[[torch.Tensor], torch.Tensor]  # pixels [B, 3, H, W] or mels [B, num_mels, frames] -> probabilities [B, labels]
+Scorer = Callable[
+    [Any], torch.Tensor
+]  # pixels [B, 3, H, W], a Batch of patches, or mels [B, num_mels, frames] -> probabilities [B, labels]
 NAMES = {"image": "images", "audio": "recordings"}
 
 
@@ -216,7 +218,7 @@ def predict(
     """Yield a prediction per image or recording, in the order of the paths; the next batch is read while one is classified.
 
     Args:
-        score: maps pixels [B, 3, H, W] or mels [B, num_mels, frames] to probabilities [B, labels].
+        score: maps pixels [B, 3, H, W], a batch of lists of patches, or mels [B, num_mels, frames] to probabilities [B, labels].
         advance: progress callback, called with the number of files that were completed.
     """
     assert system.processor is not None
@@ -232,7 +234,7 @@ def predict(
                 errors[path] = str(error)
         scores = {}
         if items:
-            found = score(part.collate(list(items.values()))[0])
+            found = score(part.ready(list(items.values())))
             scores = dict(zip(items, found, strict=True))
         for path in batch:
             yield _prediction(path, labels, scores.get(path), errors.get(path), top_k)

@@ -234,6 +234,7 @@ def _put(batch: Batch, name: str, found: Any) -> None:
         batch.targets.update(found.targets)
         batch.sizes.update(found.sizes)
         batch.grids.update(found.grids)
+        batch.steps.update(found.steps)
         return
     if isinstance(found, Mapping):
         batch.targets.update(found)

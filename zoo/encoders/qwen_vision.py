@@ -1,4 +1,6 @@
-"""Image towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of different sizes as one list of patches, with rotary rows and columns.
+"""Vision Transformer with rotary rows and columns, and windows: pictures of different sizes as one list of patches (Qwen-VL).
+
+The image towers of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, and, with a final norm, an encoder for any head: CLIP, a classifier, LLaVA.
 
 Papers: Wang et al. 2024, "Qwen2-VL" (arXiv 2409.12191), section 2.1; Bai et al. 2025, "Qwen2.5-VL" (arXiv 2502.13923), section 2.1.1; Qwen
 team 2025, "Qwen3-VL" (arXiv 2511.21631). References: transformers 5.17, ``modeling_qwen2_vl.py``, ``modeling_qwen2_5_vl.py``,
@@ -6,7 +8,7 @@ team 2025, "Qwen3-VL" (arXiv 2511.21631). References: transformers 5.17, ``model
 
 Where we differ: one class covers the three towers, which differ in their parts (norm, feed-forward part, windows, learned positions,
 outputs of earlier blocks); patches come row by row, not in the order of merged squares, which changes no output; the squares are merged by
-the connector ``patch_merger``.
+the connector ``patch_merger``. A final norm and attention pooling are ours, after SigLIP's tower.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,26 +18,27 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.attention import refuse_uneven_heads
 from zoo.layers.decoder import CausalAttention, DecoderBlock
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import feed_forward
+from zoo.layers.norm import build_norm
 from zoo.layers.patch_list import refuse_patches
 from zoo.layers.picture_lists import OneGrid, PictureList
-from zoo.layers.pool import masked_mean
+from zoo.layers.pool import AttentionPool, masked_mean
 from zoo.layers.position import resize_positions
 from zoo.layers.rope import Rotary, Turn
 from zoo.layers.select import find_layers, find_state
 from zoo.registry import register
 from zoo.types import Encoded, Encoder, all_real, on_host
 
+POOLS = ("mean", "attention")
+
 
 @register("encoder")
 class QwenVision(Encoder):
-    """Image encoder of patches; its tokens are the outputs of the last block, in row-major order, without a norm behind them.
-
-    The pooled vector is the mean of the tokens.
+    """Image encoder of patches; its tokens are the outputs of the last block, in row-major order.
 
     Args:
         image_size: nominal height and width in pixels, for checks; pictures may have any whole number of patches.
@@ -48,19 +51,22 @@ class QwenVision(Encoder):
         full_layers: blocks that attend to the whole picture although there is a window; 0 is the first, -1 the last.
         deepstack: earlier blocks whose outputs stand behind those of the last block, so that tokens are wider (3-VL: DeepStack).
         frames: pictures that one patch projects; a still is repeated so often (2: pairs of frames of a video).
+        final_norm: norm behind the last block; the towers of Qwen-VL have none. Not with ``deepstack``.
+        pool: "mean" of the tokens, or "attention": pooling by attention with a learned query (SigLIP).
         rope_theta: theta of the rotary positions.
         preprocessing: keywords of the image processor that the weights were trained with; a system's config may override them.
 
     Raises:
-        ConfigError: widths and numbers of heads do not fit, or a block does not exist.
+        ConfigError: widths and numbers of heads do not fit, a name is unknown, a block does not exist, or ``final_norm`` and ``deepstack``
+            are given together.
         DataError: (forward) patches and grids do not fit one another.
     """
 
     modality = "image"
     patch_size: int
     takes_patches = True
-    no_weight_decay = ("positions",)
-    silent_keywords = ("num_heads", "activation", "eps", "window", "full_layers", "deepstack", "rope_theta", "frames")
+    no_weight_decay = ("positions", "probe")
+    silent_keywords = ("num_heads", "activation", "eps", "window", "full_layers", "deepstack", "rope_theta", "frames", "pool")
 
     def __init__(
         self,
@@ -81,15 +87,21 @@ class QwenVision(Encoder):
         deepstack: Sequence[int] = (),
         frames: int = 2,
         rope_theta: float = 10_000.0,
+        final_norm: bool = False,
+        pool: str = "mean",
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         refuse_uneven_heads(dim, num_heads)
         head_dim = dim // num_heads
         _refuse_numbers(image_size, patch_size, head_dim, window, frames)
+        if pool not in POOLS:
+            raise ConfigError(f"pool: there is no {pool!r}; {name_choices(pool, POOLS)}")
         self.image_size, self.patch_size, self.frames = image_size, patch_size, frames
         self.window, self.full_layers = window, frozenset(find_layers(full_layers, depth))
         self.read_layers = find_layers(deepstack, depth)
+        if final_norm and self.read_layers:
+            raise ConfigError(f"final_norm: true with deepstack {list(deepstack)}; it has the width of one layer, so use one of the two")
         self.dim = dim * (1 + len(self.read_layers))
         self.preprocessing = dict(preprocessing or {})
         self.patch = Linear(3 * frames * patch_size**2, dim, bias=patch_bias)  # rows: the weight of a convolution, flattened
@@ -106,6 +118,9 @@ class QwenVision(Encoder):
             )
             for _ in range(depth)
         )
+        self.norm = build_norm(norm, dim, eps) if final_norm else nn.Identity()
+        pooled: dict[str, Any] = {"dim": self.dim, "num_heads": num_heads, "hidden_dim": hidden_dim, "activation": activation, "eps": eps}
+        self.attention_pool = None if pool == "mean" else AttentionPool(**pooled)
         self._initialise()
 
     @classmethod
@@ -149,7 +164,7 @@ class QwenVision(Encoder):
         cut = pixels.unflatten(3, (sides[1], -1)).unflatten(2, (sides[0], -1))  # [B, 3, rows, patch, columns, patch]
         cut = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, rows * columns, 3 * patch * patch]
         x = self._run(cut, OneGrid((sides[0], sides[1]), self.window, pixels.device), layer)
-        return Encoded(x, x.mean(1), all_real(x.shape[:2], x.device))
+        return Encoded(x, x.mean(1) if self.attention_pool is None else self.attention_pool(x), all_real(x.shape[:2], x.device))
 
     def encode_patches(
         self,
@@ -179,7 +194,8 @@ class QwenVision(Encoder):
         refuse_patches(patches[:, :width] if several else patches, grids, self.patch_size)
         places = PictureList([(rows, columns) for rows, columns in on_host(grids).tolist()], window=self.window, device=patches.device)
         x = places.unpack(self._run(places.pack(patches), places, layer))
-        return Encoded(x, masked_mean(x, places.mask), places.mask)
+        pooled = masked_mean(x, places.mask) if self.attention_pool is None else self.attention_pool(x, places.mask)
+        return Encoded(x, pooled, places.mask)
 
     def _run(self, patches: Float[Tensor, "*tokens patch_dim"], places: PictureList | OneGrid, layer: int | None) -> Tensor:
         """Return the tokens of a list of patches, or of a batch of pictures of one size, in the order in which they came."""
@@ -196,6 +212,7 @@ class QwenVision(Encoder):
             x = block(x, calls[int(self.window is not None and number not in self.full_layers)], number)
             if number in self.read_layers:
                 read.append(x)
+        x = self.norm(x) if layer is None else x
         return torch.cat([x, *read], dim=-1) if read else x
 
     def _turn(self, places: PictureList | OneGrid) -> Turn:
@@ -214,6 +231,8 @@ class QwenVision(Encoder):
     def _initialise(self) -> None:
         if self.positions is not None:
             nn.init.trunc_normal_(self.positions, std=0.02)
+        if self.attention_pool is not None:
+            nn.init.trunc_normal_(self.attention_pool.probe, std=self.dim**-0.5)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

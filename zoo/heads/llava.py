@@ -53,8 +53,7 @@ class Llava(MultimodalLM):
     ) -> None:
         super().__init__(inputs=inputs, language=language, connectors={**CONNECTORS, **connectors}, feature_layer=feature_layer)
         self.class_token, self.prefix = class_token, prefix
-        if prefix and (not language.sees_prefix or language.window is not None):
+        if prefix and not language.sees_prefix:
             raise ConfigError(
-                "prefix: true, but the language model has no prefix whose tokens see each other, or has an attention window; allowed is "
-                "false, or a causal_lm without window"
+                "prefix: true, but the language model has no prefix whose tokens see each other; allowed is false, or a causal_lm"
             )

@@ -178,7 +178,7 @@ def attend(
         mask: True at keys that may be attended to, of each row or of each query of each row.
         causal: True if each query attends only to keys up to its own position; the queries are the last positions of the keys.
         window: maximum number of keys that a causal query attends to, its own included; None: no limit.
-        prefix: number of first keys of each row that causal queries before them see, too; None: of no row.
+        prefix: number of first tokens of each row that see each other, also outside the window; None: of no row.
         scale: factor on the scores; None takes head_dim ** -0.5.
         cap: soft limit of the scores, see ``attend_heads``.
         dropout: share of the attention weights that are set to zero.
@@ -192,7 +192,8 @@ def attend(
         allowed = causal_mask(queries, keys, q.device, window)
     if causal and prefix is not None:
         seen = causal_mask(queries, keys, q.device, window) if allowed is None else allowed
-        allowed = seen | (torch.arange(keys, device=q.device) < prefix[:, None])[:, None, None, :]  # [B, 1, queries, keys]
+        inside = torch.arange(keys, device=q.device) < prefix[:, None]  # [B, keys]
+        allowed = seen | (inside[:, None, keys - queries :, None] & inside[:, None, None, :])  # [B, 1, queries, keys]
     return attend_heads(q, k, v, allowed=allowed, causal=causal, scale=scale, cap=cap, dropout=dropout)
 
 

@@ -96,7 +96,7 @@ class Cache:
     def mark(self, marks: Int[Tensor, "batch count"]) -> Int[Tensor, "3 batch count"]:
         """Keep the marks of the positions reserved last, update ``delta``, and return the positions on three axes of their tokens."""
         if self.marks is None:
-            self.marks = torch.zeros_like(self.real, dtype=torch.int8)
+            self.marks = torch.zeros_like(self.real, dtype=torch.int32)
         start = self.length - marks.shape[1]
         self.marks[:, start : self.length] = marks
         return self._located()[..., start:]

@@ -216,9 +216,10 @@ def prefix_keys(lengths: Int[Tensor, " batch"], real: Bool[Tensor, "batch length
 
 
 def with_prefix(allowed: Tensor | None, prefix: Bool[Tensor, "batch keys"] | None) -> Tensor | None:
-    """Return a causal mask in which every query also sees the keys of the prefix; without one, the mask unchanged.
+    """Return a causal mask in which the tokens of the prefix see each other; without one, the mask unchanged.
 
-    2 tokens of prefix and 3 others give the rows ``11000 11000 11100 11110 11111``.
+    2 tokens of prefix and 3 others give the rows ``11000 11000 11100 11110 11111``, and with a window of 2 tokens ``11000 11000 01100 00110
+    00011``: a prefix has no window inside (PaliGemma 2).
 
     Args:
         allowed: of ``seen_keys``; None is the plain causal rule.
@@ -228,7 +229,7 @@ def with_prefix(allowed: Tensor | None, prefix: Bool[Tensor, "batch keys"] | Non
         return allowed
     keys = prefix.shape[1]
     causal = causal_mask(keys, keys, prefix.device) if allowed is None else allowed
-    return causal | prefix[:, None, None, :]  # [batch, 1, queries, keys]
+    return causal | (prefix[:, None, :, None] & prefix[:, None, None, :])  # [batch, 1, queries, keys]
 
 
 def seen_by_query(prefixes: Int[Tensor, " batch"], real: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length length"]:

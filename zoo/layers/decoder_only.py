@@ -95,7 +95,7 @@ class DecoderOnly(LanguageModel):
         Raises:
             DataError: a text is longer than ``context_length``, the prefix of a cache is not in its first call, or vectors have another
                 width.
-            ConfigError: the model has a window, which leaves open what a prefix sees.
+            ConfigError: a packed list is given, whose layout holds the prefixes.
         """
         if prefix_lengths is not None:
             self._refuse_prefix(layout, cache)
@@ -229,8 +229,6 @@ class DecoderOnly(LanguageModel):
         return positions, {window: Call(rotation=self.rotation(positions, window), layout=layout, window=window) for window in windows}
 
     def _refuse_prefix(self, layout: Packing | None, cache: Cache | None) -> None:
-        if self.window is not None:
-            raise ConfigError(f"prefix_lengths: not possible with an attention window of {self.window} tokens; set window=null")
         if layout is not None:
             raise ConfigError(
                 "prefix_lengths: with a packed list they belong to its layout: Packing(mask, causal=True, prefix_lengths=...)"

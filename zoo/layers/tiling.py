@@ -65,18 +65,19 @@ class TiledCounts:
         return self.tiler.plan_of([int(side) for side in item.size])
 
     def __call__(self, item: Any) -> int:
-        """Return the number of tokens of a picture that was cut.
+        """Return the number of tokens of a picture or video that was cut.
 
         Raises:
             DataError: squares of patches do not fill the picture's grid.
         """
-        plan = self.plan(item)
         if self.tiler.cuts == "tiles":
-            return self.tiler.count(plan, self.per_tile)
+            return self.tiler.count(self.plan(item), self.per_tile)
+        pictures = len(item.steps)
         if self.merge is None:
-            return self.per_tile
-        refuse_grids([plan.grid], self.merge)
-        return plan.num_tiles // self.merge**2
+            return self.per_tile * pictures
+        rows, columns = item.grid.tolist()
+        refuse_grids([(rows, columns)], self.merge)
+        return rows * columns // self.merge**2 * pictures
 
     def written(self, item: Any) -> list[str | int]:
         """Return the symbols and numbers of placeholders that stand for the picture in the text."""

@@ -14,7 +14,7 @@ from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.tiling import TiledCounts, build_tiler
 from zoo.processors.media.image_file import open_image, read_pixels
 from zoo.processors.media.resampling import INTERPOLATIONS, MOST_ELONGATED, resample, resize_pixels, to_image, to_pixels, torch_resamples
-from zoo.processors.media.tiles import Tiles, cut_tiles, one_tile
+from zoo.processors.media.tiles import Tiles, cut_tiles, equal_frames, joined_frames, one_tile
 from zoo.processors.media.video_file import Frame, Video, is_video, read_video
 from zoo.registry import register
 from zoo.types import Batch, ModalityProcessor, Tiler
@@ -149,6 +149,8 @@ class ImageProcessor(ModalityProcessor):
         side = self.image_size
         if isinstance(raw, Frame) and self.tiler is not None and self.tiler.cuts == "patches":
             return self._cut(raw.pixels, self.tiler)
+        if isinstance(raw, Video) and self.tiler is not None and self.tiler.takes_videos:
+            return self._cut_video(raw, self.tiler)
         if isinstance(raw, Frame):
             pixels = resample(raw.pixels, side, side, self.interpolation)
             return pixels if self.tiler is None else one_tile(pixels)
@@ -157,21 +159,35 @@ class ImageProcessor(ModalityProcessor):
         pixels = torch.stack([resample(frame.pixels, side, side, self.interpolation) for frame in raw.frames])
         return Tiles(pixels, torch.tensor([0, len(raw.frames)]), torch.tensor([1, len(raw.frames)]))
 
+    def _cut_video(self, raw: Video, tiler: Tiler) -> Tiles:
+        """Cut all frames of a video alike, and join those that one patch holds."""
+        parts = raw.parts(tiler.frames)
+        height, width = raw.frames[0].pixels.shape[1:]
+        plan = tiler.plan_frames(raw.shown or len(raw.frames), height, width)
+        pictures = [joined_frames([cut_tiles(frame.pixels, plan, self.interpolation) for frame in part.frames]) for part in parts]
+        steps = tiler.steps_of(len(parts), raw.interval)
+        return Tiles(torch.cat(pictures), torch.tensor([height, width]), torch.tensor(plan.grid), tuple(steps))
+
     def collate(
         self, items: Sequence[UInt8[Tensor, "3 height width"]] | Sequence[Tiles]
     ) -> tuple[Float[Tensor, "batch 3 height width"], None] | Batch:
         """Stack uint8 images and normalise them in one pass.
 
-        Of tiles, return a batch that also holds the sizes of the pictures, and the grids if a tile is a patch.
+        Of tiles, return a batch that also holds the sizes of the pictures, and the grids if a tile is a patch. A video has a grid for each
+        of its pictures.
         """
         if self.tiler is None:
             return self._normalised(torch.stack(list(items))), None  # type: ignore[arg-type]
         tiles: Any = list(items)
-        pixels = self._normalised(torch.cat([item.pixels for item in tiles]))
-        sizes, grids = torch.stack([item.size for item in tiles]), torch.stack([item.grid for item in tiles])
+        pixels = self._normalised(torch.cat(equal_frames([item.pixels for item in tiles])))
+        sizes, grids = torch.stack([item.size for item in tiles]), torch.stack([item.grid for item in tiles for _ in item.steps])
+        steps = torch.tensor([step for item in tiles for step in item.steps])
         if self.tiler.cuts == "tiles":
             return Batch({"image": pixels}, sizes={"image": sizes})
-        return Batch({"image": pixels.flatten(1)}, sizes={"image": sizes}, grids={"image": grids})  # [total, 3 * patch * patch]
+        later = {"image": steps} if len(steps) > len(tiles) else {}
+        return Batch(
+            {"image": pixels.flatten(1)}, sizes={"image": sizes}, grids={"image": grids}, steps=later
+        )  # [total, 3 * patch * patch]
 
     def _normalised(self, pixels: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
@@ -198,7 +214,10 @@ class ImageProcessor(ModalityProcessor):
                 raise DataError(f"pixels are {raw.dtype} of shape {list(raw.shape)}; allowed is a float tensor [batch, 3, H, W]")
             return raw, None
         items: list[Any] = [self.item(image) for image in raw]
-        return self.collate(items)
+        found = self.collate(items)
+        if isinstance(found, Batch) and found.steps:
+            raise DataError("a video of several pictures is given, but only conversations hold videos; give pictures, or single frames")
+        return found
 
     def meta(self, batch_size: int) -> tuple[Tensor, None] | Batch:
         """Return an empty batch on the meta device, for checks of shapes; with a tiler, of pictures of ``image_size``.

@@ -47,8 +47,11 @@ class Batch:
         features: cached output of an encoder's frozen part [B, width], by modality; replaces the modality's entry of ``inputs``.
         sizes: height and width of each item before it was cut into tiles or patches [items, 2] int64, by modality; only where a tiler
             cut them, so that ``inputs`` holds tiles. ``Tiler.plan_of`` says which values stand for videos.
-        grids: rows and columns of patches of each item [items, 2] int64, by modality; only where ``inputs`` holds the patches of all
-            items as one list [total, 3 * patch * patch], item after item, each row by row. Their values stay known on the CPU.
+        grids: rows and columns of patches of each picture [pictures, 2] int64, by modality; only where ``inputs`` holds the patches of all
+            items as one list [total, 3 * patch * patch], item after item, each row by row. Their values stay known on the CPU. An item is
+            one picture, or a video of several pictures.
+        steps: time steps of each picture of ``grids`` since the picture before it of the same video [pictures] int64, by modality; -1 for
+            stills and the first picture of a video. Only where an item is a video of several pictures; known on the CPU.
     """
 
     inputs: dict[str, Tensor]
@@ -58,6 +61,7 @@ class Batch:
     features: dict[str, Tensor] = field(default_factory=dict)
     sizes: dict[str, Tensor] = field(default_factory=dict)
     grids: dict[str, Tensor] = field(default_factory=dict)
+    steps: dict[str, Tensor] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return a copy with ``change`` applied to every tensor."""

@@ -41,6 +41,7 @@ class Encoder(Part, nn.Module):
         takes_patches: True if ``encode_patches`` takes pictures of different sizes as one list of patches.
         patch_size: side of these patches, in pixels.
         grid_multiple: number that has to divide the rows and columns of each picture's patches (Qwen2-VL: 2).
+        frames: consecutive frames of a video that one patch projects (Qwen2-VL: 2); the patches of a still hold it once.
     """
 
     modality: str = ""  # an empty word or a width of 0 means that the author forgot it: ``zoo.types.contract`` says so
@@ -62,6 +63,7 @@ class Encoder(Part, nn.Module):
     takes_patches: bool = False
     patch_size: int | None = None
     grid_multiple: int = 1
+    frames: int = 1
 
     def __init__(self) -> None:
         super().__init__()

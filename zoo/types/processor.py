@@ -95,6 +95,11 @@ class ModalityProcessor:
         """Return items as one padded batch: the tensor and its mask (None without padding), or targets by name."""
         raise NotImplementedError
 
+    def ready(self, items: Sequence[Any]) -> Any:
+        """Return items as ``embed``, ``score`` and ``classify`` take them: a tensor without its mask; a batch if sizes differ."""
+        found = self.collate(items)
+        return found if isinstance(found, Batch) else found[0]
+
     def __call__(self, raw: Any) -> Any:
         """Return raw inputs, or ready tensors, as one batch; by default the collated items."""
         return self.collate([self.item(each) for each in raw])

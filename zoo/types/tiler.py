@@ -64,7 +64,10 @@ class Tiler(ABC):
         tile_size: side of a tile, in pixels; of tilers that cut tiles.
         together: True if a picture is cut only if its conversation holds no other; of several pictures, each is one tile as a whole.
         takes_frames: True if the frames of a video are one item. Of other tilers, each frame is a picture that is one tile as a whole.
-        frame_text: text before each such frame; ``{number}`` is counted from 1.
+        frames: consecutive frames of a video that make one picture; 1 unless the patches of the encoder's first layer hold several.
+        takes_videos: True if ``plan_frames`` cuts the frames of a video; of other tilers of patches, a frame is cut like a picture.
+        frame_text: text before each such frame; ``{number}`` is counted from 1, and ``{seconds}`` is its time in the video.
+        frame_break: text between such frames.
     """
 
     cuts: ClassVar[Literal["tiles", "patches"]] = "tiles"
@@ -75,7 +78,10 @@ class Tiler(ABC):
     tile_size: int
     together: bool = False
     takes_frames: bool = False
+    takes_videos: bool = False
+    frames: int = 1
     frame_text: str = ""
+    frame_break: str = "\n"
 
     @abstractmethod
     def plan(self, height: int, width: int) -> Plan:
@@ -102,6 +108,25 @@ class Tiler(ABC):
         number = max(width, 1)
         canvas = (self.tile_size * number, self.tile_size)
         return Plan((0, width), (canvas,), canvas, (0, 0), (number, 1), frames=width)
+
+    def plan_frames(self, number: int, height: int, width: int) -> Plan:
+        """Return the cutting of each frame of a video; by default that of a picture.
+
+        Args:
+            number: of frames that are shown of the video.
+            height: of a frame, in pixels.
+            width: of a frame, in pixels.
+        """
+        return self.plan(height, width)
+
+    def steps_of(self, number: int, interval: float) -> list[int]:
+        """Return the time steps of each picture of a video since the picture before; -1 for the first one. By default one step each.
+
+        Args:
+            number: of pictures, each of ``frames`` frames.
+            interval: seconds from one frame to the next.
+        """
+        return [-1, *[1] * (number - 1)]
 
     def count(self, plan: Plan, per_tile: int) -> int:
         """Return the number of features that the language model gets for a picture.

@@ -32,7 +32,7 @@ def add_classify(tab: Tab) -> None:
                 raise DataError("labels: empty; write some, separated by commas")
             names, score = find_scorer(model, labels, DEFAULT_TEMPLATES, tab.model.name)
             part = model.processor["image"]
-            found = score(part.collate([part.item(picture)])[0])[0].float().cpu()
+            found = score(part.ready([part.item(picture)]))[0].float().cpu()
         best = found.topk(min(int(top_k), len(names)))
         return {names[int(i)]: p for i, p in zip(best.indices, best.values.tolist(), strict=True)}
 

@@ -120,7 +120,7 @@ def _embed(served: ServedModel, modality: str, jobs: Sequence[Job]) -> list[Tens
 def _classify(served: ServedModel, modality: str, asked: Any, jobs: Sequence[Job]) -> list[Tensor]:
     """Classify the items of all jobs at once; return a matrix of probabilities per job."""
     items = [item for job in jobs for item in job.payload]
-    ready = served.part(modality).collate(items)[0] if modality == "image" else items
+    ready = served.part(modality).ready(items) if modality == "image" else items
     if asked is None:
         return _split(served.model.classify(ready), jobs)
     kept = served.class_vectors

@@ -1,4 +1,4 @@
-"""Interface of lmms-eval for multimodal language models of ours, such as LLaVA and Kosmos: its image and audio tasks.
+"""Interface of lmms-eval for multimodal language models of ours, such as LLaVA and Kosmos: its image, video and audio tasks.
 
 Paper: Zhang et al. 2024, "LMMs-Eval" (arXiv 2407.12772). Interface: ``lmms_eval`` 0.7, ``lmms_eval.api.model.lmms``. The package is
 imported only if it is installed.
@@ -16,6 +16,7 @@ from PIL import Image
 from zoo.errors import ConfigError, DataError
 from zoo.evaluation.measures.requirements import checked_limits, refuse_model
 from zoo.processors.chat.messages import IMAGE_SUFFIXES, MARKERS, Conversation, Message, without_markers
+from zoo.processors.media.video_file import NUM_FRAMES, VIDEO_SUFFIXES, read_video
 from zoo.types import encoders_of, processor_of
 
 PASSED_ON = ("max_new_tokens", "temperature", "top_p", "top_k", "num_beams", "repetition_penalty", "length_penalty")
@@ -27,13 +28,14 @@ class LmmsModel:
 
     A request is an ``Instance`` of lmms-eval; its ``args`` are the context, the generation settings (for likelihoods: the answer, or a
     function from the document to it), a function from the document to its media, the document's number, the task and the split. Media are
-    PIL images, paths of image files, and mappings of ``array`` and ``sampling_rate`` (Hz). They stand at the context's ``<image>`` and
-    ``<audio>`` markers if there is one for each, else before the context.
+    PIL images, paths of image and video files, and mappings of ``array`` and ``sampling_rate`` (Hz). They stand at the context's
+    ``<image>`` and ``<audio>`` markers if there is one for each, else before the context.
 
     Args:
         model: a system whose head has the verbs ``generate`` and ``score``, with its processor.
         batch_size: number of requests processed together; it does not change the answers.
         max_new_tokens: maximum length of an answer if the task sets none.
+        frames: evenly spread frames that are shown of a video.
 
     Attributes:
         task_dict: documents by task and split; set by lmms-eval.
@@ -44,12 +46,12 @@ class LmmsModel:
 
     is_simple: ClassVar[bool] = True  # requests hold contexts, not lists of messages
 
-    def __init__(self, model: Any, *, batch_size: int = 8, max_new_tokens: int = 1024) -> None:
+    def __init__(self, model: Any, *, batch_size: int = 8, max_new_tokens: int = 1024, frames: int = NUM_FRAMES) -> None:
         refuse_model(model, ("generate", "score"), "lmms_eval")
         if processor_of(model) is None:
             raise ConfigError("model: has no processor to read prompts; load it from a saved directory")
-        checked_limits({"batch_size": batch_size, "max_new_tokens": max_new_tokens})
-        self.model, self.batch_size, self.max_new_tokens = model, batch_size, max_new_tokens
+        checked_limits({"batch_size": batch_size, "max_new_tokens": max_new_tokens, "frames": frames})
+        self.model, self.batch_size, self.max_new_tokens, self.frames = model, batch_size, max_new_tokens, frames
         self.task_dict: dict[str, Any] = {}
         self._rank, self._world_size = 0, 1  # lmms-eval sets both under these names
         _register_with_lmms_eval()
@@ -150,7 +152,7 @@ class LmmsModel:
         """Return the prompt of one request."""
         found: dict[str, list[Any]] = {modality: [] for modality in MARKERS}
         for each in media:
-            modality, raw = _medium(each)
+            modality, raw = _medium(each, self.frames)
             if modality not in encoders_of(self.model):
                 has = ", ".join(encoders_of(self.model)) or "no encoder"
                 raise ConfigError(f"model: the task shows {modality} inputs, but the model has {has}; choose other tasks")
@@ -186,16 +188,18 @@ class _Asked:
         return text.strip()
 
 
-def _medium(raw: Any) -> tuple[str, Any]:
-    """Return the modality of one of lmms-eval's media, and the medium as our processors take it."""
+def _medium(raw: Any, frames: int) -> tuple[str, Any]:
+    """Return the modality of one of lmms-eval's media, and the medium as our processors take it: of a video, so many frames."""
     if isinstance(raw, Image.Image):
         return "image", raw
     if isinstance(raw, Mapping) and {"array", "sampling_rate"} <= set(raw):
         return "audio", (np.asarray(raw["array"], dtype=np.float32), int(raw["sampling_rate"]))
     if isinstance(raw, str | Path) and Path(raw).suffix.lower() in IMAGE_SUFFIXES:
         return "image", Path(raw)
+    if isinstance(raw, str | Path) and Path(raw).suffix.lower() in VIDEO_SUFFIXES:
+        return "image", read_video(raw, frames=frames)
     kind = repr(raw)[:60] if isinstance(raw, str | Path) else type(raw).__name__
-    raise DataError(f"a task shows {kind}; allowed are PIL images, image files, and mappings of 'array' and 'sampling_rate', not videos")
+    raise DataError(f"a task shows {kind}; allowed are PIL images, image and video files, and mappings of 'array' and 'sampling_rate'")
 
 
 def _register_with_lmms_eval() -> None:

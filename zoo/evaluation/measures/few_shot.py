@@ -131,8 +131,8 @@ def blinded(conversation: Conversation, how: str) -> Conversation:
 
 def _grey(image: Any) -> Any:
     if is_video(image):
-        frames = image.frames if isinstance(image, Video) else read_video(image).frames
-        return Video(tuple(replace(frame, pixels=torch.full_like(frame.pixels, GREY)) for frame in frames))
+        video = image if isinstance(image, Video) else read_video(image)
+        return replace(video, frames=tuple(replace(frame, pixels=torch.full_like(frame.pixels, GREY)) for frame in video.frames))
     if isinstance(image, np.ndarray):
         return np.full_like(image, GREY)
     if isinstance(image, torch.Tensor):

@@ -47,7 +47,7 @@ FAMILIES: dict[str, Family] = {
     "classifier": Family(("classifier_*",)),
     "dinov2": Family(("*_dinov2*",)),
     "vit": Family(("vit_*", "deit_*")),
-    "llava": Family(("llava_*", "smolvlm_*", "idefics3_*", "internvl*", "paligemma_*", "qwen*_vl_*", "qwen_vision_*")),
+    "llava": Family(("llava_*", "smolvlm_*", "idefics3_*", "internvl*", "paligemma*", "qwen*_vl_*", "qwen_vision_*")),
     "reward": Family(("reward_*",)),
     "kosmos_2": Family(("kosmos_2", "kosmos_2_*")),
     "kosmos": Family(

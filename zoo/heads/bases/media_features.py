@@ -1,7 +1,8 @@
 """Features of the images and clips of a batch: encoded, connected, laid out if they were cut into tiles, and kept for later turns."""
 
 import hashlib
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -35,23 +36,47 @@ def connected(head: Any, modality: str, encoded: Encoded, batch: Batch) -> Featu
     """
     grids, sizes = batch.grids.get(modality), batch.sizes.get(modality)
     if grids is not None and len(grids):
-        return on_grids(head, modality, encoded, grids)
+        return on_grids(head, modality, encoded, grids, batch.steps.get(modality))
     features, mask = head.connectors[modality](encoded.tokens, encoded.mask)
     if grids is None and sizes is not None and not sizes.is_meta:  # a meta tensor has no values to plan by
         features, mask = laid_out(head, modality, features, sizes)
     return widened(features, head.language), mask
 
 
-def on_grids(head: Any, modality: str, encoded: Encoded, grids: Int64[Tensor, "items 2"]) -> Features:
-    """Return the inputs that the connector makes of encoded pictures of different sizes, with their places in the grid, and their mask."""
+def on_grids(
+    head: Any, modality: str, encoded: Encoded, grids: Int64[Tensor, "pictures 2"], steps: Int64[Tensor, " pictures"] | None = None
+) -> Features:
+    """Return the inputs that the connector makes of encoded pictures of different sizes, with their places in the grid, and their mask.
+
+    Args:
+        head: a ``MultimodalLM``.
+        modality: "image".
+        encoded: the pictures.
+        grids: rows and columns of patches of each picture.
+        steps: of videos, see ``Batch.steps``; the features of a video's pictures are one item.
+    """
     connector = head.connectors[modality]
     features, mask = connector.on_grids(encoded.tokens, encoded.mask, grids)
     shape = None if connector.merge is None else follow(lambda each: each // connector.merge, grids)
-    return widened(features, head.language, shape), mask
+    features = widened(features, head.language, shape, steps)
+    if steps is None:
+        return features, mask
+    known, pictures = on_host(mask).sum(1).tolist(), pictures_of_items(steps)
+    rows = iter(zip(features, known, strict=True))
+    return padded_features([torch.cat([row[:length] for row, length in islice(rows, count)]) for count in pictures])
+
+
+def pictures_of_items(steps: Int64[Tensor, " pictures"]) -> list[int]:
+    """Return the number of pictures of each item: 1 of a still, several of a video. Steps -1 -1 1 1 -1 give 1 3 1."""
+    starts = [place for place, step in enumerate(on_host(steps).tolist()) if step < 0]
+    return [end - start for start, end in zip(starts, [*starts[1:], len(steps)], strict=True)]
 
 
 def widened(
-    features: Float[Tensor, "items num_tokens _"], language: LanguageModel, grids: Int64[Tensor, "items 2"] | None = None
+    features: Float[Tensor, "items num_tokens _"],
+    language: LanguageModel,
+    grids: Int64[Tensor, "items 2"] | None = None,
+    steps: Int64[Tensor, " items"] | None = None,
 ) -> Float[Tensor, "items num_tokens input_dim"]:
     """Return features in the form of the language model's input vectors (``LanguageModel.input_dim``).
 
@@ -59,6 +84,7 @@ def widened(
         features: of a connector.
         language: the model.
         grids: rows and columns of the tokens of each picture; None: they have the positions of words.
+        steps: time steps of pictures of videos, see ``Batch.steps``.
     """
     missing = language.input_dim - features.shape[2]
     if not missing:
@@ -66,7 +92,7 @@ def widened(
     features = F.pad(features, (0, missing))
     if grids is None or not language.has_axes:
         return features
-    marks = nn.utils.rnn.pad_sequence(picture_marks(grids, features.device), batch_first=True)
+    marks = nn.utils.rnn.pad_sequence(picture_marks(grids, features.device, steps), batch_first=True)
     return torch.cat([features[..., :-1], marks[..., None].to(features.dtype)], dim=-1)
 
 
@@ -146,7 +172,7 @@ def features_of(head: Any, system: SystemLike, batch: Batch, kept: MutableMappin
         if not len(x):
             continue
         if modality in batch.grids:
-            found[modality] = _features_of_patches(head, system, modality, x, batch.grids[modality], kept)
+            found[modality] = _features_of_patches(head, system, modality, batch, kept)
             continue
         if modality in batch.sizes:
             found[modality] = _features_of_tiles(head, system, modality, x, batch.sizes[modality], kept)
@@ -181,18 +207,36 @@ def _features_of_tiles(
     return padded_features([kept[digest] for digest in digests])
 
 
-def _features_of_patches(
-    head: Any, system: SystemLike, modality: str, x: Tensor, grids: Tensor, kept: MutableMapping[str, Tensor]
-) -> Features:
-    """Return the features of pictures given as one list of patches; equal pictures and those in ``kept`` are not encoded again."""
-    pictures = x.split(on_host(grids).prod(1).tolist())
-    digests = [_digest(modality, torch.cat([each.flatten(), grid.to(each.dtype)])) for each, grid in zip(pictures, grids, strict=True)]
-    for digest, patches, grid in zip(digests, pictures, on_host(grids), strict=True):
+def _features_of_patches(head: Any, system: SystemLike, modality: str, batch: Batch, kept: MutableMapping[str, Tensor]) -> Features:
+    """Return the features of pictures and videos given as one list of patches; equal ones and those in ``kept`` are not encoded again."""
+    x, grids = batch.inputs[modality], on_host(batch.grids[modality])
+    steps = on_host(batch.steps[modality]) if modality in batch.steps else torch.full((len(grids),), -1)
+    pictures, digests = pictures_of_items(steps), []
+    parts = zip(grids.split(pictures), steps.split(pictures), strict=True)
+    items = x.split([int(each.prod(1).sum()) for each in grids.split(pictures)])
+    for patches, (shape, apart) in zip(items, parts, strict=True):
+        digest = _digest(modality, torch.cat([patches.flatten(), shape.flatten().to(patches.dtype), apart.to(patches.dtype)]))
+        digests.append(digest)
         if digest in kept:
             continue
-        encoded = system.encode_ready(modality, patches, grids=grid[None])
-        kept[digest] = on_grids(head, modality, encoded, grid[None])[0][0]
+        done = [system.encode_ready(modality, *each) for each in _encoder_calls(patches, shape)]
+        kept[digest] = on_grids(head, modality, _joined(done), shape, apart)[0][0]
     return padded_features([kept[digest] for digest in digests])
+
+
+def _encoder_calls(patches: Tensor, grids: Tensor) -> Iterator[tuple[Tensor, None, Tensor]]:
+    """Yield patches, mask and grids of at most ``ITEMS_AT_ONCE`` pictures of an item."""
+    sizes = grids.prod(1).tolist()
+    for start in range(0, len(grids), ITEMS_AT_ONCE):
+        first, chosen = sum(sizes[:start]), slice(start, start + ITEMS_AT_ONCE)
+        yield patches[first : first + sum(sizes[chosen])], None, grids[chosen]
+
+
+def _joined(parts: Sequence[Encoded]) -> Encoded:
+    """Return the tokens of pictures of one size, encoded in several calls."""
+    if len(parts) == 1:
+        return parts[0]
+    return Encoded(torch.cat([part.tokens for part in parts]), None, follow(lambda *each: torch.cat(each), *(part.mask for part in parts)))
 
 
 def _digest(modality: str, item: Tensor) -> str:

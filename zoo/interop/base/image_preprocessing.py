@@ -40,6 +40,19 @@ def read_image_settings(source: str) -> tuple[dict[str, Any], str] | None:
     return None if settings is None else (settings, str(path))
 
 
+def read_video_settings(source: str) -> tuple[dict[str, Any], str] | None:
+    """Return the settings of the video processor of a source, and the path of their file; None if there are none.
+
+    A source without settings for videos has those of its pictures, as in transformers.
+    """
+    path = find_file(source, "video_preprocessor_config.json")
+    settings = read_json_object(path) if path else None
+    if settings is None:
+        path = find_file(source, "processor_config.json")
+        settings = read_json_object(path).get("video_processor") if path else None
+    return read_image_settings(source) if settings is None else (settings, str(path))
+
+
 def image_keywords(settings: Mapping[str, Any], origin: str = "preprocessor_config.json") -> tuple[int, dict[str, Any]]:
     """Convert the settings of transformers' image processor to an image size and keywords of ``zoo.processors.image.ImageProcessor``.
 

@@ -52,6 +52,26 @@ class Family(ABC):
         """
         return {}
 
+    def video_options(
+        self, config: Mapping[str, Any], settings: Mapping[str, Any], origin: str, preprocessing: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return options of our tiler for videos; none by default.
+
+        Args:
+            config: of the model.
+            settings: of the family's video processor.
+            origin: path of their file, for messages.
+            preprocessing: of pictures, which videos share.
+
+        Raises:
+            ConfigError: our tiler does not have a value, or videos are normalised otherwise than pictures.
+        """
+        return {}
+
+    def video_preprocessor(self, processor: ImageProcessor) -> dict[str, Any] | None:
+        """Return a ``video_preprocessor_config.json``; None if the family's other files say everything about videos."""
+        return None
+
     def marker_ids(self, tokenizer: Any, marker: int) -> dict[str, int]:
         """Return the ids of ``other_markers``; a token that the tokenizer lacks gets the id behind the marker.
 

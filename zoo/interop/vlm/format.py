@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, WeightsError
-from zoo.interop.base.files import CHAT, IMAGES, TOKENIZERS, TRANSFORMERS
+from zoo.interop.base.files import CHAT, IMAGES, TOKENIZERS, TRANSFORMERS, USED
 from zoo.interop.base.format import CONFIG_SAYS, KEYS_SAY, NO, Description, Export, Format
-from zoo.interop.base.image_preprocessing import read_image_settings
+from zoo.interop.base.image_preprocessing import read_image_settings, read_video_settings
 from zoo.interop.base.placing import language_in, take_part
 from zoo.interop.base.recognise import library_config
 from zoo.interop.base.schemas import checked_image_settings
@@ -32,7 +32,7 @@ class VisionLanguageModels(Format):
         "a prefix; or of 'qwen_vision' with the tiler 'fit'"
     )
     model_types = tuple(kind for family in FAMILIES for kind in family.model_types)
-    files = {**TRANSFORMERS, **TOKENIZERS, **IMAGES, **CHAT}
+    files = {**TRANSFORMERS, **TOKENIZERS, **IMAGES, **CHAT, "video_preprocessor_config.json": USED}
 
     def recognises(self, source: Source) -> float:
         """Go by the model type, else by the names of the tensors."""
@@ -49,6 +49,8 @@ class VisionLanguageModels(Format):
         image, settings = parts["encoders"]["image"], _images(family, source.directory, parts)
         if family.tiler is not None:
             settings["tiler"] |= family.tiler_options(config)
+            videos = read_video_settings(str(source.directory)) or ({}, str(source.directory))
+            settings["tiler"] |= family.video_options(config, *videos, image["preprocessing"])
         given = read_language_tokenizer(source.directory)
         template = "tokenizer" if given is not None and given.chat_template is not None else family.template
         processor = {"image": settings, "conversation": {"tokenizer": "given", "template": template, **family.conversation}}

@@ -1,9 +1,11 @@
 """transformers' ``PaliGemmaForConditionalGeneration`` <-> our ``vit``, ``llava`` with a prefix and one matrix, ``causal_lm``.
 
-Paper: Beyer et al. 2024, "PaliGemma" (arXiv 2407.07726), section 3.1 and figure 2. Reference: transformers 5.17, ``modeling_paligemma.py``.
+Papers: Beyer et al. 2024, "PaliGemma" (arXiv 2407.07726), section 3.1 and figure 2; Steiner et al. 2024, "PaliGemma 2" (arXiv 2412.03555),
+whose language model is Gemma 2. Reference: transformers 5.17, ``modeling_paligemma.py``.
 
 Differences: theirs counts positions from 1, ours from 0; rotary positions are relative, so that this changes nothing. Without
-``token_type_ids`` theirs lets an answer's tokens see later ones too. PaliGemma 2 has layers with a window, and is refused.
+``token_type_ids`` theirs lets an answer's tokens see later ones too. Of PaliGemma 2, theirs leaves out the soft limit of the logits
+(``final_logit_softcapping``), with which Gemma 2 was trained; this changes probabilities, but no greedy answer.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,6 +29,7 @@ PROJECTOR = named({"linear.{w}": "linear.{w}"})
 VISION = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16, "patch_size": 14}
 BACK_END = "transformers' PaliGemmaForConditionalGeneration"
 ONE_WAY = "use_bidirectional_attention"
+LANGUAGES = (configs.GEMMA, configs.GEMMA2)  # of PaliGemma and PaliGemma 2
 
 
 class PaliGemma(Family):
@@ -46,11 +49,7 @@ class PaliGemma(Family):
         names = [found["name"] for key in keys if (found := transformers_llava.VISION.fullmatch(key))]
         text = {"model_type": "gemma", **(config.get("text_config") or {})}
         refuse_others({ONE_WAY: text.pop(ONE_WAY, None)}, {ONE_WAY: (None, True)}, "PaliGemma as zoo reads it")
-        if text["model_type"] != "gemma":
-            raise ConfigError(
-                f"text_config.model_type: got {text['model_type']!r}; allowed is gemma (PaliGemma 1). PaliGemma 2 has attention windows, "
-                "inside which zoo has no prefix"
-            )
+        refuse_others({"text_config.model_type": text["model_type"]}, {"text_config.model_type": LANGUAGES}, "PaliGemma as zoo reads it")
         words = configs.arguments({**text, "tie_word_embeddings": tied_words(config, keys, default=True)})
         return {
             "encoders": {"image": {"name": "vit", **transformers_clip.arguments(vision, names)}},
@@ -97,7 +96,7 @@ class PaliGemma(Family):
         }
         refuse_others(given, dict(zip(given, [("linear",), (None,), (False,), ("none",)], strict=True)), BACK_END)
         text = configs.config(language)
-        refuse_others({"head.language": text["model_type"]}, {"head.language": ("gemma",)}, BACK_END)
+        refuse_others({"head.language": text["model_type"]}, {"head.language": LANGUAGES}, BACK_END)
         vision = {**transformers_clip.config(image), "projection_dim": language["dim"]}
         del vision["architectures"]
         return {

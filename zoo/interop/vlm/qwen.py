@@ -64,6 +64,10 @@ class Qwen(Family):
         tower: keywords of our encoder that all sizes of the generation share.
         tower_rules: names of the tower's blocks and of the mergers, below ``visual.``.
         nested: True if files have the names of models in memory.
+        video: options of our tiler for videos that all sizes of the generation share.
+        video_size: smallest and largest number of pixels of a video processor whose file does not say them.
+        video_tokens: its limit of tokens, which ``cap_pixels_per_frame`` switches on.
+        video_processor: class of transformers that is written.
     """
 
     processor_class = "Qwen2VLProcessor"
@@ -86,6 +90,10 @@ class Qwen(Family):
     tower: ClassVar[Mapping[str, Any]]
     tower_rules: ClassVar[Sequence[Rule]]
     nested: ClassVar[bool] = False
+    video: ClassVar[Mapping[str, Any]] = {"time": "order", "shared": False}
+    video_size: ClassVar[tuple[int, int]] = (128 * 28 * 28, 768 * 28 * 28)
+    video_tokens: ClassVar[int] = 128_000
+    video_processor: ClassVar[str] = "Qwen2VLVideoProcessor"
 
     def recognises(self, keys: Collection[str]) -> bool:
         return self._sign() in keys or f"model.{self._sign()}" in keys
@@ -158,6 +166,10 @@ class Qwen(Family):
         """Undo ``_sizes``; ``dim`` is the width of the language model."""
         raise NotImplementedError
 
+    def _their_time(self, processor: ImageProcessor) -> dict[str, Any]:
+        """Return the keys of ``vision_config`` for the time of videos."""
+        return {}
+
     def _out(self, vision: Mapping[str, Any]) -> int:
         return count(vision, "out_hidden_size")
 
@@ -165,12 +177,7 @@ class Qwen(Family):
         return []
 
     def images(self, settings: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        size = settings.get("size") or {}
-        size = size if isinstance(size, Mapping) else {}
-        least, most = (
-            settings.get(old) or size.get(old) or size.get(new) or plain
-            for old, new, plain in (("min_pixels", "shortest_edge", 3136), ("max_pixels", "longest_edge", 1_003_520))
-        )
+        pixels = _pixels(settings, 3136, 1_003_520)
         refuse_others(
             {"temporal_patch_size": FRAMES, "do_resize": True, **settings},
             {"temporal_patch_size": (FRAMES,), "do_resize": (True, None)},
@@ -182,9 +189,45 @@ class Qwen(Family):
             "interpolation": interpolation_of({"resample": 3, **settings}, origin),
             **normalisation_of({"image_mean": list(CLIP_MEAN), "image_std": list(CLIP_STD), **settings}, origin),
         }
-        pixels = {key: count({key: value}, key) for key, value in (("min_pixels", least), ("max_pixels", most))}
         merge = count({"merge_size": 2, **settings}, "merge_size")
         return preprocessing, {"tiler": {"kind": "fit", "patch_size": patch, "merge": merge, **pixels}}
+
+    def video_options(
+        self, config: Mapping[str, Any], settings: Mapping[str, Any], origin: str, preprocessing: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        refuse_others(
+            {"temporal_patch_size": FRAMES, "do_resize": True, **settings},
+            {"temporal_patch_size": (FRAMES,), "do_resize": (True, None)},
+            f"zoo's image processor ({origin})",
+        )
+        if "image_mean" in settings and "image_std" in settings:
+            own = normalisation_of(settings, origin)
+            refuse_others(
+                own, {key: (preprocessing[key],) for key in own}, f"zoo's image processor, which reads pictures and videos ({origin})"
+            )
+        most = count({"max_video_tokens": self.video_tokens, **settings}, "max_video_tokens")
+        limits = _pixels(settings, *self.video_size) | ({"most_tokens": most} if settings.get("cap_pixels_per_frame") else {})
+        return {"video": {"frames": FRAMES, **self.video, **limits}}
+
+    def video_preprocessor(self, processor: ImageProcessor) -> dict[str, Any] | None:
+        tiler = processor.tiler
+        assert isinstance(tiler, Fit)
+        if tiler.video is None:
+            return None
+        given = {key: getattr(tiler.video, key) for key in self.video}
+        refuse_others(
+            {f"processor.image.tiler.video.{key}": value for key, value in given.items()},
+            {f"processor.image.tiler.video.{key}": (value,) for key, value in self.video.items()},
+            f"transformers' {self.video_processor}",
+        )
+        return {
+            **shared_settings(processor),
+            "video_processor_type": self.video_processor,
+            "cap_pixels_per_frame": tiler.video.most_tokens is not None,
+            **({} if tiler.video.most_tokens is None else {"max_video_tokens": tiler.video.most_tokens}),
+            "size": {"shortest_edge": tiler.video.min_pixels, "longest_edge": tiler.video.max_pixels},
+            **{"patch_size": tiler.patch_size, "merge_size": tiler.merge, "temporal_patch_size": FRAMES, "do_convert_rgb": True},
+        }
 
     def to_zoo(self, tensors: Mapping[str, Tensor], tied: bool) -> dict[str, Tensor]:
         renamed = {_flat(name): tensor for name, tensor in tensors.items()}
@@ -225,7 +268,7 @@ class Qwen(Family):
         refuse_others({f"connectors.image.{k}": merger[k] for k in legal}, {f"connectors.image.{k}": v for k, v in legal.items()}, back_end)
         refuse_others({"feature_layer": head["feature_layer"]}, {"feature_layer": (None,)}, back_end)
         own: dict[str, Collection[Any]] = {key: (value,) for key, value in self.tower.items() if key != "activation"}
-        own |= {"eps": (1e-6,), "frames": (FRAMES,)}
+        own |= {"eps": (1e-6,), "frames": (FRAMES,), "final_norm": (False,), "pool": ("mean",)}
         refuse_others({f"encoders.image.{k}": image[k] for k in own}, {f"encoders.image.{k}": v for k, v in own.items()}, back_end)
         axes = {"rope_interleaved": (self.interleaved,), "deepstack": (len(image["deepstack"]),)}
         refuse_others({f"language.{k}": language[k] for k in axes}, {f"language.{k}": v for k, v in axes.items()}, back_end)
@@ -239,6 +282,7 @@ class Qwen(Family):
             **{"spatial_merge_size": merger["factor"], "temporal_patch_size": FRAMES},
             "rope_parameters": {"rope_type": "axial", "rope_theta": image["rope_theta"]},
             **self._their_sizes(image, merger["factor"], language["dim"]),
+            **self._their_time(processor),
         }
         return {
             "vision_config": vision,
@@ -263,6 +307,14 @@ class Qwen(Family):
 
     def processor_config(self, config: Mapping[str, Any], per_tile: int, prefix: int) -> dict[str, Any]:
         return {}
+
+
+def _pixels(settings: Mapping[str, Any], least: int, most: int) -> dict[str, int]:
+    """Return the limits of the pixels of a picture or video, given those of a processor whose file says none."""
+    size = settings.get("size") or {}
+    size = size if isinstance(size, Mapping) else {}
+    names = (("min_pixels", "shortest_edge", least), ("max_pixels", "longest_edge", most))
+    return {key: count({key: settings.get(key) or size.get(key) or size.get(new) or plain}, key) for key, new, plain in names}
 
 
 def _plain(words: Mapping[str, Any]) -> dict[str, Any]:

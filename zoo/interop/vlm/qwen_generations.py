@@ -10,6 +10,8 @@ from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_othe
 from zoo.interop.causal_lm import configs
 from zoo.interop.causal_lm.transformers_causal_lm import stacked
 from zoo.interop.vlm.qwen import IMAGE, TOWER, Qwen, block
+from zoo.layers.tilers.fit import Fit
+from zoo.processors.image import ImageProcessor
 from zoo.types import Tiler
 
 NEW_MERGER = {"norm.{w}": "norm.{w}", "linear_fc1.{w}": "fc1.{w}", "linear_fc2.{w}": "fc2.{w}"}
@@ -71,8 +73,27 @@ class Qwen25VL(Qwen):
         *under("merger.", IMAGE + "merger.", named(OLD_MERGER)),
     )
 
+    video = {"time": "seconds", "shared": False}
+
     def _sign(self) -> str:
         return "visual.blocks.0.mlp.gate_proj.weight"
+
+    def video_options(
+        self, config: Mapping[str, Any], settings: Mapping[str, Any], origin: str, preprocessing: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        found = super().video_options(config, settings, origin, preprocessing)["video"]
+        vision = {"tokens_per_second": 4, **(config.get("vision_config") or {})}
+        return {"video": {**found, "per_second": vision["tokens_per_second"]}}
+
+    def _their_time(self, processor: ImageProcessor) -> dict[str, Any]:
+        video = processor.tiler.video if isinstance(processor.tiler, Fit) else None
+        if video is None:
+            return {}
+        if video.per_second != int(video.per_second):
+            raise ConfigError(
+                f"processor.image.tiler.video.per_second: {video.per_second}; Qwen2.5-VL has a whole number of steps a second"
+            )
+        return {"tokens_per_second": int(video.per_second)}
 
     def _sizes(self, vision: Mapping[str, Any], merge: int, patch: int) -> dict[str, Any]:
         refuse_others(vision, {"hidden_act": ("silu", "swish")}, "our qwen_vision")
@@ -114,6 +135,10 @@ class Qwen3VL(Qwen):
     }
     tower = {"norm": "layer", "patch_bias": True, "window": None}
     nested = True
+    video = {"time": "text", "shared": True}
+    video_size = (128 * 32 * 32, 768 * 32 * 32)
+    video_tokens = 768
+    video_processor = "Qwen3VLVideoProcessor"
     tower_rules = (
         *named({"patch_embed.proj.bias": f"{TOWER}patch.bias"}),
         lifted("pos_embed.weight", f"{TOWER}positions"),

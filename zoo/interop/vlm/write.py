@@ -66,6 +66,8 @@ def vlm_export(system: nn.Module) -> Export | None:
             **family.processor_config(config, per_tile, prefix),
         }
     files |= {FOREIGN_CONFIG: config, "preprocessor_config.json": family.preprocessor(processor, per_tile)}
+    videos = family.video_preprocessor(processor)
+    files |= {} if videos is None else {"video_preprocessor_config.json": videos}
 
     def tensors() -> dict[str, Tensor]:
         return family.from_zoo(lengthened(system.state_dict(), rows), wide)

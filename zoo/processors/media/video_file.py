@@ -35,9 +35,35 @@ class Frame:
 
 @dataclass(frozen=True)
 class Video:
-    """Frames of a video, in order."""
+    """Frames of a video, in order.
+
+    Attributes:
+        frames: the frames that are shown.
+        duration: length of the video in seconds; None if it is not known.
+        shown: number of frames of the whole video that are shown, of which these may be a part; None: these are all.
+    """
 
     frames: tuple[Frame, ...]
+    duration: float | None = None
+    shown: int | None = None
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one frame to the next, on average."""
+        if self.duration is not None:
+            return self.duration / len(self.frames)
+        return (self.frames[-1].seconds - self.frames[0].seconds) / max(1, len(self.frames) - 1)
+
+    def parts(self, size: int) -> "list[Video]":
+        """Return the video in parts of ``size`` frames; the last frame is repeated until the last part has so many.
+
+        Raises:
+            DataError: there is no frame.
+        """
+        if not self.frames:
+            raise DataError("a video has no frames; give at least one")
+        frames = self.frames + self.frames[-1:] * (-len(self.frames) % size)
+        return [Video(frames[start : start + size], shown=len(self.frames)) for start in range(0, len(frames), size)]
 
 
 def is_video(raw: Any) -> bool:
@@ -63,7 +89,7 @@ def read_video(path: str | Path, *, frames: int | None = None, rate: float | Non
         number = (frames or NUM_FRAMES) if rate is None else max(1, math.floor(seconds * rate + 1e-6))
         if number > MOST_FRAMES:
             raise DataError(f"{path}: {rate} frames per second are {number} frames; allowed are {MOST_FRAMES}: choose a lower rate")
-        return Video(tuple(file.read(_spread(total, number))))
+        return Video(tuple(file.read(_spread(total, number))), duration=seconds or None)
 
 
 def _refuse_values(frames: int | None, rate: float | None) -> None:
