@@ -6,6 +6,7 @@ Strict: a broken link, a missing page or a docstring that cannot be read fails t
 the pages. They also work without a server, all but the search: python -m http.server -d build/docs
 """
 
+import argparse
 import ast
 import json
 import logging
@@ -210,4 +211,6 @@ def main(target: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "build" / "docs"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "docs", help="it is replaced (default: build/docs)")
+    sys.exit(main(parser.parse_args().folder.resolve()))

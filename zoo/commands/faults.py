@@ -5,10 +5,7 @@ Statuses: 2 for everything that a user can change (disk, permissions, files, mem
 
 import errno
 import os
-import pickle
 import sys
-import traceback
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -118,7 +115,7 @@ def explain(error: BaseException) -> str | None:
         return "a file or a config is nested too deep to be read; make it flatter"
     if isinstance(error, MemoryError) or _is_allocator(error):
         return f"there is not enough memory ({reason}); use smaller batches, a smaller model, or a machine with more; {KEPT}"
-    if isinstance(error, zipfile.BadZipFile | pickle.UnpicklingError | EOFError):
+    if _is_damage(error):
         return f"a file is damaged or cut short ({type(error).__name__}: {reason}); fetch it again"
     module = type(error).__module__
     kind = next((text for name, text in LIBRARIES.items() if f"{module}.".startswith(f"{name}.")), None)
@@ -137,6 +134,13 @@ def _explain_system(error: OSError) -> str:
     return f"{place}{wrong}; {remedy}" + ("" if name == OUTPUT or error.errno in READING else f"; {KEPT}")
 
 
+def _is_damage(error: BaseException) -> bool:
+    import pickle  # imported here, as they would slow down the start of every command
+    import zipfile
+
+    return isinstance(error, zipfile.BadZipFile | pickle.UnpicklingError | EOFError)
+
+
 def _is_allocator(error: BaseException) -> bool:
     text = str(error)
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
@@ -144,6 +148,8 @@ def _is_allocator(error: BaseException) -> bool:
 
 def _here(error: BaseException) -> str:
     """Return the exception in a line: its type, its message, and the line of code it comes from."""
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{place}: {first_line(error)[:MAX_SHOWN]}"

@@ -3,8 +3,6 @@
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-import yaml
-
 from zoo.errors import ConfigError
 from zoo.runs.jobs.shares import Share, read_share
 
@@ -57,6 +55,8 @@ def launcher_options(options: Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: a setting is not KEY=VALUE.
     """
+    import yaml
+
     found = {}
     for text in options.launcher_option or ():
         key, equals, value = text.partition("=")
