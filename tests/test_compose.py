@@ -138,7 +138,7 @@ def shallow(config):
     """Return a system with at most three blocks per part, unless the part numbers its blocks; further ones are built for other tests."""
     if not isinstance(config, Mapping):
         return config
-    deep = isinstance(config.get("depth"), int) and "full_layers" not in config
+    deep = isinstance(config.get("depth"), int) and not any(key.endswith("layers") for key in config)
     return {key: min(value, 3) if key == "depth" and deep else shallow(value) for key, value in config.items()}
 
 
