@@ -68,7 +68,7 @@ MODELS = {  # family: class, keywords of its config, our format
 }
 LISTED = {  # files of repositories of these families that no library writes
     "causal_lm": ("gemma-2b.gguf", "configuration_phi3.py", "modeling_phi3.py", "params.json", "tekken.json", "checklist.chk"),
-    "seq2seq": ("generation_config_for_summarization.json", "rust_model.ot", "flax_model.msgpack", "dict.txt", "source.spm", "tf_model.h5"),
+    "seq2seq": ("generation_config_for_summarization.json", "flax_model.msgpack", "dict.txt", "source.spm", "tf_model.h5"),
     "text_encoders": ("spm.model", "pytorch_model.generator.bin", "onnx/model.onnx", "colbert_linear.pt", "openvino/openvino_model.xml"),
     "whisper": ("model.safetensors.index.fp32.json", "pytorch_model.bin.index.fp32.json", "normalizer.json", "run_distillation.py"),
     "vlm": ("conversation.py", "examples/image1.jpg", "chat_template.json", "video_preprocessor_config.json"),

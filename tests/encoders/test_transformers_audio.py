@@ -1,5 +1,7 @@
 """Audio encoders of transformers: the library's hidden states for each clip alone, their features, and what a batch must not change."""
 
+import importlib
+
 import hosted_types
 import numpy as np
 import pytest
@@ -23,6 +25,18 @@ SOUNDS = [np.random.default_rng(seed).standard_normal(samples).astype(np.float32
 def test_hidden_states_of_clips_in_a_batch_are_those_of_transformers_alone(kind):
     far = hosted_types.audio_differences(kind)
     assert max(far.values()) < 1e-5, far
+
+
+def test_a_model_built_on_the_meta_device_leaves_filters_with_values():
+    """torchaudio's filters make a constant when they are imported, which is without a value if that happens on the meta device."""
+    kaldi, clip = pytest.importorskip("torchaudio.compliance.kaldi"), SOUNDS[0]
+    extractor = HostedFeatures({"feature_extractor_type": "ASTFeatureExtractor"})
+    expected = extractor(clip)
+    with torch.device("meta"):
+        importlib.reload(kaldi)
+        assert kaldi.EPSILON.is_meta
+        found = extractor(clip)
+    assert torch.equal(found, expected) and not kaldi.EPSILON.is_meta
 
 
 def test_models_that_mask_their_padding_run_as_one_batch():

@@ -4,8 +4,11 @@ Reference: transformers 5.17, ``feature_extraction_*.py``. The library's extract
 not depend on the other clips of its batch.
 """
 
+import importlib
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +25,22 @@ SUFFIX = "FeatureExtractor"
 NEEDLESS = ("processor_class", "transformers_version", "mel_filters", "mel_filters_slaney", "image_processor_type")
 USUAL_SECONDS = 30.0  # longest clip of models that take any length
 FRAMES_PER_SECOND = 100  # of extractors that give their length in frames (AST)
+KALDI = "torchaudio.compliance.kaldi"  # filters of AST, Speech2Text and others
+
+
+@contextmanager
+def _with_values() -> Iterator[None]:
+    """Let tensors be made on the CPU, even while a model is built on the meta device.
+
+    The module ``KALDI`` makes a constant when it is imported. If that happened on the meta device, the constant has no value, and every
+    later call would fail; the module is then loaded again.
+    """
+    with torch.device("cpu"):
+        module = sys.modules.get(KALDI)
+        constant = None if module is None else vars(module).get("EPSILON")
+        if module is not None and isinstance(constant, Tensor) and constant.is_meta:
+            importlib.reload(module)
+        yield
 
 
 def default_settings(model_type: str) -> dict[str, Any]:
@@ -59,7 +78,7 @@ class HostedFeatures:
             raise ConfigError(f"extractor.{KIND}: transformers has no {name!r}; an example is Wav2Vec2FeatureExtractor")
         settings = {key: value for key, value in given.items() if key not in (KIND, *NEEDLESS)}
         try:
-            with quiet_and_offline():
+            with quiet_and_offline(), _with_values():
                 self._extractor = kind(**settings)
         except (AttributeError, ImportError, TypeError, ValueError) as error:
             raise ConfigError(f"extractor: {name} refuses these settings: {error}") from error
@@ -115,7 +134,7 @@ class HostedFeatures:
 
     def _raw(self, waveform: Float[np.ndarray, " samples"]) -> Float[np.ndarray, "a b"]:
         """Call the library; a waveform gets an axis of one channel, and of CLAP's four equal channels one is kept."""
-        with quiet_and_offline():
+        with quiet_and_offline(), _with_values():
             output = self._extractor(waveform, sampling_rate=self.sample_rate_hz, return_tensors="np")
         found = np.asarray(output[self._extractor.model_input_names[0]][0])
         if found.ndim == 1:
