@@ -34,7 +34,7 @@ def has_vnni() -> bool:
     return torch.cpu._is_vnni_supported()
 
 
-# torch.compile cannot trace the question to the CPU, so that each layer that simulates int8 in training would break the graph; it also warns
+# torch.compile cannot trace the question to the CPU, so each layer that simulates int8 in training would break the graph; it also warns
 # of functools.cache. The mark is that of torch.compiler.assume_constant_result, whose import takes a second.
 has_vnni._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
