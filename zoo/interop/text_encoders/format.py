@@ -113,7 +113,7 @@ def describe_text(source: Source, directory: Path, config: Mapping[str, Any]) ->
     text |= _limits(directory, encoder["context_length"], is_sentence_encoder=bool(pooling))
     prompt, others = _prompts(directory, pooling)
     text |= {"prompt": prompt} if prompt else {}
-    left_out = (*others, *(OWN_TOKENIZERS[origin.MODEL_TYPE],) * unread)
+    left_out = (*others, *([OWN_TOKENIZERS[origin.MODEL_TYPE]] if unread else []))
     if not origin.has_head(keys):
         return Description({"encoder": encoder, "processor": {"text": text}}, tokenizer, left_out=left_out)
     head = {"name": "bert", **origin.head_arguments(config, keys)}

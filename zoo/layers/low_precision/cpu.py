@@ -29,15 +29,14 @@ def has_amx() -> bool:
     return torch.cpu._is_amx_tile_supported()
 
 
-@cache
 def has_vnni() -> bool:
     """True if the CPU adds four products of int8 in 32 bits. Without, two products are added in 16 bits, which may saturate."""
     return torch.cpu._is_vnni_supported()
 
 
-# torch.compile cannot trace the question to the CPU: without this mark, each layer that simulates int8 in training would break the graph.
-# The same as torch.compiler.assume_constant_result, whose import takes a second.
-has_vnni.__wrapped__._dynamo_marked_constant = True  # type: ignore[attr-defined]
+# torch.compile cannot trace the question to the CPU, so each layer that simulates int8 in training would break the graph; it also warns
+# of functools.cache. The mark is that of torch.compiler.assume_constant_result, whose import takes a second.
+has_vnni._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
