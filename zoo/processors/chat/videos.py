@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from zoo.processors.chat.messages import MARKERS, Conversation, Message
 from zoo.processors.media.video_file import Frame, Video, is_video, read_video
@@ -26,7 +27,7 @@ def with_frames(conversation: Conversation, tiler: Tiler | None) -> Conversation
     images = [read_video(raw) if isinstance(raw, Path) and is_video(raw) else raw for raw in conversation.images]
     if tiler is not None and tiler.takes_frames:
         return replace(conversation, images=tuple(images))
-    pictures = [_pictures(raw, tiler) if isinstance(raw, Video) else [raw] for raw in images]
+    pictures: list[Sequence[Any]] = [_pictures(raw, tiler) if isinstance(raw, Video) else [raw] for raw in images]
     shown = zip(images, pictures, strict=True)
     written = iter([_lines(found, tiler) if isinstance(raw, Video) else MARKER for raw, found in shown])
     timed = tiler is not None and not tiler.frame_break
