@@ -48,11 +48,9 @@ def test_a_classifier_learns_the_digits(tmp_path, card_figure):
 @pytest.mark.heavy
 @pytest.mark.card("siglip_vit_nano", "trains")
 def test_siglip_learns_the_digits(tmp_path, card_figure):
-    """Train two thirds of the quickstart's steps, after which one seed reached 83 %; no goal was set, and chance is 10 %."""
-    steps = ["training.max_steps=400", "training.evaluate_every=400", "training.checkpoint_every=400"]
-    result = learn(tmp_path, "experiment=quickstart", "system=siglip_vit_nano", *steps)
-    card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot, 400 steps")
-    assert result.metrics["top1"] >= 0.65
+    result = learn(tmp_path, "experiment=quickstart", "system=siglip_vit_nano")
+    card_figure(f"top-1 {100 * result.metrics['top1']:.1f} % of {result.num_items} test digits, zero-shot")
+    assert result.metrics["top1"] >= 0.85  # no goal stands for it: well above the chance of 0.1
 
 
 @pytest.mark.heavy
