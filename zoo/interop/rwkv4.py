@@ -197,12 +197,12 @@ class Rwkv4Files(Format):
     def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:
         """Return the files of a language model."""
         system = config_of(model)
-        inner: Any = model.get_submodule("head.language") if is_system(model) else model
         own = (system.get("head") or {}).get("language") if is_system(model) else system.get("language")
         if not own or own.get("name") != FAMILY:
             return None
         if is_system(model) and system.get("encoders"):
             raise ConfigError("export: files of RWKV hold a language model alone; export head.language, or use zoo.save")
+        inner: Any = model.get_submodule("head.language") if is_system(model) else model
         if target == AUTHORS:
             return Export(
                 {},

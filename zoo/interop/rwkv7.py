@@ -127,12 +127,12 @@ class Rwkv7Files(Format):
     def prepare(self, model: nn.Module, target: str, directory: Path) -> Export | None:
         """Return the published names of a language model."""
         config = config_of(model)
-        inner: Any = model.get_submodule("head.language") if is_system(model) else model
         own = (config.get("head") or {}).get("language") if is_system(model) else config.get("language")
         if not own or own.get("name") != "rwkv7":
             return None
         if is_system(model) and config.get("encoders"):
             raise ConfigError("export: files of RWKV hold a language model alone; export head.language, or use zoo.save")
+        inner: Any = model.get_submodule("head.language") if is_system(model) else model
         return Export(
             {}, lambda: from_zoo(inner.state_dict()), weights="model.pth", save=lambda tensors, path: torch.save(dict(tensors), path)
         )
