@@ -223,13 +223,12 @@ def read_with_transformers(directory: Path, pieces: Path | None = None) -> Token
             f"{directory}: {what}, which needs transformers and sentencepiece: zoo install transformers; "
             f"or put the tokenizer's {TOKENIZER_FILE} beside it"
         ) from error
-    tokenizer = getattr(found, "backend_tokenizer", None)
-    if not isinstance(tokenizer, Tokenizer):
+    if not isinstance(found, transformers.PreTrainedTokenizerFast):
         raise WeightsError(
             f"{directory}: its tokenizer, {type(found).__name__} of transformers, is Python code without a {TOKENIZER_FILE}, and is not "
             "read; choose a model with one, or load a copy of the directory without vocabulary files and give ready token ids"
         )
-    return tokenizer
+    return found.backend_tokenizer
 
 
 def _instantiate(library: Any, directory: Path) -> Any:
