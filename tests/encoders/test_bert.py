@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
+from sizes import num_parameters
 
 import zoo
 from tests.support.sines import sines_by_their_names
-from tests.support.sizes import num_parameters
 from zoo.assembly.compose import compose
 from zoo.assembly.create import create_model
 from zoo.assembly.summary import summarize

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from sizes import num_parameters
 
 import zoo
 from tests.support.sines import sines_by_their_names
-from tests.support.sizes import num_parameters
 from zoo.encoders.deberta import Deberta, distance_rows
 from zoo.interop.text_encoders import deberta as names
 from zoo.interop.text_encoders import deberta_v1 as first_names

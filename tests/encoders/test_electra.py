@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from sizes import num_parameters
 
 from tests.support.sines import sines_by_their_names
-from tests.support.sizes import num_parameters
 from zoo.assembly.summary import summarize
 from zoo.encoders.electra import Electra
 from zoo.heads.replaced_tokens import ReplacedTokens

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from sizes import num_parameters
 from transformers import GenerationConfig, RwkvConfig, RwkvForCausalLM
 
 import zoo
 from tests.support.sines import fill
-from tests.support.sizes import num_parameters
 from zoo.interop import rwkv4 as names
 from zoo.language.rwkv4 import Rwkv4, decaying_mean
 from zoo.storage.tensors import read_tensors

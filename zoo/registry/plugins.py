@@ -122,10 +122,11 @@ def _state() -> tuple[bool, tuple[str, ...]]:
 def _entry_points(enabled: bool, path: tuple[str, ...]) -> Mapping[str, tuple[tuple[EntryPoint, Distribution], ...]]:
     """Return the entry points of each of our groups with their distributions, sorted by distribution and name."""
     found: dict[str, list[tuple[EntryPoint, Distribution]]] = {group: [] for group in (*GROUPS.values(), ROWS)}
-    installed = entry_points() if enabled else None  # once: each call reads the files of every distribution
-    for group, points in found.items() if installed is not None else ():
-        points += [(point, point.dist) for point in installed.select(group=group) if point.dist is not None]
-        points.sort(key=lambda pair: (normalised(pair[1].name), pair[0].name))
+    if enabled:
+        installed = entry_points()  # once: each call reads the files of every distribution
+        for group, points in found.items():
+            points += [(point, point.dist) for point in installed.select(group=group) if point.dist is not None]
+            points.sort(key=lambda pair: (normalised(pair[1].name), pair[0].name))
     return MappingProxyType({group: tuple(points) for group, points in found.items()})
 
 
