@@ -28,9 +28,8 @@ from zoo.processors.media.sound_kinds import AUDIO_SUFFIXES
 from zoo.runs.jobs.parts import Parts
 from zoo.training.fingerprint import hash_parameters
 
-Scorer = Callable[
-    [Any], torch.Tensor
-]  # pixels [B, 3, H, W], a Batch of patches, or mels [B, num_mels, frames] -> probabilities [B, labels]
+# Maps pixels [B, 3, H, W], a Batch of patches, or mels [B, num_mels, frames] to probabilities [B, labels].
+Scorer = Callable[[Any], torch.Tensor]
 NAMES = {"image": "images", "audio": "recordings"}
 
 

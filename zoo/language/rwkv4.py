@@ -12,20 +12,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from zoo.errors import DataError
 from zoo.layers.linear import Linear
-from zoo.layers.packing import Packing
+from zoo.layers.recurrent_only import Real, RecurrentOnly
 from zoo.layers.recurrent_state import RecurrentState, previous_real
 from zoo.registry import register
-from zoo.types import LanguageModel
 
 UNREAD = -1e38  # maximum of the exponents before the first token, as in the reference
 SUMS = 3  # rows of a state: numerator, denominator, maximum of the exponents
-
-Real = Bool[Tensor, "batch length"] | None
 
 
 def decaying_mean(
@@ -119,7 +115,7 @@ class Block(nn.Module):
 
 
 @register("language")
-class Rwkv4(LanguageModel):
+class Rwkv4(RecurrentOnly):
     """Recurrent causal language model: maps token ids or embedding vectors to hidden states; ``logits`` scores the next token.
 
     ``new_cache`` returns a state, which takes the same memory for a text of any length.
@@ -155,61 +151,12 @@ class Rwkv4(LanguageModel):
         self.lm_head = Linear(dim, vocab_size, bias=False)
         self._initialise()
 
-    def forward(
-        self,
-        x: Int[Tensor, "*tokens"] | Float[Tensor, "*tokens dim"],
-        mask: Bool[Tensor, "batch length"] | None = None,
-        *,
-        positions: Int[Tensor, "*tokens"] | None = None,
-        cache: RecurrentState | None = None,
-        layout: Packing | None = None,
-    ) -> Float[Tensor, "*tokens dim"]:
-        """Return the hidden states after the last norm.
-
-        Args:
-            x: token ids [batch, length] or vectors [batch, length, dim]; with a layout, packed ids [total] or vectors [total, dim].
-            mask: True at real tokens of this call; padding may be on either side.
-            positions: not used: the order of the tokens is all that a recurrent model knows.
-            cache: state after the previous tokens; it is updated.
-            layout: boundaries of the sequences in a packed list.
-
-        Raises:
-            DataError: a text is longer than ``context_length``.
-        """
-        x = x if x.is_floating_point() else self.embed(x)
-        if layout is not None:  # rows run beside each other, padded on the right, where padding can change nothing
-            return layout.pack(self._run(layout.unpack(x), None, None))
-        return self._run(x, mask, cache)
-
-    def _run(self, x: Float[Tensor, "batch length dim"], mask: Real, cache: RecurrentState | None) -> Float[Tensor, "batch length dim"]:
-        past = 0 if cache is None else cache.length
-        if past + x.shape[1] > self.context_length:
-            raise DataError(
-                f"a text has {past + x.shape[1]} tokens; context_length allows {self.context_length}: shorten it, or set a larger "
-                "context_length, on which no weight depends"
-            )
-        state = self.new_cache(len(x), 0) if cache is None else cache
-        for layer, block in enumerate(self.blocks):
-            assert isinstance(block, Block)
-            before = state.shifted[:, layer].to(x.dtype)
-            mixed, time, sums = block.time(block.norm1(x), before[0], state.matrices[layer], mask)
-            x = x + mixed
-            mixed, channel = block.channel(block.norm2(x), before[1], mask)
-            x = x + mixed
-            if cache is not None:
-                cache.keep(layer, time=time, channel=channel, matrices=sums)
-        if cache is not None:
-            cache.extend(x.shape[1])
-        return self.norm(x)
-
-    def embed(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens dim"]:
-        """Return the normalised embeddings of token ids; negative ids (placeholders of other modalities) give zeros."""
-        vectors = self.embedding_norm(self.embedding(token_ids.clamp(min=0)))
-        return vectors.masked_fill((token_ids < 0)[..., None], 0.0)
-
-    def logits(self, hidden: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab_size"]:
-        """Return the logits of the next token over the vocabulary."""
-        return self.lm_head(hidden)
+    def mix_time(
+        self, block: Any, x: Float[Tensor, "batch length dim"], before: Tensor, matrices: Tensor, carried: Tensor | None, mask: Real
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """See ``RecurrentOnly``; nothing is carried from block to block."""
+        mixed, time, sums = block.time(x, before, matrices, mask)
+        return mixed, time, sums, None
 
     def new_cache(self, batch_size: int, length: int) -> RecurrentState:
         """Return the state before any token.
