@@ -118,6 +118,11 @@ for section in SECTIONS:
 if found.keys() - NAMES.keys() - HARMLESS:
     sys.exit("settings of pip that uv may not have: " + ", ".join(sorted(found.keys() - NAMES.keys() - HARMLESS)))
 print("UV_SYSTEM_CERTS=true", "UV_INDEX_STRATEGY=unsafe-best-match", sep="\n")  # best match: as pip compares all indexes
+# pip chooses among the wheels of all indexes; uv among those of the first index that has the version. An extra index may hold one wheel only,
+# and a wrong one, such as soundfile's wheel without its library. The main index comes first; what uv calls the default index comes last.
+if "extra-index-url" in found:
+    *first, last = [found.get("index-url", "https://pypi.org/simple"), *found["extra-index-url"].split()]
+    found |= {"index-url": last, "extra-index-url": " ".join(first)}
 for name, (variable, separator) in NAMES.items():
     if name in found:
         print(f"{variable}={separator.join(found[name].split())}")

@@ -116,7 +116,7 @@ def installer(tmp_path):
     """Run install_packages of scripts/environment.sh; returns the commands, with stubs in place of pip and uv."""
     bin_folder, log = tmp_path / "venv" / "bin", tmp_path / "log"
     bin_folder.mkdir(parents=True)
-    uv = f'#!/bin/sh\necho "uv $UV_DEFAULT_INDEX $@" >>{log}; exit "$UV_STATUS"\n'
+    uv = f'#!/bin/sh\necho "uv $UV_INDEX $UV_DEFAULT_INDEX $@" >>{log}; exit "$UV_STATUS"\n'
     (bin_folder / "python").write_text(
         f'#!/bin/sh\n[ "$1" = - ] && exec {sys.executable} -\necho "$@" >>{log}\n'
         f"case \"$*\" in *--target*) mkdir -p {bin_folder}/../uv/bin && cat >{bin_folder}/../uv/bin/uv <<'END' && "
@@ -138,7 +138,9 @@ def installer(tmp_path):
 def test_packages_are_installed_by_uv_with_the_index_of_pip(installer):
     fetch, install = installer(PIP_INDEX_URL="https://example.org/simple")
     assert fetch.startswith("-m pip install") and "uv==" in fetch
-    assert install == "uv https://example.org/simple pip install -e a[b]"
+    assert install == "uv  https://example.org/simple pip install -e a[b]"
+    _, install = installer(PIP_INDEX_URL="https://example.org/simple", PIP_EXTRA_INDEX_URL="file:///one file:///two")
+    assert install == "uv https://example.org/simple file:///one file:///two pip install -e a[b]"  # uv prefers them in this order
 
 
 @pytest.mark.parametrize(
