@@ -46,7 +46,9 @@ def asked(turns):
     return {"perm_mask": (turns[:, :, None] <= turns[:, None, :]).float(), "target_mapping": mapping}
 
 
-@pytest.mark.parametrize(("name", "sizes"), [("xlnet_base", {"d_model": 768, "n_layer": 12, "n_head": 12, "d_inner": 3072}), ("xlnet_large", {})])
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("xlnet_base", {"d_model": 768, "n_layer": 12, "n_head": 12, "d_inner": 3072}), ("xlnet_large", {})]
+)
 def test_rows_have_as_many_parameters_as_theirs(name, sizes):
     with torch.device("meta"):
         theirs = XLNetModel(XLNetConfig(**sizes))
@@ -145,7 +147,11 @@ def test_a_classifier_is_refused_by_the_names_of_its_head(scramble, tmp_path):
 
 @pytest.mark.parametrize(
     ("head", "message"),
-    [({"permutation": False}, "permutation: got False"), ({"transform": True}, "transform: got True"), ({"tied": False}, "tied: got False")],
+    [
+        ({"permutation": False}, "permutation: got False"),
+        ({"transform": True}, "transform: got True"),
+        ({"tied": False}, "tied: got False"),
+    ],
 )
 def test_a_head_that_theirs_does_not_have_is_refused(head, message, tmp_path):
     words = [f"system.head.{key}={value}".lower() for key, value in head.items()]

@@ -1,4 +1,4 @@
-"""XLNet: parameter counts, the reference's golden outputs, its formula by loops, memory, padding; transformers: tests/convert/test_xlnet.py."""
+"""XLNet: parameter counts, golden outputs, the formula by loops, memory, padding; against transformers: tests/convert/test_xlnet.py."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_the_head_adds_a_bias_for_each_word_and_shares_the_table(name, expected)
 
 @torch.no_grad()
 def test_outputs_are_those_that_the_reference_gave_for_weights_of_sines():
-    """From transformers 5.17, XLNetLMHeadModel with perm_mask, target_mapping and mem_len 4; order 2 0 4 1 3, of which 1 and 3 are predicted."""
+    """From transformers 5.17, XLNetLMHeadModel with mem_len 4; the order is 2 0 4 1 3, of which 1 and 3 are predicted."""
     model = XLNet(**TINY).eval()
     head = BertHead(inputs={"text": EncoderSpec.of(model)}, transform=False, permutation=True).eval()
     head.connect(Wiring({"text": model}))

@@ -87,7 +87,10 @@ class Masking:
         self.begins = None if unit in ("pieces", "spans") else _word_beginnings(tokenizer)
 
     def __call__(self, batch: Batch, seeds: Sequence[tuple[int, ...]]) -> Batch:
-        """Return the batch with masked tokens, or with turns; each item has its own seed, so that the other items of the batch do not matter."""
+        """Return the batch with masked tokens, or with turns.
+
+        Each item has its own seed, so that the other items of the batch do not matter.
+        """
         token_ids, mask = batch.inputs["text"], batch.masks.get("text")
         hidden, labels, prefixes, turns = token_ids.clone(), torch.full_like(token_ids, IGNORED), [], torch.zeros_like(token_ids)
         for row, seed in enumerate(seeds):

@@ -217,8 +217,8 @@ class XLNet(WordEncoder):
         shapes = {(len(part), part.shape[-1]) for part in memory}
         if memory and (len(memory) != len(self.blocks) or shapes != {(len(token_ids), self.dim)}):
             raise DataError(
-                f"memory: has {len(memory)} tensors of (rows, width) {sorted(shapes)}; expected are {len(self.blocks)}, one for each block, of "
-                f"{(len(token_ids), self.dim)}; pass what with_memory returned for the same rows"
+                f"memory: has {len(memory)} tensors of (rows, width) {sorted(shapes)}; expected are {len(self.blocks)}, one for each block, "
+                f"of {(len(token_ids), self.dim)}; pass what with_memory returned for the same rows"
             )
         if keep < 0:
             raise DataError(f"keep: got {keep}; allowed is 0 or more tokens")
@@ -235,7 +235,7 @@ class XLNet(WordEncoder):
         if turns is not None:
             places, predicted = predicted_places(turns)
             x = torch.cat([x, self.mask_vector.to(x.dtype).expand(*places.shape, -1)], dim=1)  # [B, length + queries, dim]
-        elif self.training:  # without queries the vector has no effect, but other ranks wait for its gradient
+        elif torch.is_grad_enabled():  # without queries the vector has no effect, but other ranks wait for its gradient
             x = x + 0 * self.mask_vector
         relations = self._relations(token_ids, real if mask is not None else None, turns, places, types, before)
         x, kept = self.dropout(x), []

@@ -71,8 +71,8 @@ class BertHead(Head):
             (``takes_turns``), and the data must give them (``data.masking.permutation``).
 
     Raises:
-        ConfigError: both tasks are off, ``sequence`` is unknown, ``permutation`` does not fit the other tasks, or the encoder lacks the word
-            embedding, pooled vector or vocabulary size that the tasks need.
+        ConfigError: both tasks are off, ``sequence`` is unknown, ``permutation`` does not fit the other tasks, or the encoder lacks the
+            word embedding, pooled vector or vocabulary size that the tasks need.
         DataError: (forward) the batch lacks the labels of a task.
     """
 
@@ -155,12 +155,13 @@ class BertHead(Head):
         """Return the batch whose mask holds turns, with ``PADDING`` at padding."""
         if not self.needs_turns:
             raise ConfigError(
-                "data.masking.permutation: true, but head 'bert' predicts masked tokens; set system.head.permutation=true, or permutation=false"
+                "data.masking.permutation: true, but head 'bert' predicts masked tokens; set system.head.permutation=true, or "
+                "data.masking.permutation=false"
             )
         if self._reader and not self._reader[0].takes_turns:
             raise ConfigError(
-                f"permutation: encoder {type(self._reader[0]).__name__} has no second stream that predicts in an order; choose encoder xlnet, "
-                "or set system.head.permutation=false"
+                f"permutation: encoder {type(self._reader[0]).__name__} has no second stream that predicts in an order; choose encoder "
+                "xlnet, or set system.head.permutation=false"
             )
         turns = batch.need(TURNS, "head 'bert' (permutation)", "set data.masking.permutation=true, or system.head.permutation=false")
         if "text" in batch.masks:

@@ -56,7 +56,7 @@ NO_LIMIT = 1_000_000  # transformers writes a number near 1e30 as model_max_leng
 
 @register("format")
 class TextEncoders(Format):
-    """Encoders ``bert``, ``albert``, ``electra``, ``deberta``, ``modernbert``, ``t5`` and ``xlnet``, alone or with their pre-training head."""
+    """Encoders ``bert``, ``albert``, ``electra``, ``deberta``, ``modernbert``, ``t5``, ``xlnet``, alone or with a pre-training head."""
 
     targets = ("transformers",)
     takes = "text encoders 'bert', 'albert', 'electra', 'deberta', 'modernbert', 't5' and 'xlnet', alone or with the head 'bert'"
