@@ -152,7 +152,7 @@ def test_numbers_out_of_range_are_refused(change, words):
 
 def test_a_memory_that_does_not_fit_is_refused():
     model, ids = make(), torch.zeros(2, 3, dtype=torch.int64)
-    with pytest.raises(zoo.DataError, match=r"memory: has 1 tensors of \(rows, width\) \[\(2, 24\)\]; expected are 2, one for each block"):
+    with pytest.raises(zoo.DataError, match=r"memory: has 1 tensors of \(rows, width\) \[\(2, 24\)\]; expected: 2, one for each block"):
         model.with_memory(ids, memory=[torch.zeros(2, 3, 24)], keep=3)
     with pytest.raises(zoo.DataError, match="keep: got -1"):
         model.with_memory(ids, keep=-1)

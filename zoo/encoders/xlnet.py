@@ -217,7 +217,7 @@ class XLNet(WordEncoder):
         shapes = {(len(part), part.shape[-1]) for part in memory}
         if memory and (len(memory) != len(self.blocks) or shapes != {(len(token_ids), self.dim)}):
             raise DataError(
-                f"memory: has {len(memory)} tensors of (rows, width) {sorted(shapes)}; expected are {len(self.blocks)}, one for each block, "
+                f"memory: has {len(memory)} tensors of (rows, width) {sorted(shapes)}; expected: {len(self.blocks)}, one for each block, "
                 f"of {(len(token_ids), self.dim)}; pass what with_memory returned for the same rows"
             )
         if keep < 0:
