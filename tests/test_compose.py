@@ -111,7 +111,8 @@ def data_of(name: str, path) -> list[str]:
         return ["data=spoken_numbers"]
     if row.family == "bert":
         pairs = "none" if name.startswith("roberta") else "swapped" if name.startswith("albert") else "next"
-        return ["data=documents", f"data.source.path={path}", f"data.source.pairs={pairs}"]
+        order = ["data.masking={permutation: true, unit: spans, probability: 0.1667}"] if name.startswith("xlnet") else []
+        return ["data=documents", f"data.source.path={path}", f"data.source.pairs={pairs}", *order]
     if row.family == "seq2seq" and row.modalities == ("text",):
         return ["data=parallel", f"data.source.path={path}"]
     if name.startswith("bind_"):

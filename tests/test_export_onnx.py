@@ -98,7 +98,9 @@ def test_without_its_libraries_the_export_says_what_to_install(tmp_path, monkeyp
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", ["whisper_nano", "pvig_nano", "bert_nano", "t5_nano", "classifier_vit_nano", "timm_nano", "llava_nano"])
+@pytest.mark.parametrize(
+    "name", ["whisper_nano", "pvig_nano", "bert_nano", "t5_nano", "xlnet_nano", "classifier_vit_nano", "timm_nano", "llava_nano"]
+)
 def test_every_kind_of_encoder_is_exported_and_equal(name, tmp_path):
     """The export itself compares: with onnxruntime, 3 items after tracing with 2."""
     folder = zoo.export(zoo.create_model(name), tmp_path / name, "onnx")

@@ -56,6 +56,7 @@ MODELS = {  # family: class, keywords of its config, our format
     "electra": ("ElectraModel", {**READ, "embedding_size": 24}, "text_encoders"),
     "deberta-v2": ("DebertaV2Model", READ, "text_encoders"),
     "modernbert": ("ModernBertModel", {**READ, **dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id"), 0)}, "text_encoders"),
+    "xlnet": ("XLNetModel", {"vocab_size": 50, "d_model": 24, "n_layer": 1, "n_head": 3, "d_inner": 40}, "text_encoders"),
     "mixtral": ("MixtralForCausalLM", {**LLAMA, "num_local_experts": 2}, "causal_lm"),
     "phi3": ("Phi3ForCausalLM", {**LLAMA, "pad_token_id": 0}, "causal_lm"),
     "gemma": ("GemmaForCausalLM", {**LLAMA, "head_dim": 8}, "causal_lm"),

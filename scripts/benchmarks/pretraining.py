@@ -1,6 +1,6 @@
-"""Short pre-training of small ModernBERT, ELECTRA and DeBERTa v3 on WordNet's glosses: losses on held-out texts before and after.
+"""Short pre-training of small ModernBERT, ELECTRA, DeBERTa v3 and XLNet on WordNet's glosses: losses on held-out texts before and after.
 
-    python scripts/benchmarks/pretraining.py [modernbert electra deberta] [--steps 150]     # about two minutes each on one core
+    python scripts/benchmarks/pretraining.py [modernbert electra deberta xlnet] [--steps 150]     # about two minutes each on one core
 
 Each run is `zoo train experiment=bert_nano` with the words that it prints. The held-out texts are masked with fixed seeds, so that the
 figures before and after are of the same tokens. Prints one line of JSON for each model.
@@ -27,6 +27,7 @@ MODELS = {
     "modernbert": ["system=modernbert_pretraining_nano", "data.masking={probability: 0.3, unit: pieces}"],
     "electra": ["system=electra_pretraining_nano", REPLACED],
     "deberta": ["system=deberta_pretraining_nano", REPLACED],
+    "xlnet": ["system=xlnet_pretraining_nano", "data.masking={probability: 0.1667, unit: spans, permutation: true}"],
 }
 LINES, TEXTS, BATCH = 20_000, 128, 32
 

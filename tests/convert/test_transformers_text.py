@@ -36,6 +36,8 @@ from transformers import (
     XLMConfig,
     XLMModel,
     XLMWithLMHeadModel,
+    XLNetConfig,
+    XLNetModel,
 )
 
 import zoo
@@ -59,6 +61,7 @@ MODERN = {
 }
 XLM = {"vocab_size": 101, "emb_dim": 60, "n_heads": 5, "n_layers": 3, "max_position_embeddings": 19, "pad_token_id": 0, "n_langs": 3}
 XLM |= {"bos_token_id": 1, "eos_token_id": 1}
+XLNET = {"vocab_size": 101, "d_model": 60, "n_head": 5, "n_layer": 3, "d_inner": 100}
 T5 = {"vocab_size": 101, "d_model": 60, "d_kv": 7, "num_heads": 5, "d_ff": 100, "num_layers": 3}
 ENCODERS = {
     "bert": lambda: BertModel(BertConfig(**BERT)),
@@ -82,6 +85,8 @@ ENCODERS = {
     ),
     "xlm": lambda: XLMModel(XLMConfig(**XLM)),
     "xlm, causal, of one language": lambda: XLMModel(XLMConfig(**{**XLM, "n_langs": 1, "causal": True, "gelu_activation": False})),
+    "xlnet": lambda: XLNetModel(XLNetConfig(**XLNET)),
+    "xlnet with silu": lambda: XLNetModel(XLNetConfig(**XLNET, ff_activation="silu", layer_norm_eps=1e-5)),
     "t5": lambda: T5EncoderModel(T5Config(**T5)),
     "t5 1.1": lambda: T5EncoderModel(T5Config(**T5, feed_forward_proj="gated-gelu")),
     "t5 gated silu": lambda: T5EncoderModel(
@@ -161,7 +166,7 @@ def test_a_model_with_its_head_comes_in_and_goes_back(kind, scramble, batch, sam
     assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [kind]
 
 
-@pytest.mark.parametrize("kind", ["electra", "deberta v1", "deberta v3", "deberta v2, with a convolution", "modernbert"])
+@pytest.mark.parametrize("kind", ["electra", "deberta v1", "deberta v3", "deberta v2, with a convolution", "modernbert", "xlnet"])
 @torch.no_grad()
 def test_padding_before_a_text_changes_as_little_as_padding_after_it(kind, scramble, close, tmp_path):
     reference = scramble(ENCODERS[kind]())
@@ -255,6 +260,12 @@ def test_an_untied_decoder_is_refused(scramble, tmp_path):
         ("modernbert", {"layer_types": ["sliding_attention"] * 5}, "layer_types: got"),
         ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope_parameters.full_attention: got"),
         ("xlm", {"asm": True}, "asm: got True"),
+        ("xlnet", {"attn_type": "uni"}, "attn_type: got 'uni'"),
+        ("xlnet", {"bi_data": True}, "bi_data: got True"),
+        ("xlnet", {"clamp_len": 7}, "clamp_len: got 7, which our xlnet does not have; allowed is -1"),
+        ("xlnet", {"same_length": True}, "same_length: got True"),
+        ("xlnet", {"d_head": 10}, "d_head: got 10"),
+        ("xlnet", {"ff_activation": "mish"}, "ff_activation: our xlnet has no 'mish'"),
         ("t5", {"feed_forward_proj": "gated-mish"}, "feed_forward_proj: our t5 has no 'gated-mish'"),
     ],
 )

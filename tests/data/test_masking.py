@@ -31,7 +31,7 @@ def batch_of(part, texts):
     return Batch({"text": ids}, {"text": mask})
 
 
-@pytest.mark.parametrize("unit", ["pieces", "words", "runs"])
+@pytest.mark.parametrize("unit", ["pieces", "words", "runs", "spans"])
 def test_an_items_mask_follows_from_its_own_numbers_alone(part, unit):
     masking, texts = make(part, unit=unit), [" ".join(TEXTS), TEXTS[1], TEXTS[0] * 3]
     seeds = [(0, 3, 7), (0, 3, 1), (0, 3, 4)]

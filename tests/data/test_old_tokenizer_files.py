@@ -1,10 +1,9 @@
 """Tokenizers of directories without ``tokenizer.json``: SentencePiece models, vocabularies and merges, against transformers."""
 
-import io
 import json
 
 import pytest
-import sentencepiece
+from sentence_pieces import CORPUS, FAIRSEQ, XLNET, pieces
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, RobertaTokenizer
 
@@ -13,26 +12,13 @@ from zoo.processors.tokenizers.chat_tokenizer import read_language_tokenizer
 from zoo.processors.tokenizers.library_tokenizers import read_tokenizer
 
 TEXTS = ["a cat sat on the mat", "It's 12 o'clock, isn't it?", "zwei   words\n naïve", "", "Hello WORLD"]
-CORPUS = ["the cat sat on the mat and the dog is 12 years old", "hello world it's a test isn't it?", "naïve words two o'clock"] * 20
 WORDS = ["a", "cat", "##s", "sat", "hello", "on", "the", "mat", "it", "'", "?", ","]
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 BERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
 ENDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 DEBERTA = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "user_defined_symbols": ["[MASK]"]}
 DEBERTA |= {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]", "unk_piece": "[UNK]"}
 ALBERT = {"pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "control_symbols": ["[CLS]", "[SEP]"], "user_defined_symbols": ["[MASK]"]}
-
-
-def pieces(name, **settings):
-    def write(folder):
-        model = io.BytesIO()
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(CORPUS), model_writer=model, vocab_size=70, minloglevel=2, hard_vocab_limit=False, **settings
-        )
-        (folder / name).write_bytes(model.getvalue())
-
-    return write
 
 
 def merges(folder):
@@ -53,7 +39,7 @@ KINDS = {  # config.json, tokenizer_config.json, writer of the other files
     "deberta v3": ({"model_type": "deberta-v2"}, {"do_lower_case": False, "vocab_type": "spm"}, pieces("spm.model", **DEBERTA)),
     "albert": ({"model_type": "albert"}, None, pieces("spiece.model", **ALBERT)),
     "xlm-roberta": ({"model_type": "xlm-roberta"}, None, pieces("sentencepiece.bpe.model", **FAIRSEQ)),
-    "xlnet": ({"model_type": "xlnet"}, None, pieces("spiece.model", **FAIRSEQ, control_symbols=["<cls>", "<sep>", "<pad>", "<mask>"])),
+    "xlnet": ({"model_type": "xlnet"}, None, pieces("spiece.model", **XLNET)),
     "t5": ({"model_type": "t5"}, None, pieces("spiece.model", **ENDS)),
     "pegasus": ({"model_type": "pegasus"}, None, pieces("spiece.model", **ENDS)),
     "roberta": ({"model_type": "roberta"}, {"model_max_length": 512}, merges),

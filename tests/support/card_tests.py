@@ -14,7 +14,7 @@ CAUSAL_LM = {  # by family: patterns of the ids
     "phi": ("phi3*",),
     "gpt3": ("gpt neo",),
 }
-TEXT = {name: (f"{name}*",) for name in ("bert", "roberta", "albert", "electra", "deberta", "modernbert", "t5", "xlm")}
+TEXT = {name: (f"{name}*",) for name in ("bert", "roberta", "albert", "electra", "deberta", "modernbert", "t5", "xlm", "xlnet")}
 TEXT_HEADS = {
     **{"bert": ("BertFor*",), "roberta": ("Roberta*",), "albert": ("Albert*",)},
     **{"xlm": ("XLM*",), "electra": ("Electra*",), "deberta": ("Deberta*",), "modernbert": ("ModernBert*",)},

@@ -3,7 +3,7 @@
 import torch
 from system_batches import ranked
 
-from zoo.types import FRAMES, MAGNITUDES, MASKED, MELS, PLACEHOLDER_IDS, SUPERVISED
+from zoo.types import FRAMES, MAGNITUDES, MASKED, MELS, PLACEHOLDER_IDS, SUPERVISED, TURNS
 
 AUDIO_FRAMES, SPEECH_FRAMES = 100, 24  # 30 s of audio would only take longer
 
@@ -32,6 +32,8 @@ def random_batch(system, items, *, padded=False):
         batch.targets |= ranked(items)
     if system.head.needs_masking:
         batch.targets[MASKED] = torch.where(torch.rand(batch.inputs["text"].shape, generator=generator) < 0.3, batch.inputs["text"], -100)
+    if system.head.needs_turns:
+        batch.targets[TURNS] = (batch.targets[MASKED] >= 0) * (1 + torch.rand(batch.inputs["text"].shape, generator=generator).argsort(1))
     if padded:
         batch.targets |= {name: batch.targets[name][..., :SPEECH_FRAMES] for name in (MELS, MAGNITUDES, FRAMES) if name in batch.targets}
         for name, mask in (*batch.masks.items(), *((n, batch.targets[n]) for n in (FRAMES, SUPERVISED) if n in batch.targets)):

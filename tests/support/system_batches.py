@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from zoo.types import IGNORED, MASKED, TEACHER, Sample
+from zoo.types import IGNORED, MASKED, TEACHER, TURNS, Sample
 
 WORDS = ["a sentence number 0123456789", "and more", "what is it?"] * 3
 
@@ -39,6 +39,8 @@ def batch_of(system, numbers=range(3), *, texts_alone=()):
     if system.head.needs_masking:
         batch.targets[MASKED] = torch.full_like(batch.inputs["text"], IGNORED)
         batch.targets[MASKED][:, 1:3] = batch.inputs["text"][:, 1:3]
+    if system.head.needs_turns:
+        batch.targets[TURNS] = (batch.targets[MASKED] != IGNORED).long().cumsum(1) * (batch.targets[MASKED] != IGNORED)
     if system.head.needs_teacher:
         batch.targets[TEACHER] = torch.randn(len(samples), system.head.teacher_dim)
     return batch

@@ -3,11 +3,13 @@
 Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1: 15 % of the word pieces, of which 80 % become the mask token, 10 % a random
 piece, and 10 % stay; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), section 4.1: drawn again each time; Lan et al. 2019 (ALBERT, arXiv
 1909.11942), section 3.1: runs of up to three words, a run of n words with probability proportional to 1 / n; Dong et al. 2019 (UniLM, arXiv
-1905.03197), section 2.3: masked tokens are predicted from both sides, from one side, or from a source text. Reference:
-google-research/bert and google-research/albert, ``create_pretraining_data.py``.
+1905.03197), section 2.3: masked tokens are predicted from both sides, from one side, or from a source text; Yang et al. 2019 (XLNet, arXiv
+1906.08237), sections 2.3 and 2.7: spans of up to five pieces are predicted in a random order. References: google-research/bert and
+google-research/albert, ``create_pretraining_data.py``; zihangdai/xlnet, ``data_utils.py``.
 
 Where we differ: the 15 % are counted among the pieces that may be masked, without special tokens; a random piece is never a special
-token; if no whole word fits into the 15 %, the shortest word is masked.
+token; if no whole word fits into the 15 %, the shortest word is masked. In a permutation, special tokens belong to the context that all
+tokens see; XLNet's code gives them random turns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,11 +21,12 @@ from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 
 from zoo.errors import ConfigError, name_choices
-from zoo.types import IGNORED, MASKED, PREFIXES, Batch
+from zoo.types import IGNORED, MASKED, PREFIXES, TURNS, Batch
 
-UNITS = ("pieces", "words", "runs")
+UNITS = ("pieces", "words", "runs", "spans")
 DIRECTIONS = ("bidirectional", "left_to_right", "right_to_left", "seq2seq")
 LONGEST_RUN = 3  # words; the paper's
+LONGEST_SPAN = 5  # pieces; XLNet's
 STREAM = 2  # appended to an item's seed to seed its mask (1 seeds mixing, see ``zoo.data.loader``)
 CONTINUATION = "##"  # prefix of a WordPiece that continues a word
 STARTS = ("\u0120", "\u2581")  # prefix of a piece that begins a word: byte-level BPE, SentencePiece
@@ -38,15 +41,19 @@ class Masking:
         tokenizer: tokenizer of the texts.
         mask_token_id: id of its mask token.
         probability: share of a text's pieces that are chosen; at least one is.
-        unit: unit that is chosen: single "pieces", whole "words", or "runs" of up to three words.
+        unit: unit that is chosen: single "pieces", whole "words", "runs" of up to three words, or "spans" of one to five pieces, each at a
+            random place among n / ``probability`` pieces if it has n (XLNet).
         mask_share: share of the chosen pieces that become the mask token.
         random_share: share of the chosen pieces that become a random piece; the rest stays unchanged.
         directions: weights of the directions in which a text is read, one of which is drawn for each text: {bidirectional: 2, seq2seq: 2,
             left_to_right: 1, right_to_left: 1} is UniLM. With seq2seq the first of two texts is the source, or a random part of one text.
             They go to ``targets["prefixes"]``, in the form of ``zoo.layers.decoder.seen_by_query``. None reads all in both directions.
+        permutation: leave all tokens in place, and predict the chosen ones in a random order after all others: the last 1 / K of the order,
+            with a ``probability`` of 1 / K (0.1667 in XLNet, K = 6). The turns go to ``targets["turns"]``, in the form of
+            ``zoo.layers.turns``; the shares have no effect.
 
     Raises:
-        ConfigError: a value is out of range, or the tokenizer's pieces do not show where words begin.
+        ConfigError: a value is out of range, values do not fit together, or the tokenizer's pieces do not show where words begin.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class Masking:
         mask_share: float = 0.8,
         random_share: float = 0.1,
         directions: Mapping[str, int | float] | None = None,
+        permutation: bool = False,
     ) -> None:
         if not 0 < probability < 1:
             raise ConfigError(f"probability: {probability}; allowed is between 0 and 1, 0.15 in most recipes")
@@ -66,29 +74,39 @@ class Masking:
             raise ConfigError(f"unit: there is no {unit!r}; {name_choices(unit, UNITS)}")
         if mask_share < 0 or random_share < 0 or mask_share + random_share > 1:
             raise ConfigError(f"mask_share: {mask_share}, and random_share {random_share}; allowed are 0 or more, and at most 1 together")
+        if permutation and directions is not None:
+            raise ConfigError("permutation: true beside directions, which are another order of prediction; set one of the two to null")
         self.probability, self.unit, self.mask_share, self.random_share = probability, unit, mask_share, random_share
+        self.permutation = permutation
         self.directions = None if directions is None else _checked_directions(directions)
         self.mask_token_id = mask_token_id
         special = [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
         self.is_special = np.zeros(tokenizer.get_vocab_size(), dtype=bool)
         self.is_special[[*special, mask_token_id]] = True
         self.plain = np.flatnonzero(~self.is_special)
-        self.begins = None if unit == "pieces" else _word_beginnings(tokenizer)
+        self.begins = None if unit in ("pieces", "spans") else _word_beginnings(tokenizer)
 
     def __call__(self, batch: Batch, seeds: Sequence[tuple[int, ...]]) -> Batch:
-        """Return the batch with masked tokens; each item has its own seed, so that the other items of the batch do not matter."""
+        """Return the batch with masked tokens, or with turns.
+
+        Each item has its own seed, so that the other items of the batch do not matter.
+        """
         token_ids, mask = batch.inputs["text"], batch.masks.get("text")
-        hidden, labels, prefixes = token_ids.clone(), torch.full_like(token_ids, IGNORED), []
+        hidden, labels, prefixes, turns = token_ids.clone(), torch.full_like(token_ids, IGNORED), [], torch.zeros_like(token_ids)
         for row, seed in enumerate(seeds):
             ids = token_ids[row].numpy()
             real = np.ones(len(ids), dtype=bool) if mask is None else mask[row].numpy()
             generator = np.random.default_rng((*seed, STREAM))
             chosen = np.sort(self.choose(ids, real, generator))
             labels[row, chosen] = token_ids[row, chosen]
-            hidden[row, chosen] = torch.from_numpy(self.replaced(ids[chosen], generator))
+            if self.permutation:
+                turns[row, chosen] = torch.from_numpy(1 + generator.permutation(len(chosen)))
+            else:
+                hidden[row, chosen] = torch.from_numpy(self.replaced(ids[chosen], generator))
             if self.directions is not None:
                 prefixes.append(self._prefix(ids[real], generator))
         added = {MASKED: labels} if self.directions is None else {MASKED: labels, PREFIXES: torch.tensor(prefixes)}
+        added |= {TURNS: turns} if self.permutation else {}
         return replace(batch, inputs={**batch.inputs, "text": hidden}, targets={**batch.targets, **added})
 
     def _prefix(self, ids: Ids, generator: np.random.Generator) -> int:
@@ -111,6 +129,8 @@ class Masking:
         places = np.flatnonzero(may)
         if not len(places):
             return places
+        if self.unit == "spans":
+            return places[_spans(len(places), self.probability, generator)]
         budget = max(1, round(self.probability * len(places)))
         if self.begins is None:
             return generator.permutation(places)[:budget]
@@ -147,6 +167,22 @@ def _checked_directions(weights: Mapping[str, int | float]) -> Float[np.ndarray,
     if total == 0:
         raise ConfigError(f"directions: {dict(weights)} gives no direction a weight above 0; give at least one, or null")
     return np.array([weights.get(name, 0) / total for name in DIRECTIONS])
+
+
+def _spans(count: int, probability: float, generator: np.random.Generator) -> Int[np.ndarray, " chosen"]:
+    """Choose spans among ``count`` pieces: of n pieces, at a random place among the next n / ``probability``; one piece at least.
+
+    With a probability of 1 / 6, lengths of 2 and 1 give two pieces among the first 12, and one among the 6 behind them.
+    """
+    chosen: list[int] = []
+    first = 0
+    while first < count:
+        length = int(generator.integers(1, LONGEST_SPAN + 1))
+        room = max(length, round(length / probability))
+        start = first + int(generator.integers(room - length + 1))
+        chosen += range(min(start, count), min(start + length, count))
+        first += room
+    return np.array(chosen or [int(generator.integers(count))])
 
 
 def _fill(words: Sequence[np.ndarray], budget: int, lengths: np.ndarray, generator: np.random.Generator) -> Int[np.ndarray, " chosen"]:

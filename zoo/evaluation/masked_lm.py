@@ -74,7 +74,8 @@ class MaskedLM(Evaluation):
 
     Args:
         probability: share of the tokens to mask; see ``zoo.data.masking``.
-        unit: unit that is masked as a whole: "pieces", "words" or "runs"; see ``zoo.data.masking``.
+        unit: unit that is masked as a whole: "pieces", "words", "runs" or "spans"; see ``zoo.data.masking``. A head with ``permutation``
+            predicts the same tokens in a random order.
         seed: random seed of the choice of tokens; the choice is the same for every model with the same tokenizer.
         batch_size: number of texts processed together.
         limit: maximum number of texts, spread evenly over the split; None uses all.
@@ -124,7 +125,7 @@ class MaskedLM(Evaluation):
         """
         self.check(model, source)
         part = model.processor["text"]
-        settings = {"probability": self.probability, "unit": self.unit}
+        settings = {"probability": self.probability, "unit": self.unit, "permutation": model.head.needs_turns}
         masking = Masking(tokenizer=part.tokenizer, mask_token_id=part.mask_token_id, **settings)
         counts = self._unigrams(model, source, masking)
 

@@ -1,12 +1,13 @@
-"""Pre-training head of the BERT family: masked language modelling, and classification of pairs of texts.
+"""Pre-training head of the BERT family: masked or permutation language modelling, and classification of pairs of texts.
 
 Papers: Devlin et al. 2018 (arXiv 1810.04805), section 3.1; Liu et al. 2019 (RoBERTa, arXiv 1907.11692), only masked language modelling;
 Lan et al. 2019 (ALBERT, arXiv 1909.11942), section 3.1, sentence-order prediction; Warner et al. 2024 (ModernBERT, arXiv 2412.13663),
-without biases; Dong et al. 2019 (UniLM, arXiv 1905.03197), section 2.3, masked tokens predicted from one side. References: transformers
-5.17, ``BertForPreTraining``, ``RobertaForMaskedLM``, ``AlbertForPreTraining``, ``ModernBertForMaskedLM``.
+without biases; Dong et al. 2019 (UniLM, arXiv 1905.03197), section 2.3, masked tokens predicted from one side; Yang et al. 2019 (XLNet,
+arXiv 1906.08237), section 2.2, tokens predicted in a random order. References: transformers 5.17, ``BertForPreTraining``,
+``RobertaForMaskedLM``, ``AlbertForPreTraining``, ``ModernBertForMaskedLM``, ``XLNetLMHeadModel``.
 
 Differences: logits are computed only at masked positions; there is no dropout before ALBERT's classifier; UniLM's token types do not
-depend on the direction. The data pipeline chooses the masked positions and the directions (``zoo.data.masking``).
+depend on the direction. The data pipeline chooses the positions to predict, the directions and the order (``zoo.data.masking``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,14 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.layers.decoder import seen_by_query
 from zoo.layers.mlp import find_activation
+from zoo.layers.turns import PADDING
 from zoo.losses.distributed import share_of_mean
 from zoo.registry import register
 from zoo.types import (
     IGNORED,
     MASKED,
     PREFIXES,
+    TURNS,
     Accepts,
     Batch,
     Encoded,
@@ -35,6 +38,8 @@ from zoo.types import (
     HeadOutput,
     SystemLike,
     Wiring,
+    encode,
+    follow,
     need_encoded,
     on_host,
     send,
@@ -61,11 +66,13 @@ class BertHead(Head):
         eps: added to the variance in the layer norm.
         tied: False gives the decoder its own weight matrix.
         bias: False leaves out the biases of the dense layer and the norm (ModernBERT); the decoder keeps its own.
-        transform: False leaves out the dense layer, the activation and the norm: the decoder reads the encoder's tokens (XLM).
+        transform: False leaves out the dense layer, the activation and the norm: the decoder reads the encoder's tokens (XLM, XLNet).
+        permutation: predict tokens that no mask symbol replaces, each from those with an earlier turn (XLNet). The encoder must take turns
+            (``takes_turns``), and the data must give them (``data.masking.permutation``).
 
     Raises:
-        ConfigError: both tasks are off, ``sequence`` is unknown, or the encoder lacks the word embedding, pooled vector or vocabulary
-            size that the tasks need.
+        ConfigError: both tasks are off, ``sequence`` is unknown, ``permutation`` does not fit the other tasks, or the encoder lacks the
+            word embedding, pooled vector or vocabulary size that the tasks need.
         DataError: (forward) the batch lacks the labels of a task.
     """
 
@@ -86,13 +93,17 @@ class BertHead(Head):
         tied: bool = True,
         bias: bool = True,
         transform: bool = True,
+        permutation: bool = False,
     ) -> None:
         super().__init__()
         spec = inputs["text"]
         _refuse(spec, masked_lm=masked_lm, sequence=sequence, vocab_size=vocab_size, tied=tied)
+        if permutation and (not masked_lm or sequence is not None):
+            raise ConfigError(f"permutation: true needs masked_lm: true and sequence: null; got {masked_lm} and {sequence!r}")
         self.masked_lm, self.asked, self.tied = masked_lm, sequence, tied
         self.reads = ("tokens",) if sequence is None else ("tokens", "pooled")
         self.needs_masking = masked_lm  # the data must mask tokens; read by ``zoo.runs.check.check``
+        self.needs_turns = permutation
         # Tuples hide the encoder from nn.Module. As a submodule, its weights would be saved and optimised twice.
         self._words: tuple[Any, ...] = ()
         self._reader: tuple[Any, ...] = ()
@@ -121,11 +132,14 @@ class BertHead(Head):
             self._words = (wiring.encoders["text"],)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch with a mask by query, if ``targets["prefixes"]`` says in which direction each text is read.
+        """Return the batch with the turns of its tokens in place of the mask, or with a mask by query for the directions of its texts.
 
         Raises:
-            ConfigError: the encoder takes no such mask.
+            ConfigError: the encoder takes no such mask, or the data predicts in another way than this head.
+            DataError: the batch lacks the turns.
         """
+        if self.needs_turns or TURNS in batch.targets:
+            return self._in_order(batch)
         if PREFIXES not in batch.targets:
             return batch
         if self._reader and not self._reader[0].takes_query_masks:
@@ -136,6 +150,23 @@ class BertHead(Head):
         ids = batch.inputs["text"]
         real = batch.masks["text"] if "text" in batch.masks else torch.ones_like(ids, dtype=torch.bool)
         return replace(batch, masks={**batch.masks, "text": seen_by_query(batch.targets[PREFIXES], real)})
+
+    def _in_order(self, batch: Batch) -> Batch:
+        """Return the batch whose mask holds turns, with ``PADDING`` at padding."""
+        if not self.needs_turns:
+            raise ConfigError(
+                "data.masking.permutation: true, but head 'bert' predicts masked tokens; set system.head.permutation=true, or "
+                "data.masking.permutation=false"
+            )
+        if self._reader and not self._reader[0].takes_turns:
+            raise ConfigError(
+                f"permutation: encoder {type(self._reader[0]).__name__} has no second stream that predicts in an order; choose encoder "
+                "xlnet, or set system.head.permutation=false"
+            )
+        turns = batch.need(TURNS, "head 'bert' (permutation)", "set data.masking.permutation=true, or system.head.permutation=false")
+        if "text" in batch.masks:
+            turns = follow(lambda values, real: values.masked_fill(~real, PADDING), turns, batch.masks["text"])
+        return replace(batch, masks={**batch.masks, "text": turns})
 
     def forward(self, encoded: dict[str, Encoded], batch: Batch) -> HeadOutput:
         """Return the loss of this process's items.
@@ -233,11 +264,17 @@ class BertHead(Head):
                 raise DataError(
                     f"{text[:60]!r} contains no mask symbol {part.tokenizer.id_to_token(symbol)}; write it in place of the word to predict"
                 )
-            encoded = system.encode("text", [text])
+            encoded = self._read_around(token_ids, mask, places) if self.needs_turns else system.encode("text", [text])
             shares = self.word_logits(encoded.tokens[0, places.to(encoded.tokens.device)]).softmax(-1)
             best = shares.topk(min(top_k, shares.shape[1]))
             found.append([_named(part, *row) for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)])
         return found
+
+    def _read_around(self, token_ids: Tensor, mask: Tensor | None, places: Int[Tensor, " chosen"]) -> Encoded:
+        """Encode one text so that the tokens at ``places`` are predicted from all others, and not from one another."""
+        turns = torch.zeros_like(token_ids)
+        turns[0, places] = 1
+        return encode(self._reader[0], token_ids, turns if mask is None else turns.masked_fill(~mask, PADDING))
 
 
 def _named(part: Any, token_ids: Sequence[int], shares: Sequence[float]) -> list[tuple[str, float]]:

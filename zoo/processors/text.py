@@ -202,8 +202,16 @@ class TextProcessor(ModalityProcessor):
                 f"a text of {len(ids)} symbols cannot be spoken in one piece; allowed are 1 to {longest} symbols: {raw[:60]!r}; split it"
             )
         if len(ids) > longest:
-            ids = [*ids[: longest - 1], self.eot_token_id]
+            ids = self._cut(self.clean(self.prompt + str(pair[0])), ids, longest)
         return torch.tensor(ids, dtype=torch.int64)
+
+    def _cut(self, text: str, ids: list[int], longest: int) -> list[int]:
+        """Return the ids of a text that is too long, with all symbols around it; XLNet ends texts with two, ``<sep> <cls>``."""
+        if isinstance(self.tokenizer, Tokenizer) and 1 < (symbols := self.tokenizer.num_special_tokens_to_add(is_pair=False)) < longest:
+            kept = self.tokenizer.encode(text, add_special_tokens=False)
+            kept.truncate(longest - symbols)
+            return self.tokenizer.post_process(kept).ids
+        return [*ids[: longest - 1], self.eot_token_id]
 
     def speakable_pieces(self, sentence: str) -> list[str]:
         """Return a sentence in pieces of at most ``context_length`` symbols; empty if no symbol of it can be spoken."""

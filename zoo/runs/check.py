@@ -24,7 +24,7 @@ from zoo.training.feature_cache import passes_of, refuse_unfrozen
 from zoo.training.freeze import freeze, train_mode
 from zoo.training.optim import parameter_groups
 from zoo.training.settings import TrainingSettings
-from zoo.types import MASKED, PREFIXES, TEACHER, Batch, Encoded, Encoder, check_encoded, encode
+from zoo.types import MASKED, PREFIXES, TEACHER, TURNS, Batch, Encoded, Encoder, check_encoded, encode
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,14 @@ def _add_masked(system: System, batch: Batch, settings: Any) -> None:
             f"data.masking: hides tokens, which head {type(system.head).__name__} does not learn to predict; set data.masking=null"
         )
     check_keywords(Masking, settings, "data.masking", {"tokenizer": None, "mask_token_id": None})
+    if bool(settings.get("permutation")) != system.head.needs_turns:
+        raise ConfigError(
+            f"data.masking.permutation: {bool(settings.get('permutation'))}, but head {type(system.head).__name__} has permutation: "
+            f"{system.head.needs_turns}; set both to the same value"
+        )
     batch.targets[MASKED] = torch.empty_like(batch.inputs["text"])
+    if system.head.needs_turns:
+        batch.targets[TURNS] = batch.targets[MASKED]
     if settings.get("directions"):
         batch.targets[PREFIXES] = batch.targets[MASKED][:, 0]
 

@@ -21,6 +21,7 @@ from zoo.types.batch import (
     TARGET_IDS,
     TARGET_POSITIONS,
     TEACHER,
+    TURNS,
     Batch,
     Encoded,
     HeadOutput,

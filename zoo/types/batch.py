@@ -24,6 +24,7 @@ TARGET_IDS = "target_ids"  # in ``Batch.targets``: ids that a decoder learns to 
 TARGET_POSITIONS = "target_positions"  # in ``Batch.targets``: positions of TARGET_IDS, if they are not 0, 1, 2, ... (MASS) [B, L]
 MASKED = "masked"  # in ``Batch.targets``: the original token id at positions that are masked and predicted, IGNORED elsewhere [B, L]
 PREFIXES = "prefixes"  # in ``Batch.targets``: see ``zoo.layers.decoder.seen_by_query`` [B]
+TURNS = "turns"  # in ``Batch.targets``: turn of each token in an order of prediction, see ``zoo.layers.turns`` [B, L]
 MELS = "mels"  # in ``Batch.targets``: mels that a speech decoder must produce [B, num_mels, frames]
 FRAMES = "frames"  # in ``Batch.targets``: True at real frames of MELS, False at padding [B, frames] bool
 MAGNITUDES = "magnitudes"  # in ``Batch.targets``: linear magnitude spectra of the same frames [B, bins, frames]

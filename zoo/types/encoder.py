@@ -36,6 +36,7 @@ class Encoder(Part, nn.Module):
         has_class_token: True if the first token is a class token.
         takes_query_masks: True if ``mask`` may also be [B, L, L], True where a query (row) may attend to a key (column); its diagonal is
             True at real tokens.
+        takes_turns: True if ``mask`` may also be the turn of each token in an order of prediction, int64 [B, L] (``zoo.layers.turns``).
         after_features: names of the submodules that ``from_features`` runs, which may be trained while the rest is frozen.
         pooler: module that makes the pooled vector, if the encoder has one that nothing else needs.
         takes_patches: True if ``encode_patches`` takes pictures of different sizes as one list of patches.
@@ -58,6 +59,7 @@ class Encoder(Part, nn.Module):
     num_prefix_tokens: int = 0
     has_class_token: bool = False
     takes_query_masks: bool = False
+    takes_turns: bool = False
     after_features: ClassVar[Sequence[str]] = ()
     pooler: nn.Module | None
     takes_patches: bool = False

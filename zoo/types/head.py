@@ -58,6 +58,7 @@ class Head(Part, nn.Module):
         language: the language model in the head; None if it has no language model.
         connectors: by modality, from tokens of an encoder to inputs of the language model.
         needs_masking: True if the loss is on hidden tokens, so that the data must hide some (``data.masking``).
+        needs_turns: True if the hidden tokens are predicted in an order (``data.masking.permutation``).
         needs_teacher: True if the loss needs a teacher's vectors.
         needs_symbols: True if the head looks for start and end symbols around an item among the token ids.
         processors: names of processors beside those of the encoders, for example "transcript".
@@ -78,6 +79,7 @@ class Head(Part, nn.Module):
     language: LanguageModel | None
     connectors: Mapping[str, Connector]
     needs_masking: bool = False
+    needs_turns: bool = False
     needs_teacher: bool = False
     needs_symbols: bool = False
     processors: ClassVar[Sequence[str]] = ()

@@ -66,6 +66,7 @@ FAMILIES: dict[str, Family] = {
     "xlm": Family(("xlm_*",)),
     "electra": Family(("electra_*",)),
     "deberta": Family(("deberta_*", "mdeberta_*")),
+    "xlnet": Family(("xlnet_*",)),
     "modernbert": Family(("modernbert_*",)),
     "transformer": Family(("transformer_*",), absent=_because("no weights of 2017 are published; see the card marian", "goes back")),
     "marian": Family(("marian*",)),

@@ -24,6 +24,7 @@ from zoo.interop.text_encoders import modernbert as transformers_modernbert
 from zoo.interop.text_encoders import roberta as transformers_roberta
 from zoo.interop.text_encoders import t5 as transformers_t5
 from zoo.interop.text_encoders import xlm as transformers_xlm
+from zoo.interop.text_encoders import xlnet as transformers_xlnet
 from zoo.interop.text_encoders.write import text_export
 from zoo.processors.tokenizers.library_tokenizers import TOKENIZER_CONFIG, TOKENIZER_FILE, read_tokenizer
 from zoo.registry import register
@@ -40,6 +41,7 @@ TEXT: dict[str, ModuleType] = {  # by model_type
     "deberta": transformers_deberta_v1,
     "modernbert": transformers_modernbert,
     "xlm": transformers_xlm,
+    "xlnet": transformers_xlnet,
 }
 GIVEN = {"tokenizer": "given"}
 SENTENCE_MODULES = ("Transformer", "Pooling", "Normalize", "Dropout")  # of sentence-transformers; Dropout is for training only
@@ -48,15 +50,16 @@ POOLING_FILE, SENTENCE_FILE, PROMPTS_FILE = "1_Pooling/config.json", "sentence_b
 OWN_TOKENIZERS = {  # by model_type: tokenizers whose vocab.json and merges.txt would be taken for CLIP's
     "xlm": "vocab.json, merges.txt: the tokenizer, which needs Moses; give token ids, or put a tokenizer.json there",
 }
+SEPARATORS = {"xlnet": transformers_xlnet.SEPARATOR}  # by model_type: symbols between texts that are not the last symbol of a row
 NO_LIMIT = 1_000_000  # transformers writes a number near 1e30 as model_max_length if there is no limit
 
 
 @register("format")
 class TextEncoders(Format):
-    """Encoders ``bert``, ``albert``, ``electra``, ``deberta``, ``modernbert`` and ``t5``, alone or with the head of their pre-training."""
+    """Encoders ``bert``, ``albert``, ``electra``, ``deberta``, ``modernbert``, ``t5``, ``xlnet``, alone or with a pre-training head."""
 
     targets = ("transformers",)
-    takes = "text encoders 'bert', 'albert', 'electra', 'deberta', 'modernbert' and 't5', alone or with the head 'bert'"
+    takes = "text encoders 'bert', 'albert', 'electra', 'deberta', 'modernbert', 't5' and 'xlnet', alone or with the head 'bert'"
     model_types = tuple(TEXT)
     files = {
         **TRANSFORMERS,
@@ -109,7 +112,8 @@ def describe_text(source: Source, directory: Path, config: Mapping[str, Any]) ->
     text: dict[str, Any] = dict(found.settings if found is not None else GIVEN)
     tokenizer = None if found is None else found.tokenizer
     if tokenizer is not None and not pooling and _has_types(tokenizer):  # a sentence encoder takes one text, without segments
-        encoder["separator_id"] = text["eot_token_id"]
+        ends = SEPARATORS.get(origin.MODEL_TYPE)
+        encoder["separator_id"] = text["eot_token_id"] if ends is None else tokenizer.token_to_id(ends)
     text |= _limits(directory, encoder["context_length"], is_sentence_encoder=bool(pooling))
     prompt, others = _prompts(directory, pooling)
     text |= {"prompt": prompt} if prompt else {}

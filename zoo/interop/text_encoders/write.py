@@ -18,7 +18,8 @@ from zoo.interop.text_encoders import modernbert as transformers_modernbert
 from zoo.interop.text_encoders import roberta as transformers_roberta
 from zoo.interop.text_encoders import t5 as transformers_t5
 from zoo.interop.text_encoders import xlm as transformers_xlm
-from zoo.processors.tokenizers.library_tokenizers import find_mask, tokenizer_files
+from zoo.interop.text_encoders import xlnet as transformers_xlnet
+from zoo.processors.tokenizers.library_tokenizers import TOKENIZER_CONFIG, find_mask, tokenizer_files
 from zoo.registry import find_part
 from zoo.storage.hub import CONFIG as FOREIGN_CONFIG
 from zoo.types import config_of, is_system, part_of
@@ -30,6 +31,7 @@ FAMILIES = {  # by the name of our encoder
     "deberta": transformers_deberta,
     "modernbert": transformers_modernbert,
     "t5": transformers_t5,
+    "xlnet": transformers_xlnet,
 }
 HEADS = {"bert": tuple(FAMILIES), "replaced_tokens": ("electra",)}  # heads of pre-training, and the encoders with which theirs has them
 POOLINGS = {transformers_bert.OUR_POOLS[theirs]: key for key, theirs in transformers_bert.POOLINGS.items()}  # ours: theirs
@@ -55,6 +57,7 @@ def text_export(model: nn.Module) -> Export | None:
     files = {FOREIGN_CONFIG: theirs, **(word_files(words) if words is not None and words.is_fitted else {})}
     if words is not None and words.is_fitted:
         theirs["pad_token_id"] = _padding(theirs, words)
+        files[TOKENIZER_CONFIG] |= transformers_xlnet.tokenizer_settings(words.tokenizer) if origin is transformers_xlnet else {}
     if head is None and (arguments["name"] != "t5" or arguments["normalise"]):  # T5 has one pool, so that nothing needs to say it
         files |= _sentence_files(arguments, words)
     return Export(files, lambda: _tensors(model, origin))
