@@ -282,7 +282,7 @@ def _before_last(supervised: Bool[Tensor, "batch length"], device: torch.device)
 
     The row ``0 0 1 1 0`` of ``supervised`` gives ``1 1 1 0``: the last token that is predicted is not read.
     """
-    later = supervised[:, 1:].flip(1).cumsum(1).flip(1) > 0
+    later = on_host(supervised)[:, 1:].flip(1).cumsum(1).flip(1) > 0
     return later if later.is_meta else send(later, device)
 
 

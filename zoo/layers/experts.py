@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.linear import Linear
 from zoo.layers.mlp import ACTIVATIONS, GATED
+from zoo.types import on_host, send
 
 INIT_SCALE = 0.1  # Switch, section 2.4 and table 3: the variance of weights is a tenth of the usual 1 / fan-in
 
@@ -164,25 +165,26 @@ class Experts(nn.Module):
             real: False at padding, which takes no place of an expert and does not count in the losses; None: all are real.
         """
         flat = x.flatten(0, -2)  # [tokens, dim]
-        real = None if real is None else real.flatten()
         routing, weights = self._route(flat)
         if x.is_meta:  # meta tensors have no values to select by
-            return (self._changed(flat, 0) * weights.sum(-1, keepdim=True)).view_as(x)
+            return (self._changed(flat, self.fc1[0], self.fc2[0]) * weights.sum(-1, keepdim=True)).view_as(x)
         if self.training:
-            kept = slice(None) if real is None else real
-            self.routing = Routing(routing.logits[kept], routing.probabilities[kept], routing.chosen[kept])
+            self.routing = routing if real is None else _of_real(routing, real)
+            if self.capacity is not None:
+                return self._limited(flat, routing.chosen, weights, real).view_as(x)
         out = torch.zeros_like(flat)
-        limit = self._limit(flat, real)
         for expert in range(self.num_experts):
-            tokens, place = self._tokens_of(expert, routing.chosen, real, limit)
+            tokens, place = (routing.chosen == expert).nonzero(as_tuple=True)
             # An expert without tokens is computed too: its slice of the stacked weights then has a gradient of zero.
-            changed = self._changed(flat[tokens], expert)
+            changed = self._changed(flat[tokens], self.fc1[expert], self.fc2[expert])
             out = out.index_add(0, tokens, (changed * weights[tokens, place, None]).to(out.dtype))
         return out.view_as(x)
 
-    def _changed(self, x: Float[Tensor, "tokens dim"], expert: int) -> Float[Tensor, "tokens dim"]:
-        """Return the output of one expert."""
-        hidden = x @ self.fc1[expert].T
+    def _changed(
+        self, x: Float[Tensor, "*experts tokens dim"], fc1: Float[Tensor, "*experts wide dim"], fc2: Float[Tensor, "*experts dim hidden"]
+    ) -> Float[Tensor, "*experts tokens dim"]:
+        """Return the outputs of one expert, or of all of them for the tokens of each."""
+        hidden = x @ fc1.mT
         if self.gated:
             gate, value = hidden.chunk(2, dim=-1)
             hidden = self.activation(gate) * value
@@ -190,7 +192,38 @@ class Experts(nn.Module):
             hidden = self.activation(hidden)
         if self.dropout and self.training:
             hidden = F.dropout(hidden, self.dropout)
-        return hidden @ self.fc2[expert].T
+        return hidden @ fc2.mT
+
+    def _limited(
+        self,
+        flat: Float[Tensor, "tokens dim"],
+        chosen: Int[Tensor, "tokens experts_per_token"],
+        weights: Float[Tensor, "tokens experts_per_token"],
+        real: Bool[Tensor, "*rows"] | None,
+    ) -> Float[Tensor, "tokens dim"]:
+        """Return the weighted outputs if every expert has room for ``capacity`` times an even share of the tokens.
+
+        Tokens that prefer an expert come first, then those for which it is the second choice, each in their order. The room of all
+        experts is one tensor, whose size does not depend on their choices, so that nothing waits for the device.
+        With room for 2 tokens, the choices ``0 1 0 0`` give the places ``0 2 1 -`` in the rows ``0 0 1 1`` of the experts.
+        """
+        num_tokens, device = len(flat), flat.device
+        count = num_tokens if real is None else int(on_host(real).sum())
+        room = math.ceil(count * self.experts_per_token / self.num_experts * self.capacity)  # type: ignore[operator]
+        preferred = chosen.T.flatten()  # [experts_per_token * tokens]: all first choices, then the second ones
+        takes = preferred[:, None] == torch.arange(self.num_experts, device=device)  # [choices, num_experts]
+        if real is not None:
+            takes = takes & real.flatten().repeat(self.experts_per_token)[:, None]
+        before = (takes.cumsum(0) - 1).gather(1, preferred[:, None])[:, 0]  # earlier choices of the same expert
+        is_taken, number = takes.any(1) & (before < room), torch.arange(len(preferred), device=device)
+        end = self.num_experts * room
+        place = torch.where(is_taken, preferred * room + before, end + number)  # no two choices have the same place
+        nothing = flat.new_zeros(1, flat.shape[1])
+        source = torch.full((end + len(preferred),), num_tokens, device=device).scatter(0, place, number % num_tokens)[:end]
+        filled = torch.cat([flat, nothing]).index_select(0, source).view(self.num_experts, room, -1)
+        changed = self._changed(filled, self.fc1, self.fc2).flatten(0, 1)  # [num_experts * room, dim]
+        found = torch.cat([changed, nothing.to(changed.dtype)]).index_select(0, place.clamp(max=end))
+        return (found.unflatten(0, (self.experts_per_token, num_tokens)) * weights.T[:, :, None]).sum(0).to(flat.dtype)
 
     def _route(self, flat: Float[Tensor, "tokens dim"]) -> tuple[Routing, Float[Tensor, "tokens experts_per_token"]]:
         if self.jitter and self.training:
@@ -200,27 +233,11 @@ class Experts(nn.Module):
         best, chosen = probabilities.topk(self.experts_per_token, dim=-1)
         return Routing(logits, probabilities, chosen), best / best.sum(-1, keepdim=True) if self.renormalise else best
 
-    def _limit(self, flat: Tensor, real: Tensor | None) -> int | None:
-        if self.capacity is None or not self.training:
-            return None
-        num_tokens = len(flat) if real is None else int(real.sum())
-        return math.ceil(num_tokens * self.experts_per_token / self.num_experts * self.capacity)
 
-    def _tokens_of(
-        self, expert: int, chosen: Int[Tensor, "tokens experts_per_token"], real: Tensor | None, limit: int | None
-    ) -> tuple[Int[Tensor, " taken"], Int[Tensor, " taken"]]:
-        """Return the tokens of an expert, and the place of the expert among each token's choices.
-
-        With a limit, tokens that prefer the expert come first, then those for which it is the second choice, each in their order.
-        """
-        is_chosen = chosen == expert
-        if limit is None:
-            tokens, place = is_chosen.nonzero(as_tuple=True)
-            return tokens, place
-        if real is not None:
-            is_chosen = is_chosen & real[:, None]
-        place, tokens = is_chosen.T.nonzero(as_tuple=True)
-        return tokens[:limit], place[:limit]
+def _of_real(routing: Routing, real: Bool[Tensor, "*rows"]) -> Routing:
+    """Return the choices for the real tokens, which are counted on the CPU so that nothing waits for the device."""
+    kept = send(on_host(real).flatten().nonzero()[:, 0], routing.logits.device)
+    return Routing(*(each.index_select(0, kept) for each in (routing.logits, routing.probabilities, routing.chosen)))
 
 
 def balance_loss(probabilities: Float[Tensor, "tokens num_experts"], chosen: Int[Tensor, "tokens experts_per_token"]) -> Float[Tensor, ""]:
