@@ -220,7 +220,7 @@ class Experts(nn.Module):
         place = torch.where(is_taken, preferred * room + before, end + number)  # no two choices have the same place
         nothing = flat.new_zeros(1, flat.shape[1])
         source = torch.full((end + len(preferred),), num_tokens, device=device).scatter(0, place, number % num_tokens)[:end]
-        filled = torch.cat([flat, nothing]).index_select(0, source).view(self.num_experts, room, -1)
+        filled = torch.cat([flat, nothing]).index_select(0, source).view(self.num_experts, room, flat.shape[1])
         changed = self._changed(filled, self.fc1, self.fc2).flatten(0, 1)  # [num_experts * room, dim]
         found = torch.cat([changed, nothing.to(changed.dtype)]).index_select(0, place.clamp(max=end))
         return (found.unflatten(0, (self.experts_per_token, num_tokens)) * weights.T[:, :, None]).sum(0).to(flat.dtype)
