@@ -20,6 +20,14 @@ STACKS = ("encoders.text", "head")
 QUIET = [f"system.{stack}.router_jitter=0" for stack in STACKS]
 
 
+@pytest.fixture
+def unchecked():
+    """Signatures are not checked: while a model is traced, its sizes are tensors, and no ints."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameters_equal_the_published_models(name):
     assert zoo.summarize(name).parameters == COUNTS[name]
@@ -141,9 +149,8 @@ def test_the_loss_spreads_tokens_over_the_experts_of_both_stacks():
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 @torch.no_grad()
-def test_it_is_copied_pickled_and_traced(monkeypatch):
+def test_it_is_copied_pickled_and_traced(unchecked):
     """A trace keeps the choice of the experts: other texts go to other experts than those that it was made with."""
-    monkeypatch.setitem(jaxtyping.config.__dict__, "jaxtyping_disable", True)  # sizes are tensors while a model is traced
     encoder = made().eval().encoders["text"]
     ids, mask = torch.randint(0, 500, (2, 9)), torch.arange(9) < torch.tensor([[9], [6]])
     expected = encoder(ids, mask)
