@@ -1,4 +1,4 @@
-"""Switch Transformers: losses of the experts in both stacks, and what reads them; tests/convert/test_switch.py compares with transformers."""
+"""Switch Transformers: losses of the experts in both stacks, and their readers; tests/convert/test_switch.py compares with transformers."""
 
 import copy
 import pickle

@@ -1,8 +1,9 @@
 """Mixture of experts in place of a feed-forward part: a router sends each token to a few of many feed-forward networks.
 
 Papers: Shazeer et al. 2017 (arXiv 1701.06538); Fedus et al. 2021 (Switch, arXiv 2101.03961), section 2.2, for capacity and the loss that
-balances the experts, and section 2.4, for training; Zoph et al. 2022 (ST-MoE, arXiv 2202.08906), equation 5, for the loss on large logits; Jiang et al. 2024 (Mixtral,
-arXiv 2401.04088), section 2, for the weights of the chosen experts. Reference: transformers 5.17, ``modeling_mixtral.py``.
+balances the experts, and section 2.4, for training; Zoph et al. 2022 (ST-MoE, arXiv 2202.08906), equation 5, for the loss on large logits;
+Jiang et al. 2024 (Mixtral, arXiv 2401.04088), section 2, for the weights of the chosen experts. Reference: transformers 5.17,
+``modeling_mixtral.py`` and ``modeling_switch_transformers.py``.
 """
 
 import math
@@ -73,7 +74,9 @@ class SparseSettings:
             return None
         made = cls(num_experts, **settings)
         if not any(made.is_sparse(layer) for layer in range(depth)):
-            raise ConfigError(f"expert_step: {made.step} gives experts to no layer of depth {depth}; set expert_step=1, or num_experts=null")
+            raise ConfigError(
+                f"expert_step: {made.step} gives experts to no layer of depth {depth}; set expert_step=1, or num_experts=null"
+            )
         return made
 
     def is_sparse(self, layer: int) -> bool:
