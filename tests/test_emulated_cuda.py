@@ -12,7 +12,7 @@ from zoo.training.loop import Trainer
 from zoo.training.settings import TrainingSettings
 from zoo.types import Sample, Split
 
-DRAWING = ("tacotron", "electra", "deberta")  # dropout in evaluation too, or tokens that a generator samples
+DRAWING = ("tacotron", "electra", "deberta", "switch")  # dropout in evaluation too, tokens that a generator samples, noise of a router
 SYSTEMS = zoo.list_models("*nano*", kind="system")
 ITEMS, STEPS = 6, 2  # the optimizer makes its state in the first step
 SETTINGS = {"batch_size": ITEMS, "learning_rate": 1e-3, "log_every": 100, "checkpoint_every": 100, "max_steps": 100}

@@ -27,6 +27,7 @@ WHISPER = {"vocab_size": 60, "num_mel_bins": 80, "d_model": 24, "encoder_layers"
 WHISPER |= {"encoder_attention_heads": 3, "decoder_attention_heads": 3, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40}
 WHISPER |= {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2}
 T5 = {"vocab_size": 50, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 1, "num_heads": 3}
+SWITCH = {**T5, "num_layers": 2, "num_decoder_layers": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_experts": 2}
 TROCR = {"model_type": "trocr", "vocab_size": 50, "d_model": 24, "decoder_layers": 1, "decoder_attention_heads": 3, "decoder_ffn_dim": 40}
 TROCR |= {"max_position_embeddings": 20, "is_decoder": True, "add_cross_attention": True}
 WAVES = {
@@ -45,6 +46,7 @@ MODELS = {  # family: class, keywords of its config, our format
     "roberta": ("RobertaModel", READ, "text_encoders"),
     "albert": ("AlbertModel", {**READ, "embedding_size": 8}, "text_encoders"),
     "t5": ("T5ForConditionalGeneration", T5, "seq2seq"),
+    "switch": ("SwitchTransformersForConditionalGeneration", SWITCH, "seq2seq"),
     "llama": ("LlamaForCausalLM", LLAMA, "causal_lm"),
     "mistral": ("MistralForCausalLM", LLAMA, "causal_lm"),
     "gpt2": ("GPT2LMHeadModel", {"vocab_size": 50, "n_positions": 20, "n_embd": 24, "n_layer": 1, "n_head": 3}, "causal_lm"),

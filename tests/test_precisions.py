@@ -13,7 +13,7 @@ from zoo.layers.low_precision.packings import kept
 
 FAMILIES = (
     *("classifier_vit_nano", "clip_vit_nano", "clap_whisper_nano", "bert_pretraining_nano"),
-    *("llava_nano", "kosmos_nano", "llava_whisper_nano", "whisper_nano", "t5_seq2seq_nano", "bart_nano"),
+    *("llava_nano", "kosmos_nano", "llava_whisper_nano", "whisper_nano", "t5_seq2seq_nano", "bart_nano", "switch_nano"),
 )
 # Relative error of all outputs with random weights, which average nothing out; fp16 on a CPU rounds only weights.
 BOUNDS = {"fp16": 2e-3, "int8": 0.12, "int4": 0.3}
@@ -90,7 +90,7 @@ def test_language_models_of_systems_answer_from_packed_weights(name, precision, 
     assert 0 < error(found, known) < BOUNDS[precision] and error(alone, found) < BOUNDS[precision] / 10
 
 
-@pytest.mark.parametrize("name", ["t5_seq2seq_nano", "bart_nano"])
+@pytest.mark.parametrize("name", ["t5_seq2seq_nano", "bart_nano", "switch_nano"])
 def test_a_seq2seq_decodes_from_packed_fp16_and_refuses_fewer_bits(name):
     system = made(name)
     system.processor.fit(["what is it? seven"] * 3)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import T5Config, T5EncoderModel
+from transformers import SwitchTransformersConfig, SwitchTransformersEncoderModel, T5Config, T5EncoderModel
 
 import zoo
 from zoo.assembly.summary import summarize
@@ -27,17 +27,14 @@ def test_buckets_of_distances_are_the_goldens(goldens, both_ways):
 def test_parameter_counts_are_those_of_the_reference(name):
     row = zoo.create_model(name, device="meta")
     words = rows("encoder")[name].arguments
-    config = T5Config(
-        vocab_size=row.vocab_size,
-        d_model=row.dim,
-        d_kv=row.head_dim,
-        d_ff=words["hidden_dim"],
-        num_layers=words["depth"],
-        num_heads=row.num_heads,
-        feed_forward_proj="gated-gelu" if words.get("gated") else "relu",
-    )
+    sizes = {"vocab_size": row.vocab_size, "d_model": row.dim, "d_kv": row.head_dim, "d_ff": words["hidden_dim"]}
+    sizes |= {"num_layers": words["depth"], "num_heads": row.num_heads}
     with torch.device("meta"):
-        reference = T5EncoderModel(config)
+        if "num_experts" in words:
+            further = {"num_experts": words["num_experts"], "num_sparse_encoder_layers": words["depth"] // 2}
+            reference = SwitchTransformersEncoderModel(SwitchTransformersConfig(**sizes, **further))
+        else:
+            reference = T5EncoderModel(T5Config(**sizes, feed_forward_proj="gated-gelu" if words.get("gated") else "relu"))
     assert summarize(name).parameters == reference.num_parameters()
 
 
@@ -67,6 +64,16 @@ def test_the_initialisation_is_the_references():
     expected += [(model.blocks[1].mlp.fc1.weight, 240**-0.5), (model.blocks[1].mlp.fc2.weight, 300**-0.5)]
     for tensor, std in expected:
         assert tensor.std().item() == pytest.approx(std, rel=0.12)  # 384 numbers at the least: a standard error of 4 %
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_experts_begin_with_a_tenth_of_the_variance_in_every_second_block(gated):
+    """Switch, section 2.4: the scale of the initialisation is 0.1 in place of 1."""
+    model = T5(**{**SIZES, "dim": 240, "hidden_dim": 300}, num_experts=3, gated=gated, activation="gelu_tanh")
+    experts = model.blocks[1].mlp
+    assert [block.routes for block in model.blocks] == [False, True] and experts.gated == gated
+    for tensor, std in ((experts.router.weight, 2400**-0.5), (experts.fc1, 2400**-0.5), (experts.fc2, 3000**-0.5)):
+        assert tensor.std().item() == pytest.approx(std, rel=0.12)  # 720 numbers at the least: a standard error of 3 %
 
 
 def test_long_texts_and_wrong_words_are_refused():

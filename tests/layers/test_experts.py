@@ -6,8 +6,8 @@ import torch
 import zoo
 from zoo.assembly.summary import summarize
 from zoo.language.causal_lm import CausalLM
-from zoo.layers.experts import Experts, balance_loss, expert_shares, router_z_loss
-from zoo.layers.mlp import SwiGLU
+from zoo.layers.experts import Experts, SparseSettings, balance_loss, expert_shares, router_z_loss
+from zoo.layers.mlp import MLP, SwiGLU
 
 SMALL = {"vocab_size": 60, "context_length": 32, "dim": 16, "depth": 2, "num_heads": 2, "hidden_dim": 24, "num_experts": 4}
 
@@ -38,10 +38,11 @@ def test_the_z_loss_is_the_mean_square_of_the_log_partition():
     assert router_z_loss(torch.tensor([[1.0, 0.0], [2.0, 2.0]])).item() == pytest.approx(4.488849, abs=1e-6)
 
 
+@pytest.mark.parametrize(("activation", "dense"), [("swiglu", SwiGLU), ("relu", MLP), ("gelu", MLP)])
 @torch.no_grad()
-def test_one_expert_is_the_dense_layer():
-    experts, x = make(num_experts=1, experts_per_token=1), torch.randn(3, 5, 8)
-    dense = SwiGLU(dim=8, hidden_dim=12, bias=False)
+def test_one_expert_is_the_dense_layer(activation, dense):
+    experts, x = make(num_experts=1, experts_per_token=1, activation=activation), torch.randn(3, 5, 8)
+    dense = dense(dim=8, hidden_dim=12, bias=False, activation=activation)
     dense.fc1.weight.copy_(experts.fc1[0])
     dense.fc2.weight.copy_(experts.fc2[0])
     torch.testing.assert_close(experts(x), dense(x), atol=1e-6, rtol=0)
@@ -57,6 +58,11 @@ def test_the_expert_of_switch_is_weighted_by_its_probability_which_trains_the_ro
         torch.testing.assert_close(experts(x)[token], expected, atol=1e-6, rtol=0)
     experts(x).sum().backward()
     assert experts.router.weight.grad.abs().max() > 1e-4
+    plain = make(experts_per_token=1, renormalise=False, activation="relu")
+    best, chosen = plain.router(x).softmax(-1).max(-1)
+    for token, expert in enumerate(chosen.tolist()):
+        expected = best[token] * (x[token] @ plain.fc1[expert].T).relu() @ plain.fc2[expert].T
+        torch.testing.assert_close(plain(x)[token], expected, atol=1e-6, rtol=0)
     scaled = make(experts_per_token=1)
     scaled(x).sum().backward()
     assert scaled.router.weight.grad.abs().max() < 1e-6  # why Mixtral's scaling is wrong for one expert
@@ -85,6 +91,90 @@ def test_a_full_expert_skips_later_tokens_in_training_only():
     real = torch.tensor([False] * 3 + [True] * 5)
     assert (experts(x, real).abs().sum(-1) > 0).tolist() == [False] * 3 + [True] * 2 + [False] * 3  # padding takes no place
     assert (experts.eval()(x).abs().sum(-1) > 0).all()
+
+
+def by_hand(experts, x, real, room):
+    """Return the outputs token by token: first choices take the places before second ones, padding takes none."""
+    best, chosen = experts.router(x).softmax(-1).topk(experts.experts_per_token, dim=-1)
+    best = best / best.sum(-1, keepdim=True) if experts.renormalise else best
+    taken, rows = [0] * experts.num_experts, [torch.zeros_like(x[0]) for _ in x]
+    for place in range(experts.experts_per_token):
+        for token in real.nonzero()[:, 0].tolist():
+            expert = int(chosen[token, place])
+            if taken[expert] < room:
+                taken[expert] += 1
+                hidden = (x[token] @ experts.fc1[expert].T).relu()
+                rows[token] = rows[token] + best[token, place] * (hidden @ experts.fc2[expert].T)
+    return torch.stack(rows), sum(taken)
+
+
+@pytest.mark.parametrize(("per_token", "capacity", "room"), [(1, 1.0, 4), (1, 0.3, 1), (2, 0.5, 4), (2, 8.0, 52), (3, 0.7, 7)])
+def test_limited_experts_equal_the_rows_by_hand_with_their_gradients(per_token, capacity, room):
+    """13 of 16 tokens are real and choose among 4 experts, so that an even share is 13 * per_token / 4, and the room is rounded up."""
+    experts = make(experts_per_token=per_token, capacity=capacity, activation="relu", renormalise=per_token > 1).train()
+    x, real = torch.randn(16, 8, requires_grad=True), torch.arange(16) % 5 != 2
+    wanted, taken = by_hand(experts, x, real, room)
+    assert taken == 13 * per_token if room == 52 else taken < 13 * per_token  # all have room, or some tokens are dropped
+    inputs = [x, experts.router.weight, experts.fc1, experts.fc2]
+    expected = torch.autograd.grad(wanted.square().sum(), inputs)
+    found = experts(x.view(2, 8, 8), real.view(2, 8)).flatten(0, 1)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    for mine, other in zip(torch.autograd.grad(found.square().sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_limit_without_real_tokens_still_reaches_every_parameter():
+    experts = make(experts_per_token=1, capacity=1.25, activation="relu", renormalise=False).train()
+    out = experts(torch.randn(2, 3, 8), torch.zeros(2, 3, dtype=torch.bool))
+    out.sum().backward()
+    assert not out.any() and all(p.grad is not None and not p.grad.any() for p in experts.parameters())
+
+
+@torch.no_grad()
+def test_jitter_disturbs_the_router_alone_and_in_training_only():
+    words, x = {"experts_per_token": 1, "renormalise": False, "activation": "relu"}, torch.randn(50, 8)
+    experts = make(**words, jitter=0.1).train()
+    logits = experts.router(x)
+    experts(x)
+    off, largest = (experts.routing.logits - logits).abs(), x.abs() @ experts.router.weight.abs().T
+    assert 0.02 * largest.mean() < off.mean() and (off <= 0.1 * largest + 1e-6).all()
+    alone = make(**words, num_experts=1, jitter=0.1).train()  # its probability is 1 whatever the noise
+    torch.testing.assert_close(alone(x), make(**words, num_experts=1)(x), atol=1e-6, rtol=0)
+    assert torch.equal(experts.eval()(x), make(**words)(x))
+
+
+@pytest.mark.parametrize("capacity", [None, 1.0])
+@torch.no_grad()
+def test_dropout_is_on_the_hidden_layer_of_experts_in_training_only(capacity):
+    """With the identity as both matrices, the output is the input without dropped channels, and larger by 1 / (1 - rate)."""
+    words = {"num_experts": 1, "experts_per_token": 1, "activation": "relu", "hidden_dim": 8, "capacity": capacity}
+    experts, x = make(**words, dropout=0.4).train(), torch.rand(400, 8) + 1
+    experts.fc1[0], experts.fc2[0] = torch.eye(8), torch.eye(8)
+    found = experts(x)
+    kept = found != 0
+    torch.testing.assert_close(found[kept], x[kept] / 0.6)
+    assert kept.float().mean().item() == pytest.approx(0.6, abs=0.05)  # 3200 draws: a deviation of 0.009
+    torch.testing.assert_close(experts.eval()(x), x)
+
+
+def test_every_second_layer_is_sparse():
+    found = {step: [layer for layer in range(6) if SparseSettings(4, step).is_sparse(layer)] for step in (1, 2, 3)}
+    assert found == {1: [0, 1, 2, 3, 4, 5], 2: [1, 3, 5], 3: [1, 4]}
+    assert SparseSettings.of(None, depth=2) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"dropout": 1.0}, "expert_dropout: got 1.0; allowed is 0 to below 1"),
+        ({"jitter": -0.1}, "router_jitter: got -0.1; allowed is 0 to below 1"),
+        ({"capacity": 0.0}, "expert_capacity: got 0.0"),
+        ({"activation": "mish"}, "experts have no 'mish'"),
+    ],
+)
+def test_rates_out_of_range_are_refused(words, message):
+    with pytest.raises(zoo.ConfigError, match=message):
+        make(**words)
 
 
 def test_the_router_learns_through_weights_and_probabilities():
@@ -153,7 +243,7 @@ def test_balancing_spreads_tokens_over_the_experts():
     ("change", "words"),
     [
         ({"experts_per_token": 5}, "experts_per_token: got 5; allowed is 1 to 4"),
-        ({"activation": "gelu"}, "experts have a gated activation, not 'gelu'"),
+        ({"activation": "mish"}, "experts have no 'mish'"),
         ({"expert_capacity": 0.0}, "expert_capacity: got 0.0"),
     ],
 )

@@ -66,7 +66,8 @@ class System(nn.Module):
         """
         batch = self.head.prepare(batch)
         encoded = self.encode_batch(batch)
-        return self.head(encoded, batch) if objective is None else objective(self.head, encoded, batch)
+        output = self.head(encoded, batch) if objective is None else objective(self.head, encoded, batch)
+        return with_encoder_losses(output, dict(self.encoders))  # type: ignore[arg-type]
 
     def encode_batch(self, batch: Batch, modalities: Collection[str] | None = None) -> dict[str, Encoded]:
         """Encode the modalities of a batch, as far as the head reads them; None takes every modality that it holds."""
@@ -129,6 +130,20 @@ class System(nn.Module):
         raise VerbError(f"{self.name} (head {type(self.head).__name__}) cannot {name!r}; it can: {', '.join(self.head.verbs) or 'nothing'}")
 
 
+def with_encoder_losses(output: HeadOutput, encoders: Mapping[str, Encoder]) -> HeadOutput:
+    """Return the output of a head with the losses of its encoders added, and their metrics named after the modality.
+
+    A text encoder with experts gives ``text_balance_loss`` and others. Without a loss of the head there is nothing to add to.
+    """
+    for modality, encoder in encoders.items():
+        if encoder.adds_losses:
+            losses, metrics = encoder.auxiliary_losses()
+            loss = None if output.loss is None else sum(losses.values(), output.loss)
+            named = {f"{modality}_{name}": value for name, value in metrics.items()}
+            output = HeadOutput(loss, {**output.metrics, **named}, output.outputs)
+    return output
+
+
 def encode_nothing(encoder: Encoder, x: Tensor, mask: Tensor | None, ask: Callable[..., Encoded], grids: Tensor | None = None) -> Encoded:
     """Encode an empty batch: no tokens, of the right width, through which every parameter gets a gradient of zero.
 
@@ -145,6 +160,7 @@ def encode_nothing(encoder: Encoder, x: Tensor, mask: Tensor | None, ask: Callab
         encoded = ask(x.new_zeros(1, *x.shape[1:]), None if mask is None else all_real((1, *mask.shape[1:]), mask.device))
     for norm in norms:
         norm.train()
+    encoder.auxiliary_losses()  # forgotten: they are of an item that does not exist
     pooled = None if encoded.pooled is None else encoded.pooled[:0]
     return Encoded(encoded.tokens[:0], pooled, follow(lambda mask: mask[:0], encoded.mask))
 

@@ -9,11 +9,13 @@ audio encoder it recognises speech. Papers: Vaswani et al. 2017 (arXiv 1706.0376
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, name_choices
 from zoo.language.decoding.seq2seq import generate_texts
+from zoo.layers.experts import SparseSettings, expert_losses
 from zoo.layers.seq2seq_blocks import BlockSettings
 from zoo.layers.seq2seq_decoder import Seq2SeqDecoder
 from zoo.losses.distributed import share_of_mean
@@ -72,6 +74,14 @@ class Seq2Seq(Head):
         dropout: rate on the embeddings and on the output of each sublayer, in training; 0.1 in the papers.
         label_smoothing: share of the probability that the loss spreads over other entries; 0.1 in the paper of 2017.
         smoothing_over: "all" entries (torch, transformers), or the "others" than the right one (tensor2tensor, fairseq).
+        num_experts: number of feed-forward networks in every ``expert_step``-th block, of which each token uses one (Switch); None: one
+            network for all tokens. Experts have no biases.
+        expert_step: distance between blocks with experts; with 2 the blocks 1, 3, 5 and so on, counted from 0.
+        expert_capacity: limit on the tokens of one expert in training, see ``zoo.layers.experts``; None: no limit.
+        expert_dropout: dropout rate inside the experts.
+        router_jitter: noise on the input of the router in training, see ``zoo.layers.experts``.
+        balance_weight: weight of the loss that balances the use of the experts.
+        router_z_weight: weight of the loss on large logits of the router (ST-MoE).
 
     Raises:
         ConfigError: the sizes do not fit each other, a name is unknown, or the encoder has no word table to share.
@@ -121,6 +131,13 @@ class Seq2Seq(Head):
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
         smoothing_over: str = "all",
+        num_experts: int | None = None,
+        expert_step: int = 2,
+        expert_capacity: float | None = None,
+        expert_dropout: float = 0.0,
+        router_jitter: float = 0.0,
+        balance_weight: float = 0.01,
+        router_z_weight: float = 0.001,
     ) -> None:
         super().__init__()
         (self.modality, spec), *_ = inputs.items()
@@ -135,6 +152,9 @@ class Seq2Seq(Head):
             raise ConfigError(f"smoothing_over: there is no {smoothing_over!r}; {name_choices(smoothing_over, FORMS)}")
         self.vocab_size, self.context_length = size, context_length
         self.shared_words, self.label_smoothing, self.smoothing_over = shared_words, label_smoothing, smoothing_over
+        self.balance_weight, self.router_z_weight = balance_weight, router_z_weight
+        rates: dict[str, Any] = {"capacity": expert_capacity, "dropout": expert_dropout, "jitter": router_jitter}
+        self.experts = SparseSettings.of(num_experts, depth=depth, step=expert_step, **rates)
         settings = BlockSettings(
             dim=width,
             num_heads=num_heads,
@@ -147,6 +167,7 @@ class Seq2Seq(Head):
             bias=bias,
             scaled=scaled,
             dropout=dropout,
+            experts=self.experts,
         )
         self.decoder = Seq2SeqDecoder(
             settings,
@@ -201,7 +222,8 @@ class Seq2Seq(Head):
         memory = self.decoder.remember(source.tokens, source.mask)
         positions = self._positions(batch, target_ids)
         # State i predicts token i + 1: labels and the mask are shifted by one.
-        hidden, labels = self.decoder.states(target_ids[:, :-1], memory, positions=positions), target_ids[:, 1:]
+        mask = None if self.experts is None else _before_last(supervised, target_ids.device)
+        hidden, labels = self.decoder.states(target_ids[:, :-1], memory, mask=mask, positions=positions), target_ids[:, 1:]
         if supervised.is_meta:  # meta tensors have no values to select by: shape checks treat every position as supervised
             hidden, labels = hidden.flatten(0, 1), labels.flatten()
         else:
@@ -211,7 +233,9 @@ class Seq2Seq(Head):
         # A mean would give NaN for a batch without supervised tokens; this gives 0.
         count = max(len(labels), 1)
         loss = smoothed_cross_entropy(logits, labels, smoothing=self.label_smoothing, over=self.smoothing_over) / count
-        return HeadOutput(share_of_mean(loss, len(labels)), self._metrics(logits.detach(), labels), {"logits": logits, "labels": labels})
+        further, metrics = expert_losses(self.decoder.blocks, balance_weight=self.balance_weight, z_weight=self.router_z_weight)
+        loss = sum(further.values(), share_of_mean(loss, len(labels)))
+        return HeadOutput(loss, {**self._metrics(logits.detach(), labels), **metrics}, {"logits": logits, "labels": labels})
 
     def generate(self, system: Any, inputs: Sequence[Any], **options: Any) -> list[str]:
         """Write a text for each input; see ``zoo.language.decoding.seq2seq.generate_texts`` for the options."""
@@ -251,6 +275,15 @@ def _head_dim(dim: int, num_heads: int) -> int:
     if num_heads < 1 or dim % num_heads:
         raise ConfigError(f"num_heads: {num_heads} does not divide dim {dim}; give a divisor, or head_dim")
     return dim // num_heads
+
+
+def _before_last(supervised: Bool[Tensor, "batch length"], device: torch.device) -> Bool[Tensor, "batch shorter"]:
+    """Return the mask of decoder inputs: True at all tokens before the last supervised one, which are no padding.
+
+    The row ``0 0 1 1 0`` of ``supervised`` gives ``1 1 1 0``: the last token that is predicted is not read.
+    """
+    later = on_host(supervised)[:, 1:].flip(1).cumsum(1).flip(1) > 0
+    return later if later.is_meta else send(later, device)
 
 
 def _targets(batch: Batch) -> tuple[Int[Tensor, "batch length"], Tensor]:

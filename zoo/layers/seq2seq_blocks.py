@@ -6,6 +6,7 @@ et al. 2020 (mBART, arXiv 2001.08210), section 2.2 (norms before).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, name_choices
 from zoo.layers.attention import Attention
 from zoo.layers.decoder import Call, CausalAttention
+from zoo.layers.experts import SparseSettings
 from zoo.layers.linear import Linear
 from zoo.layers.memory import Memory, MemoryAttention
 from zoo.layers.mlp import feed_forward, find_activation
@@ -37,6 +39,7 @@ class BlockSettings:
         bias: True gives all linear layers a bias.
         scaled: False leaves attention scores unscaled (T5).
         dropout: rate on the output of each sublayer, in training.
+        experts: of a decoder in which some blocks have experts in place of the feed-forward part (Switch); None: no block has.
 
     Raises:
         ConfigError: ``norm_place`` is unknown.
@@ -53,6 +56,7 @@ class BlockSettings:
     bias: bool = True
     scaled: bool = True
     dropout: float = 0.0
+    experts: SparseSettings | None = None
 
     def __post_init__(self) -> None:
         if self.norm_place not in NORM_PLACES:
@@ -97,14 +101,15 @@ class Seq2SeqEncoderBlock(nn.Module):
 
 
 class Seq2SeqDecoderBlock(nn.Module):
-    """Causal self-attention, then cross-attention to the source, then feed-forward part.
+    """Causal self-attention, then cross-attention to the source, then feed-forward part, or experts in its place.
 
     Args:
         settings: shared by all blocks.
         memory_dim: width of the source's tokens.
+        layer: number of the block, from 0, which decides if it has experts.
     """
 
-    def __init__(self, settings: BlockSettings, *, memory_dim: int) -> None:
+    def __init__(self, settings: BlockSettings, *, memory_dim: int, layer: int = 0) -> None:
         super().__init__()
         dim, num_heads, head_dim, bias = settings.dim, settings.num_heads, settings.head_dim, settings.bias
         self.attention = CausalAttention(
@@ -114,13 +119,14 @@ class Seq2SeqDecoderBlock(nn.Module):
         key_value = Linear(memory_dim, 2 * num_heads * head_dim, bias=bias)
         self.cross = MemoryAttention(dim=dim, num_heads=num_heads, key_value=key_value, head_dim=head_dim, bias=bias, scale=settings.scale)
         self.residual2 = Residual(settings)
-        self.mlp = _mlp(settings)
+        self.routes = settings.experts is not None and settings.experts.is_sparse(layer)
+        self.mlp = _experts(settings) if self.routes else _mlp(settings)
         self.residual3 = Residual(settings)
 
     def forward(self, x: Float[Tensor, "rows length dim"], memory: Memory, call: Call, layer: int) -> Float[Tensor, "rows length dim"]:
         x = self.residual1(x, lambda states: self.attention(states, call, layer))
         x = self.residual2(x, lambda states: self.cross(states, memory, layer))
-        return self.residual3(x, self.mlp)
+        return self.residual3(x, partial(self.mlp, real=call.real) if self.routes else self.mlp)
 
 
 class OutputTransform(nn.Module):
@@ -138,3 +144,10 @@ class OutputTransform(nn.Module):
 
 def _mlp(settings: BlockSettings) -> nn.Module:
     return feed_forward(dim=settings.dim, hidden_dim=settings.hidden_dim, activation=settings.activation, bias=settings.bias)
+
+
+def _experts(settings: BlockSettings) -> nn.Module:
+    if settings.bias:
+        raise ConfigError("num_experts: experts have no biases; set bias=false, or num_experts=null")
+    assert settings.experts is not None
+    return settings.experts.make(dim=settings.dim, hidden_dim=settings.hidden_dim, activation=settings.activation)

@@ -18,6 +18,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.layers.attention import causal_mask, refuse_uneven_heads
 from zoo.layers.cache import Cache
 from zoo.layers.decoder import Call, seen_keys
+from zoo.layers.experts import Experts
 from zoo.layers.linear import Linear, fast_linear, is_marked, lay_out, pack, unpack
 from zoo.layers.memory import Memory, MemoryCache, refuse_rows
 from zoo.layers.norm import build_norm
@@ -104,7 +105,7 @@ class Seq2SeqDecoder(nn.Module):
         self.distances = nn.Parameter(torch.empty(num_buckets, settings.num_heads)) if relative else None
         self.embedding_norm = build_norm(settings.norm, dim, settings.eps) if embedding_norm else None
         self.dropout = nn.Dropout(settings.dropout)
-        self.blocks = nn.ModuleList(Seq2SeqDecoderBlock(settings, memory_dim=memory_dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(Seq2SeqDecoderBlock(settings, memory_dim=memory_dim, layer=layer) for layer in range(depth))
         self.norm = build_norm(settings.norm, dim, settings.eps) if final_norm else None
         self.transform = OutputTransform(settings) if output_transform else None
         self.output = None if tied else Linear(dim, vocab_size, bias=False)
@@ -153,7 +154,8 @@ class Seq2SeqDecoder(nn.Module):
         Args:
             x: ids of the new tokens, or their embeddings from ``embed``.
             memory: keys and values of the sources, from ``remember``.
-            mask: True at real tokens; padding on the right needs none, because no real token attends to it.
+            mask: True at real tokens; padding on the right needs none, because no real token attends to it. In training, experts need it,
+                since padding would take their places and count in their losses.
             positions: of the new tokens; None counts real tokens.
             cache: keys and values of earlier tokens; those of the new tokens are added.
         """
@@ -227,7 +229,7 @@ class Seq2SeqDecoder(nn.Module):
             bias = relative_bias(self.distances, places[past:], places, max_distance=self.max_distance, both_ways=False).to(vectors.dtype)
             allowed = causal_mask(length, keys, device) if allowed is None and length > 1 else allowed
             allowed = allowed if allowed is not None else torch.ones(1, keys, dtype=torch.bool, device=device)
-        return counted[:, past:] if positions is None else positions, Call(allowed=allowed, cache=cache, bias=bias)
+        return counted[:, past:] if positions is None else positions, Call(allowed=allowed, cache=cache, bias=bias, real=mask)
 
     def _matrices(self) -> Iterator[Tensor]:
         """Yield all matrices that are multiplied with tokens in the type of the weights, but the encoder's word table."""
@@ -245,6 +247,8 @@ class Seq2SeqDecoder(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            if isinstance(module, Experts):
+                module.initialise_scaled()
         if not settings.scaled:
             inner = self.num_heads * self.head_dim
             for block in self.blocks:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.losses.distributed import average_gradients
-from zoo.types import Batch, Encoded, FeatureHead, HeadOutput, head_of
+from zoo.types import Batch, Encoded, FeatureHead, HeadOutput, encoders_of, head_of
 
 
 @runtime_checkable
@@ -56,6 +56,12 @@ def refuse(model: Any, accelerator: Accelerator | None = None) -> None:
         raise ConfigError(
             f"training.accumulation: 'grad_cache' needs a head whose loss is a function of features (clip), which {type(head).__name__} is "
             "not; set training.accumulation=independent"
+        )
+    adding = [modality for modality, encoder in encoders_of(model).items() if encoder.adds_losses]
+    if adding:
+        raise ConfigError(
+            f"training.accumulation: 'grad_cache' knows the loss of the head only, but the {adding[0]} encoder adds losses of its own "
+            "(those of its experts); set training.accumulation=independent, or use an encoder without experts"
         )
     kind = accelerator.distributed_type.value if accelerator is not None else "NO"
     if kind != "NO" and not kind.startswith("MULTI_"):

@@ -43,6 +43,7 @@ class Encoder(Part, nn.Module):
         patch_size: side of these patches, in pixels.
         grid_multiple: number that has to divide the rows and columns of each picture's patches (Qwen2-VL: 2).
         frames: consecutive frames of a video that one patch projects (Qwen2-VL: 2); the patches of a still hold it once.
+        adds_losses: True if ``auxiliary_losses`` may return losses, for example those of a mixture of experts.
     """
 
     modality: str = ""  # an empty word or a width of 0 means that the author forgot it: ``zoo.types.contract`` says so
@@ -66,6 +67,7 @@ class Encoder(Part, nn.Module):
     patch_size: int | None = None
     grid_multiple: int = 1
     frames: int = 1
+    adds_losses: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,6 +152,13 @@ class Encoder(Part, nn.Module):
     def num_tokens(self, length: int) -> int | None:
         """Return the number of tokens of an item of ``length`` frames; None if every item has the same number."""
         return None
+
+    def auxiliary_losses(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return further losses of the last call in training, already weighted, and metrics, by name; by default none.
+
+        A system adds the losses to the loss of its head. The encoder forgets that call. An encoder that has them says ``adds_losses``.
+        """
+        return {}, {}
 
     def features(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the features that a feature cache stores [B, width]; by default the pooled vectors."""

@@ -72,6 +72,7 @@ FAMILIES: dict[str, Family] = {
     "marian": Family(("marian*",)),
     "bart": Family(("bart_*", "mbart_*", "pegasus_*")),
     "t5": Family(("t5_*", "mt5_*")),
+    "switch": Family(("switch_*",)),
     "trocr": Family(("caption_*",)),
     "speech_seq2seq": Family(
         ("speech_seq2seq_*",),

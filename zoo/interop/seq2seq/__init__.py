@@ -1,1 +1,1 @@
-"""Encoder-decoder models of transformers: MarianMT, BART, mBART, Pegasus, T5 and mT5, and image encoders with TrOCR's decoder."""
+"""Encoder-decoder models of transformers: MarianMT, BART, mBART, Pegasus, T5, mT5, Switch Transformers, and image encoders with TrOCR."""

@@ -14,7 +14,7 @@ from zoo.interop.base.library_files import image_keywords_of
 from zoo.interop.base.placing import below, take_part
 from zoo.interop.base.recognise import library_config
 from zoo.interop.base.source import Source
-from zoo.interop.seq2seq import bart, marian_words, t5, trocr
+from zoo.interop.seq2seq import bart, marian_words, switch, t5, trocr
 from zoo.interop.seq2seq.generation import target_settings, their_settings
 from zoo.interop.text_encoders.write import word_files
 from zoo.processors.tokenizers.library_tokenizers import read_tokenizer
@@ -34,7 +34,7 @@ class Seq2Seqs(Format):
 
     targets = ("transformers",)
     takes = "systems of the encoder 'seq2seq', 't5' or 'vit' and the head 'seq2seq'"
-    model_types = (*bart.DEFAULTS, "mt5", trocr.MODEL_TYPE)  # "t5" is also a model type of text encoders, which names it
+    model_types = (*bart.DEFAULTS, "mt5", switch.MODEL_TYPE, trocr.MODEL_TYPE)  # "t5" is also a model type of text encoders, which names it
     files = {
         **TRANSFORMERS,
         **TOKENIZERS,
@@ -59,9 +59,10 @@ class Seq2Seqs(Format):
         config = source.config if source.model_type == "t5" else library_config(source, self)
         assert source.directory is not None
         family = _family(str(config["model_type"]))
-        given: Any = source.tensors if family is t5 else source.keys
+        given: Any = source.tensors if family in (t5, switch) else source.keys
         encoder, head = family.arguments(config, given)
         target, left = target_settings(_told(config), source.directory)
+        left += switch.left_out(config) if family is switch else ()
         words, target_words = _tokenizers(source.directory, str(config["model_type"]))
         tokens = {**GIVEN, **{key: target[key] for key in ("pad_token_id", "eot_token_id")}}
         if family is trocr:
@@ -89,6 +90,8 @@ class Seq2Seqs(Format):
         if family is None or others:
             return None
         encoder, head = _whole("encoder", given), _whole("head", config["head"])
+        if family is t5 and (encoder["num_experts"], head["num_experts"]) != (None, None):
+            family = switch
         theirs: dict[str, Any] = family.config(encoder, head)
         files: dict[str, Any] = {CONFIG: theirs}
         words = part_of(model, "target_text")
@@ -104,7 +107,8 @@ class Seq2Seqs(Format):
 
 
 def _family(model_type: str) -> Any:
-    return trocr if model_type == trocr.MODEL_TYPE else t5 if model_type in t5.MODEL_TYPES else bart
+    families: dict[str, Any] = {trocr.MODEL_TYPE: trocr, switch.MODEL_TYPE: switch, **dict.fromkeys(t5.MODEL_TYPES, t5)}
+    return families.get(model_type, bart)
 
 
 def _tokenizers(directory: Path, model_type: str) -> tuple[AnyTokenizer | None, AnyTokenizer | None]:
@@ -129,12 +133,14 @@ def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind == trocr.MODEL_TYPE:
         outer = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
         return {**trocr.completed(config["decoder"]), **outer}
-    return {**(T5_TOKENS if kind in t5.MODEL_TYPES else bart.DEFAULTS[kind]), **config}
+    return {**(T5_TOKENS if _family(kind) in (t5, switch) else bart.DEFAULTS[kind]), **config}
 
 
 def _to_zoo(source: Source) -> dict[str, Tensor]:
     if trocr.recognises(source.keys):
         return trocr.to_zoo(source.tensors)
+    if switch.recognises(source.keys):
+        return switch.to_zoo(source.tensors)
     if t5.recognises(source.keys):
         return t5.to_zoo(source.tensors)
     if not bart.recognises(source.keys):

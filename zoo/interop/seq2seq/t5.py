@@ -41,17 +41,17 @@ PLAIN = named({"layer.2.DenseReluDense.wi.weight": "mlp.fc1.weight"})
 GATES = [joined(["layer.2.DenseReluDense.wi_0.weight", "layer.2.DenseReluDense.wi_1.weight"], "mlp.fc1.weight")]
 
 
+OUTSIDE = named(
+    {
+        "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "distances",
+        "decoder.final_layer_norm.weight": "norm.weight",
+        "lm_head.weight": "output.weight",
+    }
+)
+
+
 def _decoder_rules(gated: bool) -> list[Rule]:
-    return [
-        *named(
-            {
-                "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": "distances",
-                "decoder.final_layer_norm.weight": "norm.weight",
-                "lm_head.weight": "output.weight",
-            }
-        ),
-        *under("decoder.block.{i}.", "blocks.{i}.", [*BLOCK, *(GATES if gated else PLAIN)]),
-    ]
+    return [*OUTSIDE, *under("decoder.block.{i}.", "blocks.{i}.", [*BLOCK, *(GATES if gated else PLAIN)])]
 
 
 def recognises(keys: Collection[str]) -> bool:
@@ -121,7 +121,7 @@ def config(encoder: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any
     theirs = encoder_t5.config(encoder)
     usual = {"norm": ("rms",), "norm_place": ("before",), "bias": (False,), "scaled": (False,), "positions": ("relative",)}
     usual |= {"scale_embedding": (False,), "output_bias": (False,), "output_transform": (False,), "shared_words": (True,)}
-    usual["embedding_norm"] = (False,)
+    usual |= {"embedding_norm": (False,), "num_experts": (None,)}
     refuse_others(head, {**usual, "final_norm": (None, True), "scale_output": (True, False) if head["tied"] else (False,)}, target)
     activation = GATED.get(encoder["activation"]) if encoder["gated"] else encoder["activation"]
     same = {key: encoder[key] for key in ("num_heads", "head_dim", "hidden_dim", "num_buckets", "max_distance", "eps")}

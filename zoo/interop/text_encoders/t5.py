@@ -137,7 +137,7 @@ def config(arguments: Mapping[str, Any], head: Mapping[str, Any] | None = None) 
     target = "transformers' T5EncoderModel"
     if head is not None:
         raise ConfigError(f"head: {target} has none that ours could become; export the encoder alone")
-    refuse_others(arguments, {"activation": THEIR_ACTIVATIONS}, target)
+    refuse_others(arguments, {"activation": THEIR_ACTIVATIONS, "num_experts": (None,)}, target)
     if arguments["gated"] and arguments["activation"] == "gelu":
         raise ConfigError(f"activation: got 'gelu', which {target} does not have with a gate; allowed is 'gelu_tanh'")
     words = "gelu" if arguments["gated"] and arguments["activation"] == "gelu_tanh" else THEIR_ACTIVATIONS[arguments["activation"]]
