@@ -21,6 +21,8 @@ from zoo.errors import ConfigError, WeightsError
 from zoo.interop.causal_lm import configs, meta_llama, transformers_causal_lm
 from zoo.interop.causal_lm.gguf_names import halves
 from zoo.interop.causal_lm.write import language_files, language_tensors, whole_keywords
+from zoo.language.decoding.generate import generate
+from zoo.language.decoding.sampling import Sampling
 from zoo.registry.construct import build_part
 from zoo.storage.tensors import load_strictly
 
@@ -148,6 +150,25 @@ def test_greedy_tokens_equal_transformers(reference):
     expected = reference.generate(ids, max_new_tokens=20, min_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
     # transformers' generate forbids nothing here: no token ends a text
     assert torch.equal(torch.cat(found, dim=1), expected[:, 7:])
+
+
+@EVERY_FLAVOUR
+@torch.no_grad()
+def test_beams_equal_transformers(reference):
+    model, ids = ours_of(reference), torch.randint(3, 97, (2, 7))
+    beams_equal(model, reference, ids)
+
+
+def beams_equal(model, reference, ids, **settings):
+    """Three beams over two prompts; two tokens that the greedy answers hold end a text."""
+    prompts = [model.embed(row) for row in ids], list(ids)
+    greedy = [answer.ids for answer in generate(model, *prompts, Sampling(max_new_tokens=9))]
+    ends = (greedy[0][4], greedy[1][6])
+    found = [answer.ids for answer in generate(model, *prompts, Sampling(max_new_tokens=9, num_beams=3, eos_token_ids=ends))]
+    settings |= {"eos_token_id": list(ends), "pad_token_id": 0, "num_beams": 3, "do_sample": False, "max_new_tokens": 9}
+    expected = reference.generate(ids, attention_mask=torch.ones_like(ids), **settings)[:, ids.shape[1] :].tolist()
+    lengths = [min((row.index(end) for end in ends if end in row), default=len(row)) for row in expected]
+    assert found == [row[:length] for row, length in zip(expected, lengths, strict=True)]
 
 
 @EVERY_FLAVOUR

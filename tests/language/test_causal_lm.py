@@ -22,6 +22,7 @@ COUNTS = {  # computed with transformers' classes on the meta device (the spec s
     "llama2_70b": 68_976_648_192,
     "vicuna_7b": 6_738_415_616,
     "vicuna_13b": 13_015_864_320,
+    "tinyllama_1_1b": 1_100_048_384,
     "mistral_7b": 7_241_732_096,
     "smollm2_135m": 134_515_008,
     "smollm2_360m": 361_821_120,

@@ -78,7 +78,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt2": Family(("gpt2*",)),
     "gpt3": Family(("gpt3_*",)),
-    "llama": Family(("llama_*", "llama2_*", "vicuna_*")),
+    "llama": Family(("llama_*", "llama2_*", "tinyllama_*", "vicuna_*")),
     "mistral": Family(("mistral_*",)),
     "mixtral": Family(("mixtral_*",)),
     "smollm2": Family(("smollm2_*",)),
