@@ -1,4 +1,4 @@
-"""transformers' GPT-2, LLaMA and Mistral against our ``causal_lm``, through the converter and back."""
+"""transformers' GPT-1 and -2, LLaMA, Mistral and their relatives against our ``causal_lm``, through the converter and back."""
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from transformers import (
     GPTNeoConfig,
     LlamaConfig,
     MistralConfig,
+    OpenAIGPTConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
@@ -97,6 +98,8 @@ FLAVOURS = {
         attention_types=[[["global", "local"], 2]],
         **ENDS,
     ),
+    "gpt1": lambda: OpenAIGPTConfig(vocab_size=97, n_positions=64, n_embd=60, n_layer=3, n_head=3, **ENDS),
+    "gpt1, relu": lambda: OpenAIGPTConfig(vocab_size=97, n_positions=64, n_embd=60, n_layer=2, n_head=5, afn="relu", **ENDS),
     "gpt2": lambda: GPT2Config(vocab_size=97, n_positions=64, n_embd=60, n_layer=2, n_head=3, **ENDS),
     "gpt2, untied, narrow": lambda: GPT2Config(
         vocab_size=97,
@@ -322,6 +325,7 @@ def test_metas_files_give_the_same_model(scramble):
 
 REFUSED = {
     "hidden_act: got 'gelu'": {"model_type": "llama", "hidden_act": "gelu"},
+    "afn: our causal_lm has no 'gelu_new'": {"model_type": "openai-gpt", "afn": "gelu_new"},
     "has no 'xpos'; allowed are default, linear, dynamic": {"model_type": "llama", "rope_scaling": {"type": "xpos", "factor": 2.0}},
     "rope_type 'longrope' needs 'short_factor'": {"model_type": "phi3", "rope_scaling": {"type": "su"}},
     "layer_types: got": {"model_type": "gemma2", "layer_types": ["chunked_attention"]},

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 EQUALS, BACK, BATCH = "equals its reference", "goes back", "batch-invariant"
 ROW = {"": ("*",)}  # the id of the case is the name of the row
 CAUSAL_LM = {  # by family: patterns of the ids
-    **{name: (f"{name}*",) for name in ("mistral", "qwen2", "qwen3", "gemma", "gpt2")},
+    **{name: (f"{name}*",) for name in ("mistral", "qwen2", "qwen3", "gemma", "gpt1", "gpt2")},
     "llama": ("grouped queries", "one key head*", "biases", "llama 3 positions", "linear positions", "yarn"),
     "phi": ("phi3*",),
     "gpt3": ("gpt neo",),

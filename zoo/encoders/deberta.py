@@ -28,7 +28,8 @@ POOLS = ("cls", "mean", "none")
 def distance_rows(length: int, *, span: int, max_distance: int | None, device: torch.device) -> Int[Tensor, "{length} {length}"]:
     """Return the row of the position table for each pair of query and key: ``span`` plus the distance of query minus key.
 
-    If ``max_distance`` is given, distances beyond half the span share rows, see ``shared_distances``. Rows are limited to 0 ... 2 * span - 1.
+    If ``max_distance`` is given, distances beyond half the span share rows, see ``shared_distances``. Rows are limited to 0 ... 2 * span
+    - 1.
     """
     places = torch.arange(length, device=device)
     distance = places[:, None] - places[None]

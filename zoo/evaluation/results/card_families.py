@@ -76,6 +76,7 @@ FAMILIES: dict[str, Family] = {
         ("speech_seq2seq_*",),
         absent=_because(OURS, "equals its reference", "speed") | _because(NO_FORMAT, "goes back"),
     ),
+    "gpt1": Family(("gpt1*",)),
     "gpt2": Family(("gpt2*",)),
     "gpt3": Family(("gpt3_*",)),
     "llama": Family(("llama_*", "llama2_*", "tinyllama_*", "vicuna_*")),
@@ -114,7 +115,9 @@ SPEED_ROWS = {  # by family: rows of scripts/bench.py that compare it with anoth
     "whisper": "whisper whisper_decode",
 }
 SAME_CODE = {  # by family: the measured family whose layers do its work
-    **dict.fromkeys(("gpt2", "gpt3", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi", "reward", "llava"), "smollm2"),
+    **dict.fromkeys(
+        ("gpt1", "gpt2", "gpt3", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi", "reward", "llava"), "smollm2"
+    ),
     **dict.fromkeys(("albert", "roberta", "electra", "xlm"), "bert"),
     **{"siglip": "clip", "dinov2": "vit", "conse": "classifier", "kosmos": "kosmos_2"},
 }

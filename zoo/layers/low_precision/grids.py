@@ -1,7 +1,7 @@
 """Grids of integers for real numbers: symmetric, with a zero point, and with a gradient that stops at the ends.
 
-The packed products of zoo take the symmetric one (``products.int8_rows``). The others are those of torch and torchao, with which weights and
-ranges of activations from there are compared.
+The packed products of zoo take the symmetric one (``products.int8_rows``). The others are those of torch and torchao, with which weights
+and ranges of activations from there are compared.
 
 Papers: Jacob et al. 2018 (arXiv 1712.05877), sections 2.1 and 3; straight-through estimator: Bengio et al. 2013 (arXiv 1308.3432).
 References: torchao 0.18, ``choose_qparams_affine``; torch 2.11, ``fake_quantize_per_tensor_affine``.
