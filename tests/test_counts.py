@@ -63,8 +63,8 @@ LANGUAGE = {
     "phi3_mini_4k": 3_821_079_552,
     "phi4": 14_659_507_200,
 }
-# By the formula of its shapes, (V + 2048) d + L (12 d^2 + 13 d) + 2 d, and the paper's rounded figure. The heads of 13B (40 of 128) leave out
-# 20 of its 5,140 channels: 80 d + 60 parameters fewer in each of its 40 blocks.
+# By the formula of its shapes, (V + 2048) d + L (12 d^2 + 13 d) + 2 d, and the paper's rounded figure. The heads of 13B (40 of 128) leave
+# out 20 of its 5,140 channels: 80 d + 60 parameters fewer in each of its 40 blocks.
 GPT3 = {
     "125m": (125_226_240, 125e6),
     "350m": (355_871_744, 350e6),

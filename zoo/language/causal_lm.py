@@ -1,9 +1,9 @@
 """Decoder-only language model: LLaMA and its relatives (Mistral, Mixtral, SmolLM2, Qwen 2, 3, Gemma, Phi-3, 4) and GPT-1, -2, -3, -Neo.
 
 Papers: Radford et al. 2018 (GPT-1) and 2019 (GPT-2); Brown et al. 2020 (GPT-3, arXiv 2005.14165); Touvron et al. 2023 (LLaMA, arXiv
-2302.13971, and LLaMA 2, arXiv 2307.09288); Jiang et al. 2023 (Mistral, arXiv 2310.06825); Qwen 2 (arXiv 2407.10671); Qwen 3 (arXiv 2505.09388); Gemma 2 (arXiv
-2408.00118); Gemma 3 (arXiv 2503.19786); Phi-3 (arXiv 2404.14219); DeepStack: Meng et al. 2024 (arXiv 2406.04334). References: the
-``...ForCausalLM`` of transformers 5.17 that ``zoo.interop.causal_lm`` names.
+2302.13971, and LLaMA 2, arXiv 2307.09288); Jiang et al. 2023 (Mistral, arXiv 2310.06825); Qwen 2 (arXiv 2407.10671); Qwen 3 (arXiv
+2505.09388); Gemma 2 (arXiv 2408.00118); Gemma 3 (arXiv 2503.19786); Phi-3 (arXiv 2404.14219); DeepStack: Meng et al. 2024 (arXiv
+2406.04334). References: the ``...ForCausalLM`` of transformers 5.17 that ``zoo.interop.causal_lm`` names.
 
 Where we differ: one matrix projects to queries, keys and values, and one to gate and value of the feed-forward part; there is no
 dropout; all use GPT-2's initialisation, which shrinks residual outputs with depth; the attention window counts real tokens, so that

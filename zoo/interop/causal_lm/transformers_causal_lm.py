@@ -1,11 +1,11 @@
 """Weights of transformers' causal language models <-> our ``causal_lm``; ``configs.py`` has their settings.
 
 Reference: transformers 5.17, ``modeling_{openai,gpt2,gpt_neo,llama,mistral,mixtral,qwen2,qwen3,gemma,gemma2,gemma3,phi3}.py``. The
-``Conv1D`` of GPT-1 and -2 holds its matrices the other way round, and q, k, v of all in one, as ours; Phi-3 holds q, k, v and gate, value in one, as ours. Gemma 2
-and 3 call the norm before the feed-forward part ``pre_feedforward_layernorm``, and ``post_attention_layernorm`` is a norm after the
-branch. Files of Mixtral hold three matrices for each expert, which are one tensor for all experts in memory, as in ours; both are read.
-Files of older releases hold buffers that are no weights (causal masks, ``inv_freq``); the first ones of GPT-2 have no prefix
-``transformer.``. Rows of q and k are in the order of halves, as ours.
+``Conv1D`` of GPT-1 and -2 holds its matrices the other way round, and q, k, v of all in one, as ours; Phi-3 holds q, k, v and gate, value
+in one, as ours. Gemma 2 and 3 call the norm before the feed-forward part ``pre_feedforward_layernorm``, and ``post_attention_layernorm``
+is a norm after the branch. Files of Mixtral hold three matrices for each expert, which are one tensor for all experts in memory, as in
+ours; both are read. Files of older releases hold buffers that are no weights (causal masks, ``inv_freq``); the first ones of GPT-2 have no
+prefix ``transformer.``. Rows of q and k are in the order of halves, as ours.
 """
 
 import re
