@@ -132,10 +132,12 @@ OURS = {"forced_bos_token_id": "first_token_id", "forced_eos_token_id": "last_to
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("name", ["marian", "bart", "t5", "t5 1.1"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "t5 1.1, tied"])
 @torch.no_grad()
-def test_written_tokens_equal_theirs(name, settings, pair):
+def test_written_tokens_equal_theirs(name, settings, pair, monkeypatch):
     model, system, _ = pair(name)
+    if name == "marian of two vocabularies":  # their beams count the words of the source's vocabulary
+        monkeypatch.setattr(model.config, "vocab_size", model.config.decoder_vocab_size)
     ids, mask = sources()
     special = {key: getattr(model.config, key) for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
     generation = GenerationConfig(**special, max_new_tokens=9, do_sample=False, **settings)
@@ -151,40 +153,40 @@ def test_written_tokens_equal_theirs(name, settings, pair):
         assert answer.ids == row[1:end]
 
 
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_a_cache_and_shared_memory_change_nothing(pair):
-    for name in ("t5", "bart"):
-        _, system, _ = pair(name)
-        decoder = system.head.decoder
-        ids, mask = sources()
-        encoded = system.encode_ready("text", ids, mask)
-        memory = decoder.remember(encoded.tokens, encoded.mask)
-        target = torch.randint(3, 50, (6, 8))  # two rows for each source
-        whole = decoder.logits(decoder.states(target, memory))
-        cache = decoder.new_cache(memory, batch_size=6, length=8)
-        steps = [decoder.logits(decoder.states(target[:, a:b], cache.memory, cache=cache)) for a, b in ((0, 3), (3, 4), (4, 8))]
-        torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=1e-5)
-        alone = decoder.logits(decoder.states(target[2:4], memory.select(torch.tensor([1]))))
-        torch.testing.assert_close(alone, whole[2:4], atol=1e-5, rtol=1e-5)
+def test_a_cache_and_shared_memory_change_nothing(name, pair):
+    _, system, _ = pair(name)
+    decoder = system.head.decoder
+    ids, mask = sources()
+    encoded = system.encode_ready("text", ids, mask)
+    memory = decoder.remember(encoded.tokens, encoded.mask)
+    target = torch.randint(3, 50, (6, 8))  # two rows for each source
+    whole = decoder.logits(decoder.states(target, memory))
+    cache = decoder.new_cache(memory, batch_size=6, length=8)
+    steps = [decoder.logits(decoder.states(target[:, a:b], cache.memory, cache=cache)) for a, b in ((0, 3), (3, 4), (4, 8))]
+    torch.testing.assert_close(torch.cat(steps, 1), whole, atol=1e-5, rtol=1e-5)
+    alone = decoder.logits(decoder.states(target[2:4], memory.select(torch.tensor([1]))))
+    torch.testing.assert_close(alone, whole[2:4], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_padding_on_either_side_of_source_and_start_changes_nothing(pair):
-    for name in ("t5", "mbart"):
-        _, system, _ = pair(name)
-        decoder = system.head.decoder
-        ids = torch.tensor([[5, 9, 3]])
-        target = torch.tensor([[7, 11, 4]])
-        alone = outputs(system, ids, torch.ones_like(ids, dtype=torch.bool), torch.cat([target, target[:, :1]], 1))
-        left, right = torch.tensor([[1, 1, 5, 9, 3]]), torch.tensor([[5, 9, 3, 1, 1]])
-        real = torch.tensor([[False, False, True, True, True]])
-        for padded, mask in ((left, real), (right, real.flip(1))):
-            found = outputs(system, padded, mask, torch.cat([target, target[:, :1]], 1))
-            torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
-        encoded = system.encode_ready("text", ids)
-        memory = decoder.remember(encoded.tokens, encoded.mask)
-        shifted = decoder.logits(decoder.states(torch.tensor([[0, 0, 7, 11, 4]]), memory, mask=real))
-        torch.testing.assert_close(shifted[:, 2:], alone, atol=1e-5, rtol=1e-5)
+def test_padding_on_either_side_of_source_and_start_changes_nothing(name, pair):
+    _, system, _ = pair(name)
+    decoder = system.head.decoder
+    ids = torch.tensor([[5, 9, 3]])
+    target = torch.tensor([[7, 11, 4]])
+    alone = outputs(system, ids, torch.ones_like(ids, dtype=torch.bool), torch.cat([target, target[:, :1]], 1))
+    left, right = torch.tensor([[1, 1, 5, 9, 3]]), torch.tensor([[5, 9, 3, 1, 1]])
+    real = torch.tensor([[False, False, True, True, True]])
+    for padded, mask in ((left, real), (right, real.flip(1))):
+        found = outputs(system, padded, mask, torch.cat([target, target[:, :1]], 1))
+        torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+    encoded = system.encode_ready("text", ids)
+    memory = decoder.remember(encoded.tokens, encoded.mask)
+    shifted = decoder.logits(decoder.states(torch.tensor([[0, 0, 7, 11, 4]]), memory, mask=real))
+    torch.testing.assert_close(shifted[:, 2:], alone, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""transformers' GPT-2, LLaMA and Mistral against our ``causal_lm``, through the converter and back."""
+"""transformers' GPT-1 and -2, LLaMA, Mistral and their relatives against our ``causal_lm``, through the converter and back."""
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from transformers import (
     GPTNeoConfig,
     LlamaConfig,
     MistralConfig,
+    OpenAIGPTConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
@@ -21,6 +22,8 @@ from zoo.errors import ConfigError, WeightsError
 from zoo.interop.causal_lm import configs, meta_llama, transformers_causal_lm
 from zoo.interop.causal_lm.gguf_names import halves
 from zoo.interop.causal_lm.write import language_files, language_tensors, whole_keywords
+from zoo.language.decoding.generate import generate
+from zoo.language.decoding.sampling import Sampling
 from zoo.registry.construct import build_part
 from zoo.storage.tensors import load_strictly
 
@@ -95,6 +98,8 @@ FLAVOURS = {
         attention_types=[[["global", "local"], 2]],
         **ENDS,
     ),
+    "gpt1": lambda: OpenAIGPTConfig(vocab_size=97, n_positions=64, n_embd=60, n_layer=3, n_head=3, **ENDS),
+    "gpt1, relu": lambda: OpenAIGPTConfig(vocab_size=97, n_positions=64, n_embd=60, n_layer=2, n_head=5, afn="relu", **ENDS),
     "gpt2": lambda: GPT2Config(vocab_size=97, n_positions=64, n_embd=60, n_layer=2, n_head=3, **ENDS),
     "gpt2, untied, narrow": lambda: GPT2Config(
         vocab_size=97,
@@ -148,6 +153,25 @@ def test_greedy_tokens_equal_transformers(reference):
     expected = reference.generate(ids, max_new_tokens=20, min_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
     # transformers' generate forbids nothing here: no token ends a text
     assert torch.equal(torch.cat(found, dim=1), expected[:, 7:])
+
+
+@EVERY_FLAVOUR
+@torch.no_grad()
+def test_beams_equal_transformers(reference):
+    model, ids = ours_of(reference), torch.randint(3, 97, (2, 7))
+    beams_equal(model, reference, ids)
+
+
+def beams_equal(model, reference, ids, **settings):
+    """Three beams over two prompts; two tokens that the greedy answers hold end a text."""
+    prompts = [model.embed(row) for row in ids], list(ids)
+    greedy = [answer.ids for answer in generate(model, *prompts, Sampling(max_new_tokens=9))]
+    ends = (greedy[0][4], greedy[1][6])
+    found = [answer.ids for answer in generate(model, *prompts, Sampling(max_new_tokens=9, num_beams=3, eos_token_ids=ends))]
+    settings |= {"eos_token_id": list(ends), "pad_token_id": 0, "num_beams": 3, "do_sample": False, "max_new_tokens": 9}
+    expected = reference.generate(ids, attention_mask=torch.ones_like(ids), **settings)[:, ids.shape[1] :].tolist()
+    lengths = [min((row.index(end) for end in ends if end in row), default=len(row)) for row in expected]
+    assert found == [row[:length] for row, length in zip(expected, lengths, strict=True)]
 
 
 @EVERY_FLAVOUR
@@ -301,6 +325,7 @@ def test_metas_files_give_the_same_model(scramble):
 
 REFUSED = {
     "hidden_act: got 'gelu'": {"model_type": "llama", "hidden_act": "gelu"},
+    "afn: our causal_lm has no 'gelu_new'": {"model_type": "openai-gpt", "afn": "gelu_new"},
     "has no 'xpos'; allowed are default, linear, dynamic": {"model_type": "llama", "rope_scaling": {"type": "xpos", "factor": 2.0}},
     "rope_type 'longrope' needs 'short_factor'": {"model_type": "phi3", "rope_scaling": {"type": "su"}},
     "layer_types: got": {"model_type": "gemma2", "layer_types": ["chunked_attention"]},

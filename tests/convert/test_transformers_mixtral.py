@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 import zoo
-from tests.convert.test_transformers_causal_lm import GOLDEN_SIZES, SIZES, fill_with_sines
+from tests.convert.test_transformers_causal_lm import GOLDEN_SIZES, SIZES, beams_equal, fill_with_sines
 from zoo.interop.causal_lm import configs, transformers_causal_lm
 from zoo.layers.experts import balance_loss
 from zoo.registry.construct import build_part
@@ -59,6 +59,12 @@ def test_greedy_tokens_equal_transformers(scramble):
         hidden = model(found[-1], cache=cache)
     expected = reference.generate(ids, max_new_tokens=20, min_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0)
     assert torch.equal(torch.cat(found, dim=1), expected[:, 7:])
+
+
+@torch.no_grad()
+def test_beams_equal_transformers(scramble):
+    reference = scramble(make(num_local_experts=4)).eval()
+    beams_equal(ours_in_memory(reference).eval(), reference, torch.randint(3, 97, (2, 7)))
 
 
 @torch.no_grad()

@@ -166,14 +166,18 @@ def test_a_model_with_its_head_comes_in_and_goes_back(kind, scramble, batch, sam
     assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [kind]
 
 
-@pytest.mark.parametrize("kind", ["electra", "deberta v1", "deberta v3", "deberta v2, with a convolution", "modernbert", "xlnet"])
+FROM_THE_LEFT = ("bert", "albert", "electra", "xlm", "roberta", "deberta v1", "deberta v3", "deberta v2, with a convolution", "modernbert", "xlnet")
+COUNT_PADDING = ("bert", "albert", "electra", "xlm")  # their absolute positions do, in the reference too
+
+
+@pytest.mark.parametrize("kind", [*FROM_THE_LEFT, "t5", "t5 1.1"])
 @torch.no_grad()
 def test_padding_before_a_text_changes_as_little_as_padding_after_it(kind, scramble, close, tmp_path):
     reference = scramble(ENCODERS[kind]())
     reference.save_pretrained(tmp_path)
     model, ids, mask = zoo.load(tmp_path), torch.randint(2, 101, (2, 13)), torch.arange(13) >= torch.tensor([[0], [6]])
     close(model(ids, mask).tokens[mask], reference(input_ids=padded(ids, mask, reference), attention_mask=mask.long())[0][mask])
-    if kind != "electra":  # its absolute positions count padding, in the reference too
+    if kind not in COUNT_PADDING:
         close(model(ids, mask).tokens[1, 6:], model(ids[1:, 6:]).tokens[0])
 
 

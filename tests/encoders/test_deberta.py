@@ -6,7 +6,7 @@ from sizes import num_parameters
 
 import zoo
 from tests.support.sines import sines_by_their_names
-from zoo.encoders.deberta import Deberta, distance_rows
+from zoo.encoders.deberta import Deberta, distance_rows, shared_distances
 from zoo.interop.text_encoders import deberta as names
 from zoo.interop.text_encoders import deberta_v1 as first_names
 
@@ -39,6 +39,10 @@ def test_parameter_counts_are_those_of_the_reference(name, expected):
 
 
 def test_distances_share_rows_as_in_the_reference():
+    goldens = {127: 127, 128: 128, 129: 129, 130: 130, 150: 143, 200: 169, 256: 192, 300: 207, 400: 233, 500: 254, 511: 255}
+    goldens |= {512: 256, 600: 270, -300: -207}
+    found = shared_distances(torch.tensor([*goldens]), exact=128, max_distance=512)
+    assert found.tolist() == [*goldens.values()]
     rows = distance_rows(601, span=256, max_distance=512, device=torch.device("cpu")) - 256
     expected = {127: 127, 128: 128, 129: 129, 130: 130, 150: 143, 200: 169, 256: 192, 300: 207, 400: 233, 500: 254, 511: 255, 512: 255}
     assert {distance: int(rows[distance, 0]) for distance in expected} == expected  # 512 -> 256 is limited to the last row

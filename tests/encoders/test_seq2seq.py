@@ -6,7 +6,9 @@ import torch
 import zoo
 from zoo.encoders.seq2seq import Seq2SeqEncoder
 from zoo.errors import ConfigError
+from zoo.heads.seq2seq import Seq2Seq
 from zoo.layers.position import sinusoids_2017
+from zoo.types import EncoderSpec
 
 SMALL = {"vocab_size": 13, "context_length": 9, "dim": 8, "depth": 2, "num_heads": 2, "hidden_dim": 12}
 
@@ -37,6 +39,28 @@ def test_the_paper_equals_torch_without_a_final_norm(scramble):
     with torch.no_grad():
         found, expected = ours(ids, mask).tokens, theirs(x, src_key_padding_mask=~mask)
     torch.testing.assert_close(found[mask], expected[mask], atol=1e-5, rtol=1e-5)
+
+
+def test_the_papers_decoder_equals_torch_without_a_final_norm(scramble):
+    sizes = {"depth": 2, "num_heads": 2, "hidden_dim": 12, "context_length": 9, "shared_words": False}
+    ours = scramble(Seq2Seq(inputs={"text": EncoderSpec("text", 8, vocab_size=13)}, **sizes)).decoder
+    layer = torch.nn.TransformerDecoderLayer(8, 2, 12, dropout=0.0, batch_first=True, norm_first=False)
+    theirs, own, state = torch.nn.TransformerDecoder(layer, 2, norm=None).eval(), ours.state_dict(), {}
+    names = {"self_attn.in_proj_": "attention.qkv.", "self_attn.out_proj.": "attention.out.", "multihead_attn.out_proj.": "cross.out."}
+    names |= {"linear1.": "mlp.fc1.", "linear2.": "mlp.fc2."} | {f"norm{n}.": f"residual{n}.norm." for n in (1, 2, 3)}
+    for i in range(2):
+        for w in ("weight", "bias"):
+            state |= {f"layers.{i}.{their}{w}": own[f"blocks.{i}.{our}{w}"] for their, our in names.items()}
+            parts = [own[f"blocks.{i}.cross.{part}.{w}"] for part in ("query", "key_value")]
+            state[f"layers.{i}.multihead_attn.in_proj_{w}"] = torch.cat(parts)
+    theirs.load_state_dict(state)
+    ids, tokens, mask = torch.randint(0, 13, (2, 7)), torch.randn(2, 5, 8), torch.arange(5) < torch.tensor([[5], [3]])
+    x = own["embedding.weight"][ids] * 8**0.5 + sinusoids_2017(torch.arange(7), 8, interleaved=True)
+    causal = torch.ones(7, 7, dtype=torch.bool).triu(1)  # True is blocked here
+    with torch.no_grad():
+        found = ours.states(ids, ours.remember(tokens, mask))
+        expected = theirs(x, tokens, tgt_mask=causal, memory_key_padding_mask=~mask)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["learned", "interleaved", "halves", "tensor2tensor", "none"])

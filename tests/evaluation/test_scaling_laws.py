@@ -9,8 +9,8 @@ from zoo.evaluation.measures.scaling_laws import PUBLISHED, Chinchilla, Kaplan, 
 TRUE = PUBLISHED["chinchilla"]
 
 
-def points(law, noise=0.0, seed=0):
-    sizes, tokens = np.meshgrid(np.geomspace(4e7, 1e10, 9), np.geomspace(1e9, 3e11, 6))
+def points(law, noise=0.0, seed=0, indexing="xy"):
+    sizes, tokens = np.meshgrid(np.geomspace(4e7, 1e10, 9), np.geomspace(1e9, 3e11, 6), indexing=indexing)
     sizes, tokens = sizes.flatten(), tokens.flatten()
     losses = np.array([law.loss(n, d) for n, d in zip(sizes, tokens, strict=True)])
     return Points(sizes, tokens, losses * np.exp(noise * np.random.default_rng(seed).normal(size=54)))
@@ -53,6 +53,15 @@ def test_noiseless_points_give_back_every_number():
     found = fit_law(Chinchilla, points(TRUE), bootstrap=0)
     assert found.law.numbers == pytest.approx({"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}, rel=1e-6)
     assert found.residual < 1e-9 and found.interval(lambda law: law.loss(1e9, 1e10)) is None
+
+
+def test_noise_moves_the_numbers_as_in_the_specification():
+    """Specification ``alignment_more``, section 5: 0.3 % of noise, drawn size by size."""
+    found = fit_law(Chinchilla, points(TRUE, noise=0.003, indexing="ij"), bootstrap=0).law.numbers
+    assert found == {
+        **{"E": pytest.approx(1.7261, abs=5e-5), "A": pytest.approx(480.0, abs=0.05), "B": pytest.approx(504.7, abs=0.05)},
+        **{"alpha": pytest.approx(0.3505, abs=5e-5), "beta": pytest.approx(0.2904, abs=5e-5)},
+    }
 
 
 def test_kaplans_form_is_found_too():

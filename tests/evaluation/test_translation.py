@@ -23,6 +23,7 @@ def test_scores_are_those_of_sacrebleu():
     assert signatures["bleu"] == "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
     plus, _ = translation_scores(WRITTEN, REFERENCES, word_order=2)
     assert plus["chrf"] == pytest.approx(0.6721, abs=5e-5)
+    assert translation_scores(WRITTEN, REFERENCES, ter=True)[0]["ter"] == pytest.approx(0.2222, abs=5e-5)
 
 
 def test_the_edit_rate_counts_edits_and_shifts_of_words():

@@ -16,6 +16,36 @@ SIZES = {"name": "bert", "vocab_size": 300, "context_length": 16, "dim": 24, "de
 SPEC = EncoderSpec("text", 24, vocab_size=50, word_dim=24)
 
 
+# Of the reference's classes with tied words: with a task on pairs of texts and pooler (``BertForPreTraining``), and ``BertForMaskedLM``.
+COUNTS = {
+    "bert_tiny": (4_433_468, 4_416_698),
+    "bert_mini": (11_267_900, 11_201_594),
+    "bert_small": (29_058_876, 28_795_194),
+    "bert_medium": (41_668_412, 41_404_730),
+    "bert_base_uncased": (110_106_428, 109_514_298),
+    "bert_base_cased": (108_932_934, 108_340_804),
+    "bert_large_uncased": (336_226_108, 335_174_458),
+    "bert_large_cased": (334_661_958, 333_610_308),
+    "roberta_base": (None, 124_697_433),
+    "roberta_large": (None, 355_412_057),
+    "albert_base": (11_813_810, None),
+    "albert_large": (17_847_474, None),
+    "albert_xlarge": (59_021_490, None),
+    "albert_xxlarge": (223_158_450, None),
+    "deberta_base": (None, 139_244_121),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_encoders_with_this_head_have_the_sizes_of_the_references(name):
+    for pool, sequence, expected in zip(("cls_tanh", "cls"), ("next", None), COUNTS[name], strict=True):
+        if expected is not None:
+            encoder = zoo.create_model(name, device="meta", pool=pool)
+            with torch.device("meta"):
+                head = BertHead(inputs={"text": EncoderSpec.of(encoder)}, sequence=sequence)
+            assert sum(parameter.numel() for part in (encoder, head) for parameter in part.parameters()) == expected
+
+
 def make_system(encoder=None, **head):
     config = {"encoders": {"text": {**SIZES, **(encoder or {})}}, "head": {"name": "bert", **head}}
     return zoo.create_system({**config, "processor": {"text": {"tokenizer": "word_pieces"}}})

@@ -33,6 +33,39 @@ def test_parameters_equal_the_published_models(name):
     assert zoo.summarize(name).parameters == COUNTS[name]
 
 
+def counted(name, *changes):
+    """Parameters of a system on the meta device: of all, and of its encoder's and decoder's blocks."""
+    with torch.device("meta"):
+        system = zoo.create_system(name, list(changes))
+    stacks = (system.encoders["text"].blocks, system.head.decoder.blocks)
+    return tuple(sum(parameter.numel() for parameter in part.parameters()) for part in (system, *stacks))
+
+
+@pytest.mark.parametrize(("name", "of_32k"), [("transformer_base", 60_522_496), ("transformer_big", 209_125_376)])
+def test_blocks_of_2017_are_those_of_torch_without_its_last_norms(name, of_32k):
+    """Six blocks of 3,152,384 and 4,204,032 parameters (base), 12,596,224 and 16,796,672 (big); a table of 32,000 words beside them."""
+    blocks = {"transformer_base": (3_152_384, 4_204_032), "transformer_big": (12_596_224, 16_796_672)}[name]
+    whole, encoder, decoder = counted(name, "system.encoders.text.vocab_size=32000")
+    assert (whole, encoder, decoder) == (of_32k, 6 * blocks[0], 6 * blocks[1])
+    dim, heads, hidden = {"transformer_base": (512, 8, 2048), "transformer_big": (1024, 16, 4096)}[name]
+    theirs = torch.nn.Transformer(dim, heads, 6, 6, hidden, batch_first=True, device="meta")
+    assert encoder + decoder == sum(parameter.numel() for parameter in theirs.parameters()) - 4 * dim
+    assert encoder + decoder == {"transformer_base": 44_138_496, "transformer_big": 176_357_376}[name]
+
+
+def test_another_vocabulary_of_marian_changes_its_table_alone():
+    whole, encoder, decoder = counted("marian", "system.encoders.text.vocab_size=59514")
+    assert whole == 75_133_952 - 2 * 262_144 == 44_138_496 + 59_514 * 512 == encoder + decoder + 59_514 * 512
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("small", 60_511_616), ("base", 222_903_552), ("large", 750_251_008), ("xl", 2_783_959_040), ("xxl", 11_003_736_064)],
+)
+def test_t5_1_1_with_tied_words_has_the_size_of_the_references_class(size, expected):
+    assert counted(f"t5_v1_1_seq2seq_{size}", "system.head.tied=true")[0] == expected
+
+
 def test_label_smoothing_in_both_conventions():
     logits, label = torch.tensor([[2.0, 0.5, -1.0, 0.0, 1.0]]), torch.tensor([0])
     assert float(smoothed_cross_entropy(logits, label, smoothing=0.1)) == pytest.approx(0.7244379, abs=1e-6)
@@ -46,6 +79,8 @@ def test_noam_is_the_inverse_root_with_the_peak_of_width_and_warmup():
     goldens = {1: 1.7469e-7, 4000: 6.98771e-4, 8000: 4.94106e-4, 100_000: 1.39754e-4}
     for step, rate in goldens.items():
         assert learning_rate_at(step - 1, **settings) == pytest.approx(rate, rel=1e-4)  # their first step is 1, ours 0
+    big = {**settings, "peak": (1024 * 4000) ** -0.5}
+    assert learning_rate_at(3999, **big) == pytest.approx(4.94106e-4, rel=1e-5) > learning_rate_at(4000, **big)
 
 
 def test_gnmt_divides_by_the_paper_s_penalty():

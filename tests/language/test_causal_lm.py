@@ -9,6 +9,7 @@ from zoo.layers.packing import Packing
 from zoo.layers.rope import Rotary, rotate
 
 COUNTS = {  # computed with transformers' classes on the meta device (the spec sheet's figures)
+    "gpt1": 116_534_784,
     "gpt2": 124_439_808,
     "gpt2_medium": 354_823_168,
     "gpt2_large": 774_030_080,
@@ -22,6 +23,7 @@ COUNTS = {  # computed with transformers' classes on the meta device (the spec s
     "llama2_70b": 68_976_648_192,
     "vicuna_7b": 6_738_415_616,
     "vicuna_13b": 13_015_864_320,
+    "tinyllama_1_1b": 1_100_048_384,
     "mistral_7b": 7_241_732_096,
     "smollm2_135m": 134_515_008,
     "smollm2_360m": 361_821_120,
@@ -32,6 +34,17 @@ FORMS = {
     "grouped": {**SHAPE, "dim": 60, "num_heads": 15, "num_kv_heads": 5, "head_dim": 8},
     "one key head": {**SHAPE, "dim": 48, "num_heads": 3, "num_kv_heads": 1, "tied": True},
     "window": {**SHAPE, "dim": 48, "num_heads": 6, "num_kv_heads": 3, "window": 5},
+    "norms after": {
+        **SHAPE,
+        "dim": 48,
+        "num_heads": 3,
+        "norm": "layer",
+        "norm_place": "after",
+        "positions": "learned",
+        "activation": "gelu_tanh",
+        "bias": True,
+        "tied": True,
+    },
     "gpt": {
         **SHAPE,
         "dim": 48,

@@ -9,6 +9,8 @@ from transformers import GenerationConfig, RwkvConfig, RwkvForCausalLM
 import zoo
 from tests.support.sines import fill
 from zoo.interop import rwkv4 as names
+from zoo.language.decoding.generate import generate
+from zoo.language.decoding.sampling import Sampling
 from zoo.language.rwkv4 import Rwkv4, decaying_mean
 from zoo.storage.tensors import read_tensors
 
@@ -76,6 +78,10 @@ def test_logits_and_greedy_tokens_equal_transformers_there_and_back(scramble, cl
         token = model.logits(model(token, cache=cache))[:, -1:].argmax(-1)
         found.append(int(token))
     assert found == expected.tolist()
+    settings.num_beams = 3
+    expected = reference.generate(ids[:1], attention_mask=torch.ones_like(ids[:1]), generation_config=settings)[0, 9:]
+    (found,) = generate(model, [model.embed(ids[0])], [ids[0]], Sampling(max_new_tokens=12, num_beams=3))
+    assert found.ids == expected.tolist()
     zoo.export(zoo.load(tmp_path / "theirs"), tmp_path / "back")
     theirs, back = (read_tensors(tmp_path / name / "model.safetensors") for name in ("theirs", "back"))
     assert theirs.keys() == back.keys() and all(torch.equal(back[name], tensor) for name, tensor in theirs.items())

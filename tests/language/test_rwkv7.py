@@ -10,6 +10,8 @@ import zoo
 from tests.support.sines import fill
 from zoo.assembly.summary import summarize
 from zoo.interop import rwkv7 as names
+from zoo.language.decoding.generate import generate
+from zoo.language.decoding.sampling import Sampling
 from zoo.language.rwkv7 import SLOWEST, Rwkv7, recur, recur_in_chunks
 from zoo.layers.recurrent_state import previous_real
 
@@ -67,6 +69,21 @@ def test_logits_and_states_equal_the_reference(package, tmp_path, close):
         close(cache.shifted[1, layer, 0], state[3 * layer + 2])
     again = zoo.load(tmp_path / "theirs" / "model.pth").head.language
     assert torch.equal(again(ids), model(ids))
+    for num_beams in (1, 3):
+        (found,) = generate(model, [model.embed(ids[0])], [ids[0]], Sampling(max_new_tokens=8, num_beams=num_beams))
+        assert found.ids == written(reference, ids[0].tolist(), num_beams)
+
+
+def written(reference, ids, num_beams):
+    """Eight tokens by beam search with the reference, each text read from its beginning."""
+    beams = [(0.0, [])]
+    for _ in range(8):
+        longer = []
+        for score, text in beams:
+            logits, _ = reference.forward(ids + text, None)
+            longer += [(score + log, [*text, token]) for token, log in enumerate(logits.log_softmax(-1).tolist())]
+        beams = sorted(longer, key=lambda each: -each[0])[:num_beams]
+    return beams[0][1]
 
 
 @torch.no_grad()

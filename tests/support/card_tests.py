@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 EQUALS, BACK, BATCH = "equals its reference", "goes back", "batch-invariant"
 ROW = {"": ("*",)}  # the id of the case is the name of the row
 CAUSAL_LM = {  # by family: patterns of the ids
-    **{name: (f"{name}*",) for name in ("mistral", "qwen2", "qwen3", "gemma", "gpt2")},
+    **{name: (f"{name}*",) for name in ("mistral", "qwen2", "qwen3", "gemma", "gpt1", "gpt2")},
     "llama": ("grouped queries", "one key head*", "biases", "llama 3 positions", "linear positions", "yarn"),
     "phi": ("phi3*",),
     "gpt3": ("gpt neo",),
@@ -19,7 +19,7 @@ TEXT_HEADS = {
     **{"bert": ("BertFor*",), "roberta": ("Roberta*",), "albert": ("Albert*",)},
     **{"xlm": ("XLM*",), "electra": ("Electra*",), "deberta": ("Deberta*",), "modernbert": ("ModernBert*",)},
 }
-SEQ2SEQ = {"marian": ("marian*",), "bart": ("bart", "mbart"), "t5": ("t5*", "mt5")}
+SEQ2SEQ = {"marian": ("marian*",), "bart": ("bart", "mbart", "pegasus"), "t5": ("t5*", "mt5")}
 VIG = {"vig": ("isotropic*",), "pvig": ("pyramid*",)}
 
 CARD_TESTS: dict[str, tuple[Sequence[str], Mapping[str, Sequence[str]]]] = {
@@ -27,9 +27,11 @@ CARD_TESTS: dict[str, tuple[Sequence[str], Mapping[str, Sequence[str]]]] = {
     "language/test_contract.py::test_each_language_model_keeps_the_contract": ([BATCH], ROW),
     "convert/test_transformers_causal_lm.py::test_logits_equal_transformers": ([EQUALS], CAUSAL_LM),
     "convert/test_transformers_causal_lm.py::test_greedy_tokens_equal_transformers": ([EQUALS], CAUSAL_LM),
+    "convert/test_transformers_causal_lm.py::test_beams_equal_transformers": ([EQUALS], CAUSAL_LM),
     "convert/test_transformers_causal_lm.py::test_it_goes_back_to_transformers": ([BACK], CAUSAL_LM),
     "convert/test_transformers_mixtral.py::test_a_mixtral_comes_in_and_goes_back": ([EQUALS, BACK], {"mixtral": ("*",)}),
     "convert/test_transformers_mixtral.py::test_greedy_tokens_equal_transformers": ([EQUALS], {"mixtral": ("*",)}),
+    "convert/test_transformers_mixtral.py::test_beams_equal_transformers": ([EQUALS], {"mixtral": ("*",)}),
     "language/test_rwkv4.py::test_logits_and_greedy_tokens_equal_transformers_there_and_back": ([EQUALS, BACK], {"rwkv4": ("*",)}),
     "language/test_rwkv7.py::test_logits_and_states_equal_the_reference": ([EQUALS, BACK], {"rwkv7": ("*",)}),
     "test_export_language.py::test_real_smollm2_answers_as_transformers_token_for_token": ([EQUALS], {"smollm2": ("*",)}),

@@ -19,7 +19,9 @@ RATE = 3e-3
 SIZES = {"vocab_size": 512, "context_length": 256, "dim": 64, "depth": 2, "num_heads": 4}
 LLAMA = {**SIZES, "num_kv_heads": 2, "hidden_dim": 128}
 LANGUAGES = {  # language models behind LLaVA, with the sizes that make a published row small
-    **dict.fromkeys(("gpt2_nano", "mistral_nano", "qwen3_nano", "gemma3_nano", "mixtral_nano", "rwkv4_nano", "rwkv7_nano"), {}),
+    **dict.fromkeys(
+        ("gpt1_nano", "gpt2_nano", "mistral_nano", "qwen3_nano", "gemma3_nano", "mixtral_nano", "rwkv4_nano", "rwkv7_nano"), {}
+    ),
     **dict.fromkeys(("smollm2_135m", "qwen2_0_5b", "phi3_mini_4k"), LLAMA),
     "gpt3_125m": SIZES,
 }

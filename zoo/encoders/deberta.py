@@ -28,18 +28,25 @@ POOLS = ("cls", "mean", "none")
 def distance_rows(length: int, *, span: int, max_distance: int | None, device: torch.device) -> Int[Tensor, "{length} {length}"]:
     """Return the row of the position table for each pair of query and key: ``span`` plus the distance of query minus key.
 
-    If ``max_distance`` is given, distances beyond half the span share rows on a logarithmic scale: with span 256 and max_distance 512,
-    128 -> 128, 150 -> 143, 300 -> 207, 511 -> 255, before ``span`` is added. Rows are limited to 0 ... 2 * span - 1.
+    If ``max_distance`` is given, distances beyond half the span share rows, see ``shared_distances``. Rows are limited to 0 ... 2 * span
+    - 1.
     """
     places = torch.arange(length, device=device)
     distance = places[:, None] - places[None]
     if max_distance is not None:
-        exact = span // 2
-        far = distance.abs().clamp(min=exact)  # smaller distances have rows of their own below
-        # float32 as in the reference: in another precision, distances at the border of two rows would change places.
-        steps = torch.log(far.float() / exact) / torch.log(torch.tensor((max_distance - 1) / exact)) * (exact - 1)
-        distance = torch.where(distance.abs() <= exact, distance, (torch.ceil(steps).long() + exact) * distance.sign())
+        distance = shared_distances(distance, exact=span // 2, max_distance=max_distance)
     return (distance + span).clamp(0, 2 * span - 1)
+
+
+def shared_distances(distance: Int[Tensor, "*places"], *, exact: int, max_distance: int) -> Int[Tensor, "*places"]:
+    """Return distances up to ``exact`` as they are, and those beyond it on a logarithmic scale, with their sign.
+
+    With exact 128 and max_distance 512: 128 -> 128, 150 -> 143, -300 -> -207, 511 -> 255, 600 -> 270.
+    """
+    far = distance.abs().clamp(min=exact)  # smaller distances stay as they are below
+    # float32 as in the reference: in another precision, distances at the border of two rows would change places.
+    steps = torch.log(far.float() / exact) / torch.log(torch.tensor((max_distance - 1) / exact)) * (exact - 1)
+    return torch.where(distance.abs() <= exact, distance, (torch.ceil(steps).long() + exact) * distance.sign())
 
 
 class ProjectionByHeads(nn.Module):

@@ -1,9 +1,9 @@
-"""Decoder-only language model: LLaMA and its relatives (Mistral, Mixtral, SmolLM2, Qwen 2, 3, Gemma 1 to 3, Phi-3, 4) and GPT-2, -3, -Neo.
+"""Decoder-only language model: LLaMA and its relatives (Mistral, Mixtral, SmolLM2, Qwen 2, 3, Gemma, Phi-3, 4) and GPT-1, -2, -3, -Neo.
 
-Papers: Radford et al. 2019 (GPT-2); Brown et al. 2020 (GPT-3, arXiv 2005.14165); Touvron et al. 2023 (LLaMA, arXiv 2302.13971, and LLaMA 2,
-arXiv 2307.09288); Jiang et al. 2023 (Mistral, arXiv 2310.06825); Qwen 2 (arXiv 2407.10671); Qwen 3 (arXiv 2505.09388); Gemma 2 (arXiv
-2408.00118); Gemma 3 (arXiv 2503.19786); Phi-3 (arXiv 2404.14219); DeepStack: Meng et al. 2024 (arXiv 2406.04334). References: the
-``...ForCausalLM`` of transformers 5.17 that ``zoo.interop.causal_lm`` names.
+Papers: Radford et al. 2018 (GPT-1) and 2019 (GPT-2); Brown et al. 2020 (GPT-3, arXiv 2005.14165); Touvron et al. 2023 (LLaMA, arXiv
+2302.13971, and LLaMA 2, arXiv 2307.09288); Jiang et al. 2023 (Mistral, arXiv 2310.06825); Qwen 2 (arXiv 2407.10671); Qwen 3 (arXiv
+2505.09388); Gemma 2 (arXiv 2408.00118); Gemma 3 (arXiv 2503.19786); Phi-3 (arXiv 2404.14219); DeepStack: Meng et al. 2024 (arXiv
+2406.04334). References: the ``...ForCausalLM`` of transformers 5.17 that ``zoo.interop.causal_lm`` names.
 
 Where we differ: one matrix projects to queries, keys and values, and one to gate and value of the feed-forward part; there is no
 dropout; all use GPT-2's initialisation, which shrinks residual outputs with depth; the attention window counts real tokens, so that
@@ -11,6 +11,7 @@ padding changes nothing.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, name_choices
-from zoo.layers.decoder import CausalAttention, DecoderBlock
+from zoo.layers.decoder import CausalAttention, DecoderBlock, PostNormDecoderBlock
 from zoo.layers.decoder_only import DecoderOnly
 from zoo.layers.experts import Experts, expert_losses
 from zoo.layers.linear import Linear
@@ -29,6 +30,7 @@ from zoo.layers.rope import Rotary, Turn
 from zoo.registry import register
 
 POSITIONS = ("rotary", "learned")
+NORM_PLACES = ("before", "after")
 
 
 @register("language")
@@ -41,6 +43,7 @@ class CausalLM(DecoderOnly):
         head_dim: width of each head; None means ``dim / num_heads``.
         hidden_dim: width of the feed-forward layers; None means 4 * ``dim``.
         norm: "rms", "layer", or "rms_offset" (the factor is one plus the weight, Gemma).
+        norm_place: "before" normalises the input of each branch and the output of the last block, "after" the sum with each branch (GPT-1).
         post_norms: normalise the output of each branch too, before it is added (Gemma 2 and 3).
         qk_norm: normalise each head of queries and keys before the rotation (Qwen 3, Gemma 3).
         positions: "rotary" or "learned".
@@ -93,6 +96,7 @@ class CausalLM(DecoderOnly):
         head_dim: int | None = None,
         hidden_dim: int | None = None,
         norm: str = "rms",
+        norm_place: str = "before",
         eps: float = 1e-5,
         post_norms: bool = False,
         qk_norm: bool = False,
@@ -123,6 +127,7 @@ class CausalLM(DecoderOnly):
         super().__init__()
         pattern = window if isinstance(window, Sequence) else [window]
         _refuse_sizes(dim, num_heads, head_dim, positions, pattern)
+        _refuse_place(norm_place, post_norms=post_norms, num_experts=num_experts)
         _refuse_numbers(
             attention_scale=attention_scale, attention_cap=attention_cap, logit_cap=logit_cap, embed_scale=embed_scale,
             window_rope_theta=window_rope_theta,
@@ -157,18 +162,12 @@ class CausalLM(DecoderOnly):
         self.has_axes, self.deepstack = rope_sections is not None, deepstack
         self.rotary = None if learned else Rotary(**turns, theta=rope_theta, scaling=rope_scaling)
         self.window_rotary = None if learned or window_rope_theta is None else Rotary(**turns, theta=window_rope_theta)
+        block: Any = PostNormDecoderBlock if norm_place == "after" else partial(DecoderBlock, post_norms=post_norms)
+        norms: dict[str, Any] = {"dim": dim, "norm": norm, "eps": eps}
         self.blocks = nn.ModuleList(
-            DecoderBlock(
-                dim=dim,
-                attention=CausalAttention(**heads, qk_norms=head_norms()),
-                mlp=new_mlp(),
-                norm=norm,
-                eps=eps,
-                post_norms=post_norms,
-            )
-            for _ in range(depth)
+            block(**norms, attention=CausalAttention(**heads, qk_norms=head_norms()), mlp=new_mlp()) for _ in range(depth)
         )
-        self.norm = build_norm(norm, dim, eps)
+        self.norm = nn.Identity() if norm_place == "after" else build_norm(norm, dim, eps)
         # If tied, logits() multiplies by embedding.weight, so that the state dict holds the matrix only once.
         self.lm_head = None if tied else Linear(dim, vocab_size, bias=False)
         self._initialise()
@@ -232,6 +231,16 @@ def _refuse_sizes(dim: int, num_heads: int, head_dim: int | None, positions: str
     if not windows or not all(size is None or (isinstance(size, int) and size > 0) for size in windows):
         shown = windows[0] if len(windows) == 1 else list(windows)
         raise ConfigError(f"window: got {shown}; allowed is a whole number above 0, null for no window, or a list of these")
+
+
+def _refuse_place(norm_place: str, *, post_norms: bool, num_experts: int | None) -> None:
+    if norm_place not in NORM_PLACES:
+        raise ConfigError(f"norm_place: there is no {norm_place!r}; {name_choices(norm_place, NORM_PLACES)}")
+    if norm_place == "after" and (post_norms or num_experts is not None):
+        raise ConfigError(
+            f"norm_place: 'after', but post_norms is {post_norms} and num_experts {num_experts}; set post_norms=false and "
+            "num_experts=null, or norm_place=before"
+        )
 
 
 def _refuse_axes(sections: Sequence[int] | None, deepstack: int, positions: str, depth: int) -> None:

@@ -1,4 +1,4 @@
-"""Pre-norm block of a causal language model, and the arguments that all blocks of one call share."""
+"""Pre-norm and post-norm blocks of a causal language model, and the arguments that all blocks of one call share."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -206,6 +206,31 @@ class DecoderBlock(nn.Module):
 
     def _dropped(self, branch: Tensor) -> Tensor:
         return self.drop(branch) if self.training else branch  # two calls a layer less while a text is generated
+
+
+class PostNormDecoderBlock(nn.Module):
+    """Post-norm block: norm(x + attention(x)), then norm(x + mlp(x)).
+
+    Source: Radford et al. 2018 (GPT-1), section 3.1; Liu et al. 2018 (arXiv 1801.10198), section 4.2.3.
+
+    Args:
+        dim: width of the tokens.
+        attention: self-attention.
+        mlp: feed-forward part.
+        norm: name in ``zoo.layers.norm.NORMS``.
+        eps: added inside the norms for numerical stability.
+    """
+
+    def __init__(self, *, dim: int, attention: CausalAttention, mlp: nn.Module, norm: str, eps: float) -> None:
+        super().__init__()
+        self.attention = attention
+        self.norm1 = build_norm(norm, dim, eps)
+        self.mlp = mlp
+        self.norm2 = build_norm(norm, dim, eps)
+
+    def forward(self, x: Float[Tensor, "*tokens dim"], call: Call, layer: int) -> Float[Tensor, "*tokens dim"]:
+        x = self.norm1(x + self.attention(x, call, layer))
+        return self.norm2(x + self.mlp(x))
 
 
 def prefix_keys(lengths: Int[Tensor, " batch"], real: Bool[Tensor, "batch length"] | None, length: int) -> Bool[Tensor, "batch length"]:

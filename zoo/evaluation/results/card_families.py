@@ -78,9 +78,10 @@ FAMILIES: dict[str, Family] = {
         ("speech_seq2seq_*",),
         absent=_because(OURS, "equals its reference", "speed") | _because(NO_FORMAT, "goes back"),
     ),
+    "gpt1": Family(("gpt1*",)),
     "gpt2": Family(("gpt2*",)),
     "gpt3": Family(("gpt3_*",)),
-    "llama": Family(("llama_*", "llama2_*", "vicuna_*")),
+    "llama": Family(("llama_*", "llama2_*", "tinyllama_*", "vicuna_*")),
     "mistral": Family(("mistral_*",)),
     "mixtral": Family(("mixtral_*",)),
     "smollm2": Family(("smollm2_*",)),
@@ -116,7 +117,9 @@ SPEED_ROWS = {  # by family: rows of scripts/bench.py that compare it with anoth
     "whisper": "whisper whisper_decode",
 }
 SAME_CODE = {  # by family: the measured family whose layers do its work
-    **dict.fromkeys(("gpt2", "gpt3", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi", "reward", "llava"), "smollm2"),
+    **dict.fromkeys(
+        ("gpt1", "gpt2", "gpt3", "llama", "mistral", "mixtral", "qwen2", "qwen3", "gemma", "phi", "reward", "llava"), "smollm2"
+    ),
     **dict.fromkeys(("albert", "roberta", "electra", "xlm"), "bert"),
     **{"siglip": "clip", "dinov2": "vit", "conse": "classifier", "kosmos": "kosmos_2"},
 }

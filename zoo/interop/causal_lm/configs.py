@@ -11,13 +11,15 @@ from zoo.errors import ConfigError, name_choices
 from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_others, their_activation
 from zoo.interop.causal_lm.rotary import context_length, rotary, their_rotary
 
-GPT2, GPT_NEO, LLAMA, MISTRAL, QWEN2, QWEN3 = "gpt2", "gpt_neo", "llama", "mistral", "qwen2", "qwen3"
+GPT1, GPT2, GPT_NEO, LLAMA, MISTRAL, QWEN2, QWEN3 = "openai-gpt", "gpt2", "gpt_neo", "llama", "mistral", "qwen2", "qwen3"
 GEMMA, GEMMA2, GEMMA3, PHI3, MIXTRAL = "gemma", "gemma2", "gemma3_text", "phi3", "mixtral"
 CLASSES = {
-    GPT2: "GPT2LMHeadModel", GPT_NEO: "GPTNeoForCausalLM", LLAMA: "LlamaForCausalLM", MISTRAL: "MistralForCausalLM",
+    GPT1: "OpenAIGPTLMHeadModel", GPT2: "GPT2LMHeadModel", GPT_NEO: "GPTNeoForCausalLM",
+    LLAMA: "LlamaForCausalLM", MISTRAL: "MistralForCausalLM",
     QWEN2: "Qwen2ForCausalLM", QWEN3: "Qwen3ForCausalLM", GEMMA: "GemmaForCausalLM", GEMMA2: "Gemma2ForCausalLM",
     GEMMA3: "Gemma3ForCausalLM", PHI3: "Phi3ForCausalLM", MIXTRAL: "MixtralForCausalLM",
 }  # fmt: skip
+GPTS = (GPT1, GPT2, GPT_NEO)
 GEMMAS, FOUR_NORMS = (GEMMA, GEMMA2, GEMMA3), (GEMMA2, GEMMA3)
 OTHERS = "other models can be used as they are: transformers/DIRECTORY"
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -44,6 +46,7 @@ _GPT: dict[str, Any] = {
     "vocab_size": 50257, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, Any]] = {
+    GPT1: {**_GPT, "vocab_size": 40478, "n_positions": 512, "n_embd": 768, "n_layer": 12, "n_head": 12, "afn": "gelu"},
     GPT2: {
         **_GPT, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None, "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
@@ -74,7 +77,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # What each model type has in common with all of its sizes, by our keywords. The first type that allows a model is the one it is written as.
 _PLAIN: dict[str, Collection[Any]] = {
-    "norm": ("rms",), "post_norms": (False,), "qk_norm": (False,), "positions": ("rotary",), "activation": ("swiglu",), "bias": (False,),
+    "norm": ("rms",), "norm_place": ("before",), "post_norms": (False,), "qk_norm": (False,), "positions": ("rotary",),
+    "activation": ("swiglu",), "bias": (False,),
     "qkv_bias": (None, False), "rotary_share": (1.0,), "window_rope_theta": (None,), "attention_scale": (None,), "attention_cap": (None,),
     "logit_cap": (None,), "embed_scale": (1.0,), "num_experts": (None,), "rope_sections": (None,), "rope_interleaved": (False,),
     "deepstack": (0,), "renormalise_experts": (True,),
@@ -100,7 +104,9 @@ _GPT_HAS: dict[str, Collection[Any]] = {
     **_PLAIN, "norm": ("layer",), "positions": ("learned",), "activation": tuple(ACTIVATIONS.values()), "bias": (True,),
 }  # fmt: skip
 _GEMMA_HAS: dict[str, Collection[Any]] = {**_PLAIN, "norm": ("rms_offset",), "activation": ("geglu_tanh",), "embed_scale": _ANY}
+_GPT1_ACTIVATIONS = {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}  # ours: theirs, whose "gelu" is the approximation with tanh
 HAS: dict[str, dict[str, Collection[Any]]] = {
+    GPT1: {**_GPT_HAS, "norm_place": ("after",), "activation": tuple(_GPT1_ACTIVATIONS)},
     GPT2: _GPT_HAS,
     GPT_NEO: {**_GPT_HAS, "qkv_bias": (False,), "attention_scale": (1.0,)},
     LLAMA: {**_PLAIN, "bias": (False, True), "window": (None,)},
@@ -128,21 +134,26 @@ def arguments(config: Mapping[str, Any], keys: Collection[str] = ()) -> dict[str
     if kind not in DEFAULTS:
         raise ConfigError(f"model_type: got {kind!r}; {name_choices(kind, DEFAULTS)}; {OTHERS}")
     whole = {**DEFAULTS[kind], **config}
-    return _gpt_arguments(whole, kind) if kind in (GPT2, GPT_NEO) else _llama_arguments(whole, kind)
+    return _gpt_arguments(whole, kind) if kind in GPTS else _llama_arguments(whole, kind)
 
 
 def _gpt_arguments(whole: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    if kind == GPT2:
+    activations, key = ACTIVATIONS, "activation_function"
+    if kind in (GPT1, GPT2):
+        names = {"context_length": "n_positions", "dim": "n_embd", "depth": "n_layer", "num_heads": "n_head"}
+        hidden, further = whole.get("n_inner"), {}
+    if kind == GPT1:
+        theirs = {name: ours for ours, name in _GPT1_ACTIVATIONS.items()}
+        activations, key, hidden, further = {**theirs, "swish": "silu"}, "afn", None, {"norm_place": "after"}
+    elif kind == GPT2:
         plain = {"scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)}
         refuse_others(whole, plain, "our causal_lm")
-        names = {"context_length": "n_positions", "dim": "n_embd", "depth": "n_layer", "num_heads": "n_head"}
-        hidden, further = whole["n_inner"], {}
     else:
         names = {"context_length": "max_position_embeddings", "dim": "hidden_size", "depth": "num_layers", "num_heads": "num_heads"}
         hidden, further = whole["intermediate_size"], {"qkv_bias": False, "attention_scale": 1.0, "window": _neo_windows(whole)}
-    name = str(whole["activation_function"])
-    if name not in ACTIVATIONS:
-        raise ConfigError(f"activation_function: our causal_lm has no {name!r}; {name_choices(name, ACTIVATIONS)}")
+    name = str(whole[key])
+    if name not in activations:
+        raise ConfigError(f"{key}: our causal_lm has no {name!r}; {name_choices(name, activations)}")
     numbers = {ours: count(whole, theirs) for ours, theirs in names.items()}
     return {
         "vocab_size": count(whole, "vocab_size"),
@@ -151,7 +162,7 @@ def _gpt_arguments(whole: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "norm": "layer",
         "eps": float(whole["layer_norm_epsilon"]),
         "positions": "learned",
-        "activation": ACTIVATIONS[name],
+        "activation": activations[name],
         "bias": True,
         "tied": bool(whole["tie_word_embeddings"]),
         **further,
@@ -273,9 +284,10 @@ def model_type(arguments: Mapping[str, Any]) -> str:
 def _fits(arguments: Mapping[str, Any], kind: str) -> bool:
     if any(arguments[key] not in values for key, values in HAS[kind].items()):
         return False
-    if kind in (GPT2, GPT_NEO):
+    if kind in GPTS:
         shared = (None, arguments["num_heads"]), (None, arguments["dim"] / arguments["num_heads"])
         plain = arguments["num_kv_heads"] in shared[0] and arguments["head_dim"] in shared[1] and arguments["rope_scaling"] is None
+        plain &= kind != GPT1 or arguments["hidden_dim"] in (None, 4 * arguments["dim"])
         return plain and (kind == GPT_NEO or arguments["window"] is None)
     if kind in (MISTRAL, PHI3, MIXTRAL):
         return isinstance(arguments["window"], int | None)
@@ -296,12 +308,16 @@ def config(arguments: Mapping[str, Any]) -> dict[str, Any]:
         "tie_word_embeddings": arguments["tied"],
         "use_cache": True,
     }
-    return {**shared, **(_their_gpt(arguments, kind) if kind in (GPT2, GPT_NEO) else _their_llama(arguments, kind))}
+    return {**shared, **(_their_gpt(arguments, kind) if kind in GPTS else _their_llama(arguments, kind))}
 
 
 def _their_gpt(arguments: Mapping[str, Any], kind: str) -> dict[str, Any]:
     dim, heads, depth = arguments["dim"], arguments["num_heads"], arguments["depth"]
     hidden = arguments["hidden_dim"] or 4 * dim
+    if kind == GPT1:
+        sizes = {"n_positions": arguments["context_length"], "n_embd": dim, "n_layer": depth, "n_head": heads}
+        sizes |= {"layer_norm_epsilon": arguments["eps"], "afn": _GPT1_ACTIVATIONS[arguments["activation"]]}
+        return {**sizes, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     activation = their_activation(arguments, f"transformers' {CLASSES[kind]}")
     shared = {
         "layer_norm_epsilon": arguments["eps"],

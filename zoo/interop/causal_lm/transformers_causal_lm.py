@@ -1,15 +1,16 @@
 """Weights of transformers' causal language models <-> our ``causal_lm``; ``configs.py`` has their settings.
 
-Reference: transformers 5.17, ``modeling_{gpt2,gpt_neo,llama,mistral,mixtral,qwen2,qwen3,gemma,gemma2,gemma3,phi3}.py``. GPT-2's ``Conv1D``
-holds its matrices the other way round, and q, k, v of all in one, as ours; Phi-3 holds q, k, v and gate, value in one, as ours. Gemma 2
-and 3 call the norm before the feed-forward part ``pre_feedforward_layernorm``, and ``post_attention_layernorm`` is a norm after the
-branch. Files of Mixtral hold three matrices for each expert, which are one tensor for all experts in memory, as in ours; both are read.
-Files of older releases hold buffers that are no weights (causal masks, ``inv_freq``); the first ones of GPT-2 have no prefix
-``transformer.``. Rows of q and k are in the order of halves, as ours.
+Reference: transformers 5.17, ``modeling_{openai,gpt2,gpt_neo,llama,mistral,mixtral,qwen2,qwen3,gemma,gemma2,gemma3,phi3}.py``. The
+``Conv1D`` of GPT-1 and -2 holds its matrices the other way round, and q, k, v of all in one, as ours; Phi-3 holds q, k, v and gate, value
+in one, as ours. Gemma 2 and 3 call the norm before the feed-forward part ``pre_feedforward_layernorm``, and ``post_attention_layernorm``
+is a norm after the branch. Files of Mixtral hold three matrices for each expert, which are one tensor for all experts in memory, as in
+ours; both are read. Files of older releases hold buffers that are no weights (causal masks, ``inv_freq``); the first ones of GPT-2 have no
+prefix ``transformer.``. Rows of q and k are in the order of halves, as ours.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from zoo.errors import WeightsError
 from zoo.interop.base import rules
 from zoo.interop.base.rules import Rule, named, transposed, under
-from zoo.interop.causal_lm.configs import FOUR_NORMS, GPT2, GPT_NEO, MIXTRAL, PHI3, model_type
+from zoo.interop.causal_lm.configs import FOUR_NORMS, GPT1, GPT2, GPTS, MIXTRAL, PHI3, model_type
 
 ORIGIN = "transformers"
 OLD_BUFFERS = re.compile(r"(.*\.)?(h\.\d+\.attn\.(attention\.)?(bias|masked_bias)|rotary_emb\.inv_freq)")
@@ -55,9 +56,12 @@ NEO_BLOCK = [
 ]
 
 
-def _gpt_model(block: list[Rule]) -> list[Rule]:
-    names = {"wte.weight": "embedding.weight", "wpe.weight": "positions", "ln_f.{w}": "norm.{w}"}
-    return [*named(names), *under("h.{i}.", "blocks.{i}.", block)]
+OUTER = {"wte.weight": "embedding.weight", "wpe.weight": "positions", "ln_f.{w}": "norm.{w}"}
+OUTER_GPT1 = {"tokens_embed.weight": "embedding.weight", "positions_embed.weight": "positions"}
+
+
+def _gpt_model(block: list[Rule], outer: Mapping[str, str] = MappingProxyType(OUTER)) -> list[Rule]:
+    return [*named(dict(outer)), *under("h.{i}.", "blocks.{i}.", block)]
 
 
 HEAD = named({"lm_head.weight": "lm_head.weight"})
@@ -123,6 +127,7 @@ def recognises(keys: Iterable[str]) -> bool:
     """Return True for the keys of a model whose names are known here, with or without the prefix of the inner model."""
     keys = set(keys)
     gpt = [{"wte.weight", f"h.0.attn.{name}.weight"} for name in ("c_attn", "attention.q_proj")]
+    gpt.append({"tokens_embed.weight", "h.0.attn.c_attn.weight"})
     apart = {"embed_tokens.weight", "layers.0.self_attn.q_proj.weight", "layers.0.mlp.gate_proj.weight"}
     fused = {"embed_tokens.weight", "layers.0.self_attn.qkv_proj.weight", "layers.0.mlp.gate_up_proj.weight"}
     routed = [
@@ -148,7 +153,8 @@ def to_zoo(tensors: Mapping[str, Tensor], *, head_dim: int = 0, tied: bool = Fal
         WeightsError: a tensor has no place in ours.
     """
     left = {name: tensor for name, tensor in tensors.items() if not OLD_BUFFERS.fullmatch(name)}
-    gpt = _gpt_model(NEO_BLOCK if any(".attn.attention." in name for name in left) else GPT2_BLOCK)
+    outer = OUTER_GPT1 if any(name.endswith("tokens_embed.weight") for name in left) else OUTER
+    gpt = _gpt_model(NEO_BLOCK if any(".attn.attention." in name for name in left) else GPT2_BLOCK, outer)
     fused = any(".qkv_proj." in name for name in left)
     experts = {int(match[1]) for name in left if (match := EXPERT.fullmatch(name))}
     model = [
@@ -185,8 +191,9 @@ def from_zoo(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], *, pre
         ConfigError: none of their models has this form.
     """
     kind = model_type(arguments)
-    if kind in (GPT2, GPT_NEO):
-        table = under("transformer.", "", _gpt_model(GPT2_BLOCK if kind == GPT2 else NEO_BLOCK))
+    if kind in GPTS:
+        block, outer = GPT2_BLOCK if kind in (GPT1, GPT2) else NEO_BLOCK, OUTER_GPT1 if kind == GPT1 else OUTER
+        table = under("transformer.", "", _gpt_model(block, outer))
     else:
         heads = (arguments["num_heads"], arguments["num_kv_heads"] or arguments["num_heads"])
         experts = arguments["num_experts"] if kind == MIXTRAL else 0
