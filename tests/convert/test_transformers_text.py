@@ -166,7 +166,18 @@ def test_a_model_with_its_head_comes_in_and_goes_back(kind, scramble, batch, sam
     assert json.loads((tmp_path / "back" / "config.json").read_text())["architectures"] == [kind]
 
 
-FROM_THE_LEFT = ("bert", "albert", "electra", "xlm", "roberta", "deberta v1", "deberta v3", "deberta v2, with a convolution", "modernbert", "xlnet")
+FROM_THE_LEFT = (
+    "bert",
+    "albert",
+    "electra",
+    "xlm",
+    "roberta",
+    "deberta v1",
+    "deberta v3",
+    "deberta v2, with a convolution",
+    "modernbert",
+    "xlnet",
+)
 COUNT_PADDING = ("bert", "albert", "electra", "xlm")  # their absolute positions do, in the reference too
 
 
