@@ -45,19 +45,26 @@ def made(kind, folder):
 
 @pytest.mark.parametrize("kind", DECODERS)
 @torch.no_grad()
-def test_outputs_and_greedy_tokens_equal_theirs(kind, tmp_path):
+def test_outputs_and_written_tokens_equal_theirs(kind, tmp_path):
     model, system = made(kind, tmp_path / "theirs")
     pixels, target = torch.rand(2, 3, 20, 20), torch.randint(4, 60, (2, 7))
     expected = model(pixel_values=pixels, decoder_input_ids=target[:, :-1]).logits
     batch = Batch({"image": pixels}, {}, {TARGET_IDS: target, SUPERVISED: torch.ones_like(target, dtype=torch.bool)})
     torch.testing.assert_close(system(batch).outputs["logits"].unflatten(0, (2, -1)), expected, atol=1e-5, rtol=1e-5)
-    words = {"decoder_start_token_id": 2, "pad_token_id": 1, "eos_token_id": 3, "do_sample": False, "num_beams": 1}
-    theirs = model.generate(pixel_values=pixels, max_new_tokens=8, **words)
+    written_tokens_equal(model, system, pixels)
+
+
+def written_tokens_equal(model, system, pixels):
+    """Greedy, and with three beams; token 2 begins and 3 ends."""
+    words = {"decoder_start_token_id": 2, "pad_token_id": 1, "eos_token_id": 3, "do_sample": False}
+    model.generation_config.forced_eos_token_id = None  # the configs of BART's decoders set one
     encoded = system.encode_ready("image", pixels)
-    ours = generate_answers(system.head.decoder, encoded, [2], Sampling(max_new_tokens=8, eos_token_ids=(3,)))
-    for row, answer in zip(theirs.tolist(), ours, strict=True):
-        tokens = row[1:]
-        assert answer.ids == (tokens[: tokens.index(3)] if 3 in tokens else tokens)
+    for num_beams in (1, 3):
+        theirs = model.generate(pixel_values=pixels, max_new_tokens=8, num_beams=num_beams, **words)
+        sampling = Sampling(max_new_tokens=8, eos_token_ids=(3,), num_beams=num_beams)
+        for row, answer in zip(theirs.tolist(), generate_answers(system.head.decoder, encoded, [2], sampling), strict=True):
+            tokens = row[1:]
+            assert answer.ids == (tokens[: tokens.index(3)] if 3 in tokens else tokens)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DECODERS if kind != "gpt2 narrower"])

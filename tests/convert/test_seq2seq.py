@@ -30,6 +30,7 @@ from transformers import (
 )
 
 import zoo
+from tests.convert.test_cross_decoders import written_tokens_equal
 from zoo.interop.base.recognise import unknown_files
 from zoo.interop.base.source import read_source
 from zoo.language.decoding.sampling import Sampling
@@ -246,6 +247,7 @@ def test_an_image_encoder_with_a_text_decoder_equals_theirs_and_goes_back(kind, 
     expected = model(pixel_values=pixels, decoder_input_ids=target[:, :-1]).logits
     batch = Batch({"image": pixels}, {}, {TARGET_IDS: target, SUPERVISED: torch.ones_like(target, dtype=torch.bool)})
     torch.testing.assert_close(system(batch).outputs["logits"].unflatten(0, (2, -1)), expected, atol=1e-5, rtol=1e-5)
+    written_tokens_equal(model, system, pixels)
     zoo.export(system, tmp_path / "back")
     again = VisionEncoderDecoderModel.from_pretrained(tmp_path / "back").eval()
     torch.testing.assert_close(again(pixel_values=pixels, decoder_input_ids=target[:, :-1]).logits, expected, atol=1e-5, rtol=1e-5)

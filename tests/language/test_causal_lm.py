@@ -278,3 +278,9 @@ def test_it_learns_one_batch_by_heart(form):
         loss.backward()
         optimiser.step()
     assert loss < 0.1
+
+
+@torch.no_grad()
+def test_gemmas_factor_is_rounded_to_the_type_of_the_weights():
+    model, ids = CausalLM(**FORMS["one key head"], embed_scale=1536**0.5).bfloat16(), torch.tensor([[5, 9, 3]])
+    assert torch.equal(model.embed(ids), model.embedding.weight[ids] * 39.25)  # the root is 39.19

@@ -90,6 +90,16 @@ def test_logits_and_greedy_tokens_equal_transformers_there_and_back(scramble, cl
     close(again.eval()(ids, use_cache=False).logits, reference(ids, use_cache=False).logits)
 
 
+def test_decays_and_shares_begin_as_in_transformers():
+    """Its ``time_first`` is left out: it is 1 everywhere there, since ``ones_like`` drops the paper's log 0.3 and zigzag."""
+    theirs, ours = names.to_zoo(RwkvForCausalLM(RwkvConfig(**THEIRS)).state_dict()), Rwkv4(**SIZES).state_dict()
+    for layer in range(3):
+        for name in ("time.decay", "time.key_share", "time.value_share", "time.receptance_share", "channel.key_share"):
+            torch.testing.assert_close(ours[f"blocks.{layer}.{name}"], theirs[f"blocks.{layer}.{name}"].flatten(), atol=1e-6, rtol=1e-6)
+        zigzag = torch.tensor([0.0, 0.5, -0.5]).repeat(8)
+        torch.testing.assert_close(ours[f"blocks.{layer}.time.first"], zigzag + torch.tensor(0.3).log(), atol=1e-6, rtol=0)
+
+
 @torch.no_grad()
 def test_the_authors_files_go_out_and_come_back(tmp_path):
     model, ids = make(), torch.randint(0, 61, (1, 7))
