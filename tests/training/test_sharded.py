@@ -15,8 +15,11 @@ from torch import nn
 
 import zoo
 from zoo.assembly.build import add_adapters
+from zoo.encoders.t5 import T5
 from zoo.errors import ConfigError
 from zoo.heads.replaced_tokens import ReplacedTokens
+from zoo.heads.seq2seq import Seq2Seq
+from zoo.layers.experts import Experts
 from zoo.losses.distributed import full_tensor, mean_over_ranks
 from zoo.training.accelerator import make_accelerator
 from zoo.training.freeze import train_mode
@@ -59,10 +62,17 @@ CASES = (
 
 
 def still(system: nn.Module) -> list[nn.Module]:
-    """Turn dropout and sampling off, and return the BatchNorms: each process would draw other numbers, and normalise by its own items."""
+    """Turn dropout and sampling off, and return the BatchNorms: each process would draw other numbers, and normalise by its own items.
+
+    For experts, each process draws noise, drops tokens beyond the limit and balances among its own tokens, so that this is off, too.
+    """
     if isinstance(system.head, ReplacedTokens):
         system.head._sample = lambda logits: logits.argmax(-1)
     for module in system.modules():
+        if isinstance(module, Experts):
+            module.jitter, module.capacity = 0.0, None
+        if isinstance(module, T5 | Seq2Seq):
+            module.balance_weight = module.router_z_weight = 0.0
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
