@@ -12,7 +12,6 @@ from zoo.evaluation.measures.classifier_weights import classifier_key
 from zoo.layers.attention import attend
 from zoo.layers.linear import Linear, fast_linear
 from zoo.layers.low_precision import attention, products
-from zoo.layers.low_precision.grids import affine_steps, fake_quantised, symmetric_steps
 from zoo.layers.low_precision.modes import packed_memory, precision_of, set_precision
 from zoo.layers.low_precision.packings import kept
 
@@ -61,47 +60,6 @@ def test_a_row_is_rounded_as_in_the_specification(monkeypatch):
     monkeypatch.setattr(products, "has_vnni", lambda: True)
     stored, scale = products.int8_rows(torch.tensor([[-1, -0.26, 0, 0.5, 1.27]]))
     assert stored.tolist() == [[-100, -26, 0, 50, 127]] and scale.item() == pytest.approx(0.01)
-
-
-ROW = [-1, -0.26, 0, 0.5, 1.27]
-
-
-@pytest.mark.parametrize(
-    ("rows", "steps", "most", "expected", "scales"),
-    [
-        ([ROW], 127, None, [[-100, -26, 0, 50, 127]], [0.01]),
-        ([ROW], 127.5, (-128, 127), [[-100, -26, 0, 50, 127]], [0.00996078]),
-        ([[0.1, 0.2, 0.3, -0.4, 0.05]], 127.5, (-128, 127), [[32, 64, 96, -128, 16]], [0.00313725]),
-        ([[-1, -0.26, 0, 0.5], [1.27, 0.3, -0.7, 0.05]], 7.5, (-8, 7), [[-7, -2, 0, 4], [7, 2, -4, 0]], [0.1333333, 0.1693333]),
-    ],
-)
-def test_symmetric_grids_are_those_of_torchao(rows, steps, most, expected, scales):
-    """Specification ``alignment_more``, section 4, with torchao 0.18."""
-    low, high = most or (None, None)
-    found, sizes = symmetric_steps(torch.tensor(rows), steps=steps, low=low, high=high)
-    assert found.tolist() == expected and sizes.tolist() == pytest.approx(scales, abs=5e-8)
-
-
-def test_a_grid_with_a_zero_point_is_that_of_torchao():
-    found, sizes, zeros = affine_steps(torch.tensor([ROW, [0.0] * 5, [1, 2, 3, 4, 5]]), low=-128, high=127)
-    assert found[0].tolist() == [-128, -45, -16, 40, 127] and zeros[0] == -16
-    assert sizes[0].item() == pytest.approx(0.00890196, abs=5e-9)
-    restored = (found - zeros[:, None]) * sizes[:, None]
-    assert not restored[1].any()
-    torch.testing.assert_close(restored[2], torch.arange(1.0, 6), atol=float(sizes[2]) / 2, rtol=0)
-
-
-def test_a_fixed_grid_passes_the_gradient_between_its_ends():
-    x = torch.tensor([-1.5, -0.3, 0, 0.26, 0.9], requires_grad=True)
-    found = fake_quantised(x, scale=0.1, zero=0, low=-8, high=7)
-    found.sum().backward()
-    assert found.tolist() == pytest.approx([-0.8, -0.3, 0, 0.3, 0.7]) and x.grad.tolist() == [0, 1, 1, 1, 0]
-    many = torch.randn(500, requires_grad=True)
-    theirs = torch.fake_quantize_per_tensor_affine(many, 0.05, 3, -20, 15)
-    expected = torch.autograd.grad(theirs.square().sum(), many)[0]
-    ours = fake_quantised(many, scale=0.05, zero=3, low=-20, high=15)
-    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
-    torch.testing.assert_close(torch.autograd.grad(ours.square().sum(), many)[0], expected, atol=1e-6, rtol=0)
 
 
 def test_the_largest_numbers_do_not_saturate_the_sums():

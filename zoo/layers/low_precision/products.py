@@ -10,7 +10,6 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.layers.low_precision.cpu import has_bf16, has_fbgemm, has_vnni
-from zoo.layers.low_precision.grids import symmetric_steps
 from zoo.layers.low_precision.int4 import from_four_bits, int4_product, pack_int4
 from zoo.layers.low_precision.packings import packing
 
@@ -139,8 +138,9 @@ def _by_fbgemm(pack: Callable[..., Any], matrix: Tensor) -> Any:
 def int8_rows(weight: Float[Tensor, "out_dim in_dim"]) -> tuple[Tensor, Float[Tensor, " out_dim"]]:
     """Return a matrix in int8, and the scale of each row; without VNNI with fewer steps (``SUMS_IN_16_BITS``)."""
     most = 127 if has_vnni() else SUMS_IN_16_BITS
-    steps, scales = symmetric_steps(weight.float(), steps=most)
-    return steps.to(torch.int8).contiguous(), scales
+    weight = weight.float()
+    scales = weight.abs().amax(1).clamp_(min=torch.finfo(torch.float32).tiny * most) / most  # [out]
+    return (weight / scales[:, None]).round_().to(torch.int8).contiguous(), scales
 
 
 def _fp16(
