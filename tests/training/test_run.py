@@ -85,11 +85,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_items(tmp_path, run_dir):
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     with pytest.raises(zoo.ConfigError, match="training.batch_size: 5000 is more than the 1258 training items"):
         train(compose("train", [f"run_dir={tmp_path / 'run'}", "training.batch_size=5000"]))
+    assert not (tmp_path / "run").exists()  # so that the mended command can use it
 
 
 def test_an_unknown_tracker_is_refused(tmp_path):
     with pytest.raises(zoo.ConfigError, match="training.trackers.*wandbb"):
         train(compose("train", [*SMALL, f"run_dir={tmp_path / 'run'}", "training.trackers=[wandbb]"]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_bf16_averaging_and_accumulation_train(tmp_path):

@@ -32,6 +32,9 @@ class StepBatches:
 
     Attributes:
         cursor: position in the data after the batches that were loaded.
+
+    Raises:
+        ConfigError: there are fewer items than a batch has, or the processes cannot share a batch.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class StepBatches:
         self.data: ProcessedSplit | Planned | FeatureSplit = data
         self.settings, self.accelerator, self.seed, self.num_workers = settings, accelerator, seed, num_workers
         self.complete, self.rollouts, self.cursor = complete, rollouts, Cursor()
+        self._sampler(batches=0)  # refuses a wrong batch size before the run has a directory
 
     def replace_data(self, data: FeatureSplit) -> None:
         """Train on cached features of the data, which need no workers."""
