@@ -67,7 +67,7 @@ class System(nn.Module):
         batch = self.head.prepare(batch)
         encoded = self.encode_batch(batch)
         output = self.head(encoded, batch) if objective is None else objective(self.head, encoded, batch)
-        return with_encoder_losses(output, dict(self.encoders))  # type: ignore[arg-type]
+        return with_encoder_losses(output, self.encoders)
 
     def encode_batch(self, batch: Batch, modalities: Collection[str] | None = None) -> dict[str, Encoded]:
         """Encode the modalities of a batch, as far as the head reads them; None takes every modality that it holds."""
@@ -130,13 +130,13 @@ class System(nn.Module):
         raise VerbError(f"{self.name} (head {type(self.head).__name__}) cannot {name!r}; it can: {', '.join(self.head.verbs) or 'nothing'}")
 
 
-def with_encoder_losses(output: HeadOutput, encoders: Mapping[str, Encoder]) -> HeadOutput:
+def with_encoder_losses(output: HeadOutput, encoders: nn.ModuleDict | Mapping[str, Encoder]) -> HeadOutput:
     """Return the output of a head with the losses of its encoders added, and their metrics named after the modality.
 
     A text encoder with experts gives ``text_balance_loss`` and others. Without a loss of the head there is nothing to add to.
     """
     for modality, encoder in encoders.items():
-        if encoder.adds_losses:
+        if isinstance(encoder, Encoder) and encoder.adds_losses:
             losses, metrics = encoder.auxiliary_losses()
             loss = None if output.loss is None else sum(losses.values(), output.loss)
             named = {f"{modality}_{name}": value for name, value in metrics.items()}
