@@ -22,6 +22,7 @@ from zoo.interop.base.transformers_config import ACTIVATIONS, count, refuse_othe
 from zoo.interop.seq2seq import t5
 from zoo.interop.seq2seq.bart import DECODER, ENCODER, drop_copies
 from zoo.interop.text_encoders import t5 as encoder_t5
+from zoo.layers.experts import SparseSettings
 
 ORIGIN = "transformers"
 MODEL_TYPE = "switch_transformers"
@@ -144,7 +145,8 @@ def _sparse(config: Mapping[str, Any], keys: Iterable[str], stack: str) -> dict[
 
 
 def _layers(step: int, depth: int) -> set[int]:
-    return {layer for layer in range(depth) if step == 1 or layer % step == 1}
+    settings = SparseSettings(1, step)
+    return {layer for layer in range(depth) if settings.is_sparse(layer)}
 
 
 def left_out(config: Mapping[str, Any]) -> tuple[str, ...]:
