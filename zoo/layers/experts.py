@@ -131,7 +131,10 @@ class Experts(nn.Module):
     ) -> None:
         super().__init__()
         if not 1 <= experts_per_token <= num_experts:
-            raise ConfigError(f"experts_per_token: got {experts_per_token}; allowed is 1 to {num_experts} (num_experts)")
+            raise ConfigError(
+                f"experts_per_token: got {experts_per_token}; allowed is 1 to {num_experts} (num_experts); change it, raise num_experts, "
+                "or set num_experts=null for one network for all tokens"
+            )
         known = {**GATED, **ACTIVATIONS}
         if activation not in known:
             raise ConfigError(f"activation: experts have no {activation!r}; {name_choices(activation, known)}")
